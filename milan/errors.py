@@ -1,0 +1,38 @@
+"""What the package raises and warns with: one line that names the thing, shows its value, and says what to do."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class MilanError(Exception):
+    """A fault of the input or the machine, told in one line; a program answers it with exit status 2."""
+
+
+class BadInput(MilanError):
+    """A file, option or tensor that cannot be used as it is."""
+
+
+class MissingEvidence(MilanError):
+    """Something was asked of a dissection that it does not hold; the text names what to run to get it."""
+
+
+class UnknownName(MilanError):
+    """A name that nothing answers to.
+
+    >>> print(UnknownName("layer", "layer5", ["layer1", "layer4", "fc"], "list them with --list_layers"))
+    unknown layer 'layer5'; nearest: layer4, layer1; list them with --list_layers
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = ""):
+        near = nearest(name, known)
+        super().__init__("; ".join([f"unknown {kind} {name!r}", *([f"nearest: {', '.join(near)}"] if near else []), *([hint] if hint else [])]))
+        self.nearest = near
+
+
+class MilanWarning(UserWarning):
+    """Something a user should know of a result; a program prints it once and keeps it in ``run.json``."""
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """The names most like ``name``, likest first."""
+    return get_close_matches(name, list(known), n=count, cutoff=0.3)

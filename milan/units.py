@@ -1,0 +1,62 @@
+"""The nouns that flow through the package: a unit, its exemplars, its description."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from milan.errors import BadInput
+
+
+@dataclass(frozen=True, order=True)
+class Unit:
+    """One unit of a network: a channel, feature or direction of a layer.
+
+    >>> str(Unit("layer4", 17)), Unit.parse("layer4:17")
+    ('layer4:17', Unit(layer='layer4', index=17))
+    """
+
+    layer: str  # dotted path of the module, e.g. "layer4.1.conv2"
+    index: int  # channel, from 0
+
+    def __str__(self) -> str:
+        return f"{self.layer}:{self.index}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Unit":
+        layer, colon, index = text.rpartition(":")
+        if not colon or not layer or not index.isdecimal():
+            raise BadInput(f"not a unit: {text!r}; write LAYER:INDEX, as in layer4:17")
+        return cls(layer, int(index))
+
+
+@dataclass(frozen=True, eq=False)
+class Exemplars:
+    """The k probe images that activate one unit most, strongest first."""
+
+    unit: Unit
+    images: UInt8[Tensor, "k 3 height width"]  # pixels 0..255, before any normalisation
+    masks: Bool[Tensor, "k 1 height width"]  # True where the upsampled activation exceeds the unit's threshold
+    activations: Float[Tensor, " k"]  # peak activation in each image, in the target's own scale
+    ids: Int[Tensor, " k"]  # row of each image in the probe
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a describer says of one unit."""
+
+    unit: Unit
+    text: str
+    score: float  # larger is better; scales differ between describers
+    concepts: tuple[tuple[str, float], ...] = ()  # weighted parts that add up (Linear Explanations)
+    bias: float = 0.0
+    candidates: tuple["Candidate", ...] = ()  # runners-up, best first, the chosen one included
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One text that was considered, with the scores that decided."""
+
+    text: str
+    score: float
+    parts: tuple[tuple[str, float], ...] = ()  # what the score was made of, by name: likelihood, prior, pmi
