@@ -25,7 +25,8 @@ class UnknownName(MilanError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = ""):
         near = nearest(name, known)
-        super().__init__("; ".join([f"unknown {kind} {name!r}", *([f"nearest: {', '.join(near)}"] if near else []), *([hint] if hint else [])]))
+        parts = [f"unknown {kind} {name!r}", f"nearest: {', '.join(near)}" if near else "", hint]
+        super().__init__("; ".join(part for part in parts if part))
         self.nearest = near
 
 

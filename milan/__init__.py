@@ -1,0 +1,58 @@
+"""Says in words what the neurons of a vision network do.
+
+Names are imported when they are first used, so that ``import milan`` and every ``--help`` are quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Unit": "milan.units",
+    "Exemplars": "milan.units",
+    "Description": "milan.units",
+    "Candidate": "milan.units",
+    "Target": "milan.targets",
+    "load_target": "milan.targets",
+    "Probe": "milan.probes",
+    "load_probe": "milan.probes",
+    "dissect": "milan.dissection.dissect",
+    "Dissection": "milan.dissection.store",
+    "load_dissection": "milan.dissection.store",
+    "recorded": "milan.dissection.hooks",
+    "ablated": "milan.dissection.hooks",
+    "Describer": "milan.describers",
+    "load_describer": "milan.describers",
+    "check_describer": "milan.describers",
+    "Milan": "milan.describers.milan",
+    "Catalogue": "milan.catalogue",
+    "read_descriptions": "milan.catalogue",
+    "describe": "milan.programs.describe",
+}
+
+__all__ = [*_HOMES]
+
+if TYPE_CHECKING:
+    from milan.catalogue import Catalogue, read_descriptions
+    from milan.describers import Describer, check_describer, load_describer
+    from milan.describers.milan import Milan
+    from milan.dissection.dissect import dissect
+    from milan.dissection.hooks import ablated, recorded
+    from milan.dissection.store import Dissection, load_dissection
+    from milan.probes import Probe, load_probe
+    from milan.programs.describe import describe
+    from milan.targets import Target, load_target
+    from milan.units import Candidate, Description, Exemplars, Unit
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'milan' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,207 @@
+"""The command line: options from a function's signature, faults in one line, and a clean end whatever ends it.
+
+Nothing here imports torch, so that ``--help`` answers at once.
+"""
+
+import errno
+import inspect
+import json
+import os
+import re
+import signal
+import sys
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType, UnionType
+from typing import Any, NoReturn, Union, get_args, get_origin
+
+import jsonargparse
+from rich.markup import escape
+
+from milan.errors import MilanError, MilanWarning, nearest
+
+RESUME = "run the same command again to continue where it stopped"
+_UNKNOWN = re.compile(r"unrecognized arguments: --?([\w.-]+)|Option '([\w.-]+)' is not accepted|Key '([\w.-]+)' is not expected")
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+_warnings: list[str] = []
+
+
+class ArgumentParser(jsonargparse.ArgumentParser):
+    """jsonargparse's parser, but lists take several words, switches need no value, and faults name the nearest options."""
+
+    lists: frozenset[str] = frozenset()
+    switches: frozenset[str] = frozenset()
+
+    def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **settings: Any) -> Any:  # type: ignore[override]
+        return super().parse_args(self._spelled_out(sys.argv[1:] if args is None else args), *rest, **settings)
+
+    def _spelled_out(self, words: Sequence[str]) -> list[str]:
+        """``--layers a b --dry_run`` as ``--layers=["a","b"] --dry_run=true``, which is what jsonargparse reads."""
+        spelled: list[str] = []
+        rest = list(words)
+        while rest:
+            word = rest.pop(0)
+            name = word.removeprefix("--")
+            if name in self.lists and word != name:
+                values = [rest.pop(0) for _ in range(_values_ahead(rest))]
+                word = f"{word}={values[0] if len(values) == 1 and values[0][:1] == '[' else json.dumps(values)}"
+            elif name in self.switches and word != name:
+                word = f"{word}={rest.pop(0) if rest and rest[0].lower() in ('true', 'false') else 'true'}"
+            spelled.append(word)
+        return spelled
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
+        """One line on stderr, with the three nearest options where one was not known, and exit status 2."""
+        options = [option for action in self._actions for option in action.option_strings]
+        known = sorted({option.strip("-") for option in options if option.startswith("--") and not option.endswith("+")})
+        sys.stderr.write(f"{self.prog}: {clean(_told(message, known))}\n")
+        raise SystemExit(2)
+
+
+def parser(prog: str, description: str, function: Callable[..., object]) -> ArgumentParser:
+    """The options of ``function``: its parameters, their types and defaults, with the docstring's Args as their help.
+
+    ``--config FILE.yaml`` merges a file of options, ``--print_config`` prints the options in force.
+    """
+    built = ArgumentParser(prog=prog, description=description, allow_abbrev=False)
+    built.add_argument("--config", action="config", metavar="FILE.yaml", help="options from a file; later options on the line win")
+    built.add_function_arguments(function, as_group=False)
+    for name, parameter in inspect.signature(function).parameters.items():
+        kinds = _kinds(parameter.annotation)
+        if bool in kinds:
+            built.switches |= {name}
+        elif kinds & {list, tuple, Sequence}:
+            built.lists |= {name}
+    return built
+
+
+def run(main: Callable[[], object]) -> int:
+    """Runs a program and gives its exit status; ``sys.exit(run(main))`` is all of a program's last line.
+
+    A ``MilanError`` or a full disk is told in one line (2); Ctrl-C (130) and SIGTERM (143) end it with how to go on, what was
+    being written being whole or absent; each ``MilanWarning`` is told once and kept for ``warnings_so_far``.
+    """
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        with collected_warnings():
+            main()
+        sys.stdout.flush()
+    except MilanError as error:
+        return _ends(2, clean(f"error: {error}"))
+    except KeyboardInterrupt:
+        return _ends(130, f"interrupted; {RESUME}")
+    except _Terminated:
+        return _ends(143, f"terminated; {RESUME}")
+    except BrokenPipeError:  # the reader of our output has gone, as in `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        return _ends(2, clean(f"error: cannot write {error.filename or 'on'}: {error.strerror}; make room, then {RESUME}"))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return 0
+
+
+@contextmanager
+def collected_warnings() -> Iterator[None]:
+    """Within it every ``MilanWarning`` is printed once, in one line, and kept for ``warnings_so_far``, which starts empty."""
+    _warnings.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", MilanWarning)
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, MilanWarning):
+                others(message, category, *where, **more)
+            elif (text := clean(str(message))) not in _warnings:
+                _warnings.append(text)
+                print(f"warning: {text}", file=sys.stderr, flush=True)
+
+        warnings.showwarning = show
+        yield
+
+
+def warnings_so_far() -> list[str]:
+    """The warnings of this run, in order, for its ``run.json``."""
+    return list(_warnings)
+
+
+def clean(text: str) -> str:
+    """``text`` on one line, without what could steer a terminal: control and direction characters, lone surrogates.
+
+    >>> clean("a\\x1b[31mred\\u202e\\nb")
+    'a[31mred b'
+    """
+    spaced = re.sub(r"\s*[\r\n\t\v\f\x85\u2028\u2029]\s*", " ", text)
+    kept = "".join("\ufffd" if "\ud800" <= sign <= "\udfff" else sign for sign in spaced)
+    return "".join(sign for sign in kept if unicodedata.category(sign) != "Cc" and sign not in _DIRECTIONS)
+
+
+def escaped(text: str) -> str:
+    """``clean`` text that rich prints as it is, whatever brackets are in it.
+
+    >>> escaped("[red]a[/]")
+    '\\\\[red]a\\\\[/]'
+    """
+    return escape(clean(text))
+
+
+_DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as an exception, so that every ``finally`` runs."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise _Terminated
+
+
+def _ends(status: int, text: str) -> int:
+    print(text, file=sys.stderr, flush=True)
+    return status
+
+
+def _values_ahead(words: list[str]) -> int:
+    """How many words come before the next option."""
+    return next((at for at, word in enumerate(words) if word.startswith("--")), len(words))
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types an annotation names, without their contents: ``list[str] | None`` gives ``{list, NoneType}``."""
+    origin = get_origin(annotation)
+    if origin in (Union, UnionType):
+        return set().union(*(_kinds(part) for part in get_args(annotation)))
+    return {origin or annotation}
+
+
+def _told(message: str, known: list[str]) -> str:
+    """jsonargparse's message on one line, with the nearest options if it is about one that does not exist."""
+    text = " ".join(message.split())
+    if unknown := _UNKNOWN.search(text):
+        name = next(group for group in unknown.groups() if group)
+        near = ", ".join(f"--{option}" for option in nearest(name, known))
+        text = f"unknown option '--{name}'" + (f"; nearest: {near}" if near else "")
+    elif stray := re.match(r"unrecognized arguments: (.*)", text):
+        text = f"{stray[1]!r} belongs to no option"
+    elif wrong := re.match(r'Parser key "([\w.-]+)": (.*)', text):
+        text = f"--{wrong[1]}: {_mismatch(wrong[2])}"
+    return f"error: {text}; --help lists the options"
+
+
+def _mismatch(text: str) -> str:
+    """What jsonargparse says of a value of the wrong type, in few words.
+
+    >>> _mismatch("Expected a <class 'int'>. Got value: x")
+    "expected int, got 'x'"
+    """
+    value = re.search(r"(?:Got|Given) value: (.*)$", text)
+    types = re.findall(r"Expected an? (?:<class ')?(.+?)(?:'>)?\. Got|Expected <class '(.+?)'>", text)
+    if not value or not types:
+        return text
+    names = " or ".join(dict.fromkeys("".join(pair).removeprefix("typing.") for pair in types))
+    return f"expected {names}, got {value[1]!r}"
