@@ -1,0 +1,162 @@
+"""What the axes of a layer's output mean, read off its shapes at two image sizes.
+
+An axis that grows with the image is spatial: (B, C, H, W), (B, H, W, C), or tokens (B, N, C) with a few prefix tokens (class, distillation,
+registers) before the grid. Where a network takes one size only, square grids and the grids seen earlier in the same pass decide.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import isqrt
+
+from torch import Tensor, nn
+
+from milan.errors import BadInput
+
+LAYOUTS = {"BCHW": 4, "BHWC": 4, "BNC": 3, "BC": 2}
+PREFIXES = (0, 1, 2, 5, 4, 3, 6, 7, 8, 9)  # how many tokens may stand before the grid, likeliest first
+Grid = tuple[int, int]
+Shape = tuple[int, ...]
+_CHANNELS_FIRST = (
+    *(nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.InstanceNorm2d, nn.GroupNorm, nn.LocalResponseNorm),
+    *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Upsample, nn.PixelShuffle, nn.Dropout2d),
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one layer's output is laid out, for one image."""
+
+    name: str  # "BCHW", "BHWC", "BNC" or "BC"
+    units: int
+    grid: Grid
+    prefix: int = 0
+
+
+@dataclass
+class Evidence:
+    """What is known while the layers of one pass are gone through in the order in which they ran."""
+
+    sizes: tuple[int, int | None]
+    layout: str | None = None
+    prefix: int | None = None
+    grids: list[tuple[Grid, Grid | None]] = field(default_factory=list)  # of earlier layers, at both sizes
+    tokens: set[int] = field(default_factory=set)  # how many tokens earlier layers had, at the first size
+
+
+class Unreadable(Exception):
+    """Why a layer's output cannot be laid out over the image."""
+
+
+def read_layout(module: nn.Module, one: Shape, two: Shape | None, seen: Evidence) -> Layout:
+    """The layout of an output of shape ``one`` (and ``two`` at the second size), batch axis left out.
+
+    Raises:
+        Unreadable: if the axes cannot be told; its text says why and what to do.
+    """
+    if two is not None and len(two) != len(one):
+        raise Unreadable(f"has {len(one) + 1} axes at one image size and {len(two) + 1} at another")
+    rule: Callable[[nn.Module, Shape, Shape | None, Evidence], Layout] | None = {1: _vector, 2: _tokens, 3: _maps}.get(len(one))
+    if rule is None or 0 in one:
+        raise Unreadable(f"puts out {('B', *one)}, neither maps, tokens nor a vector")
+    found = rule(module, one, two, seen)
+    if found.grid != (1, 1):
+        seen.grids.append((found.grid, _second_grid(found, two)))
+    return found
+
+
+def _second_grid(found: Layout, two: Shape | None) -> Grid | None:
+    if two is None or found.name == "BC":
+        return None
+    if found.name == "BNC":
+        side = isqrt(two[0] - found.prefix)
+        return (side, side) if side * side == two[0] - found.prefix else None
+    return (two[1], two[2]) if found.name == "BCHW" else (two[0], two[1])
+
+
+def _vector(module: nn.Module, one: Shape, two: Shape | None, seen: Evidence) -> Layout:
+    return Layout("BC", one[0], (1, 1))
+
+
+def _tokens(module: nn.Module, one: Shape, two: Shape | None, seen: Evidence) -> Layout:
+    if two is not None and seen.layout != "BNC":
+        if one[1] != two[1]:
+            raise Unreadable(f"puts out {('B', *one)} whose last axis grows with the image; --layout cannot help, take a layer beside it")
+        if one[0] == two[0]:
+            raise Unreadable(f"puts out {one[0]} tokens at any image size, so they lie on no grid of the image")
+    prefix, grid = _token_grid(one[0], two[0] if two else None, seen)
+    seen.tokens.add(one[0])
+    return Layout("BNC", one[1], grid, prefix)
+
+
+def _token_grid(count: int, second: int | None, seen: Evidence) -> tuple[int, Grid]:
+    allowed = PREFIXES if seen.prefix is None else (seen.prefix,)
+    for grid, other in reversed(seen.grids):
+        prefix = count - grid[0] * grid[1]
+        same = second is None or other is None or second - other[0] * other[1] == prefix
+        if prefix in allowed and same:
+            return prefix, grid
+    for prefix in allowed[:6]:
+        side = isqrt(max(count - prefix, 0))
+        square = second is None or isqrt(max(second - prefix, 0)) ** 2 == second - prefix
+        if side and side * side == count - prefix and square:
+            return prefix, (side, side)
+    words = f"{seen.prefix}" if seen.prefix is not None else "0, 1, 2, 3, 4 or 5"
+    raise Unreadable(f"puts out {count} tokens, which are no square grid after {words} prefix tokens; give prefix_tokens")
+
+
+def _maps(module: nn.Module, one: Shape, two: Shape | None, seen: Evidence) -> Layout:
+    first = Layout("BCHW", one[0], (one[1], one[2]))
+    last = Layout("BHWC", one[2], (one[0], one[1]))
+    if seen.layout in ("BCHW", "BHWC"):
+        return first if seen.layout == "BCHW" else last
+    if isinstance(module, _CHANNELS_FIRST):
+        return first
+    if one[1] in seen.tokens and (one[1] == one[2] or two is None):
+        raise Unreadable(f"puts out {('B', *one)}, attention among {one[1]} tokens and no maps")
+    grown = [axis for axis in range(3) if two is not None and one[axis] != two[axis]]
+    if grown:
+        if grown not in ([0, 1], [1, 2]):
+            raise Unreadable(f"puts out {('B', *one)} of which not two neighbouring axes grow with the image")
+        return last if grown == [0, 1] else first
+    known = [grid for grid, _ in seen.grids]
+    if one[1] == one[2] or first.grid in known:
+        return first
+    if one[0] == one[1] or last.grid in known:
+        return last
+    raise Unreadable(f"puts out {('B', *one)}, which may be maps with channels first or last; say which with layout")
+
+
+def to_maps(output: Tensor, layout: Layout) -> Tensor:
+    """A view of ``output`` as (batch, units, height, width); prefix tokens are left out.
+
+    Raises:
+        BadInput: if the tokens do not lie on a grid.
+    """
+    if layout.name == "BCHW":
+        return output
+    if layout.name == "BHWC":
+        return output.permute(0, 3, 1, 2)
+    if layout.name == "BC":
+        return output[:, :, None, None]
+    grid = layout.grid
+    count = output.shape[1] - layout.prefix
+    if grid[0] * grid[1] != count:  # images of another size than the target's
+        grid = (isqrt(max(count, 0)),) * 2
+        if not count or grid[0] * grid[1] != count:
+            raise BadInput(
+                f"{output.shape[1]} tokens less {layout.prefix} prefix tokens are no square grid; give square images or prefix_tokens"
+            )
+    return output[:, layout.prefix :].transpose(1, 2).unflatten(2, grid)
+
+
+def unit_axis(layout: str) -> int:
+    """Where the units are in an output of that layout, batch axis counted."""
+    return 1 if layout in ("BCHW", "BC") else -1
+
+
+def check_layout(layout: str | None, prefix_tokens: int | None, known: Sequence[str] = tuple(LAYOUTS)) -> None:
+    """Raises :class:`BadInput` for a layout or a number of prefix tokens that cannot be."""
+    if layout is not None and layout not in known:
+        raise BadInput(f"unknown layout {layout!r}; one of {', '.join(known)}")
+    if prefix_tokens is not None and prefix_tokens < 0:
+        raise BadInput(f"prefix_tokens is {prefix_tokens}; it counts the tokens before the grid, so 0 or more")

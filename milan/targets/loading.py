@@ -1,0 +1,134 @@
+"""A target by name: of torchvision, timm, transformers or Diorama, or from a file of yours."""
+
+import importlib.util
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from milan.errors import BadInput, MilanError, MilanWarning, UnknownName, nearest
+from milan.targets.families import from_diorama, from_huggingface, from_timm, from_torchvision
+from milan.targets.modules import check_usable, is_half
+from milan.targets.sources import RANDOM, Network, Source
+from milan.targets.target import Target
+
+FAMILIES: dict[str, Callable[[str, Source], Network]] = {
+    "torchvision": from_torchvision,
+    "timm": from_timm,
+    "hf": from_huggingface,
+    "diorama": from_diorama,
+}
+FORMS = "torchvision:NAME, timm:NAME, hf:ID_OR_PATH, diorama:NAME or PATH/FILE.py:FUNCTION"
+
+
+def load_target(
+    spec: str,
+    *,
+    weights: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    layout: str | None = None,
+    prefix_tokens: int | None = None,
+    output_index: int | None = None,
+) -> Target:
+    """The network that ``spec`` names, ready to be dissected.
+
+    Args:
+        spec: ``torchvision:NAME``, ``timm:NAME``, ``hf:ID_OR_PATH``, ``diorama:NAME``, or ``PATH/FILE.py:FUNCTION`` for a function of
+            yours that returns a module (or a :class:`Target`, which brings its own preprocessing).
+        weights: a safetensors file or a saved state dict, of which nothing is executed; ``"random"`` for untrained weights;
+            None for the library's pretrained ones.
+        device, layout, prefix_tokens, output_index: see :class:`Target`.
+
+    Raises:
+        UnknownName: for a name that the family has not, with the three nearest.
+        BadInput: if the weights cannot be had or do not fit, or the network cannot be looked into.
+    """
+    kind, _, name = spec.partition(":")
+    source = Source(weights)
+    options: dict[str, Any] = {"layout": layout, "prefix_tokens": prefix_tokens, "output_index": output_index, "device": device}
+    if kind in FAMILIES and name:
+        network = FAMILIES[kind](name, source)
+        target = _target(network.model, spec, options, vars(network.preprocessing))
+    elif spec.rpartition(":")[0].endswith(".py"):
+        target = _from_file(spec, source, options)
+    else:
+        raise _unknown(spec)
+    target.spec = spec
+    target.weights = str(weights) if weights is not None else ""
+    return target
+
+
+def _target(model: nn.Module, name: str, options: dict[str, Any], preprocessing: dict[str, Any]) -> Target:
+    check_usable(model, name)
+    if is_half(model) and torch.device(options["device"]).type == "cpu":
+        warnings.warn(f"{name} keeps weights in 16 bits; on the CPU they are dissected in 32 bits", MilanWarning, stacklevel=3)
+        model = model.float()
+    target = Target(model, name=name, **preprocessing, **options)
+    model.eval().to(target.device)
+    return target
+
+
+def _from_file(spec: str, source: Source, options: dict[str, Any]) -> Target:
+    file, _, name = spec.rpartition(":")
+    module = _imported(Path(file), spec)
+    known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+    if not callable(getattr(module, name, None)):
+        raise UnknownName(f"function in {file}", name, known)
+    try:
+        made = getattr(module, name)()
+    except MilanError:
+        raise
+    except Exception as error:  # whatever the user's own code raises
+        raise BadInput(f"{name}() in {file} failed: {type(error).__name__}: {error}") from error
+    if isinstance(made, Target):
+        source.fill(made.core)
+        return _with_options(made, options)
+    if not isinstance(made, nn.Module):
+        raise BadInput(f"{name}() in {file} returns a {type(made).__name__}; it must return a torch.nn.Module or a milan.Target")
+    return _target(source.fill(made), spec, options, {})
+
+
+def _with_options(target: Target, options: dict[str, Any]) -> Target:
+    """The user's target with what the command line says of it; what it does not say stays."""
+    given = {key: value for key, value in options.items() if value is not None and (key, value) != ("device", "cpu")}
+    kept = {
+        key: getattr(target, key) for key in ("image_size", "resize", "mean", "std", "layout", "prefix_tokens", "output_index", "device")
+    }
+    return Target(target.model, name=target.name, **(kept | given))
+
+
+def _imported(path: Path, spec: str) -> ModuleType:
+    if not path.is_file():
+        raise BadInput(f"no file {str(path)!r} (of target {spec!r})")
+    found = importlib.util.spec_from_file_location(f"milan_target_{path.stem}", path)
+    if found is None or found.loader is None:
+        raise BadInput(f"{path} cannot be imported")
+    module = importlib.util.module_from_spec(found)
+    sys.modules[found.name] = module  # dataclasses and pickles look their module up by name
+    sys.path.insert(0, str(path.parent.resolve()))  # a file may import its neighbours
+    try:
+        found.loader.exec_module(module)
+    except Exception as error:  # whatever the user's own code raises
+        raise BadInput(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(path.parent.resolve()))
+    return module
+
+
+def _unknown(spec: str) -> MilanError:
+    kind, colon, name = spec.partition(":")
+    if colon and name:
+        return UnknownName("kind of target", kind, FAMILIES, f"write {FORMS}")
+    from torchvision.models import list_models
+
+    near = nearest(spec, list_models(), 1)
+    guess = f"; torchvision:{near[0]}?" if near else ""
+    return BadInput(f"no target {spec!r}: write {FORMS}{guess}")
+
+
+__all__ = ["FAMILIES", "RANDOM", "load_target"]
