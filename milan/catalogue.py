@@ -1,0 +1,245 @@
+"""What was said of every unit asked for, as a table that is read back as it was written."""
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from milan.command import clean
+from milan.errors import BadInput, UnknownName
+from milan.tables import read_csv, read_jsonl, read_parquet, write_csv, write_jsonl, write_parquet
+from milan.units import Candidate, Description, Unit
+
+OK = "ok"
+DIGITS = 6  # significant digits that are written: what differs beyond them is the order of summation, not the answer
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of a catalogue: a unit, what became of it, and what was said of it if anything was."""
+
+    unit: Unit
+    status: str = OK  # ok; dead, sparse, invalid: not described; failed: tried, without an answer
+    description: Description | None = None
+    reason: str = ""  # why there is no description
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The entries of a run, in the order of layer and unit, and its facts: target, probe, describer, versions, warnings.
+
+    >>> red = Catalogue.of([Description(Unit("conv1", 2), "red things", -1.5)], describer="milan")
+    >>> red["conv1:2"].text, len(red), red.layers
+    ('red things', 1, ['conv1'])
+    """
+
+    entries: tuple[Entry, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        ordered = sorted((_tidy_entry(entry) for entry in self.entries), key=lambda entry: (natural(entry.unit.layer), entry.unit))
+        for before, after in zip(ordered, ordered[1:], strict=False):
+            if before.unit == after.unit:
+                raise BadInput(f"unit {after.unit} is in the catalogue twice")
+        object.__setattr__(self, "entries", tuple(ordered))
+
+    @classmethod
+    def of(cls, descriptions: Iterable[Description], **facts: Any) -> "Catalogue":
+        """The catalogue of these descriptions."""
+        return cls(tuple(Entry(description.unit, OK, description) for description in descriptions), facts)
+
+    @property
+    def descriptions(self) -> list[Description]:
+        """What was said, without the units of which nothing was."""
+        return [entry.description for entry in self.entries if entry.description is not None]
+
+    @property
+    def layers(self) -> list[str]:
+        """The layers, in the order in which the entries stand."""
+        return list(dict.fromkeys(entry.unit.layer for entry in self.entries))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many units there are of each status."""
+        return dict(sorted(Counter(entry.status for entry in self.entries).items()))
+
+    def entry(self, unit: Unit | str) -> Entry:
+        """The row of a unit; a unit that is not here is answered with the nearest."""
+        wanted = Unit.parse(unit) if isinstance(unit, str) else unit
+        for entry in self.entries:
+            if entry.unit == wanted:
+                return entry
+        raise UnknownName("unit", str(wanted), [str(entry.unit) for entry in self.entries])
+
+    def __getitem__(self, unit: Unit | str) -> Description:
+        found = self.entry(unit)
+        if found.description is None:
+            raise BadInput(f"unit {found.unit} has no description: it is {found.status}{found.reason and f' ({found.reason})'}")
+        return found.description
+
+    def __iter__(self) -> Iterator[Description]:
+        return iter(self.descriptions)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def write(self, folder: Path) -> None:
+        """Writes ``descriptions.csv``, ``.jsonl`` and ``.parquet`` to ``folder``: the same rows, the same bytes for the same answers."""
+        rows = [_row(entry, str(self.facts.get("describer", ""))) for entry in self.entries]
+        write_csv(folder / "descriptions.csv", rows)
+        write_jsonl(folder / "descriptions.jsonl", rows)
+        write_parquet(folder / "descriptions.parquet", rows)
+
+    def _repr_html_(self) -> str:
+        from milan.notebook import catalogue_html  # only a notebook asks
+
+        return catalogue_html(self)
+
+
+def read_catalogue(path: Path | str) -> Catalogue:
+    """Reads what ``Catalogue.write`` wrote: a folder, or one of its three files. ``run.json`` beside it gives the facts.
+
+    Raises:
+        BadInput: there is nothing there, or it is not such a table.
+    """
+    file = _table_file(Path(path))
+    rows = _rows(file)
+    facts = file.with_name("run.json")
+    try:
+        entries = tuple(_entry(row) for row in rows)
+        known = json.loads(facts.read_text()) if facts.exists() else {}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadInput(f"{file} is not a table of descriptions: {type(error).__name__} {error}") from None
+    return Catalogue(entries, known or {"describer": next((row.get("describer") or "" for row in rows), "")})
+
+
+def read_descriptions(path: Path | str) -> list[Description]:
+    """The descriptions in a table of ours (folder, csv, jsonl or parquet) or in a published one that ``IMPORTERS`` knows."""
+    file = _table_file(Path(path))
+    for importer in IMPORTERS:
+        if (found := importer(file)) is not None:
+            return found
+    return read_catalogue(file).descriptions
+
+
+# Readers of tables that others published: each gives the descriptions of a file, or None if the file is not of its kind.
+IMPORTERS: list[Callable[[Path], list[Description] | None]] = []
+
+
+def tidy(description: Description) -> Description:
+    """The description as it is kept: texts on one line without control characters, floats to six significant digits."""
+    return replace(
+        description,
+        text=_line(description.text),
+        score=_fixed(description.score),
+        bias=_fixed(description.bias),
+        concepts=tuple((_line(name), _fixed(weight)) for name, weight in description.concepts),
+        candidates=tuple(
+            Candidate(_line(each.text), _fixed(each.score), tuple((name, _fixed(part)) for name, part in each.parts))
+            for each in description.candidates
+        ),
+    )
+
+
+def as_row(description: Description) -> dict[str, Any]:
+    """A description as plain values; ``from_row`` reads it back. Candidates are flat: text, score and the parts of the score by name."""
+    return {
+        "layer": description.unit.layer,
+        "unit": description.unit.index,
+        "description": description.text,
+        "score": _plain(description.score),
+        "bias": _plain(description.bias),
+        "concepts": [{"name": name, "weight": _plain(weight)} for name, weight in description.concepts],
+        "candidates": [_candidate_row(candidate) for candidate in description.candidates],
+    }
+
+
+def from_row(row: Mapping[str, Any]) -> Description:
+    """The description of ``as_row``."""
+    return Description(
+        Unit(str(row["layer"]), int(row["unit"])),
+        row["description"],
+        _float(row.get("score")),
+        tuple((each["name"], _float(each["weight"])) for each in row.get("concepts") or ()),
+        _float(row.get("bias") or 0.0),
+        tuple(_candidate(each) for each in row.get("candidates") or ()),
+    )
+
+
+def natural(name: str) -> tuple[tuple[int, str], ...]:
+    """A key that sorts numbers within names as numbers.
+
+    >>> sorted(["features.12", "features.3"], key=natural)
+    ['features.3', 'features.12']
+    """
+    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part)
+
+
+def _tidy_entry(entry: Entry) -> Entry:
+    if entry.description is None:
+        return replace(entry, reason=_line(entry.reason))
+    kept = tidy(entry.description)
+    if entry.status == OK and not kept.text:
+        return Entry(entry.unit, "failed", None, "the describer gave an empty text")
+    return replace(entry, description=kept)
+
+
+def _row(entry: Entry, describer: str) -> dict[str, Any]:
+    said = as_row(entry.description or Description(entry.unit, "", math.nan))
+    head = {name: said.pop(name) for name in ("layer", "unit", "description", "score")}
+    return head | {"describer": describer, "status": entry.status, "reason": entry.reason} | said
+
+
+def _entry(row: Mapping[str, Any]) -> Entry:
+    status = row.get("status") or OK
+    description = from_row(row) if status == OK else None
+    return Entry(Unit(str(row["layer"]), int(row["unit"])), status, description, row.get("reason") or "")
+
+
+def _candidate_row(candidate: Candidate) -> dict[str, Any]:
+    for name, _ in candidate.parts:
+        if name in ("text", "score"):
+            raise BadInput(f"a part of a candidate's score is named {name!r}; choose another name")
+    return {"text": candidate.text, "score": _plain(candidate.score)} | {name: _plain(value) for name, value in candidate.parts}
+
+
+def _candidate(row: Mapping[str, Any]) -> Candidate:
+    parts = tuple((name, _float(value)) for name, value in row.items() if name not in ("text", "score") and value is not None)
+    return Candidate(row["text"], _float(row["score"]), parts)
+
+
+def _line(text: str) -> str:
+    return " ".join(clean(text).split())
+
+
+def _fixed(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}") + 0.0  # + 0.0: no negative zero
+
+
+def _plain(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _float(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+READERS: dict[str, Callable[[Path], Sequence[dict[str, Any]]]] = {".csv": read_csv, ".jsonl": read_jsonl, ".parquet": read_parquet}
+
+
+def _table_file(path: Path) -> Path:
+    files = [path] if not path.is_dir() else [path / f"descriptions{suffix}" for suffix in (".jsonl", ".csv", ".parquet")]
+    for file in files:
+        if file.is_file():
+            return file
+    raise BadInput(f"no table of descriptions at {path}; give a folder that describe.py wrote, or a .csv, .jsonl or .parquet file")
+
+
+def _rows(file: Path) -> Sequence[dict[str, Any]]:
+    if file.suffix not in READERS:
+        raise UnknownName("kind of table", file.suffix or file.name, READERS, f"{file} should end in one of {', '.join(READERS)}")
+    return READERS[file.suffix](file)

@@ -1,0 +1,58 @@
+"""Exemplars as the annotators of MILAN saw them: the masked region lit and outlined, the rest dimmed."""
+
+import io
+
+import numpy as np
+import torch
+from jaxtyping import Bool, UInt8
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate, max_pool2d
+
+DIM = 0.25  # what is left of the brightness outside the mask, as in the forms of the 2022 study
+OUTLINE = (255, 214, 92)  # a warm yellow, seen on dark and on light pictures alike
+QUALITY = 74  # of WebP
+
+
+def lit(
+    images: UInt8[Tensor, "k 3 height width"], masks: Bool[Tensor, "k 1 height width"], size: int = 128
+) -> UInt8[np.ndarray, "k rows columns 3"]:
+    """The images with what is outside their masks dimmed and the masks' border drawn, their longer side ``size`` pixels.
+
+    The border is drawn at that size, so it is one or two pixels wide whatever the size of the images.
+    """
+    height, width = (round(side * size / max(images.shape[-2:])) or 1 for side in images.shape[-2:])
+    small = _resized(images.float(), (height, width))
+    inside = _resized(masks.float(), (height, width)) > 0.5
+    shown = small * torch.where(inside, 1.0, DIM)
+    shown = torch.where(_border(inside, max(1, size // 96)), torch.tensor(OUTLINE, dtype=torch.float32)[:, None, None], shown)
+    return shown.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def sheet(pictures: UInt8[np.ndarray, "k rows columns 3"], across: int) -> UInt8[np.ndarray, "height width 3"]:
+    """The pictures in rows of ``across``, left to right and down; what is left over of the last row is black."""
+    count, rows, columns, _ = pictures.shape
+    down = -(-count // across)
+    full = np.zeros((down * across, rows, columns, 3), np.uint8)
+    full[:count] = pictures
+    return full.reshape(down, across, rows, columns, 3).transpose(0, 2, 1, 3, 4).reshape(down * rows, across * columns, 3)
+
+
+def webp(picture: UInt8[np.ndarray, "height width 3"], quality: int = QUALITY) -> bytes:
+    """The picture as a WebP file."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "WEBP", quality=quality, method=2)
+    return buffer.getvalue()
+
+
+def _resized(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear; antialiased where that makes them smaller."""
+    if values.shape[-2:] == size:
+        return values
+    return interpolate(values, size, mode="bilinear", antialias=size[0] < values.shape[-2])
+
+
+def _border(inside: Bool[Tensor, "k 1 height width"], width: int) -> Bool[Tensor, "k 1 height width"]:
+    """The pixels just outside each mask, within ``width`` of it."""
+    grown = max_pool2d(inside.float(), 2 * width + 1, stride=1, padding=width) > 0
+    return grown & ~inside
