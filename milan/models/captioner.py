@@ -1,0 +1,235 @@
+"""The captioner p(d|E): Show, Attend and Tell over the features of a unit's exemplars."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from pytorch_lightning import LightningModule
+from sacrebleu import corpus_bleu
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from milan.errors import BadInput
+from milan.models.decoding import Speller, greedy, padded
+from milan.models.saving import Saved
+from milan.vocabulary import Vocabulary
+
+
+class CaptionBatch(NamedTuple):
+    """Annotations with the features of the units they are of."""
+
+    features: Float[Tensor, "batch k features"]
+    tokens: Int[Tensor, "batch length"]  # without <start>, with <stop>, padded with <pad>
+
+
+class UnitBatch(NamedTuple):
+    """Units with all that was said of each, for scores of whole descriptions."""
+
+    features: Float[Tensor, "batch k features"]
+    references: list[list[str]]
+
+
+class Captioner(
+    LightningModule,
+    Saved,
+    library_name="milan",
+    tags=["milan", "interpretability", "neuron-description"],
+    license="mit",
+):
+    """Xu et al. 2015 as MILAN uses it (Hernandez et al. 2022, appendix B): an LSTM that attends over the k feature vectors of a unit's exemplars.
+
+    As the released code has it and the paper does not say: the gate on the attended features is a vector (``gate="scalar"`` is Xu et al.'s), and
+    the next word is read off the hidden state alone. Padded steps count in no loss (in the released code they did in the attention's).
+
+    Args:
+        words: the vocabulary, specials not included.
+        features: length of one exemplar's feature vector (3,904 for ResNet-101).
+        embedding: length of a word's vector.
+        hidden: length of the LSTM's state.
+        attention: length of the space in which state and features are compared.
+        dropout: on the hidden state before a word is read off it.
+        gate: one gate for each feature, or one for all.
+        double_stochastic: weight of the term that asks each exemplar to be attended to about once over a caption.
+        learning_rate: of AdamW.
+        encoder: spec of the encoder that the features come from.
+    """
+
+    what = "Says in words what a unit of a vision network responds to, from the masked features of the images that activate it most: p(d|E) of MILAN."
+    monitor: ClassVar[tuple[str, Literal["min", "max"]]] = ("bleu", "max")
+
+    def __init__(
+        self,
+        words: list[str],
+        features: int = 3904,
+        embedding: int = 128,
+        hidden: int = 512,
+        attention: int = 512,
+        dropout: float = 0.5,
+        gate: Literal["vector", "scalar"] = "vector",
+        double_stochastic: float = 1.0,
+        learning_rate: float = 1e-3,
+        encoder: str = "",
+    ):
+        super().__init__()
+        self.save_hyperparameters()
+        self.vocabulary = Vocabulary(words)
+        self.initial_hidden = nn.Linear(features, hidden)
+        self.initial_cell = nn.Linear(features, hidden)
+        self.embedding = nn.Embedding(len(self.vocabulary), embedding)
+        self.query = nn.Linear(hidden, attention)
+        self.key = nn.Linear(features, attention)
+        self.energy = nn.Linear(attention, 1)
+        self.gate = nn.Linear(hidden, features if gate == "vector" else 1)
+        self.cell = nn.LSTMCell(embedding + features, hidden)
+        self.readout = nn.Linear(hidden, len(self.vocabulary))
+        self.dropout, self.double_stochastic, self.learning_rate, self.encoder = dropout, double_stochastic, learning_rate, encoder
+        self.trained_on: dict[str, Any] = {}
+
+    def initial(self, features: Float[Tensor, "units k features"]) -> tuple[Float[Tensor, "units hidden"], Float[Tensor, "units hidden"]]:
+        """Hidden and cell state before the first word."""
+        if features.shape[-1] != self.key.in_features:
+            raise BadInput(f"features of length {features.shape[-1]} for a captioner of {self.key.in_features}; its encoder is {self.encoder!r}")
+        mean = features.mean(1)
+        return self.initial_hidden(mean).tanh(), self.initial_cell(mean).tanh()
+
+    def attend(
+        self, hidden: Float[Tensor, "units rows hidden"], features: Float[Tensor, "units k features"], keys: Float[Tensor, "units k attention"]
+    ) -> tuple[Float[Tensor, "units rows features"], Float[Tensor, "units rows k"]]:
+        """The mean of the features that each state attends to, and the attention paid to each exemplar (sums to 1)."""
+        compared = (self.query(hidden).unsqueeze(2) + keys.unsqueeze(1)).tanh_()
+        weights = (compared @ self.energy.weight[0] + self.energy.bias).softmax(-1)
+        return weights @ features, weights
+
+    def attended_gates(self, hidden: Float[Tensor, "rows hidden"], attended: Float[Tensor, "rows features"]) -> Float[Tensor, "rows gates"]:
+        """What the state and the attended features add to the LSTM's four gates: all of it but the word's share."""
+        gated = self.gate(hidden).sigmoid_() * attended
+        from_features = F.linear(gated, self.cell.weight_ih[:, self.embedding.embedding_dim :], self.cell.bias_ih)
+        return from_features + F.linear(hidden, self.cell.weight_hh, self.cell.bias_hh)
+
+    def word_gates(self, embedded: Float[Tensor, "*shape embedding"]) -> Float[Tensor, "*shape gates"]:
+        """What a word adds to the LSTM's four gates."""
+        return F.linear(embedded, self.cell.weight_ih[:, : self.embedding.embedding_dim])
+
+    def forward(
+        self, features: Float[Tensor, "batch k features"], tokens: Int[Tensor, "batch length"]
+    ) -> tuple[Float[Tensor, "words vocabulary"], Int[Tensor, " words"], Float[Tensor, "batch k"]]:
+        """Teacher forcing: logits of every real token of the captions, those tokens, and the attention paid to each exemplar in all.
+
+        The captions are sorted by length, so that a step costs only the captions that are still going on.
+        """
+        lengths, order = (tokens != self.vocabulary.pad).sum(1).sort(descending=True, stable=True)
+        going = [int((lengths > step).sum()) for step in range(int(lengths[0]))]
+        features, tokens = features[order], tokens[order]
+        before = torch.cat([torch.full_like(tokens[:, :1], self.vocabulary.start), tokens[:, :-1]], 1)
+        words = self.word_gates(self.embedding(before))
+        hidden, cell = self.initial(features)
+        keys = self.key(features)
+        states, attention = [], torch.zeros_like(features[:, :, 0])
+        for step, rows in enumerate(going):
+            hidden, cell = hidden[:rows], cell[:rows]
+            attended, weights = self.attend(hidden.unsqueeze(1), features[:rows], keys[:rows])
+            hidden, cell = lstm(self.attended_gates(hidden, attended.squeeze(1)) + words[:rows, step], cell)
+            attention = torch.cat([attention[:rows] + weights.squeeze(1), attention[rows:]])
+            states.append(hidden)
+        said = torch.cat([tokens[:rows, step] for step, rows in enumerate(going)])
+        return self.readout(F.dropout(torch.cat(states), self.dropout, self.training)), said, attention
+
+    def loss(self, batch: CaptionBatch) -> Float[Tensor, ""]:
+        """Cross entropy by token, plus the doubly stochastic term."""
+        logits, said, attention = self(batch.features, batch.tokens)
+        return F.cross_entropy(logits, said) + self.double_stochastic * (1 - attention).square().mean()
+
+    def walk(self, features: Float[Tensor, "units k features"]) -> "CaptionWalk":
+        """For ``milan.models.decoding``: one row for each unit, before any word."""
+        return CaptionWalk(self, features)
+
+    @torch.no_grad()
+    def score(self, features: Float[Tensor, "units k features"], tokens: Int[Tensor, "units texts steps"]) -> Float[Tensor, "units texts"]:
+        """Log probability of each text given its unit, summed over its tokens up to and with ``<stop>``; what follows that is ignored."""
+        flat, walk = tokens.flatten(0, 1), self.walk(features)
+        last = torch.full_like(flat[:, 0], self.vocabulary.start)
+        rows = torch.arange(len(features)).repeat_interleave(tokens.shape[1])
+        going, total = torch.arange(len(flat)), features.new_zeros(len(flat))
+        for step in range(flat.shape[1]):
+            said = flat[going, step]
+            total[going] += walk.advance(rows, last).gather(1, said.unsqueeze(1)).squeeze(1)
+            rows = (said != self.vocabulary.stop).nonzero().squeeze(1)
+            going, last = going[rows], said[rows]
+            if not len(going):
+                break
+        return total.view(tokens.shape[:2])
+
+    @torch.no_grad()
+    def greedy_texts(self, features: Float[Tensor, "units k features"]) -> list[str]:
+        """The text that each unit gets when the likeliest word is taken at every step."""
+        found = greedy(self.walk(features), len(features), Speller(self.vocabulary))
+        return [self.vocabulary.decode(tokens[0].tolist()) for tokens in found.tokens]
+
+    def on_validation_epoch_start(self) -> None:
+        self._said: list[tuple[str, list[str]]] = []
+
+    def validation_step(self, batch: UnitBatch, _index: int) -> None:
+        self._said += zip(self.greedy_texts(batch.features), batch.references, strict=True)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("bleu", bleu(*zip(*self._said, strict=True)), prog_bar=True)
+
+    def training_step(self, batch: CaptionBatch, _index: int) -> Tensor:
+        loss = self.loss(batch)
+        self.log("loss", loss, batch_size=len(batch.tokens))
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), self.learning_rate)
+
+
+class CaptionWalk:
+    """Beginnings of captions on their way.
+
+    A state's attention, gate and its matrix products (four fifths of the arithmetic) do not depend on the word that comes next, so they are
+    done when it goes on, once for all beams that grew out of it; and a word's share of the LSTM's gates is a row of a table.
+    """
+
+    def __init__(self, captioner: Captioner, features: Float[Tensor, "units k features"]):
+        self.captioner, self.features = captioner, features
+        self.hidden, self.cell = captioner.initial(features)
+        self.keys = captioner.key(features)
+        self.words = captioner.word_gates(captioner.embedding.weight)
+        self.units = torch.arange(len(features))  # which unit each row is of
+
+    @torch.no_grad()
+    def advance(self, parents: Int[Tensor, " rows"], tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocabulary"]:
+        grown, origin = parents.unique(return_inverse=True)
+        gates = self._gates(padded(grown))[padded(origin)] + self.words[padded(tokens)]
+        hidden, self.cell = lstm(gates, self.cell[padded(parents)])
+        logits = self.captioner.readout(hidden)[: len(tokens)]
+        self.hidden, self.cell, self.units = hidden[: len(tokens)], self.cell[: len(tokens)], self.units[parents]
+        return logits.sub_(logits.logsumexp(-1, keepdim=True))
+
+    def _gates(self, rows: Int[Tensor, " rows"]) -> Float[Tensor, "rows gates"]:
+        """What the states of these rows (those of a unit next to each other) add to the gates of those that grow out of them."""
+        hidden, attended = self.hidden[rows], self.features.new_empty(len(rows), self.features.shape[-1])
+        units, counts = self.units[rows].unique_consecutive(return_counts=True)
+        for unit, part, into in zip(units.tolist(), hidden.split(counts.tolist()), attended.split(counts.tolist()), strict=True):
+            one = slice(unit, unit + 1)
+            into.copy_(self.captioner.attend(part.unsqueeze(0), self.features[one], self.keys[one])[0][0])
+        return self.captioner.attended_gates(hidden, attended)
+
+
+def bleu(texts: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """Corpus BLEU in points, lower-cased and without closing full stops, as the 2022 code has it; texts may have different numbers of references."""
+    most = max(len(of) for of in references)
+    streams = [[_plain(of[i]) if i < len(of) else None for of in references] for i in range(most)]
+    return float(corpus_bleu([_plain(text) for text in texts], streams).score)
+
+
+def _plain(text: str) -> str:
+    return text.lower().strip(". ")
+
+
+def lstm(gates: Float[Tensor, "rows gates"], cell: Float[Tensor, "rows hidden"]) -> tuple[Float[Tensor, "rows hidden"], Float[Tensor, "rows hidden"]]:
+    """Hidden and cell state after one step of an LSTM, from the sums that enter its four gates (in PyTorch's order)."""
+    into, keep, new, out = gates.chunk(4, -1)
+    cell = keep.sigmoid() * cell + into.sigmoid() * new.tanh()
+    return out.sigmoid() * cell.tanh(), cell
