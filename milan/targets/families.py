@@ -157,9 +157,8 @@ def looks_like_path(name: str) -> bool:
     >>> [looks_like_path(name) for name in ("google/vit-base", "./vit", "a/b/c", "vit/", "~/vit", "C:\\\\vit")]
     [False, True, True, True, True, True]
     """
-    return (
-        name.startswith((".", "/", "~")) or name.endswith("/") or "\\" in name or name.count("/") > 1 or Path(name.split("/")[0]).is_dir()
-    )
+    spelt = name.startswith((".", "/", "~")) or name.endswith("/") or "\\" in name or name.count("/") > 1
+    return spelt or Path(name.split("/")[0]).is_dir()
 
 
 def _transformers_model(name: str, config: Any, source: Source, local: bool) -> nn.Module:
@@ -167,11 +166,7 @@ def _transformers_model(name: str, config: Any, source: Source, local: bool) -> 
     if source.pretrained:
         model = kind.from_pretrained(name, local_files_only=local, trust_remote_code=False)
         return _vision_part(model, name)
-    return (
-        source.fill(_vision_part(kind.from_config(config), name))
-        if kind is transformers.AutoModel
-        else source.fill(kind.from_config(config))
-    )
+    return source.fill(_vision_part(kind.from_config(config), name))
 
 
 def _auto_class(config: Any) -> Any:
