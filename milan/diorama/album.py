@@ -1,0 +1,90 @@
+"""Many scenes drawn at once and kept on disk, for training networks on."""
+
+import hashlib
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from milan.diorama.scenes import draw
+from milan.progress import progress
+from milan.storage import atomic
+
+CHUNK = 500
+KINDS = ("colour", "pattern", "part", "object")
+PLACES = 16  # labels are kept at this many places a side
+
+
+@dataclass(frozen=True)
+class Album:
+    """Scenes of one world, in the order of their indices.
+
+    images: uint8 (n, 3, 64, 64); things, settings: int64 (n,), indices of the main thing and the setting;
+    places: uint8 (n, 4, 16, 16), the labels at 16 x 16 places by KINDS.
+    """
+
+    images: np.ndarray
+    things: np.ndarray
+    settings: np.ndarray
+    places: np.ndarray
+
+
+def checksum(count: int = 16) -> str:
+    """What the drawing program draws, in 16 hexadecimal digits: pixels and labels of the first scenes of both worlds."""
+    digest = hashlib.sha256()
+    for world in ("objects", "scenes"):
+        for index in range(count):
+            scene = draw(index, world=world)
+            digest.update(scene.image.tobytes())
+            for kind in sorted(scene.labels):
+                digest.update(scene.labels[kind].tobytes())
+    return digest.hexdigest()[:16]
+
+
+def album(world: str, start: int, count: int, folder: Path, workers: int | None = None) -> Album:
+    """Draws scenes ``start`` to ``start + count - 1`` of a world with all processors, or finds them already drawn in ``folder``."""
+    home = folder / f"{world}-{start}-{count}-{checksum()}"
+    if not (home / "facts.npy").is_file():
+        home.mkdir(parents=True, exist_ok=True)
+        _draw_into(home, world, range(start, start + count), workers or os.cpu_count() or 1)
+    facts = np.load(home / "facts.npy")
+    return Album(np.load(home / "images.npy", mmap_mode="r"), facts[:, 0], facts[:, 1], np.load(home / "places.npy", mmap_mode="r"))
+
+
+def _draw_into(home: Path, world: str, indices: range, workers: int) -> None:
+    chunks = [indices[first : first + CHUNK] for first in range(0, len(indices), CHUNK)]
+    facts = np.zeros((len(indices), 2), dtype=np.int64)
+    with atomic(home / "images.npy") as images_path, atomic(home / "places.npy") as places_path:
+        images = np.lib.format.open_memmap(images_path, "w+", np.uint8, (len(indices), 3, 64, 64))
+        places = np.lib.format.open_memmap(places_path, "w+", np.uint8, (len(indices), len(KINDS), PLACES, PLACES))
+        for number, (pixels, known, seen) in enumerate(_drawn(world, chunks, workers)):
+            part = slice(number * CHUNK, number * CHUNK + len(pixels))
+            images[part], facts[part], places[part] = pixels, known, seen
+        images.flush()
+        places.flush()
+    with atomic(home / "facts.npy") as path:
+        np.save(path, facts)
+
+
+def _drawn(world: str, chunks: list[range], workers: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    text = f"drawing {world}"
+    if workers < 2:
+        yield from progress(map(partial(_chunk, world), chunks), total=len(chunks), text=text)
+        return
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from progress(pool.map(partial(_chunk, world), chunks), total=len(chunks), text=text)
+
+
+def _chunk(world: str, indices: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    from milan.diorama.names import SETTINGS, THINGS
+
+    scenes = [draw(index, world=world) for index in indices]
+    middles = slice(64 // PLACES // 2, None, 64 // PLACES)
+    places = [[scene.labels[kind][middles, middles] for kind in KINDS] for scene in scenes]
+    facts = [(THINGS.index(scene.main), SETTINGS.index(scene.setting)) for scene in scenes]
+    return np.stack([scene.image for scene in scenes]), np.array(facts), np.array(places, dtype=np.uint8)

@@ -1,0 +1,130 @@
+"""The networks of Diorama: small classifiers to dissect, and the encoder that MILAN looks through.
+
+Their weights lie in ``data/diorama/networks``.
+"""
+
+from collections.abc import Callable
+
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from milan.diorama.names import COLOURS, OBJECTS, PARTS, PATTERNS, SETTINGS, THINGS
+from milan.embedded import embedded
+from milan.errors import MissingEvidence, UnknownName
+
+IMAGE_SIZE = 64
+MEAN = (0.5, 0.5, 0.5)
+STD = (0.25, 0.25, 0.25)
+CLASSES = {"objects": THINGS, "scenes": SETTINGS}
+
+ALEXNET_LAYERS = ["relu1", "relu2", "relu3", "relu4", "relu5"]
+RESNET_LAYERS = ["conv1", "layer1", "layer2", "layer3", "layer4"]
+LAYERS: dict[str, list[str]] = {
+    "alexnet-objects": ALEXNET_LAYERS,
+    "alexnet-scenes": ALEXNET_LAYERS,
+    "resnet-objects": RESNET_LAYERS,
+    "resnet-scenes": RESNET_LAYERS,
+    "encoder": RESNET_LAYERS,
+}
+
+
+class AlexNet(nn.Sequential):
+    """Five convolutions and two fully connected layers, as AlexNet has them; 64 x 64 pixels in, one logit per class out."""
+
+    def __init__(self, classes: int, widths: tuple[int, ...] = (32, 64, 112, 112, 96), hidden: int = 256):
+        super().__init__()
+        for number, (before, width) in enumerate(zip((3, *widths), widths, strict=False), 1):
+            kernel, stride = (5, 2) if number == 1 else (3, 1)
+            self.add_module(f"conv{number}", nn.Conv2d(before, width, kernel, stride, kernel // 2, bias=False))
+            self.add_module(f"norm{number}", nn.BatchNorm2d(width))
+            self.add_module(f"relu{number}", nn.ReLU())
+            if number in (1, 2, 5):
+                self.add_module(f"pool{number}", nn.MaxPool2d(2))
+        self.add_module("flat", nn.Flatten())
+        self.add_module("drop", nn.Dropout(0.3))
+        self.add_module("fc6", nn.Linear(widths[-1] * 16, hidden))
+        self.add_module("relu6", nn.ReLU())
+        self.add_module("fc7", nn.Linear(hidden, classes))
+
+
+class Block(nn.Module):
+    """Two convolutions and a way around them."""
+
+    def __init__(self, before: int, width: int, stride: int):
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(before, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.norm2 = nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width)
+        self.around = nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+        self.relu = nn.ReLU()
+
+    def forward(self, maps: Tensor) -> Tensor:
+        inside = self.norm2(self.conv2(self.relu(self.norm1(self.conv1(maps)))))
+        return self.relu(inside + self.around(maps))
+
+
+class ResNet(nn.Module):
+    """A stem and four residual stages at 32, 16, 8, 8 and 4 places a side; 64 x 64 pixels in, one logit per class out."""
+
+    def __init__(self, classes: int, widths: tuple[int, ...] = (32, 48, 72, 104, 160)):
+        super().__init__()
+        self.conv1 = nn.Sequential(nn.Conv2d(3, widths[0], 3, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU())
+        self.layer1, self.layer2 = Block(widths[0], widths[1], 2), Block(widths[1], widths[2], 2)
+        self.layer3, self.layer4 = Block(widths[2], widths[3], 1), Block(widths[3], widths[4], 2)
+        self.fc = nn.Linear(widths[4], classes)
+
+    def stages(self, images: Tensor) -> list[Tensor]:
+        """What each of the five layers puts out."""
+        maps, seen = images, []
+        for stage in (self.conv1, self.layer1, self.layer2, self.layer3, self.layer4):
+            maps = stage(maps)
+            seen.append(maps)
+        return seen
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.stages(images)[-1].mean(dim=(2, 3)))
+
+
+PLACES = {"colour": (1, len(COLOURS)), "pattern": (2, len(PATTERNS)), "part": (3, len(PARTS) + 1), "object": (3, len(OBJECTS) + 1)}
+
+
+class Encoder(ResNet):
+    """A wider ResNet taught both tasks at once, and what is where: colour, pattern, part and object at each place, by inner heads.
+
+    Calling it gives the logits of all things, then of all settings.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(len(THINGS) + len(SETTINGS), (48, 64, 96, 144, 224))
+        widths = (48, 64, 96, 144, 224)
+        self.heads = nn.ModuleDict({kind: nn.Conv2d(widths[stage], count, 1) for kind, (stage, count) in PLACES.items()})
+
+    def everything(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The logits, and for each kind of label its logits at each place."""
+        stages = self.stages(images)
+        return self.fc(stages[-1].mean(dim=(2, 3))), {kind: self.heads[kind](stages[stage]) for kind, (stage, _) in PLACES.items()}
+
+
+MAKERS: dict[str, Callable[[], nn.Module]] = {
+    "alexnet-objects": lambda: AlexNet(len(THINGS)),
+    "alexnet-scenes": lambda: AlexNet(len(SETTINGS)),
+    "resnet-objects": lambda: ResNet(len(THINGS)),
+    "resnet-scenes": lambda: ResNet(len(SETTINGS)),
+    "encoder": Encoder,
+}
+
+
+def network(name: str, weights: bool = True) -> nn.Module:
+    """One of Diorama's networks in evaluation mode, trained, or with random weights.
+
+    Raises UnknownName for a network there is not, MissingEvidence if its weights were not built.
+    """
+    if name not in MAKERS:
+        raise UnknownName("Diorama network", name, MAKERS, "one of: " + ", ".join(MAKERS))
+    model = MAKERS[name]()
+    if weights:
+        path = embedded(f"data/diorama/networks/{name}.safetensors")
+        if not path.is_file():
+            command = f"python -m milan.diorama build --only {name}"
+            raise MissingEvidence(f"no weights of the Diorama network {name!r} at {path}; make them with: {command}")
+        model.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()})
+    return model.eval()

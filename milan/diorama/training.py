@@ -1,0 +1,147 @@
+"""Trains Diorama's networks, and measures them on scenes they have not seen."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, one_hot
+
+from milan.diorama.album import KINDS, Album, album
+from milan.diorama.names import COLOURS, OBJECTS, PARTS, PATTERNS, SETTINGS, THINGS
+from milan.diorama.networks import LAYERS, MAKERS, MEAN, PLACES, STD, Encoder, network
+from milan.diorama.scenes import HELD_OUT
+from milan.progress import progress
+from milan.storage import atomic
+
+TRAINING, CHECKING = 60_000, 4_000  # scenes of each world to train on and to check with
+BATCH = 128
+EPOCHS = {"alexnet-objects": 11, "alexnet-scenes": 6, "resnet-objects": 9, "resnet-scenes": 5, "encoder": 3}
+FIRST = {"colour": 1, "pattern": 1, "part": 0, "object": 0}  # the label counted as class 0
+COUNTS = {"colour": len(COLOURS), "pattern": len(PATTERNS), "part": len(PARTS) + 1, "object": len(OBJECTS) + 1}
+
+Step = Callable[[nn.Module, Album, Tensor], Tensor]
+
+
+def train(name: str, folder: Path, scenes: Path, *, seed: int = 0, epochs: int | None = None, count: int = TRAINING) -> dict[str, float]:
+    """Trains the network of that name, writes ``name.safetensors`` (half precision) and ``name.json`` (what was measured) into ``folder``.
+
+    scenes: where drawn scenes are kept. Returns what was measured on held-out scenes, in percent.
+    """
+    torch.manual_seed(seed)
+    started = time.monotonic()
+    model = MAKERS[name]().to(memory_format=torch.channels_last)
+    worlds = ["objects", "scenes"] if name == "encoder" else [name.rpartition("-")[2]]
+    epochs = epochs or EPOCHS[name]
+    _fit(model, [album(world, 0, count, scenes) for world in worlds], epochs, seed, name)
+    weights = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic(folder / f"{name}.safetensors") as path:
+        save_file({key: value.contiguous() for key, value in weights.items()}, path)
+    model.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in weights.items()})
+    measured = check(model, name, scenes)
+    facts = {"network": name, "held_out": measured, "held_out_scenes": CHECKING, "trained_on_scenes": count * len(worlds), "epochs": epochs,
+             "seed": seed, "parameters": sum(value.numel() for value in model.parameters()), "units": units(name),
+             "seconds": round(time.monotonic() - started)}  # fmt: skip
+    with atomic(folder / f"{name}.json") as path:
+        path.write_text(json.dumps(facts, indent=1) + "\n")
+    return measured
+
+
+def units(name: str) -> dict[str, int]:
+    """How many units each layer to dissect has."""
+    model, counts = network(name, weights=False), {}
+    for layer in LAYERS[name]:
+        model.get_submodule(layer).register_forward_hook(lambda _, __, maps, layer=layer: counts.__setitem__(layer, maps.shape[1]))
+    with torch.no_grad():
+        model(torch.zeros(1, 3, 64, 64))
+    return counts
+
+
+def prepared(images: Tensor) -> Tensor:
+    """Pixels 0..255, uint8 (n, 3, 64, 64), as the networks want them."""
+    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
+    return ((images.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def _fit(model: nn.Module, albums: list[Album], epochs: int, seed: int, name: str) -> None:
+    """AdamW with one cycle of the learning rate; every batch is of one world, the worlds in turn."""
+    generator = torch.Generator().manual_seed(seed)
+    batches = sum(len(each.images) // BATCH for each in albums) * epochs
+    decayed = [value for value in model.parameters() if value.ndim > 1]
+    plain = [value for value in model.parameters() if value.ndim <= 1]
+    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0.0}], lr=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=batches, pct_start=0.2)
+    model.train()
+    for epoch in range(epochs):
+        orders = [torch.randperm(len(each.images), generator=generator) for each in albums]
+        losses = []
+        rows = [(each, order[first : first + BATCH]) for first in range(0, len(orders[0]) - BATCH + 1, BATCH)
+                for each, order in zip(albums, orders, strict=True)]  # fmt: skip
+        for each, order in progress(rows, text=f"{name} epoch {epoch + 1}/{epochs}"):
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = _loss(model, each, order, albums[0] is each)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+        print(f"{name} epoch {epoch + 1}/{epochs}: loss {sum(losses) / len(losses):.4f}", flush=True)
+    model.eval()
+
+
+def _batch(each: Album, order: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    rows = order.sort().values.numpy()
+    return prepared(torch.from_numpy(each.images[rows])), torch.from_numpy(each.things[rows]), torch.from_numpy(each.settings[rows])
+
+
+def _loss(model: nn.Module, each: Album, order: Tensor, objects: bool) -> Tensor:
+    images, things, settings = _batch(each, order)
+    if not isinstance(model, Encoder):
+        classes = model.get_submodule("fc" if hasattr(model, "fc") else "fc7").out_features
+        return cross_entropy(model(images).float(), things if classes == len(THINGS) else settings, label_smoothing=0.05)
+    logits, places = model.everything(images)
+    loss = cross_entropy(logits[:, len(THINGS) :].float(), settings, label_smoothing=0.05)
+    if objects:
+        loss = loss + cross_entropy(logits[:, : len(THINGS)].float(), things, label_smoothing=0.05)
+    seen = torch.from_numpy(each.places[order.sort().values.numpy()])
+    return loss + sum(cross_entropy(at.float(), where(kind, seen, at.shape[-1])) for kind, at in places.items())
+
+
+def where(kind: str, seen: Tensor, side: int) -> Tensor:
+    """What share of each place each label has, float (n, labels, side, side), from labels uint8 (n, 4, 16, 16)."""
+    hot = one_hot((seen[:, KINDS.index(kind)].long() - FIRST[kind]), COUNTS[kind]).permute(0, 3, 1, 2).float()
+    return torch.nn.functional.adaptive_avg_pool2d(hot, side)
+
+
+@torch.no_grad()
+def check(model: nn.Module, name: str, scenes: Path, count: int = CHECKING) -> dict[str, float]:
+    """Accuracy in percent on held-out scenes; for the encoder of both tasks and of what is where."""
+    model.eval()
+    right: dict[str, list[float]] = {}
+    for world in ("objects", "scenes"):
+        if name != "encoder" and not name.endswith(world):
+            continue
+        shown = album(world, HELD_OUT, count, scenes)
+        for order in torch.arange(count).split(250):
+            images, things, settings = _batch(shown, order)
+            truth = things if world == "objects" else settings
+            logits = model(images)
+            if isinstance(model, Encoder):
+                logits = logits[:, : len(THINGS)] if world == "objects" else logits[:, len(THINGS) : len(THINGS) + len(SETTINGS)]
+                seen = torch.from_numpy(shown.places[order.numpy()])
+                for kind, at in model.everything(images)[1].items():
+                    right.setdefault(f"{kind} at each place", []).append(_agree(at, where(kind, seen, at.shape[-1])))
+            right.setdefault(world, []).append(_agree(logits, truth))
+    return {task: round(100 * sum(shares) / len(shares), 2) for task, shares in right.items()}
+
+
+def _agree(logits: Tensor, truth: Tensor) -> float:
+    best = truth if truth.ndim == 1 else truth.argmax(1)
+    return (logits.argmax(1) == best).float().mean().item()
+
+
+assert set(PLACES) == set(KINDS)
