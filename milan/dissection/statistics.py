@@ -81,11 +81,11 @@ class RunningTopK:
 
 
 class Sifted(NamedTuple):
-    """Values that may matter to a quantile, row by row, out of ``count`` per unit."""
+    """Values that may matter to a quantile, row by row, out of ``seen`` per unit."""
 
     rows: Int[np.ndarray, " some"]
     values: Float[np.ndarray, " some"]
-    count: int
+    seen: int
 
 
 class RunningQuantile:
@@ -119,14 +119,14 @@ class RunningQuantile:
 
     def take(self, sifted: Sifted) -> None:
         """The second half of ``add``."""
-        self._count(sifted.count)
+        self._count(sifted.seen)
         self._append(sifted.rows, sifted.values)
 
     def merge(self, other: "RunningQuantile") -> None:
         """Takes in what another one has seen."""
         self._count(other.count)
         for part in torch.from_numpy(other._kept).split(max(1, _PIECE // max(self.units, 1)), 1):
-            self.take(self.sift(part)._replace(count=0))
+            self.take(self.sift(part)._replace(seen=0))
 
     def value(self) -> Float[Tensor, " units"]:
         """The quantiles, in float64; minus infinity where too few finite values were seen, NaN before any value."""
@@ -143,7 +143,8 @@ class RunningQuantile:
         """Tensors from which ``restore`` goes on."""
         self._compact(np.flatnonzero(self._fill > self._keep))
         kept = np.ascontiguousarray(self._kept[:, : self._keep])
-        return {"kept": torch.from_numpy(kept), "fill": torch.from_numpy(self._fill), "floor": self._floor, "count": torch.tensor(self.count)}
+        fill, count = torch.from_numpy(self._fill), torch.tensor(self.count)
+        return {"kept": torch.from_numpy(kept), "fill": fill, "floor": self._floor, "count": count}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Goes on from a ``state``."""

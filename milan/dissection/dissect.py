@@ -1,0 +1,310 @@
+"""Dissecting a target: one pass over a probe that finds, of every unit of some layers, exemplars, threshold and activations."""
+
+import json
+import math
+import re
+import shutil
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from milan.dissection.hooks import recorded
+from milan.dissection.images import keep_images, kept_images
+from milan.dissection.passes import block_length
+from milan.dissection.record import LayerPlan, LayerRecord, pooled_name
+from milan.dissection.running import Run
+from milan.dissection.shards import Shard, shard_here
+from milan.dissection.store import EXEMPLARS, FACTS, FORMAT, STATISTICS, Dissection, StoredDissection, layer_folder, read_facts
+from milan.errors import BadInput, MilanWarning
+from milan.probes import Probe
+from milan.storage import atomic, content_key, locked
+from milan.targets import Target
+
+WORK = ".work"  # what a run that has not ended keeps, to go on after a kill
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_SPARED = 64 * 2**20  # disk space to leave for what is small
+
+
+def dissect(
+    target: Target,
+    probe: Probe,
+    layers: Sequence[str],
+    out: str | Path,
+    *,
+    k: int = 15,
+    quantile: float = 0.99,
+    batch_size: int = 16,
+    memory: str | int = "4GiB",
+    workers: int = 0,
+    units: Mapping[str, Sequence[int]] | None = None,
+) -> dict[str, Dissection]:
+    """Finds what activates each unit of the layers, in one pass of the target over the probe that stops after the last of them.
+
+    What was found before for the same weights, layer, probe and settings is read instead. A run that was killed goes on where it was,
+    with the same result byte for byte. Nothing of it depends on ``batch_size``, ``workers``, the number of threads or, under
+    ``torchrun``, of processes, which must all see ``out`` (a shared folder where they are on several machines).
+
+    Args:
+        layers: dotted paths, as ``python describe.py --list_layers`` prints them.
+        out: folder for the results, one folder of it per layer.
+        k: exemplars per unit.
+        quantile: of all activations of a unit over all places and images; masks are what exceeds it.
+        batch_size: images decoded at a time.
+        memory: for the statistics, such as ``4GiB``; where thresholds do not fit exactly they are taken of a sample, with a warning
+            that says how far their rank may be off.
+        workers: further threads that decode.
+        units: for some layers the indices of the units to look at, in place of all.
+
+    Raises:
+        BadInput: settings that cannot be; a folder that cannot be written, is too small, or is in use by another process.
+        UnknownName: a layer that the target does not have.
+    """
+    out = Path(out)
+    _check(k, quantile, batch_size)
+    shard = shard_here(target.device)
+    plans = _plans(target, probe, layers, dict(units or {}), k, quantile)
+    plans = [_with_key(plan, target, probe) for plan in _within(plans, _bytes(memory))]
+    missing = [plan for plan in plans if not _found(out, plan)]
+    complete = not missing and _images_found(out, probe, plans) and not (out / WORK).exists()
+    shard.wait()  # nobody writes before all have looked
+    if not complete:
+        with locked(out) if shard.rank == 0 else nullcontext():
+            _find(target, probe, missing, out, shard, batch_size, workers, _bytes(memory) // 4)
+        shard.wait()
+    _tell_errors(plans, out)
+    return {plan.layer.name: StoredDissection(layer_folder(out, plan.layer.name), probe) for plan in plans}
+
+
+def _find(
+    target: Target, probe: Probe, plans: list[LayerPlan], out: Path, shard: Shard, batch_size: int, workers: int, pixels: int
+) -> None:
+    """Finds what is missing, all processes together; the first of them writes it."""
+    work = out / WORK
+    if shard.rank == 0:
+        _check_space(out, plans, probe)
+        work.mkdir(exist_ok=True)
+        for leftover in out.glob(f"*/{_pending(FACTS)}"):
+            leftover.unlink()
+    shard.wait()
+    if not work.is_dir():
+        raise BadInput(f"process {shard.rank} does not see {work}: all processes need the same folder, shared between machines")
+    run = Run(target, probe, plans, work, shard, pixels)
+    if plans:
+        run.look(batch_size, workers)
+    shard.wait()
+    if shard.rank == 0:
+        if plans:
+            run.gather()
+        for record in run.records.values():
+            _write(record, run, out, target, probe)
+        _keep_images(out, probe, run.images)
+        for record in run.records.values():
+            _commit(layer_folder(out, record.plan.layer.name))
+        shutil.rmtree(work)
+
+
+def _check(k: int, quantile: float, batch_size: int) -> None:
+    if k < 1:
+        raise BadInput(f"k is {k}; a unit needs at least 1 exemplar")
+    if not 0 <= quantile <= 1:
+        raise BadInput(f"quantile is {quantile}; it lies between 0 and 1, as 0.99")
+    if batch_size < 1:
+        raise BadInput(f"batch_size is {batch_size}; at least 1")
+
+
+def _plans(
+    target: Target, probe: Probe, names: Sequence[str], units: dict[str, Sequence[int]], k: int, quantile: float
+) -> list[LayerPlan]:
+    layers = target.select(names)
+    if not layers:
+        raise BadInput("no layers to dissect were named; python describe.py --list_layers prints them")
+    if k > len(probe):
+        warnings.warn(f"k is {k}, but {probe.name} has only {len(probe)} images: took k = {len(probe)}", MilanWarning, stacklevel=3)
+    wanted = {target.layer(name).name: _indices(name, indices, target.layer(name).units) for name, indices in units.items()}
+    grids: dict[str, tuple[int, int]] = {}
+
+    def measure(layer: str, maps: Tensor, cls: Tensor | None) -> None:
+        grids[layer] = (maps.shape[2], maps.shape[3])
+
+    with recorded(target, [layer.name for layer in layers], measure) as look:  # images may be of another size than the target's own
+        look(target.noise(1, probe.size))
+    every = {layer.name: tuple(range(layer.units)) for layer in layers}
+    return [
+        LayerPlan(layer, grids[layer.name], wanted.get(layer.name, every[layer.name]), len(probe), min(k, len(probe)), quantile)
+        for layer in layers
+    ]
+
+
+def _indices(layer: str, indices: Iterable[int], units: int) -> tuple[int, ...]:
+    found = tuple(sorted({int(index) for index in indices}))
+    wrong = [index for index in found if not 0 <= index < units]
+    if wrong or not found:
+        raise BadInput(f"units of {layer} lie between 0 and {units - 1}; {f'there is no {wrong[0]}' if wrong else 'none was given'}")
+    return found
+
+
+def _within(plans: list[LayerPlan], memory: int) -> list[LayerPlan]:
+    """The plans with quantiles sampled as far as needed to fit the memory.
+
+    Raises:
+        BadInput: the exemplars' maps alone do not.
+    """
+    left = memory - sum(plan.map_bytes for plan in plans)
+    if left < memory // 4:
+        needed = sum(plan.map_bytes for plan in plans)
+        text = f"the exemplars' activation maps alone take {needed / 2**30:.2f} GiB of the {memory / 2**30:.2f} GiB of memory"
+        raise BadInput(f"{text}; raise it, or ask for fewer layers, units or exemplars (k)")
+    share = left // 3  # the buffers, and as much again while they are read out or merged
+    waiting = sorted(plans, key=lambda plan: plan.buffer_bytes)
+    rates = {}
+    for done, plan in enumerate(waiting):
+        fair = share // (len(waiting) - done)  # what small layers leave goes to the large ones
+        rates[plan.layer.name] = _rate(plan, fair)
+        share -= replace(plan, rate=rates[plan.layer.name]).buffer_bytes
+    return [replace(plan, rate=rates[plan.layer.name]) for plan in plans]
+
+
+def _rate(plan: LayerPlan, room: int) -> float:
+    """The largest share of a layer's values, of those tried, whose quantile fits."""
+    rate = 1.0
+    while replace(plan, rate=rate).buffer_bytes > room and rate > 1e-6:
+        rate /= 2
+    return rate
+
+
+def _with_key(plan: LayerPlan, target: Target, probe: Probe) -> LayerPlan:
+    length = block_length(probe.size, target.device)
+    settings = {"k": plan.k, "quantile": plan.quantile, "units": plan.units, "rate": plan.rate, "block": length}
+    made_by = {"format": FORMAT, "torch": torch.__version__, "device": target.device.type}
+    key = content_key(target=target.fingerprint, layer=plan.layer.name, probe=probe.fingerprint, settings=settings, made_by=made_by)
+    return replace(plan, key=key)
+
+
+def _found(out: Path, plan: LayerPlan) -> bool:
+    """Whether the very same was dissected before. Never decided by a folder being there."""
+    folder = layer_folder(out, plan.layer.name)
+    try:
+        facts = read_facts(folder)
+    except BadInput:
+        return False
+    files = [EXEMPLARS, STATISTICS, *map(pooled_name, plan.poolings)]
+    return facts.get("key") == plan.key and all((folder / file).is_file() for file in files)
+
+
+def _images_found(out: Path, probe: Probe, plans: list[LayerPlan]) -> bool:
+    kept = kept_images(out, probe.fingerprint)
+    return kept is not None and all(kept.holds(_exemplar_ids(layer_folder(out, plan.layer.name))) for plan in plans)
+
+
+def _exemplar_ids(folder: Path) -> set[int]:
+    return set(read_facts(folder)["exemplars"])
+
+
+def _keep_images(out: Path, probe: Probe, seen: dict[int, Tensor]) -> None:
+    """Keeps the exemplars' images of all layers here that were dissected on this probe."""
+    ids: set[int] = set()
+    for file in [*out.glob(f"*/{FACTS}"), *out.glob(f"*/{_pending(FACTS)}")]:
+        facts = json.loads(file.read_text())
+        if facts.get("format") == FORMAT and facts["probe"]["fingerprint"] == probe.fingerprint:
+            ids |= set(facts["exemplars"])
+    before = kept_images(out, probe.fingerprint)
+
+    def image(id: int) -> Tensor:
+        if id in seen:
+            return seen[id]
+        return before[torch.tensor([id])][0] if before and id in before else probe.image(id)
+
+    keep_images(out, probe.fingerprint, ids, image)
+
+
+def _write(record: LayerRecord, run: Run, out: Path, target: Target, probe: Probe) -> None:
+    """Writes a layer's files, the facts under another name: without them nothing is found."""
+    folder = layer_folder(out, record.plan.layer.name)
+    folder.mkdir(exist_ok=True)
+    (folder / FACTS).unlink(missing_ok=True)
+    k = min(record.plan.k, run.good)
+    peaks, ids, maps = (tensor[:, :k].contiguous() for tensor in record.topk.ranked())
+    with atomic(folder / EXEMPLARS) as partial:
+        save_file({"activations": peaks, "ids": ids, "maps": maps}, partial)
+    ranges = {f"range.{name}": tensor for name, tensor in record.range.state().items()}
+    with atomic(folder / STATISTICS) as partial:
+        save_file({"thresholds": record.thresholds().float(), "units": torch.tensor(record.plan.units), **ranges}, partial)
+    run.move_pooled(record, folder)
+    with atomic(folder / _pending(FACTS)) as partial:
+        partial.write_text(json.dumps(_facts(record, run, target, probe, k), indent=1))
+
+
+def _facts(record: LayerRecord, run: Run, target: Target, probe: Probe, k: int) -> dict[str, object]:
+    plan, words = record.plan, record.status(k)
+    return {
+        "format": FORMAT,
+        "key": plan.key,
+        "layer": plan.layer.name,
+        "layout": plan.layer.layout,
+        "grid": plan.grid,
+        "units": plan.units,
+        "k": k,
+        "quantile": plan.quantile,
+        "target": {"name": target.spec or target.name, "fingerprint": target.fingerprint},
+        "probe": {"spec": probe.spec, "settings": probe.settings, "fingerprint": probe.fingerprint},
+        "image_size": probe.size,
+        "images": plan.images,
+        "skipped": run.skipped,
+        "status": {word: _listed(plan, [found == word for found in words]) for word in ("dead", "sparse", "invalid")},
+        "not_finite": _listed(plan, record.range.odd.bool().tolist()),
+        "sampled": plan.rate,
+        "rank_error": record.rank_error(),
+        "exemplars": sorted(record.topk.members()),
+    }
+
+
+def _listed(plan: LayerPlan, chosen: list[bool]) -> list[int]:
+    return [index for index, is_so in zip(plan.units, chosen, strict=True) if is_so]
+
+
+def _pending(name: str) -> str:
+    return f"{name}.pending"
+
+
+def _commit(folder: Path) -> None:
+    (folder / _pending(FACTS)).replace(folder / FACTS)
+
+
+def _tell_errors(plans: list[LayerPlan], out: Path) -> None:
+    """Warns of what a reader of the result should know, also where it was found before."""
+    for plan in plans:
+        facts = read_facts(layer_folder(out, plan.layer.name))
+        if facts["not_finite"]:
+            units, more = facts["not_finite"][:10], len(facts["not_finite"]) - 10
+            text = f"{plan.layer.name}: NaN or infinite activations in units {', '.join(map(str, units))}{f' and {more} more' * (more > 0)}"
+            warnings.warn(f"{text}; they count as the lowest", MilanWarning, stacklevel=3)
+        if facts["rank_error"]:
+            text = f"{plan.layer.name}: thresholds are of a sample of 1 in {1 / facts['sampled']:.0f} values, to fit the memory"
+            error = f"the quantile {plan.quantile} may be off by {facts['rank_error']:.2g} in rank"
+            warnings.warn(f"{text}; {error}; raise memory for exact ones", MilanWarning, stacklevel=3)
+
+
+def _check_space(out: Path, plans: list[LayerPlan], probe: Probe) -> None:
+    pixels = min(len(probe), sum(len(plan.units) * plan.k for plan in plans)) * 3 * probe.size**2
+    needed = _SPARED + pixels + sum(plan.pooled_bytes + 2 * (plan.map_bytes + plan.buffer_bytes) for plan in plans)
+    free = shutil.disk_usage(out).free
+    if free < needed:
+        raise BadInput(f"{out} has {free / 2**30:.2f} GiB free and this may take {needed / 2**30:.2f}; free some, or name another folder")
+
+
+def _bytes(memory: str | int) -> int:
+    """Bytes of a size such as ``4GiB``.
+
+    >>> _bytes("4GiB") == 4 * 2**30, _bytes("1.5 MB"), _bytes(7)
+    (True, 1500000, 7)
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?|)b?\s*", str(memory).lower())
+    if not found or not math.isfinite(float(found[1])):
+        raise BadInput(f"not a size: memory={memory!r}; write it as 4GiB or 500MB")
+    return int(float(found[1]) * _UNITS[found[2]])

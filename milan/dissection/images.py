@@ -1,0 +1,70 @@
+"""The pixels of every image that is an exemplar of some unit, each kept once beside the layers that show it."""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from milan.dissection.record import allocate
+from milan.storage import atomic
+
+_PIXELS, _LIST = "images.npy", "images.json"
+
+
+class KeptImages:
+    """Images on disk, by their index in the probe."""
+
+    def __init__(self, folder: Path):
+        facts = json.loads((folder / _LIST).read_text())
+        self.probe: str = facts["probe"]  # fingerprint
+        self.ids: list[int] = facts["ids"]
+        self._rows = {id: row for row, id in enumerate(self.ids)}
+        self._pixels = np.load(folder / _PIXELS, mmap_mode="r", allow_pickle=False)
+        if len(self._pixels) != len(self.ids):
+            raise ValueError(f"{folder / _PIXELS} does not fit {folder / _LIST}")
+
+    def __contains__(self, id: int) -> bool:
+        return id in self._rows
+
+    def holds(self, ids: Iterable[int]) -> bool:
+        """Whether all of these are there."""
+        return all(id in self._rows for id in ids)
+
+    def __getitem__(self, ids: Int[Tensor, " k"]) -> UInt8[Tensor, "k 3 height width"]:
+        """Raises KeyError for an image that is not there."""
+        return torch.from_numpy(self._pixels[[self._rows[id] for id in ids.tolist()]])
+
+
+def kept_images(folder: Path, probe: str) -> KeptImages | None:
+    """The images kept in a folder, if they are of the probe with this fingerprint."""
+    try:
+        found = KeptImages(folder)
+    except (OSError, ValueError, KeyError):  # none, or killed while they were written: made anew when they are needed
+        return None
+    return found if found.probe == probe else None
+
+
+def keep_images(folder: Path, probe: str, ids: Iterable[int], image: Callable[[int], UInt8[Tensor, "3 height width"]]) -> None:
+    """Writes the images of these indices, and no others; nothing is half written whenever it ends."""
+    ordered = sorted(ids)
+    (folder / _LIST).unlink(missing_ok=True)  # from here on the old list would not fit
+    with atomic(folder / _PIXELS) as partial:
+        _write(partial, ordered, image)
+    with atomic(folder / _LIST) as partial:
+        partial.write_text(json.dumps({"probe": probe, "ids": ordered}))
+
+
+def _write(file: Path, ids: list[int], image: Callable[[int], Tensor]) -> None:
+    if not ids:
+        np.save(file, np.zeros((0, 3, 1, 1), np.uint8))
+        return
+    first = image(ids[0])
+    pixels = np.lib.format.open_memmap(file, "w+", np.uint8, (len(ids), *first.shape))
+    allocate(file)
+    for row, id in enumerate(ids):
+        pixels[row] = (image(id) if row else first).numpy()
+    pixels.flush()

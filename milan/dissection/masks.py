@@ -1,0 +1,63 @@
+"""Where in an image a unit is active: its activation map, upsampled, above its threshold."""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from milan.dissection.passes import Seen, looked
+from milan.errors import BadInput
+from milan.probes import Probe
+from milan.targets import Target
+
+_CHUNK = 2**24  # upsampled values at a time, so that many maps do not fill the memory
+
+
+def masks_from_maps(
+    maps: Float[Tensor, "*lead h w"], thresholds: Float[Tensor, "*some"] | float, size: int | tuple[int, int]
+) -> Bool[Tensor, "*lead height width"]:
+    """True where a map, upsampled bilinearly to the image's ``size``, exceeds its threshold.
+
+    Pixels have half-pixel centres and edge values are repeated, as image libraries do (the 2022 code let activations fade
+    towards the border, which shrank its masks there). ``thresholds`` broadcast against the axes before h and w.
+
+    >>> masks_from_maps(torch.tensor([[0.0, 4.0]]), 1.0, (1, 4))
+    tensor([[False, False,  True,  True]])
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    lead, grid = maps.shape[:-2], maps.shape[-2:]
+    levels = torch.as_tensor(thresholds, dtype=maps.dtype, device=maps.device).broadcast_to(lead).reshape(-1, 1, 1)
+    masks = torch.empty(len(levels), height, width, dtype=torch.bool, device=maps.device)
+    rows = max(1, _CHUNK // (height * width))
+    for out, part, level in zip(masks.split(rows), maps.reshape(-1, *grid).split(rows), levels.split(rows), strict=True):
+        torch.gt(interpolate(part[:, None], size=(height, width), mode="bilinear", align_corners=False)[:, 0], level, out=out)
+    return masks.reshape(*lead, height, width)
+
+
+def whole_where_empty(masks: Bool[Tensor, "*lead height width"]) -> Bool[Tensor, "*lead height width"]:
+    """A mask without any area becomes the whole image: nothing downstream can look at nothing."""
+    return masks | ~masks.flatten(-2).any(-1)[..., None, None]
+
+
+def unit_masks(
+    target: Target, probe: Probe, layer: str, thresholds: Float[Tensor, " units"], *, size: int | None = None, batch_size: int = 16
+) -> Iterator[tuple[Int[Tensor, " images"], Bool[Tensor, "images units height width"]]]:
+    """The masks of all units of a layer over the whole probe, a few images at a time, in order; corrupt images are left out.
+
+    Args:
+        thresholds: one per unit of the layer, as ``Dissection.thresholds()``.
+        size: of the masks; that of the probe's images unless given.
+
+    Raises:
+        BadInput: there are not as many thresholds as units.
+    """
+    found = target.layer(layer)
+    if len(thresholds) != found.units:
+        raise BadInput(f"{len(thresholds)} thresholds for the {found.units} units of {found.name}: give one for each")
+
+    def masked(seen: Seen) -> tuple[Tensor, Tensor]:
+        return seen.ids, masks_from_maps(seen.maps[found.name], thresholds.to(seen.maps[found.name].device), size or probe.size)
+
+    yield from looked(target, [found.name], probe.batches(batch_size), masked)

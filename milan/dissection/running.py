@@ -1,0 +1,192 @@
+"""A run of a dissection: the pass itself, what it keeps on disk to go on after a kill, and putting several processes' parts together."""
+
+import json
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from milan.dissection.passes import Seen, block_length, looked
+from milan.dissection.record import LayerPlan, LayerRecord, Reduced, allocate, pooled_name, under
+from milan.dissection.shards import Shard
+from milan.dissection.store import layer_folder
+from milan.errors import BadInput, MilanWarning
+from milan.probes import Probe
+from milan.probes.probe import BAD_SHARE
+from milan.progress import progress
+from milan.storage import atomic, content_key
+from milan.targets import Target
+
+PAUSE = 5.0  # seconds between two checkpoints, at least
+SHARE = 40  # how many times as long as writing a checkpoint takes, at least
+_STATE, _PIXELS = "state.safetensors", "images.safetensors"
+
+
+class Run:
+    """Looks at this process's part of the probe and keeps what it finds, by layer, in ``records``.
+
+    Attributes:
+        images: pixels of images that are or were exemplars, as many as ``pixels`` bytes hold.
+        seen: which images of the part were read.
+        next: the first image that has not been looked at.
+    """
+
+    next: int
+    seen: Bool[Tensor, " images"]
+    records: dict[str, LayerRecord]
+
+    def __init__(self, target: Target, probe: Probe, plans: Sequence[LayerPlan], work: Path, shard: Shard, pixels: int):
+        self.target, self.probe, self.plans, self.work, self.shard, self.pixels = target, probe, plans, work, shard, pixels
+        self.block = block_length(probe.size, target.device)
+        self.key = content_key(layers=[plan.key for plan in plans], processes=shard.count)
+        self.images: dict[int, Tensor] = {}
+        self.start, self.stop = shard.part(len(probe), self.block)
+        self._begin()
+
+    def look(self, batch_size: int, workers: int) -> None:
+        """The pass, from where it was left."""
+        self._resume()
+        size = -(-batch_size // self.block) * self.block
+        batches = self.probe.batches(size, self.next, self.stop, workers)
+        shown = progress(batches, total=-(-(self.stop - self.next) // size), text="dissecting") if self.shard.rank == 0 else batches
+        names = [plan.layer.name for plan in self.plans]
+        due = time.monotonic() + PAUSE
+        for seen, reduced in looked(self.target, names, shown, self._reduce):
+            self._take(seen, reduced)
+            if time.monotonic() > due:
+                due = self._checkpoint()
+        self.next = self.stop
+        if self.shard.count > 1:
+            self._checkpoint()
+            ids = sorted(self.images.keys() & self._exemplars())
+            with atomic(self._own / _PIXELS) as partial:
+                save_file({str(id): self.images[id] for id in ids}, partial)
+
+    def gather(self) -> None:
+        """Puts the parts of all processes together.
+
+        Raises:
+            BadInput: too many images could not be read.
+        """
+        for rank in range(1, self.shard.count):
+            other = Run(self.target, self.probe, self.plans, self.work, Shard(rank, self.shard.count), 0)
+            if not other._restore() or other.next != other.stop:
+                raise BadInput(f"the part of process {rank} in {other._own} is not complete; run again to finish it")
+            for name, record in self.records.items():
+                record.merge(other.records[name])
+            self.seen = torch.cat([self.seen, other.seen])
+            with safe_open(other._own / _PIXELS, "pt") as file:
+                self.images |= {int(id): file.get_tensor(id) for id in file.keys()}  # noqa: SIM118 (a file handle, no dict)
+        if len(self.skipped) > BAD_SHARE * len(self.seen):  # the probe judges only what this process read since it began
+            text = f"{len(self.skipped)} of {len(self.seen)} images of {self.probe.spec or self.probe.name} cannot be read (more than 5%)"
+            raise BadInput(f"{text}, such as those numbered {', '.join(map(str, self.skipped[:3]))}")
+
+    @property
+    def good(self) -> int:
+        """How many images were read."""
+        return int(self.seen.sum())
+
+    @property
+    def skipped(self) -> list[int]:
+        """Indices of images that could not be read."""
+        return [self.start + place for place in (~self.seen).nonzero().flatten().tolist()]
+
+    def move_pooled(self, record: LayerRecord, folder: Path) -> None:
+        """Puts the pooled activations of all processes into the layer's folder."""
+        shape = (record.plan.images, len(record.plan.units))
+        for name in record.plan.poolings:
+            parts = [self._part(rank, record.plan) / pooled_name(name) for rank in range(self.shard.count)]
+            with atomic(folder / pooled_name(name)) as partial:
+                if len(parts) == 1:
+                    parts[0].replace(partial)
+                    whole = np.lib.format.open_memmap(partial, "r+")
+                else:
+                    whole = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
+                    allocate(partial)
+                    np.concatenate([np.load(part, mmap_mode="r", allow_pickle=False) for part in parts], out=whole)
+                whole[self.skipped] = np.nan
+                whole.flush()
+
+    @property
+    def _own(self) -> Path:
+        return self.work / str(self.shard.rank)
+
+    def _part(self, rank: int, plan: LayerPlan) -> Path:
+        return layer_folder(self.work / str(rank), plan.layer.name)
+
+    def _begin(self) -> None:
+        """Nothing seen yet."""
+        self.next = self.start
+        self.seen = torch.zeros(self.stop - self.start, dtype=torch.bool)
+        self.records = {plan.layer.name: LayerRecord(plan, self.start, self.stop) for plan in self.plans}
+
+    def _reduce(self, seen: Seen) -> tuple[Seen, dict[str, Reduced]]:
+        return Seen(seen.ids, seen.images, {}, {}), {name: record.reduce(seen) for name, record in self.records.items()}
+
+    def _take(self, seen: Seen, reduced: dict[str, Reduced]) -> None:
+        entered = torch.zeros(len(seen.ids), dtype=torch.bool)
+        for name, record in self.records.items():
+            entered |= record.take(reduced[name])
+        self.seen[seen.ids - self.start] = True
+        self.next = min((int(seen.ids[-1]) // self.block + 1) * self.block, self.stop)
+        self.images |= {int(id): image for id, image in zip(seen.ids[entered], seen.images[entered], strict=True)}
+        if len(self.images) * seen.images[0].numel() > self.pixels:
+            self._forget(self.pixels // seen.images[0].numel())
+
+    def _forget(self, most: int) -> None:
+        """Drops pixels that are not needed any more, then any that are too many: they are decoded again at the end."""
+        needed = sorted(self.images.keys() & self._exemplars())
+        self.images = {id: self.images[id] for id in needed[: most // 2]}
+
+    def _exemplars(self) -> set[int]:
+        return set().union(*(record.topk.members() for record in self.records.values()))
+
+    def _resume(self) -> None:
+        if self._restore():
+            return
+        self._begin()
+        (self._own / _STATE).unlink(missing_ok=True)  # it would not fit the files made now
+        for name, record in self.records.items():
+            folder = self._part(self.shard.rank, record.plan)
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                record.make_pooled(folder)
+            except OSError as error:
+                raise BadInput(f"no room for the activations of {name} in {folder}: {error.strerror}; free some, or name another") from None
+
+    def _restore(self) -> bool:
+        """Goes on from the last checkpoint, if there is one of the very same run."""
+        try:
+            with safe_open(self._own / _STATE, "pt") as file:
+                if (file.metadata() or {}).get("key") != self.key:
+                    return False
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a file handle, no dict)
+                self.next = json.loads(file.metadata()["next"])
+            for number, record in enumerate(self.records.values()):
+                record.open_pooled(self._part(self.shard.rank, record.plan))
+                record.restore(under(f"{number}:", state))
+        except (OSError, SafetensorError, ValueError, KeyError) as error:
+            if not isinstance(error, FileNotFoundError):
+                warnings.warn(f"the checkpoint in {self._own} cannot be used ({error}): starting afresh", MilanWarning, stacklevel=2)
+            return False
+        self.seen = state["seen"]
+        return True
+
+    def _checkpoint(self) -> float:
+        """Writes down where the run is; says when to do so next."""
+        began = time.monotonic()
+        state = {"seen": self.seen}
+        for number, record in enumerate(self.records.values()):
+            record.flush()
+            state |= {f"{number}:{name}": tensor for name, tensor in record.state().items()}
+        with atomic(self._own / _STATE) as partial:
+            save_file(state, partial, {"key": self.key, "next": json.dumps(self.next)})
+        ended = time.monotonic()
+        return ended + max(PAUSE, SHARE * (ended - began))

@@ -1,0 +1,43 @@
+"""One run in several processes, on one machine or several: each looks at a part of the probe."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+Wait = Callable[[], None]
+
+
+def _no_one_to_wait_for() -> None: ...
+
+
+@dataclass(frozen=True)
+class Shard:
+    """This process among those of the run."""
+
+    rank: int = 0
+    count: int = 1
+    wait: Wait = _no_one_to_wait_for  # returns when all processes have come here
+
+    def part(self, images: int, block: int) -> tuple[int, int]:
+        """From where to where this process looks: whole blocks, as many as any other or one fewer.
+
+        >>> [Shard(rank, 3).part(22, 4) for rank in range(3)]
+        [(0, 8), (8, 16), (16, 22)]
+        """
+        blocks = -(-images // block)
+        first, last = (blocks * rank // self.count for rank in (self.rank, self.rank + 1))
+        return min(first * block, images), min(last * block, images)
+
+
+def shard_here(device: torch.device) -> Shard:
+    """The part of this process in a run under ``torchrun``, all of it elsewhere; joins the others through Lightning Fabric."""
+    count, local = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if count == 1 or "LOCAL_RANK" not in os.environ:
+        return Shard()
+    from lightning_fabric import Fabric  # slow to import, and rarely needed
+
+    fabric = Fabric(accelerator="cuda" if device.type == "cuda" else "cpu", devices=local, num_nodes=count // local)
+    fabric.launch()
+    return Shard(fabric.global_rank, fabric.world_size, fabric.barrier)

@@ -1,0 +1,239 @@
+"""Dissection: what is known of one layer's units, read lazily from the folder it was written to."""
+
+import json
+import warnings
+from abc import ABC, abstractmethod
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from milan.dissection.images import KeptImages, kept_images
+from milan.dissection.masks import masks_from_maps, whole_where_empty
+from milan.dissection.record import pooled_name
+from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
+from milan.probes import Probe, load_probe
+from milan.units import Exemplars, Unit
+
+FORMAT = 1  # of the files; another number is another dissection
+Pooling = Literal["max", "mean", "cls", "tokens"]
+Status = Literal["ok", "dead", "sparse", "invalid"]
+FACTS, EXEMPLARS, STATISTICS = "dissection.json", "exemplars.safetensors", "statistics.safetensors"
+
+
+class Dissection(ABC):
+    """One layer of a target, dissected on a probe.
+
+    Attributes:
+        layer: its dotted path.
+        units: those that were dissected.
+        k: how many exemplars each has.
+        quantile: of all activations of a unit, above which a place belongs to its mask.
+        probe, target: how to load them again.
+        key: stands for all that the result depends on; another key is another result.
+        status: of each unit: ``ok``, ``dead`` (never changes), ``sparse`` (positive in fewer than k images) or ``invalid``
+            (no finite value).
+        image_size: side of the exemplars' images in pixels.
+        folder: where it lies.
+    """
+
+    layer: str
+    units: list[Unit]
+    k: int
+    quantile: float
+    probe: str
+    target: str
+    key: str
+    status: dict[Unit, Status]
+    image_size: int
+    folder: Path
+
+    @abstractmethod
+    def exemplars(self, unit: Unit) -> Exemplars:
+        """The images that activate the unit most, strongest first; a mask that would be empty is the whole image.
+
+        Raises:
+            UnknownName: the unit was not dissected.
+            MissingEvidence: the images are not at hand.
+        """
+
+    @abstractmethod
+    def activations(self, pooling: Pooling = "max") -> Float[Tensor, "images units"]:
+        """Each image's activation of each unit, over the whole probe; NaN for images that could not be read.
+
+        Args:
+            pooling: the largest or the mean over the image, the class token, or the mean over the other tokens.
+
+        Raises:
+            MissingEvidence: this dissection does not hold them.
+        """
+
+    @abstractmethod
+    def thresholds(self) -> Float[Tensor, " units"]:
+        """The activation above which a place belongs to a unit's mask.
+
+        Raises:
+            MissingEvidence: this dissection does not hold them.
+        """
+
+    def alive(self) -> list[Unit]:
+        """The units of which something can be said."""
+        return [unit for unit in self.units if self.status[unit] == "ok"]
+
+    def row(self, unit: Unit) -> int:
+        """The unit's place in ``units``, and in all that is listed by unit.
+
+        Raises:
+            UnknownName: it was not dissected.
+        """
+        try:
+            return self._rows[unit]
+        except KeyError:
+            known = [str(other) for other in self.units]
+            raise UnknownName("unit", str(unit), known, f"{len(known)} units of {self.layer} were dissected") from None
+
+    @cached_property
+    def _rows(self) -> dict[Unit, int]:
+        return {unit: row for row, unit in enumerate(self.units)}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.layer!r} of {self.target}, {len(self.units)} units, probe {self.probe!r})"
+
+
+class StoredDissection(Dissection):
+    """A layer as ``dissect`` wrote it.
+
+    Args:
+        folder: of the layer.
+        source: the probe, if it is at hand, for images that are not on disk; else it is loaded again where it can be.
+
+    Raises:
+        BadInput: it is not there, damaged, or of another format.
+    """
+
+    def __init__(self, folder: Path, source: Probe | None = None):
+        self.folder, self._source = Path(folder), source
+        self.facts = read_facts(self.folder)
+        facts = self.facts
+        self.layer, self.k, self.quantile, self.key = facts["layer"], facts["k"], facts["quantile"], facts["key"]
+        self.probe, self.target = facts["probe"]["spec"], facts["target"]["name"]
+        self.image_size = facts["image_size"]
+        self.units = [Unit(self.layer, index) for index in facts["units"]]
+        self.status = dict.fromkeys(self.units, "ok")
+        self.status |= {Unit(self.layer, index): word for word, indices in facts["status"].items() for index in indices}
+        self._told = False
+
+    def exemplars(self, unit: Unit) -> Exemplars:
+        row = self.row(unit)
+        with self._opened(EXEMPLARS) as file:
+            ids, peaks, maps = (file.get_slice(name)[row] for name in ("ids", "activations", "maps"))
+        masks = masks_from_maps(maps, float(self.thresholds()[row]), self.image_size)
+        if self.status[unit] == "ok" and not self._told and not masks.flatten(1).any(1).all():
+            self._told = True
+            text = f"{self.layer}: exemplars in which no place exceeds the unit's threshold are shown whole ({unit} has some)"
+            warnings.warn(text, MilanWarning, stacklevel=2)
+        return Exemplars(unit, self.images(ids), whole_where_empty(masks)[:, None], peaks, ids)
+
+    def activations(self, pooling: Pooling = "max") -> Float[Tensor, "images units"]:
+        tokens = self.facts["layout"] == "BNC"
+        if pooling == "tokens" and not tokens:
+            raise MissingEvidence(f"{self.layer} has no tokens (its layout is {self.facts['layout']}); take pooling='mean'")
+        file = self.folder / pooled_name("mean" if pooling == "tokens" else pooling)  # the grid's mean is that of its tokens
+        if pooling == "cls" and not file.exists():
+            raise MissingEvidence(f"{self.layer} has no class token; take pooling='mean' or 'max', or a layer that has one")
+        try:
+            return torch.from_numpy(np.load(file, mmap_mode="c", allow_pickle=False))  # "c": torch wants it writable; the file stays
+        except (OSError, ValueError) as error:
+            raise MissingEvidence(f"no activations by {pooling} in {self.folder} ({error}); {_again(self.folder)}") from None
+
+    def thresholds(self) -> Float[Tensor, " units"]:
+        return self._statistics["thresholds"]
+
+    def images(self, ids: Int[Tensor, " k"]) -> UInt8[Tensor, "k 3 height width"]:
+        """Pixels by index in the probe: from disk, else asked of the probe.
+
+        Raises:
+            MissingEvidence: neither has them.
+        """
+        if self._kept is not None and self._kept.holds(ids.tolist()):
+            return self._kept[ids]
+        return torch.stack([self._again.image(id) for id in ids.tolist()])
+
+    @cached_property
+    def _kept(self) -> KeptImages | None:
+        return kept_images(self.folder.parent, self.facts["probe"]["fingerprint"])
+
+    @cached_property
+    def _again(self) -> Probe:
+        """The probe, if it is still the one that was dissected."""
+        if self._source is None and not self.probe:
+            raise MissingEvidence(f"the images of {self.folder} are not kept beside it and its probe has no name; {_again(self.folder)}")
+        probe = self._source or load_probe(**self.facts["probe"]["settings"])
+        if probe.fingerprint != self.facts["probe"]["fingerprint"]:
+            raise MissingEvidence(f"the images of {self.folder} are not kept and {self.probe} has changed since; {_again(self.folder)}")
+        return probe
+
+    @cached_property
+    def _statistics(self) -> dict[str, Tensor]:
+        with self._opened(STATISTICS) as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a file handle, no dict)
+
+    def _opened(self, name: str) -> Any:
+        try:
+            return safe_open(self.folder / name, "pt")
+        except (OSError, SafetensorError) as error:
+            raise MissingEvidence(f"no {name} in {self.folder} ({error}); {_again(self.folder)}") from None
+
+
+def load_dissection(path: str | Path) -> Dissection:
+    """One dissected layer: our own folder, a folder of released MILANNOTATIONS, or Diorama's compact form of one.
+
+    Raises:
+        BadInput: there is none, or it is damaged.
+    """
+    from milan.dissection.exchange import CompactDissection, ReleasedDissection  # they build on this module
+
+    folder = Path(path)
+    if (folder / FACTS).exists():
+        return StoredDissection(folder)
+    for kind in (CompactDissection, ReleasedDissection):
+        if kind.is_at(folder):
+            return kind(folder)
+    inner = sorted(file.parent.name for name in (FACTS, "ids.csv") for file in folder.glob(f"*/{name}"))
+    if inner:
+        raise BadInput(f"{folder} holds several layers; give one of them: {', '.join(inner[:8])}{', ...' if len(inner) > 8 else ''}")
+    raise BadInput(f"no dissection in {folder} (looked for {FACTS} and ids.csv); make one with milan.dissect")
+
+
+def layer_folder(out: Path, layer: str) -> Path:
+    """Where a layer lies in a folder of dissections; any name is a safe file name there.
+
+    >>> layer_folder(Path("out"), "layer4.1.conv2").name, layer_folder(Path("out"), "a/b#1").name
+    ('layer4.1.conv2', 'a%2Fb#1')
+    """
+    return out / quote(layer, safe="#@+,=~ ()[]")
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What ``dissection.json`` says.
+
+    Raises:
+        BadInput: it is not there, damaged, or of another format.
+    """
+    try:
+        facts = json.loads((folder / FACTS).read_text())
+    except (OSError, ValueError) as error:
+        raise BadInput(f"no dissection in {folder}: {error}; {_again(folder)}") from None
+    if facts.get("format") != FORMAT:
+        raise BadInput(f"{folder} has format {facts.get('format')}, this version reads {FORMAT}; {_again(folder)}")
+    return facts
+
+
+def _again(folder: Path) -> str:
+    return f"dissect again with out={str(folder.parent)!r}"
