@@ -93,8 +93,9 @@ def recorded(target: Target, layers: Sequence[str], reduce: Reduce) -> Iterator[
     recorder = _Recorder(target, layers, reduce)
     with ExitStack() as stack:
         stack.enter_context(target.borrowed())
+        modules = target.modules()
         for module in recorder.layers:
-            handle = target.module_named(module).register_forward_hook(recorder.hook(module))
+            handle = modules[module].register_forward_hook(recorder.hook(module))
             stack.callback(handle.remove)
         yield recorder.look
 
@@ -139,9 +140,10 @@ def ablated(target: Target, units: Iterable[Unit], value: float = 0.0) -> Iterat
     ablations = _ablations(target, units, value)
     with ExitStack() as stack:
         stack.enter_context(eager(target.model))
+        modules = target.modules()
         for module, ablation in ablations.items():
             # first of all hooks, so that recorded() sees the ablated output whichever of the two was entered first
-            handle = target.module_named(module).register_forward_hook(ablation, prepend=True)
+            handle = modules[module].register_forward_hook(ablation, prepend=True)
             stack.callback(handle.remove)
             stack.callback(target.core.register_forward_pre_hook(ablation.start).remove)
         yield

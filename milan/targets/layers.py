@@ -123,18 +123,21 @@ def find_layers(target: "Target") -> Layers:
         first = Survey(modules, target.output_index).run(target.core, target.noise(2, target.image_size))
         if first.error is not None:
             raise _unusable(target, first.error) from first.error
-        second, other = _second_survey(target, modules)
-    evidence = Evidence((target.image_size, other), target.layout, target.prefix_tokens)
+        second = _second_shapes(target, modules)
+    seen = [(call.shape, second.get((call.module, call.index))) for call in first.calls]
+    if not any(one and two and one[1:] != two[1:] for one, two in seen):
+        second = {}  # the network brings its pictures to one size itself, so that another size says nothing
+    evidence = Evidence(target.layout, target.prefix_tokens)
     return _read(first, second, evidence, modules, aliases, getattr(target.core, "has_class_token", True))
 
 
-def _second_survey(target: "Target", modules: dict[str, nn.Module]) -> tuple[dict[tuple[str, int], Shape | None], int | None]:
-    best: tuple[dict[tuple[str, int], Shape | None], int | None] = ({}, None)
+def _second_shapes(target: "Target", modules: dict[str, nn.Module]) -> dict[tuple[str, int], Shape | None]:
+    """What the calls put out for one image of another size, as far as the network got with it."""
+    best: dict[tuple[str, int], Shape | None] = {}
     for size in second_sizes(target.image_size):
         survey = Survey(modules, target.output_index).run(target.core, target.noise(1, size))
         shapes = {(call.module, call.index): call.shape for call in survey.calls}
-        if len(shapes) > len(best[0]):
-            best = (shapes, size)
+        best = max(best, shapes, key=len)
         if survey.error is None:
             break
     return best

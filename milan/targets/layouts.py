@@ -36,7 +36,6 @@ class Layout:
 class Evidence:
     """What is known while the layers of one pass are gone through in the order in which they ran."""
 
-    sizes: tuple[int, int | None]
     layout: str | None = None
     prefix: int | None = None
     grids: list[tuple[Grid, Grid | None]] = field(default_factory=list)  # of earlier layers, at both sizes
@@ -95,10 +94,11 @@ def _token_grid(count: int, second: int | None, seen: Evidence) -> tuple[int, Gr
         same = second is None or other is None or second - other[0] * other[1] == prefix
         if prefix in allowed and same:
             return prefix, grid
+    largest = max((max(grid) for grid, _ in seen.grids), default=count)  # tokens are merged on the way, not made more
     for prefix in allowed[:6]:
         side = isqrt(max(count - prefix, 0))
         square = second is None or isqrt(max(second - prefix, 0)) ** 2 == second - prefix
-        if side and side * side == count - prefix and square:
+        if 0 < side <= largest and side * side == count - prefix and square:
             return prefix, (side, side)
     words = f"{seen.prefix}" if seen.prefix is not None else "0, 1, 2, 3, 4 or 5"
     raise Unreadable(f"puts out {count} tokens, which are no square grid after {words} prefix tokens; give prefix_tokens")

@@ -143,9 +143,9 @@ class Target:
             chosen_layers[layer.name] = layer
         return list(chosen_layers.values())
 
-    def module_named(self, name: str) -> nn.Module:
-        """The module of that dotted path, without the wrapper of ``torch.compile``."""
-        return modules_by_name(self.core)[0][name]
+    def modules(self) -> dict[str, nn.Module]:
+        """Every module of the network once, by its first dotted path; without the wrappers of ``torch.compile``."""
+        return modules_by_name(self.core)[0]
 
     def calls(self, name: str) -> int:
         """How often the module of that dotted path (or alias) is called in one forward pass."""
