@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from pytorch_lightning import LightningModule
 from sacrebleu import corpus_bleu
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from milan.errors import BadInput
 from milan.models.decoding import Speller, greedy, padded
@@ -52,7 +52,7 @@ class Captioner(
         gate: one gate for each feature, or one for all.
         double_stochastic: weight of the term that asks each exemplar to be attended to about once over a caption.
         learning_rate: of AdamW.
-        encoder: spec of the encoder that the features come from.
+        encoder: settings of the encoder that the features come from, as ``load_encoder`` takes them.
     """
 
     what = "Says in words what a unit of a vision network responds to, from the masked features of the images that activate it most: p(d|E) of MILAN."
@@ -69,7 +69,7 @@ class Captioner(
         gate: Literal["vector", "scalar"] = "vector",
         double_stochastic: float = 1.0,
         learning_rate: float = 1e-3,
-        encoder: str = "",
+        encoder: dict[str, str] | None = None,
     ):
         super().__init__()
         self.save_hyperparameters()
@@ -83,7 +83,7 @@ class Captioner(
         self.gate = nn.Linear(hidden, features if gate == "vector" else 1)
         self.cell = nn.LSTMCell(embedding + features, hidden)
         self.readout = nn.Linear(hidden, len(self.vocabulary))
-        self.dropout, self.double_stochastic, self.learning_rate, self.encoder = dropout, double_stochastic, learning_rate, encoder
+        self.dropout, self.double_stochastic, self.learning_rate, self.encoder = dropout, double_stochastic, learning_rate, dict(encoder or {})
         self.trained_on: dict[str, Any] = {}
 
     def initial(self, features: Float[Tensor, "units k features"]) -> tuple[Float[Tensor, "units hidden"], Float[Tensor, "units hidden"]]:
@@ -94,10 +94,10 @@ class Captioner(
         return self.initial_hidden(mean).tanh(), self.initial_cell(mean).tanh()
 
     def attend(
-        self, hidden: Float[Tensor, "units rows hidden"], features: Float[Tensor, "units k features"], keys: Float[Tensor, "units k attention"]
+        self, queries: Float[Tensor, "units rows attention"], features: Float[Tensor, "units k features"], keys: Float[Tensor, "units k attention"]
     ) -> tuple[Float[Tensor, "units rows features"], Float[Tensor, "units rows k"]]:
-        """The mean of the features that each state attends to, and the attention paid to each exemplar (sums to 1)."""
-        compared = (self.query(hidden).unsqueeze(2) + keys.unsqueeze(1)).tanh_()
+        """The mean of the features that each state's query attends to, and the attention paid to each exemplar (sums to 1)."""
+        compared = (queries.unsqueeze(2) + keys.unsqueeze(1)).tanh_()
         weights = (compared @ self.energy.weight[0] + self.energy.bias).softmax(-1)
         return weights @ features, weights
 
@@ -128,7 +128,7 @@ class Captioner(
         states, attention = [], torch.zeros_like(features[:, :, 0])
         for step, rows in enumerate(going):
             hidden, cell = hidden[:rows], cell[:rows]
-            attended, weights = self.attend(hidden.unsqueeze(1), features[:rows], keys[:rows])
+            attended, weights = self.attend(self.query(hidden).unsqueeze(1), features[:rows], keys[:rows])
             hidden, cell = lstm(self.attended_gates(hidden, attended.squeeze(1)) + words[:rows, step], cell)
             attention = torch.cat([attention[:rows] + weights.squeeze(1), attention[rows:]])
             states.append(hidden)
@@ -149,8 +149,8 @@ class Captioner(
         """Log probability of each text given its unit, summed over its tokens up to and with ``<stop>``; what follows that is ignored."""
         flat, walk = tokens.flatten(0, 1), self.walk(features)
         last = torch.full_like(flat[:, 0], self.vocabulary.start)
-        rows = torch.arange(len(features)).repeat_interleave(tokens.shape[1])
-        going, total = torch.arange(len(flat)), features.new_zeros(len(flat))
+        rows = torch.arange(len(features), device=flat.device).repeat_interleave(tokens.shape[1])
+        going, total = torch.arange(len(flat), device=flat.device), features.new_zeros(len(flat))
         for step in range(flat.shape[1]):
             said = flat[going, step]
             total[going] += walk.advance(rows, last).gather(1, said.unsqueeze(1)).squeeze(1)
@@ -192,28 +192,31 @@ class CaptionWalk:
     """
 
     def __init__(self, captioner: Captioner, features: Float[Tensor, "units k features"]):
-        self.captioner, self.features = captioner, features
+        self.captioner, self.features, self.device = captioner, features, features.device
         self.hidden, self.cell = captioner.initial(features)
         self.keys = captioner.key(features)
         self.words = captioner.word_gates(captioner.embedding.weight)
-        self.units = torch.arange(len(features))  # which unit each row is of
+        self.units = torch.arange(len(features), device=self.device)  # which unit each row is of
 
     @torch.no_grad()
     def advance(self, parents: Int[Tensor, " rows"], tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocabulary"]:
         grown, origin = parents.unique(return_inverse=True)
-        gates = self._gates(padded(grown))[padded(origin)] + self.words[padded(tokens)]
+        gates = self._gates(grown)[padded(origin)] + self.words[padded(tokens)]
         hidden, self.cell = lstm(gates, self.cell[padded(parents)])
         logits = self.captioner.readout(hidden)[: len(tokens)]
         self.hidden, self.cell, self.units = hidden[: len(tokens)], self.cell[: len(tokens)], self.units[parents]
         return logits.sub_(logits.logsumexp(-1, keepdim=True))
 
-    def _gates(self, rows: Int[Tensor, " rows"]) -> Float[Tensor, "rows gates"]:
+    def _gates(self, rows: Int[Tensor, " rows"]) -> Float[Tensor, "padded gates"]:
         """What the states of these rows (those of a unit next to each other) add to the gates of those that grow out of them."""
-        hidden, attended = self.hidden[rows], self.features.new_empty(len(rows), self.features.shape[-1])
+        hidden = self.hidden[padded(rows)]
+        queries, attended = self.captioner.query(hidden), self.features.new_zeros(len(hidden), self.features.shape[-1])
         units, counts = self.units[rows].unique_consecutive(return_counts=True)
-        for unit, part, into in zip(units.tolist(), hidden.split(counts.tolist()), attended.split(counts.tolist()), strict=True):
-            one = slice(unit, unit + 1)
-            into.copy_(self.captioner.attend(part.unsqueeze(0), self.features[one], self.keys[one])[0][0])
+        begin = 0
+        for unit, count in zip(units.tolist(), counts.tolist(), strict=True):
+            part, one = slice(begin, begin + count), slice(unit, unit + 1)
+            attended[part] = self.captioner.attend(queries[part].unsqueeze(0), self.features[one], self.keys[one])[0][0]
+            begin += count
         return self.captioner.attended_gates(hidden, attended)
 
 

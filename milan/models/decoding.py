@@ -18,6 +18,8 @@ ROWS = 16  # matrix products have a multiple of this many rows: then a row's val
 class Walk(Protocol):
     """A model on its way through many texts: each row is one beginning of a text. The first rows are the units, before any word."""
 
+    device: torch.device
+
     def advance(self, parents: Int[Tensor, " rows"], tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocabulary"]:
         """Goes on to new rows, each an old row (``parents``) with one more token, and says the log probability of each token to come."""
         ...
@@ -28,6 +30,7 @@ class Mixture:
 
     def __init__(self, walks: Sequence[tuple[float, Walk]]):
         self.walks = walks
+        self.device = walks[0][1].device
 
     def advance(self, parents: Int[Tensor, " rows"], tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocabulary"]:
         return torch.stack([weight * walk.advance(parents, tokens) for weight, walk in self.walks]).sum(0)
@@ -66,8 +69,8 @@ def beam_search(walk: Walk, units: int, speller: Speller, *, beam: int = 50, ste
     """
     if beam < 1 or steps < 1:
         raise BadInput(f"a beam of {beam} over {steps} steps finds nothing; give at least 1 of each")
-    parents = torch.arange(units)
-    logs = speller.forbid(walk.advance(parents, torch.full((units,), speller.vocabulary.start)), first=True)
+    parents = torch.arange(units, device=walk.device)
+    logs = speller.forbid(walk.advance(parents, torch.full_like(parents, speller.vocabulary.start)), first=True)
     scores, last = logs.topk(min(beam, logs.shape[1]))
     tokens = last.unsqueeze(-1)
     rows = parents.unsqueeze(1).expand_as(last)  # the walk's row that each beam grew out of
@@ -80,7 +83,7 @@ def beam_search(walk: Walk, units: int, speller: Speller, *, beam: int = 50, ste
         rows = (going.flatten().cumsum(0) - 1).view_as(going).gather(1, origin)
         tokens = torch.cat([tokens.gather(1, origin.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])), last.unsqueeze(-1)], -1)
         scores = new
-    rest = torch.full((*tokens.shape[:2], steps - tokens.shape[2]), speller.vocabulary.stop)
+    rest = tokens.new_full((*tokens.shape[:2], steps - tokens.shape[2]), speller.vocabulary.stop)
     return Found(torch.cat([tokens, rest], -1), scores)
 
 
@@ -92,7 +95,7 @@ def _best(
     total = scores.new_full((*scores.shape, likeliest.shape[1]), -torch.inf)
     total[..., 0] = scores
     total[going] = scores[going].unsqueeze(1) + likeliest
-    token = torch.full(total.shape, stop)
+    token = words.new_full(total.shape, stop)
     token[going] = words
     best, index = total.flatten(1).topk(min(beam, total[0].numel()))
     return best, index // likeliest.shape[1], token.flatten(1).gather(1, index)
@@ -108,9 +111,9 @@ def sample(walk: Walk, speller: Speller, dice: Float[Tensor, "units steps"], *, 
     if temperature <= 0:
         raise BadInput(f"temperature {temperature} is not positive; for the likeliest words use the strategy greedy")
     units, steps = dice.shape
-    rows, last = torch.arange(units), torch.full((units,), speller.vocabulary.start)
-    tokens, scores = torch.full((units, steps), speller.vocabulary.stop), torch.zeros(units)
-    going = torch.arange(units)
+    rows = going = torch.arange(units, device=walk.device)
+    last = torch.full_like(rows, speller.vocabulary.start)
+    tokens, scores = rows.new_full((units, steps), speller.vocabulary.stop), dice.new_zeros(units)
     for step in range(steps):
         logs = speller.forbid(walk.advance(rows, last), first=step == 0)
         chances = (logs / temperature).softmax(-1).cumsum(-1)

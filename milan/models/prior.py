@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from milan.models.captioner import CaptionBatch, lstm
 from milan.models.decoding import padded
@@ -87,8 +87,8 @@ class Prior(
         flat, walk = tokens.flatten(0, -2), self.walk(1)
         row = torch.zeros_like(flat[:, 0])  # the walk's row that each text has come to
         before = torch.full_like(row, self.vocabulary.start)
-        going, total = torch.arange(len(flat)), self.readout.weight.new_zeros(len(flat))
-        logs = walk.advance(row[:1], torch.full((1,), self.vocabulary.start))
+        going, total = torch.arange(len(flat), device=flat.device), self.readout.weight.new_zeros(len(flat))
+        logs = walk.advance(row[:1], before[:1])
         for step in range(flat.shape[1]):
             said = flat[going, step]
             total[going] += logs[row, said]
@@ -117,7 +117,7 @@ class PriorWalk:
     """Beginnings of texts on their way; what does not depend on the next word is done once for all that grow out of it."""
 
     def __init__(self, prior: Prior, units: int):
-        self.prior = prior
+        self.prior, self.device = prior, prior.readout.weight.device
         self.states = [(prior.readout.weight.new_zeros(units, prior.lstm.hidden_size),) * 2 for _ in range(prior.lstm.num_layers)]
         self.words = F.linear(prior.embedding.weight, prior.lstm.weight_ih_l0, prior.lstm.bias_ih_l0)
 

@@ -109,7 +109,7 @@ def _interpret(properties: Mapping[str, Any], state: Mapping[str, Tensor], file:
         hidden=properties["hidden_size"],
         attention=properties["attention_hidden_size"],
         dropout=properties["dropout"],
-        encoder=f"torchvision:{_encoder_name(properties)}",
+        encoder={"spec": f"torchvision:{_encoder_name(properties)}"},
     )
     load_weights(captioner, _renamed(state, CAPTIONER_NAMES), file)
     return Released(

@@ -1,0 +1,199 @@
+"""MILAN (Hernandez et al. 2022, section 3): the description that is likely of this unit, and likelier than of units in general."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from milan.describers.base import Describer, living
+from milan.dissection import Dissection
+from milan.embedded import embedded
+from milan.errors import BadInput
+from milan.models import Captioner, Encoder, Prior, load_encoder
+from milan.models.decoding import Found, Mixture, Speller, beam_search, sample
+from milan.models.released import Released, read_released
+from milan.models.reranking import Ranked, ranked
+from milan.storage import content_key
+from milan.targets import Target
+from milan.units import Description, Unit
+
+Strategy = Literal["rerank", "beam", "greedy", "sample", "pmi"]
+SHOWN = 50  # candidates kept with a description
+
+
+class Models(NamedTuple):
+    """The three that describe together."""
+
+    captioner: Captioner
+    prior: Prior
+    encoder: Encoder
+
+
+class Milan(Describer):
+    """A captioner finds likely texts for the masked exemplars; the one of highest PMI, log p(d|E) - λ log p(d), is the description.
+
+    Strategies: ``rerank`` is MILAN's (a beam of likely texts, reranked by PMI); ``beam`` takes the likeliest text of the same beam (the p(d|E) baseline);
+    ``greedy`` takes the likeliest word at each step; ``sample`` draws a text; ``pmi`` searches by PMI token by token, as the 2022 code does
+    for ``strategy="beam"``. Every candidate is kept with its log p(d|E), log p(d) and PMI; ``score`` is what the strategy chose by.
+
+    Args:
+        captioner: ``diorama`` (trained on Diorama's simulated annotators), a folder, a hub id, or a checkpoint of the 2022 release (``.pth``, ``.pth.gz``).
+        prior: the same; a 2022 checkpoint brings its own.
+        encoder: spec of the frozen encoder, where it is not the one that the captioner names.
+        encoder_weights: its weights, where they are not its own.
+        strategy: how the text is found.
+        beam: texts kept at each step.
+        steps: words at most, the end counted.
+        prior_weight: λ.
+        temperature: of ``sample``.
+        seed: of ``sample``.
+        as_released: decode as the 2022 code: special words and the empty text may be said, and the prior counts a token past the end.
+        batch_size: units searched for together; changes no answer.
+        device: where it runs.
+    """
+
+    name: ClassVar[str] = "milan"
+
+    def __init__(
+        self,
+        captioner: str = "diorama",
+        prior: str = "diorama",
+        encoder: str = "",
+        encoder_weights: str = "",
+        strategy: Strategy = "rerank",
+        beam: int = 50,
+        steps: int = 15,
+        prior_weight: float = 0.2,
+        temperature: float = 1.0,
+        seed: int = 0,
+        as_released: bool = False,
+        batch_size: int = 16,
+        device: str = "cpu",
+    ):
+        self.captioner, self.prior, self.encoder, self.encoder_weights = captioner, prior, encoder, encoder_weights
+        self.strategy, self.beam, self.steps, self.prior_weight = strategy, beam, steps, prior_weight
+        self.temperature, self.seed, self.as_released = temperature, seed, as_released
+        self.batch_size, self.device = batch_size, device
+
+    @classmethod
+    def from_released(cls, file: str | Path, **settings: Any) -> "Milan":
+        """MILAN as a 2022 checkpoint holds it, decoding as the 2022 code does; nothing in the file is executed.
+
+        The strategy, beam, length and λ are the file's unless given.
+        """
+        released = read_released(file)
+        own = {"strategy": released.strategy, "beam": released.beam, "steps": released.steps, "prior_weight": released.prior_weight}
+        describer = cls(**({"captioner": str(file), "prior": str(file), "as_released": True} | own | settings))
+        describer._released = released
+        return describer
+
+    @property
+    def key(self) -> str:
+        """Content key of the settings that change answers, and of all weights."""
+        settings = {name: value for name, value in self.settings.items() if name not in ("batch_size", "device", "captioner", "prior", "encoder_weights")}
+        models = self.models
+        weights = [models.captioner.fingerprint, models.prior.fingerprint, models.encoder.key]
+        return content_key(describer=self.name, weights=weights, **settings)
+
+    @cached_property
+    def _released(self) -> Released:
+        return read_released(self.captioner)
+
+    @cached_property
+    def models(self) -> Models:
+        """Captioner, prior and encoder, read when first asked for."""
+        captioner = self._released.captioner if _is_checkpoint(self.captioner) else Captioner.from_pretrained(_folder(self.captioner, "captioner"))
+        prior = self._read_prior()
+        if prior.vocabulary != captioner.vocabulary:
+            differing = sorted(set(prior.vocabulary.words) ^ set(captioner.vocabulary.words))
+            raise BadInput(
+                f"the prior {self.prior} and the captioner {self.captioner} have different vocabularies ({len(differing)} words differ: "
+                f"{', '.join(differing[:5]) or 'their order'}); use two that were trained together"
+            )
+        return Models(captioner.to(self.device).eval(), prior.to(self.device).eval(), self._encoder(captioner))
+
+    def _read_prior(self) -> Prior:
+        if not _is_checkpoint(self.prior):
+            return Prior.from_pretrained(_folder(self.prior, "prior"))
+        released = self._released if self.prior == self.captioner else read_released(self.prior)
+        if released.prior is None:
+            raise BadInput(f"{self.prior} holds no prior; give one with prior=FOLDER, or prior_weight=0 with any of the same vocabulary")
+        return released.prior
+
+    def _encoder(self, captioner: Captioner) -> Encoder:
+        if _is_checkpoint(self.captioner) and not self.encoder:
+            return _released_encoder(self._released, self.device)
+        settings: dict[str, Any] = dict(captioner.encoder)
+        if self.encoder:
+            settings |= {"spec": self.encoder}
+        if self.encoder_weights:
+            settings |= {"weights": self.encoder_weights}
+        if "spec" not in settings:
+            raise BadInput(f"the captioner {self.captioner} does not say what encoder it was trained with; give encoder=SPEC")
+        return load_encoder(**settings, device=self.device)
+
+    def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
+        alive = living(dissection, units)
+        for begin in range(0, len(alive), self.batch_size):
+            batch = alive[begin : begin + self.batch_size]
+            features = [self._features(dissection, unit) for unit in batch]
+            for _, group in groupby(zip(batch, features, strict=True), key=lambda pair: len(pair[1])):  # a search takes units of one k
+                yield from self._described(*zip(*group, strict=True))
+
+    def _features(self, dissection: Dissection, unit: Unit) -> Float[Tensor, "k features"]:
+        exemplars = dissection.exemplars(unit)
+        return self.models.encoder.features(exemplars.images, exemplars.masks)
+
+    def _described(self, units: Sequence[Unit], features: Sequence[Float[Tensor, "k features"]]) -> Iterator[Description]:
+        found = self.search(torch.stack(list(features)), units)
+        for index, unit in enumerate(units):
+            candidates = found.candidates(index, self.models.captioner.vocabulary)[:SHOWN]
+            yield Description(unit, candidates[0].text, candidates[0].score, candidates=candidates)
+
+    @torch.no_grad()
+    def search(self, features: Float[Tensor, "units k features"], units: Sequence[Unit] = ()) -> Ranked:
+        """Texts for units' features, with their scores, best first; ``units`` name the dice of ``sample``."""
+        captioner, prior, _ = self.models
+        found = self._found(features.to(self.device), units)
+        exact = self.strategy in ("rerank", "beam", "greedy")  # what the search has added up is the likelihood itself
+        likelihood = found.scores if exact else captioner.score(features.to(self.device), found.tokens)
+        by = {"rerank": "pmi", "pmi": "found"}.get(self.strategy, "likelihood")
+        return ranked(found, likelihood, prior.score(found.tokens, trailing=self.as_released), weight=self.prior_weight, by=by)
+
+    def _found(self, features: Float[Tensor, "units k features"], units: Sequence[Unit]) -> Found:
+        captioner, prior, _ = self.models
+        speller, walk = Speller(captioner.vocabulary, self.as_released), captioner.walk(features)
+        if self.strategy == "sample":
+            return sample(walk, speller, self._dice(units, len(features)).to(self.device), temperature=self.temperature)
+        if self.strategy == "pmi":
+            walk = Mixture([(1.0, walk), (-self.prior_weight, prior.walk(len(features)))])
+        return beam_search(walk, len(features), speller, beam=1 if self.strategy == "greedy" else self.beam, steps=self.steps)
+
+    def _dice(self, units: Sequence[Unit], count: int) -> Float[Tensor, "units steps"]:
+        """Uniform numbers that are each unit's own, whichever are described together."""
+        names = [str(unit) for unit in units] or [str(index) for index in range(count)]
+        seeds = [int.from_bytes(hashlib.sha256(f"{self.seed} {name}".encode()).digest()[:7], "big") for name in names]
+        return torch.stack([torch.rand(self.steps, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+def _is_checkpoint(source: str) -> bool:
+    return source.endswith((".pth", ".pth.gz", ".pt"))
+
+
+def _folder(source: str, part: str) -> str | Path:
+    return embedded(f"data/diorama/{part}") if source == "diorama" else source
+
+
+def _released_encoder(released: Released, device: str) -> Encoder:
+    """The encoder with the weights that the checkpoint brings."""
+    import torchvision
+
+    model = torchvision.models.get_model(released.encoder, weights=None)
+    model.load_state_dict(released.encoder_weights)
+    return Encoder(Target(model.eval(), name=f"torchvision:{released.encoder}", device=device))

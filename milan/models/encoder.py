@@ -1,0 +1,105 @@
+"""The frozen encoder: what a classifier sees in the masked part of each exemplar, at every resolution."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from milan.dissection.hooks import recorded
+from milan.errors import BadInput
+from milan.storage import content_key
+from milan.targets import Target, load_target
+
+Pooling = Literal["mean", "sum"]
+Downsampling = Literal["bilinear", "area"]
+RESNET_LAYERS = ("conv1", "layer1", "layer2", "layer3", "layer4")
+ALEXNET_LAYERS = ("features.0", "features.3", "features.6", "features.8", "features.10")
+
+
+class Encoder:
+    """A frozen classifier's features of masked images (Hernandez et al. 2022, appendix B.1): each layer's maps pooled under the mask, side by side.
+
+    Args:
+        target: the classifier.
+        layers: the first convolution and every stage.
+        pooling: ``mean``: the downsampled mask is scaled to sum 1 (the released code); ``sum``: it is not (the paper's formula).
+            A mask that is empty at a layer's resolution gives zeros there.
+        downsampling: ``bilinear`` (paper and code) looks at four pixels for each place of the map, so that small masks vanish at coarse layers;
+            with ``area`` every masked pixel counts.
+    """
+
+    def __init__(
+        self, target: Target, layers: Sequence[str] = RESNET_LAYERS, *, pooling: Pooling = "mean", downsampling: Downsampling = "bilinear"
+    ):
+        self.target, self.layers, self.pooling, self.downsampling = target, list(layers), pooling, downsampling
+
+    @cached_property
+    def length(self) -> int:
+        """Of one exemplar's feature vector: 3,904 for ResNet-101."""
+        return sum(self.target.layer(name).units for name in self.layers)
+
+    @cached_property
+    def settings(self) -> dict[str, str]:
+        """What ``load_encoder`` takes to make it again."""
+        settings = {"spec": self.target.spec, "pooling": self.pooling, "downsampling": self.downsampling}
+        return settings | ({"weights": self.target.weights} if self.target.weights else {})
+
+    @cached_property
+    def key(self) -> str:
+        """Content key of the weights and of how they are used."""
+        return content_key(target=self.target.fingerprint, layers=self.layers, pooling=self.pooling, downsampling=self.downsampling)
+
+    def features(self, images: UInt8[Tensor, "k 3 height width"], masks: Bool[Tensor, "k 1 height width"]) -> Float[Tensor, "k features"]:
+        """One vector for each exemplar. What one unit's exemplars give does not depend on what else is encoded: ask for one unit at a time."""
+        return self.pooled(self.target.prepare(images), masks.to(self.target.device, torch.float32))
+
+    def pooled(self, images: Float[Tensor, "k 3 height width"], masks: Float[Tensor, "k 1 height width"]) -> Float[Tensor, "k features"]:
+        """As ``features``, of images already as the target takes them (``target.prepare``) and masks of 0 to 1."""
+        parts: dict[str, Tensor] = {}
+
+        def pool(layer: str, maps: Tensor, _cls: Tensor | None) -> None:
+            weights = self._weights(masks, maps.shape[-2:])
+            parts[layer] = (maps.flatten(2) @ weights.flatten(2).transpose(1, 2)).squeeze(2).float().cpu()
+
+        with recorded(self.target, self.layers, pool) as look:
+            look(images)
+        return torch.cat([parts[layer] for layer in self.layers], 1)
+
+    def _weights(self, masks: Tensor, grid: Sequence[int]) -> Tensor:
+        height, width = grid
+        if self.downsampling == "area":
+            small = F.adaptive_avg_pool2d(masks, (height, width))
+        else:
+            small = F.interpolate(masks, size=(height, width), mode="bilinear", align_corners=False)
+        if self.pooling == "sum":
+            return small
+        total = small.sum((2, 3), keepdim=True)
+        return small / total.where(total > 0, 1)
+
+
+def load_encoder(
+    spec: str = "diorama:encoder",
+    *,
+    weights: str | Path | None = None,
+    pooling: Pooling = "mean",
+    downsampling: Downsampling = "bilinear",
+    device: str | torch.device = "cpu",
+) -> Encoder:
+    """The encoder that ``spec`` names: ``diorama:encoder``, ``torchvision:resnet18|50|101|...``, ``torchvision:alexnet``, or any target whose
+    stages are called as a ResNet's are. MILAN's paper uses ``torchvision:resnet101``, trained on ImageNet.
+
+    Raises:
+        BadInput: for a target that has no such stages.
+    """
+    target = load_target(spec, weights=weights, device=device)
+    layers = ALEXNET_LAYERS if spec.endswith(":alexnet") else RESNET_LAYERS
+    known = {layer.name for layer in target.layers()}
+    missing = [name for name in layers if name not in known]
+    if missing:
+        raise BadInput(f"{spec} has no layers {', '.join(missing)} to encode with; use a ResNet or AlexNet, or milan.models.Encoder with layers named")
+    return Encoder(target, layers, pooling=pooling, downsampling=downsampling)
