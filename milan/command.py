@@ -34,7 +34,7 @@ class ArgumentParser(jsonargparse.ArgumentParser):
     lists: frozenset[str] = frozenset()
     switches: frozenset[str] = frozenset()
 
-    def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **settings: Any) -> Any:  # type: ignore[override]
+    def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **settings: Any) -> Any:
         return super().parse_args(self._spelled_out(sys.argv[1:] if args is None else args), *rest, **settings)
 
     def _spelled_out(self, words: Sequence[str]) -> list[str]:
@@ -44,7 +44,9 @@ class ArgumentParser(jsonargparse.ArgumentParser):
         while rest:
             word = rest.pop(0)
             name = word.removeprefix("--")
-            if name in self.lists and word != name:
+            if (given := re.match(r"--([\w.-]+)=([^\[].*)", word)) and given[1] in self.lists:
+                word = f"--{given[1]}={json.dumps([given[2]])}"
+            elif name in self.lists and word != name:
                 values = [rest.pop(0) for _ in range(_values_ahead(rest))]
                 word = f"{word}={values[0] if len(values) == 1 and values[0][:1] == '[' else json.dumps(values)}"
             elif name in self.switches and word != name:

@@ -1,5 +1,54 @@
-"""Every test runs with the shapes and types of all signatures checked."""
+"""What all tests share: checked shapes and types, folders of their own, one thread, the real data where it is at hand."""
 
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here may need a hub
+os.environ["MILAN_CACHE"] = tempfile.mkdtemp(prefix="milan-tests-")
+os.environ["HF_HOME"] = os.environ["MILAN_CACHE"] + "/huggingface"
+
+import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("milan", "beartype.beartype")
+
+import torch
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+
+torch.set_num_threads(1)
+settings.register_profile("milan", deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+settings.load_profile("milan")
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["MILAN_CACHE"], ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data beside the checkout; a test that asks for it is skipped where it is not there."""
+    if not SHARED.is_dir():
+        pytest.skip("no real data beside the checkout (../shared/data)")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of Debian's chromium; a test that asks for it is skipped where there is none."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not found:
+        pytest.skip("no chromium on this machine (apt-get install chromium)")
+    return found
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder, for this test alone."""
+    monkeypatch.setenv("MILAN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
