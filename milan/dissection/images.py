@@ -1,7 +1,8 @@
 """The pixels of every image that is an exemplar of some unit, each kept once beside the layers that show it."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -52,19 +53,23 @@ def keep_images(folder: Path, probe: str, ids: Iterable[int], image: Callable[[i
     """Writes the images of these indices, and no others; nothing is half written whenever it ends."""
     ordered = sorted(ids)
     (folder / _LIST).unlink(missing_ok=True)  # from here on the old list would not fit
-    with atomic(folder / _PIXELS) as partial:
-        _write(partial, ordered, image)
+    _write(folder / _PIXELS, ordered, image)
     with atomic(folder / _LIST) as partial:
         partial.write_text(json.dumps({"probe": probe, "ids": ordered}))
 
 
+@contextmanager
+def written_array(file: Path, shape: tuple[int, ...]) -> Iterator[np.memmap]:
+    """A new .npy file of bytes, to be filled row by row without holding it in memory; whole or absent in the end."""
+    with atomic(file) as partial:
+        array = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
+        allocate(partial)
+        yield array
+        array.flush()
+
+
 def _write(file: Path, ids: list[int], image: Callable[[int], Tensor]) -> None:
-    if not ids:
-        np.save(file, np.zeros((0, 3, 1, 1), np.uint8))
-        return
-    first = image(ids[0])
-    pixels = np.lib.format.open_memmap(file, "w+", np.uint8, (len(ids), *first.shape))
-    allocate(file)
-    for row, id in enumerate(ids):
-        pixels[row] = (image(id) if row else first).numpy()
-    pixels.flush()
+    first = image(ids[0]) if ids else torch.zeros(3, 1, 1, dtype=torch.uint8)
+    with written_array(file, (len(ids), *first.shape)) as pixels:
+        for row, id in enumerate(ids):
+            pixels[row] = (image(id) if row else first).numpy()

@@ -41,8 +41,7 @@ class RunningTopK:
     def ranked(self) -> tuple[Float[Tensor, "units k"], Int[Tensor, "units k"], Float[Tensor, "units k h w"]]:
         """Peaks, image ids and maps, strongest first. Places never filled have the id ``NOBODY``."""
         order = _ranking(self.peaks, self.ids)
-        maps = torch.stack([maps[places] for maps, places in zip(self.maps, order, strict=True)]) if self.units else self.maps
-        return self.peaks.gather(1, order), self.ids.gather(1, order), maps
+        return self.peaks.gather(1, order), self.ids.gather(1, order), self.maps[torch.arange(self.units)[:, None], order]
 
     def members(self) -> set[int]:
         """Ids of all images that are among the top k of some unit."""
