@@ -34,8 +34,8 @@ class ArgumentParser(jsonargparse.ArgumentParser):
     lists: frozenset[str] = frozenset()
     switches: frozenset[str] = frozenset()
 
-    def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **settings: Any) -> Any:
-        return super().parse_args(self._spelled_out(sys.argv[1:] if args is None else args), *rest, **settings)
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None, **settings: Any) -> Any:  # type: ignore[override]
+        return super().parse_args(self._spelled_out(sys.argv[1:] if args is None else args), namespace, **settings)
 
     def _spelled_out(self, words: Sequence[str]) -> list[str]:
         """``--layers a b --dry_run`` as ``--layers=["a","b"] --dry_run=true``, which is what jsonargparse reads."""
@@ -54,7 +54,7 @@ class ArgumentParser(jsonargparse.ArgumentParser):
             spelled.append(word)
         return spelled
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """One line on stderr, with the three nearest options where one was not known, and exit status 2."""
         options = [option for action in self._actions for option in action.option_strings]
         known = sorted({option.strip("-") for option in options if option.startswith("--") and not option.endswith("+")})

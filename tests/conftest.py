@@ -5,22 +5,20 @@ import shutil
 import tempfile
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here may need a hub
-os.environ["MILAN_CACHE"] = tempfile.mkdtemp(prefix="milan-tests-")
-os.environ["HF_HOME"] = os.environ["MILAN_CACHE"] + "/huggingface"
-
 import pytest
+import torch
+from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
 install_import_hook("milan", "beartype.beartype")
 
-import torch
-from hypothesis import HealthCheck, settings
-
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 
+os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here may need a hub
+os.environ["MILAN_CACHE"] = tempfile.mkdtemp(prefix="milan-tests-")
+os.environ["HF_HOME"] = os.environ["MILAN_CACHE"] + "/huggingface"
 torch.set_num_threads(1)
 settings.register_profile("milan", deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 settings.load_profile("milan")
