@@ -62,7 +62,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "zigzag": ("zig zag lines", "zigzags", "zigzag lines"),
     "speckle": ("speckles", "speckled", "grainy"),
     "house": ("home", "cottage"),
-    "car": ("automobile", "vehicle"),
+    "car": ("automobile", "auto"),
     "person": ("man", "human", "woman", "people"),
     "boat": ("sailboat", "ship"),
     "cat": ("kitten",),
@@ -70,7 +70,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "flower": ("blossom", "bloom"),
     "mushroom": ("toadstool",),
     "cup": ("mug",),
-    "lamp": ("light",),
+    "lamp": ("lantern",),
     "umbrella": ("parasol",),
     "bicycle": ("bike",),
     "train": ("locomotive",),
@@ -78,12 +78,12 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "rocket": ("spaceship",),
     "moon": ("crescent",),
     "sign": ("signboard", "signpost"),
-    "tent": ("camp",),
+    "tent": ("teepee",),
     "table": ("desk",),
     "grass": ("lawn",),
     "hill": ("mountain",),
-    "water": ("sea water", "lake"),
-    "building": ("tower", "office block"),
+    "water": ("lake",),
+    "building": ("tower", "skyscraper"),
     "foliage": ("leaves", "bushes"),
     "ground": ("soil", "earth"),
     "road": ("asphalt",),
@@ -93,6 +93,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "rug": ("carpet",),
     "crown": ("treetop",),
     "torso": ("shirt", "clothes"),
+    "top": ("table top", "tabletop"),
     "wheel": ("tire", "tyre"),
     "canopy": ("umbrella top",),
     "centre": ("center",),
@@ -120,6 +121,36 @@ ADJECTIVES: dict[str, str] = {
     "speckle": "speckled",
 }
 
+GROUPS: dict[str, tuple[tuple[str, str], ...]] = {
+    "stripes": tuple(("pattern", f"{way} stripes") for way in ("horizontal", "vertical", "diagonal")),
+    "patterns": tuple(("pattern", name) for name in PATTERNS[1:]),
+    "text": tuple(("text", letter) for letter in LETTERS),
+    "animals": tuple(("object", name) for name in ("bird", "cat", "dog", "fish", "butterfly")),
+    "plants": tuple(("object", name) for name in ("tree", "flower", "mushroom", "cactus", "grass", "foliage", "field")),
+    "vehicles": tuple(("object", name) for name in ("car", "bicycle", "train", "tractor", "plane", "rocket", "boat")),
+    "furniture": tuple(("object", name) for name in ("chair", "table", "lamp", "clock")),
+    "buildings": tuple(("object", name) for name in ("house", "building", "tent")),
+    "objects": tuple(("object", name) for name in THINGS),
+    "backgrounds": tuple(("object", name) for name in STUFF),
+    "land": tuple(("object", name) for name in ("sand", "dune", "ground", "field", "hill", "grass")),
+    "outdoors": tuple(("setting", name) for name in SETTINGS if name != "room"),
+}  # concepts that take in several names of one kind
+
+GROUP_WORDS: dict[str, tuple[str, ...]] = {
+    "stripes": ("striped", "stripe", "lines", "bands", "stripy"),
+    "patterns": ("patterned", "textured", "texture", "textures", "pattern"),
+    "text": ("words", "letters", "written words", "letter", "word", "writing", "lettering"),
+    "animals": ("animal", "creatures"),
+    "plants": ("plant", "greenery", "vegetation"),
+    "vehicles": ("transport",),
+    "furniture": ("furnishings",),
+    "buildings": ("architecture",),
+    "objects": ("objects", "object"),
+    "backgrounds": ("background", "backdrop", "scenery"),
+    "land": ("terrain",),
+    "outdoors": ("outside", "outdoor scenes"),
+}
+
 UNCOUNTED = {"grass", "sand", "water", "snow", "foliage", "ground", "hair", "text", "speckle", "checks", "dots", "waves"}
 IRREGULAR = {"leaf": "leaves", "person": "people", "fish": "fish", "butterfly": "butterflies", "bus": "buses", "sky": "sky", "moon": "moon"}
 
@@ -128,7 +159,7 @@ def words_for(name: str) -> tuple[str, ...]:
     """The name and its synonyms.
 
     >>> words_for("car")
-    ('car', 'automobile', 'vehicle')
+    ('car', 'automobile', 'auto')
     """
     return (name, *SYNONYMS.get(name, ()))
 

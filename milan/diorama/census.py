@@ -1,0 +1,101 @@
+"""What a row of scenes shows, pixel by pixel, in a form that answers any question of overlap at once.
+
+Every pixel has one *signature*: its colour, pattern, part, object, letter and the scene's setting. There are some ten thousand different
+ones in thousands of scenes, so to know how a unit's masks overlap with any concept, or with anything made of concepts by and, or and not,
+it is enough to know how many of its pixels have each signature.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from scipy import sparse
+
+from milan.diorama.concepts import ALL_KINDS, Concept, Reading, concepts
+from milan.diorama.names import SETTINGS
+from milan.diorama.probe import DioramaImages
+from milan.diorama.scenes import Scene
+from milan.progress import progress
+from milan.storage import atomic
+
+KINDS = tuple(ALL_KINDS)
+SIZES = tuple(len(names) + 1 for names in ALL_KINDS.values())
+
+
+def codes(scene: Scene) -> np.ndarray:
+    """Each pixel's labels of all kinds as one number, int64 (size, size)."""
+    shape = scene.labels["colour"].shape
+    values = {**scene.labels, "setting": np.full(shape, SETTINGS.index(scene.setting) + 1)}
+    return np.ravel_multi_index([values[kind].astype(np.int64) for kind in KINDS], SIZES)
+
+
+@dataclass(frozen=True)
+class Census:
+    """The signatures in a row of scenes.
+
+    pixels: int32 (images, size, size), the number of each pixel's signature; table: uint8 (signatures, 6), its labels in the order of KINDS.
+    """
+
+    pixels: np.ndarray
+    table: np.ndarray
+
+    @classmethod
+    def of(cls, images: DioramaImages, folder: Path | None = None) -> "Census":
+        """Draws every scene and counts; kept in ``folder``, by the images' fingerprint, if one is given."""
+        home = folder / f"census-{images.fingerprint}" if folder else None
+        if home and (home / "table.npy").is_file():
+            return cls(np.load(home / "pixels.npy", mmap_mode="r"), np.load(home / "table.npy"))
+        drawn = progress(range(len(images)), text=f"looking at {len(images)} scenes")
+        census = cls.from_codes(np.stack([codes(images.scene(index)) for index in drawn]))
+        if home:
+            home.mkdir(parents=True, exist_ok=True)
+            for name, array in (("pixels", census.pixels), ("table", census.table)):  # the table last: it says that all is there
+                with atomic(home / f"{name}.npy") as path:
+                    np.save(path, array)
+        return census
+
+    @classmethod
+    def from_codes(cls, numbers: np.ndarray) -> "Census":
+        """From what ``codes`` gives for each scene, int64 (images, size, size)."""
+        found, which = np.unique(numbers, return_inverse=True)
+        table = np.stack(np.unravel_index(found, SIZES), axis=1).astype(np.uint8)
+        return cls(which.reshape(numbers.shape).astype(np.int32), table)
+
+    @cached_property
+    def area(self) -> np.ndarray:
+        """How many pixels have each signature, int64 (signatures,)."""
+        return np.bincount(np.asarray(self.pixels).ravel(), minlength=len(self.table))
+
+    @cached_property
+    def shows(self) -> sparse.csr_matrix:
+        """Which signature shows which concept, 0 or 1, (signatures, concepts); the concepts as ``concepts()`` orders them."""
+        return sparse.csr_matrix(np.stack([self.mask(concept) for concept in concepts()], axis=1).astype(np.float64))
+
+    def mask(self, concept: Concept) -> np.ndarray:
+        """Which signatures show a concept, bool (signatures,)."""
+        found = np.zeros(len(self.table), dtype=bool)
+        for kind, name in concept.members:
+            found |= self.table[:, KINDS.index(kind)] == ALL_KINDS[kind].index(name) + 1
+        return found
+
+    def meant(self, reading: Reading) -> np.ndarray:
+        """Which signatures show what a text says, bool (signatures,)."""
+        found = np.zeros(len(self.table), dtype=bool)
+        for phrase in reading.phrases:
+            every = np.ones(len(self.table), dtype=bool)
+            for group in phrase:
+                every &= np.logical_or.reduce([self.mask(concept) for concept in group])
+            found |= every
+        return found
+
+    def count(self, images: np.ndarray, masks: np.ndarray) -> sparse.csr_matrix:
+        """How many pixels of each signature lie inside each unit's masks, (units, signatures).
+
+        images: int (n,), rows of the census; masks: bool (n, units, size, size).
+        """
+        n, units = masks.shape[:2]
+        image, unit, pixel = np.nonzero(masks.reshape(n, units, -1))
+        signature = np.asarray(self.pixels[images]).reshape(n, -1)[image, pixel]
+        ones = np.ones(len(unit), dtype=np.int64)
+        return sparse.coo_matrix((ones, (unit, signature)), shape=(units, len(self.table))).tocsr()

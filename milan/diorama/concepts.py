@@ -1,0 +1,121 @@
+"""Concepts: what a description can name, and how they are read from a text."""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+
+from milan.diorama.names import ADJECTIVES, GROUP_WORDS, GROUPS, KINDS, SETTINGS, plural, words_for
+
+ALL_KINDS = {**KINDS, "setting": SETTINGS}
+JOINS = re.compile(r",|;|\band\b|\bor\b|\bas well as\b|&")
+# Where in the picture something is, says nothing of what it is; nor is the top of a picture a table's.
+POSITIONS = re.compile(
+    r"\b(?:at|on|in|near|along|toward|towards) the (?:very )?(?:top|bottom|left|right|middle|cent(?:er|re)|edges?|sides?|upper|lower|corners?|back|front)\b"
+    r"(?: (?:half|part|side|edge|corner))?(?: of the (?:image|picture|scene|photo)s?)?"
+)
+
+
+@dataclass(frozen=True, order=True)
+class Concept:
+    """Something a pixel can show: one name of a kind, or one of several."""
+
+    name: str
+    members: tuple[tuple[str, str], ...]  # (kind, name)
+
+    @property
+    def kind(self) -> str:
+        return self.members[0][0]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a text names: the pixels of any of its phrases, each the pixels that show one of every group of concepts in it."""
+
+    phrases: tuple[tuple[tuple[Concept, ...], ...], ...]
+
+    @property
+    def length(self) -> int:
+        """How many different concepts are named."""
+        return len({concept for phrase in self.phrases for group in phrase for concept in group})
+
+
+@cache
+def concepts() -> tuple[Concept, ...]:
+    """Every concept, each once: the names of all kinds, and groups of them.
+
+    A name that two kinds share, such as the wall of a house and of a room, is one concept.
+    """
+    members: dict[str, list[tuple[str, str]]] = {}
+    for kind, names in ALL_KINDS.items():
+        for name in names:
+            members.setdefault(f"letter {name}" if kind == "text" else name, []).append((kind, name))
+    found = {name: Concept(name, tuple(where)) for name, where in members.items()}
+    found.update({name: Concept(name, where) for name, where in GROUPS.items()})
+    return tuple(found[name] for name in sorted(found))
+
+
+@cache
+def by_name() -> dict[str, Concept]:
+    return {concept.name: concept for concept in concepts()}
+
+
+@cache
+def lexicon() -> dict[tuple[str, ...], Concept]:
+    """What each phrase, cut into words, stands for: names, synonyms, plurals and adjectives."""
+    said: dict[tuple[str, ...], Concept] = {}
+    for concept in concepts():
+        for word in (*words_for(concept.name), *GROUP_WORDS.get(concept.name, ())):
+            for form in (word, plural(word)):
+                said.setdefault(tuple(form.split()), concept)
+    for name, adjective in ADJECTIVES.items():
+        said.setdefault(tuple(adjective.split()), by_name()[name])
+    for vague in ("top", "tops", "back", "backs"):  # more often said of a picture's top and back than of a table's or a chair's
+        del said[(vague,)]
+    return said
+
+
+def read(text: str) -> Reading:
+    """Reads the concepts a text names.
+
+    "and", "or" and commas join phrases, of which any may hold; within a phrase all must, except that two names of one kind are alternatives.
+
+    >>> [[[c.name for c in group] for group in phrase] for phrase in read("Red and white stripes, or the roofs of houses").phrases]
+    [[['red', 'white'], ['stripes']], [['roof'], ['house']]]
+    """
+    clean = POSITIONS.sub(" ", text.lower().replace("polka-dot", "dot"))
+    found = [_named(part) for part in JOINS.split(clean)]
+    phrases: list[list[Concept]] = []
+    waiting: list[Concept] = []
+    for number, named in enumerate(found):
+        follows = number + 1 < len(found) and any(concept.kind == "colour" for concept in found[number + 1])
+        if named and follows and all(concept.kind == "colour" for concept in named):
+            waiting += named  # "red and white stripes": colours of one thing
+        elif named or waiting:
+            phrases.append([*waiting, *named])
+            waiting = []
+    if waiting:
+        phrases.append(waiting)
+    return Reading(tuple(_grouped(phrase) for phrase in phrases))
+
+
+def _named(text: str) -> list[Concept]:
+    """The concepts in a phrase, longest names first at each word."""
+    words, known = re.findall(r"[a-z]+(?:-[a-z]+)?", text), lexicon()
+    found: list[Concept] = []
+    place = 0
+    while place < len(words):
+        for length in (3, 2, 1):
+            concept = known.get(tuple(words[place : place + length]))
+            if concept is not None:
+                found.append(concept)
+                place += length - 1
+                break
+        place += 1
+    return list(dict.fromkeys(found))
+
+
+def _grouped(named: list[Concept]) -> tuple[tuple[Concept, ...], ...]:
+    kinds: dict[str, list[Concept]] = {}
+    for concept in named:
+        kinds.setdefault(concept.kind, []).append(concept)
+    return tuple(tuple(group) for group in kinds.values())
