@@ -57,7 +57,7 @@ class Target:
         self.device = _device(device)
         self.model = _full_precision(model, name) if self.device.type == "cpu" and is_half(model) else model
         self.name, self.image_size, self.resize = name, image_size, resize
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.layout, self.prefix_tokens, self.output_index = layout, prefix_tokens, output_index
         self.spec = ""  # what load_target was given; empty for a module given in Python
         self.weights = ""  # the weights file it was given, "random", or empty
