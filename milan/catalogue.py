@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class Catalogue:
 
     def __post_init__(self) -> None:
         ordered = sorted((_tidy_entry(entry) for entry in self.entries), key=lambda entry: (natural(entry.unit.layer), entry.unit))
-        for before, after in zip(ordered, ordered[1:], strict=False):
+        for before, after in pairwise(ordered):
             if before.unit == after.unit:
                 raise BadInput(f"unit {after.unit} is in the catalogue twice")
         object.__setattr__(self, "entries", tuple(ordered))

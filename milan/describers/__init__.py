@@ -10,7 +10,7 @@ from milan.describers.contract import check_describer
 from milan.errors import BadInput, UnknownName
 
 __all__ = ["Describer", "Failure", "check_describer", "describer_class", "describer_names", "living", "load_describer"]
-SEAMS = {"base", "contract"}
+SEAMS = {"base", "contract", "resuming"}
 
 
 def describer_names() -> list[str]:
@@ -27,7 +27,9 @@ def describer_class(name: str) -> type[Describer]:
     if name not in describer_names():
         raise UnknownName("describer", name, describer_names())
     module = importlib.import_module(f"{__name__}.{name}")
-    found = [cls for cls in vars(module).values() if inspect.isclass(cls) and issubclass(cls, Describer) and cls.__module__ == module.__name__]
+    found = [
+        cls for cls in vars(module).values() if inspect.isclass(cls) and issubclass(cls, Describer) and cls.__module__ == module.__name__
+    ]
     return next(cls for cls in found if not inspect.isabstract(cls))
 
 

@@ -1,0 +1,102 @@
+"""What the page shows, as plain values."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from milan.catalogue import Catalogue, Entry, as_row, natural
+from milan.dissection.store import Dissection
+from milan.errors import MissingEvidence
+from milan.page.sheets import ACROSS, Sheet
+from milan.units import Unit
+
+BINS = 40
+CANDIDATES = 10  # of a unit on the page; all of them are in the table
+
+
+def page_data(catalogue: Catalogue, dissections: Mapping[str, Dissection], sheets: Mapping[Unit, Sheet]) -> dict[str, Any]:
+    """The page's data block: layers in order, in each its units with texts, scores, pictures and histograms."""
+    layers = sorted({entry.unit.layer for entry in catalogue.entries}, key=_place(catalogue))
+    return {
+        "describer": str(catalogue.facts.get("describer", "")),
+        "layers": [
+            _layer(layer, [entry for entry in catalogue.entries if entry.unit.layer == layer], dissections.get(layer), sheets)
+            for layer in layers
+        ],
+    }
+
+
+def evidence(dissection: Dissection, units: Sequence[Unit]) -> list[dict[str, Any]]:
+    """For each unit its threshold and the counts of its peak activations over the probe, in equal bins; None where there are none."""
+    thresholds, peaks = _kept(dissection.thresholds), _kept(lambda: dissection.activations("max"))
+    return [
+        {
+            "threshold": None if thresholds is None else _short(float(thresholds[dissection.row(unit)])),
+            "histogram": None if peaks is None else _histogram(np.asarray(peaks[:, dissection.row(unit)])),
+        }
+        for unit in units
+    ]
+
+
+def _kept(ask: Callable[[], Tensor]) -> Tensor | None:
+    try:
+        return ask()
+    except MissingEvidence:  # released annotations keep exemplars only
+        return None
+
+
+def _place(catalogue: Catalogue) -> Any:
+    """Layers stand in the target's order where the facts tell it, else by name."""
+    order = [str(layer) for layer in catalogue.facts.get("layers", [])]
+    return lambda layer: (order.index(layer), ()) if layer in order else (len(order), natural(layer))
+
+
+def _layer(name: str, entries: Sequence[Entry], dissection: Dissection | None, sheets: Mapping[Unit, Sheet]) -> dict[str, Any]:
+    units = [entry.unit for entry in entries]
+    known = evidence(dissection, units) if dissection else [{"threshold": None, "histogram": None}] * len(units)
+    first = next((sheets[unit] for unit in units if unit in sheets), None)
+    size = {"width": first.width, "height": first.height} if first else {"width": 1, "height": 1}
+    return {
+        "name": name,
+        "shape": _shape(dissection),
+        "sheet": {"across": ACROSS} | size,
+        "units": [_unit(entry, sheets.get(entry.unit)) | more for entry, more in zip(entries, known, strict=True)],
+    }
+
+
+def _shape(dissection: Dissection | None) -> str:
+    grid = getattr(dissection, "facts", {}).get("grid")  # released annotations do not tell
+    return "" if not grid else "one value" if tuple(grid) == (1, 1) else f"{grid[0]} × {grid[1]}"
+
+
+def _unit(entry: Entry, sheet: Sheet | None) -> dict[str, Any]:
+    said = as_row(entry.description) if entry.description else {}
+    candidates = said.get("candidates", [])
+    return {
+        "index": entry.unit.index,
+        "status": entry.status,
+        "text": said.get("description", ""),
+        "reason": entry.reason,
+        "score": said.get("score"),
+        "picture": sheet.file if sheet else "",
+        "activations": sheet.activations if sheet else [],
+        "images": sheet.images if sheet else [],
+        "concepts": [[each["name"], each["weight"]] for each in said.get("concepts", [])],
+        "candidates": candidates[:CANDIDATES],
+        "more": max(0, len(candidates) - CANDIDATES),
+    }
+
+
+def _short(value: float) -> float | None:
+    return float(f"{value:.4g}") if math.isfinite(value) else None
+
+
+def _histogram(peaks: np.ndarray) -> dict[str, Any] | None:
+    finite = peaks[np.isfinite(peaks)]
+    if not len(finite):
+        return None
+    counts, edges = np.histogram(finite, BINS)
+    return {"counts": counts.tolist(), "low": _short(edges[0]), "high": _short(edges[-1])}

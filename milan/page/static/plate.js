@@ -1,0 +1,157 @@
+// The plate: one unit opened, reached by its link (#layer4:17). It stands before page.js, which starts it.
+"use strict";
+const milanPlate = ({ page, units, at, make, number, focus, shown }) => {
+  const plate = at("plate");
+  let open = null;
+
+  const drawn = (tag, attributes) => {
+    const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    return element;
+  };
+
+  const exemplars = (unit) => {
+    if (!unit.picture) return [];
+    const sheet = unit.layer.sheet;
+    const down = Math.ceil(unit.activations.length / sheet.across);
+    const list = make("ol", "exemplars");
+    unit.activations.forEach((activation, place) => {
+      const item = make("li");
+      const tile = make("div", "exemplar");
+      tile.role = "img";
+      tile.ariaLabel = `exemplar ${place + 1}, image ${unit.images[place]}, activation ${number(activation)}`;
+      tile.title = `image ${unit.images[place]} of the probe`;
+      tile.style.aspectRatio = `${sheet.width} / ${sheet.height}`;
+      tile.style.backgroundImage = `url("${unit.picture}")`;
+      tile.style.backgroundSize = `${100 * sheet.across}% ${100 * down}%`;
+      const x = sheet.across > 1 ? (100 * (place % sheet.across)) / (sheet.across - 1) : 0;
+      const y = down > 1 ? (100 * Math.floor(place / sheet.across)) / (down - 1) : 0;
+      tile.style.backgroundPosition = `${x}% ${y}%`;
+      item.append(tile, make("small", "", number(activation)));
+      list.append(item);
+    });
+    return [list, make("p", "legend", "The strongest first, each with its peak activation; lit where the activation passes the unit’s threshold.")];
+  };
+
+  const histogram = (unit) => {
+    if (!unit.histogram) return [];
+    const { counts, low, high } = unit.histogram;
+    const [width, height] = [400, 92];
+    const step = width / counts.length;
+    const tallest = Math.log1p(Math.max(...counts));
+    const from = Math.min(...unit.activations);
+    const svg = drawn("svg", { viewBox: `0 0 ${width} ${height + 1}`, role: "img", "aria-label": "Histogram of peak activations" });
+    counts.forEach((count, bin) => {
+      const tall = tallest ? (height * Math.log1p(count)) / tallest : 0;
+      const reaches = low + ((bin + 1) * (high - low)) / counts.length > from;
+      svg.append(drawn("rect", { class: reaches ? "shown" : "bins", x: bin * step, y: height - tall, width: step - 1, height: tall }));
+    });
+    svg.append(drawn("line", { class: "base", x1: 0, x2: width, y1: height + 0.5, y2: height + 0.5 }));
+    if (unit.threshold !== null && unit.threshold >= low && unit.threshold <= high) {
+      const x = (width * (unit.threshold - low)) / (high - low || 1);
+      svg.append(drawn("line", { class: "mark", x1: x, x2: x, y1: 0, y2: height }));
+    }
+    const scale = make("div", "scale");
+    scale.append(make("span", "", number(low)), make("span", "", number(high)));
+    const total = counts.reduce((sum, count) => sum + count, 0);
+    const legend = `Peak activation in ${total.toLocaleString("en")} images, counts on a log scale; coloured from the weakest exemplar on; ` +
+      `dashed: the threshold, ${number(unit.threshold)}.`;
+    return [make("h3", "", "How strongly it fires"), svg, scale, make("p", "legend", legend)];
+  };
+
+  const concepts = (unit) => {
+    if (!unit.concepts?.length) return [];
+    const most = Math.max(...unit.concepts.map(([, weight]) => Math.abs(weight))) || 1;
+    const table = make("table");
+    for (const [name, weight] of unit.concepts) {
+      const row = table.insertRow();
+      row.insertCell().textContent = name;
+      const cell = row.insertCell();
+      cell.className = "bar-cell";
+      const bar = make("span", weight < 0 ? "weight minus" : "weight");
+      bar.style.width = `${(100 * Math.abs(weight)) / most}%`;
+      cell.append(bar);
+      row.insertCell().textContent = number(weight);
+    }
+    return [make("h3", "", "Its parts and their weights"), table];
+  };
+
+  const candidates = (unit) => {
+    if (!unit.candidates?.length) return [];
+    const parts = [...new Set(unit.candidates.flatMap((candidate) => Object.keys(candidate)))].filter((name) => name !== "text" && name !== "score");
+    const columns = parts.some((name) => unit.candidates.every((each) => each[name] === each.score)) ? parts : ["score", ...parts];
+    const table = make("table");
+    const head = table.createTHead().insertRow();
+    for (const name of ["considered", ...columns]) {
+      const cell = make("th", "", name === "pmi" ? "PMI" : name.replaceAll("_", " "));
+      cell.scope = "col";
+      head.append(cell);
+    }
+    const body = table.createTBody();
+    for (const candidate of unit.candidates) {
+      const row = body.insertRow();
+      if (candidate.text === unit.text) row.className = "chosen";
+      row.insertCell().textContent = candidate.text;
+      for (const name of columns) row.insertCell().textContent = number(candidate[name]);
+    }
+    const more = unit.more ? [make("p", "legend", `${unit.more} more in the table beside this page.`)] : [];
+    return [make("h3", "", "What else was considered"), table, ...more];
+  };
+
+  const WHY = {
+    dead: "Not described: dead. It never moved on the probe.",
+    sparse: "Not described: sparse. It fired on too few images.",
+    invalid: "Not described: invalid. It gave no finite numbers.",
+    failed: "Not described this time.",
+  };
+
+  const fill = (unit) => {
+    at("plate-unit").textContent = unit.id;
+    at("plate-text").textContent = unit.text || WHY[unit.status] || "Not described.";
+    const score = unit.score === null ? [] : [`score ${number(unit.score)}`];
+    at("plate-facts").textContent = [...score, unit.layer.shape, page.describer, unit.reason].filter(Boolean).join(" · ");
+    at("plate-exemplars").replaceChildren(...exemplars(unit));
+    at("plate-histogram").replaceChildren(...histogram(unit));
+    at("plate-concepts").replaceChildren(...concepts(unit));
+    at("plate-candidates").replaceChildren(...candidates(unit));
+    const place = shown().indexOf(unit);
+    at("before").disabled = place <= 0;
+    at("after").disabled = place < 0 || place === shown().length - 1;
+    plate.scrollTop = 0;
+  };
+
+  const show = (unit) => {
+    open = unit;
+    fill(unit);
+    if (!plate.open) plate.showModal();
+  };
+
+  const turn = (by) => {
+    const next = shown()[shown().indexOf(open) + by];
+    if (!next) return;
+    history.replaceState(null, "", `#${encodeURIComponent(next.id).replaceAll("%3A", ":")}`);
+    show(next);
+  };
+
+  const follow = () => {
+    let name = location.hash.slice(1);
+    try { name = decodeURIComponent(name); } catch { /* a stray % is part of the name */ }
+    const layer = page.layers.find((each) => each.name === name);
+    if (units.has(name)) return show(units.get(name));
+    if (plate.open) plate.close();
+    if (layer) layer.section.scrollIntoView();
+    return undefined;
+  };
+
+  at("before").addEventListener("click", () => turn(-1));
+  at("after").addEventListener("click", () => turn(1));
+  at("close").addEventListener("click", () => plate.close());
+  plate.addEventListener("click", (event) => { if (event.target === plate) plate.close(); });
+  plate.addEventListener("close", () => {
+    if (units.has(open?.id)) history.replaceState(null, "", location.href.split("#")[0]);
+    if (open?.card && !open.card.hidden) focus(open);
+    open = null;
+  });
+  addEventListener("hashchange", follow);
+  follow();
+};

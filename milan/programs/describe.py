@@ -1,0 +1,137 @@
+"""From a network and some images to a table and a page of described units."""
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from milan.command import collected_warnings, parser, run
+
+if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
+    from torch import nn
+
+    from milan.catalogue import Catalogue
+    from milan.describers import Describer
+    from milan.probes import Probe
+    from milan.targets import Target
+    from milan.units import Unit
+
+TARGET, PROBE = "diorama:resnet-objects", "diorama:objects"
+
+
+def describe(
+    target: "str | Target | nn.Module" = TARGET,
+    probe: "str | Probe" = PROBE,
+    describer: "str | Describer" = "milan",
+    *,
+    layers: Sequence[str] = (),
+    units: "str | Iterable[Unit]" = "",
+    out: str | Path | None = None,
+    device: str = "cpu",
+    settings: Mapping[str, Any] | None = None,
+    **dissecting: Any,
+) -> "Catalogue":
+    """Dissects a network, describes its units, and writes the table and the page to ``out``; run again, it goes on where it was.
+
+    Args:
+        target: the network: a spec (see ``load_target``), a ``Target``, or a module that takes batches of 224-pixel images.
+        probe: its images: a spec (see ``load_probe``) or a ``Probe``.
+        describer: the name of one of the package's, or one of yours.
+        layers: dotted paths; for Diorama's networks all annotated layers, if none are given.
+        units: which: "0-99", "3,17", "layer4:0-9,layer1:5", or units; all, if empty.
+        out: folder for everything that is made; ``runs/TARGET-DESCRIBER`` if not given.
+        device: where the target and the describer run.
+        settings: of the describer, by the names of its constructor.
+        dissecting: ``k``, ``quantile``, ``batch_size``, ``memory``, ``workers`` of ``dissect``.
+
+    Raises:
+        MilanError: something given cannot be used as it is; the text says what to do.
+    """
+    from milan.programs.describing import make_plan, perform
+
+    with collected_warnings():
+        return perform(
+            make_plan(
+                target, probe, describer, layers=layers, units=units, out=out, device=device, settings=settings, dissecting=dissecting
+            )
+        )
+
+
+def command(
+    target: str = TARGET,
+    weights: str | None = None,
+    probe: str = PROBE,
+    limit: int | None = None,
+    crop: Literal["center", "squash"] = "center",
+    layers: list[str] | None = None,
+    units: str = "",
+    describer: str = "milan",
+    settings: dict[str, Any] | None = None,
+    out: Path | None = None,
+    k: int = 15,
+    quantile: float = 0.99,
+    batch_size: int = 16,
+    memory: str = "4GiB",
+    workers: int = 0,
+    device: str = "cpu",
+    layout: str | None = None,
+    prefix_tokens: int | None = None,
+    output_index: int | None = None,
+    dry_run: bool = False,
+    list_layers: bool = False,
+) -> None:
+    """Describes the units of a network in words.
+
+    Args:
+        target: the network: torchvision:NAME, timm:NAME, hf:ID_OR_PATH, PATH/FILE.py:FUNCTION or diorama:NAME
+        weights: a safetensors file or a saved state dict, or random; else those of the library
+        probe: the images: FOLDER, FILE.parquet, hf:ID_OR_PATH or diorama:NAME
+        limit: only the first so many images
+        crop: center (the middle of each image) or squash (all of it)
+        layers: dotted paths of the layers; --list_layers prints those there are
+        units: of each layer, as 0-99 or 3,17 or layer4:0-9,layer1:5; all by default
+        describer: the method, by the name of its file in milan/describers
+        settings: of the describer, one by one: --settings.KEY VALUE
+        out: the folder to write to; runs/TARGET-DESCRIBER by default
+        k: exemplars of a unit
+        quantile: of a unit's activations, above which a place belongs to its mask
+        batch_size: images that are decoded at a time; changes no result
+        memory: for the statistics, as 4GiB
+        workers: further threads that decode images
+        device: where network and describer run, as cpu or cuda
+        layout: BCHW, BHWC, BNC or BC, where it is not told rightly by itself
+        prefix_tokens: tokens before the grid, where it is not told rightly by itself
+        output_index: which tensor of a layer's output counts, where it has several
+        dry_run: tell what would be done and how large it is, and end
+        list_layers: print the layers that can be dissected, and end
+    """
+    from milan.probes import load_probe
+    from milan.programs.describing import make_plan, perform
+    from milan.programs.telling import tell_plan, tell_result
+    from milan.targets import format_layers, load_target
+
+    network = load_target(target, weights=weights, device=device, layout=layout, prefix_tokens=prefix_tokens, output_index=output_index)
+    if list_layers:
+        print(format_layers(network))
+        return
+    images = load_probe(probe, size=network.image_size, resize=network.resize, crop=crop, limit=limit)
+    dissecting = {"k": k, "quantile": quantile, "batch_size": batch_size, "memory": memory, "workers": workers}
+    plan = make_plan(
+        network, images, describer, layers=layers or (), units=units, out=out, device=device, settings=settings, dissecting=dissecting
+    )
+    if dry_run:
+        tell_plan(plan)
+    else:
+        tell_result(perform(plan), plan.out)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The program: reads the options, runs, and gives the exit status."""
+    options = parser("describe.py", "Describes the units of a network in words.", command)
+    chosen = options.instantiate_classes(options.parse_args(words)).as_dict()
+    chosen.pop("config", None)
+    return run(lambda: command(**chosen))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,239 @@
+"""What a run of describe.py is to do, and doing it."""
+
+import inspect
+import json
+import platform
+import re
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import torch
+import yaml
+from torch import nn
+
+from milan.catalogue import OK, Catalogue, Entry
+from milan.command import warnings_so_far
+from milan.describers import Describer, describer_class, load_describer
+from milan.describers.resuming import describe_units
+from milan.diorama.networks import LAYERS
+from milan.dissection.dissect import dissect
+from milan.dissection.shards import Shard, shard_here
+from milan.dissection.store import Dissection
+from milan.errors import BadInput, MilanWarning, UnknownName
+from milan.page import write_page, write_sheets
+from milan.probes import Probe, load_probe
+from milan.storage import atomic, locked, versions
+from milan.targets import Target, load_target
+from milan.units import Unit
+
+
+@dataclass
+class Plan:
+    """Everything that a run needs, found and checked before it starts."""
+
+    target: Target
+    probe: Probe
+    describer: Describer
+    units: dict[str, list[int]]  # of each layer, in the target's order
+    out: Path
+    dissecting: dict[str, Any] = field(default_factory=dict)  # k, quantile, batch_size, memory, workers
+    options: dict[str, Any] = field(default_factory=dict)  # what config.yaml keeps; empty if the run cannot be written as options
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def layers(self) -> list[str]:
+        return list(self.units)
+
+
+def make_plan(
+    target: str | Target | nn.Module,
+    probe: str | Probe,
+    describer: str | Describer,
+    *,
+    layers: Sequence[str] = (),
+    units: str | Iterable[Unit] = "",
+    out: str | Path | None = None,
+    device: str = "cpu",
+    settings: Mapping[str, Any] | None = None,
+    dissecting: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Finds all that is named; whatever is wrong with an option is told here, before the first image is read."""
+    if not isinstance(target, Target):
+        target = load_target(target, device=device) if isinstance(target, str) else Target(target, device=device)
+    found = target.select(layers or default_layers(target))
+    chosen = choose_units(units, {layer.name: layer.units for layer in found})
+    if not isinstance(probe, Probe):
+        probe = load_probe(probe, size=target.image_size, resize=target.resize)
+    if isinstance(describer, str):
+        describer = load_describer(describer, **_settings(describer, dict(settings or {}), device))
+    elif settings:
+        raise BadInput("settings are for a describer given by name; set them where you make yours")
+    place = Path(out) if out else Path("runs") / re.sub(r"[^\w.-]+", "-", f"{target.name}-{describer.name}").strip("-")
+    plan = Plan(target, probe, describer, chosen, place, dict(dissecting or {}))
+    plan.options = _options(plan, units, device, dict(settings or {}))
+    return plan
+
+
+def perform(plan: Plan) -> Catalogue:
+    """Dissects, describes and writes; what an earlier run into the same folder has finished is not done again."""
+    shard = shard_here(plan.target.device)
+    with locked(plan.out) if shard.rank == 0 else nullcontext():
+        if shard.rank == 0 and plan.options:
+            _write_text(plan.out / "config.yaml", yaml.safe_dump(plan.options, sort_keys=False, allow_unicode=True))
+        with _timed(plan, "dissecting"):
+            dissections = dissect(plan.target, plan.probe, plan.layers, plan.out / "dissection", **plan.dissecting)
+        wanted = {layer: [Unit(layer, index) for index in indices] for layer, indices in plan.units.items()}
+        with _timed(plan, "describing"):
+            entries = describe_units(plan.describer, dissections, wanted, plan.out, shard)
+        return _write(plan, dissections, entries, shard)
+
+
+def default_layers(target: Target) -> list[str]:
+    """The annotated layers of Diorama's networks; of others the user names them."""
+    name = target.spec.partition("diorama:")[2]
+    if name not in LAYERS:
+        raise BadInput(f"no layers were named for {target.name}; name some with --layers A B (--list_layers prints them)")
+    return LAYERS[name]
+
+
+def choose_units(wanted: str | Iterable[Unit], counts: Mapping[str, int]) -> dict[str, list[int]]:
+    """The indices asked for in each layer that has ``counts`` units.
+
+    >>> choose_units("0-2,5", {"conv1": 8}), choose_units("fc:1", {"conv1": 8, "fc": 4})
+    ({'conv1': [0, 1, 2, 5]}, {'fc': [1]})
+    """
+    if not wanted:
+        return {layer: list(range(count)) for layer, count in counts.items()}
+    found: dict[str, set[int]] = {layer: set() for layer in counts}
+    for part in wanted.split(",") if isinstance(wanted, str) else map(str, wanted):
+        layer, first, last = _range(part)
+        if layer and layer not in counts:
+            raise UnknownName("layer of units", layer, counts, f"it is in {part.strip()!r}; name it among the layers too")
+        for name in [layer] if layer else counts:
+            if first >= counts[name] or (layer and last >= counts[name]):
+                raise BadInput(f"units of {name} lie between 0 and {counts[name] - 1}; {part.strip()!r} asks for others")
+            if last >= counts[name]:
+                warnings.warn(
+                    f"{name} has {counts[name]} units: of {part.strip()!r} took up to {counts[name] - 1}", MilanWarning, stacklevel=2
+                )
+            found[name] |= set(range(first, min(last, counts[name] - 1) + 1))
+    return {layer: sorted(indices) for layer, indices in found.items() if indices}
+
+
+def _range(part: str) -> tuple[str, int, int]:
+    """``LAYER:FIRST-LAST``, of which the layer and the last may be left out."""
+    match = re.fullmatch(r"\s*(?:(.+):)?(\d+)(?:-(\d+))?\s*", part)
+    if not match or int(match[3] or match[2]) < int(match[2]):
+        raise BadInput(f"not units: {part.strip()!r}; write 0-99 or 3,17 or LAYER:0-9")
+    return match[1] or "", int(match[2]), int(match[3] or match[2])
+
+
+def _settings(name: str, settings: dict[str, Any], device: str) -> dict[str, Any]:
+    """The settings with their values as the describer's constructor declares them; the run's device unless it has its own."""
+    cls = describer_class(name)
+    load_describer(name, **settings)  # names that are not known are told with the nearest
+    reader = jsonargparse.ArgumentParser(exit_on_error=False)
+    reader.add_class_arguments(cls, as_group=False)
+    try:
+        typed = vars(reader.parse_object(settings))
+    except jsonargparse.ArgumentError as error:
+        raise BadInput(f"settings of {name}: {' '.join(str(error).split())}") from None
+    kept = {setting: typed[setting] for setting in settings}
+    return ({"device": device} if "device" in inspect.signature(cls.__init__).parameters else {}) | kept
+
+
+def _options(plan: Plan, units: str | Iterable[Unit], device: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The run as options of describe.py; empty if something in it was made in Python."""
+    probe = plan.probe.settings
+    nameless = not plan.target.spec or not probe["spec"] or not _by_name(plan.describer)
+    if nameless or probe["size"] != plan.target.image_size or any(not _plain(value) for value in settings.values()):
+        return {}
+    target = {"target": plan.target.spec, "weights": plan.target.weights or None}
+    reading = {name: getattr(plan.target, name) for name in ("layout", "prefix_tokens", "output_index")}
+    asked = units if isinstance(units, str) else ",".join(str(unit) for unit in sorted(units))
+    described = {"describer": plan.describer.name, "settings": settings or None, "device": device, "out": str(plan.out)}
+    return (
+        target
+        | reading
+        | {"probe": probe["spec"], "limit": probe["limit"], "crop": probe["crop"], "layers": plan.layers, "units": asked}
+        | described
+        | plan.dissecting
+    )
+
+
+def _by_name(describer: Describer) -> bool:
+    return type(describer).__module__.startswith("milan.describers.")
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, str | int | float | bool | None)
+
+
+def _write(plan: Plan, dissections: dict[str, Dissection], entries: list[Entry], shard: Shard) -> Catalogue:
+    """Writes table, page and ``run.json``; of several processes only the first."""
+    if shard.rank:
+        return Catalogue(tuple(entries), _facts(plan, dissections, entries))
+    with _timed(plan, "page"):
+        shown = [entry.unit for entry in entries if entry.status in (OK, "failed", "sparse")]
+        sheets = write_sheets(dissections, shown, plan.out / "page")
+        catalogue = Catalogue(tuple(entries), _facts(plan, dissections, entries))  # now all warnings are known
+        write_page(catalogue, dissections, plan.out / "page", sheets)
+    catalogue.write(plan.out)
+    made = {"seconds": plan.seconds, "made": datetime.now(UTC).isoformat(timespec="seconds")}
+    _write_text(plan.out / "run.json", json.dumps({**catalogue.facts, **made}, indent=1) + "\n")
+    return catalogue
+
+
+def _facts(plan: Plan, dissections: dict[str, Dissection], entries: list[Entry]) -> dict[str, Any]:
+    """What ``run.json`` says of the run, and the page at its foot."""
+    first = next(iter(dissections.values()))
+    skipped = sorted({index for dissection in dissections.values() for index in getattr(dissection, "facts", {}).get("skipped", [])})
+    failed = [entry for entry in entries if entry.status == "failed"]
+    told = (
+        [f"{len(failed)} units could not be described ({failed[0].unit}: {failed[0].reason}); run again to try them again"]
+        if failed
+        else []
+    )
+    return {
+        "target": plan.target.spec or plan.target.name,
+        "weights": plan.target.weights,
+        "probe": plan.probe.spec or plan.probe.name,
+        "images": len(plan.probe),
+        "skipped": skipped,
+        "layers": plan.layers,
+        "k": first.k,
+        "quantile": first.quantile,
+        "describer": plan.describer.name,
+        "settings": {name: value if _plain(value) else str(value) for name, value in plan.describer.settings.items()},
+        "seed": plan.describer.settings.get("seed"),
+        "device": str(plan.target.device),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "threads": torch.get_num_threads(),
+        "hashes": {
+            "target": plan.target.fingerprint,
+            "probe": plan.probe.fingerprint,
+            "describer": plan.describer.key,
+            **{layer: dissection.key for layer, dissection in dissections.items()},
+        },
+        "versions": versions(),
+        "warnings": [*warnings_so_far(), *told],
+    }
+
+
+def _write_text(path: Path, text: str) -> None:
+    with atomic(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _timed(plan: Plan, part: str) -> Iterator[None]:
+    start = time.monotonic()
+    yield
+    plan.seconds[part] = round(time.monotonic() - start, 2)

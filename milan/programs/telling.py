@@ -1,0 +1,106 @@
+"""What describe.py prints: the size of what it would do, and what it has found."""
+
+import sys
+import time
+from collections.abc import Iterator
+from itertools import groupby, islice
+
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from milan.catalogue import Catalogue, Entry
+from milan.command import escaped
+from milan.dissection.hooks import recorded
+from milan.programs.describing import Plan
+
+SHOWN = 15  # units in the table that is printed
+SHEET_BYTES = 45_000  # of 15 photographs, found on ImageNet
+
+
+def tell_result(catalogue: Catalogue, out: "str | object") -> None:
+    """A table of some units of every layer, the best first, and where everything is."""
+    console = _console()
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name, style, justify in (("unit", "cyan", "left"), ("score", "dim", "right"), ("description", "", "left")):
+        table.add_column(name, style=style, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for entry in some(catalogue, SHOWN):
+        said = entry.description
+        table.add_row(escaped(str(entry.unit)), f"{said.score:.2f}" if said else "", escaped(said.text if said else entry.status))
+    console.print(table)
+    console.print()
+    counts = ", ".join(f"{count} {status}" for status, count in catalogue.counts.items() if status != "ok")
+    shown = min(SHOWN, len(catalogue.descriptions))
+    console.print(f"{len(catalogue.descriptions)} of {len(catalogue)} units described{counts and f' ({counts})'}; {shown} of them above")
+    for name, file in (("table", "descriptions.csv"), ("page", "page/index.html")):
+        console.print(f"{name:5}  {escaped(f'{out}/{file}')}", soft_wrap=True)
+
+
+def some(catalogue: Catalogue, count: int) -> list[Entry]:
+    """The best described units of every layer, as many of each as of any other, in the order of layer and score."""
+    said = [entry for entry in catalogue.entries if entry.description is not None]
+    layers = [
+        sorted(entries, key=lambda entry: -entry.description.score) for _, entries in groupby(said, key=lambda entry: entry.unit.layer)
+    ]  # type: ignore[union-attr]
+    each = max(1, count // max(1, len(layers)))
+    return [entry for layer in layers for entry in layer[:each]][:count]
+
+
+def tell_plan(plan: Plan) -> None:
+    """What a run would do and how large it is; runs the target on a few images to tell how long it takes, and writes nothing."""
+    console = _console()
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("layer", "units", "asked for", "map"):
+        table.add_column(name, justify="left" if name == "layer" else "right", overflow="fold")
+    for name, chosen in plan.units.items():
+        layer = plan.target.layer(name)
+        table.add_row(escaped(name), str(layer.units), str(len(chosen)), f"{layer.grid[0]} x {layer.grid[1]}")
+    console.print(table)
+    console.print()
+    units = sum(map(len, plan.units.values()))
+    for name, text in (
+        ("target", str(plan.target)),
+        ("probe", f"{plan.probe.spec or plan.probe.name}, {len(plan.probe):,} images of {plan.probe.size} pixels"),
+        ("describe", f"{units:,} units by {plan.describer.name}"),
+        ("disk", f"about {_bytes(plan) / 2**20:,.0f} MiB in {plan.out}"),
+        ("time", f"about {_seconds(plan) / 60:.1f} minutes to dissect on {plan.target.device}; then the describer's own"),
+        (
+            "kept",
+            "an earlier run is there: what fits this one is not done again"
+            if (plan.out / "journal.sqlite").exists()
+            else "nothing from before",
+        ),
+    ):
+        console.print(f"{name:9} {escaped(text)}", soft_wrap=True)
+    console.print("\nnothing was written (--dry_run)")
+
+
+def _bytes(plan: Plan) -> int:
+    """Of the dissection and the page, when all that can differ between exemplars does."""
+    k = min(plan.dissecting.get("k", 15), len(plan.probe))
+    layers = [plan.target.layer(name) for name in plan.layers]
+    found = sum(layer.units * (k * layer.grid[0] * layer.grid[1] + 2 * len(plan.probe)) * 4 for layer in layers)
+    images = min(len(plan.probe), sum(layer.units for layer in layers) * k) * 3 * plan.probe.size**2
+    return found + images + sum(map(len, plan.units.values())) * SHEET_BYTES * k // 15
+
+
+def _seconds(plan: Plan) -> float:
+    """To dissect: the time for a few images, decoding included, times all."""
+
+    def nothing(layer: str, maps: Tensor, cls: Tensor | None) -> None: ...
+
+    start, seen = time.monotonic(), 0
+    with recorded(plan.target, plan.layers, nothing) as look:
+        for ids, images in _few(plan):
+            look(plan.target.prepare(images))
+            seen += len(ids)
+    return (time.monotonic() - start) / max(1, seen) * len(plan.probe)
+
+
+def _few(plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
+    return islice(plan.probe.batches(8, 0, 16), 2)
+
+
+def _console() -> Console:
+    """Where there is no terminal, lines are as long as they are."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
