@@ -18,7 +18,6 @@ from types import FrameType, UnionType
 from typing import Any, NoReturn, Union, get_args, get_origin
 
 import jsonargparse
-from rich.markup import escape
 
 from milan.errors import MilanError, MilanWarning, nearest
 
@@ -144,12 +143,18 @@ def clean(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """``clean`` text that rich prints as it is, whatever brackets are in it.
+    """``clean`` text that rich prints as it is, whatever brackets are in it, where it stands alone.
 
     >>> escaped("[red]a[/]")
     '\\\\[red]a\\\\[/]'
     """
-    return escape(clean(text))
+    return re.sub(r"(\\*)\[(?=([a-z#/@][^\[]*?\])?)", _bracket, clean(text))
+
+
+def _bracket(found: re.Match) -> str:
+    """A bracket that rich prints: rich's own ``escape`` loses or adds a backslash beside some brackets and at the end."""
+    slashes = found[1]
+    return f"{slashes * 2}\\[" if found[2] else f"{slashes}\\[" if slashes else "["
 
 
 _DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")

@@ -1,0 +1,241 @@
+"""The command line: what it reads, how it ends, what it tells."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from milan import progress as progress_module
+from milan.command import clean, collected_warnings, escaped, parser, run, warnings_so_far
+from milan.embedded import embedded
+from milan.errors import BadInput, MilanWarning
+from milan.progress import progress
+
+
+def program(
+    target: str = "diorama:resnet-objects",
+    layers: list[str] | None = None,
+    units: list[int] = [],  # noqa: B006  (never changed)
+    k: int = 15,
+    how: Literal["center", "squash"] = "center",
+    out: Path = Path("runs"),
+    dry_run: bool = False,
+) -> None:
+    """Does it.
+
+    Args:
+        target: the network that is looked at
+        layers: the layers to take
+    """
+
+
+def options(*words: str) -> dict:
+    return parser("program", "Does it.", program).parse_args(list(words)).as_dict()
+
+
+def test_words_become_options() -> None:
+    found = options("--layers", "a", "b.c", "--units", "1", "2", "--dry_run", "--out", "x", "--how=squash")
+    assert (found["layers"], found["units"], found["dry_run"], found["out"], found["how"]) == (
+        ["a", "b.c"],
+        [1, 2],
+        True,
+        Path("x"),
+        "squash",
+    )
+    assert options("--dry_run", "false", "--layers=a")["dry_run"] is False
+    assert options("--layers=a")["layers"] == ["a"]
+    assert options("--layers", "[a, b]")["layers"] == ["a", "b"]
+    assert options()["layers"] is None
+
+
+def test_config_and_what_print_config_prints_make_the_same(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        options("--layers", "a", "--k", "3", "--print_config")
+    printed = capsys.readouterr().out
+    assert yaml.safe_load(printed)["k"] == 3
+    (tmp_path / "c.yaml").write_text(printed)
+    found = options("--config", str(tmp_path / "c.yaml"), "--k", "4")
+    assert (found["layers"], found["k"]) == (["a"], 4)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--layrs", "a"], "unknown option '--layrs'; nearest: --layers"),
+        (["--target", "x", "--ou=3"], "unknown option '--ou'; nearest: --out, --how"),
+        (["--lay", "a"], "unknown option '--lay'; nearest: --layers"),  # no abbreviations
+        (["--k", "many"], "--k: expected int, got 'many'"),
+        (["--how", "stretch"], "--how: expected Literal['center', 'squash'], got 'stretch'"),
+        (["word"], "'word' belongs to no option"),
+        (["--out"], "--out: expected one argument"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_faults_are_one_line_with_what_to_do(words: list[str], told: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        options(*words)
+    printed = capsys.readouterr()
+    assert ended.value.code == 2
+    assert told in printed.err
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+
+
+def test_unknown_option_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "c.yaml").write_text("layrs: [a]\n")
+    with pytest.raises(SystemExit):
+        options("--config", str(tmp_path / "c.yaml"))
+    assert "unknown option '--layrs'; nearest: --layers" in capsys.readouterr().err
+
+
+def test_help_tells_the_docstring(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        options("--help")
+    assert ended.value.code == 0
+    assert "the network that is looked at" in capsys.readouterr().out
+
+
+def test_command_and_package_import_no_torch() -> None:
+    code = "import sys, milan, milan.command, milan.storage, milan.progress, milan.embedded; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_every_name_of_the_package_is_there() -> None:
+    import milan
+
+    for name in milan.__all__:
+        assert getattr(milan, name).__name__ == name
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        _ = milan.Nothing
+
+
+def raising(error: BaseException):
+    def main() -> None:
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [
+        (BadInput("no images under a\x1b[2J/b\nor so"), 2, "error: no images under a[2J/b or so\n"),
+        (KeyboardInterrupt(), 130, "interrupted; run the same command again to continue where it stopped\n"),
+        (OSError(28, "No space left on device", "out/x.npy"), 2, "error: cannot write out/x.npy: No space left on device; make room"),
+    ],
+)
+def test_run_ends(error: BaseException, status: int, told: str, capsys: pytest.CaptureFixture) -> None:
+    assert run(raising(error)) == status
+    printed = capsys.readouterr().err
+    assert printed.startswith(told)
+    assert printed.count("\n") == 1
+
+
+def test_run_hides_no_fault_of_ours() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run(raising(ZeroDivisionError()))
+
+
+def test_run_well() -> None:
+    assert run(lambda: None) == 0
+
+
+WAITING = """
+    import sys, time
+    from pathlib import Path
+    from milan.command import run
+    from milan.storage import atomic, locked
+    def main():
+        with locked(Path(sys.argv[1])), atomic(Path(sys.argv[1], "a.txt")) as partial:
+            partial.write_text("half")
+            print("ready", flush=True)
+            time.sleep(60)
+    sys.exit(run(main))
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_end_it_cleanly(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    command = [sys.executable, "-c", textwrap.dedent(WAITING), str(tmp_path / "out")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(number)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == status
+    assert "run the same command again" in told
+    assert told.count("\n") == 1
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_reader_that_leaves_is_no_fault() -> None:
+    code = "import sys; from milan.command import run; sys.exit(run(lambda: [print('x' * 1000) for _ in range(1000)]))"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=30) == 141
+    assert process.stderr.read() == b""
+
+
+def test_warnings_are_told_once_and_kept(capsys: pytest.CaptureFixture) -> None:
+    with collected_warnings():
+        for _ in range(3):
+            warnings.warn("2 images skipped: a\x1b.png", MilanWarning, stacklevel=1)
+        assert warnings_so_far() == ["2 images skipped: a.png"]
+    assert capsys.readouterr().err == "warning: 2 images skipped: a.png\n"
+    with collected_warnings():
+        assert warnings_so_far() == []
+
+
+@given(st.text())
+def test_clean_is_harmless_and_settled(text: str) -> None:
+    once = clean(text)
+    assert clean(once) == once
+    assert not any(ord(sign) < 32 or 127 <= ord(sign) < 160 or "\ud800" <= sign <= "\udfff" for sign in once)
+    once.encode()
+
+
+@given(st.text(alphabet="[]/\\ab#red "))
+def test_escaped_is_printed_as_it_is(text: str) -> None:
+    from rich.text import Text
+
+    assert Text.from_markup(escaped(text)).plain == clean(text)
+
+
+def test_progress_gives_all_and_logs_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    assert list(progress(range(5), text="counting")) == [0, 1, 2, 3, 4]
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(progress_module, "PAUSE", 0.02)
+    for _ in progress(iter(range(4)), total=4, text="waiting"):
+        time.sleep(0.03)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines
+    assert lines[-1].startswith("waiting: 3 of 4 in ")
+
+
+def test_embedded_finds_the_checkout_and_says_what_is_missing() -> None:
+    assert embedded("data").is_dir()
+    assert embedded("configs").is_dir()
+    with pytest.raises(BadInput, match="data/nothing does not come with"):
+        embedded("data/nothing")
+
+
+def test_locale_changes_nothing() -> None:
+    code = "from milan.command import clean; print(ascii(clean('Ünit\\x07 — 1')))"
+    told = {
+        subprocess.run([sys.executable, "-c", code], env=os.environ | {"LC_ALL": name}, capture_output=True, check=True).stdout
+        for name in ("C", "C.UTF-8")
+    }
+    assert len(told) == 1

@@ -1,0 +1,220 @@
+"""Files whole or absent, locks that end with their holder, journals that survive a kill."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from milan.errors import BadInput
+from milan.storage import Journal, atomic, cache_folder, content_key, locked, versions
+
+
+def started(code: str, *arguments: object) -> subprocess.Popen:
+    """A Python process running ``code``, after it has printed its first line."""
+    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_atomic_appears_whole_and_keeps_the_suffix(tmp_path: Path) -> None:
+    target = tmp_path / "a.npy"
+    target.write_text("old")
+    with atomic(target) as partial:
+        assert partial.suffix == ".npy"
+        assert partial.parent == tmp_path
+        partial.write_text("new")
+        assert target.read_text() == "old"
+    assert target.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt(), ValueError(), OSError(errno.ENOSPC, "No space left on device")])
+def test_atomic_leaves_nothing_after_a_fault(tmp_path: Path, fault: BaseException) -> None:
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+
+    def write() -> None:
+        with atomic(target) as partial:
+            partial.write_text("half")
+            raise fault
+
+    with pytest.raises(type(fault)):
+        write()
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+WRITER = """
+    import sys, time
+    from pathlib import Path
+    from milan.storage import atomic, locked
+    with locked(Path(sys.argv[1])), atomic(Path(sys.argv[1]) / "a.txt") as partial:
+        partial.write_text("half")
+        print("ready", flush=True)
+        time.sleep(60)
+"""
+
+
+def test_killed_writer_leaves_no_half_file_and_no_lock(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = started(WRITER, out)
+    with pytest.raises(BadInput, match=rf"being written by process {process.pid} on "), locked(out):
+        pass
+    process.kill()
+    process.wait()
+    assert not (out / "a.txt").exists()
+    with locked(out):
+        assert [file.name for file in out.iterdir()] == [".lock"]  # the half file has gone too
+    assert list(out.iterdir()) == []
+
+
+def test_two_holders_in_one_process(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(BadInput, match="already being written by this process"), locked(tmp_path):
+        pass
+    with locked(tmp_path):
+        pass
+
+
+def test_lock_of_another_machine_is_respected(tmp_path: Path) -> None:
+    lock = tmp_path / ".lock"
+    lock.write_text(json.dumps({"pid": 7, "host": "elsewhere", "boot": "another"}))
+    with pytest.raises(BadInput, match=r"process 7 on elsewhere; if that process has ended, delete .*\.lock"), locked(tmp_path):
+        pass
+    lock.unlink()
+    with locked(tmp_path):
+        pass
+
+
+def test_lock_that_was_never_signed_is_stale(tmp_path: Path) -> None:
+    (tmp_path / ".lock").write_text("")
+    with locked(tmp_path):
+        pass
+
+
+def test_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="is a file"), locked(tmp_path / "file"):
+        pass
+    with pytest.raises(BadInput, match="part of its path is a file"), locked(tmp_path / "file" / "below"):
+        pass
+
+
+def test_folder_that_cannot_be_written() -> None:
+    with pytest.raises(BadInput, match="cannot write to /proc/self/milan"), locked(Path("/proc/self/milan")):
+        pass
+
+
+@given(st.dictionaries(st.text(max_size=5), st.one_of(st.integers(), st.text(max_size=9), st.lists(st.booleans())), max_size=5))
+def test_content_key_forgets_order_only(parts: dict) -> None:
+    key = content_key(parts=parts)
+    assert key == content_key(parts=dict(reversed(parts.items())))
+    assert len(key) == 16
+    assert key != content_key(parts=parts | {"one more": 1})
+
+
+def test_content_key_is_the_same_in_every_process() -> None:
+    code = "from milan.storage import content_key; print(content_key(b=[1, 2.5, None], a='\\udcff'))"
+    keys = {
+        subprocess.run([sys.executable, "-c", code], env=os.environ | extra, capture_output=True, text=True, check=True).stdout.strip()
+        for extra in ({"PYTHONHASHSEED": "1"}, {"PYTHONHASHSEED": "2", "LC_ALL": "C", "TZ": "Asia/Tokyo"})
+    }
+    assert keys == {content_key(a="\udcff", b=[1, 2.5, None])}
+
+
+def test_content_key_of_what_is_not_plain() -> None:
+    with pytest.raises(BadInput, match="is not a plain value"):
+        content_key(a=object())
+
+
+@given(st.text(), st.dictionaries(st.text(), st.one_of(st.none(), st.text(), st.floats(allow_nan=False), st.integers())))
+def test_journal_gives_back_what_was_put(tmp_path: Path, id: str, value: dict) -> None:
+    with Journal(tmp_path / "journal.sqlite", "key") as journal:
+        journal.put(id, value)
+    with Journal(tmp_path / "journal.sqlite", "key") as journal:
+        assert journal.get(id) == value
+        assert id in journal.ids()
+
+
+def test_journal_takes_surrogates_of_file_names(tmp_path: Path) -> None:
+    with Journal(tmp_path / "journal.sqlite", "key") as journal:
+        journal.put("a\udcff.png", {"text": "\udcff"})
+        assert journal.get("a\udcff.png") == {"text": "\udcff"}
+
+
+def test_journal_of_another_key_starts_afresh(tmp_path: Path) -> None:
+    with Journal(tmp_path / "journal.sqlite", "one") as journal:
+        journal.put("b", {})
+        journal.put("a", {})
+        journal.put("b", {"again": 1})
+        assert journal.ids() == ["b", "a"]
+    with Journal(tmp_path / "journal.sqlite", "two") as journal:
+        assert journal.ids() == []
+        assert journal.get("a") is None
+
+
+PUTTER = """
+    import itertools, sys
+    from pathlib import Path
+    from milan.storage import Journal
+    journal = Journal(Path(sys.argv[1]), "key")
+    print("ready", flush=True)
+    for number in itertools.count():
+        journal.put(str(number), {"number": number})
+        print(number, flush=True)
+"""
+
+
+def test_journal_survives_kill(tmp_path: Path) -> None:
+    process = started(PUTTER, tmp_path / "journal.sqlite")
+    time.sleep(0.5)
+    process.send_signal(signal.SIGKILL)
+    assert process.stdout is not None
+    told = [int(line) for line in process.stdout.read().split("\n")[:-1]]
+    process.wait()
+    assert told
+    with Journal(tmp_path / "journal.sqlite", "key") as journal:
+        kept = [int(id) for id in journal.ids()]
+    assert kept[: len(told)] == told  # all that put returned from, and at most the one it was in
+    assert len(kept) - len(told) in (0, 1)
+
+
+def test_journal_on_a_full_disk_keeps_what_it_has(tmp_path: Path) -> None:
+    with Journal(tmp_path / "journal.sqlite", "key") as journal:
+        journal.put("a", {"text": "kept"})
+        pages = journal._base.execute("PRAGMA page_count").fetchone()[0]
+        journal._base.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own way to a full disk
+        with pytest.raises(BadInput, match="database or disk is full; what was finished is kept"):
+            journal.put("b", {"text": "x" * 100_000})
+    with Journal(tmp_path / "journal.sqlite", "key") as journal:
+        assert journal.ids() == ["a"]
+
+
+def test_journal_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "journal.sqlite").write_bytes(b"no data base at all" * 99)
+    with pytest.raises(BadInput, match="delete it to start afresh"):
+        Journal(tmp_path / "journal.sqlite", "key")
+
+
+def test_versions_name_what_decides_numbers() -> None:
+    found = versions()
+    assert {"python", "milan", "torch", "torchvision", "numpy", "pillow"} <= found.keys()
+    assert all(isinstance(value, str) and value for value in found.values())
+
+
+def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MILAN_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path
+    monkeypatch.delenv("MILAN_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "milan"
