@@ -96,9 +96,12 @@ class Catalogue:
         write_parquet(folder / "descriptions.parquet", rows)
 
     def _repr_html_(self) -> str:
-        from milan.notebook import catalogue_html  # only a notebook asks
+        from milan.notebook import table_html  # only a notebook asks
 
-        return catalogue_html(self)
+        rows = [
+            (str(entry.unit), *((said.score, said.text) if (said := entry.description) else (None, entry.status))) for entry in self.entries
+        ]
+        return table_html(rows, self.counts)
 
 
 def read_catalogue(path: Path | str) -> Catalogue:

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ def _cell(value: Any) -> Any:
     return guard(value) if isinstance(value, str) else value
 
 
-_TYPES = {"unit": int, "score": float, "bias": float, "concepts": json.loads, "candidates": json.loads}
+_TYPES: dict[str, Callable[[str], Any]] = {"unit": int, "score": float, "bias": float, "concepts": json.loads, "candidates": json.loads}
 
 
 def _value(name: str, cell: str | None) -> Any:

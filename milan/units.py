@@ -40,6 +40,11 @@ class Exemplars:
     activations: Float[Tensor, " k"]  # peak activation in each image, in the target's own scale
     ids: Int[Tensor, " k"]  # row of each image in the probe
 
+    def _repr_html_(self) -> str:
+        from milan.notebook import exemplars_html  # only a notebook asks
+
+        return exemplars_html(self)
+
 
 @dataclass(frozen=True)
 class Description:
@@ -51,6 +56,11 @@ class Description:
     concepts: tuple[tuple[str, float], ...] = ()  # weighted parts that add up (Linear Explanations)
     bias: float = 0.0
     candidates: tuple["Candidate", ...] = ()  # runners-up, best first, the chosen one included
+
+    def _repr_html_(self) -> str:
+        from milan.notebook import description_html  # only a notebook asks
+
+        return description_html(self)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
 """One file per method: ``load_describer("milan")`` takes the describer of ``milan/describers/milan.py``."""
 
-import importlib
+import importlib.util
 import inspect
 import pkgutil
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from milan.describers.base import Describer, Failure, living
@@ -23,14 +25,38 @@ def describer_names() -> list[str]:
 
 
 def describer_class(name: str) -> type[Describer]:
-    """The describer that ``milan/describers/<name>.py`` defines; an unknown name is answered with the nearest."""
+    """The describer that ``milan/describers/<name>.py`` defines, or one of yours by ``PATH/FILE.py:CLASS``.
+
+    Raises:
+        UnknownName: there is none of that name; the nearest are told.
+    """
+    if name.rpartition(":")[0].endswith(".py"):
+        return _from_file(name)
     if name not in describer_names():
-        raise UnknownName("describer", name, describer_names())
+        raise UnknownName("describer", name, describer_names(), "or give one of yours as PATH/FILE.py:CLASS")
     module = importlib.import_module(f"{__name__}.{name}")
-    found = [
-        cls for cls in vars(module).values() if inspect.isclass(cls) and issubclass(cls, Describer) and cls.__module__ == module.__name__
-    ]
-    return next(cls for cls in found if not inspect.isabstract(cls))
+    return next(iter(_describers(module).values()))
+
+
+def _from_file(spec: str) -> type[Describer]:
+    file, _, name = spec.rpartition(":")
+    path = Path(file)
+    if not path.is_file():
+        raise BadInput(f"no file {file} (asked for as describer {spec!r})")
+    found = importlib.util.spec_from_file_location(path.stem, path)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    if name not in (known := _describers(module)):
+        raise UnknownName(f"describer in {file}", name, known)
+    return known[name]
+
+
+def _describers(module: ModuleType) -> dict[str, type[Describer]]:
+    """The describers that a module defines itself, by the names of their classes."""
+    classes = {name: value for name, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module.__name__}
+    return {name: cls for name, cls in classes.items() if issubclass(cls, Describer) and not inspect.isabstract(cls)}
 
 
 def load_describer(name: str, **settings: Any) -> Describer:

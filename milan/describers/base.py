@@ -3,6 +3,7 @@
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -44,8 +45,18 @@ class Describer(ABC):
 
     @property
     def key(self) -> str:
-        """What its answers depend on besides the dissection; one that has weights adds their hash to the settings."""
-        return content_key(describer=self.name, **{name: str(value) for name, value in self.settings.items()})
+        """What its answers depend on besides the dissection: settings and code; one that has weights adds their hash."""
+        return content_key(
+            describer=self.name, source=_source(type(self)), settings={name: str(each) for name, each in self.settings.items()}
+        )
+
+
+def _source(cls: type[Describer]) -> str:
+    """The text of the file that defines the class, or of what can be had of it."""
+    for what in (inspect.getmodule(cls), cls):
+        with suppress(OSError, TypeError):  # made at a prompt, or from a file that is gone
+            return inspect.getsource(what)  # type: ignore[arg-type]
+    return ""
 
 
 def living(dissection: Dissection, units: Sequence[Unit]) -> list[Unit]:

@@ -19,7 +19,7 @@ from milan.dissection.dissect import dissect
 from milan.dissection.store import Dissection
 from milan.probes import load_probe
 from milan.storage import cache_folder
-from milan.targets import load_target
+from milan.targets import Target, load_target
 from milan.units import Description, Unit
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 190, 60), "blue": (50, 70, 220), "grey": (128, 128, 128)}
@@ -32,6 +32,7 @@ class Detectors(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.detectors = nn.Conv2d(3, len(UNITS), kernel_size=4, stride=4)
+        assert self.detectors.bias is not None
         weights = [[1, -1, -1], [-1, 1, -1], [-1, -1, 1], [1, 1, 1], [0, 0, 0], [1, -2, 1], [1, -1.5, 0.6]]
         bias = [-0.1, -0.1, -0.1, 0, 0, -1.6, -0.2]  # only magenta passes the last but one
         self.detectors.weight.data = torch.tensor(weights, dtype=torch.float32)[:, :, None, None].repeat(1, 1, 4, 4) / 16
@@ -42,10 +43,8 @@ class Detectors(nn.Module):
         return self.answers(self.detectors(images)).amax((2, 3))
 
 
-def detectors() -> Any:
+def detectors() -> Target:
     """The toy target, for ``load_target("milan/describers/contract.py:detectors")``."""
-    from milan.targets import Target
-
     return Target(Detectors(), name="detectors", image_size=64, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 

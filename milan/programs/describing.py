@@ -15,7 +15,7 @@ from typing import Any
 
 import jsonargparse
 import torch
-import yaml
+import yaml  # type: ignore[import-untyped]
 from torch import nn
 
 from milan.catalogue import OK, Catalogue, Entry
@@ -71,13 +71,15 @@ def make_plan(
     chosen = choose_units(units, {layer.name: layer.units for layer in found})
     if not isinstance(probe, Probe):
         probe = load_probe(probe, size=target.image_size, resize=target.resize)
+    name = describer if isinstance(describer, str) else ""
     if isinstance(describer, str):
         describer = load_describer(describer, **_settings(describer, dict(settings or {}), device))
     elif settings:
         raise BadInput("settings are for a describer given by name; set them where you make yours")
     place = Path(out) if out else Path("runs") / re.sub(r"[^\w.-]+", "-", f"{target.name}-{describer.name}").strip("-")
     plan = Plan(target, probe, describer, chosen, place, dict(dissecting or {}))
-    plan.options = _options(plan, units, device, dict(settings or {}))
+    if name:
+        plan.options = _options(plan, units, device, {"describer": name, "settings": dict(settings or {})})
     return plan
 
 
@@ -149,27 +151,24 @@ def _settings(name: str, settings: dict[str, Any], device: str) -> dict[str, Any
     return ({"device": device} if "device" in inspect.signature(cls.__init__).parameters else {}) | kept
 
 
-def _options(plan: Plan, units: str | Iterable[Unit], device: str, settings: dict[str, Any]) -> dict[str, Any]:
+def _options(plan: Plan, units: str | Iterable[Unit], device: str, describer: dict[str, Any]) -> dict[str, Any]:
     """The run as options of describe.py; empty if something in it was made in Python."""
-    probe = plan.probe.settings
-    nameless = not plan.target.spec or not probe["spec"] or not _by_name(plan.describer)
-    if nameless or probe["size"] != plan.target.image_size or any(not _plain(value) for value in settings.values()):
+    target, probe = plan.target, plan.probe.settings
+    if not target.spec or not probe["spec"] or not all(map(_plain, describer["settings"].values())):
         return {}
-    target = {"target": plan.target.spec, "weights": plan.target.weights or None}
-    reading = {name: getattr(plan.target, name) for name in ("layout", "prefix_tokens", "output_index")}
-    asked = units if isinstance(units, str) else ",".join(str(unit) for unit in sorted(units))
-    described = {"describer": plan.describer.name, "settings": settings or None, "device": device, "out": str(plan.out)}
-    return (
-        target
-        | reading
-        | {"probe": probe["spec"], "limit": probe["limit"], "crop": probe["crop"], "layers": plan.layers, "units": asked}
-        | described
-        | plan.dissecting
-    )
-
-
-def _by_name(describer: Describer) -> bool:
-    return type(describer).__module__.startswith("milan.describers.")
+    return {
+        "target": target.spec,
+        "weights": target.weights or None,
+        **{name: getattr(target, name) for name in ("layout", "prefix_tokens", "output_index")},
+        "probe": probe["spec"],
+        **{name: probe[name] for name in ("limit", "crop")},
+        "layers": plan.layers,
+        "units": units if isinstance(units, str) else ",".join(str(unit) for unit in sorted(units)),
+        **describer,
+        "device": device,
+        "out": str(plan.out),
+        **plan.dissecting,
+    }
 
 
 def _plain(value: Any) -> bool:

@@ -1,5 +1,6 @@
 """What describe.py prints: the size of what it would do, and what it has found."""
 
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -22,8 +23,9 @@ def tell_result(catalogue: Catalogue, out: "str | object") -> None:
     """A table of some units of every layer, the best first, and where everything is."""
     console = _console()
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name, style, justify in (("unit", "cyan", "left"), ("score", "dim", "right"), ("description", "", "left")):
-        table.add_column(name, style=style, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    table.add_column("unit", style="cyan", overflow="fold")
+    table.add_column("score", style="dim", justify="right")
+    table.add_column("description", overflow="fold")
     for entry in some(catalogue, SHOWN):
         said = entry.description
         table.add_row(escaped(str(entry.unit)), f"{said.score:.2f}" if said else "", escaped(said.text if said else entry.status))
@@ -38,12 +40,14 @@ def tell_result(catalogue: Catalogue, out: "str | object") -> None:
 
 def some(catalogue: Catalogue, count: int) -> list[Entry]:
     """The best described units of every layer, as many of each as of any other, in the order of layer and score."""
-    said = [entry for entry in catalogue.entries if entry.description is not None]
-    layers = [
-        sorted(entries, key=lambda entry: -entry.description.score) for _, entries in groupby(said, key=lambda entry: entry.unit.layer)
-    ]  # type: ignore[union-attr]
+    layers = [sorted(said, key=_score, reverse=True) for _, said in groupby(catalogue.entries, key=lambda entry: entry.unit.layer)]
+    layers = [[entry for entry in layer if entry.description is not None] for layer in layers]
     each = max(1, count // max(1, len(layers)))
     return [entry for layer in layers for entry in layer[:each]][:count]
+
+
+def _score(entry: Entry) -> float:
+    return entry.description.score if entry.description is not None else -math.inf
 
 
 def tell_plan(plan: Plan) -> None:
