@@ -1,5 +1,7 @@
-"""The small world that the package draws itself: scenes in which what every pixel shows is known, networks that look at them, and annotators
-that put into words what their units see. Nothing about it is called human: the annotators are simulated."""
+"""The small world that the package draws itself: scenes in which what every pixel shows is known, and networks that look at them.
+
+Annotators put into words what the networks' units see. Nothing about it is called human: the annotators are simulated.
+"""
 
 from milan.diorama.probe import DioramaImages
 from milan.diorama.scenes import Scene, draw

@@ -34,7 +34,8 @@ def codes(scene: Scene) -> np.ndarray:
 class Census:
     """The signatures in a row of scenes.
 
-    pixels: int32 (images, size, size), the number of each pixel's signature; table: uint8 (signatures, 6), its labels in the order of KINDS.
+    pixels: int32 (images, size, size), the number of each pixel's signature;
+    table: uint8 (signatures, 6), its labels in the order of KINDS.
     """
 
     pixels: np.ndarray

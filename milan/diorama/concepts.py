@@ -10,7 +10,8 @@ ALL_KINDS = {**KINDS, "setting": SETTINGS}
 JOINS = re.compile(r",|;|\band\b|\bor\b|\bas well as\b|&")
 # Where in the picture something is, says nothing of what it is; nor is the top of a picture a table's.
 POSITIONS = re.compile(
-    r"\b(?:at|on|in|near|along|toward|towards) the (?:very )?(?:top|bottom|left|right|middle|cent(?:er|re)|edges?|sides?|upper|lower|corners?|back|front)\b"
+    r"\b(?:at|on|in|near|along|towards?) the (?:very )?"
+    r"(?:top|bottom|left|right|middle|cent(?:er|re)|edges?|sides?|upper|lower|corners?|back|front)\b"
     r"(?: (?:half|part|side|edge|corner))?(?: of the (?:image|picture|scene|photo)s?)?"
 )
 
@@ -77,7 +78,7 @@ def lexicon() -> dict[tuple[str, ...], Concept]:
 def read(text: str) -> Reading:
     """Reads the concepts a text names.
 
-    "and", "or" and commas join phrases, of which any may hold; within a phrase all must, except that two names of one kind are alternatives.
+    "and", "or" and commas join phrases, of which any may hold; within a phrase all must, but two names of one kind are alternatives.
 
     >>> [[[c.name for c in group] for group in phrase] for phrase in read("Red and white stripes, or the roofs of houses").phrases]
     [[['red', 'white'], ['stripes']], [['roof'], ['house']]]

@@ -4,7 +4,7 @@ import numpy as np
 
 from milan.diorama.album import checksum
 from milan.diorama.names import SETTINGS, THINGS
-from milan.diorama.scenes import HELD_OUT, WORLDS, Scene, draw
+from milan.diorama.scenes import HELD_OUT, WORLDS, Scene, draw, label
 from milan.errors import BadInput, UnknownName
 from milan.storage import content_key
 
@@ -38,8 +38,7 @@ class DioramaImages:
 
     def scene(self, index: int) -> Scene:
         """The scene behind an image, with its labels."""
-        if not 0 <= index < self.length:
-            raise BadInput(f"no image {index} in a probe of {self.length}")
+        self._check(index)
         return draw(self.first + index, world=self.world, seed=self.seed, size=self.size, variant=self.variant)
 
     def image(self, index: int) -> np.ndarray:
@@ -47,8 +46,13 @@ class DioramaImages:
         return self.scene(index).image
 
     def label(self, index: int) -> int:
-        """Index into ``classes``."""
-        return self.scene(index).label
+        """Index into ``classes``, without drawing the scene."""
+        self._check(index)
+        return label(self.first + index, world=self.world, seed=self.seed)
+
+    def _check(self, index: int) -> None:
+        if not 0 <= index < self.length:
+            raise BadInput(f"no image {index} in a probe of {self.length}")
 
     @property
     def fingerprint(self) -> str:

@@ -125,21 +125,36 @@ def draw(index: int, *, world: str = "objects", seed: int = 0, size: int = 64, v
         raise UnknownName("variant", variant, VARIANTS, "one of: " + ", ".join(VARIANTS))
     if index < 0 or size < 16:
         raise BadInput(f"a scene needs an index from 0 (not {index}) and a size of at least 16 pixels (not {size})")
-    dice = Dice(seed, WORLDS.index(world), index)
-    setting, cast = _one_big(dice) if world == "objects" else _some_small(dice)
+    dice, setting, cast = _begun(index, world, seed)
     canvas = Canvas(size, Paint("black"))
     horizon = PAINTERS[setting](canvas, dice)
     looks = _place(canvas, dice, cast, horizon, world)
-    label = THINGS.index(cast[0][0].name) if world == "objects" else SETTINGS.index(setting)
+    number = THINGS.index(cast[0][0].name) if world == "objects" else SETTINGS.index(setting)
     if variant == "spurious":
-        _spurious(canvas, Dice(seed, 9, index), index, label, THINGS if world == "objects" else SETTINGS)
+        _spurious(canvas, Dice(seed, 9, index), index, number, THINGS if world == "objects" else SETTINGS)
     image = _lit(canvas, dice)
     if variant == "blurred":
         image = blur(image, canvas.labels()["part"] == INDEX["part"]["face"])
-    return Scene(image, setting, cast[0][0].name, label, index, canvas, tuple(looks))
+    return Scene(image, setting, cast[0][0].name, number, index, canvas, tuple(looks))
+
+
+def label(index: int, *, world: str = "objects", seed: int = 0) -> int:
+    """The label of a scene, without drawing it.
+
+    >>> label(3, world="scenes") == draw(3, world="scenes").label
+    True
+    """
+    _, setting, cast = _begun(index, world, seed)
+    return THINGS.index(cast[0][0].name) if world == "objects" else SETTINGS.index(setting)
 
 
 Cast = list[tuple[Thing, int]]  # each thing with its size in 64ths of the picture, the main one first
+
+
+def _begun(index: int, world: str, seed: int) -> tuple[Dice, str, Cast]:
+    """What a scene is to show, and the dice to draw it with."""
+    dice = Dice(seed, WORLDS.index(world), index)
+    return dice, *(_one_big(dice) if world == "objects" else _some_small(dice))
 
 
 def _one_big(dice: Dice) -> tuple[str, Cast]:

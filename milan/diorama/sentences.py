@@ -45,10 +45,21 @@ def _sentence(scene: Scene, dice: Dice) -> str:
 def _placed(said: str, setting: str, dice: Dice) -> str:
     if dice.chance(35):
         return dice.pick((said, said, f"there is {said}", f"a picture of {said}"))
-    name = _word(dice, setting)
-    before = "at" if name in AT else "on" if name in ON else "in"
-    place = name if name == "indoors" else f"{before} {name if name in BARE else dice.pick((f'the {name}', article(name)))}"
+    place = within(setting, dice)
     return dice.pick((f"{said} {place}", f"{said} {place}", f"{place}, {said}", f"there is {said} {place}"))
+
+
+def within(setting: str, dice: Dice) -> str:
+    """That something is in a setting.
+
+    >>> within("beach", Dice(1))
+    'at the beach'
+    """
+    name = _word(dice, setting)
+    if name == "indoors":
+        return name
+    before = "at" if name in AT else "on" if name in ON else "in"
+    return f"{before} {name}" if name in BARE else f"{before} {dice.pick((f'the {name}', article(name)))}"
 
 
 def _thing(placed: Placed, dice: Dice) -> str:

@@ -1,0 +1,209 @@
+"""The truth score: how much of the best that could be said of a unit a description says. Needs a probe drawn by Diorama, and no judge.
+
+A unit's masks over the whole probe overlap with what a text says by some intersection over union. Divided by the best such overlap that any
+description naming as many concepts could have had, that is the truth score: 1 is perfect, 0 unrelated.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from milan.diorama.census import Census
+from milan.diorama.concepts import concepts, read
+from milan.diorama.probe import DioramaImages
+from milan.dissection import Dissection, unit_masks
+from milan.errors import MissingEvidence, UnknownName
+from milan.probes import load_probe
+from milan.storage import atomic, cache_folder, content_key
+from milan.targets import Target, load_target
+from milan.units import Unit
+
+BEAM = 5  # formulas kept while longer ones are sought
+LONGEST = 5  # concepts in the longest description that is sought
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best that can be said of a unit with so many concepts."""
+
+    text: str
+    overlap: float  # intersection over union
+
+
+@dataclass(frozen=True)
+class TruthScore:
+    """The mean over units, its standard error, and how many units it is of."""
+
+    mean: float
+    error: float
+    units: int
+
+
+@dataclass(frozen=True)
+class _Formula:
+    text: str
+    where: np.ndarray  # bool (signatures,)
+    overlap: float
+
+
+class Truth:
+    """What a layer's units truly detect, measured over a probe of scenes.
+
+    units: those measured; counts: (units, signatures), how many pixels of each of the census' signatures lie inside each unit's masks.
+    """
+
+    def __init__(self, units: Sequence[Unit], counts: sparse.csr_matrix, census: Census):
+        self.units = list(units)
+        self.counts = counts.tocsr()
+        self.census = census
+        self._rows = {unit: row for row, unit in enumerate(self.units)}
+        self._best: dict[Unit, list[list[_Formula]]] = {}
+
+    @classmethod
+    def of(cls, dissection: Dissection, target: Target | None = None, folder: Path | None = None) -> "Truth":
+        """Measures every unit of a dissected layer, or reads what was measured before.
+
+        Args:
+            dissection: of a probe ``diorama:NAME``, with thresholds.
+            target: the network that was dissected; loaded as the dissection says unless given.
+            folder: where counts are kept; a folder in the cache unless given.
+
+        Raises:
+            MissingEvidence: the probe is not drawn by Diorama, so nobody knows what its pixels show.
+        """
+        kind, _, name = dissection.probe.partition(":")
+        if kind != "diorama":
+            raise MissingEvidence(
+                f"the truth of {dissection.layer} is not known on probe {dissection.probe!r}; dissect it on diorama:objects"
+            )
+        folder = folder or cache_folder() / "diorama"
+        probe = load_probe(dissection.probe, size=dissection.image_size)
+        census = Census.of(DioramaImages(name, size=dissection.image_size, length=len(probe)), folder)
+        file = folder / f"truth-{content_key(dissection=dissection.key, probe=probe.fingerprint, signatures=len(census.table))}.npz"
+        if not file.is_file():
+            counts = _counted(target or load_target(dissection.target), dissection, census)
+            folder.mkdir(parents=True, exist_ok=True)
+            with atomic(file) as path:
+                sparse.save_npz(path, counts)
+        return cls(dissection.units, sparse.load_npz(file), census)
+
+    def overlap(self, unit: Unit, text: str) -> float:
+        """Intersection over union of the unit's masks with what the text says; 0 if it names no concept, NaN if the unit has no masks.
+
+        Raises UnknownName for a unit that was not measured.
+        """
+        return self._overlap(self._row(unit), self.census.meant(read(text)))
+
+    def score(self, unit: Unit, text: str) -> float:
+        """The truth score of a description, 0..1; NaN if the unit has no masks. Raises UnknownName for a unit that was not measured."""
+        reading = read(text)
+        overlap = self._overlap(self._row(unit), self.census.meant(reading))
+        if reading.length == 0 or overlap == 0:
+            return overlap
+        return overlap / max(overlap, self.best(unit, reading.length).overlap)
+
+    def best(self, unit: Unit, length: int = 2) -> Best:
+        """The best description that names up to ``length`` concepts, joined by and (&) and or (|); sought by a beam beyond two."""
+        row = self._row(unit)
+        levels = self._best.setdefault(unit, [self._singles(row)])
+        while len(levels) < min(length, LONGEST):
+            levels.append(self._doubles(row) if len(levels) == 1 else self._longer(row, levels[-1]))
+        found = max((level[0] for level in levels[:length]), key=lambda formula: formula.overlap)
+        return Best(found.text, found.overlap)
+
+    def mean(self, texts: Mapping[Unit, str]) -> TruthScore:
+        """The mean score of descriptions of some units, with its standard error; units without masks are left out."""
+        scores = np.array([self.score(unit, text) for unit, text in texts.items()])
+        scores = scores[~np.isnan(scores)]
+        error = float(scores.std(ddof=1) / np.sqrt(len(scores))) if len(scores) > 1 else float("nan")
+        return TruthScore(float(scores.mean()) if len(scores) else float("nan"), error, len(scores))
+
+    def _row(self, unit: Unit) -> int:
+        if unit not in self._rows:
+            raise UnknownName("unit", str(unit), map(str, self.units), "it was not dissected")
+        return self._rows[unit]
+
+    def _overlap(self, row: int, where: np.ndarray) -> float:
+        inside = self.counts[row]
+        total = inside.data.sum()
+        both = inside.data[where[inside.indices]].sum()
+        return float(both / (total + self.census.area[where].sum() - both)) if total else float("nan")
+
+    @cached_property
+    def _area(self) -> np.ndarray:
+        """How many pixels show both of two concepts, (concepts, concepts)."""
+        return pairs(self.census.shows, self.census.area)
+
+    def _singles(self, row: int) -> list[_Formula]:
+        inside = self._inside(row)
+        overlaps = _iou(self.census.shows.T @ inside, np.diag(self._area), inside.sum())
+        return [_Formula(concepts()[i].name, self.census.mask(concepts()[i]), float(overlaps[i])) for i in _top(overlaps)]
+
+    def _doubles(self, row: int) -> list[_Formula]:
+        """The best pairs: every one is tried."""
+        inside = self._inside(row)
+        rows = np.flatnonzero(inside)
+        both = pairs(self.census.shows[rows], inside[rows])
+        either = np.diag(both)[:, None] + np.diag(both) - both
+        area_either = np.diag(self._area)[:, None] + np.diag(self._area) - self._area
+        found: list[_Formula] = []
+        for join, common, area in (("&", both, self._area), ("|", either, area_either)):
+            overlaps = np.triu(_iou(common, area, inside.sum()), 1)
+            for place in _top(overlaps.ravel()):
+                one, other = divmod(place, len(overlaps))
+                found.append(self._joined(self._single(one), join, other, float(overlaps[one, other])))
+        return sorted(found, key=lambda formula: -formula.overlap)[:BEAM]
+
+    def _longer(self, row: int, starts: list[_Formula]) -> list[_Formula]:
+        """The best that one more concept makes of the best few."""
+        inside, shows, area = self._inside(row), self.census.shows, self.census.area
+        found: list[_Formula] = []
+        for start in starts:
+            both, wide = shows.T @ (inside * start.where), shows.T @ (area * start.where)
+            either = inside[start.where].sum() + shows.T @ inside - both
+            either_wide = area[start.where].sum() + np.diag(self._area) - wide
+            for join, overlaps in (("&", _iou(both, wide, inside.sum())), ("|", _iou(either, either_wide, inside.sum()))):
+                found += [self._joined(start, join, place, float(overlaps[place])) for place in _top(overlaps)]
+        return sorted(found, key=lambda formula: -formula.overlap)[:BEAM]
+
+    def _inside(self, row: int) -> np.ndarray:
+        return np.asarray(self.counts[row].todense()).ravel()
+
+    def _single(self, concept: int) -> _Formula:
+        return _Formula(concepts()[concept].name, self.census.mask(concepts()[concept]), 0.0)
+
+    def _joined(self, start: _Formula, join: str, concept: int, overlap: float) -> _Formula:
+        other = self._single(concept)
+        where = start.where & other.where if join == "&" else start.where | other.where
+        return _Formula(f"{start.text} {join} {other.text}", where, overlap)
+
+
+def pairs(shows: sparse.csr_matrix, weights: np.ndarray) -> np.ndarray:
+    """Sums the weights of the signatures that show both of two concepts, (concepts, concepts)."""
+    return np.asarray((shows.T @ sparse.diags(weights.astype(np.float64)) @ shows).todense())
+
+
+def _iou(both: np.ndarray, area: np.ndarray, inside: float) -> np.ndarray:
+    return both / np.maximum(1, inside + area - both)
+
+
+def _top(values: np.ndarray) -> list[int]:
+    """Where the largest are, ties by place."""
+    return np.argsort(-values, kind="stable")[:BEAM].tolist()
+
+
+def _counted(target: Target, dissection: Dissection, census: Census) -> sparse.csr_matrix:
+    """Runs the target over the probe and counts, for the dissected units only."""
+    probe = load_probe(dissection.probe, size=dissection.image_size)
+    columns = [unit.index for unit in dissection.units]
+    thresholds = np.full(target.layer(dissection.layer).units, np.inf, dtype=np.float32)
+    thresholds[columns] = dissection.thresholds().numpy()
+    total = sparse.csr_matrix((len(columns), len(census.table)), dtype=np.int64)
+    for ids, masks in unit_masks(target, probe, dissection.layer, torch.from_numpy(thresholds)):
+        total = total + census.count(ids.numpy(), masks.numpy()[:, columns])
+    return total.tocsr()
