@@ -122,7 +122,7 @@ def network(name: str, weights: bool = True) -> nn.Module:
         raise UnknownName("Diorama network", name, MAKERS, "one of: " + ", ".join(MAKERS))
     model = MAKERS[name]()
     if weights:
-        path = embedded(f"data/diorama/networks/{name}.safetensors")
+        path = embedded("data") / "diorama" / "networks" / f"{name}.safetensors"
         if not path.is_file():
             command = f"python -m milan.diorama build --only {name}"
             raise MissingEvidence(f"no weights of the Diorama network {name!r} at {path}; make them with: {command}")

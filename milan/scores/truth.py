@@ -18,7 +18,7 @@ from milan.diorama.concepts import concepts, read
 from milan.diorama.probe import DioramaImages
 from milan.dissection import Dissection, unit_masks
 from milan.errors import MissingEvidence, UnknownName
-from milan.probes import load_probe
+from milan.probes import Probe, load_probe
 from milan.storage import atomic, cache_folder, content_key
 from milan.targets import Target, load_target
 from milan.units import Unit
@@ -82,11 +82,11 @@ class Truth:
                 f"the truth of {dissection.layer} is not known on probe {dissection.probe!r}; dissect it on diorama:objects"
             )
         folder = folder or cache_folder() / "diorama"
-        probe = load_probe(dissection.probe, size=dissection.image_size)
+        probe = load_probe(dissection.probe, size=dissection.image_size, limit=len(dissection.activations()))
         census = Census.of(DioramaImages(name, size=dissection.image_size, length=len(probe)), folder)
         file = folder / f"truth-{content_key(dissection=dissection.key, probe=probe.fingerprint, signatures=len(census.table))}.npz"
         if not file.is_file():
-            counts = _counted(target or load_target(dissection.target), dissection, census)
+            counts = _counted(target or load_target(dissection.target), probe, dissection, census)
             folder.mkdir(parents=True, exist_ok=True)
             with atomic(file) as path:
                 sparse.save_npz(path, counts)
@@ -197,9 +197,8 @@ def _top(values: np.ndarray) -> list[int]:
     return np.argsort(-values, kind="stable")[:BEAM].tolist()
 
 
-def _counted(target: Target, dissection: Dissection, census: Census) -> sparse.csr_matrix:
+def _counted(target: Target, probe: Probe, dissection: Dissection, census: Census) -> sparse.csr_matrix:
     """Runs the target over the probe and counts, for the dissected units only."""
-    probe = load_probe(dissection.probe, size=dissection.image_size)
     columns = [unit.index for unit in dissection.units]
     thresholds = np.full(target.layer(dissection.layer).units, np.inf, dtype=np.float32)
     thresholds[columns] = dissection.thresholds().numpy()

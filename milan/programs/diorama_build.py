@@ -1,0 +1,193 @@
+"""Makes all that Diorama's folder holds anew: networks, their annotations by simulated annotators, and what is trained on those."""
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from milan.command import parser, run
+from milan.embedded import embedded
+from milan.errors import BadInput, UnknownName
+from milan.storage import atomic, cache_folder, locked
+
+if TYPE_CHECKING:
+    from milan.dissection import Dissection
+    from milan.targets import Target
+    from milan.units import Unit
+
+DESCRIBED = ("resnet-objects", "resnet-scenes", "alexnet-objects", "alexnet-scenes")
+AGREEMENT = "agreement.json"
+MARK = "made.json"
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Where things are made.
+
+    data: the folder that comes with the package, ``data/diorama``; work: what only helps on the way, drawn scenes and dissections.
+    """
+
+    data: Path
+    work: Path
+    seed: int = 0
+
+    def target(self, network: str) -> "Target":
+        """One of Diorama's networks as it lies in ``data``."""
+        from milan.targets import load_target
+
+        file = self.data / "networks" / f"{network}.safetensors"
+        if not file.is_file():
+            raise BadInput(f"no {file}; make it first: python -m milan.diorama build --only {network}")
+        return load_target(f"diorama:{network}", weights=file)
+
+    def dissections(self, network: str) -> "dict[str, Dissection]":
+        """All layers of a network, dissected on the probe of its own task; found again if they were before."""
+        from milan.diorama.networks import LAYERS
+        from milan.dissection import dissect
+        from milan.probes import load_probe
+
+        probe = load_probe(f"diorama:{network.rpartition('-')[2]}")
+        return dissect(self.target(network), probe, LAYERS[network], self.work / "dissections" / network)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something that is built: what it makes, given where, and the files (in ``data``) that are there once it is made."""
+
+    make: Callable[[Workshop], None]
+    files: tuple[str, ...]
+    text: str
+
+
+def train_network(name: str) -> Part:
+    def make(shop: Workshop) -> None:
+        from milan.diorama.training import train
+
+        measured = train(name, shop.data / "networks", shop.work, seed=shop.seed)
+        print(f"{name}: right on held-out scenes, in percent: {measured}")
+
+    return Part(make, (f"networks/{name}.safetensors", f"networks/{name}.json"), f"train {name}, and measure it on held-out scenes")
+
+
+def annotate_network(name: str) -> Part:
+    def make(shop: Workshop) -> None:
+        from milan.dissection.exchange import export_compact
+
+        for layer, dissection in shop.dissections(name).items():
+            texts = annotations(dissection, name, shop)
+            export_compact(dissection, shop.data / "annotations" / name, texts)
+            print(f"{name} {layer}: {len(texts)} units annotated")
+        with atomic(shop.data / "annotations" / name / MARK) as path:
+            path.write_text(json.dumps({"annotators": "simulated", "network": name, "seed": shop.seed}, indent=1) + "\n")
+
+    return Part(make, (f"annotations/{name}/{MARK}",), f"dissect {name} and annotate its units by three simulated annotators")
+
+
+def annotations(dissection: "Dissection", network: str, shop: Workshop) -> "dict[Unit, list[str]]":
+    """What the three simulated annotators say of each living unit of a layer."""
+    from milan.diorama import DioramaImages
+    from milan.diorama.annotators import annotate, gather, together
+    from milan.diorama.census import Census
+
+    census = Census.of(DioramaImages(dissection.probe.partition(":")[2], size=dissection.image_size), shop.work)
+    at_large = together(census.area, census)
+    said = {}
+    for unit in dissection.alive():
+        exemplars = dissection.exemplars(unit)
+        evidence = gather(census, exemplars.ids.numpy(), exemplars.masks[:, 0].numpy(), at_large)
+        said[unit] = annotate(evidence, f"{network}/{unit}", shop.seed)
+    return said
+
+
+def agree(shop: Workshop) -> None:
+    """Measures how far the annotators agree with each other, and how true what they say is; writes ``annotations/agreement.json``."""
+    facts = {"annotators": "simulated", "networks": {network: _agreement_of(network, shop) for network in DESCRIBED}}
+    with atomic(shop.data / "annotations" / AGREEMENT) as path:
+        path.write_text(json.dumps(facts, indent=1) + "\n")
+    print(json.dumps(facts, indent=1))
+
+
+def _agreement_of(network: str, shop: Workshop) -> dict[str, object]:
+    from milan.dissection.exchange import annotations_of
+    from milan.scores.truth import Truth
+
+    said = annotations_of(shop.data / "annotations" / network)
+    truths: dict[str, list[float]] = {"of each annotator": [], "of shuffled descriptions": []}
+    for layer, dissection in shop.dissections(network).items():
+        truth = Truth.of(dissection, shop.target(network), shop.work)
+        units = [unit for unit in said if unit.layer == layer]
+        others = [units[i] for i in np.random.default_rng(shop.seed).permutation(len(units))]
+        for unit, other in zip(units, others, strict=True):
+            truths["of each annotator"] += [truth.score(unit, text) for text in said[unit]]
+            truths["of shuffled descriptions"] += [truth.score(unit, text) for text in said[other]]
+    return {"units": len(said), "descriptions": sum(map(len, said.values())), **agreement(said),
+            "truth score": {who: round(float(np.nanmean(scores)), 4) for who, scores in truths.items()}}  # fmt: skip
+
+
+def agreement(said: "Mapping[Unit, Sequence[str]]") -> dict[str, float]:
+    """How alike the texts of each unit are: corpus BLEU and mean ROUGE-L (0..100) of each annotator's against those of the others.
+
+    Units with fewer than two texts are left out.
+    """
+    import sacrebleu
+    from rouge_score.rouge_scorer import RougeScorer
+
+    several = [texts for texts in said.values() if len(texts) > 1]
+    ones = [text for texts in several for text in texts]
+    rests = [[other for j, other in enumerate(texts) if j != i] for texts in several for i in range(len(texts))]
+    deep = max(map(len, rests))
+    references = [[rest[i] if i < len(rest) else None for rest in rests] for i in range(deep)]
+    scorer = RougeScorer(["rougeL"])
+    rouge = [max(scorer.score(other, one)["rougeL"].fmeasure for other in rest) for one, rest in zip(ones, rests, strict=True)]
+    distinct = len(set(ones))
+    return {"bleu": round(sacrebleu.corpus_bleu(ones, references).score, 2), "rouge-l": round(100 * sum(rouge) / len(rouge), 2),
+            "distinct descriptions": distinct, "mean words": round(sum(len(one.split()) for one in ones) / len(ones), 2)}  # fmt: skip
+
+
+PARTS: dict[str, Part] = {
+    **{name: train_network(name) for name in ("encoder", *DESCRIBED)},
+    **{f"annotations-{name}": annotate_network(name) for name in DESCRIBED},
+    "agreement": Part(agree, (f"annotations/{AGREEMENT}",), "measure how far the simulated annotators agree, and how true they are"),
+}  # in the order in which they need each other; later parts join here
+
+
+def build(only: list[str] | None = None, out: str | None = None, work: str | None = None, seed: int = 0, again: bool = False) -> None:
+    """Makes the parts of Diorama's data that are not there yet, each whole or not at all.
+
+    Args:
+        only: these parts, also if they are there already.
+        out: where to; the data/diorama of this installation unless given.
+        work: where drawn scenes and dissections are kept; a folder in the cache unless given.
+        seed: of the training and of the annotators.
+        again: make all parts anew.
+    """
+    unknown = [name for name in only or [] if name not in PARTS]
+    if unknown:
+        raise UnknownName("part", unknown[0], PARTS, "one of: " + ", ".join(PARTS))
+    data = Path(out) if out else embedded("data") / "diorama"
+    shop = Workshop(data, Path(work) if work else cache_folder() / "diorama", seed)
+    with locked(shop.work):
+        for name, part in PARTS.items():
+            wanted = name in only if only else again or not all((data / file).is_file() for file in part.files)
+            if wanted:
+                print(f"{name}: {part.text}", flush=True)
+                started = monotonic()
+                part.make(shop)
+                print(f"{name}: done in {monotonic() - started:.0f} s", flush=True)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """``python -m milan.diorama build``: reads the options, builds, and gives the exit status."""
+    words = list(sys.argv[1:] if words is None else words)
+    command = words.pop(0) if words and not words[0].startswith("-") else None
+    options = parser("python -m milan.diorama build", "Makes Diorama's networks and annotations anew. Parts: " + ", ".join(PARTS), build)
+    if command not in (None, "build"):
+        options.error(f"unknown command {command!r}; the only one is build")
+    chosen = options.parse_args(words).as_dict()
+    chosen.pop("config", None)
+    return run(lambda: build(**chosen))
