@@ -104,6 +104,8 @@ class Probe:
         Raises:
             BadInput: more than 5% of the images are unreadable (told at the end, when it is known).
         """
+        if size < 1:
+            raise BadInput(f"batches of at most {size} images at a time; give at least 1")
         stop = len(self) if stop is None else min(stop, len(self))
         ids: list[int] = []
         images: list[np.ndarray] = []

@@ -286,16 +286,14 @@ def _picture_files(folder: Path) -> Iterator[Path]:
 
 
 def _is_folder(item: os.DirEntry) -> bool:
-    return item.name[0] != "." and item.is_dir()
+    return item.name[0] != "." and Path(item.path).is_dir()  # not item.is_dir(), which raises on a link to itself
 
 
 def _is_picture(item: os.DirEntry) -> bool:
     if item.name[0] == "." or Path(item.name).suffix.lower() not in SUFFIXES:
         return False
-    try:
-        return item.is_file() or (item.is_symlink() and not item.is_dir())  # a broken link is a bad picture, not an absent one
-    except OSError:
-        return True
+    path = Path(item.path)
+    return path.is_file() or item.is_symlink() and not path.exists()  # a broken link is a bad picture, not an absent one
 
 
 def _file_key(file: Path, root: Path) -> list:

@@ -1,0 +1,527 @@
+"""Probes: any picture, any source, one order, one crop; nothing bad in one image touches another."""
+
+import io
+import json
+import os
+import struct
+import subprocess
+import sys
+import time
+import warnings
+import zlib
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from PIL import Image, ImageOps
+from torchvision.transforms import functional
+
+from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
+from milan.probes import Crop, Probe, load_probe
+from milan.probes.pictures import Unreadable, decoded, pixels
+from tests import toys
+
+
+def picture(colour: tuple[int, int, int], size: tuple[int, int] = (20, 10)) -> Image.Image:
+    return Image.new("RGB", size, colour)
+
+
+def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, format, **options)
+    return stream.getvalue()
+
+
+def folder_of(path: Path, count: int, bad: tuple[int, ...] = ()) -> Path:
+    """A folder of ``count`` pictures, each of its own grey, those numbered in ``bad`` being no pictures."""
+    path.mkdir(exist_ok=True)
+    for index in range(count):
+        data = b"not a picture" if index in bad else encoded(picture((index, index, index)))
+        (path / f"{index:03}.png").write_bytes(data)
+    return path
+
+
+def greys(probe: Probe, size: int = 4, workers: int = 0) -> dict[int, int]:
+    """The grey of each image by number, having looked that batches are as promised."""
+    found = {}
+    for ids, images in probe.batches(size, workers=workers):
+        assert len(ids) == len(images) <= size
+        assert images.dtype == torch.uint8
+        assert images.is_contiguous()
+        found |= dict(zip(ids.tolist(), images[:, 0, 0, 0].tolist(), strict=True))
+    assert list(found) == sorted(found)
+    return found
+
+
+# --- pictures of any kind
+
+
+def test_modes_that_mean_the_same_colour_give_it() -> None:
+    orange = (255, 128, 0)
+    for image in (picture(orange), picture(orange).convert("RGBA"), picture(orange).convert("P", palette=Image.Palette.ADAPTIVE)):
+        assert pixels(decoded(encoded(image)))[:, 0, 0].tolist() == list(orange)
+    cmyk = pixels(decoded(encoded(picture(orange).convert("CMYK"), "TIFF")))[:, 0, 0]
+    assert cmyk.tolist() == list(orange)
+    for grey in (Image.new("L", (9, 9), 100), Image.new("LA", (9, 9), (100, 255))):
+        assert pixels(decoded(encoded(grey)))[:, 4, 4].tolist() == [100] * 3
+    assert pixels(decoded(encoded(Image.new("1", (9, 9), 1))))[:, 4, 4].tolist() == [255] * 3
+
+
+def test_what_is_transparent_is_white() -> None:
+    for image in (Image.new("RGBA", (9, 9), (255, 0, 0, 0)), Image.new("LA", (9, 9), (0, 0))):
+        assert pixels(decoded(encoded(image))).min() == 255
+    half = pixels(decoded(encoded(Image.new("RGBA", (9, 9), (0, 0, 0, 51)))))
+    assert half[:, 0, 0].tolist() == [204] * 3
+    palette = Image.new("P", (9, 9), 0)
+    palette.putpalette([255, 0, 0])
+    assert pixels(decoded(encoded(palette, transparency=0)))[:, 0, 0].tolist() == [255] * 3
+
+
+def test_sixteen_bits_are_scaled() -> None:
+    values = np.array([[0, 257, 25_700, 65_535]], dtype=np.uint16)
+    for format in ("PNG", "TIFF"):
+        assert pixels(decoded(encoded(Image.fromarray(values), format)))[0, 0].tolist() == [0, 1, 100, 255]
+    floats = Image.fromarray(np.array([[0, 0.5, 1, np.nan]], dtype=np.float32))
+    assert pixels(decoded(encoded(floats, "TIFF")))[0, 0].tolist() == [0, 128, 255, 0]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation(orientation: int) -> None:
+    image = picture((0, 0, 0), (32, 16))
+    image.paste((255, 255, 255), (0, 0, 16, 8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(image, exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    assert np.array_equal(pixels(decoded(data)), pixels(expected))
+    assert decoded(data).size == ((32, 16) if orientation < 5 else (16, 32))
+
+
+def test_damaged_exif_is_no_reason_to_lose_the_picture() -> None:
+    data = encoded(picture((9, 9, 9)), "JPEG", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff")
+    assert decoded(data).size == (20, 10)
+
+
+def bomb() -> bytes:
+    """A small PNG that claims 30,000 x 30,000 pixels."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 10_000)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "empty file"),
+        (b"<html>not found</html>", "not a picture"),
+        (encoded(picture((1, 2, 3), (200, 200)), "JPEG")[:700], "truncated"),
+        (encoded(Image.effect_noise((64, 64), 50))[:-2000], "truncated|broken|incomplete"),
+        (bomb(), "decompression bomb"),
+    ],
+    ids=["empty", "html", "cut jpeg", "cut png", "bomb"],
+)
+def test_what_cannot_be_decoded_says_why(data: bytes, why: str) -> None:
+    with pytest.raises(Unreadable, match=why):
+        decoded(data)
+
+
+@given(st.binary(max_size=300), st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"]), st.integers(0, 400))
+def test_wild_bytes_are_a_picture_or_unreadable(noise: bytes, format: str, at: int) -> None:
+    sound = encoded(picture((200, 100, 50)), format)
+    for data in (noise, sound[:at], sound[:at] + noise + sound[at + len(noise) :]):
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                found = decoded(data)
+        except Unreadable:  # any other exception fails the test
+            continue
+        assert found.mode == "RGB"
+
+
+MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
+SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 40), st.just(3))
+
+
+@given(
+    st.sampled_from(sorted(MODES)),
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.integers(1, 30),
+    st.sampled_from(["center", "squash"]),
+    st.data(),
+)
+def test_every_mode_and_shape_becomes_the_square(mode: str, width: int, height: int, size: int, kind: str, data: st.DataObject) -> None:
+    values = data.draw(arrays.arrays(np.uint8, (height, width, 3)))
+    image = Image.fromarray(values).convert(mode)
+    format = "TIFF" if mode in ("CMYK", "YCbCr") else "PNG"
+    square = pixels(Crop(size, size + 3, kind).apply(decoded(encoded(image, format))))
+    assert square.shape == (3, size, size)
+    assert square.dtype == np.uint8
+
+
+def test_a_thread_of_a_picture_does_not_fill_the_memory() -> None:
+    assert Crop(224, 256).apply(Image.new("RGB", (1, 60_000), "red")).size == (224, 224)
+    assert Crop(224, 256).apply(Image.new("RGB", (60_000, 1), "red")).getpixel((0, 0)) == (255, 0, 0)
+
+
+@given(st.integers(30, 90), st.integers(30, 90), st.integers(1, 40), st.integers(0, 30))
+def test_crop_is_torchvisions(width: int, height: int, size: int, more: int) -> None:
+    image = Image.effect_noise((width, height), 80).convert("RGB")
+    expected = functional.center_crop(functional.resize(image, size + more), [size, size])
+    assert np.array_equal(pixels(Crop(size, size + more).apply(image)), pixels(expected))
+
+
+def test_crops_that_cannot_be() -> None:
+    with pytest.raises(BadInput, match="resize 100 is smaller than the size 224"):
+        Crop(224, 100)
+    with pytest.raises(BadInput, match="size of at least 1"):
+        Crop(0, 10)
+
+
+# --- folders
+
+
+def test_folder_is_in_order_and_skips_bad_files_without_a_shift(tmp_path: Path) -> None:
+    probe = load_probe(str(folder_of(tmp_path / "p", 100, bad=(3, 50))), size=8)
+    with pytest.warns(MilanWarning, match=r"2 of 100 images of .* skipped: .*003.png: not a picture; .*050.png"):
+        found = greys(probe)
+    assert found == {index: index for index in range(100) if index not in (3, 50)}
+    assert set(probe.bad) == {3, 50}
+    assert probe.image(4)[0, 0, 0] == 4
+    with pytest.raises(BadInput, match=r"cannot read .*003\.png: not a picture"):
+        probe.image(3)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_order_and_pixels_do_not_depend_on_workers_or_batch(tmp_path: Path, workers: int) -> None:
+    folder = folder_of(tmp_path / "p", 60, bad=(7,))
+    with pytest.warns(MilanWarning, match="1 of 60"):
+        alone = greys(load_probe(str(folder), size=8))
+    with pytest.warns(MilanWarning, match="1 of 60"):
+        assert greys(load_probe(str(folder), size=8), size=7, workers=workers) == alone
+
+
+def test_a_reader_may_stop_early(tmp_path: Path) -> None:
+    probe = load_probe(str(folder_of(tmp_path / "p", 60)), size=8)
+    batches = probe.batches(2, workers=2)
+    ids, _ = next(batches)
+    batches.close()
+    assert ids.tolist() == [0, 1]
+    assert len(greys(probe, workers=2)) == 60
+
+
+def test_there_is_no_worker_process_to_be_killed(tmp_path: Path) -> None:
+    import psutil
+
+    before = {child.pid for child in psutil.Process().children()}
+    batches = load_probe(str(folder_of(tmp_path / "p", 60)), size=8).batches(2, workers=3)
+    next(batches)
+    assert {child.pid for child in psutil.Process().children()} <= before
+    batches.close()
+
+
+def test_more_than_five_percent_bad_is_an_error(tmp_path: Path) -> None:
+    probe = load_probe(str(folder_of(tmp_path / "p", 100, bad=tuple(range(6)))), size=8)
+    with pytest.raises(BadInput, match=r"6 of 100 images of .* cannot be read \(more than 5%\): .*; and 3 more"):
+        list(probe.batches(8))
+    single = load_probe(str(folder_of(tmp_path / "q", 1, bad=(0,))), size=8)
+    with pytest.raises(BadInput, match="1 of 1 images"):
+        list(single.batches(8))
+
+
+def test_a_few_bad_ones_in_the_first_part_are_not_yet_an_error(tmp_path: Path) -> None:
+    probe = load_probe(str(folder_of(tmp_path / "p", 200, bad=(1, 2))), size=8)
+    with pytest.warns(MilanWarning, match="2 of 10"):
+        assert [ids.tolist() for ids, _ in probe.batches(5, 0, 10)] == [[0, 3, 4], [5, 6, 7, 8, 9]]
+    with warnings.catch_warnings(action="error"):
+        assert len(list(probe.batches(5, 10, 200))) == 38
+
+
+def test_one_image_is_a_probe(tmp_path: Path) -> None:
+    assert greys(load_probe(str(folder_of(tmp_path / "p", 1)), size=8)) == {0: 0}
+
+
+def test_labels_from_class_folders(tmp_path: Path) -> None:
+    for name in ("b", "a", "c d"):
+        folder_of(tmp_path / name, 2)
+    (tmp_path / "empty").mkdir()
+    with pytest.warns(MilanWarning, match="no images in empty"):
+        probe = load_probe(str(tmp_path), size=8)
+    assert (probe.labels, probe.classes) == ([0, 0, 1, 1, 2, 2], ["a", "b", "c d"])
+    assert load_probe(str(tmp_path), size=8, limit=3).labels == [0, 0, 1]
+    folder_of(tmp_path, 1)
+    assert load_probe(str(tmp_path), size=8).labels is None
+
+
+def test_hidden_files_and_other_files_are_no_images(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "p", 2)
+    (folder / "._000.png").write_bytes(b"resource fork")
+    (folder / "readme.txt").write_text("not an image")
+    (folder / ".cache").mkdir()
+    os.mkfifo(folder / "pipe.png")  # opening it would wait for ever
+    assert len(load_probe(str(folder), size=8)) == 2
+
+
+def test_loops_of_links_end_and_broken_links_are_bad(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "p", 30)
+    (folder / "loop").symlink_to(folder)
+    (folder / "up").symlink_to(tmp_path)
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (folder / "self.png").symlink_to(folder / "self.png")
+    probe = load_probe(str(folder), size=8)
+    assert len(probe) == 32
+    with pytest.raises(BadInput, match=r"2 of 32 .*gone\.png: No such file"):
+        list(probe.batches(8))
+
+
+def test_names_of_any_bytes(tmp_path: Path) -> None:
+    names = [b"\xff\xfe.png", "ü — 猫 🐈.png".encode(), b"a b\n\x1b[31m.png", b"x" * 200 + b".png"]
+    for grey, name in enumerate(sorted(names)):
+        Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name))).write_bytes(encoded(picture((grey,) * 3)))  # noqa: PTH118
+    probe = load_probe(str(tmp_path), size=8)
+    assert greys(probe) == {0: 0, 1: 1, 2: 2, 3: 3}
+    for index in range(4):
+        where = probe.source.where(index)
+        where.encode()
+        assert where.isprintable()
+    assert len(probe.fingerprint) == 16
+
+
+def test_order_does_not_depend_on_the_locale(tmp_path: Path) -> None:
+    for name in ("b.png", "A.png", "a.png", "ä.png", "B.png"):
+        (tmp_path / name).write_bytes(encoded(picture((1, 1, 1))))
+    code = f"from milan import load_probe; print([f.name for f in load_probe({str(tmp_path)!r}).source.files])"
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | {"LC_ALL": name, "PYTHONUTF8": "1"}, capture_output=True, check=True
+        ).stdout
+        for name in ("C", "C.UTF-8")
+    }
+    assert [line.decode().strip() for line in told] == ["['A.png', 'B.png', 'a.png', 'b.png', 'ä.png']"]
+
+
+def test_nothing_there_says_what_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"no images found under .* \(looked for \.jpg \.jpeg"):
+        load_probe(str(tmp_path))
+    folder_of(tmp_path / "photos", 1)
+    with pytest.raises(UnknownName, match=r"unknown probe .*photo'; nearest: .*photos"):
+        load_probe(str(tmp_path / "photo"))
+    (tmp_path / "a.csv").write_text("")
+    with pytest.raises(BadInput, match=r"is a file, but not a \.parquet"):
+        load_probe(str(tmp_path / "a.csv"))
+    with pytest.raises(UnknownName, match="unknown probe 'imagenet:val'"):
+        load_probe("imagenet:val")
+
+
+def test_numbers_that_cannot_be(tmp_path: Path) -> None:
+    probe = toys.probe()
+    for index in (-1, 12):
+        with pytest.raises(BadInput, match=f"no image {index} in a probe of 12"):
+            probe.image(index)
+    with pytest.raises(BadInput, match="a limit of 0 images"):
+        load_probe(str(folder_of(tmp_path / "p", 1)), limit=0)
+    with pytest.raises(BadInput, match="at most 0 images at a time"):
+        list(probe.batches(0))
+
+
+def test_fingerprint_changes_with_files_and_crop_only(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "p", 3)
+    first = load_probe(str(folder), size=8).fingerprint
+    assert load_probe(str(folder), size=8).fingerprint == first
+    moved = folder.rename(tmp_path / "q")
+    assert load_probe(str(moved), size=8).fingerprint == first
+    others = {
+        load_probe(str(moved), size=9).fingerprint,
+        load_probe(str(moved), size=8, resize=12).fingerprint,
+        load_probe(str(moved), size=8, crop="squash").fingerprint,
+        load_probe(str(moved), size=8, limit=2).fingerprint,
+    }
+    os.utime(moved / "001.png", ns=(1, 1))
+    others.add(load_probe(str(moved), size=8).fingerprint)
+    assert len(others | {first}) == 6
+
+
+def test_settings_make_it_again(tmp_path: Path) -> None:
+    probe = load_probe(str(folder_of(tmp_path / "p", 3)), size=8, resize=11, crop="center", limit=2)
+    assert load_probe(**probe.settings).fingerprint == probe.fingerprint
+
+
+# --- tables and data sets
+
+
+def table(path: Path, count: int = 200, group: int = 90, **columns: list) -> Path:
+    images = [{"bytes": encoded(picture((index % 256,) * 3)), "path": None} for index in range(count)]
+    pq.write_table(pa.table({"image": images, **columns}), path, row_group_size=group)
+    return path
+
+
+def test_parquet_reads_rows_in_any_order(tmp_path: Path) -> None:
+    probe = load_probe(str(table(tmp_path / "t.parquet")), size=8)
+    assert greys(probe, size=16, workers=3) == {index: index for index in range(200)}
+    for index in (199, 0, 89, 90, 150, 149, 12):
+        assert probe.image(index)[0, 0, 0] == index
+    assert [ids.tolist() for ids, _ in probe.batches(2, 88, 92)] == [[88, 89], [90, 91]]
+    assert probe.labels is None
+
+
+def test_parquet_labels_and_names(tmp_path: Path) -> None:
+    file = table(tmp_path / "t.parquet", 3, label=[2, 0, 2], name=["cat", "dog", "cat"])
+    probe = load_probe(str(file), size=8)
+    assert (probe.labels, probe.classes) == ([2, 0, 2], ["dog", "1", "cat"])
+    file = table(tmp_path / "u.parquet", 3, label=[1, 0, 1], name=["cat", "dog", "bird"])  # two names for label 1
+    assert (load_probe(str(file), size=8).labels, load_probe(str(file), size=8).classes) == ([1, 0, 1], None)
+
+
+def test_parquet_of_hugging_face_declares_its_classes(tmp_path: Path) -> None:
+    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["dog", "cat"])})
+    rows = datasets.Dataset.from_dict({"img": [picture((1, 1, 1)), picture((2, 2, 2))], "label": [1, 0]}, features=features)
+    rows.to_parquet(tmp_path / "t.parquet")
+    probe = load_probe(str(tmp_path / "t.parquet"), size=8)
+    assert (probe.labels, probe.classes) == ([1, 0], ["dog", "cat"])
+    assert greys(probe) == {0: 1, 1: 2}
+
+
+def test_parquet_with_bad_rows(tmp_path: Path) -> None:
+    images = [{"bytes": encoded(picture((9, 9, 9))), "path": None}] * 50
+    images[7], images[9] = {"bytes": b"no", "path": None}, None
+    pq.write_table(pa.table({"image": images}), tmp_path / "t.parquet")
+    probe = load_probe(str(tmp_path / "t.parquet"), size=8)
+    with pytest.warns(MilanWarning, match=r"row 7 of .*: not a picture; row 9 of .*: no picture in this row"):
+        assert len(greys(probe)) == 48
+
+
+def test_segmentation_lies_on_its_picture(tmp_path: Path) -> None:
+    image, classes = picture((0, 0, 0), (40, 30)), Image.new("L", (40, 30), 3)
+    image.paste((255, 255, 255), (10, 5, 30, 25))
+    classes.paste(11, (10, 5, 30, 25))
+    cell = [{"bytes": encoded(classes), "path": None}]
+    pq.write_table(pa.table({"image": [{"bytes": encoded(image), "path": None}], "segmentation": cell}), tmp_path / "t.parquet")
+    probe = load_probe(str(tmp_path / "t.parquet"), size=30, resize=30)
+    found = probe.segmentation(0)
+    assert sorted(found.unique().tolist()) == [3, 11]
+    assert torch.equal(found == 11, probe.image(0)[0] == 255)
+    with pytest.raises(MissingEvidence, match="no segmentations"):
+        toys.probe().segmentation(0)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 but no more"])
+def test_what_is_no_parquet(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "t.parquet").write_bytes(content)
+    with pytest.raises(BadInput, match=r"cannot read .*t\.parquet as parquet"):
+        load_probe(str(tmp_path / "t.parquet"))
+
+
+def test_parquet_without_pictures(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a"], "label": [1]}), tmp_path / "t.parquet")
+    with pytest.raises(BadInput, match=r"no column of pictures \(image, img, picture\) among text, label"):
+        load_probe(str(tmp_path / "t.parquet"))
+    pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "e.parquet")
+    with pytest.raises(BadInput, match="has no rows"):
+        load_probe(str(tmp_path / "e.parquet"))
+
+
+def saved(path: Path) -> Path:
+    features = datasets.Features({"image": datasets.Image(), "kind": datasets.ClassLabel(names=["a", "b"])})
+    split = datasets.Dataset.from_dict({"image": [picture((i,) * 3) for i in (1, 2)], "kind": [1, 0]}, features=features)
+    datasets.DatasetDict({"train": split, "test": split}).save_to_disk(path)
+    return path
+
+
+def test_data_set_on_disk(tmp_path: Path) -> None:
+    spec = f"hf:{saved(tmp_path / 'set')}"
+    probe = load_probe(f"{spec}#test", size=8)
+    assert (greys(probe), probe.labels, probe.classes) == ({0: 1, 1: 2}, [1, 0], ["a", "b"])
+    assert probe.fingerprint == load_probe(f"{spec}#test", size=8).fingerprint
+    with pytest.raises(BadInput, match=r"has the splits train, test; choose one, as in .*#train"):
+        load_probe(spec)
+    with pytest.raises(UnknownName, match="unknown split 'tset'; nearest: test"):
+        load_probe(f"{spec}#tset")
+
+
+def test_data_set_as_a_folder_of_files(tmp_path: Path, cache: Path) -> None:
+    table(tmp_path / "train.parquet", 3)
+    assert greys(load_probe(f"hf:{tmp_path}", size=8)) == {0: 0, 1: 1, 2: 2}
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "a/b/c", "~nobody"])
+def test_paths_are_never_sent_to_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *_, **__: pytest.fail("asked the hub"))
+    with pytest.raises(BadInput, match="no data set at "):
+        load_probe(f"hf:{name}")
+
+
+@pytest.mark.parametrize("offline", ["1", "0"])
+def test_no_hub_is_told_within_seconds(tmp_path: Path, offline: str) -> None:
+    code = "import time; start = time.time()\nfrom milan import load_probe\nfrom milan.errors import BadInput\n"
+    code += "try: load_probe('hf:nobody/nothing')\nexcept BadInput as error: print(error, '|', time.time() - start)"
+    environment = os.environ | {"HF_HUB_OFFLINE": offline, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    start = time.time()
+    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
+    assert "'nobody/nothing' is not in the cache and the hub cannot be reached" in told
+    assert str(tmp_path) in told
+    assert "or pass a local copy" in told
+    assert told.count("\n") == 1
+    assert time.time() - start < 60  # loading the libraries included, on a busy machine; the libraries alone would retry for half a minute
+
+
+# --- Diorama, tensors
+
+
+def test_diorama_is_drawn_at_the_size_asked_for() -> None:
+    probe = load_probe("diorama:objects", limit=5)
+    assert (probe.size, len(probe), len(probe.labels or [])) == (64, 5, 5)
+    (ids, images), *_ = probe.batches(8, workers=2)
+    assert images.shape == (5, 3, 64, 64)
+    assert all(torch.equal(probe.image(index), images[index]) for index in ids.tolist())
+    large = load_probe("diorama:scenes", size=96, limit=2)
+    assert large.image(1).shape == (3, 96, 96)
+    assert large.fingerprint != load_probe("diorama:scenes", limit=2).fingerprint
+    assert load_probe(**large.settings).fingerprint == large.fingerprint
+    with pytest.raises(UnknownName, match="nearest: objects"):
+        load_probe("diorama:object")
+
+
+def test_tensor_probe() -> None:
+    probe = toys.probe()
+    assert torch.equal(torch.cat([images for _, images in probe.batches(5)]), toys.pictures())
+    assert probe.fingerprint == toys.probe().fingerprint
+    changed = toys.pictures()
+    changed[0, 0, 0, 0] += 1
+    assert Probe.from_tensor(changed).fingerprint != probe.fingerprint
+    with pytest.raises(BadInput, match="3 labels for 12 images"):
+        Probe.from_tensor(toys.pictures(), [1, 2, 3])
+    with pytest.raises(BadInput, match="at least one image"):
+        Probe.from_tensor(toys.pictures()[:0])
+
+
+# --- real photographs
+
+
+def test_real_photographs_are_torchvisions(shared_data: Path) -> None:
+    file = shared_data / "imagenet_sample" / "train.parquet"
+    probe = load_probe(str(file))
+    assert (len(probe), probe.labels, (probe.classes or [])[1]) == (1000, list(range(1000)), "goldfish")
+    rows = pq.ParquetFile(file).read_row_group(2, columns=["image"]).column(0).to_pylist()
+    for index in (200, 233, 299):
+        image = Image.open(io.BytesIO(rows[index - 200]["bytes"])).convert("RGB")
+        expected = functional.pil_to_tensor(functional.center_crop(functional.resize(image, 256), [224, 224]))
+        assert torch.equal(probe.image(index), expected)
+
+
+def test_real_segmentations(shared_data: Path) -> None:
+    probe = load_probe(str(shared_data / "camvid" / "val.parquet"), limit=3)
+    found = probe.segmentation(2)
+    assert found.shape == (224, 224)
+    assert set(found.unique().tolist()) <= set(range(12))
+    assert json.dumps(probe.settings)
