@@ -1,0 +1,100 @@
+"""Every describer of the package keeps the contract; the check finds those that do not."""
+
+from pathlib import Path
+
+import pytest
+
+import milan
+from milan.describers import Describer, check_describer, describer_class, describer_names, load_describer
+from milan.describers.contract import UNITS, toy_dissection, watched
+from milan.errors import BadInput, UnknownName
+from tests.describers import worlds
+
+# Settings that keep the check quick; they change how much is done, not what is checked.
+QUICK = {"milan": {"beam": 5}}
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory):
+    return toy_dissection(tmp_path_factory.mktemp("toys"))
+
+
+def test_the_toy_world_is_as_its_names_say(toys):
+    said = {each.unit.index: each.text for each in worlds.Colour().describe(toys, toys.units)}
+    assert {UNITS[index]: text.strip() for index, text in said.items()}.items() >= {"red": "red", "green": "green", "blue": "blue"}.items()
+    assert [toys.status[unit] for unit in toys.units] == ["ok", "ok", "ok", "ok", "dead", "sparse", "ok"]
+
+
+@pytest.mark.parametrize("name", describer_names())
+def test_every_describer_of_the_package_keeps_it(name):
+    check_describer(lambda: load_describer(name, **QUICK.get(name, {})))
+
+
+def test_a_describer_that_keeps_it_passes(toys):
+    milan.check_describer(worlds.Colour, toys)
+
+
+@pytest.mark.parametrize(
+    ("broken", "told"),
+    [
+        (worlds.Peeking, "one by one"),
+        (worlds.Morbid, "it described answers:0.*answers:4"),
+        (worlds.Fickle, "another state of torch's generator"),
+        (worlds.Shuffling, "asked in another order"),
+        (worlds.Mute, "empty description"),
+    ],
+)
+def test_the_check_finds_what_breaks_it(broken, told, toys):
+    with pytest.raises(AssertionError, match=told):
+        check_describer(broken, toys)
+
+
+def test_the_check_finds_files_left_behind(tmp_path, toys):
+    left = tmp_path / "left.txt"
+    with pytest.raises(AssertionError, match=r"outside its caches: .*left\.txt"):
+        check_describer(lambda: worlds.Littering(str(left)), toys)
+    assert left.exists()
+
+
+def test_watching_sees_folders_renames_and_deletions(tmp_path):
+    (tmp_path / "old").write_text("x")
+    with watched() as written:
+        (tmp_path / "made").mkdir()
+        (tmp_path / "old").rename(tmp_path / "new")
+        (tmp_path / "new").unlink()
+        (tmp_path / "read").exists()
+    (tmp_path / "later").write_text("x")
+    assert {Path(each).name for each in written} == {"made", "new"}
+
+
+def test_unknown_describers_and_settings_are_answered_with_the_nearest():
+    with pytest.raises(UnknownName, match=r"unknown describer 'milam'; nearest: milan"):
+        load_describer("milam")
+    with pytest.raises(UnknownName, match=r"unknown setting of milan 'baem'; nearest: beam"):
+        load_describer("milan", baem=3)
+
+
+def test_a_describer_from_a_file():
+    cls = describer_class(f"{worlds.__file__}:Colour")
+    assert issubclass(cls, Describer)
+    assert cls(times=2).settings == {"prefix": "", "times": 2}
+    with pytest.raises(UnknownName, match="nearest: Colour"):
+        describer_class(f"{worlds.__file__}:Color")
+    with pytest.raises(BadInput, match=r"no file nowhere\.py"):
+        describer_class("nowhere.py:Colour")
+
+
+def test_the_key_follows_settings_and_code():
+    assert worlds.Colour().key == worlds.Colour().key
+    assert worlds.Colour().key != worlds.Colour(times=2).key
+
+
+def test_every_published_setting_names_a_describer_and_its_settings():
+    folder = Path(__file__).parents[2] / "configs" / "describe"
+    import yaml
+
+    configs = sorted(folder.glob("*.yaml"))
+    assert configs
+    for config in configs:
+        options = yaml.safe_load(config.read_text())
+        assert set(options.get("settings") or {}) <= set(load_describer(options["describer"]).settings), config
