@@ -11,7 +11,7 @@ from torch import nn
 from milan.errors import BadInput, UnknownName
 from milan.targets.hubs import check_huggingface, out_of_reach, reachable
 from milan.targets.sources import Network, Preprocessing, Source
-from milan.targets.weights import classes_in
+from milan.targets.weights import classes_in, fitted
 
 
 def from_torchvision(name: str, source: Source) -> Network:
@@ -166,7 +166,17 @@ def _transformers_model(name: str, config: Any, source: Source, local: bool) -> 
     if source.pretrained:
         model = kind.from_pretrained(name, local_files_only=local, trust_remote_code=False)
         return _vision_part(model, name)
-    return source.fill(_vision_part(kind.from_config(config), name))
+    model = kind.from_config(config)
+    if source.path is not None and (filled := _with_saved_names(model, source)) is not None:
+        return _vision_part(filled, name)
+    return source.fill(_vision_part(model, name))
+
+
+def _with_saved_names(model: Any, source: Source) -> nn.Module | None:
+    """The network with the file's weights, if they go by the names that transformers saves under, which differ from its modules' names."""
+    tensors = fitted(source.tensors, model.state_dict())
+    filled, told = type(model).from_pretrained(None, config=model.config, state_dict=tensors, output_loading_info=True)
+    return None if any(told[fault] for fault in ("missing_keys", "unexpected_keys", "mismatched_keys")) else filled
 
 
 def _auto_class(config: Any) -> Any:

@@ -57,7 +57,7 @@ def replaced(output: Any, path: Path, value: Tensor) -> Any:
         return type(output)(*items) if hasattr(output, "_fields") else tuple(items)
     new = copy.copy(output)
     if isinstance(output, Mapping | list):
-        new[key] = replaced(output[key], rest, value)  # type: ignore[index]
+        new[key] = replaced(output[key], rest, value)
     else:
         object.__setattr__(new, key, replaced(getattr(output, key), rest, value))  # also where the dataclass is frozen
     return new

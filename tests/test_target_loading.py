@@ -1,0 +1,336 @@
+"""Targets by name: their weights, read without executing anything, their preprocessing, and what is refused."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import transformers
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torchvision import models
+from torchvision.transforms import v2
+
+from milan.errors import BadInput, UnknownName
+from milan.targets import Target, load_target
+
+SMALL = "torchvision:squeezenet1_1"
+VIT = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 16}
+
+
+def refused(*args: Any, **options: Any) -> str:
+    """What load_target says when it refuses; a single line."""
+    with pytest.raises(BadInput) as caught:
+        load_target(*args, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """No network (a proxy that refuses) and empty caches; the folder of torch's own."""
+    import huggingface_hub.constants
+
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("NO_PROXY", "")
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "torch"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
+    return tmp_path / "torch"
+
+
+# names
+
+
+@pytest.mark.parametrize(
+    ("spec", "near"),
+    [
+        ("torchvision:resnet19", "resnet18"),
+        ("timm:vit_tiny_patch16_225", "vit_tiny_patch16_224"),
+        ("diorama:resnet-object", "resnet-objects"),
+        ("torchvison:resnet18", "torchvision"),
+    ],
+)
+def test_a_wrong_name_is_answered_with_the_nearest(spec: str, near: str) -> None:
+    with pytest.raises(UnknownName) as caught:
+        load_target(spec)
+    assert near in caught.value.nearest
+    assert len(caught.value.nearest) <= 3
+
+
+def test_a_bare_name_is_answered_with_how_to_write_it() -> None:
+    assert "torchvision:NAME" in refused("resnet18")
+    assert "torchvision:resnet18?" in refused("resnet18")
+
+
+@pytest.mark.parametrize("name", ["./vit", "/no/where", "~/vit", "models/vit/final", "vit/"])
+def test_what_looks_like_a_path_is_never_sent_to_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("milan.targets.hubs.reachable", lambda url: pytest.fail("asked a hub"))
+    assert f"no folder '{name}'" in refused(f"hf:{name}")
+
+
+def test_a_path_below_a_folder_that_exists_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert "no folder 'models/vit'" in refused("hf:models/vit")
+    assert "no config.json" in refused("hf:models")
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("torchvision:resnet18", ["torchvision:resnet18", "resnet18-f37072fd.pth", "checkpoints", "--weights"]),
+        ("timm:vit_tiny_patch16_224", ["timm/vit_tiny_patch16_224", "models--timm--vit_tiny", "--weights"]),
+        ("hf:google/vit-base-patch16-224", ["google/vit-base-patch16-224", "models--google--vit-base", "local copy"]),
+    ],
+)
+@pytest.mark.usefixtures("offline")
+def test_offline_the_error_says_what_where_and_what_instead(spec: str, words: list[str]) -> None:
+    said = refused(spec)
+    assert [word for word in [*words, "out of reach"] if word not in said] == []
+
+
+def test_offline_the_librarys_cache_is_used(offline: Path) -> None:
+    published = models.get_model_weights("squeezenet1_1").DEFAULT
+    cached = offline / "checkpoints" / Path(published.url).name
+    cached.parent.mkdir(parents=True)
+    network = models.squeezenet1_1(weights=None)
+    torch.save(network.state_dict(), cached)
+    target = load_target(SMALL)
+    assert torch.equal(target.model.state_dict()["classifier.1.weight"], network.state_dict()["classifier.1.weight"])
+    assert (target.image_size, target.resize) == (224, 256)
+
+
+# weights
+
+
+@pytest.fixture(scope="module")
+def weights() -> dict[str, Tensor]:
+    torch.manual_seed(1)
+    return models.squeezenet1_1(weights=None).state_dict()
+
+
+def holds(target: Target, weights: dict[str, Tensor]) -> bool:
+    return all(torch.equal(value, weights[name]) for name, value in target.core.state_dict().items())
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("nest", [None, "state_dict", "model"])
+def test_state_dicts_of_any_training_program(weights: dict[str, Tensor], tmp_path: Path, prefix: str, nest: str | None) -> None:
+    content: dict[str, Any] = {prefix + name: value for name, value in weights.items()}
+    torch.save({nest: content, "epoch": 3} if nest else content, tmp_path / "w.pth")
+    target = load_target(SMALL, weights=tmp_path / "w.pth")
+    assert holds(target, weights)
+    assert (target.spec, target.weights) == (SMALL, str(tmp_path / "w.pth"))
+
+
+def test_safetensors(weights: dict[str, Tensor], tmp_path: Path) -> None:
+    save_file({f"module.{name}": value for name, value in weights.items()}, tmp_path / "w.safetensors")
+    assert holds(load_target(SMALL, weights=str(tmp_path / "w.safetensors")), weights)
+
+
+def test_real_weights(shared_data: Path) -> None:
+    target = load_target("torchvision:squeezenet1_0", weights=shared_data / "squeezenet/squeezenet1_0_imagenet.safetensors")
+    assert target.layer("features.12").shape == (512, 13, 13)
+
+
+def test_random_weights_need_no_file() -> None:
+    assert load_target(SMALL, weights="random").weights == "random"
+
+
+@pytest.mark.parametrize("spec", [SMALL, "torchvision:resnet18", "timm:test_resnet"])
+def test_as_many_classes_as_the_weights_have(spec: str, tmp_path: Path) -> None:
+    kind, _, name = spec.partition(":")
+    network = models.get_model(name, weights=None, num_classes=7) if kind == "torchvision" else timm.create_model(name, num_classes=7)
+    torch.save(network.state_dict(), tmp_path / "w.pt")
+    assert load_target(spec, weights=tmp_path / "w.pt").outputs(torch.zeros(1, 3, 64, 64)).shape == (1, 7)
+
+
+@pytest.mark.parametrize("auxiliary", [True, False])
+def test_googlenet_with_and_without_its_auxiliary_heads(auxiliary: bool, tmp_path: Path) -> None:
+    network = models.googlenet(weights=None, aux_logits=auxiliary, init_weights=False)
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    target = load_target("torchvision:googlenet", weights=tmp_path / "w.pth")
+    assert holds(target, network.state_dict())
+    assert target.model.transform_input  # the published weights expect it
+
+
+def test_differing_keys_are_listed(weights: dict[str, Tensor], tmp_path: Path) -> None:
+    other = dict(weights)
+    other["extra.weight"] = other.pop("features.0.weight")
+    other["features.3.squeeze.weight"] = torch.zeros(3, 3)
+    torch.save(other, tmp_path / "w.pth")
+    said = refused(SMALL, weights=tmp_path / "w.pth")
+    assert "missing: features.0.weight" in said
+    assert "unknown: extra.weight" in said
+    assert "features.3.squeeze.weight (3, 3) instead of (16, 64, 1, 1)" in said
+
+
+class Trap:
+    """Runs code when it is unpickled."""
+
+    sprung: list[str] = []  # noqa: RUF012  what the code would leave behind
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Trap.sprung.append, ("run",)
+
+
+def test_nothing_in_a_weights_file_is_executed(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"w": torch.zeros(1)}, "optimizer": Trap()}, tmp_path / "w.pth")
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps(Trap()))
+    Trap.sprung.clear()
+    assert "could run code" in refused(SMALL, weights=tmp_path / "w.pth")
+    refused(SMALL, weights=tmp_path / "w.pkl")
+    assert Trap.sprung == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("w.pth", b""), ("w.pth", b"PK\x03\x04 cut"), ("w.safetensors", b"\x00" * 20), ("w.pth", b"<html>")]
+)
+def test_damaged_files_are_refused(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert name in refused(SMALL, weights=tmp_path / name)
+
+
+def test_files_that_hold_no_state_dict_are_refused(tmp_path: Path) -> None:
+    torch.save({"epoch": 3}, tmp_path / "w.pth")
+    assert "holds no state dict" in refused(SMALL, weights=tmp_path / "w.pth")
+    assert "no weights file" in refused(SMALL, weights=tmp_path / "none.pth")
+
+
+# families
+
+
+def test_timm_brings_its_data_configuration() -> None:
+    target = load_target("timm:vit_tiny_patch16_224", weights="random")
+    assert target.mean == target.std == (0.5, 0.5, 0.5)
+    assert (target.image_size, target.resize) == (224, round(224 / 0.9))
+
+
+def test_torchvision_brings_its_transforms() -> None:
+    target = load_target("torchvision:mobilenet_v2", weights="random")
+    wanted = models.MobileNet_V2_Weights.DEFAULT.transforms()
+    pixels = torch.randint(0, 256, (2, 3, target.image_size, target.image_size), dtype=torch.uint8)
+    assert (target.image_size, target.resize) == (wanted.crop_size[0], wanted.resize_size[0])
+    torch.testing.assert_close(target.prepare(pixels), v2.functional.normalize(pixels / 255, wanted.mean, wanted.std))
+
+
+def saved_vit(folder: Path, **processor: Any) -> nn.Module:
+    model = transformers.ViTForImageClassification(transformers.ViTConfig(**VIT, num_labels=3))
+    model.save_pretrained(folder)
+    transformers.ViTImageProcessor(**({"size": {"height": 32, "width": 32}} | processor)).save_pretrained(folder)
+    return model
+
+
+def test_a_folder_of_transformers(tmp_path: Path) -> None:
+    model = saved_vit(tmp_path, image_mean=[0.4, 0.5, 0.6], image_std=[0.1, 0.2, 0.3])
+    target = load_target(f"hf:{tmp_path}")
+    assert (target.image_size, target.mean, target.std) == (32, (0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
+    images = target.noise(2, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(target.outputs(images), model.eval()(images).logits)
+    assert target.layer("vit").layout == "BNC"  # an output object: its first tensor
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        {"do_normalize": False},
+        {"do_rescale": False, "image_mean": [120.0] * 3, "image_std": [60.0] * 3},
+        {"rescale_factor": 1 / 127.5, "image_mean": [1.0] * 3, "image_std": [1.0] * 3},
+    ],
+)
+def test_pixels_reach_the_network_as_its_processor_would_bring_them(processor: dict[str, Any], tmp_path: Path) -> None:
+    saved_vit(tmp_path, do_resize=False, **processor)
+    target = load_target(f"hf:{tmp_path}")
+    pixels = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+    wanted = transformers.AutoImageProcessor.from_pretrained(tmp_path)(images=pixels[0], return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(target.prepare(pixels), wanted.float(), rtol=1e-4, atol=1e-4)
+
+
+def test_of_an_image_text_network_the_vision_part_is_taken(tmp_path: Path) -> None:
+    text = {"vocab_size": 20, "max_position_embeddings": 8, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    text |= {key: VIT[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")}
+    transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=VIT, projection_dim=8)).save_pretrained(tmp_path)
+    transformers.CLIPImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    target = load_target(f"hf:{tmp_path}")
+    assert (target.image_size, target.resize) == (32, 40)
+    assert target.layer("encoder.layers.0").prefix_tokens == 1
+    assert target.outputs(target.noise(1, 32)).shape == (1, 5, 16)
+
+
+def test_a_language_model_is_refused(tmp_path: Path) -> None:
+    config = transformers.BertConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=9)
+    transformers.BertModel(config).save_pretrained(tmp_path)
+    assert "takes no images" in refused(f"hf:{tmp_path}")
+
+
+def test_weights_for_a_folder_of_transformers(tmp_path: Path) -> None:
+    saved_vit(tmp_path / "a")
+    other = saved_vit(tmp_path / "b")
+    torch.save(other.state_dict(), tmp_path / "w.pth")
+    for file in (tmp_path / "b" / "model.safetensors", tmp_path / "w.pth"):  # names as saved, and as in memory
+        assert holds(load_target(f"hf:{tmp_path / 'a'}", weights=file), other.state_dict())
+    torch.save({name: value for name, value in other.state_dict().items() if "classifier" not in name}, tmp_path / "w.pth")
+    assert "missing: classifier.bias, classifier.weight" in refused(f"hf:{tmp_path / 'a'}", weights=tmp_path / "w.pth")
+
+
+def test_the_embedded_networks() -> None:
+    target = load_target("diorama:resnet-objects", weights="random")
+    assert (target.image_size, target.mean) == (64, (0.5, 0.5, 0.5))
+    assert {layer.layout for layer in target.layers()} >= {"BCHW", "BC"}
+
+
+FILE = """
+import torch
+from torch import nn
+from neighbour import WIDTH
+from milan import Target
+
+def network():
+    return nn.Sequential(nn.Conv2d(3, WIDTH, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+def own():
+    return Target(network(), name="mine", image_size=48, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+def number():
+    return 3
+
+def broken():
+    raise KeyError("weights")
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "neighbour.py").write_text("WIDTH = 5\n")
+    (tmp_path / "mine.py").write_text(FILE)
+    return tmp_path / "mine.py"
+
+
+def test_a_file_of_yours(file: Path, tmp_path: Path) -> None:
+    target = load_target(f"{file}:network")
+    assert [layer.units for layer in target.layers()] == [5, 5, 5]
+    torch.save({f"module.{name}": value + 1 for name, value in target.model.state_dict().items()}, tmp_path / "w.pth")
+    changed = load_target(f"{file}:network", weights=tmp_path / "w.pth")
+    assert torch.equal(changed.model[0].weight, target.model[0].weight * 0 + torch.load(tmp_path / "w.pth")["module.0.weight"])
+    assert changed.fingerprint != target.fingerprint
+
+
+def test_a_target_of_yours_brings_its_preprocessing(file: Path) -> None:
+    target = load_target(f"{file}:own", layout="BCHW")
+    assert (target.name, target.image_size, target.mean, target.layout) == ("mine", 48, (0.0, 0.0, 0.0), "BCHW")
+    assert target.spec == f"{file}:own"
+
+
+def test_what_a_file_of_yours_may_get_wrong(file: Path) -> None:
+    with pytest.raises(UnknownName, match="'networ'; nearest: network"):
+        load_target(f"{file}:networ")
+    assert "returns a int" in refused(f"{file}:number")
+    assert "KeyError" in refused(f"{file}:broken")
+    assert "no file" in refused(f"{file.parent / 'other.py'}:network")
+    file.write_text("import nothing_of_this_name")
+    assert "ModuleNotFoundError" in refused(f"{file}:network")
