@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from milan.describers.base import Describer, living
-from milan.dissection import Dissection
+from milan.dissection.store import Dissection
 from milan.embedded import embedded
 from milan.errors import BadInput
 from milan.models import Captioner, Encoder, Prior, load_encoder

@@ -72,6 +72,8 @@ class Captioner(
         encoder: dict[str, str] | None = None,
     ):
         super().__init__()
+        if features < 1:
+            raise BadInput("a captioner needs features; give data.encoder, as diorama:encoder or torchvision:resnet101")
         self.save_hyperparameters()
         self.vocabulary = Vocabulary(words)
         self.initial_hidden = nn.Linear(features, hidden)

@@ -1,0 +1,348 @@
+"""What people said of units: annotated dissections as batches for training, split by unit."""
+
+import hashlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from milan.dissection.store import Dissection, load_dissection
+from milan.dissection.exchange import annotations_of
+from milan.embedded import embedded
+from milan.errors import BadInput, MilanWarning, UnknownName
+from milan.models.captioner import CaptionBatch, UnitBatch
+from milan.models.encoder import Downsampling, Encoder, Pooling, load_encoder
+from milan.models.prior import TextBatch
+from milan.progress import progress
+from milan.storage import atomic, cache_folder, content_key
+from milan.units import Unit
+from milan.vocabulary import Vocabulary, tokenize
+
+LONGEST = 60  # words of an annotation; the rest of a longer one is cut off
+GROUPS: dict[str, tuple[str, ...]] = {  # MILANNOTATIONS' groups, as paths under its root
+    "base": ("alexnet/imagenet", "alexnet/places365", "resnet152/imagenet", "resnet152/places365", "biggan/imagenet", "biggan/places365"),
+    "cls": ("alexnet/imagenet", "alexnet/places365", "resnet152/imagenet", "resnet152/places365"),
+    "gen": ("biggan/imagenet", "biggan/places365"),
+    "imagenet": ("alexnet/imagenet", "resnet152/imagenet", "biggan/imagenet"),
+    "places365": ("alexnet/places365", "resnet152/places365", "biggan/places365"),
+    "alexnet": ("alexnet/imagenet", "alexnet/places365"),
+    "resnet152": ("resnet152/imagenet", "resnet152/places365"),
+    "biggan": ("biggan/imagenet", "biggan/places365"),
+    "dino": ("dino_vits8/imagenet",),
+}
+
+
+class Annotated(NamedTuple):
+    """One unit, where it lies, and what was said of it."""
+
+    source: Path  # the layer's folder, or a csv file
+    unit: Unit
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which units are trained on and which are held out; vocabulary, prior and captioner share it."""
+
+    train: tuple[Annotated, ...]
+    held_out: tuple[Annotated, ...]
+
+
+def group(name: str, root: Path) -> list[Path]:
+    """The folders under ``root`` of a group of MILANNOTATIONS; ``not-GROUP`` (or ``not-alexnet/imagenet``) is ``base`` without it.
+
+    >>> [path.as_posix() for path in group("not-imagenet", Path("data"))]
+    ['data/alexnet/places365', 'data/resnet152/places365', 'data/biggan/places365']
+    """
+    left_out = name.removeprefix("not-")
+    known = {**GROUPS, **{path: (path,) for path in (*GROUPS["base"], *GROUPS["dino"])}}
+    if left_out not in known:
+        raise UnknownName("group of annotations", name, [*known, *(f"not-{other}" for other in known)], "or give folders or csv files")
+    if name == left_out:
+        return [root / path for path in known[name]]
+    return [root / path for path in GROUPS["base"] if path not in known[left_out]]
+
+
+def sources(names: Sequence[str], root: str | Path = "") -> list[Path]:
+    """The layers' folders and csv files that ``names`` stand for: ``diorama``, existing paths, or groups under ``root``.
+
+    Raises:
+        BadInput: a path holds no annotations.
+    """
+    found: list[Path] = []
+    for name in names:
+        if name == "diorama":
+            found += _layers(embedded("data/diorama/annotations"))
+        elif Path(name).exists():
+            found += _layers(Path(name))
+        else:
+            for folder in group(name, Path(root)):
+                found += _layers(folder)
+    return list(dict.fromkeys(found))
+
+
+def _layers(path: Path) -> list[Path]:
+    """Layer folders at or under ``path``, in alphabetical order; a csv file stands for itself."""
+    if path.is_file():
+        return [path]
+    folders = sorted({file.parent for name in ("ids.csv", "dissection.json") for file in path.glob(f"**/{name}")})
+    if not folders:
+        raise BadInput(f"no annotated dissections under {path}: a layer's folder holds ids.csv, masks.npy and images.npy")
+    return folders
+
+
+def read_annotations(source: Path) -> dict[Unit, tuple[str, ...]]:
+    """Texts by unit of a layer's folder or a csv file; white space is made single, empty texts are left out, very long ones cut with a warning.
+
+    Raises:
+        BadInput: there are none.
+    """
+    said: dict[Unit, tuple[str, ...]] = {}
+    cut = 0
+    for unit, texts in annotations_of(source).items():
+        words = [text.split() for text in texts if tokenize(text)]
+        cut += sum(len(one) > LONGEST for one in words)
+        if words:
+            said[unit] = tuple(" ".join(one[:LONGEST]) for one in words)
+    if cut:
+        warnings.warn(f"{source}: {cut} annotations of more than {LONGEST} words were cut", MilanWarning, stacklevel=2)
+    return said
+
+
+def split_by_unit(annotated: Sequence[Annotated], held_out: float, seed: int) -> Split:
+    """Holds out that share of each layer's units, chosen by a hash of their names: whatever else is trained on, the same units are held out."""
+    if not 0 < held_out < 1:
+        raise BadInput(f"held_out is {held_out}; give a share between 0 and 1, as 0.1")
+    layers: dict[tuple[Path, str], list[Annotated]] = {}
+    for one in annotated:
+        layers.setdefault((one.source, one.unit.layer), []).append(one)
+    out: set[tuple[Path, Unit]] = set()
+    for units in layers.values():
+        order = sorted(units, key=lambda one: hashlib.sha256(f"{seed} {one.source.parent.name} {one.unit}".encode()).digest())
+        out |= {(one.source, one.unit) for one in order[: round(held_out * len(units)) or int(len(units) > 1)]}
+    pair: tuple[list[Annotated], list[Annotated]] = [], []
+    for one in annotated:
+        pair[(one.source, one.unit) in out].append(one)
+    if not pair[0] or not pair[1]:
+        raise BadInput(f"{len(annotated)} annotated units are too few to train on some and hold out others")
+    return Split(tuple(pair[0]), tuple(pair[1]))
+
+
+class Milannotations(LightningDataModule):
+    """Annotations and the frozen encoder's features of the units they are of; for the prior (``encoder=None``) the texts alone.
+
+    Training batches go by annotation, held-out ones by unit where there are features (for scores of descriptions), else by annotation.
+    Features are computed once and kept under the cache folder by the content of dissection and encoder.
+
+    Args:
+        folders: ``diorama``, paths of annotated dissections (layers or whole data sets, MILANNOTATIONS' layout or ours) or csv files, or names of
+            MILANNOTATIONS' groups under ``root``: base, cls, gen, imagenet, places365, alexnet, resnet152, biggan, dino, each also as not-NAME.
+        root: folder of the groups.
+        encoder: spec of the frozen encoder, or None.
+        encoder_weights: its weights, where they are not its own.
+        pooling: see ``Encoder``.
+        downsampling: see ``Encoder``.
+        held_out: share of each layer's units that is not trained on.
+        minimum: how often a word must occur in the training texts to be in the vocabulary.
+        batch_size: annotations in a batch.
+        seed: of the split and of the order of the batches.
+        device: where the encoder runs.
+    """
+
+    def __init__(
+        self,
+        folders: list[str],
+        root: str = "",
+        encoder: str | None = "diorama:encoder",
+        encoder_weights: str = "",
+        pooling: Pooling = "mean",
+        downsampling: Downsampling = "bilinear",
+        held_out: float = 0.1,
+        minimum: int = 2,
+        batch_size: int = 64,
+        seed: int = 0,
+        device: str = "cpu",
+    ):
+        super().__init__()
+        self.folders, self.root, self.held_out, self.minimum, self.batch_size, self.seed = folders, root, held_out, minimum, batch_size, seed
+        self.encoder_options: dict[str, Any] = {"pooling": pooling, "downsampling": downsampling, "weights": encoder_weights or None}
+        self.spec, self.device = encoder, device
+
+    @cached_property
+    def split(self) -> Split:
+        """The units of all folders, divided."""
+        annotated = [
+            Annotated(source, unit, texts)
+            for source in sources(self.folders, self.root)
+            for unit, texts in read_annotations(source).items()
+            if self.spec is None or unit in self._described(source)
+        ]
+        return split_by_unit(annotated, self.held_out, self.seed)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Words of the training units' texts."""
+        return Vocabulary.build((text for one in self.split.train for text in one.texts), minimum=self.minimum)
+
+    @property
+    def words(self) -> list[str]:
+        return self.vocabulary.words
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        if self.spec is None:
+            raise BadInput("without an encoder there are no features; give data.encoder, as diorama:encoder or torchvision:resnet101")
+        return load_encoder(self.spec, device=self.device, **self.encoder_options)
+
+    @property
+    def encoder_settings(self) -> dict[str, str]:
+        """Nothing where there is no encoder."""
+        return self.encoder.settings if self.spec is not None else {}
+
+    @property
+    def feature_length(self) -> int:
+        """0 where there is no encoder."""
+        return self.encoder.length if self.spec is not None else 0
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a model trained on this tells of it."""
+        folders = ["Diorama (drawn scenes; simulated annotators)" if name == "diorama" else name for name in self.folders]
+        split = self.split
+        told = {"data": folders, "units": len(split.train), "held-out units": len(split.held_out), "seed": self.seed}
+        return told | {"annotations": sum(len(one.texts) for one in split.train), "words": len(self.words)}
+
+    def _dissection(self, source: Path) -> Dissection:
+        if source.is_file():
+            raise BadInput(f"{source} holds texts alone, which train a prior but no captioner; give folders with images and masks")
+        return self._dissections.setdefault(source, load_dissection(source))
+
+    @cached_property
+    def _dissections(self) -> dict[Path, Dissection]:
+        return {}
+
+    def _described(self, source: Path) -> set[Unit]:
+        return set(self._dissection(source).units)
+
+    def prepare_data(self) -> None:
+        """Computes the features that are not in the cache yet."""
+        if self.spec is not None:
+            for source in self._sources():
+                features_file(self._dissection(source), self.encoder)
+
+    def _sources(self) -> list[Path]:
+        return list(dict.fromkeys(one.source for one in (*self.split.train, *self.split.held_out)))
+
+    @cached_property
+    def _features(self) -> dict[Path, np.ndarray]:
+        return {source: np.load(features_file(self._dissection(source), self.encoder), mmap_mode="r") for source in self._sources()}
+
+    def features_of(self, units: Sequence[Annotated]) -> Float[Tensor, "units k features"]:
+        """Features of the exemplars of each unit."""
+        rows = [self._features[one.source][self._dissection(one.source).row(one.unit)] for one in units]
+        if len({len(row) for row in rows}) > 1:
+            raise BadInput(f"units with {min(map(len, rows))} and with {max(map(len, rows))} exemplars cannot be in one batch; dissect all with one k")
+        return torch.from_numpy(np.stack(rows))
+
+    def train_dataloader(self) -> DataLoader:
+        said = [(one, self.vocabulary.encode(text)) for one in self.split.train for text in one.texts]
+        order = Shuffled(len(said), self.batch_size, self.seed, self._progress)
+        return DataLoader(Listed(said), batch_sampler=order, collate_fn=self._batch, generator=torch.Generator().manual_seed(self.seed))
+
+    def val_dataloader(self) -> DataLoader:
+        own: dict[str, Any] = {"batch_size": self.batch_size, "generator": torch.Generator().manual_seed(self.seed)}
+        if self.spec is None:
+            said = [(one, self.vocabulary.encode(text)) for one in self.split.held_out for text in one.texts]
+            return DataLoader(Listed(said), collate_fn=self._batch, **own)
+        return DataLoader(Listed(self.split.held_out), collate_fn=self._units, **own)
+
+    def _batch(self, said: Sequence[tuple[Annotated, list[int]]]) -> CaptionBatch | TextBatch:
+        tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids) for _, ids in said], batch_first=True, padding_value=self.vocabulary.pad)
+        if self.spec is None:
+            return TextBatch(tokens)
+        return CaptionBatch(self.features_of([one for one, _ in said]), tokens)
+
+    def _units(self, units: Sequence[Annotated]) -> UnitBatch:
+        return UnitBatch(self.features_of(units), [list(one.texts) for one in units])
+
+    def _progress(self) -> "Progress":
+        """Where the training is: after a resumption in the middle of an epoch."""
+        trainer = self.trainer
+        if trainer is None:
+            return Progress()
+        done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        return Progress(trainer.current_epoch, done, trainer.global_rank, trainer.world_size)
+
+
+class Progress(NamedTuple):
+    """Epoch and batches done in it, and which of how many processes this is."""
+
+    epoch: int = 0
+    batches: int = 0
+    rank: int = 0
+    world: int = 1
+
+
+class Listed(Dataset):
+    """A sequence as a dataset."""
+
+    def __init__(self, items: Sequence[Any]):
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.items[index]
+
+
+class Shuffled(Sampler[list[int]]):
+    """Batches of an epoch's own order, from where the training is: an epoch's order depends on (seed, epoch) alone, so a resumed one goes on in it.
+
+    With several processes each takes every so-manieth of a batch; the last, smaller batch is filled up from the beginning so that all have work.
+    """
+
+    def __init__(self, items: int, batch_size: int, seed: int, progress: Callable[[], Progress] = Progress):
+        self.items, self.batch_size, self.seed, self.progress = items, batch_size, seed, progress
+
+    def __len__(self) -> int:
+        return -(-self.items // (self.batch_size * self.progress().world))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        now = self.progress()
+        order = self.order(now.epoch)
+        step = self.batch_size * now.world
+        for begin in range(now.batches * step, len(order), step):
+            batch = order[begin : begin + step]
+            batch = torch.cat([batch, order[: -len(batch) % now.world]])
+            yield batch[now.rank :: now.world].tolist()
+
+    def order(self, epoch: int) -> Int[Tensor, " items"]:
+        seed = int(content_key(seed=self.seed, epoch=epoch)[:15], 16)
+        return torch.randperm(self.items, generator=torch.Generator().manual_seed(seed))
+
+
+def features_file(dissection: Dissection, encoder: Encoder) -> Path:
+    """The file of the encoder's features of all units of a dissection (units, k, features), in their order; made if it is not in the cache."""
+    key = content_key(dissection=dissection.key, encoder=encoder.key, units=[str(unit) for unit in dissection.units])
+    file = cache_folder() / "features" / f"{key}.npy"
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        rows = [_features(dissection, unit, encoder) for unit in progress(dissection.units, text=f"features of {dissection.layer}")]
+        with atomic(file) as path:
+            np.save(path, np.stack(rows))
+    return file
+
+
+def _features(dissection: Dissection, unit: Unit, encoder: Encoder) -> np.ndarray:
+    exemplars = dissection.exemplars(unit)
+    return encoder.features(exemplars.images, exemplars.masks).numpy()

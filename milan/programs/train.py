@@ -1,0 +1,183 @@
+"""train.py: LightningCLI over MILAN's models, made so that a run stopped at any moment goes on as if it had not been."""
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import yaml
+from lightning_utilities.core.rank_zero import rank_zero_only
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+
+from milan.annotations import Milannotations
+from milan.command import ArgumentParser, run
+from milan.errors import BadInput
+from milan.models.saving import CONFIG
+from milan.storage import atomic, locked
+
+CHECKPOINTS, LAST, BEST, SETTINGS = "checkpoints", "last.ckpt", "best.ckpt", "config.yaml"
+DECIDING = ("model", "data", "patience", "seed_everything")  # what a resumed run must have in common with the one it goes on with
+
+
+class Resumable(Callback):
+    """Keeps ``last.ckpt``, from which the training goes on bit for bit: it holds the random states too.
+
+    It is written between two batches of an epoch, never after its last one, where Lightning would go on without the epoch's validation.
+
+    Args:
+        folder: where it is written.
+        seconds: at most so often.
+    """
+
+    def __init__(self, folder: Path, seconds: float = 30.0):
+        self.path, self.seconds = folder / LAST, seconds
+        self.written = time.monotonic()
+        self.restored: dict[str, Any] | None = None
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, index: int) -> None:
+        if self.restored is not None:
+            torch.set_rng_state(self.restored["cpu"])
+            if self.restored["cuda"] and torch.cuda.is_available():
+                torch.cuda.set_rng_state_all(self.restored["cuda"])
+            self.restored = None
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int) -> None:
+        if time.monotonic() - self.written >= self.seconds and not trainer.is_last_batch:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic(self.path) as path:  # every process takes part in gathering the state; the first one writes
+                trainer.save_checkpoint(path)
+                path.touch()
+            self.written = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.restored = state_dict
+
+
+class Parser(LightningArgumentParser):
+    """Lightning's parser, its faults told in one line with the nearest options."""
+
+    error = ArgumentParser.error  # type: ignore[assignment]
+
+
+class TrainCLI(LightningCLI):
+    """Links vocabulary and encoder from the data to the model, goes on with a stopped run, and saves the best weights as a model."""
+
+    def init_parser(self, **options: Any) -> LightningArgumentParser:
+        parser = Parser(**options)
+        parser.add_argument("-c", "--config", action="config", help="options from a file; later options on the line win")
+        return parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--out", type=str, default="runs/train", help="folder of the checkpoints, the logs and the model")
+        parser.add_argument("--patience", type=int, default=4, help="epochs without a better score on the held-out units before the training stops")
+        parser.add_argument("--checkpoint_seconds", type=float, default=30.0, help="how often the state to resume from is written")
+        parser.link_arguments("data.words", "model.init_args.words", apply_on="instantiate")
+        parser.link_arguments("data.feature_length", "model.init_args.features", apply_on="instantiate")
+        parser.link_arguments("data.encoder_settings", "model.init_args.encoder", apply_on="instantiate")
+
+    @property
+    def options(self) -> Any:
+        return self.config[self.subcommand]
+
+    @property
+    def out(self) -> Path:
+        return Path(self.options.out)
+
+    def instantiate_trainer(self, **options: Any) -> pl.Trainer:
+        metric, mode = self.model.monitor
+        checkpoints = self.out / CHECKPOINTS
+        best = ModelCheckpoint(checkpoints, "best", metric, mode=mode, save_weights_only=True, enable_version_counter=False)
+        stopping = EarlyStopping(metric, patience=self.options.patience, mode=mode)
+        given = self.config_init[self.subcommand].trainer
+        options["callbacks"] = [*(given.callbacks or []), stopping, Resumable(checkpoints, self.options.checkpoint_seconds), best]
+        if given.logger is None:
+            options["logger"] = [TensorBoardLogger(self.out, "logs", version=""), CSVLogger(self.out, "logs", version="csv")]
+        return super().instantiate_trainer(**options)
+
+    def fit(self, model: pl.LightningModule, **options: Any) -> None:
+        """Trains, or goes on training; called by Lightning for ``train.py fit``."""
+        with locked(self.out):
+            self._check_same_run()
+            if (self.out / CONFIG).is_file():
+                print(f"{self.out} holds the finished model; to train anew choose another --out or delete it", file=sys.stderr)
+                return
+            last = self.out / CHECKPOINTS / LAST
+            options["ckpt_path"] = options.get("ckpt_path") or (str(last) if last.is_file() else None)
+            self.trainer.fit(model, **options)
+            if self.trainer.interrupted:
+                raise KeyboardInterrupt
+            self._save_best(model)
+
+    def _check_same_run(self) -> None:
+        """Writes the settings, or compares them with those that began the run in this folder."""
+        settings = self.out / SETTINGS
+        plain = yaml.safe_load(self._parser(self.subcommand).dump(self.options, skip_link_targets=True))
+        if settings.is_file():
+            before = _flat({name: value for name, value in yaml.safe_load(settings.read_text()).items() if name in DECIDING})
+            now = _flat({name: value for name, value in plain.items() if name in DECIDING})
+            differing = [f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+            if differing:
+                raise BadInput(f"{self.out} holds a run with other settings ({'; '.join(differing[:5])}); choose another --out")
+        with atomic(settings) as path:
+            path.write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+
+    @rank_zero_only
+    def _save_best(self, model: Any) -> None:
+        best = self.out / CHECKPOINTS / BEST
+        if not best.is_file():
+            raise BadInput(f"no epoch was finished and scored, so there is no model to save in {self.out}; train longer")
+        model.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
+        metric, _ = model.monitor
+        checkpoint = next(callback for callback in self.trainer.checkpoint_callbacks if getattr(callback, "monitor", None) == metric)
+        score = float(checkpoint.best_model_score)  # type: ignore[attr-defined]
+        model.trained_on = {**self.datamodule.facts, "epochs": self.trainer.current_epoch, f"best {metric} on held-out units": round(score, 4)}
+        model.cpu().eval().save_pretrained(self.out)
+        print(f"{metric} on held-out units: {score:.4g} (best of {self.trainer.current_epoch} epochs); model in {self.out}")
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(values, Mapping):
+        return {prefix: values}
+    return {name: value for key, inner in values.items() for name, value in _flat(inner, f"{prefix}.{key}" if prefix else str(key)).items()}
+
+
+def train(args: list[str] | None = None) -> None:
+    """Runs ``train.py`` with these arguments.
+
+    Raises:
+        MilanError: as the programs tell it.
+    """
+    defaults = {"use_distributed_sampler": False, "num_sanity_val_steps": 0, "max_epochs": 100, "log_every_n_steps": 10}
+    try:
+        TrainCLI(
+            None,
+            Milannotations,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            seed_everything_default=0,
+            trainer_defaults=defaults,
+            parser_kwargs={"allow_abbrev": False, "prog": "train.py"},
+            args=args,
+        )
+    except SystemExit as end:
+        if end.code == 1:  # Lightning's answer to Ctrl-C
+            raise KeyboardInterrupt from None
+        raise
+
+
+def main(args: list[str] | None = None) -> int:
+    """The program: gives its exit status."""
+    return run(lambda: train(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
