@@ -204,6 +204,15 @@ def test_recorded_sees_the_ablated_values_whichever_was_entered_first(toy: Targe
     assert torch.equal(seen[0], seen[2])
 
 
+def test_a_network_run_by_others_in_the_block_is_not_disturbed(toy: Target) -> None:
+    seen: list[Tensor] = []
+    with recorded(toy, ["bn"], lambda name, maps, cls: seen.append(maps)) as look:
+        assert toy.outputs(images()).shape == (2, 3)
+        assert seen == []
+        look(images())
+    assert len(seen) == 1
+
+
 def test_ablations_nest_and_end_one_by_one(toy: Target) -> None:
     plain = toy.outputs(images())
     with ablated(toy, [Unit("bn", 0)]):

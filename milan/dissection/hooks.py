@@ -35,12 +35,14 @@ class _Recorder:
             self.asked.setdefault(layer.name, []).append(name)
             self.layers.setdefault(layer.module, {})[layer.call] = layer
         self.calls: Counter[str] = Counter()
-        self.waiting: set[str] = set()
+        self.waiting: set[str] = set()  # layers not yet seen in this pass; empty while look() is not at work
 
     def hook(self, module: str) -> Callable[[nn.Module, Any, Any], None]:
         wanted = self.layers[module]
 
         def record(_: nn.Module, inputs: Any, output: Any) -> None:
+            if not self.waiting:  # the network is run in the block by someone else
+                return
             layer = wanted.get(self.calls[module])
             self.calls[module] += 1
             if layer is not None:
