@@ -1,10 +1,12 @@
 """One run in several processes, on one machine or several: each looks at a part of the probe."""
 
+import atexit
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as distributed
 
 Wait = Callable[[], None]
 
@@ -40,4 +42,11 @@ def shard_here(device: torch.device) -> Shard:
 
     fabric = Fabric(accelerator="cuda" if device.type == "cuda" else "cpu", devices=local, num_nodes=count // local)
     fabric.launch()
+    atexit.register(_leave)
     return Shard(fabric.global_rank, fabric.world_size, fabric.barrier)
+
+
+def _leave() -> None:
+    """Without it a process may wait for ever when Python ends."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()

@@ -1,0 +1,149 @@
+"""Killed at any moment and run again, a dissection ends with the same bytes; so it does in several processes."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from milan.dissection.dissect import WORK, dissect
+from milan.storage import locked
+from tests.conftest import ROOT
+from tests.dissection.world import LAYERS, files, leftovers, toy_probe, toy_target
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The result of a run that nobody disturbed."""
+    out = tmp_path_factory.mktemp("whole")
+    dissect(toy_target(), toy_probe(300), LAYERS, out)
+    return files(out)
+
+
+def run_killed(out: Path, moments: list[str]) -> int:
+    """Runs and is killed at each of the moments, then runs to the end; says how often it was killed."""
+    command = [sys.executable, "-m", "tests.dissection.killing", str(out), *moments]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout.split()[-1])
+
+
+def test_killed_again_and_again_on_its_way(tmp_path: Path, whole: dict[str, bytes]) -> None:
+    moments = ["b1", "b2", "b1", "2", "-1", "b3", "1", "3", "b1", "4", "-5", "6", "7", "8", "-9"]
+    assert run_killed(tmp_path, moments) > 10
+    assert files(tmp_path) == whole
+    assert not leftovers(tmp_path)
+
+
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_killed_at_each_replacement_of_a_file(tmp_path: Path, whole: dict[str, bytes], sign: str) -> None:
+    """From a run that has just begun and from one left by any earlier kill; the last moments are those in which results are committed."""
+    moments = [f"{sign}{count}" for count in range(40, 0, -1)]
+    assert run_killed(tmp_path, moments) > 20
+    assert files(tmp_path) == whole
+
+
+def test_killed_from_outside_at_any_time(tmp_path: Path, whole: dict[str, bytes]) -> None:
+    """Not at moments of our choosing: a plain program, and the clock."""
+    program = (
+        "import time; from milan.dissection import running; from milan.dissection.dissect import dissect;"
+        "from tests.dissection.world import *; running.PAUSE = 0; running.SHARE = 0; take = running.Run._take\n"
+        "def slowly(*a):\n take(*a); print('.', flush=True); time.sleep(0.05)\n"
+        "running.Run._take = slowly\n"
+        f"dissect(toy_target(), toy_probe(300), LAYERS, {str(tmp_path)!r})"
+    )
+    killed = 0
+    for blocks, pause in ((2, 0.01), (3, 0.04), (4, 0.0), (10, 0.08), (99, 0.0)):
+        process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+        assert process.stdout
+        for _, _line in zip(range(blocks), process.stdout, strict=False):
+            pass
+        time.sleep(pause)
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+        process.stdout.close()
+    dissect(toy_target(), toy_probe(300), LAYERS, tmp_path)
+    assert killed >= 2
+    assert files(tmp_path) == whole
+
+
+def left_behind(out: Path) -> None:
+    """Runs, and is killed after three blocks."""
+    program = "import pathlib, sys; from tests.dissection import killing; killing.running.PAUSE = killing.running.SHARE = 0;"
+    program += "assert killing.child(pathlib.Path(sys.argv[1]), 'b3')"
+    subprocess.run([sys.executable, "-c", program, str(out)], cwd=ROOT, env=ENVIRONMENT, check=True, timeout=600)
+
+
+def test_a_damaged_checkpoint_is_started_afresh(tmp_path: Path, whole: dict[str, bytes]) -> None:
+    left_behind(tmp_path)
+    state = tmp_path / WORK / "0" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.warns(match="cannot be used"):
+        dissect(toy_target(), toy_probe(300), LAYERS, tmp_path)
+    assert files(tmp_path) == whole
+
+
+def test_another_process_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    program = "from tests.dissection.world import *; from milan.dissection.dissect import dissect; import sys\n"
+    program += "try: dissect(toy_target(), toy_probe(20), LAYERS, sys.argv[1])\nexcept Exception as error: print(error)"
+    with locked(tmp_path):
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=600
+        )
+    assert f"is being written by process {os.getpid()}" in done.stdout, done.stdout + done.stderr
+
+
+def run_in_processes(out: Path, count: int, program: str) -> subprocess.CompletedProcess[str]:
+    torchrun = Path(sys.executable).with_name("torchrun")
+    command = [str(torchrun), "--standalone", "--nproc_per_node", str(count), program, str(out)]
+    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=900)
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> str:
+    file = tmp_path / "program.py"
+    file.write_text(
+        "import sys\n"
+        "from milan.dissection.dissect import dissect\n"
+        "from tests.dissection.world import LAYERS, toy_probe, toy_target\n"
+        "found = dissect(toy_target(), toy_probe(300), LAYERS, sys.argv[1])\n"
+        "print(found['conv2'].exemplars(found['conv2'].units[0]).ids.tolist())\n"
+    )
+    return str(file)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_under_torchrun_make_the_same_bytes(tmp_path: Path, whole: dict[str, bytes], program: str, count: int) -> None:
+    out = tmp_path / "out"
+    done = run_in_processes(out, count, program)
+    assert done.returncode == 0, done.stderr
+    assert files(out) == whole
+    answers = [line for line in done.stdout.splitlines() if line.startswith("[")]
+    assert len(answers) == count
+    assert len(set(answers)) == 1
+    again = run_in_processes(out, count, program)  # all of it is found now
+    assert again.returncode == 0, again.stderr
+    assert files(out) == whole
+
+
+def test_processes_killed_and_run_again_make_the_same_bytes(tmp_path: Path, whole: dict[str, bytes], program: str) -> None:
+    dying = Path(program).read_text().replace(
+        "found = dissect(",
+        "import os; from milan.dissection import running; from tests.dissection.killing import after_blocks\n"
+        "running.PAUSE = running.SHARE = 0; after_blocks(2 if os.environ['RANK'] == '1' else 4)\n"
+        "found = dissect(",
+    )
+    (tmp_path / "dying.py").write_text(dying)
+    out = tmp_path / "out"
+    assert run_in_processes(out, 2, str(tmp_path / "dying.py")).returncode != 0
+    assert leftovers(out)
+    done = run_in_processes(out, 2, program)
+    assert done.returncode == 0, done.stderr
+    assert files(out) == whole
+    shutil.rmtree(out)
