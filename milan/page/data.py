@@ -99,4 +99,4 @@ def _histogram(peaks: np.ndarray) -> dict[str, Any] | None:
     if not len(finite):
         return None
     counts, edges = np.histogram(finite, BINS)
-    return {"counts": counts.tolist(), "low": _short(edges[0]), "high": _short(edges[-1])}
+    return {"counts": counts.tolist(), "low": _short(float(edges[0])), "high": _short(float(edges[-1]))}

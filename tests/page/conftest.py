@@ -1,0 +1,134 @@
+"""A page of known units, and a browser that looks at it over file://."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from milan.catalogue import Catalogue, Entry
+from milan.describers.contract import COLOURS, toy_dissection
+from milan.dissection.dissect import dissect
+from milan.page import write_page
+from milan.probes import load_probe
+from milan.targets import Target, load_target
+from milan.units import Candidate, Description, Unit
+
+QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--no-first-run")
+EVIL = '<img src=x onerror="window.harmed = true"><script>window.harmed = true</script>'
+FACTS = {
+    "target": "file.py:detectors",
+    "probe": "diorama:objects",
+    "describer": "milan",
+    "images": 33,
+    "k": 5,
+    "layers": ["detectors", "answers"],
+    "versions": {"torch": "2.15"},
+    "warnings": ["2 images could not be read: </script><b>a.jpg"],
+}
+TEXTS = {0: "red squares", 1: "Green things", 2: "blue Café tables", 3: EVIL, 6: "red or blue"}
+
+
+def said(unit: Unit) -> Entry:
+    score = -1.5 - unit.index / 4 if unit.layer == "answers" else 1.0 + unit.index
+    parts = (("likelihood", score - 1.0), ("prior", -5.0), ("pmi", score))
+    candidates = (Candidate(TEXTS[unit.index], score, parts), Candidate("runner <b>up</b>", score - 1, parts))
+    return Entry(unit, "ok", Description(unit, TEXTS[unit.index], score, candidates=candidates))
+
+
+@pytest.fixture(scope="session")
+def toys(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    one = toy_dissection(folder)
+    probe, target = load_probe(str(folder / "probe"), size=64), load_target(one.target)
+    return dissect(target, probe, ["detectors", "answers"], folder / "two", k=5, quantile=0.9)
+
+
+@pytest.fixture(scope="session")
+def catalogue(toys):
+    entries = [
+        said(unit) if unit.index in TEXTS else Entry(unit, dissection.status[unit] if dissection.status[unit] != "ok" else "failed")
+        for dissection in toys.values()
+        for unit in dissection.units
+    ]
+    return Catalogue(tuple(entries), FACTS)
+
+
+@pytest.fixture(scope="session")
+def page_file(toys, catalogue, tmp_path_factory):
+    return write_page(catalogue, toys, tmp_path_factory.mktemp("out") / "page with spaces")
+
+
+class Wide(nn.Module):
+    """Two layers of 1,000 random units each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.two = nn.Conv2d(3, 1000, 8, 8), nn.Conv2d(1000, 1000, 1)
+
+    def forward(self, images):
+        return self.two(self.one(images))
+
+
+@pytest.fixture(scope="session")
+def large_page(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("large")
+    toy_dissection(folder)
+    target = Target(Wide(), image_size=64)
+    dissections = dissect(target, load_probe(str(folder / "probe"), size=64), ["one", "two"], folder / "wide", k=15)
+    entries = []
+    for dissection in dissections.values():
+        for unit in dissection.units:
+            text = f"{list(COLOURS)[unit.index % 4]} things of kind {unit.index % 97}"
+            found = tuple(Candidate(f"{text} {place}", float(unit.index - place), (("likelihood", 1.0), ("prior", 2.0))) for place in range(10))
+            entries.append(Entry(unit, "ok", Description(unit, text, float(unit.index), candidates=found)))
+    return write_page(Catalogue(tuple(entries), FACTS | {"layers": ["one", "two"]}), dissections, folder / "page")
+
+
+@pytest.fixture(scope="session")
+def browser(chromium):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=chromium, args=list(QUIET))
+        yield launched
+        launched.close()
+
+
+class Visit:
+    """A page opened in a window of its own, and all that it asked for and complained of."""
+
+    def __init__(self, browser, file: Path, link: str = "", **window):
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        self.context = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | window))
+        self.page = self.context.new_page()
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", lambda message: self.complaints.append(f"{message.type}: {message.text}"))
+        self.page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
+        self.page.goto(file.as_uri() + link)
+        self.page.wait_for_selector(".card", state="attached")
+
+    def shown(self) -> list[str]:
+        """The ids of the cards that are shown, in the order of the page."""
+        return self.page.eval_on_selector_all(".card:not([hidden])", "cards => cards.map(card => card.querySelector('.label span').textContent)")
+
+    def focused(self) -> str:
+        return self.page.evaluate("document.activeElement.querySelector?.('.label span')?.textContent ?? document.activeElement.id")
+
+
+@pytest.fixture
+def visit(browser, page_file):
+    """Opens the page; at the end it must have asked for nothing but files, and complained of nothing."""
+    visits = []
+
+    def opened(link: str = "", file: Path = page_file, **window) -> Visit:
+        visits.append(Visit(browser, file, link, **window))
+        return visits[-1]
+
+    yield opened
+    for each in visits:
+        each.context.close()
+        assert each.complaints == []
+        assert {url.split(":")[0] for url in each.requests} <= {"file", "data"}
