@@ -16,7 +16,7 @@ from milan.errors import BadInput, UnknownName
 from milan.storage import atomic, cache_folder, locked
 
 if TYPE_CHECKING:
-    from milan.dissection import Dissection
+    from milan.dissection.store import Dissection
     from milan.targets import Target
     from milan.units import Unit
 
@@ -48,7 +48,7 @@ class Workshop:
     def dissections(self, network: str) -> "dict[str, Dissection]":
         """All layers of a network, dissected on the probe of its own task; found again if they were before."""
         from milan.diorama.networks import LAYERS
-        from milan.dissection import dissect
+        from milan.dissection.dissect import dissect
         from milan.probes import load_probe
 
         probe = load_probe(f"diorama:{network.rpartition('-')[2]}")

@@ -16,7 +16,8 @@ from scipy import sparse
 from milan.diorama.census import Census
 from milan.diorama.concepts import concepts, read
 from milan.diorama.probe import DioramaImages
-from milan.dissection import Dissection, unit_masks
+from milan.dissection.masks import unit_masks
+from milan.dissection.store import Dissection
 from milan.errors import MissingEvidence, UnknownName
 from milan.probes import Probe, load_probe
 from milan.storage import atomic, cache_folder, content_key
