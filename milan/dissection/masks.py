@@ -29,6 +29,8 @@ def masks_from_maps(
     height, width = (size, size) if isinstance(size, int) else size
     lead, grid = maps.shape[:-2], maps.shape[-2:]
     levels = torch.as_tensor(thresholds, dtype=maps.dtype, device=maps.device).broadcast_to(lead).reshape(-1, 1, 1)
+    if grid == (1, 1):  # exactly, where interpolating would round
+        return (maps > levels.reshape(*lead, 1, 1)).expand(*lead, height, width).clone()
     masks = torch.empty(len(levels), height, width, dtype=torch.bool, device=maps.device)
     rows = max(1, _CHUNK // (height * width))
     for out, part, level in zip(masks.split(rows), maps.reshape(-1, *grid).split(rows), levels.split(rows), strict=True):

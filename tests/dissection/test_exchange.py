@@ -154,7 +154,7 @@ def spoil(folder: Path, what: str) -> None:
 @pytest.mark.parametrize(
     ("what", "told"),
     [
-        ("pickle", "cannot read .*masks.npy.*allow_pickle"),
+        ("pickle", "cannot read .*masks.npy.*Python objects"),
         ("truncated", "cannot read .*masks.npy"),
         ("rows", "masks.npy is for .3, 2. units and exemplars, but ids.csv for .2, 2."),
         ("words", "cannot read .*ids.csv"),
