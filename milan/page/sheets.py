@@ -38,7 +38,7 @@ def write_sheets(dissections: Mapping[str, Dissection], units: Sequence[Unit], f
     for place in places.values():
         (folder / place).mkdir(parents=True, exist_ok=True)
     found: dict[Unit, Sheet] = {}
-    with ThreadPoolExecutor(max(1, min(os.cpu_count() or 1, 16))) as pool:
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16) + 4) as pool:  # some of them wait for the disk
         waiting = []
         for unit in progress(units, text="pictures"):
             exemplars = dissections[unit.layer].exemplars(unit)

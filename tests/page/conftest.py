@@ -1,5 +1,7 @@
 """A page of known units, and a browser that looks at it over file://."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from torch import nn
 from milan.catalogue import Catalogue, Entry
 from milan.describers.contract import COLOURS, toy_dissection
 from milan.dissection.dissect import dissect
-from milan.page import write_page
+from milan.page import write_page, write_sheets
 from milan.probes import load_probe
 from milan.targets import Target, load_target
 from milan.units import Candidate, Description, Unit
@@ -83,7 +85,13 @@ def large_page(tmp_path_factory):
             text = f"{list(COLOURS)[unit.index % 4]} things of kind {unit.index % 97}"
             found = tuple(Candidate(f"{text} {place}", float(unit.index - place), (("likelihood", 1.0), ("prior", 2.0))) for place in range(10))
             entries.append(Entry(unit, "ok", Description(unit, text, float(unit.index), candidates=found)))
-    return write_page(Catalogue(tuple(entries), FACTS | {"layers": ["one", "two"]}), dissections, folder / "page")
+    sheets = write_sheets(dissections, [Unit(layer, unit) for layer in dissections for unit in range(20)], folder / "page")
+    for entry in entries:  # files of their own, but only so many different pictures: drawing is tested elsewhere
+        same = sheets[Unit(entry.unit.layer, entry.unit.index % 20)]
+        sheets[entry.unit] = replace(same, file=str(Path(same.file).with_name(f"{entry.unit.index}.webp")))
+        if entry.unit.index >= 20:
+            shutil.copy(folder / "page" / same.file, folder / "page" / sheets[entry.unit].file)
+    return write_page(Catalogue(tuple(entries), FACTS | {"layers": ["one", "two"]}), dissections, folder / "page", sheets)
 
 
 @pytest.fixture(scope="session")

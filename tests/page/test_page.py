@@ -1,0 +1,127 @@
+"""What is written for the page: pictures as the annotators saw them, each once, and a file that nothing in it can break."""
+
+import json
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from milan.catalogue import Catalogue
+from milan.page import write_page, write_sheets
+from milan.page.data import BINS, evidence
+from milan.pictures import DIM, OUTLINE, lit, sheet, webp
+from milan.units import Description, Unit
+from tests.page.conftest import EVIL, FACTS
+
+
+def square(size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    """A grey picture whose middle is masked."""
+    image, mask = torch.full((1, 3, size, size), 200, dtype=torch.uint8), torch.zeros(1, 1, size, size, dtype=torch.bool)
+    mask[..., size // 4 : 3 * size // 4, size // 4 : 3 * size // 4] = True
+    return image, mask
+
+
+def test_the_mask_is_lit_the_rest_dimmed_and_the_border_drawn():
+    picture = lit(*square(), size=64)[0]
+    assert picture[32, 32].tolist() == [200, 200, 200]
+    assert picture[2, 2].tolist() == [round(200 * DIM)] * 3
+    assert picture[32, 15].tolist() == list(OUTLINE)
+    assert (picture == OUTLINE).all(-1).sum() == 34**2 - 32**2  # one pixel wide, all around
+
+
+@pytest.mark.parametrize("size", [64, 224, 500])
+def test_the_border_is_as_wide_whatever_the_size_of_the_images(size):
+    picture = lit(*square(size), size=128)[0]
+    outlined = (np.abs(picture.astype(int) - OUTLINE).sum(-1) == 0)[64, :64].sum()
+    assert picture.shape == (128, 128, 3)
+    assert outlined == 1
+
+
+def test_pictures_that_are_not_square_keep_their_shape():
+    assert lit(torch.zeros(2, 3, 30, 60, dtype=torch.uint8), torch.ones(2, 1, 30, 60, dtype=torch.bool), size=40).shape == (2, 20, 40, 3)
+
+
+def test_a_full_mask_has_no_border_and_an_empty_one_no_light():
+    image, mask = square()
+    assert (lit(image, torch.ones_like(mask), 64) == 200).all()
+    assert (lit(image, torch.zeros_like(mask), 64) == 200 * DIM).all()
+
+
+def test_a_sheet_has_the_pictures_in_rows():
+    pictures = np.arange(5, dtype=np.uint8)[:, None, None, None].repeat(2, 1).repeat(4, 2).repeat(3, 3) + 1
+    found = sheet(pictures, across=3)
+    assert found.shape == (4, 12, 3)
+    assert found[0, ::4, 0].tolist() == [1, 2, 3]
+    assert found[2, ::4, 0].tolist() == [4, 5, 0]
+
+
+def test_sheets_are_files_of_the_exemplars_and_are_not_drawn_twice(toys, tmp_path):
+    units = toys["answers"].alive()
+    sheets = write_sheets(toys, units, tmp_path)
+    one = tmp_path / sheets[units[0]].file
+    shown = toys["answers"].exemplars(units[0])
+    with Image.open(one) as picture:
+        assert picture.size == (3 * 128, 2 * 128)
+        expected = sheet(lit(shown.images, shown.masks, 128), 3).astype(int)
+        assert np.abs(np.asarray(picture.convert("RGB")).astype(int) - expected).mean() < 6  # WebP loses a little
+    assert sheets[units[0]].images == shown.ids.tolist()
+    before = one.stat().st_mtime_ns
+    assert write_sheets(toys, units, tmp_path) == sheets
+    assert one.stat().st_mtime_ns == before
+
+
+def test_a_missing_sheet_is_drawn_again_and_those_of_another_dissection_are_removed(toys, tmp_path):
+    units = toys["answers"].alive()
+    file = tmp_path / write_sheets(toys, units, tmp_path)[units[0]].file
+    content = file.read_bytes()
+    file.unlink()
+    old = tmp_path / "units" / "answers-00000000"
+    old.mkdir()
+    write_sheets(toys, units, tmp_path)
+    assert file.read_bytes() == content
+    assert not old.exists()
+
+
+def test_histograms_count_every_image(toys):
+    found = evidence(toys["answers"], toys["answers"].units)
+    peaks = toys["answers"].activations("max").numpy()
+    assert all(sum(each["histogram"]["counts"]) == 33 and len(each["histogram"]["counts"]) == BINS for each in found)
+    ends = [(each["histogram"]["low"], each["histogram"]["high"]) for each in found]
+    assert ends[3] == pytest.approx((peaks[:, 3].min(), peaks[:, 3].max()), rel=1e-3)
+    assert found[5]["histogram"]["counts"][0] == 32  # one image moves the sparse unit
+    assert found[5]["histogram"]["counts"][-1] == 1
+    assert found[3]["threshold"] == pytest.approx(float(toys["answers"].thresholds()[3]), rel=1e-3)
+
+
+def scripts(page: str) -> Iterator[str]:
+    return (match[1] for match in re.finditer(r"<script[^>]*>(.*?)</script>", page, re.DOTALL))
+
+
+def test_no_text_can_end_the_data_block_and_all_come_through(page_file):
+    page = page_file.read_text()
+    data = json.loads(next(scripts(page)))
+    assert data["layers"][1]["units"][3]["text"] == EVIL
+    assert EVIL not in page
+    assert FACTS["warnings"][0] not in page
+    assert page.count("<script") == 2
+
+
+def test_the_page_is_the_same_whenever_it_is_written(toys, catalogue, page_file, tmp_path):
+    assert write_page(catalogue, toys, tmp_path).read_bytes() == page_file.read_bytes()
+
+
+def test_a_page_without_dissections_shows_the_texts(tmp_path):
+    page = write_page(Catalogue.of([Description(Unit("a/b c", 0), "<b>", 1.0)], describer="x"), {}, tmp_path).read_text()
+    assert json.loads(next(scripts(page)))["layers"][0]["units"][0]["picture"] == ""
+
+
+def test_layers_stand_in_the_order_of_the_target(page_file):
+    assert [layer["name"] for layer in json.loads(next(scripts(page_file.read_text())))["layers"]] == ["detectors", "answers"]
+
+
+def test_webp_is_small(toys):
+    shown = toys["answers"].exemplars(toys["answers"].alive()[0])
+    assert len(webp(sheet(lit(shown.images, shown.masks, 128), 3))) < 20_000
