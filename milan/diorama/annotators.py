@@ -135,8 +135,8 @@ def _ranked(annotator: Annotator, evidence: Evidence) -> Ranked:
     surprise = evidence.surprise
     alone = np.diag(surprise) * weights
     pairs = surprise * np.sqrt(np.outer(weights, weights)) * annotator.fine
-    ranked: Ranked = [(float(alone[i]), (every[i],)) for i in np.argsort(-alone)[:12] if alone[i] > 0.05]
-    shown = [i for i in np.argsort(-np.diag(evidence.inside))[:60] if evidence.inside[i, i] > 0.15]
+    ranked: Ranked = [(float(alone[i]), (every[i],)) for i in np.argsort(-alone)[:12].tolist() if alone[i] > 0.05]
+    shown = [i for i in np.argsort(-np.diag(evidence.inside))[:60].tolist() if evidence.inside[i, i] > 0.15]
     for i in shown:
         for j in shown:
             if (every[i].kind, every[j].kind) in FINE and pairs[i, j] > 0.05 and _adds(evidence, i, j):

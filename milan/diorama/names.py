@@ -153,7 +153,8 @@ GROUP_WORDS: dict[str, tuple[str, ...]] = {
 }
 
 UNCOUNTED = {"grass", "sand", "water", "snow", "foliage", "ground", "hair", "text", "speckle", "checks", "dots", "waves"}
-IRREGULAR = {"leaf": "leaves", "person": "people", "fish": "fish", "butterfly": "butterflies", "bus": "buses", "sky": "sky", "moon": "moon"}
+IRREGULAR = {"leaf": "leaves", "person": "people", "fish": "fish", "butterfly": "butterflies", "bus": "buses", "sky": "sky", "moon": "moon", "snowman": "snowmen",
+             "cactus": "cacti"}  # fmt: skip
 
 
 def words_for(name: str) -> tuple[str, ...]:
@@ -167,13 +168,15 @@ def words_for(name: str) -> tuple[str, ...]:
 
 def plural(name: str) -> str:
     """
-    >>> plural("wheel"), plural("leaf"), plural("grass"), plural("torch")
-    ('wheels', 'leaves', 'grass', 'torches')
+    >>> plural("wheel"), plural("leaf"), plural("grass"), plural("body")
+    ('wheels', 'leaves', 'grass', 'bodies')
     """
     if name in UNCOUNTED or name in PATTERNS:
         return name
     if name in IRREGULAR:
         return IRREGULAR[name]
+    if name.endswith("y") and name[-2] not in "aeiou":
+        return name[:-1] + "ies"
     return name + ("es" if name.endswith(("s", "x", "ch", "sh")) else "s")
 
 

@@ -47,7 +47,7 @@ def phrase(found: tuple[Concept, ...], dice: Dice, synonyms: int = 30) -> str:
 def _alone(concept: Concept, dice: Dice, synonyms: int) -> str:
     word = _word(concept, dice, synonyms)
     if concept.kind == "colour":
-        return dice.pick((f"{word} areas", f"{word} things", f"{word} regions", f"the color {word}", f"{word} surfaces"))
+        return dice.pick((f"{word} areas", f"{word} things", f"{word} regions", f"the color {concept.name}", f"{word} surfaces"))
     if concept.kind == "setting":
         return dice.pick((f"{word} scenes", f"views of the {word}")) if word not in ("indoors", "outside") else word
     if concept.kind == "text":

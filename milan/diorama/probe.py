@@ -9,7 +9,7 @@ from milan.errors import BadInput, UnknownName
 from milan.storage import content_key
 
 FIRST = 2 * HELD_OUT  # the probe's first scene
-LENGTH = 4_000
+LENGTH = 3_000
 
 
 class DioramaImages:

@@ -19,7 +19,7 @@ from milan.storage import atomic
 
 TRAINING, CHECKING = 60_000, 4_000  # scenes of each world to train on and to check with
 BATCH = 128
-EPOCHS = {"alexnet-objects": 8, "alexnet-scenes": 4, "resnet-objects": 9, "resnet-scenes": 4, "encoder": 3}
+EPOCHS = {"alexnet-objects": 6, "alexnet-scenes": 3, "resnet-objects": 9, "resnet-scenes": 3, "encoder": 3}
 FIRST = {"colour": 1, "pattern": 1, "part": 0, "object": 0}  # the label counted as class 0
 COUNTS = {"colour": len(COLOURS), "pattern": len(PATTERNS), "part": len(PARTS) + 1, "object": len(OBJECTS) + 1}
 

@@ -142,7 +142,7 @@ class Truth:
 
     def _singles(self, row: int) -> list[_Formula]:
         inside = self._inside(row)
-        overlaps = _iou(self.census.shows.T @ inside, np.diag(self._area), inside.sum())
+        overlaps = _iou(self.census.shows.T @ inside, np.diag(self._area), float(inside.sum()))
         return [_Formula(concepts()[i].name, self.census.mask(concepts()[i]), float(overlaps[i])) for i in _top(overlaps)]
 
     def _doubles(self, row: int) -> list[_Formula]:
@@ -154,7 +154,7 @@ class Truth:
         area_either = np.diag(self._area)[:, None] + np.diag(self._area) - self._area
         found: list[_Formula] = []
         for join, common, area in (("&", both, self._area), ("|", either, area_either)):
-            overlaps = np.triu(_iou(common, area, inside.sum()), 1)
+            overlaps = np.triu(_iou(common, area, float(inside.sum())), 1)
             for place in _top(overlaps.ravel()):
                 one, other = divmod(place, len(overlaps))
                 found.append(self._joined(self._single(one), join, other, float(overlaps[one, other])))
@@ -163,17 +163,18 @@ class Truth:
     def _longer(self, row: int, starts: list[_Formula]) -> list[_Formula]:
         """The best that one more concept makes of the best few."""
         inside, shows, area = self._inside(row), self.census.shows, self.census.area
+        total = float(inside.sum())
         found: list[_Formula] = []
         for start in starts:
             both, wide = shows.T @ (inside * start.where), shows.T @ (area * start.where)
             either = inside[start.where].sum() + shows.T @ inside - both
             either_wide = area[start.where].sum() + np.diag(self._area) - wide
-            for join, overlaps in (("&", _iou(both, wide, inside.sum())), ("|", _iou(either, either_wide, inside.sum()))):
+            for join, overlaps in (("&", _iou(both, wide, total)), ("|", _iou(either, either_wide, total))):
                 found += [self._joined(start, join, place, float(overlaps[place])) for place in _top(overlaps)]
         return sorted(found, key=lambda formula: -formula.overlap)[:BEAM]
 
     def _inside(self, row: int) -> np.ndarray:
-        return np.asarray(self.counts[row].todense()).ravel()
+        return self.counts[row].toarray().ravel().astype(np.float64)
 
     def _single(self, concept: int) -> _Formula:
         return _Formula(concepts()[concept].name, self.census.mask(concepts()[concept]), 0.0)
