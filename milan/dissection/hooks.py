@@ -108,11 +108,11 @@ class _Ablation:
     def __init__(self, target: Target, module: str, value: float):
         self.output_index, self.value = target.output_index, value
         self.total = max(1, target.calls(module))  # calls in one forward pass
-        self.units: dict[int, tuple[Layer, list[int]]] = {}  # by number of the call
+        self.units: dict[int, tuple[int, Tensor]] = {}  # by number of the call: the axis of the units, and which
         self.call = 0
 
     def add(self, layer: Layer, indices: list[int]) -> None:
-        self.units[layer.call] = (layer, indices)
+        self.units[layer.call] = (unit_axis(layer.layout), torch.tensor(indices))
 
     def start(self, *_: Any) -> None:
         """A new forward pass begins."""
@@ -124,10 +124,9 @@ class _Ablation:
         found = chosen(output, self.output_index)
         if found_units is None or found is None:
             return None
-        layer, indices = found_units
+        axis, units = found_units
         path, tensor = found
-        units = torch.tensor(indices, device=tensor.device)
-        return replaced(output, path, tensor.index_fill(unit_axis(layer.layout), units, self.value))
+        return replaced(output, path, tensor.index_fill(axis, units.to(tensor.device), self.value))
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import atexit
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.distributed as distributed
@@ -38,9 +39,14 @@ def shard_here(device: torch.device) -> Shard:
     count, local = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     if count == 1 or "LOCAL_RANK" not in os.environ:
         return Shard()
+    return _joined("cuda" if device.type == "cuda" else "cpu", local, count // local)
+
+
+@cache
+def _joined(accelerator: str, devices: int, machines: int) -> Shard:
     from lightning_fabric import Fabric  # slow to import, and rarely needed
 
-    fabric = Fabric(accelerator="cuda" if device.type == "cuda" else "cpu", devices=local, num_nodes=count // local)
+    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=machines)
     fabric.launch()
     atexit.register(_leave)
     return Shard(fabric.global_rank, fabric.world_size, fabric.barrier)
