@@ -90,7 +90,9 @@ def test_any_text_is_kept_on_one_clean_line(tmp_path_factory, text, reason):
     for name in ("descriptions.csv", "descriptions.jsonl", "descriptions.parquet"):
         assert read_catalogue(folder / name).entries == whole.entries
     kept = whole.entries[0].description
-    assert kept is None or (kept.text == " ".join(kept.text.split()) and not any(sign < " " or "\ud800" <= sign <= "\udfff" for sign in kept.text))
+    assert kept is None or (
+        kept.text == " ".join(kept.text.split()) and not any(sign < " " or "\ud800" <= sign <= "\udfff" for sign in kept.text)
+    )
 
 
 def test_control_characters_surrogates_and_directions_are_not_kept():

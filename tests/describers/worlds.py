@@ -28,7 +28,8 @@ class Colour(Describer):
         inside = (exemplars.images * exemplars.masks).float().sum((0, 2, 3)) / exemplars.masks.sum()
         ranked = sorted(zip(inside.tolist(), ("red", "green", "blue"), strict=True), reverse=True)
         candidates = tuple(
-            Candidate((self.prefix + colour + " ") * self.times, value / 255, (("likelihood", value), ("prior", -1.0))) for value, colour in ranked
+            Candidate((self.prefix + colour + " ") * self.times, value / 255, (("likelihood", value), ("prior", -1.0)))
+            for value, colour in ranked
         )
         return Description(unit, candidates[0].text, candidates[0].score, candidates=candidates)
 

@@ -83,7 +83,9 @@ def large_page(tmp_path_factory):
     for dissection in dissections.values():
         for unit in dissection.units:
             text = f"{list(COLOURS)[unit.index % 4]} things of kind {unit.index % 97}"
-            found = tuple(Candidate(f"{text} {place}", float(unit.index - place), (("likelihood", 1.0), ("prior", 2.0))) for place in range(10))
+            found = tuple(
+                Candidate(f"{text} {place}", float(unit.index - place), (("likelihood", 1.0), ("prior", 2.0))) for place in range(10)
+            )
             entries.append(Entry(unit, "ok", Description(unit, text, float(unit.index), candidates=found)))
     sheets = write_sheets(dissections, [Unit(layer, unit) for layer in dissections for unit in range(20)], folder / "page")
     for entry in entries:  # files of their own, but only so many different pictures: drawing is tested elsewhere
@@ -120,7 +122,9 @@ class Visit:
 
     def shown(self) -> list[str]:
         """The ids of the cards that are shown, in the order of the page."""
-        return self.page.eval_on_selector_all(".card:not([hidden])", "cards => cards.map(card => card.querySelector('.label span').textContent)")
+        return self.page.eval_on_selector_all(
+            ".card:not([hidden])", "cards => cards.map(card => card.querySelector('.label span').textContent)"
+        )
 
     def focused(self) -> str:
         return self.page.evaluate("document.activeElement.querySelector?.('.label span')?.textContent ?? document.activeElement.id")

@@ -12,7 +12,10 @@ def test_layers_units_and_facts_are_there(visit):
     seen = visit()
     assert seen.shown() == WITH_SPARSE  # before the ReLU the magenta unit is not sparse; it failed
     assert seen.page.title() == "file.py:detectors · units described by milan"
-    assert seen.page.inner_text(".lede") == "10 of 14 units in 2 layers, described by milan from 33 images of diorama:objects, each by the 5 that move it most."
+    assert (
+        seen.page.inner_text(".lede")
+        == "10 of 14 units in 2 layers, described by milan from 33 images of diorama:objects, each by the 5 that move it most."
+    )
     assert "Simulated" in seen.page.inner_text(".note")
     assert "torch" in seen.page.inner_text("footer")
     seen.page.click(".warnings summary")

@@ -1,0 +1,210 @@
+"""How close descriptions come to what people said of the same units: BLEU, ROUGE and BERTScore, each with its interval.
+
+Both sides are put in lower case, and outer full stops and spaces are taken off, as in the 2022 code. An empty description scores 0.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from milan.errors import BadInput, MilanWarning
+
+RESAMPLES = 1000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """One score over all units, and what has to stand beside it."""
+
+    value: float  # larger is better
+    low: float  # of the 95% interval, by resampling units
+    high: float
+    units: int
+    distinct: int  # different descriptions
+    length: float  # mean number of words of a description
+    seed: int  # of the resampling
+    settings: Mapping[str, Any] = field(default_factory=dict)  # all that another run needs for the same number
+    each: tuple[float, ...] = ()  # of each unit, where the score is their mean
+
+
+def bleu(descriptions: Sequence[str], references: Sequence[Sequence[str]], *, order: int = 4, seed: int = 0) -> TextScore:
+    """Corpus BLEU by sacrebleu (13a tokens, exponential smoothing), 0 to 100, against any number of references of each unit.
+
+    Args:
+        descriptions: one of each unit.
+        references: what people said of each unit, at least one text.
+        order: longest n-gram that counts; 1 for BLEU-1.
+
+    Raises:
+        BadInput: there is nothing to score, or a unit without a reference.
+    """
+    from sacrebleu.metrics.bleu import BLEU
+
+    said, known = _pairs(descriptions, references)
+    metric = BLEU(max_ngram_order=order)
+    exact = BLEU(max_ngram_order=order, effective_order=True)  # gives the same counts for one text, without a warning
+    scored = [exact.sentence_score(text, texts) for text, texts in zip(said, known, strict=True)]
+    counts = np.array([[*one.counts, *one.totals, one.sys_len, one.ref_len] for one in scored])
+
+    def value(sums: Int[np.ndarray, " counts"]) -> float:
+        whole = sums.tolist()
+        return BLEU.compute_bleu(whole[:order], whole[order:-2], whole[-2], whole[-1], "exp", max_ngram_order=order).score
+
+    picks = _resampled(len(said), seed)
+    settings = {"order": order, "tokenize": metric.tokenizer.signature(), "smooth": "exp", "sacrebleu": version("sacrebleu")}
+    return _score(value(counts.sum(0)), np.array([value(counts[pick].sum(0)) for pick in picks]), said, seed, settings)
+
+
+def rouge(
+    descriptions: Sequence[str], references: Sequence[Sequence[str]], *, over: Literal["best", "mean"] = "best", seed: int = 0
+) -> dict[str, TextScore]:
+    """ROUGE-1, -2 and -L (F-measure, 0 to 1) by rouge-score, the mean over units.
+
+    Args:
+        over: of several references count the best, or the mean of all (as the 2022 code).
+
+    Raises:
+        BadInput: there is nothing to score, or a unit without a reference.
+    """
+    from rouge_score.rouge_scorer import RougeScorer
+
+    names = ["rouge1", "rouge2", "rougeL"]
+    said, known = _pairs(descriptions, references)
+    scorer = RougeScorer(names, use_stemmer=False)
+    reduce: Callable[..., Any] = np.max if over == "best" else np.mean
+    every = [[scorer.score(reference, text) for reference in texts] for text, texts in zip(said, known, strict=True)]
+    settings = {"over": over, "stemmer": False, "rouge-score": version("rouge-score")}
+    return {
+        name: _mean_score(np.array([reduce([one[name].fmeasure for one in scores]) for scores in every]), said, seed, settings)
+        for name in names
+    }
+
+
+def bert_score(
+    descriptions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    *,
+    model: str = "roberta-large",
+    num_layers: int | None = None,
+    idf: bool = True,
+    rescale: bool = True,
+    device: str = "cpu",
+    batch_size: int = 16,
+    seed: int = 0,
+) -> dict[str, TextScore]:
+    """BERTScore: precision, recall and F1, the mean over units of the best reference, as MILAN's table (idf of the references, rescaled).
+
+    Args:
+        model: a transformers encoder by id or folder.
+        num_layers: which layer's embeddings count; the library's choice for the models it knows.
+        idf: weigh words by their rarity in the references, so that scores of different sets of references do not compare.
+        rescale: by the library's English baseline for the model of that name, which makes 0 about what unrelated texts get.
+
+    Raises:
+        BadInput: there is nothing to score, a unit without a reference, or the model or its baseline is not to be had.
+    """
+    said, known = _pairs(descriptions, references)
+    scorer = _scorer(model, num_layers, rescale, device)
+    if idf:
+        scorer._idf_dict = None
+        scorer.compute_idf([text for texts in known for text in texts])
+    else:
+        scorer._idf_dict = None
+    scorer._idf = idf
+    full = [at for at, text in enumerate(said) if text]
+    found = np.zeros((3, len(said)))
+    if full:
+        parts = scorer.score([said[at] for at in full], [known[at] for at in full], batch_size=batch_size)
+        found[:, full] = np.stack([part.double().numpy() for part in parts])
+    settings = {"model": model, "num_layers": scorer.num_layers, "idf": idf, "rescale": rescale, "bert-score": version("bert-score")}
+    return {name: _mean_score(values, said, seed, settings) for name, values in zip(("precision", "recall", "f1"), found, strict=True)}
+
+
+def tidied(text: str) -> str:
+    """A text as it is compared.
+
+    >>> tidied(" Red things. ")
+    'red things'
+    """
+    return " ".join(text.lower().split()).strip(". ")
+
+
+def _pairs(descriptions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """Both sides as they are compared; empty references are left out."""
+    if isinstance(references, str) or any(isinstance(texts, str) for texts in references):
+        raise BadInput("references are a list of texts for each unit, also where there is one")
+    if not descriptions or len(descriptions) != len(references):
+        raise BadInput(f"{len(descriptions)} descriptions against the references of {len(references)} units; give as many, at least 1")
+    said = [tidied(text) for text in descriptions]
+    known = [[tidied(text) for text in texts if tidied(text)] for texts in references]
+    if [] in known:
+        raise BadInput(f"the unit at {known.index([])} has no reference that is not empty; leave it out")
+    if empty := said.count(""):
+        warnings.warn(f"{empty} of {len(said)} descriptions are empty: they score 0", MilanWarning, stacklevel=3)
+    return said, known
+
+
+def _resampled(units: int, seed: int) -> Int[np.ndarray, "resamples units"]:
+    return np.random.default_rng(seed).integers(0, units, (RESAMPLES, units))
+
+
+def _mean_score(each: Float[np.ndarray, " units"], said: list[str], seed: int, settings: dict[str, Any]) -> TextScore:
+    means = each[_resampled(len(each), seed)].mean(1)
+    return _score(float(each.mean()), means, said, seed, settings, tuple(each.tolist()))
+
+
+def _score(
+    value: float,
+    resampled: Float[np.ndarray, " resamples"],
+    said: list[str],
+    seed: int,
+    settings: dict[str, Any],
+    each: tuple[float, ...] = (),
+) -> TextScore:
+    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+    length = sum(len(text.split()) for text in said) / len(said)
+    return TextScore(value, low, high, len(said), len(set(said)), length, seed, settings | {"resamples": RESAMPLES}, each)
+
+
+@cache
+def _scorer(model: str, num_layers: int | None, rescale: bool, device: str) -> Any:
+    """The library's scorer with a tokenizer that gives what it expects: a length, and a space before the first word."""
+    import bert_score as library
+    from bert_score.utils import model2layers
+
+    name = Path(model).name
+    layers = num_layers or model2layers.get(model) or model2layers.get(name)
+    if layers is None:
+        raise BadInput(f"bert-score does not know which layer of {model} to take; set num_layers")
+    baseline = Path(library.__file__).parent / "rescale_baseline" / "en" / f"{name}.tsv"
+    if rescale and not baseline.exists():
+        raise BadInput(f"bert-score has no English baseline for {name}; set rescale=False")
+    if (model.startswith((".", "/", "~")) or model.count("/") > 1) and not Path(model).exists():
+        raise BadInput(f"no folder {model}; give a transformers encoder by id or folder")
+    try:
+        scorer = library.BERTScorer(
+            model, num_layers=layers, lang="en", rescale_with_baseline=rescale, baseline_path=str(baseline), device=device, nthreads=0
+        )
+        scorer._tokenizer = _tokenizer(model, scorer._model.config)
+    except (OSError, ValueError) as error:
+        first = (str(error).strip() or "no message").splitlines()[0]
+        raise BadInput(f"cannot load {model} for BERTScore: {first}; give a folder that holds it") from None
+    return scorer
+
+
+def _tokenizer(model: str, config: Any) -> Any:
+    from transformers import AutoTokenizer
+
+    settings = {"add_prefix_space": True} if config.model_type in ("roberta", "gpt2", "longformer") else {}
+    tokenizer = AutoTokenizer.from_pretrained(model, **settings)
+    places = getattr(config, "max_position_embeddings", 512) - (2 if config.model_type in ("roberta", "longformer") else 0)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, places)  # one without a length would overflow
+    return tokenizer
