@@ -93,15 +93,55 @@ def test_offline_the_error_says_what_where_and_what_instead(spec: str, words: li
     assert [word for word in [*words, "out of reach"] if word not in said] == []
 
 
-def test_offline_the_librarys_cache_is_used(offline: Path) -> None:
-    published = models.get_model_weights("squeezenet1_1").DEFAULT
-    cached = offline / "checkpoints" / Path(published.url).name
+PUBLISHED = {  # how the published weights of each were made
+    "squeezenet1_1": {},
+    "googlenet": {"aux_logits": True, "init_weights": False},
+    "inception_v3": {"aux_logits": True, "init_weights": False},
+    "lraspp_mobilenet_v3_large": {"weights_backbone": None, "num_classes": 21},
+    "deeplabv3_mobilenet_v3_large": {"weights_backbone": None, "num_classes": 21, "aux_loss": True},
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_offline_torchvisions_cache_is_used(name: str, offline: Path) -> None:
+    cached = offline / "checkpoints" / Path(models.get_model_weights(name).DEFAULT.url).name
     cached.parent.mkdir(parents=True)
-    network = models.squeezenet1_1(weights=None)
+    network = models.get_model(name, weights=None, **PUBLISHED[name])
     torch.save(network.state_dict(), cached)
-    target = load_target(SMALL)
-    assert torch.equal(target.model.state_dict()["classifier.1.weight"], network.state_dict()["classifier.1.weight"])
-    assert (target.image_size, target.resize) == (224, 256)
+    target = load_target(f"torchvision:{name}")
+    assert holds(target, network.state_dict())
+    assert getattr(target.model, "transform_input", None) in (True, None)  # what GoogLeNet's and Inception's published weights expect
+
+
+def test_a_damaged_file_in_the_cache_is_told(offline: Path) -> None:
+    cached = offline / "checkpoints" / Path(models.get_model_weights("resnet18").DEFAULT.url).name
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(b"PK cut")
+    assert str(cached) in refused("torchvision:resnet18")
+
+
+def cache(folder: Path, repository: str) -> Path:
+    """A repository's folder in an empty Hugging Face cache."""
+    place = folder / f"models--{repository.replace('/', '--')}"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("abc")
+    return place / "snapshots" / "abc"
+
+
+def test_offline_timms_cache_is_used(offline: Path) -> None:
+    network = timm.create_model("test_resnet.r160_in1k")
+    snapshot = cache(offline.parent / "hf", "timm/test_resnet.r160_in1k")
+    snapshot.mkdir(parents=True)
+    save_file(network.state_dict(), snapshot / "model.safetensors")
+    assert holds(load_target("timm:test_resnet.r160_in1k"), network.state_dict())
+
+
+def test_offline_transformers_cache_is_used(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(offline.parent / "hf"))
+    network = saved_vit(cache(offline.parent / "hf", "someone/tiny-vit"))
+    target = load_target("hf:someone/tiny-vit")
+    assert holds(target, network.state_dict())
+    assert target.image_size == 32
 
 
 # weights

@@ -2,16 +2,17 @@
 
 import inspect
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from milan.errors import BadInput, UnknownName
-from milan.targets.hubs import check_huggingface, out_of_reach, reachable
+from milan.errors import BadInput, MilanError, UnknownName
+from milan.targets.hubs import only_cached, out_of_reach, reachable
 from milan.targets.sources import Network, Preprocessing, Source
-from milan.targets.weights import classes_in, fitted
+from milan.targets.weights import Weights, classes_in, fitted, put_weights, read_weights
 
 
 def from_torchvision(name: str, source: Source) -> Network:
@@ -22,52 +23,44 @@ def from_torchvision(name: str, source: Source) -> Network:
         raise UnknownName("torchvision model", name, models.list_models(), "torchvision.models.list_models() has them all")
     builder = models.get_model_builder(name)
     published = getattr(models.get_model_weights(name), "DEFAULT", None)
-    options = _plain_options(builder, set(source.tensors))
-    if source.pretrained:
-        if published is None:
-            raise BadInput(f"torchvision has no pretrained weights of {name}; give --weights FILE (or --weights random)")
-        model = _downloaded(name, published, builder, options)
-    else:
-        model = _with_classes(builder, options, source)
+    tensors = _published(name, published) if source.pretrained else source.tensors
+    model = _built(builder, _plain_options(builder, tensors), tensors, str(source.path or f"torchvision:{name}"))
     return Network(model, _torchvision_preprocessing(published))
 
 
-def _plain_options(builder: Any, keys: set[str]) -> dict[str, Any]:
-    """Options of the few builders (GoogLeNet, Inception) whose weightless defaults differ from those of their published weights."""
-    known = inspect.signature(getattr(inspect.unwrap(builder), "__wrapped__", builder)).parameters
-    options: dict[str, Any] = {"weights": None}
-    if "weights_backbone" in known:
-        options["weights_backbone"] = None
-    if builder.__name__ in ("googlenet", "inception_v3"):
-        options |= {"transform_input": True, "init_weights": False}
-        options["aux_logits"] = any("aux" in key.lower() for key in keys)
-    return options
+def _plain_options(builder: Any, tensors: Weights) -> dict[str, Any]:
+    """Options of the builders (GoogLeNet, Inception, segmentation) whose defaults without weights do not fit their published weights."""
+    known = inspect.signature(inspect.unwrap(builder)).parameters
+    auxiliary = any("aux" in key.lower() for key in tensors)  # heads that serve training only
+    wanted = {"weights": None, "weights_backbone": None, "transform_input": True, "init_weights": False}
+    wanted |= {"aux_logits": auxiliary, "aux_loss": auxiliary}
+    inception = builder.__name__ in ("googlenet", "inception_v3")
+    return {key: value for key, value in wanted.items() if key in known or (inception and key not in ("weights_backbone", "aux_loss"))}
 
 
-def _downloaded(name: str, published: Any, builder: Any, options: dict[str, Any]) -> nn.Module:
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(published.url).name
-    if not cached.is_file() and not reachable(published.url):
+def _published(name: str, published: Any) -> Weights:
+    """torchvision's pretrained weights, from its cache or downloaded by it."""
+    if published is None:
+        raise BadInput(f"torchvision has no pretrained weights of {name}; give --weights FILE (or --weights random)")
+    cached = _torch_cache(published.url)
+    if cached.is_file():
+        return read_weights(cached)
+    if not reachable(published.url):
         raise out_of_reach(f"torchvision:{name}", published.url, cached)
     try:
-        weights = published.get_state_dict(progress=True, check_hash=True, weights_only=True, map_location="cpu")
+        return dict(published.get_state_dict(progress=True, check_hash=True, weights_only=True, map_location="cpu"))
     except (OSError, RuntimeError) as error:
         raise BadInput(f"the weights of torchvision:{name} could not be had from {published.url}: {_line(error)}") from error
-    if "aux_logits" in options:
-        options["aux_logits"] = True  # the published weights hold the auxiliary heads
-    if "num_classes" in inspect.signature(builder).parameters or published.meta.get("categories"):
-        options["num_classes"] = len(published.meta["categories"])
-    model = builder(**options)
-    model.load_state_dict(weights)
+
+
+def _built(build: Any, options: dict[str, Any], tensors: Weights, origin: str) -> nn.Module:
+    """The network with the weights given, and as many classes as they have; without any, with random ones."""
+    model: nn.Module = build(**options)
+    if tensors:
+        classes = classes_in(tensors, model)
+        model = build(**options, num_classes=classes) if classes is not None else model
+        put_weights(model, tensors, origin)
     return model
-
-
-def _with_classes(build: Any, options: dict[str, Any], source: Source) -> nn.Module:
-    """The network with as many classes as the weights file has."""
-    model = build(**options)
-    classes = classes_in(source.tensors, model) if source.tensors else None
-    if classes is not None:
-        model = build(**options, num_classes=classes)
-    return source.fill(model)
 
 
 def _torchvision_preprocessing(published: Any) -> Preprocessing:
@@ -92,7 +85,7 @@ def from_timm(name: str, source: Source) -> Network:
     if source.pretrained:
         model = _timm_pretrained(name, config)
     else:
-        model = _with_classes(lambda **options: timm.create_model(name, pretrained=False, **options), {}, source)
+        model = _built(partial(timm.create_model, name, pretrained=False), {}, source.tensors, str(source.path))
     data = timm.data.resolve_data_config({}, model=model)
     size = int(data["input_size"][-1])
     return Network(model, Preprocessing(size, round(size / data["crop_pct"]), tuple(data["mean"]), tuple(data["std"])))
@@ -102,19 +95,22 @@ def _timm_pretrained(name: str, config: Any) -> nn.Module:
     import timm
 
     repository, url = getattr(config, "hf_hub_id", None), getattr(config, "url", None)
+    offline: dict[str, Any] = {}
     if repository:
-        full = f"timm/{name}" if repository == "timm/" else repository
-        check_huggingface(full, ("model.safetensors", "pytorch_model.bin"))
-    elif url:
-        cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
-        if not cached.is_file() and not reachable(url):
-            raise out_of_reach(f"timm:{name}", url, cached)
-    else:
+        cached = only_cached(repository, ("model.safetensors", "pytorch_model.bin"))
+        offline = {"pretrained_cfg_overlay": {"state_dict": read_weights(cached)}} if cached else {}
+    elif not url:
         raise BadInput(f"timm has no pretrained weights of {name}; give --weights FILE (or --weights random)")
+    elif not (place := _torch_cache(url)).is_file() and not reachable(url):
+        raise out_of_reach(f"timm:{name}", url, place)
     try:
-        return timm.create_model(name, pretrained=True)
-    except (OSError, RuntimeError) as error:
+        return timm.create_model(name, pretrained=True, **offline)
+    except Exception as error:  # the hub's client, the network and timm each raise their own
         raise BadInput(f"the weights of timm:{name} could not be had: {_line(error)}") from error
+
+
+def _torch_cache(url: str) -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
 
 
 def from_diorama(name: str, source: Source) -> Network:
@@ -129,26 +125,29 @@ def from_huggingface(name: str, source: Source) -> Network:
     """A vision network of transformers, by hub id or folder; of an image-text network its vision part."""
     import transformers
 
-    local = _local_only(name)
+    name, local = _place(name)
     try:
         with _quiet():
             config = transformers.AutoConfig.from_pretrained(name, local_files_only=local)
             model = _transformers_model(name, config, source, local)
         preprocessing = _processor(name, model.config, local)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except MilanError:
+        raise
+    except Exception as error:  # the hub's client, the network and transformers each raise their own
         raise BadInput(f"hf:{name} cannot be loaded: {_line(error)}") from error
     return Network(model, preprocessing)
 
 
-def _local_only(name: str) -> bool:
+def _place(name: str) -> tuple[str, bool]:
+    """The folder or hub id that is meant, and whether no hub is to be asked for it."""
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise BadInput(f"{name} holds no config.json, so it is no folder of a transformers model")
-        return True
+        return str(path), True
     if looks_like_path(name):
         raise BadInput(f"no folder {name!r}; hf: takes a folder written by save_pretrained or a hub id (google/vit-base-patch16-224)")
-    return check_huggingface(name, ("config.json",), "the path of a local copy, as in hf:FOLDER")
+    return name, only_cached(name, ("config.json",), "the path of a local copy, as in hf:FOLDER") is not None
 
 
 def looks_like_path(name: str) -> bool:

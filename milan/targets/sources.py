@@ -36,7 +36,7 @@ class Source:
 
     def __init__(self, weights: str | Path | None):
         self.pretrained = weights is None
-        self.path = None if weights is None or weights == RANDOM else Path(weights)
+        self.path = None if weights is None or weights == RANDOM else Path(weights).expanduser()
 
     @cached_property
     def tensors(self) -> Weights:
