@@ -41,11 +41,10 @@ def test_killed_again_and_again_on_its_way(tmp_path: Path, whole: dict[str, byte
     assert not leftovers(tmp_path)
 
 
-@pytest.mark.parametrize("sign", ["", "-"])
-def test_killed_at_each_replacement_of_a_file(tmp_path: Path, whole: dict[str, bytes], sign: str) -> None:
-    """From a run that has just begun and from one left by any earlier kill; the last moments are those in which results are committed."""
-    moments = [f"{sign}{count}" for count in range(40, 0, -1)]
-    assert run_killed(tmp_path, moments) > 20
+def test_killed_while_files_are_put_in_place(tmp_path: Path, whole: dict[str, bytes]) -> None:
+    """Just before and just after a replacement; the last of them are those that commit the results."""
+    moments = [str(count if count % 2 else -count) for count in range(1, 44, 3)]  # 44 in all
+    assert run_killed(tmp_path, moments) > 10
     assert files(tmp_path) == whole
 
 
@@ -59,7 +58,7 @@ def test_killed_from_outside_at_any_time(tmp_path: Path, whole: dict[str, bytes]
         f"dissect(toy_target(), toy_probe(300), LAYERS, {str(tmp_path)!r})"
     )
     killed = 0
-    for blocks, pause in ((2, 0.01), (3, 0.04), (4, 0.0), (10, 0.08), (99, 0.0)):
+    for blocks, pause in ((2, 0.01), (4, 0.04), (99, 0.0)):
         process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
         assert process.stdout
         for _, _line in zip(range(blocks), process.stdout, strict=False):
@@ -118,18 +117,14 @@ def program(tmp_path: Path) -> str:
     return str(file)
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_processes_under_torchrun_make_the_same_bytes(tmp_path: Path, whole: dict[str, bytes], program: str, count: int) -> None:
+def test_processes_under_torchrun_make_the_same_bytes(tmp_path: Path, whole: dict[str, bytes], program: str) -> None:
     out = tmp_path / "out"
-    done = run_in_processes(out, count, program)
+    done = run_in_processes(out, 2, program)
     assert done.returncode == 0, done.stderr
     assert files(out) == whole
     answers = [line for line in done.stdout.splitlines() if line.startswith("[")]
-    assert len(answers) == count
+    assert len(answers) == 2
     assert len(set(answers)) == 1
-    again = run_in_processes(out, count, program)  # all of it is found now
-    assert again.returncode == 0, again.stderr
-    assert files(out) == whole
 
 
 def test_processes_killed_and_run_again_make_the_same_bytes(tmp_path: Path, whole: dict[str, bytes], program: str) -> None:
