@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -316,7 +317,7 @@ def test_nothing_there_says_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match=r"unknown probe .*photo'; nearest: .*photos"):
         load_probe(str(tmp_path / "photo"))
     (tmp_path / "a.csv").write_text("")
-    with pytest.raises(BadInput, match=r"is a file, but not a \.parquet"):
+    with pytest.raises(BadInput, match=r"is a file, but neither \.parquet nor \.zip"):
         load_probe(str(tmp_path / "a.csv"))
     with pytest.raises(UnknownName, match="unknown probe 'imagenet:val'"):
         load_probe("imagenet:val")
@@ -353,6 +354,17 @@ def test_fingerprint_changes_with_files_and_crop_only(tmp_path: Path) -> None:
 def test_settings_make_it_again(tmp_path: Path) -> None:
     probe = load_probe(str(folder_of(tmp_path / "p", 3)), size=8, resize=11, crop="center", limit=2)
     assert load_probe(**probe.settings).fingerprint == probe.fingerprint
+
+
+def test_archive_of_a_folder(tmp_path: Path, cache: Path) -> None:
+    folder_of(tmp_path / "photos", 3)
+    shutil.make_archive(str(tmp_path / "photos"), "gztar", tmp_path, "photos")
+    probe = load_probe(str(tmp_path / "photos.tar.gz"), size=8)
+    assert greys(probe) == {0: 0, 1: 1, 2: 2}
+    assert probe.labels is None  # the one folder at the top is not a class
+    assert load_probe(str(tmp_path / "photos.tar.gz"), size=8).fingerprint == probe.fingerprint
+    shutil.rmtree(cache)
+    assert load_probe(str(tmp_path / "photos.tar.gz"), size=8).fingerprint == probe.fingerprint
 
 
 # --- tables and data sets

@@ -18,13 +18,16 @@ import PIL
 import pyarrow.parquet as pq
 from PIL import Image
 
+from milan.archives import is_archive, unpack
 from milan.command import clean
 from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
 from milan.probes.pictures import SUFFIXES, Unreadable, decoded, label_map
+from milan.storage import cache_folder, content_key
 
 IMAGE_COLUMNS = ("image", "img", "picture")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 SEGMENTATION_COLUMNS = ("segmentation", "mask", "annotation")
+FORMS = "a folder of images (or a .zip or .tar of one), FILE.parquet, hf:ID or diorama:NAME"
 WINDOW = 64  # rows of a parquet file read at a time
 
 
@@ -251,15 +254,26 @@ class Drawn(Source):
 
 
 def open_file(path: Path) -> Source:
-    """The pictures of a folder or a parquet file. Raises BadInput, with the nearest names where there is no such path."""
+    """The pictures of a folder, an archive or a parquet file. Raises BadInput, with the nearest names where there is no such path."""
     if path.is_dir():
         return Folder(path)
+    if path.is_file() and path.suffix.lower() == ".parquet":
+        return Parquet(path)
+    if path.is_file() and is_archive(path):
+        return Folder(_unpacked(path))
     if path.is_file():
-        if path.suffix.lower() == ".parquet":
-            return Parquet(path)
-        raise BadInput(f"{clean(str(path))} is a file, but not a .parquet; give a folder of images, FILE.parquet, hf:ID or diorama:NAME")
+        raise BadInput(f"{clean(str(path))} is a file, but neither .parquet nor .zip nor .tar; give {FORMS}")
     beside = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
-    raise UnknownName("probe", str(path), [str(path.parent / name) for name in beside], "give FOLDER, FILE.parquet, hf:ID or diorama:NAME")
+    raise UnknownName("probe", str(path), [str(path.parent / name) for name in beside], f"give {FORMS}")
+
+
+def _unpacked(archive: Path) -> Path:
+    """The folder that an archive holds, unpacked to the cache once."""
+    folder = cache_folder() / "archives" / content_key(archive=_file_key(archive, archive.parent))
+    if not folder.is_dir():
+        unpack(archive, folder)
+    inside = [item for item in folder.iterdir() if item.name[0] != "." and item.name != "__MACOSX"]
+    return inside[0] if len(inside) == 1 and inside[0].is_dir() else folder
 
 
 def picture_decoder() -> str:
@@ -293,7 +307,7 @@ def _is_picture(item: os.DirEntry) -> bool:
     if item.name[0] == "." or Path(item.name).suffix.lower() not in SUFFIXES:
         return False
     path = Path(item.path)
-    return path.is_file() or item.is_symlink() and not path.exists()  # a broken link is a bad picture, not an absent one
+    return path.is_file() or (item.is_symlink() and not path.exists())  # a broken link is a bad picture, not an absent one
 
 
 def _file_key(file: Path, root: Path) -> list:
