@@ -47,9 +47,9 @@ class Annotator:
 
 
 ANNOTATORS = (
-    Annotator("exact", (("setting", 0.7), ("text", 1.2)), fine=1.0, broad=0.8, synonyms=10, vague=2, wrong=5),
+    Annotator("exact", (("setting", 0.7), ("text", 1.2)), fine=1.2, broad=0.8, synonyms=10, vague=2, wrong=5),
     Annotator("plain", (("part", 0.8), ("pattern", 0.9), ("setting", 0.9)), fine=0.75, broad=1.1, synonyms=40, vague=6, wrong=8),
-    Annotator("painterly", (("colour", 1.25), ("pattern", 1.15), ("part", 0.7)), fine=0.95, broad=0.9, synonyms=25, vague=5, wrong=8),
+    Annotator("painterly", (("colour", 1.9), ("pattern", 1.7), ("part", 0.8)), fine=1.1, broad=0.9, synonyms=25, vague=5, wrong=8),
 )
 GROUP_NAMES = frozenset(concept.name for concept in concepts() if len({name for _, name in concept.members}) > 1)
 

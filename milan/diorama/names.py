@@ -153,8 +153,16 @@ GROUP_WORDS: dict[str, tuple[str, ...]] = {
 }
 
 UNCOUNTED = {"grass", "sand", "water", "snow", "foliage", "ground", "hair", "text", "speckle", "checks", "dots", "waves"}
-IRREGULAR = {"leaf": "leaves", "person": "people", "fish": "fish", "butterfly": "butterflies", "bus": "buses", "sky": "sky", "moon": "moon", "snowman": "snowmen",
-             "cactus": "cacti"}  # fmt: skip
+IRREGULAR = {
+    "leaf": "leaves",
+    "person": "people",
+    "fish": "fish",
+    "bus": "buses",
+    "sky": "sky",
+    "moon": "moon",
+    "snowman": "snowmen",
+    "cactus": "cacti",
+}
 
 
 def words_for(name: str) -> tuple[str, ...]:

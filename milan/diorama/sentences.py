@@ -59,7 +59,8 @@ def within(setting: str, dice: Dice) -> str:
     if name == "indoors":
         return name
     before = "at" if name in AT else "on" if name in ON else "in"
-    return f"{before} {name}" if name in BARE else f"{before} {dice.pick((f'the {name}', article(name)))}"
+    known = before == "at" or dice.chance(50)  # there is but one sea, and one night sky
+    return f"{before} {name}" if name in BARE else f"{before} the {name}" if known else f"{before} {article(name)}"
 
 
 def _thing(placed: Placed, dice: Dice) -> str:

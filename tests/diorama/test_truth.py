@@ -106,7 +106,8 @@ def test_best(truth: Truth) -> None:
 
 def test_best_of_two_is_that_of_trying_every_pair(truth: Truth) -> None:
     rng = np.random.default_rng(0)
-    signatures = np.array([[rng.integers(1, 4), rng.integers(1, 3), rng.integers(0, 4), rng.integers(0, 5), 0, rng.integers(1, 3)] for _ in range(60)])
+    ranges = ((1, 4), (1, 3), (0, 4), (0, 5), (0, 1), (1, 3))
+    signatures = np.array([[rng.integers(*ends) for ends in ranges] for _ in range(60)])
     census = Census.from_codes(np.ravel_multi_index(signatures.T, SIZES).reshape(1, 6, 10))
     masks = rng.random((1, 3, 60)) < 0.3
     several = Truth([Unit("a", i) for i in range(3)], census.count(np.array([0]), masks.reshape(1, 3, 6, 10)), census)
