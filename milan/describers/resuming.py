@@ -34,13 +34,13 @@ def describe_units(
     if shard.rank == 0:
         _merge(folder, main, key)
     shard.wait()
-    own = main if shard.rank == 0 else folder / f"journal-{shard.rank}.sqlite"
+    missing = {layer: missing_units(main, key, dissections[layer], wanted) for layer, wanted in units.items()}
+    shard.wait()  # all have seen the same before anyone adds to it
     failures: dict[Unit, str] = {}
-    with Journal(own, key) as journal:
-        for layer, wanted in units.items():
-            missing = missing_units(main, key, dissections[layer], wanted)
-            if missing:
-                failures |= _describe(describer, dissections[layer], missing[shard.rank :: shard.count], journal)
+    with Journal(main if shard.rank == 0 else folder / f"journal-{shard.rank}.sqlite", key) as journal:
+        for layer, those in missing.items():
+            if share := those[shard.rank :: shard.count]:
+                failures |= _describe(describer, dissections[layer], share, journal)
     shard.wait()
     if shard.rank == 0:
         _merge(folder, main, key)

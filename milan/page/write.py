@@ -77,16 +77,23 @@ def _lede(catalogue: Catalogue) -> str:
     facts = catalogue.facts
     layers = len(catalogue.layers)
     said = f"{len(catalogue.descriptions):,} of {len(catalogue):,} units in {layers} {'layer' if layers == 1 else 'layers'}"
-    images = f"{facts['images']:,} images of {facts['probe']}" if {"images", "probe"} <= facts.keys() else "the images of its probe"
+    known = {"images", "probe"} <= facts.keys()
+    images = f"{facts['images']:,} images of {_short(str(facts['probe']))}" if known else "the images of its probe"
     each = f", each by the {facts['k']} that move it most" if "k" in facts else ""
     return clean(f"{said}, described by {facts.get('describer') or 'a describer'} from {images}{each}.")
+
+
+def _short(path: str) -> str:
+    """The last two parts of a path; what is no path as it is."""
+    return "/".join(path.rstrip("/").split("/")[-2:])
 
 
 def _facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What stands at the foot: the options that decide the result, then hashes and versions, each on its line."""
     shown = [(name, facts[name]) for name in SHOWN if facts.get(name) not in (None, "", {}, [])]
-    nested = [(f"{name} · {group}", value) for group in ("hashes", "versions") for name, value in dict(facts.get(group, {})).items()]
-    return [(clean(name), clean(_told(value))) for name, value in [*shown, *nested]]
+    hashes = [(f"hash of {name}", str(value)[:16]) for name, value in dict(facts.get("hashes", {})).items()]
+    made = [("versions", " · ".join(f"{name} {value}" for name, value in dict(facts.get("versions", {})).items()))]
+    return [(clean(name), clean(_told(value))) for name, value in [*shown, *hashes, *made] if value]
 
 
 def _told(value: Any) -> str:

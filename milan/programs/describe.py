@@ -1,5 +1,6 @@
 """From a network and some images to a table and a page of described units."""
 
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -121,8 +122,10 @@ def command(
     )
     if dry_run:
         tell_plan(plan)
-    else:
-        tell_result(perform(plan), plan.out)
+        return
+    catalogue = perform(plan)
+    if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks for all
+        tell_result(catalogue, plan.out)
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 
 import jsonargparse
 import torch
-import yaml  # type: ignore[import-untyped]
+import yaml
 from torch import nn
 
 from milan.catalogue import OK, Catalogue, Entry
