@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+import uuid
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -69,7 +70,8 @@ def dissect(
     _check(k, quantile, batch_size)
     shard = shard_here(target.device)
     plans = _plans(target, probe, layers, dict(units or {}), k, quantile)
-    plans = [_with_key(plan, target, probe) for plan in _within(plans, _bytes(memory))]
+    once = shard.agree(_once(target))
+    plans = [_with_key(plan, target, probe, once) for plan in _within(plans, _bytes(memory))]
     missing = [plan for plan in plans if not _found(out, plan)]
     complete = not missing and _images_found(out, probe, plans) and not (out / WORK).exists()
     shard.wait()  # nobody writes before all have looked
@@ -178,12 +180,20 @@ def _rate(plan: LayerPlan, room: int) -> float:
     return rate
 
 
-def _with_key(plan: LayerPlan, target: Target, probe: Probe) -> LayerPlan:
+def _with_key(plan: LayerPlan, target: Target, probe: Probe, once: str) -> LayerPlan:
     length = block_length(probe.size, target.device)
     settings = {"k": plan.k, "quantile": plan.quantile, "units": plan.units, "rate": plan.rate, "block": length}
-    made_by = {"format": FORMAT, "torch": torch.__version__, "device": target.device.type}
+    made_by = {"format": FORMAT, "torch": torch.__version__, "device": target.device.type, "once": once}
     key = content_key(target=target.fingerprint, layer=plan.layer.name, probe=probe.fingerprint, settings=settings, made_by=made_by)
     return replace(plan, key=key)
+
+
+def _once(target: Target) -> str:
+    """Nothing, or for a network whose behaviour is changed by hooks (as within ``ablated``) what no other run has: hooks have no
+    fingerprint, so what was found with them is never taken for anything else."""
+    hooks = [hook for module in target.core.modules() for hook in [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]]
+    foreign = [hook for hook in hooks if not getattr(hook, "__module__", "").startswith("torch.")]  # weight_norm's belong to the weights
+    return uuid.uuid4().hex if foreign else ""
 
 
 def _found(out: Path, plan: LayerPlan) -> bool:
@@ -293,6 +303,7 @@ def _tell_errors(plans: list[LayerPlan], out: Path) -> None:
 def _check_space(out: Path, plans: list[LayerPlan], probe: Probe) -> None:
     pixels = min(len(probe), sum(len(plan.units) * plan.k for plan in plans)) * 3 * probe.size**2
     needed = _SPARED + pixels + sum(plan.pooled_bytes + 2 * (plan.map_bytes + plan.buffer_bytes) for plan in plans)
+    needed -= sum(file.stat().st_size for file in (out / WORK).rglob("*") if file.is_file())  # what a killed run has taken already
     free = shutil.disk_usage(out).free
     if free < needed:
         raise BadInput(f"{out} has {free / 2**30:.2f} GiB free and this may take {needed / 2**30:.2f}; free some, or name another folder")

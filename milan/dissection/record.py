@@ -202,8 +202,9 @@ def under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def allocate(file: Path) -> None:
     """Takes a file's space on disk, so that a full disk is an error now and not a crash while its memory map is written."""
-    with file.open("r+b") as opened:
-        os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+    if hasattr(os, "posix_fallocate"):  # macOS has none
+        with file.open("r+b") as opened:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
 
 
 def _finite(maps: Float[Tensor, "b units gh gw"]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

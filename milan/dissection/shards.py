@@ -22,6 +22,7 @@ class Shard:
     rank: int = 0
     count: int = 1
     wait: Wait = _no_one_to_wait_for  # returns when all processes have come here
+    agree: Callable[[str], str] = str  # what the first process gives, to all
 
     def part(self, images: int, block: int) -> tuple[int, int]:
         """From where to where this process looks: whole blocks, as many as any other or one fewer.
@@ -49,7 +50,7 @@ def _joined(accelerator: str, devices: int, machines: int) -> Shard:
     fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=machines)
     fabric.launch()
     atexit.register(_leave)
-    return Shard(fabric.global_rank, fabric.world_size, fabric.barrier)
+    return Shard(fabric.global_rank, fabric.world_size, fabric.barrier, fabric.broadcast)
 
 
 def _leave() -> None:

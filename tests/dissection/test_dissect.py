@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from milan.dissection import dissect as dissecting
 from milan.dissection import running
 from milan.dissection.dissect import dissect
-from milan.dissection.hooks import recorded
+from milan.dissection.hooks import ablated, recorded
 from milan.dissection.masks import masks_from_maps
 from milan.dissection.store import load_dissection
 from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
@@ -146,6 +146,17 @@ def test_what_is_known_is_not_looked_at_again_and_what_changed_is(tmp_path: Path
     assert passes(changed, Probe.from_tensor(pixel), tmp_path) == 60
     other_colours = Target(changed.model, name="toy", image_size=SIZE, mean=(0.5, 0.5, 0.5))
     assert passes(other_colours, Probe.from_tensor(pixel), tmp_path) == 60
+
+
+def test_what_was_found_of_an_ablated_network_is_not_taken_for_the_whole_one(tmp_path: Path) -> None:
+    target, probe = toy_target(), toy_probe(60)
+    whole = dissect(target, probe, ["conv2"], tmp_path)["conv2"].thresholds()
+    with ablated(target, [Unit("conv1", 0), Unit("conv1", 3)]):
+        assert not torch.equal(dissect(target, probe, ["conv2"], tmp_path)["conv2"].thresholds(), whole)
+    with ablated(target, [Unit("conv1", 1)]):
+        other = dissect(target, probe, ["conv2"], tmp_path)["conv2"].thresholds()
+    assert not torch.equal(other, whole)
+    assert torch.equal(dissect(target, probe, ["conv2"], tmp_path)["conv2"].thresholds(), whole)
 
 
 def test_another_format_is_a_miss(tmp_path: Path) -> None:
