@@ -2,9 +2,9 @@
 
     python -m benchmarks.decoding [--batch 16] [--rounds 5]
 
-The captioner's weights are random and it never says <stop>, so that all 15 steps are taken. The arithmetic is counted two ways: as it would be if every beam
-paid for every step, and as it is here, where the beams that grow out of one state share its attention, gate and matrix products and texts
-that begin alike share the prior's. The 2022 code's figure, 1.6 neurons a second, was taken on the same kind of machine with the same sizes.
+The captioner's weights are random and it never says <stop>, so that all 15 steps are taken. The arithmetic is counted two ways: as if
+every beam paid for every step, and as it is here, where the beams that grow out of one state share its attention, gate and matrix
+products, and texts that begin alike share the prior's. The 2022 code's figure was taken on the same kind of machine with the same sizes.
 """
 
 import argparse

@@ -13,10 +13,11 @@ import torch
 from jaxtyping import Float, Int
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from milan.dissection.store import Dissection, load_dissection
 from milan.dissection.exchange import annotations_of
+from milan.dissection.store import Dissection, load_dissection
 from milan.embedded import embedded
 from milan.errors import BadInput, MilanWarning, UnknownName
 from milan.models.captioner import CaptionBatch, UnitBatch
@@ -101,7 +102,7 @@ def _layers(path: Path) -> list[Path]:
 
 
 def read_annotations(source: Path) -> dict[Unit, tuple[str, ...]]:
-    """Texts by unit of a layer's folder or a csv file; white space is made single, empty texts are left out, very long ones cut with a warning.
+    """Texts by unit of a layer's folder or a csv file: white space made single, empty ones left out, very long ones cut with a warning.
 
     Raises:
         BadInput: there are none.
@@ -119,7 +120,7 @@ def read_annotations(source: Path) -> dict[Unit, tuple[str, ...]]:
 
 
 def split_by_unit(annotated: Sequence[Annotated], held_out: float, seed: int) -> Split:
-    """Holds out that share of each layer's units, chosen by a hash of their names: whatever else is trained on, the same units are held out."""
+    """Holds out that share of each layer's units, by a hash of their names: the same ones whatever else is trained on."""
     if not 0 < held_out < 1:
         raise BadInput(f"held_out is {held_out}; give a share between 0 and 1, as 0.1")
     layers: dict[tuple[Path, str], list[Annotated]] = {}
@@ -144,8 +145,8 @@ class Milannotations(LightningDataModule):
     Features are computed once and kept under the cache folder by the content of dissection and encoder.
 
     Args:
-        folders: ``diorama``, paths of annotated dissections (layers or whole data sets, MILANNOTATIONS' layout or ours) or csv files, or names of
-            MILANNOTATIONS' groups under ``root``: base, cls, gen, imagenet, places365, alexnet, resnet152, biggan, dino, each also as not-NAME.
+        folders: ``diorama``, paths of annotated dissections (layers or data sets, MILANNOTATIONS' layout or ours) or csv files, or names
+            of MILANNOTATIONS' groups under ``root``: base, cls, gen, imagenet, places365, alexnet, resnet152, biggan, dino, or not-NAME.
         root: folder of the groups.
         encoder: spec of the frozen encoder, or None.
         encoder_weights: its weights, where they are not its own.
@@ -173,7 +174,8 @@ class Milannotations(LightningDataModule):
         device: str = "cpu",
     ):
         super().__init__()
-        self.folders, self.root, self.held_out, self.minimum, self.batch_size, self.seed = folders, root, held_out, minimum, batch_size, seed
+        self.folders, self.root, self.held_out, self.minimum = folders, root, held_out, minimum
+        self.batch_size, self.seed = batch_size, seed
         self.encoder_options: dict[str, Any] = {"pooling": pooling, "downsampling": downsampling, "weights": encoder_weights or None}
         self.spec, self.device = encoder, device
 
@@ -250,7 +252,8 @@ class Milannotations(LightningDataModule):
         """Features of the exemplars of each unit."""
         rows = [self._features[one.source][self._dissection(one.source).row(one.unit)] for one in units]
         if len({len(row) for row in rows}) > 1:
-            raise BadInput(f"units with {min(map(len, rows))} and with {max(map(len, rows))} exemplars cannot be in one batch; dissect all with one k")
+            counts = sorted({len(row) for row in rows})
+            raise BadInput(f"units with {counts[0]} and with {counts[-1]} exemplars cannot be in one batch; dissect all with one k")
         return torch.from_numpy(np.stack(rows))
 
     def train_dataloader(self) -> DataLoader:
@@ -266,7 +269,7 @@ class Milannotations(LightningDataModule):
         return DataLoader(Listed(self.split.held_out), collate_fn=self._units, **own)
 
     def _batch(self, said: Sequence[tuple[Annotated, list[int]]]) -> CaptionBatch | TextBatch:
-        tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids) for _, ids in said], batch_first=True, padding_value=self.vocabulary.pad)
+        tokens = pad_sequence([torch.tensor(ids) for _, ids in said], batch_first=True, padding_value=self.vocabulary.pad)
         if self.spec is None:
             return TextBatch(tokens)
         return CaptionBatch(self.features_of([one for one, _ in said]), tokens)
@@ -306,9 +309,9 @@ class Listed(Dataset):
 
 
 class Shuffled(Sampler[list[int]]):
-    """Batches of an epoch's own order, from where the training is: an epoch's order depends on (seed, epoch) alone, so a resumed one goes on in it.
+    """Batches in an epoch's own order, which (seed, epoch) decide, from where the training is: a resumed epoch goes on in it.
 
-    With several processes each takes every so-manieth of a batch; the last, smaller batch is filled up from the beginning so that all have work.
+    Several processes share each batch; the last one is filled up from the epoch's beginning so that all have as much to do.
     """
 
     def __init__(self, items: int, batch_size: int, seed: int, progress: Callable[[], Progress] = Progress):
@@ -323,8 +326,8 @@ class Shuffled(Sampler[list[int]]):
         step = self.batch_size * now.world
         for begin in range(now.batches * step, len(order), step):
             batch = order[begin : begin + step]
-            batch = torch.cat([batch, order[: -len(batch) % now.world]])
-            yield batch[now.rank :: now.world].tolist()
+            filled = torch.cat([batch, order[: -len(batch) % now.world]])
+            yield filled[now.rank :: now.world].tolist()
 
     def order(self, epoch: int) -> Int[Tensor, " items"]:
         seed = int(content_key(seed=self.seed, epoch=epoch)[:15], 16)
@@ -332,7 +335,7 @@ class Shuffled(Sampler[list[int]]):
 
 
 def features_file(dissection: Dissection, encoder: Encoder) -> Path:
-    """The file of the encoder's features of all units of a dissection (units, k, features), in their order; made if it is not in the cache."""
+    """The file of the encoder's features of a dissection's units, in their order, (units, k, features); made if the cache has it not."""
     key = content_key(dissection=dissection.key, encoder=encoder.key, units=[str(unit) for unit in dissection.units])
     file = cache_folder() / "features" / f"{key}.npy"
     if not file.is_file():

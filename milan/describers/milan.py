@@ -38,12 +38,12 @@ class Models(NamedTuple):
 class Milan(Describer):
     """A captioner finds likely texts for the masked exemplars; the one of highest PMI, log p(d|E) - λ log p(d), is the description.
 
-    Strategies: ``rerank`` is MILAN's (a beam of likely texts, reranked by PMI); ``beam`` takes the likeliest text of the same beam (the p(d|E) baseline);
-    ``greedy`` takes the likeliest word at each step; ``sample`` draws a text; ``pmi`` searches by PMI token by token, as the 2022 code does
-    for ``strategy="beam"``. Every candidate is kept with its log p(d|E), log p(d) and PMI; ``score`` is what the strategy chose by.
+    Strategies: ``rerank`` is MILAN's (a beam of likely texts, reranked by PMI); ``beam`` takes the likeliest text of the same beam (the
+    p(d|E) baseline); ``greedy`` takes the likeliest word at each step; ``sample`` draws a text; ``pmi`` searches by PMI token by token, as
+    the 2022 code does for its ``beam``. Every candidate is kept with its log p(d|E), log p(d) and PMI; ``score`` is what it was chosen by.
 
     Args:
-        captioner: ``diorama`` (trained on Diorama's simulated annotators), a folder, a hub id, or a checkpoint of the 2022 release (``.pth``, ``.pth.gz``).
+        captioner: ``diorama`` (trained on Diorama's simulated annotators), a folder, a hub id, or a 2022 checkpoint (.pth, .pth.gz).
         prior: the same; a 2022 checkpoint brings its own.
         encoder: spec of the frozen encoder, where it is not the one that the captioner names.
         encoder_weights: its weights, where they are not its own.
@@ -96,8 +96,8 @@ class Milan(Describer):
     @property
     def key(self) -> str:
         """Content key of the settings that change answers, and of all weights."""
-        settings = {name: value for name, value in self.settings.items() if name not in ("batch_size", "device", "captioner", "prior", "encoder_weights")}
-        models = self.models
+        models, places = self.models, ("batch_size", "device", "captioner", "prior", "encoder", "encoder_weights")
+        settings = {name: value for name, value in self.settings.items() if name not in places}
         weights = [models.captioner.fingerprint, models.prior.fingerprint, models.encoder.key]
         return content_key(describer=self.name, weights=weights, **settings)
 
@@ -108,7 +108,8 @@ class Milan(Describer):
     @cached_property
     def models(self) -> Models:
         """Captioner, prior and encoder, read when first asked for."""
-        captioner = self._released.captioner if _is_checkpoint(self.captioner) else Captioner.from_pretrained(_folder(self.captioner, "captioner"))
+        released = _is_checkpoint(self.captioner)
+        captioner = self._released.captioner if released else Captioner.from_pretrained(_folder(self.captioner, "captioner"))
         prior = self._read_prior()
         if prior.vocabulary != captioner.vocabulary:
             differing = sorted(set(prior.vocabulary.words) ^ set(captioner.vocabulary.words))

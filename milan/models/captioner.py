@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from milan.errors import BadInput
-from milan.models.decoding import Speller, greedy, padded
+from milan.models.decoding import Speller, greedy, in_rows, padded
 from milan.models.saving import Saved
 from milan.vocabulary import Vocabulary
 
@@ -37,10 +37,10 @@ class Captioner(
     tags=["milan", "interpretability", "neuron-description"],
     license="mit",
 ):
-    """Xu et al. 2015 as MILAN uses it (Hernandez et al. 2022, appendix B): an LSTM that attends over the k feature vectors of a unit's exemplars.
+    """Xu et al. 2015 as MILAN uses it (Hernandez et al. 2022, appendix B): an LSTM that attends over the features of a unit's exemplars.
 
-    As the released code has it and the paper does not say: the gate on the attended features is a vector (``gate="scalar"`` is Xu et al.'s), and
-    the next word is read off the hidden state alone. Padded steps count in no loss (in the released code they did in the attention's).
+    As the released code has it and the paper does not say: the gate on the attended features is a vector (``gate="scalar"`` is
+    Xu et al.'s), and the next word is read off the hidden state alone. Padded steps count in no loss (there they did in the attention's).
 
     Args:
         words: the vocabulary, specials not included.
@@ -55,7 +55,7 @@ class Captioner(
         encoder: settings of the encoder that the features come from, as ``load_encoder`` takes them.
     """
 
-    what = "Says in words what a unit of a vision network responds to, from the masked features of the images that activate it most: p(d|E) of MILAN."
+    what = "Says in words what a unit of a vision network responds to, from the masked images that activate it most: p(d|E) of MILAN."
     monitor: ClassVar[tuple[str, Literal["min", "max"]]] = ("bleu", "max")
 
     def __init__(
@@ -85,18 +85,23 @@ class Captioner(
         self.gate = nn.Linear(hidden, features if gate == "vector" else 1)
         self.cell = nn.LSTMCell(embedding + features, hidden)
         self.readout = nn.Linear(hidden, len(self.vocabulary))
-        self.dropout, self.double_stochastic, self.learning_rate, self.encoder = dropout, double_stochastic, learning_rate, dict(encoder or {})
+        self.dropout, self.double_stochastic, self.learning_rate = dropout, double_stochastic, learning_rate
+        self.encoder = dict(encoder or {})
         self.trained_on: dict[str, Any] = {}
 
     def initial(self, features: Float[Tensor, "units k features"]) -> tuple[Float[Tensor, "units hidden"], Float[Tensor, "units hidden"]]:
         """Hidden and cell state before the first word."""
         if features.shape[-1] != self.key.in_features:
-            raise BadInput(f"features of length {features.shape[-1]} for a captioner of {self.key.in_features}; its encoder is {self.encoder!r}")
+            wanted = f"this captioner was trained on {self.key.in_features}, by the encoder {self.encoder}"
+            raise BadInput(f"features of length {features.shape[-1]}; {wanted}")
         mean = features.mean(1)
         return self.initial_hidden(mean).tanh(), self.initial_cell(mean).tanh()
 
     def attend(
-        self, queries: Float[Tensor, "units rows attention"], features: Float[Tensor, "units k features"], keys: Float[Tensor, "units k attention"]
+        self,
+        queries: Float[Tensor, "units rows attention"],
+        features: Float[Tensor, "units k features"],
+        keys: Float[Tensor, "units k attention"],
     ) -> tuple[Float[Tensor, "units rows features"], Float[Tensor, "units rows k"]]:
         """The mean of the features that each state's query attends to, and the attention paid to each exemplar (sums to 1)."""
         compared = (queries.unsqueeze(2) + keys.unsqueeze(1)).tanh_()
@@ -105,7 +110,7 @@ class Captioner(
 
     def attended_gates(self, hidden: Float[Tensor, "rows hidden"], attended: Float[Tensor, "rows features"]) -> Float[Tensor, "rows gates"]:
         """What the state and the attended features add to the LSTM's four gates: all of it but the word's share."""
-        gated = self.gate(hidden).sigmoid_() * attended
+        gated = sigmoid(self.gate(hidden)) * attended
         from_features = F.linear(gated, self.cell.weight_ih[:, self.embedding.embedding_dim :], self.cell.bias_ih)
         return from_features + F.linear(hidden, self.cell.weight_hh, self.cell.bias_hh)
 
@@ -195,8 +200,8 @@ class CaptionWalk:
 
     def __init__(self, captioner: Captioner, features: Float[Tensor, "units k features"]):
         self.captioner, self.features, self.device = captioner, features, features.device
-        self.hidden, self.cell = captioner.initial(features)
-        self.keys = captioner.key(features)
+        self.hidden, self.cell = (in_rows(lambda rows, part=part: captioner.initial(rows)[part], features) for part in (0, 1))
+        self.keys = in_rows(captioner.key, features)
         self.words = captioner.word_gates(captioner.embedding.weight)
         self.units = torch.arange(len(features), device=self.device)  # which unit each row is of
 
@@ -217,13 +222,16 @@ class CaptionWalk:
         begin = 0
         for unit, count in zip(units.tolist(), counts.tolist(), strict=True):
             part, one = slice(begin, begin + count), slice(unit, unit + 1)
-            attended[part] = self.captioner.attend(queries[part].unsqueeze(0), self.features[one], self.keys[one])[0][0]
+            attended[part] = in_rows(lambda rows, one=one: self._attended(rows, one), queries[part])
             begin += count
         return self.captioner.attended_gates(hidden, attended)
 
+    def _attended(self, queries: Float[Tensor, "rows attention"], unit: slice) -> Float[Tensor, "rows features"]:
+        return self.captioner.attend(queries.unsqueeze(0), self.features[unit], self.keys[unit])[0][0]
+
 
 def bleu(texts: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """Corpus BLEU in points, lower-cased and without closing full stops, as the 2022 code has it; texts may have different numbers of references."""
+    """Corpus BLEU in points, lower-cased and without closing full stops, as in 2022; texts may have different numbers of references."""
     most = max(len(of) for of in references)
     streams = [[_plain(of[i]) if i < len(of) else None for of in references] for i in range(most)]
     return float(corpus_bleu([_plain(text) for text in texts], streams).score)
@@ -233,8 +241,15 @@ def _plain(text: str) -> str:
     return text.lower().strip(". ")
 
 
-def lstm(gates: Float[Tensor, "rows gates"], cell: Float[Tensor, "rows hidden"]) -> tuple[Float[Tensor, "rows hidden"], Float[Tensor, "rows hidden"]]:
+def lstm(
+    gates: Float[Tensor, "rows gates"], cell: Float[Tensor, "rows hidden"]
+) -> tuple[Float[Tensor, "rows hidden"], Float[Tensor, "rows hidden"]]:
     """Hidden and cell state after one step of an LSTM, from the sums that enter its four gates (in PyTorch's order)."""
     into, keep, new, out = gates.chunk(4, -1)
-    cell = keep.sigmoid() * cell + into.sigmoid() * new.tanh()
-    return out.sigmoid() * cell.tanh(), cell
+    cell = sigmoid(keep) * cell + sigmoid(into) * new.tanh()
+    return sigmoid(out) * cell.tanh(), cell
+
+
+def sigmoid(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """By tanh, since PyTorch's own gives other last bits at the end of a tensor, or of a thread's share of it, than within."""
+    return (0.5 * values).tanh() * 0.5 + 0.5

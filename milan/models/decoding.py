@@ -1,6 +1,6 @@
-"""Searching for likely texts: beam search over many units at once, greedy, sampled. Knows nothing of any one model: a ``Walk`` says what comes next."""
+"""Searching for likely texts of many units at once: beam search, greedy, sampled. A ``Walk`` says what may come next."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -11,7 +11,7 @@ from milan.errors import BadInput
 from milan.vocabulary import Vocabulary
 
 STEPS = 15  # words at most, <stop> included
-ROWS = 16  # matrix products have a multiple of this many rows: then a row's value is the same to the last bit whatever else is computed with it
+ROWS = 16  # matrix products have a multiple of so many rows: then a row is the same to the last bit whatever is computed beside it
 
 
 @runtime_checkable
@@ -107,7 +107,7 @@ def greedy(walk: Walk, units: int, speller: Speller, *, steps: int = STEPS) -> F
 
 
 def sample(walk: Walk, speller: Speller, dice: Float[Tensor, "units steps"], *, temperature: float = 1.0) -> Found:
-    """One text of each unit drawn from the model; ``dice`` are uniform numbers in [0, 1), given so that a unit's text is its own dice's alone."""
+    """One text of each unit, drawn from the model by ``dice``: uniform numbers in [0, 1), so that a unit's text is its own dice's alone."""
     if temperature <= 0:
         raise BadInput(f"temperature {temperature} is not positive; for the likeliest words use the strategy greedy")
     units, steps = dice.shape
@@ -126,6 +126,12 @@ def sample(walk: Walk, speller: Speller, dice: Float[Tensor, "units steps"], *, 
         if not len(going):
             break
     return Found(tokens.unsqueeze(1), scores.unsqueeze(1))
+
+
+def in_rows(work: Callable[[Tensor], Tensor], values: Float[Tensor, "rows ..."]) -> Float[Tensor, "rows ..."]:
+    """``work`` done on rows filled up with zeros to a multiple of ``ROWS``; see there."""
+    lacking = -len(values) % ROWS
+    return work(torch.cat([values, values.new_zeros(lacking, *values.shape[1:])]))[: len(values)]
 
 
 def padded(index: Int[Tensor, " rows"]) -> Int[Tensor, " padded"]:

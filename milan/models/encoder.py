@@ -22,15 +22,15 @@ ALEXNET_LAYERS = ("features.0", "features.3", "features.6", "features.8", "featu
 
 
 class Encoder:
-    """A frozen classifier's features of masked images (Hernandez et al. 2022, appendix B.1): each layer's maps pooled under the mask, side by side.
+    """A frozen classifier's features of masked images (Hernandez et al. 2022, appendix B.1): each layer's maps pooled under the mask.
 
     Args:
         target: the classifier.
         layers: the first convolution and every stage.
         pooling: ``mean``: the downsampled mask is scaled to sum 1 (the released code); ``sum``: it is not (the paper's formula).
             A mask that is empty at a layer's resolution gives zeros there.
-        downsampling: ``bilinear`` (paper and code) looks at four pixels for each place of the map, so that small masks vanish at coarse layers;
-            with ``area`` every masked pixel counts.
+        downsampling: ``bilinear`` (paper and code) looks at four pixels for each place of the map, so that small masks vanish at coarse
+            layers; with ``area`` every masked pixel counts.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Encoder:
         return content_key(target=self.target.fingerprint, layers=self.layers, pooling=self.pooling, downsampling=self.downsampling)
 
     def features(self, images: UInt8[Tensor, "k 3 height width"], masks: Bool[Tensor, "k 1 height width"]) -> Float[Tensor, "k features"]:
-        """One vector for each exemplar. What one unit's exemplars give does not depend on what else is encoded: ask for one unit at a time."""
+        """One vector for each exemplar. Ask for one unit at a time: then what it gets does not depend on what else is encoded."""
         return self.pooled(self.target.prepare(images), masks.to(self.target.device, torch.float32))
 
     def pooled(self, images: Float[Tensor, "k 3 height width"], masks: Float[Tensor, "k 1 height width"]) -> Float[Tensor, "k features"]:
@@ -90,8 +90,8 @@ def load_encoder(
     downsampling: Downsampling = "bilinear",
     device: str | torch.device = "cpu",
 ) -> Encoder:
-    """The encoder that ``spec`` names: ``diorama:encoder``, ``torchvision:resnet18|50|101|...``, ``torchvision:alexnet``, or any target whose
-    stages are called as a ResNet's are. MILAN's paper uses ``torchvision:resnet101``, trained on ImageNet.
+    """The encoder that ``spec`` names: ``diorama:encoder``, ``torchvision:resnet18|50|101|...``, ``torchvision:alexnet``, or any target
+    whose stages are called as a ResNet's are. MILAN's paper uses ``torchvision:resnet101``, trained on ImageNet.
 
     Raises:
         BadInput: for a target that has no such stages.
@@ -101,5 +101,6 @@ def load_encoder(
     known = {layer.name for layer in target.layers()}
     missing = [name for name in layers if name not in known]
     if missing:
-        raise BadInput(f"{spec} has no layers {', '.join(missing)} to encode with; use a ResNet or AlexNet, or milan.models.Encoder with layers named")
+        instead = "use a ResNet or AlexNet, or milan.models.Encoder with its layers named"
+        raise BadInput(f"{spec} has no layers {', '.join(missing)} to encode with; {instead}")
     return Encoder(target, layers, pooling=pooling, downsampling=downsampling)

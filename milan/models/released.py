@@ -51,8 +51,8 @@ class Released(NamedTuple):
 def read_released(file: str | Path) -> Released:
     """Reads a ``.pth`` or ``.pth.gz`` of the 2022 release (``{properties, children, state_dict}``).
 
-    These files hold pickled objects of spaCy's configuration, and a pickle can name any function to be called. Here only tensors and plain values are
-    rebuilt (``torch.load(weights_only=True)``); every other name in the file is answered with an inert stand-in that makes an empty mapping.
+    These files hold pickled objects of spaCy's configuration, and a pickle can name any function to be called. Here only tensors and plain
+    values are rebuilt (``torch.load(weights_only=True)``); every other name in the file stands for a class that makes empty mappings.
 
     Raises:
         BadInput: the file cannot be read so, or is no checkpoint of MILAN's captioner.
@@ -63,7 +63,8 @@ def read_released(file: str | Path) -> Released:
     try:
         return _interpret(payload["properties"], payload["state_dict"], Path(file))
     except (KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"{file} is not laid out as a captioner of the 2022 release: {type(error).__name__} {error}") from None
+        reason = f"{type(error).__name__} {error}".splitlines()[0]
+        raise BadInput(f"{file} is not laid out as a captioner of the 2022 release: {reason}") from None
 
 
 def _payload(file: Path) -> Any:
@@ -77,7 +78,7 @@ def _payload(file: Path) -> Any:
         raise BadInput(f"cannot read {file}: {error}") from None
     except (pickle.UnpicklingError, RuntimeError, ValueError, TypeError, zipfile.BadZipFile, AttributeError, IndexError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BadInput(f"{file} is refused: {reason[:200]}; a checkpoint holds tensors and plain values, and nothing else in it is run") from None
+        raise BadInput(f"{file} is refused: {reason[:200]}; only tensors and plain values are read from it, nothing is run") from None
 
 
 def _copy(stream: BufferedIOBase, into: BufferedIOBase, file: Path) -> None:

@@ -32,7 +32,9 @@ class Ranked(NamedTuple):
         return tuple(texts.values())
 
 
-def ranked(found: Found, likelihood: Float[Tensor, "units texts"], prior: Float[Tensor, "units texts"], *, weight: float, by: str) -> Ranked:
+def ranked(
+    found: Found, likelihood: Float[Tensor, "units texts"], prior: Float[Tensor, "units texts"], *, weight: float, by: str
+) -> Ranked:
     """Texts in the order of their PMI (``by="pmi"``), of their likelihood, or as they were found (``by="found"``).
 
     PMI is MILAN's objective, log p(d|E) - λ log p(d) (Hernandez et al. 2022, equation 3); the paper's λ is 0.2.

@@ -37,7 +37,7 @@ CARD = """---
 """
 
 
-class Saved(PyTorchModelHubMixin):
+class Saved(PyTorchModelHubMixin, model_card_template=CARD):
     """Adds ``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` to a module whose constructor takes plain values only.
 
     Attributes:

@@ -77,7 +77,7 @@ class TrainCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--out", type=str, default="runs/train", help="folder of the checkpoints, the logs and the model")
-        parser.add_argument("--patience", type=int, default=4, help="epochs without a better score on the held-out units before the training stops")
+        parser.add_argument("--patience", type=int, default=4, help="epochs without a better held-out score before it stops")
         parser.add_argument("--checkpoint_seconds", type=float, default=30.0, help="how often the state to resume from is written")
         parser.link_arguments("data.words", "model.init_args.words", apply_on="instantiate")
         parser.link_arguments("data.feature_length", "model.init_args.features", apply_on="instantiate")
@@ -123,9 +123,10 @@ class TrainCLI(LightningCLI):
         if settings.is_file():
             before = _flat({name: value for name, value in yaml.safe_load(settings.read_text()).items() if name in DECIDING})
             now = _flat({name: value for name, value in plain.items() if name in DECIDING})
-            differing = [f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
-            if differing:
-                raise BadInput(f"{self.out} holds a run with other settings ({'; '.join(differing[:5])}); choose another --out")
+            names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+            if names:
+                told = "; ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in names[:5])
+                raise BadInput(f"{self.out} holds a run with other settings ({told}); choose another --out")
         with atomic(settings) as path:
             path.write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
 
@@ -136,9 +137,9 @@ class TrainCLI(LightningCLI):
             raise BadInput(f"no epoch was finished and scored, so there is no model to save in {self.out}; train longer")
         model.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
         metric, _ = model.monitor
-        checkpoint = next(callback for callback in self.trainer.checkpoint_callbacks if getattr(callback, "monitor", None) == metric)
-        score = float(checkpoint.best_model_score)  # type: ignore[attr-defined]
-        model.trained_on = {**self.datamodule.facts, "epochs": self.trainer.current_epoch, f"best {metric} on held-out units": round(score, 4)}
+        stopping = next(callback for callback in self.trainer.early_stopping_callbacks if callback.monitor == metric)
+        score = float(stopping.best_score)
+        model.trained_on = {**self.datamodule.facts, "epochs": self.trainer.current_epoch, f"{metric} on held-out units": round(score, 4)}
         model.cpu().eval().save_pretrained(self.out)
         print(f"{metric} on held-out units: {score:.4g} (best of {self.trainer.current_epoch} epochs); model in {self.out}")
 

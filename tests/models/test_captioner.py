@@ -1,0 +1,82 @@
+"""The captioner against its equations written out, its loss, and the walk against teacher forcing."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from milan.errors import BadInput
+from milan.models import CaptionBatch
+from milan.models.captioner import bleu
+from milan.models.decoding import Speller, beam_search
+from tests.models.worlds import EXEMPLARS, captioner, features
+
+
+def written_out(model: object, unit: Tensor, tokens: list[int]) -> tuple[Tensor, Tensor]:
+    """Log probability of each token and the attention paid in all, by the equations of the paper, one word at a time."""
+    mean = unit.mean(0)
+    hidden, cell = torch.tanh(model.initial_hidden(mean)), torch.tanh(model.initial_cell(mean))
+    logs, paid = [], torch.zeros(len(unit))
+    for last, said in zip([model.vocabulary.start, *tokens], tokens, strict=False):
+        energy = torch.stack([model.energy(torch.tanh(model.query(hidden) + model.key(one))).squeeze() for one in unit])
+        weights = energy.softmax(0)
+        context = torch.sigmoid(model.gate(hidden)) * (weights.unsqueeze(1) * unit).sum(0)
+        hidden, cell = model.cell(torch.cat([model.embedding.weight[last], context]), (hidden, cell))
+        logs.append(model.readout(hidden).log_softmax(0)[said])
+        paid = paid + weights
+    return torch.stack(logs), paid
+
+
+@pytest.mark.parametrize("gate", ["vector", "scalar"])
+def test_teacher_forcing_follows_the_equations(gate: str) -> None:
+    model, units = captioner(gate=gate), features(3)
+    stop, pad = model.vocabulary.stop, model.vocabulary.pad
+    said = [[3, 1, stop], [7, stop], [2, 2, 9, 4, stop]]
+    tokens = torch.tensor([one + [pad] * (5 - len(one)) for one in said])
+    with torch.no_grad():
+        logits, targets, paid = model(units, tokens)
+        expected = [written_out(model, unit, one) for unit, one in zip(units, said, strict=True)]
+    loss = F.cross_entropy(logits, targets)
+    torch.testing.assert_close(loss, -torch.cat([logs for logs, _ in expected]).mean(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(paid[0], expected[2][1], atol=1e-5, rtol=0)  # longest first
+    extra = sum(((1 - attention) ** 2).mean() for _, attention in expected) / 3
+    torch.testing.assert_close(model.loss(CaptionBatch(units, tokens)), loss + extra, atol=1e-5, rtol=0)
+
+
+def test_padding_changes_no_loss() -> None:
+    model, units = captioner(), features(2)
+    stop, pad = model.vocabulary.stop, model.vocabulary.pad
+    tokens = torch.tensor([[3, 1, stop], [7, stop, pad]])
+    padded = F.pad(tokens, (0, 4), value=pad)
+    torch.testing.assert_close(model.loss(CaptionBatch(units, padded)), model.loss(CaptionBatch(units, tokens)))
+
+
+def test_scores_of_given_texts_are_those_of_the_equations_and_of_the_beam() -> None:
+    model, units = captioner(), features(3)
+    found = beam_search(model.walk(units), 3, Speller(model.vocabulary), beam=6, steps=5)
+    torch.testing.assert_close(model.score(units, found.tokens), found.scores, atol=1e-4, rtol=0)
+    tokens = found.tokens[1, 2].tolist()
+    said = tokens[: tokens.index(model.vocabulary.stop) + 1] if model.vocabulary.stop in tokens else tokens
+    with torch.no_grad():
+        torch.testing.assert_close(written_out(model, units[1], said)[0].sum(), found.scores[1, 2], atol=1e-4, rtol=0)
+
+
+def test_gradients_reach_every_weight() -> None:
+    model = captioner().train()
+    model.loss(CaptionBatch(features(4), torch.tensor([[1, 2, model.vocabulary.stop]] * 4))).backward()
+    without = [name for name, value in model.named_parameters() if value.grad is None or not value.grad.any()]
+    assert without == ["energy.bias"], "a shift of all energies cannot matter"
+
+
+def test_features_of_another_encoder_are_refused() -> None:
+    with pytest.raises(BadInput, match="length 7"):
+        captioner().walk(torch.zeros(1, EXEMPLARS, 7))
+    with pytest.raises(BadInput, match="needs features"):
+        captioner(features=0)
+
+
+def test_bleu_is_of_the_whole_corpus_and_of_any_number_of_references() -> None:
+    assert bleu(["red dots on a wall"], [["Red dots on a wall."]]) == pytest.approx(100)
+    assert bleu(["red dots on a wall"], [["green", "red dots on a wall"]]) == pytest.approx(100)
+    assert bleu(["red dots on a wall", "x"], [["red dots on a wall", "a dog"], ["blue lines"]]) < 100
+    assert bleu(["q"], [["red dots"]]) < 1
