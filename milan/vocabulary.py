@@ -13,7 +13,7 @@ LONGEST = 200  # characters of a word; what is longer is no word but a slip of t
 
 
 def tokenize(text: str) -> list[str]:
-    """Lower-cased words and punctuation marks, split as spaCy's English tokenizer splits them (equal on all 11,712 texts of ResNet152-ImageNet).
+    """Lower-cased words and punctuation marks, split as spaCy's English tokenizer does (the same on all texts of ResNet152-ImageNet).
 
     >>> tokenize("A dog's nose, and red-ish dots")
     ['a', 'dog', "'s", 'nose', ',', 'and', 'red', '-', 'ish', 'dots']
@@ -50,7 +50,7 @@ class Vocabulary:
     def build(cls, texts: Iterable[str], *, minimum: int = 2) -> "Vocabulary":
         """Words that occur at least ``minimum`` times, most frequent first (ties by alphabet).
 
-        Two is the default so that ``<unk>`` is met in training; the 2022 code keeps every word (``minimum=1``), and its ``<unk>`` is never trained.
+        Two is the default so that ``<unk>`` is met in training; the 2022 code keeps every word (``minimum=1``) and never meets it.
         """
         counts = Counter(word for text in texts for word in tokenize(text))
         return cls(sorted((word for word, count in counts.items() if count >= minimum), key=lambda word: (-counts[word], word)))
