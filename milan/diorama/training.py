@@ -35,15 +35,15 @@ def train(name: str, folder: Path, scenes: Path, *, seed: int = 0, epochs: int |
     started = time.monotonic()
     model = MAKERS[name]().to(memory_format=torch.channels_last)
     worlds = ["objects", "scenes"] if name == "encoder" else [name.rpartition("-")[2]]
-    epochs = epochs or EPOCHS[name]
+    epochs, checked = epochs or EPOCHS[name], min(count, CHECKING)
     _fit(model, [album(world, 0, count, scenes) for world in worlds], epochs, seed, name)
     weights = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
     with atomic(folder / f"{name}.safetensors") as path:
         save_file({key: value.contiguous() for key, value in weights.items()}, path)
     model.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in weights.items()})
-    measured = check(model, name, scenes)
-    facts = {"network": name, "held_out": measured, "held_out_scenes": CHECKING, "trained_on_scenes": count * len(worlds), "epochs": epochs,
+    measured = check(model, name, scenes, checked)
+    facts = {"network": name, "held_out": measured, "held_out_scenes": checked, "trained_on_scenes": count * len(worlds), "epochs": epochs,
              "seed": seed, "parameters": sum(value.numel() for value in model.parameters()), "units": units(name),
              "seconds": round(time.monotonic() - started)}  # fmt: skip
     with atomic(folder / f"{name}.json") as path:
@@ -53,7 +53,8 @@ def train(name: str, folder: Path, scenes: Path, *, seed: int = 0, epochs: int |
 
 def units(name: str) -> dict[str, int]:
     """How many units each layer to dissect has."""
-    model, counts = network(name, weights=False), {}
+    model = network(name, weights=False)
+    counts: dict[str, int] = {}
     for layer in LAYERS[name]:
         model.get_submodule(layer).register_forward_hook(lambda _, __, maps, layer=layer: counts.__setitem__(layer, maps.shape[1]))
     with torch.no_grad():

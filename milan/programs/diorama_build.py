@@ -141,7 +141,7 @@ def agreement(said: "Mapping[Unit, Sequence[str]]") -> dict[str, float]:
     ones = [text for texts in several for text in texts]
     rests = [[other for j, other in enumerate(texts) if j != i] for texts in several for i in range(len(texts))]
     deep = max(map(len, rests))
-    references = [[rest[i] if i < len(rest) else None for rest in rests] for i in range(deep)]
+    references = [[rest[min(i, len(rest) - 1)] for rest in rests] for i in range(deep)]  # a shorter row's last text is said twice
     scorer = RougeScorer(["rougeL"])
     rouge = [max(scorer.score(other, one)["rougeL"].fmeasure for other in rest) for one, rest in zip(ones, rests, strict=True)]
     distinct = len(set(ones))

@@ -1,0 +1,140 @@
+"""Makes the README's pictures of Diorama: one scene of each setting with its labels, and each network's best and worst units.
+
+    python docs/pictures.py
+
+The units are those that ``python -m milan.diorama build`` annotated; its dissections are used, or made again.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+
+from milan.diorama import Scene, draw, sentences
+from milan.diorama.canvas import RGB
+from milan.diorama.names import OBJECTS, SETTINGS
+from milan.dissection.exchange import annotations_of
+from milan.dissection.store import Dissection
+from milan.embedded import embedded
+from milan.programs.diorama_build import DESCRIBED, Workshop
+from milan.scores.truth import Truth
+from milan.storage import cache_folder
+from milan.units import Unit
+
+HERE = Path(__file__).parent / "pictures"
+FONT = ImageFont.load_default(13)
+SMALL = ImageFont.load_default(11)
+INK, PALE, PAPER = (25, 28, 33), (105, 110, 118), (255, 255, 255)
+SIDE = 192  # a scene's side on the sheet of settings
+SHOWN = 9  # exemplars in a row
+HUES = [
+    ImageColor.getrgb(f"hsl({137 * number % 360}, {45 + 20 * (number % 3)}%, {55 + 10 * (number % 4)}%)")
+    for number, _ in enumerate(OBJECTS)
+]
+
+
+def settings() -> Image.Image:
+    """A scene of each setting; beside it what its pixels are labelled with."""
+    cell = (2 * SIDE + 10, SIDE + 62)
+    sheet = Image.new("RGB", (2 * cell[0] + 30, 5 * cell[1] + 10), PAPER)
+    for number, setting in enumerate(SETTINGS):
+        place = (10 + (number % 2) * (cell[0] + 10), 10 + (number // 2) * cell[1])
+        _scene(sheet, place, _good_scene(setting))
+    return sheet
+
+
+def _good_scene(setting: str) -> Scene:
+    """The first scene of the setting in which three things can well be seen."""
+    scenes = (draw(index, world="scenes", size=SIDE) for index in range(4000))
+    return next(scene for scene in scenes if scene.setting == setting and sum(placed.area > 900 for placed in scene.objects) == 3)
+
+
+def _scene(sheet: Image.Image, place: tuple[int, int], scene: Scene) -> None:
+    x, y = place
+    sheet.paste(Image.fromarray(scene.image.transpose(1, 2, 0)), (x, y))
+    labels = scene.labels["object"]
+    tinted = np.array([(230, 230, 230), *HUES], dtype=np.uint8)[labels]
+    tinted[scene.labels["text"] > 0] = RGB["black"]
+    sheet.paste(Image.fromarray(tinted), (x + SIDE + 4, y))
+    pen = ImageDraw.Draw(sheet)
+    for number in np.unique(labels)[1:] if labels.min() == 0 else np.unique(labels):
+        rows, columns = np.nonzero(labels == number)
+        if len(rows) < 350:
+            continue
+        # Where most of the label's pixels are, not their mean, which may lie outside of it.
+        middle = int(np.median(rows[np.abs(columns - np.median(columns)) < 12]))
+        at = (x + SIDE + 4 + int(np.median(columns)), y + middle)
+        pen.text(at, OBJECTS[number - 1], INK, SMALL, anchor="mm", stroke_width=2, stroke_fill=PAPER)
+    first, second = sentences(scene, 2)
+    pen.text((x, y + SIDE + 3), scene.setting, INK, FONT)
+    pen.text((x, y + SIDE + 19), _cut(first, 62), PALE, SMALL)
+    pen.text((x, y + SIDE + 33), _cut(second, 62), PALE, SMALL)
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1].rsplit(" ", 1)[0] + " ..."
+
+
+class Told(NamedTuple):
+    """A unit to show, and what is to be said of it."""
+
+    rank: float
+    unit: Unit
+    dissection: Dissection
+    about: str
+    note: str
+
+
+def units(network: str, shop: Workshop, count: int = 4) -> Image.Image:
+    """The units of which the simulated annotators say what is truest, and what is least true, with their exemplars."""
+    said = annotations_of(shop.data / "annotations" / network)
+    found: list[Told] = []
+    for layer, dissection in shop.dissections(network).items():
+        truth = Truth.of(dissection, shop.target(network), shop.work)
+        for unit in (unit for unit in said if unit.layer == layer):
+            scores = [truth.score(unit, text) for text in said[unit]]
+            best = truth.best(unit, 2)
+            note = f"truth {np.mean(scores):.2f}; best of two concepts: {best.text} (IoU {best.overlap:.2f})"
+            # Of equally true ones those come first whose masks are clearly of something.
+            found.append(Told(float(np.mean(scores)) + best.overlap, unit, dissection, truth.best(unit, 1).text, note))
+    found.sort(key=lambda told: -told.rank)
+    first = {told.about: told for told in reversed(found)}  # of units about the same, the best
+    rows = [*sorted(first.values(), key=lambda told: -told.rank)[:count], *found[-count:]]
+    sheet = Image.new("RGB", (SHOWN * 68 + 20, len(rows) * 112 + 58), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    top = 10
+    for number, told in enumerate(rows):
+        if number in (0, count):
+            pen.text(
+                (10, top), f"{network}: {'the best' if number == 0 else 'the worst'} described units (simulated annotators)", INK, FONT
+            )
+            top += 22
+        _row(sheet, top, told.dissection, told.unit)
+        pen.text((10, top + 68), _cut(f"{told.unit}   " + "  |  ".join(said[told.unit]), 100), INK, SMALL)
+        pen.text((10, top + 83), _cut(told.note, 100), PALE, SMALL)
+        top += 112
+    return sheet
+
+
+def _row(sheet: Image.Image, top: int, dissection: Dissection, unit: Unit) -> None:
+    exemplars = dissection.exemplars(unit)
+    shown = zip(exemplars.images[:SHOWN].numpy(), exemplars.masks[:SHOWN, 0].numpy(), strict=True)
+    for place, (image, mask) in enumerate(shown):
+        pixels = np.where(mask, image, image // 3).astype(np.uint8).transpose(1, 2, 0).copy()
+        inner = mask & np.roll(mask, 1, 0) & np.roll(mask, -1, 0) & np.roll(mask, 1, 1) & np.roll(mask, -1, 1)
+        pixels[mask & ~inner] = (255, 235, 60)
+        sheet.paste(Image.fromarray(pixels), (10 + place * 68, top))
+
+
+def _save(sheet: Image.Image, name: str) -> None:
+    HERE.mkdir(exist_ok=True)
+    sheet.quantize(160, dither=Image.Dither.NONE).save(HERE / name, optimize=True)
+    print(f"{name}: {sheet.size}, {(HERE / name).stat().st_size // 1024} kB")
+
+
+if __name__ == "__main__":
+    _save(settings(), "diorama-settings.png")
+    shop = Workshop(embedded("data") / "diorama", cache_folder() / "diorama")
+    for network in DESCRIBED:
+        _save(units(network, shop), f"units-{network}.png")

@@ -1,0 +1,165 @@
+"""Networks: what lies in the package is what was measured, and training makes the same file twice."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from milan.diorama import DioramaImages
+from milan.diorama.names import SETTINGS, THINGS
+from milan.diorama.networks import CLASSES, LAYERS, MAKERS, Encoder, network
+from milan.diorama.training import prepared, train, units, where
+from milan.dissection.exchange import annotations_of
+from milan.dissection.store import load_dissection
+from milan.embedded import embedded
+from milan.errors import UnknownName
+from milan.programs.diorama_build import DESCRIBED, PARTS, Part, Workshop, agreement, build, main
+
+
+def facts(name: str) -> dict:
+    return json.loads((embedded("data") / "diorama" / "networks" / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize("name", DESCRIBED)
+def test_networks_see_what_they_were_measured_to_see(name: str) -> None:
+    """On scenes of the probe, which were neither trained on nor measured with."""
+    world = name.rpartition("-")[2]
+    images = DioramaImages(world, length=200)
+    pixels = torch.from_numpy(np.stack([images.image(index) for index in range(200)]))
+    with torch.no_grad():
+        answers = network(name)(prepared(pixels)).argmax(1)
+    right = (answers == torch.tensor([images.label(index) for index in range(200)])).float().mean().item()
+    required = {"objects": 0.9, "scenes": 0.95}[world]
+    assert right >= required
+    assert facts(name)["held_out"][world] >= 100 * required
+    assert abs(100 * right - facts(name)["held_out"][world]) < 5
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_units_and_sizes(name: str) -> None:
+    counts = units(name)
+    assert list(counts) == LAYERS[name]
+    assert sum(counts.values()) >= 400
+    assert facts(name)["units"] == counts
+    assert (embedded("data") / "diorama" / "networks" / f"{name}.safetensors").stat().st_size < 3e6
+
+
+def test_the_encoder_tells_both_tasks_and_what_is_where() -> None:
+    encoder = network("encoder")
+    assert isinstance(encoder, Encoder)
+    images = DioramaImages("objects", length=60)
+    scenes = [images.scene(index) for index in range(60)]
+    with torch.no_grad():
+        logits, places = encoder.everything(prepared(torch.from_numpy(np.stack([scene.image for scene in scenes]))))
+    assert logits.shape == (60, len(THINGS) + len(SETTINGS))
+    settings = torch.tensor([SETTINGS.index(scene.setting) for scene in scenes])
+    assert (logits[:, len(THINGS) :].argmax(1) == settings).float().mean() > 0.95
+    colours = torch.from_numpy(np.stack([scene.labels["colour"][2::4, 2::4] for scene in scenes]).astype(np.int64)) - 1
+    assert (places["colour"].argmax(1) == colours).float().mean() > 0.9
+
+
+def test_names() -> None:
+    with pytest.raises(UnknownName, match="resnet-objects"):
+        network("resnet-object")
+    assert CLASSES == {"objects": THINGS, "scenes": SETTINGS}
+
+
+def test_what_is_where_counts_shares() -> None:
+    seen = torch.zeros(1, 4, 16, 16, dtype=torch.uint8)
+    seen[:, :2] = 1  # red, plain everywhere
+    seen[0, 0, 0, 0] = 3  # but for one yellow place
+    assert where("colour", seen, 16)[0, :, 0, 0].argmax() == 2
+    shares = where("colour", seen, 8)[0, :, 0, 0]
+    assert shares[2] == 0.25
+    assert shares[0] == 0.75
+
+
+def test_training_twice_makes_the_same_files(tmp_path) -> None:
+    for run in ("a", "b"):
+        measured = train("resnet-scenes", tmp_path / run, tmp_path / "scenes", epochs=2, count=256)
+        assert set(measured) == {"scenes"}
+    first, second = ((tmp_path / run / "resnet-scenes.safetensors").read_bytes() for run in ("a", "b"))
+    assert first == second
+    train("resnet-scenes", tmp_path / "c", tmp_path / "scenes", epochs=2, count=256, seed=1)
+    assert (tmp_path / "c" / "resnet-scenes.safetensors").read_bytes() != first
+
+
+def test_training_learns_what_is_where(tmp_path) -> None:
+    measured = train("encoder", tmp_path, tmp_path / "scenes", epochs=2, count=256)
+    assert measured["colour at each place"] > 50  # one of eleven
+    assert set(measured) >= {"objects", "scenes"}
+
+
+@pytest.mark.parametrize("name", DESCRIBED)
+def test_every_unit_has_three_descriptions_and_exemplars(name: str) -> None:
+    folder = embedded("data") / "diorama" / "annotations" / name
+    said = annotations_of(folder)
+    assert sum(units(name).values()) == len(said)
+    assert all(len(texts) == 3 and all(text == text.lower().strip() for text in texts) for texts in said.values())
+    layer = LAYERS[name][-1]
+    dissection = load_dissection(folder / layer)
+    exemplars = dissection.exemplars(dissection.units[0])
+    assert dissection.target == f"diorama:{name}"
+    assert dissection.probe == f"diorama:{name.rpartition('-')[2]}"
+    assert exemplars.images.shape == (15, 3, 64, 64)
+    drawn = DioramaImages(name.rpartition("-")[2]).image(int(exemplars.ids[4]))
+    assert np.array_equal(exemplars.images[4].numpy(), drawn)
+
+
+def test_agreement_is_kept_and_said_to_be_simulated() -> None:
+    folder = embedded("data") / "diorama" / "annotations"
+    kept = json.loads((folder / "agreement.json").read_text())
+    assert kept["annotators"] == "simulated"
+    for name in DESCRIBED:
+        told = kept["networks"][name]
+        assert told["bleu"] == agreement(annotations_of(folder / name))["bleu"]
+        assert told["truth score"]["of each annotator"] > 0.5 > told["truth score"]["of shuffled descriptions"]
+
+
+def test_agreement_by_hand() -> None:
+    same = agreement({1: ["red dots on a ball"] * 3, 2: ["a blue sky above water"] * 3})  # type: ignore[dict-item]
+    assert (same["bleu"], same["rouge-l"], same["distinct descriptions"], same["mean words"]) == (100, 100, 2, 5)
+    apart = agreement({1: ["red dots", "a ball"], 2: ["sky"]})  # type: ignore[dict-item]
+    assert apart["rouge-l"] == 0
+
+
+def test_building_makes_what_is_missing_and_no_more(tmp_path, monkeypatch) -> None:
+    made: list[str] = []
+
+    def part(name: str) -> Part:
+        def make(shop: Workshop) -> None:
+            shop.data.mkdir(exist_ok=True)
+            (shop.data / name).write_text(str(shop.seed))
+            made.append(name)
+
+        return Part(make, (name,), "a test")
+
+    monkeypatch.setattr("milan.programs.diorama_build.PARTS", {"one": part("one"), "two": part("two")})
+    build(out=str(tmp_path / "data"), work=str(tmp_path / "work"))
+    build(out=str(tmp_path / "data"), work=str(tmp_path / "work"))
+    assert made == ["one", "two"]
+    (tmp_path / "data" / "one").unlink()
+    build(out=str(tmp_path / "data"), work=str(tmp_path / "work"), seed=3)
+    assert made == ["one", "two", "one"]
+    assert main(["build", "--only", "two", "--out", str(tmp_path / "data"), "--work", str(tmp_path / "work"), "--seed", "5"]) == 0
+    assert (tmp_path / "data" / "two").read_text() == "5"
+    assert (tmp_path / "data" / "one").read_text() == "3"
+
+
+def test_building_answers_wrong_names(tmp_path, capsys) -> None:
+    assert main(["build", "--only", "encodr", "--work", str(tmp_path)]) == 2
+    assert "encoder" in capsys.readouterr().err
+    assert {"encoder", *DESCRIBED} <= set(PARTS)
+    with pytest.raises(SystemExit):
+        main(["bild"])
+
+
+def test_annotating_a_network_anew_gives_what_is_kept(tmp_path) -> None:
+    """The last layer of a network, annotated from its kept exemplars: the same words."""
+    from milan.programs.diorama_build import annotations
+
+    folder = embedded("data") / "diorama" / "annotations" / "resnet-scenes"
+    dissection = load_dissection(folder / "conv1")
+    shop = Workshop(embedded("data") / "diorama", tmp_path)
+    assert annotations(dissection, "resnet-scenes", shop) == annotations_of(folder / "conv1")
