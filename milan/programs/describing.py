@@ -86,6 +86,7 @@ def make_plan(
 def perform(plan: Plan) -> Catalogue:
     """Dissects, describes and writes; what an earlier run into the same folder has finished is not done again."""
     shard = shard_here(plan.target.device)
+    _ = plan.describer.key  # weights that are not to be had are told before the long work, not after it
     with locked(plan.out) if shard.rank == 0 else nullcontext():
         if shard.rank == 0 and plan.options:
             _write_text(plan.out / "config.yaml", yaml.safe_dump(plan.options, sort_keys=False, allow_unicode=True))

@@ -8,7 +8,7 @@ import torch
 from sacrebleu.metrics.bleu import BLEU
 
 from milan.errors import BadInput, MilanWarning
-from milan.scores.text import bert_score, bleu, rouge
+from milan.scores.text import _scorer, bert_score, bleu, rouge
 
 SAID = ["red cars on the street", "a dog", "green leaves and grass", "the sky above a field", "text"]
 KNOWN = [
@@ -193,3 +193,24 @@ def test_the_weights_by_rarity_follow_the_references_of_each_call(encoder):
 def test_models_that_are_not_to_be_had_are_told(options, told):
     with pytest.raises(BadInput, match=told):
         bert_score(["a"], [["a"]], **options)
+
+
+def test_a_roberta_reads_its_first_word_as_any_other(tmp_path):
+    """Without a space before it the first word would be another token, and the scores of roberta-large would differ unnoticed."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import RobertaConfig, RobertaModel, RobertaTokenizerFast
+
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator(
+        ["a red dog and a red cat on the red street"] * 20, vocab_size=330, special_tokens=["<s>", "<pad>", "</s>", "<unk>"]
+    )
+    RobertaTokenizerFast(tokenizer_object=trained._tokenizer).save_pretrained(tmp_path)
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    RobertaModel(RobertaConfig(vocab_size=trained.get_vocab_size(), max_position_embeddings=66, pad_token_id=1, **size)).save_pretrained(
+        tmp_path
+    )
+    tokenizer = _scorer(str(tmp_path), 2, False, "cpu")._tokenizer
+    first, later = tokenizer("red").input_ids[1:-1], tokenizer("a red").input_ids[1:-1]
+    assert first == later[-len(first) :]
+    assert tokenizer.model_max_length == 64
+    assert bert_score(["red " * 200], [["a dog"]], model=str(tmp_path), num_layers=2, rescale=False)["f1"].units == 1
