@@ -13,7 +13,7 @@ class Dice:
     """An endless row of choices drawn from the given whole numbers alone.
 
     >>> [Dice(0, 7).below(100) for _ in range(2)], Dice(0, 7).bits(2).dtype
-    ([65, 65], dtype('uint64'))
+    ([87, 87], dtype('uint64'))
     """
 
     def __init__(self, *key: int):
