@@ -2,6 +2,7 @@
 
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from milan.annotations import Milannotations
 from milan.command import ArgumentParser, run
-from milan.errors import BadInput
+from milan.errors import BadInput, MilanError
 from milan.models.saving import CONFIG
 from milan.storage import atomic, locked
 
@@ -50,7 +51,7 @@ class Resumable(Callback):
         if time.monotonic() - self.written >= self.seconds and not trainer.is_last_batch:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with atomic(self.path) as path:  # every process takes part in gathering the state; the first one writes
-                trainer.save_checkpoint(path)
+                trainer.save_checkpoint(path, weights_only=False)
                 path.touch()
             self.written = time.monotonic()
 
@@ -111,7 +112,7 @@ class TrainCLI(LightningCLI):
                 return
             last = self.out / CHECKPOINTS / LAST
             options["ckpt_path"] = options.get("ckpt_path") or (str(last) if last.is_file() else None)
-            self.trainer.fit(model, **options)
+            self.trainer.fit(model, **options | {"weights_only": True})  # of a checkpoint nothing but tensors and plain values is read
             if self.trainer.interrupted:
                 raise KeyboardInterrupt
             self._save_best(model)
@@ -119,7 +120,7 @@ class TrainCLI(LightningCLI):
     def _check_same_run(self) -> None:
         """Writes the settings, or compares them with those that began the run in this folder."""
         settings = self.out / SETTINGS
-        plain = yaml.safe_load(self._parser(self.subcommand).dump(self.options, skip_link_targets=True))
+        plain = yaml.safe_load(self._parser(self.subcommand).dump(self.options, skip_link_targets=True, skip_none=False))
         if settings.is_file():
             before = _flat({name: value for name, value in yaml.safe_load(settings.read_text()).items() if name in DECIDING})
             now = _flat({name: value for name, value in plain.items() if name in DECIDING})
@@ -157,6 +158,8 @@ def train(args: list[str] | None = None) -> None:
         MilanError: as the programs tell it.
     """
     defaults = {"use_distributed_sampler": False, "num_sanity_val_steps": 0, "max_epochs": 100, "log_every_n_steps": 10}
+    for known in ("LightningCLI's args parameter", "You're resuming from a checkpoint", "Checkpoint directory", ".*isinstance.treespec"):
+        warnings.filterwarnings("ignore", known)  # arguments are given on purpose, and the order of the batches is resumed by Shuffled
     try:
         TrainCLI(
             None,
@@ -169,6 +172,10 @@ def train(args: list[str] | None = None) -> None:
             parser_kwargs={"allow_abbrev": False, "prog": "train.py"},
             args=args,
         )
+    except ValueError as error:
+        if isinstance(error.__cause__, MilanError):  # jsonargparse wraps what a constructor raises
+            raise error.__cause__ from None
+        raise
     except SystemExit as end:
         if end.code == 1:  # Lightning's answer to Ctrl-C
             raise KeyboardInterrupt from None

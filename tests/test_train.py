@@ -1,0 +1,181 @@
+"""train.py: a stopped run ends as one never stopped, the best weights are what is kept, and faults are told in a line."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from milan.errors import BadInput
+from milan.models import Captioner, Prior
+from milan.models.captioner import bleu
+from milan.programs import train as program
+from milan.programs.train import Resumable, main, train
+from tests.test_annotations import ENCODER, annotated, data
+
+ROOT = Path(__file__).parents[1]
+KINDS = ("prior", "captioner")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return annotated(tmp_path_factory.mktemp("annotated") / "set")
+
+
+def arguments(kind: str, folder: Path, out: Path, *more: str) -> list[str]:
+    sizes = ["--model.embedding=8", "--model.hidden=12", *(["--model.attention=8"] if kind == "captioner" else [])]
+    encoder = ENCODER if kind == "captioner" else "null"
+    quiet = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.logger=false"]
+    paths = [f"--data.folders=['{folder}']", f"--data.encoder={encoder}", "--data.batch_size=32", f"--out={out}"]
+    return ["fit", f"--config={ROOT / 'configs' / f'{kind}.yaml'}", *paths, *sizes, "--trainer.max_epochs=3", *quiet, *more]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def finished(request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A run that was never stopped: 3 epochs of 4 batches."""
+    out = tmp_path_factory.mktemp("finished") / request.param
+    train(arguments(request.param, folder, out))
+    return request.param, out
+
+
+def same(one: Path, other: Path) -> bool:
+    weights, others = (load_file(out / "model.safetensors") for out in (one, other))
+    return weights.keys() == others.keys() and all(torch.equal(value, others[name]) for name, value in weights.items())
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 6, 8, 11])
+def test_a_run_stopped_at_any_step_ends_with_the_same_weights(
+    step: int, finished: tuple[str, Path], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps 3, 4, 8 and 11 are the last of an epoch, its validation and the first of the next."""
+    kind, whole = finished
+    begin = Resumable.on_train_batch_start
+
+    def stop(self: Resumable, trainer: object, *rest: object) -> None:
+        if trainer.global_step == step:
+            raise RuntimeError("stopped")
+        begin(self, trainer, *rest)
+
+    monkeypatch.setattr(Resumable, "on_train_batch_start", stop)
+    with pytest.raises(RuntimeError, match="stopped"):
+        train(arguments(kind, folder, tmp_path / "run", "--checkpoint_seconds=0"))
+    monkeypatch.setattr(Resumable, "on_train_batch_start", begin)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert step - 1 <= saved["global_step"] <= step, "it goes on from where it was stopped, or from the step before an epoch's last"
+    train(arguments(kind, folder, tmp_path / "run", "--checkpoint_seconds=0"))
+    assert same(tmp_path / "run", whole)
+
+
+def test_a_killed_run_ends_with_the_same_weights(finished: tuple[str, Path], folder: Path, tmp_path: Path) -> None:
+    kind, whole = finished
+    out = tmp_path / "run"
+    command = [sys.executable, str(ROOT / "train.py"), *arguments(kind, folder, out, "--checkpoint_seconds=0")]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while process.poll() is None and not (out / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (out / "model.safetensors").exists(), "it was killed too late for this to be a test"
+    assert subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode == 0
+    assert same(out, whole)
+    assert not [file for file in out.rglob("*") if file.name.startswith(".partial")]
+
+
+def test_ctrl_c_ends_with_how_to_go_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Resumable, "on_train_batch_end", interrupt)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert main(arguments("prior", folder, tmp_path / "run")) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)  # Lightning leaves it ignored
+    assert "run the same command again" in capfd.readouterr().err
+
+
+def test_the_best_epochs_weights_are_what_is_saved(folder: Path, tmp_path: Path) -> None:
+    """The learning rate is so large that the held-out loss soon rises: the last weights are not the best."""
+    out = tmp_path / "run"
+    logged = [word for word in arguments("prior", folder, out) if "logger" not in word]
+    logger = ["--trainer.logger=CSVLogger", f"--trainer.logger.save_dir={out}"]
+    train([*logged, *logger, "--model.learning_rate=1", "--patience=2", "--trainer.max_epochs=30"])
+    with next(out.rglob("metrics.csv")).open() as opened:
+        losses = [float(row["held_out_loss"]) for row in csv.DictReader(opened) if row["held_out_loss"]]
+    best = losses.index(min(losses))
+    assert len(losses) == best + 1 + 2, "two epochs without a better one, then it stops"
+    model, annotations = Prior.from_pretrained(out), data(folder, encoder=None, batch_size=32)
+    with torch.no_grad():
+        batches = list(annotations.val_dataloader())
+        tokens = [int((batch.tokens != model.vocabulary.pad).sum()) for batch in batches]
+        loss = sum(float(model.loss(batch)) * count for batch, count in zip(batches, tokens, strict=True)) / sum(tokens)
+    assert loss == pytest.approx(min(losses), rel=1e-4)
+    assert loss < losses[-1] - 1e-3
+
+
+def test_the_saved_captioner_has_the_bleu_it_says(folder: Path, finished: tuple[str, Path]) -> None:
+    kind, out = finished
+    if kind == "prior":
+        return
+    model, annotations = Captioner.from_pretrained(out), data(folder)
+    held_out = annotations.split.held_out
+    texts = model.greedy_texts(annotations.features_of(held_out))
+    assert bleu(texts, [list(one.texts) for one in held_out]) == pytest.approx(model.trained_on["bleu on held-out units"], abs=1e-3)
+    assert model.encoder["spec"] == ENCODER
+    assert model.vocabulary == annotations.vocabulary
+
+
+def test_training_learns_what_is_seen(folder: Path, tmp_path: Path) -> None:
+    """Held-out units' colours are said rightly."""
+    out = tmp_path / "run"
+    longer = ["--trainer.max_epochs=40", "--patience=40", "--model.hidden=32", "--model.learning_rate=1e-2"]
+    train([*arguments("captioner", folder, out), *longer])
+    model, annotations = Captioner.from_pretrained(out), data(folder)
+    held_out = annotations.split.held_out
+    texts = model.greedy_texts(annotations.features_of(held_out))
+    assert [text.split()[0] for text in texts] == [one.texts[0].split()[0] for one in held_out]
+
+
+def test_a_finished_run_is_not_done_again(finished: tuple[str, Path], folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: object) -> None:
+    kind, out = finished
+    before = (out / "model.safetensors").stat().st_mtime_ns
+    monkeypatch.setattr(program.pl.Trainer, "fit", lambda *_, **__: pytest.fail("trained again"))
+    train(arguments(kind, folder, out))
+    assert (out / "model.safetensors").stat().st_mtime_ns == before
+    assert "holds the finished model" in capfd.readouterr().err
+
+
+def test_other_settings_in_the_same_folder_are_refused(finished: tuple[str, Path], folder: Path, capfd: pytest.CaptureFixture) -> None:
+    kind, out = finished
+    with pytest.raises(BadInput, match=r"model.init_args.dropout was 0.5, is 0.25"):
+        train(arguments(kind, folder, out, "--model.dropout=0.25"))
+    assert main(arguments(kind, folder, out, "--data.seed=7")) == 2
+    assert "data.init_args.seed was 0, is 7" in capfd.readouterr().err
+
+
+def test_the_kept_config_makes_it_again(finished: tuple[str, Path], tmp_path: Path) -> None:
+    _, out = finished
+    assert "words" not in yaml.safe_load((out / "config.yaml").read_text())["model"]["init_args"]
+    train(["fit", f"--config={out / 'config.yaml'}", f"--out={tmp_path / 'again'}"])
+    assert same(out, tmp_path / "again")
+
+
+def test_a_captioner_without_an_encoder_is_told_what_it_lacks(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    assert main(arguments("captioner", folder, tmp_path / "run", "--data.encoder=null")) == 2
+    assert "a captioner needs features; give data.encoder" in capfd.readouterr().err
+
+
+def test_a_typo_is_answered_with_the_nearest_option(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments("prior", folder, tmp_path / "run", "--pattience=3"))
+    assert end.value.code == 2
+    assert "nearest: --patience" in capfd.readouterr().err
