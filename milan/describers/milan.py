@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -16,7 +16,7 @@ from milan.dissection.store import Dissection
 from milan.embedded import embedded
 from milan.errors import BadInput
 from milan.models import Captioner, Encoder, Prior, load_encoder
-from milan.models.decoding import Found, Mixture, Speller, beam_search, sample
+from milan.models.decoding import Found, Mixture, Speller, Walk, beam_search, sample
 from milan.models.released import Released, read_released
 from milan.models.reranking import Ranked, ranked
 from milan.storage import content_key
@@ -88,8 +88,9 @@ class Milan(Describer):
         The strategy, beam, length and λ are the file's unless given.
         """
         released = read_released(file)
-        own = {"strategy": released.strategy, "beam": released.beam, "steps": released.steps, "prior_weight": released.prior_weight}
-        describer = cls(**({"captioner": str(file), "prior": str(file), "as_released": True} | own | settings))
+        own: dict[str, Any] = {"captioner": str(file), "prior": str(file), "as_released": True, "strategy": released.strategy}
+        own |= {"beam": released.beam, "steps": released.steps, "prior_weight": released.prior_weight}
+        describer = cls(**own | settings)
         describer._released = released
         return describer
 
@@ -169,7 +170,7 @@ class Milan(Describer):
 
     def _found(self, features: Float[Tensor, "units k features"], units: Sequence[Unit]) -> Found:
         captioner, prior, _ = self.models
-        speller, walk = Speller(captioner.vocabulary, self.as_released), captioner.walk(features)
+        speller, walk = Speller(captioner.vocabulary, self.as_released), cast(Walk, captioner.walk(features))
         if self.strategy == "sample":
             return sample(walk, speller, self._dice(units, len(features)).to(self.device), temperature=self.temperature)
         if self.strategy == "pmi":

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from milan.errors import BadInput
-from milan.models.decoding import Speller, greedy, in_rows, padded
+from milan.models.decoding import Speller, filled, greedy, padded
 from milan.models.saving import Saved
 from milan.vocabulary import Vocabulary
 
@@ -108,15 +108,17 @@ class Captioner(
         weights = (compared @ self.energy.weight[0] + self.energy.bias).softmax(-1)
         return weights @ features, weights
 
-    def attended_gates(self, hidden: Float[Tensor, "rows hidden"], attended: Float[Tensor, "rows features"]) -> Float[Tensor, "rows gates"]:
+    def attended_gates(
+        self, hidden: Float[Tensor, "rows hidden"], attended: Float[Tensor, "rows features"], weights: Float[Tensor, "gates features"]
+    ) -> Float[Tensor, "rows gates"]:
         """What the state and the attended features add to the LSTM's four gates: all of it but the word's share."""
         gated = sigmoid(self.gate(hidden)) * attended
-        from_features = F.linear(gated, self.cell.weight_ih[:, self.embedding.embedding_dim :], self.cell.bias_ih)
-        return from_features + F.linear(hidden, self.cell.weight_hh, self.cell.bias_hh)
+        return F.linear(gated, weights, self.cell.bias_ih) + F.linear(hidden, self.cell.weight_hh, self.cell.bias_hh)
 
-    def word_gates(self, embedded: Float[Tensor, "*shape embedding"]) -> Float[Tensor, "*shape gates"]:
-        """What a word adds to the LSTM's four gates."""
-        return F.linear(embedded, self.cell.weight_ih[:, : self.embedding.embedding_dim])
+    def input_weights(self) -> tuple[Float[Tensor, "gates embedding"], Float[Tensor, "gates features"]]:
+        """The LSTM's weights of a word and of attended features; taken once for all steps, since each taking is a large copy backward."""
+        words, features = self.cell.weight_ih.split([self.embedding.embedding_dim, self.key.in_features], 1)
+        return words, features
 
     def forward(
         self, features: Float[Tensor, "batch k features"], tokens: Int[Tensor, "batch length"]
@@ -129,14 +131,15 @@ class Captioner(
         going = [int((lengths > step).sum()) for step in range(int(lengths[0]))]
         features, tokens = features[order], tokens[order]
         before = torch.cat([torch.full_like(tokens[:, :1], self.vocabulary.start), tokens[:, :-1]], 1)
-        words = self.word_gates(self.embedding(before))
+        of_words, of_features = self.input_weights()
+        words = F.linear(self.embedding(before), of_words)
         hidden, cell = self.initial(features)
         keys = self.key(features)
         states, attention = [], torch.zeros_like(features[:, :, 0])
         for step, rows in enumerate(going):
             hidden, cell = hidden[:rows], cell[:rows]
             attended, weights = self.attend(self.query(hidden).unsqueeze(1), features[:rows], keys[:rows])
-            hidden, cell = lstm(self.attended_gates(hidden, attended.squeeze(1)) + words[:rows, step], cell)
+            hidden, cell = lstm(self.attended_gates(hidden, attended.squeeze(1), of_features) + words[:rows, step], cell)
             attention = torch.cat([attention[:rows] + weights.squeeze(1), attention[rows:]])
             states.append(hidden)
         said = torch.cat([tokens[:rows, step] for step, rows in enumerate(going)])
@@ -200,9 +203,11 @@ class CaptionWalk:
 
     def __init__(self, captioner: Captioner, features: Float[Tensor, "units k features"]):
         self.captioner, self.features, self.device = captioner, features, features.device
-        self.hidden, self.cell = (in_rows(lambda rows, part=part: captioner.initial(rows)[part], features) for part in (0, 1))
-        self.keys = in_rows(captioner.key, features)
-        self.words = captioner.word_gates(captioner.embedding.weight)
+        hidden, cell = captioner.initial(filled(features))
+        self.hidden, self.cell = hidden[: len(features)], cell[: len(features)]
+        self.keys = captioner.key(filled(features))[: len(features)]
+        of_words, self.of_features = captioner.input_weights()
+        self.words = F.linear(captioner.embedding.weight, of_words)
         self.units = torch.arange(len(features), device=self.device)  # which unit each row is of
 
     @torch.no_grad()
@@ -222,18 +227,16 @@ class CaptionWalk:
         begin = 0
         for unit, count in zip(units.tolist(), counts.tolist(), strict=True):
             part, one = slice(begin, begin + count), slice(unit, unit + 1)
-            attended[part] = in_rows(lambda rows, one=one: self._attended(rows, one), queries[part])
+            rows_of_unit = filled(queries[part]).unsqueeze(0)
+            attended[part] = self.captioner.attend(rows_of_unit, self.features[one], self.keys[one])[0][0, :count]
             begin += count
-        return self.captioner.attended_gates(hidden, attended)
-
-    def _attended(self, queries: Float[Tensor, "rows attention"], unit: slice) -> Float[Tensor, "rows features"]:
-        return self.captioner.attend(queries.unsqueeze(0), self.features[unit], self.keys[unit])[0][0]
+        return self.captioner.attended_gates(hidden, attended, self.of_features)
 
 
 def bleu(texts: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     """Corpus BLEU in points, lower-cased and without closing full stops, as in 2022; texts may have different numbers of references."""
     most = max(len(of) for of in references)
-    streams = [[_plain(of[i]) if i < len(of) else None for of in references] for i in range(most)]
+    streams: Any = [[_plain(of[i]) if i < len(of) else None for of in references] for i in range(most)]  # None: no such reference
     return float(corpus_bleu([_plain(text) for text in texts], streams).score)
 
 

@@ -1,6 +1,6 @@
 """Searching for likely texts of many units at once: beam search, greedy, sampled. A ``Walk`` says what may come next."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -128,10 +128,9 @@ def sample(walk: Walk, speller: Speller, dice: Float[Tensor, "units steps"], *, 
     return Found(tokens.unsqueeze(1), scores.unsqueeze(1))
 
 
-def in_rows(work: Callable[[Tensor], Tensor], values: Float[Tensor, "rows ..."]) -> Float[Tensor, "rows ..."]:
-    """``work`` done on rows filled up with zeros to a multiple of ``ROWS``; see there."""
-    lacking = -len(values) % ROWS
-    return work(torch.cat([values, values.new_zeros(lacking, *values.shape[1:])]))[: len(values)]
+def filled(values: Float[Tensor, "rows ..."]) -> Float[Tensor, "filled ..."]:
+    """The rows with as many of zeros after them as make a multiple of ``ROWS``; see there."""
+    return torch.cat([values, values.new_zeros(-len(values) % ROWS, *values.shape[1:])])
 
 
 def padded(index: Int[Tensor, " rows"]) -> Int[Tensor, " padded"]:

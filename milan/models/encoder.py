@@ -55,8 +55,17 @@ class Encoder:
         return content_key(target=self.target.fingerprint, layers=self.layers, pooling=self.pooling, downsampling=self.downsampling)
 
     def features(self, images: UInt8[Tensor, "k 3 height width"], masks: Bool[Tensor, "k 1 height width"]) -> Float[Tensor, "k features"]:
-        """One vector for each exemplar. Ask for one unit at a time: then what it gets does not depend on what else is encoded."""
-        return self.pooled(self.target.prepare(images), masks.to(self.target.device, torch.float32))
+        """One vector for each exemplar. Ask for one unit at a time: then what it gets does not depend on what else is encoded.
+
+        Pictures of another size than the encoder's own are scaled to it: at another scale its stages see other things than in training.
+        """
+        return self.pooled(self.target.prepare(self._own_size(images)), masks.to(self.target.device, torch.float32))
+
+    def _own_size(self, images: UInt8[Tensor, "k 3 height width"]) -> UInt8[Tensor, "k 3 side side"]:
+        side = self.target.image_size
+        if images.shape[-2:] == (side, side):
+            return images
+        return F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
 
     def pooled(self, images: Float[Tensor, "k 3 height width"], masks: Float[Tensor, "k 1 height width"]) -> Float[Tensor, "k features"]:
         """As ``features``, of images already as the target takes them (``target.prepare``) and masks of 0 to 1."""

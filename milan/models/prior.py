@@ -119,7 +119,7 @@ class PriorWalk:
     def __init__(self, prior: Prior, units: int):
         self.prior, self.device = prior, prior.readout.weight.device
         self.states = [(prior.readout.weight.new_zeros(units, prior.lstm.hidden_size),) * 2 for _ in range(prior.lstm.num_layers)]
-        self.words = F.linear(prior.embedding.weight, prior.lstm.weight_ih_l0, prior.lstm.bias_ih_l0)
+        self.words = F.linear(prior.embedding.weight, self._weight("weight_ih", 0), self._weight("bias_ih", 0))
 
     @torch.no_grad()
     def advance(self, parents: Int[Tensor, " rows"], tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocabulary"]:

@@ -93,7 +93,7 @@ def _load_inert(file: BufferedIOBase) -> Any:
     names = torch.serialization.get_unsafe_globals_in_checkpoint(file)  # type: ignore[arg-type]
     file.seek(0)
     with torch.serialization.safe_globals([(_stand_in(), name) for name in names]):
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True)  # type: ignore[arg-type]
 
 
 def _stand_in() -> type:

@@ -99,13 +99,14 @@ class Saved(PyTorchModelHubMixin, model_card_template=CARD):
         return cls._from_pretrained(model_id=source, **options)
 
     @classmethod
-    def _from_pretrained(cls: type[S], *, model_id: str, **options: Any) -> S:  # type: ignore[override]
+    def _from_pretrained(cls: type[S], *, model_id: str, **options: Any) -> S:
         config = _read_config(_file_of(model_id, CONFIG, options), cls)
         trained_on = config.pop("trained_on", {})
         model = cls(**config)
         model.trained_on = trained_on
         load_weights(model, _read_weights(_file_of(model_id, WEIGHTS, options)), model_id)  # type: ignore[arg-type]
-        return model.eval()  # type: ignore[attr-defined, no-any-return]
+        model.eval()  # type: ignore[attr-defined]
+        return model
 
 
 def load_weights(model: torch.nn.Module, state: dict[str, Tensor], source: str | Path) -> None:

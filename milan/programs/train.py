@@ -65,7 +65,7 @@ class Resumable(Callback):
 class Parser(LightningArgumentParser):
     """Lightning's parser, its faults told in one line with the nearest options."""
 
-    error = ArgumentParser.error  # type: ignore[assignment]
+    error = ArgumentParser.error
 
 
 class TrainCLI(LightningCLI):
