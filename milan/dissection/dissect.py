@@ -120,9 +120,7 @@ def _check(k: int, quantile: float, batch_size: int) -> None:
         raise BadInput(f"batch_size is {batch_size}; at least 1")
 
 
-def _plans(
-    target: Target, probe: Probe, names: Sequence[str], units: dict[str, Sequence[int]], k: int, quantile: float
-) -> list[LayerPlan]:
+def _plans(target: Target, probe: Probe, names: Sequence[str], units: dict[str, Sequence[int]], k: int, quantile: float) -> list[LayerPlan]:
     layers = target.select(names)
     if not layers:
         raise BadInput("no layers to dissect were named; python describe.py --list_layers prints them")

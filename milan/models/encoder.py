@@ -67,7 +67,7 @@ class Encoder:
             return images
         return F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
 
-    def pooled(self, images: Float[Tensor, "k 3 height width"], masks: Float[Tensor, "k 1 height width"]) -> Float[Tensor, "k features"]:
+    def pooled(self, images: Float[Tensor, "k 3 h w"], masks: Float[Tensor, "k 1 height width"]) -> Float[Tensor, "k features"]:
         """As ``features``, of images already as the target takes them (``target.prepare``) and masks of 0 to 1."""
         parts: dict[str, Tensor] = {}
 

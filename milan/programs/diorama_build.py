@@ -104,6 +104,26 @@ def annotations(dissection: "Dissection", network: str, shop: Workshop) -> "dict
     return said
 
 
+def train_model(name: str) -> Part:
+    """MILAN's captioner or prior, by ``train.py fit`` with its configuration, kept in half precision."""
+
+    def make(shop: Workshop) -> None:
+        from milan.models import Captioner, Prior
+        from milan.programs.train import train
+
+        run = shop.work / "training" / f"{name}-{shop.seed}"
+        options = ["--data.seed", str(shop.seed), "--seed_everything", str(shop.seed), "--out", str(run)]
+        if shop.data != embedded("data") / "diorama":  # which the configuration means by "diorama"
+            options += ["--data.folders", json.dumps([str(shop.data / "annotations" / network) for network in DESCRIBED])]
+            if name == "captioner":
+                options += ["--data.encoder_weights", str(shop.data / "networks" / "encoder.safetensors")]
+        train(["fit", "--config", str(embedded(f"configs/{name}.yaml")), *options])
+        model = Captioner.from_pretrained(run) if name == "captioner" else Prior.from_pretrained(run)
+        model.save_pretrained(shop.data / name, half=True)
+
+    return Part(make, (f"{name}/model.safetensors", f"{name}/config.json"), f"train MILAN's {name} on the annotations")
+
+
 def agree(shop: Workshop) -> None:
     """Measures how far the annotators agree with each other, and how true what they say is; writes ``annotations/agreement.json``."""
     facts = {"annotators": "simulated", "networks": {network: _agreement_of(network, shop) for network in DESCRIBED}}
@@ -153,7 +173,8 @@ PARTS: dict[str, Part] = {
     **{name: train_network(name) for name in ("encoder", *DESCRIBED)},
     **{f"annotations-{name}": annotate_network(name) for name in DESCRIBED},
     "agreement": Part(agree, (f"annotations/{AGREEMENT}",), "measure how far the simulated annotators agree, and how true they are"),
-}  # in the order in which they need each other; later parts join here
+    **{name: train_model(name) for name in ("captioner", "prior")},
+}  # in the order in which they need each other
 
 
 def build(only: list[str] | None = None, out: str | None = None, work: str | None = None, seed: int = 0, again: bool = False) -> None:

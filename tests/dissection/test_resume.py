@@ -128,11 +128,15 @@ def test_processes_under_torchrun_make_the_same_bytes(tmp_path: Path, whole: dic
 
 
 def test_processes_killed_and_run_again_make_the_same_bytes(tmp_path: Path, whole: dict[str, bytes], program: str) -> None:
-    dying = Path(program).read_text().replace(
-        "found = dissect(",
-        "import os; from milan.dissection import running; from tests.dissection.killing import after_blocks\n"
-        "running.PAUSE = running.SHARE = 0; after_blocks(2 if os.environ['RANK'] == '1' else 4)\n"
-        "found = dissect(",
+    dying = (
+        Path(program)
+        .read_text()
+        .replace(
+            "found = dissect(",
+            "import os; from milan.dissection import running; from tests.dissection.killing import after_blocks\n"
+            "running.PAUSE = running.SHARE = 0; after_blocks(2 if os.environ['RANK'] == '1' else 4)\n"
+            "found = dissect(",
+        )
     )
     (tmp_path / "dying.py").write_text(dying)
     out = tmp_path / "out"

@@ -46,6 +46,12 @@ def test_one_units_features_do_not_depend_on_the_batch_they_are_asked_in() -> No
     assert torch.equal(first.nan_to_num(), again.nan_to_num())
 
 
+def test_pictures_of_another_size_are_scaled_to_the_encoders_own() -> None:
+    large = toys.pictures()[[1]].repeat_interleave(3, 2).repeat_interleave(3, 3)
+    mask = masks(WHOLE).repeat_interleave(3, 2).repeat_interleave(3, 3)
+    torch.testing.assert_close(encoder().features(large, mask)[:, [toys.RED, toys.GREEN]], torch.tensor([[1.0, -0.5]]))
+
+
 def test_its_key_follows_weights_and_settings() -> None:
     plain, other, summed = encoder(), encoder(), encoder(pooling="sum")
     other.target.core.head.bias.data[0] = 3
