@@ -112,7 +112,7 @@ def program(tmp_path: Path) -> str:
         "from milan.dissection.dissect import dissect\n"
         "from tests.dissection.world import LAYERS, toy_probe, toy_target\n"
         "found = dissect(toy_target(), toy_probe(300), LAYERS, sys.argv[1])\n"
-        "print(found['conv2'].exemplars(found['conv2'].units[0]).ids.tolist())\n"
+        "sys.stdout.write(f\"{found['conv2'].exemplars(found['conv2'].units[0]).ids.tolist()}\\n\")\n"  # at once: both share a pipe
     )
     return str(file)
 
