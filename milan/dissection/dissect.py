@@ -80,7 +80,7 @@ def dissect(
             _find(target, probe, missing, out, shard, batch_size, workers, _bytes(memory) // 4)
         shard.wait()
     _tell_errors(plans, out)
-    return {plan.layer.name: StoredDissection(layer_folder(out, plan.layer.name), probe) for plan in plans}
+    return {plan.layer.name: StoredDissection(layer_folder(out, plan.layer.name), probe, target) for plan in plans}
 
 
 def _find(
@@ -259,7 +259,7 @@ def _facts(record: LayerRecord, run: Run, target: Target, probe: Probe, k: int) 
         "units": plan.units,
         "k": k,
         "quantile": plan.quantile,
-        "target": {"name": target.spec or target.name, "fingerprint": target.fingerprint},
+        "target": {"name": target.spec or target.name, "settings": target.settings, "fingerprint": target.fingerprint},
         "probe": {"spec": probe.spec, "settings": probe.settings, "fingerprint": probe.fingerprint},
         "image_size": probe.size,
         "images": plan.images,

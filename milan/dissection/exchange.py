@@ -27,6 +27,7 @@ from milan.dissection.store import Dissection, Pooling, layer_folder
 from milan.errors import BadInput, MissingEvidence
 from milan.probes import Probe, load_probe
 from milan.storage import atomic, content_key
+from milan.targets import Target
 from milan.units import Exemplars, Unit
 
 ANNOTATIONS, IDS, PEAKS, UNITS, PROBE = "annotations.csv", "ids.csv", "activations.csv", "units.npy", "probe.json"
@@ -89,7 +90,7 @@ class ReleasedDissection(Dissection):
     def _images_of(self, row: int) -> UInt8[Tensor, "k 3 height width"]:
         if (self.folder / "images.npy").exists():
             return torch.from_numpy(np.array(_array(self.folder / "images.npy")[row]))
-        return torch.stack([self._again.image(id) for id in self._ids[row].tolist()])
+        return torch.stack([self.open_probe().image(id) for id in self._ids[row].tolist()])
 
     @cached_property
     def _peaks(self) -> Float[Tensor, "units k"]:
@@ -104,6 +105,12 @@ class ReleasedDissection(Dissection):
             return json.loads(file.read_text()) if file else {}
         except ValueError as error:
             raise BadInput(f"{file} is no JSON: {error}") from None
+
+    def open_probe(self) -> Probe:
+        return self._again
+
+    def open_target(self) -> Target:
+        raise MissingEvidence(f"{self.folder} has exemplars of {self.target} only, not the network; {_dissect(self.layer)}")
 
     @cached_property
     def _again(self) -> Probe:

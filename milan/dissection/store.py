@@ -19,6 +19,7 @@ from milan.dissection.masks import masks_from_maps, whole_where_empty
 from milan.dissection.record import pooled_name
 from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
 from milan.probes import Probe, load_probe
+from milan.targets import Target, load_target
 from milan.units import Exemplars, Unit
 
 FORMAT = 1  # of the files; another number is another dissection
@@ -82,6 +83,22 @@ class Dissection(ABC):
             MissingEvidence: this dissection does not hold them.
         """
 
+    @abstractmethod
+    def open_probe(self) -> Probe:
+        """The whole probe, for what needs more of it than exemplars and activations.
+
+        Raises:
+            MissingEvidence: it has no name to be loaded by, or is another one by now.
+        """
+
+    @abstractmethod
+    def open_target(self) -> Target:
+        """The network that was dissected, for what needs it once more: masks over the whole probe, activations on other images.
+
+        Raises:
+            MissingEvidence: it has no name to be loaded by, or has other weights by now.
+        """
+
     def alive(self) -> list[Unit]:
         """The units of which something can be said."""
         return [unit for unit in self.units if self.status[unit] == "ok"]
@@ -112,13 +129,14 @@ class StoredDissection(Dissection):
     Args:
         folder: of the layer.
         source: the probe, if it is at hand, for images that are not on disk; else it is loaded again where it can be.
+        network: the target, if it is at hand; else it is loaded again where it can be.
 
     Raises:
         BadInput: it is not there, damaged, or of another format.
     """
 
-    def __init__(self, folder: Path, source: Probe | None = None):
-        self.folder, self._source = Path(folder), source
+    def __init__(self, folder: Path, source: Probe | None = None, network: Target | None = None):
+        self.folder, self._source, self._network = Path(folder), source, network
         self.facts = read_facts(self.folder)
         facts = self.facts
         self.layer, self.k, self.quantile, self.key = facts["layer"], facts["k"], facts["quantile"], facts["key"]
@@ -163,21 +181,37 @@ class StoredDissection(Dissection):
         """
         if self._kept is not None and self._kept.holds(ids.tolist()):
             return self._kept[ids]
-        return torch.stack([self._again.image(id) for id in ids.tolist()])
+        return torch.stack([self.open_probe().image(id) for id in ids.tolist()])
 
     @cached_property
     def _kept(self) -> KeptImages | None:
         return kept_images(self.folder.parent, self.facts["probe"]["fingerprint"])
 
+    def open_probe(self) -> Probe:
+        return self._probe
+
+    def open_target(self) -> Target:
+        return self._target
+
     @cached_property
-    def _again(self) -> Probe:
-        """The probe, if it is still the one that was dissected."""
+    def _probe(self) -> Probe:
+        facts = self.facts["probe"]
         if self._source is None and not self.probe:
-            raise MissingEvidence(f"the images of {self.folder} are not kept beside it and its probe has no name; {_again(self.folder)}")
-        probe = self._source or load_probe(**self.facts["probe"]["settings"])
-        if probe.fingerprint != self.facts["probe"]["fingerprint"]:
-            raise MissingEvidence(f"the images of {self.folder} are not kept and {self.probe} has changed since; {_again(self.folder)}")
+            raise MissingEvidence(f"the probe of {self.folder} was given in Python and has no name to be loaded by; {_again(self.folder)}")
+        probe = self._source or load_probe(**facts["settings"])
+        if probe.fingerprint != facts["fingerprint"]:
+            raise MissingEvidence(f"the probe {self.probe} has changed since {self.folder} was made; {_again(self.folder)}")
         return probe
+
+    @cached_property
+    def _target(self) -> Target:
+        facts = self.facts["target"]
+        if self._network is None and not facts.get("settings", {}).get("spec"):
+            raise MissingEvidence(f"the target of {self.folder} was given in Python and has no name to be loaded by; {_again(self.folder)}")
+        target = self._network or load_target(**facts["settings"])
+        if target.fingerprint != facts["fingerprint"]:
+            raise MissingEvidence(f"the target {self.target} has other weights than when {self.folder} was made; {_again(self.folder)}")
+        return target
 
     @cached_property
     def _statistics(self) -> dict[str, Tensor]:

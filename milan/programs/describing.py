@@ -154,13 +154,12 @@ def _settings(name: str, settings: dict[str, Any], device: str) -> dict[str, Any
 
 def _options(plan: Plan, units: str | Iterable[Unit], device: str, describer: dict[str, Any]) -> dict[str, Any]:
     """The run as options of describe.py; empty if something in it was made in Python."""
-    target, probe = plan.target, plan.probe.settings
-    if not target.spec or not probe["spec"] or not all(map(_plain, describer["settings"].values())):
+    target, probe = plan.target.settings, plan.probe.settings
+    if not target or not probe["spec"] or not all(map(_plain, describer["settings"].values())):
         return {}
     return {
-        "target": target.spec,
-        "weights": target.weights or None,
-        **{name: getattr(target, name) for name in ("layout", "prefix_tokens", "output_index")},
+        "target": target["spec"],
+        **{name: target[name] for name in ("weights", "layout", "prefix_tokens", "output_index")},
         "probe": probe["spec"],
         **{name: probe[name] for name in ("limit", "crop")},
         "layers": plan.layers,

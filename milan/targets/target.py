@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
@@ -63,6 +64,14 @@ class Target:
         self.weights = ""  # the weights file it was given, "random", or empty
         if len(self.mean) != 3 or len(self.std) != 3 or not all(self.std):
             raise BadInput(f"mean and std need three values each, std none of them 0: {self.mean}, {self.std}")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments of ``load_target`` that load it again; empty for a module given in Python."""
+        if not self.spec:
+            return {}
+        options = {name: getattr(self, name) for name in ("layout", "prefix_tokens", "output_index")}
+        return {"spec": self.spec, "weights": self.weights or None, **options}
 
     def __repr__(self) -> str:
         return f"Target({self.spec or self.name}, {type(self.core).__name__}, {self.image_size} px, {self.device})"

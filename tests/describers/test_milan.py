@@ -129,5 +129,8 @@ def test_the_embedded_default_describes_dioramas_units() -> None:
     layer = load_dissection(embedded("data/diorama/annotations") / "resnet-objects" / "layer3")
     said = list(describer.describe(layer, layer.alive()[:3]))
     assert len(said) == 3
-    assert all(one.text and one.score < 0 for one in said)
+    for one in said:
+        best = dict(one.candidates[0].parts)
+        assert one.text and best["likelihood"] < 0 and best["prior"] < 0
+        assert one.score == max(candidate.score for candidate in one.candidates) == pytest.approx(best["likelihood"] - 0.2 * best["prior"])
     assert "simulated" in str(describer.models.captioner.trained_on["data"])
