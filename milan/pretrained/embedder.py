@@ -1,0 +1,128 @@
+"""Image-text models as embedders: pictures and texts as vectors of one space, each computed once and kept.
+
+``load_embedder`` gives one by name or path, ``probe_embeddings`` and ``text_embeddings`` what it makes of a probe and of texts.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from milan.embedded import embedded
+from milan.errors import BadInput, UnknownName
+from milan.pretrained.embeddings import Rows, Texts
+from milan.pretrained.sources import Precision, dtype_of, from_file, usable
+from milan.probes.probe import BAD_SHARE, Probe
+from milan.progress import progress
+from milan.storage import cache_folder, content_key
+
+STAND_INS = ("clip", "siglip-small", "siglip-large")  # folders of data/diorama; the first is meant by "diorama" alone
+FAMILIES = ("diorama", "open_clip", "hf")
+
+
+class Embedder(ABC):
+    """Puts pictures and texts into one space, where a picture lies near the texts that say what it shows.
+
+    key: what its answers depend on: weights, preprocessing, precision; features: how many numbers a vector has;
+    scale, bias: of the logits, ``scale * cosine + bias``, where the model has them (a SigLIP has both, a CLIP a scale);
+    batch_size: how many go through at a time, which changes no answer.
+    """
+
+    key: str
+    features: int
+    scale: float | None = None
+    bias: float | None = None
+    batch_size: int = 64
+
+    @abstractmethod
+    def images(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b features"]:
+        """Vectors of unit length, float32 and on the CPU, of pixels 0..255 of any size, fitted by the model's own preprocessing."""
+
+    @abstractmethod
+    def texts(self, texts: Sequence[str]) -> Float[Tensor, "texts features"]:
+        """Vectors of unit length, float32 and on the CPU; what is longer than the model reads is cut as its own tokenizer does."""
+
+
+def load_embedder(spec: str = "diorama", *, device: str = "cpu", precision: Precision = "float32", batch_size: int = 64) -> Embedder:
+    """An image-text model by name or path.
+
+    Args:
+        spec: ``diorama`` (the open_clip model trained on Diorama that comes with the package), ``diorama:siglip-small`` and
+            ``diorama:siglip-large`` (two SigLIPs trained on it), ``open_clip:MODEL/PRETRAINED`` (as in open_clip:ViT-B-16/openai),
+            ``open_clip:local-dir:FOLDER``, ``hf:ID_OR_FOLDER`` (CLIP, SigLIP and SigLIP 2 of transformers), or one of yours as
+            ``PATH/FILE.py:NAME``, a class or function that is called without arguments and sees to device and precision itself.
+        device: where it runs.
+        precision: of weights and computation; what comes out is float32 in any case.
+        batch_size: pictures or texts at a time.
+
+    Raises:
+        UnknownName: no such family, stand-in, model or precision.
+        BadInput: the path leads to no such model, the hub does not have it or is out of reach, or the device cannot be used.
+    """
+    if spec.rpartition(":")[0].endswith(".py"):
+        return _own(spec)
+    from milan.pretrained.image_text import OpenClip, Transformers
+
+    dtype_of(precision)
+    if batch_size < 1:
+        raise BadInput(f"a batch size of {batch_size}; give at least 1")
+    settings = {"device": usable(device), "precision": precision, "batch_size": batch_size}
+    family, _, name = spec.partition(":")
+    if family == "diorama":
+        folder = stand_in(name or STAND_INS[0])
+        return OpenClip(f"local-dir:{folder}", **settings) if folder.name == STAND_INS[0] else Transformers(str(folder), **settings)
+    if family not in FAMILIES or not name:
+        hint = "write diorama, open_clip:MODEL/PRETRAINED, open_clip:local-dir:FOLDER, hf:ID_OR_FOLDER or PATH/FILE.py:NAME"
+        raise UnknownName("embedder", spec, ["diorama", *(f"diorama:{each}" for each in STAND_INS[1:])], hint)
+    return OpenClip(name, **settings) if family == "open_clip" else Transformers(name, **settings)
+
+
+def _own(spec: str) -> Embedder:
+    made = from_file(spec, "embedder")
+    if not isinstance(made, Embedder):
+        raise BadInput(f"{spec} makes a {type(made).__name__}; it must make a milan.pretrained.embedder.Embedder")
+    return made
+
+
+def stand_in(name: str) -> Path:
+    """The folder of one of Diorama's image-text models. Raises UnknownName, or BadInput where it was not built."""
+    if name not in STAND_INS:
+        raise UnknownName("stand-in", name, STAND_INS, "one of: " + ", ".join(STAND_INS))
+    return embedded(f"data/diorama/{name}")
+
+
+def probe_embeddings(embedder: Embedder, probe: Probe, workers: int = 0) -> Float[Tensor, "images features"]:
+    """The vectors of all of a probe's images, in their order, mapped from a file in the cache; those of unreadable images are NaN.
+
+    They are computed once for all who ask, found again by what the embedder and the probe are, and go on where a killed run stopped.
+    A second process that asks meanwhile waits for the first. ``workers`` threads decode the pictures ahead.
+
+    Raises:
+        BadInput: more than 5% of the images are unreadable, or the cache cannot be written.
+    """
+    key = content_key(embedder=embedder.key, probe=probe.fingerprint)
+    rows = Rows(cache_folder() / "embeddings" / "images" / key, len(probe), embedder.features)
+    with rows.filling() as begun:
+        if begun is not None:
+            batches = probe.batches(embedder.batch_size, start=begun, workers=workers)
+            steps = -(-(len(probe) - begun) // embedder.batch_size)
+            for ids, images in progress(batches, total=steps, text=f"embedding {len(probe)} images"):
+                rows.put(ids, embedder.images(images))
+            bad = rows.missing()
+            if bad > BAD_SHARE * len(probe):  # told by the probe itself, unless the run that met them was killed
+                raise BadInput(f"{bad} of {len(probe)} images of {probe.spec} cannot be read (more than 5%)")
+    return rows.open()
+
+
+def text_embeddings(embedder: Embedder, texts: Sequence[str]) -> Float[Tensor, "texts features"]:
+    """The vectors of texts, in their order; each text is encoded once ever and then found in the cache, by the embedder's key."""
+    with Texts(cache_folder() / "embeddings" / "texts" / f"{content_key(embedder=embedder.key)}.sqlite", embedder.features) as known:
+        new = known.lacking(texts)
+        starts = range(0, len(new), embedder.batch_size)
+        for start in progress(starts, text=f"embedding {len(new)} texts"):
+            part = new[start : start + embedder.batch_size]
+            known.put(part, embedder.texts(part))
+        return known.get(texts) if texts else torch.zeros(0, embedder.features)

@@ -1,0 +1,164 @@
+"""Vectors on disk: of images, as a memory map that is filled in order; of texts, by the text."""
+
+import fcntl
+import hashlib
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from milan.errors import BadInput
+from milan.storage import atomic
+
+PAUSE = 5.0  # seconds of work that a kill may cost
+ASKED = 500  # texts looked up at once
+
+
+class Rows:
+    """One vector for each image, in a folder: ``rows.npy``, and ``done.json`` that says how many of them are there.
+
+    folder: named by what the vectors depend on, so that it is never asked whether they fit.
+    """
+
+    def __init__(self, folder: Path, count: int, features: int):
+        self.folder, self.count, self.features = folder, count, features
+        self._saved = 0.0
+        self._map: np.memmap | None = None
+
+    @contextmanager
+    def filling(self) -> Iterator[int | None]:
+        """Holds the folder, after whoever holds it, and yields the image to go on with; None where all are there.
+
+        What was put while it lasts is whole once it ends without an error.
+
+        Raises:
+            BadInput: the folder cannot be written.
+        """
+        if self._facts()["whole"]:
+            yield None
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / "lock").open("a")
+        except OSError as error:
+            raise BadInput(f"cannot write to the cache {self.folder}: {error.strerror}; MILAN_CACHE=FOLDER sets another") from None
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # ends with its holder, even on kill -9
+            facts = self._facts()  # another may have finished meanwhile
+            if facts["whole"]:
+                yield None
+                return
+            self._begin(facts["done"])
+            yield facts["done"]
+            self._save(self.count, whole=True)
+
+    def put(self, ids: Int[Tensor, " b"], vectors: Float[Tensor, "b features"]) -> None:
+        """Keeps the vectors of images; those before them that were never put are unreadable."""
+        assert self._map is not None
+        self._map[ids.numpy()] = vectors.numpy()
+        if time.monotonic() - self._saved > PAUSE:
+            self._save(int(ids[-1]) + 1, whole=False)
+
+    def missing(self) -> int:
+        """How many images have no vector."""
+        assert self._map is not None
+        return int(np.isnan(self._map[:, 0]).sum())
+
+    def open(self) -> Float[Tensor, "images features"]:
+        """All vectors, mapped from the file; writing to the tensor changes memory only."""
+        return torch.from_numpy(np.load(self.folder / "rows.npy", mmap_mode="c"))
+
+    def _begin(self, done: int) -> None:
+        path, shape = self.folder / "rows.npy", (self.count, self.features)
+        if not done:
+            try:
+                self._map = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+                self._map[:] = np.nan
+            except OSError as error:
+                raise BadInput(f"cannot write {path}: {error.strerror}; MILAN_CACHE=FOLDER sets another cache") from None
+        else:
+            self._map = np.lib.format.open_memmap(path, "r+")
+        self._saved = time.monotonic()
+
+    def _save(self, done: int, whole: bool) -> None:
+        """The vectors first, then the count of them, so that it never says too much."""
+        assert self._map is not None
+        self._map.flush()
+        with atomic(self.folder / "done.json") as path:
+            path.write_text(json.dumps({"done": done, "whole": whole}))
+        self._saved = time.monotonic()
+
+    def _facts(self) -> dict:
+        try:
+            facts = json.loads((self.folder / "done.json").read_text())
+            held = np.load(self.folder / "rows.npy", mmap_mode="r").shape
+        except (OSError, ValueError):  # nothing yet, or cut off: begun anew
+            return {"done": 0, "whole": False}
+        return facts if held == (self.count, self.features) else {"done": 0, "whole": False}
+
+
+class Texts(AbstractContextManager["Texts"]):
+    """One vector for each text, in SQLite; each is on disk when ``put`` returns."""
+
+    def __init__(self, path: Path, features: int):
+        self.path, self.features = path, features
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._base = sqlite3.connect(path, timeout=60)
+            with self._base as base:
+                base.execute("PRAGMA journal_mode=WAL")
+                base.execute("CREATE TABLE IF NOT EXISTS texts (hash BLOB PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID")
+        except (sqlite3.DatabaseError, OSError) as error:
+            raise BadInput(f"cannot use the kept vectors of texts, {path}: {error}; delete the file to have them made anew") from None
+
+    def lacking(self, texts: Sequence[str]) -> list[str]:
+        """Those of the texts that have no vector yet, each once, in their order."""
+        hashes = {text: _hash(text) for text in dict.fromkeys(texts)}
+        known = self._vectors(list(hashes.values()))
+        return [text for text, hash in hashes.items() if hash not in known]
+
+    def put(self, texts: Sequence[str], vectors: Float[Tensor, "texts features"]) -> None:
+        """Keeps the vectors of texts; a text that another process put meanwhile keeps its own.
+
+        Raises:
+            BadInput: they cannot be written, as on a full disk.
+        """
+        rows = [(_hash(text), vector.tobytes()) for text, vector in zip(texts, vectors.numpy().astype("<f4"), strict=True)]
+        try:
+            with self._base as base:
+                base.executemany("INSERT OR IGNORE INTO texts VALUES (?, ?)", rows)
+        except sqlite3.OperationalError as error:
+            raise BadInput(f"cannot write {self.path}: {error}; what was finished is kept, run again to continue") from None
+
+    def get(self, texts: Sequence[str]) -> Float[Tensor, "texts features"]:
+        """The vectors of texts that all have one."""
+        hashes = [_hash(text) for text in texts]
+        known = self._vectors(list(dict.fromkeys(hashes)))
+        rows = np.stack([np.frombuffer(known[hash], dtype="<f4") for hash in hashes])
+        return torch.from_numpy(rows.astype(np.float32))
+
+    def _vectors(self, hashes: Sequence[bytes]) -> dict[bytes, bytes]:
+        found: dict[bytes, bytes] = {}
+        for start in range(0, len(hashes), ASKED):
+            part = hashes[start : start + ASKED]
+            marks = ",".join("?" * len(part))
+            found.update(self._base.execute(f"SELECT hash, vector FROM texts WHERE hash IN ({marks})", part).fetchall())
+        return found
+
+    def close(self) -> None:
+        self._base.close()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()

@@ -1,0 +1,115 @@
+"""Where a borrowed network comes from, and what is told when it cannot be had."""
+
+import hashlib
+import importlib.util
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from milan.errors import BadInput, MilanError, UnknownName
+from milan.targets.families import looks_like_path
+from milan.targets.hubs import only_cached
+
+Precision = Literal["float32", "bfloat16", "float16"]
+PRECISIONS: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def place(name: str) -> tuple[str, bool]:
+    """The folder or hub id of a transformers model that is meant, and whether no hub is to be asked for it.
+
+    Raises:
+        BadInput: it is a path that leads to no such model, or an id that is neither cached nor to be had, told within seconds.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise BadInput(f"{name} holds no config.json, so it is no folder of a transformers model")
+        return str(path), True
+    if looks_like_path(name):
+        raise BadInput(f"no folder {name!r}; give a folder written by save_pretrained, or an id of the hub")
+    return name, only_cached(name, ("config.json",), "the path of a local copy, as in hf:FOLDER") is not None
+
+
+def from_file(spec: str, kind: str) -> Any:
+    """What ``PATH/FILE.py:NAME`` makes: a class or a function of no arguments that the file defines.
+
+    Raises:
+        BadInput: there is no such file, or its own code fails.
+        UnknownName: nothing in it has the name.
+    """
+    file, _, name = spec.rpartition(":")
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise BadInput(f"no file {file} (asked for as {kind} {spec!r})")
+    found = importlib.util.spec_from_file_location(path.stem, path)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    try:
+        found.loader.exec_module(module)
+        make = getattr(module, name, None)
+        if callable(make):
+            return make()
+    except MilanError:
+        raise
+    except Exception as error:  # whatever the user's own code raises
+        raise BadInput(f"the {kind} {spec!r} cannot be made: {type(error).__name__}: {first_line(error)}") from error
+    raise UnknownName(f"{kind} in {file}", name, [each for each in vars(module) if not each.startswith("_")])
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """
+    >>> dtype_of("bfloat16")
+    torch.bfloat16
+
+    Raises:
+        UnknownName: no such precision.
+    """
+    if precision not in PRECISIONS:
+        raise UnknownName("precision", precision, PRECISIONS, "one of: " + ", ".join(PRECISIONS))
+    return PRECISIONS[precision]
+
+
+def usable(device: str) -> str:
+    """The device's name, if something can be put there. Raises BadInput otherwise."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # unknown, not compiled in, or no such card
+        raise BadInput(f"the device {device!r} cannot be used: {first_line(error)}; cpu always can") from None
+    return device
+
+
+def weights_hash(model: nn.Module) -> str:
+    """sha256 of a network's weights: names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        if isinstance(value, Tensor):
+            digest.update(repr((name, str(value.dtype), tuple(value.shape))).encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def first_line(error: BaseException) -> str:
+    """A library's error on one line of at most 300 signs."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """transformers' bars and notices off while a model is loaded: what matters is told by our own errors."""
+    from transformers.utils import logging as notices
+
+    level, bar = notices.get_verbosity(), notices.is_progress_bar_enabled()
+    notices.set_verbosity(logging.ERROR)
+    notices.disable_progress_bar()
+    try:
+        yield
+    finally:
+        notices.set_verbosity(level)
+        if bar:
+            notices.enable_progress_bar()
