@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import pkgutil
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,7 +12,7 @@ from milan.describers.base import Describer, Failure, living
 from milan.describers.contract import check_describer
 from milan.errors import BadInput, UnknownName
 
-__all__ = ["Describer", "Failure", "check_describer", "describer_class", "describer_names", "living", "load_describer"]
+__all__ = ["Describer", "Failure", "check_describer", "describer_class", "describer_names", "living", "load_describer", "typed_settings"]
 SEAMS = {"base", "contract", "resuming"}
 
 
@@ -70,3 +71,24 @@ def load_describer(name: str, **settings: Any) -> Describer:
         return cls(**settings)
     except TypeError as error:
         raise BadInput(f"describer {name}: {error}") from error
+
+
+def typed_settings(name: str, settings: Mapping[str, Any], device: str = "cpu") -> dict[str, Any]:
+    """The settings with their values as the describer's constructor declares them, and the device where it takes one and has no other.
+
+    Raises:
+        UnknownName: there is no such describer or setting; the nearest are told.
+        BadInput: a value is of the wrong type.
+    """
+    import jsonargparse
+
+    cls = describer_class(name)
+    load_describer(name, **settings)  # names that are not known are told with the nearest
+    reader = jsonargparse.ArgumentParser(exit_on_error=False)
+    reader.add_class_arguments(cls, as_group=False)
+    try:
+        typed = vars(reader.parse_object(dict(settings)))
+    except jsonargparse.ArgumentError as error:
+        raise BadInput(f"settings of {name}: {' '.join(str(error).split())}") from None
+    kept = {setting: typed[setting] for setting in settings}
+    return ({"device": device} if "device" in inspect.signature(cls.__init__).parameters else {}) | kept

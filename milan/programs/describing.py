@@ -1,11 +1,9 @@
 """What a run of describe.py is to do, and doing it."""
 
-import inspect
 import json
 import platform
 import re
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -13,24 +11,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import jsonargparse
 import torch
 import yaml
 from torch import nn
 
 from milan.catalogue import OK, Catalogue, Entry
 from milan.command import warnings_so_far
-from milan.describers import Describer, describer_class, load_describer
+from milan.describers import Describer, load_describer, typed_settings
 from milan.describers.resuming import describe_units
-from milan.diorama.networks import LAYERS
 from milan.dissection.dissect import dissect
 from milan.dissection.shards import Shard, shard_here
 from milan.dissection.store import Dissection
-from milan.errors import BadInput, MilanWarning, UnknownName
+from milan.errors import BadInput
 from milan.page import write_page, write_sheets
 from milan.probes import Probe, load_probe
 from milan.storage import atomic, locked, versions
 from milan.targets import Target, load_target
+from milan.targets.choosing import choose_units, default_layers
 from milan.units import Unit
 
 
@@ -73,7 +70,7 @@ def make_plan(
         probe = load_probe(probe, size=target.image_size, resize=target.resize)
     name = describer if isinstance(describer, str) else ""
     if isinstance(describer, str):
-        describer = load_describer(describer, **_settings(describer, dict(settings or {}), device))
+        describer = load_describer(describer, **typed_settings(describer, settings or {}, device))
     elif settings:
         raise BadInput("settings are for a describer given by name; set them where you make yours")
     place = Path(out) if out else Path("runs") / re.sub(r"[^\w.-]+", "-", f"{target.name}-{describer.name}").strip("-")
@@ -98,60 +95,6 @@ def perform(plan: Plan) -> Catalogue:
         return _write(plan, dissections, entries, shard)
 
 
-def default_layers(target: Target) -> list[str]:
-    """The annotated layers of Diorama's networks; of others the user names them."""
-    name = target.spec.partition("diorama:")[2]
-    if name not in LAYERS:
-        raise BadInput(f"no layers were named for {target.name}; name some with --layers A B (--list_layers prints them)")
-    return LAYERS[name]
-
-
-def choose_units(wanted: str | Iterable[Unit], counts: Mapping[str, int]) -> dict[str, list[int]]:
-    """The indices asked for in each layer that has ``counts`` units.
-
-    >>> choose_units("0-2,5", {"conv1": 8}), choose_units("fc:1", {"conv1": 8, "fc": 4})
-    ({'conv1': [0, 1, 2, 5]}, {'fc': [1]})
-    """
-    if not wanted:
-        return {layer: list(range(count)) for layer, count in counts.items()}
-    found: dict[str, set[int]] = {layer: set() for layer in counts}
-    for part in wanted.split(",") if isinstance(wanted, str) else map(str, wanted):
-        layer, first, last = _range(part)
-        if layer and layer not in counts:
-            raise UnknownName("layer of units", layer, counts, f"it is in {part.strip()!r}; name it among the layers too")
-        for name in [layer] if layer else counts:
-            if first >= counts[name] or (layer and last >= counts[name]):
-                raise BadInput(f"units of {name} lie between 0 and {counts[name] - 1}; {part.strip()!r} asks for others")
-            if last >= counts[name]:
-                warnings.warn(
-                    f"{name} has {counts[name]} units: of {part.strip()!r} took up to {counts[name] - 1}", MilanWarning, stacklevel=2
-                )
-            found[name] |= set(range(first, min(last, counts[name] - 1) + 1))
-    return {layer: sorted(indices) for layer, indices in found.items() if indices}
-
-
-def _range(part: str) -> tuple[str, int, int]:
-    """``LAYER:FIRST-LAST``, of which the layer and the last may be left out."""
-    match = re.fullmatch(r"\s*(?:(.+):)?(\d+)(?:-(\d+))?\s*", part)
-    if not match or int(match[3] or match[2]) < int(match[2]):
-        raise BadInput(f"not units: {part.strip()!r}; write 0-99 or 3,17 or LAYER:0-9")
-    return match[1] or "", int(match[2]), int(match[3] or match[2])
-
-
-def _settings(name: str, settings: dict[str, Any], device: str) -> dict[str, Any]:
-    """The settings with their values as the describer's constructor declares them; the run's device unless it has its own."""
-    cls = describer_class(name)
-    load_describer(name, **settings)  # names that are not known are told with the nearest
-    reader = jsonargparse.ArgumentParser(exit_on_error=False)
-    reader.add_class_arguments(cls, as_group=False)
-    try:
-        typed = vars(reader.parse_object(settings))
-    except jsonargparse.ArgumentError as error:
-        raise BadInput(f"settings of {name}: {' '.join(str(error).split())}") from None
-    kept = {setting: typed[setting] for setting in settings}
-    return ({"device": device} if "device" in inspect.signature(cls.__init__).parameters else {}) | kept
-
-
 def _options(plan: Plan, units: str | Iterable[Unit], device: str, describer: dict[str, Any]) -> dict[str, Any]:
     """The run as options of describe.py; empty if something in it was made in Python."""
     target, probe = plan.target.settings, plan.probe.settings
@@ -172,6 +115,8 @@ def _options(plan: Plan, units: str | Iterable[Unit], device: str, describer: di
 
 
 def _plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_plain, value.values()))
     return isinstance(value, str | int | float | bool | None)
 
 

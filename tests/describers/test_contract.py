@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 import milan
-from milan.describers import Describer, check_describer, describer_class, describer_names, load_describer
+from milan.command import parser
+from milan.describers import Describer, check_describer, describer_class, describer_names, load_describer, typed_settings
 from milan.describers.contract import UNITS, toy_dissection, watched
 from milan.errors import BadInput, UnknownName
+from milan.programs.describe import command
 from tests.describers import worlds
-
-# Settings that keep the check quick; they change how much is done, not what is checked.
-QUICK = {"milan": {"beam": 5}}
+from tests.describers.makers import MAKERS
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +26,10 @@ def test_the_toy_world_is_as_its_names_say(toys):
 
 
 @pytest.mark.parametrize("name", describer_names())
-def test_every_describer_of_the_package_keeps_it(name):
-    check_describer(lambda: load_describer(name, **QUICK.get(name, {})))
+def test_every_describer_of_the_package_keeps_it(name, tmp_path, toys):
+    assert name in MAKERS, f"tests/describers/makers.py does not say how {name} is made for this test"
+    MAKERS[name](tmp_path)  # writes what it needs before the watch begins
+    check_describer(lambda: MAKERS[name](tmp_path))
 
 
 def test_a_describer_that_keeps_it_passes(toys):
@@ -89,12 +91,22 @@ def test_the_key_follows_settings_and_code():
     assert worlds.Colour().key != worlds.Colour(times=2).key
 
 
-def test_every_published_setting_names_a_describer_and_its_settings():
-    folder = Path(__file__).parents[2] / "configs" / "describe"
-    import yaml
+CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "describe").glob("*.yaml"))
 
-    configs = sorted(folder.glob("*.yaml"))
-    assert configs
-    for config in configs:
-        options = yaml.safe_load(config.read_text())
-        assert set(options.get("settings") or {}) <= set(load_describer(options["describer"]).settings), config
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.stem)
+def test_every_configuration_is_made_of_options_and_settings_that_there_are(config):
+    options = parser("describe.py", "", command).parse_args(["--config", str(config)])
+    assert config.stem.partition("-")[0] == options.describer, "named for its describer"
+    settings = options.settings or {}
+    made = load_describer(options.describer, **typed_settings(options.describer, settings))
+    assert {name: made.settings[name] for name in settings} == settings
+
+
+def test_every_describer_has_its_published_setting_but_ceiling_and_floors():
+    assert set(describer_names()) - {config.stem for config in CONFIGS} <= {
+        "annotators",
+        "constant",
+        "random_concept",
+        "shuffled",
+    }

@@ -1,0 +1,48 @@
+"""A concept drawn by lot: the floor for describers that choose from a set of concepts."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import ClassVar
+
+from milan.describers.base import Describer, living
+from milan.dissection.store import Dissection
+from milan.storage import content_key
+from milan.units import Description, Unit
+
+
+class RandomConcept(Describer):
+    """Says of each unit a concept of a set, all of them equally likely; ``score`` is always 0.
+
+    Args:
+        concepts: the set, as ``milan.concepts.concept_set`` takes it: ``diorama``, or a text file with a concept on each line.
+        seed: of the lots; what a unit draws depends on the seed, the set and the unit's own name.
+    """
+
+    name: ClassVar[str] = "random_concept"
+
+    def __init__(self, concepts: str = "diorama", seed: int = 0):
+        self.concepts, self.seed = concepts, seed
+
+    @property
+    def key(self) -> str:
+        return content_key(describer=self.name, concepts=self.choices, seed=self.seed)
+
+    @cached_property
+    def choices(self) -> list[str]:
+        """The concepts that may be drawn."""
+        from milan.concepts import concept_set
+
+        return concept_set(self.concepts)
+
+    def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
+        return (Description(unit, self.choices[lot(f"{self.seed} {unit}", len(self.choices))], 0.0) for unit in living(dissection, units))
+
+
+def lot(name: str, count: int) -> int:
+    """A number from 0 to ``count - 1`` that the name decides, all equally likely.
+
+    >>> lot("0 layer4:17", 10), lot("1 layer4:17", 10)
+    (0, 0)
+    """
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % count

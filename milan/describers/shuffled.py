@@ -1,0 +1,80 @@
+"""Another unit's description: the floor that has the right words for a network, but not for its units."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from milan.catalogue import read_descriptions
+from milan.describers import load_describer
+from milan.describers.base import Describer, Failure, living
+from milan.dissection.store import Dissection
+from milan.storage import content_key
+from milan.units import Description, Unit
+
+
+class Shuffled(Describer):
+    """Says of each unit what another describer says of another living unit of the layer; no unit keeps its own.
+
+    Whose text a unit gets depends on the seed and on the layer's living units alone, never on which are asked for. Two units may still have
+    the same text, where the other describer says the same of both.
+
+    Args:
+        of: the other describer, by name or as PATH/FILE.py:CLASS; or a table of descriptions: a folder of describe.py, or a csv, jsonl or
+            parquet file.
+        options: settings of the other describer, by name.
+        seed: of the shuffling.
+    """
+
+    name: ClassVar[str] = "shuffled"
+
+    def __init__(self, of: str = "annotators", options: dict[str, Any] | None = None, seed: int = 0):
+        self.of, self.options, self.seed = of, options, seed
+
+    @property
+    def key(self) -> str:
+        texts = sorted((str(unit), said.text) for unit, said in (self._table or {}).items())
+        return content_key(describer=self.name, of=self._other.key if self._other else texts, seed=self.seed)
+
+    @cached_property
+    def _table(self) -> Mapping[Unit, Description] | None:
+        """Descriptions by unit, if it is a table that is shuffled."""
+        return {said.unit: said for said in read_descriptions(self.of)} if Path(self.of).exists() else None
+
+    @cached_property
+    def _other(self) -> Describer | None:
+        return load_describer(self.of, **self.options or {}) if self._table is None else None
+
+    def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | Failure]:
+        alive = living(dissection, units)
+        others = exchanged(dissection.alive(), self.seed)
+        wanted = [others[unit] for unit in alive if unit in others]
+        said = self._said(dissection, wanted)
+        for unit in alive:
+            yield _as(unit, next(said)) if unit in others else Failure(unit, f"{unit} is the only living unit of its layer")
+
+    def _said(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | Failure]:
+        if self._other is not None:
+            return self._other.describe(dissection, units) if units else iter(())
+        known = self._table or {}
+        return (known.get(unit) or Failure(unit, f"{self.of} says nothing of it") for unit in units)
+
+
+def exchanged(units: Sequence[Unit], seed: int) -> dict[Unit, Unit]:
+    """For each unit another one: all of them in one round, in an order drawn from the seed. Empty if there are fewer than two.
+
+    >>> exchanged([Unit("a", 0), Unit("a", 1)], seed=0)
+    {Unit(layer='a', index=0): Unit(layer='a', index=1), Unit(layer='a', index=1): Unit(layer='a', index=0)}
+    """
+    order = sorted(units, key=lambda unit: hashlib.sha256(f"{seed} {unit}".encode()).digest())
+    found = dict(zip(order, [*order[1:], *order[:1]], strict=True)) if len(order) > 1 else {}
+    return {unit: found[unit] for unit in units if unit in found}
+
+
+def _as(unit: Unit, said: Description | Failure) -> Description | Failure:
+    """What was said of another unit, said of this one."""
+    if isinstance(said, Failure):
+        return Failure(unit, f"{said.unit}, whose description it would have had: {said.reason}")
+    return replace(said, unit=unit)

@@ -1,0 +1,50 @@
+"""Which layers and units of a target are meant, where they are named in words or not at all."""
+
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+
+from milan.diorama.networks import LAYERS
+from milan.errors import BadInput, MilanWarning, UnknownName
+from milan.targets.target import Target
+from milan.units import Unit
+
+
+def default_layers(target: Target) -> list[str]:
+    """The annotated layers of Diorama's networks; of others the user names them."""
+    name = target.spec.partition("diorama:")[2]
+    if name not in LAYERS:
+        raise BadInput(f"no layers were named for {target.name}; name some with --layers A B (--list_layers prints them)")
+    return LAYERS[name]
+
+
+def choose_units(wanted: str | Iterable[Unit], counts: Mapping[str, int]) -> dict[str, list[int]]:
+    """The indices asked for in each layer that has ``counts`` units.
+
+    >>> choose_units("0-2,5", {"conv1": 8}), choose_units("fc:1", {"conv1": 8, "fc": 4})
+    ({'conv1': [0, 1, 2, 5]}, {'fc': [1]})
+    """
+    if not wanted:
+        return {layer: list(range(count)) for layer, count in counts.items()}
+    found: dict[str, set[int]] = {layer: set() for layer in counts}
+    for part in wanted.split(",") if isinstance(wanted, str) else map(str, wanted):
+        layer, first, last = _range(part)
+        if layer and layer not in counts:
+            raise UnknownName("layer of units", layer, counts, f"it is in {part.strip()!r}; name it among the layers too")
+        for name in [layer] if layer else counts:
+            if first >= counts[name] or (layer and last >= counts[name]):
+                raise BadInput(f"units of {name} lie between 0 and {counts[name] - 1}; {part.strip()!r} asks for others")
+            if last >= counts[name]:
+                warnings.warn(
+                    f"{name} has {counts[name]} units: of {part.strip()!r} took up to {counts[name] - 1}", MilanWarning, stacklevel=2
+                )
+            found[name] |= set(range(first, min(last, counts[name] - 1) + 1))
+    return {layer: sorted(indices) for layer, indices in found.items() if indices}
+
+
+def _range(part: str) -> tuple[str, int, int]:
+    """``LAYER:FIRST-LAST``, of which the layer and the last may be left out."""
+    match = re.fullmatch(r"\s*(?:(.+):)?(\d+)(?:-(\d+))?\s*", part)
+    if not match or int(match[3] or match[2]) < int(match[2]):
+        raise BadInput(f"not units: {part.strip()!r}; write 0-99 or 3,17 or LAYER:0-9")
+    return match[1] or "", int(match[2]), int(match[3] or match[2])

@@ -1,0 +1,54 @@
+"""How each describer of the package is made for the toy world, with tiny models where it needs models.
+
+A new describer adds its function: it is given a folder, writes there what the describer needs unless it is there already (it is called
+several times), and gives a fresh describer.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from milan.describers import Describer, load_describer
+from tests.describers.colour_embedder import ColourEmbedder as ColourEmbedder  # for the describers that have an embedder
+
+MAKERS: dict[str, Callable[[Path], Describer]] = {}
+
+
+def makes(name: str) -> Callable[[Callable[[Path], Describer]], Callable[[Path], Describer]]:
+    """Registers the function below as the one that makes the describer of that name."""
+
+    def register(function: Callable[[Path], Describer]) -> Callable[[Path], Describer]:
+        MAKERS[name] = function
+        return function
+
+    return register
+
+
+@makes("milan")
+def _milan(folder: Path) -> Describer:
+    return load_describer("milan", beam=5)
+
+
+@makes("annotators")
+def _annotators(folder: Path) -> Describer:
+    """Three annotators of each unit of the toy world, and a layer that is not asked for."""
+    file = folder / "annotations.csv"
+    if not file.exists():
+        texts = [f"answers,{index},{text} number {index}" for index in range(7) for text in ("squares", "colored squares", "patches")]
+        file.write_text("\n".join(["layer,unit,summary", *texts, "other,0,nothing"]) + "\n")
+    return load_describer("annotators", source=str(file), who="agreed")
+
+
+@makes("constant")
+def _constant(folder: Path) -> Describer:
+    return load_describer("constant")
+
+
+@makes("shuffled")
+def _shuffled(folder: Path) -> Describer:
+    _annotators(folder)
+    return load_describer("shuffled", options={"source": str(folder / "annotations.csv")})
+
+
+@makes("random_concept")
+def _random_concept(folder: Path) -> Describer:
+    return load_describer("random_concept")
