@@ -1,29 +1,20 @@
 """Writes the page: its pictures first, then ``index.html`` whole."""
 
-import base64
-import hashlib
 import json
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from milan.catalogue import Catalogue
 from milan.command import clean
 from milan.dissection.store import Dissection
 from milan.page.data import page_data
+from milan.page.document import SIMULATED, document, fact_rows
 from milan.page.sheets import Sheet, write_sheets
 from milan.storage import atomic
 from milan.units import Unit
-
-SIMULATED = (
-    "Simulated: Diorama is a small world that the package draws itself. Its pictures, its networks and the annotators whose words "
-    "its describer learnt from are all made up; nothing here was said by a person."
-)
-SHOWN = ("target", "probe", "describer", "settings", "images", "k", "quantile", "seed", "device", "weights")
 
 
 def write_page(
@@ -48,26 +39,17 @@ def write_page(
 
 
 def _page(catalogue: Catalogue, data: dict[str, Any]) -> str:
-    style = _static("page.css")
-    script = _static("plate.js") + _static("page.js")
-    policy = (
-        f"default-src 'none'; img-src 'self' file: data:; script-src {_hashed(script)}; style-src {_hashed(style)}; "
-        "base-uri 'none'; form-action 'none'"
-    )
     facts = catalogue.facts
-    environment = Environment(
-        loader=PackageLoader("milan.page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("index.html.j2").render(
+    return document(
+        "index.html.j2",
+        styles=["page.css"],
+        scripts=["plate.js", "page.js"],
         title=clean(str(facts.get("target") or "A network")),
         describer=clean(str(facts.get("describer") or "a describer")),
         lede=_lede(catalogue),
         simulated=SIMULATED if "diorama:" in f"{facts.get('target')} {facts.get('probe')} {facts.get('settings')}" else "",
         warnings=[clean(str(warning)) for warning in facts.get("warnings", [])],
-        facts=_facts(facts),
-        policy=Markup(policy),
-        style=Markup(style),
-        script=Markup(script),
+        facts=fact_rows(facts),
         data=Markup(_data_block(data)),
     )
 
@@ -88,29 +70,6 @@ def _short(path: str) -> str:
     return "/".join(path.rstrip("/").split("/")[-2:])
 
 
-def _facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What stands at the foot: the options that decide the result, then hashes and versions, each on its line."""
-    shown = [(name, facts[name]) for name in SHOWN if facts.get(name) not in (None, "", {}, [])]
-    hashes = [(f"hash of {name}", str(value)[:16]) for name, value in dict(facts.get("hashes", {})).items()]
-    made = [("versions", " · ".join(f"{name} {value}" for name, value in dict(facts.get("versions", {})).items()))]
-    return [(clean(name), clean(_told(value))) for name, value in [*shown, *hashes, *made] if value]
-
-
-def _told(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_told(each)}" for name, each in value.items())
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def _data_block(data: dict[str, Any]) -> str:
     """JSON that no text in it can end: within a script element only ``<`` is special."""
     return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-
-
-def _static(name: str) -> str:
-    return files("milan.page").joinpath("static", name).read_text(encoding="utf-8")
-
-
-def _hashed(text: str) -> str:
-    """The source expression that lets this very inline text run, and no other."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

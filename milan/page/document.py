@@ -1,0 +1,54 @@
+"""One HTML file that opens from the file system: its style and script are within it, and nothing else can run."""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from milan.command import clean
+
+SIMULATED = (
+    "Simulated: Diorama is a small world that the package draws itself. Its pictures, its networks and the annotators whose words "
+    "its describer learnt from are all made up; nothing here was said by a person."
+)
+SHOWN = ("target", "probe", "describer", "settings", "images", "k", "quantile", "seed", "device", "weights")
+
+
+def document(template: str, *, styles: Sequence[str], scripts: Sequence[str], **values: Any) -> str:
+    """A template of ``templates`` filled with the values, and with those files of ``static`` as its style and script."""
+    style, script = "".join(map(_static, styles)), "".join(map(_static, scripts))
+    policy = (
+        f"default-src 'none'; img-src 'self' file: data:; script-src {_hashed(script)}; style-src {_hashed(style)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    environment = Environment(
+        loader=PackageLoader("milan.page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template(template).render(policy=Markup(policy), style=Markup(style), script=Markup(script), **values)
+
+
+def fact_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What stands at the foot: the options that decide the result, then hashes and versions, each on its line."""
+    shown = [(name, facts[name]) for name in SHOWN if facts.get(name) not in (None, "", {}, [])]
+    hashes = [(f"hash of {name}", str(value)[:16]) for name, value in dict(facts.get("hashes", {})).items()]
+    made = [("versions", " · ".join(f"{name} {value}" for name, value in dict(facts.get("versions", {})).items()))]
+    return [(clean(name), clean(_told(value))) for name, value in [*shown, *hashes, *made] if value]
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_told(each)}" for name, each in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _static(name: str) -> str:
+    return files("milan.page").joinpath("static", name).read_text(encoding="utf-8")
+
+
+def _hashed(text: str) -> str:
+    """The source expression that lets this very inline text run, and no other."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
