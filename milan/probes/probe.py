@@ -70,6 +70,11 @@ class Probe:
         """Class names by number, or None."""
         return self.source.classes
 
+    @property
+    def wnids(self) -> list[str] | None:
+        """WordNet ids of the classes by number, or None."""
+        return self.source.wnids
+
     @cached_property
     def fingerprint(self) -> str:
         """Changes whenever the pixels may: with the files' paths, sizes and times, the crop, the limit, the decoder's version."""

@@ -27,6 +27,7 @@ from milan.storage import cache_folder, content_key
 IMAGE_COLUMNS = ("image", "img", "picture")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 SEGMENTATION_COLUMNS = ("segmentation", "mask", "annotation")
+WNID_COLUMN, WNID = "wnid", re.compile(r"n\d{8}")  # WordNet ids: ImageNet's names of its classes
 FORMS = "a folder of images (or a .zip or .tar of one), FILE.parquet, hf:ID or diorama:NAME"
 WINDOW = 64  # rows of a parquet file read at a time
 
@@ -36,6 +37,7 @@ class Source(ABC):
 
     labels: list[int] | None = None
     classes: list[str] | None = None
+    wnids: list[str] | None = None  # the WordNet id of each class, as n01443537, where the source tells it
     drawn: bool = False  # the pictures have the probe's size from the start, and nothing is cropped
 
     @abstractmethod
@@ -71,6 +73,7 @@ class Folder(Source):
             self.classes = sorted({parts[0] for parts in tops}, key=os.fsencode)
             numbers = {name: number for number, name in enumerate(self.classes)}
             self.labels = [numbers[parts[0]] for parts in tops]
+            self.wnids = self.classes if all(WNID.fullmatch(name) for name in self.classes) else None  # as ImageNet is laid out
             self._warn_of_empty(set(numbers))
 
     def _warn_of_empty(self, full: set[str]) -> None:
@@ -115,6 +118,8 @@ class Parquet(Source):
         self._windows: dict[str, _Windows] = {}
         self._lock = threading.Lock()
         self.labels, self.classes = self._read_labels(names)
+        if self.labels and WNID_COLUMN in names:
+            self.wnids = _names_of(self.labels, self._table.read(columns=[WNID_COLUMN]).column(WNID_COLUMN).to_pylist())
 
     def __len__(self) -> int:
         return self._table.metadata.num_rows
@@ -205,6 +210,7 @@ class Rows(Source):
         if label and all(isinstance(value, int) for value in values):
             self.labels = values
             self.classes = list(kinds[label].names) if isinstance(kinds[label], datasets.ClassLabel) else None
+            self.wnids = _names_of(values, list(rows[WNID_COLUMN])) if WNID_COLUMN in kinds else None
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -52,3 +52,8 @@ def _shuffled(folder: Path) -> Describer:
 @makes("random_concept")
 def _random_concept(folder: Path) -> Describer:
     return load_describer("random_concept")
+
+
+@makes("linear_explanations")
+def _linear_explanations(folder: Path) -> Describer:
+    return load_describer("linear_explanations")

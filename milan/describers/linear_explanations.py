@@ -1,0 +1,324 @@
+"""Linear Explanations (Oikarinen & Weng 2024): a unit as a weighted sum of a few concepts, over the whole range of its activation."""
+
+import inspect
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from milan import regression
+from milan.describers.base import Describer, living
+from milan.dissection.store import Dissection
+from milan.errors import BadInput
+from milan.pretrained.embedder import Embedder, load_embedder, probe_embeddings, text_embeddings
+from milan.probes import Probe
+from milan.probes.superclasses import class_concepts
+from milan.regression import Fit, Penalty, Regression, Split, correlations_of
+from milan.storage import content_key
+from milan.units import Candidate, Description, Unit
+
+BLOCK = 64  # units that are regressed together: always the same ones, so that what is said of one never depends on who asked
+POSITIVES, CERTAIN, VARYING = 5, 0.5, 1e-5  # a concept counts if its five highest probabilities average so much and it varies so much
+LEAST = 0.01  # share of an image's pixels from which on it shows a concept
+BATCH = 64  # images whose pixel labels are in memory at a time
+# a and b of P = sigmoid(a * (cosine + b)) as published for the paper's explainer and simulators (the released code's utils.py, l. 7-10).
+PUBLISHED = {
+    ("so400m", "14", "384"): (58.0, -0.13),
+    ("siglip", "l", "16", "384"): (60.0, -0.09),
+    ("siglip", "large", "16", "384"): (60.0, -0.09),
+    ("l", "14", "336"): (58.0, -0.25),
+    ("large", "14", "336"): (58.0, -0.25),
+}
+
+
+@dataclass(frozen=True)
+class Presence:
+    """How likely each image shows each concept, 0..1; NaN in the rows of images that could not be read."""
+
+    names: list[str]
+    matrix: Float[Tensor, "images concepts"]
+
+
+class LinearExplanations(Describer):
+    """A sparse linear function of concepts is learnt from the training images; the fewest concepts that predict the validation images stay.
+
+    Section 3 of the paper: an elastic net ranks the concepts by the size of their weights, a greedy search (Algorithm 1) adds one after the
+    other while each raises the validation correlation by the tolerance, and least squares gives the weights. They may be negative. They and
+    the bias are in standard deviations of the unit's mean activation over the training images: 2.60 ski raises it by 2.6 of them.
+    ``score`` is the validation correlation; ``held_out`` gives the correlation on the test images, which nothing here has looked at.
+
+    Where the paper and its released code differ, or neither will do: concepts are ranked by absolute weight (the code takes the largest
+    signed ones, so that its published explanations have no negative weight); least squares is exact; the first concept is taken whatever it
+    gains, since every living unit gets an explanation; concepts are filtered, and all is standardised, by the training images alone.
+
+    Args:
+        evidence: where the concepts come from. ``labels``: the probe's classes and superclasses. ``pixels``: what its pixel labels show.
+            ``embedder``: an image-text model's guess. ``auto``: pixels on Diorama, whose scenes know all they show, else labels.
+        superclasses: FILE.json of {superclass: [class, ...]} for ``labels``; see ``milan.probes.superclasses``.
+        synsets: FILE that says what the numbers in ``superclasses`` mean, where they are not the probe's own labels.
+        embedder: spec of the image-text model.
+        concepts: concept set for it; the names of the label concepts unless given.
+        calibration: of its probabilities sigmoid(a * (cosine + b)): "A,B"; ``model`` (its own scale and bias); ``labels`` (fitted on the
+            training images' labels); empty: as published for the model, else by labels.
+        pooling: of the activation over the image; mean in the paper, cls for the last block of a transformer.
+        strength: λ of the elastic net, for standardised concepts and activations and half the mean squared error (the released code's).
+        mix: η, the share of the absolute weights in the penalty.
+        longest: concepts in an explanation at most.
+        width: concepts tried at each step.
+        tolerance: what a further concept must add to the validation correlation.
+        seed: of the split, 70% of the images to learn from, 10% to choose the length on, 20% to judge by.
+        batch_size: pictures and texts that the embedder takes at a time; changes no answer.
+        device: where the embedder runs.
+    """
+
+    name: ClassVar[str] = "linear_explanations"
+
+    def __init__(
+        self,
+        evidence: Literal["auto", "labels", "pixels", "embedder"] = "auto",
+        superclasses: str = "",
+        synsets: str = "",
+        embedder: str = "diorama",
+        concepts: str = "",
+        calibration: str = "",
+        pooling: Literal["mean", "max", "cls", "tokens"] = "mean",
+        strength: float = 0.05 / 0.99,
+        mix: float = 0.99,
+        longest: int = 10,
+        width: int = 10,
+        tolerance: float = 0.02,
+        seed: int = 0,
+        batch_size: int = 64,
+        device: str = "cpu",
+    ):
+        self.evidence, self.superclasses, self.synsets = evidence, superclasses, synsets
+        self.embedder, self.concepts, self.calibration = embedder, concepts, calibration
+        self.pooling, self.strength, self.mix = pooling, strength, mix
+        self.longest, self.width, self.tolerance, self.seed = longest, width, tolerance, seed
+        self.batch_size, self.device = batch_size, device
+        self._studies: dict[str, _Study] = {}
+
+    @property
+    def key(self) -> str:
+        """Content key of the settings that change answers, of the files they name, and of the code and weights that answers depend on."""
+        places = ("superclasses", "synsets", "embedder", "concepts", "batch_size", "device")
+        settings = {name: value for name, value in self.settings.items() if name not in places}
+        files = [_content(file) for file in (self.superclasses, self.synsets)]
+        model = [self._embedder.key, self.concepts, _content(self.concepts)] if self.evidence == "embedder" else []
+        code = [inspect.getsource(module) for module in (inspect.getmodule(type(self)), regression)]  # type: ignore[arg-type]
+        return content_key(describer=self.name, code=code, files=files, model=model, **settings)
+
+    @cached_property
+    def _embedder(self) -> Embedder:
+        return load_embedder(self.embedder, device=self.device, batch_size=self.batch_size)
+
+    def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
+        alive = living(dissection, units)
+        if alive:
+            study = self._study(dissection)
+            for unit in alive:
+                yield study.description(unit)
+
+    def held_out(self, dissection: Dissection, descriptions: Sequence[Description]) -> Float[np.ndarray, " descriptions"]:
+        """Correlation of each explanation's prediction with its unit's activation over the test images; NaN where one does not vary.
+
+        Any description with ``concepts`` can be judged, if its concepts are among the evidence; those that are not count as never shown.
+        """
+        return np.array([self._study(dissection).held_out(each) for each in descriptions])
+
+    def _study(self, dissection: Dissection) -> "_Study":
+        if dissection.key not in self._studies:
+            self._studies = {dissection.key: _Study(self, dissection)}  # one layer at a time in memory
+        return self._studies[dissection.key]
+
+    def presence(self, probe: Probe, split: Split) -> Presence:
+        """Which image of the probe shows which concept; calibration looks at the training images of the split only."""
+        evidence = self.evidence if self.evidence != "auto" else "pixels" if probe.spec.startswith("diorama:") else "labels"
+        if evidence == "embedder":
+            return self._by_embedder(probe, split)
+        return self._by_labels(probe) if evidence == "labels" else by_pixels(probe)
+
+    def _by_labels(self, probe: Probe) -> Presence:
+        found = class_concepts(probe, self.superclasses, self.synsets)
+        return Presence(found.names, torch.from_numpy(found.shown(probe.labels or [])))
+
+    def _by_embedder(self, probe: Probe, split: Split) -> Presence:
+        images = probe_embeddings(self._embedder, probe)
+        names = self._concept_names(probe)
+        scale, offset = self._calibrated(probe, images, split)
+        cosines = torch.cat([torch.as_tensor(part) @ text_embeddings(self._embedder, names).T for part in images.split(4096)])
+        return Presence(names, cosines.add_(offset).mul_(scale).sigmoid_())
+
+    def _concept_names(self, probe: Probe) -> list[str]:
+        if not self.concepts:
+            return self._known(probe).names
+        from milan.concepts import concept_set
+
+        return concept_set(self.concepts)
+
+    def _known(self, probe: Probe) -> Presence:
+        """What the labels of the probe tell, of either kind."""
+        return by_pixels(probe) if probe.spec.startswith("diorama:") else self._by_labels(probe)
+
+    def _calibrated(self, probe: Probe, images: Float[Tensor, "images features"], split: Split) -> tuple[float, float]:
+        """a and b of sigmoid(a * (cosine + b))."""
+        if self.calibration in ("", "labels"):
+            published = None if self.calibration else published_calibration(self.embedder)
+            if published:
+                return published
+            known = self._known(probe)
+            rows = split.train[images[split.train].isfinite().all(1)]
+            return fitted_calibration(images[rows] @ text_embeddings(self._embedder, known.names).T, known.matrix[rows])
+        if self.calibration == "model":
+            scale, bias = self._embedder.scale, self._embedder.bias
+            if scale is None or bias is None:
+                raise BadInput(f"{self.embedder} has no scale and bias of its own (a SigLIP has); take calibration='labels' or 'A,B'")
+            return scale, bias / scale
+        try:
+            first, second = map(float, self.calibration.split(","))
+        except ValueError:
+            raise BadInput(f"not a calibration: {self.calibration!r}; write A,B as in 60,-0.09, or model, or labels") from None
+        return first, second
+
+
+class _Study:
+    """One layer's activations as a regression on the concepts of its probe."""
+
+    def __init__(self, describer: LinearExplanations, dissection: Dissection):
+        self.describer, self.dissection = describer, dissection
+        activations = dissection.activations(describer.pooling)
+        self.alive = dissection.alive()
+        self.places = {unit: place for place, unit in enumerate(self.alive)}
+        split = Split.of(len(activations), describer.seed)
+        found = describer.presence(dissection.open_probe(), split)
+        readable = activations.isfinite().any(1) & found.matrix.isfinite().all(1)
+        self.split = split.only(readable)
+        self.names, self.matrix = _filtered(found, self.split)
+        self.regression = Regression(self.matrix, self.split)
+        self._blocks: dict[int, list[list[Fit]]] = {}
+
+    def description(self, unit: Unit) -> Description:
+        number, place = divmod(self.places[unit], BLOCK)
+        if number not in self._blocks:
+            self._blocks[number] = self._fitted(self.alive[number * BLOCK : (number + 1) * BLOCK])
+        steps = [self._told(unit, fit) for fit in self._blocks[number][place]]
+        best = steps[-1]
+        candidates = tuple(
+            Candidate(each.text, each.score, (("length", float(len(each.concepts))),))
+            for each in sorted(steps, key=lambda each: (-each.score, len(each.concepts)))
+        )
+        return Description(unit, best.text, best.score, best.concepts, best.bias, candidates)
+
+    def held_out(self, description: Description) -> float:
+        columns = {name: column for column, name in enumerate(self.names)}
+        shown = self.matrix[self.split.test].double()
+        empty = shown.new_zeros(len(shown))
+        parts = [weight * (shown[:, columns[name]] if name in columns else empty) for name, weight in description.concepts]
+        predicted = sum(parts, empty) + description.bias
+        true = self._values([description.unit])[self.split.test, 0]
+        if predicted.std() < 1e-12 or true.std() < 1e-12:
+            return math.nan
+        return float(correlations_of(predicted[None].numpy(), true.double().numpy())[0])
+
+    def _fitted(self, units: Sequence[Unit]) -> list[list[Fit]]:
+        say, targets = self.describer, self.regression.targets(self._values(units))
+        weights = targets.elastic_net(Penalty(say.strength, say.mix))
+        return targets.greedy(weights, say.longest, say.width, say.tolerance)
+
+    def _values(self, units: Sequence[Unit]) -> Float[Tensor, "images units"]:
+        """Activations; one that is not a finite number counts as the unit's mean over the training images."""
+        values = self.dissection.activations(self.describer.pooling)[:, [self.dissection.row(unit) for unit in units]]
+        mean = values[self.split.train].where(values[self.split.train].isfinite(), torch.nan).nanmean(0).nan_to_num()
+        return values.where(values.isfinite(), mean)
+
+    def _told(self, unit: Unit, fit: Fit) -> Description:
+        parts = [(self.names[column], weight) for column, weight in zip(fit.columns, fit.weights, strict=True)]
+        parts.sort(key=lambda part: (part[1] < 0, -abs(part[1])))
+        return Description(unit, told(parts), fit.correlation, tuple(parts), fit.bias)
+
+
+def told(parts: Sequence[tuple[str, float]]) -> str:
+    """A weighted sum in words.
+
+    >>> told([("dog", 0.62), ("grass", 0.3148), ("cat", -0.0123)])
+    '0.62 dog + 0.31 grass - 0.012 cat'
+    """
+    terms = [f"{'-' if weight < 0 else '+'} {_short(abs(weight))} {name}" for name, weight in parts]
+    text = " ".join(terms)
+    return text[2:] if text.startswith("+ ") else text.replace("- ", "-", 1)
+
+
+def _short(weight: float) -> str:
+    return f"{weight:.2f}" if weight >= 0.095 or weight == 0 else f"{weight:.2g}"
+
+
+def by_pixels(probe: Probe) -> Presence:
+    """Which image shows which concept in at least a hundredth of its pixels, by the probe's pixel labels."""
+    from milan.probes.labels import probe_labels
+
+    labels = probe_labels(probe)
+    matrix = torch.zeros(len(probe), len(labels.concepts))
+    for start in range(0, len(probe), BATCH):
+        ids = list(range(start, min(start + BATCH, len(probe))))
+        found = labels.of(ids).flatten(2)  # b levels pixels
+        counts = torch.zeros(len(ids), len(labels.concepts) + 1)
+        for level in found.unbind(1):  # a concept that two levels have counts where either shows it
+            counts.scatter_add_(1, level.long() + 1, torch.ones_like(level, dtype=torch.float32))
+        matrix[start : start + len(ids)] = (counts[:, 1:] >= LEAST * found.shape[2]).float()
+    return Presence(list(labels.concepts), matrix)
+
+
+def published_calibration(spec: str) -> tuple[float, float] | None:
+    """a and b that were published for an image-text model, or None.
+
+    >>> published_calibration("open_clip:ViT-L-16-SigLIP-384/webli"), published_calibration("hf:openai/clip-vit-large-patch14-336")
+    ((60.0, -0.09), (58.0, -0.25))
+    """
+    words = spec.lower().replace("patch", "").replace("/", "-").replace(":", "-").split("-")
+    return next((found for wanted, found in PUBLISHED.items() if set(wanted) <= set(words)), None)
+
+
+def fitted_calibration(
+    cosines: Float[Tensor, "images concepts"], shown: Float[Tensor, "images concepts"], steps: int = 100
+) -> tuple[float, float]:
+    """a and b of sigmoid(a * (cosine + b)) with the least cross-entropy on labels (equation 5), by Newton's method."""
+    x, y = cosines.double().flatten(), shown.double().flatten()
+    middle, spread = x.mean(), x.std().clamp(min=1e-12)
+    design = torch.stack([(x - middle) / spread, torch.ones_like(x)])
+    found = torch.zeros(2, dtype=torch.float64)
+    for _ in range(steps):
+        guess = (found @ design).sigmoid()
+        curve = (design * (guess * (1 - guess))) @ design.T + 1e-6 * torch.eye(2, dtype=torch.float64)
+        step = torch.linalg.solve(curve, design @ (y - guess) - 1e-6 * found)
+        found = found + step / max(1.0, float(step.norm()) / 2)
+        if step.norm() < 1e-9:
+            break
+    scale = float(found[0] / spread)
+    if scale <= 0:
+        raise BadInput("the image-text model's similarities do not rise with the labels; give calibration=A,B, or take another model")
+    return scale, float(found[1] / scale - middle)
+
+
+def _filtered(found: Presence, split: Split) -> tuple[list[str], Float[Tensor, "images concepts"]]:
+    """The concepts that enough training images show and that vary over them (the released code's explain_neurons.py, l. 60-65)."""
+    train = found.matrix[split.train]
+    surest = train.topk(min(POSITIVES, len(train)), dim=0).values.mean(0)
+    kept = torch.nonzero((surest >= CERTAIN) & (train.std(0, correction=0) >= VARYING)).flatten()
+    if not len(kept):
+        raise BadInput(
+            f"none of {len(found.names)} concepts is shown by at least three of {len(train)} training images and absent from others; "
+            "dissect on a probe of more images, or take other evidence"
+        )
+    return [found.names[column] for column in kept.tolist()], found.matrix[:, kept]
+
+
+def _content(file: str) -> str:
+    path = Path(file)
+    return path.read_text(encoding="utf-8", errors="replace") if file and path.is_file() else file

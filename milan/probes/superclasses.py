@@ -1,0 +1,148 @@
+"""Concepts that a probe's class labels tell: its classes, and groups of them such as WordNet's."""
+
+import ast
+import json
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from milan.errors import BadInput, MilanWarning, MissingEvidence
+from milan.probes.probe import Probe
+from milan.probes.sources import WNID
+
+
+@dataclass(frozen=True)
+class ClassConcepts:
+    """Names of concepts, and which class of a probe counts as which; no two concepts have the same classes."""
+
+    names: list[str]
+    members: Bool[np.ndarray, "classes concepts"]
+
+    def shown(self, labels: Sequence[int]) -> Float[np.ndarray, "images concepts"]:
+        """Which image shows which concept, 0 or 1."""
+        return self.members[np.asarray(labels)].astype(np.float32)
+
+
+def class_concepts(probe: Probe, superclasses: str = "", synsets: str = "") -> ClassConcepts:
+    """The classes of a probe, by the first of their names, and their superclasses.
+
+    Superclasses that hold no class of the probe are left out, and of those that hold the same ones all but the narrowest, which a class of
+    its own goes before.
+
+    Args:
+        probe: with labels.
+        superclasses: FILE.json of {superclass: [class, ...]}; a class is the number of a label, or a name, or a WordNet id (n01443537).
+            Empty: Diorama's groups for Diorama, none for others.
+        synsets: FILE that says which classes the numbers in ``superclasses`` mean, where they are not the probe's own labels: a JSON or
+            Python dictionary of {number: {"id": "01443537-n", "label": "goldfish, Carassius auratus"}}, as ImageNet's is published. The
+            classes are found in the probe by WordNet id where it tells these, else by name.
+
+    Raises:
+        MissingEvidence: the probe has no labels.
+        BadInput: a file is not of that form, or speaks of classes that the probe does not have.
+    """
+    if probe.labels is None:
+        raise MissingEvidence(f"the probe {probe.spec or probe.name!r} has no class labels; give one that has, or take another evidence")
+    known = _read_synsets(synsets) if synsets else {}
+    classes = _class_names(probe, known)
+    groups = _groups(superclasses, probe)
+    where = _places(probe, known, classes)
+    members = [np.eye(len(classes), dtype=bool)]
+    names, sizes = list(classes), [0] * len(classes)
+    for name, listed in groups.items():
+        members.append(_members(name, listed, where, len(classes))[:, None])
+        names.append(name)
+        sizes.append(len(listed))
+    return _different(names, np.concatenate(members, axis=1), sizes)
+
+
+def _groups(superclasses: str, probe: Probe) -> Mapping[str, Sequence[object]]:
+    if not superclasses:
+        return _dioramas_groups(probe.classes or []) if probe.spec.startswith("diorama:") else {}
+    try:
+        found = json.loads(Path(superclasses).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"cannot read superclasses from {superclasses}: {error}") from None
+    if not isinstance(found, dict) or not all(isinstance(listed, list) for listed in found.values()):
+        raise BadInput(f"{superclasses} is not a JSON object of lists; write {{superclass: [class, ...]}}")
+    return found
+
+
+def _dioramas_groups(classes: Sequence[str]) -> dict[str, list[str]]:
+    from milan.diorama.names import GROUPS
+
+    within = {group: [name for _, name in members if name in classes] for group, members in GROUPS.items()}
+    return {group: members for group, members in within.items() if members}
+
+
+def _read_synsets(file: str) -> dict[int, tuple[str, str]]:
+    """WordNet id and name of each number."""
+    try:
+        found = ast.literal_eval(Path(file).read_text(encoding="utf-8"))  # reads JSON of numbers and texts as well
+        return {int(number): (f"n{each['id'][:8]}", each["label"]) for number, each in found.items()}
+    except (OSError, ValueError, SyntaxError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"cannot read synsets from {file}: {error}; write {{number: {{'id': '01443537-n', 'label': name}}}}") from None
+
+
+def _class_names(probe: Probe, known: Mapping[int, tuple[str, str]]) -> list[str]:
+    """A readable name for each class: the first of its names where that is its own, else all of them, else with a number."""
+    given = probe.classes or [str(label) for label in range(max(probe.labels or [0]) + 1)]
+    named = dict(known.values())
+    full = [named.get(name, name) for name in given]  # classes that are called by their WordNet ids
+    first = [name.split(",")[0].strip() or name for name in full]
+    once, all_once = Counter(first), Counter(full)
+    names = [short if once[short] == 1 else name for short, name in zip(first, full, strict=True)]
+    return [name if all_once[long] == 1 else f"{name} ({number})" for number, (name, long) in enumerate(zip(names, full, strict=True))]
+
+
+def _places(probe: Probe, known: Mapping[int, tuple[str, str]], classes: Sequence[str]) -> dict[object, int | None]:
+    """The label of each class by all that a superclass file may call it; None for what the synsets know and the probe does not show."""
+    where: dict[object, int | None] = dict(zip(classes, range(len(classes)), strict=True))
+    where |= {name: label for label, name in enumerate(probe.classes or [])}
+    where |= {wnid: label for label, wnid in enumerate(probe.wnids or []) if WNID.fullmatch(wnid)}
+    if not known:
+        return where | {label: label for label in range(len(classes))}
+    twice = Counter(name for _, name in known.values())
+    found: dict[object, int | None] = {
+        number: where.get(wnid, where.get(name) if not probe.wnids and twice[name] == 1 else None) for number, (wnid, name) in known.items()
+    }
+    _warn_of_strangers(found, classes, probe)
+    return where | found
+
+
+def _warn_of_strangers(found: Mapping[object, int | None], classes: Sequence[str], probe: Probe) -> None:
+    strangers = [name for label, name in enumerate(classes) if label not in found.values()]
+    if len(strangers) == len(classes):
+        raise BadInput(f"none of the {len(classes)} classes of {probe.spec} ({', '.join(classes[:3])}, ...) is among the synsets")
+    if strangers:
+        text = f"{len(strangers)} of {len(classes)} classes of {probe.spec} are not among the synsets and get no superclass: "
+        warnings.warn(text + ", ".join(strangers[:5]), MilanWarning, stacklevel=2)
+
+
+def _members(superclass: str, listed: Sequence[object], where: Mapping[object, int | None], classes: int) -> Bool[np.ndarray, " classes"]:
+    unknown = [each for each in listed if not isinstance(each, int | str) or each not in where]
+    if unknown:
+        raise BadInput(
+            f"superclass {superclass!r} lists {unknown[0]!r}, which is no class of this probe (it has {classes}); "
+            "if the numbers are another data set's, say which classes they are with synsets=FILE"
+        )
+    found = np.zeros(classes, dtype=bool)
+    found[[place for each in listed if (place := where[each]) is not None]] = True
+    return found
+
+
+def _different(names: Sequence[str], members: Bool[np.ndarray, "classes concepts"], sizes: Sequence[int]) -> ClassConcepts:
+    """Without empty concepts, and each set of classes once, under its narrowest name."""
+    chosen: dict[bytes, int] = {}
+    for place in sorted(range(len(names)), key=lambda place: sizes[place]):
+        if members[:, place].any():
+            chosen.setdefault(members[:, place].tobytes(), place)
+    places = sorted(chosen.values())
+    twice = Counter(names[place] for place in places)
+    told = [names[place] if twice[names[place]] == 1 or not sizes[place] else f"{names[place]} (any)" for place in places]
+    return ClassConcepts(told, members[:, places])

@@ -1,0 +1,265 @@
+"""Sparse linear regression of many targets on the same features: an elastic net on the Gram matrix, then greedy selection.
+
+The features are standardised and multiplied with each other once, in double precision; after that a target costs a few small products.
+Everything is learnt from the training rows, lengths are chosen on the validation rows, and no other row is looked at.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from milan.errors import BadInput
+
+CHUNK = 4096  # rows in double precision at a time
+ADDED = 16  # columns that a target may take into its active set at once
+CLOSE = 1e-7  # how far a column out of the active set may break its optimality condition, and how little a sweep may still change
+SWEEPS, EXACT_EVERY = 2000, 10  # of coordinate descent at most, and between two attempts to solve for the signs found
+RIDGE = 1e-9  # of a least-squares fit on standardised columns: two that are the same share a weight, where there would be no answer
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows to learn from, to choose on, and to judge by: no row is in two of them."""
+
+    train: Int[Tensor, " train"]
+    validation: Int[Tensor, " validation"]
+    test: Int[Tensor, " test"]
+
+    @classmethod
+    def of(cls, rows: int, seed: int = 0, shares: tuple[float, float] = (0.7, 0.1)) -> "Split":
+        """Rows at random under a seed: by default 70% to learn from, 10% to choose on and the rest to judge by; each part sorted."""
+        order = torch.from_numpy(np.random.default_rng(seed).permutation(rows))
+        first, second = round(shares[0] * rows), round((shares[0] + shares[1]) * rows)
+        return cls(*(part.sort().values for part in (order[:first], order[first:second], order[second:])))
+
+    def only(self, kept: Tensor) -> "Split":
+        """The same split without the rows that are not ``kept`` (one bool for each)."""
+        return Split(*(part[kept[part]] for part in (self.train, self.validation, self.test)))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A linear function of a few features, in the features' own scale: bias + the sum of weights times columns."""
+
+    columns: tuple[int, ...]
+    weights: tuple[float, ...]  # in the order of the columns
+    bias: float
+    correlation: float  # with the target on the validation rows
+
+    def predict(self, features: Float[Tensor, "rows columns"]) -> Float[Tensor, " rows"]:
+        """The function's value for each row."""
+        return features[:, list(self.columns)].double() @ torch.tensor(self.weights, dtype=torch.float64) + self.bias
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """What the elastic net adds to half the mean squared error: strength * (mix * |w| + (1 - mix) / 2 * w²), summed over columns."""
+
+    strength: float
+    mix: float
+
+
+class Regression:
+    """Features, standardised by their training rows; columns that do not vary there are left out.
+
+    Args:
+        features: of all rows; only those of the split's training and validation parts are read.
+        split: which rows are which.
+    """
+
+    def __init__(self, features: Float[Tensor, "rows columns"], split: Split):
+        if len(split.train) < 2 or len(split.validation) < 2:
+            raise BadInput(
+                f"{len(split.train)} images to learn from and {len(split.validation)} to choose on are too few for a regression; "
+                "dissect on a probe of more images"
+            )
+        self.split = split
+        train = features[split.train]
+        chunks = train.split(CHUNK)
+        mean = torch.stack([chunk.double().sum(0) for chunk in chunks]).sum(0) / len(train)
+        self.std = (torch.stack([(chunk - mean).square().sum(0) for chunk in chunks]).sum(0) / len(train)).sqrt()
+        self.kept = torch.nonzero(self.std > 1e-9).flatten()
+        self.mean, self.std = mean[self.kept], self.std[self.kept]
+        self._train = train[:, self.kept]
+        self._validation = ((features[split.validation][:, self.kept] - self.mean) / self.std).T.contiguous()
+
+    @cached_property
+    def gram(self) -> Float[Tensor, "columns columns"]:
+        """Correlation of each column with each, over the training rows."""
+        total = torch.zeros(len(self.kept), len(self.kept), dtype=torch.float64)
+        for chunk in self._train.split(CHUNK):
+            scaled = (chunk - self.mean) / self.std
+            total.addmm_(scaled.T, scaled)
+        return total / len(self._train)
+
+    def targets(self, values: Float[Tensor, "rows targets"]) -> "Targets":
+        """Targets to regress on the features; in standard deviations of theirs over the training rows."""
+        train, validation = values[self.split.train].double(), values[self.split.validation].double()
+        mean, std = train.mean(0), train.std(0, correction=0)
+        scale = std.where(std > 0, 1.0)
+        products = self._products((train - mean) / scale)
+        return Targets(self, products, ((validation - mean) / scale).T.contiguous())
+
+    def _products(self, targets: Float[Tensor, "train targets"]) -> Float[Tensor, "columns targets"]:
+        chunks = zip(self._train.split(CHUNK), targets.split(CHUNK), strict=True)
+        total = sum((((chunk - self.mean) / self.std).T @ part for chunk, part in chunks), torch.zeros((), dtype=torch.float64))
+        return total / len(self._train)
+
+    def validation(self, columns: Int[np.ndarray, " some"]) -> Float[Tensor, "some validation"]:
+        """Some columns over the validation rows, standardised."""
+        return self._validation[torch.from_numpy(columns)]
+
+    def own_scale(self, columns: list[int], weights: Float[np.ndarray, " some"], correlation: float) -> Fit:
+        """A fit on standardised columns as one on the features as they were given."""
+        own = torch.from_numpy(weights) / self.std[columns]
+        bias = -float(own @ self.mean[columns])
+        return Fit(tuple(self.kept[columns].tolist()), tuple(own.tolist()), bias, correlation)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Standardised targets of a regression: their correlation with every column, and their validation rows."""
+
+    regression: Regression
+    products: Float[Tensor, "columns targets"]
+    validation: Float[Tensor, "targets validation"]
+
+    def elastic_net(self, penalty: Penalty) -> Float[Tensor, "columns targets"]:
+        """The weights on standardised columns that minimise half the mean squared error and the penalty, for all targets together."""
+        return elastic_net(self.regression.gram, self.products, penalty)
+
+    def greedy(self, weights: Float[Tensor, "columns targets"], longest: int, width: int, tolerance: float) -> list[list[Fit]]:
+        """For each target, fits on ever more columns; see ``_greedy``."""
+        waiting = self.products - self.regression.gram @ weights  # equal weights, as the many zeros, by what is not yet explained
+        order = np.lexsort((-waiting.abs().numpy(), -weights.abs().numpy()), axis=0)
+        return [_greedy(self, target, order[:, target], (longest, width, tolerance)) for target in range(weights.shape[1])]
+
+
+def elastic_net(
+    gram: Float[Tensor, "columns columns"], products: Float[Tensor, "columns targets"], penalty: Penalty
+) -> Float[Tensor, "columns targets"]:
+    """Weights w that minimise w'Gw / 2 - c'w + strength * (mix * |w| + (1 - mix) / 2 * w²) for each target's products c.
+
+    Each target works on a small active set of columns, which grows by those that break their optimality condition most, until none does.
+    """
+    columns, targets = products.shape
+    weights = torch.zeros_like(products)
+    active = torch.zeros(targets, 0, dtype=torch.long)
+    while True:
+        waiting = products - gram @ weights
+        waiting.scatter_(0, active.T, 0.0)
+        excess, worst = (waiting.abs() - penalty.strength * penalty.mix).topk(min(ADDED, columns), dim=0)
+        if not (excess > CLOSE).any():
+            return weights
+        active = _grown(active, worst.T, (excess > CLOSE).T)
+        padding = _repeated(active)
+        found = _descend(gram[active[:, :, None], active[:, None, :]], products.T.gather(1, active), padding, penalty)
+        weights = torch.zeros_like(weights).scatter_add_(0, active.T, found.where(~padding, 0.0).T)
+
+
+def _grown(active: Tensor, worst: Tensor, wanted: Tensor) -> Tensor:
+    """The active sets with the wanted columns added; a row with fewer than others repeats its first."""
+    first = active[:, :1] if active.shape[1] else worst[:, :1]
+    return torch.cat([active, worst.where(wanted, first)], dim=1)[:, : active.shape[1] + int(wanted.sum(1).max())]
+
+
+def _repeated(active: Int[Tensor, "targets active"]) -> Tensor:
+    """Where a row has a column that it has had before."""
+    same = active[:, :, None] == active[:, None, :]
+    return same.tril(-1).any(-1)
+
+
+def _descend(
+    gram: Float[Tensor, "targets active active"], products: Float[Tensor, "targets active"], padding: Tensor, penalty: Penalty
+) -> Float[Tensor, "targets active"]:
+    """The elastic net on each target's active columns: coordinate descent finds the signs, a linear system the rest."""
+    weights = torch.zeros_like(products)
+    best = weights.clone()
+    going = torch.arange(len(products))
+    diagonal = gram.diagonal(dim1=1, dim2=2) + penalty.strength * (1 - penalty.mix)
+    for sweep in range(SWEEPS):
+        before = weights[going]
+        here, system, scale = before.clone(), gram[going], diagonal[going]
+        for column in range(products.shape[1]):
+            residual = products[going, column] - (system[:, column] * here).sum(1) + system[:, column, column] * here[:, column]
+            shrunk = residual.sign() * (residual.abs() - penalty.strength * penalty.mix).clamp(min=0)
+            here[:, column] = (shrunk / scale[:, column]).where(~padding[going, column], 0.0)
+        weights[going] = here
+        best[going] = here
+        done = (here - before).abs().amax(1) < CLOSE
+        if sweep % EXACT_EVERY == EXACT_EVERY - 1:
+            exact, right = _exact(system, products[going], here, padding[going], penalty)
+            best[going] = exact.where(right[:, None], here)
+            done |= right
+        going = going[~done]
+        if not len(going):
+            break
+    return best
+
+
+def _exact(
+    gram: Float[Tensor, "targets active active"],
+    products: Float[Tensor, "targets active"],
+    weights: Float[Tensor, "targets active"],
+    padding: Tensor,
+    penalty: Penalty,
+) -> tuple[Float[Tensor, "targets active"], Tensor]:
+    """The minimum where the weights' signs are right, by one linear system for each target; and for which targets they are."""
+    signs = weights.sign()
+    used = signs != 0
+    ridge = penalty.strength * (1 - penalty.mix) + RIDGE
+    system = (gram * used[:, :, None] * used[:, None, :]) + torch.diag_embed(used * ridge + (~used).double())
+    found = torch.linalg.solve(system, (products - penalty.strength * penalty.mix * signs) * used)
+    waiting = (products - (gram @ found[:, :, None])[..., 0]).abs()
+    optimal = used | padding | (waiting <= penalty.strength * penalty.mix + CLOSE)
+    return found, ((found.sign() == signs) & optimal).all(1)
+
+
+def _greedy(targets: Targets, target: int, order: Int[np.ndarray, " columns"], limits: tuple[int, int, float]) -> list[Fit]:
+    """Fits of least squares on ever more columns, each the one that raises the validation correlation most (LE, Algorithm 1).
+
+    Each step tries the first ``width`` columns in ``order`` that are neither selected nor found bad, a column being bad once it raised the
+    correlation by less than the tolerance. The first is taken whatever it gains: every living unit gets an explanation.
+    """
+    longest, width, tolerance = limits
+    selected: list[int] = []
+    bad: set[int] = set()
+    steps: list[Fit] = []
+    while len(selected) < min(longest, len(order)):
+        known = bad | set(selected)
+        tried = [int(column) for column in order[: len(known) + width] if column not in known][:width]
+        if not tried:
+            break
+        weights, correlations = _tries(targets, target, selected, tried)
+        best = int(np.argmax(correlations))
+        enough = steps[-1].correlation + tolerance if steps else -np.inf
+        if correlations[best] < enough:
+            break
+        if steps:
+            bad |= {column for column, gained in zip(tried, correlations, strict=True) if gained < enough}
+        selected.append(tried[best])
+        steps.append(targets.regression.own_scale(list(selected), weights[best], float(correlations[best])))
+    return steps
+
+
+def _tries(
+    targets: Targets, target: int, selected: list[int], tried: list[int]
+) -> tuple[Float[np.ndarray, "tried some"], Float[np.ndarray, " tried"]]:
+    """Least squares on the selected columns with each of the tried ones: the weights, and their correlations on the validation rows."""
+    sets = np.array([[*selected, column] for column in tried])
+    gram = targets.regression.gram.numpy()[sets[:, :, None], sets[:, None, :]] + RIDGE * np.eye(sets.shape[1])
+    weights = np.linalg.solve(gram, targets.products[:, target].numpy()[sets][:, :, None])[..., 0]
+    rows = targets.regression.validation(np.array([*selected, *tried])).numpy()
+    predicted = weights[:, :-1] @ rows[: len(selected)] + weights[:, -1:] * rows[len(selected) :]
+    return weights, correlations_of(predicted, targets.validation[target].numpy())
+
+
+def correlations_of(predicted: Float[np.ndarray, "some rows"], true: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " some"]:
+    """Pearson correlation of each row of predictions with the truth; 0 where one of the two does not vary."""
+    one, other = predicted - predicted.mean(1, keepdims=True), true - true.mean()
+    size = np.linalg.norm(one, axis=1) * np.linalg.norm(other)
+    return np.divide(one @ other, size, out=np.zeros(len(one)), where=size > 1e-12)
