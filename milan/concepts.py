@@ -1,0 +1,113 @@
+"""Concept sets: the words and phrases that a describer chooses from."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import product
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from milan.diorama.concepts import concepts
+from milan.diorama.names import ADJECTIVES, COLOURS, OBJECTS, PATTERNS
+from milan.errors import BadInput, MilanWarning, UnknownName
+from milan.harvest import LEXICON, MINIMUM, diorama_sentences, harvest, read_texts
+
+HARVEST = "harvest:"
+
+
+def concept_set(spec: str | Sequence[str], *, spacy_model: str = LEXICON, minimum: int = MINIMUM) -> list[str]:
+    """The concepts that ``spec`` names, each once, in order; empty lines are left out, and a warning counts what was dropped.
+
+    Args:
+        spec: ``diorama`` (all that Diorama shows: single concepts, colour or pattern with object, colour with pattern), the path of a text
+            file with one concept in each line, ``harvest:diorama`` (phrases of the sentences that describe Diorama's scenes), or
+            ``harvest:FILE`` (phrases of the captions or product texts in it, see ``milan.harvest.read_texts``); several as a list or
+            joined by commas.
+        spacy_model: what finds the phrases of a harvest, see ``milan.harvest.load_parser``.
+        minimum: how often a harvested phrase must occur.
+
+    Raises:
+        UnknownName: no such set or file; the nearest are told.
+        BadInput: a file cannot be read, or nothing is left.
+    """
+    names = _names(spec)
+    found = [text for name in names for text in _one(name, spacy_model, minimum)]
+    filled = [clean for text in found if (clean := " ".join(text.split()))]
+    kept = list(dict.fromkeys(filled))
+    empty, repeated = len(found) - len(filled), len(filled) - len(kept)
+    if empty or repeated:
+        warnings.warn(
+            f"concept set {', '.join(names)}: dropped {empty} empty lines and {repeated} repeated ones", MilanWarning, stacklevel=2
+        )
+    if not kept:
+        raise BadInput(f"concept set {', '.join(names) or repr(spec)} holds no concept; give a file with one in each line")
+    return kept
+
+
+def short(texts: Sequence[str], words: int = 4) -> list[str]:
+    """Those of at most so many words.
+
+    >>> short(["red car", "a long tale of a car"])
+    ['red car']
+    """
+    return [text for text in texts if len(text.split()) <= words]
+
+
+def unlike(texts: Sequence[str], vectors: Float[Tensor, "texts features"], similarity: float = 0.95) -> list[str]:
+    """Those whose vectors (of unit length) have at most this cosine with each that was kept before: of near synonyms the first.
+
+    >>> import torch
+    >>> unlike(["car", "auto", "dog"], torch.tensor([[1.0, 0.0], [0.99, 0.14], [0.0, 1.0]]))
+    ['car', 'dog']
+    """
+    if len(texts) != len(vectors):
+        raise BadInput(f"{len(vectors)} vectors for {len(texts)} texts; give one for each")
+    kept: list[int] = []
+    for row, vector in enumerate(vectors):
+        if not kept or float((vectors[kept] @ vector).max()) <= similarity:
+            kept.append(row)
+    return [texts[row] for row in kept]
+
+
+def _names(spec: str | Sequence[str]) -> list[str]:
+    if not isinstance(spec, str):
+        return [name for each in spec for name in _names(each)]
+    if Path(spec.removeprefix(HARVEST)).expanduser().is_file():  # a file may have a comma in its name
+        return [spec]
+    return [name.strip() for name in spec.split(",") if name.strip()]
+
+
+def _one(name: str, spacy_model: str, minimum: int) -> list[str]:
+    if name in NAMED:
+        return NAMED[name]()
+    if name == f"{HARVEST}diorama":
+        return list(_harvested(spacy_model, minimum))
+    path = Path(name.removeprefix(HARVEST)).expanduser()
+    if not path.is_file():
+        near = [str(path.parent / each.name) for each in sorted(path.parent.glob("*.txt"))] if path.parent.is_dir() else []
+        raise UnknownName(
+            "concept set", name, [*NAMED, f"{HARVEST}diorama", *near], "give one of these, or a text file with a concept per line"
+        )
+    if name.startswith(HARVEST):
+        return list(harvest(read_texts(path), spacy_model=spacy_model, minimum=minimum))
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"the concept set {path} cannot be read: {error}") from None
+
+
+@cache
+def _harvested(spacy_model: str, minimum: int) -> tuple[str, ...]:
+    return tuple(harvest(diorama_sentences(), spacy_model=spacy_model, minimum=minimum))
+
+
+@cache
+def _diorama() -> tuple[str, ...]:
+    looks = [*COLOURS, *(ADJECTIVES[name] for name in PATTERNS[1:])]
+    pairs = [*product(looks, OBJECTS), *product(COLOURS, PATTERNS[1:])]
+    return tuple(dict.fromkeys([*(concept.name for concept in concepts()), *(" ".join(pair) for pair in pairs)]))
+
+
+NAMED: dict[str, Callable[[], list[str]]] = {"diorama": lambda: list(_diorama())}
