@@ -1,0 +1,80 @@
+"""Network Dissection (Bau et al. 2017): a unit is named for the concept that its masks overlap most with."""
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from milan.describers.base import Describer, living
+from milan.dissection.overlap import Overlap, overlap
+from milan.dissection.store import Dissection
+from milan.errors import BadInput
+from milan.pretrained.labels import pixel_labels
+from milan.probes.labels import IGNORED
+from milan.units import Candidate, Description, Unit
+
+SHOWN = 10  # candidates kept with a description
+
+
+class NetDissect(Describer):
+    """The concept of largest IoU with the unit's masks over the whole probe; the next ones are kept as candidates.
+
+    A unit whose IoU exceeds ``cut`` is a detector of its concept (Bau et al. 2017, section 2.3); the others are named too, for what their
+    masks overlap most with, and the candidate's part ``detector`` is then 0. ``score`` is the IoU.
+
+    Args:
+        labels: ``probe`` (the probe's own pixel labels), ``segmenter`` (Diorama's), or ``segmenter:SPEC``.
+        classes: names of the class numbers in the probe's label maps (a file, or names separated by commas); ``classes.txt`` beside
+            the data unless given.
+        ignored: names, separated by commas, that are no concepts.
+        only: concepts or levels of labels (such as colour, object), separated by commas, that alone may be named; empty for all.
+        without: concepts or levels that may not be named.
+        least_images: in how many of the probe's images a concept must be seen to be named.
+        quantile: of a unit's activations, above which a place belongs to its masks: 0.995 in the paper; 0 takes the masks of the
+            dissection, whatever its quantile is.
+        over: ``probe``: all images count; ``category``: for a concept only those images that have some label of its level, as in the
+            paper, whose images do not all have every kind of label.
+        cut: IoU above which a unit is a detector.
+        device: where a segmenter runs.
+    """
+
+    name: ClassVar[str] = "netdissect"
+
+    def __init__(
+        self,
+        labels: str = "probe",
+        classes: str = "",
+        ignored: str = IGNORED,
+        only: str = "",
+        without: str = "",
+        least_images: int = 1,
+        quantile: float = 0.0,
+        over: Literal["probe", "category"] = "probe",
+        cut: float = 0.04,
+        device: str = "cpu",
+    ):
+        if over not in ("probe", "category"):
+            raise BadInput(f"over is {over!r}; choose probe or category")
+        self.labels, self.classes, self.ignored = labels, classes, ignored
+        self.only, self.without, self.least_images = only, without, least_images
+        self.quantile, self.over, self.cut, self.device = quantile, over, cut, device
+
+    def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
+        alive = living(dissection, units)
+        if not alive:
+            return
+        labels = pixel_labels(dissection.open_probe(), self.labels, classes=self.classes, ignored=self.ignored, device=self.device)
+        found = overlap(dissection, labels, self.quantile or None)
+        allowed = np.flatnonzero(found.allowed(self.only, self.without, self.least_images))
+        table = found.iou(self.over)
+        for unit in alive:
+            yield self._described(unit, found, allowed, table[found.row(unit)])
+
+    def _described(self, unit: Unit, found: Overlap, allowed: np.ndarray, overlaps: Float[np.ndarray, " concepts"]) -> Description:
+        order = allowed[np.argsort(-overlaps[allowed], kind="stable")][:SHOWN]  # ties by the concepts' order
+        candidates = tuple(self._candidate(found.concepts[place], float(overlaps[place])) for place in order)
+        return Description(unit, candidates[0].text, candidates[0].score, candidates=candidates)
+
+    def _candidate(self, text: str, score: float) -> Candidate:
+        return Candidate(text, score, (("iou", score), ("detector", float(score > self.cut))))

@@ -1,0 +1,96 @@
+"""Pixel labels from wherever they come: what the probe itself knows, or what a segmentation network makes of its images."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from milan.errors import UnknownName
+from milan.probes import Probe
+from milan.probes.labels import IGNORED, NONE, PixelLabels, probe_labels
+from milan.storage import atomic, cache_folder, content_key
+
+BLOCK = 32  # images segmented and kept together
+
+
+def pixel_labels(probe: Probe, spec: str = "probe", *, classes: str = "", ignored: str = IGNORED, device: str = "cpu") -> PixelLabels:
+    """The labels of a probe's pixels.
+
+    Args:
+        spec: ``probe`` for the labels that come with it, ``segmenter`` for those of Diorama's segmenter, or ``segmenter:SPEC`` for
+            those of another one, as ``load_segmenter`` names it.
+        classes: names of the class numbers in the probe's own label maps, as ``milan.probes.labels.probe_labels`` takes them.
+        ignored: names, separated by commas, that are no concepts.
+        device: where a segmenter runs.
+
+    Raises:
+        UnknownName: the spec is none of these.
+        MissingEvidence: the probe has no labels, or no names for them.
+    """
+    kind, _, rest = spec.partition(":")
+    if kind == "segmenter":
+        from milan.pretrained.segmenter import load_segmenter
+
+        return SegmentedLabels(probe, load_segmenter(rest or "diorama", device=device), ignored)
+    if spec == "probe":
+        return probe_labels(probe, classes, ignored)
+    raise UnknownName("source of pixel labels", spec, ["probe", "segmenter"], "give probe, segmenter or segmenter:SPEC")
+
+
+class SegmentedLabels(PixelLabels):
+    """What a segmentation network makes of a probe's images: each segmented once, and kept in the cache.
+
+    ``ignored`` names, separated by commas, what of its classes is no concept.
+    """
+
+    def __init__(self, probe: Probe, segmenter: Any, ignored: str = IGNORED):
+        self.probe, self.segmenter = probe, segmenter
+        ignore = {name.strip() for name in ignored.split(",")}
+        self.concepts = [name for name in dict.fromkeys(segmenter.concepts) if name not in ignore]
+        numbers = {name: number for number, name in enumerate(self.concepts)}
+        self._numbers = np.array([*(numbers.get(name, NONE) for name in segmenter.concepts), NONE])  # the last is for -1
+        self._block = (-1, np.empty(0))
+
+    @cached_property
+    def level_names(self) -> list[str]:  # type: ignore[override]
+        levels = self._segmented(0).shape[1]
+        return [f"level {number}" for number in range(1, levels + 1)]
+
+    @cached_property
+    def key(self) -> str:  # type: ignore[override]
+        return content_key(segmenter=self.segmenter.key, probe=self.probe.fingerprint, concepts=self.concepts)
+
+    def of(self, ids: Sequence[int]) -> Int[Tensor, "b levels h w"]:
+        found = np.stack([self._segmented(index // BLOCK)[index % BLOCK] for index in ids])
+        return torch.from_numpy(self._numbers[found])
+
+    def _segmented(self, block: int) -> Int[np.ndarray, "block levels h w"]:
+        """The segmenter's labels of a block of images, all -1 for those that cannot be read."""
+        if self._block[0] != block:
+            file = self._folder / f"{block}.npz"
+            if not file.is_file():
+                self._segment(block, file)
+            with np.load(file, allow_pickle=False) as kept:
+                self._block = (block, kept["labels"])
+        return self._block[1]
+
+    def _segment(self, block: int, file: Path) -> None:
+        start = block * BLOCK
+        stop = min(start + BLOCK, len(self.probe))
+        nothing = torch.empty(0, dtype=torch.int64), torch.zeros(1, 3, self.probe.size, self.probe.size, dtype=torch.uint8)
+        ids, images = next(self.probe.batches(BLOCK, start, stop), nothing)
+        seen = self.segmenter.segment(images).cpu().numpy().astype(np.int32)
+        labels = np.full((stop - start, *seen.shape[1:]), NONE, dtype=np.int32)
+        labels[ids.numpy() - start] = seen[: len(ids)]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(file) as path:
+            np.savez_compressed(path, labels=labels)
+
+    @cached_property
+    def _folder(self) -> Path:
+        return cache_folder() / "segmented" / content_key(segmenter=self.segmenter.key, probe=self.probe.fingerprint)

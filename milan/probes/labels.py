@@ -1,0 +1,191 @@
+"""Pixel labels: which concepts each pixel of a probe's images shows, on one or several levels, under the images' own crop."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from milan.command import clean
+from milan.errors import BadInput, MissingEvidence
+from milan.probes.probe import Probe
+from milan.storage import content_key
+
+NONE = -1  # the number of a pixel that shows no concept of a level
+VOID = 255  # what label maps of eight bits write where nobody labelled
+IGNORED = "unlabelled, unlabeled, void, unknown, ignore, background"
+CLASSES_FILE = "classes.txt"  # looked for beside a parquet file, and in the folder of a data set
+
+
+class PixelLabels(ABC):
+    """Which concepts the pixels of some images show.
+
+    Attributes:
+        concepts: their names, each once.
+        level_names: of the kinds of labels that a pixel has beside each other, such as colour and object.
+        key: changes whenever the labels may.
+    """
+
+    concepts: list[str]
+    level_names: list[str]
+    key: str
+
+    @property
+    def levels(self) -> int:
+        """How many labels each pixel has."""
+        return len(self.level_names)
+
+    @abstractmethod
+    def of(self, ids: Sequence[int]) -> Int[Tensor, "b levels h w"]:
+        """The labels of some images, by their numbers in the probe: indices into ``concepts``, -1 for none.
+
+        Raises:
+            BadInput: those of an image cannot be read, or do not fit the concepts.
+        """
+
+
+class GivenLabels(PixelLabels):
+    """Labels in memory, for Python and for tests; of one level ("label") unless more are named."""
+
+    def __init__(self, labels: Int[Tensor, "n levels h w"], concepts: Sequence[str], level_names: Sequence[str] = ("label",)):
+        self.labels, self.concepts, self.level_names = labels, _different(concepts), list(level_names)
+        if labels.shape[1] != len(self.level_names):
+            raise BadInput(f"labels of {labels.shape[1]} levels with {len(self.level_names)} names of levels; give one for each")
+        if len(labels) and not NONE <= int(labels.min()) <= int(labels.max()) < len(self.concepts):
+            raise BadInput(f"labels from {int(labels.min())} to {int(labels.max())} for {len(self.concepts)} concepts; -1 is none")
+
+    @cached_property
+    def key(self) -> str:  # type: ignore[override]
+        import hashlib
+
+        pixels = hashlib.sha256(self.labels.to(torch.int64).contiguous().numpy().tobytes()).hexdigest()
+        return content_key(labels=pixels, shape=list(self.labels.shape), concepts=self.concepts, levels=self.level_names)
+
+    def of(self, ids: Sequence[int]) -> Int[Tensor, "b levels h w"]:
+        return self.labels[list(ids)]
+
+
+class MappedLabels(PixelLabels):
+    """The label maps that come with a probe: pictures of class numbers, resized (nearest neighbour) and cropped as its images are.
+
+    Args:
+        probe: with segmentations.
+        classes: the name of each class number, in order.
+        ignored: names, separated by commas, of what is no concept; 255 is none anyway, where it is not the number of a class.
+    """
+
+    def __init__(self, probe: Probe, classes: Sequence[str], ignored: str = IGNORED):
+        self.probe, self.classes = probe, _different(classes)
+        ignore = {name.strip() for name in ignored.split(",")}
+        self.concepts = [name for name in self.classes if name not in ignore]
+        self.level_names = ["label"]
+        self._numbers = np.full(max(len(self.classes), VOID) + 1, NONE, dtype=np.int64)
+        for number, name in enumerate(self.concepts):
+            self._numbers[self.classes.index(name)] = number
+        probe.segmentation(0)  # where there are none at all, that is told now
+
+    @cached_property
+    def key(self) -> str:  # type: ignore[override]
+        return content_key(probe=self.probe.fingerprint, classes=self.classes, concepts=self.concepts)
+
+    def of(self, ids: Sequence[int]) -> Int[Tensor, "b levels h w"]:
+        return torch.stack([self._one(index) for index in ids])[:, None]
+
+    def _one(self, index: int) -> Int[Tensor, "h w"]:
+        found = self.probe.segmentation(index).numpy()
+        odd = (found >= len(self.classes)) & (found != VOID) | (found < 0)
+        if odd.any():
+            where, value = self.probe.source.where(index), int(found[odd].max())
+            raise BadInput(f"class {value} in the segmentation of {where}, but there are names for 0 to {len(self.classes) - 1} only")
+        return torch.from_numpy(self._numbers[found])
+
+
+class DioramaLabels(PixelLabels):
+    """What every pixel of Diorama's scenes shows: colour, pattern, object, part, letter and the scene's setting, exactly.
+
+    A name that two kinds share, such as the wall of a house and of a room, is one concept on both levels.
+    """
+
+    def __init__(self, probe: Probe):
+        from milan.diorama.census import KINDS
+        from milan.diorama.concepts import ALL_KINDS
+
+        self.probe = probe
+        self.level_names = list(KINDS)
+        names = {kind: [f"letter {name}" if kind == "text" else name for name in ALL_KINDS[kind]] for kind in KINDS}
+        self.concepts = list(dict.fromkeys(name for kind in KINDS for name in names[kind]))
+        numbers = {name: number for number, name in enumerate(self.concepts)}
+        self._numbers = [np.array([NONE, *(numbers[name] for name in names[kind])]) for kind in KINDS]
+
+    @cached_property
+    def key(self) -> str:  # type: ignore[override]
+        return content_key(probe=self.probe.fingerprint, concepts=self.concepts, levels=self.level_names)
+
+    @cached_property
+    def _census(self) -> Any:
+        from milan.diorama.census import Census
+        from milan.diorama.probe import DioramaImages
+        from milan.storage import cache_folder
+
+        world = self.probe.spec.partition(":")[2]
+        return Census.of(DioramaImages(world, size=self.probe.size, length=len(self.probe)), cache_folder() / "diorama")
+
+    def of(self, ids: Sequence[int]) -> Int[Tensor, "b levels h w"]:
+        rows = self._census.table[np.asarray(self._census.pixels[list(ids)])]  # b h w levels
+        levels = [numbers[rows[..., level]] for level, numbers in enumerate(self._numbers)]
+        return torch.from_numpy(np.stack(levels, axis=1))
+
+
+def probe_labels(probe: Probe, classes: str = "", ignored: str = IGNORED) -> PixelLabels:
+    """What a probe itself knows of its pixels.
+
+    Args:
+        classes: names of the class numbers in its label maps: a file with one on each line, or the names separated by commas;
+            ``classes.txt`` beside the data unless given. Of no use to Diorama's probes, which know.
+        ignored: names, separated by commas, that are no concepts.
+
+    Raises:
+        MissingEvidence: the probe has no pixel labels, or no names for them.
+    """
+    if probe.spec.startswith("diorama:"):
+        return DioramaLabels(probe)
+    return MappedLabels(probe, class_names(classes) if classes else _names_beside(probe), ignored)
+
+
+def class_names(classes: str) -> list[str]:
+    """Names from a file with one on each line, or separated by commas."""
+    file = Path(classes).expanduser()
+    if "," not in classes and (file.suffix or file.exists()):
+        try:
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(f"cannot read the class names in {clean(str(file))}: {error}") from None
+        names = [line.strip() for line in lines if line.strip()]
+    else:
+        names = [name.strip() for name in classes.split(",") if name.strip()]
+    if not names:
+        raise BadInput(f"no class names in {clean(classes)}; give one on each line")
+    return names
+
+
+def _names_beside(probe: Probe) -> list[str]:
+    place = Path(re.sub(r"^hf:", "", probe.spec).partition("#")[0]).expanduser()
+    file = (place if place.is_dir() else place.parent) / CLASSES_FILE
+    if probe.spec and file.is_file():
+        return class_names(str(file))
+    if probe.spec:
+        probe.segmentation(0)  # the more basic lack is told first
+    raise MissingEvidence(f"no names for the pixel labels of {probe!r}: put {CLASSES_FILE} beside the data, or give classes=FILE")
+
+
+def _different(names: Sequence[str]) -> list[str]:
+    twice = sorted({name for name in names if list(names).count(name) > 1})
+    if twice:
+        raise BadInput(f"concepts named twice: {', '.join(twice[:5])}; each needs a name of its own")
+    return list(names)
