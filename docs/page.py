@@ -1,0 +1,33 @@
+"""Makes the README's picture of the page: the default's, as Debian's chromium shows it.
+
+    python describe.py --out FOLDER && python docs/page.py FOLDER
+"""
+
+import shutil
+import sys
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+
+def picture(folder: Path, unit: str = "layer4:99") -> Image.Image:
+    """The page of a run where ``unit`` stands in the grid."""
+    address = (folder / "page" / "index.html").resolve().as_uri()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
+        page.goto(f"{address}#{unit}")
+        page.wait_for_timeout(1000)
+        page.keyboard.press("Escape")
+        page.wait_for_timeout(1000)
+        shot = page.screenshot()
+        browser.close()
+    return Image.open(BytesIO(shot)).convert("RGB")
+
+
+if __name__ == "__main__":
+    file = Path(__file__).parent / "pictures" / "page.png"
+    picture(Path(sys.argv[1])).quantize(128).save(file, optimize=True)
+    print(file)
