@@ -1,6 +1,6 @@
 """Makes the README's picture of the page: the default's, as Debian's chromium shows it.
 
-    python describe.py --out FOLDER && python docs/page.py FOLDER
+python describe.py --out FOLDER && python docs/page.py FOLDER
 """
 
 import shutil
@@ -28,6 +28,6 @@ def picture(folder: Path, unit: str = "layer4:99") -> Image.Image:
 
 
 if __name__ == "__main__":
-    file = Path(__file__).parent / "pictures" / "page.png"
-    picture(Path(sys.argv[1])).quantize(128).save(file, optimize=True)
+    file = Path(__file__).parent / "pictures" / "page.jpg"
+    picture(Path(sys.argv[1])).save(file, quality=88, subsampling=0, optimize=True)
     print(file)
