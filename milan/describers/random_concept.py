@@ -43,6 +43,6 @@ def lot(name: str, count: int) -> int:
     """A number from 0 to ``count - 1`` that the name decides, all equally likely.
 
     >>> lot("0 layer4:17", 10), lot("1 layer4:17", 10)
-    (0, 0)
+    (2, 5)
     """
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % count

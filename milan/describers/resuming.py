@@ -29,7 +29,7 @@ def describe_units(
     Under ``torchrun`` each process describes its share, and all get all entries.
     """
     shard = shard or Shard()
-    key = content_key(describer=describer.key, format=FORMAT)
+    key = journal_key(describer)
     main = folder / "journal.sqlite"
     if shard.rank == 0:
         _merge(folder, main, key)
@@ -47,6 +47,11 @@ def describe_units(
     shard.wait()
     with Journal(main, key) as journal:
         return [_entry(unit, dissections[layer], journal, failures) for layer, wanted in units.items() for unit in wanted]
+
+
+def journal_key(describer: Describer) -> str:
+    """What a journal of the describer's answers is opened with."""
+    return content_key(describer=describer.key, format=FORMAT)
 
 
 def missing_units(path: Path, key: str, dissection: Dissection, units: Sequence[Unit]) -> list[Unit]:

@@ -1,0 +1,74 @@
+"""``python -m milan.experiments NAME --options`` makes an experiment; without a name it lists those there are."""
+
+import importlib
+import inspect
+import os
+import pkgutil
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import milan.experiments
+from milan.command import parser, run
+from milan.errors import UnknownName
+
+if TYPE_CHECKING:
+    from milan.experiments.report import Report
+
+SEAMS = {"__main__", "entrants", "report", "standings"}
+PROGRAM = "python -m milan.experiments"
+
+
+def experiment_names() -> list[str]:
+    """The experiments of the package, by the names of their files.
+
+    >>> "bench" in experiment_names()
+    True
+    """
+    return sorted(module.name for module in pkgutil.iter_modules(milan.experiments.__path__) if module.name not in SEAMS)
+
+
+def experiment(name: str) -> "Callable[..., Report]":
+    """The function of that name in the file of that name.
+
+    Raises:
+        UnknownName: there is none; the nearest are told.
+    """
+    if name not in experiment_names():
+        raise UnknownName("experiment", name, experiment_names(), f"those there are: {', '.join(experiment_names())}")
+    return getattr(importlib.import_module(f"milan.experiments.{name}"), name)
+
+
+def listed() -> str:
+    """Every experiment with the first line of what it says of itself."""
+    said = {
+        name: (inspect.getdoc(importlib.import_module(f"milan.experiments.{name}")) or "").splitlines()[0] for name in experiment_names()
+    }
+    lines = [f"  {name:16}{text}" for name, text in said.items()]
+    return "\n".join([f"usage: {PROGRAM} NAME --options  ({PROGRAM} NAME --help lists the options)", "", "experiments:", *lines])
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The program: reads the options, makes the experiment, and gives the exit status."""
+    words = list(sys.argv[1:] if words is None else words)
+    if not words or words[0] in ("-h", "--help"):
+        print(listed())
+        return 0
+    name = words.pop(0)
+    made: list[Callable[..., Report]] = []
+    if status := run(lambda: made.append(experiment(name))):
+        return status
+    options = parser(f"{PROGRAM} {name}", (inspect.getdoc(made[0]) or "").splitlines()[0], made[0])
+    chosen = options.parse_args(words).as_dict()
+    chosen.pop("config", None)
+    return run(lambda: _told(made[0], chosen))
+
+
+def _told(function: "Callable[..., Report]", options: dict[str, Any]) -> None:
+    report = function(**options)
+    if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks for all
+        report.tell()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""Those who take part in a bench: describers with their descriptions, kept as they come, and the seconds they took."""
+
+import json
+import math
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from milan.catalogue import Catalogue, Entry
+from milan.describers import Describer, load_describer, typed_settings
+from milan.describers.resuming import describe_units, journal_key, missing_units
+from milan.dissection.store import Dissection
+from milan.errors import BadInput, MilanWarning
+from milan.storage import atomic, content_key
+from milan.units import Unit
+
+CEILING, FLOORS = ("annotators",), ("shuffled", "random_concept", "constant")
+
+
+@dataclass
+class Entrant:
+    """One describer of the bench, what it said, and how long that took."""
+
+    name: str
+    describer: Describer
+    role: str = ""  # ceiling, floor, or empty
+    entries: list[Entry] = field(default_factory=list)
+    seconds: float = math.nan  # for each unit
+
+    @property
+    def texts(self) -> dict[Unit, str]:
+        return {entry.unit: entry.description.text for entry in self.entries if entry.description is not None}
+
+
+def entrants_of(names: Sequence[str], seed: int, device: str) -> list[Entrant]:
+    """Those asked for in their order, then ceiling and floors, each once."""
+    asked = [_entrant(name, device) for name in names]
+    known = {entrant.name for entrant in asked}
+    if len(known) < len(asked):
+        raise BadInput(f"of {', '.join(names)} two have the same name; name each describer or file of options once")
+    for name in (*CEILING, *FLOORS):
+        if name not in known:
+            settings = {"seed": seed} if name in ("shuffled", "random_concept") else {}
+            asked.append(Entrant(name, load_describer(name, **settings), "ceiling" if name in CEILING else "floor"))
+    return asked
+
+
+def _entrant(name: str, device: str) -> Entrant:
+    """A describer by name, or by the describer and settings in a file of options."""
+    if not name.endswith((".yaml", ".yml")):
+        role = "ceiling" if name in CEILING else "floor" if name in FLOORS else ""
+        return Entrant(Path(name).name.replace(":", "-"), load_describer(name, **typed_settings(name, {}, device)), role)
+    try:
+        options = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+        describer, settings = options["describer"], options.get("settings") or {}
+    except (OSError, yaml.YAMLError, TypeError, KeyError, UnicodeDecodeError) as error:
+        raise BadInput(f"{name} is no file of options with a describer: {type(error).__name__} {error}") from None
+    if own := sorted({"k", "quantile"} & set(options)):
+        warnings.warn(
+            f"{name}: the bench has one dissection for all, so its {' and '.join(own)} do not count here", MilanWarning, stacklevel=2
+        )
+    return Entrant(Path(name).stem, load_describer(describer, **typed_settings(describer, settings, device)))
+
+
+def describe_with(entrant: Entrant, dissections: Mapping[str, Dissection], wanted: Mapping[str, Sequence[Unit]], folder: Path) -> None:
+    """What is in the journal is not asked again; the seconds that it took are kept beside it."""
+    start = time.monotonic()
+    key = content_key(describer=entrant.describer.key, dissections=[dissection.key for dissection in dissections.values()])
+    journal = folder / "journal.sqlite", journal_key(entrant.describer)
+    before = sum(len(missing_units(*journal, dissections[layer], units)) for layer, units in wanted.items())
+    entrant.entries = describe_units(entrant.describer, dissections, wanted, folder)
+    file = folder / "seconds.json"
+    spent = json.loads(file.read_text()) if file.exists() else {}
+    spent = spent if spent.get("key") == key else {"key": key, "units": 0, "seconds": 0.0}
+    if before:
+        spent |= {"units": spent["units"] + before, "seconds": round(spent["seconds"] + time.monotonic() - start, 3)}
+        with atomic(file) as partial:
+            partial.write_text(json.dumps(spent) + "\n")
+    entrant.seconds = spent["seconds"] / spent["units"] if spent["units"] else math.nan
+    Catalogue(tuple(entrant.entries), {"describer": entrant.name}).write(folder)

@@ -1,0 +1,224 @@
+"""What an experiment found: tables with intervals, the numbers to remember, and notes; written as files, printed, and shown as a page."""
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from milan.command import clean, escaped
+from milan.errors import BadInput
+from milan.page.report import write_report_page
+from milan.scores.intervals import Measure
+from milan.storage import atomic
+from milan.tables import write_csv
+
+Value = Measure | float | int | str | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """What stands under one heading."""
+
+    name: str
+    text: str  # what it is, in one sentence
+    unit: Literal["", "%", "s"] = ""  # "%": values are shares of one, shown times a hundred; "s": seconds
+    digits: int = 2  # after the point
+    better: Literal["", "more", "less"] = ""
+
+    def shown(self, value: Value) -> str:
+        """A value as people read it.
+
+        >>> Column("exact", "", "%", 0).shown(Measure(0.25, 0.046, 0.699)), Column("length", "").shown(None)
+        ('25 (5 to 70)', '–')
+        """
+        if isinstance(value, Measure):
+            interval = "" if math.isnan(value.low) else f" ({self._number(value.low)} to {self._number(value.high)})"
+            return self._number(value.value) + interval
+        return value if isinstance(value, str) else self._number(math.nan if value is None else value)
+
+    def _number(self, value: float) -> str:
+        if math.isnan(value):
+            return "–"
+        return f"{value * (100 if self.unit == '%' else 1):,.{0 if isinstance(value, int) else self.digits}f}".replace("-", "−")
+
+    @property
+    def heading(self) -> str:
+        return f"{self.name}, {self.unit}" if self.unit else self.name
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: who it is of, what they are to the others, and the values by column."""
+
+    name: str
+    values: Mapping[str, Value]
+    role: Literal["", "ceiling", "floor"] = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under columns; ``first`` is the heading of the rows' names."""
+
+    name: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    first: str = "describer"
+
+    def __post_init__(self) -> None:
+        known = {column.name for column in self.columns}
+        for row in self.rows:
+            if unknown := set(row.values) - known:
+                raise BadInput(f"row {row.name} of table {self.name} has values for {sorted(unknown)}, but the columns are {sorted(known)}")
+
+    def plain(self) -> list[dict[str, Any]]:
+        """The rows with bare numbers; an interval is two further columns."""
+        return [{self.first: row.name, "role": row.role} | self._numbers(row) for row in self.rows]
+
+    def _numbers(self, row: Row) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for column in self.columns:
+            measured = any(isinstance(other.values.get(column.name), Measure) for other in self.rows)
+            value = row.values.get(column.name)
+            found[column.name] = _finite(value.value if isinstance(value, Measure) else value)
+            if measured:
+                parts = value if isinstance(value, Measure) else Measure(math.nan)
+                found |= {f"{column.name} {part}": _finite(getattr(parts, part)) for part in ("low", "high", "error")}
+        return found
+
+    def markdown(self) -> str:
+        """As a table of Markdown."""
+        lines = [[self.first, *(column.heading for column in self.columns)], ["---", *["---:"] * len(self.columns)]]
+        lines += [[_named(row), *(column.shown(row.values.get(column.name)) for column in self.columns)] for row in self.rows]
+        return "".join(f"| {' | '.join(clean(cell).replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+@dataclass(frozen=True)
+class Report:
+    """The result of an experiment.
+
+    Attributes:
+        name: the experiment's.
+        title: what it was of.
+        lede: one sentence that says what was done.
+        tables: the first is the result; further ones divide it.
+        headlines: the numbers to remember, as a number and what it is of.
+        notes: what a reader must know to read the numbers rightly.
+        facts: what another run needs for the same numbers, and what this one was made with.
+    """
+
+    name: str
+    title: str
+    lede: str
+    tables: tuple[Table, ...]
+    headlines: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def write(self, folder: Path, units: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Writes ``table.csv`` (further tables by their names), ``table.md``, ``report.json`` and ``page/index.html``, each whole or not.
+
+        Args:
+            units: what the page shows of single units, see ``milan.page.report``.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, table in enumerate(self.tables):
+            write_csv(folder / (f"{table.name.replace(' ', '-')}.csv" if number else "table.csv"), table.plain())
+        _write(folder / "table.md", self.markdown())
+        _write(folder / "report.json", json.dumps(self.plain(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        write_report_page(self._view(), folder / "page", units)
+
+    def plain(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        tables = [
+            {"name": table.name, "columns": [vars(column) for column in table.columns], "rows": table.plain()} for table in self.tables
+        ]
+        return {
+            "name": self.name, "title": self.title, "lede": self.lede, "headlines": [list(pair) for pair in self.headlines],
+            "notes": list(self.notes), "tables": tables, "facts": dict(self.facts),
+        }  # fmt: skip
+
+    def markdown(self) -> str:
+        """Title, tables and notes as Markdown."""
+        tables = "\n".join(
+            f"{f'**{table.name}**' + 2 * chr(10) if number else ''}{table.markdown()}" for number, table in enumerate(self.tables)
+        )
+        return f"# {self.title}\n\n{self.lede}\n\n{tables}\n" + "".join(f"- {note}\n" for note in self.notes)
+
+    def tell(self) -> None:
+        """Prints the first table and the notes."""
+        from rich.console import Console
+        from rich.table import Table as Shown
+
+        console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+        first = self.tables[0]
+        shown = Shown(box=None, pad_edge=False, header_style="dim")
+        shown.add_column(escaped(first.first), style="cyan", overflow="fold")
+        for column in first.columns:
+            shown.add_column(escaped(column.heading), justify="right")
+        for row in first.rows:
+            shown.add_row(
+                *(escaped(text) for text in (_named(row), *(column.shown(row.values.get(column.name)) for column in first.columns)))
+            )
+        console.print(shown)
+        console.print()
+        for note in self.notes:
+            console.print(f"[dim]{escaped(note)}[/]")
+
+    def _view(self) -> dict[str, Any]:
+        return {
+            "name": self.name, "title": self.title, "lede": self.lede, "headlines": self.headlines, "notes": self.notes,
+            "facts": self.facts,
+            "tables": [_table_view(table, bool(number)) for number, table in enumerate(self.tables)],
+        }  # fmt: skip
+
+
+def _table_view(table: Table, titled: bool) -> dict[str, Any]:
+    """A table as the page's template wants it: texts, and intervals as shares of the column's largest value."""
+    rows = [{"name": row.name, "role": row.role, "cells": [_cell(table, column, row) for column in table.columns]} for row in table.rows]
+    columns = [{"name": column.heading, "text": column.text} for column in table.columns]
+    return {"name": table.name if titled else "", "first": table.first, "columns": columns, "rows": rows}
+
+
+def _cell(table: Table, column: Column, row: Row) -> dict[str, Any]:
+    value = row.values.get(column.name)
+    if not isinstance(value, Measure):
+        return {"number": column.shown(value), "interval": "", "bar": None, "best": False}
+    number, _, interval = column.shown(value).partition(" (")
+    others = [other.values.get(column.name) for other in table.rows]
+    measured = [other for other in others if isinstance(other, Measure) and not math.isnan(other.high)]
+    top = max([other.high for other in measured], default=0.0)
+    bar = (
+        None
+        if math.isnan(value.low) or top <= 0
+        else [round(100 * max(0.0, part) / top, 2) for part in (value.low, value.value, value.high)]
+    )
+    return {"number": number, "interval": interval.rstrip(")"), "bar": bar, "best": _is_best(table, column, row)}
+
+
+def _is_best(table: Table, column: Column, row: Row) -> bool:
+    """Whether no other row that is neither ceiling nor floor has a better value."""
+    pairs = [(other, other.values.get(column.name)) for other in table.rows if not other.role]
+    known = [(other, value.value) for other, value in pairs if isinstance(value, Measure) and not math.isnan(value.value)]
+    if not column.better or row.role or len(known) < 2:
+        return False
+    best = (max if column.better == "more" else min)(value for _, value in known)
+    return any(other is row and value == best for other, value in known)
+
+
+def _named(row: Row) -> str:
+    return f"{row.name} ({row.role})" if row.role else row.name
+
+
+def _finite(value: Any) -> Any:
+    """JSON and CSV have no NaN; six significant digits of floats."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
+
+
+def _write(file: Path, text: str) -> None:
+    with atomic(file) as partial:
+        partial.write_text(text, encoding="utf-8")

@@ -1,0 +1,37 @@
+"""The page of an experiment: its tables with intervals drawn, and what was said of each unit beside its exemplars."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from milan.command import clean
+from milan.page.document import SIMULATED, document, fact_rows
+from milan.page.sheets import ACROSS
+from milan.storage import atomic
+
+
+def write_report_page(view: Mapping[str, Any], folder: Path, units: Sequence[Mapping[str, Any]] = ()) -> Path:
+    """Writes ``folder/index.html`` and says where it is.
+
+    Args:
+        view: ``name``, ``title``, ``lede``, ``headlines``, ``notes``, ``facts`` and ``tables`` as ``milan.experiments.report`` gives them.
+        units: of each unit ``id``, ``group``, ``truth`` (a text, or empty), ``sheet`` (a ``Sheet`` in this folder, or None) and ``said``:
+            of each describer ``name``, ``role``, ``text``, ``score`` (as shown), ``mark`` (a word, or empty) and ``reason``.
+    """
+    facts = view["facts"]
+    page = document(
+        "report.html.j2",
+        styles=["page.css", "report.css"],
+        scripts=["report.js"],
+        view=view,
+        warnings=[clean(str(warning)) for warning in facts.get("warnings", [])],
+        simulated=SIMULATED if "diorama:" in f"{facts.get('target')} {facts.get('probe')}" else "",
+        facts=fact_rows(facts),
+        units=units,
+        groups=list(dict.fromkeys(unit["group"] for unit in units)),
+        across=ACROSS,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic(folder / "index.html") as partial:
+        partial.write_text(page, encoding="utf-8")
+    return folder / "index.html"
