@@ -159,7 +159,7 @@ def overlap(dissection: Dissection, labels: PixelLabels, quantile: float | None 
         found = _Count(dissection, labels, levels).run()
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic(file) as path:
-            np.savez_compressed(path, **found)
+            np.savez_compressed(path, allow_pickle=False, **found)
     return _read(file, dissection, labels)
 
 
