@@ -74,20 +74,39 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_weights(
     assert same(tmp_path / "run", whole)
 
 
+def killed(command: list[str], out: Path) -> None:
+    """Starts a run and kills all its processes when it has written its first checkpoint."""
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 300
+    while process.poll() is None and not (out / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (out / "model.safetensors").exists(), "it was killed too late for this to be a test"
+
+
+def ended(command: list[str]) -> None:
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_a_killed_run_ends_with_the_same_weights(finished: tuple[str, Path], folder: Path, tmp_path: Path) -> None:
     kind, whole = finished
     out = tmp_path / "run"
     command = [sys.executable, str(ROOT / "train.py"), *arguments(kind, folder, out, "--checkpoint_seconds=0")]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while process.poll() is None and not (out / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (out / "model.safetensors").exists(), "it was killed too late for this to be a test"
-    assert subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode == 0
+    killed(command, out)
+    ended(command)
     assert same(out, whole)
     assert not [file for file in out.rglob("*") if file.name.startswith(".partial")]
+
+
+def test_two_processes_killed_end_with_the_same_weights_as_two_never_stopped(folder: Path, tmp_path: Path) -> None:
+    both = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp", "--checkpoint_seconds=0"]
+    commands = [[sys.executable, "train.py", *arguments("captioner", folder, tmp_path / name, *both)] for name in ("whole", "killed")]
+    ended(commands[0])
+    killed(commands[1], tmp_path / "killed")
+    ended(commands[1])
+    assert same(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_ctrl_c_ends_with_how_to_go_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:

@@ -4,11 +4,13 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 import yaml
 from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
@@ -38,28 +40,49 @@ class Resumable(Callback):
     def __init__(self, folder: Path, seconds: float = 30.0):
         self.path, self.seconds = folder / LAST, seconds
         self.written = time.monotonic()
-        self.restored: dict[str, Any] | None = None
+        self.states: list[dict[str, torch.Tensor]] = []  # of the random generators, by process
+        self.restored = False
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, index: int) -> None:
-        if self.restored is not None:
-            torch.set_rng_state(self.restored["cpu"])
-            if self.restored["cuda"] and torch.cuda.is_available():
-                torch.cuda.set_rng_state_all(self.restored["cuda"])
-            self.restored = None
+        if self.restored:
+            state = self.states[trainer.global_rank % len(self.states)]
+            torch.set_rng_state(state["cpu"])
+            if "cuda" in state and module.device.type == "cuda":
+                torch.cuda.set_rng_state(state["cuda"], module.device)
+            self.restored = False
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int) -> None:
-        if time.monotonic() - self.written >= self.seconds and not trainer.is_last_batch:
+        due = time.monotonic() - self.written >= self.seconds
+        if trainer.is_last_batch or not trainer.strategy.broadcast(due):  # the first process's clock decides for all
+            return
+        self.states = _gathered(_random_state(module.device))
+        if trainer.is_global_zero:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic(self.path) as path:  # every process takes part in gathering the state; the first one writes
+            with atomic(self.path) as path:
                 trainer.save_checkpoint(path, weights_only=False)
-                path.touch()
-            self.written = time.monotonic()
+        else:
+            trainer.save_checkpoint(self.path, weights_only=False)  # takes part in gathering the state, and writes nothing
+        self.written = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+        return {"states": self.states}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.restored = state_dict
+        self.states, self.restored = state_dict["states"], True
+
+
+def _random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    return state | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def _gathered(state: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+    """Every process's, in their order."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [state]
+    states: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(states, state)
+    return states
 
 
 class Parser(LightningArgumentParser):
@@ -105,7 +128,7 @@ class TrainCLI(LightningCLI):
 
     def fit(self, model: pl.LightningModule, **options: Any) -> None:
         """Trains, or goes on training; called by Lightning for ``train.py fit``."""
-        with locked(self.out):
+        with locked(self.out) if self.trainer.is_global_zero else nullcontext():  # the others were started by one that holds it
             self._check_same_run()
             if (self.out / CONFIG).is_file():
                 print(f"{self.out} holds the finished model; to train anew choose another --out or delete it", file=sys.stderr)
@@ -117,6 +140,7 @@ class TrainCLI(LightningCLI):
                 raise KeyboardInterrupt
             self._save_best(model)
 
+    @rank_zero_only
     def _check_same_run(self) -> None:
         """Writes the settings, or compares them with those that began the run in this folder."""
         settings = self.out / SETTINGS
