@@ -15,6 +15,10 @@ SIMULATED = (
     "Simulated: Diorama is a small world that the package draws itself. Its pictures, its networks and the annotators whose words "
     "its describer learnt from are all made up; nothing here was said by a person."
 )
+BORROWED = (
+    "Simulated: what describes here was trained on Diorama, a small world that the package draws itself, by the words of simulated "
+    "annotators. Of other pictures it knows only these words; nothing here was said by a person."
+)
 SHOWN = ("target", "probe", "describer", "settings", "images", "k", "quantile", "seed", "device", "weights")
 
 
@@ -29,6 +33,14 @@ def document(template: str, *, styles: Sequence[str], scripts: Sequence[str], **
         loader=PackageLoader("milan.page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.get_template(template).render(policy=Markup(policy), style=Markup(style), script=Markup(script), **values)
+
+
+def simulated(facts: Mapping[str, Any]) -> str:
+    """What a page must say first if Diorama had a part in it; empty if it had none."""
+    if any(str(facts.get(name, "")).startswith("diorama:") for name in ("target", "probe")):
+        return SIMULATED
+    values = dict(facts.get("settings") or {}).values()
+    return BORROWED if any(str(value).partition(":")[0] == "diorama" for value in values) else ""
 
 
 def fact_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:

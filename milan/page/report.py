@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from milan.command import clean
-from milan.page.document import SIMULATED, document, fact_rows
+from milan.page.document import document, fact_rows, simulated
 from milan.page.sheets import ACROSS
 from milan.storage import atomic
 
@@ -25,7 +25,7 @@ def write_report_page(view: Mapping[str, Any], folder: Path, units: Sequence[Map
         scripts=["report.js"],
         view=view,
         warnings=[clean(str(warning)) for warning in facts.get("warnings", [])],
-        simulated=SIMULATED if "diorama:" in f"{facts.get('target')} {facts.get('probe')}" else "",
+        simulated=simulated(facts),
         facts=fact_rows(facts),
         units=units,
         groups=list(dict.fromkeys(unit["group"] for unit in units)),
