@@ -78,7 +78,7 @@ class Census:
         found = np.zeros(len(self.table), dtype=bool)
         for kind, name in concept.members:
             found |= self.table[:, KINDS.index(kind)] == ALL_KINDS[kind].index(name) + 1
-        return found
+        return found if concept.holds else ~found
 
     def meant(self, reading: Reading) -> np.ndarray:
         """Which signatures show what a text says, bool (signatures,)."""

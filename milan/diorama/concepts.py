@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
+from milan.diorama.formulas import Literal, alternatives
 from milan.diorama.names import ADJECTIVES, GROUP_WORDS, GROUPS, KINDS, SETTINGS, plural, words_for
 
 ALL_KINDS = {**KINDS, "setting": SETTINGS}
@@ -22,6 +23,7 @@ class Concept:
 
     name: str
     members: tuple[tuple[str, str], ...]  # (kind, name)
+    holds: bool = True  # False for what a formula says must not show
 
     @property
     def kind(self) -> str:
@@ -79,10 +81,14 @@ def read(text: str) -> Reading:
     """Reads the concepts a text names.
 
     "and", "or" and commas join phrases, of which any may hold; within a phrase all must, but two names of one kind are alternatives.
+    A text that is a formula (``milan.diorama.formulas``) is read as one.
 
     >>> [[[c.name for c in group] for group in phrase] for phrase in read("Red and white stripes, or the roofs of houses").phrases]
     [[['red', 'white'], ['stripes']], [['roof'], ['house']]]
     """
+    formula = _formula(text.lower())
+    if formula is not None:
+        return formula
     clean = POSITIONS.sub(" ", text.lower().replace("polka-dot", "dot"))
     found = [_named(part) for part in JOINS.split(clean)]
     phrases: list[list[Concept]] = []
@@ -97,6 +103,22 @@ def read(text: str) -> Reading:
     if waiting:
         phrases.append(waiting)
     return Reading(tuple(_grouped(phrase) for phrase in phrases))
+
+
+def _formula(text: str) -> Reading | None:
+    """The reading of a formula of which every name is a concept's."""
+    found = alternatives(text)
+    if found is None:
+        return None
+    named = [[_literal(literal) for literal in sorted(together)] for together in found]
+    phrases = [tuple((concept,) for concept in phrase if concept) for phrase in named]
+    return Reading(tuple(phrases)) if all(all(phrase) for phrase in named) else None
+
+
+def _literal(literal: Literal) -> Concept | None:
+    holds, name = literal
+    concept = by_name().get(name) or lexicon().get(tuple(name.split()))
+    return concept if concept is None or holds else Concept(f"not {concept.name}", concept.members, holds=False)
 
 
 def _named(text: str) -> list[Concept]:

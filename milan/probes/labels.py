@@ -118,7 +118,7 @@ class DioramaLabels(PixelLabels):
 
         self.probe = probe
         self.level_names = list(KINDS)
-        names = {kind: [f"letter {name}" if kind == "text" else name for name in ALL_KINDS[kind]] for kind in KINDS}
+        names = {kind: [_unmistakable(f"letter {name}" if kind == "text" else name) for name in ALL_KINDS[kind]] for kind in KINDS}
         self.concepts = list(dict.fromkeys(name for kind in KINDS for name in names[kind]))
         numbers = {name: number for number, name in enumerate(self.concepts)}
         self._numbers = [np.array([NONE, *(numbers[name] for name in names[kind])]) for kind in KINDS]
@@ -140,6 +140,14 @@ class DioramaLabels(PixelLabels):
         rows = self._census.table[np.asarray(self._census.pixels[list(ids)])]  # b h w levels
         levels = [numbers[rows[..., level]] for level, numbers in enumerate(self._numbers)]
         return torch.from_numpy(np.stack(levels, axis=1))
+
+
+def _unmistakable(name: str) -> str:
+    """A name of Diorama's as it is read back from a text: "table top", since "top" alone is rather a picture's."""
+    from milan.diorama.concepts import by_name, read
+    from milan.diorama.names import words_for
+
+    return next((word for word in words_for(name) if read(word).phrases == (((by_name()[name],),),)), name)
 
 
 def probe_labels(probe: Probe, classes: str = "", ignored: str = IGNORED) -> PixelLabels:
