@@ -10,6 +10,8 @@ from pathlib import Path
 from milan.describers import Describer, load_describer
 from tests.describers.colour_embedder import ColourEmbedder as ColourEmbedder  # for the describers that have an embedder
 
+COLOURS = f"{Path(__file__).with_name('colour_embedder.py')}:ColourEmbedder"
+
 MAKERS: dict[str, Callable[[Path], Describer]] = {}
 
 
@@ -57,3 +59,21 @@ def _random_concept(folder: Path) -> Describer:
 @makes("linear_explanations")
 def _linear_explanations(folder: Path) -> Describer:
     return load_describer("linear_explanations")
+
+
+@makes("clip_dissect")
+def _clip_dissect(folder: Path) -> Describer:
+    return load_describer("clip_dissect", embedder=COLOURS, pooling="max", batch_size=2)
+
+
+SEGMENTER = f"segmenter:{Path(__file__).with_name('colour_segmenter.py')}:ColourSegmenter"
+
+
+@makes("netdissect")
+def _netdissect(folder: Path) -> Describer:
+    return load_describer("netdissect", labels=SEGMENTER)
+
+
+@makes("compositional")
+def _compositional(folder: Path) -> Describer:
+    return load_describer("compositional", labels=SEGMENTER)
