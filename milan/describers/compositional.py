@@ -12,8 +12,9 @@ from milan.describers.base import Describer, living
 from milan.dissection.overlap import overlap
 from milan.dissection.store import Dissection
 from milan.errors import BadInput
-from milan.pretrained.labels import pixel_labels
+from milan.pretrained.labels import pixel_labels, source_key
 from milan.probes.labels import IGNORED
+from milan.storage import content_key
 from milan.units import Candidate, Description, Unit
 
 JOINS = ("and", "or", "and not", "or not")  # what a formula may be lengthened with, the first preferred where IoUs are equal
@@ -65,6 +66,12 @@ class Compositional(Describer):
         self.only, self.without, self.least_images = only, without, least_images
         self.quantile, self.length, self.beam, self.device = quantile, length, beam, device
 
+    @property
+    def key(self) -> str:
+        """Content key of the settings that change answers, and of a segmenter's weights."""
+        settings = {name: value for name, value in self.settings.items() if name not in ("device", "classes")}
+        return content_key(describer=self.name, labels_of=source_key(self.labels, self.classes, self.device), **settings)
+
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
         alive = living(dissection, units)
         if not alive:
@@ -75,7 +82,7 @@ class Compositional(Describer):
         concepts = Concepts([found.concepts[place] for place in allowed], found.shows[:, allowed], found.area)
         for unit in alive:
             best = search(concepts, found.inside(unit), self.length, self.beam)[:SHOWN]
-            candidates = tuple(Candidate(concepts.text(each), each.iou, (("iou", each.iou), ("length", len(each.terms)))) for each in best)
+            candidates = tuple(concepts.candidate(formula) for formula in best)
             yield Description(unit, candidates[0].text, candidates[0].score, candidates=candidates)
 
 
@@ -116,8 +123,9 @@ class Concepts:
         """Of the weights of the signatures that show each concept."""
         return self._by_concept @ weights
 
-    def text(self, formula: Formula) -> str:
-        return spelled(formula.terms, self.names)
+    def candidate(self, formula: Formula) -> Candidate:
+        parts = (("iou", formula.iou), ("length", float(len(formula.terms))))
+        return Candidate(spelled(formula.terms, self.names), formula.iou, parts)
 
 
 def search(concepts: Concepts, inside: Float[np.ndarray, " signatures"], length: int = 3, beam: int = 5) -> list[Formula]:

@@ -10,8 +10,9 @@ from milan.describers.base import Describer, living
 from milan.dissection.overlap import Overlap, overlap
 from milan.dissection.store import Dissection
 from milan.errors import BadInput
-from milan.pretrained.labels import pixel_labels
+from milan.pretrained.labels import pixel_labels, source_key
 from milan.probes.labels import IGNORED
+from milan.storage import content_key
 from milan.units import Candidate, Description, Unit
 
 SHOWN = 10  # candidates kept with a description
@@ -59,6 +60,12 @@ class NetDissect(Describer):
         self.labels, self.classes, self.ignored = labels, classes, ignored
         self.only, self.without, self.least_images = only, without, least_images
         self.quantile, self.over, self.cut, self.device = quantile, over, cut, device
+
+    @property
+    def key(self) -> str:
+        """Content key of the settings that change answers, and of a segmenter's weights."""
+        settings = {name: value for name, value in self.settings.items() if name not in ("device", "classes")}
+        return content_key(describer=self.name, labels_of=source_key(self.labels, self.classes, self.device), **settings)
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
         alive = living(dissection, units)

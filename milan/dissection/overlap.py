@@ -200,14 +200,14 @@ class _Signatures:
         self.images[shown[shown != NONE]] += 1
         present = (found != NONE).any(axis=1).astype(np.int32)
         rows = [np.concatenate([column, present]) for column in found.T]
-        return np.array([self._number(row, count) for row, count in zip(rows, counts, strict=True)]), local
+        return np.array([self._number(row, count) for row, count in zip(rows, counts.tolist(), strict=True)]), local
 
     def _number(self, row: Int[np.ndarray, " twice_levels"], count: int) -> int:
         number = self._numbers.setdefault(row.tobytes(), len(self.rows))
         if number == len(self.rows):
             self.rows.append(row.tobytes())
             self.area.append(0)
-        self.area[number] += int(count)
+        self.area[number] += count
         return number
 
     def table(self) -> Int[np.ndarray, "signatures twice_levels"]:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +10,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from milan.errors import UnknownName
+from milan.pretrained.segmenter import Segmenter, load_segmenter
 from milan.probes import Probe
-from milan.probes.labels import IGNORED, NONE, PixelLabels, probe_labels
+from milan.probes.labels import IGNORED, NONE, PixelLabels, class_names, probe_labels
 from milan.storage import atomic, cache_folder, content_key
 
 BLOCK = 32  # images segmented and kept together
@@ -34,8 +34,6 @@ def pixel_labels(probe: Probe, spec: str = "probe", *, classes: str = "", ignore
     """
     kind, _, rest = spec.partition(":")
     if kind == "segmenter":
-        from milan.pretrained.segmenter import load_segmenter
-
         return SegmentedLabels(probe, load_segmenter(rest or "diorama", device=device), ignored)
     if spec == "probe":
         return probe_labels(probe, classes, ignored)
@@ -48,18 +46,13 @@ class SegmentedLabels(PixelLabels):
     ``ignored`` names, separated by commas, what of its classes is no concept.
     """
 
-    def __init__(self, probe: Probe, segmenter: Any, ignored: str = IGNORED):
-        self.probe, self.segmenter = probe, segmenter
+    def __init__(self, probe: Probe, segmenter: Segmenter, ignored: str = IGNORED):
+        self.probe, self.segmenter, self.level_names = probe, segmenter, list(segmenter.level_names)
         ignore = {name.strip() for name in ignored.split(",")}
         self.concepts = [name for name in dict.fromkeys(segmenter.concepts) if name not in ignore]
         numbers = {name: number for number, name in enumerate(self.concepts)}
         self._numbers = np.array([*(numbers.get(name, NONE) for name in segmenter.concepts), NONE])  # the last is for -1
         self._block = (-1, np.empty(0))
-
-    @cached_property
-    def level_names(self) -> list[str]:  # type: ignore[override]
-        levels = self._segmented(0).shape[1]
-        return [f"level {number}" for number in range(1, levels + 1)]
 
     @cached_property
     def key(self) -> str:  # type: ignore[override]
@@ -94,3 +87,11 @@ class SegmentedLabels(PixelLabels):
     @cached_property
     def _folder(self) -> Path:
         return cache_folder() / "segmented" / content_key(segmenter=self.segmenter.key, probe=self.probe.fingerprint)
+
+
+def source_key(spec: str, classes: str = "", device: str = "cpu") -> str:
+    """Stands for the weights of the segmenter that ``pixel_labels`` would take, or for the names of classes that were given."""
+    kind, _, rest = spec.partition(":")
+    if kind == "segmenter":
+        return load_segmenter(rest or "diorama", device=device).key
+    return content_key(classes=class_names(classes) if classes else [])
