@@ -41,9 +41,7 @@ def experiment(name: str) -> "Callable[..., Report]":
 
 def listed() -> str:
     """Every experiment with the first line of what it says of itself."""
-    said = {
-        name: (inspect.getdoc(importlib.import_module(f"milan.experiments.{name}")) or "").splitlines()[0] for name in experiment_names()
-    }
+    said = {name: (inspect.getdoc(experiment(name)) or "").splitlines()[0] for name in experiment_names()}
     lines = [f"  {name:16}{text}" for name, text in said.items()]
     return "\n".join([f"usage: {PROGRAM} NAME --options  ({PROGRAM} NAME --help lists the options)", "", "experiments:", *lines])
 

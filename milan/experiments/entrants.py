@@ -61,7 +61,9 @@ def _entrant(name: str, device: str) -> Entrant:
         raise BadInput(f"{name} is no file of options with a describer: {type(error).__name__} {error}") from None
     if own := sorted({"k", "quantile"} & set(options)):
         warnings.warn(
-            f"{name}: the bench has one dissection for all, so its {' and '.join(own)} do not count here", MilanWarning, stacklevel=2
+            f"{name}: the bench has one dissection for all, so what it says of {' and '.join(own)} does not count here",
+            MilanWarning,
+            stacklevel=2,
         )
     return Entrant(Path(name).stem, load_describer(describer, **typed_settings(describer, settings, device)))
 

@@ -39,7 +39,7 @@ class Column:
             return self._number(value.value) + interval
         return value if isinstance(value, str) else self._number(math.nan if value is None else value)
 
-    def _number(self, value: float) -> str:
+    def _number(self, value: float | int) -> str:
         if math.isnan(value):
             return "–"
         return f"{value * (100 if self.unit == '%' else 1):,.{0 if isinstance(value, int) else self.digits}f}".replace("-", "−")
