@@ -19,6 +19,7 @@ from milan.dissection.store import Dissection
 from milan.errors import BadInput
 from milan.pretrained.embedder import Embedder, load_embedder, probe_embeddings, text_embeddings
 from milan.probes import Probe
+from milan.probes.labels import probe_labels
 from milan.probes.superclasses import class_concepts
 from milan.regression import Fit, Penalty, Regression, Split, correlations_of
 from milan.storage import content_key
@@ -261,8 +262,6 @@ def _short(weight: float) -> str:
 
 def by_pixels(probe: Probe) -> Presence:
     """Which image shows which concept in at least a hundredth of its pixels, by the probe's pixel labels."""
-    from milan.probes.labels import probe_labels
-
     labels = probe_labels(probe)
     matrix = torch.zeros(len(probe), len(labels.concepts))
     for start in range(0, len(probe), BATCH):
