@@ -1,4 +1,4 @@
-"""The networks of Diorama: small classifiers to dissect, and the encoder that MILAN looks through.
+"""The networks of Diorama: small classifiers to dissect, the encoder that MILAN looks through, and ``planted``, of known units.
 
 Their weights lie in ``data/diorama/networks``.
 """
@@ -25,6 +25,7 @@ LAYERS: dict[str, list[str]] = {
     "resnet-objects": RESNET_LAYERS,
     "resnet-scenes": RESNET_LAYERS,
     "encoder": RESNET_LAYERS,
+    "planted": ["units"],
 }
 
 
@@ -118,8 +119,12 @@ def network(name: str, weights: bool = True) -> nn.Module:
 
     Raises UnknownName for a network there is not, MissingEvidence if its weights were not built.
     """
+    if name == "planted":
+        from milan.diorama.planted import planted_network
+
+        return planted_network(weights=weights)
     if name not in MAKERS:
-        raise UnknownName("Diorama network", name, MAKERS, "one of: " + ", ".join(MAKERS))
+        raise UnknownName("Diorama network", name, LAYERS, "one of: " + ", ".join(LAYERS))
     model = MAKERS[name]()
     if weights:
         path = embedded("data") / "diorama" / "networks" / f"{name}.safetensors"

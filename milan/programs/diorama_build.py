@@ -169,8 +169,25 @@ def agreement(said: "Mapping[Unit, Sequence[str]]") -> dict[str, float]:
             "distinct descriptions": distinct, "mean words": round(sum(len(one.split()) for one in ones) / len(ones), 2)}  # fmt: skip
 
 
+def train_segmenter(shop: Workshop) -> None:
+    from milan.diorama.labelling import train_labeller
+
+    measured = train_labeller(shop.data / "segmenter", shop.work, seed=shop.seed)
+    print(f"segmenter: mean IoU of each kind of label on held-out scenes: {measured}")
+
+
+def plant_units(shop: Workshop) -> None:
+    from milan.programs.planted_build import build_planted
+
+    print(f"planted: mean IoU of each kind of unit: {build_planted(shop.data, shop.work, shop.seed)}")
+
+
 PARTS: dict[str, Part] = {
     **{name: train_network(name) for name in ("encoder", *DESCRIBED)},
+    "segmenter": Part(train_segmenter, ("segmenter/model.safetensors", "segmenter/config.json"), "train the segmenter on pixel labels"),
+    "planted": Part(
+        plant_units, ("networks/planted.safetensors", "networks/planted.json"), "plant known units, and measure them"
+    ),
     **{f"annotations-{name}": annotate_network(name) for name in DESCRIBED},
     "agreement": Part(agree, (f"annotations/{AGREEMENT}",), "measure how far the simulated annotators agree, and how true they are"),
     **{name: train_model(name) for name in ("captioner", "prior")},
