@@ -10,6 +10,7 @@ from torch import Tensor
 from milan.catalogue import Catalogue, Entry, as_row, natural
 from milan.dissection.store import Dissection
 from milan.errors import MissingEvidence
+from milan.page.ranges import class_ranges
 from milan.page.sheets import ACROSS, Sheet
 from milan.units import Unit
 
@@ -57,13 +58,18 @@ def _place(catalogue: Catalogue) -> Any:
 def _layer(name: str, entries: Sequence[Entry], dissection: Dissection | None, sheets: Mapping[Unit, Sheet]) -> dict[str, Any]:
     units = [entry.unit for entry in entries]
     known = evidence(dissection, units) if dissection else [{"threshold": None, "histogram": None}] * len(units)
+    classes, ranges = class_ranges(dissection, units) if dissection else ([], [None] * len(units))
     first = next((sheets[unit] for unit in units if unit in sheets), None)
     size = {"width": first.width, "height": first.height} if first else {"width": 1, "height": 1}
     return {
         "name": name,
         "shape": _shape(dissection),
         "sheet": {"across": ACROSS} | size,
-        "units": [_unit(entry, sheets.get(entry.unit)) | more for entry, more in zip(entries, known, strict=True)],
+        "classes": classes,
+        "units": [
+            _unit(entry, sheets.get(entry.unit)) | more | {"ranges": shares}
+            for entry, more, shares in zip(entries, known, ranges, strict=True)
+        ],
     }
 
 
@@ -85,6 +91,7 @@ def _unit(entry: Entry, sheet: Sheet | None) -> dict[str, Any]:
         "activations": sheet.activations if sheet else [],
         "images": sheet.images if sheet else [],
         "concepts": [[each["name"], each["weight"]] for each in said.get("concepts", [])],
+        "bias": said.get("bias", 0.0),
         "candidates": candidates[:CANDIDATES],
         "more": max(0, len(candidates) - CANDIDATES),
     }

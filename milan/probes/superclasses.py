@@ -49,7 +49,7 @@ def class_concepts(probe: Probe, superclasses: str = "", synsets: str = "") -> C
     if probe.labels is None:
         raise MissingEvidence(f"the probe {probe.spec or probe.name!r} has no class labels; give one that has, or take another evidence")
     known = _read_synsets(synsets) if synsets else {}
-    classes = _class_names(probe, known)
+    classes = readable_classes(probe, known)
     groups = _groups(superclasses, probe)
     where = _places(probe, known, classes)
     members = [np.eye(len(classes), dtype=bool)]
@@ -89,11 +89,14 @@ def _read_synsets(file: str) -> dict[int, tuple[str, str]]:
         raise BadInput(f"cannot read synsets from {file}: {error}; write {{number: {{'id': '01443537-n', 'label': name}}}}") from None
 
 
-def _class_names(probe: Probe, known: Mapping[int, tuple[str, str]]) -> list[str]:
-    """A readable name for each class: the first of its names where that is its own, else all of them, else with a number."""
-    given = probe.classes or [str(label) for label in range(max(probe.labels or [0]) + 1)]
-    named = dict(known.values())
-    full = [named.get(name, name) for name in given]  # classes that are called by their WordNet ids
+def readable_classes(probe: Probe, known: Mapping[int, tuple[str, str]] | None = None) -> list[str]:
+    """A name for each class of a probe with labels: the first of its names where that is its own, else all of them, else with a number.
+
+    known: WordNet id and names of some classes, for probes that call theirs by these ids.
+    """
+    given = probe.classes or [f"class {label}" for label in range(max(probe.labels or [0]) + 1)]
+    named = dict((known or {}).values())
+    full = [named.get(name, name) for name in given]
     first = [name.split(",")[0].strip() or name for name in full]
     once, all_once = Counter(first), Counter(full)
     names = [short if once[short] == 1 else name for short, name in zip(first, full, strict=True)]

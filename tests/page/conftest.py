@@ -35,7 +35,8 @@ def said(unit: Unit) -> Entry:
     score = -1.5 - unit.index / 4 if unit.layer == "answers" else 1.0 + unit.index
     parts = (("likelihood", score - 1.0), ("prior", -5.0), ("pmi", score))
     candidates = (Candidate(TEXTS[unit.index], score, parts), Candidate("runner <b>up</b>", score - 1, parts))
-    return Entry(unit, "ok", Description(unit, TEXTS[unit.index], score, candidates=candidates))
+    weights, bias = ((("red", 1.5), ("blue", 0.5), (EVIL, -0.5)), 0.25) if unit.index == 6 else ((), 0.0)
+    return Entry(unit, "ok", Description(unit, TEXTS[unit.index], score, weights, bias, candidates))
 
 
 @pytest.fixture(scope="session")

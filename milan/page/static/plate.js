@@ -59,21 +59,69 @@ const milanPlate = ({ page, units, at, make, number, focus, shown }) => {
     return [make("h3", "", "How strongly it fires"), svg, scale, make("p", "legend", legend)];
   };
 
+  // Which classes it fires for, over the range of its activation (Figure 3 of Linear Explanations): areas that are stacked to the whole.
+  const ranges = (unit) => {
+    if (!unit.ranges) return [];
+    const { edges, classes, shares, fewest } = unit.ranges;
+    const [width, height] = [600, 190];
+    const low = edges[0];
+    const along = (value) => (width * (value - low)) / (edges[edges.length - 1] - low || 1);
+    const middles = edges.slice(1).map((edge, place) => along((edge + edges[place]) / 2));
+    const stops = [0, ...middles, width]; // level from the outer ranges' middles on
+    const level = (row) => [row[0], ...row, row[row.length - 1]];
+    const svg = drawn("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "Share of each class by activation" });
+    const legend = make("ul", "classes");
+    const area = (kind, name, from, to, share) => {
+      const down = stops.map((x, place) => `${x.toFixed(1)},${(height * (1 - from[place])).toFixed(1)}`).reverse();
+      const up = stops.map((x, place) => `${x.toFixed(1)},${(height * (1 - to[place])).toFixed(1)}`);
+      const shape = drawn("polygon", { class: kind, points: [...up, ...down].join(" ") });
+      const title = drawn("title", {});
+      title.textContent = name;
+      shape.append(title);
+      svg.append(shape);
+      const entry = make("li", "", name);
+      entry.prepend(make("i", kind));
+      entry.append(make("small", "", `${Math.round(100 * share)}%`));
+      legend.append(entry);
+    };
+    let base = stops.map(() => 0);
+    shares.forEach((row, place) => {
+      const top = level(row).map((share, stop) => Math.min(1, base[stop] + share / 100));
+      area(`class-${place}`, unit.layer.classes[classes[place]], base, top, row[row.length - 1] / 100);
+      base = top;
+    });
+    area("class-rest", "all other classes", base, stops.map(() => 1), 1 - base[base.length - 1]);
+    const scale = make("div", "scale");
+    scale.append(make("span", "", number(low)), make("span", "", number(edges[edges.length - 1])));
+    const text = `Share of each class among images of like mean activation, from weak to strong: ${middles.length} ranges of at least ` +
+      `${fewest} images. Percentages: in the strongest.`;
+    return [make("h3", "", "Which classes it fires for"), svg, scale, legend, make("p", "legend", text)];
+  };
+
+  // Weights to the right and left of one zero line.
   const concepts = (unit) => {
     if (!unit.concepts?.length) return [];
-    const most = Math.max(...unit.concepts.map(([, weight]) => Math.abs(weight))) || 1;
-    const table = make("table");
+    const weights = unit.concepts.map(([, weight]) => weight);
+    const low = Math.min(0, ...weights);
+    const wide = Math.max(0, ...weights) - low || 1;
+    const table = make("table", "weights");
     for (const [name, weight] of unit.concepts) {
       const row = table.insertRow();
       row.insertCell().textContent = name;
       const cell = row.insertCell();
       cell.className = "bar-cell";
+      const axis = make("span", "axis");
       const bar = make("span", weight < 0 ? "weight minus" : "weight");
-      bar.style.width = `${(100 * Math.abs(weight)) / most}%`;
-      cell.append(bar);
-      row.insertCell().textContent = number(weight);
+      bar.style.left = `${(100 * (Math.min(0, weight) - low)) / wide}%`;
+      bar.style.width = `${(100 * Math.abs(weight)) / wide}%`;
+      const zero = make("span", "zero");
+      zero.style.left = `${(-100 * low) / wide}%`;
+      axis.append(bar, zero);
+      cell.append(axis);
+      row.insertCell().textContent = weight > 0 ? `+${number(weight)}` : number(weight);
     }
-    return [make("h3", "", "Its parts and their weights"), table];
+    const start = unit.bias ? [make("p", "legend", `They add up from ${number(unit.bias)}.`)] : [];
+    return [make("h3", "", "Its parts and their weights"), table, ...start];
   };
 
   const candidates = (unit) => {
@@ -92,7 +140,7 @@ const milanPlate = ({ page, units, at, make, number, focus, shown }) => {
       const row = body.insertRow();
       if (candidate.text === unit.text) row.className = "chosen";
       row.insertCell().textContent = candidate.text;
-      for (const name of columns) row.insertCell().textContent = number(candidate[name]);
+      for (const name of columns) row.insertCell().textContent = name === "length" ? candidate[name] : number(candidate[name]);
     }
     const more = unit.more ? [make("p", "legend", `${unit.more} more in the table beside this page.`)] : [];
     return [make("h3", "", "What else was considered"), table, ...more];
@@ -111,6 +159,7 @@ const milanPlate = ({ page, units, at, make, number, focus, shown }) => {
     const score = unit.score === null ? [] : [`score ${number(unit.score)}`];
     at("plate-facts").textContent = [...score, unit.layer.shape, page.describer, unit.reason].filter(Boolean).join(" · ");
     at("plate-exemplars").replaceChildren(...exemplars(unit));
+    at("plate-ranges").replaceChildren(...ranges(unit));
     at("plate-histogram").replaceChildren(...histogram(unit));
     at("plate-concepts").replaceChildren(...concepts(unit));
     at("plate-candidates").replaceChildren(...candidates(unit));
