@@ -36,6 +36,8 @@ class Catalogue:
     >>> red = Catalogue.of([Description(Unit("conv1", 2), "red things", -1.5)], describer="milan")
     >>> red["conv1:2"].text, len(red), red.layers
     ('red things', 1, ['conv1'])
+    >>> red
+    Catalogue(1 of 1 units described by milan, layers conv1)
     """
 
     entries: tuple[Entry, ...]
@@ -47,6 +49,12 @@ class Catalogue:
             if before.unit == after.unit:
                 raise BadInput(f"unit {after.unit} is in the catalogue twice")
         object.__setattr__(self, "entries", tuple(ordered))
+
+    def __repr__(self) -> str:
+        layers = self.layers
+        named = ", ".join(layers[:4]) + (f" and {len(layers) - 4} more" if len(layers) > 4 else "")
+        by = f" by {self.facts['describer']}" if self.facts.get("describer") else ""
+        return f"Catalogue({len(self.descriptions)} of {len(self)} units described{by}, layers {named})"
 
     @classmethod
     def of(cls, descriptions: Iterable[Description], **facts: Any) -> "Catalogue":

@@ -1,6 +1,6 @@
 """The nouns that flow through the package: a unit, its exemplars, its description."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
@@ -55,7 +55,7 @@ class Description:
     score: float  # larger is better; scales differ between describers
     concepts: tuple[tuple[str, float], ...] = ()  # weighted parts that add up (Linear Explanations)
     bias: float = 0.0
-    candidates: tuple["Candidate", ...] = ()  # runners-up, best first, the chosen one included
+    candidates: tuple["Candidate", ...] = field(default=(), repr=False)  # runners-up, best first, the chosen one included
 
     def _repr_html_(self) -> str:
         from milan.notebook import description_html  # only a notebook asks
