@@ -105,9 +105,11 @@ class Regression:
         return Targets(self, products, ((validation - mean) / scale).T.contiguous())
 
     def _products(self, targets: Float[Tensor, "train targets"]) -> Float[Tensor, "columns targets"]:
-        chunks = zip(self._train.split(CHUNK), targets.split(CHUNK), strict=True)
-        total = sum((((chunk - self.mean) / self.std).T @ part for chunk, part in chunks), torch.zeros((), dtype=torch.float64))
-        return total / len(self._train)
+        """Correlation of the columns with centred targets, whose sums with the columns' means are zero."""
+        total = torch.zeros(len(self.kept), targets.shape[1], dtype=torch.float64)
+        for chunk, part in zip(self._train.split(CHUNK), targets.split(CHUNK), strict=True):
+            total.addmm_(chunk.double().T, part)
+        return total / self.std[:, None] / len(self._train)
 
     def validation(self, columns: Int[np.ndarray, " some"]) -> Float[Tensor, "some validation"]:
         """Some columns over the validation rows, standardised."""
