@@ -15,6 +15,7 @@ from milan.errors import BadInput, MilanWarning, UnknownName
 from milan.harvest import LEXICON, MINIMUM, diorama_sentences, harvest, read_texts
 
 HARVEST = "harvest:"
+CLEARER = {"top": "table top", "back": "chair back"}  # bare, these say where in a picture something is
 
 
 def concept_set(spec: str | Sequence[str], *, spacy_model: str = LEXICON, minimum: int = MINIMUM) -> list[str]:
@@ -107,7 +108,7 @@ def _harvested(spacy_model: str, minimum: int) -> tuple[str, ...]:
 def _diorama() -> tuple[str, ...]:
     looks = [*COLOURS, *(ADJECTIVES[name] for name in PATTERNS[1:])]
     pairs = [*product(looks, OBJECTS), *product(COLOURS, PATTERNS[1:])]
-    return tuple(dict.fromkeys([*(concept.name for concept in concepts()), *(" ".join(pair) for pair in pairs)]))
+    return tuple(dict.fromkeys([*(CLEARER.get(concept.name, concept.name) for concept in concepts()), *(" ".join(pair) for pair in pairs)]))
 
 
 NAMED: dict[str, Callable[[], list[str]]] = {"diorama": lambda: list(_diorama())}

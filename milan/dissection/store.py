@@ -83,6 +83,15 @@ class Dissection(ABC):
             MissingEvidence: this dissection does not hold them.
         """
 
+    def maps(self, unit: Unit) -> Float[Tensor, "k h w"]:
+        """The unit's activation in each place of its exemplars, at the layer's own resolution, strongest image first.
+
+        Raises:
+            UnknownName: the unit was not dissected.
+            MissingEvidence: this dissection does not hold them.
+        """
+        raise MissingEvidence(f"{self.folder} holds the masks of exemplars but no activation maps; dissect {self.layer} with milan.dissect")
+
     @abstractmethod
     def open_probe(self) -> Probe:
         """The whole probe, for what needs more of it than exemplars and activations.
@@ -157,6 +166,11 @@ class StoredDissection(Dissection):
             text = f"{self.layer}: exemplars in which no place exceeds the unit's threshold are shown whole ({unit} has some)"
             warnings.warn(text, MilanWarning, stacklevel=2)
         return Exemplars(unit, self.images(ids), whole_where_empty(masks)[:, None], peaks, ids)
+
+    def maps(self, unit: Unit) -> Float[Tensor, "k h w"]:
+        row = self.row(unit)
+        with self._opened(EXEMPLARS) as file:
+            return file.get_slice("maps")[row]
 
     def activations(self, pooling: Pooling = "max") -> Float[Tensor, "images units"]:
         tokens = self.facts["layout"] == "BNC"

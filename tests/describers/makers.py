@@ -77,3 +77,8 @@ def _netdissect(folder: Path) -> Describer:
 @makes("compositional")
 def _compositional(folder: Path) -> Describer:
     return load_describer("compositional", labels=SEGMENTER)
+
+
+@makes("sand")
+def _sand(folder: Path) -> Describer:
+    return load_describer("sand", embedder=COLOURS, concepts="diorama")

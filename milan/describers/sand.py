@@ -1,0 +1,157 @@
+"""SAND (Srinivas et al. 2025): the concept most like what is left of a unit's exemplars when all it does not respond to is masked."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from milan.concepts import concept_set
+from milan.describers.base import Describer, living
+from milan.dissection.masks import masks_from_maps, whole_where_empty
+from milan.dissection.store import Dissection
+from milan.embedded import embedded
+from milan.errors import BadInput, MilanWarning
+from milan.pretrained.embedder import Embedder, load_embedder, text_embeddings
+from milan.pretrained.sources import Precision
+from milan.storage import content_key
+from milan.units import Candidate, Description, Exemplars, Unit
+
+Threshold = Literal["peak", "dissection"]
+Outside = Literal["black", "grey", "mean"]
+SHOWN = 10  # candidates kept with a description
+GREY = 128
+INFERRED = (
+    "SAND is built from its paper's appendix; inferred are: η as a share of each image's peak activation, black outside the mask, "
+    "exemplars that count alike, and the mean cosine as the score"
+)
+
+
+class Sand(Describer):
+    """Masks a unit's exemplars to where it responds and chooses the concept whose prompts an image-text model finds most like them.
+
+    The appendix of the paper is at hand, its main text is not. From the appendix: the concepts (nouns, noun phrases, verbs and adjectives
+    of captions and product texts, at most four words, appendix A.1), an ensemble of twenty prompts (B), masks by a threshold η = 0.10 on
+    the activation, to whose value between 0.05 and 0.20 four answers in five are indifferent (C). Inferred: that η is a share of the peak
+    activation in each image (``threshold``); that what is masked turns black (``outside``); that the exemplars count alike and the score
+    is the mean cosine with the mean of a concept's prompts. A warning, kept with the results and shown on their page, says so too. The
+    twenty prompts are our own words to the purpose of the published ones, which a file of yours may hold (``prompts``).
+
+    Args:
+        concepts: the set to choose from, as ``milan.concepts.concept_set`` takes it; ``harvest:FILE`` makes it from captions.
+        spacy_model: finds the phrases of a harvest: ``lexicon``, an installed pipeline such as en_core_web_sm (as published), or a folder.
+        minimum: how often a harvested phrase must occur.
+        embedder: the image-text model, as ``milan.pretrained.embedder.load_embedder`` takes it.
+        prompts: ``sand`` (twenty), ``plain`` (the bare concept), or a text file with one in each line, {} standing for the concept.
+        eta: η, the share of the peak activation above which a place belongs to the mask.
+        threshold: ``peak`` masks by η; ``dissection`` takes the dissection's own masks, by its quantile over the whole probe.
+        outside: what the rest of an image becomes: ``black``, ``grey``, or the ``mean`` colour of the image.
+        precision: of the image-text model.
+        device: where it runs.
+    """
+
+    name: ClassVar[str] = "sand"
+
+    def __init__(
+        self,
+        concepts: str | list[str] = "harvest:diorama",
+        spacy_model: str = "lexicon",
+        minimum: int = 3,
+        embedder: str = "diorama",
+        prompts: str = "sand",
+        eta: float = 0.10,
+        threshold: Threshold = "peak",
+        outside: Outside = "black",
+        precision: Precision = "float32",
+        device: str = "cpu",
+    ):
+        if not 0 <= eta < 1:
+            raise BadInput(f"eta is {eta}; give a share of the peak activation from 0 to below 1")
+        self.concepts, self.spacy_model, self.minimum, self.embedder, self.prompts = concepts, spacy_model, minimum, embedder, prompts
+        self.eta, self.threshold, self.outside, self.precision, self.device = eta, threshold, outside, precision, device
+
+    @property
+    def key(self) -> str:
+        """Content key of the concepts, the prompts, the image-text model and the settings that change answers."""
+        settings = {"eta": self.eta, "threshold": self.threshold, "outside": self.outside}
+        return content_key(describer=self.name, choices=self.choices, templates=self.templates, model=self.model.key, **settings)
+
+    @cached_property
+    def model(self) -> Embedder:
+        """The image-text model, loaded when first asked for."""
+        return load_embedder(self.embedder, device=self.device, precision=self.precision)
+
+    @cached_property
+    def choices(self) -> list[str]:
+        """The concepts, each once."""
+        return concept_set(self.concepts, spacy_model=self.spacy_model, minimum=self.minimum)
+
+    @cached_property
+    def templates(self) -> list[str]:
+        """The prompts, with {} for the concept."""
+        if self.prompts == "plain":
+            return ["{}"]
+        path = embedded("data/concepts/prompts/sand.txt") if self.prompts == "sand" else Path(self.prompts).expanduser()
+        try:
+            lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(f"no prompts in {self.prompts}: {error}; give sand, plain or a text file with one in each line") from None
+        found = [line for line in lines if line]
+        if not found or any("{}" not in line for line in found):
+            without = next((line for line in found if "{}" not in line), "nothing in it")
+            raise BadInput(f"each prompt of {self.prompts} needs {{}} for the concept; found {without!r}")
+        return found
+
+    @cached_property
+    def texts(self) -> Float[Tensor, "concepts features"]:
+        """Each concept as the mean of its prompts, of unit length."""
+        total = torch.zeros(len(self.choices), self.model.features)
+        for template in self.templates:
+            total += text_embeddings(self.model, [template.replace("{}", concept) for concept in self.choices])
+        return normalize(total, dim=1)
+
+    def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
+        warnings.warn(INFERRED, MilanWarning, stacklevel=2)
+        for unit in living(dissection, units):
+            exemplars = dissection.exemplars(unit)
+            shown = masked(exemplars.images, self._masks(dissection, exemplars), self.outside)
+            yield self._description(unit, self.model.images(shown) @ self.texts.T)
+
+    def _masks(self, dissection: Dissection, exemplars: Exemplars) -> Bool[Tensor, "k 1 height width"]:
+        if self.threshold == "dissection":
+            return exemplars.masks
+        return peak_masks(dissection.maps(exemplars.unit), self.eta, exemplars.images.shape[-1])
+
+    def _description(self, unit: Unit, likeness: Float[Tensor, "k concepts"]) -> Description:
+        scores = likeness.mean(0)
+        mean, spread = float(scores.mean()), float(scores.std(correction=0)) or 1.0
+        best = torch.sort(scores, descending=True, stable=True).indices[:SHOWN].tolist()
+        candidates = tuple(
+            Candidate(self.choices[place], float(scores[place]), (("deviations", (float(scores[place]) - mean) / spread),))
+            for place in best
+        )
+        return Description(unit, candidates[0].text, candidates[0].score, candidates=candidates)
+
+
+def peak_masks(maps: Float[Tensor, "k h w"], eta: float, size: int) -> Bool[Tensor, "k 1 size size"]:
+    """True where an activation map, upsampled, exceeds the share ``eta`` of its peak; the whole image where nothing does.
+
+    >>> peak_masks(torch.tensor([[[0.0, 8.0]], [[-2.0, -1.0]]]), 0.5, 4)[:, 0, 0]
+    tensor([[False, False,  True,  True],
+            [ True,  True,  True,  True]])
+    """
+    return whole_where_empty(masks_from_maps(maps, maps.amax((1, 2)) * eta, size))[:, None]
+
+
+def masked(
+    images: UInt8[Tensor, "k 3 height width"], masks: Bool[Tensor, "k 1 height width"], outside: Outside = "black"
+) -> UInt8[Tensor, "k 3 height width"]:
+    """The images with all that lies outside the masks in one colour."""
+    if outside == "mean":
+        return images.where(masks, images.float().mean((2, 3), keepdim=True).round().to(torch.uint8))
+    return images.where(masks, torch.tensor(GREY if outside == "grey" else 0, dtype=torch.uint8))
