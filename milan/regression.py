@@ -18,6 +18,7 @@ CHUNK = 4096  # rows in double precision at a time
 ADDED = 16  # columns that a target may take into its active set at once
 CLOSE = 1e-7  # how far a column out of the active set may break its optimality condition, and how little a sweep may still change
 SWEEPS, EXACT_EVERY = 2000, 10  # of coordinate descent at most, and between two attempts to solve for the signs found
+DECIMALS = 7  # to which columns are compared: of two that are worth the same, as a concept and its opposite, the first is taken
 RIDGE = 1e-9  # of a least-squares fit on standardised columns: two that are the same share a weight, where there would be no answer
 
 
@@ -137,7 +138,7 @@ class Targets:
     def greedy(self, weights: Float[Tensor, "columns targets"], longest: int, width: int, tolerance: float) -> list[list[Fit]]:
         """For each target, fits on ever more columns; see ``_greedy``."""
         waiting = self.products - self.regression.gram @ weights  # equal weights, as the many zeros, by what is not yet explained
-        order = np.lexsort((-waiting.abs().numpy(), -weights.abs().numpy()), axis=0)
+        order = np.lexsort([-each.abs().numpy().round(DECIMALS) for each in (waiting, weights)], axis=0)
         return [_greedy(self, target, order[:, target], (longest, width, tolerance)) for target in range(weights.shape[1])]
 
 
@@ -237,7 +238,7 @@ def _greedy(targets: Targets, target: int, order: Int[np.ndarray, " columns"], l
         if not tried:
             break
         weights, correlations = _tries(targets, target, selected, tried)
-        best = int(np.argmax(correlations))
+        best = int(np.argmax(correlations.round(DECIMALS)))
         enough = steps[-1].correlation + tolerance if steps else -np.inf
         if correlations[best] < enough:
             break

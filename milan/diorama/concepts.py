@@ -9,6 +9,8 @@ from milan.diorama.names import ADJECTIVES, GROUP_WORDS, GROUPS, KINDS, SETTINGS
 
 ALL_KINDS = {**KINDS, "setting": SETTINGS}
 JOINS = re.compile(r",|;|\band\b|\bor\b|\bas well as\b|&")
+NUMBER = r"\d+(?:\.\d+)?(?:e-?\d+)? "
+WEIGHT = re.compile(rf"(-?){NUMBER}\S")  # how a weighted sum begins
 # Where in the picture something is, says nothing of what it is; nor is the top of a picture a table's.
 POSITIONS = re.compile(
     r"\b(?:at|on|in|near|along|towards?) the (?:very )?"
@@ -81,7 +83,8 @@ def read(text: str) -> Reading:
     """Reads the concepts a text names.
 
     "and", "or" and commas join phrases, of which any may hold; within a phrase all must, but two names of one kind are alternatives.
-    A text that is a formula (``milan.diorama.formulas``) is read as one.
+    A text that is a formula (``milan.diorama.formulas``) is read as one, and a weighted sum ("0.62 dog + 0.31 grass - 0.12 cat") as any of
+    the parts that it adds.
 
     >>> [[[c.name for c in group] for group in phrase] for phrase in read("Red and white stripes, or the roofs of houses").phrases]
     [[['red', 'white'], ['stripes']], [['roof'], ['house']]]
@@ -89,7 +92,7 @@ def read(text: str) -> Reading:
     formula = _formula(text.lower())
     if formula is not None:
         return formula
-    clean = POSITIONS.sub(" ", text.lower().replace("polka-dot", "dot"))
+    clean = POSITIONS.sub(" ", _added(text.lower()).replace("polka-dot", "dot"))
     found = [_named(part) for part in JOINS.split(clean)]
     phrases: list[list[Concept]] = []
     waiting: list[Concept] = []
@@ -103,6 +106,16 @@ def read(text: str) -> Reading:
     if waiting:
         phrases.append(waiting)
     return Reading(tuple(_grouped(phrase) for phrase in phrases))
+
+
+def _added(text: str) -> str:
+    """What a weighted sum adds, joined by "or"; another text as it is."""
+    first = WEIGHT.match(text)
+    if not first:
+        return text
+    signs = [first[1] or "+", *re.findall(rf" ([+-]) (?={NUMBER})", text)]
+    parts = re.split(rf" [+-] (?={NUMBER})", text)
+    return " or ".join(re.sub(rf"^-?{NUMBER}", "", part) for sign, part in zip(signs, parts, strict=True) if sign == "+")
 
 
 def _formula(text: str) -> Reading | None:

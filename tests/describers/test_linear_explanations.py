@@ -10,6 +10,7 @@ from torch import nn
 
 from milan.describers import check_describer, load_describer
 from milan.describers.linear_explanations import Presence, _filtered, by_pixels, fitted_calibration, published_calibration, told
+from milan.diorama.concepts import read
 from milan.dissection.dissect import dissect
 from milan.errors import BadInput, MissingEvidence
 from milan.probes import Probe, load_probe
@@ -220,3 +221,16 @@ def test_weights_are_written_so_that_they_can_be_read():
     assert told([("dog", 0.62), ("grass", 0.31), ("cat", -0.12)]) == "0.62 dog + 0.31 grass - 0.12 cat"
     assert told([("sky", -1.5), ("sea", -0.004)]) == "-1.50 sky - 0.004 sea"
     assert told([("dog", 12.344)]) == "12.34 dog"
+
+
+def test_the_truth_score_reads_what_a_sum_adds():
+    def phrases(*parts):
+        return [[[concept.name for concept in group] for group in phrase] for phrase in read(told(parts)).phrases]
+
+    assert phrases(("dog", 0.62), ("horizontal stripes", 0.00031), ("red", 0.2), ("cat", -0.12)) == [
+        [["dog"]],
+        [["horizontal stripes"]],
+        [["red"]],
+    ]
+    assert phrases(("dog", -0.62), ("cat", -0.12)) == []
+    assert read("3 dogs and a red ball") == read("three dogs and a red ball")
