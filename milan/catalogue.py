@@ -12,6 +12,7 @@ from typing import Any
 
 from milan.command import clean
 from milan.errors import BadInput, UnknownName
+from milan.published import published_descriptions
 from milan.tables import read_csv, read_jsonl, read_parquet, write_csv, write_jsonl, write_parquet
 from milan.units import Candidate, Description, Unit
 
@@ -129,17 +130,19 @@ def read_catalogue(path: Path | str) -> Catalogue:
     return Catalogue(entries, known or {"describer": next((row.get("describer") or "" for row in rows), "")})
 
 
-def read_descriptions(path: Path | str) -> list[Description]:
-    """The descriptions in a table of ours (folder, csv, jsonl or parquet) or in a published one that ``IMPORTERS`` knows."""
+def read_descriptions(path: Path | str, layer: str = "") -> list[Description]:
+    """The descriptions in a table of ours (folder, csv, jsonl or parquet) or in a published one that ``milan.published`` knows.
+
+    Args:
+        path: of the table.
+        layer: of the units, where a published table does not say and its file's name does not tell.
+
+    Raises:
+        BadInput: there is nothing there, or it is no such table.
+    """
     file = _table_file(Path(path))
-    for importer in IMPORTERS:
-        if (found := importer(file)) is not None:
-            return found
-    return read_catalogue(file).descriptions
-
-
-# Readers of tables that others published: each gives the descriptions of a file, or None if the file is not of its kind.
-IMPORTERS: list[Callable[[Path], list[Description] | None]] = []
+    found = published_descriptions(file, layer)
+    return read_catalogue(file).descriptions if found is None else found
 
 
 def tidy(description: Description) -> Description:
