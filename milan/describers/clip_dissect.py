@@ -236,9 +236,10 @@ def soft_log_likelihood(
     norms = log_norms(likeness, temperature)[:, None]
     ranks = [rank.split(UNITS) for rank in best.T.contiguous()]
     total = torch.empty(len(best), likeness.shape[1])
+    chances = work = torch.empty(0)
     for begin in range(0, likeness.shape[1], CONCEPTS):
         block = likeness[:, begin : begin + CONCEPTS]
-        if begin == 0 or block.shape != chances.shape:  # memory of its own for each block would have to be cleared by the system first
+        if block.shape != chances.shape:  # new memory for each block would have to be cleared by the system first
             chances, work = torch.empty(block.shape), torch.empty(2, min(UNITS, len(best)), block.shape[1])
         torch.sub(torch.mul(block, temperature, out=chances), norms, out=chances).exp_()
         for start, part in zip(range(0, len(best), UNITS), zip(*ranks, strict=True), strict=True):
