@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from milan.describers import check_describer, load_describer
+from milan.describers.contract import toy_dissection
 from milan.describers.linear_explanations import Presence, _filtered, by_pixels, fitted_calibration, published_calibration, told
 from milan.diorama.concepts import read
 from milan.dissection.dissect import dissect
@@ -18,6 +19,7 @@ from milan.probes.labels import probe_labels
 from milan.regression import Split
 from milan.targets import Target
 from milan.units import Description, Unit
+from tests.describers.makers import COLOURS
 
 CLASSES = ["cat", "dog", "cup", "lamp", "car"]
 SUMS = {0: {"cat": 3.0, "lamp": 1.0}, 1: {"animal": 2.0, "cup": -1.0}, 2: {"car": -2.0}, 4: {"dog": 1.0, "cup": 2.0, "car": 3.0}}
@@ -184,6 +186,50 @@ def test_dioramas_scenes_know_all_they_show(cache):
     assert bool(found.matrix[5, column["red"]]) == bool(share >= 0.01)
     assert 0 < float(found.matrix[:, column["red"]].mean()) < 1
     assert set(found.matrix.unique().tolist()) == {0.0, 1.0}
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory):
+    return toy_dissection(tmp_path_factory.mktemp("toys"))
+
+
+@pytest.fixture
+def words(tmp_path):
+    """A concept set for the embedder that knows colours."""
+    file = tmp_path / "words.txt"
+    file.write_text("red\ngreen\nblue\n")
+    return str(file)
+
+
+@pytest.mark.parametrize("calibration", ["", "labels", "model", "20,-0.7"])
+def test_it_keeps_the_contract_with_an_image_text_model(calibration, words, toys):
+    check_describer(
+        lambda: load_describer(
+            "linear_explanations", evidence="embedder", embedder=COLOURS, concepts=words, calibration=calibration, batch_size=5
+        ),
+        toys,
+    )
+
+
+def test_an_image_text_model_names_what_the_units_see(words, toys, cache):
+    said = explained(toys, evidence="embedder", embedder=COLOURS, concepts=words)
+    assert [max(said[unit].concepts, key=lambda part: part[1])[0] for unit in (0, 1, 2)] == ["red", "green", "blue"]
+    named = explained(toys, evidence="embedder", embedder=COLOURS)
+    assert {name for each in named.values() for name, _ in each.concepts} <= {"red", "green", "blue", "grey"}, "the labels' names"
+
+
+def test_a_calibration_that_cannot_be_is_told(words, toys, cache):
+    def asked(calibration):
+        describer = load_describer("linear_explanations", evidence="embedder", embedder=COLOURS, concepts=words, calibration=calibration)
+        describer._embedder.bias = None  # as a CLIP's
+        return list(describer.describe(toys, toys.units))
+
+    with pytest.raises(BadInput, match=r"not a calibration: 'sixty'; write A,B as in 60,-0\.09"):
+        asked("sixty")
+    with pytest.raises(BadInput, match="no scale and bias of its own"):
+        asked("model")
+    with pytest.raises(BadInput, match="none of 3 concepts"):
+        asked("1,-9")
 
 
 def test_calibration_is_that_of_logistic_regression():
