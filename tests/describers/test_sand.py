@@ -9,7 +9,8 @@ from milan import Unit, check_describer, load_describer, load_dissection
 from milan.describers.contract import UNITS, toy_dissection
 from milan.describers.sand import masked, peak_masks
 from milan.diorama.names import COLOURS as ALL_COLOURS
-from milan.errors import BadInput, MilanWarning, MissingEvidence
+from milan.dissection.masks import masks_from_maps, whole_where_empty
+from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
 from tests.describers.colour_embedder import ColourEmbedder
 from tests.describers.makers import COLOURS
 
@@ -132,3 +133,11 @@ def test_its_concepts_may_be_a_harvest_of_captions(cache, toys, tmp_path):
     describer = load_describer("sand", embedder=COLOURS, concepts=f"harvest:{captions}", prompts="plain")
     assert {"red", "red car", "car"} <= set(describer.choices)
     assert next(iter(describer.describe(toys, [Unit("answers", 0)]))).text in ("red", "red car")
+
+
+def test_a_dissections_maps_are_those_its_masks_are_made_from(toys):
+    for unit in toys.alive():
+        masks = masks_from_maps(toys.maps(unit), float(toys.thresholds()[toys.row(unit)]), 64)
+        assert (whole_where_empty(masks)[:, None] == toys.exemplars(unit).masks).all()
+    with pytest.raises(UnknownName, match="unknown unit 'answers:99'"):
+        toys.maps(Unit("answers", 99))
