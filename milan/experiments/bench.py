@@ -26,7 +26,7 @@ def bench(
     """Compares describers on units whose truth is known; ceiling and floors are always beside them.
 
     Args:
-        describers: names of describers with their default settings, or files of options as in configs/describe
+        describers: names of describers, set as for Diorama (configs/describe/NAME-diorama.yaml), or files of options as in configs/describe
         target: a network dissected on a probe that Diorama draws, as diorama:planted or diorama:resnet-objects
         weights: of the target, if not its own
         probe: the images; those of the target's own task by default

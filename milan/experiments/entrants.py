@@ -7,13 +7,15 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from milan.catalogue import Catalogue, Entry
-from milan.describers import Describer, load_describer, typed_settings
+from milan.describers import Describer, describer_class, load_describer, typed_settings
 from milan.describers.resuming import describe_units, journal_key, missing_units
 from milan.dissection.store import Dissection
+from milan.embedded import embedded
 from milan.errors import BadInput, MilanWarning
 from milan.storage import atomic, content_key
 from milan.units import Unit
@@ -50,22 +52,35 @@ def entrants_of(names: Sequence[str], seed: int, device: str) -> list[Entrant]:
 
 
 def _entrant(name: str, device: str) -> Entrant:
-    """A describer by name, or by the describer and settings in a file of options."""
+    """A describer by name, with the settings for Diorama if it has some; or by the describer and settings in a file of options."""
     if not name.endswith((".yaml", ".yml")):
         role = "ceiling" if name in CEILING else "floor" if name in FLOORS else ""
-        return Entrant(Path(name).name.replace(":", "-"), load_describer(name, **typed_settings(name, {}, device)), role)
-    try:
-        options = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
-        describer, settings = options["describer"], options.get("settings") or {}
-    except (OSError, yaml.YAMLError, TypeError, KeyError, UnicodeDecodeError) as error:
-        raise BadInput(f"{name} is no file of options with a describer: {type(error).__name__} {error}") from None
+        return Entrant(Path(name).name.replace(":", "-"), load_describer(name, **typed_settings(name, _own_settings(name), device)), role)
+    options = _options(Path(name))
     if own := sorted({"k", "quantile"} & set(options)):
         warnings.warn(
             f"{name}: the bench has one dissection for all, so what it says of {' and '.join(own)} does not count here",
             MilanWarning,
             stacklevel=2,
         )
+    describer, settings = options["describer"], options.get("settings") or {}
     return Entrant(Path(name).stem, load_describer(describer, **typed_settings(describer, settings, device)))
+
+
+def _own_settings(name: str) -> dict[str, Any]:
+    """Those of ``configs/describe/NAME-diorama.yaml``."""
+    describer_class(name)  # an unknown name is told
+    file = embedded("configs/describe") / f"{name}-diorama.yaml"
+    return (_options(file).get("settings") or {}) if file.is_file() else {}
+
+
+def _options(file: Path) -> dict[str, Any]:
+    try:
+        options = yaml.safe_load(file.read_text(encoding="utf-8"))
+        _ = options["describer"]
+    except (OSError, yaml.YAMLError, TypeError, KeyError, UnicodeDecodeError) as error:
+        raise BadInput(f"{file} is no file of options with a describer: {type(error).__name__} {error}") from None
+    return options
 
 
 def describe_with(entrant: Entrant, dissections: Mapping[str, Dissection], wanted: Mapping[str, Sequence[Unit]], folder: Path) -> None:

@@ -1,0 +1,222 @@
+"""The bench on a network set by hand: every share counted on fingers, nothing asked twice, and what can be wrong with what is given."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
+from milan.experiments.__main__ import experiment, experiment_names, main
+from milan.experiments.bench import bench, own_probe
+from milan.experiments.report import Report
+from milan.scores.truth import Truth
+from milan.targets import load_target
+from milan.units import Unit
+from tests.experiments import worlds
+
+TARGET = f"{worlds.__file__}:looks"
+SAYING = f"{worlds.__file__}:Saying"
+RIGHT = "red;green;blue;blue or red;things"
+WRONG = "red cars;green;;red;red;"
+
+
+def options(folder: Path, name: str, words: str, **more: object) -> str:
+    """A file of options for a describer that says those words."""
+    file = folder / f"{name}.yaml"
+    settings = {"words": words, "asked": str(folder / f"{name}.asked")}
+    file.write_text(yaml.safe_dump({"describer": SAYING, "settings": settings} | more))
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bench")
+    (folder / "planted.csv").write_text(worlds.PLANTED)
+    return folder
+
+
+def run(folder: Path, out: str = "out", **more: object) -> Report:
+    names = [options(folder, "right", RIGHT), options(folder, "wrong", WRONG)]
+    given = {"target": TARGET, "probe": "diorama:objects", "limit": 40, "layers": ["looks"], "planted": folder / "planted.csv"}
+    return bench(names, out=folder / out, **given | more)
+
+
+@pytest.fixture(scope="module")
+def report(folder: Path) -> Report:
+    return run(folder)
+
+
+def values(report: Report, name: str, table: int = 0) -> dict:
+    return dict(next(row.values for row in report.tables[table].rows if row.name == name))
+
+
+def test_those_asked_for_come_first_then_ceiling_and_floors(report: Report) -> None:
+    assert [(row.name, row.role) for row in report.tables[0].rows] == [
+        ("right", ""),
+        ("wrong", ""),
+        ("annotators", "ceiling"),
+        ("shuffled", "floor"),
+        ("random_concept", "floor"),
+        ("constant", "floor"),
+    ]
+
+
+def test_the_dead_unit_counts_nowhere(report: Report) -> None:
+    assert report.facts["units"] == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "exact", "both", "described", "distinct", "words"),
+    [("right", 4 / 4, 1.0, 5, 5, 7 / 5), ("wrong", 1 / 4, 0.0, 4, 3, 5 / 4)],  # "red" alone is one half of what unit 3 means
+)
+def test_shares_by_hand(report: Report, name: str, exact: float, both: float, described: int, distinct: int, words: float) -> None:
+    found = values(report, name)
+    assert (found["exact"].value, found["exact"].units) == (exact, 4)  # "nothing in particular" cannot be named
+    assert (found["both halves"].value, found["both halves"].units) == (both, 1)
+    assert (found["described"], found["distinct"]) == (described, distinct)
+    assert found["words"].value == pytest.approx(words)
+
+
+def test_truth_is_the_mean_with_silence_as_zero(report: Report, folder: Path) -> None:
+    from milan.dissection.store import load_dissection
+
+    truth = Truth.of(load_dissection(folder / "out" / "dissection" / "looks"), load_target(TARGET))
+    words = ["red cars", "green", "", "red", "red"]
+    by_hand = [truth.score(Unit("looks", index), text) for index, text in enumerate(words)]
+    assert by_hand[2] == 0
+    assert values(report, "wrong")["truth"].value == pytest.approx(sum(by_hand) / 5)
+    assert values(report, "right")["truth"].value > values(report, "wrong")["truth"].value > values(report, "random_concept")["truth"].value
+    assert values(report, "wrong", 1)["either"].value == pytest.approx(by_hand[3])
+    assert values(report, "wrong", 1)["single exact"].value == 1 / 3
+
+
+def test_everything_is_written_and_the_table_reads_back(report: Report, folder: Path) -> None:
+    with (folder / "out" / "table.csv").open() as file:
+        rows = {row["describer"]: row for row in csv.DictReader(file)}
+    assert float(rows["wrong"]["exact"]) == 0.25
+    assert float(rows["wrong"]["exact low"]) < 0.25 < float(rows["wrong"]["exact high"])
+    facts = json.loads((folder / "out" / "report.json").read_text())
+    assert facts["tables"][0]["rows"][1]["exact"] == 0.25
+    assert facts["facts"]["describers"]["wrong"]["words"] == WRONG
+    assert "| wrong |" in (folder / "out" / "table.md").read_text()
+    assert {file.name for file in (folder / "out" / "describers").iterdir()} == {row.name for row in report.tables[0].rows}
+
+
+def test_the_page_shows_of_each_unit_what_each_describer_said(report: Report, folder: Path) -> None:
+    page = (folder / "out" / "page" / "index.html").read_text()
+    cases = page.split('<article class="case"')[1:]
+    assert len(cases) == 5
+    assert all(case.count('<th scope="row">') == 6 for case in cases)
+    assert "red or blue" in cases[3]
+    assert ">blue or red<" in cases[3]
+    assert 'blue or red</td><td class="mark">exact' in cases[3]
+    assert 'green</td><td class="mark">exact' in cases[1]
+    assert ">exact<" not in cases[4], "nothing in particular cannot be named"
+    assert "it has no word for it" in cases[2]
+    assert all((folder / "out" / "page" / case.split('src="')[1].split('"')[0]).is_file() for case in cases)
+    assert "read by milan.diorama.concepts.read" in page, "what exact means is told"
+
+
+def test_nothing_is_asked_twice_but_what_failed(report: Report, folder: Path) -> None:
+    asked = folder / "right.asked"
+    before = asked.read_text().splitlines()
+    assert sorted(before) == sorted({*before}) == [f"looks:{index}" for index in range(5)]
+    seconds = json.loads((folder / "out" / "describers" / "right" / "seconds.json").read_text())
+    again = run(folder)
+    assert asked.read_text().splitlines() == before
+    assert json.loads((folder / "out" / "describers" / "right" / "seconds.json").read_text()) == seconds
+    assert values(again, "right")["truth"] == values(report, "right")["truth"]
+    assert (folder / "wrong.asked").read_text().splitlines().count("looks:2") == 2  # it had failed there
+
+
+def test_a_stopped_run_goes_on(folder: Path, report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "right.asked").unlink()
+    monkeypatch.setenv("STOP_AT", "looks:3")
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, "stopped")
+    monkeypatch.delenv("STOP_AT")
+    found = run(folder, "stopped")
+    assert (folder / "right.asked").read_text().split() == [f"looks:{index}" for index in (0, 1, 2, 3, 3, 4)]
+    for name in ("truth", "exact", "described"):
+        assert values(found, "wrong")[name] == values(report, "wrong")[name]
+
+
+def test_without_planted_units_only_what_is_known_is_told(folder: Path) -> None:
+    found = run(folder, "plain", planted=None, units="0-2")
+    assert [column.name for column in found.tables[0].columns] == ["truth", "described", "distinct", "words", "seconds"]
+    assert [column.name for column in found.tables[1].columns] == ["looks"]
+    assert values(found, "right")["described"] == 3
+
+
+def test_what_cannot_be_is_told_before_the_work(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match="unknown describer 'milam'; nearest: milan"):
+        bench(["milam"], out=tmp_path / "out")
+    with pytest.raises(BadInput, match="two have the same name"):
+        bench(["constant", "constant"], out=tmp_path / "out")
+    (tmp_path / "broken.yaml").write_text("settings: {}\n")
+    with pytest.raises(BadInput, match=r"broken\.yaml is no file of options with a describer: KeyError 'describer'"):
+        bench([str(tmp_path / "broken.yaml")], out=tmp_path / "out")
+    (tmp_path / "planted.csv").write_text("layer,unit\nlooks,0\n")
+    with pytest.raises(BadInput, match="no csv of layer, unit, kind and text"):
+        run(folder, "out", planted=tmp_path / "planted.csv")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dissection_of_its_own_does_not_count(folder: Path, tmp_path: Path) -> None:
+    from milan.experiments.entrants import entrants_of
+
+    with pytest.warns(MilanWarning, match="of quantile does not count here"):
+        entrants_of([options(tmp_path, "own", RIGHT, quantile=0.995)], 0, "cpu")
+
+
+def test_a_name_stands_for_its_settings_on_diorama() -> None:
+    from milan.experiments.entrants import entrants_of
+
+    config = Path(__file__).parents[2] / "configs" / "describe" / "linear_explanations-diorama.yaml"
+    named, file, *others = entrants_of(["linear_explanations", str(config)], 0, "cpu")
+    assert named.describer.settings == file.describer.settings
+    assert named.describer.settings["evidence"] == yaml.safe_load(config.read_text())["settings"]["evidence"]
+    assert [other.name for other in others] == ["annotators", "shuffled", "random_concept", "constant"]
+
+
+def test_a_probe_that_nobody_knows_is_refused(folder: Path, tmp_path: Path) -> None:
+    from milan.describers.contract import toy_dissection
+
+    toy_dissection(tmp_path)
+    with pytest.raises(MissingEvidence, match="dissect it on diorama:objects"):
+        run(folder, "unknown", probe=str(tmp_path / "probe"), limit=None)
+
+
+def test_networks_bring_the_probe_of_their_task() -> None:
+    assert own_probe(load_target("diorama:alexnet-scenes", weights="random")) == "diorama:scenes"
+    assert own_probe(load_target("diorama:encoder", weights="random")) == "diorama:objects"
+
+
+def test_experiments_are_found_by_file_name(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in experiment_names():
+        assert experiment(name).__name__ == name
+    assert main([]) == 0
+    assert "bench           Compares describers" in capsys.readouterr().out
+    assert main(["bemch"]) == 2
+    assert "unknown experiment 'bemch'; nearest: bench" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["bench", "--describer", "milan"])
+    assert "nearest: --describers" in capsys.readouterr().err
+
+
+def test_help_needs_no_torch() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys\nimport milan.experiments.__main__ as m\ntry: m.main(['bench', '--help'])\nexcept SystemExit: pass\n"
+    code += "assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_the_configuration_is_made_of_the_experiments_options() -> None:
+    from milan.command import parser
+
+    for config in (Path(__file__).parents[2] / "configs" / "experiments").glob("*.yaml"):
+        assert parser("x", "", experiment(config.stem)).parse_args(["--config", str(config)]).as_dict()["describers"]
