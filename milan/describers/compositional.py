@@ -1,6 +1,6 @@
 """Compositional Explanations (Mu and Andreas 2020): a unit is named by the formula of concepts that its masks overlap most with."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -17,7 +17,8 @@ from milan.probes.labels import IGNORED
 from milan.storage import content_key
 from milan.units import Candidate, Description, Unit
 
-JOINS = ("and", "or", "and not", "or not")  # what a formula may be lengthened with, the first preferred where IoUs are equal
+SIGNS = ((True, True), (True, False), (False, True), (False, False))  # of two concepts: do they hold?
+FEW = 16  # concepts of which all formulas of two are kept, so that all of three are tried
 SHOWN = 10  # candidates kept with a description
 BOTH = "both "  # "red and car" alone would be read as either
 
@@ -25,10 +26,11 @@ BOTH = "both "  # "red and car" alone would be read as either
 class Compositional(Describer):
     """The formula of largest IoU with the unit's masks over the whole probe; ``score`` is the IoU.
 
-    Formulas are concepts joined by and, or and not (Mu and Andreas 2020, section 3); the search begins with single concepts, keeps the
-    ``beam`` best, and lengthens each by every concept. Of equal IoUs the shorter formula is taken, then the one whose concepts come
-    first; formulas that hold at the same pixels of the probe are one. Every formula of up to three concepts can be built in this way,
-    so a beam of 0, which keeps all, is an exhaustive search: for small vocabularies only.
+    Formulas are concepts joined by and, or and not (Mu and Andreas 2020, section 3). Every formula of one and of two concepts is tried;
+    the ``beam`` best that join by and, and as many that join by or, are lengthened by every concept, and so on. (The paper keeps the best
+    single concepts, too, and misses what none of them is part of.) Of up to 16 concepts every formula of three is tried. Of equal IoUs
+    the shorter formula is taken, then the one with fewer negations, then the one whose concepts come first; formulas that hold at the
+    same pixels of the probe are one.
 
     Args:
         labels: ``probe`` (the probe's own pixel labels), ``segmenter`` (Diorama's), or ``segmenter:SPEC``.
@@ -41,7 +43,7 @@ class Compositional(Describer):
         quantile: of a unit's activations, above which a place belongs to its masks: 0.995 in the paper; 0 takes the masks of the
             dissection, whatever its quantile is.
         length: concepts in a formula, at most.
-        beam: formulas kept at each length; 0 for all.
+        beam: formulas of each kind kept at each length.
         device: where a segmenter runs.
     """
 
@@ -60,8 +62,8 @@ class Compositional(Describer):
         beam: int = 5,
         device: str = "cpu",
     ):
-        if length < 1 or beam < 0:
-            raise BadInput(f"formulas of {length} concepts by a beam of {beam}; give a length of at least 1 and a beam of 0 or more")
+        if length < 1 or beam < 1:
+            raise BadInput(f"formulas of {length} concepts by a beam of {beam}; give at least 1 of each")
         self.labels, self.classes, self.ignored = labels, classes, ignored
         self.only, self.without, self.least_images = only, without, least_images
         self.quantile, self.length, self.beam, self.device = quantile, length, beam, device
@@ -110,76 +112,146 @@ class Concepts:
     """
 
     def __init__(self, names: Sequence[str], shows: sparse.csr_matrix, area: Int[np.ndarray, " signatures"]):
-        self.names, self.area = list(names), area.astype(np.float64)
-        self.columns = sparse.csc_matrix(shows)
-        self._by_concept = self.columns.T.tocsr()
+        self.names, self.shows, self.area = list(names), sparse.csr_matrix(shows), area.astype(np.float64)
+        self._columns = sparse.csc_matrix(shows)
+        self.alone, self.together = counted(self.shows, self.area)
 
-    def where(self, concept: int, holds: bool = True) -> Bool[np.ndarray, " signatures"]:
-        found = np.zeros(len(self.area), dtype=bool)
-        found[self.columns.indices[self.columns.indptr[concept] : self.columns.indptr[concept + 1]]] = True
-        return found if holds else ~found
+    def where(self, terms: Sequence[Term]) -> Bool[np.ndarray, " signatures"]:
+        """At which signatures the terms hold, joined from left to right."""
+        found = self._holds(terms[0])
+        for term in terms[1:]:
+            found = found & self._holds(term) if term.join == "and" else found | self._holds(term)
+        return found
 
-    def sums(self, weights: Float[np.ndarray, " signatures"]) -> Float[np.ndarray, " concepts"]:
-        """Of the weights of the signatures that show each concept."""
-        return self._by_concept @ weights
+    def _holds(self, term: Term) -> Bool[np.ndarray, " signatures"]:
+        shown = np.zeros(len(self.area), dtype=bool)
+        shown[self._columns.indices[self._columns.indptr[term.concept] : self._columns.indptr[term.concept + 1]]] = True
+        return shown if term.holds else ~shown
 
     def candidate(self, formula: Formula) -> Candidate:
         parts = (("iou", formula.iou), ("length", float(len(formula.terms))))
         return Candidate(spelled(formula.terms, self.names), formula.iou, parts)
 
 
+def counted(
+    shows: sparse.csr_matrix, weights: Float[np.ndarray, " signatures"]
+) -> tuple[Float[np.ndarray, " concepts"], Float[np.ndarray, "concepts concepts"]]:
+    """The weights of the signatures that show each concept, and that show both of two, summed."""
+    rows = np.flatnonzero(weights)
+    shown = shows[rows]
+    both = np.asarray((shown.T @ sparse.diags(weights[rows]) @ shown).todense())
+    return np.diag(both).copy(), both
+
+
 def search(concepts: Concepts, inside: Float[np.ndarray, " signatures"], length: int = 3, beam: int = 5) -> list[Formula]:
     """The best formulas that were met, best first, for a unit whose masks have ``inside`` pixels of each signature."""
-    kept = _kept(concepts, inside, [None], beam, set())
-    found = list(kept)
-    seen = {formula.where.tobytes() for formula in found}
-    for _ in range(length - 1):
-        kept = _kept(concepts, inside, kept, beam, seen)
+    alone, together = counted(concepts.shows, inside)
+    found: list[Formula] = []
+    kept: list[Formula] = []
+    for number in range(1, length + 1):
+        if number <= 2:
+            scored = _singles(concepts, inside, alone) if number == 1 else _pairs(concepts, inside, together)
+        else:
+            scored = _longer(concepts, inside, alone, kept)
+        whole = number == 2 and len(concepts.names) <= FEW
+        kept = _kept(concepts, scored, sum(overlaps.size for overlaps, _ in scored) if whole else beam, found)
         found += kept
-        seen |= {formula.where.tobytes() for formula in kept}
+        if not kept:
+            break
     return sorted(found, key=lambda formula: -formula.iou)  # a stable sort: of equals the shorter, as they were found
 
 
-def _kept(
-    concepts: Concepts, inside: Float[np.ndarray, " signatures"], starts: Sequence[Formula | None], beam: int, seen: set[bytes]
-) -> list[Formula]:
-    """The best formulas that one more concept makes of some; none that holds where another one does."""
-    overlaps = np.stack([_lengthened(concepts, inside, start) for start in starts], axis=1)  # joins, starts, concepts
-    found: list[Formula] = []
-    met = set(seen)
-    for place in np.argsort(-overlaps, axis=None, kind="stable"):
-        join, start, concept = np.unravel_index(place, overlaps.shape)
-        formula = _joined(concepts, starts[start], JOINS[join], int(concept), float(overlaps[join, start, concept]))
-        if formula.where.tobytes() not in met:
-            met.add(formula.where.tobytes())
-            found.append(formula)
-        if len(found) == beam:
-            break
-    return found
+Scored = list[tuple[np.ndarray, Callable[[int], tuple[Term, ...]]]]  # overlaps of possible formulas, and the formula at each place
 
 
-def _lengthened(concepts: Concepts, inside: Float[np.ndarray, " signatures"], start: Formula | None) -> Float[np.ndarray, "joins concepts"]:
-    """The IoU of a formula joined with each concept in each way; of nothing, that of each concept and of each negated."""
+def _singles(concepts: Concepts, inside: np.ndarray, alone: np.ndarray) -> Scored:
+    """Every concept, and every one negated."""
     total, area = inside.sum(), concepts.area.sum()
-    each, wide = concepts.sums(inside), concepts.sums(concepts.area)
-    if start is None:
-        both, shown = np.stack([each, total - each]), np.stack([wide, area - wide])
-        return _iou(both, shown, total)
-    common, narrow = concepts.sums(inside * start.where), concepts.sums(concepts.area * start.where)
-    mine, width = inside[start.where].sum(), concepts.area[start.where].sum()
-    both = np.stack([common, mine + each - common, mine - common, total - each + common])
-    shown = np.stack([narrow, width + wide - narrow, width - narrow, area - wide + narrow])
-    return _iou(both, shown, total)
+    overlaps = _iou(np.stack([alone, total - alone]), np.stack([concepts.alone, area - concepts.alone]), total)
+    count = len(concepts.names)
+    return [(overlaps.ravel(), lambda place: (Term("", place < count, place % count),))]
 
 
-def _joined(concepts: Concepts, start: Formula | None, join: str, concept: int, iou: float) -> Formula:
-    if start is None:
-        holds = join == "and"  # in place of joining, "or" negates
-        return Formula((Term("", holds, concept),), concepts.where(concept, holds), iou)
-    word, _, negated = join.partition(" ")
-    other = concepts.where(concept, not negated)
-    where = start.where & other if word == "and" else start.where | other
-    return Formula((*start.terms, Term(word, not negated, concept)), where, iou)
+def _pairs(concepts: Concepts, inside: np.ndarray, together: np.ndarray) -> Scored:
+    """Every two concepts, negated or not, joined by and, and by or."""
+    one, other = np.triu_indices(len(concepts.names), 1)
+    both, shown = _four(together, inside.sum(), one, other), _four(concepts.together, concepts.area.sum(), one, other)
+    total = inside.sum()
+
+    def terms(join: str) -> Callable[[int], tuple[Term, ...]]:
+        def at(place: int) -> tuple[Term, ...]:
+            signs, pair = divmod(place, len(one))
+            return Term("", SIGNS[signs][0], int(one[pair])), Term(join, SIGNS[signs][1], int(other[pair]))
+
+        return at
+
+    either = total - both[::-1]  # where not neither of the two, each the other way round, holds
+    return [
+        (_iou(both, shown, total).ravel(), terms("and")),
+        (_iou(either, concepts.area.sum() - shown[::-1], total).ravel(), terms("or")),
+    ]
+
+
+def _four(together: np.ndarray, total: float, one: np.ndarray, other: np.ndarray) -> Float[np.ndarray, "signs pairs"]:
+    """How much shows both of two concepts, each negated or not, in the order of SIGNS."""
+    alone, both = np.diag(together), together[one, other]
+    return np.stack([both, alone[one] - both, alone[other] - both, total - alone[one] - alone[other] + both])
+
+
+def _longer(concepts: Concepts, inside: np.ndarray, alone: np.ndarray, starts: list[Formula]) -> Scored:
+    """Each of some formulas with one more concept, negated or not, joined by and, and by or."""
+    holds = np.stack([start.where for start in starts], axis=1).astype(np.float64)  # signatures, starts
+    total, count = inside.sum(), len(concepts.names)
+    both = _joined(concepts.shows, inside, holds, alone)
+    shown = _joined(concepts.shows, concepts.area, holds, concepts.alone)
+
+    def terms(join: str) -> Callable[[int], tuple[Term, ...]]:
+        def at(place: int) -> tuple[Term, ...]:
+            sign, start, concept = np.unravel_index(place, (2, len(starts), count))
+            return (*starts[start].terms, Term(join, bool(sign == 0), int(concept)))
+
+        return at
+
+    return [(_iou(both[join], shown[join], total).ravel(), terms(join)) for join in ("and", "or")]
+
+
+def _joined(shows: sparse.csr_matrix, weights: np.ndarray, holds: np.ndarray, alone: np.ndarray) -> dict[str, np.ndarray]:
+    """How much some formulas hold of, joined with each concept and with each negated one: (2, starts, concepts)."""
+    rows = np.flatnonzero(weights)
+    inner = holds[rows] * weights[rows, None]
+    common, mine = (shows[rows].T @ inner).T, inner.sum(axis=0)[:, None]
+    joined = {"and": [common, mine - common], "or": [mine + alone - common, weights.sum() - alone + common]}
+    return {join: np.stack(found) for join, found in joined.items()}
+
+
+def _kept(concepts: Concepts, scored: Scored, most: int, met: Sequence[Formula]) -> list[Formula]:
+    """The best of each kind that hold where no other one does, best first, ties by place."""
+    found: list[Formula] = []
+    seen = {formula.where.tobytes() for formula in met}
+    for overlaps, terms in scored:
+        left = most
+        for place in _descending(overlaps, 8 * most):
+            joined = terms(place)
+            where = concepts.where(joined)
+            if where.tobytes() not in seen:
+                seen.add(where.tobytes())
+                found.append(Formula(joined, where, float(overlaps[place])))
+                left -= 1
+            if not left:
+                break
+    return sorted(found, key=lambda formula: -formula.iou)
+
+
+def _descending(values: np.ndarray, first: int) -> Iterator[int]:
+    """Where the largest values are, ties by place; only the first ones are sorted unless more are asked for."""
+    if first < len(values):
+        level = np.partition(values, len(values) - first)[len(values) - first]
+        above = np.flatnonzero(values >= level)
+        yield from above[np.argsort(-values[above], kind="stable")].tolist()
+        below = np.flatnonzero(values < level)
+        yield from below[np.argsort(-values[below], kind="stable")].tolist()
+    else:
+        yield from np.argsort(-values, kind="stable").tolist()
 
 
 def _iou(both: np.ndarray, shown: np.ndarray, total: float) -> np.ndarray:
