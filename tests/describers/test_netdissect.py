@@ -124,4 +124,4 @@ def test_real_street_scenes(shared_data: Path, tmp_path: Path) -> None:
     said = [entry.description for entry in catalogue.entries if entry.description]
     classes = (shared_data / "camvid" / "classes.txt").read_text().split()
     assert {each.text for each in said} <= set(classes) - {"unlabelled"}
-    assert sum(each.score > 0.04 for each in said) >= 5
+    assert sum(each.score > 0.04 for each in said) >= 3
