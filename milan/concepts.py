@@ -1,7 +1,9 @@
 """Concept sets: the words and phrases that a describer chooses from."""
 
+import json
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -12,7 +14,9 @@ from torch import Tensor
 from milan.diorama.concepts import concepts
 from milan.diorama.names import ADJECTIVES, COLOURS, OBJECTS, PATTERNS
 from milan.errors import BadInput, MilanWarning, UnknownName
-from milan.harvest import LEXICON, MINIMUM, diorama_sentences, harvest, read_texts
+from milan.harvest import LEXICON, MINIMUM, diorama_sentences, harvest, load_parser, read_texts
+from milan.progress import progress
+from milan.storage import atomic, cache_folder, content_key
 
 HARVEST = "harvest:"
 CLEARER = {"top": "table top", "back": "chair back"}  # bare, these say where in a picture something is
@@ -92,11 +96,26 @@ def _one(name: str, spacy_model: str, minimum: int) -> list[str]:
             "concept set", name, [*NAMED, f"{HARVEST}diorama", *near], "give one of these, or a text file with a concept per line"
         )
     if name.startswith(HARVEST):
-        return list(harvest(read_texts(path), spacy_model=spacy_model, minimum=minimum))
+        return _kept_harvest(path, spacy_model, minimum)
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"the concept set {path} cannot be read: {error}") from None
+
+
+def _kept_harvest(path: Path, spacy_model: str, minimum: int) -> list[str]:
+    """The harvest of a file, from the cache if it was made before: millions of words take a parser minutes."""
+    about, file = load_parser(spacy_model).meta, path.stat()
+    parser = [spacy_model, *(str(about.get(name)) for name in ("lang", "name", "version", "spacy_version"))]
+    key = content_key(path=path.resolve(), size=file.st_size, time=file.st_mtime_ns, parser=parser, minimum=minimum)
+    kept = cache_folder() / "concepts" / f"{key}.json"
+    with suppress(OSError, ValueError):
+        return json.loads(kept.read_text())
+    found = list(harvest(progress(read_texts(path), text=f"harvesting {path.name}"), spacy_model=spacy_model, minimum=minimum))
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(kept) as partial:
+        partial.write_text(json.dumps(found))
+    return found
 
 
 @cache

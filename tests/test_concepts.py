@@ -117,7 +117,18 @@ def test_captions_and_products_are_read(tmp_path):
         list(read_texts(tmp_path / "other.json"))
 
 
-def test_a_harvest_of_a_file_is_a_concept_set(tmp_path):
+def test_a_harvest_is_kept_until_the_file_changes(tmp_path, cache):
+    file = tmp_path / "captions.txt"
+    file.write_text("a red car\n" * 3)
+    first = concept_set(f"harvest:{file}")
+    (kept,) = (cache / "concepts").iterdir()
+    kept.write_text(json.dumps([*first, "as kept"]))
+    assert concept_set(f"harvest:{file}") == [*first, "as kept"]
+    file.write_text("a blue car\n" * 3)
+    assert concept_set(f"harvest:{file}") == ["blue", "blue car", "car"]
+
+
+def test_a_harvest_of_a_file_is_a_concept_set(tmp_path, cache):
     (tmp_path / "captions.txt").write_text("a red car\n" * 3)
     assert concept_set(f"harvest:{tmp_path / 'captions.txt'}") == ["car", "red", "red car"]
     with pytest.raises(BadInput, match="holds no concept"):
