@@ -12,6 +12,7 @@ import math
 import resource
 import time
 from collections.abc import Callable, Iterator
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -99,10 +100,10 @@ def compare(options: argparse.Namespace) -> None:
         others.append(part * options.units / options.plain)
     assert isinstance(scores, Tensor)
     print(f"{options.images:,} images, {options.units:,} units, {options.concepts:,} concepts, {torch.get_num_threads()} threads\n")
-    print("| | seconds | peak GB |\n|---|---|---|")
-    print(f"| ours | {min(ours):.1f} to {max(ours):.1f} | {memory:.2f} (arguments {before:.2f}) |")
-    print(f"| plain, from {options.plain} units | {min(others):.0f} to {max(others):.0f} | |")
-    print(f"\nratio {min(others) / max(ours):.0f} to {max(others) / min(ours):.0f}")
+    print(f"| median of {options.rounds} | seconds | peak GB |\n|---|---|---|")
+    print(f"| ours | {median(ours):.1f} ({min(ours):.1f} to {max(ours):.1f}) | {memory:.2f}, of which arguments {before:.2f} |")
+    print(f"| plain, from {options.plain} units | {median(others):.0f} ({min(others):.0f} to {max(others):.0f}) | |")
+    print(f"\nratio {median(others) / median(ours):.1f}")
     compared = min(options.checked or options.concepts, options.concepts)
     largest, same = errors(scores, likeness, activations, compared)
     print(f"largest error against float64, {options.units:,} units x {compared:,} concepts: {largest:.1e}; same best concept: {same:.2%}")
@@ -113,7 +114,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--units", type=int, default=2_048)
     parser.add_argument("--concepts", type=int, default=20_000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--plain", type=int, default=64, help="units of the plain formula")
     parser.add_argument("--checked", type=int, default=0, help="concepts compared with float64; all unless given")
     parser.add_argument("--threads", type=int, default=2)
