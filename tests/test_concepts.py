@@ -161,7 +161,9 @@ def test_spacy_learns_a_tagger_from_a_treebank(tmp_path, cache):
         words = zip(text.split(), parts.split(), strict=True)
         lines += [f"{place}\t{word}\t{word}\t{part}\t_\t_\t0\tdep\t_\t_" for place, (word, part) in enumerate(words, 1)] + [""]
     (tmp_path / "small-train.conllu").write_text("\n".join(lines) + "\n")
+    dice = torch.get_rng_state()
     tagger = train_tagger(tmp_path, epochs=12)
+    assert torch.equal(torch.get_rng_state(), dice)
     assert [token.pos_ for token in tagger("the big cat runs")] == ["DET", "ADJ", "NOUN", "VERB"]
     assert said("the big cat runs", tagger) == ["big", "big cat", "cat", "runs"]
     loaded = load_parser(f"treebank:{tmp_path}")  # trained once, kept in the cache
