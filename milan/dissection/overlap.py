@@ -22,7 +22,6 @@ from milan.dissection.masks import masks_from_maps
 from milan.dissection.passes import Batches, Seen, looked
 from milan.dissection.store import Dissection
 from milan.errors import BadInput, MilanWarning, UnknownName
-from milan.probes import Probe
 from milan.probes.labels import NONE, PixelLabels
 from milan.progress import progress
 from milan.storage import atomic, cache_folder, content_key
@@ -140,12 +139,21 @@ class Overlap:
         return np.asarray(self.counts @ counted)[:, which.ravel()]
 
 
-def overlap(dissection: Dissection, labels: PixelLabels, quantile: float | None = None) -> Overlap:
+def overlap(
+    dissection: Dissection,
+    labels: PixelLabels,
+    quantile: float | None = None,
+    *,
+    target: Target | None = None,
+    folder: Path | None = None,
+) -> Overlap:
     """Counts, in one pass of the target over the probe, or reads what was counted before for the same dissection and labels.
 
     Args:
         labels: of the dissection's probe.
         quantile: of a unit's activations, above which a place belongs to its mask; the dissection's own thresholds unless given.
+        target: the network that was dissected; loaded as the dissection says unless given.
+        folder: where counts are kept; a folder in the cache unless given.
 
     Raises:
         MissingEvidence: the probe, the target or the thresholds are not at hand.
@@ -153,10 +161,10 @@ def overlap(dissection: Dissection, labels: PixelLabels, quantile: float | None 
     """
     quantile = dissection.quantile if quantile is None else quantile
     key = content_key(format=FORMAT, dissection=dissection.key, labels=labels.key, quantile=quantile)
-    file = cache_folder() / "overlap" / f"{key}.npz"
+    file = (folder or cache_folder() / "overlap") / f"{key}.npz"
     if not file.is_file():
         levels = dissection.thresholds() if quantile == dissection.quantile else thresholds_at(dissection, quantile)
-        found = _Count(dissection, labels, levels).run()
+        found = _Count(dissection, target or dissection.open_target(), labels, levels).run()
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic(file) as path:
             np.savez_compressed(path, allow_pickle=False, **found)
@@ -217,10 +225,9 @@ class _Signatures:
 class _Count:
     """One pass that counts, for the dissected units of a layer, the signatures inside their masks."""
 
-    def __init__(self, dissection: Dissection, labels: PixelLabels, thresholds: Float[Tensor, " units"]):
-        self.target: Target = dissection.open_target()
-        self.probe: Probe = dissection.open_probe()
-        self.layer = self.target.layer(dissection.layer).name
+    def __init__(self, dissection: Dissection, target: Target, labels: PixelLabels, thresholds: Float[Tensor, " units"]):
+        self.target, self.probe = target, dissection.open_probe()
+        self.layer = target.layer(dissection.layer).name
         self.columns = torch.tensor([unit.index for unit in dissection.units])
         self.thresholds = thresholds.float()
         self.labels, self.signatures = labels, _Signatures(len(labels.concepts), self.probe.size)

@@ -15,7 +15,7 @@ from torch import Tensor
 from milan.command import clean
 from milan.errors import BadInput, MissingEvidence
 from milan.probes.probe import Probe
-from milan.storage import content_key
+from milan.storage import cache_folder, content_key
 
 NONE = -1  # the number of a pixel that shows no concept of a level
 VOID = 255  # what label maps of eight bits write where nobody labelled
@@ -109,14 +109,15 @@ class MappedLabels(PixelLabels):
 class DioramaLabels(PixelLabels):
     """What every pixel of Diorama's scenes shows: colour, pattern, object, part, letter and the scene's setting, exactly.
 
-    A name that two kinds share, such as the wall of a house and of a room, is one concept on both levels.
+    A name that two kinds share, such as the wall of a house and of a room, is one concept on both levels. What the scenes show is kept in
+    ``folder``, the cache's unless given.
     """
 
-    def __init__(self, probe: Probe):
+    def __init__(self, probe: Probe, folder: Path | None = None):
         from milan.diorama.census import KINDS
         from milan.diorama.concepts import ALL_KINDS
 
-        self.probe = probe
+        self.probe, self._home = probe, folder
         self.level_names = list(KINDS)
         names = {kind: [_unmistakable(f"letter {name}" if kind == "text" else name) for name in ALL_KINDS[kind]] for kind in KINDS}
         self.concepts = list(dict.fromkeys(name for kind in KINDS for name in names[kind]))
@@ -128,18 +129,22 @@ class DioramaLabels(PixelLabels):
         return content_key(probe=self.probe.fingerprint, concepts=self.concepts, levels=self.level_names)
 
     @cached_property
-    def _census(self) -> Any:
+    def census(self) -> Any:
+        """The ``milan.diorama.census.Census`` of the probe's scenes."""
         from milan.diorama.census import Census
         from milan.diorama.probe import DioramaImages
-        from milan.storage import cache_folder
 
         world = self.probe.spec.partition(":")[2]
-        return Census.of(DioramaImages(world, size=self.probe.size, length=len(self.probe)), cache_folder() / "diorama")
+        return Census.of(DioramaImages(world, size=self.probe.size, length=len(self.probe)), self._home or cache_folder() / "diorama")
+
+    @cached_property
+    def table(self) -> Int[np.ndarray, "signatures levels"]:
+        """The labels of each of the census' signatures."""
+        return np.stack([numbers[self.census.table[:, level]] for level, numbers in enumerate(self._numbers)], axis=1)
 
     def of(self, ids: Sequence[int]) -> Int[Tensor, "b levels h w"]:
-        rows = self._census.table[np.asarray(self._census.pixels[list(ids)])]  # b h w levels
-        levels = [numbers[rows[..., level]] for level, numbers in enumerate(self._numbers)]
-        return torch.from_numpy(np.stack(levels, axis=1))
+        found = self.table[np.asarray(self.census.pixels[list(ids)])]  # b h w levels
+        return torch.from_numpy(np.ascontiguousarray(found.transpose(0, 3, 1, 2)))
 
 
 def _unmistakable(name: str) -> str:

@@ -10,18 +10,16 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
 from scipy import sparse
 
 from milan.diorama.census import Census
 from milan.diorama.concepts import concepts, read
-from milan.diorama.probe import DioramaImages
-from milan.dissection.masks import unit_masks
+from milan.dissection.overlap import overlap
 from milan.dissection.store import Dissection
 from milan.errors import MissingEvidence, UnknownName
-from milan.probes import Probe, load_probe
-from milan.storage import atomic, cache_folder, content_key
-from milan.targets import Target, load_target
+from milan.probes import load_probe
+from milan.probes.labels import DioramaLabels
+from milan.targets import Target
 from milan.units import Unit
 
 BEAM = 5  # formulas kept while longer ones are sought
@@ -77,21 +75,14 @@ class Truth:
         Raises:
             MissingEvidence: the probe is not drawn by Diorama, so nobody knows what its pixels show.
         """
-        kind, _, name = dissection.probe.partition(":")
-        if kind != "diorama":
+        if not dissection.probe.startswith("diorama:"):
             raise MissingEvidence(
                 f"the truth of {dissection.layer} is not known on probe {dissection.probe!r}; dissect it on diorama:objects"
             )
-        folder = folder or cache_folder() / "diorama"
         probe = load_probe(dissection.probe, size=dissection.image_size, limit=len(dissection.activations()))
-        census = Census.of(DioramaImages(name, size=dissection.image_size, length=len(probe)), folder)
-        file = folder / f"truth-{content_key(dissection=dissection.key, probe=probe.fingerprint, signatures=len(census.table))}.npz"
-        if not file.is_file():
-            counts = _counted(target or load_target(dissection.target), probe, dissection, census)
-            folder.mkdir(parents=True, exist_ok=True)
-            with atomic(file) as path:
-                sparse.save_npz(path, counts)
-        return cls(dissection.units, sparse.load_npz(file), census)
+        labels = DioramaLabels(probe, folder)
+        found = overlap(dissection, labels, target=target, folder=folder)
+        return cls(dissection.units, found.counts @ _matching(found.table, labels.table), labels.census)
 
     def overlap(self, unit: Unit, text: str) -> float:
         """Intersection over union of the unit's masks with what the text says; 0 if it names no concept, NaN if the unit has no masks.
@@ -199,12 +190,9 @@ def _top(values: np.ndarray) -> list[int]:
     return np.argsort(-values, kind="stable")[:BEAM].tolist()
 
 
-def _counted(target: Target, probe: Probe, dissection: Dissection, census: Census) -> sparse.csr_matrix:
-    """Runs the target over the probe and counts, for the dissected units only."""
-    columns = [unit.index for unit in dissection.units]
-    thresholds = np.full(target.layer(dissection.layer).units, np.inf, dtype=np.float32)
-    thresholds[columns] = dissection.thresholds().numpy()
-    total = sparse.csr_matrix((len(columns), len(census.table)), dtype=np.int64)
-    for ids, masks in unit_masks(target, probe, dissection.layer, torch.from_numpy(thresholds)):
-        total = total + census.count(ids.numpy(), masks.numpy()[:, columns])
-    return total.tocsr()
+def _matching(found: np.ndarray, known: np.ndarray) -> sparse.csr_matrix:
+    """Which of the known rows each of the found ones is, (found, known), 0 or 1."""
+    places = {row.tobytes(): place for place, row in enumerate(known.astype(np.int32))}
+    columns = [places[row.tobytes()] for row in found.astype(np.int32)]
+    ones = np.ones(len(columns), dtype=np.int64)
+    return sparse.csr_matrix((ones, (np.arange(len(columns)), columns)), shape=(len(columns), len(known)))
