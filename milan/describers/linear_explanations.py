@@ -18,9 +18,7 @@ from milan.describers.base import Describer, living
 from milan.dissection.store import Dissection
 from milan.errors import BadInput
 from milan.pretrained.embedder import Embedder, load_embedder, probe_embeddings, text_embeddings
-from milan.probes import Probe
-from milan.probes.labels import probe_labels
-from milan.probes.superclasses import class_concepts
+from milan.probes import Probe, labels, superclasses
 from milan.regression import Fit, Penalty, Regression, Split, correlations_of
 from milan.storage import content_key
 from milan.units import Candidate, Description, Unit
@@ -113,7 +111,7 @@ class LinearExplanations(Describer):
         settings = {name: value for name, value in self.settings.items() if name not in places}
         files = [_content(file) for file in (self.superclasses, self.synsets)]
         model = [self._embedder.key, self.concepts, _content(self.concepts)] if self.evidence == "embedder" else []
-        code = [inspect.getsource(module) for module in (inspect.getmodule(type(self)), regression)]  # type: ignore[arg-type]
+        code = [inspect.getsource(module) for module in (inspect.getmodule(type(self)), regression, superclasses, labels)]  # type: ignore[arg-type]
         return content_key(describer=self.name, code=code, files=files, model=model, **settings)
 
     @cached_property
@@ -147,7 +145,7 @@ class LinearExplanations(Describer):
         return self._by_labels(probe) if evidence == "labels" else by_pixels(probe)
 
     def _by_labels(self, probe: Probe) -> Presence:
-        found = class_concepts(probe, self.superclasses, self.synsets)
+        found = superclasses.class_concepts(probe, self.superclasses, self.synsets)
         return Presence(found.names, torch.from_numpy(found.shown(probe.labels or [])))
 
     def _by_embedder(self, probe: Probe, split: Split) -> Presence:
@@ -262,16 +260,16 @@ def _short(weight: float) -> str:
 
 def by_pixels(probe: Probe) -> Presence:
     """Which image shows which concept in at least a hundredth of its pixels, by the probe's pixel labels."""
-    labels = probe_labels(probe)
-    matrix = torch.zeros(len(probe), len(labels.concepts))
+    shown = labels.probe_labels(probe)
+    matrix = torch.zeros(len(probe), len(shown.concepts))
     for start in range(0, len(probe), BATCH):
         ids = list(range(start, min(start + BATCH, len(probe))))
-        found = labels.of(ids).flatten(2)  # b levels pixels
-        counts = torch.zeros(len(ids), len(labels.concepts) + 1)
+        found = shown.of(ids).flatten(2)  # b levels pixels
+        counts = torch.zeros(len(ids), len(shown.concepts) + 1)
         for level in found.unbind(1):  # a concept that two levels have counts where either shows it
             counts.scatter_add_(1, level.long() + 1, torch.ones_like(level, dtype=torch.float32))
         matrix[start : start + len(ids)] = (counts[:, 1:] >= LEAST * found.shape[2]).float()
-    return Presence(list(labels.concepts), matrix)
+    return Presence(list(shown.concepts), matrix)
 
 
 def published_calibration(spec: str) -> tuple[float, float] | None:

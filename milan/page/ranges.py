@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from milan.dissection.store import Dissection
-from milan.errors import BadInput, MissingEvidence
+from milan.errors import MilanError
 from milan.probes.superclasses import readable_classes
 from milan.units import Unit
 
@@ -40,7 +40,7 @@ def _labelled(dissection: Dissection) -> tuple[Float[np.ndarray, "images units"]
         values = dissection.activations("mean")
         probe = dissection.open_probe()
         labels = probe.labels
-    except (MissingEvidence, BadInput):  # the page shows what there is: released annotations have exemplars only, probes move away
+    except MilanError:  # the page shows what there is: released annotations have exemplars only, probes move away
         return None
     if labels is None or len(labels) != len(values) or len(set(labels)) < 2 or min(labels) < 0:
         return None

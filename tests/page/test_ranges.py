@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from milan.catalogue import Catalogue, Entry
+from milan.describers.contract import toy_dissection
 from milan.dissection.dissect import dissect
+from milan.dissection.store import load_dissection
 from milan.page import write_page
 from milan.page.ranges import FEWEST, class_ranges, joined
 from milan.probes import Probe
@@ -85,7 +87,7 @@ def test_a_class_that_is_as_frequent_everywhere_has_no_colour_of_its_own(tmp_pat
     assert bright["shares"][0][-1] == 100
 
 
-def test_without_labels_or_activations_there_is_no_chart(tmp_path, brightness, monkeypatch):
+def test_without_labels_or_activations_there_is_no_chart(tmp_path, brightness):
     images = torch.randint(0, 255, (20, 3, 8, 8), dtype=torch.uint8)
     target = Target(Brightness(), image_size=8)
     plain = dissect(target, Probe.from_tensor(images), ["units"], tmp_path, k=3)["units"]
@@ -93,6 +95,14 @@ def test_without_labels_or_activations_there_is_no_chart(tmp_path, brightness, m
     (brightness.folder / "pooled_mean.npy").rename(brightness.folder / "gone.npy")
     assert class_ranges(brightness, brightness.units) == ([], [None] * 3)
     (brightness.folder / "gone.npy").rename(brightness.folder / "pooled_mean.npy")
+
+
+def test_a_probe_that_has_moved_away_is_no_error(tmp_path):
+    dissection = toy_dissection(tmp_path)
+    assert class_ranges(dissection, dissection.units)[0] == ["blue", "green", "grey", "red"]
+    (tmp_path / "probe").rename(tmp_path / "elsewhere")
+    again = load_dissection(dissection.folder)
+    assert class_ranges(again, again.units) == ([], [None] * 7)
 
 
 def test_the_chart_stays_small(tmp_path):
