@@ -1,7 +1,7 @@
 """Pixel labels from wherever they come: what the probe itself knows, or what a segmentation network makes of its images."""
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,7 @@ def pixel_labels(probe: Probe, spec: str = "probe", *, classes: str = "", ignore
     """
     kind, _, rest = spec.partition(":")
     if kind == "segmenter":
-        return SegmentedLabels(probe, load_segmenter(rest or "diorama", device=device), ignored)
+        return SegmentedLabels(probe, _segmenter(rest or "diorama", device), ignored)
     if spec == "probe":
         return probe_labels(probe, classes, ignored)
     raise UnknownName("source of pixel labels", spec, ["probe", "segmenter"], "give probe, segmenter or segmenter:SPEC")
@@ -93,5 +93,11 @@ def source_key(spec: str, classes: str = "", device: str = "cpu") -> str:
     """Stands for the weights of the segmenter that ``pixel_labels`` would take, or for the names of classes that were given."""
     kind, _, rest = spec.partition(":")
     if kind == "segmenter":
-        return load_segmenter(rest or "diorama", device=device).key
+        return _segmenter(rest or "diorama", device).key
     return content_key(classes=class_names(classes) if classes else [])
+
+
+@lru_cache(maxsize=1)
+def _segmenter(spec: str, device: str) -> Segmenter:
+    """The one that was asked for last is at hand: it is needed for each layer, and for its key."""
+    return load_segmenter(spec, device=device)

@@ -116,10 +116,11 @@ class DioramaLabels(PixelLabels):
     def __init__(self, probe: Probe, folder: Path | None = None):
         from milan.diorama.census import KINDS
         from milan.diorama.concepts import ALL_KINDS
+        from milan.diorama.labeller import label_name
 
         self.probe, self._home = probe, folder
         self.level_names = list(KINDS)
-        names = {kind: [_unmistakable(f"letter {name}" if kind == "text" else name) for name in ALL_KINDS[kind]] for kind in KINDS}
+        names = {kind: [label_name(kind, name) for name in ALL_KINDS[kind]] for kind in KINDS}
         self.concepts = list(dict.fromkeys(name for kind in KINDS for name in names[kind]))
         numbers = {name: number for number, name in enumerate(self.concepts)}
         self._numbers = [np.array([NONE, *(numbers[name] for name in names[kind])]) for kind in KINDS]
@@ -145,14 +146,6 @@ class DioramaLabels(PixelLabels):
     def of(self, ids: Sequence[int]) -> Int[Tensor, "b levels h w"]:
         found = self.table[np.asarray(self.census.pixels[list(ids)])]  # b h w levels
         return torch.from_numpy(np.ascontiguousarray(found.transpose(0, 3, 1, 2)))
-
-
-def _unmistakable(name: str) -> str:
-    """A name of Diorama's as it is read back from a text: "table top", since "top" alone is rather a picture's."""
-    from milan.diorama.concepts import by_name, read
-    from milan.diorama.names import words_for
-
-    return next((word for word in words_for(name) if read(word).phrases == (((by_name()[name],),),)), name)
 
 
 def probe_labels(probe: Probe, classes: str = "", ignored: str = IGNORED) -> PixelLabels:
