@@ -64,20 +64,20 @@ def load_embedder(spec: str = "diorama", *, device: str = "cpu", precision: Prec
     """
     if spec.rpartition(":")[0].endswith(".py"):
         return _own(spec)
-    from milan.pretrained.image_text import OpenClip, Transformers
+    from milan.pretrained.image_text import OpenClip, Running, Transformers
 
     dtype_of(precision)
     if batch_size < 1:
         raise BadInput(f"a batch size of {batch_size}; give at least 1")
-    settings = {"device": usable(device), "precision": precision, "batch_size": batch_size}
+    settings = Running(usable(device), precision, batch_size)
     family, _, name = spec.partition(":")
     if family == "diorama":
         folder = stand_in(name or STAND_INS[0])
-        return OpenClip(f"local-dir:{folder}", **settings) if folder.name == STAND_INS[0] else Transformers(str(folder), **settings)
+        return OpenClip(f"local-dir:{folder}", settings) if folder.name == STAND_INS[0] else Transformers(str(folder), settings)
     if family not in FAMILIES or not name:
         hint = "write diorama, open_clip:MODEL/PRETRAINED, open_clip:local-dir:FOLDER, hf:ID_OR_FOLDER or PATH/FILE.py:NAME"
         raise UnknownName("embedder", spec, ["diorama", *(f"diorama:{each}" for each in STAND_INS[1:])], hint)
-    return OpenClip(name, **settings) if family == "open_clip" else Transformers(name, **settings)
+    return OpenClip(name, settings) if family == "open_clip" else Transformers(name, settings)
 
 
 def _own(spec: str) -> Embedder:

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, UInt8
@@ -23,16 +23,24 @@ PRECISIONS = {"float32": "fp32", "bfloat16": "pure_bf16", "float16": "pure_fp16"
 INSTEAD = "the folder of a local copy, as in open_clip:local-dir:FOLDER"
 
 
+class Running(NamedTuple):
+    """Where and how a model computes."""
+
+    device: str
+    precision: Precision
+    batch_size: int
+
+
 class Towers(Embedder):
     """What both libraries' models have in common: an image tower, a text tower, and the logits' scale and bias.
 
     reading: what else than the weights decides how pictures and texts are read, in plain values.
     """
 
-    def __init__(self, name: str, model: nn.Module, reading: dict[str, Any], *, device: str, precision: Precision, batch_size: int):
-        self.name, self.device, self.dtype, self.batch_size = name, device, dtype_of(precision), batch_size
-        self.model = model.to(device).eval().requires_grad_(False)
-        self.key = content_key(weights=weights_hash(self.model), precision=precision, reading=reading)
+    def __init__(self, name: str, model: nn.Module, reading: dict[str, Any], running: Running):
+        self.name, self.device, self.dtype, self.batch_size = name, running.device, dtype_of(running.precision), running.batch_size
+        self.model: Any = model.to(self.device).eval().requires_grad_(False)
+        self.key = content_key(weights=weights_hash(self.model), precision=running.precision, reading=reading)
         scale, bias = getattr(model, "logit_scale", None), getattr(model, "logit_bias", None)
         self.scale = float(scale.float().exp()) if scale is not None else None
         self.bias = float(bias.float()) if bias is not None else None
@@ -71,13 +79,13 @@ class OpenClip(Towers):
     name: ``MODEL/PRETRAINED``, ``hf-hub:ID`` or ``local-dir:FOLDER``.
     """
 
-    def __init__(self, name: str, *, device: str, precision: Precision, batch_size: int):
-        import open_clip
+    def __init__(self, name: str, running: Running):
+        import open_clip  # type: ignore[import-untyped]
 
         model_name, pretrained = _known(name)
         try:
             with _silent():
-                options = {"pretrained": pretrained, "precision": PRECISIONS[precision]}
+                options = {"pretrained": pretrained, "precision": PRECISIONS[running.precision]}
                 model, self.preprocess = open_clip.create_model_from_pretrained(model_name, **options)
                 self.tokenizer = open_clip.get_tokenizer(model_name)
         except MilanError:
@@ -86,7 +94,7 @@ class OpenClip(Towers):
             raise BadInput(f"open_clip:{name} cannot be loaded: {first_line(error)}") from error
         printed = re.sub(r" at 0x[0-9a-f]+", "", repr(self.preprocess))  # functions print where they lie in memory
         reading = {"pictures": printed, "texts": _tokenizer_text(self.tokenizer)}
-        super().__init__(f"open_clip:{name}", model, reading, device=device, precision=precision, batch_size=batch_size)
+        super().__init__(f"open_clip:{name}", model, reading, running)
 
     def _image_features(self, images: Tensor) -> Tensor:
         from torchvision.transforms.functional import to_pil_image
@@ -100,7 +108,7 @@ class OpenClip(Towers):
 
 def _known(name: str) -> tuple[str, str | None]:
     """The model's name and the tag of its weights, once it is sure that they can be had."""
-    import open_clip
+    import open_clip  # type: ignore[import-untyped]
 
     if name.startswith(LOCAL):
         return f"{LOCAL}{_folder(name.removeprefix(LOCAL))}", None
@@ -143,9 +151,10 @@ def _look_for(name: str, published: dict[str, Any]) -> None:
 
 def _tokenizer_text(tokenizer: Any) -> str:
     """What a tokenizer of open_clip does, as far as can be told."""
-    inner = getattr(tokenizer, "tokenizer", None)  # of transformers, inside open_clip's wrapper
-    made = inner.backend_tokenizer.to_str() if hasattr(inner, "backend_tokenizer") else len(getattr(tokenizer, "encoder", ()))
-    return f"{type(tokenizer).__name__} {tokenizer.context_length} {getattr(tokenizer, 'clean_fn', None).__name__} {made}"
+    inner: Any = getattr(tokenizer, "tokenizer", None)  # of transformers, inside open_clip's wrapper
+    made = _vocabulary(inner) if inner is not None else len(getattr(tokenizer, "encoder", ()))
+    cleaning = getattr(getattr(tokenizer, "clean_fn", None), "__name__", "")
+    return f"{type(tokenizer).__name__} {tokenizer.context_length} {cleaning} {made}"
 
 
 @contextmanager
@@ -167,7 +176,7 @@ class Transformers(Towers):
     name: a folder written by ``save_pretrained`` or an id of the hub.
     """
 
-    def __init__(self, name: str, *, device: str, precision: Precision, batch_size: int):
+    def __init__(self, name: str, running: Running):
         import transformers
 
         source, local = place(name)
@@ -175,7 +184,7 @@ class Transformers(Towers):
             with quiet():
                 options = {"local_files_only": local, "trust_remote_code": False}
                 self.processor = transformers.AutoProcessor.from_pretrained(source, **options)
-                model = transformers.AutoModel.from_pretrained(source, dtype=dtype_of(precision), **options)
+                model = transformers.AutoModel.from_pretrained(source, dtype=dtype_of(running.precision), **options)
         except Exception as error:  # the hub's client, the network and transformers each raise their own
             raise BadInput(f"hf:{name} cannot be loaded: {first_line(error)}") from error
         if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
@@ -184,10 +193,11 @@ class Transformers(Towers):
         # No text is longer than the model has places for, whatever the tokenizer was saved with.
         self.longest = min(tokenizer.model_max_length, model.config.text_config.max_position_embeddings)
         reading = {"pictures": self.processor.image_processor.to_json_string(), "texts": _vocabulary(tokenizer), "longest": self.longest}
-        super().__init__(f"hf:{name}", model, reading, device=device, precision=precision, batch_size=batch_size)
+        super().__init__(f"hf:{name}", model, reading, running)
 
     def _image_features(self, images: Tensor) -> Tensor:
-        pictures = self.processor.image_processor(images=list(images), return_tensors="pt", input_data_format="channels_first")
+        # By the whole processor: that of SigLIP 2 has its own mind about the number of patches (processing_siglip2.py).
+        pictures = self.processor(images=list(images), return_tensors="pt", input_data_format="channels_first")
         return _pooled(self.model.get_image_features(**pictures.to(self.device, self.dtype)))
 
     def _text_features(self, texts: list[str]) -> Tensor:

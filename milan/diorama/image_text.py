@@ -1,0 +1,257 @@
+"""Trains Diorama's stand-ins of the big image-text models: a CLIP of open_clip and two SigLIPs of transformers.
+
+They are of those libraries' own classes and saved in their own formats, so that what loads the published models loads them; what they
+know is the drawn world and nothing else.
+"""
+
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, log_softmax, logsigmoid, normalize
+
+from milan.diorama.census import SIZES
+from milan.diorama.concepts import lexicon
+from milan.diorama.lessons import Lessons, lessons
+from milan.diorama.views import Batch, Views
+from milan.progress import progress
+from milan.storage import atomic
+
+SCENES = 30_000  # of each world
+BATCH = 128
+CONTEXT = 28  # word pieces of a text, its two ends included
+VOCABULARY = 1_000
+MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+GRID = 8  # places a side where the image tower is asked what it sees
+PLACED = (0, 1, 2, 3)  # colour, pattern, object, part: kinds of the census it is asked for
+KEEPING = 120.0  # seconds of training that a kill may cost
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a stand-in is made. library: "open_clip" or "transformers"; vision, text: settings of its towers, by the library's names."""
+
+    library: str
+    steps: int
+    vision: dict[str, Any]
+    text: dict[str, Any]
+    rate: float = 1.5e-3
+
+
+def _siglip(width: int, layers: int, heads: int, text: int, text_layers: int, steps: int) -> Plan:
+    vision = {"hidden_size": width, "intermediate_size": 3 * width, "num_hidden_layers": layers, "num_attention_heads": heads,
+              "image_size": 64, "patch_size": 64 // GRID}  # fmt: skip
+    words = {"hidden_size": text, "intermediate_size": 3 * text, "num_hidden_layers": text_layers, "num_attention_heads": text // 32,
+             "max_position_embeddings": CONTEXT, "projection_size": width}  # fmt: skip
+    return Plan("transformers", steps, vision, words)
+
+
+PLANS: dict[str, Plan] = {
+    "clip": Plan(
+        "open_clip",
+        4_000,
+        {"image_size": 64, "layers": [1, 2, 2, 1], "width": 16, "head_width": 64},
+        {"context_length": CONTEXT, "width": 128, "heads": 4, "layers": 2, "hf_tokenizer_name": "diorama"},
+    ),
+    "siglip-small": _siglip(96, 4, 3, 96, 2, 3_000),
+    "siglip-large": _siglip(128, 5, 4, 128, 2, 2_600),
+}
+
+
+def train(name: str, folder: Path, work: Path, *, seed: int = 0, steps: int | None = None, scenes: int = SCENES) -> dict[str, Any]:
+    """Trains the stand-in of that name and saves it, in half precision, in ``folder``; goes on where a killed run stopped.
+
+    work: where drawn scenes and what a killed run had reached are kept. Returns what it was trained on.
+    """
+    torch.manual_seed(seed)
+    plan = PLANS[name]
+    steps, started = steps or plan.steps, time.monotonic()
+    taught = lessons(0, scenes, work)
+    tokenizer = tokenizer_for(taught)
+    model = (_clip if plan.library == "open_clip" else _siglip_model)(plan, tokenizer)
+    views = Views(taught, min(BATCH, len(taught)), seed)
+    _fit(Learner(model, tokenizer, plan), views, steps, work / "training" / f"{name}-{seed}-{steps}-{scenes}.pt")
+    folder.mkdir(parents=True, exist_ok=True)
+    (_save_clip if plan.library == "open_clip" else _save_siglip)(model.half().eval(), tokenizer, plan, folder)
+    size = sum(value.numel() for value in model.parameters())
+    return {"stand-in": name, "trained_on_scenes": len(taught), "views": steps * views.size, "steps": steps, "seed": seed,
+            "parameters": size, "seconds": round(time.monotonic() - started)}  # fmt: skip
+
+
+def tokenizer_for(taught: Lessons) -> Any:
+    """Word pieces of what is said of the scenes, with the end of a text as the last of them, as CLIP's text tower wants it."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    def bare(model: Any) -> Any:
+        made = Tokenizer(model)
+        made.normalizer, made.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
+        return made
+
+    learner = bare(models.BPE(end_of_word_suffix="</w>"))
+    corpus = [text for said in taught.said[:: max(1, len(taught) // 10_000)] for text in said]
+    corpus += [" ".join(words) for words in lexicon()] * 20 + ["a photo of an image close-up"] * 500
+    letters = [*"abcdefghijklmnopqrstuvwxyz0123456789-'.,"]
+    learner.train_from_iterator(
+        corpus,
+        trainers.BpeTrainer(
+            vocab_size=VOCABULARY - 4, initial_alphabet=[], limit_alphabet=64, end_of_word_suffix="</w>", show_progress=False
+        ),
+    )
+    learnt = json.loads(learner.to_str())["model"]
+    pieces = ["<pad>", "<unk>", *sorted({*learnt["vocab"], *letters, *(letter + "</w>" for letter in letters)}), "<start>", "<end>"]
+    number = {piece: place for place, piece in enumerate(pieces)}
+    whole = bare(models.BPE(vocab=number, merges=[tuple(pair) for pair in learnt["merges"]], unk_token="<unk>", end_of_word_suffix="</w>"))
+    ends = [(piece, number[piece]) for piece in ("<start>", "<end>")]
+    whole.post_processor = processors.TemplateProcessing(single="<start> $A <end>", special_tokens=ends)
+    named = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<start>", "eos_token": "<end>", "model_max_length": CONTEXT}
+    return PreTrainedTokenizerFast(tokenizer_object=whole, model_input_names=["input_ids"], **named)
+
+
+class Learner(nn.Module):
+    """A model with what only its training needs: how texts and pictures reach it, and heads that say what is where."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any, plan: Plan):
+        super().__init__()
+        self.model, self.tokenizer, self.plan = model, tokenizer, plan
+        self.sigmoid = plan.library == "transformers"
+        width = plan.vision["hidden_size"] if self.sigmoid else plan.vision["width"] * 8
+        self.heads = nn.ModuleList([nn.Conv2d(width, SIZES[kind], 1) for kind in PLACED])
+        self._maps: Tensor | None = None
+        if not self.sigmoid:
+            model.visual.layer2.register_forward_hook(lambda _, __, maps: setattr(self, "_maps", maps))  # type: ignore[union-attr,operator]
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The loss of a batch."""
+        pixels = (batch.images.float() / 255 - MEAN[0]) / STD[0]
+        words = self.tokenizer(batch.texts, padding="max_length", truncation=True, max_length=CONTEXT, return_tensors="pt").input_ids
+        with torch.autocast("cpu", torch.bfloat16):
+            pictures, texts, maps = self._towers(pixels, words)
+            seen = [head(maps).float() for head in self.heads]
+        cosines = normalize(pictures.float(), dim=1) @ normalize(texts.float(), dim=1).T
+        step = batch.places.shape[1] // GRID
+        at = batch.places[:, step // 2 :: step, step // 2 :: step].long()
+        places = torch.stack([cross_entropy(logits, at[..., kind]) for kind, logits in zip(PLACED, seen, strict=True)])
+        return self._matched(cosines, batch.truth) + 0.5 * places.mean()
+
+    def _towers(self, pixels: Tensor, words: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Vectors of pictures and texts, and what is seen at GRID x GRID places."""
+        model: Any = self.model
+        if not self.sigmoid:
+            pictures = model.encode_image(pixels.contiguous(memory_format=torch.channels_last))
+            assert self._maps is not None
+            return pictures, model.encode_text(words), self._maps
+        seen = model.vision_model(pixel_values=pixels)
+        maps = seen.last_hidden_state.transpose(1, 2).unflatten(2, (GRID, GRID))
+        return seen.pooler_output, model.text_model(input_ids=words).pooler_output, maps
+
+    def _matched(self, cosines: Tensor, truth: Tensor) -> Tensor:
+        """How far pictures and texts are from being matched as they truly are; undecided pairs do not count.
+
+        CLIP's loss with several right answers (Yang et al. 2022, section 3), or SigLIP's (Zhai et al. 2023, section 3.2).
+        """
+        model: Any = self.model
+        logits = cosines * model.logit_scale.exp()
+        if self.sigmoid:
+            signs = truth.float() * 2 - 1
+            known = (truth >= 0).float()
+            return -(logsigmoid(signs * (logits + model.logit_bias)) * known).sum() / len(cosines)
+        right = (truth == 1).float()
+        logits = logits.masked_fill(truth < 0, -1e4)
+        by_picture = -(log_softmax(logits, dim=1) * right).sum(1) / right.sum(1).clamp_min(1)
+        by_text = -(log_softmax(logits, dim=0) * right).sum(0) / right.sum(0).clamp_min(1)
+        return (by_picture.mean() + by_text.mean()) / 2
+
+
+def _fit(learner: Learner, views: Views, steps: int, kept: Path) -> None:
+    """AdamW, the learning rate rising for a twentieth of the steps and then falling as a cosine."""
+    decayed = [value for value in learner.parameters() if value.ndim > 1]
+    plain = [value for value in learner.parameters() if value.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=learner.plan.rate, betas=(0.9, 0.98))
+    rising = max(1, steps // 20)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / rising, 0.5 + 0.5 * math.cos(math.pi * max(0, step - rising) / max(1, steps - rising)))
+    )
+    first, losses, saved = _resumed(kept, learner, optimizer, schedule), [], time.monotonic()
+    learner.train()
+    for step in progress(range(first, steps), text=f"training from step {first}"):
+        loss = learner(views.batch(step))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        with torch.no_grad():
+            learner.model.logit_scale.clamp_(max=math.log(100))  # type: ignore[operator,union-attr]
+        losses.append(loss.item())
+        if (step + 1) % 200 == 0:
+            print(f"step {step + 1}/{steps}: loss {sum(losses[-200:]) / len(losses[-200:]):.4f}", flush=True)
+        if time.monotonic() - saved > KEEPING:
+            _keep(kept, learner, optimizer, schedule, step + 1)
+            saved = time.monotonic()
+    kept.unlink(missing_ok=True)
+
+
+def _keep(kept: Path, learner: Learner, optimizer: Any, schedule: Any, step: int) -> None:
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(kept) as path:
+        torch.save(
+            {"learner": learner.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "step": step}, path
+        )
+
+
+def _resumed(kept: Path, learner: Learner, optimizer: Any, schedule: Any) -> int:
+    """Puts back what a killed run had reached, and gives the step to go on with."""
+    if not kept.is_file():
+        return 0
+    state = torch.load(kept, weights_only=True)
+    learner.load_state_dict(state["learner"])
+    optimizer.load_state_dict(state["optimizer"])
+    schedule.load_state_dict(state["schedule"])
+    return state["step"]
+
+
+def _clip_config(plan: Plan, tokenizer: Any) -> dict[str, Any]:
+    return {"embed_dim": 128, "vision_cfg": plan.vision, "text_cfg": {**plan.text, "vocab_size": len(tokenizer)}}
+
+
+def _clip(plan: Plan, tokenizer: Any) -> nn.Module:
+    import open_clip
+
+    return open_clip.CLIP(**_clip_config(plan, tokenizer)).to(memory_format=torch.channels_last)
+
+
+def _save_clip(model: nn.Module, tokenizer: Any, plan: Plan, folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    seeing = {"mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "shortest"}
+    config = {"model_cfg": _clip_config(plan, tokenizer), "preprocess_cfg": seeing}
+    with atomic(folder / "open_clip_config.json") as path:
+        path.write_text(json.dumps(config, indent=1) + "\n")
+    tokenizer.save_pretrained(folder)
+    with atomic(folder / "open_clip_model.safetensors") as path:
+        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, path)
+
+
+def _siglip_model(plan: Plan, tokenizer: Any) -> nn.Module:
+    from transformers import SiglipConfig, SiglipModel
+
+    ends = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    model = SiglipModel(SiglipConfig(text_config={**plan.text, **ends, "vocab_size": len(tokenizer)}, vision_config=plan.vision))
+    model.logit_scale.data.fill_(math.log(10))  # Zhai et al. 2023, section 3.2; their bias of -10 is for one right text in a batch
+    model.logit_bias.data.fill_(-5.0)
+    return model
+
+
+def _save_siglip(model: nn.Module, tokenizer: Any, plan: Plan, folder: Path) -> None:
+    from transformers import SiglipImageProcessor, SiglipProcessor
+
+    seeing = SiglipImageProcessor(size={"height": 64, "width": 64}, image_mean=list(MEAN), image_std=list(STD))
+    SiglipProcessor(seeing, tokenizer).save_pretrained(folder)
+    model.save_pretrained(folder)  # type: ignore[operator]
