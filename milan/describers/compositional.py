@@ -158,7 +158,7 @@ def search(concepts: Concepts, inside: Float[np.ndarray, " signatures"], length:
         found += kept
         if not kept:
             break
-    return sorted(found, key=lambda formula: -formula.iou)  # a stable sort: of equals the shorter, as they were found
+    return sorted(found, key=_rank)  # a stable sort: of equals the one whose concepts come first
 
 
 Scored = list[tuple[np.ndarray, Callable[[int], tuple[Term, ...]]]]  # overlaps of possible formulas, and the formula at each place
@@ -239,7 +239,12 @@ def _kept(concepts: Concepts, scored: Scored, most: int, met: Sequence[Formula])
                 left -= 1
             if not left:
                 break
-    return sorted(found, key=lambda formula: -formula.iou)
+    return sorted(found, key=_rank)
+
+
+def _rank(formula: Formula) -> tuple[float, int, int]:
+    """Smaller is better: a larger IoU, fewer concepts, fewer negations."""
+    return -formula.iou, len(formula.terms), sum(not term.holds for term in formula.terms)
 
 
 def _descending(values: np.ndarray, first: int) -> Iterator[int]:
