@@ -52,8 +52,9 @@ COLUMNS = (
     Column("distinct", "How many different descriptions there are."),
     Column("words", "The mean number of words of a description."),
     Column(
-        "seconds",
-        "Wall-clock time for each unit, the reading of weights and all embedding included; what an earlier one has left in the cache is free for the next.",
+        "time",
+        "Wall-clock time for each unit, the reading of weights and all embedding included; what an earlier one has left in the cache is "
+        "free for the next.",
         "s",
         3,
     ),
@@ -164,7 +165,7 @@ def _row(stage: Stage, entrant: Entrant, seed: int) -> Row:
         "described": len(said),
         "distinct": len(set(said)),
         "words": mean([float(len(text.split())) for text in said], seed),
-        "seconds": entrant.seconds,
+        "time": entrant.seconds,
     }
     if stage.planted:
         values["exact"] = share([_exact(stage, unit, texts) for unit in meant])

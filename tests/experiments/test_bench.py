@@ -145,7 +145,7 @@ def test_a_stopped_run_goes_on(folder: Path, report: Report, monkeypatch: pytest
 
 def test_without_planted_units_only_what_is_known_is_told(folder: Path) -> None:
     found = run(folder, "plain", planted=None, units="0-2")
-    assert [column.name for column in found.tables[0].columns] == ["truth", "described", "distinct", "words", "seconds"]
+    assert [column.name for column in found.tables[0].columns] == ["truth", "described", "distinct", "words", "time"]
     assert [column.name for column in found.tables[1].columns] == ["looks"]
     assert values(found, "right")["described"] == 3
 
