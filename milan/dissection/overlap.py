@@ -22,6 +22,7 @@ from milan.dissection.masks import masks_from_maps
 from milan.dissection.passes import Batches, Seen, looked
 from milan.dissection.store import Dissection
 from milan.errors import BadInput, MilanWarning, UnknownName
+from milan.probes import Probe
 from milan.probes.labels import NONE, PixelLabels
 from milan.progress import progress
 from milan.storage import atomic, cache_folder, content_key
@@ -32,6 +33,7 @@ FORMAT = 1  # of what is kept; another number is another count
 DECODED = 16  # images read at a time
 CHUNK = 2**24  # pixels of masks looked through at a time
 MERGED = 2**22  # counts collected before they are added up
+HELD = 2**28  # bytes of pictures that are held for the next layer
 BAD_SHARE = 0.05  # more label maps than this that cannot be read, and the labels are not what the user thinks
 
 
@@ -264,7 +266,7 @@ class _Count:
 
     def _batches(self) -> Batches:
         """The probe's images whose labels can be read; the labels wait until the network has seen the images."""
-        for ids, images in self.probe.batches(DECODED):
+        for ids, images in _pictures(self.probe, DECODED):
             for index, labels in self._labels(ids.tolist()):
                 self._waiting[index] = self.signatures.read(labels.numpy())
             kept = [place for place, index in enumerate(ids.tolist()) if index in self._waiting]
@@ -302,6 +304,25 @@ class _Count:
         if self.bad:
             text = f"{len(self.bad)} of {len(self.probe)} images left out, for their labels: {'; '.join(self.bad[:3])}"
             warnings.warn(text, MilanWarning, stacklevel=2)
+
+
+_held: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}  # one probe's pictures, at most
+
+
+def _pictures(probe: Probe, batch_size: int) -> Batches:
+    """The probe's batches; those of a small probe are drawn or decoded once for all layers."""
+    name = (probe.fingerprint, batch_size)
+    if name in _held:
+        yield from _held[name]
+        return
+    batches: list[tuple[Tensor, Tensor]] = []
+    for batch in probe.batches(batch_size):
+        if 3 * probe.size**2 * len(probe) <= HELD:
+            batches.append(batch)
+        yield batch
+    if batches:
+        _held.clear()
+        _held[name] = batches
 
 
 def _different_columns(

@@ -124,6 +124,28 @@ def test_it_is_counted_once(dissection: Dissection, counted: Overlap, monkeypatc
         overlap(dissection, other)
 
 
+def test_a_small_probe_is_read_once_for_all_layers(dissection: Dissection, counted: Overlap, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    probe = dissection.open_probe()
+    batches = type(probe).batches
+    monkeypatch.setattr(type(probe), "batches", lambda self, *given: (read.append(1), batches(self, *given))[1])
+    monkeypatch.setattr(module, "DECODED", 5)
+    other = made_labels()
+    other.labels[:] = 0
+    for changed, times in ((0, 1), (1, 1)):
+        other = GivenLabels(other.labels.clone(), CONCEPTS, ["colour", "object"])
+        other.labels[changed] = 1
+        assert overlap(dissection, other).area.sum() == COUNT * SIZE * SIZE
+        assert len(read) == times
+    monkeypatch.setattr(module, "HELD", 10)
+    monkeypatch.setattr(module, "DECODED", 6)
+    for changed, times in ((2, 2), (3, 3)):
+        other = GivenLabels(other.labels.clone(), CONCEPTS, ["colour", "object"])
+        other.labels[changed] = 1
+        overlap(dissection, other)
+        assert len(read) == times
+
+
 def test_another_quantile_has_thresholds_of_its_own(dissection: Dissection, cache: Path, tmp_path: Path) -> None:
     at = dissect(toy_target(), toy_probe(COUNT), ["conv1"], tmp_path / "there", k=3, quantile=0.8)["conv1"]
     assert torch.equal(thresholds_at(dissection, 0.8), at.thresholds())
