@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, log_softmax, logsigmoid, normalize
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid, normalize, softplus
 
 from milan.diorama.census import SIZES
-from milan.diorama.concepts import lexicon
+from milan.diorama.concepts import concepts, lexicon
 from milan.diorama.lessons import Lessons, lessons
-from milan.diorama.views import Batch, Views
+from milan.diorama.names import THINGS
+from milan.diorama.views import GRID, Batch, Views
 from milan.progress import progress
 from milan.storage import atomic
 
@@ -27,7 +28,7 @@ BATCH = 128
 CONTEXT = 28  # word pieces of a text, its two ends included
 VOCABULARY = 1_000
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-GRID = 8  # places a side where the image tower is asked what it sees
+FEATURES = 128  # of the CLIP
 PLACED = (0, 1, 2, 3)  # colour, pattern, object, part: kinds of the census it is asked for
 KEEPING = 120.0  # seconds of training that a kill may cost
 
@@ -54,9 +55,10 @@ def _siglip(width: int, layers: int, heads: int, text: int, text_layers: int, st
 PLANS: dict[str, Plan] = {
     "clip": Plan(
         "open_clip",
-        4_000,
-        {"image_size": 64, "layers": [1, 2, 2, 1], "width": 16, "head_width": 64},
+        3_000,
+        {"image_size": 64, "layers": [1, 1, 1, 1], "width": 24, "head_width": 64},
         {"context_length": CONTEXT, "width": 128, "heads": 4, "layers": 2, "hf_tokenizer_name": "diorama"},
+        rate=2.5e-3,
     ),
     "siglip-small": _siglip(96, 4, 3, 96, 2, 3_000),
     "siglip-large": _siglip(128, 5, 4, 128, 2, 2_600),
@@ -121,6 +123,9 @@ class Learner(nn.Module):
         self.model, self.tokenizer, self.plan = model, tokenizer, plan
         self.sigmoid = plan.library == "transformers"
         width = plan.vision["hidden_size"] if self.sigmoid else plan.vision["width"] * 8
+        numbers = {concept.name: number for number, concept in enumerate(concepts())}
+        self.things = [numbers[name] for name in THINGS]
+        self.names = nn.Linear(FEATURES if not self.sigmoid else width, len(concepts()))
         self.heads = nn.ModuleList([nn.Conv2d(width, SIZES[kind], 1) for kind in PLACED])
         self._maps: Tensor | None = None
         if not self.sigmoid:
@@ -133,11 +138,17 @@ class Learner(nn.Module):
         with torch.autocast("cpu", torch.bfloat16):
             pictures, texts, maps = self._towers(pixels, words)
             seen = [head(maps).float() for head in self.heads]
-        cosines = normalize(pictures.float(), dim=1) @ normalize(texts.float(), dim=1).T
-        step = batch.places.shape[1] // GRID
-        at = batch.places[:, step // 2 :: step, step // 2 :: step].long()
+        pictures, texts = normalize(pictures.float(), dim=1), normalize(texts.float(), dim=1)
+        at = batch.places.long()
         places = torch.stack([cross_entropy(logits, at[..., kind]) for kind, logits in zip(PLACED, seen, strict=True)])
-        return self._matched(cosines, batch.truth) + 0.5 * places.mean()
+        return self._matched(pictures @ texts.T, batch) + 0.5 * places.mean() + self._named(pictures, batch)
+
+    def _named(self, pictures: Tensor, batch: Batch) -> Tensor:
+        """How far the pictures' vectors are from telling every concept that shows, and the main thing."""
+        told = 10 * self.names(pictures)
+        every = binary_cross_entropy_with_logits(told, batch.shows.clamp_min(0).float(), (batch.shows >= 0).float())
+        main = cross_entropy(told[:, self.things], batch.main, ignore_index=-1, reduction="sum")
+        return 5 * every + main / (batch.main >= 0).sum().clamp_min(1)
 
     def _towers(self, pixels: Tensor, words: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Vectors of pictures and texts, and what is seen at GRID x GRID places."""
@@ -150,22 +161,24 @@ class Learner(nn.Module):
         maps = seen.last_hidden_state.transpose(1, 2).unflatten(2, (GRID, GRID))
         return seen.pooler_output, model.text_model(input_ids=words).pooler_output, maps
 
-    def _matched(self, cosines: Tensor, truth: Tensor) -> Tensor:
+    def _matched(self, cosines: Tensor, batch: Batch) -> Tensor:
         """How far pictures and texts are from being matched as they truly are; undecided pairs do not count.
 
-        CLIP's loss with several right answers (Yang et al. 2022, section 3), or SigLIP's (Zhai et al. 2023, section 3.2).
+        SigLIP's loss over all pairs (Zhai et al. 2023, section 3.2), or CLIP's over each picture with its own text (Radford et al. 2021,
+        figure 3), whose rivals are the texts and pictures that are truly wrong.
         """
         model: Any = self.model
         logits = cosines * model.logit_scale.exp()
+        rows = torch.arange(len(cosines))
         if self.sigmoid:
-            signs = truth.float() * 2 - 1
-            known = (truth >= 0).float()
+            signs = batch.truth.float() * 2 - 1
+            known = (batch.truth >= 0).float()
+            known[rows, batch.own] *= 3  # what a picture came with says more of it than what is true of many
             return -(logsigmoid(signs * (logits + model.logit_bias)) * known).sum() / len(cosines)
-        right = (truth == 1).float()
-        logits = logits.masked_fill(truth < 0, -1e4)
-        by_picture = -(log_softmax(logits, dim=1) * right).sum(1) / right.sum(1).clamp_min(1)
-        by_text = -(log_softmax(logits, dim=0) * right).sum(0) / right.sum(0).clamp_min(1)
-        return (by_picture.mean() + by_text.mean()) / 2
+        own = logits[rows, batch.own]
+        wrong = logits.masked_fill(batch.truth != 0, -1e4)
+        by_picture, by_text = wrong.logsumexp(1), wrong.logsumexp(0)[batch.own]
+        return (softplus(by_picture - own) + softplus(by_text - own)).mean() / 2
 
 
 def _fit(learner: Learner, views: Views, steps: int, kept: Path) -> None:
@@ -218,7 +231,7 @@ def _resumed(kept: Path, learner: Learner, optimizer: Any, schedule: Any) -> int
 
 
 def _clip_config(plan: Plan, tokenizer: Any) -> dict[str, Any]:
-    return {"embed_dim": 128, "vision_cfg": plan.vision, "text_cfg": {**plan.text, "vocab_size": len(tokenizer)}}
+    return {"embed_dim": FEATURES, "vision_cfg": plan.vision, "text_cfg": {**plan.text, "vocab_size": len(tokenizer)}}
 
 
 def _clip(plan: Plan, tokenizer: Any) -> nn.Module:

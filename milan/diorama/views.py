@@ -19,6 +19,8 @@ from milan.diorama.lessons import SEEN, Lessons
 from milan.diorama.names import ADJECTIVES, GROUPS, THINGS, words_for
 from milan.diorama.phrases import FINE, phrase
 
+GRID = 8  # places a side at which a batch tells what is there
+MAIN = 20  # places of SEEN x SEEN from which a thing is the main one
 ENOUGH = 5  # places of SEEN x SEEN from which a concept counts as shown; fewer, but some, count neither way
 WHOLE, CROPPED, COVERED = 50, 20, 20  # percent of the views; the rest are both cropped and covered
 SENTENCES = 55  # percent of whole scenes that are said in a sentence, the others by one thing they show
@@ -33,12 +35,17 @@ SIDE = {kind: KINDS.index(kind) for kind in KINDS}
 
 @dataclass(frozen=True)
 class Batch:
-    """images: uint8 (b, 3, 64, 64); texts: each once; truth: int8 (b, texts), 1 shows it, 0 does not, -1 undecided;
-    places: uint8 (b, 32, 32, 6), the labels in the order of the census' KINDS, 0 where covered."""
+    """images: uint8 (b, 3, 64, 64); texts: each once; own: int64 (b,), which text each picture came with;
+    truth: int8 (b, texts), 1 shows it, 0 does not, -1 undecided; shows: the same of all concepts, int8 (b, concepts);
+    main: int64 (b,), the thing of which most shows, by THINGS, or -1;
+    places: uint8 (b, 8, 8, 6), the labels in the order of the census' KINDS, 0 where covered."""
 
     images: Tensor
     texts: list[str]
+    own: Tensor
     truth: Tensor
+    shows: Tensor
+    main: Tensor
     places: Tensor
 
 
@@ -66,15 +73,21 @@ class Views:
         dice = np.random.default_rng((self.seed, epoch, place))
         shown = [self._view(self.lessons.census.pixels[row], dice) for row in rows]
         images = _seen(torch.from_numpy(self.lessons.images[rows]), shown, dice)
-        texts = [self._text(row, view, dice) for row, view in zip(rows, shown, strict=True)]
+        texts = [self._text(row, view, dice) for row, view in zip(rows.tolist(), shown, strict=True)]
         known: dict[str, tuple[Concept, ...]] = {}
         for text, named in texts:
             known.setdefault(text, named)
-        truth = self._truth(shown, list(known.values()))
-        for row, (text, _) in enumerate(texts):
-            truth[row, list(known).index(text)] = 1
-        labels = np.stack([np.where(view.codes[..., None] < 0, 0, self.table[view.codes]) for view in shown])
-        return Batch(images, list(known), torch.from_numpy(truth), torch.from_numpy(labels))
+        truth, shows, counts = self._truth(shown, list(known.values()))
+        place_of = {text: number for number, text in enumerate(known)}
+        own = np.array([place_of[text] for text, _ in texts])
+        truth[np.arange(len(own)), own] = 1
+        things = counts[:, [self._number[name] for name in THINGS]]
+        main = np.where(things.max(1) >= MAIN, things.argmax(1), -1)
+        middles = slice(SEEN // GRID // 2, None, SEEN // GRID)
+        codes = np.stack([view.codes[middles, middles] for view in shown])
+        labels = np.where(codes[..., None] < 0, 0, self.table[codes])
+        facts = [torch.from_numpy(array) for array in (own, truth, shows, main, labels)]
+        return Batch(images, list(known), *facts)
 
     def _view(self, codes: np.ndarray, dice: np.random.Generator) -> "View":
         kind = dice.integers(100)
@@ -106,7 +119,9 @@ class Views:
             return self.lessons.said[row][dice.integers(len(self.lessons.said[row]))], ()
         found, counts = view.counts
         often = found[counts >= ENOUGH]
-        signature = dice.choice(often if len(often) else found) if len(found) else 0
+        things = often[self._things[often]]
+        choices = things if len(things) and dice.random() < 0.6 else often if len(often) else found
+        signature = dice.choice(choices) if len(choices) else 0
         named = self._named(self.table[signature], view.whole, dice)
         if named not in self._said:
             self._said[named] = _ways(named)
@@ -134,23 +149,32 @@ class Views:
         group = GROUP_OF.get((kind, name))
         return by_name()[group if group and dice.random() < 0.12 else name]
 
-    def _truth(self, shown: "list[View]", named: list[tuple[Concept, ...]]) -> np.ndarray:
-        """Which view shows what, int8 (views, texts); sentences are true of their own scene alone."""
+    def _truth(self, shown: "list[View]", named: list[tuple[Concept, ...]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Which view shows what, int8 (views, texts) and (views, concepts), and at how many places each concept shows.
+
+        Sentences are true of their own scene alone.
+        """
         union = np.unique(np.concatenate([view.counts[0] for view in shown]))
         seen = np.zeros((len(shown), len(union)), dtype=np.float32)
         for row, view in enumerate(shown):
             seen[row, np.searchsorted(union, view.counts[0])] = view.counts[1]
-        meant = np.ones((len(union), len(named)), dtype=np.float32)
-        for column, each in enumerate(named):
-            for concept in each:
-                meant[:, column] *= self.lessons.shows[union, self._number[concept.name]]
-        counts = seen @ meant
-        truth = np.where(counts >= ENOUGH, 1, np.where(counts > 0, -1, 0)).astype(np.int8)
-        place = np.array([any(concept.kind == "setting" for concept in each) for each in named])
+        single = self.lessons.shows[union].astype(np.float32)
+        numbers = [[self._number[concept.name] for concept in each] for each in named]
+        meant = np.stack([single[:, each].prod(1) for each in numbers], axis=1)
         part = np.array([not view.whole for view in shown])
-        truth[(truth == 1) & place & part[:, None]] = -1  # a part of a scene need not tell where it is
+        place = np.array([any(concept.kind == "setting" for concept in each) for each in named])
+        truth = _decided(seen @ meant, part[:, None] & place)
         truth[:, [column for column, each in enumerate(named) if not each]] = 0
-        return truth
+        setting = np.array([concept.kind == "setting" for concept in concepts()])
+        counts = seen @ single
+        return truth, _decided(counts, part[:, None] & setting), counts
+
+
+def _decided(counts: np.ndarray, untold: np.ndarray) -> np.ndarray:
+    """1 where something shows, 0 where it does not, -1 where it can hardly be seen, or where a part of a scene need not tell."""
+    truth = np.where(counts >= ENOUGH, 1, np.where(counts > 0, -1, 0)).astype(np.int8)
+    truth[(truth == 1) & untold] = -1
+    return truth
 
 
 @dataclass(frozen=True)

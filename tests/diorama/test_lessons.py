@@ -1,0 +1,177 @@
+"""What image-text models are taught is true: every text of its picture, and every pair as the scenes' labels have it."""
+
+import numpy as np
+import pytest
+import torch
+
+from milan.diorama import views as views_module
+from milan.diorama.census import KINDS
+from milan.diorama.concepts import ALL_KINDS, concepts, read
+from milan.diorama.lessons import SAID, SEEN, lessons
+from milan.diorama.names import SETTINGS, THINGS
+from milan.diorama.scenes import draw
+from milan.diorama.sentences import sentences
+from milan.diorama.views import ENOUGH, PREFIXES, View, Views
+
+COUNT = 24
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    return lessons(500, COUNT, tmp_path_factory.mktemp("lessons"), workers=1)
+
+
+@pytest.fixture(scope="module")
+def batches(taught):
+    views = Views(taught, 16, seed=3)
+    return [views.batch(step) for step in range(2 * views.steps)]
+
+
+def _scene(row):
+    return draw(500 + row % COUNT, world="objects" if row < COUNT else "scenes")
+
+
+def _places(scene):
+    """Labels of all kinds at SEEN x SEEN places, as names."""
+    middles = slice(1, None, 64 // SEEN)
+    found = {kind: np.array(["", *ALL_KINDS[kind]])[values[middles, middles]] for kind, values in scene.labels.items()}
+    return found | {"setting": np.full((SEEN, SEEN), scene.setting)}
+
+
+def test_scenes_with_what_is_said_of_them(taught):
+    assert len(taught) == 2 * COUNT
+    for row in (0, 7, COUNT, 2 * COUNT - 1):
+        scene = _scene(row)
+        np.testing.assert_array_equal(taught.images[row], scene.image)
+        assert taught.said[row] == sentences(scene, SAID)
+        assert (THINGS[taught.things[row]], SETTINGS[taught.settings[row]]) == (scene.main, scene.setting)
+        labels = taught.census.table[taught.census.pixels[row]]
+        for kind, names in _places(scene).items():
+            np.testing.assert_array_equal(np.array(["", *ALL_KINDS[kind]])[labels[..., KINDS.index(kind)]], names)
+
+
+def test_drawn_once(tmp_path, monkeypatch):
+    first = lessons(900, 2, tmp_path, workers=1)
+    monkeypatch.setattr("milan.diorama.lessons.draw", lambda *_, **__: pytest.fail("drawn again"))
+    again = lessons(900, 2, tmp_path, workers=1)
+    np.testing.assert_array_equal(first.images, again.images)
+    assert first.said == again.said
+
+
+def test_a_batch_is_the_same_whenever_asked_for(taught, batches):
+    views = Views(taught, 16, seed=3)
+    views.batch(4)
+    again = views.batch(1)
+    assert again.texts == batches[1].texts
+    for name in ("images", "own", "truth", "shows", "main", "places"):
+        assert torch.equal(getattr(again, name), getattr(batches[1], name)), name
+    assert Views(taught, 16, seed=4).batch(1).texts != again.texts
+
+
+def test_every_scene_is_shown_once_in_a_round(taught, monkeypatch):
+    shown = []
+    monkeypatch.setattr(
+        Views, "_view", lambda self, codes, dice: shown.append(codes.tobytes()) or View(np.asarray(codes), None, (0.0, 0.0, 64.0))
+    )
+    views = Views(taught, 16)
+    for step in range(views.steps):
+        views.batch(step)
+    assert len(shown) == len(set(shown)) == len(taught)
+
+
+def test_every_pair_is_as_the_labels_say(taught, batches):
+    whole = {taught.images[row].tobytes(): row for row in range(len(taught))}
+    said = {text for texts in taught.said for text in texts}
+    checked = {0: 0, 1: 0, -1: 0}
+    for batch in batches:
+        rows = [whole.get(image.numpy().tobytes()) for image in batch.images]
+        assert sum(row is not None for row in rows) >= 3
+        for text_number, text in enumerate(batch.texts):
+            if text in said:
+                continue
+            for number, row in enumerate(rows):
+                if row is not None:
+                    truth = int(batch.truth[number, text_number])
+                    _check(_places(_scene(row)), text, truth, own=batch.own[number] == text_number)
+                    checked[truth] += 1
+    assert min(checked.values()) > 5, checked
+
+
+def _check(places, text, truth, own):
+    """By reading the text, which the batch does not do."""
+    for prefix in PREFIXES:  # "a picture of" speaks of no picture on a wall
+        text = text.removeprefix(prefix + " ")
+    (phrase,) = read(text).phrases
+    place = any(concept.kind == "setting" for group in phrase for concept in group)
+    shows = np.logical_and.reduce([_any(places, group) for group in phrase]).sum()
+    if own:
+        assert truth == 1
+        assert shows > 0, text
+    else:
+        right = 1 if shows >= ENOUGH else -1 if shows else 0
+        assert truth == right or (place and truth == -1), (text, shows)  # a cover may leave all of a scene in sight
+
+
+def _any(places, group):
+    return np.logical_or.reduce([places[kind] == name for concept in group for kind, name in concept.members])
+
+
+def test_sentences_are_true_of_their_own_scene_alone(taught, batches):
+    said = [set(texts) for texts in taught.said]
+    found = 0
+    for batch in batches:
+        for number, text in enumerate(batch.texts):
+            if any(text in texts for texts in said):
+                found += 1
+                owners = (batch.own == number).nonzero().flatten()
+                assert batch.truth[:, number].clamp_min(0).nonzero().flatten().tolist() == owners.tolist()
+    assert found > 10
+
+
+def test_concepts_of_whole_scenes(taught, batches):
+    whole = {taught.images[row].tobytes(): row for row in range(len(taught))}
+    for batch in batches[:2]:
+        for image, shows in zip(batch.images, batch.shows, strict=True):
+            row = whole.get(image.numpy().tobytes())
+            if row is not None:
+                places = _places(_scene(row))
+                counts = [_any(places, [concept]).sum() for concept in concepts()]
+                right = [1 if count >= ENOUGH else -1 if count else 0 for count in counts]
+                told = [concept.kind != "setting" for concept in concepts()]
+                assert [one for one, sure in zip(shows.tolist(), told, strict=True) if sure] == [
+                    one for one, sure in zip(right, told, strict=True) if sure
+                ]
+
+
+def test_crops_and_covers_show_what_their_labels_say(taught):
+    views, dice = Views(taught, 16), np.random.default_rng(5)
+    kinds = set()
+    for row in [*range(0, len(taught), 3)] * 6:
+        codes = taught.census.pixels[row]
+        view = views._view(codes, dice)
+        kinds.add((view.lit is not None, view.box[2] < 64))
+        assert set(view.codes[view.codes >= 0]) <= set(codes.ravel())
+        assert (view.codes >= 0).any()
+        assert (view.codes < 0).any() <= (view.lit is not None)
+        x, y, side = view.box
+        assert min(x, y) >= 0
+        assert max(x, y) + side <= 64.001
+        pixels = views_module._seen(torch.from_numpy(taught.images[row][None].copy()), [view], dice)
+        if view.lit is not None and side == 64:
+            covered = ~torch.from_numpy(view.lit.repeat(2, 0).repeat(2, 1))
+            assert len(pixels[0][:, covered].unique()) <= 1
+            assert torch.equal(pixels[0][:, ~covered], torch.from_numpy(taught.images[row].copy())[:, ~covered])
+    assert kinds == {(False, False), (False, True), (True, False), (True, True)}
+
+
+def test_a_crop_is_the_part_of_the_picture():
+    """Of a picture whose pixels say where they are."""
+    ramp = torch.arange(64).expand(64, 64)
+    picture = torch.stack([ramp, ramp.T, ramp * 0]).to(torch.uint8)[None]
+    view = View(np.zeros((SEEN, SEEN), dtype=int), None, (16.0, 8.0, 32.0))
+    seen = views_module._seen(picture, [view], np.random.default_rng(0))[0].float()
+    expected = (torch.arange(64) + 0.5) / 2 - 0.5
+    assert (seen[0] - (16 + expected)).abs().max() <= 0.51
+    assert (seen[1] - (8 + expected)[:, None]).abs().max() <= 0.51
+    codes = np.arange(SEEN * SEEN).reshape(SEEN, SEEN)
+    np.testing.assert_array_equal(views_module._cut(codes, (16.0, 8.0, 32.0))[::2, ::2], codes[4:20, 8:24])
