@@ -221,6 +221,7 @@ def case_of(stage: Stage, unit: Unit, entrants: Sequence[Entrant]) -> dict[str, 
     meant = known is not None and known.kind != "nothing"
     best = list(dict.fromkeys(stage.truths[unit.layer].best(unit, length).text for length in (1, 2)))
     told = " / ".join(text.replace(" & ", " and ").replace(" | ", " or ") for text in best)
+    truth = (known.text or "nothing in particular") if known else f"Best: {told}"
     said = []
     for entrant in entrants:
         entry = next(entry for entry in entrant.entries if entry.unit == unit)
@@ -231,7 +232,7 @@ def case_of(stage: Stage, unit: Unit, entrants: Sequence[Entrant]) -> dict[str, 
             {"name": entrant.name, "role": entrant.role, "text": text, "reason": entry.reason, "mark": mark,
              "score": "–" if math.isnan(score) else f"{score:.2f}"}
         )  # fmt: skip
-    return {"id": str(unit), "group": stage.group(unit), "truth": known.text if known else f"Best: {told}", "said": said}
+    return {"id": str(unit), "group": stage.group(unit), "truth": truth, "said": said}
 
 
 def _settings(describer: Describer) -> dict[str, str]:
