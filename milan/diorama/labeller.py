@@ -1,9 +1,8 @@
 """The network that says of every pixel of a picture what it shows: the embedded segmenter, and what ``planted`` is made of.
 
-Its weights lie in ``data/diorama/segmenter``.
+Its weights lie in ``data/diorama/segmenter``, but for those of the encoder that it looks through.
 """
 
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -12,13 +11,16 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from milan.diorama.concepts import by_name, read
-from milan.diorama.names import COLOURS, LETTERS, OBJECTS, PARTS, PATTERNS, SETTINGS, words_for
+from milan.diorama.names import COLOURS, LETTERS, OBJECTS, PARTS, PATTERNS, SETTINGS, THINGS, words_for
+from milan.diorama.networks import Encoder
 from milan.embedded import embedded
 from milan.errors import MissingEvidence
 
 NAMES = {"colour": COLOURS, "pattern": PATTERNS, "part": PARTS, "object": OBJECTS, "text": LETTERS, "setting": SETTINGS}
 MAY_BE_NONE = ("part", "object", "text")  # kinds of which a pixel may show nothing: their class 0; every pixel has the others
-WIDTHS = (24, 48, 80, 128, 160)  # channels at 64, 32, 16, 8 and 4 places a side
+SEEN = (48, 64, 144, 224)  # channels of the encoder's conv1, layer1, layer3 and layer4, at 32, 16, 8 and 4 places a side
+WIDTHS = (128, 80, 64)  # channels on the way up, at 8, 16 and 32 places a side
+FINE = 24  # channels at every pixel, beside what the encoder sees
 TRUNK = 48  # channels that all heads but the setting's look at
 
 
@@ -46,57 +48,56 @@ def label_name(kind: str, name: str) -> str:
     return next((word for word in words_for(concept.name) if read(word).phrases == (((concept,),),)), concept.name)
 
 
-class Stage(nn.Sequential):
-    """Two convolutions, the first of which may halve the side."""
-
-    def __init__(self, before: int, width: int, stride: int):
-        super().__init__()
-        for number, (channels, step) in enumerate(((before, stride), (width, 1)), 1):
-            self.add_module(f"conv{number}", nn.Conv2d(channels, width, 3, step, 1, bias=False))
-            self.add_module(f"norm{number}", nn.BatchNorm2d(width))
-            self.add_module(f"relu{number}", nn.ReLU())
-
-
 class Join(nn.Module):
     """What was seen at half the side, spread out, together with what was seen at this side."""
 
-    def __init__(self, below: int, width: int):
+    def __init__(self, below: int, here: int, width: int):
         super().__init__()
-        self.narrow = nn.Conv2d(below, width, 1)
+        self.below, self.here = nn.Conv2d(below, width, 1), nn.Conv2d(here, width, 1)
         self.conv, self.norm, self.relu = nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
 
     def forward(self, below: Tensor, here: Tensor) -> Tensor:
-        wide = interpolate(self.narrow(below), size=here.shape[-2:], mode="bilinear", align_corners=False)
-        return self.relu(self.norm(self.conv(wide + here)))
+        wide = interpolate(self.below(below), size=here.shape[-2:], mode="bilinear", align_corners=False)
+        return self.relu(self.norm(self.conv((wide + self.here(here)).relu())))
 
 
 class Labeller(nn.Module):
-    """A small U-Net with one trunk and a head for each kind of label.
+    """A U-Net of which the way down is Diorama's encoder as it is: one trunk, and a head for each kind of label.
 
-    Pictures (b, 3, h, w), normalised as Diorama's networks want them, in; sides of 64 pixels are what it was trained on.
+    Pictures (b, 3, h, w), normalised as Diorama's networks want them, in; sides of 64 pixels are what it was trained on. The setting,
+    which is that of the whole picture, is told by the encoder alone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, encoder: Encoder | None = None) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, WIDTHS[0], 3, 1, 1, bias=False), nn.BatchNorm2d(WIDTHS[0]), nn.ReLU())
-        self.down = nn.ModuleList(Stage(before, width, 2) for before, width in pairwise(WIDTHS))
-        self.up = nn.ModuleList(Join(below, width) for below, width in zip(WIDTHS[:1:-1], WIDTHS[-2:0:-1], strict=True))
-        self.narrow = nn.Conv2d(WIDTHS[1], 32, 1)
-        self.trunk = nn.Sequential(nn.Conv2d(32 + WIDTHS[0], TRUNK, 3, 1, 1, bias=False), nn.BatchNorm2d(TRUNK), nn.ReLU())
+        self.encoder = (encoder or Encoder()).requires_grad_(False)
+        self.stem = nn.Sequential(nn.Conv2d(3, FINE, 3, 1, 1, bias=False), nn.BatchNorm2d(FINE), nn.ReLU())
+        belows = (SEEN[-1], *WIDTHS)
+        self.up = nn.ModuleList(Join(*sizes) for sizes in zip(belows, SEEN[-2::-1], WIDTHS, strict=False))
+        self.narrow = nn.Conv2d(WIDTHS[-1], 32, 1)
+        self.trunk = nn.Sequential(nn.Conv2d(32 + FINE, TRUNK, 3, 1, 1, bias=False), nn.BatchNorm2d(TRUNK), nn.ReLU())
         self.heads = nn.ModuleDict({kind: nn.Conv2d(TRUNK, classes(kind), 1) for kind in NAMES if kind != "setting"})
-        self.setting = nn.Linear(WIDTHS[-1], classes("setting"))
+
+    def train(self, mode: bool = True) -> "Labeller":
+        """The encoder stays as it is, its normalisation too."""
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+    def learnt(self) -> dict[str, Tensor]:
+        """The weights that are the labeller's own."""
+        return {name: value for name, value in self.state_dict().items() if not name.startswith("encoder.")}
 
     def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """What the trunk puts out at each pixel, (b, 48, h, w), and the setting's logits, (b, 10)."""
-        fine = self.stem(images)
-        seen = [fine]
-        for stage in self.down:
-            seen.append(stage(seen[-1]))
-        maps = seen[-1]
-        for join, here in zip(self.up, seen[-2:0:-1], strict=True):
+        with torch.no_grad():
+            first, second, _, third, last = self.encoder.stages(images)
+            setting = self.encoder.fc(last.mean(dim=(2, 3)))[:, len(THINGS) :]
+        maps, fine = last, self.stem(images)
+        for join, here in zip(self.up, (third, second, first), strict=True):
             maps = join(maps, here)
         wide = interpolate(self.narrow(maps), size=fine.shape[-2:], mode="bilinear", align_corners=False)
-        return self.trunk(torch.cat([wide, fine], dim=1)), self.setting(seen[-1].mean(dim=(2, 3)))
+        return self.trunk(torch.cat([wide, fine], dim=1)), setting
 
     def judged(self, trunk: Tensor, setting: Tensor) -> dict[str, Tensor]:
         """The logits of each kind at each pixel of the trunk's output, (b, classes, h, w)."""
@@ -107,21 +108,32 @@ class Labeller(nn.Module):
         return self.judged(*self.features(images))
 
 
-def segmenter_file() -> Path:
-    """Where the embedded labeller's weights are, or would be."""
-    return embedded("data") / "diorama" / "segmenter" / "model.safetensors"
+def load_labeller(folder: Path | None = None) -> Labeller:
+    """The trained labeller in evaluation mode.
 
-
-def load_labeller(path: Path | None = None) -> Labeller:
-    """The trained labeller in evaluation mode; the embedded one unless a safetensors file of another is given.
-
-    Raises MissingEvidence if its weights were not built.
+    folder: that holds ``segmenter`` and ``networks``; the package's ``data/diorama`` unless given.
+    Raises MissingEvidence if its weights, or the encoder's, were not built.
     """
-    path = path or segmenter_file()
+    home = folder or embedded("data") / "diorama"
+    path = home / "segmenter" / "model.safetensors"
     if not path.is_file():
-        raise MissingEvidence(
-            f"no weights of Diorama's segmenter at {path}; make them with: python -m milan.diorama build --only segmenter"
-        )
-    model = Labeller()
-    model.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()})
+        command = "python -m milan.diorama build --only segmenter"
+        raise MissingEvidence(f"no weights of Diorama's segmenter at {path}; make them with: {command}")
+    model = Labeller(load_encoder(home))
+    model.load_state_dict({**model.state_dict(), **{key: floats(value) for key, value in load_file(path).items()}})
     return model.eval()
+
+
+def load_encoder(home: Path) -> Encoder:
+    """Diorama's encoder as it lies in a folder's ``networks``. Raises MissingEvidence if it does not."""
+    path = home / "networks" / "encoder.safetensors"
+    if not path.is_file():
+        raise MissingEvidence(f"no encoder at {path}; make it first: python -m milan.diorama build --only encoder")
+    encoder = Encoder()
+    encoder.load_state_dict({key: floats(value) for key, value in load_file(path).items()})
+    return encoder.eval()
+
+
+def floats(value: Tensor) -> Tensor:
+    """In 32 bits what is kept in 16."""
+    return value.float() if value.is_floating_point() else value

@@ -8,40 +8,45 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from milan.diorama.album import checksum
-from milan.diorama.labeller import NAMES, Labeller, classes, first_label, load_labeller
+from milan.diorama.labeller import NAMES, Labeller, classes, first_label, load_encoder, load_labeller
 from milan.diorama.names import SETTINGS
 from milan.diorama.scenes import HELD_OUT, Scene, draw
 from milan.diorama.training import prepared
 from milan.progress import progress
 from milan.storage import atomic, content_key
 
-SCENES, BATCH = 54_400, 32  # each scene is drawn for its one step and never seen again
+SCENES, BATCH = 38_400, 32  # each scene is drawn for its one step and never seen again
 WORLDS = ("objects", "scenes", "objects")  # of the scenes of a batch, in turn
 CHECKING = 1_000  # scenes of each world to check with
+COUNTED = 20  # batches in which it is counted how rare each class is
+RAREST, EVENNESS = 1e-4, 0.4  # a class counts by its share of the pixels, and no less than the rarest, to the power of minus this
 KEPT = 200  # steps between two records of how far training is
 PEAK = 4e-3  # learning rate
 
 
-def train_labeller(folder: Path, work: Path, *, seed: int = 0, scenes: int = SCENES) -> dict[str, dict[str, float]]:
-    """Trains, writes ``model.safetensors`` (half precision) and ``config.json`` (what was measured) into ``folder``.
+def train_labeller(data: Path, work: Path, *, seed: int = 0, scenes: int = SCENES) -> dict[str, dict[str, float]]:
+    """Trains, writes ``model.safetensors`` (half precision) and ``config.json`` (what was measured) into ``data/segmenter``.
 
-    work: where a run that was killed finds how far it was. Returns what ``check_labeller`` measured.
+    The encoder must be in ``data/networks`` already. work: where a run that was killed finds how far it was.
+    Returns what ``check_labeller`` measured.
     """
     torch.manual_seed(seed)
     started = time.monotonic()
-    model = Labeller().to(memory_format=torch.channels_last)
+    model = Labeller(load_encoder(data)).to(memory_format=torch.channels_last)
     record = work / f"segmenter-{content_key(seed=seed, scenes=scenes, drawn=checksum(4), model=str(model))}.pt"
     _fit(model, scenes // BATCH, seed, record)
+    folder = data / "segmenter"
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
+    weights = {key: value.half() if value.is_floating_point() else value for key, value in model.learnt().items()}
     with atomic(folder / "model.safetensors") as path:
         save_file({key: value.contiguous() for key, value in weights.items()}, path)
-    measured = check_labeller(load_labeller(folder / "model.safetensors"), min(CHECKING, scenes))
-    facts = {"trained_on_scenes": scenes, "seed": seed, "parameters": sum(value.numel() for value in model.parameters()),
+    measured = check_labeller(load_labeller(data), min(CHECKING, scenes))
+    parameters = sum(value.numel() for value in model.parameters() if value.requires_grad)
+    facts = {"trained_on_scenes": scenes, "seed": seed, "parameters": parameters,
              "held_out_scenes": min(CHECKING, scenes), "mean_iou": measured, "seconds": round(time.monotonic() - started)}  # fmt: skip
     with atomic(folder / "config.json") as path:
         path.write_text(json.dumps(facts, indent=1) + "\n")
@@ -49,10 +54,10 @@ def train_labeller(folder: Path, work: Path, *, seed: int = 0, scenes: int = SCE
     return measured
 
 
-def _fit(model: nn.Module, steps: int, seed: int, record: Path) -> None:
+def _fit(model: Labeller, steps: int, seed: int, record: Path) -> None:
     """AdamW with one cycle of the learning rate; goes on from the record of a run that was killed."""
-    decayed = [value for value in model.parameters() if value.ndim > 1]
-    plain = [value for value in model.parameters() if value.ndim <= 1]
+    decayed = [value for value in model.parameters() if value.requires_grad and value.ndim > 1]
+    plain = [value for value in model.parameters() if value.requires_grad and value.ndim <= 1]
     optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0.0}], lr=PEAK)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=PEAK, total_steps=steps, pct_start=0.2)
     first = 0
@@ -61,10 +66,11 @@ def _fit(model: nn.Module, steps: int, seed: int, record: Path) -> None:
         first = state["step"]
         for part, name in ((model, "model"), (optimizer, "optimizer"), (schedule, "schedule")):
             part.load_state_dict(state[name])
+    weights = rarity(seed)
     model.train()
     losses: list[float] = []
     for step in progress(range(first, steps), text="segmenter"):
-        loss = _loss(model, *_batch(step, seed), step)
+        loss = _loss(model, _batch(step, seed), step, weights)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -102,14 +108,27 @@ def labelled(scenes: list[Scene]) -> dict[str, Tensor]:
     return found
 
 
-def _loss(model: nn.Module, images: Tensor, truth: dict[str, Tensor], step: int) -> Tensor:
+def rarity(seed: int) -> dict[str, Tensor]:
+    """What a pixel of each class counts: more for classes that are rarely seen, 1 on average over pixels."""
+    truths = [_batch(step, seed)[1] for step in range(COUNTED)]
+    found = {}
+    for kind in NAMES:
+        shares = torch.bincount(torch.cat([truth[kind].flatten() for truth in truths]), minlength=classes(kind)).double()
+        shares /= shares.sum()
+        weights = (shares + RAREST) ** -EVENNESS
+        found[kind] = (weights / (weights * shares).sum()).float()
+    return found
+
+
+def _loss(model: Labeller, batch: tuple[Tensor, dict[str, Tensor]], step: int, weights: dict[str, Tensor]) -> Tensor:
     """Cross-entropies of all kinds at every second pixel of every second row, which ones by the step: neighbours say much the same."""
+    images, truth = batch
     down, across = step % 2, step // 2 % 2
     with torch.autocast("cpu", torch.bfloat16):
-        trunk, setting = model.features(images)
-        judged = model.judged(trunk[:, :, down::2, across::2], setting)
-    losses = [cross_entropy(judged[kind].float(), truth[kind][:, down::2, across::2]) for kind in NAMES if kind != "setting"]
-    return torch.stack(losses).sum() + cross_entropy(setting.float(), truth["setting"][:, 0, 0], label_smoothing=0.02) / 4
+        trunk, _ = model.features(images)
+        judged = {kind: head(trunk[:, :, down::2, across::2]) for kind, head in model.heads.items()}
+    return torch.stack([cross_entropy(logits.float(), truth[kind][:, down::2, across::2], weights[kind])
+                        for kind, logits in judged.items()]).sum()  # fmt: skip
 
 
 def held_out(world: str, count: int) -> Iterator[list[Scene]]:

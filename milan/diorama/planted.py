@@ -110,7 +110,7 @@ def planted_network(folder: Path | None = None, weights: bool = True) -> Planted
     """
     home = folder or embedded("data") / "diorama"
     recipe = _there(home / "networks" / "planted.safetensors")
-    labeller = load_labeller(home / "segmenter" / "model.safetensors") if weights else None
+    labeller = load_labeller(home) if weights else None
     tensors = {name: value if name == "choices" else value.float() for name, value in load_file(recipe).items()}
     return PlantedNetwork(tensors, labeller).eval()
 

@@ -150,7 +150,7 @@ def choose(nursery: Nursery, seed: int) -> tuple[list[Choice], dict[tuple[str, .
     often = {part.names: int((peaks[:, row] > part.threshold).sum()) for row, part in enumerate(parts)}
     known = sorted((part for part in parts if often[part.names] >= IMAGES), key=lambda part: (-part.overlap, part.names))
     above = {part.names: np.maximum(0, peaks[:, row] - part.threshold) for row, part in enumerate(parts)}
-    gains = {each: LOUD / max(1e-3, float(np.sort(values)[-8])) for each, values in above.items()}
+    gains = {each: LOUD / max(1.0, float(np.sort(values)[-8])) for each, values in above.items()}
     single = _different(nursery, [part for part in known if len(part.names) == 1 and part.overlap >= SINGLE], COUNTS["single"])
     joined = _different(nursery, [part for part in known if len(part.names) == 2 and part.overlap >= JOINED], COUNTS["conjunction"])
     halves = [part for part in single if part.overlap >= HALF]
@@ -245,7 +245,7 @@ def plant(data: Path, work: Path, *, seed: int = 0) -> list[Choice]:
 
     Returns the choices, in the order of the units; after them come the units that mean nothing.
     """
-    nursery = Nursery(load_labeller(data / "segmenter" / "model.safetensors"), work)
+    nursery = Nursery(load_labeller(data), work)
     chosen, gains = choose(nursery, seed)
     parts = list(dict.fromkeys(part for choice in chosen for part in choice.parts))
     whom, joins = recipe_of([part.names for part in parts])

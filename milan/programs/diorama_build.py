@@ -124,6 +124,25 @@ def train_model(name: str) -> Part:
     return Part(make, (f"{name}/model.safetensors", f"{name}/config.json"), f"train MILAN's {name} on the annotations")
 
 
+def train_stand_in(name: str) -> Part:
+    """One of the stand-ins of the big image-text models, with its quality and its card."""
+    weights = "open_clip_model.safetensors" if name == "clip" else "model.safetensors"
+
+    def make(shop: Workshop) -> None:
+        from milan.diorama.image_text import PLANS, train
+        from milan.pretrained.embedder import load_embedder
+        from milan.pretrained.stand_ins import quality, write_card
+
+        folder, library = shop.data / name, PLANS[name].library
+        facts = train(name, folder, shop.work, seed=shop.seed)
+        embedder = load_embedder(f"open_clip:local-dir:{folder}" if library == "open_clip" else f"hf:{folder}")
+        measured = quality(embedder, shop.work)
+        write_card(folder, {**facts, "held_out": measured}, library)
+        print(f"{name}: on held-out scenes, in percent: {measured}")
+
+    return Part(make, (f"{name}/{weights}", f"{name}/quality.json"), f"train the stand-in {name} on scenes and what is said of them")
+
+
 def agree(shop: Workshop) -> None:
     """Measures how far the annotators agree with each other, and how true what they say is; writes ``annotations/agreement.json``."""
     facts = {"annotators": "simulated", "networks": {network: _agreement_of(network, shop) for network in DESCRIBED}}
@@ -172,7 +191,7 @@ def agreement(said: "Mapping[Unit, Sequence[str]]") -> dict[str, float]:
 def train_segmenter(shop: Workshop) -> None:
     from milan.diorama.labelling import train_labeller
 
-    measured = train_labeller(shop.data / "segmenter", shop.work, seed=shop.seed)
+    measured = train_labeller(shop.data, shop.work, seed=shop.seed)
     print(f"segmenter: mean IoU of each kind of label on held-out scenes: {measured}")
 
 
@@ -185,12 +204,11 @@ def plant_units(shop: Workshop) -> None:
 PARTS: dict[str, Part] = {
     **{name: train_network(name) for name in ("encoder", *DESCRIBED)},
     "segmenter": Part(train_segmenter, ("segmenter/model.safetensors", "segmenter/config.json"), "train the segmenter on pixel labels"),
-    "planted": Part(
-        plant_units, ("networks/planted.safetensors", "networks/planted.json"), "plant known units, and measure them"
-    ),
+    "planted": Part(plant_units, ("networks/planted.safetensors", "networks/planted.json"), "plant known units, and measure them"),
     **{f"annotations-{name}": annotate_network(name) for name in DESCRIBED},
     "agreement": Part(agree, (f"annotations/{AGREEMENT}",), "measure how far the simulated annotators agree, and how true they are"),
     **{name: train_model(name) for name in ("captioner", "prior")},
+    **{name: train_stand_in(name) for name in ("clip", "siglip-small", "siglip-large")},
 }  # in the order in which they need each other
 
 
