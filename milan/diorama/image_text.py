@@ -26,7 +26,7 @@ from milan.storage import atomic
 SCENES = 30_000  # of each world
 BATCH = 128
 CONTEXT = 28  # word pieces of a text, its two ends included
-VOCABULARY = 1_000
+VOCABULARY = 1_100
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 FEATURES = 128  # of the CLIP
 PLACED = (0, 1, 2, 3)  # colour, pattern, object, part: kinds of the census it is asked for
@@ -87,28 +87,25 @@ def train(name: str, folder: Path, work: Path, *, seed: int = 0, steps: int | No
 
 def tokenizer_for(taught: Lessons) -> Any:
     """Word pieces of what is said of the scenes, with the end of a text as the last of them, as CLIP's text tower wants it."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
     def bare(model: Any) -> Any:
         made = Tokenizer(model)
-        made.normalizer, made.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
+        clean = [normalizers.Lowercase(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
+        made.normalizer = normalizers.Sequence(clean)
+        made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
         return made
 
-    learner = bare(models.BPE(end_of_word_suffix="</w>"))
+    learner = bare(models.BPE())  # no end-of-word suffix: those get their numbers, by which ties are settled, in no order
     corpus = [text for said in taught.said[:: max(1, len(taught) // 10_000)] for text in said]
     corpus += [" ".join(words) for words in lexicon()] * 20 + ["a photo of an image close-up"] * 500
-    letters = [*"abcdefghijklmnopqrstuvwxyz0123456789-'.,"]
-    learner.train_from_iterator(
-        corpus,
-        trainers.BpeTrainer(
-            vocab_size=VOCABULARY - 4, initial_alphabet=[], limit_alphabet=64, end_of_word_suffix="</w>", show_progress=False
-        ),
-    )
+    letters = [*"abcdefghijklmnopqrstuvwxyz0123456789-'.,▁"]
+    learner.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=VOCABULARY, initial_alphabet=letters, show_progress=False))
     learnt = json.loads(learner.to_str())["model"]
-    pieces = ["<pad>", "<unk>", *sorted({*learnt["vocab"], *letters, *(letter + "</w>" for letter in letters)}), "<start>", "<end>"]
+    pieces = ["<pad>", "<unk>", *learnt["vocab"], "<start>", "<end>"]
     number = {piece: place for place, piece in enumerate(pieces)}
-    whole = bare(models.BPE(vocab=number, merges=[tuple(pair) for pair in learnt["merges"]], unk_token="<unk>", end_of_word_suffix="</w>"))
+    whole = bare(models.BPE(vocab=number, merges=[tuple(pair) for pair in learnt["merges"]], unk_token="<unk>"))
     ends = [(piece, number[piece]) for piece in ("<start>", "<end>")]
     whole.post_processor = processors.TemplateProcessing(single="<start> $A <end>", special_tokens=ends)
     named = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<start>", "eos_token": "<end>", "model_max_length": CONTEXT}

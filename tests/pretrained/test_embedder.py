@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from milan.errors import BadInput, UnknownName
 from milan.pretrained.embedder import load_embedder
+from milan.pretrained.sources import dtype_of
 from tests.pretrained import tiny
 
 KINDS = list(tiny.MAKERS)
@@ -157,7 +158,7 @@ def test_unknown_names_get_the_nearest(spec, told):
 
 def test_wrong_options_and_damaged_files(specs, tmp_path):
     with pytest.raises(UnknownName, match="nearest: float16"):
-        load_embedder(specs["clip"], precision="float17")
+        dtype_of("float17")
     with pytest.raises(BadInput, match="batch size of 0"):
         load_embedder(specs["clip"], batch_size=0)
     with pytest.raises(BadInput, match="device 'cuda:99' cannot be used"):

@@ -43,11 +43,15 @@ def siglip(folder: Path) -> str:
 
 def siglip2(folder: Path) -> str:
     """As the NaFlex checkpoints are; those of one resolution are of SigLIP's classes."""
-    from transformers import Siglip2Config, Siglip2ImageProcessor, Siglip2Model, Siglip2Processor
+    from transformers import Siglip2Config, Siglip2ImageProcessor, Siglip2Model, Siglip2Processor, Siglip2Tokenizer
 
+    letters = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "\u2581", *"abcdefghijklmnopqrstuvwxyz"]
+    vocabulary = {letter: number for number, letter in enumerate(letters)}
+    reading = Siglip2Tokenizer(vocab=vocabulary, merges=[], padding_side="right", model_max_length=LONGEST)
+    reads = READS | {"vocab_size": len(letters)}
     sees = {key: value for key, value in SEES.items() if key != "image_size"} | {"num_patches": 16}
-    Siglip2Model(Siglip2Config(text_config=READS, vision_config=sees)).save_pretrained(folder)
-    Siglip2Processor(Siglip2ImageProcessor(patch_size=16, max_num_patches=16), tokenizer()).save_pretrained(folder)
+    Siglip2Model(Siglip2Config(text_config=reads, vision_config=sees)).save_pretrained(folder)
+    Siglip2Processor(Siglip2ImageProcessor(patch_size=16, max_num_patches=16), reading).save_pretrained(folder)
     return f"hf:{folder}"
 
 
