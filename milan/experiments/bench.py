@@ -41,6 +41,7 @@ def bench(
         device: where network and describers run
     """
     from milan.dissection.dissect import dissect
+    from milan.errors import MissingEvidence
     from milan.experiments.entrants import describe_with, entrants_of
     from milan.experiments.standings import case_of, report_of, stage_of
     from milan.page import write_sheets
@@ -54,6 +55,8 @@ def bench(
     network = load_target(target, weights=weights, device=device)
     out = out or Path("runs") / f"bench-{network.spec.replace(':', '-') or network.name}"
     images = load_probe(probe or own_probe(network), size=network.image_size, resize=network.resize, limit=limit)
+    if not images.spec.startswith("diorama:"):
+        raise MissingEvidence(f"nobody knows what is true of units on the probe {images.spec or images.name!r}; take one of Diorama's")
     chosen = choose_units(units, {layer.name: layer.units for layer in network.select(layers or default_layers(network))})
     with locked(out):
         dissections = dissect(network, images, list(chosen), out / "dissection", k=k, quantile=quantile)

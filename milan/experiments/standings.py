@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,12 @@ class Stage:
     target: Target
     dissections: Mapping[str, Dissection]
     units: tuple[Unit, ...]  # those that live, in the order of the target's layers
-    truths: Mapping[str, Truth]
     planted: Mapping[Unit, Planted]
+
+    @cached_property
+    def truths(self) -> dict[str, Truth]:
+        """Measured when first asked for, after the describers: what is counted here is kept, and would make some of them seem quick."""
+        return {layer: Truth.of(dissection, self.target) for layer, dissection in self.dissections.items()}
 
     def score(self, unit: Unit, text: str | None) -> float:
         """The truth score; 0 if nothing was said, NaN if the unit has no masks."""
@@ -114,9 +119,8 @@ def planted_units(target: Target, file: Path | None = None) -> dict[Unit, Plante
 
 def stage_of(target: Target, dissections: Mapping[str, Dissection], wanted: Mapping[str, Sequence[Unit]], planted: Path | None) -> Stage:
     living = tuple(unit for layer, units in wanted.items() for unit in units if dissections[layer].status[unit] == OK)
-    truths = {layer: Truth.of(dissection, target) for layer, dissection in dissections.items()}
     known = planted_units(target, planted)
-    return Stage(target, dissections, living, truths, {unit: known[unit] for unit in living if unit in known})
+    return Stage(target, dissections, living, {unit: known[unit] for unit in living if unit in known})
 
 
 def report_of(stage: Stage, entrants: Sequence[Entrant], seed: int) -> Report:

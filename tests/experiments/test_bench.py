@@ -185,8 +185,9 @@ def test_a_probe_that_nobody_knows_is_refused(folder: Path, tmp_path: Path) -> N
     from milan.describers.contract import toy_dissection
 
     toy_dissection(tmp_path)
-    with pytest.raises(MissingEvidence, match="dissect it on diorama:objects"):
+    with pytest.raises(MissingEvidence, match=r"nobody knows what is true of units on the probe .* take one of Diorama's"):
         run(folder, "unknown", probe=str(tmp_path / "probe"), limit=None)
+    assert not (folder / "unknown").exists()
 
 
 def test_networks_bring_the_probe_of_their_task() -> None:
