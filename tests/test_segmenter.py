@@ -229,4 +229,6 @@ def test_the_measure_is_1_for_the_truth_itself() -> None:
     model = Knowing()
     model.scenes = [scene for world in ("objects", "scenes") for scenes in held_out(world, 6) for scene in scenes]
     measured = check_labeller(model, 6)
-    assert {value for world in measured.values() for value in world.values()} == {1.0}
+    measured["objects"].pop("text")  # of which these few scenes show none
+    measured["scenes"].pop("text")
+    assert [set(world.values()) for world in measured.values()] == [{1.0}, {1.0}]

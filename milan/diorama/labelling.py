@@ -142,7 +142,7 @@ def check_labeller(model: Labeller, count: int = CHECKING) -> dict[str, dict[str
     """How well each kind of label is told on held-out scenes of each world.
 
     Returns the mean over a kind's names of intersection over union, 0..1, all scenes taken together, by world and kind; "nothing" is not
-    a name, and a name that no scene shows does not count.
+    a name, and a name that no scene shows does not count (NaN where none of a kind's is shown).
     """
     return {world: _mean_overlaps(model, world, count) for world in ("objects", "scenes")}
 

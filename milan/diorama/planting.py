@@ -1,5 +1,6 @@
 """Chooses what the units of ``planted`` are to detect: what the labeller tells well, on scenes of their own."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +25,7 @@ FIRST, SCENES = 1_050_000, 1_500  # the scenes to choose on: neither trained on,
 WIDEST = 0.0095  # share of all pixels that a unit may answer at, so that its 0.99 quantile is 0 on other scenes too
 EDGES = np.arange(-6.0, 12.5, 0.5)  # log-odds from which a unit may answer
 IMAGES = 20  # in how many of the scenes a concept must be seen, at least
-SINGLE, JOINED, HALF = 0.5, 0.45, 0.6  # IoU asked of single units, of conjunctions and of the halves of either-or units
+SINGLE, JOINED, HALF = 0.4, 0.45, 0.5  # IoU asked of single units, of conjunctions and of the halves of either-or units
 ALIKE = 0.6  # IoU of two concepts' pixels from which they are too much the same to be planted both
 COUNTS = {"single": 64, "conjunction": 24, "either": 24, "nothing": 10}
 TRIED = 40  # random directions, of which those that fit a concept least are planted
@@ -106,7 +107,7 @@ def candidates(nursery: Nursery) -> list[tuple[str, ...]]:
     known, areas = concepts(), nursery.areas
     share = areas.diagonal()
     plain = [i for i, each in enumerate(known) if len({kind for kind, _ in each.members}) == 1 and each.name not in ("plain", "objects")]
-    singles = [(known[i].name,) for i in plain if 0.0002 < share[i] < 1.1 * WIDEST and not known[i].name.startswith("letter ")]
+    singles = [(known[i].name,) for i in plain if 0.0002 < share[i] < 1.2 * WIDEST and not known[i].name.startswith("letter ")]
     looks = [i for i in plain if known[i].kind in ("colour", "pattern") and known[i].name != "patterns"]
     things = [i for i in plain if known[i].kind in ("object", "part") and len(known[i].members) == 1]
     both = [(known[i].name, known[j].name) for i in looks for j in things if 0.0005 < areas[i, j] < min(WIDEST, 0.6 * share[j])]
@@ -175,15 +176,18 @@ def _different(nursery: Nursery, parts: Sequence[Part], count: int) -> list[Part
 
 
 def _pairs(nursery: Nursery, halves: Sequence[Part], loud: dict[tuple[str, ...], np.ndarray], seed: int) -> list[tuple[Part, Part]]:
-    """Pairs of concepts that have nothing in common, cover as much together as one unit may, and share the strongest scenes."""
-    order = np.random.default_rng(seed).permutation(len(halves))
-    free, found = [halves[i] for i in order], []
+    """Pairs of concepts without a pixel in common that cover together what one unit may, and share the strongest scenes.
+
+    No concept is in more than two of them.
+    """
     index = {concept.name: row for row, concept in enumerate(concepts())}
-    for a in list(free):
-        fit = [b for b in free if a in free and b is not a and _may_pair(nursery, index, a, b) and _shared(loud[a.names], loud[b.names])]
-        if fit and len(found) < COUNTS["either"]:
-            found.append((a, fit[0]))
-            free = [part for part in free if part is not a and part is not fit[0]]
+    used: Counter[Part] = Counter()
+    found = []
+    for a in (halves[i] for i in np.random.default_rng(seed).permutation(len(halves))):
+        may = [b for b in halves if used[b] < 2 and _may_pair(nursery, index, a, b) and _shared(loud[a.names], loud[b.names])]
+        if may and not used[a] and len(found) < COUNTS["either"]:
+            found.append((a, min(may, key=lambda part: used[part])))
+            used.update(found[-1])
     return found
 
 
@@ -191,7 +195,7 @@ def _may_pair(nursery: Nursery, index: dict[str, int], a: Part, b: Part) -> bool
     one, other = index[a.names[0]], index[b.names[0]]
     areas = nursery.areas
     wide, narrow = max(areas[one, one], areas[other, other]), min(areas[one, one], areas[other, other])
-    return areas[one, other] == 0 and wide + narrow < 0.9 * WIDEST and wide < 2.5 * narrow
+    return areas[one, other] == 0 and wide + narrow < 0.9 * WIDEST and wide < 3 * narrow
 
 
 def _shared(a: np.ndarray, b: np.ndarray) -> bool:
