@@ -30,6 +30,7 @@ VOCABULARY = 1_100
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 FEATURES = 128  # of the CLIP
 PLACED = (0, 1, 2, 3)  # colour, pattern, object, part: kinds of the census it is asked for
+NAMING = 0.45  # share of the training, at its beginning, in which pictures are only named
 KEEPING = 120.0  # seconds of training that a kill may cost
 
 
@@ -56,7 +57,7 @@ PLANS: dict[str, Plan] = {
     "clip": Plan(
         "open_clip",
         3_000,
-        {"image_size": 64, "layers": [1, 1, 1, 1], "width": 24, "head_width": 64},
+        {"image_size": 64, "layers": [2, 2, 2, 1], "width": 16, "head_width": 64},
         {"context_length": CONTEXT, "width": 128, "heads": 4, "layers": 2, "hf_tokenizer_name": "diorama"},
         rate=2.5e-3,
     ),
@@ -126,19 +127,26 @@ class Learner(nn.Module):
         self.heads = nn.ModuleList([nn.Conv2d(width, SIZES[kind], 1) for kind in PLACED])
         self._maps: Tensor | None = None
         if not self.sigmoid:
-            model.visual.layer2.register_forward_hook(lambda _, __, maps: setattr(self, "_maps", maps))  # type: ignore[union-attr,operator]
+            tower: Any = model.visual
+            tower.layer2.register_forward_hook(lambda _, __, maps: setattr(self, "_maps", maps))
 
-    def forward(self, batch: Batch) -> Tensor:
-        """The loss of a batch."""
+    def forward(self, batch: Batch, reading: bool = True) -> Tensor:
+        """The loss of a batch; without ``reading`` that of naming alone, which needs no text tower and learns pictures sooner."""
         pixels = (batch.images.float() / 255 - MEAN[0]) / STD[0]
-        words = self.tokenizer(batch.texts, padding="max_length", truncation=True, max_length=CONTEXT, return_tensors="pt").input_ids
         with torch.autocast("cpu", torch.bfloat16):
-            pictures, texts, maps = self._towers(pixels, words)
+            pictures, maps = self._seen(pixels)
             seen = [head(maps).float() for head in self.heads]
-        pictures, texts = normalize(pictures.float(), dim=1), normalize(texts.float(), dim=1)
-        at = batch.places.long()
+        pictures, at = normalize(pictures.float(), dim=1), batch.places.long()
         places = torch.stack([cross_entropy(logits, at[..., kind]) for kind, logits in zip(PLACED, seen, strict=True)])
-        return self._matched(pictures @ texts.T, batch) + 0.5 * places.mean() + self._named(pictures, batch)
+        loss = places.mean() + self._named(pictures, batch)
+        return loss + self._matched(pictures @ self._read(batch.texts).T, batch) if reading else loss
+
+    def _read(self, texts: list[str]) -> Tensor:
+        model: Any = self.model
+        words = self.tokenizer(texts, padding="max_length", truncation=True, max_length=CONTEXT, return_tensors="pt").input_ids
+        with torch.autocast("cpu", torch.bfloat16):
+            vectors = model.text_model(input_ids=words).pooler_output if self.sigmoid else model.encode_text(words)
+        return normalize(vectors.float(), dim=1)
 
     def _named(self, pictures: Tensor, batch: Batch) -> Tensor:
         """How far the pictures' vectors are from telling every concept that shows, and the main thing."""
@@ -147,16 +155,15 @@ class Learner(nn.Module):
         main = cross_entropy(told[:, self.things], batch.main, ignore_index=-1, reduction="sum")
         return 5 * every + main / (batch.main >= 0).sum().clamp_min(1)
 
-    def _towers(self, pixels: Tensor, words: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Vectors of pictures and texts, and what is seen at GRID x GRID places."""
+    def _seen(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """The pictures' vectors, and what is seen at GRID x GRID places."""
         model: Any = self.model
         if not self.sigmoid:
             pictures = model.encode_image(pixels.contiguous(memory_format=torch.channels_last))
             assert self._maps is not None
-            return pictures, model.encode_text(words), self._maps
+            return pictures, self._maps
         seen = model.vision_model(pixel_values=pixels)
-        maps = seen.last_hidden_state.transpose(1, 2).unflatten(2, (GRID, GRID))
-        return seen.pooler_output, model.text_model(input_ids=words).pooler_output, maps
+        return seen.pooler_output, seen.last_hidden_state.transpose(1, 2).unflatten(2, (GRID, GRID))
 
     def _matched(self, cosines: Tensor, batch: Batch) -> Tensor:
         """How far pictures and texts are from being matched as they truly are; undecided pairs do not count.
@@ -190,15 +197,16 @@ def _fit(learner: Learner, views: Views, steps: int, kept: Path) -> None:
     )
     first, losses, saved = _resumed(kept, learner, optimizer, schedule), [], time.monotonic()
     learner.train()
+    scale: Any = learner.model.logit_scale
     for step in progress(range(first, steps), text=f"training from step {first}"):
-        loss = learner(views.batch(step))
+        loss = learner(views.batch(step), reading=step >= steps * NAMING)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         with torch.no_grad():
-            learner.model.logit_scale.clamp_(max=math.log(100))  # type: ignore[operator,union-attr]
+            scale.clamp_(max=math.log(100))
         losses.append(loss.item())
         if (step + 1) % 200 == 0:
             print(f"step {step + 1}/{steps}: loss {sum(losses[-200:]) / len(losses[-200:]):.4f}", flush=True)
@@ -232,7 +240,7 @@ def _clip_config(plan: Plan, tokenizer: Any) -> dict[str, Any]:
 
 
 def _clip(plan: Plan, tokenizer: Any) -> nn.Module:
-    import open_clip
+    import open_clip  # type: ignore[import-untyped]
 
     return open_clip.CLIP(**_clip_config(plan, tokenizer)).to(memory_format=torch.channels_last)
 

@@ -66,7 +66,9 @@ def _draw_into(home: Path, start: int, count: int, workers: int) -> None:
     tasks = [(world, range(first, min(first + CHUNK, start + count))) for world in WORLDS for first in range(start, start + count, CHUNK)]
     with atomic(home / "images.npy") as path:
         images = np.lib.format.open_memmap(path, "w+", np.uint8, (len(WORLDS) * count, 3, 64, 64))
-        numbers, facts, said = [], [], []
+        numbers: list[np.ndarray] = []
+        facts: list[tuple[int, int]] = []
+        said: list[list[str]] = []
         for pixels, shown, known, texts in _drawn(tasks, workers):
             images[len(said) : len(said) + len(texts)] = pixels
             numbers.append(shown)

@@ -1,6 +1,6 @@
 """Batches of pictures and texts for training image-text models, and the truth of every pair in them.
 
-Half of what is seen are whole scenes; the rest are crops and pictures of which all but a region is covered, as describers show them.
+Most of what is seen are whole scenes; the rest are crops and pictures of which all but a region is covered, as describers show them.
 """
 
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ from milan.diorama.names import ADJECTIVES, GROUPS, THINGS, words_for
 from milan.diorama.phrases import FINE, phrase
 
 GRID = 8  # places a side at which a batch tells what is there
-MAIN = 20  # places of SEEN x SEEN from which a thing is the main one
+MAIN = 40  # places of SEEN x SEEN from which a thing is the main one
 ENOUGH = 5  # places of SEEN x SEEN from which a concept counts as shown; fewer, but some, count neither way
-WHOLE, CROPPED, COVERED = 50, 20, 20  # percent of the views; the rest are both cropped and covered
+WHOLE, CROPPED, COVERED = 60, 15, 15  # percent of the views; the rest are both cropped and covered
 SENTENCES = 55  # percent of whole scenes that are said in a sentence, the others by one thing they show
 PREFIXES = ("a photo of", "a picture of", "an image of", "a close-up of", "a photo of the")
 COVERS = (0, 0, 0, 127, 255)  # what lies over the rest
@@ -62,13 +62,16 @@ class Views:
 
     @property
     def steps(self) -> int:
-        """How many batches show every scene once."""
-        return len(self.lessons) // self.size
+        """How many batches make a round: each scene of one big thing is shown once, and every third of the others."""
+        return (len(self.lessons) // 2 + len(self.lessons) // 6) // self.size
 
     def batch(self, step: int) -> Batch:
-        """One batch; every scene is shown once in ``steps`` of them."""
+        """One batch, by its number."""
         epoch, place = divmod(step, self.steps)
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.lessons))
+        half, third = len(order) // 2, len(order) // 6
+        order = order[(order < half) | (np.cumsum(order >= half) <= third)]  # settings are learnt in no time
+        order = np.random.default_rng((self.seed, epoch, 0)).permutation(order)
         rows = np.sort(order[place * self.size : (place + 1) * self.size])
         dice = np.random.default_rng((self.seed, epoch, place))
         shown = [self._view(self.lessons.census.pixels[row], dice) for row in rows]
@@ -134,9 +137,9 @@ class Views:
         has = {kind for kind in KINDS if labels[SIDE[kind]] and (kind != "setting" or whole)}
         if labels[SIDE["pattern"]] == 1 and dice.random() < 0.85:
             has.discard("pattern")  # nearly everything is plain
-        pairs = [pair for pair in FINE if set(pair) <= has]
+        pairs = sorted(pair for pair in FINE if set(pair) <= has)
         if pairs and dice.random() < 0.45:
-            kinds = sorted(pairs)[dice.integers(len(pairs))]
+            kinds: tuple[str, ...] = pairs[dice.integers(len(pairs))]
         else:
             single = [kind for kind in SINGLE if kind in has]
             kinds = (single[dice.integers(len(single))],) if single else ("colour",)

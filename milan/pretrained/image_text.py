@@ -108,7 +108,7 @@ class OpenClip(Towers):
 
 def _known(name: str) -> tuple[str, str | None]:
     """The model's name and the tag of its weights, once it is sure that they can be had."""
-    import open_clip  # type: ignore[import-untyped]
+    import open_clip
 
     if name.startswith(LOCAL):
         return f"{LOCAL}{_folder(name.removeprefix(LOCAL))}", None

@@ -68,15 +68,25 @@ def test_a_batch_is_the_same_whenever_asked_for(taught, batches):
     assert Views(taught, 16, seed=4).batch(1).texts != again.texts
 
 
-def test_every_scene_is_shown_once_in_a_round(taught, monkeypatch):
+def test_a_round_shows_each_scene_once_at_most_and_all_of_one_big_thing(taught, monkeypatch):
     shown = []
-    monkeypatch.setattr(
-        Views, "_view", lambda self, codes, dice: shown.append(codes.tobytes()) or View(np.asarray(codes), None, (0.0, 0.0, 64.0))
-    )
-    views = Views(taught, 16)
+
+    def whole(self, codes, dice):
+        shown.append(codes.tobytes())
+        return View(np.asarray(codes), None, (0.0, 0.0, 64.0))
+
+    monkeypatch.setattr(Views, "_view", whole)
+    views = Views(taught, 4)
     for step in range(views.steps):
         views.batch(step)
-    assert len(shown) == len(set(shown)) == len(taught)
+    of = {taught.census.pixels[row].tobytes(): row for row in range(len(taught))}
+    rows = [of[codes] for codes in shown]
+    assert len(rows) == len(set(rows)) == COUNT + COUNT // 3
+    assert set(range(COUNT)) <= set(rows)
+    shown.clear()
+    for step in range(views.steps, 2 * views.steps):
+        views.batch(step)
+    assert [of[codes] for codes in shown] != rows
 
 
 def test_every_pair_is_as_the_labels_say(taught, batches):
