@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from milan.diorama.planted import planted_truth
 from milan.scores.intervals import mean, share
 from milan.scores.naming import formula, named_exactly, named_parts
 
@@ -64,3 +65,14 @@ def test_the_mean_leaves_out_what_is_unknown_and_its_interval_holds_it() -> None
     assert found.high - found.low == pytest.approx(2 * 1.96 * found.error, rel=0.15)
     assert mean(values, seed=1).low != found.low
     assert math.isnan(mean([math.nan]).value)
+
+
+def test_every_planted_text_has_the_formula_of_the_planted_concepts() -> None:
+    kinds: dict[str, int] = {}
+    for planted in planted_truth().values():
+        parts = [planted.concepts] if planted.kind in ("single", "conjunction") else [(name,) for name in planted.concepts]
+        assert formula(planted.text) == {frozenset(part) for part in parts}
+        kinds[planted.kind] = kinds.get(planted.kind, 0) + 1
+    assert kinds["single"] >= 60
+    assert min(kinds["conjunction"], kinds["either"]) >= 20
+    assert kinds["nothing"] >= 10
