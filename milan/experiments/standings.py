@@ -44,7 +44,7 @@ COLUMNS = (
     Column(
         "both halves",
         "Of the units planted to answer to either of two things, the share of which the description names both, each as an alternative of "
-        "its own, whatever else it says.",
+        "its own, whatever else it says and whatever it excepts (but not ...).",
         "%",
         1,
         "more",

@@ -33,13 +33,14 @@ def named_exactly(text: str, planted: str) -> bool:
 
 
 def named_parts(text: str, planted: str) -> float:
-    """The share of what was planted, 0..1, that a text names as an alternative of its own, whatever else it says.
+    """The share of what was planted, 0..1, that a text names as an alternative of its own, whatever else it says and excepts.
 
-    >>> named_parts("wheels, or doors and roofs", "wheel or window"), named_parts("windows and wheels", "wheel or window")
+    >>> named_parts("wheels, or doors and roofs", "wheel or window"), named_parts("(wheel or window) but not room", "wheel or window")
     (0.5, 1.0)
     """
     known = formula(planted)
-    return len(known & formula(text)) / len(known) if known else 0.0
+    named = {frozenset(name for name in part if not name.startswith("not ")) for part in formula(text)}
+    return len(known & named) / len(known) if known else 0.0
 
 
 def _alternatives(phrase: tuple[tuple[Concept, ...], ...]) -> set[frozenset[str]]:

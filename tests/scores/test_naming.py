@@ -36,7 +36,17 @@ def test_named_exactly(text: str, planted: str, exact: bool) -> None:
 
 @pytest.mark.parametrize(
     ("text", "parts"),
-    [("wheels or windows", 1.0), ("windows, wheels and roofs", 1.0), ("red wheels and windows", 0.5), ("roofs", 0.0), ("", 0.0)],
+    [
+        ("wheel or (window but not room)", 1.0),
+        ("both wheel and window", 0.0),
+        ("4.60 wheel + 3.03 window + 0.76 clock - 0.5 roof", 1.0),
+        ("not wheel or not window", 0.0),
+        ("wheels or windows", 1.0),
+        ("windows, wheels and roofs", 1.0),
+        ("red wheels and windows", 0.5),
+        ("roofs", 0.0),
+        ("", 0.0),
+    ],
 )
 def test_named_parts_of_an_either_or_unit(text: str, parts: float) -> None:
     assert named_parts(text, "wheel or window") == parts
