@@ -212,7 +212,7 @@ def _headlines(stage: Stage, table: Table) -> tuple[tuple[str, str], ...]:
         ranked = [(row.values[name], row) for row in table.rows if name in row.values and not row.role]
         known = [(value.value, row.name) for value, row in ranked if isinstance(value, Measure) and not math.isnan(value.value)]
         if known:
-            best = max(known)
+            best = max(known, key=lambda pair: pair[0])  # of equals the first
             found.append((f"{100 * best[0]:.0f} %", f"{text}: {best[1]}"))
     ends = {row.name: row.values["truth"] for row in table.rows if row.role}
     found += [(f"{100 * value.value:.0f} %", f"truth score: {name}") for name, value in ends.items() if isinstance(value, Measure)]
