@@ -12,7 +12,7 @@ What each unit truly detects was measured, and is kept in ``data/diorama/network
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -124,9 +124,9 @@ def planted_truth(folder: Path | None = None) -> dict[Unit, Planted]:
     return {Unit(LAYER, each.pop("unit")): _planted(each) for each in facts["truth"]}
 
 
-def _planted(each: dict) -> Planted:
-    lists = {name: tuple(each.pop(name, ())) for name in ("concepts", "halves")}
-    return Planted(**each, **lists)
+def _planted(each: dict[str, Any]) -> Planted:
+    facts: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in each.items()}
+    return Planted(**facts)
 
 
 def _there(path: Path) -> Path:

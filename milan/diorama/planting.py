@@ -107,10 +107,14 @@ def candidates(nursery: Nursery) -> list[tuple[str, ...]]:
     known, areas = concepts(), nursery.areas
     share = areas.diagonal()
     plain = [i for i, each in enumerate(known) if len({kind for kind, _ in each.members}) == 1 and each.name not in ("plain", "objects")]
-    singles = [(known[i].name,) for i in plain if 0.0002 < share[i] < 1.2 * WIDEST and not known[i].name.startswith("letter ")]
+    singles: list[tuple[str, ...]] = [
+        (known[i].name,) for i in plain if 0.0002 < share[i] < 1.2 * WIDEST and not known[i].name.startswith("letter ")
+    ]
     looks = [i for i in plain if known[i].kind in ("colour", "pattern") and known[i].name != "patterns"]
     things = [i for i in plain if known[i].kind in ("object", "part") and len(known[i].members) == 1]
-    both = [(known[i].name, known[j].name) for i in looks for j in things if 0.0005 < areas[i, j] < min(WIDEST, 0.6 * share[j])]
+    both: list[tuple[str, ...]] = [
+        (known[i].name, known[j].name) for i in looks for j in things if 0.0005 < areas[i, j] < min(WIDEST, 0.6 * share[j])
+    ]
     return singles + both
 
 
@@ -182,7 +186,7 @@ def _pairs(nursery: Nursery, halves: Sequence[Part], loud: dict[tuple[str, ...],
     """
     index = {concept.name: row for row, concept in enumerate(concepts())}
     used: Counter[Part] = Counter()
-    found = []
+    found: list[tuple[Part, Part]] = []
     for a in (halves[i] for i in np.random.default_rng(seed).permutation(len(halves))):
         may = [b for b in halves if used[b] < 2 and _may_pair(nursery, index, a, b) and _shared(loud[a.names], loud[b.names])]
         if may and not used[a] and len(found) < COUNTS["either"]:

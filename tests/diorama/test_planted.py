@@ -82,7 +82,7 @@ def test_a_dissection_finds_the_masks_that_the_file_tells_of(tmp_path: Path) -> 
     """The whole way: probe, thresholds at the usual quantile, masks, truth."""
     target, probe = load_target("diorama:planted"), load_probe("diorama:objects", limit=SCENES)
     chosen = [unit for unit, planted in planted_truth().items() if planted.kind == "single" and 0.003 < planted.area < 0.008][:6]
-    dissection = dissect(target, probe, LAYERS["planted"], tmp_path / "out", k=5, units={LAYER: [unit.index for unit in chosen]})[LAYER]
+    dissection = dissect(target, probe, LAYERS["planted"], tmp_path / "out", k=2, units={LAYER: [unit.index for unit in chosen]})[LAYER]
     assert dissection.units == chosen
     assert dissection.alive() == chosen
     measured = Truth.of(dissection, target, tmp_path / "truth")
