@@ -76,32 +76,17 @@ def train_network(name: str) -> Part:
 
 def annotate_network(name: str) -> Part:
     def make(shop: Workshop) -> None:
+        from milan.describers.annotators import simulated
         from milan.dissection.exchange import export_compact
 
         for layer, dissection in shop.dissections(name).items():
-            texts = annotations(dissection, name, shop)
+            texts = {unit: simulated(dissection, unit, shop.seed) for unit in dissection.alive()}
             export_compact(dissection, shop.data / "annotations" / name, texts)
             print(f"{name} {layer}: {len(texts)} units annotated")
         with atomic(shop.data / "annotations" / name / MARK) as path:
             path.write_text(json.dumps({"annotators": "simulated", "network": name, "seed": shop.seed}, indent=1) + "\n")
 
     return Part(make, (f"annotations/{name}/{MARK}",), f"dissect {name} and annotate its units by three simulated annotators")
-
-
-def annotations(dissection: "Dissection", network: str, shop: Workshop) -> "dict[Unit, list[str]]":
-    """What the three simulated annotators say of each living unit of a layer."""
-    from milan.diorama import DioramaImages
-    from milan.diorama.annotators import annotate, gather, together
-    from milan.diorama.census import Census
-
-    census = Census.of(DioramaImages(dissection.probe.partition(":")[2], size=dissection.image_size), shop.work)
-    at_large = together(census.area, census)
-    said = {}
-    for unit in dissection.alive():
-        exemplars = dissection.exemplars(unit)
-        evidence = gather(census, exemplars.ids.numpy(), exemplars.masks[:, 0].numpy(), at_large)
-        said[unit] = annotate(evidence, f"{network}/{unit}", shop.seed)
-    return said
 
 
 def train_model(name: str) -> Part:

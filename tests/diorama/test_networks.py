@@ -155,11 +155,10 @@ def test_building_answers_wrong_names(tmp_path, capsys) -> None:
         main(["bild"])
 
 
-def test_annotating_a_network_anew_gives_what_is_kept(tmp_path) -> None:
-    """The last layer of a network, annotated from its kept exemplars: the same words."""
-    from milan.programs.diorama_build import annotations
+def test_annotating_a_network_anew_gives_what_is_kept() -> None:
+    """The first layer of a network, annotated from its kept exemplars: the same words."""
+    from milan.describers.annotators import simulated
 
     folder = embedded("data") / "diorama" / "annotations" / "resnet-scenes"
     dissection = load_dissection(folder / "conv1")
-    shop = Workshop(embedded("data") / "diorama", tmp_path)
-    assert annotations(dissection, "resnet-scenes", shop) == annotations_of(folder / "conv1")
+    assert {unit: simulated(dissection, unit) for unit in dissection.alive()} == annotations_of(folder / "conv1")
