@@ -24,7 +24,6 @@ from milan.progress import progress
 from milan.storage import atomic
 
 SCENES = 30_000  # of each world
-BATCH = 128
 CONTEXT = 28  # word pieces of a text, its two ends included
 VOCABULARY = 1_100
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -42,7 +41,8 @@ class Plan:
     steps: int
     vision: dict[str, Any]
     text: dict[str, Any]
-    rate: float = 1.5e-3
+    rate: float = 1.2e-3
+    batch: int = 64
 
 
 def _siglip(width: int, layers: int, heads: int, text: int, text_layers: int, steps: int) -> Plan:
@@ -56,13 +56,14 @@ def _siglip(width: int, layers: int, heads: int, text: int, text_layers: int, st
 PLANS: dict[str, Plan] = {
     "clip": Plan(
         "open_clip",
-        3_000,
+        3_200,
         {"image_size": 64, "layers": [2, 2, 2, 1], "width": 16, "head_width": 64},
         {"context_length": CONTEXT, "width": 128, "heads": 4, "layers": 2, "hf_tokenizer_name": "diorama"},
         rate=2.5e-3,
+        batch=128,
     ),
-    "siglip-small": _siglip(96, 4, 3, 96, 2, 3_000),
-    "siglip-large": _siglip(128, 5, 4, 128, 2, 2_600),
+    "siglip-small": _siglip(96, 4, 3, 96, 2, 5_000),
+    "siglip-large": _siglip(128, 4, 4, 128, 2, 4_500),
 }
 
 
@@ -77,7 +78,7 @@ def train(name: str, folder: Path, work: Path, *, seed: int = 0, steps: int | No
     taught = lessons(0, scenes, work)
     tokenizer = tokenizer_for(taught)
     model = (_clip if plan.library == "open_clip" else _siglip_model)(plan, tokenizer)
-    views = Views(taught, min(BATCH, len(taught)), seed)
+    views = Views(taught, plan.batch, seed)
     _fit(Learner(model, tokenizer, plan), views, steps, work / "training" / f"{name}-{seed}-{steps}-{scenes}.pt")
     folder.mkdir(parents=True, exist_ok=True)
     (_save_clip if plan.library == "open_clip" else _save_siglip)(model.half().eval(), tokenizer, plan, folder)

@@ -29,13 +29,12 @@ def _small(monkeypatch):
     """Smaller towers and batches, of the same classes."""
     clip, siglip = PLANS["clip"], PLANS["siglip-small"]
     clip = replace(
-        clip, vision={**clip.vision, "layers": [1, 1, 1, 1], "width": 8}, text={**clip.text, "width": 32, "heads": 1, "layers": 1}
+        clip, batch=16, vision={**clip.vision, "layers": [1, 1, 1, 1], "width": 8}, text={**clip.text, "width": 32, "heads": 1, "layers": 1}
     )
     thin = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 1, "num_hidden_layers": 1}
-    siglip = replace(siglip, vision={**siglip.vision, **thin}, text={**siglip.text, **thin, "projection_size": 32})
+    siglip = replace(siglip, batch=16, vision={**siglip.vision, **thin}, text={**siglip.text, **thin, "projection_size": 32})
     monkeypatch.setitem(PLANS, "clip", clip)
     monkeypatch.setitem(PLANS, "siglip-small", siglip)
-    monkeypatch.setattr(image_text, "BATCH", 16)
 
 
 def _spec(name, folder):
