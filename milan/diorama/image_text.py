@@ -18,7 +18,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from milan.diorama.census import SIZES
 from milan.diorama.concepts import concepts, lexicon
 from milan.diorama.lessons import Lessons, lessons
-from milan.diorama.names import THINGS
+from milan.diorama.names import COLOURS, PATTERNS, THINGS
 from milan.diorama.views import GRID, Batch, Views
 from milan.progress import progress
 from milan.storage import atomic
@@ -125,6 +125,7 @@ class Learner(nn.Module):
         numbers = {concept.name: number for number, concept in enumerate(concepts())}
         self.things = [numbers[name] for name in THINGS]
         self.names = nn.Linear(FEATURES if not self.sigmoid else width, len(concepts()))
+        self.looks = nn.Linear(self.names.in_features, len(COLOURS) + len(PATTERNS))
         self.heads = nn.ModuleList([nn.Conv2d(width, SIZES[kind], 1) for kind in PLACED])
         self._maps: Tensor | None = None
         if not self.sigmoid:
@@ -150,11 +151,13 @@ class Learner(nn.Module):
         return normalize(vectors.float(), dim=1)
 
     def _named(self, pictures: Tensor, batch: Batch) -> Tensor:
-        """How far the pictures' vectors are from telling every concept that shows, and the main thing."""
+        """How far the pictures' vectors are from telling every concept that shows, and the main thing with its colour and pattern."""
         told = 10 * self.names(pictures)
         every = binary_cross_entropy_with_logits(told, batch.shows.clamp_min(0).float(), (batch.shows >= 0).float())
-        main = cross_entropy(told[:, self.things], batch.main, ignore_index=-1, reduction="sum")
-        return 5 * every + main / (batch.main >= 0).sum().clamp_min(1)
+        known = (batch.looks[:, 0] >= 0).sum().clamp_min(1)
+        logits = (told[:, self.things], *(10 * self.looks(pictures)).split((len(COLOURS), len(PATTERNS)), dim=1))
+        looks = [cross_entropy(each, batch.looks[:, kind], ignore_index=-1, reduction="sum") for kind, each in enumerate(logits)]
+        return 10 * every + (looks[0] + 0.5 * looks[1] + 0.5 * looks[2]) / known
 
     def _seen(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """The pictures' vectors, and what is seen at GRID x GRID places."""

@@ -16,7 +16,7 @@ from milan.diorama.census import KINDS
 from milan.diorama.concepts import ALL_KINDS, Concept, by_name, concepts
 from milan.diorama.dice import Dice
 from milan.diorama.lessons import SEEN, Lessons
-from milan.diorama.names import ADJECTIVES, GROUPS, THINGS, words_for
+from milan.diorama.names import ADJECTIVES, COLOURS, GROUPS, THINGS, words_for
 from milan.diorama.phrases import FINE, phrase
 
 GRID = 8  # places a side at which a batch tells what is there
@@ -24,6 +24,7 @@ MAIN = 40  # places of SEEN x SEEN from which a thing is the main one
 ENOUGH = 5  # places of SEEN x SEEN from which a concept counts as shown; fewer, but some, count neither way
 WHOLE, CROPPED, COVERED = 60, 15, 15  # percent of the views; the rest are both cropped and covered
 SENTENCES = 55  # percent of whole scenes that are said in a sentence, the others by one thing they show
+RIVALS = 0.5  # share of the phrases that are joined by one that says something else of the same
 PREFIXES = ("a photo of", "a picture of", "an image of", "a close-up of", "a photo of the")
 COVERS = (0, 0, 0, 127, 255)  # what lies over the rest
 RELATED = (("object",), ("object",), ("object", "part"), ("part",), ("colour",), ("colour", "pattern"), ("pattern",))  # regions
@@ -37,7 +38,7 @@ SIDE = {kind: KINDS.index(kind) for kind in KINDS}
 class Batch:
     """images: uint8 (b, 3, 64, 64); texts: each once; own: int64 (b,), which text each picture came with;
     truth: int8 (b, texts), 1 shows it, 0 does not, -1 undecided; shows: the same of all concepts, int8 (b, concepts);
-    main: int64 (b,), the thing of which most shows, by THINGS, or -1;
+    looks: int64 (b, 3), the thing of which most shows, by THINGS, its colour and its pattern, or -1 each;
     places: uint8 (b, 8, 8, 6), the labels in the order of the census' KINDS, 0 where covered."""
 
     images: Tensor
@@ -45,7 +46,7 @@ class Batch:
     own: Tensor
     truth: Tensor
     shows: Tensor
-    main: Tensor
+    looks: Tensor
     places: Tensor
 
 
@@ -80,16 +81,18 @@ class Views:
         known: dict[str, tuple[Concept, ...]] = {}
         for text, named in texts:
             known.setdefault(text, named)
-        truth, shows, counts = self._truth(shown, list(known.values()))
+        for text, named in [self._rival(*each, dice) for each in texts if dice.random() < RIVALS]:
+            if text:
+                known.setdefault(text, named)
+        truth, shows = self._truth(shown, list(known.values()))
         place_of = {text: number for number, text in enumerate(known)}
         own = np.array([place_of[text] for text, _ in texts])
         truth[np.arange(len(own)), own] = 1
-        things = counts[:, [self._number[name] for name in THINGS]]
-        main = np.where(things.max(1) >= MAIN, things.argmax(1), -1)
+        looks = np.array([self._looks(view) for view in shown])
         middles = slice(SEEN // GRID // 2, None, SEEN // GRID)
         codes = np.stack([view.codes[middles, middles] for view in shown])
         labels = np.where(codes[..., None] < 0, 0, self.table[codes])
-        facts = [torch.from_numpy(array) for array in (own, truth, shows, main, labels)]
+        facts = [torch.from_numpy(array) for array in (own, truth, shows, looks, labels)]
         return Batch(images, list(known), *facts)
 
     def _view(self, codes: np.ndarray, dice: np.random.Generator) -> "View":
@@ -126,11 +129,14 @@ class Views:
         choices = things if len(things) and dice.random() < 0.6 else often if len(often) else found
         signature = dice.choice(choices) if len(choices) else 0
         named = self._named(self.table[signature], view.whole, dice)
+        return self._phrase(named, dice), named
+
+    def _phrase(self, named: tuple[Concept, ...], dice: np.random.Generator) -> str:
         if named not in self._said:
             self._said[named] = _ways(named)
         said = self._said[named]
         text = said[dice.integers(len(said))]
-        return (f"{PREFIXES[dice.integers(len(PREFIXES))]} {text}" if dice.random() < 0.2 else text), named
+        return f"{PREFIXES[dice.integers(len(PREFIXES))]} {text}" if dice.random() < 0.2 else text
 
     def _named(self, labels: np.ndarray, whole: bool, dice: np.random.Generator) -> tuple[Concept, ...]:
         """One or two concepts of a signature."""
@@ -152,11 +158,41 @@ class Views:
         group = GROUP_OF.get((kind, name))
         return by_name()[group if group and dice.random() < 0.12 else name]
 
-    def _truth(self, shown: "list[View]", named: list[tuple[Concept, ...]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Which view shows what, int8 (views, texts) and (views, concepts), and at how many places each concept shows.
+    def _rival(self, text: str, named: tuple[Concept, ...], dice: np.random.Generator) -> tuple[str, tuple[Concept, ...]]:
+        """A text that says something else of the same: another colour, pattern or thing; nothing if there is no such text."""
+        if not named:
+            words = text.split()
+            coloured = [place for place, word in enumerate(words) if word in COLOURS]
+            if not coloured:
+                return "", ()
+            place = coloured[dice.integers(len(coloured))]
+            other = COLOURS[(COLOURS.index(words[place]) + dice.integers(1, len(COLOURS))) % len(COLOURS)]
+            return " ".join([*words[:place], other, *words[place + 1 :]]), ()
+        place = int(dice.integers(len(named)))
+        kind = named[place].kind
+        if kind not in ("colour", "pattern", "object"):
+            return "", ()
+        concept = by_name()[ALL_KINDS[kind][dice.integers(len(THINGS) if kind == "object" else len(ALL_KINDS[kind]))]]
+        changed = (*named[:place], concept, *named[place + 1 :])
+        if concept.kind != kind or len({each.name for each in changed}) < len(changed):
+            return "", ()
+        return self._phrase(changed, dice), changed
 
-        Sentences are true of their own scene alone.
-        """
+    def _looks(self, view: "View") -> tuple[int, int, int]:
+        """The main thing, and the colour and the pattern that most of it has."""
+        signatures, counts = view.counts
+        thing = self._things[signatures]
+        labels, counts = self.table[signatures[thing]], counts[thing]
+        most = [np.bincount(labels[:, SIDE[kind]], counts, minlength=2)[1:] for kind in ("object", "colour", "pattern")]
+        if most[0].max() < MAIN:
+            return -1, -1, -1
+        main = int(most[0].argmax())
+        its = labels[:, SIDE["object"]] == main + 1
+        colour, pattern = (np.bincount(labels[its, SIDE[kind]], counts[its], minlength=2)[1:].argmax() for kind in ("colour", "pattern"))
+        return main, int(colour), int(pattern)
+
+    def _truth(self, shown: "list[View]", named: list[tuple[Concept, ...]]) -> tuple[np.ndarray, np.ndarray]:
+        """Which view shows what, int8 (views, texts) and (views, concepts); sentences are true of their own scene alone."""
         union = np.unique(np.concatenate([view.counts[0] for view in shown]))
         seen = np.zeros((len(shown), len(union)), dtype=np.float32)
         for row, view in enumerate(shown):
@@ -169,8 +205,7 @@ class Views:
         truth = _decided(seen @ meant, part[:, None] & place)
         truth[:, [column for column, each in enumerate(named) if not each]] = 0
         setting = np.array([concept.kind == "setting" for concept in concepts()])
-        counts = seen @ single
-        return truth, _decided(counts, part[:, None] & setting), counts
+        return truth, _decided(seen @ single, part[:, None] & setting)
 
 
 def _decided(counts: np.ndarray, untold: np.ndarray) -> np.ndarray:

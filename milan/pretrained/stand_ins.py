@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 
 from milan.diorama.census import KINDS
 from milan.diorama.lessons import SEEN, Lessons, lessons
-from milan.diorama.names import OBJECTS, SETTINGS, THINGS, article
+from milan.diorama.names import COLOURS, OBJECTS, SETTINGS, THINGS, article
 from milan.diorama.scenes import HELD_OUT
 from milan.pretrained.embedder import Embedder
 from milan.storage import atomic
@@ -29,7 +29,8 @@ def quality(embedder: Embedder, work: Path, count: int = COUNT) -> dict[str, Any
 
     Retrieval is among ``count`` scenes, half of each world, and one sentence of each; a sentence that is true of several scenes counts
     for its own alone. Naming is by the nearest of the names of all classes, each in three prompts; of covered pictures all but the main
-    thing is black. Chance is 1 in ``count``, 1 in 35 things and 1 in 10 settings.
+    thing is black, and its colour is the nearest of "a red car", "an orange car" and so on. Chance is 1 in ``count``, in 35 things, in
+    11 colours and in 10 settings.
 
     work: where the drawn scenes are kept.
     """
@@ -40,12 +41,17 @@ def quality(embedder: Embedder, work: Path, count: int = COUNT) -> dict[str, Any
     said = embedder.texts([taught.said[row][0] for row in half])
     things, settings = _classes(embedder, THINGS, OBJECT_PROMPTS), _classes(embedder, SETTINGS, SCENE_PROMPTS)
     objects = _pixels(taught, range(count))
+    main = _main(taught, count)
+    covered = embedder.images(objects * main)
+    coloured = embedder.texts([f"{article(colour)} {thing}" for thing in THINGS for colour in COLOURS])
+    looks = coloured.unflatten(0, (len(THINGS), len(COLOURS)))[torch.from_numpy(taught.things[first])]
     return {
         "scenes by sentence": recall(said @ pictures.T),
         "sentences by scene": recall(pictures @ said.T),
         "among": len(half),
         "objects named": _right(embedder.images(objects), things, taught.things[first]),
-        "objects named, the rest covered": _right(embedder.images(objects * _main(taught, count)), things, taught.things[first]),
+        "objects named, the rest covered": _right(covered, things, taught.things[first]),
+        "their colours named": _share((looks @ covered[:, :, None]).squeeze(2).argmax(1).numpy() == _colours(taught, main)),
         "settings named": _right(embedder.images(_pixels(taught, range(count, 2 * count))), settings, taught.settings[second]),
         "of": count,
     }
@@ -67,8 +73,11 @@ def _classes(embedder: Embedder, names: Sequence[str], prompts: Sequence[str]) -
 
 
 def _right(pictures: Float[Tensor, "n features"], names: Float[Tensor, "names features"], truth: np.ndarray) -> float:
-    found = (pictures @ names.T).argmax(1).numpy()
-    return round(100 * float((found == truth).mean()), 2)
+    return _share((pictures @ names.T).argmax(1).numpy() == truth)
+
+
+def _share(right: np.ndarray) -> float:
+    return round(100 * float(right.mean()), 2)
 
 
 def _pixels(taught: Lessons, rows: Sequence[int]) -> UInt8[Tensor, "n 3 64 64"]:
@@ -81,6 +90,13 @@ def _main(taught: Lessons, count: int) -> UInt8[Tensor, "n 1 64 64"]:
     wanted: Int[np.ndarray, " n"] = np.array([OBJECTS.index(THINGS[thing]) + 1 for thing in taught.things[:count]])
     lit = (shown == wanted[:, None, None]).repeat(64 // SEEN, 1).repeat(64 // SEEN, 2)
     return torch.from_numpy(lit[:, None].astype(np.uint8))
+
+
+def _colours(taught: Lessons, main: UInt8[Tensor, "n 1 64 64"]) -> Int[np.ndarray, " n"]:
+    """The colour most of each scene's main thing has, by COLOURS."""
+    labels = taught.census.table[taught.census.pixels[: len(main)], KINDS.index("colour")]
+    lit = main[:, 0, :: 64 // SEEN, :: 64 // SEEN].numpy().astype(bool)
+    return np.array([np.bincount(each[where], minlength=2)[1:].argmax() for each, where in zip(labels, lit, strict=True)])
 
 
 def write_card(folder: Path, facts: dict[str, Any], library: str) -> None:
@@ -121,7 +137,8 @@ and phrases were made by a program, and no number below says anything of real im
 | --- | --- |
 {rows}
 
-A sentence that is true of several scenes counts for its own alone. Chance is 0.1 for retrieval, 2.9 for objects, 10 for settings.
+A sentence that is true of several scenes counts for its own alone. Chance is 0.1 for retrieval,
+2.9 for objects, 9.1 for colours, 10 for settings.
 
 ```python
 from milan.pretrained.embedder import load_embedder

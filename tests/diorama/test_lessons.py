@@ -6,12 +6,12 @@ import torch
 
 from milan.diorama import views as views_module
 from milan.diorama.census import KINDS
-from milan.diorama.concepts import ALL_KINDS, concepts, read
+from milan.diorama.concepts import ALL_KINDS, by_name, concepts, read
 from milan.diorama.lessons import SAID, SEEN, lessons
 from milan.diorama.names import SETTINGS, THINGS
 from milan.diorama.scenes import draw
 from milan.diorama.sentences import sentences
-from milan.diorama.views import ENOUGH, PREFIXES, View, Views
+from milan.diorama.views import ENOUGH, MAIN, PREFIXES, View, Views
 
 COUNT = 24
 
@@ -22,9 +22,20 @@ def taught(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def batches(taught):
-    views = Views(taught, 16, seed=3)
+def views(taught):
+    return Views(taught, 16, seed=3)
+
+
+@pytest.fixture(scope="module")
+def batches(views):
     return [views.batch(step) for step in range(2 * views.steps)]
+
+
+def _is_phrase(text, views):
+    """Whether a text came from concepts, and not from a scene's sentence."""
+    for prefix in PREFIXES:
+        text = text.removeprefix(prefix + " ")
+    return any(text in ways or text.removeprefix("the ") in ways for ways in views._said.values())
 
 
 def _scene(row):
@@ -63,7 +74,7 @@ def test_a_batch_is_the_same_whenever_asked_for(taught, batches):
     views.batch(4)
     again = views.batch(1)
     assert again.texts == batches[1].texts
-    for name in ("images", "own", "truth", "shows", "main", "places"):
+    for name in ("images", "own", "truth", "shows", "looks", "places"):
         assert torch.equal(getattr(again, name), getattr(batches[1], name)), name
     assert Views(taught, 16, seed=4).batch(1).texts != again.texts
 
@@ -89,15 +100,14 @@ def test_a_round_shows_each_scene_once_at_most_and_all_of_one_big_thing(taught, 
     assert [of[codes] for codes in shown] != rows
 
 
-def test_every_pair_is_as_the_labels_say(taught, batches):
+def test_every_pair_is_as_the_labels_say(taught, views, batches):
     whole = {taught.images[row].tobytes(): row for row in range(len(taught))}
-    said = {text for texts in taught.said for text in texts}
     checked = {0: 0, 1: 0, -1: 0}
     for batch in batches:
         rows = [whole.get(image.numpy().tobytes()) for image in batch.images]
         assert sum(row is not None for row in rows) >= 3
         for text_number, text in enumerate(batch.texts):
-            if text in said:
+            if not _is_phrase(text, views):
                 continue
             for number, row in enumerate(rows):
                 if row is not None:
@@ -126,12 +136,11 @@ def _any(places, group):
     return np.logical_or.reduce([places[kind] == name for concept in group for kind, name in concept.members])
 
 
-def test_sentences_are_true_of_their_own_scene_alone(taught, batches):
-    said = [set(texts) for texts in taught.said]
+def test_sentences_are_true_of_their_own_scene_alone(views, batches):
     found = 0
     for batch in batches:
         for number, text in enumerate(batch.texts):
-            if any(text in texts for texts in said):
+            if not _is_phrase(text, views):
                 found += 1
                 owners = (batch.own == number).nonzero().flatten()
                 assert batch.truth[:, number].clamp_min(0).nonzero().flatten().tolist() == owners.tolist()
@@ -151,6 +160,45 @@ def test_concepts_of_whole_scenes(taught, batches):
                 assert [one for one, sure in zip(shows.tolist(), told, strict=True) if sure] == [
                     one for one, sure in zip(right, told, strict=True) if sure
                 ]
+
+
+def test_the_main_thing_and_its_looks(taught, batches):
+    whole = {taught.images[row].tobytes(): row for row in range(len(taught))}
+    found = 0
+    for batch in batches:
+        for image, looks in zip(batch.images, batch.looks.tolist(), strict=True):
+            row = whole.get(image.numpy().tobytes())
+            if row is None:
+                continue
+            places = _places(_scene(row))
+            counts = [(places["object"] == name).sum() for name in THINGS]
+            if max(counts) < MAIN:
+                assert looks == [-1, -1, -1]
+                continue
+            found += 1
+            assert counts[looks[0]] == max(counts)
+            its = places["object"] == THINGS[looks[0]]
+            for kind, look in zip(("colour", "pattern"), looks[1:], strict=True):
+                shares = [(places[kind][its] == name).sum() for name in ALL_KINDS[kind]]
+                assert shares[look] == max(shares)
+    assert found > 20
+
+
+def test_rivals_say_something_else_of_the_same(taught):
+    views, dice = Views(taught, 16), np.random.default_rng(2)
+    assert views._rival("there is a dog in a room", (), dice) == ("", ())
+    text, named = views._rival("a red dog and a cat", (), dice)
+    assert named == ()
+    assert text != "a red dog and a cat"
+    assert text.split()[1] in ALL_KINDS["colour"]
+    assert text.replace(text.split()[1], "red") == "a red dog and a cat"
+    pair = (by_name()["red"], by_name()["house"])
+    for _ in range(20):
+        text, named = views._rival("red houses", pair, dice)
+        assert [concept.kind for concept in named] in ([], ["colour", "object"])
+        assert sum(one != other for one, other in zip(named, pair, strict=False)) <= 1
+        assert (text == "") == (named == ())
+    assert views._rival("wheels", (by_name()["wheel"],), dice) == ("", ())
 
 
 def test_crops_and_covers_show_what_their_labels_say(taught):
