@@ -35,9 +35,9 @@ KEEPING = 120.0  # seconds of training that a kill may cost
 
 @dataclass(frozen=True)
 class Plan:
-    """How a stand-in is made. library: "open_clip" or "transformers"; vision, text: settings of its towers, by the library's names."""
+    """How a stand-in is made. family: "open_clip" or "transformers"; vision, text: settings of its towers, by the library's names."""
 
-    library: str
+    family: str
     steps: int
     vision: dict[str, Any]
     text: dict[str, Any]
@@ -62,8 +62,8 @@ PLANS: dict[str, Plan] = {
         rate=2.5e-3,
         batch=128,
     ),
-    "siglip-small": _siglip(96, 4, 3, 96, 2, 5_000),
-    "siglip-large": _siglip(128, 4, 4, 128, 2, 4_500),
+    "siglip-small": _siglip(96, 4, 3, 96, 2, 2_800),
+    "siglip-large": _siglip(128, 4, 4, 128, 2, 2_800),
 }
 
 
@@ -77,11 +77,11 @@ def train(name: str, folder: Path, work: Path, *, seed: int = 0, steps: int | No
     steps, started = steps or plan.steps, time.monotonic()
     taught = lessons(0, scenes, work)
     tokenizer = tokenizer_for(taught)
-    model = (_clip if plan.library == "open_clip" else _siglip_model)(plan, tokenizer)
+    model = (_clip if plan.family == "open_clip" else _siglip_model)(plan, tokenizer)
     views = Views(taught, plan.batch, seed)
     _fit(Learner(model, tokenizer, plan), views, steps, work / "training" / f"{name}-{seed}-{steps}-{scenes}.pt")
     folder.mkdir(parents=True, exist_ok=True)
-    (_save_clip if plan.library == "open_clip" else _save_siglip)(model.half().eval(), tokenizer, plan, folder)
+    (_save_clip if plan.family == "open_clip" else _save_siglip)(model.half().eval(), tokenizer, plan, folder)
     size = sum(value.numel() for value in model.parameters())
     return {"stand-in": name, "trained_on_scenes": len(taught), "views": steps * views.size, "steps": steps, "seed": seed,
             "parameters": size, "seconds": round(time.monotonic() - started)}  # fmt: skip
@@ -120,7 +120,7 @@ class Learner(nn.Module):
     def __init__(self, model: nn.Module, tokenizer: Any, plan: Plan):
         super().__init__()
         self.model, self.tokenizer, self.plan = model, tokenizer, plan
-        self.sigmoid = plan.library == "transformers"
+        self.sigmoid = plan.family == "transformers"
         width = plan.vision["hidden_size"] if self.sigmoid else plan.vision["width"] * 8
         numbers = {concept.name: number for number, concept in enumerate(concepts())}
         self.things = [numbers[name] for name in THINGS]

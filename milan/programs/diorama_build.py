@@ -118,11 +118,11 @@ def train_stand_in(name: str) -> Part:
         from milan.pretrained.embedder import load_embedder
         from milan.pretrained.stand_ins import quality, write_card
 
-        folder, library = shop.data / name, PLANS[name].library
+        folder, family = shop.data / name, PLANS[name].family
         facts = train(name, folder, shop.work, seed=shop.seed)
-        embedder = load_embedder(f"open_clip:local-dir:{folder}" if library == "open_clip" else f"hf:{folder}")
+        embedder = load_embedder(f"open_clip:local-dir:{folder}" if family == "open_clip" else f"hf:{folder}")
         measured = quality(embedder, shop.work)
-        write_card(folder, {**facts, "held_out": measured}, library)
+        write_card(folder, {**facts, "held_out": measured}, family)
         print(f"{name}: on held-out scenes, in percent: {measured}")
 
     return Part(make, (f"{name}/{weights}", f"{name}/quality.json"), f"train the stand-in {name} on scenes and what is said of them")

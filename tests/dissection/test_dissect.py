@@ -397,7 +397,7 @@ def test_images_not_kept_are_asked_of_the_probe_if_it_is_still_the_same(tmp_path
     again = load_dissection(tmp_path / "out" / "conv2")
     assert torch.equal(again.exemplars(unit).images, whole.images)
     (tmp_path / "pictures" / "000.png").write_bytes((tmp_path / "pictures" / "001.png").read_bytes())
-    with pytest.raises(MissingEvidence, match="has changed since .* was made; dissect again"):
+    with pytest.raises(MissingEvidence, match=r"has changed since .* was made; dissect again"):
         load_dissection(tmp_path / "out" / "conv2").exemplars(unit)
 
 

@@ -1,0 +1,55 @@
+"""Diorama's image-text models as they come with the package: loaded by the published models' code, as good as their cards say."""
+
+import json
+
+import pytest
+import torch
+
+from milan.embedded import embedded
+from milan.pretrained.embedder import load_embedder
+from milan.pretrained.stand_ins import quality, recall
+
+SPECS = {"clip": "diorama"}
+COUNT = 120  # scenes of each world that a test has the time to draw
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_it_is_as_good_as_its_card_says(name, work):
+    card = json.loads((embedded(f"data/diorama/{name}") / "quality.json").read_text())
+    told, found = card["held_out"], quality(load_embedder(SPECS[name]), work, COUNT)
+    for task in ("objects named", "objects named, the rest covered", "their colours named", "settings named"):
+        spread = 300 * (max(told[task], 100 - told[task]) / 100 * min(told[task] + 5, 105 - told[task]) / 100 / COUNT) ** 0.5
+        assert abs(found[task] - told[task]) < spread + 1, (task, found, told)
+    for way in ("scenes by sentence", "sentences by scene"):
+        assert found[way]["recall@5"] >= told[way]["recall@5"] - 5  # among fewer it is easier
+        assert told[way]["recall@5"] > 20 * 0.5  # chance is 0.5
+
+
+def test_the_library_itself_loads_them():
+    import open_clip
+
+    folder = embedded("data/diorama/clip")
+    model, _ = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
+    words = open_clip.get_tokenizer(f"local-dir:{folder}")(["a red house"])
+    vector = torch.nn.functional.normalize(model.eval().encode_text(words), dim=1)
+    torch.testing.assert_close(vector.detach(), load_embedder().texts(["a red house"]))
+
+
+def test_recall_counts_ties_against():
+    assert recall(torch.ones(10, 10)) == {"recall@1": 0.0, "recall@5": 0.0}
+    cosines = torch.eye(10)
+    cosines[0, 1] = 2.0
+    assert recall(cosines) == {"recall@1": 90.0, "recall@5": 100.0}
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_the_card_says_what_it_is(name):
+    text = (embedded(f"data/diorama/{name}") / "README.md").read_text()
+    assert "stand-in" in text
+    assert "not to be used on photographs" in text
+    assert f"--only {name}" in text
