@@ -2,6 +2,8 @@
 
 import time
 
+from playwright.sync_api import expect
+
 from tests.page.conftest import EVIL, FACTS
 
 ALL = [f"{layer}:{unit}" for layer in ("detectors", "answers") for unit in (0, 1, 2, 3, 6)]
@@ -67,7 +69,10 @@ def test_pictures_come_when_they_are_in_view(visit, large_page):
     first = sum(url.endswith(".webp") for url in seen.requests)
     assert 4 <= first <= 400
     seen.page.evaluate("scrollTo(0, document.body.scrollHeight / 2)")
-    seen.page.wait_for_timeout(500)
+    for _ in range(100):
+        seen.page.wait_for_timeout(100)
+        if sum(url.endswith(".webp") for url in seen.requests) > first:
+            break
     assert sum(url.endswith(".webp") for url in seen.requests) > first
     assert seen.page.evaluate("[...document.images].filter((each) => each.complete && each.naturalWidth).length") >= 4
 
@@ -84,8 +89,8 @@ def test_exemplars_are_pictures_of_the_sheet(visit):
 
 def test_a_link_opens_its_unit_and_closing_gives_the_page_back(visit):
     seen = visit("#answers:2")
-    assert seen.page.inner_text("#plate-text") == "Blue Café tables"
-    assert seen.page.inner_text("#plate-unit") == "answers:2"
+    expect(seen.page.locator("#plate-text")).to_have_text("blue Café tables")
+    expect(seen.page.locator("#plate-unit")).to_have_text("answers:2")
     seen.page.keyboard.press("Escape")
     seen.page.wait_for_url(lambda url: "#" not in url)
     assert not seen.page.evaluate("document.getElementById('plate').open")
@@ -93,11 +98,11 @@ def test_a_link_opens_its_unit_and_closing_gives_the_page_back(visit):
     assert seen.focused() == "answers:2"
     seen.page.evaluate("location.hash = '#detectors:1'")
     seen.page.wait_for_selector("#plate[open]")  # a function would be refused by the page's policy, once it is asked a second time
-    assert seen.page.inner_text("#plate-text") == "Green things"
+    expect(seen.page.locator("#plate-text")).to_have_text("Green things")
 
 
 def test_a_link_to_a_dead_unit_says_so_and_one_to_nothing_opens_nothing(visit):
-    assert visit("#answers:4").page.inner_text("#plate-text") == "Not described: dead. It never moved on the probe."
+    expect(visit("#answers:4").page.locator("#plate-text")).to_have_text("Not described: dead. It never moved on the probe.")
     assert not visit("#answers:99").page.evaluate("document.getElementById('plate').open")
     assert not visit("#%E0%A4%A").page.evaluate("document.getElementById('plate').open")
 
@@ -169,10 +174,10 @@ def test_the_keyboard_does_it_all(visit):
     press("ArrowUp")
     press("Home")
     press("Enter")
-    assert seen.page.inner_text("#plate-unit") == "detectors:0"
+    expect(seen.page.locator("#plate-unit")).to_have_text("detectors:0")
     press("ArrowRight")
-    assert seen.page.inner_text("#plate-unit") == "detectors:1"
-    assert seen.page.url.endswith("#detectors:1")
+    expect(seen.page.locator("#plate-unit")).to_have_text("detectors:1")
+    seen.page.wait_for_url(lambda url: url.endswith("#detectors:1"))
     press("Escape")
     seen.page.wait_for_url(lambda url: "#" not in url)  # the dialog tells that it closed a moment later
     assert seen.focused() == "detectors:1"
