@@ -66,18 +66,21 @@ class Views:
         """How many batches make a round: each scene of one big thing is shown once, and every third of the others."""
         return (len(self.lessons) // 2 + len(self.lessons) // 6) // self.size
 
-    def batch(self, step: int) -> Batch:
-        """One batch, by its number."""
+    def rows(self, step: int) -> tuple[np.ndarray, np.random.Generator]:
+        """Which scenes a batch shows, int64 (b,), and the dice that decide how."""
         epoch, place = divmod(step, self.steps)
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.lessons))
         half, third = len(order) // 2, len(order) // 6
         order = order[(order < half) | (np.cumsum(order >= half) <= third)]  # settings are learnt in no time
         order = np.random.default_rng((self.seed, epoch, 0)).permutation(order)
-        rows = np.sort(order[place * self.size : (place + 1) * self.size])
-        dice = np.random.default_rng((self.seed, epoch, place))
+        return np.sort(order[place * self.size : (place + 1) * self.size]), np.random.default_rng((self.seed, epoch, place))
+
+    def batch(self, step: int) -> Batch:
+        """One batch, by its number."""
+        rows, dice = self.rows(step)
         shown = [self._view(self.lessons.census.pixels[row], dice) for row in rows]
-        images = _seen(torch.from_numpy(self.lessons.images[rows]), shown, dice)
-        texts = [self._text(row, view, dice) for row, view in zip(rows.tolist(), shown, strict=True)]
+        images = seen(torch.from_numpy(self.lessons.images[rows]), shown, dice)
+        texts = [self.text(row, view, dice) for row, view in zip(rows.tolist(), shown, strict=True)]
         known: dict[str, tuple[Concept, ...]] = {}
         for text, named in texts:
             known.setdefault(text, named)
@@ -89,11 +92,19 @@ class Views:
         own = np.array([place_of[text] for text, _ in texts])
         truth[np.arange(len(own)), own] = 1
         looks = np.array([self._looks(view) for view in shown])
+        facts = [torch.from_numpy(array) for array in (own, truth, shows, looks, self.places(shown))]
+        return Batch(images, list(known), *facts)
+
+    def places(self, shown: "list[View]") -> np.ndarray:
+        """The labels at GRID x GRID places of each view, uint8 (views, GRID, GRID, 6), 0 where covered."""
         middles = slice(SEEN // GRID // 2, None, SEEN // GRID)
         codes = np.stack([view.codes[middles, middles] for view in shown])
-        labels = np.where(codes[..., None] < 0, 0, self.table[codes])
-        facts = [torch.from_numpy(array) for array in (own, truth, shows, looks, labels)]
-        return Batch(images, list(known), *facts)
+        return np.where(codes[..., None] < 0, 0, self.table[codes])
+
+    def crop(self, codes: np.ndarray, dice: np.random.Generator) -> "View":
+        """A square around something that shows."""
+        box = _around(self._region(codes, dice), dice)
+        return View(_cut(codes, box), None, box)
 
     def _view(self, codes: np.ndarray, dice: np.random.Generator) -> "View":
         kind = dice.integers(100)
@@ -119,7 +130,7 @@ class Views:
             region &= self.table[codes, SIDE[kind]] == self.table[anchor, SIDE[kind]]
         return region if region.sum() >= ENOUGH else _blob(dice)
 
-    def _text(self, row: int, view: "View", dice: np.random.Generator) -> tuple[str, tuple[Concept, ...]]:
+    def text(self, row: int, view: "View", dice: np.random.Generator) -> tuple[str, tuple[Concept, ...]]:
         """A text that is true of the view, and the concepts it names; none for a sentence."""
         if view.whole and dice.integers(100) < SENTENCES:
             return self.lessons.said[row][dice.integers(len(self.lessons.said[row]))], ()
@@ -274,7 +285,7 @@ def _cut(codes: np.ndarray, box: tuple[float, float, float]) -> np.ndarray:
     return codes[(y * SEEN / 64 + steps).astype(int)][:, (x * SEEN / 64 + steps).astype(int)]
 
 
-def _seen(images: Tensor, shown: list[View], dice: np.random.Generator) -> Tensor:
+def seen(images: Tensor, shown: list[View], dice: np.random.Generator) -> Tensor:
     """The pictures as the views show them."""
     pixels = images.float()
     for row, view in enumerate(shown):

@@ -214,7 +214,7 @@ def test_crops_and_covers_show_what_their_labels_say(taught):
         x, y, side = view.box
         assert min(x, y) >= 0
         assert max(x, y) + side <= 64.001
-        pixels = views_module._seen(torch.from_numpy(taught.images[row][None].copy()), [view], dice)
+        pixels = views_module.seen(torch.from_numpy(taught.images[row][None].copy()), [view], dice)
         if view.lit is not None and side == 64:
             covered = ~torch.from_numpy(view.lit.repeat(2, 0).repeat(2, 1))
             assert len(pixels[0][:, covered].unique()) <= 1
@@ -227,7 +227,7 @@ def test_a_crop_is_the_part_of_the_picture():
     ramp = torch.arange(64).expand(64, 64)
     picture = torch.stack([ramp, ramp.T, ramp * 0]).to(torch.uint8)[None]
     view = View(np.zeros((SEEN, SEEN), dtype=int), None, (16.0, 8.0, 32.0))
-    seen = views_module._seen(picture, [view], np.random.default_rng(0))[0].float()
+    seen = views_module.seen(picture, [view], np.random.default_rng(0))[0].float()
     expected = (torch.arange(64) + 0.5) / 2 - 0.5
     assert (seen[0] - (16 + expected)).abs().max() <= 0.51
     assert (seen[1] - (8 + expected)[:, None]).abs().max() <= 0.51
