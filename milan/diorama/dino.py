@@ -1,0 +1,241 @@
+"""Trains ``dino-objects``: a vision transformer that teaches itself, without labels, by self-distillation (DINO, Caron et al. 2021).
+
+A student sees all crops of a picture, a teacher the large ones alone; the student learns to answer as the teacher does to another crop.
+The teacher is a running mean of the student; what it answers is centred, so that no answer wins everywhere, and sharpened, so that not
+all answers are alike. What is kept is the teacher.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax, normalize, softmax
+
+from milan.diorama.album import Album, album
+from milan.diorama.crops import GLOBAL, LOCAL, crops
+from milan.diorama.names import SETTINGS, THINGS
+from milan.diorama.scenes import HELD_OUT
+from milan.diorama.training import CHECKING, TRAINING, prepared
+from milan.diorama.vit import HIDDEN, MLPS, WIDTH, ViT
+from milan.progress import progress
+from milan.storage import atomic
+
+NAME = "dino-objects"
+BATCH, STEPS = 64, 2_400
+PROTOTYPES, BOTTLENECK = 1_024, 64
+STUDENT, COLD, WARM = 0.1, 0.04, 0.07  # temperatures; the teacher's rises from cold to warm (section 3.1, appendix C)
+WARMING, FREEZING = 0.2, 0.05  # shares of the training in which it rises, and in which the prototypes stay as they are
+MOMENTUM, CENTRING = 0.99, 0.9  # of the teacher, rising to 1 (from 0.996 where training is a hundred times as long), and of the centre
+RATE, DECAY = 1e-3, (0.04, 0.2)
+KEEPING = 60.0  # seconds of training that a kill may cost
+NEIGHBOURS, BANK = 20, 20_000  # k-NN as in section 4.1, with as many training scenes
+
+
+class Head(nn.Module):
+    """Three layers, a bottleneck on the sphere, and prototypes of length 1 (appendix C)."""
+
+    def __init__(self, width: int = WIDTH, hidden: int = 256):
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, BOTTLENECK))
+        )
+        self.prototypes = nn.Parameter(nn.init.trunc_normal_(torch.empty(PROTOTYPES, BOTTLENECK), std=0.02))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return normalize(self.layers(features), dim=1) @ normalize(self.prototypes, dim=1).T
+
+
+class Net(nn.Module):
+    """A transformer and its head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = ViT().to(memory_format=torch.channels_last), Head()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.body(images))
+
+
+class Pair(nn.Module):
+    """The student, the teacher and the centre of what the teacher answers."""
+
+    center: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.student, self.teacher = Net(), Net()
+        self.teacher.load_state_dict(self.student.state_dict())
+        self.teacher.requires_grad_(False)
+        self.register_buffer("center", torch.zeros(PROTOTYPES))
+
+    def loss(self, large: list[Tensor], small: list[Tensor], temperature: float) -> Tensor:
+        """How far the student is, at every crop, from what the teacher answers to each other large crop; moves the centre."""
+        with torch.no_grad():
+            answers = self.teacher(torch.cat(large))
+            taught = softmax((answers - self.center) / temperature, dim=1).chunk(len(large))
+            self.center.mul_(CENTRING).add_(answers.mean(0), alpha=1 - CENTRING)
+        learnt = [*self.student(torch.cat(large)).chunk(len(large)), *self.student(torch.cat(small)).chunk(len(small))]
+        said = [log_softmax(logits / STUDENT, dim=1) for logits in learnt]
+        pairs = [(one, other) for one in range(len(taught)) for other in range(len(said)) if one != other]
+        return torch.stack([-(taught[one] * said[other]).sum(1).mean() for one, other in pairs]).mean()
+
+    @torch.no_grad()
+    def follow(self, momentum: float) -> None:
+        """Moves the teacher towards the student."""
+        for old, new in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+            old.lerp_(new, 1 - momentum)
+
+
+@dataclass(frozen=True)
+class Run:
+    """How long to train, and from which seed."""
+
+    steps: int
+    seed: int
+
+    def temperature(self, step: int) -> float:
+        """Of the teacher."""
+        return COLD + (WARM - COLD) * min(1.0, step / max(1.0, WARMING * self.steps))
+
+    def momentum(self, step: int) -> float:
+        return 1 - (1 - MOMENTUM) * self._falling(step)
+
+    def decay(self, step: int) -> float:
+        return DECAY[1] + (DECAY[0] - DECAY[1]) * self._falling(step)
+
+    def rate(self, step: int) -> float:
+        """The learning rate: rising for a tenth of the steps, then falling as a cosine."""
+        rising = max(1, self.steps // 10)
+        return RATE * min((step + 1) / rising, 0.001 + self._falling(max(0, step - rising), self.steps - rising))
+
+    def _falling(self, step: int, steps: int | None = None) -> float:
+        """From 1 to 0 as a cosine."""
+        return 0.5 + 0.5 * math.cos(math.pi * step / max(1, steps or self.steps))
+
+    def batches(self, shown: Album, first: int) -> Iterator[tuple[int, list[Tensor], list[Tensor]]]:
+        """Each step with its large and its small crops, which depend on the seed and the step alone."""
+        size = min(BATCH, len(shown.images))
+        each = len(shown.images) // size
+        for step in range(first, self.steps):
+            epoch, place = divmod(step, each)
+            order = torch.randperm(len(shown.images), generator=torch.Generator().manual_seed(self.seed * 1_000 + epoch))
+            rows = order[place * size : (place + 1) * size].sort().values.numpy()
+            dice = torch.Generator().manual_seed((self.seed + 1) * 1_000_003 + step)
+            yield step, *crops(torch.from_numpy(shown.images[rows]).float() / 255, dice)
+
+
+def train(folder: Path, scenes: Path, *, seed: int = 0, steps: int = STEPS, count: int = TRAINING) -> dict[str, Any]:
+    """Trains, writes ``dino-objects.safetensors`` (the teacher, in half precision) and ``dino-objects.json`` (what was measured).
+
+    scenes: where drawn scenes, and what a killed run had reached, are kept. Returns what ``check`` measured.
+    """
+    torch.manual_seed(seed)
+    started = time.monotonic()
+    pair, shown = Pair(), album("objects", 0, count, scenes)
+    untrained = check(pair.teacher.body, scenes, count)
+    _fit(pair, shown, Run(steps, seed), scenes / "training" / f"{NAME}-{seed}-{steps}-{count}.pt")
+    weights = {key: value.half().contiguous() for key, value in pair.teacher.body.state_dict().items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic(folder / f"{NAME}.safetensors") as path:
+        save_file(weights, path)
+    model = ViT().eval()
+    model.load_state_dict({key: value.float() for key, value in weights.items()})
+    measured = check(model, scenes, count)
+    facts = {"network": NAME, "held_out": measured, "held_out_untrained": untrained, "neighbours": NEIGHBOURS,
+             "bank": min(BANK, count), "held_out_scenes": min(CHECKING, count), "trained_on_scenes": count, "labels": "none",
+             "pictures": steps * min(BATCH, count), "crops": {"large": list(GLOBAL), "small": list(LOCAL)}, "seed": seed,
+             "parameters": sum(value.numel() for value in model.parameters()), "units": dict.fromkeys(MLPS, HIDDEN),
+             "seconds": round(time.monotonic() - started)}  # fmt: skip
+    with atomic(folder / f"{NAME}.json") as path:
+        path.write_text(json.dumps(facts, indent=1) + "\n")
+    return measured
+
+
+def _fit(pair: Pair, shown: Album, run: Run, kept: Path) -> None:
+    """AdamW; goes on from what a killed run had reached."""
+    student = list(pair.student.parameters())
+    groups = [{"params": [value for value in student if value.ndim > 1]}, {"params": [value for value in student if value.ndim <= 1]}]
+    optimizer = torch.optim.AdamW(groups, lr=RATE, weight_decay=0.0)
+    first, losses, saved = _resumed(kept, pair, optimizer), [], time.monotonic()
+    pair.train()
+    for step, large, small in progress(run.batches(shown, first), total=run.steps - first, text=f"{NAME} from step {first}"):
+        for group in optimizer.param_groups:
+            group["lr"] = run.rate(step)
+        optimizer.param_groups[0]["weight_decay"] = run.decay(step)
+        loss = pair.loss(large, small, run.temperature(step))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(student, 3.0)
+        if step < FREEZING * run.steps:
+            pair.student.head.prototypes.grad = None
+        optimizer.step()
+        pair.follow(run.momentum(step))
+        losses.append(loss.item())
+        if (step + 1) % 100 == 0:
+            print(f"{NAME} step {step + 1}/{run.steps}: loss {sum(losses[-100:]) / len(losses[-100:]):.4f}", flush=True)
+        if time.monotonic() - saved > KEEPING:
+            _keep(kept, pair, optimizer, step + 1)
+            saved = time.monotonic()
+    kept.unlink(missing_ok=True)
+    pair.eval()
+
+
+def _keep(kept: Path, pair: Pair, optimizer: torch.optim.Optimizer, step: int) -> None:
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(kept) as path:
+        torch.save({"pair": pair.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, path)
+
+
+def _resumed(kept: Path, pair: Pair, optimizer: torch.optim.Optimizer) -> int:
+    """Puts back what a killed run had reached, and gives the step to go on with."""
+    if not kept.is_file():
+        return 0
+    state = torch.load(kept, weights_only=True)
+    pair.load_state_dict(state["pair"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])
+
+
+@torch.no_grad()
+def check(model: nn.Module, scenes: Path, count: int = TRAINING) -> dict[str, float]:
+    """How often, in percent, the nearest training scenes name a held-out scene's main thing and its setting.
+
+    The class token's features by cosine, NEIGHBOURS neighbours that count by exp(cosine / 0.07) (Wu et al. 2018, as in DINO, section 4.1).
+    """
+    bank, asked = album("objects", 0, count, scenes), album("objects", HELD_OUT, min(CHECKING, count), scenes)
+    known = _features(model, bank, min(BANK, count))
+    seen = _features(model, asked, len(asked.images))
+    right = {}
+    for task, labels, truth, classes in (
+        ("objects", bank.things, asked.things, len(THINGS)),
+        ("scenes", bank.settings, asked.settings, len(SETTINGS)),
+    ):
+        told = nearest(seen, known, torch.from_numpy(labels[: len(known)]), classes)
+        right[task] = round(100 * (told == torch.from_numpy(truth)).float().mean().item(), 2)
+    return right
+
+
+def _features(model: nn.Module, shown: Album, count: int) -> Tensor:
+    parts = [model(prepared(torch.from_numpy(shown.images[first : min(first + 250, count)]))) for first in range(0, count, 250)]
+    return normalize(torch.cat(parts).float(), dim=1)
+
+
+def nearest(seen: Tensor, known: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """The class that each picture's nearest neighbours vote for, int64 (n,), from features of length 1, (n, f) and (bank, f).
+
+    >>> nearest(torch.eye(2), torch.eye(2), torch.tensor([1, 0]), 2)
+    tensor([1, 0])
+    """
+    told = []
+    for part in seen.split(500):
+        cosines, places = (part @ known.T).topk(min(NEIGHBOURS, len(known)), dim=1)
+        votes = torch.zeros(len(part), classes).scatter_add_(1, labels[places], (cosines / 0.07).exp())
+        told.append(votes.argmax(1))
+    return torch.cat(told)

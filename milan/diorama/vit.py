@@ -1,0 +1,83 @@
+"""A small vision transformer: 8 x 8 tokens of a 64 x 64 picture and a class token before them."""
+
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, scaled_dot_product_attention
+
+GRID = 8  # tokens a side
+WIDTH, DEPTH, HEADS, HIDDEN = 96, 6, 3, 128
+STEM = (3, 24, 48, WIDTH)
+MLPS = tuple(f"blocks.{number}.mlp.fc1" for number in range(DEPTH))  # the layers to dissect, as MILANNOTATIONS names them
+
+
+class Mlp(nn.Module):
+    """Two linear layers; the units to dissect are what the first puts out."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.fc1, self.act, self.fc2 = nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)
+
+    def forward(self, tokens: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
+        return self.fc2(self.act(self.fc1(tokens)))
+
+
+class Attention(nn.Module):
+    """Every token looks at every other, with several heads."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, tokens: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
+        query, key, value = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.proj(scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+
+
+class Layer(nn.Module):
+    """Attention, then an MLP, each on normalised tokens and with a way around it (Dosovitskiy et al. 2021, section 3.1)."""
+
+    def __init__(self, width: int, heads: int, hidden: int):
+        super().__init__()
+        self.norm1, self.attn = nn.LayerNorm(width), Attention(width, heads)
+        self.norm2, self.mlp = nn.LayerNorm(width), Mlp(width, hidden)
+
+    def forward(self, tokens: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
+        tokens = tokens + self.attn(self.norm1(tokens))
+        return tokens + self.mlp(self.norm2(tokens))
+
+
+class ViT(nn.Module):
+    """A vision transformer whose patches pass three small convolutions (Xiao et al. 2021: it learns sooner so); gives the class token.
+
+    Pictures of other sizes than 64 pixels have as many more or fewer tokens: the embedding of places is interpolated.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        steps = pairwise(STEM)
+        self.patch_embed = nn.Sequential(*[part for before, width in steps for part in _step(before, width)])
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, WIDTH))
+        self.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, WIDTH, GRID, GRID), std=0.02))
+        self.blocks = nn.ModuleList([Layer(WIDTH, HEADS, HIDDEN) for _ in range(DEPTH)])
+        self.norm = nn.LayerNorm(WIDTH)
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features"]:
+        patches = self.patch_embed(images)
+        side = patches.shape[-1]
+        places = self.pos_embed if side == GRID else interpolate(self.pos_embed, (side, side), mode="bicubic", align_corners=False)
+        patches = (patches + places).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.cls_token.expand(len(images), -1, -1).to(patches.dtype), patches], dim=1)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.norm(tokens)[:, 0]
+
+
+def _step(before: int, width: int) -> list[nn.Module]:
+    """Halves the side; the last step is linear, as a patch embedding is."""
+    halved = nn.Conv2d(before, width, 3, 2, 1)
+    return [halved] if width == WIDTH else [halved, nn.GroupNorm(4, width), nn.GELU()]
