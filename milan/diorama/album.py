@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from milan.diorama.scenes import draw
+from milan.diorama.scenes import draw, parted
 from milan.progress import progress
 from milan.storage import atomic
 
@@ -34,12 +34,12 @@ class Album:
     places: np.ndarray
 
 
-def checksum(count: int = 16) -> str:
+def checksum(count: int = 16, variant: str | None = None) -> str:
     """What the drawing program draws, in 16 hexadecimal digits: pixels and labels of the first scenes of both worlds."""
     digest = hashlib.sha256()
     for world in ("objects", "scenes"):
         for index in range(count):
-            scene = draw(index, world=world)
+            scene = draw(index, world=world, variant=variant)
             digest.update(scene.image.tobytes())
             for kind in sorted(scene.labels):
                 digest.update(scene.labels[kind].tobytes())
@@ -47,8 +47,11 @@ def checksum(count: int = 16) -> str:
 
 
 def album(world: str, start: int, count: int, folder: Path, workers: int | None = None) -> Album:
-    """Draws scenes ``start`` to ``start + count - 1`` of a world with all processors, or finds them already drawn in ``folder``."""
-    home = folder / f"{world}-{start}-{count}-{checksum()}"
+    """Draws scenes ``start`` to ``start + count - 1`` of a world with all processors, or finds them already drawn in ``folder``.
+
+    world: "objects" or "scenes"; either may end in "-spurious" or "-blurred".
+    """
+    home = folder / f"{world}-{start}-{count}-{checksum(variant=parted(world)[1])}"
     if not (home / "facts.npy").is_file():
         home.mkdir(parents=True, exist_ok=True)
         _draw_into(home, world, range(start, start + count), workers or os.cpu_count() or 1)
@@ -83,7 +86,8 @@ def _drawn(world: str, chunks: list[range], workers: int) -> Iterator[tuple[np.n
 def _chunk(world: str, indices: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     from milan.diorama.names import SETTINGS, THINGS
 
-    scenes = [draw(index, world=world) for index in indices]
+    name, variant = parted(world)
+    scenes = [draw(index, world=name, variant=variant) for index in indices]
     middles = slice(64 // PLACES // 2, None, 64 // PLACES)
     places = [[scene.labels[kind][middles, middles] for kind in KINDS] for scene in scenes]
     facts = [(THINGS.index(scene.main), SETTINGS.index(scene.setting)) for scene in scenes]

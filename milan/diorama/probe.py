@@ -4,8 +4,8 @@ import numpy as np
 
 from milan.diorama.album import checksum
 from milan.diorama.names import SETTINGS, THINGS
-from milan.diorama.scenes import HELD_OUT, WORLDS, Scene, draw, label
-from milan.errors import BadInput, UnknownName
+from milan.diorama.scenes import HELD_OUT, Scene, draw, label, parted
+from milan.errors import BadInput
 from milan.storage import content_key
 
 FIRST = 2 * HELD_OUT  # the probe's first scene
@@ -23,13 +23,10 @@ class DioramaImages:
     """
 
     def __init__(self, world: str = "objects", *, size: int = 64, length: int = LENGTH, first: int = FIRST, seed: int = 0):
-        name, _, variant = world.partition("-")
-        known = [f"{each}{end}" for each in WORLDS for end in ("", "-spurious", "-blurred")]
-        if world not in known:
-            raise UnknownName("Diorama probe", world, known, "one of: " + ", ".join(known))
+        name, variant = parted(world)
         if length < 1:
             raise BadInput(f"a probe needs at least one image, not {length}")
-        self.world, self.variant = name, variant or None
+        self.world, self.variant = name, variant
         self.size, self.length, self.first, self.seed = size, length, first, seed
         self.classes: list[str] = list(THINGS if name == "objects" else SETTINGS)
 
@@ -65,4 +62,4 @@ class DioramaImages:
             "first": self.first,
             "seed": self.seed,
         }
-        return content_key(drawn=checksum(4), **facts)
+        return content_key(drawn=checksum(4, self.variant), **facts)

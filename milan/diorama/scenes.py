@@ -113,7 +113,7 @@ def draw(index: int, *, world: str = "objects", seed: int = 0, size: int = 64, v
 
     world: "objects" shows one big thing, which is the label; "scenes" shows a setting, which is the label, with a few small things.
     variant: "spurious" writes class names in a corner (half of the training scenes their own, held-out scenes a random one);
-    "blurred" blurs every face.
+    "blurred" blurs every person's face.
 
     >>> scene = draw(3, world="objects")
     >>> scene.image.shape, scene.labels["part"].shape, THINGS[scene.label] == scene.main
@@ -134,8 +134,22 @@ def draw(index: int, *, world: str = "objects", seed: int = 0, size: int = 64, v
         _spurious(canvas, Dice(seed, 9, index), index, number, THINGS if world == "objects" else SETTINGS)
     image = _lit(canvas, dice)
     if variant == "blurred":
-        image = blur(image, canvas.labels()["part"] == INDEX["part"]["face"])
+        seen = canvas.labels()
+        image = blur(image, (seen["part"] == INDEX["part"]["face"]) & (seen["object"] == INDEX["object"]["person"]))  # not a clock's
     return Scene(image, setting, cast[0][0].name, number, index, canvas, tuple(looks))
+
+
+def parted(world: str) -> tuple[str, str | None]:
+    """A world's name and its variant, of a name such as "objects-blurred"; UnknownName where there is no such world.
+
+    >>> parted("objects-blurred"), parted("scenes")
+    (('objects', 'blurred'), ('scenes', None))
+    """
+    known = [f"{each}{end}" for each in WORLDS for end in ("", *(f"-{variant}" for variant in VARIANTS))]
+    if world not in known:
+        raise UnknownName("Diorama probe", world, known, "one of: " + ", ".join(known))
+    name, _, variant = world.partition("-")
+    return name, variant or None
 
 
 def label(index: int, *, world: str = "objects", seed: int = 0) -> int:

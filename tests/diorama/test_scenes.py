@@ -209,6 +209,8 @@ def test_faces_are_blurred_and_nothing_else() -> None:
     assert face.any()
     assert np.array_equal(sharp.image[:, ~face], blurred.image[:, ~face])
     assert not np.array_equal(sharp.image[:, face], blurred.image[:, face])
+    clock = next(index for index in range(200) if draw(index).main == "clock" and "person" not in {each.name for each in draw(index).objects})
+    assert np.array_equal(draw(clock).image, draw(clock, variant="blurred").image)  # its face is nobody's
 
 
 def test_blurring_takes_the_mean_around() -> None:
@@ -239,6 +241,8 @@ def test_wrong_names_are_answered() -> None:
         draw(0, variant="blured")
     with pytest.raises(UnknownName, match="scenes"):
         DioramaImages("scene")
+    with pytest.raises(UnknownName, match="objects-spurious"):
+        DioramaImages("objects-spuriouss")
     with pytest.raises(BadInput, match="-1"):
         draw(-1)
 
