@@ -64,7 +64,8 @@ NOTES = (
     "Intervals are of 95%: of means by drawing the units again a thousand times, of shares by Wilson's formula.",
     "The ceiling repeats what one of the unit's annotators said; they are simulated and know what every pixel shows. Floors: the "
     "annotators' texts dealt to other units of the layer, a concept drawn by lot, and the commonest annotation said of every unit.",
-    "All describers had the same exemplars, activations and masks.",
+    "All describers had the same exemplars, activations and masks. What several need, as a count of the labels' pixels or the vectors "
+    "of the images, is computed once: its seconds are with the first that asked.",
 )
 NAMED_EXACTLY = (
     "Named exactly: the text, read by milan.diorama.concepts.read with synonyms and plurals, has the same formula as the planted text. "
