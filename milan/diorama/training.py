@@ -2,8 +2,9 @@
 
 import json
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -19,31 +20,44 @@ from milan.storage import atomic
 
 TRAINING, CHECKING = 60_000, 4_000  # scenes of each world to train on and to check with
 BATCH = 128
-EPOCHS = {"alexnet-objects": 6, "alexnet-scenes": 3, "resnet-objects": 9, "resnet-scenes": 3, "encoder": 3}
+EPOCHS = {"alexnet-objects": 6, "alexnet-scenes": 3, "resnet-objects": 9, "resnet-scenes": 3, "encoder": 3,
+          "resnet-spurious": 14, "resnet-blurred": 5}  # fmt: skip
+SCENES = {"resnet-spurious": 12_000}  # of each class about as many as in Hernandez et al. 2022, section 7, where half a thousand carry text
+WORLDS = {"encoder": ("objects", "scenes"), "resnet-spurious": ("objects-spurious",), "resnet-blurred": ("objects-blurred",)}
+VALIDATION = TRAINING  # the first of the scenes that are as those trained on, and were not trained on
+CHECKED = {
+    "resnet-spurious": {"plain": ("objects", HELD_OUT), "spurious": ("objects-spurious", VALIDATION),
+                        "adversarial": ("objects-spurious", HELD_OUT)},
+    "resnet-blurred": {"plain": ("objects", HELD_OUT), "blurred": ("objects-blurred", HELD_OUT)},
+}  # what the networks of changed worlds are checked with: a name, the world, and the first scene  # fmt: skip
 FIRST = {"colour": 1, "pattern": 1, "part": 0, "object": 0}  # the label counted as class 0
 COUNTS = {"colour": len(COLOURS), "pattern": len(PATTERNS), "part": len(PARTS) + 1, "object": len(OBJECTS) + 1}
 
-Step = Callable[[nn.Module, Album, Tensor], Tensor]
+
+def worlds(name: str) -> tuple[str, ...]:
+    """The worlds whose scenes the network of that name is trained on."""
+    return WORLDS.get(name, (name.rpartition("-")[2],))
 
 
-def train(name: str, folder: Path, scenes: Path, *, seed: int = 0, epochs: int | None = None, count: int = TRAINING) -> dict[str, float]:
+def train(name: str, folder: Path, scenes: Path, *, seed: int = 0, epochs: int | None = None, count: int | None = None) -> dict[str, float]:
     """Trains the network of that name, writes ``name.safetensors`` (half precision) and ``name.json`` (what was measured) into ``folder``.
 
-    scenes: where drawn scenes are kept. Returns what was measured on held-out scenes, in percent.
+    scenes: where drawn scenes, and what a killed run had reached, are kept. Returns what was measured on held-out scenes, in percent.
     """
     torch.manual_seed(seed)
     started = time.monotonic()
     model = MAKERS[name]().to(memory_format=torch.channels_last)
-    worlds = ["objects", "scenes"] if name == "encoder" else [name.rpartition("-")[2]]
+    count = count or SCENES.get(name, TRAINING)
     epochs, checked = epochs or EPOCHS[name], min(count, CHECKING)
-    _fit(model, [album(world, 0, count, scenes) for world in worlds], epochs, seed, name)
+    albums = [album(world, 0, count, scenes) for world in worlds(name)]
+    _fit(Fit(name, model, epochs, scenes / "training" / f"{name}-{seed}-{epochs}-{count}.pt"), albums, seed)
     weights = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
     with atomic(folder / f"{name}.safetensors") as path:
         save_file({key: value.contiguous() for key, value in weights.items()}, path)
     model.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in weights.items()})
     measured = check(model, name, scenes, checked)
-    facts = {"network": name, "held_out": measured, "held_out_scenes": checked, "trained_on_scenes": count * len(worlds), "epochs": epochs,
+    facts = {"network": name, "held_out": measured, "held_out_scenes": checked, "trained_on_scenes": count * len(albums), "epochs": epochs,
              "seed": seed, "parameters": sum(value.numel() for value in model.parameters()), "units": units(name),
              "seconds": round(time.monotonic() - started)}  # fmt: skip
     with atomic(folder / f"{name}.json") as path:
@@ -68,30 +82,68 @@ def prepared(images: Tensor) -> Tensor:
     return ((images.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
-def _fit(model: nn.Module, albums: list[Album], epochs: int, seed: int, name: str) -> None:
-    """AdamW with one cycle of the learning rate; every batch is of one world, the worlds in turn."""
+@dataclass(frozen=True)
+class Fit:
+    """A network to be trained, for how many epochs, and where it is kept after each of them for a run that goes on."""
+
+    name: str
+    model: nn.Module
+    epochs: int
+    record: Path
+
+
+def _fit(fit: Fit, albums: list[Album], seed: int) -> None:
+    """AdamW with one cycle of the learning rate; every batch is of one world, the worlds in turn. Goes on where a killed run stopped."""
     generator = torch.Generator().manual_seed(seed)
-    batches = sum(len(each.images) // BATCH for each in albums) * epochs
-    decayed = [value for value in model.parameters() if value.ndim > 1]
-    plain = [value for value in model.parameters() if value.ndim <= 1]
+    batches = sum(len(each.images) // BATCH for each in albums) * fit.epochs
+    decayed = [value for value in fit.model.parameters() if value.ndim > 1]
+    plain = [value for value in fit.model.parameters() if value.ndim <= 1]
     optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0.0}], lr=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=batches, pct_start=0.2)
-    model.train()
-    for epoch in range(epochs):
-        orders = [torch.randperm(len(each.images), generator=generator) for each in albums]
-        losses = []
-        rows = [(each, order[first : first + BATCH]) for first in range(0, len(orders[0]) - BATCH + 1, BATCH)
-                for each, order in zip(albums, orders, strict=True)]  # fmt: skip
-        for each, order in progress(rows, text=f"{name} epoch {epoch + 1}/{epochs}"):
-            with torch.autocast("cpu", torch.bfloat16):
-                loss = _loss(model, each, order, albums[0] is each)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-        print(f"{name} epoch {epoch + 1}/{epochs}: loss {sum(losses) / len(losses):.4f}", flush=True)
-    model.eval()
+    parts = {"model": fit.model, "optimizer": optimizer, "schedule": schedule}
+    for epoch in range(_resumed(fit.record, parts, generator), fit.epochs):
+        loss = _epoch(fit, albums, (optimizer, schedule), generator, f"epoch {epoch + 1}/{fit.epochs}")
+        print(f"{fit.name} epoch {epoch + 1}/{fit.epochs}: loss {loss:.4f}", flush=True)
+        _keep(fit.record, parts, generator, epoch + 1)
+    fit.record.unlink(missing_ok=True)
+    fit.model.eval()
+
+
+def _epoch(fit: Fit, albums: list[Album], steps: tuple[Any, Any], generator: torch.Generator, text: str) -> float:
+    """Goes through all scenes once; the mean loss."""
+    orders = [torch.randperm(len(each.images), generator=generator) for each in albums]
+    rows = [(each, order[first : first + BATCH]) for first in range(0, len(orders[0]) - BATCH + 1, BATCH)
+            for each, order in zip(albums, orders, strict=True)]  # fmt: skip
+    losses = []
+    fit.model.train()
+    for each, order in progress(rows, text=f"{fit.name} {text}"):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = _loss(fit.model, each, order, albums[0] is each)
+        steps[0].zero_grad()
+        loss.backward()
+        for part in steps:
+            part.step()
+        losses.append(loss.item())
+    return sum(losses) / len(losses)
+
+
+def _keep(record: Path, parts: dict[str, Any], generator: torch.Generator, epoch: int) -> None:
+    state = {name: part.state_dict() for name, part in parts.items()}
+    record.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(record) as path:
+        torch.save({**state, "order": generator.get_state(), "dropout": torch.get_rng_state(), "epoch": epoch}, path)
+
+
+def _resumed(record: Path, parts: dict[str, Any], generator: torch.Generator) -> int:
+    """Puts back what a killed run had reached, and gives the epoch to go on with."""
+    if not record.is_file():
+        return 0
+    state = torch.load(record, weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    generator.set_state(state["order"])
+    torch.set_rng_state(state["dropout"])
+    return int(state["epoch"])
 
 
 def _batch(each: Album, order: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -123,20 +175,18 @@ def check(model: nn.Module, name: str, scenes: Path, count: int = CHECKING) -> d
     """Accuracy in percent on held-out scenes; for the encoder of both tasks and of what is where."""
     model.eval()
     right: dict[str, list[float]] = {}
-    for world in ("objects", "scenes"):
-        if name != "encoder" and not name.endswith(world):
-            continue
-        shown = album(world, HELD_OUT, count, scenes)
+    for task, (world, first) in CHECKED.get(name, {world: (world, HELD_OUT) for world in worlds(name)}).items():
+        shown = album(world, first, count, scenes)
         for order in torch.arange(count).split(250):
             images, things, settings = _batch(shown, order)
-            truth = things if world == "objects" else settings
+            truth = settings if world == "scenes" else things
             logits = model(images)
             if isinstance(model, Encoder):
                 logits = logits[:, : len(THINGS)] if world == "objects" else logits[:, len(THINGS) : len(THINGS) + len(SETTINGS)]
                 seen = torch.from_numpy(shown.places[order.numpy()])
                 for kind, at in model.everything(images)[1].items():
                     right.setdefault(f"{kind} at each place", []).append(_agree(at, where(kind, seen, at.shape[-1])))
-            right.setdefault(world, []).append(_agree(logits, truth))
+            right.setdefault(task, []).append(_agree(logits, truth))
     return {task: round(100 * sum(shares) / len(shares), 2) for task, shares in right.items()}
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from milan.diorama import DioramaImages
+from milan.diorama import DioramaImages, training
 from milan.diorama.names import SETTINGS, THINGS
 from milan.diorama.networks import CLASSES, LAYERS, MAKERS, Encoder, network
 from milan.diorama.training import prepared, train, units, where
@@ -162,3 +162,23 @@ def test_annotating_a_network_anew_gives_what_is_kept() -> None:
     folder = embedded("data") / "diorama" / "annotations" / "resnet-scenes"
     dissection = load_dissection(folder / "conv1")
     assert {unit: simulated(dissection, unit) for unit in dissection.alive()} == annotations_of(folder / "conv1")
+
+
+def test_a_killed_training_goes_on_to_the_same_file(tmp_path, monkeypatch) -> None:
+    whole = training._epoch
+
+    def killed(fit: training.Fit, *rest: object) -> float:
+        if fit.record.is_file():
+            raise KeyboardInterrupt
+        return whole(fit, *rest)
+
+    train("alexnet-scenes", tmp_path / "whole", tmp_path / "scenes", epochs=2, count=256)
+    monkeypatch.setattr(training, "_epoch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train("alexnet-scenes", tmp_path / "killed", tmp_path / "scenes", epochs=2, count=256)
+    assert not (tmp_path / "killed" / "alexnet-scenes.safetensors").exists()
+    monkeypatch.setattr(training, "_epoch", whole)
+    train("alexnet-scenes", tmp_path / "killed", tmp_path / "scenes", epochs=2, count=256)
+    one, other = ((tmp_path / run / "alexnet-scenes.safetensors").read_bytes() for run in ("whole", "killed"))
+    assert one == other
+    assert not list((tmp_path / "scenes" / "training").iterdir())
