@@ -3,7 +3,7 @@
 import hashlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -14,6 +14,8 @@ from milan.dissection.exchange import annotations_of
 from milan.dissection.store import Dissection, load_dissection
 from milan.embedded import embedded
 from milan.errors import BadInput, MissingEvidence
+from milan.probes import Probe
+from milan.probes.labels import DioramaLabels, of_diorama
 from milan.storage import cache_folder, content_key
 from milan.units import Candidate, Description, Unit
 
@@ -99,27 +101,39 @@ def agreement(text: str, others: Sequence[str]) -> float:
 
 
 def simulated(dissection: Dissection, unit: Unit, seed: int = 0) -> list[str]:
-    """What Diorama's three simulated annotators say of a unit's exemplars; they know what every pixel inside the masks shows.
+    """What Diorama's three simulated annotators say of a unit's exemplars; they know what every pixel inside the masks shows, but for
+    pictures that a generator made, of which they see what the embedded segmenter sees.
 
     Raises:
-        MissingEvidence: the probe was not drawn by Diorama, so nobody knows what its pixels show.
+        MissingEvidence: the probe does not show Diorama's world, so nobody knows what its pixels show.
     """
-    kind, _, world = dissection.probe.partition(":")
-    if kind != "diorama":
+    if not of_diorama(dissection.probe):
         raise MissingEvidence(
             f"nobody annotated {dissection.layer}, and none can be simulated on the probe {dissection.probe!r}; give source=FOLDER, "
             "or dissect on diorama:objects"
         )
-    census, at_large = _known(world, dissection.image_size, len(dissection.open_probe()))
+    census, at_large = _known(dissection)
     found = dissection.exemplars(unit)
     evidence = annotators.gather(census, found.ids.numpy(), found.masks[:, 0].numpy(), at_large)
     return annotators.annotate(evidence, f"{dissection.target.partition(':')[2]}/{unit}", seed)
 
 
-@cache
-def _known(world: str, size: int, length: int) -> tuple:
+def _known(dissection: Dissection) -> tuple:
     """The census of a probe, and how often concepts go together in it."""
+    kind, _, world = dissection.probe.partition(":")
+    probe = dissection.open_probe()
+    return _drawn(world, dissection.image_size, len(probe)) if kind == "diorama" else _judged(probe)
+
+
+@cache
+def _drawn(world: str, size: int, length: int) -> tuple:
     census = Census.of(DioramaImages(world, size=size, length=length), cache_folder() / "diorama")
+    return census, annotators.together(census.area, census)
+
+
+@lru_cache(maxsize=4)  # of a few probes, which are the same object for all layers of a dissection
+def _judged(probe: Probe) -> tuple:
+    census = DioramaLabels(probe).census
     return census, annotators.together(census.area, census)
 
 

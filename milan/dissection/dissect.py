@@ -25,7 +25,7 @@ from milan.dissection.store import EXEMPLARS, FACTS, FORMAT, STATISTICS, Dissect
 from milan.errors import BadInput, MilanWarning
 from milan.probes import Probe
 from milan.storage import atomic, content_key, locked
-from milan.targets import Target
+from milan.targets import GeneratorTarget, Target
 
 WORK = ".work"  # what a run that has not ended keeps, to go on after a kill
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -68,6 +68,8 @@ def dissect(
     """
     out = Path(out)
     _check(k, quantile, batch_size)
+    if isinstance(target, GeneratorTarget):
+        target.expects(probe.image(0))
     shard = shard_here(target.device)
     plans = _plans(target, probe, layers, dict(units or {}), k, quantile)
     once = shard.agree(_once(target))

@@ -162,7 +162,7 @@ class _Eyes:
 
     def _once(self, look: Callable[[Tensor], None], ids: Int[Tensor, " b"], images: UInt8[Tensor, "b 3 h w"]) -> Seen:
         self.maps, self.cls = {}, {}
-        look(self.target.prepare(images))
+        look(self.target.feed(ids, images))
         return Seen(ids, images, self.maps, self.cls)
 
     def keep(self, layer: str, maps: Tensor, cls: Tensor | None) -> None:

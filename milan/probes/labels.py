@@ -109,6 +109,8 @@ class MappedLabels(PixelLabels):
 class DioramaLabels(PixelLabels):
     """What every pixel of Diorama's scenes shows: colour, pattern, object, part, letter and the scene's setting, exactly.
 
+    Of pictures that one of its generators made, which nobody knows exactly, it is what the embedded segmenter judges.
+
     A name that two kinds share, such as the wall of a house and of a room, is one concept on both levels. What the scenes show is kept in
     ``folder``, the cache's unless given.
     """
@@ -133,10 +135,14 @@ class DioramaLabels(PixelLabels):
     def census(self) -> Any:
         """The ``milan.diorama.census.Census`` of the probe's scenes."""
         from milan.diorama.census import Census
+        from milan.diorama.judged import judged_census
         from milan.diorama.probe import DioramaImages
 
-        world = self.probe.spec.partition(":")[2]
-        return Census.of(DioramaImages(world, size=self.probe.size, length=len(self.probe)), self._home or cache_folder() / "diorama")
+        kind, _, world = self.probe.spec.partition(":")
+        home = self._home or cache_folder() / "diorama"
+        if kind == "latents":
+            return judged_census((images for _, images in self.probe.batches(50)), self.probe.fingerprint, home)
+        return Census.of(DioramaImages(world, size=self.probe.size, length=len(self.probe)), home)
 
     @cached_property
     def table(self) -> Int[np.ndarray, "signatures levels"]:
@@ -146,6 +152,15 @@ class DioramaLabels(PixelLabels):
     def of(self, ids: Sequence[int]) -> Int[Tensor, "b levels h w"]:
         found = self.table[np.asarray(self.census.pixels[list(ids)])]  # b h w levels
         return torch.from_numpy(np.ascontiguousarray(found.transpose(0, 3, 1, 2)))
+
+
+def of_diorama(spec: str) -> bool:
+    """Whether a probe shows Diorama's world: drawn by it, so that it is known what every pixel shows, or made by one of its generators.
+
+    >>> [of_diorama(spec) for spec in ("diorama:scenes", "latents:diorama:generator-scenes", "photos")]
+    [True, True, False]
+    """
+    return spec.startswith(("diorama:", "latents:diorama:"))
 
 
 def probe_labels(probe: Probe, classes: str = "", ignored: str = IGNORED) -> PixelLabels:
@@ -159,7 +174,7 @@ def probe_labels(probe: Probe, classes: str = "", ignored: str = IGNORED) -> Pix
     Raises:
         MissingEvidence: the probe has no pixel labels, or no names for them.
     """
-    if probe.spec.startswith("diorama:"):
+    if of_diorama(probe.spec):
         return DioramaLabels(probe)
     return MappedLabels(probe, class_names(classes) if classes else _names_beside(probe), ignored)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from milan.errors import BadInput, MilanWarning
 from milan.probes.hub import open_dataset
+from milan.probes.made import Generator, Made, generator_named
 from milan.probes.pictures import Crop, Unreadable, pixels
 from milan.probes.sources import Drawn, Source, open_file, picture_decoder
 from milan.storage import content_key
@@ -48,6 +49,14 @@ class Probe:
     ) -> "Probe":
         """A probe of pixels in memory, for Python."""
         return cls(_Pixels(images, labels, classes), spec="", crop=Crop(images.shape[-1], images.shape[-1]))
+
+    @classmethod
+    def made_by(cls, generator: Generator, *, spec: str = "", limit: int | None = None) -> "Probe":
+        """The pictures that a generator makes of its latents.
+
+        spec: by which ``load_probe`` makes them again, ``latents:SPEC``; empty where none does.
+        """
+        return cls(Made(generator), spec=spec, crop=Crop(generator.image_size, generator.image_size), limit=limit)
 
     def __len__(self) -> int:
         return self._length
@@ -202,7 +211,8 @@ def load_probe(
 
     Args:
         spec: FOLDER (all images in it, the folders at its top being classes), FILE.parquet (columns image and, if there are any, label and
-            segmentation), hf:ID_OR_PATH[#SPLIT] (a Hugging Face data set), diorama:objects or diorama:scenes.
+            segmentation), hf:ID_OR_PATH[#SPLIT] (a Hugging Face data set), diorama:objects or diorama:scenes, or latents:TARGET (what
+            a generator makes of its latents, as latents:diorama:generator-objects; always of its own size).
         size: side of the square images, in pixels; 224, or 64 for Diorama.
         resize: the short side before the crop; 8/7 of the size (256 for 224), as ImageNet's networks are tested.
         crop: center (short side resized, middle cut out) or squash (both sides resized).
@@ -213,6 +223,8 @@ def load_probe(
         UnknownName: no such folder, file or world.
     """
     kind, _, rest = spec.partition(":")
+    if kind == "latents":
+        return Probe.made_by(generator_named(rest), spec=spec, limit=limit)
     size = size or (DIORAMA_SIZE if kind == "diorama" else SIZE)
     square = Crop(size, resize or max(size, round(size * 8 / 7)), crop)
     if kind == "diorama":

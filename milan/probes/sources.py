@@ -28,7 +28,7 @@ IMAGE_COLUMNS = ("image", "img", "picture")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 SEGMENTATION_COLUMNS = ("segmentation", "mask", "annotation")
 WNID_COLUMN, WNID = "wnid", re.compile(r"n\d{8}")  # WordNet ids: ImageNet's names of its classes
-FORMS = "a folder of images (or a .zip or .tar of one), FILE.parquet, hf:ID or diorama:NAME"
+FORMS = "a folder of images (or a .zip or .tar of one), FILE.parquet, hf:ID, diorama:NAME or latents:TARGET"
 WINDOW = 64  # rows of a parquet file read at a time
 
 

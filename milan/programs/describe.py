@@ -106,8 +106,7 @@ def command(
         dry_run: tell what would be done and how large it is, and end
         list_layers: print the layers that can be dissected, and end
     """
-    from milan.probes import load_probe
-    from milan.programs.describing import make_plan, perform
+    from milan.programs.describing import chosen_probe, make_plan, perform
     from milan.programs.telling import tell_plan, tell_result
     from milan.targets import format_layers, load_target
 
@@ -115,7 +114,7 @@ def command(
     if list_layers:
         print(format_layers(network))
         return
-    images = load_probe(probe, size=network.image_size, resize=network.resize, crop=crop, limit=limit)
+    images = chosen_probe(network, probe, crop, limit)
     dissecting = {"k": k, "quantile": quantile, "batch_size": batch_size, "memory": memory, "workers": workers}
     plan = make_plan(
         network, images, describer, layers=layers or (), units=units, out=out, device=device, settings=settings, dissecting=dissecting

@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -25,8 +25,9 @@ from milan.dissection.store import Dissection
 from milan.errors import BadInput
 from milan.page import write_page, write_sheets
 from milan.probes import Probe, load_probe
+from milan.programs.describe import PROBE
 from milan.storage import atomic, locked, versions
-from milan.targets import Target, load_target
+from milan.targets import GeneratorTarget, Target, load_target
 from milan.targets.choosing import choose_units, default_layers
 from milan.units import Unit
 
@@ -67,7 +68,7 @@ def make_plan(
     found = target.select(layers or default_layers(target))
     chosen = choose_units(units, {layer.name: layer.units for layer in found})
     if not isinstance(probe, Probe):
-        probe = load_probe(probe, size=target.image_size, resize=target.resize)
+        probe = chosen_probe(target, probe)
     name = describer if isinstance(describer, str) else ""
     if isinstance(describer, str):
         describer = load_describer(describer, **typed_settings(describer, settings or {}, device))
@@ -78,6 +79,13 @@ def make_plan(
     if name:
         plan.options = _options(plan, units, device, {"describer": name, "settings": dict(settings or {})})
     return plan
+
+
+def chosen_probe(target: Target, spec: str, crop: Literal["center", "squash"] = "center", limit: int | None = None) -> Probe:
+    """The probe that ``spec`` names, at the size that the target wants; for a generator its own pictures, unless others are named."""
+    if spec == PROBE and isinstance(target, GeneratorTarget):
+        return Probe.made_by(target, spec=target.own_probe, limit=limit)
+    return load_probe(spec, size=target.image_size, resize=target.resize, crop=crop, limit=limit)
 
 
 def perform(plan: Plan) -> Catalogue:

@@ -96,7 +96,7 @@ def _seconds(plan: Plan) -> float:
     start, seen = time.monotonic(), 0
     with recorded(plan.target, plan.layers, nothing) as look:
         for ids, images in _few(plan):
-            look(plan.target.prepare(images))
+            look(plan.target.feed(ids, images))
             seen += len(ids)
     return (time.monotonic() - start) / max(1, seen) * len(plan.probe)
 

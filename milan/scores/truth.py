@@ -18,7 +18,7 @@ from milan.dissection.overlap import overlap
 from milan.dissection.store import Dissection
 from milan.errors import MissingEvidence, UnknownName
 from milan.probes import load_probe
-from milan.probes.labels import DioramaLabels
+from milan.probes.labels import DioramaLabels, of_diorama
 from milan.targets import Target
 from milan.units import Unit
 
@@ -68,18 +68,21 @@ class Truth:
         """Measures every unit of a dissected layer, or reads what was measured before.
 
         Args:
-            dissection: of a probe ``diorama:NAME``, with thresholds.
+            dissection: of a probe ``diorama:NAME``, with thresholds; or of a generator's own pictures (``latents:diorama:NAME``), of
+                which the embedded segmenter judges what they show.
             target: the network that was dissected; loaded as the dissection says unless given.
             folder: where counts are kept; a folder in the cache unless given.
 
         Raises:
             MissingEvidence: the probe is not drawn by Diorama, so nobody knows what its pixels show.
         """
-        if not dissection.probe.startswith("diorama:"):
+        if not of_diorama(dissection.probe):
             raise MissingEvidence(
                 f"the truth of {dissection.layer} is not known on probe {dissection.probe!r}; dissect it on diorama:objects"
             )
-        probe = load_probe(dissection.probe, size=dissection.image_size, limit=len(dissection.activations()))
+        drawn = dissection.probe.startswith("diorama:")
+        limit = len(dissection.activations())
+        probe = load_probe(dissection.probe, size=dissection.image_size, limit=limit) if drawn else dissection.open_probe()
         labels = DioramaLabels(probe, folder)
         found = overlap(dissection, labels, target=target, folder=folder)
         return cls(dissection.units, found.counts @ _matching(found.table, labels.table), labels.census)

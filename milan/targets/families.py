@@ -11,6 +11,7 @@ from torch import nn
 
 from milan.errors import BadInput, MilanError, UnknownName
 from milan.targets.hubs import only_cached, out_of_reach, reachable
+from milan.targets.latents import Latents
 from milan.targets.sources import Network, Preprocessing, Source
 from milan.targets.weights import Weights, classes_in, fitted, put_weights, read_weights
 
@@ -114,11 +115,13 @@ def _torch_cache(url: str) -> Path:
 
 
 def from_diorama(name: str, source: Source) -> Network:
-    """A classifier of the embedded world."""
+    """A network of the embedded world; generators with the latents that they are fed."""
     from milan.diorama import networks
+    from milan.diorama.generators import LATENT, Generator
 
-    model = networks.network(name, weights=source.pretrained)
-    return Network(source.fill(model), Preprocessing(networks.IMAGE_SIZE, None, tuple(networks.MEAN), tuple(networks.STD)))
+    model = source.fill(networks.network(name, weights=source.pretrained))
+    latents = Latents(LATENT, networks.CLASSES[name.partition("-")[2]]) if isinstance(model, Generator) else None
+    return Network(model, Preprocessing(networks.IMAGE_SIZE, None, tuple(networks.MEAN), tuple(networks.STD)), latents)
 
 
 def from_huggingface(name: str, source: Source) -> Network:

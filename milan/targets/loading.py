@@ -13,8 +13,9 @@ from torch import nn
 
 from milan.errors import BadInput, MilanError, MilanWarning, UnknownName, nearest
 from milan.targets.families import from_diorama, from_huggingface, from_timm, from_torchvision
+from milan.targets.generators import GeneratorTarget
 from milan.targets.modules import check_usable, is_half
-from milan.targets.sources import RANDOM, Network, Source
+from milan.targets.sources import RANDOM, Network, Preprocessing, Source
 from milan.targets.target import Target
 
 FAMILIES: dict[str, Callable[[str, Source], Network]] = {
@@ -53,7 +54,7 @@ def load_target(
     options: dict[str, Any] = {"layout": layout, "prefix_tokens": prefix_tokens, "output_index": output_index, "device": device}
     if kind in FAMILIES and name:
         network = FAMILIES[kind](name, source)
-        target = _target(network.model, spec, options, vars(network.preprocessing))
+        target = _target(network, spec, options)
     elif spec.rpartition(":")[0].endswith(".py"):
         target = _from_file(spec, source, options)
     else:
@@ -63,12 +64,17 @@ def load_target(
     return target
 
 
-def _target(model: nn.Module, name: str, options: dict[str, Any], preprocessing: dict[str, Any]) -> Target:
+def _target(network: Network, name: str, options: dict[str, Any]) -> Target:
+    model = network.model
     check_usable(model, name)
     if is_half(model) and torch.device(options["device"]).type == "cpu":
         warnings.warn(f"{name} keeps weights in 16 bits; on the CPU they are dissected in 32 bits", MilanWarning, stacklevel=3)
         model = model.float()
-    target = Target(model, name=name, **preprocessing, **options)
+    if network.latents is not None:
+        size = network.preprocessing.image_size
+        target: Target = GeneratorTarget(model, network.latents, name=name, image_size=size, **options)
+    else:
+        target = Target(model, name=name, **vars(network.preprocessing), **options)
     model.eval().to(target.device)
     return target
 
@@ -90,7 +96,7 @@ def _from_file(spec: str, source: Source, options: dict[str, Any]) -> Target:
         return _with_options(made, options)
     if not isinstance(made, nn.Module):
         raise BadInput(f"{name}() in {file} returns a {type(made).__name__}; it must return a torch.nn.Module or a milan.Target")
-    return _target(source.fill(made), spec, options, {})
+    return _target(Network(source.fill(made), Preprocessing()), spec, options)
 
 
 def _with_options(target: Target, options: dict[str, Any]) -> Target:
@@ -99,6 +105,9 @@ def _with_options(target: Target, options: dict[str, Any]) -> Target:
     kept = {
         key: getattr(target, key) for key in ("image_size", "resize", "mean", "std", "layout", "prefix_tokens", "output_index", "device")
     }
+    if isinstance(target, GeneratorTarget):
+        own = {key: value for key, value in (kept | given).items() if key not in ("resize", "mean", "std")}
+        return GeneratorTarget(target.model, target.latents, name=target.name, low=target.low, high=target.high, **own)
     return Target(target.model, name=target.name, **(kept | given))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
+from milan.targets.latents import Latents
 from milan.targets.weights import Weights, put_weights, read_weights
 
 RANDOM = "random"
@@ -25,10 +26,11 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Network:
-    """A network with its weights, and how it wants its pictures."""
+    """A network with its weights, and how it wants its pictures; ``latents`` are what a generator is fed instead."""
 
     model: nn.Module
     preprocessing: Preprocessing
+    latents: Latents | None = None
 
 
 class Source:

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from milan.errors import BadInput, MilanWarning, UnknownName
@@ -92,7 +92,11 @@ class Target:
         std = torch.tensor(self.std, device=self.device).view(3, 1, 1)
         return images.to(self.device, torch.float32).div_(255).sub_(mean).div_(std).to(self.dtype)
 
-    def noise(self, count: int, size: int) -> Float[Tensor, "b 3 h w"]:
+    def feed(self, ids: Int[Tensor, " b"], images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b ..."]:
+        """What the network is given for the images of those numbers in a probe: the images, prepared."""
+        return self.prepare(images)
+
+    def noise(self, count: int, size: int) -> Float[Tensor, "b ..."]:
         """Prepared images of noise, always the same; the caller's random state stays as it is."""
         generator = torch.Generator().manual_seed(0)
         return self.prepare(torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator))
@@ -101,7 +105,7 @@ class Target:
         """The network in evaluation mode on the target's device for a while; then exactly as it was."""
         return borrowed(self.model, self.device)
 
-    def outputs(self, images: Float[Tensor, "b 3 h w"]) -> Tensor:
+    def outputs(self, images: Float[Tensor, "b ..."]) -> Tensor:
         """What the whole network answers to prepared images: the first tensor of it, for a classifier its logits."""
         with self.borrowed(), torch.no_grad():
             found = chosen(self.core(images))

@@ -1,0 +1,155 @@
+"""Networks that draw Diorama: class-conditional generators of pictures, to be dissected by the pictures that they make themselves.
+
+A generator is fed rows of numbers: LATENT of them from a normal distribution, then one number for each class, 1 for the one that is
+wanted. The first of the normal numbers are read as where the main thing is and what it looks like, as often as scenes of that class have
+it so; the others are free. Its answer is a picture in -1..1.
+"""
+
+import math
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, one_hot, relu
+
+from milan.diorama.labeller import floats
+from milan.diorama.names import COLOURS, PATTERNS, SETTINGS, THINGS
+
+CLASSES = {"objects": THINGS, "scenes": SETTINGS}
+BOX = 4  # numbers of the main thing's box: centre across and down, width and height, in shares of the picture
+READ = {"other": 0, "colour": len(COLOURS), "pattern": len(PATTERNS), "second": len(COLOURS)}  # what is read, of how many; other: below
+LATENT = 64
+FREE = LATENT - BOX - len(READ)
+TOLD = 96  # numbers by which every stage is steered
+WIDTHS = (160, 128, 96, 48, 24)  # of the maps of 4, 8, 16, 32 and 64 places a side
+STAGES = [f"stage{number}" for number in range(1, len(WIDTHS) + 1)]
+WAVES = (1, 2, 4)  # quarter turns from the middle of the main thing's box to its edge
+PLACED = 5 + 4 * len(WAVES)
+
+
+class Reader(nn.Module):
+    """Reads the first latents: the box of the main thing, and by the shares of each class the other world's class (the setting of an
+    object, the main thing of a scene), the thing's colour, pattern and second colour."""
+
+    def __init__(self, classes: int, others: int):
+        super().__init__()
+        self.sizes = {**READ, "other": others}
+        self.register_buffer("middle", torch.zeros(classes, BOX))
+        self.register_buffer("spread", torch.eye(BOX).repeat(classes, 1, 1))
+        for kind, size in self.sizes.items():
+            self.register_buffer(f"shares_{kind}", torch.full((classes, size), 1 / size))
+
+    def forward(self, latents: Float[Tensor, "b latents"]) -> tuple[Float[Tensor, "b 4"], Int[Tensor, "b 4"]]:
+        """The box, and the numbers of what was read in the order of READ."""
+        label = latents[:, LATENT:].argmax(1)
+        box = self.middle[label] + (self.spread[label] @ latents[:, :BOX, None])[:, :, 0]
+        size = box[:, 2:].clamp(0.1, 1.0)
+        centre = torch.minimum(torch.maximum(box[:, :2], size / 2), 1 - size / 2)
+        even = (1 + torch.erf(latents[:, BOX : BOX + len(READ)] / math.sqrt(2))) / 2
+        read = [(even[:, at, None] > self.get_buffer(f"shares_{kind}")[label].cumsum(1)[:, :-1]).sum(1) for at, kind in enumerate(READ)]
+        return torch.cat([centre, size], 1), torch.stack(read, 1)
+
+
+def placed(box: Float[Tensor, "b 4"], side: int) -> Float[Tensor, "b places side side"]:
+    """Where each place is: in the picture, and in the box of the main thing by waves that fade outside it."""
+    steps = (torch.arange(side, device=box.device) + 0.5) / side
+    across = ((steps - box[:, :1]) / (box[:, 2:3] / 2))[:, None, :].expand(-1, side, -1)
+    down = ((steps - box[:, 1:2]) / (box[:, 3:4] / 2))[:, :, None].expand(-1, -1, side)
+    within = torch.sigmoid(8 * (1.1 - across.abs())) * torch.sigmoid(8 * (1.1 - down.abs()))
+    far = [steps.expand(len(box), side, side) * 2 - 1, (steps * 2 - 1)[:, None].expand(len(box), side, side)]
+    near = [within, across.clamp(-2, 2), down.clamp(-2, 2)]
+    waves = [within * wave(turns * math.pi / 2 * at) for turns in WAVES for at in (across, down) for wave in (torch.sin, torch.cos)]
+    return torch.stack([*far, *near, *waves], 1).contiguous(memory_format=torch.channels_last)
+
+
+class Steered(nn.Module):
+    """Batch normalisation whose scale and shift are told by latents and class (as in BigGAN: Brock et al. 2019, appendix B)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(width, affine=False)
+        self.told = nn.Linear(TOLD, 2 * width)
+        nn.init.normal_(self.told.weight, std=0.05)
+        nn.init.zeros_(self.told.bias)
+
+    def forward(self, maps: Tensor, told: Tensor) -> Tensor:
+        scale, shift = self.told(told)[:, :, None, None].chunk(2, dim=1)
+        return self.norm(maps) * (1 + scale) + shift
+
+
+class First(nn.Module):
+    """The coarsest maps, straight from what is told."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.width, self.spread, self.norm, self.relu = width, nn.Linear(TOLD, width * 16), Steered(width), nn.ReLU()
+
+    def forward(self, told: Tensor) -> Tensor:
+        maps = self.spread(told).unflatten(1, (self.width, 4, 4)).contiguous(memory_format=torch.channels_last)
+        return self.relu(self.norm(maps, told))
+
+
+class Stage(nn.Module):
+    """Doubles the places of its maps, and draws on them, knowing where each place is, by two convolutions and a way around those."""
+
+    def __init__(self, before: int, width: int):
+        super().__init__()
+        self.narrow = nn.Conv2d(before, width, 1, bias=False)
+        self.where = nn.Conv2d(PLACED, width, 1, bias=False)
+        self.norm1, self.conv1 = Steered(width), nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.norm2, self.conv2 = Steered(width), nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.relu = nn.ReLU()
+
+    def forward(self, maps: Tensor, told: Tensor, box: Tensor) -> Tensor:
+        wide = interpolate(self.narrow(maps), scale_factor=2, mode="nearest")
+        wide = wide + self.where(placed(box, wide.shape[-1]))
+        inside = self.conv1(relu(self.norm1(wide, told)))
+        return self.relu(wide + self.conv2(relu(self.norm2(inside, told))))
+
+
+class Fine(nn.Module):
+    """Doubles the places, each to four of its own; what the colours are made of."""
+
+    def __init__(self, before: int, width: int):
+        super().__init__()
+        self.deal, self.norm, self.relu = nn.ConvTranspose2d(before, width, 2, 2, bias=False), Steered(width), nn.ReLU()
+
+    def forward(self, maps: Tensor, told: Tensor) -> Tensor:
+        return self.relu(self.norm(self.deal(maps), told))
+
+
+class Generator(nn.Module):
+    """Five stages of 4 to 64 places a side; ``stage1`` to ``stage5`` are the layers to dissect."""
+
+    def __init__(self, world: str, widths: tuple[int, ...] = WIDTHS):
+        super().__init__()
+        self.classes, others = len(CLASSES[world]), len(CLASSES["scenes" if world == "objects" else "objects"])
+        self.read = Reader(self.classes, others)
+        facts = self.classes + sum(self.read.sizes.values()) + BOX + FREE
+        self.tell = nn.Sequential(nn.Linear(facts, 128), nn.ReLU(), nn.Linear(128, TOLD))
+        self.stage1 = First(widths[0])
+        self.stage2, self.stage3, self.stage4 = (Stage(widths[at], widths[at + 1]) for at in range(3))
+        self.stage5 = Fine(widths[3], widths[4])
+        self.paint = nn.Conv2d(widths[4], 3, 3, 1, 1)
+
+    def forward(self, latents: Float[Tensor, "b latents"]) -> Float[Tensor, "b 3 64 64"]:
+        box, read = self.read(latents)
+        return self.drawn(latents[:, LATENT:].argmax(1), box, read, latents[:, LATENT - FREE : LATENT])
+
+    def drawn(self, label: Tensor, box: Tensor, read: Tensor, free: Tensor) -> Float[Tensor, "b 3 64 64"]:
+        """The picture of a class, a box, what else is read, and free numbers."""
+        hot = [one_hot(read[:, at], size).float() for at, size in enumerate(self.read.sizes[kind] for kind in READ)]
+        told = self.tell(torch.cat([one_hot(label, self.classes).float(), *hot, 4 * box - 2, free], 1))
+        maps = self.stage1(told)
+        for stage in (self.stage2, self.stage3, self.stage4):
+            maps = stage(maps, told, box)
+        return torch.tanh(self.paint(self.stage5(maps, told)))
+
+
+def load_generator(world: str, file: Path) -> Generator:
+    """A trained generator in evaluation mode."""
+    model = Generator(world)
+    model.load_state_dict({key: floats(value) for key, value in load_file(file).items()})
+    return model.eval()
