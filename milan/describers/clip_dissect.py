@@ -23,6 +23,7 @@ Similarity = Literal["soft_wpmi", "wpmi", "rank_reorder", "cos_similarity", "cos
 # Constants of the released code, similarity.py (Trustworthy-ML-Lab/CLIP-dissect at 21e7697).
 TOP = {"soft_wpmi": 100, "wpmi": 28}
 TEMPERATURE = {"soft_wpmi": 10.0, "wpmi": 2.0}
+OWN_TEMPERATURE = 1.0  # with Diorama's embedders: the best of 10, 5, 2 and 1 by truth score on alexnet-scenes
 PRIOR_WEIGHT = {"soft_wpmi": 1.0, "wpmi": 0.6}
 FIRST, LAST = 0.998, 0.970  # how surely the strongest image, and the one after the last, belongs to the unit's images
 TOP_SHARE, POWER, LIKENESS_POWER = 0.05, 3, 0.5  # of rank_reorder
@@ -64,7 +65,8 @@ class ClipDissect(Describer):
         pooling: of an activation map into one number for an image: mean (published), max, cls or tokens.
         background_units: indices of the layer's units over which the prior of soft_wpmi and wpmi is taken; all living ones unless given.
         top: strongest images taken; 100 for soft_wpmi, 28 for wpmi unless given, and never more than there are.
-        temperature: that multiplies likeness before the softmax over concepts; 10 for soft_wpmi, 2 for wpmi unless given.
+        temperature: that multiplies likeness before the softmax over concepts; unless given 10 for soft_wpmi and 2 for wpmi, as published,
+            and 1 with Diorama's embedders, whose cosines differ by more: at 10 a single image would decide.
         prior_weight: λ; 1 for soft_wpmi, 0.6 for wpmi unless given.
         spacy_model: finds the phrases where ``concepts`` asks for a harvest.
         precision: of the image-text model.
@@ -101,7 +103,7 @@ class ClipDissect(Describer):
     def key(self) -> str:
         """Content key of the settings that change answers, of the concepts themselves and of the image-text model."""
         places = ("batch_size", "device", "concepts", "embedder", "precision", "spacy_model")
-        settings = {name: value for name, value in self.settings.items() if name not in places}
+        settings = {name: value for name, value in self.settings.items() if name not in places} | {"temperature": self._temperature}
         return content_key(describer=self.name, choices=self.choices, model=self.model.key, **settings)
 
     @cached_property
@@ -173,7 +175,7 @@ class ClipDissect(Describer):
         """How well each concept fits each unit, before the prior."""
         if self.similarity in TOP:
             best = strongest(layer.activations[:, columns], self._setting("top", TOP, 1))
-            temperature = self._setting("temperature", TEMPERATURE, 1.0)
+            temperature = self._temperature
             if self.similarity == "wpmi":
                 return log_likelihood(layer.likeness, best, temperature)
             return soft_log_likelihood(layer.likeness, best, inclusion(best.shape[1]), temperature)
@@ -182,6 +184,12 @@ class ClipDissect(Describer):
         together = torch.zeros(len(layer.activations), max(self.batch_size, len(columns)))
         together[:, : len(columns)] = layer.activations[:, columns]  # always as many at once: a product's last digits vary with its shape
         return (cosine_cubed if self.similarity == "cos_similarity_cubed" else cosine)(layer.likeness, together)[: len(columns)]
+
+    @property
+    def _temperature(self) -> float:
+        if self.temperature is None and self.embedder.partition(":")[0] == "diorama":
+            return OWN_TEMPERATURE
+        return self._setting("temperature", TEMPERATURE, 1.0)
 
     def _setting(self, name: str, published: Mapping[str, Any], other: Any) -> Any:
         """A setting as it was given, else as published for the similarity."""
