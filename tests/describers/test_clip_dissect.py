@@ -192,6 +192,6 @@ def test_a_prompt_without_its_hole_is_refused():
 
 
 def test_dioramas_embedder_brings_its_own_temperature():
-    unasked, asked = ClipDissect(embedder="diorama"), ClipDissect(embedder="diorama", temperature=1.0)
+    unasked, asked = c.ClipDissect(embedder="diorama"), c.ClipDissect(embedder="diorama", temperature=1.0)
     assert unasked.key == asked.key
-    assert unasked.key != ClipDissect(embedder="diorama", temperature=10.0).key
+    assert unasked.key != c.ClipDissect(embedder="diorama", temperature=10.0).key
