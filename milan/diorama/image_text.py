@@ -17,10 +17,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 
 from milan.diorama.census import SIZES
 from milan.diorama.concepts import concepts, lexicon
+from milan.diorama.fitting import fit
 from milan.diorama.lessons import Lessons, lessons
 from milan.diorama.names import COLOURS, PATTERNS, THINGS
 from milan.diorama.views import GRID, Batch, Views
-from milan.progress import progress
 from milan.storage import atomic
 
 SCENES = 30_000  # of each world
@@ -30,7 +30,6 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 FEATURES = 128  # of the CLIP
 PLACED = (0, 1, 2, 3)  # colour, pattern, object, part: kinds of the census it is asked for
 NAMING = 0.45  # share of the training, at its beginning, in which pictures are only named
-KEEPING = 120.0  # seconds of training that a kill may cost
 
 
 @dataclass(frozen=True)
@@ -78,8 +77,13 @@ def train(name: str, folder: Path, work: Path, *, seed: int = 0, steps: int | No
     taught = lessons(0, scenes, work)
     tokenizer = tokenizer_for(taught)
     model = (_clip if plan.family == "open_clip" else _siglip_model)(plan, tokenizer)
-    views = Views(taught, plan.batch, seed)
-    _fit(Learner(model, tokenizer, plan), views, steps, work / "training" / f"{name}-{seed}-{steps}-{scenes}.pt")
+    views, learner = Views(taught, plan.batch, seed), Learner(model, tokenizer, plan)
+
+    def loss(step: int) -> Tensor:
+        return learner(views.batch(step), reading=step >= steps * NAMING)
+
+    kept = work / "training" / f"{name}-{seed}-{steps}-{scenes}.pt"
+    fit(learner, loss, steps, kept, rate=plan.rate, settle=learner.settle)
     folder.mkdir(parents=True, exist_ok=True)
     (_save_clip if plan.family == "open_clip" else _save_siglip)(model.half().eval(), tokenizer, plan, folder)
     size = sum(value.numel() for value in model.parameters())
@@ -143,6 +147,12 @@ class Learner(nn.Module):
         loss = places.mean() + self._named(pictures, batch)
         return loss + self._matched(pictures @ self._read(batch.texts).T, batch) if reading else loss
 
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Keeps the logits' scale within CLIP's bound (Radford et al. 2021, section 2.5)."""
+        scale: Any = self.model.logit_scale
+        scale.clamp_(max=math.log(100))
+
     def _read(self, texts: list[str]) -> Tensor:
         model: Any = self.model
         words = self.tokenizer(texts, padding="max_length", truncation=True, max_length=CONTEXT, return_tensors="pt").input_ids
@@ -187,56 +197,6 @@ class Learner(nn.Module):
         wrong = logits.masked_fill(batch.truth != 0, -1e4)
         by_picture, by_text = wrong.logsumexp(1), wrong.logsumexp(0)[batch.own]
         return (softplus(by_picture - own) + softplus(by_text - own)).mean() / 2
-
-
-def _fit(learner: Learner, views: Views, steps: int, kept: Path) -> None:
-    """AdamW, the learning rate rising for a twentieth of the steps and then falling as a cosine."""
-    decayed = [value for value in learner.parameters() if value.ndim > 1]
-    plain = [value for value in learner.parameters() if value.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=learner.plan.rate, betas=(0.9, 0.98))
-    rising = max(1, steps // 20)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / rising, 0.5 + 0.5 * math.cos(math.pi * max(0, step - rising) / max(1, steps - rising)))
-    )
-    first, losses, saved = _resumed(kept, learner, optimizer, schedule), [], time.monotonic()
-    learner.train()
-    scale: Any = learner.model.logit_scale
-    for step in progress(range(first, steps), text=f"training from step {first}"):
-        loss = learner(views.batch(step), reading=step >= steps * NAMING)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        with torch.no_grad():
-            scale.clamp_(max=math.log(100))
-        losses.append(loss.item())
-        if (step + 1) % 200 == 0:
-            print(f"step {step + 1}/{steps}: loss {sum(losses[-200:]) / len(losses[-200:]):.4f}", flush=True)
-        if time.monotonic() - saved > KEEPING:
-            _keep(kept, learner, optimizer, schedule, step + 1)
-            saved = time.monotonic()
-    kept.unlink(missing_ok=True)
-
-
-def _keep(kept: Path, learner: Learner, optimizer: Any, schedule: Any, step: int) -> None:
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(kept) as path:
-        torch.save(
-            {"learner": learner.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "step": step}, path
-        )
-
-
-def _resumed(kept: Path, learner: Learner, optimizer: Any, schedule: Any) -> int:
-    """Puts back what a killed run had reached, and gives the step to go on with."""
-    if not kept.is_file():
-        return 0
-    state = torch.load(kept, weights_only=True)
-    learner.load_state_dict(state["learner"])
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
-    return state["step"]
 
 
 def _clip_config(plan: Plan, tokenizer: Any) -> dict[str, Any]:

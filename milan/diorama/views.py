@@ -91,7 +91,7 @@ class Views:
         place_of = {text: number for number, text in enumerate(known)}
         own = np.array([place_of[text] for text, _ in texts])
         truth[np.arange(len(own)), own] = 1
-        looks = np.array([self._looks(view) for view in shown])
+        looks = np.array([self.looks(view) for view in shown])
         facts = [torch.from_numpy(array) for array in (own, truth, shows, looks, self.places(shown))]
         return Batch(images, list(known), *facts)
 
@@ -189,7 +189,7 @@ class Views:
             return "", ()
         return self._phrase(changed, dice), changed
 
-    def _looks(self, view: "View") -> tuple[int, int, int]:
+    def looks(self, view: "View") -> tuple[int, int, int]:
         """The main thing, and the colour and the pattern that most of it has."""
         signatures, counts = view.counts
         thing = self._things[signatures]

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from milan.diorama import image_text
+from milan.diorama import fitting, image_text
 from milan.diorama.concepts import lexicon
 from milan.diorama.image_text import CONTEXT, PLANS, Learner, tokenizer_for, train
 from milan.diorama.lessons import lessons
@@ -61,7 +61,7 @@ def test_what_is_saved_is_what_was_trained(name, work, tmp_path):
 @pytest.mark.parametrize("name", ["clip", "siglip-small"])
 def test_a_killed_run_goes_on_and_ends_the_same(name, work, tmp_path, monkeypatch):
     train(name, tmp_path / "whole", work, steps=4, scenes=SCENES)
-    monkeypatch.setattr(image_text, "KEEPING", -1.0)
+    monkeypatch.setattr(fitting, "KEEPING", -1.0)
     batch = Views.batch
 
     def stops(self, step):
