@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -14,14 +14,15 @@ from milan.command import parser, run
 from milan.embedded import embedded
 from milan.errors import BadInput, UnknownName
 from milan.storage import atomic, cache_folder, locked
+from milan.units import Unit
 
 if TYPE_CHECKING:
     from milan.dissection.store import Dissection
+    from milan.scores.corpus import Corpus
     from milan.targets import Target
-    from milan.units import Unit
 
 DESCRIBED = ("resnet-objects", "resnet-scenes", "alexnet-objects", "alexnet-scenes")
-AGREEMENT = "agreement.json"
+AGREEMENT, CORPUS = "agreement.json", "corpus.md"
 MARK = "made.json"
 
 
@@ -129,18 +130,42 @@ def train_stand_in(name: str) -> Part:
 
 
 def agree(shop: Workshop) -> None:
-    """Measures how far the annotators agree with each other, and how true what they say is; writes ``annotations/agreement.json``."""
-    facts = {"annotators": "simulated", "networks": {network: _agreement_of(network, shop) for network in DESCRIBED}}
-    with atomic(shop.data / "annotations" / AGREEMENT) as path:
-        path.write_text(json.dumps(facts, indent=1) + "\n")
-    print(json.dumps(facts, indent=1))
+    """Measures how far the annotators agree with each other and how true what they say is, and what their words are like.
 
-
-def _agreement_of(network: str, shop: Workshop) -> dict[str, object]:
+    Writes ``annotations/agreement.json`` (with what Tables 4 and 5 of MILAN show) and ``annotations/corpus.md`` for all annotated networks.
+    """
     from milan.dissection.exchange import annotations_of
+    from milan.scores.corpus import corpus, corpus_table
+
+    home = shop.data / "annotations"
+    said = {mark.parent.name: annotations_of(mark.parent) for mark in sorted(home.glob(f"*/{MARK}"))}
+    words = {network: _in_order(network, corpus(texts)) for network, texts in said.items()}
+    everything = [(Unit(network, number), texts) for network, each in said.items() for number, texts in enumerate(each.values())]
+    words["all"] = {"total": corpus(dict(everything))["total"]}
+    told = {network: {**_agreement_of(network, texts, shop), "corpus": _plain(words[network])} for network, texts in said.items()}
+    facts = {"annotators": "simulated", "networks": told, "all": _plain(words["all"])["total"]}
+    with atomic(home / AGREEMENT) as path:
+        path.write_text(json.dumps(facts, indent=1) + "\n")
+    with atomic(home / CORPUS) as path:
+        path.write_text("What simulated annotators say, in numbers (columns as in MILAN's Table 5)\n\n" + corpus_table(words))
+    print(json.dumps(facts["all"]))
+
+
+def _in_order(network: str, words: "dict[str, Corpus]") -> "dict[str, Corpus]":
+    """Layers from the picture inwards, where the network's are known, and their total at the end."""
+    from milan.diorama.networks import LAYERS
+
+    known = [layer for layer in LAYERS.get(network, []) if layer in words]
+    return {layer: words[layer] for layer in dict.fromkeys([*known, *words])}
+
+
+def _plain(words: "dict[str, Corpus]") -> dict[str, dict[str, float]]:
+    return {layer: asdict(each) for layer, each in words.items()}
+
+
+def _agreement_of(network: str, said: Mapping[Unit, Sequence[str]], shop: Workshop) -> dict[str, object]:
     from milan.scores.truth import Truth
 
-    said = annotations_of(shop.data / "annotations" / network)
     truths: dict[str, list[float]] = {"of each annotator": [], "of shuffled descriptions": []}
     for layer, dissection in shop.dissections(network).items():
         truth = Truth.of(dissection, shop.target(network), shop.work)
@@ -153,7 +178,7 @@ def _agreement_of(network: str, shop: Workshop) -> dict[str, object]:
             "truth score": {who: round(float(np.nanmean(scores)), 4) for who, scores in truths.items()}}  # fmt: skip
 
 
-def agreement(said: "Mapping[Unit, Sequence[str]]") -> dict[str, float]:
+def agreement(said: Mapping[Unit, Sequence[str]]) -> dict[str, float]:
     """How alike the texts of each unit are: corpus BLEU and mean ROUGE-L (0..100) of each annotator's against those of the others.
 
     Units with fewer than two texts are left out.
@@ -191,7 +216,11 @@ PARTS: dict[str, Part] = {
     "segmenter": Part(train_segmenter, ("segmenter/model.safetensors", "segmenter/config.json"), "train the segmenter on pixel labels"),
     "planted": Part(plant_units, ("networks/planted.safetensors", "networks/planted.json"), "plant known units, and measure them"),
     **{f"annotations-{name}": annotate_network(name) for name in DESCRIBED},
-    "agreement": Part(agree, (f"annotations/{AGREEMENT}",), "measure how far the simulated annotators agree, and how true they are"),
+    "agreement": Part(
+        agree,
+        (f"annotations/{AGREEMENT}", f"annotations/{CORPUS}"),
+        "measure how far the simulated annotators agree, how true they are, and what their words are like",
+    ),
     **{name: train_model(name) for name in ("captioner", "prior")},
     **{name: train_stand_in(name) for name in ("clip", "siglip-small", "siglip-large")},
 }  # in the order in which they need each other
