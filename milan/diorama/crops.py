@@ -9,8 +9,9 @@ from torch.nn.functional import conv2d, grid_sample, pad
 
 from milan.diorama.networks import MEAN, STD
 
-GLOBAL = (2, 48, 0.35, 1.0)  # how many crops, their side in pixels, the least and the most of a picture's area that they show
-LOCAL = (4, 24, 0.08, 0.35)
+GLOBAL = (2, 48, 0.4, 1.0)  # how many crops, their side in pixels, the least and the most of a picture's area that they show
+LOCAL = (2, 32, 0.2, 0.5)
+HUE = 0.5  # of a turn at most: any, since things here have any colour (0.1 for photographs)
 LUMA = (0.299, 0.587, 0.114)
 
 
@@ -37,8 +38,8 @@ def _cut(images: Tensor, side: int, area: tuple[float, float], dice: torch.Gener
     share = _between(*area, count, dice)
     stretch = _between(math.log(3 / 4), math.log(4 / 3), count, dice).exp().sqrt()
     wide, high = (share.sqrt() * stretch).clamp(max=1), (share.sqrt() / stretch).clamp(max=1)
-    across = _between(-1, 1, count, dice) * (1 - wide)
-    down = _between(-1, 1, count, dice) * (1 - high)
+    across = _between(-1.0, 1.0, count, dice) * (1 - wide)
+    down = _between(-1.0, 1.0, count, dice) * (1 - high)
     mirror = torch.where(torch.rand(count, generator=dice) < 0.5, -1.0, 1.0)
     zero = torch.zeros(count)
     rows = [torch.stack([wide * mirror, zero, across], 1), torch.stack([zero, high, down], 1)]
@@ -57,7 +58,7 @@ def _recoloured(pixels: Tensor, dice: torch.Generator) -> Tensor:
     middle = _grey(changed).mean(dim=(2, 3), keepdim=True)
     changed = middle + (changed - middle) * factor(0.4)
     grey = _grey(changed)
-    changed = _turned(grey + (changed - grey) * factor(0.2), _between(-0.1, 0.1, count, dice) * 2 * math.pi)
+    changed = _turned(grey + (changed - grey) * factor(0.2), _between(-HUE, HUE, count, dice) * 2 * math.pi)
     pixels = torch.where(_chance(pixels, 0.8, dice), changed.clamp(0, 1), pixels)
     return torch.where(_chance(pixels, 0.2, dice), _grey(pixels).expand_as(pixels), pixels)
 

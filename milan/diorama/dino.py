@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -28,10 +29,10 @@ from milan.progress import progress
 from milan.storage import atomic
 
 NAME = "dino-objects"
-BATCH, STEPS = 64, 2_400
-PROTOTYPES, BOTTLENECK = 1_024, 64
-STUDENT, COLD, WARM = 0.1, 0.04, 0.07  # temperatures; the teacher's rises from cold to warm (section 3.1, appendix C)
-WARMING, FREEZING = 0.2, 0.05  # shares of the training in which it rises, and in which the prototypes stay as they are
+BATCH, STEPS = 64, 1_400
+PROTOTYPES, BOTTLENECK = 512, 64
+STUDENT, TEACHER = 0.1, 0.04  # temperatures (the defaults of the released main_dino.py)
+FREEZING = 0.05  # share of the training, at its beginning, in which the prototypes stay as they are
 MOMENTUM, CENTRING = 0.99, 0.9  # of the teacher, rising to 1 (from 0.996 where training is a hundred times as long), and of the centre
 RATE, DECAY = 1e-3, (0.04, 0.2)
 KEEPING = 60.0  # seconds of training that a kill may cost
@@ -39,13 +40,16 @@ NEIGHBOURS, BANK = 20, 20_000  # k-NN as in section 4.1, with as many training s
 
 
 class Head(nn.Module):
-    """Three layers, a bottleneck on the sphere, and prototypes of length 1 (appendix C)."""
+    """Three layers, a bottleneck on the sphere, and prototypes of length 1 (appendix C).
+
+    Its layers are normalised over the batch, which the paper does for convolutional networks: without that what pictures differ by is
+    drowned, in so short a training, by what all have in common.
+    """
 
     def __init__(self, width: int = WIDTH, hidden: int = 256):
         super().__init__()
-        self.layers = nn.Sequential(
-            *(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, BOTTLENECK))
-        )
+        inner = [part for before in (width, hidden) for part in (nn.Linear(before, hidden, bias=False), nn.BatchNorm1d(hidden), nn.GELU())]
+        self.layers = nn.Sequential(*inner, nn.Linear(hidden, BOTTLENECK, bias=False), nn.BatchNorm1d(BOTTLENECK, affine=False))
         self.prototypes = nn.Parameter(nn.init.trunc_normal_(torch.empty(PROTOTYPES, BOTTLENECK), std=0.02))
 
     def forward(self, features: Tensor) -> Tensor:
@@ -75,11 +79,11 @@ class Pair(nn.Module):
         self.teacher.requires_grad_(False)
         self.register_buffer("center", torch.zeros(PROTOTYPES))
 
-    def loss(self, large: list[Tensor], small: list[Tensor], temperature: float) -> Tensor:
+    def loss(self, large: list[Tensor], small: list[Tensor]) -> Tensor:
         """How far the student is, at every crop, from what the teacher answers to each other large crop; moves the centre."""
         with torch.no_grad():
             answers = self.teacher(torch.cat(large))
-            taught = softmax((answers - self.center) / temperature, dim=1).chunk(len(large))
+            taught = softmax((answers - self.center) / TEACHER, dim=1).chunk(len(large))
             self.center.mul_(CENTRING).add_(answers.mean(0), alpha=1 - CENTRING)
         learnt = [*self.student(torch.cat(large)).chunk(len(large)), *self.student(torch.cat(small)).chunk(len(small))]
         said = [log_softmax(logits / STUDENT, dim=1) for logits in learnt]
@@ -100,19 +104,17 @@ class Run:
     steps: int
     seed: int
 
-    def temperature(self, step: int) -> float:
-        """Of the teacher."""
-        return COLD + (WARM - COLD) * min(1.0, step / max(1.0, WARMING * self.steps))
-
     def momentum(self, step: int) -> float:
+        """Of the teacher."""
         return 1 - (1 - MOMENTUM) * self._falling(step)
 
     def decay(self, step: int) -> float:
+        """Of the weights."""
         return DECAY[1] + (DECAY[0] - DECAY[1]) * self._falling(step)
 
     def rate(self, step: int) -> float:
-        """The learning rate: rising for a tenth of the steps, then falling as a cosine."""
-        rising = max(1, self.steps // 10)
+        """The learning rate: rising for a twentieth of the steps, then falling as a cosine."""
+        rising = max(1, self.steps // 20)
         return RATE * min((step + 1) / rising, 0.001 + self._falling(max(0, step - rising), self.steps - rising))
 
     def _falling(self, step: int, steps: int | None = None) -> float:
@@ -169,7 +171,7 @@ def _fit(pair: Pair, shown: Album, run: Run, kept: Path) -> None:
         for group in optimizer.param_groups:
             group["lr"] = run.rate(step)
         optimizer.param_groups[0]["weight_decay"] = run.decay(step)
-        loss = pair.loss(large, small, run.temperature(step))
+        loss = pair.loss(large, small)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(student, 3.0)
@@ -178,8 +180,8 @@ def _fit(pair: Pair, shown: Album, run: Run, kept: Path) -> None:
         optimizer.step()
         pair.follow(run.momentum(step))
         losses.append(loss.item())
-        if (step + 1) % 100 == 0:
-            print(f"{NAME} step {step + 1}/{run.steps}: loss {sum(losses[-100:]) / len(losses[-100:]):.4f}", flush=True)
+        if (step + 1) % 50 == 0:
+            print(f"{NAME} step {step + 1}/{run.steps}: loss {sum(losses[-50:]) / len(losses[-50:]):.4f}", flush=True)
         if time.monotonic() - saved > KEEPING:
             _keep(kept, pair, optimizer, step + 1)
             saved = time.monotonic()
@@ -223,7 +225,7 @@ def check(model: nn.Module, scenes: Path, count: int = TRAINING) -> dict[str, fl
 
 
 def _features(model: nn.Module, shown: Album, count: int) -> Tensor:
-    parts = [model(prepared(torch.from_numpy(shown.images[first : min(first + 250, count)]))) for first in range(0, count, 250)]
+    parts = [model(prepared(torch.from_numpy(np.array(shown.images[first : min(first + 250, count)])))) for first in range(0, count, 250)]
     return normalize(torch.cat(parts).float(), dim=1)
 
 

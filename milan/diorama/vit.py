@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, scaled_dot_product_attention
 
 GRID = 8  # tokens a side
-WIDTH, DEPTH, HEADS, HIDDEN = 96, 6, 3, 128
-STEM = (3, 24, 48, WIDTH)
+WIDTH, DEPTH, HEADS, HIDDEN = 96, 4, 3, 160
+STEM = (3, 32, 64, WIDTH)
 MLPS = tuple(f"blocks.{number}.mlp.fc1" for number in range(DEPTH))  # the layers to dissect, as MILANNOTATIONS names them
 
 

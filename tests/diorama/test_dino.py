@@ -1,0 +1,164 @@
+"""The vision transformer that teaches itself: where its units look, what it learns from, and that training makes the same file twice."""
+
+import json
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from milan.diorama import dino
+from milan.diorama.crops import GLOBAL, LOCAL, crops
+from milan.diorama.networks import IMAGE_SIZE, MEAN, STD
+from milan.diorama.vit import GRID, HIDDEN, MLPS, WIDTH, ViT
+from milan.dissection.dissect import dissect
+from milan.probes import Probe
+from milan.targets import Target
+
+PLACE, RED = 0, 1  # units of the network below
+
+
+def seeing() -> ViT:
+    """A transformer in whose first block one unit answers to the top right corner, whatever is there, and one to red, wherever it is."""
+    model = ViT().eval()
+    with torch.no_grad():
+        for value in model.parameters():
+            value.zero_()
+        model.norm.weight.fill_(1)
+        patch = nn.Conv2d(3, WIDTH, IMAGE_SIZE // GRID, IMAGE_SIZE // GRID, bias=False)
+        patch.weight.zero_()
+        patch.weight[RED, 0], patch.weight[RED, 1] = 1 / 64, -1 / 64
+        model.patch_embed = nn.Sequential(patch)
+        model.pos_embed[0, PLACE, 0, GRID - 1] = 5
+        model.cls_token[0, 0, :2] = 9  # which must not be taken for a place
+        block = model.blocks[0]
+        block.norm2.weight.fill_(1)
+        block.mlp.fc1.weight[PLACE, PLACE] = block.mlp.fc1.weight[RED, RED] = 1
+    return model
+
+
+def with_red(row: int, column: int) -> Tensor:
+    """A grey picture with a red patch."""
+    image = torch.full((3, IMAGE_SIZE, IMAGE_SIZE), 128, dtype=torch.uint8)
+    image[:, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8] = torch.tensor([255, 0, 0], dtype=torch.uint8).view(3, 1, 1)
+    return image
+
+
+def test_units_keep_their_true_place_on_the_token_grid(tmp_path) -> None:
+    """The released code of 2022 dropped the last token in place of the class token: all masks were one patch off."""
+    places = [(7, 0), (2, 5), (0, 0), (4, 4), (7, 7), (3, 6)]
+    target = Target(seeing(), name="seeing", image_size=IMAGE_SIZE, mean=MEAN, std=STD)
+    probe = Probe.from_tensor(torch.stack([with_red(*place) for place in places]))
+    found = dissect(target, probe, [MLPS[0]], tmp_path, k=6, quantile=0.98)[MLPS[0]]
+    corner, red = (found.exemplars(found.units[unit]) for unit in (PLACE, RED))
+    for mask in corner.masks[:, 0]:
+        rows, columns = mask.nonzero(as_tuple=True)
+        assert rows.max() < 12
+        assert columns.min() >= IMAGE_SIZE - 12
+        assert mask[3, -4]
+    for mask, number in zip(red.masks[:, 0], red.ids.tolist(), strict=True):
+        row, column = places[number]
+        where = mask.nonzero().float().mean(0)
+        middle = torch.tensor([8.0 * row + 3.5, 8.0 * column + 3.5])
+        assert (where - middle).abs().max() <= 2  # at the border, edge values are repeated
+
+
+def test_pictures_of_other_sizes_have_more_or_fewer_tokens() -> None:
+    model = ViT()
+    tokens: list[int] = []
+    model.blocks[0].register_forward_hook(lambda _, __, output: tokens.append(output.shape[1]))
+    assert [model(torch.zeros(2, 3, side, side)).shape for side in (64, 48, 32)] == [(2, WIDTH)] * 3
+    assert tokens == [65, 37, 17]
+
+
+def test_crops_are_of_their_sizes_and_of_the_generator_alone() -> None:
+    images = torch.rand(5, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    (large, small), (again, _), (others, _) = (crops(images, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4))
+    assert [each.shape for each in large] == [(5, 3, GLOBAL[1], GLOBAL[1])] * 2
+    assert [each.shape for each in small] == [(5, 3, LOCAL[1], LOCAL[1])] * LOCAL[0]
+    assert all(torch.equal(one, other) for one, other in zip(large, again, strict=True))
+    assert not torch.equal(large[0], others[0])
+    assert not torch.equal(large[0][0], large[1][0])
+    shown = torch.cat([each.flatten() for each in (*large, *small)]) * STD[0] + MEAN[0]
+    assert shown.min() >= -1e-5
+    assert shown.max() <= 1 + 1e-5
+
+
+def test_a_crop_shows_a_part_of_the_picture() -> None:
+    """Of a picture whose left half is white, crops are white on one side, and of a grey one they are grey."""
+    halves = torch.zeros(40, 3, 64, 64)
+    halves[..., :32] = 1
+    large, _ = crops(halves, torch.Generator().manual_seed(0))
+    bright = large[1].mean(1)
+    left, right = bright[:, :, 0].mean(1), bright[:, :, -1].mean(1)
+    assert 5 < ((left - right).abs() > 0.5).sum() <= 40
+    assert {float((left > right).float().mean()) not in (0.0, 1.0)} == {True}  # some are mirrored
+
+
+class Answers(nn.Module):
+    """In place of a network: what each picture's first value says is the answer."""
+
+    def __init__(self, table: Tensor):
+        super().__init__()
+        self.table = nn.Parameter(table)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.table[images[:, 0, 0, 0].long()]
+
+
+def test_the_student_is_compared_with_the_teacher_at_other_crops_only() -> None:
+    pair = dino.Pair()
+    pair.student, pair.teacher = Answers(torch.tensor([[0.3, 0.0], [0.0, 0.1], [0.2, 0.0]])), Answers(torch.eye(3, 2) * 0.2)
+    pair.center = torch.tensor([0.05, 0.0])
+    one, two, three = (torch.full((1, 1, 1, 1), float(number)) for number in range(3))
+    loss = pair.loss([one, two], [three])
+    taught = [torch.softmax((torch.eye(3, 2)[row] * 0.2 - torch.tensor([0.05, 0.0])) / dino.TEACHER, 0) for row in (0, 1)]
+    said = [torch.log_softmax(pair.student.table[row] / dino.STUDENT, 0) for row in range(3)]
+    pairs = [(0, 1), (0, 2), (1, 0), (1, 2)]
+    assert torch.allclose(loss, -sum((taught[i] * said[j]).sum() for i, j in pairs) / 4)
+    assert torch.allclose(pair.center, 0.9 * torch.tensor([0.05, 0.0]) + 0.1 * torch.tensor([0.1, 0.1]))
+    loss.backward()
+    assert pair.teacher.table.grad is None
+    assert pair.student.table.grad is not None
+
+
+def test_the_teacher_follows_the_student() -> None:
+    pair = dino.Pair()
+    before = [value.clone() for value in pair.teacher.parameters()]
+    with torch.no_grad():
+        for value in pair.student.parameters():
+            value.add_(1)
+    pair.follow(0.9)
+    assert all(torch.allclose(new, old + 0.1, atol=1e-6) for new, old in zip(pair.teacher.parameters(), before, strict=True))
+
+
+def test_neighbours_vote_by_how_near_they_are() -> None:
+    known = nn.functional.normalize(torch.tensor([[1.0, 0.0], [0.9, 0.3], [0.0, 1.0], [-0.1, 1.0], [0.1, 1.0]]), dim=1)
+    labels = torch.tensor([0, 0, 1, 1, 1])  # more of the second, but further away
+    assert dino.nearest(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), known, labels, 2).tolist() == [0, 1]
+
+
+def test_training_goes_on_after_a_kill_and_makes_the_same_file(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(dino, "BATCH", 16)
+    monkeypatch.setattr(dino, "KEEPING", 0.0)
+    whole = dino.Pair.follow
+
+    def train(folder: str, seed: int = 0) -> bytes:
+        measured = dino.train(tmp_path / folder, tmp_path / "scenes", seed=seed, steps=3, count=64)
+        assert set(measured) == {"objects", "scenes"}
+        return (tmp_path / folder / "dino-objects.safetensors").read_bytes()
+
+    def killed(pair: dino.Pair, momentum: float) -> None:
+        if momentum > dino.MOMENTUM + 1e-9:  # after the first step
+            raise KeyboardInterrupt
+        whole(pair, momentum)
+
+    first = train("first")
+    monkeypatch.setattr(dino.Pair, "follow", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train("killed")
+    assert len(list((tmp_path / "scenes" / "training").iterdir())) == 1
+    monkeypatch.setattr(dino.Pair, "follow", whole)
+    assert train("killed") == first
+    assert train("other", seed=1) != first
+    facts = json.loads((tmp_path / "first" / "dino-objects.json").read_text())
+    assert facts["units"] == dict.fromkeys(MLPS, HIDDEN)
