@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from milan.diorama.album import KINDS, Album, album
 from milan.diorama.names import COLOURS, OBJECTS, PARTS, PATTERNS, SETTINGS, THINGS
-from milan.diorama.networks import LAYERS, MAKERS, MEAN, PLACES, STD, Encoder, network
+from milan.diorama.networks import LAYERS, MAKERS, MEAN, PLACES, STD, AlexNet, Encoder, ResNet, network
 from milan.diorama.scenes import HELD_OUT
 from milan.progress import progress
 from milan.storage import atomic
@@ -70,7 +70,10 @@ def units(name: str) -> dict[str, int]:
     model = network(name, weights=False)
     counts: dict[str, int] = {}
     for layer in LAYERS[name]:
-        model.get_submodule(layer).register_forward_hook(lambda _, __, maps, layer=layer: counts.__setitem__(layer, maps.shape[1]))
+        axis = 1 if isinstance(model, (AlexNet, ResNet)) else -1  # maps, or tokens
+        model.get_submodule(layer).register_forward_hook(
+            lambda _, __, maps, layer=layer, axis=axis: counts.__setitem__(layer, maps.shape[axis])
+        )
     with torch.no_grad():
         model(torch.zeros(1, 3, 64, 64))
     return counts
