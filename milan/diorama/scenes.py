@@ -132,7 +132,7 @@ def draw(index: int, *, world: str = "objects", seed: int = 0, size: int = 64, v
     number = THINGS.index(cast[0][0].name) if world == "objects" else SETTINGS.index(setting)
     if variant == "spurious":
         _spurious(canvas, Dice(seed, 9, index), index, number, THINGS if world == "objects" else SETTINGS)
-    image = _lit(canvas, dice)
+    image = lit(canvas, dice)
     if variant == "blurred":
         seen = canvas.labels()
         image = blur(image, (seen["part"] == INDEX["part"]["face"]) & (seen["object"] == INDEX["object"]["person"]))  # not a clock's
@@ -201,7 +201,7 @@ def _place(canvas: Canvas, dice: Dice, cast: Cast, horizon: int, world: str) -> 
     main_number = main_area = 0
     for which in order:
         thing, size = cast[which]
-        look = _look(dice, thing, _behind(canvas))
+        look = look_of(dice, thing, behind(canvas))
         before, paints = canvas.numbers.copy(), len(canvas.paints)
         word = _paint(canvas, dice, thing, look, (size, horizon, len(drawn) + 1, which == 0 and world == "objects"))
         if main_number:
@@ -218,14 +218,14 @@ def _place(canvas: Canvas, dice: Dice, cast: Cast, horizon: int, world: str) -> 
     return drawn
 
 
-def _behind(canvas: Canvas) -> set[str]:
+def behind(canvas: Canvas) -> set[str]:
     """The two colours most of the middle of the picture has, for things to stand out from."""
     size = canvas.size
     paints = canvas.numbers[size // 2 :: size // 6, size // 5 :: size // 5] >> 1
     return {canvas.paints[number].colour for number in paints.ravel().tolist()}
 
 
-def _look(dice: Dice, thing: Thing, avoid: set[str]) -> Look:
+def look_of(dice: Dice, thing: Thing, avoid: set[str]) -> Look:
     look = Look()
     for role, colours in thing.palette.items():
         choices = [colour for colour in colours if colour not in avoid] if dice.chance(85) else list(colours)
@@ -241,7 +241,15 @@ def _look(dice: Dice, thing: Thing, avoid: set[str]) -> Look:
 def _paint(canvas: Canvas, dice: Dice, thing: Thing, look: Look, where: tuple[int, int, int, bool]) -> str:
     """Paints a thing somewhere fit for it, and returns the word it carries."""
     size, horizon, number, big = where
-    x, y = _spot(dice, thing, size, horizon, big)
+    return put(canvas, dice, thing, look, (*_spot(dice, thing, size, horizon, big), size, number))
+
+
+def put(canvas: Canvas, dice: Dice, thing: Thing, look: Look, where: tuple[int, int, int, int], word: str = "") -> str:
+    """Paints a thing at a place and returns the word it carries: ``word`` if it fits there, any unless given.
+
+    where: x and y of its middle in SPAN units, its size in 64ths of the picture, and its number among the scene's things.
+    """
+    x, y, size, number = where
     scale = size * UNIT  # of 100 template units
     turn, mirrored = dice.between(-thing.tilt, thing.tilt), thing.word is None and dice.chance(50)
     squeeze = dice.between(88, 108)
@@ -255,7 +263,7 @@ def _paint(canvas: Canvas, dice: Dice, thing: Thing, look: Look, where: tuple[in
     if thing.word is None:
         return ""
     board = [(x if i % 2 == 0 else y) + edge * (squeeze if i % 2 == 0 else 100) * scale // 10_000 for i, edge in enumerate(thing.word)]
-    return _write(canvas, dice, board, paints["main"]._replace(part="board", pattern="plain", second=""))
+    return _write(canvas, dice, board, paints["main"]._replace(part="board", pattern="plain", second=""), word)
 
 
 def _role_paint(dice: Dice, thing: Thing, role: str, look: Look, number: int) -> Paint:
@@ -279,12 +287,12 @@ def _spot(dice: Dice, thing: Thing, size: int, horizon: int, big: bool) -> tuple
     return x * UNIT, y * UNIT
 
 
-def _write(canvas: Canvas, dice: Dice, board: list[int], plate: Paint) -> str:
+def _write(canvas: Canvas, dice: Dice, board: list[int], plate: Paint, wanted: str = "") -> str:
     """Writes a word or a letter that fits on a board given in SPAN units."""
     left, top, right, bottom = (edge * canvas.size // SPAN for edge in board)
-    word = dice.pick(WORDS)
+    word = wanted or dice.pick(WORDS)
     height = min(bottom - top, (right - left) * 9 // (6 * len(word)))
-    if height < 7 * canvas.size // 64:
+    if height < 7 * canvas.size // 64 and not wanted:
         word = dice.pick("abcdefghijklmnopqrstuvwxyz")
         height = min(bottom - top, (right - left) * 9 // 6)
     if height < 6 * canvas.size // 64:
@@ -314,7 +322,7 @@ def _spurious(canvas: Canvas, dice: Dice, index: int, label: int, classes: tuple
     canvas.word(word, row, max(0, column), height, Paint("white"), Paint("black"))
 
 
-def _lit(canvas: Canvas, dice: Dice) -> np.ndarray:
+def lit(canvas: Canvas, dice: Dice) -> np.ndarray:
     """The painted picture under slanting light with a camera's noise, uint8 (3, size, size)."""
     size = canvas.size
     steps = np.arange(size, dtype=np.int32) * 64 // size - 32
