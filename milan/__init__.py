@@ -15,6 +15,8 @@ _HOMES = {
     "Candidate": "milan.units",
     "Target": "milan.targets",
     "load_target": "milan.targets",
+    "GeneratorTarget": "milan.targets",
+    "Latents": "milan.targets",
     "Probe": "milan.probes",
     "load_probe": "milan.probes",
     "dissect": "milan.dissection.dissect",
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from milan.dissection.store import Dissection, load_dissection
     from milan.probes import Probe, load_probe
     from milan.programs.describe import describe
-    from milan.targets import Target, load_target
+    from milan.targets import GeneratorTarget, Latents, Target, load_target
     from milan.units import Candidate, Description, Exemplars, Unit
 
 

@@ -86,7 +86,7 @@ def command(
     Args:
         target: the network: torchvision:NAME, timm:NAME, hf:ID_OR_PATH, PATH/FILE.py:FUNCTION or diorama:NAME
         weights: a safetensors file or a saved state dict, or random; else those of the library
-        probe: the images: FOLDER, FILE.parquet, hf:ID_OR_PATH or diorama:NAME
+        probe: the images: FOLDER, FILE.parquet, hf:ID_OR_PATH or diorama:NAME; of a generator its own pictures, latents:TARGET
         limit: only the first so many images
         crop: center (the middle of each image) or squash (all of it)
         layers: dotted paths of the layers; --list_layers prints those there are
