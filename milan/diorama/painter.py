@@ -69,7 +69,7 @@ def paint(text: str, count: int = 1, seed: int = 0, size: int = 64) -> UInt8[np.
 
 def scene_of(text: str, seed: int = 0, number: int = 0, size: int = 64) -> Scene:
     """The scene behind one picture of ``paint``: the first of TRIES drawings of which all that the text says is true, else the best."""
-    said, key = parse(text), zlib.crc32(text.encode())
+    said, key = parse(text), zlib.crc32(text.encode("utf-8", "surrogatepass"))
     best, most = None, -1.0
     for attempt in range(TRIES):
         scene = _drawn(said, Dice(seed, 11, key, number, attempt), number, size)
