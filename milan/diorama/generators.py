@@ -12,26 +12,30 @@ import torch
 from jaxtyping import Float, Int
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, one_hot, relu
+from torch.nn.functional import grid_sample, interpolate, one_hot, relu
 
+from milan.diorama.canvas import RGB
 from milan.diorama.labeller import floats
-from milan.diorama.names import COLOURS, PATTERNS, SETTINGS, THINGS
+from milan.diorama.names import COLOURS, PATTERNS
+from milan.diorama.networks import CLASSES
 
-CLASSES = {"objects": THINGS, "scenes": SETTINGS}
 BOX = 4  # numbers of the main thing's box: centre across and down, width and height, in shares of the picture
 READ = {"other": 0, "colour": len(COLOURS), "pattern": len(PATTERNS), "second": len(COLOURS)}  # what is read, of how many; other: below
 LATENT = 64
 FREE = LATENT - BOX - len(READ)
 TOLD = 96  # numbers by which every stage is steered
-WIDTHS = (160, 128, 96, 48, 24)  # of the maps of 4, 8, 16, 32 and 64 places a side
+WIDTHS = (144, 112, 88, 48, 32)  # of the maps of 4, 8, 16, 32 and 64 places a side
 STAGES = [f"stage{number}" for number in range(1, len(WIDTHS) + 1)]
-WAVES = (1, 2, 4)  # quarter turns from the middle of the main thing's box to its edge
-PLACED = 5 + 4 * len(WAVES)
+STAMP = 24  # channels of the main thing as it is drawn before it is put in its place
+PLACED = 5 + 6 + STAMP
 
 
 class Reader(nn.Module):
     """Reads the first latents: the box of the main thing, and by the shares of each class the other world's class (the setting of an
     object, the main thing of a scene), the thing's colour, pattern and second colour."""
+
+    middle: Tensor
+    spread: Tensor
 
     def __init__(self, classes: int, others: int):
         super().__init__()
@@ -52,16 +56,16 @@ class Reader(nn.Module):
         return torch.cat([centre, size], 1), torch.stack(read, 1)
 
 
-def placed(box: Float[Tensor, "b 4"], side: int) -> Float[Tensor, "b places side side"]:
-    """Where each place is: in the picture, and in the box of the main thing by waves that fade outside it."""
+def placed(box: Float[Tensor, "b 4"], inks: Float[Tensor, "b 6"], stamp: Tensor, side: int) -> Float[Tensor, "b places side side"]:
+    """What each place is told of where it is: in the picture, and in the main thing's box, with the thing's colours and stamp there."""
     steps = (torch.arange(side, device=box.device) + 0.5) / side
     across = ((steps - box[:, :1]) / (box[:, 2:3] / 2))[:, None, :].expand(-1, side, -1)
     down = ((steps - box[:, 1:2]) / (box[:, 3:4] / 2))[:, :, None].expand(-1, -1, side)
     within = torch.sigmoid(8 * (1.1 - across.abs())) * torch.sigmoid(8 * (1.1 - down.abs()))
     far = [steps.expand(len(box), side, side) * 2 - 1, (steps * 2 - 1)[:, None].expand(len(box), side, side)]
-    near = [within, across.clamp(-2, 2), down.clamp(-2, 2)]
-    waves = [within * wave(turns * math.pi / 2 * at) for turns in WAVES for at in (across, down) for wave in (torch.sin, torch.cos)]
-    return torch.stack([*far, *near, *waves], 1).contiguous(memory_format=torch.channels_last)
+    near = torch.stack([*far, within, across.clamp(-2, 2), down.clamp(-2, 2)], 1)
+    there = grid_sample(stamp.float(), torch.stack([across, down], 3), padding_mode="zeros", align_corners=False)
+    return torch.cat([near, within[:, None] * inks[:, :, None, None], there], 1).contiguous(memory_format=torch.channels_last)
 
 
 class Steered(nn.Module):
@@ -102,11 +106,23 @@ class Stage(nn.Module):
         self.norm2, self.conv2 = Steered(width), nn.Conv2d(width, width, 3, 1, 1, bias=False)
         self.relu = nn.ReLU()
 
-    def forward(self, maps: Tensor, told: Tensor, box: Tensor) -> Tensor:
-        wide = interpolate(self.narrow(maps), scale_factor=2, mode="nearest")
-        wide = wide + self.where(placed(box, wide.shape[-1]))
+    def forward(self, maps: Tensor, told: Tensor, here: Tensor) -> Tensor:
+        wide = interpolate(self.narrow(maps), scale_factor=2, mode="nearest") + self.where(here)
         inside = self.conv1(relu(self.norm1(wide, told)))
         return self.relu(wide + self.conv2(relu(self.norm2(inside, told))))
+
+
+class Stamp(nn.Module):
+    """The main thing by itself, filling its box at 16 x 16 places, whatever its place in the picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.coarse, self.fine = First(64), nn.Conv2d(64, 48, 3, 1, 1, bias=False), nn.Conv2d(48, STAMP, 3, 1, 1)
+        self.norm = Steered(48)
+
+    def forward(self, told: Tensor) -> Tensor:
+        maps = self.coarse(interpolate(self.first(told), scale_factor=2, mode="nearest"))
+        return self.fine(interpolate(relu(self.norm(maps, told)), scale_factor=2, mode="nearest"))
 
 
 class Fine(nn.Module):
@@ -123,12 +139,16 @@ class Fine(nn.Module):
 class Generator(nn.Module):
     """Five stages of 4 to 64 places a side; ``stage1`` to ``stage5`` are the layers to dissect."""
 
+    inks: Tensor
+
     def __init__(self, world: str, widths: tuple[int, ...] = WIDTHS):
         super().__init__()
         self.classes, others = len(CLASSES[world]), len(CLASSES["scenes" if world == "objects" else "objects"])
         self.read = Reader(self.classes, others)
         facts = self.classes + sum(self.read.sizes.values()) + BOX + FREE
-        self.tell = nn.Sequential(nn.Linear(facts, 128), nn.ReLU(), nn.Linear(128, TOLD))
+        self.tell = nn.Sequential(nn.Linear(facts, 128), nn.ReLU(), nn.Linear(128, TOLD), nn.LayerNorm(TOLD))
+        self.stamp = Stamp()
+        self.register_buffer("inks", torch.tensor([RGB[colour] for colour in COLOURS]) / 127.5 - 1)
         self.stage1 = First(widths[0])
         self.stage2, self.stage3, self.stage4 = (Stage(widths[at], widths[at + 1]) for at in range(3))
         self.stage5 = Fine(widths[3], widths[4])
@@ -142,9 +162,10 @@ class Generator(nn.Module):
         """The picture of a class, a box, what else is read, and free numbers."""
         hot = [one_hot(read[:, at], size).float() for at, size in enumerate(self.read.sizes[kind] for kind in READ)]
         told = self.tell(torch.cat([one_hot(label, self.classes).float(), *hot, 4 * box - 2, free], 1))
+        inks, stamp = self.inks[read[:, [1, 3]]].flatten(1), self.stamp(told)
         maps = self.stage1(told)
         for stage in (self.stage2, self.stage3, self.stage4):
-            maps = stage(maps, told, box)
+            maps = stage(maps, told, placed(box, inks, stamp, 2 * maps.shape[-1]))
         return torch.tanh(self.paint(self.stage5(maps, told)))
 
 
