@@ -3,7 +3,6 @@
 import inspect
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -13,11 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from milan import regression
+from milan import presence, regression
 from milan.describers.base import Describer, living
 from milan.dissection.store import Dissection
 from milan.errors import BadInput
-from milan.pretrained.embedder import Embedder, load_embedder, probe_embeddings, text_embeddings
+from milan.presence import Presence
+from milan.pretrained.embedder import Embedder, load_embedder
 from milan.probes import Probe, labels, superclasses
 from milan.regression import Fit, Penalty, Regression, Split, correlations_of
 from milan.storage import content_key
@@ -25,24 +25,6 @@ from milan.units import Candidate, Description, Unit
 
 BLOCK = 64  # units that are regressed together: always the same ones, so that what is said of one never depends on who asked
 POSITIVES, CERTAIN, VARYING = 5, 0.5, 1e-5  # a concept counts if its five highest probabilities average so much and it varies so much
-LEAST = 0.01  # share of an image's pixels from which on it shows a concept
-BATCH = 64  # images whose pixel labels are in memory at a time
-# a and b of P = sigmoid(a * (cosine + b)) as published for the paper's explainer and simulators (the released code's utils.py, l. 7-10).
-PUBLISHED = {
-    ("so400m", "14", "384"): (58.0, -0.13),
-    ("siglip", "l", "16", "384"): (60.0, -0.09),
-    ("siglip", "large", "16", "384"): (60.0, -0.09),
-    ("l", "14", "336"): (58.0, -0.25),
-    ("large", "14", "336"): (58.0, -0.25),
-}
-
-
-@dataclass(frozen=True)
-class Presence:
-    """How likely each image shows each concept, 0..1; NaN in the rows of images that could not be read."""
-
-    names: list[str]
-    matrix: Float[Tensor, "images concepts"]
 
 
 class LinearExplanations(Describer):
@@ -111,7 +93,7 @@ class LinearExplanations(Describer):
         settings = {name: value for name, value in self.settings.items() if name not in places}
         files = [_content(file) for file in (self.superclasses, self.synsets)]
         model = [self._embedder.key, self.concepts, _content(self.concepts)] if self.evidence == "embedder" else []
-        code = [inspect.getsource(module) for module in (inspect.getmodule(type(self)), regression, superclasses, labels)]  # type: ignore[arg-type]
+        code = [inspect.getsource(module) for module in (inspect.getmodule(type(self)), presence, regression, superclasses, labels)]  # type: ignore[arg-type]
         return content_key(describer=self.name, code=code, files=files, model=model, **settings)
 
     @cached_property
@@ -137,23 +119,16 @@ class LinearExplanations(Describer):
             self._studies = {dissection.key: _Study(self, dissection)}  # one layer at a time in memory
         return self._studies[dissection.key]
 
-    def presence(self, probe: Probe, split: Split) -> Presence:
+    def evidence_of(self, probe: Probe, split: Split) -> Presence:
         """Which image of the probe shows which concept; calibration looks at the training images of the split only."""
         evidence = self.evidence if self.evidence != "auto" else "pixels" if probe.spec.startswith("diorama:") else "labels"
         if evidence == "embedder":
             return self._by_embedder(probe, split)
-        return self._by_labels(probe) if evidence == "labels" else by_pixels(probe)
-
-    def _by_labels(self, probe: Probe) -> Presence:
-        found = superclasses.class_concepts(probe, self.superclasses, self.synsets)
-        return Presence(found.names, torch.from_numpy(found.shown(probe.labels or [])))
+        return presence.by_classes(probe, self.superclasses, self.synsets) if evidence == "labels" else presence.by_pixels(probe)
 
     def _by_embedder(self, probe: Probe, split: Split) -> Presence:
-        images = probe_embeddings(self._embedder, probe)
-        names = self._concept_names(probe)
-        scale, offset = self._calibrated(probe, images, split)
-        cosines = torch.cat([torch.as_tensor(part) @ text_embeddings(self._embedder, names).T for part in images.split(4096)])
-        return Presence(names, cosines.add_(offset).mul_(scale).sigmoid_())
+        calibration = presence.calibrate(self._embedder, self.embedder, self.calibration, probe, lambda: self._known(probe), split.train)
+        return presence.by_embedder(self._embedder, probe, self._concept_names(probe), calibration)
 
     def _concept_names(self, probe: Probe) -> list[str]:
         if not self.concepts:
@@ -163,28 +138,7 @@ class LinearExplanations(Describer):
         return concept_set(self.concepts)
 
     def _known(self, probe: Probe) -> Presence:
-        """What the labels of the probe tell, of either kind."""
-        return by_pixels(probe) if probe.spec.startswith("diorama:") else self._by_labels(probe)
-
-    def _calibrated(self, probe: Probe, images: Float[Tensor, "images features"], split: Split) -> tuple[float, float]:
-        """a and b of sigmoid(a * (cosine + b))."""
-        if self.calibration in ("", "labels"):
-            published = None if self.calibration else published_calibration(self.embedder)
-            if published:
-                return published
-            known = self._known(probe)
-            rows = split.train[images[split.train].isfinite().all(1)]
-            return fitted_calibration(images[rows] @ text_embeddings(self._embedder, known.names).T, known.matrix[rows])
-        if self.calibration == "model":
-            scale, bias = self._embedder.scale, self._embedder.bias
-            if scale is None or bias is None:
-                raise BadInput(f"{self.embedder} has no scale and bias of its own (a SigLIP has); take calibration='labels' or 'A,B'")
-            return scale, bias / scale
-        try:
-            first, second = map(float, self.calibration.split(","))
-        except ValueError:
-            raise BadInput(f"not a calibration: {self.calibration!r}; write A,B as in 60,-0.09, or model, or labels") from None
-        return first, second
+        return presence.told(probe, self.superclasses, self.synsets)
 
 
 class _Study:
@@ -196,7 +150,7 @@ class _Study:
         self.alive = dissection.alive()
         self.places = {unit: place for place, unit in enumerate(self.alive)}
         split = Split.of(len(activations), describer.seed)
-        found = describer.presence(dissection.open_probe(), split)
+        found = describer.evidence_of(dissection.open_probe(), split)
         readable = activations.isfinite().any(1) & found.matrix.isfinite().all(1)
         self.split = split.only(readable)
         self.names, self.matrix = _filtered(found, self.split)
@@ -256,51 +210,6 @@ def told(parts: Sequence[tuple[str, float]]) -> str:
 
 def _short(weight: float) -> str:
     return f"{weight:.2f}" if weight >= 0.095 or weight == 0 else f"{weight:.2g}"
-
-
-def by_pixels(probe: Probe) -> Presence:
-    """Which image shows which concept in at least a hundredth of its pixels, by the probe's pixel labels."""
-    shown = labels.probe_labels(probe)
-    matrix = torch.zeros(len(probe), len(shown.concepts))
-    for start in range(0, len(probe), BATCH):
-        ids = list(range(start, min(start + BATCH, len(probe))))
-        found = shown.of(ids).flatten(2)  # b levels pixels
-        counts = torch.zeros(len(ids), len(shown.concepts) + 1)
-        for level in found.unbind(1):  # a concept that two levels have counts where either shows it
-            counts.scatter_add_(1, level.long() + 1, torch.ones_like(level, dtype=torch.float32))
-        matrix[start : start + len(ids)] = (counts[:, 1:] >= LEAST * found.shape[2]).float()
-    return Presence(list(shown.concepts), matrix)
-
-
-def published_calibration(spec: str) -> tuple[float, float] | None:
-    """a and b that were published for an image-text model, or None.
-
-    >>> published_calibration("open_clip:ViT-L-16-SigLIP-384/webli"), published_calibration("hf:openai/clip-vit-large-patch14-336")
-    ((60.0, -0.09), (58.0, -0.25))
-    """
-    words = spec.lower().replace("patch", "").replace("/", "-").replace(":", "-").split("-")
-    return next((found for wanted, found in PUBLISHED.items() if set(wanted) <= set(words)), None)
-
-
-def fitted_calibration(
-    cosines: Float[Tensor, "images concepts"], shown: Float[Tensor, "images concepts"], steps: int = 100
-) -> tuple[float, float]:
-    """a and b of sigmoid(a * (cosine + b)) with the least cross-entropy on labels (equation 5), by Newton's method."""
-    x, y = cosines.double().flatten(), shown.double().flatten()
-    middle, spread = x.mean(), x.std().clamp(min=1e-12)
-    design = torch.stack([(x - middle) / spread, torch.ones_like(x)])
-    found = torch.zeros(2, dtype=torch.float64)
-    for _ in range(steps):
-        guess = (found @ design).sigmoid()
-        curve = (design * (guess * (1 - guess))) @ design.T + 1e-6 * torch.eye(2, dtype=torch.float64)
-        step = torch.linalg.solve(curve, design @ (y - guess) - 1e-6 * found)
-        found = found + step / max(1.0, float(step.norm()) / 2)
-        if step.norm() < 1e-9:
-            break
-    scale = float(found[0] / spread)
-    if scale <= 0:
-        raise BadInput("the image-text model's similarities do not rise with the labels; give calibration=A,B, or take another model")
-    return scale, float(found[1] / scale - middle)
 
 
 def _filtered(found: Presence, split: Split) -> tuple[list[str], Float[Tensor, "images concepts"]]:

@@ -10,10 +10,11 @@ from torch import nn
 
 from milan.describers import check_describer, load_describer
 from milan.describers.contract import toy_dissection
-from milan.describers.linear_explanations import Presence, _filtered, by_pixels, fitted_calibration, published_calibration, told
+from milan.describers.linear_explanations import _filtered, told
 from milan.diorama.concepts import read
 from milan.dissection.dissect import dissect
 from milan.errors import BadInput, MissingEvidence
+from milan.presence import Presence, by_pixels, fitted_calibration, published_calibration
 from milan.probes import Probe, load_probe
 from milan.probes.labels import probe_labels
 from milan.regression import Split
