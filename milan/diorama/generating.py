@@ -47,10 +47,10 @@ class Facts:
         rows = np.arange(half) + (0 if world == "objects" else half)
         found = [(row, known) for row in rows if (known := _looked(taught, int(row))) is not None]
         kept = torch.tensor([row for row, _ in found])
-        known = torch.tensor([known for _, known in found])
+        told = torch.tensor([known for _, known in found])
         things, settings = (torch.from_numpy(each)[kept] for each in (taught.things, taught.settings))
         label, other = (things, settings) if world == "objects" else (settings, things)
-        return cls(kept, label, known[:, :BOX].float(), torch.cat([other[:, None], known[:, BOX:].long()], 1))
+        return cls(kept, label, told[:, :BOX].float(), torch.cat([other[:, None], told[:, BOX:].long()], 1))
 
     def some(self, which: Int[Tensor, " b"]) -> "Facts":
         """Those of some scenes, by their places in these."""
