@@ -107,6 +107,7 @@ class Report:
         headlines: the numbers to remember, as a number and what it is of.
         notes: what a reader must know to read the numbers rightly.
         facts: what another run needs for the same numbers, and what this one was made with.
+        figures: each a caption and an SVG, shown above the tables.
     """
 
     name: str
@@ -116,9 +117,12 @@ class Report:
     headlines: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    figures: tuple[tuple[str, str], ...] = ()
 
     def write(self, folder: Path, units: Sequence[Mapping[str, Any]] = ()) -> None:
         """Writes ``table.csv`` (further tables by their names), ``table.md``, ``report.json`` and ``page/index.html``, each whole or not.
+
+        Figures lie beside the page.
 
         Args:
             units: what the page shows of single units, see ``milan.page.report``.
@@ -128,6 +132,9 @@ class Report:
             write_csv(folder / (f"{table.name.replace(' ', '-')}.csv" if number else "table.csv"), table.plain())
         _write(folder / "table.md", self.markdown())
         _write(folder / "report.json", json.dumps(self.plain(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        (folder / "page").mkdir(exist_ok=True)
+        for number, (_, drawing) in enumerate(self.figures, 1):
+            _write(folder / "page" / f"figure-{number}.svg", drawing)
         write_report_page(self._view(), folder / "page", units)
 
     def plain(self) -> dict[str, Any]:
@@ -172,6 +179,7 @@ class Report:
             "name": self.name, "title": self.title, "lede": self.lede, "headlines": self.headlines, "notes": self.notes,
             "facts": self.facts,
             "tables": [_table_view(table, bool(number)) for number, table in enumerate(self.tables)],
+            "figures": [{"file": f"figure-{number}.svg", "text": text} for number, (text, _) in enumerate(self.figures, 1)],
         }  # fmt: skip
 
 

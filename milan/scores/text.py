@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from milan.errors import BadInput, MilanWarning
 
@@ -49,18 +49,37 @@ def bleu(descriptions: Sequence[str], references: Sequence[Sequence[str]], *, or
     from sacrebleu.metrics.bleu import BLEU
 
     said, known = _pairs(descriptions, references)
-    metric = BLEU(max_ngram_order=order)
-    exact = BLEU(max_ngram_order=order, effective_order=True)  # gives the same counts for one text, without a warning
-    scored = [exact.sentence_score(text, texts) for text, texts in zip(said, known, strict=True)]
-    counts = np.array([[*one.counts, *one.totals, one.sys_len, one.ref_len] for one in scored])
-
-    def value(sums: Int[np.ndarray, " counts"]) -> float:
-        whole = sums.tolist()
-        return BLEU.compute_bleu(whole[:order], whole[order:-2], whole[-2], whole[-1], "exp", max_ngram_order=order).score
-
+    counts = _counts(said, known, order)
     picks = _resampled(len(said), seed)
-    settings = {"order": order, "tokenize": metric.tokenizer.signature(), "smooth": "exp", "sacrebleu": version("sacrebleu")}
-    return _score(value(counts.sum(0)), np.array([value(counts[pick].sum(0)) for pick in picks]), said, seed, settings)
+    settings = {"order": order, "tokenize": BLEU().tokenizer.signature(), "smooth": "exp", "sacrebleu": version("sacrebleu")}
+    resampled = np.array([bleu_of(counts[pick].sum(0)) for pick in picks])
+    return _score(bleu_of(counts.sum(0)), resampled, said, seed, settings)
+
+
+def bleu_counts(descriptions: Sequence[str], references: Sequence[Sequence[str]], *, order: int = 4) -> Int[np.ndarray, "units counts"]:
+    """What ``bleu_of`` needs of each unit, to be added up over any choice of units.
+
+    Raises:
+        BadInput: there is nothing to score, or a unit without a reference.
+    """
+    return _counts(*_pairs(descriptions, references), order)
+
+
+def bleu_of(sums: Shaped[np.ndarray, " counts"]) -> float:
+    """Corpus BLEU, 0 to 100, of texts whose ``bleu_counts`` add up to this."""
+    from sacrebleu.metrics.bleu import BLEU
+
+    whole = [int(each) for each in sums]
+    order = (len(whole) - 2) // 2
+    return BLEU.compute_bleu(whole[:order], whole[order:-2], whole[-2], whole[-1], "exp", max_ngram_order=order).score
+
+
+def _counts(said: list[str], known: list[list[str]], order: int) -> Int[np.ndarray, "units counts"]:
+    from sacrebleu.metrics.bleu import BLEU
+
+    metric = BLEU(max_ngram_order=order, effective_order=True)  # gives the same counts for one text, without a warning
+    scored = [metric.sentence_score(text, texts) for text, texts in zip(said, known, strict=True)]
+    return np.array([[*one.counts, *one.totals, one.sys_len, one.ref_len] for one in scored])
 
 
 def rouge(

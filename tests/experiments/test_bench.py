@@ -220,4 +220,4 @@ def test_the_configuration_is_made_of_the_experiments_options() -> None:
     from milan.command import parser
 
     for config in (Path(__file__).parents[2] / "configs" / "experiments").glob("*.yaml"):
-        assert parser("x", "", experiment(config.stem)).parse_args(["--config", str(config)]).as_dict()["describers"]
+        assert parser("x", "", experiment(config.stem)).parse_args(["--config", str(config)]).as_dict()

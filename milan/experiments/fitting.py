@@ -1,0 +1,300 @@
+"""Captioner and prior trained on features that are computed once, so that many splits and seeds can be tried."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
+
+from milan.annotations import Annotated, Shuffled, features_file
+from milan.dissection.store import Dissection, load_dissection
+from milan.errors import BadInput
+from milan.experiments.splits import Share
+from milan.models import CaptionBatch, Captioner, Encoder, Prior
+from milan.models.captioner import bleu
+from milan.models.decoding import Found, Speller, beam_search
+from milan.models.prior import TextBatch
+from milan.models.reranking import ranked
+from milan.vocabulary import Vocabulary
+
+AT_ONCE = 16  # units whose texts are sought together; changes no answer
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How captioner and prior are trained.
+
+    In the paper (Hernandez et al. 2022, appendix B) the states are 512 long, a batch is 64 annotations and the learning rate 1e-3; larger
+    batches at a higher rate, in half precision where that is safe, cost a third of the time, which here is most of an experiment's.
+
+    Attributes:
+        hidden: length of the captioner's states and of the space of its attention.
+        prior_hidden: length of the prior's states.
+        embedding: length of a word's vector.
+        dropout: before a word is read off the state, and between the prior's layers.
+        learning_rate: of AdamW, for the captioner.
+        prior_learning_rate: the same for the prior.
+        batch_size: annotations.
+        epochs: at most.
+        patience: epochs without a better score before the captioner's training ends; 0 for what the split has in the paper.
+        minimum: how often a word must occur in the training texts.
+        half: whether matrix products are made of 16-bit numbers (bfloat16); the weights and sums keep 32 bits.
+    """
+
+    hidden: int = 256
+    prior_hidden: int = 256
+    embedding: int = 128
+    dropout: float = 0.5
+    learning_rate: float = 1e-3
+    prior_learning_rate: float = 1e-3
+    batch_size: int = 64
+    epochs: int = 100
+    patience: int = 0
+    minimum: int = 2
+    half: bool = True
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Fitted(NamedTuple):
+    """Captioner and prior of one vocabulary, and how their training went."""
+
+    captioner: Captioner
+    prior: Prior
+    facts: dict[str, Any]
+
+
+class Searched(NamedTuple):
+    """The texts that a search found for some units, and how likely each is of its unit and of units in general."""
+
+    found: Found
+    likelihood: Float[Tensor, "units texts"]
+    prior: Float[Tensor, "units texts"]
+
+
+class Evidence:
+    """The encoder's features of annotated units, read from files that are made once.
+
+    Args:
+        encoder: what looks at the exemplars.
+    """
+
+    def __init__(self, encoder: Encoder):
+        self.encoder = encoder
+        self._files: dict[Path, np.ndarray] = {}
+        self._dissections: dict[Path, Dissection] = {}
+
+    def dissection(self, layer: Path) -> Dissection:
+        """The layer's, read once."""
+        if layer not in self._dissections:
+            self._dissections[layer] = load_dissection(layer)
+        return self._dissections[layer]
+
+    def features(self, units: Sequence[Annotated]) -> Float[Tensor, "units k features"]:
+        """One row for each unit.
+
+        Raises:
+            BadInput: not all of them have as many exemplars.
+        """
+        rows = [self._rows(one.source)[self.dissection(one.source).row(one.unit)] for one in units]
+        if counts := sorted({len(row) for row in rows})[1:]:
+            raise BadInput(f"some units have {counts[0]} exemplars and others fewer; dissect all with one k to learn from them together")
+        return torch.from_numpy(np.stack(rows))
+
+    def _rows(self, layer: Path) -> np.ndarray:
+        if layer not in self._files:
+            self._files[layer] = np.load(features_file(self.dissection(layer), self.encoder), mmap_mode="r")
+        return self._files[layer]
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """A split's annotations as tensors, and the vocabulary of those that are trained on."""
+
+    share: Share
+    evidence: Evidence
+    recipe: Recipe
+    seed: int
+    device: str = "cpu"
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary.build((text for one in self.share.train for text in one.texts), minimum=self.recipe.minimum)
+
+    @cached_property
+    def features(self) -> Float[Tensor, "units k features"]:
+        """Of the units that are trained on."""
+        return self.evidence.features(self.share.train)
+
+    @cached_property
+    def stop_features(self) -> Float[Tensor, "units k features"]:
+        return self.evidence.features(self.share.stop).to(self.device)
+
+    @cached_property
+    def said(self) -> list[tuple[int, Int[Tensor, " length"]]]:
+        """Every annotation, with the place of its unit."""
+        return [(place, self._encoded(text)) for place, one in enumerate(self.share.train) for text in one.texts]
+
+    @cached_property
+    def stop_texts(self) -> Int[Tensor, "texts length"]:
+        return self._padded([self._encoded(text) for one in self.share.stop for text in one.texts])
+
+    def batches(self, epoch: int) -> Iterator[CaptionBatch]:
+        """The annotations in the order of that epoch, which the seed and its number decide."""
+        order, size = Shuffled(len(self.said), self.recipe.batch_size, self.seed).order(epoch), self.recipe.batch_size
+        for chosen in order.split(size):
+            batch = [self.said[place] for place in chosen.tolist()]
+            features = self.features[[place for place, _ in batch]]
+            yield CaptionBatch(features.to(self.device), self._padded([tokens for _, tokens in batch]))
+
+    def text_batches(self, epoch: int) -> Iterator[TextBatch]:
+        """The texts alone."""
+        for chosen in Shuffled(len(self.said), self.recipe.batch_size, self.seed).order(epoch).split(self.recipe.batch_size):
+            yield TextBatch(self._padded([self.said[place][1] for place in chosen.tolist()]))
+
+    def _encoded(self, text: str) -> Int[Tensor, " length"]:
+        return torch.tensor(self.vocabulary.encode(text))
+
+    def _padded(self, texts: Sequence[Tensor]) -> Int[Tensor, "texts length"]:
+        return pad_sequence(list(texts), batch_first=True, padding_value=self.vocabulary.pad).to(self.device)
+
+
+def fit_models(lessons: Lessons, patience: int) -> Fitted:
+    """Trains captioner and prior; the random generators are left as they were."""
+    captioner, of_captioner = fit_captioner(lessons, patience)
+    prior, of_prior = fit_prior(lessons)
+    return Fitted(captioner, prior, {"captioner": of_captioner, "prior": of_prior, "words": len(lessons.vocabulary.words)})
+
+
+def fit_captioner(lessons: Lessons, patience: int) -> tuple[Captioner, dict[str, Any]]:
+    """The captioner, stopped where greedy BLEU on the units kept for that rises no more, with its best weights."""
+    recipe = lessons.recipe
+    with seeded(lessons.seed):
+        model = Captioner(
+            lessons.vocabulary.words,
+            features=lessons.features.shape[-1],
+            embedding=recipe.embedding,
+            hidden=recipe.hidden,
+            attention=recipe.hidden,
+            dropout=recipe.dropout,
+            learning_rate=recipe.learning_rate,
+            encoder=lessons.evidence.encoder.settings,
+        ).to(lessons.device)
+        references = [list(one.texts) for one in lessons.share.stop]
+
+        def judged() -> float:
+            return bleu(model.greedy_texts(lessons.stop_features), references)
+
+        facts = fit(model, model.loss, lessons.batches, judged, recipe, rate=recipe.learning_rate, patience=patience)
+    return model, {"epochs": facts["epochs"], "bleu": facts["best"]}
+
+
+def fit_prior(lessons: Lessons, patience: int = 4) -> tuple[Prior, dict[str, Any]]:
+    """The prior, stopped where the loss on the texts kept for that falls no more, with its best weights."""
+    recipe = lessons.recipe
+    with seeded(lessons.seed):
+        words, sizes = lessons.vocabulary.words, {"embedding": recipe.embedding, "hidden": recipe.prior_hidden}
+        model = Prior(words, **sizes, dropout=recipe.dropout, learning_rate=recipe.prior_learning_rate).to(lessons.device)
+
+        def judged() -> float:
+            return -text_loss(model, lessons.stop_texts).item()
+
+        facts = fit(
+            model,
+            lambda batch: text_loss(model, batch.tokens),
+            lessons.text_batches,
+            judged,
+            recipe,
+            rate=recipe.prior_learning_rate,
+            patience=patience,
+        )
+    return model, {"epochs": facts["epochs"], "loss": -facts["best"]}
+
+
+def text_loss(prior: Prior, tokens: Int[Tensor, "texts length"]) -> Float[Tensor, ""]:
+    """What ``Prior.loss`` gives, without a step for any padded token: half the time where most texts are shorter than the longest."""
+    lengths = (tokens != prior.vocabulary.pad).sum(1).cpu()
+    before = torch.cat([torch.full_like(tokens[:, :1], prior.vocabulary.start), tokens[:, :-1]], 1)
+    states, said = (
+        pack_padded_sequence(values, lengths, batch_first=True, enforce_sorted=False) for values in (prior.embedding(before), tokens)
+    )
+    return F.cross_entropy(prior.readout(prior.lstm(states)[0].data), said.data)
+
+
+def fit(
+    model: nn.Module,
+    loss: Callable[[Any], Tensor],
+    batches: Callable[[int], Iterator[Any]],
+    judge: Callable[[], float],
+    recipe: Recipe,
+    *,
+    rate: float,
+    patience: int,
+) -> dict[str, Any]:
+    """Trains until ``judge`` has not risen for ``patience`` epochs, and leaves the model with the weights that it judged best.
+
+    Args:
+        model: what is trained.
+        loss: of a batch.
+        batches: of an epoch, by its number.
+        judge: called after each epoch in evaluation mode; larger is better.
+        recipe: greatest number of epochs, and precision.
+        rate: of learning, of AdamW.
+        patience: epochs without a better judgement.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), rate, fused=True)
+    device = next(model.parameters()).device.type
+    best, kept, since, epoch = -float("inf"), copy.deepcopy(model.state_dict()), 0, 0
+    for epoch in range(recipe.epochs):
+        model.train()
+        for batch in batches(epoch):
+            optimizer.zero_grad()
+            with torch.autocast(device, torch.bfloat16, enabled=recipe.half):
+                value = loss(batch)
+            value.backward()
+            optimizer.step()
+        model.eval()
+        with torch.no_grad():
+            score = judge()
+        since = 0 if score > best else since + 1
+        if score > best:
+            best, kept = score, copy.deepcopy(model.state_dict())
+        if since >= patience:
+            break
+    model.load_state_dict(kept)
+    return {"epochs": epoch + 1, "best": round(best, 4)}
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Random numbers of a seed within the block; after it the generators are as they were before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+@torch.no_grad()
+def search(fitted: Fitted, features: Float[Tensor, "units k features"], beam: int, steps: int) -> list[Searched]:
+    """The beam's texts for each unit, with their log p(d|E) and log p(d), a few units at a time."""
+    speller, found = Speller(fitted.captioner.vocabulary), []
+    for part in features.to(fitted.prior.readout.weight.device).split(AT_ONCE):
+        texts = beam_search(fitted.captioner.walk(part), len(part), speller, beam=beam, steps=steps)
+        found.append(Searched(texts, texts.scores, fitted.prior.score(texts.tokens)))
+    return found
+
+
+def chosen(searched: Sequence[Searched], vocabulary: Vocabulary, weight: float) -> list[str]:
+    """Of each unit's texts the one of highest log p(d|E) - weight * log p(d); with weight 0 the likeliest."""
+    best = [ranked(*each, weight=weight, by="pmi").tokens[:, 0] for each in searched]
+    return [vocabulary.decode(tokens.tolist()) for batch in best for tokens in batch]

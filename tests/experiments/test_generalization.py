@@ -1,0 +1,259 @@
+"""Generalization on toy worlds: what is learnt from one network is said of the other, nothing is trained twice, scores as by hand."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from milan.annotations import Annotated
+from milan.dissection.dissect import dissect
+from milan.dissection.exchange import export_compact
+from milan.dissection.store import Dissection
+from milan.experiments import learning
+from milan.experiments.fitting import Recipe, fit, seeded, text_loss
+from milan.experiments.generalization import generalization
+from milan.experiments.judging import Judge, Round
+from milan.experiments.report import Report
+from milan.models import Prior
+from milan.models.prior import TextBatch
+from milan.probes import load_probe
+from milan.scores.intervals import Measure
+from milan.scores.truth import Truth
+from milan.targets import load_target
+from milan.units import Unit
+from tests.experiments import worlds
+from tests.test_annotations import COLOURS, annotated
+
+SIZES = {"hidden": 24, "prior_hidden": 8, "batch_size": 32, "learning_rate": 1e-2, "prior_learning_rate": 3e-2}
+SMALL = SIZES | {"beam": 5, "half": False, "epochs": 15, "patience": 6}
+TARGET = f"{worlds.__file__}:looks"
+TRUE = {0: "red", 1: "green", 2: "blue", 3: "red or blue", 4: "things"}
+
+
+def values(report: Report, table: int, row: str) -> dict:
+    return dict(next(found.values for found in report.tables[table].rows if found.name == row))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two networks in MILANNOTATIONS' layout whose units answer to squares of one colour; a third of the texts tell the side too."""
+    root = tmp_path_factory.mktemp("milannotations")
+    for name, units in (("alexnet/imagenet", 20), ("resnet152/imagenet", 24)):
+        annotated(root / name, ("a", "b"), units, k=3)
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
+    out = tmp_path_factory.mktemp("out")
+    return generalization([str(folders)], seeds=2, kinds=["left-out"], out=out, **SMALL), out
+
+
+def test_what_is_learnt_from_one_network_is_said_of_the_other(run: tuple[Report, Path]) -> None:
+    report, _ = run
+    assert [row.name for row in report.tables[0].rows] == ["leave one out: alexnet-imagenet", "leave one out: resnet152-imagenet"]
+    together = {row.name: row.values for row in report.tables[1].rows}
+    assert set(together) == {"milan", "p(d|E)", "an annotator*", "shuffled", "constant"}
+    assert together["milan"]["BLEU-1"].value > 70 > 60 > together["shuffled"]["BLEU-1"].value
+    assert together["p(d|E)"]["ROUGE-L"].value > 0.9 > 0.7 > together["constant"]["ROUGE-L"].value
+    assert values(report, 2, "constant")["distinct"].value == 1
+    assert values(report, 0, "leave one out: resnet152-imagenet")["units"] == 48
+    assert "truth" not in together["milan"], "nobody knows what is true of these"
+
+
+def journal_of(out: Path) -> dict[str, list[str]]:
+    """What MILAN said, by what it depends on."""
+    with learning.Journal(out / "learnt.sqlite", learning.content_key(format=learning.FORMAT)) as journal:
+        return {key: (journal.get(key) or {})["likely"] for key in journal.ids()}
+
+
+def test_the_colour_is_right(folders: Path, run: tuple[Report, Path]) -> None:
+    _, out = run
+    for texts in journal_of(out).values():
+        units = [list(COLOURS)[row % 4] for row in range(len(texts))]
+        assert sum(text.split()[0] == colour for text, colour in zip(texts, units, strict=True)) >= 0.7 * len(texts)
+
+
+def test_nothing_is_trained_twice(folders: Path, run: tuple[Report, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report, whole = run
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+
+    def never(*_: object) -> None:
+        raise AssertionError("this was trained before")
+
+    monkeypatch.setattr(learning, "fit_models", never)
+    again = generalization([str(folders)], seeds=2, kinds=["left-out"], out=out, **SMALL)
+    assert again.tables == report.tables
+    fewer = generalization([str(folders)], seeds=1, kinds=["left-out"], out=out, prior_weight=0.0, **SMALL)
+    milan, likely = (values(fewer, 1, name) for name in ("milan", "p(d|E)"))
+    assert milan == likely, "without a prior both are one"
+
+
+def test_a_stopped_run_goes_on_to_the_same_result(
+    folders: Path, run: tuple[Report, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report, whole = run
+    train, done = learning.fit_models, []
+
+    def stopping(*given: object) -> object:
+        if len(done) == 1:
+            raise KeyboardInterrupt
+        done.append(1)
+        return train(*given)
+
+    monkeypatch.setattr(learning, "fit_models", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        generalization([str(folders)], seeds=1, kinds=["left-out"], out=tmp_path / "out", **SMALL)
+    assert len(done) == 1
+    monkeypatch.setattr(learning, "fit_models", lambda *given: done.append(2) or train(*given))
+    again = generalization([str(folders)], seeds=1, kinds=["left-out"], out=tmp_path / "out", **SMALL)
+    assert done == [1, 2]
+    first = journal_of(tmp_path / "out")
+    assert len(first) == 2
+    assert first.items() <= journal_of(whole).items()
+    assert {row.name for row in again.tables[0].rows} == {row.name for row in report.tables[0].rows}
+
+
+def test_everything_is_written(run: tuple[Report, Path]) -> None:
+    _, out = run
+    with (out / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["paper"]) for row in rows] == [0.38, 0.35]
+    facts = json.loads((out / "report.json").read_text())["facts"]
+    trained = facts["trainings"]["leave one out, alexnet-imagenet"]
+    assert [each["seed"] for each in trained] == [0, 1]
+    assert {"captioner", "prior", "seconds"} <= trained[0].keys()
+    page = (out / "page" / "index.html").read_text()
+    assert 'src="figure-1.svg"' in page
+    assert "leave one out: alexnet-imagenet" in page
+    figure = (out / "page" / "figure-1.svg").read_text()
+    assert figure.startswith("<?xml")
+    assert "alexnet-imagenet" in figure
+
+
+@pytest.fixture(scope="module")
+def looks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network of known units on Diorama's scenes, annotated truly, under the names of two networks."""
+    root = tmp_path_factory.mktemp("looks")
+    found = dissect(load_target(TARGET), load_probe("diorama:objects", limit=40), ["looks"], root / "dissection", k=4)["looks"]
+    texts = {Unit("looks", index): [text, f"{text} things", f"the color {text}"] for index, text in TRUE.items()}
+    for name in ("alexnet-objects", "resnet-objects"):
+        export_compact(found, root / "annotations" / name, texts)
+    return root
+
+
+@pytest.fixture(scope="module")
+def known(looks: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    options = SMALL | {"epochs": 2}
+    return generalization([str(looks / "annotations")], seeds=1, kinds=["left-out"], out=tmp_path_factory.mktemp("out"), **options)
+
+
+def test_truth_and_describers_without_training_are_beside_milan(known: Report, looks: Path) -> None:
+    table = {row.name: (row.role, row.values) for row in known.tables[2].rows}
+    assert list(table) == ["milan", "p(d|E)", "netdissect", "compositional", "an annotator*", "shuffled", "constant"]
+    assert (table["an annotator*"][0], table["constant"][0]) == ("ceiling", "floor")
+    truth = Truth.of(dissection(looks), load_target(TARGET))
+    by_hand = [truth.score(Unit("looks", unit), text) for unit, text in TRUE.items()]
+    every = [
+        truth.score(Unit("looks", unit), form.format(text)) for form in ("{}", "{} things", "the color {}") for unit, text in TRUE.items()
+    ]
+    assert sum(every) / 15 == pytest.approx(table["an annotator*"][1]["truth"].value)
+    assert table["compositional"][1]["truth"].value >= table["netdissect"][1]["truth"].value > 0.9 > sum(by_hand) / 5
+    assert [table[name][1]["paper"] for name in ("milan", "p(d|E)", "netdissect", "compositional")] == [0.38, 0.34, 0.24, 0.01]
+
+
+def dissection(looks: Path) -> Dissection:
+    from milan.dissection.store import load_dissection
+
+    return load_dissection(looks / "dissection" / "looks")
+
+
+def test_the_ceiling_is_what_one_annotator_gets_from_the_others(known: Report, looks: Path) -> None:
+    source = looks / "annotations" / "alexnet-objects" / "looks"
+    units = [Annotated(source, Unit("looks", index), (text, f"{text} things", f"the color {text}")) for index, text in TRUE.items()]
+    rounds = [
+        Round(tuple(units), tuple(unit.texts[out] for unit in units), tuple(unit.texts[:out] + unit.texts[out + 1 :] for unit in units))
+        for out in range(3)
+    ]
+    found = values(known, 2, "an annotator*")
+    assert found["BLEU"].value == pytest.approx(Judge().scores(rounds)["BLEU"].value)
+    assert found["units"] == 5
+
+
+def test_a_network_that_is_not_at_hand_is_told(known: Report, looks: Path, tmp_path: Path) -> None:
+    shutil.copytree(looks / "annotations", tmp_path / "annotations")
+    for file in tmp_path.glob("annotations/*/looks/probe.json"):
+        facts = json.loads(file.read_text())
+        photos = load_probe("diorama:objects", limit=40)
+        folder = tmp_path / "photos"
+        folder.mkdir(exist_ok=True)
+        if not any(folder.iterdir()):
+            write_pictures(folder, [photos.image(index) for index in range(40)])
+        file.write_text(json.dumps(facts | {"spec": str(folder)}))
+    options = SMALL | {"epochs": 1}
+    report = generalization([str(tmp_path / "annotations")], seeds=1, kinds=["left-out"], out=tmp_path / "out", **options)
+    assert any("nobody knows what the pixels of" in note for note in report.notes)
+    assert "netdissect" not in {row.name for row in report.tables[1].rows}
+
+
+def write_pictures(folder: Path, images: list[torch.Tensor]) -> None:
+    from PIL import Image
+
+    for number, image in enumerate(images):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{number:03}.png")
+
+
+def test_the_papers_order_is_compared_pair_by_pair(folders: Path, tmp_path: Path) -> None:
+    report = generalization([str(folders)], seeds=1, kinds=["architectures"], out=tmp_path / "out", **SMALL | {"epochs": 1})
+    there, back = (values(report, 0, f"across architectures: {name}") for name in ("AlexNet to ResNet", "ResNet to AlexNet"))
+    assert (there["paper"], back["paper"]) == (0.28, 0.35)
+    same = int(back["ROUGE-L"].value > there["ROUGE-L"].value)
+    assert f"Of 1 pairs of splits that differ in the paper's Table 3, {same} stand in its order here by ROUGE-L." in report.notes
+
+
+def test_the_loss_without_padding_is_the_priors_own() -> None:
+    prior = Prior([f"word{number}" for number in range(20)], embedding=8, hidden=12).eval()
+    tokens = torch.full((5, 6), prior.vocabulary.pad)
+    for row, length in enumerate((1, 6, 3, 2, 4)):
+        tokens[row, :length] = torch.randint(20, (length,), generator=torch.Generator().manual_seed(row))
+        tokens[row, length - 1] = prior.vocabulary.stop
+    assert text_loss(prior, tokens).item() == pytest.approx(prior.loss(TextBatch(tokens)).item(), abs=1e-6)
+
+
+def test_training_ends_with_the_weights_that_were_judged_best() -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(model.weight, 4.0)
+    seen: list[float] = []
+
+    def judged() -> float:
+        seen.append(model.weight.item())
+        return -abs(model.weight.item() - 3.7)
+
+    found = fit(model, lambda _: model.weight.square().sum(), lambda _: iter([0]), judged, Recipe(half=False), rate=0.1, patience=2)
+    best = min(seen, key=lambda value: abs(value - 3.7))
+    assert model.weight.item() == best
+    assert len(seen) == seen.index(best) + 3 == found["epochs"], "two epochs without a better one, then it stops"
+
+
+def test_a_seed_leaves_no_trace() -> None:
+    torch.manual_seed(5)
+    first = torch.rand(1)
+    torch.manual_seed(5)
+    with seeded(0):
+        inside = torch.rand(1)
+    assert torch.rand(1) == first
+    with seeded(0):
+        assert torch.rand(1) == inside
+
+
+def test_values_have_their_intervals(run: tuple[Report, Path]) -> None:
+    report, _ = run
+    for row in report.tables[0].rows:
+        for name in ("BLEU", "ROUGE-L", "words"):
+            value = row.values[name]
+            assert isinstance(value, Measure)
+            assert value.low <= value.value <= value.high
