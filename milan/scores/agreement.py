@@ -1,0 +1,187 @@
+"""How well what a description predicts of a unit agrees with what the unit does, over images that neither was fitted on.
+
+Every metric takes many units at once. Those that need a yes or no say when a unit fires and when a concept shows by ``Compared``. What
+each metric cannot see is in ``METRICS`` and is measured by ``milan.scores.exam``; only correlation, cosine, AUPRC, F1 and IoU pass it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.stats import rankdata
+
+FIRING = 0.05  # share of the images, those with the highest activation, at which a unit counts as firing
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Units' activations beside what was predicted of them, over the same images."""
+
+    activation: Float[np.ndarray, "units images"]
+    predicted: Float[np.ndarray, "units images"]
+    fires: Bool[np.ndarray, "units images"]
+    shows: Bool[np.ndarray, "units images"]
+
+    @classmethod
+    def of(
+        cls,
+        activation: Float[np.ndarray, "units images"],
+        predicted: Float[np.ndarray, "units images"],
+        cut: float | Float[np.ndarray, " units"] = 0.5,
+        share: float = FIRING,
+    ) -> "Compared":
+        """A unit fires on the ``share`` of images with its highest activation, and never at its lowest one.
+
+        Args:
+            cut: a prediction above it says that the concept shows; one for each unit, or for all.
+        """
+        shows = predicted > np.broadcast_to(np.asarray(cut), (len(predicted),))[:, None]
+        return cls(activation.astype(np.float64), predicted.astype(np.float64), firing(activation, share), shows)
+
+
+def firing(activation: Float[np.ndarray, "units images"], share: float = FIRING) -> Bool[np.ndarray, "units images"]:
+    """The images on which each unit fires: the ``share`` with its highest values, with all that tie with them, but none at its lowest.
+
+    >>> firing(np.array([[0.0, 0.0, 3.0, 1.0], [0.0, 2.0, 2.0, 2.0]]), 0.25).astype(int)
+    array([[0, 0, 1, 0],
+           [0, 1, 1, 1]])
+    """
+    count = max(1, round(share * activation.shape[1]))
+    least = np.partition(activation, -count, axis=1)[:, -count, None]
+    return (activation >= least) & (activation > activation.min(1, keepdims=True))
+
+
+def correlation(of: Compared) -> Float[np.ndarray, " units"]:
+    """Pearson's, -1..1; NaN where one of the two does not vary."""
+    return _cosine(_centred(of.activation), _centred(of.predicted))
+
+
+def spearman(of: Compared) -> Float[np.ndarray, " units"]:
+    """Pearson's correlation of the ranks, -1..1, equal values sharing a rank."""
+    return _cosine(_centred(rankdata(of.activation, axis=1)), _centred(rankdata(of.predicted, axis=1)))
+
+
+def cosine(of: Compared) -> Float[np.ndarray, " units"]:
+    """Of the two as they are, -1..1; NaN where one is zero throughout."""
+    return _cosine(of.activation, of.predicted)
+
+
+def auprc(of: Compared) -> Float[np.ndarray, " units"]:
+    """Average precision of the prediction for the images on which the unit fires, 0..1; by lot it is their share."""
+    order = np.argsort(-of.predicted, axis=1, kind="stable")
+    scores, hits = np.take_along_axis(of.predicted, order, 1), np.take_along_axis(of.fires, order, 1)
+    precision = hits.cumsum(1) / np.arange(1, hits.shape[1] + 1)
+    at_end = np.take_along_axis(precision, _group_ends(scores), 1)  # of equal predictions none comes first
+    return _ratio((at_end * hits).sum(1), hits.sum(1))
+
+
+def auc(of: Compared) -> Float[np.ndarray, " units"]:
+    """How often an image on which the unit fires is predicted higher than another, 0..1; by lot 0.5."""
+    return _auc(of.predicted, of.fires)
+
+
+def inverse_auc(of: Compared) -> Float[np.ndarray, " units"]:
+    """How often an image that shows the concept moves the unit more than another, 0..1: the AUC of CoSy and INVERT."""
+    return _auc(of.activation, of.shows)
+
+
+def recall(of: Compared) -> Float[np.ndarray, " units"]:
+    """The share of the images on which the unit fires that show the concept."""
+    return _ratio((of.fires & of.shows).sum(1), of.fires.sum(1))
+
+
+def precision(of: Compared) -> Float[np.ndarray, " units"]:
+    """The share of the images that show the concept on which the unit fires."""
+    return _ratio((of.fires & of.shows).sum(1), of.shows.sum(1))
+
+
+def f1(of: Compared) -> Float[np.ndarray, " units"]:
+    """The harmonic mean of recall and precision, 0..1."""
+    return _ratio(2 * (of.fires & of.shows).sum(1), of.fires.sum(1) + of.shows.sum(1))
+
+
+def iou(of: Compared) -> Float[np.ndarray, " units"]:
+    """Images where the unit fires and the concept shows, of those where either is so, 0..1."""
+    return _ratio((of.fires & of.shows).sum(1), (of.fires | of.shows).sum(1))
+
+
+def accuracy(of: Compared) -> Float[np.ndarray, " units"]:
+    """The share of images on which firing and showing agree."""
+    return (of.fires == of.shows).mean(1)
+
+
+def balanced_accuracy(of: Compared) -> Float[np.ndarray, " units"]:
+    """The mean of how often the concept shows where the unit fires, and does not where it does not."""
+    return (recall(of) + _ratio((~of.fires & ~of.shows).sum(1), (~of.fires).sum(1))) / 2
+
+
+def inverse_balanced_accuracy(of: Compared) -> Float[np.ndarray, " units"]:
+    """The mean of how often the unit fires where the concept shows, and does not where it does not."""
+    return (precision(of) + _ratio((~of.fires & ~of.shows).sum(1), (~of.shows).sum(1))) / 2
+
+
+def mad(of: Compared) -> Float[np.ndarray, " units"]:
+    """Mean activation where the concept shows less that where it does not, in standard deviations of the activation."""
+    shown = _ratio((of.activation * of.shows).sum(1), of.shows.sum(1))
+    rest = _ratio((of.activation * ~of.shows).sum(1), (~of.shows).sum(1))
+    return _ratio(shown - rest, of.activation.std(1))
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One way to compare: how it is computed, and what it does not notice ("" if it passes its exam)."""
+
+    of: Callable[[Compared], Float[np.ndarray, " units"]]
+    misses: str = ""
+
+
+NARROW = "descriptions that are too narrow"
+BROAD = "descriptions that are too broad"
+METRICS: dict[str, Metric] = {
+    "correlation": Metric(correlation),
+    "cosine": Metric(cosine),
+    "auprc": Metric(auprc),
+    "f1": Metric(f1),
+    "iou": Metric(iou),
+    "spearman": Metric(spearman, "what is rare, where low activations are noise (so NeuronEval's experiments; a perfect unit has none)"),
+    "recall": Metric(recall, BROAD),
+    "precision": Metric(precision, NARROW),
+    "accuracy": Metric(accuracy, f"{NARROW} or too broad, of what is rare"),
+    "balanced_accuracy": Metric(balanced_accuracy, f"{BROAD}, of what is rare"),
+    "inverse_balanced_accuracy": Metric(inverse_balanced_accuracy, f"{NARROW}, of what is rare"),
+    "auc": Metric(auc, f"{BROAD}, of what is rare"),
+    "inverse_auc": Metric(inverse_auc, f"{NARROW}, of what is rare"),
+    "mad": Metric(mad, f"{NARROW}, of what is rare"),
+}
+
+
+def _centred(values: Float[np.ndarray, "units images"]) -> Float[np.ndarray, "units images"]:
+    return values - values.mean(1, keepdims=True)
+
+
+def _cosine(one: Float[np.ndarray, "units images"], other: Float[np.ndarray, "units images"]) -> Float[np.ndarray, " units"]:
+    size = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return _ratio(np.einsum("ui,ui->u", one, other), np.where(size > 1e-12, size, 0))
+
+
+def _ratio(top: Any, bottom: Any) -> Float[np.ndarray, " units"]:
+    """NaN where there is nothing to divide by."""
+    bottom = np.asarray(bottom, dtype=np.float64)
+    return np.divide(top, bottom, out=np.full(bottom.shape, np.nan), where=bottom > 0)
+
+
+def _group_ends(sorted_: Float[np.ndarray, "units images"]) -> Int[np.ndarray, "units images"]:
+    """For each place of sorted rows, the last place that has the same value."""
+    width = sorted_.shape[1]
+    ends = np.where(sorted_[:, 1:] != sorted_[:, :-1], np.arange(width - 1), width - 1)
+    ends = np.concatenate([ends, np.full((len(sorted_), 1), width - 1)], axis=1)
+    return np.minimum.accumulate(ends[:, ::-1], axis=1)[:, ::-1]
+
+
+def _auc(scores: Float[np.ndarray, "units images"], labels: Bool[np.ndarray, "units images"]) -> Float[np.ndarray, " units"]:
+    """By the ranks of the positives (Mann & Whitney), equal scores sharing a rank."""
+    positives = labels.sum(1)
+    above = (rankdata(scores, axis=1) * labels).sum(1) - positives * (positives + 1) / 2
+    return _ratio(above, positives * (labels.shape[1] - positives))

@@ -1,0 +1,69 @@
+"""The metrics' own exam: whether a metric notices that a description is too narrow, or too broad.
+
+NeuronEval (Oikarinen, Yan & Weng 2025) asks this of a perfect unit, one that fires exactly where its concept shows. Missing labels: half of
+the images that show the concept are no longer said to. Extra labels: as many again are said to show it that do not. A metric that scores
+the description no lower has not noticed. It is asked at five base rates of the concept, since many metrics notice only what is common.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from milan.scores.agreement import METRICS, Compared, Metric
+
+RATES = (1e-4, 1e-3, 1e-2, 1e-1, 0.5)  # share of the images that show the concept
+NOTICED = 1e-3  # share of the perfect score by which it has to fall
+IMAGES = 100_000
+RUNS = 20  # at each base rate
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What a metric noticed, as shares of all runs."""
+
+    missing: float
+    extra: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether both were noticed every time."""
+        return self.missing == self.extra == 1.0
+
+
+def exam(metrics: Mapping[str, Metric] = METRICS, images: int = IMAGES, runs: int = RUNS, seed: int = 0) -> dict[str, Marks]:
+    """Puts every metric to both tests, at each base rate ``runs`` times.
+
+    >>> found = exam({"recall": METRICS["recall"]}, images=20_000, runs=2)
+    >>> found["recall"]
+    Marks(missing=1.0, extra=0.0)
+    """
+    dice = np.random.default_rng(seed)
+    seen: dict[str, list[tuple[float, float]]] = {name: [] for name in metrics}
+    for rate in RATES:
+        for _ in range(runs):
+            unit = _unit(dice, images, rate)
+            fewer = unit & (dice.random(images) < 0.5)
+            more = unit | (dice.random(images) < unit.mean() / max(1 - unit.mean(), 1e-12))
+            for name, metric in metrics.items():
+                perfect, narrow, broad = (float(metric.of(_said(unit, labels))[0]) for labels in (unit, fewer, more))
+                seen[name].append((_noticed(perfect, narrow), _noticed(perfect, broad)))
+    return {name: Marks(*(float(np.mean(part)) for part in zip(*found, strict=True))) for name, found in seen.items()}
+
+
+def _unit(dice: np.random.Generator, images: int, rate: float) -> Bool[np.ndarray, " images"]:
+    """A unit that fires on this share of images, on two at the least."""
+    fires = np.zeros(images, dtype=bool)
+    fires[dice.choice(images, max(2, round(rate * images)), replace=False)] = True
+    return fires
+
+
+def _said(unit: Bool[np.ndarray, " images"], labels: Bool[np.ndarray, " images"]) -> Compared:
+    both: list[Float[np.ndarray, "1 images"]] = [each[None].astype(np.float64) for each in (unit, labels)]
+    return Compared(both[0], both[1], unit[None], labels[None])
+
+
+def _noticed(perfect: float, changed: float) -> bool:
+    """A score that is no longer defined has been noticed: nobody would take it for a good one."""
+    return bool(np.isnan(changed)) or perfect - changed > NOTICED * abs(perfect)
