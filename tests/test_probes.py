@@ -537,3 +537,25 @@ def test_real_segmentations(shared_data: Path) -> None:
     assert found.shape == (224, 224)
     assert set(found.unique().tolist()) <= set(range(12))
     assert json.dumps(probe.settings)
+
+
+def test_what_is_learnt_from_is_not_judged_by(tmp_path):
+    for number in range(10):
+        folder = tmp_path / ("even" if number % 2 == 0 else "odd")
+        folder.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
+    whole, learn, judge = (load_probe(f"{tmp_path}{part}", size=8) for part in ("", "@learn", "@judge"))
+    seen = [
+        [(int(probe.image(index)[0, 0, 0]), probe.classes[probe.labels[index]]) for index in range(len(probe))] for probe in (learn, judge)
+    ]
+    assert [len(part) for part in seen] == [8, 2]
+    assert sorted(seen[0] + seen[1]) == sorted((number, ["even", "odd"][number % 2]) for number in range(10))
+    assert len({probe.fingerprint for probe in (whole, learn, judge)}) == 3
+    assert load_probe(**judge.settings).fingerprint == judge.fingerprint
+    assert load_probe("diorama:objects@learn").fingerprint == load_probe("diorama:objects").fingerprint
+    others = load_probe("diorama:objects@judge")
+    assert len(others) == 1000
+    assert others.fingerprint != load_probe("diorama:objects", limit=1000).fingerprint
+    assert not torch.equal(others.image(0), load_probe("diorama:objects").image(0))
+    with pytest.raises(BadInput, match="without @judge"):
+        load_probe("latents:diorama:generator-objects@judge")

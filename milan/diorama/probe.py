@@ -10,20 +10,24 @@ from milan.storage import content_key
 
 FIRST = 2 * HELD_OUT  # the probe's first scene
 LENGTH = 3_000
+JUDGED = 1_000  # scenes of a world ending in "@judge", which come after the usual ones
 
 
 class DioramaImages:
     """A row of scenes of one world, drawn when asked for.
 
-    world: "objects", or "scenes"; either may end in "-spurious" or "-blurred".
+    world: "objects", or "scenes"; either may end in "-spurious" or "-blurred", and then in "@judge": other scenes than the usual ones
+    ("@learn"), to judge by what was said of those.
 
     >>> images = DioramaImages("objects", length=3)
     >>> len(images), images.image(2).shape, images.classes[images.label(2)] == images.scene(2).main
     (3, (3, 64, 64), True)
     """
 
-    def __init__(self, world: str = "objects", *, size: int = 64, length: int = LENGTH, first: int = FIRST, seed: int = 0):
-        name, variant = parted(world)
+    def __init__(self, world: str = "objects", *, size: int = 64, length: int | None = None, first: int = FIRST, seed: int = 0):
+        judged = world.endswith("@judge")
+        name, variant = parted(world.removesuffix("@judge").removesuffix("@learn"))
+        first, length = first + LENGTH * judged, (JUDGED if judged else LENGTH) if length is None else length
         if length < 1:
             raise BadInput(f"a probe needs at least one image, not {length}")
         self.world, self.variant = name, variant

@@ -17,6 +17,7 @@ from torch import Tensor
 from milan.errors import BadInput, MilanWarning
 from milan.probes.hub import open_dataset
 from milan.probes.made import Generator, Made, generator_named
+from milan.probes.parts import Part, part_of
 from milan.probes.pictures import Crop, Unreadable, pixels
 from milan.probes.sources import Drawn, Source, open_file, picture_decoder
 from milan.storage import content_key
@@ -212,7 +213,8 @@ def load_probe(
     Args:
         spec: FOLDER (all images in it, the folders at its top being classes), FILE.parquet (columns image and, if there are any, label and
             segmentation), hf:ID_OR_PATH[#SPLIT] (a Hugging Face data set), diorama:objects or diorama:scenes, or latents:TARGET (what
-            a generator makes of its latents, as latents:diorama:generator-objects; always of its own size).
+            a generator makes of its latents, as latents:diorama:generator-objects; always of its own size). Ended by @learn or @judge:
+            four fifths of the images, drawn by lot, or the other fifth; of Diorama the usual scenes, or others.
         size: side of the square images, in pixels; 224, or 64 for Diorama.
         resize: the short side before the crop; 8/7 of the size (256 for 224), as ImageNet's networks are tested.
         crop: center (short side resized, middle cut out) or squash (both sides resized).
@@ -222,13 +224,15 @@ def load_probe(
         BadInput: there is nothing to read, or it cannot be read.
         UnknownName: no such folder, file or world.
     """
-    kind, _, rest = spec.partition(":")
+    base, part = part_of(spec)
+    kind, _, rest = base.partition(":")
+    if kind == "latents" and part:
+        raise BadInput(f"a generator's latents have no parts: give {base}, without @{part}")
     if kind == "latents":
         return Probe.made_by(generator_named(rest), spec=spec, limit=limit)
     size = size or (DIORAMA_SIZE if kind == "diorama" else SIZE)
     square = Crop(size, resize or max(size, round(size * 8 / 7)), crop)
     if kind == "diorama":
-        return Probe(Drawn(rest, size), spec=spec, crop=square, limit=limit)
-    if kind == "hf":
-        return Probe(open_dataset(rest), spec=spec, crop=square, limit=limit)
-    return Probe(open_file(Path(spec).expanduser()), spec=spec, crop=square, limit=limit)
+        return Probe(Drawn(spec.partition(":")[2], size), spec=spec, crop=square, limit=limit)
+    source = open_dataset(rest) if kind == "hf" else open_file(Path(base).expanduser())
+    return Probe(Part(source, part) if part else source, spec=spec, crop=square, limit=limit)
