@@ -20,7 +20,7 @@ from milan.annotations import Annotated, Milannotations
 from milan.describers.milan import Milan
 from milan.dissection.store import load_dissection
 from milan.embedded import embedded
-from milan.programs.diorama_build import Workshop
+from milan.programs.diorama_build import DESCRIBED, Workshop
 from milan.scores.text import bert_score, bleu
 from milan.scores.truth import Truth
 from milan.storage import cache_folder
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--bert", default="", help="folder of a transformers encoder for BERTScore")
     parser.add_argument("--bert_layers", type=int, default=6, help="which of its layers")
     options = parser.parse_args()
-    split = Milannotations(["diorama"], encoder=None).split
+    split = Milannotations([f"diorama:{network}" for network in sorted(DESCRIBED)], encoder=None).split
     units = [one for one in split.held_out if len(one.texts) == 3]
     print(f"{len(units)} held-out units with three annotations (simulated annotators) of {len(split.train)} trained on\n")
     models = {"captioner": options.captioner, "prior": options.prior}

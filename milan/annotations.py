@@ -28,6 +28,7 @@ from milan.storage import atomic, cache_folder, content_key
 from milan.units import Unit
 from milan.vocabulary import Vocabulary, tokenize
 
+DIORAMA, SIMULATED = "diorama", "Diorama (drawn scenes; simulated annotators)"
 LONGEST = 60  # words of an annotation; the rest of a longer one is cut off
 GROUPS: dict[str, tuple[str, ...]] = {  # MILANNOTATIONS' groups, as paths under its root
     "base": ("alexnet/imagenet", "alexnet/places365", "resnet152/imagenet", "resnet152/places365", "biggan/imagenet", "biggan/places365"),
@@ -74,21 +75,32 @@ def group(name: str, root: Path) -> list[Path]:
 
 
 def sources(names: Sequence[str], root: str | Path = "") -> list[Path]:
-    """The layers' folders and csv files that ``names`` stand for: ``diorama``, existing paths, or groups under ``root``.
+    """The layers' folders and csv files that ``names`` stand for: ``diorama``, or of it ``diorama:NETWORK``, existing paths, or groups
+    under ``root``.
 
     Raises:
         BadInput: a path holds no annotations.
+        UnknownName: no group, or no network of Diorama's that was annotated, of that name.
     """
     found: list[Path] = []
     for name in names:
-        if name == "diorama":
-            found += _layers(embedded("data/diorama/annotations"))
+        if name.partition(":")[0] == DIORAMA:
+            found += _layers(_dioramas(name.partition(":")[2]))
         elif Path(name).exists():
             found += _layers(Path(name))
         else:
             for folder in group(name, Path(root)):
                 found += _layers(folder)
     return list(dict.fromkeys(found))
+
+
+def _dioramas(network: str) -> Path:
+    """The folder of one of Diorama's annotated networks, or of all."""
+    home = embedded("data/diorama/annotations")
+    known = sorted(path.name for path in home.iterdir() if path.is_dir())
+    if network and network not in known:
+        raise UnknownName("annotated network of Diorama", network, known, "one of: " + ", ".join(known))
+    return home / network
 
 
 def _layers(path: Path) -> list[Path]:
@@ -145,8 +157,9 @@ class Milannotations(LightningDataModule):
     Features are computed once and kept under the cache folder by the content of dissection and encoder.
 
     Args:
-        folders: ``diorama``, paths of annotated dissections (layers or data sets, MILANNOTATIONS' layout or ours) or csv files, or names
-            of MILANNOTATIONS' groups under ``root``: base, cls, gen, imagenet, places365, alexnet, resnet152, biggan, dino, or not-NAME.
+        folders: ``diorama`` (or ``diorama:NETWORK``), paths of annotated dissections (layers or data sets, MILANNOTATIONS' layout or
+            ours) or csv files, or names of MILANNOTATIONS' groups under ``root``: base, cls, gen, imagenet, places365, alexnet, resnet152,
+            biggan, dino, or not-NAME.
         root: folder of the groups.
         encoder: spec of the frozen encoder, or None.
         encoder_weights: its weights, where they are not its own.
@@ -218,7 +231,7 @@ class Milannotations(LightningDataModule):
     @property
     def facts(self) -> dict[str, Any]:
         """What a model trained on this tells of it."""
-        folders = ["Diorama (drawn scenes; simulated annotators)" if name == "diorama" else name for name in self.folders]
+        folders = list(dict.fromkeys(SIMULATED if name.partition(":")[0] == DIORAMA else name for name in self.folders))
         split = self.split
         told = {"data": folders, "units": len(split.train), "held-out units": len(split.held_out), "seed": self.seed}
         return told | {"annotations": sum(len(one.texts) for one in split.train), "words": len(self.words)}

@@ -185,3 +185,8 @@ def test_diorama_says_that_its_annotators_are_simulated() -> None:
     annotations = Milannotations(["diorama"], encoder=None)
     assert "simulated" in str(annotations.facts["data"])
     assert annotations.facts["units"] > 1000
+    few = Milannotations(["diorama:resnet-objects", "diorama:resnet-scenes"], encoder=None)
+    assert few.facts["data"] == annotations.facts["data"]
+    assert {one.source.parent.name for one in few.split.train} == {"resnet-objects", "resnet-scenes"}
+    with pytest.raises(UnknownName, match="resnet-objects"):
+        _ = Milannotations(["diorama:resnet-object"], encoder=None).split

@@ -100,7 +100,7 @@ def train_model(name: str) -> Part:
         run = shop.work / "training" / f"{name}-{shop.seed}"
         options = ["--data.seed", str(shop.seed), "--seed_everything", str(shop.seed), "--out", str(run)]
         if shop.data != embedded("data") / "diorama":  # which the configuration means by "diorama"
-            options += ["--data.folders", json.dumps([str(shop.data / "annotations" / network) for network in DESCRIBED])]
+            options += ["--data.folders", json.dumps([str(shop.data / "annotations" / network) for network in sorted(DESCRIBED)])]
             if name == "captioner":
                 options += ["--data.encoder_weights", str(shop.data / "networks" / "encoder.safetensors")]
         train(["fit", "--config", str(embedded(f"configs/{name}.yaml")), *options])
