@@ -40,7 +40,7 @@ class Entrant:
 
 def entrants_of(names: Sequence[str], seed: int, device: str) -> list[Entrant]:
     """Those asked for in their order, then ceiling and floors, each once."""
-    asked = [_entrant(name, device) for name in names]
+    asked = [entrant_of(name, device) for name in names]
     known = {entrant.name for entrant in asked}
     if len(known) < len(asked):
         raise BadInput(f"of {', '.join(names)} two have the same name; name each describer or file of options once")
@@ -51,7 +51,7 @@ def entrants_of(names: Sequence[str], seed: int, device: str) -> list[Entrant]:
     return asked
 
 
-def _entrant(name: str, device: str) -> Entrant:
+def entrant_of(name: str, device: str = "cpu") -> Entrant:
     """A describer by name, with the settings for Diorama if it has some; or by the describer and settings in a file of options."""
     if not name.endswith((".yaml", ".yml")):
         role = "ceiling" if name in CEILING else "floor" if name in FLOORS else ""

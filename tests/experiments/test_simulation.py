@@ -1,0 +1,69 @@
+"""The simulation experiment on a network set by hand: right words predict, wrong words do not, and nobody saw the judged images."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from milan.dissection.store import load_dissection
+from milan.experiments.report import Report
+from milan.experiments.simulation import simulation
+from tests.experiments.test_bench import RIGHT, TARGET, options
+
+WRONG = "night sky;letter a;wheel;boat;flames;"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("simulation")
+
+
+@pytest.fixture(scope="module")
+def report(folder: Path) -> Report:
+    names = [options(folder, "right", RIGHT), options(folder, "wrong", WRONG), "random_concept"]
+    return simulation(names, target=TARGET, probe="diorama:objects", limit=60, layers=["looks"], out=folder / "out")
+
+
+def values(report: Report, name: str, table: int = 0) -> dict:
+    return dict(next(row.values for row in report.tables[table].rows if row.name == name))
+
+
+def test_right_words_predict_and_wrong_ones_do_not(report: Report) -> None:
+    right, wrong, dealt = (values(report, name) for name in ("right", "wrong", "shuffled"))
+    assert right["correlation"].value > max(wrong["correlation"].value, dealt["correlation"].value) + 0.1
+    for metric in ("auprc", "f1", "iou"):  # few images are the strongest 5% of what many show: these stay low
+        assert right[metric].value > wrong[metric].value, metric
+    assert abs(wrong["correlation"].value) < 0.3
+    assert (right["described"], right["distinct"], right["concepts"]) == (5, 5, 1.0)
+    bands = [value.value for value in values(report, "right", 2).values()]
+    assert bands[0] < bands[-1]
+    assert values(report, "right", 1)["looks"].value == right["correlation"].value
+
+
+def test_rows_end_with_the_floors(report: Report) -> None:
+    assert [(row.name, row.role) for row in report.tables[0].rows] == [
+        ("right", ""),
+        ("wrong", ""),
+        ("random_concept", "floor"),
+        ("shuffled", "floor"),
+        ("constant", "floor"),
+    ]
+
+
+def test_nobody_saw_the_judged_images(report: Report, folder: Path) -> None:
+    explained, judged = (load_dissection(folder / "out" / part / "looks").open_probe() for part in ("dissection", "judged"))
+    assert explained.fingerprint != judged.fingerprint
+    seen = {explained.image(index).numpy().tobytes() for index in range(len(explained))}
+    assert all(judged.image(index).numpy().tobytes() not in seen for index in range(len(judged)))
+
+
+def test_all_is_written_with_what_a_reader_must_know(report: Report, folder: Path) -> None:
+    facts = json.loads((folder / "out" / "report.json").read_text())
+    assert facts["facts"]["simulator"] == "labels"
+    assert any("judged on diorama:objects@judge" in note for note in facts["notes"])
+    assert (folder / "out" / "page" / "index.html").is_file()
+
+
+def test_kinship_of_simulator_and_explainer_is_told(folder: Path) -> None:
+    report = simulation(["netdissect"], target=TARGET, probe="diorama:objects", limit=40, layers=["looks"], out=folder / "kin")
+    assert any(note.startswith("netdissect: both are told by labels") for note in report.notes)
