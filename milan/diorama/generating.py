@@ -1,7 +1,6 @@
 """Trains Diorama's generators on scenes and what is known of them, and has the classifiers look at what they draw."""
 
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from safetensors.torch import save_file
+from scipy.ndimage import label as parted
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, l1_loss, one_hot, relu
 
@@ -23,7 +23,7 @@ from milan.diorama.training import prepared
 from milan.storage import atomic
 
 SCENES = 30_000  # of the generator's world
-BATCH, STEPS, RATE = 32, {"objects": 2_400, "scenes": 900}, 4e-3
+BATCH, STEPS, RATE = 32, {"objects": 1_400, "scenes": 500}, 4e-3
 PIXELS, SEEN, NAMED, SURPRISE = 4.0, 3.0, 0.2, 0.006  # what each part of the loss counts: see Learner.loss
 MAIN = 4.0  # how much more a pixel of the main thing's box counts
 STRIPED = 0.2  # share of the main thing's pixels from which on a pattern is its pattern
@@ -60,7 +60,7 @@ class Facts:
 def _looked(taught: Lessons, row: int) -> list[float] | None:
     """The box of a scene's main thing, its colour, pattern and second colour; None where nothing of it shows."""
     shown = taught.census.table[np.asarray(taught.census.pixels[row])]
-    main = shown[..., KINDS.index("object")] == taught.things[row] + 1
+    main = _largest(shown[..., KINDS.index("object")] == taught.things[row] + 1)
     down, across = np.nonzero(main)
     if not len(down):
         return None
@@ -69,7 +69,14 @@ def _looked(taught: Lessons, row: int) -> list[float] | None:
     patterns = np.bincount(shown[main][:, KINDS.index("pattern")], minlength=len(PATTERNS) + 1)[2:]  # all but plain
     pattern = int(patterns.argmax()) + 1 if patterns.max() > STRIPED * main.sum() else 0
     first, second = np.argsort(-colours, kind="stable")[:2].tolist()
-    return [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top, first, pattern, second]
+    found = ((left + right) / 2, (top + bottom) / 2, right - left, bottom - top, first, pattern, second)
+    return [float(each) for each in found]
+
+
+def _largest(places: np.ndarray) -> np.ndarray:
+    """The largest part that hangs together: a forest shows trees besides the tree that is its main thing, and the night stars."""
+    parts, count = parted(places, np.ones((3, 3)))
+    return parts == np.bincount(parts.ravel())[1:].argmax() + 1 if count else places
 
 
 def read_off(generator: Generator, facts: Facts) -> None:
@@ -148,7 +155,7 @@ def train_generator(
     Returns what ``check_generator`` measured.
     """
     torch.manual_seed(seed)
-    name, steps, started = f"generator-{world}", steps or STEPS[world], time.monotonic()
+    name, steps = f"generator-{world}", steps or STEPS[world]
     taught = lessons(0, scenes, work)
     facts = Facts.of(taught, world)
     generator = Generator(world).to(memory_format=torch.channels_last)
@@ -170,7 +177,7 @@ def train_generator(
     measured = check_generator(load_generator(world, folder / f"{name}.safetensors"), world, judged)
     told = {"network": name, "drawn": measured, "judge": f"resnet-{world}", "pictures": judged, "trained_on_scenes": len(facts.rows),
             "views": steps * BATCH, "steps": steps, "seed": seed, "units": dict(zip(STAGES, WIDTHS, strict=True)),
-            "parameters": sum(value.numel() for value in generator.parameters()), "seconds": round(time.monotonic() - started)}  # fmt: skip
+            "parameters": sum(value.numel() for value in generator.parameters())}  # fmt: skip
     with atomic(folder / f"{name}.json") as path:
         path.write_text(json.dumps(told, indent=1) + "\n")
     return measured
