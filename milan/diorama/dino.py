@@ -29,10 +29,10 @@ from milan.progress import progress
 from milan.storage import atomic
 
 NAME = "dino-objects"
-BATCH, STEPS = 64, 1_400
+BATCH, STEPS, SCHEDULE = 32, 1_500, 2_800  # the rates are those of a longer training, which is broken off
 PROTOTYPES, BOTTLENECK = 512, 64
-STUDENT, TEACHER = 0.1, 0.04  # temperatures (the defaults of the released main_dino.py)
-FREEZING = 0.05  # share of the training, at its beginning, in which the prototypes stay as they are
+STUDENT, TEACHER = 0.05, 0.02  # temperatures: half the paper's, since of few prototypes fewer are near to what is seen
+FREEZING = 0.05  # share of the schedule, at its beginning, in which the prototypes stay as they are
 MOMENTUM, CENTRING = 0.99, 0.9  # of the teacher, rising to 1 (from 0.996 where training is a hundred times as long), and of the centre
 RATE, DECAY = 1e-3, (0.04, 0.2)
 KEEPING = 60.0  # seconds of training that a kill may cost
@@ -99,10 +99,11 @@ class Pair(nn.Module):
 
 @dataclass(frozen=True)
 class Run:
-    """How long to train, and from which seed."""
+    """How many steps to train, from which seed, and how long the training is that the rates are meant for."""
 
     steps: int
     seed: int
+    schedule: int = SCHEDULE
 
     def momentum(self, step: int) -> float:
         """Of the teacher."""
@@ -113,13 +114,13 @@ class Run:
         return DECAY[1] + (DECAY[0] - DECAY[1]) * self._falling(step)
 
     def rate(self, step: int) -> float:
-        """The learning rate: rising for a twentieth of the steps, then falling as a cosine."""
-        rising = max(1, self.steps // 20)
-        return RATE * min((step + 1) / rising, 0.001 + self._falling(max(0, step - rising), self.steps - rising))
+        """The learning rate: rising for a twentieth of the schedule, then falling as a cosine."""
+        rising = max(1, self.schedule // 20)
+        return RATE * min((step + 1) / rising, 0.001 + self._falling(max(0, step - rising), self.schedule - rising))
 
     def _falling(self, step: int, steps: int | None = None) -> float:
         """From 1 to 0 as a cosine."""
-        return 0.5 + 0.5 * math.cos(math.pi * step / max(1, steps or self.steps))
+        return 0.5 + 0.5 * math.cos(math.pi * step / max(1, steps or self.schedule))
 
     def batches(self, shown: Album, first: int) -> Iterator[tuple[int, list[Tensor], list[Tensor]]]:
         """Each step with its large and its small crops, which depend on the seed and the step alone."""
@@ -175,7 +176,7 @@ def _fit(pair: Pair, shown: Album, run: Run, kept: Path) -> None:
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(student, 3.0)
-        if step < FREEZING * run.steps:
+        if step < FREEZING * run.schedule:
             pair.student.head.prototypes.grad = None
         optimizer.step()
         pair.follow(run.momentum(step))
@@ -209,11 +210,14 @@ def _resumed(kept: Path, pair: Pair, optimizer: torch.optim.Optimizer) -> int:
 def check(model: nn.Module, scenes: Path, count: int = TRAINING) -> dict[str, float]:
     """How often, in percent, the nearest training scenes name a held-out scene's main thing and its setting.
 
-    The class token's features by cosine, NEIGHBOURS neighbours that count by exp(cosine / 0.07) (Wu et al. 2018, as in DINO, section 4.1).
+    The class token's features by cosine, each with mean 0 and spread 1 over the training scenes; NEIGHBOURS neighbours, which count by
+    exp(cosine / 0.07) (Wu et al. 2018, as in DINO, section 4.1).
     """
     bank, asked = album("objects", 0, count, scenes), album("objects", HELD_OUT, min(CHECKING, count), scenes)
-    known = _features(model, bank, min(BANK, count))
-    seen = _features(model, asked, len(asked.images))
+    features = _features(model, bank, min(BANK, count))
+    mean, spread = features.mean(0), features.std(0).clamp_min(1e-6)
+    known = normalize((features - mean) / spread, dim=1)
+    seen = normalize((_features(model, asked, len(asked.images)) - mean) / spread, dim=1)
     right = {}
     for task, labels, truth, classes in (
         ("objects", bank.things, asked.things, len(THINGS)),
@@ -226,7 +230,7 @@ def check(model: nn.Module, scenes: Path, count: int = TRAINING) -> dict[str, fl
 
 def _features(model: nn.Module, shown: Album, count: int) -> Tensor:
     parts = [model(prepared(torch.from_numpy(np.array(shown.images[first : min(first + 250, count)])))) for first in range(0, count, 250)]
-    return normalize(torch.cat(parts).float(), dim=1)
+    return torch.cat(parts).float()
 
 
 def nearest(seen: Tensor, known: Tensor, labels: Tensor, classes: int) -> Tensor:
