@@ -36,7 +36,7 @@ FREEZING = 0.05  # share of the schedule, at its beginning, in which the prototy
 MOMENTUM, CENTRING = 0.99, 0.9  # of the teacher, rising to 1 (from 0.996 where training is a hundred times as long), and of the centre
 RATE, DECAY = 1e-3, (0.04, 0.2)
 KEEPING = 60.0  # seconds of training that a kill may cost
-NEIGHBOURS, BANK = 20, 20_000  # k-NN as in section 4.1, with as many training scenes
+NEIGHBOURS, BANK = 20, 10_000  # k-NN as in section 4.1, with as many training scenes
 
 
 class Head(nn.Module):
