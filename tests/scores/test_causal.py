@@ -1,0 +1,99 @@
+"""What units do to a classifier small enough to be computed by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from milan import Target
+from milan.errors import MissingEvidence
+from milan.probes import Probe
+from milan.scores.causal import ablation_scores, calibrated_temperature, impacts, top_impact
+
+
+class Colours(nn.Module):
+    """Two units, the mean red and green of an image, whose difference is the logit; a third does nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.see = nn.Conv2d(3, 3, 1, bias=False)
+        self.see.weight.data = torch.eye(3)[:, :, None, None].clone()
+        self.answer = nn.Linear(3, 2, bias=False)
+        self.answer.weight.data = torch.tensor([[8.0, 0.0, 0.0], [0.0, 8.0, 0.0]])
+
+    def forward(self, images):
+        return self.answer(self.see(images).mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def target():
+    return Target(Colours(), image_size=4, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+
+def pictures(count, seed):
+    dice = np.random.default_rng(seed)
+    levels = dice.integers(0, 256, (count, 3, 1, 1)).astype(np.uint8)
+    images = np.broadcast_to(levels, (count, 3, 4, 4)).copy()
+    labels = (dice.random(count) < 1 / (1 + np.exp(-3 * (levels[:, 1, 0, 0].astype(float) - levels[:, 0, 0, 0]) / 255))).astype(int)
+    return Probe.from_tensor(torch.from_numpy(images), labels=labels.tolist(), classes=["red", "green"]), levels[:, :, 0, 0] / 255
+
+
+def test_impact_by_hand(target):
+    probe, levels = pictures(40, 0)
+    labels = np.array(probe.labels)
+    logits = 8 * levels[:, :2]
+    temperature = calibrated_temperature(torch.from_numpy(logits), torch.from_numpy(labels))
+
+    def loss(scores):
+        scaled = scores / temperature
+        return np.log(np.exp(scaled).sum(1)) - scaled[np.arange(40), labels]
+
+    found = impacts(target, "see", [0, 2], probe, batch_size=7)
+    without = logits * [0, 1]
+    accuracy = ((logits.argmax(1) == labels).astype(int) - (without.argmax(1) == labels)) / (logits.argmax(1) == labels).sum()
+    np.testing.assert_allclose(found[0], (accuracy - (loss(logits) - loss(without)) / loss(logits).sum()) / 2, atol=1e-6)
+    np.testing.assert_allclose(found[1], 0, atol=1e-12)
+
+
+def test_the_temperature_is_that_of_the_logits():
+    torch.manual_seed(0)
+    scores = torch.randn(4000, 5)
+    labels = torch.distributions.Categorical(logits=scores).sample()
+    assert calibrated_temperature(3 * scores, labels) == pytest.approx(3.0, rel=0.1)
+
+
+def test_top_impact_of_equal_images_is_their_share():
+    found = top_impact(np.ones((2, 1000)), np.random.default_rng(0).random((2, 1000)))
+    np.testing.assert_allclose(found, [[0.0003, 0.002, 0.02, 0.1, 0.5]] * 2, atol=1e-9)
+    assert np.isnan(top_impact(np.zeros((1, 3)), np.ones((1, 3)))).all()
+
+
+@pytest.mark.parametrize("scaling", ["closed", "optimised"])
+def test_the_truth_scores_one_and_chance_none(target, scaling):
+    (known, fit), (judged, test) = pictures(40, 1), pictures(60, 2)
+    dice = np.random.default_rng(3)
+    noise = [dice.random(len(levels)) for levels in (fit, test)]
+    predicted = [np.stack([3 * levels[:, 0] - 1, other, levels[:, 2]]) for levels, other in zip((fit, test), noise, strict=True)]
+    scores = ablation_scores(target, "see", [0, 1, 2], (known, predicted[0]), (judged, predicted[1]), scaling)
+    assert scores[0] == pytest.approx(1.0, abs=1e-4)
+    assert abs(scores[1]) < 0.15
+    assert math.isnan(scores[2])  # nothing depends on it
+
+
+def test_the_optimised_scale_is_no_worse_where_it_was_fitted(target):
+    known, levels = pictures(60, 4)
+    rough = (levels[:, :1].T > 0.5).astype(float)
+    closed, optimised = (ablation_scores(target, "see", [0], (known, rough), (known, rough), each)[0] for each in ("closed", "optimised"))
+    assert optimised >= closed - 1e-9
+    assert 0.2 < closed < 1
+
+
+def test_labels_are_needed(target):
+    probe = Probe.from_tensor(torch.zeros(3, 3, 4, 4, dtype=torch.uint8))
+    with pytest.raises(MissingEvidence, match="no class labels"):
+        impacts(target, "see", [0], probe)
+    many = Probe.from_tensor(torch.zeros(3, 3, 4, 4, dtype=torch.uint8), labels=[0, 1, 2], classes=["a", "b", "c"])
+    with pytest.raises(MissingEvidence, match="classifier of the probe's classes"):
+        impacts(target, "see", [0], many)
