@@ -168,7 +168,7 @@ def train_generator(
         return learner.loss(prepared(torch.from_numpy(taught.images[batch.rows.numpy()])), batch, dice)
 
     fit(learner, loss, steps, work / "training" / f"{name}-{seed}-{steps}-{scenes}.pt", rate=RATE)
-    settle(generator, seed)
+    settle(generator, seed, min(10, steps))
     weights = {key: value.half() if value.is_floating_point() else value for key, value in generator.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
     with atomic(folder / f"{name}.safetensors") as path:
@@ -184,7 +184,7 @@ def train_generator(
 
 
 @torch.no_grad()
-def settle(generator: Generator, seed: int) -> None:
+def settle(generator: Generator, seed: int, batches: int = 10) -> None:
     """Takes the normalisation's means and variances anew from pictures of random latents (standing statistics, as in BigGAN)."""
     norms = [module for module in generator.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
@@ -192,7 +192,7 @@ def settle(generator: Generator, seed: int) -> None:
         norm.momentum = None  # the mean over all batches
     generator.train()
     dice = torch.Generator().manual_seed(seed)
-    for _ in range(10):
+    for _ in range(batches):
         generator(latents(generator, torch.randint(0, generator.classes, (64,), generator=dice), dice))
     generator.eval()
 

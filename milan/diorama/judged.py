@@ -22,8 +22,10 @@ def judged_codes(labeller: Labeller, images: UInt8[Tensor, "b 3 h w"]) -> Int64[
     return np.ravel_multi_index([(found[kind].argmax(1) + first_label(kind)).numpy() for kind in KINDS], SIZES)
 
 
-def judged_census(batches: Iterable[UInt8[Tensor, "b 3 h w"]], key: str, folder: Path) -> Census:
+def judged_census(batches: Iterable[Tensor], key: str, folder: Path) -> Census:
     """What pictures show, judged by the labeller of the package; kept in ``folder`` by ``key``, which stands for the pictures.
+
+    batches: uint8 (b, 3, h, w).
 
     Raises:
         MissingEvidence: the labeller was not built.
