@@ -72,13 +72,13 @@ def test_top_impact_of_equal_images_is_their_share():
 
 @pytest.mark.parametrize("scaling", ["closed", "optimised"])
 def test_the_truth_scores_one_and_chance_none(target, scaling):
-    (known, fit), (judged, test) = pictures(40, 1), pictures(60, 2)
+    (known, fit), (judged, test) = pictures(60, 1), pictures(80, 2)
     dice = np.random.default_rng(3)
     noise = [dice.random(len(levels)) for levels in (fit, test)]
     predicted = [np.stack([3 * levels[:, 0] - 1, other, levels[:, 2]]) for levels, other in zip((fit, test), noise, strict=True)]
     scores = ablation_scores(target, "see", [0, 1, 2], (known, predicted[0]), (judged, predicted[1]), scaling)
     assert scores[0] == pytest.approx(1.0, abs=1e-4)
-    assert abs(scores[1]) < 0.15
+    assert abs(scores[1]) < 0.2
     assert math.isnan(scores[2])  # nothing depends on it
 
 
