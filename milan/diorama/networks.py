@@ -19,6 +19,7 @@ CLASSES = {"objects": THINGS, "scenes": SETTINGS}
 
 ALEXNET_LAYERS = ["relu1", "relu2", "relu3", "relu4", "relu5"]
 RESNET_LAYERS = ["conv1", "layer1", "layer2", "layer3", "layer4"]
+GENERATORS = ("generator-objects",)
 LAYERS: dict[str, list[str]] = {
     "alexnet-objects": ALEXNET_LAYERS,
     "alexnet-scenes": ALEXNET_LAYERS,
@@ -26,6 +27,7 @@ LAYERS: dict[str, list[str]] = {
     "resnet-scenes": RESNET_LAYERS,
     "encoder": RESNET_LAYERS,
     "planted": ["units"],
+    **{name: [f"stage{number}" for number in range(1, 6)] for name in GENERATORS},
 }
 
 
@@ -114,6 +116,12 @@ MAKERS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+def _generator(name: str) -> nn.Module:
+    from milan.diorama.generators import Generator
+
+    return Generator(name.partition("-")[2])
+
+
 def network(name: str, weights: bool = True) -> nn.Module:
     """One of Diorama's networks in evaluation mode, trained, or with random weights.
 
@@ -123,9 +131,9 @@ def network(name: str, weights: bool = True) -> nn.Module:
         from milan.diorama.planted import planted_network
 
         return planted_network(weights=weights)
-    if name not in MAKERS:
+    if name not in MAKERS and name not in GENERATORS:
         raise UnknownName("Diorama network", name, LAYERS, "one of: " + ", ".join(LAYERS))
-    model = MAKERS[name]()
+    model = _generator(name) if name in GENERATORS else MAKERS[name]()
     if weights:
         path = embedded("data") / "diorama" / "networks" / f"{name}.safetensors"
         if not path.is_file():

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from milan.scores.corpus import Corpus
     from milan.targets import Target
 
+GENERATORS = ("generator-objects",)
 DESCRIBED = ("resnet-objects", "resnet-scenes", "alexnet-objects", "alexnet-scenes")
 AGREEMENT, CORPUS = "agreement.json", "corpus.md"
 MARK = "made.json"
@@ -47,13 +48,17 @@ class Workshop:
         return load_target(f"diorama:{network}", weights=file)
 
     def dissections(self, network: str) -> "dict[str, Dissection]":
-        """All layers of a network, dissected on the probe of its own task; found again if they were before."""
+        """All layers of a network, dissected on the probe of its own task, of a generator on its own pictures; found again if they were
+        before."""
         from milan.diorama.networks import LAYERS
         from milan.dissection.dissect import dissect
-        from milan.probes import load_probe
+        from milan.probes import Probe, load_probe
+        from milan.targets import GeneratorTarget
 
-        probe = load_probe(f"diorama:{network.rpartition('-')[2]}")
-        return dissect(self.target(network), probe, LAYERS[network], self.work / "dissections" / network)
+        target, own = self.target(network), f"latents:diorama:{network}"
+        made = isinstance(target, GeneratorTarget)
+        probe = Probe.made_by(target, spec=own) if made else load_probe(f"diorama:{network.rpartition('-')[2]}")
+        return dissect(target, probe, LAYERS[network], self.work / "dissections" / network)
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,16 @@ def train_network(name: str) -> Part:
         print(f"{name}: right on held-out scenes, in percent: {measured}")
 
     return Part(make, (f"networks/{name}.safetensors", f"networks/{name}.json"), f"train {name}, and measure it on held-out scenes")
+
+
+def train_generator(name: str) -> Part:
+    def make(shop: Workshop) -> None:
+        from milan.diorama.generating import train_generator
+
+        measured = train_generator(name.partition("-")[2], shop.data / "networks", shop.work, seed=shop.seed)
+        print(f"{name}: pictures put into their class by the classifier, in percent: {measured}")
+
+    return Part(make, (f"networks/{name}.safetensors", f"networks/{name}.json"), f"train {name}, and have its pictures judged")
 
 
 def annotate_network(name: str) -> Part:
@@ -215,7 +230,8 @@ PARTS: dict[str, Part] = {
     **{name: train_network(name) for name in ("encoder", *DESCRIBED)},
     "segmenter": Part(train_segmenter, ("segmenter/model.safetensors", "segmenter/config.json"), "train the segmenter on pixel labels"),
     "planted": Part(plant_units, ("networks/planted.safetensors", "networks/planted.json"), "plant known units, and measure them"),
-    **{f"annotations-{name}": annotate_network(name) for name in DESCRIBED},
+    **{name: train_generator(name) for name in GENERATORS},
+    **{f"annotations-{name}": annotate_network(name) for name in (*DESCRIBED, *GENERATORS)},
     "agreement": Part(
         agree,
         (f"annotations/{AGREEMENT}", f"annotations/{CORPUS}"),
