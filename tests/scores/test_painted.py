@@ -79,11 +79,11 @@ def test_right_words_move_planted_units_and_wrong_words_do_not():
     known = {each.text: unit for unit, each in planted_truth().items() if each.kind == "single"}
     texts = [text for text in ("tree", "car", "person") if text in known][:2]
     units = [known[text] for text in texts]
-    right, wrong = (
-        painted_activations(
-            planted, [Description(unit, text, 0.0) for unit, text in zip(units, said, strict=True)], load_painter(), count=4
-        )
-        for said in (texts, texts[::-1])
-    )
+
+    def seen(said):
+        descriptions = [Description(unit, text, 0.0) for unit, text in zip(units, said, strict=True)]
+        return painted_activations(planted, descriptions, load_painter(), count=4)
+
+    right, wrong = seen(texts), seen(texts[::-1])
     for unit in units:
         assert painted_auc(right[unit], wrong[unit]) > 0.9, unit
