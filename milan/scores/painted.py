@@ -96,7 +96,7 @@ def painted_auc(painted: Float[np.ndarray, " count"], control: Float[np.ndarray,
 
 
 def painted_mad(painted: Float[np.ndarray, " count"], control: Float[np.ndarray, " images"]) -> float:
-    """Mean activation on painted pictures less that on the probe's, in standard deviations of the probe's (CoSy's MAD; 0 where these are 0).
+    """Mean activation on painted pictures less that on the probe's, in standard deviations of the probe's (CoSy's MAD; 0 if they are 0).
 
     NeuronEval finds it blind to descriptions that are too narrow, and it has no upper end.
 
