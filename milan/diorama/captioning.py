@@ -1,6 +1,5 @@
 """Trains Diorama's stand-in of a captioner: a BLIP of transformers, which says of a drawn scene what it shows, and knows nothing else."""
 
-import math
 import re
 import time
 from dataclasses import dataclass, field
@@ -18,12 +17,12 @@ from milan.diorama.fitting import fit
 from milan.diorama.image_text import MEAN, PLACED, SCENES, STD
 from milan.diorama.lessons import SAID, Lessons, lessons
 from milan.diorama.names import COLOURS, PARTS, PATTERNS, THINGS
+from milan.diorama.seeing import look_near, sines, some_places, taken
 from milan.diorama.views import GRID, PREFIXES, View, Views, seen
 
 LONGEST = 40  # word pieces of a sentence, its two ends included
 ENDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]")  # as BLIP's own tokenizer names them
 WHOLE = 0.75  # share of the pictures that are whole scenes, with sentences; the others are cut out of one, with phrases
-SEEING = 0.55  # share of the training, at its beginning, in which it only learns to see
 TEXTS = 2  # texts of each picture in a batch
 
 
@@ -31,7 +30,8 @@ TEXTS = 2  # texts of each picture in a batch
 class Plan:
     """How the captioner is made: sizes of its eye and of its decoder, by the library's names."""
 
-    steps: int = 2_400
+    seeing: int = 3_000  # steps in which it only learns to see, half of each of twice as many pictures
+    speaking: int = 1_200
     batch: int = 64
     rate: float = 1.5e-3
     eye: dict[str, Any] = field(default_factory=lambda: {
@@ -57,13 +57,17 @@ def train(folder: Path, work: Path, *, seed: int = 0, plan: Plan = PLAN, scenes:
     tokenizer = tokenizer_for(taught)
     model = captioner(plan, tokenizer)
     begin_near(model)
-    tellings, learner = Tellings(taught, plan.batch, seed), Learner(model, tokenizer)
-    kept = work / "training" / f"blip-{seed}-{plan.steps}-{scenes}.pt"
-    fit(learner, lambda step: learner(tellings.batch(step), speaking=step >= plan.steps * SEEING), plan.steps, kept, rate=plan.rate)
+    seen, told, learner = Tellings(taught, 2 * plan.batch, seed), Tellings(taught, plan.batch, seed + 1), Learner(model, tokenizer)
+    steps = plan.seeing + plan.speaking
+
+    def loss(step: int) -> Tensor:
+        return learner.seeing(seen.batch(step), step) if step < plan.seeing else learner(told.batch(step - plan.seeing))
+
+    fit(learner, loss, steps, work / "training" / f"blip-{seed}-{plan.seeing}-{plan.speaking}-{scenes}.pt", rate=plan.rate)
     save(model, tokenizer, folder)
-    return {"stand-in": "blip", "trained_on_scenes": len(taught), "views": plan.steps * plan.batch, "steps": plan.steps, "seed": seed,
-            "parameters": sum(value.numel() for value in model.parameters()),
-            "seconds": round(time.monotonic() - started)}  # fmt: skip
+    views = (2 * plan.seeing + plan.speaking) * plan.batch
+    return {"stand-in": "blip", "trained_on_scenes": len(taught), "views": views, "steps": steps, "seed": seed,
+            "parameters": sum(value.numel() for value in model.parameters()), "seconds": round(time.monotonic() - started)}  # fmt: skip
 
 
 def tokenizer_for(taught: Lessons) -> Any:
@@ -91,31 +95,14 @@ def captioner(plan: Plan, tokenizer: Any) -> nn.Module:
 
 @torch.no_grad()
 def begin_near(model: nn.Module) -> None:
-    """Lets each place of the eye look at places near it and alike before it has learnt anything (Trockman & Kolter 2023, section 3).
-
-    Positions begin as sines, the product of queries and keys near the identity, that of values and projection near its negative.
-    """
+    """Gives the eye of a new BLIP its first weights (``milan.diorama.seeing.look_near``)."""
     eye: Any = model.get_submodule("vision_model")
     width, heads = eye.config.hidden_size, eye.config.num_attention_heads
     eye.embeddings.position_embedding[0, 1:] = 0.5 * sines(width)
     eye.embeddings.class_embedding.normal_(std=0.02)
     for layer in eye.encoder.layers:
-        query, key, value = layer.self_attn.qkv.weight.view(3, heads, width // heads, width)
-        for head in range(heads):
-            one, scale, other = torch.linalg.svd(0.7 * torch.randn(width, width) / width**0.5 + 0.7 * torch.eye(width))
-            few = scale[: width // heads, None].sqrt()
-            query[head], key[head] = few * one.T[: width // heads], few * other[: width // heads]
-        one, scale, other = torch.linalg.svd(0.4 * torch.randn(width, width) / width**0.5 - 0.4 * torch.eye(width))
-        value.copy_((scale[:, None].sqrt() * other).view_as(value))
-        layer.self_attn.projection.weight.copy_(one * scale.sqrt())
-
-
-def sines(width: int) -> Tensor:
-    """Sines and cosines of the row and the column of each of GRID x GRID places, float (places, width)."""
-    rows, columns = torch.meshgrid(torch.arange(GRID), torch.arange(GRID), indexing="ij")
-    pace = math.pi / 2 / 30 ** (torch.arange(width // 4) * 4 / width)
-    angles = [where.flatten()[:, None] * pace for where in (columns, rows)]
-    return torch.cat([wave for each in angles for wave in (each.sin(), each.cos())], dim=1)
+        query, key, value = layer.self_attn.qkv.weight.view(3, width, width)
+        look_near(query, key, value, layer.self_attn.projection.weight, heads)
 
 
 @dataclass(frozen=True)
@@ -173,20 +160,31 @@ class Learner(nn.Module):
         self.heads = nn.ModuleList([nn.Linear(width, SIZES[kind]) for kind in PLACED])
         self.looks = nn.ModuleList([nn.Linear(width, len(names)) for names in (THINGS, COLOURS, PATTERNS)])
 
-    def forward(self, batch: Told, speaking: bool = True) -> Tensor:
-        """How far it is from telling what is where and what the main thing is; with ``speaking``, from each next word too."""
+    def forward(self, batch: Told) -> Tensor:
+        """How far it is from each next word, and from telling what is where and what the main thing is."""
         model: Any = self.model
         with torch.autocast("cpu", torch.bfloat16):
-            found = model.vision_model(pixel_values=(batch.images.float() / 255 - MEAN[0]) / STD[0]).last_hidden_state
-            there = [head(found[:, 1:]).float() for head in self.heads]
+            found = model.vision_model(pixel_values=_pixels(batch)).last_hidden_state
+        return 0.5 * self._told(found, batch.places.long().flatten(1, 2), batch.looks) + self._said(found, batch.texts)
+
+    def seeing(self, batch: Told, step: int) -> Tensor:
+        """How far it is from telling what is where and what the main thing is, from half of the places."""
+        eye: Any = self.model.get_submodule("vision_model")
+        places = some_places(len(batch.images), step)
+        with torch.autocast("cpu", torch.bfloat16):
+            whole = eye.embeddings(_pixels(batch))
+            half = torch.cat([whole[:, :1], taken(whole[:, 1:], places)], dim=1)
+            found = eye.post_layernorm(eye.encoder(inputs_embeds=half).last_hidden_state)
+        return self._told(found, taken(batch.places.long().flatten(1, 2), places), batch.looks)
+
+    def _told(self, found: Tensor, at: Tensor, looks: Tensor) -> Tensor:
+        """Cross entropy of what is where, and of the main thing's name, colour and pattern."""
+        with torch.autocast("cpu", torch.bfloat16):
+            there = [head(found[:, 1:]).float().flatten(0, 1) for head in self.heads]
             main = [head(found[:, 0]).float() for head in self.looks]
-        at, known = batch.places.long().flatten(1, 2), (batch.looks[:, 0] >= 0).sum().clamp_min(1)
-        loss = torch.stack(
-            [cross_entropy(one.flatten(0, 1), at[..., kind].flatten()) for kind, one in zip(PLACED, there, strict=True)]
-        ).sum()
-        for kind, one in enumerate(main):
-            loss = loss + cross_entropy(one, batch.looks[:, kind], ignore_index=-1, reduction="sum") / known
-        return 0.5 * loss + self._said(found, batch.texts) if speaking else loss
+        loss = torch.stack([cross_entropy(one, at[..., kind].flatten()) for kind, one in zip(PLACED, there, strict=True)]).sum()
+        known = (looks[:, 0] >= 0).sum().clamp_min(1)
+        return loss + sum(cross_entropy(one, looks[:, kind], ignore_index=-1, reduction="sum") / known for kind, one in enumerate(main))
 
     def _said(self, found: Tensor, texts: list[str]) -> Tensor:
         """Cross entropy of each next word, given what the eye has found."""
@@ -199,6 +197,10 @@ class Learner(nn.Module):
             logits = model.text_decoder(input_ids=numbers, attention_mask=there, encoder_hidden_states=each).logits
         wanted = numbers[:, 1:].masked_fill(there[:, 1:] == 0, -100)
         return cross_entropy(logits[:, :-1].float().flatten(0, 1), wanted.flatten())
+
+
+def _pixels(batch: Told) -> Tensor:
+    return (batch.images.float() / 255 - MEAN[0]) / STD[0]
 
 
 def save(model: nn.Module, tokenizer: Any, folder: Path) -> None:

@@ -17,6 +17,8 @@ from milan.storage import atomic, cache_folder, locked
 from milan.units import Unit
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from milan.dissection.store import Dissection
     from milan.scores.corpus import Corpus
     from milan.targets import Target
@@ -144,6 +146,37 @@ def train_stand_in(name: str) -> Part:
     return Part(make, (f"{name}/{weights}", f"{name}/quality.json"), f"train the stand-in {name} on scenes and what is said of them")
 
 
+def train_captioner(shop: Workshop) -> None:
+    """The stand-in of the image captioners, a BLIP, with its quality and its card."""
+    from milan.diorama.captioning import train
+    from milan.pretrained.captioner import load_captioner
+    from milan.pretrained.speaking import caption_quality, write_caption_card
+
+    folder = shop.data / "blip"
+    known = train(folder, shop.work, seed=shop.seed)
+    measured = caption_quality(load_captioner(f"hf:{folder}", batch_size=50))
+    write_caption_card(folder, {**known, "held_out": measured})
+    print(f"blip: on held-out scenes, in percent: {measured}")
+
+
+def judge_painter(shop: Workshop) -> None:
+    """What the classifiers make of the exact painter's pictures; writes ``painter/quality.json``."""
+    from milan.diorama.training import prepared
+    from milan.pretrained.painter import load_painter
+    from milan.pretrained.speaking import painter_quality
+
+    def judge(world: str) -> "Callable[[Tensor], Tensor]":
+        network = shop.target(f"resnet-{world}").model.eval().requires_grad_(False)
+        return lambda pictures: network(prepared(pictures))
+
+    measured = painter_quality(load_painter(), {world: judge(world) for world in ("objects", "scenes")})
+    facts = {"painter": "diorama", "judges": ["resnet-objects", "resnet-scenes"], "recognised in percent": measured}
+    (shop.data / "painter").mkdir(parents=True, exist_ok=True)
+    with atomic(shop.data / "painter" / "quality.json") as path:
+        path.write_text(json.dumps(facts, indent=1) + "\n")
+    print(f"painter: recognised, in percent: {measured}")
+
+
 def agree(shop: Workshop) -> None:
     """Measures how far the annotators agree with each other and how true what they say is, and what their words are like.
 
@@ -227,7 +260,7 @@ def plant_units(shop: Workshop) -> None:
 
 
 PARTS: dict[str, Part] = {
-    **{name: train_network(name) for name in ("encoder", *DESCRIBED)},
+    **{name: train_network(name) for name in ("encoder", *DESCRIBED, "resnet-spurious")},
     "segmenter": Part(train_segmenter, ("segmenter/model.safetensors", "segmenter/config.json"), "train the segmenter on pixel labels"),
     "planted": Part(plant_units, ("networks/planted.safetensors", "networks/planted.json"), "plant known units, and measure them"),
     **{name: train_generator(name) for name in GENERATORS},
@@ -239,6 +272,8 @@ PARTS: dict[str, Part] = {
     ),
     **{name: train_model(name) for name in ("captioner", "prior")},
     **{name: train_stand_in(name) for name in ("clip", "siglip-small", "siglip-large")},
+    "blip": Part(train_captioner, ("blip/model.safetensors", "blip/quality.json"), "train the stand-in of the image captioners"),
+    "painter": Part(judge_painter, ("painter/quality.json",), "measure what classifiers make of the exact painter's pictures"),
 }  # in the order in which they need each other
 
 
