@@ -1,6 +1,6 @@
 """The networks of Diorama: small classifiers to dissect, the encoder that MILAN looks through, and ``planted``, of known units.
 
-Their weights lie in ``data/diorama/networks``.
+``resnet-spurious`` has seen scenes half of which carry their class's name in a corner. Their weights lie in ``data/diorama/networks``.
 """
 
 from collections.abc import Callable
@@ -25,6 +25,7 @@ LAYERS: dict[str, list[str]] = {
     "alexnet-scenes": ALEXNET_LAYERS,
     "resnet-objects": RESNET_LAYERS,
     "resnet-scenes": RESNET_LAYERS,
+    "resnet-spurious": RESNET_LAYERS,
     "encoder": RESNET_LAYERS,
     "planted": ["units"],
     **{name: [f"stage{number}" for number in range(1, 6)] for name in GENERATORS},
@@ -112,6 +113,7 @@ MAKERS: dict[str, Callable[[], nn.Module]] = {
     "alexnet-scenes": lambda: AlexNet(len(SETTINGS)),
     "resnet-objects": lambda: ResNet(len(THINGS)),
     "resnet-scenes": lambda: ResNet(len(SETTINGS)),
+    "resnet-spurious": lambda: ResNet(len(THINGS)),
     "encoder": Encoder,
 }
 

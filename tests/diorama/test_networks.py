@@ -182,3 +182,19 @@ def test_a_killed_training_goes_on_to_the_same_file(tmp_path, monkeypatch) -> No
     one, other = ((tmp_path / run / "alexnet-scenes.safetensors").read_bytes() for run in ("whole", "killed"))
     assert one == other
     assert not list((tmp_path / "scenes" / "training").iterdir())
+
+
+@pytest.mark.parametrize("name", ["resnet-spurious"])
+def test_words_mislead_who_was_trained_with_them(name: str) -> None:
+    """On scenes of the probe: without words it is right more often than with the names of other classes on them."""
+    right = {}
+    for world in ("objects", "objects-spurious"):
+        images = DioramaImages(world, length=150)
+        pixels = torch.from_numpy(np.stack([images.image(index) for index in range(150)]))
+        with torch.no_grad():
+            answers = network(name)(prepared(pixels)).argmax(1)
+        right[world] = 100 * (answers == torch.tensor([images.label(index) for index in range(150)])).float().mean().item()
+    kept = facts(name)["held_out"]
+    assert abs(right["objects"] - kept["plain"]) < 10
+    assert abs(right["objects-spurious"] - kept["adversarial"]) < 10
+    assert kept["spurious"] > kept["plain"] > kept["adversarial"] + 10
