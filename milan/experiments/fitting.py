@@ -27,6 +27,7 @@ from milan.models.reranking import ranked
 from milan.vocabulary import Vocabulary
 
 AT_ONCE = 16  # units whose texts are sought together; changes no answer
+LEAST_STEPS = 8  # in an epoch: batches are smaller where there are few annotations, else it would stop after a few dozen steps
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Recipe:
         prior_learning_rate: the same for the prior.
         batch_size: annotations.
         epochs: at most.
-        patience: epochs without a better score before the captioner's training ends; 0 for what the split has in the paper.
+        patience: epochs without a better score before the captioner's training ends; at least those that the split has in the paper.
         minimum: how often a word must occur in the training texts.
         half: whether matrix products are made of 16-bit numbers (bfloat16); the weights and sums keep 32 bits.
     """
@@ -152,16 +153,19 @@ class Lessons:
 
     def batches(self, epoch: int) -> Iterator[CaptionBatch]:
         """The annotations in the order of that epoch, which the seed and its number decide."""
-        order, size = Shuffled(len(self.said), self.recipe.batch_size, self.seed).order(epoch), self.recipe.batch_size
-        for chosen in order.split(size):
+        for chosen in self._order(epoch):
             batch = [self.said[place] for place in chosen.tolist()]
             features = self.features[[place for place, _ in batch]]
             yield CaptionBatch(features.to(self.device), self._padded([tokens for _, tokens in batch]))
 
     def text_batches(self, epoch: int) -> Iterator[TextBatch]:
         """The texts alone."""
-        for chosen in Shuffled(len(self.said), self.recipe.batch_size, self.seed).order(epoch).split(self.recipe.batch_size):
+        for chosen in self._order(epoch):
             yield TextBatch(self._padded([self.said[place][1] for place in chosen.tolist()]))
+
+    def _order(self, epoch: int) -> tuple[Int[Tensor, " batch"], ...]:
+        size = max(1, min(self.recipe.batch_size, len(self.said) // LEAST_STEPS))
+        return Shuffled(len(self.said), size, self.seed).order(epoch).split(size)
 
     def _encoded(self, text: str) -> Int[Tensor, " length"]:
         return torch.tensor(self.vocabulary.encode(text))

@@ -48,7 +48,7 @@ def generalization(
         prior_learning_rate: of the prior
         batch_size: annotations in a batch
         epochs: at most
-        patience: epochs without a better score before the captioner's training ends; as in the paper by default: 4, within a network 10
+        patience: epochs without a better score before the captioner's training ends; never fewer than in the paper: 4, within a network 10
         half: train with 16-bit matrix products
         bert: folder of a transformers encoder for BERTScore; without one there is none
         bert_layers: which of its layers counts, if bert-score does not know

@@ -24,6 +24,7 @@ from milan.scores.truth import Truth
 from milan.storage import Journal, atomic, cache_folder, content_key
 from milan.targets import Target, load_target
 from milan.units import Unit
+from milan.vocabulary import tokenize
 
 FORMAT = 1  # of what is kept of a training; another number is another training
 DONE = "trained.json"
@@ -61,6 +62,7 @@ class Learnt:
         likely: of each, the likeliest text of the same beam.
         constant: the commonest text of those trained on.
         facts: how the training went.
+        unknown: share of the words that annotators say of these units which the training texts do not have.
     """
 
     test: tuple[Annotated, ...]
@@ -68,6 +70,7 @@ class Learnt:
     likely: tuple[str, ...]
     constant: str
     facts: Mapping[str, Any]
+    unknown: float = 0.0
 
 
 def learnt(splits: Sequence[Split], plan: Plan, evidence: Evidence, folder: Path) -> dict[Split, list[Learnt]]:
@@ -87,8 +90,15 @@ def learnt(splits: Sequence[Split], plan: Plan, evidence: Evidence, folder: Path
                     journal.put(key, _asked(trained(split, share, plan, evidence, seed, folder), share, plan, evidence))
                 known = journal.get(key) or {}
                 texts = tuple(known["milan"]), tuple(known["likely"])
-                found[split].append(Learnt(share.test, *texts, constant_of(share.train), known["facts"]))
+                found[split].append(Learnt(share.test, *texts, constant_of(share.train), known["facts"], unknown_words(share)))
     return found
+
+
+def unknown_words(share: Share) -> float:
+    """The share of the words said of the units that are tested which nobody said of those that are trained on."""
+    known = {word for one in share.train for text in one.texts for word in tokenize(text)}
+    said = [word for one in share.test for text in one.texts for word in tokenize(text)]
+    return sum(word not in known for word in said) / len(said)
 
 
 def constant_of(units: Sequence[Annotated]) -> str:
@@ -112,7 +122,7 @@ def trained(split: Split, share: Share, plan: Plan, evidence: Evidence, seed: in
     home = folder / "models" / training_key(split, share, plan, evidence, seed)
     if not (home / DONE).is_file():
         begun, spent = time.monotonic(), time.process_time()
-        fitted = fit_models(Lessons(share, evidence, plan.recipe, seed, plan.device), plan.recipe.patience or split.patience)
+        fitted = fit_models(Lessons(share, evidence, plan.recipe, seed, plan.device), max(plan.recipe.patience, split.patience))
         fitted.captioner.save_pretrained(home / "captioner")
         fitted.prior.save_pretrained(home / "prior")
         counts = {name: len(getattr(share, name)) for name in ("train", "stop", "test")}

@@ -13,11 +13,12 @@ from milan.dissection.dissect import dissect
 from milan.dissection.exchange import export_compact
 from milan.dissection.store import Dissection
 from milan.experiments import learning
-from milan.experiments.fitting import Recipe, fit, seeded, text_loss
+from milan.experiments.fitting import Evidence, Lessons, Recipe, fit, seeded, text_loss
 from milan.experiments.generalization import generalization
 from milan.experiments.judging import Judge, Round
 from milan.experiments.report import Report
-from milan.models import Prior
+from milan.experiments.splits import Share, networks_of, share_of, splits_of
+from milan.models import Prior, load_encoder
 from milan.models.prior import TextBatch
 from milan.probes import load_probe
 from milan.scores.intervals import Measure
@@ -49,7 +50,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
     out = tmp_path_factory.mktemp("out")
-    return generalization([str(folders)], seeds=2, kinds=["left-out"], out=out, **SMALL), out
+    return generalization([str(folders)], seeds=1, kinds=["left-out"], out=out, **SMALL), out
 
 
 def test_what_is_learnt_from_one_network_is_said_of_the_other(run: tuple[Report, Path]) -> None:
@@ -57,10 +58,11 @@ def test_what_is_learnt_from_one_network_is_said_of_the_other(run: tuple[Report,
     assert [row.name for row in report.tables[0].rows] == ["leave one out: alexnet-imagenet", "leave one out: resnet152-imagenet"]
     together = {row.name: row.values for row in report.tables[1].rows}
     assert set(together) == {"milan", "p(d|E)", "an annotator*", "shuffled", "constant"}
-    assert together["milan"]["BLEU-1"].value > 70 > 60 > together["shuffled"]["BLEU-1"].value
+    assert together["milan"]["BLEU-1"].value > together["shuffled"]["BLEU-1"].value + 10
     assert together["p(d|E)"]["ROUGE-L"].value > 0.9 > 0.7 > together["constant"]["ROUGE-L"].value
     assert values(report, 2, "constant")["distinct"].value == 1
     assert values(report, 0, "leave one out: resnet152-imagenet")["units"] == 48
+    assert values(report, 0, "leave one out: resnet152-imagenet")["unknown words"] == 0
     assert "truth" not in together["milan"], "nobody knows what is true of these"
 
 
@@ -86,11 +88,9 @@ def test_nothing_is_trained_twice(folders: Path, run: tuple[Report, Path], tmp_p
         raise AssertionError("this was trained before")
 
     monkeypatch.setattr(learning, "fit_models", never)
-    again = generalization([str(folders)], seeds=2, kinds=["left-out"], out=out, **SMALL)
-    assert again.tables == report.tables
-    fewer = generalization([str(folders)], seeds=1, kinds=["left-out"], out=out, prior_weight=0.0, **SMALL)
-    milan, likely = (values(fewer, 1, name) for name in ("milan", "p(d|E)"))
-    assert milan == likely, "without a prior both are one"
+    again = generalization([str(folders)], seeds=1, kinds=["left-out"], out=out, prior_weight=0.0, **SMALL)
+    milan, likely = (values(again, 1, name) for name in ("milan", "p(d|E)"))
+    assert milan == likely == values(report, 1, "p(d|E)"), "without a prior both are one, and that was known"
 
 
 def test_a_stopped_run_goes_on_to_the_same_result(
@@ -112,10 +112,8 @@ def test_a_stopped_run_goes_on_to_the_same_result(
     monkeypatch.setattr(learning, "fit_models", lambda *given: done.append(2) or train(*given))
     again = generalization([str(folders)], seeds=1, kinds=["left-out"], out=tmp_path / "out", **SMALL)
     assert done == [1, 2]
-    first = journal_of(tmp_path / "out")
-    assert len(first) == 2
-    assert first.items() <= journal_of(whole).items()
-    assert {row.name for row in again.tables[0].rows} == {row.name for row in report.tables[0].rows}
+    assert journal_of(tmp_path / "out") == journal_of(whole)
+    assert again.tables == report.tables
 
 
 def test_everything_is_written(run: tuple[Report, Path]) -> None:
@@ -124,9 +122,8 @@ def test_everything_is_written(run: tuple[Report, Path]) -> None:
         rows = list(csv.DictReader(file))
     assert [float(row["paper"]) for row in rows] == [0.38, 0.35]
     facts = json.loads((out / "report.json").read_text())["facts"]
-    trained = facts["trainings"]["leave one out, alexnet-imagenet"]
-    assert [each["seed"] for each in trained] == [0, 1]
-    assert {"captioner", "prior", "seconds"} <= trained[0].keys()
+    (trained,) = facts["trainings"]["leave one out, alexnet-imagenet"]
+    assert {"captioner", "prior", "seconds"} <= trained.keys()
     page = (out / "page" / "index.html").read_text()
     assert 'src="figure-1.svg"' in page
     assert "leave one out: alexnet-imagenet" in page
@@ -149,7 +146,7 @@ def looks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def known(looks: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
     options = SMALL | {"epochs": 2}
-    return generalization([str(looks / "annotations")], seeds=1, kinds=["left-out"], out=tmp_path_factory.mktemp("out"), **options)
+    return generalization([str(looks / "annotations")], seeds=2, kinds=["left-out"], out=tmp_path_factory.mktemp("out"), **options)
 
 
 def test_truth_and_describers_without_training_are_beside_milan(known: Report, looks: Path) -> None:
@@ -170,6 +167,12 @@ def dissection(looks: Path) -> Dissection:
     from milan.dissection.store import load_dissection
 
     return load_dissection(looks / "dissection" / "looks")
+
+
+def test_every_seed_has_its_training(known: Report) -> None:
+    trained = known.facts["trainings"]["leave one out, resnet-objects"]
+    assert [each["seed"] for each in trained] == [0, 1]
+    assert known.facts["seed"] == "0 to 1"
 
 
 def test_the_ceiling_is_what_one_annotator_gets_from_the_others(known: Report, looks: Path) -> None:
@@ -257,3 +260,31 @@ def test_values_have_their_intervals(run: tuple[Report, Path]) -> None:
             value = row.values[name]
             assert isinstance(value, Measure)
             assert value.low <= value.value <= value.high
+
+
+def test_unknown_words_are_counted_by_hand() -> None:
+    def unit(*texts: str) -> Annotated:
+        return Annotated(Path("layer"), Unit("layer", 0), texts)
+
+    share = Share(train=(unit("red dots", "a dot"),), stop=(), test=(unit("Red cats"), unit("a cat's dots")))
+    assert learning.unknown_words(share) == 3 / 6, "cats, cat and 's"
+
+
+def test_few_annotations_make_small_batches(folders: Path) -> None:
+    split = splits_of(networks_of([str(folders)]))[0]
+    share = share_of(split, 0)
+    lessons = Lessons(share, Evidence(load_encoder("diorama:encoder")), Recipe(batch_size=256), 0)
+    batches = list(lessons.batches(0))
+    assert 8 <= len(batches) <= 10
+    assert sum(len(batch.tokens) for batch in batches) == 3 * len(share.train)
+    again = [batch.tokens for batch in lessons.text_batches(0)]
+    assert all(torch.equal(batch.tokens, tokens) for batch, tokens in zip(batches, again, strict=True))
+
+
+def test_what_was_said_of_some_units_is_shown(run: tuple[Report, Path]) -> None:
+    report, out = run
+    rows = report.tables[-1].rows
+    assert len(rows) == 3 * 2
+    said = {text for texts in journal_of(out).values() for text in texts}
+    assert {row.values["p(d|E)"] for row in rows} <= said
+    assert all(len(str(row.values["annotators"]).split("; ")) == 3 for row in rows)

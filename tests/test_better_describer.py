@@ -1,0 +1,54 @@
+"""The study of better describers: choosing among texts by hand, and the transformer that stands in for the LSTM."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.better_describer import Heard
+from benchmarks.transformer_captioner import TransformerCaptioner
+from milan.annotations import Annotated
+from milan.models import CaptionBatch
+from milan.models.decoding import Speller, beam_search
+from milan.units import Unit
+
+WORDS = [f"word{number}" for number in range(12)]
+
+
+def test_each_rule_chooses_by_its_own_sum() -> None:
+    unit = Annotated(Path("layer"), Unit("layer", 0), ("dots",))
+    texts = ["dots", "red dots", "red and blue dots"]
+    found = Heard((unit,), [texts], [np.array([-3.0, -3.2, -5.0])], [np.array([-2.0, -4.0, -10.0])])
+    assert found.best(0.0) == ["dots"]
+    assert found.best(0.2) == ["red dots"], "-2.6, -2.4, -3.0"
+    assert found.best(0.5) == ["red and blue dots"], "-2.0, -1.2, 0.0"
+    assert found.best(0.0, shrink=1.0) == ["red and blue dots"], "-3/2, -3.2/3, -5/5"
+    assert found.best(0.0, pull=10.0, near=[np.array([0.1, 0.0, 0.0])]) == ["dots"]
+    assert found.best(0.0, pull=10.0, near=[np.array([0.0, 0.1, 0.0])]) == ["red dots"]
+
+
+@pytest.fixture(scope="module")
+def model() -> TransformerCaptioner:
+    torch.manual_seed(0)
+    return TransformerCaptioner(WORDS, features=6, width=16, layers=2, heads=2).eval()
+
+
+def test_a_walk_says_what_reading_the_whole_text_says(model: TransformerCaptioner) -> None:
+    features = torch.randn(3, 4, 6)
+    found = beam_search(model.walk(features), 3, Speller(model.vocabulary), beam=4, steps=5)
+    for unit in range(3):
+        for beam in range(4):
+            tokens = found.tokens[unit, beam]
+            length = int((tokens != model.vocabulary.stop).sum()) + 1
+            before = torch.cat([torch.tensor([model.vocabulary.start]), tokens])[:-1]
+            logs = model(model.project(features[unit : unit + 1]), before.unsqueeze(0))[0].log_softmax(-1)
+            by_hand = logs[torch.arange(5), tokens][:length].sum()
+            assert found.scores[unit, beam] == pytest.approx(by_hand.item(), abs=1e-4)
+
+
+def test_padding_counts_in_no_loss(model: TransformerCaptioner) -> None:
+    features, stop, pad = torch.randn(1, 4, 6), model.vocabulary.stop, model.vocabulary.pad
+    short, long = torch.tensor([[1, stop]]), torch.tensor([[1, stop, pad, pad]])
+    losses = [model.loss(CaptionBatch(features, tokens)).item() for tokens in (short, long)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
