@@ -1,4 +1,4 @@
-"""How close descriptions come to what people said of the same units: BLEU, ROUGE and BERTScore, each with its interval.
+"""How close descriptions come to what people said of the same units: BLEU, ROUGE, BERTScore and cosines of embeddings, with intervals.
 
 Both sides are put in lower case, and outer full stops and spaces are taken off, as in the 2022 code. An empty description scores 0.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -18,6 +18,17 @@ from milan.errors import BadInput, MilanWarning
 
 RESAMPLES = 1000
 LEVEL = 0.95
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """What puts texts into a space of meanings."""
+
+    @property
+    def key(self) -> str: ...
+
+    def texts(self, texts: Sequence[str]) -> Any:
+        """Vectors of unit length, float32 (texts, features)."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +156,34 @@ def bert_score(
         found[:, full] = np.stack([part.double().numpy() for part in parts])
     settings = {"model": model, "num_layers": scorer.num_layers, "idf": idf, "rescale": rescale, "bert-score": version("bert-score")}
     return {name: _mean_score(values, said, seed, settings) for name, values in zip(("precision", "recall", "f1"), found, strict=True)}
+
+
+def embedding_cosine(
+    descriptions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    encoder: Encoder,
+    *,
+    over: Literal["best", "mean"] = "best",
+    seed: int = 0,
+) -> TextScore:
+    """Cosine of the vectors of description and reference, -1 to 1, the mean over units (Tables 2, 10 and 11 of Describe-and-Dissect).
+
+    Unrelated texts are far from 0, and differently so with each encoder: only the floors tell what a number is worth.
+
+    Args:
+        references: class names, or what people said of each unit.
+        encoder: an image-text model (``load_embedder``) or a sentence encoder (``load_sentence_encoder``).
+        over: of several references count the best, or the mean of all.
+
+    Raises:
+        BadInput: there is nothing to score, or a unit without a reference.
+    """
+    said, known = _pairs(descriptions, references)
+    distinct = list(dict.fromkeys([*said, *(text for texts in known for text in texts)]))
+    vectors = dict(zip(distinct, encoder.texts([text or "." for text in distinct]).double().numpy(), strict=True))
+    reduce: Callable[..., Any] = np.max if over == "best" else np.mean
+    each = [reduce([vectors[text] @ vectors[other] for other in texts]) if text else 0.0 for text, texts in zip(said, known, strict=True)]
+    return _mean_score(np.array(each), said, seed, {"over": over, "encoder": encoder.key})
 
 
 def tidied(text: str) -> str:
