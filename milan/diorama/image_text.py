@@ -20,6 +20,7 @@ from milan.diorama.concepts import concepts, lexicon
 from milan.diorama.fitting import fit
 from milan.diorama.lessons import Lessons, lessons
 from milan.diorama.names import COLOURS, PATTERNS, THINGS
+from milan.diorama.seeing import look_near, sines, some_places, taken
 from milan.diorama.views import GRID, Batch, Views
 from milan.storage import atomic
 
@@ -29,7 +30,8 @@ VOCABULARY = 1_100
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 FEATURES = 128  # of the CLIP
 PLACED = (0, 1, 2, 3)  # colour, pattern, object, part: kinds of the census it is asked for
-NAMING = 0.45  # share of the training, at its beginning, in which pictures are only named
+NAMING = 0.45  # share of the CLIP's training, at its beginning, in which pictures are only named
+SEEING = 0.65  # the same of a SigLIP's
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ PLANS: dict[str, Plan] = {
         rate=2.5e-3,
         batch=128,
     ),
-    "siglip-small": _siglip(96, 4, 3, 96, 2, 2_800),
+    "siglip-small": _siglip(96, 4, 3, 96, 2, 3_600),
     "siglip-large": _siglip(128, 4, 4, 128, 2, 2_800),
 }
 
@@ -77,17 +79,20 @@ def train(name: str, folder: Path, work: Path, *, seed: int = 0, steps: int | No
     taught = lessons(0, scenes, work)
     tokenizer = tokenizer_for(taught)
     model = (_clip if plan.family == "open_clip" else _siglip_model)(plan, tokenizer)
-    views, learner = Views(taught, plan.batch, seed), Learner(model, tokenizer, plan)
+    learner = (Learner if plan.family == "open_clip" else SigmoidLearner)(model, tokenizer, plan)
+    first = round(steps * learner.naming)
+    before, views = Views(taught, learner.wide * plan.batch, seed), Views(taught, plan.batch, seed)
 
     def loss(step: int) -> Tensor:
-        return learner(views.batch(step), reading=step >= steps * NAMING)
+        return learner.named(before.batch(step), step) if step < first else learner(views.batch(step))
 
     kept = work / "training" / f"{name}-{seed}-{steps}-{scenes}.pt"
     fit(learner, loss, steps, kept, rate=plan.rate, settle=learner.settle)
     folder.mkdir(parents=True, exist_ok=True)
     (_save_clip if plan.family == "open_clip" else _save_siglip)(model.half().eval(), tokenizer, plan, folder)
     size = sum(value.numel() for value in model.parameters())
-    return {"stand-in": name, "trained_on_scenes": len(taught), "views": steps * views.size, "steps": steps, "seed": seed,
+    views_shown = (learner.wide * first + steps - first) * plan.batch
+    return {"stand-in": name, "trained_on_scenes": len(taught), "views": views_shown, "steps": steps, "seed": seed,
             "parameters": size, "seconds": round(time.monotonic() - started)}  # fmt: skip
 
 
@@ -119,7 +124,12 @@ def tokenizer_for(taught: Lessons) -> Any:
 
 
 class Learner(nn.Module):
-    """A model with what only its training needs: how texts and pictures reach it, and heads that say what is where."""
+    """A model with what only its training needs: how texts and pictures reach it, and heads that say what is where.
+
+    naming: share of the training, at its beginning, in which pictures are only named; wide: how many times as many are shown then.
+    """
+
+    naming, wide = NAMING, 1
 
     def __init__(self, model: nn.Module, tokenizer: Any, plan: Plan):
         super().__init__()
@@ -136,16 +146,27 @@ class Learner(nn.Module):
             tower: Any = model.visual
             tower.layer2.register_forward_hook(lambda _, __, maps: setattr(self, "_maps", maps))
 
-    def forward(self, batch: Batch, reading: bool = True) -> Tensor:
-        """The loss of a batch; without ``reading`` that of naming alone, which needs no text tower and learns pictures sooner."""
-        pixels = (batch.images.float() / 255 - MEAN[0]) / STD[0]
+    def forward(self, batch: Batch) -> Tensor:
+        """The loss of a batch: of naming, and of matching pictures and texts."""
+        pictures, loss = self._pictures(batch)
+        return loss + self._matched(pictures @ self._read(batch.texts).T, batch)
+
+    def named(self, batch: Batch, step: int) -> Tensor:
+        """The loss of naming alone, which needs no text tower and learns pictures sooner."""
+        return self._pictures(batch)[1]
+
+    def _pictures(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The pictures' vectors, and how far they are from telling what shows and where."""
         with torch.autocast("cpu", torch.bfloat16):
-            pictures, maps = self._seen(pixels)
-            seen = [head(maps).float() for head in self.heads]
-        pictures, at = normalize(pictures.float(), dim=1), batch.places.long()
-        places = torch.stack([cross_entropy(logits, at[..., kind]) for kind, logits in zip(PLACED, seen, strict=True)])
-        loss = places.mean() + self._named(pictures, batch)
-        return loss + self._matched(pictures @ self._read(batch.texts).T, batch) if reading else loss
+            pictures, maps = self._seen(_pixels(batch))
+            there = self._there(maps, batch.places.long())
+        pictures = normalize(pictures.float(), dim=1)
+        return pictures, there + self._named(pictures, batch)
+
+    def _there(self, maps: Tensor, at: Tensor) -> Tensor:
+        """How far maps are from telling what is where."""
+        seen = [head(maps).float() for head in self.heads]
+        return torch.stack([cross_entropy(logits, at[..., kind]) for kind, logits in zip(PLACED, seen, strict=True)]).mean()
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -172,31 +193,63 @@ class Learner(nn.Module):
     def _seen(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """The pictures' vectors, and what is seen at GRID x GRID places."""
         model: Any = self.model
-        if not self.sigmoid:
-            pictures = model.encode_image(pixels.contiguous(memory_format=torch.channels_last))
-            assert self._maps is not None
-            return pictures, self._maps
-        seen = model.vision_model(pixel_values=pixels)
-        return seen.pooler_output, seen.last_hidden_state.transpose(1, 2).unflatten(2, (GRID, GRID))
+        pictures = model.encode_image(pixels.contiguous(memory_format=torch.channels_last))
+        assert self._maps is not None
+        return pictures, self._maps
 
     def _matched(self, cosines: Tensor, batch: Batch) -> Tensor:
         """How far pictures and texts are from being matched as they truly are; undecided pairs do not count.
 
-        SigLIP's loss over all pairs (Zhai et al. 2023, section 3.2), or CLIP's over each picture with its own text (Radford et al. 2021,
-        figure 3), whose rivals are the texts and pictures that are truly wrong.
+        CLIP's loss of each picture with its own text (Radford et al. 2021, figure 3), whose rivals are the texts and pictures that are
+        truly wrong.
         """
         model: Any = self.model
         logits = cosines * model.logit_scale.exp()
-        rows = torch.arange(len(cosines))
-        if self.sigmoid:
-            signs = batch.truth.float() * 2 - 1
-            known = (batch.truth >= 0).float()
-            known[rows, batch.own] *= 3  # what a picture came with says more of it than what is true of many
-            return -(logsigmoid(signs * (logits + model.logit_bias)) * known).sum() / len(cosines)
-        own = logits[rows, batch.own]
+        own = logits[torch.arange(len(cosines)), batch.own]
         wrong = logits.masked_fill(batch.truth != 0, -1e4)
         by_picture, by_text = wrong.logsumexp(1), wrong.logsumexp(0)[batch.own]
         return (softplus(by_picture - own) + softplus(by_text - own)).mean() / 2
+
+
+class SigmoidLearner(Learner):
+    """The same for a SigLIP of transformers, whose tower is slow to learn: it looks near at first, and at half of many pictures."""
+
+    naming, wide = SEEING, 2
+
+    def __init__(self, model: nn.Module, tokenizer: Any, plan: Plan):
+        super().__init__(model, tokenizer, plan)
+        self.heads = nn.ModuleList([nn.Linear(self.names.in_features, SIZES[kind]) for kind in PLACED])
+
+    def named(self, batch: Batch, step: int) -> Tensor:
+        tower: Any = self.model.get_submodule("vision_model")
+        places = some_places(len(batch.images), step)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = taken(tower.embeddings(_pixels(batch)), places)
+            found = tower.post_layernorm(tower.encoder(inputs_embeds=half).last_hidden_state)
+            pictures = tower.head(found)
+            there = self._there(found, taken(batch.places.long().flatten(1, 2), places))
+        return there + self._named(normalize(pictures.float(), dim=1), batch)
+
+    def _seen(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        seen = self.model.get_submodule("vision_model")(pixel_values=pixels)
+        return seen.pooler_output, seen.last_hidden_state
+
+    def _there(self, maps: Tensor, at: Tensor) -> Tensor:
+        """How far tokens, (b, places, width), are from telling what is where."""
+        seen, at = [head(maps).float().flatten(0, 1) for head in self.heads], at.flatten(0, -2)
+        return torch.stack([cross_entropy(logits, at[:, kind]) for kind, logits in zip(PLACED, seen, strict=True)]).sum()
+
+    def _matched(self, cosines: Tensor, batch: Batch) -> Tensor:
+        """SigLIP's loss over all pairs (Zhai et al. 2023, section 3.2)."""
+        model: Any = self.model
+        signs, known = batch.truth.float() * 2 - 1, (batch.truth >= 0).float()
+        known[torch.arange(len(cosines)), batch.own] *= 3  # what a picture came with says more of it than what is true of many
+        logits = cosines * model.logit_scale.exp() + model.logit_bias
+        return -(logsigmoid(signs * logits) * known).sum() / len(cosines)
+
+
+def _pixels(batch: Batch) -> Tensor:
+    return (batch.images.float() / 255 - MEAN[0]) / STD[0]
 
 
 def _clip_config(plan: Plan, tokenizer: Any) -> dict[str, Any]:
@@ -228,7 +281,19 @@ def _siglip_model(plan: Plan, tokenizer: Any) -> nn.Module:
     model = SiglipModel(SiglipConfig(text_config={**plan.text, **ends, "vocab_size": len(tokenizer)}, vision_config=plan.vision))
     model.logit_scale.data.fill_(math.log(10))  # Zhai et al. 2023, section 3.2; their bias of -10 is for one right text in a batch
     model.logit_bias.data.fill_(-5.0)
+    model.set_attn_implementation("eager")  # with few places the plainest way is the quickest to learn by on a CPU, by a quarter
+    _begin_near(model)
     return model
+
+
+@torch.no_grad()
+def _begin_near(model: nn.Module) -> None:
+    """Gives the image tower of a new SigLIP its first weights (``milan.diorama.seeing.look_near``)."""
+    tower: Any = model.get_submodule("vision_model")
+    tower.embeddings.position_embedding.weight.copy_(0.5 * sines(tower.config.hidden_size))
+    for layer in tower.encoder.layers:
+        near = layer.self_attn
+        look_near(near.q_proj.weight, near.k_proj.weight, near.v_proj.weight, near.out_proj.weight, tower.config.num_attention_heads)
 
 
 def _save_siglip(model: nn.Module, tokenizer: Any, plan: Plan, folder: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from milan.diorama import fitting, image_text
 from milan.diorama.concepts import lexicon
-from milan.diorama.image_text import CONTEXT, PLANS, Learner, tokenizer_for, train
+from milan.diorama.image_text import CONTEXT, PLANS, Learner, SigmoidLearner, tokenizer_for, train
 from milan.diorama.lessons import lessons
 from milan.diorama.views import Views
 from milan.pretrained.embedder import load_embedder
@@ -32,7 +32,7 @@ def _small(monkeypatch):
         clip, batch=16, vision={**clip.vision, "layers": [1, 1, 1, 1], "width": 8}, text={**clip.text, "width": 32, "heads": 1, "layers": 1}
     )
     thin = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 1, "num_hidden_layers": 1}
-    siglip = replace(siglip, batch=16, vision={**siglip.vision, **thin}, text={**siglip.text, **thin, "projection_size": 32})
+    siglip = replace(siglip, batch=8, vision={**siglip.vision, **thin}, text={**siglip.text, **thin, "projection_size": 32})
     monkeypatch.setitem(PLANS, "clip", clip)
     monkeypatch.setitem(PLANS, "siglip-small", siglip)
 
@@ -44,7 +44,7 @@ def _spec(name, folder):
 @pytest.mark.parametrize("name", ["clip", "siglip-small"])
 def test_what_is_saved_is_what_was_trained(name, work, tmp_path):
     facts = train(name, tmp_path / name, work, steps=2, scenes=SCENES)
-    assert (facts["steps"], facts["views"], facts["trained_on_scenes"]) == (2, 32, 2 * SCENES)
+    assert (facts["steps"], facts["views"], facts["trained_on_scenes"]) == (2, 32 if name == "clip" else 24, 2 * SCENES)
     embedder = load_embedder(_spec(name, tmp_path / name))
     assert sum(value.numel() for value in embedder.model.parameters()) == facts["parameters"]
     images = torch.from_numpy(lessons(0, SCENES, work).images[:5].copy())
@@ -85,7 +85,8 @@ def test_training_on_one_batch_learns_it(name, work):
     torch.manual_seed(0)
     taught, plan = lessons(0, SCENES, work), PLANS[name]
     tokenizer = tokenizer_for(taught)
-    learner = Learner((image_text._clip if name == "clip" else image_text._siglip_model)(plan, tokenizer), tokenizer, plan)
+    make, learn = (image_text._clip, Learner) if name == "clip" else (image_text._siglip_model, SigmoidLearner)
+    learner = learn(make(plan, tokenizer), tokenizer, plan)
     batch = Views(taught, 16).batch(0)
     optimizer = torch.optim.AdamW(learner.parameters(), lr=3e-3)
     losses = []
@@ -102,7 +103,7 @@ def test_naming_alone_leaves_the_text_tower_as_it_was(work):
     taught, plan = lessons(0, SCENES, work), PLANS["clip"]
     tokenizer = tokenizer_for(taught)
     learner = Learner(image_text._clip(plan, tokenizer), tokenizer, plan)
-    learner(Views(taught, 16).batch(0), reading=False).backward()
+    learner.named(Views(taught, 16).batch(0), 0).backward()
     model = learner.model
     assert model.visual.conv1.weight.grad.abs().max() > 0
     assert model.token_embedding.weight.grad is None
@@ -126,7 +127,7 @@ def test_the_losses_are_those_of_the_papers(work):
     terms = [[0.9, 0.1], [0.8, -0.2], [0.9], [0.8, 0.1]]
     expected = sum(torch.logsumexp(torch.tensor(each), 0) - each[0] for each in terms) / 4
     torch.testing.assert_close(clip._matched(cosines, batch), expected)
-    siglip = Learner(image_text._siglip_model(PLANS["siglip-small"], tokenizer), tokenizer, PLANS["siglip-small"])
+    siglip = SigmoidLearner(image_text._siglip_model(PLANS["siglip-small"], tokenizer), tokenizer, PLANS["siglip-small"])
     siglip.model.logit_scale.data.fill_(0.0)
     siglip.model.logit_bias.data.fill_(-0.5)
     right, wrong = lambda cosine: torch.tensor(0.5 - cosine).exp().log1p(), lambda cosine: torch.tensor(cosine - 0.5).exp().log1p()
