@@ -1,12 +1,12 @@
 """What makes MILAN better? Changes to its training and search, chosen on some networks left out, judged on others by the truth score.
 
-    python -m benchmarks.better_describer --out runs/generalization [--seeds 5] [--train] [--embedder diorama]
+    python -m benchmarks.better_describer --out runs/generalization [--seeds 5] [--embedder diorama] [--changes λ ensemble]
 
 Captioners and priors are those that ``python -m milan.experiments generalization`` trained in the same folder for the splits that leave one
 network out; what is not there is trained. Of each kind of change the setting is taken that is truest on the AlexNets; the table tells what
 it gives there and on the ResNets, which had no part in the choice, beside MILAN as published (beam 50, λ 0.2), and the interval of the
-difference by drawing units again. ``--train`` adds what needs other trainings: the last layer's features alone, a transformer for the
-LSTM, stopping by the loss. Annotators and world are simulated (Diorama).
+difference by drawing units again. What needs a training of its own (the last layer's features alone, a transformer for the LSTM, stopping
+by the loss) is trained under the first seed and kept. Annotators and world are simulated (Diorama).
 """
 
 import argparse
@@ -348,7 +348,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/generalization"), help="folder of the experiment generalization")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--train", action="store_true", help="also what needs other trainings")
+    parser.add_argument("--changes", nargs="*", help="only these, by the first words of their names; those that need other trainings too")
+    parser.add_argument("--networks", nargs="*", help="only these left out; all classifiers by default, from whose others MILAN learns")
     parser.add_argument("--embedder", default="diorama", help="image-text model to rerank by; none leaves it out")
     options = parser.parse_args()
     known = yaml.safe_load((embedded("configs/experiments") / "generalization.yaml").read_text())
@@ -359,11 +360,12 @@ def main() -> None:
     court = Court({layer: truth for network in networks for layer, truth in Stage(network, evidence).truths().items()})
     cases = []
     for split in splits_of(networks):
-        if split.kind == "leave one out":
+        if split.kind == "leave one out" and (not options.networks or split.name in options.networks):
             cases.append(Case(split, plan, evidence, court, options.out))
     near = None if options.embedder == "none" else Looking(options.embedder).near
     every = [Change("as published", {"beam 50, λ 0.2": lambda case, seed: case.heard(seed).best()}), *changes(options.seeds, near)]
-    every += trainings(evidence) if options.train else []
+    every += trainings(evidence)
+    every = [change for change in every if not options.changes or change.name.startswith((*options.changes, "as published"))]
     rows = [verdict.row() for verdict in verdicts(cases, every, options.seeds)]
     print("\n| change | setting | truth, AlexNets | truth, ResNets | difference to MILAN | ROUGE-L | distinct |")
     print("| --- | --- | --- | --- | --- | --- | --- |")

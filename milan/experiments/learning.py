@@ -157,7 +157,7 @@ class Stage:
 
     @cached_property
     def target(self) -> Target:
-        """Raises MissingEvidence where it is not a network that can be loaded again and was looked at with Diorama's scenes."""
+        """Raises MissingEvidence where it is not a network that can be loaded again and was looked at with pictures of Diorama."""
         first = self.evidence.dissection(self.network.layers[0])
         if not of_diorama(first.probe):
             raise MissingEvidence(f"{self.network.name}: nobody knows what the pixels of {first.probe or 'its images'} show")
