@@ -15,6 +15,7 @@ from milan.dissection.store import load_dissection
 from milan.embedded import embedded
 from milan.errors import UnknownName
 from milan.programs.diorama_build import DESCRIBED, PARTS, Part, Workshop, agreement, build, main
+from milan.units import Unit
 
 
 def facts(name: str) -> dict:
@@ -118,9 +119,10 @@ def test_agreement_is_kept_and_said_to_be_simulated() -> None:
 
 
 def test_agreement_by_hand() -> None:
-    same = agreement({1: ["red dots on a ball"] * 3, 2: ["a blue sky above water"] * 3})  # type: ignore[dict-item]
+    one, other = Unit("a", 1), Unit("a", 2)
+    same = agreement({one: ["red dots on a ball"] * 3, other: ["a blue sky above water"] * 3})
     assert (same["bleu"], same["rouge-l"], same["distinct descriptions"], same["mean words"]) == (100, 100, 2, 5)
-    apart = agreement({1: ["red dots", "a ball"], 2: ["sky"]})  # type: ignore[dict-item]
+    apart = agreement({one: ["red dots", "a ball"], other: ["sky"]})
     assert apart["rouge-l"] == 0
 
 
