@@ -23,8 +23,9 @@ from milan.diorama.training import prepared
 from milan.storage import atomic
 
 SCENES = 30_000  # of the generator's world
-BATCH, STEPS, RATE = 32, {"objects": 1_400, "scenes": 500}, 4e-3
-PIXELS, SEEN, NAMED, SURPRISE = 4.0, 3.0, 0.2, 0.006  # what each part of the loss counts: see Learner.loss
+BATCH, STEPS, RATE = 32, {"objects": 1_400, "scenes": 400}, 4e-3
+PIXELS, SEEN, NAMED, SURPRISE = 4.0, 3.0, {"objects": 0.2, "scenes": 0.6}, 0.006  # what each part of the loss counts: see Learner.loss
+OBEYED = {"objects": 0, "scenes": 8}  # of a batch's pictures are of random free latents: with these a scene would tell its setting
 MAIN = 4.0  # how much more a pixel of the main thing's box counts
 STRIPED = 0.2  # share of the main thing's pixels from which on a pattern is its pattern
 JUDGED = 2_000  # pictures that the classifier looks at
@@ -97,9 +98,9 @@ def read_off(generator: Generator, facts: Facts) -> None:
 class Learner(nn.Module):
     """A generator, and beside it what tells the free latents from a scene (Kingma and Welling 2014), by what the encoder sees of it."""
 
-    def __init__(self, generator: Generator, encoder: Encoder):
+    def __init__(self, generator: Generator, encoder: Encoder, world: str):
         super().__init__()
-        self.generator = generator
+        self.generator, self.world, self.obeyed = generator, world, OBEYED[world]
         self.near, self.both = nn.Conv2d(64, 48, 3, 2, 1), nn.Conv2d(48 + 96, 96, 3, 1, 1)
         self.far, self.told = nn.Conv2d(96, 96, 3, 2, 1), nn.Linear(96 * 16, 2 * FREE)
         self.eyes = [encoder.to(memory_format=torch.channels_last).requires_grad_(False)]  # in a list: not learnt, not kept
@@ -118,16 +119,18 @@ class Learner(nn.Module):
             with torch.no_grad():
                 seen = eyes.stages(images)
             mean, spread = self.free(seen)
-            free = mean + torch.randn(mean.shape, generator=dice) * (spread / 2).exp()
+            noise = torch.randn(mean.shape, generator=dice)
+            like = len(noise) - self.obeyed  # the first are to be like the scenes, the others only of their class
+            free = torch.cat([(mean + noise * (spread / 2).exp())[:like], noise[like:]])
             drawn = 2 * self.generator.drawn(facts.label, facts.box, facts.read, free).float()  # as the encoder wants it
             anew = eyes.stages(drawn.contiguous(memory_format=torch.channels_last))
         counts = 1 + (MAIN - 1) * within(facts.box, images.shape[-1])
-        pixels = ((drawn - images).abs() * counts / counts.mean()).mean()
-        told = torch.stack([_apart(one.float(), other.float()) for one, other in zip(anew, seen, strict=True)])
+        pixels = ((drawn - images).abs() * counts / counts.mean())[:like].mean()
+        told = torch.stack([_apart(one[:like].float(), other[:like].float()) for one, other in zip(anew, seen, strict=True)])
         logits = eyes.fc(anew[-1].float().mean((2, 3)))
-        logits = logits[:, : len(THINGS)] if self.generator.classes == len(THINGS) else logits[:, len(THINGS) :]
+        logits = logits[:, : len(THINGS)] if self.world == "objects" else logits[:, len(THINGS) :]
         surprise = 0.5 * (mean**2 + spread.exp() - 1 - spread).sum(1).mean()
-        return PIXELS * pixels + SEEN * told.mean() + NAMED * cross_entropy(logits, facts.label) + SURPRISE * surprise
+        return PIXELS * pixels + SEEN * told.mean() + NAMED[self.world] * cross_entropy(logits, facts.label) + SURPRISE * surprise
 
 
 def _apart(one: Tensor, other: Tensor) -> Tensor:
@@ -160,7 +163,7 @@ def train_generator(
     facts = Facts.of(taught, world)
     generator = Generator(world).to(memory_format=torch.channels_last)
     read_off(generator, facts)
-    learner = Learner(generator, load_encoder(folder.parent)).to(memory_format=torch.channels_last)
+    learner = Learner(generator, load_encoder(folder.parent), world).to(memory_format=torch.channels_last)
 
     def loss(step: int) -> Tensor:
         dice = torch.Generator().manual_seed((seed << 32) + step)
