@@ -105,8 +105,8 @@ class Judge:
     def scores(self, rounds: Sequence[Round]) -> dict[str, Value]:
         """All scores of what was said in these rounds, with intervals over units and rounds."""
         found: dict[str, Value] = {
-            "BLEU": pooled([_bleu(one, 4) for one in rounds], lambda sums: bleu_of(sums.round()), self.seed),
-            "BLEU-1": pooled([_bleu(one, 1) for one in rounds], lambda sums: bleu_of(sums.round()), self.seed),
+            "BLEU": pooled([_bleu(one, 4) for one in rounds], bleu_of, self.seed),
+            "BLEU-1": pooled([_bleu(one, 1) for one in rounds], bleu_of, self.seed),
             "ROUGE-L": pooled_mean([self._rouge(one) for one in rounds], self.seed),
             "distinct": Measure(sum(len(set(one.texts)) for one in rounds) / len(rounds)),
             "words": pooled_mean([dict(zip(one.names, map(_words, one.texts), strict=True)) for one in rounds], self.seed),

@@ -11,14 +11,16 @@ from milan.scores.intervals import LEVEL, RESAMPLES, Measure
 Parts = Mapping[str, Sequence[float]]  # of each unit of a round, by its name, what is added up
 
 
-def pooled(rounds: Sequence[Parts], value: Callable[[Float[np.ndarray, " parts"]], float], seed: int = 0) -> Measure:
+def pooled(
+    rounds: Sequence[Parts], value: Callable[[Float[np.ndarray, "draws parts"]], Float[np.ndarray, " draws"]], seed: int = 0
+) -> Measure:
     """The value of all that the rounds add up to, and its 95% interval: rounds and units drawn with repetition a thousand times.
 
     A unit that is drawn is drawn in every round that has it, so that what is special about it is not taken for chance.
 
     Args:
         rounds: of each, by unit, the parts that are summed.
-        value: of such sums.
+        value: of many such sums at once.
         seed: of the drawing.
     """
     names = list(dict.fromkeys(name for one in rounds for name in one))
@@ -31,9 +33,9 @@ def pooled(rounds: Sequence[Parts], value: Callable[[Float[np.ndarray, " parts"]
             table[row, places[name]] = parts
     dice = np.random.default_rng(seed)
     sums = np.einsum("dr,du,rup->dp", _draws(dice, len(rounds)), _draws(dice, len(names)), table, optimize=True)
-    found = np.array([value(each) for each in sums])
+    found = value(sums)
     low, high = np.nanquantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
-    return Measure(value(table.sum((0, 1))), low, high, float(np.nanstd(found, ddof=1)), len(names))
+    return Measure(float(value(table.sum((0, 1))[None])[0]), low, high, float(np.nanstd(found, ddof=1)), len(names))
 
 
 def pooled_mean(rounds: Sequence[Mapping[str, float]], seed: int = 0) -> Measure:
@@ -44,7 +46,11 @@ def pooled_mean(rounds: Sequence[Mapping[str, float]], seed: int = 0) -> Measure
     (0.667, 2)
     """
     kept = [{name: (value, 1.0) for name, value in one.items() if not math.isnan(value)} for one in rounds]
-    return pooled(kept, lambda sums: float(sums[0] / sums[1]) if sums[1] else math.nan, seed)
+    return pooled(kept, _means, seed)
+
+
+def _means(sums: Float[np.ndarray, "draws parts"]) -> Float[np.ndarray, " draws"]:
+    return np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), math.nan), where=sums[:, 1] > 0)
 
 
 def _draws(dice: np.random.Generator, count: int) -> Float[np.ndarray, "draws count"]:

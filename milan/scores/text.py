@@ -63,8 +63,7 @@ def bleu(descriptions: Sequence[str], references: Sequence[Sequence[str]], *, or
     counts = _counts(said, known, order)
     picks = _resampled(len(said), seed)
     settings = {"order": order, "tokenize": BLEU().tokenizer.signature(), "smooth": "exp", "sacrebleu": version("sacrebleu")}
-    resampled = np.array([bleu_of(counts[pick].sum(0)) for pick in picks])
-    return _score(bleu_of(counts.sum(0)), resampled, said, seed, settings)
+    return _score(float(bleu_of(counts.sum(0))), bleu_of(counts[picks].sum(1)), said, seed, settings)
 
 
 def bleu_counts(descriptions: Sequence[str], references: Sequence[Sequence[str]], *, order: int = 4) -> Int[np.ndarray, "units counts"]:
@@ -76,13 +75,16 @@ def bleu_counts(descriptions: Sequence[str], references: Sequence[Sequence[str]]
     return _counts(*_pairs(descriptions, references), order)
 
 
-def bleu_of(sums: Shaped[np.ndarray, " counts"]) -> float:
-    """Corpus BLEU, 0 to 100, of texts whose ``bleu_counts`` add up to this."""
-    from sacrebleu.metrics.bleu import BLEU
-
-    whole = [int(each) for each in sums]
-    order = (len(whole) - 2) // 2
-    return BLEU.compute_bleu(whole[:order], whole[order:-2], whole[-2], whole[-1], "exp", max_ngram_order=order).score
+def bleu_of(sums: Shaped[np.ndarray, "*shape counts"]) -> Float[np.ndarray, "*shape"]:
+    """Corpus BLEU, 0 to 100, of texts whose ``bleu_counts`` add up to this: what sacrebleu computes, for many sums at once."""
+    order = (sums.shape[-1] - 2) // 2
+    correct, total = sums[..., :order].astype(np.float64), sums[..., order:-2].astype(np.float64)
+    said, known = sums[..., -2].astype(np.float64), sums[..., -1].astype(np.float64)
+    smooth = 2.0 ** (correct == 0).cumsum(-1)  # each order without a match counts half as much as the one before it
+    precision = np.where(correct > 0, correct, 1 / smooth) / np.maximum(total, 1)
+    brevity = np.exp(np.minimum(0, 1 - known / np.maximum(said, 1)))
+    possible = (total > 0).all(-1) & (correct > 0).any(-1)
+    return np.where(possible, 100 * brevity * np.exp(np.log(precision).mean(-1)), 0.0)
 
 
 def _counts(said: list[str], known: list[list[str]], order: int) -> Int[np.ndarray, "units counts"]:

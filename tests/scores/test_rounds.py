@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from sacrebleu.metrics.bleu import BLEU
 
 from milan.scores.rounds import pooled, pooled_mean
 from milan.scores.text import bleu, bleu_counts, bleu_of
@@ -43,7 +44,21 @@ def test_bleu_adds_up_over_rounds() -> None:
     said, known = ["red dots and things", "a cat on the mat", "clocks"], [["red dots and cars"], ["a cat on a mat"], ["clocks", "a clock"]]
     counts = bleu_counts(said, known).astype(float).tolist()
     rounds = [{"a": counts[0], "b": counts[1]}, {"c": counts[2]}]
-    assert pooled(rounds, lambda sums: bleu_of(sums.round())).value == pytest.approx(bleu(said, known).value)
+    assert pooled(rounds, bleu_of).value == pytest.approx(bleu(said, known).value)
+
+
+@pytest.mark.parametrize("order", [1, 2, 4])
+def test_bleu_of_sums_is_sacrebleus(order: int) -> None:
+    dice = np.random.default_rng(0)
+    total = np.sort(dice.integers(0, 30, (200, order)))[:, ::-1]
+    correct = np.minimum(total, dice.integers(0, 6, (200, order)) * dice.integers(0, 2, (200, order)))
+    sums = np.concatenate([correct, total, dice.integers(1, 40, (200, 2))], 1)
+    found = bleu_of(sums)
+    for row, value in zip(sums.tolist(), found.tolist(), strict=True):
+        known = BLEU.compute_bleu(row[:order], row[order:-2], row[-2], row[-1], "exp", max_ngram_order=order).score
+        assert value == pytest.approx(known), row
+    assert (found == 0).any()
+    assert (found > 0).any()
 
 
 def test_nothing_has_no_value() -> None:
