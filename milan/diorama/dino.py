@@ -5,6 +5,7 @@ The teacher is a running mean of the student; what it answers is centred, so tha
 all answers are alike. What is kept is the teacher.
 """
 
+import copy
 import json
 import math
 import time
@@ -142,7 +143,7 @@ def train(folder: Path, scenes: Path, *, seed: int = 0, steps: int = STEPS, coun
     torch.manual_seed(seed)
     started = time.monotonic()
     pair, shown = Pair(), album("objects", 0, count, scenes)
-    untrained = check(pair.teacher.body, scenes, count)
+    fresh = copy.deepcopy(pair.teacher.body)
     _fit(pair, shown, Run(steps, seed), scenes / "training" / f"{NAME}-{seed}-{steps}-{count}.pt")
     weights = {key: value.half().contiguous() for key, value in pair.teacher.body.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
@@ -150,7 +151,7 @@ def train(folder: Path, scenes: Path, *, seed: int = 0, steps: int = STEPS, coun
         save_file(weights, path)
     model = ViT().eval()
     model.load_state_dict({key: value.float() for key, value in weights.items()})
-    measured = check(model, scenes, count)
+    measured, untrained = check(model, scenes, count), check(fresh, scenes, count)
     facts = {"network": NAME, "held_out": measured, "held_out_untrained": untrained, "neighbours": NEIGHBOURS,
              "bank": min(BANK, count), "held_out_scenes": min(CHECKING, count), "trained_on_scenes": count, "labels": "none",
              "pictures": steps * min(BATCH, count), "crops": {"large": list(GLOBAL), "small": list(LOCAL)}, "seed": seed,
