@@ -3,6 +3,12 @@
 A student sees all crops of a picture, a teacher the large ones alone; the student learns to answer as the teacher does to another crop.
 The teacher is a running mean of the student; what it answers is centred, so that no answer wins everywhere, and sharpened, so that not
 all answers are alike. What is kept is the teacher.
+
+Measured with the settings below, seed 0: after 48,000 pictures the nearest neighbours name the main thing of 16.7% of 4,000 held-out
+scenes and the setting of 88.4%; those of a transformer that has learnt nothing name 17.4% and 88.5%. So it is not among the networks
+offered yet. What it does learn is to find a crop's other crop (24 of 64 tries among 32 pictures after 700 steps, 3 of 64 before), while
+fewer and fewer prototypes are in use. A rate in the paper's proportion to the batch (6e-5 for 32 pictures), and many more pictures, have
+not been tried.
 """
 
 import copy
