@@ -52,6 +52,7 @@ NOTES = (
     "Intervals are of 95%, by drawing seeds and units again a thousand times; a unit is drawn under all seeds together.",
     "Starred: against two annotators, since one cannot be scored against itself; fewer references give lower scores. The annotators' truth "
     "score needs no references.",
+    "milan and p(d|E) choose from the texts of one beam; the code of 2022 set greedy texts beside reranked ones.",
     "Within a network and for early stopping, a tenth of each layer's units is held out, by the seed; the paper's splits across data sets, "
     "architectures and tasks are made of convolutional networks, but for the one that tests on ViT.",
 )
