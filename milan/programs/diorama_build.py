@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 GENERATORS = ("generator-objects",)
 DESCRIBED = ("resnet-objects", "resnet-scenes", "alexnet-objects", "alexnet-scenes")
-DINO = "dino-objects"
 AGREEMENT, CORPUS = "agreement.json", "corpus.md"
 MARK = "made.json"
 
@@ -93,14 +92,6 @@ def train_generator(name: str) -> Part:
         print(f"{name}: pictures put into their class by the classifier, in percent: {measured}")
 
     return Part(make, (f"networks/{name}.safetensors", f"networks/{name}.json"), f"train {name}, and have its pictures judged")
-
-
-def train_transformer(shop: Workshop) -> None:
-    """The vision transformer that teaches itself."""
-    from milan.diorama.dino import train
-
-    measured = train(shop.data / "networks", shop.work, seed=shop.seed)
-    print(f"dino-objects: its nearest neighbours are right on held-out scenes, in percent: {measured}")
 
 
 def annotate_network(name: str) -> Part:
@@ -275,8 +266,7 @@ PARTS: dict[str, Part] = {
     "segmenter": Part(train_segmenter, ("segmenter/model.safetensors", "segmenter/config.json"), "train the segmenter on pixel labels"),
     "planted": Part(plant_units, ("networks/planted.safetensors", "networks/planted.json"), "plant known units, and measure them"),
     **{name: train_generator(name) for name in GENERATORS},
-    DINO: Part(train_transformer, (f"networks/{DINO}.safetensors", f"networks/{DINO}.json"), "train the transformer that teaches itself"),
-    **{f"annotations-{name}": annotate_network(name) for name in (*DESCRIBED, *GENERATORS, DINO)},
+    **{f"annotations-{name}": annotate_network(name) for name in (*DESCRIBED, *GENERATORS)},
     "agreement": Part(
         agree,
         (f"annotations/{AGREEMENT}", f"annotations/{CORPUS}"),
