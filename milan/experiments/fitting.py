@@ -34,8 +34,8 @@ LEAST_STEPS = 8  # in an epoch: batches are smaller where there are few annotati
 class Recipe:
     """How captioner and prior are trained.
 
-    In the paper (Hernandez et al. 2022, appendix B) the states are 512 long, a batch is 64 annotations and the learning rate 1e-3; larger
-    batches at a higher rate, in half precision where that is safe, cost a third of the time, which here is most of an experiment's.
+    In the paper (Hernandez et al. 2022, appendix B) the states are 512 long, a batch is 64 annotations and the learning rate 1e-3. Larger
+    batches take fewer steps before the patience, which counts epochs, is spent: with few annotations they stop too early.
 
     Attributes:
         hidden: length of the captioner's states and of the space of its attention.
