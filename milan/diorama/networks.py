@@ -19,7 +19,7 @@ CLASSES = {"objects": THINGS, "scenes": SETTINGS}
 
 ALEXNET_LAYERS = ["relu1", "relu2", "relu3", "relu4", "relu5"]
 RESNET_LAYERS = ["conv1", "layer1", "layer2", "layer3", "layer4"]
-GENERATORS = ("generator-objects",)
+GENERATORS = ("generator-objects", "generator-scenes")
 LAYERS: dict[str, list[str]] = {
     "alexnet-objects": ALEXNET_LAYERS,
     "alexnet-scenes": ALEXNET_LAYERS,

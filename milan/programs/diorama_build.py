@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from milan.scores.corpus import Corpus
     from milan.targets import Target
 
-GENERATORS = ("generator-objects",)
+GENERATORS = ("generator-objects", "generator-scenes")
 DESCRIBED = ("resnet-objects", "resnet-scenes", "alexnet-objects", "alexnet-scenes")
 AGREEMENT, CORPUS = "agreement.json", "corpus.md"
 MARK = "made.json"
