@@ -30,8 +30,8 @@ TEXTS = 2  # texts of each picture in a batch
 class Plan:
     """How the captioner is made: sizes of its eye and of its decoder, by the library's names."""
 
-    seeing: int = 3_000  # steps in which it only learns to see, half of each of twice as many pictures
-    speaking: int = 1_200
+    seeing: int = 2_400  # steps in which it only learns to see, half of each of twice as many pictures
+    speaking: int = 1_000
     batch: int = 64
     rate: float = 1.5e-3
     eye: dict[str, Any] = field(default_factory=lambda: {
