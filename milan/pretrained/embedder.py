@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from milan.embedded import embedded
-from milan.errors import BadInput, UnknownName
+from milan.errors import BadInput, MissingEvidence, UnknownName
 from milan.pretrained.embeddings import Rows, Texts
 from milan.pretrained.sources import Precision, dtype_of, from_file, usable
 from milan.probes.probe import BAD_SHARE, Probe
@@ -51,15 +51,17 @@ def load_embedder(spec: str = "diorama", *, device: str = "cpu", precision: Prec
 
     Args:
         spec: ``diorama`` (the open_clip model trained on Diorama that comes with the package), ``diorama:siglip-small`` and
-            ``diorama:siglip-large`` (two SigLIPs trained on it), ``open_clip:MODEL/PRETRAINED`` (as in open_clip:ViT-B-16/openai),
-            ``open_clip:local-dir:FOLDER``, ``hf:ID_OR_FOLDER`` (CLIP, SigLIP and SigLIP 2 of transformers), or one of yours as
-            ``PATH/FILE.py:NAME``, a class or function that is called without arguments and sees to device and precision itself.
+            ``diorama:siglip-large`` (two SigLIPs trained on it, which have to be built first), ``open_clip:MODEL/PRETRAINED`` (as in
+            open_clip:ViT-B-16/openai), ``open_clip:local-dir:FOLDER``, ``hf:ID_OR_FOLDER`` (CLIP, SigLIP and SigLIP 2 of transformers),
+            or one of yours as ``PATH/FILE.py:NAME``, a class or function that is called without arguments and sees to device and
+            precision itself.
         device: where it runs.
         precision: of weights and computation; what comes out is float32 in any case.
         batch_size: pictures or texts at a time.
 
     Raises:
         UnknownName: no such family, stand-in, model or precision.
+        MissingEvidence: a stand-in that was not built.
         BadInput: the path leads to no such model, the hub does not have it or is out of reach, or the device cannot be used.
     """
     if spec.rpartition(":")[0].endswith(".py"):
@@ -88,10 +90,13 @@ def _own(spec: str) -> Embedder:
 
 
 def stand_in(name: str) -> Path:
-    """The folder of one of Diorama's image-text models. Raises UnknownName, or BadInput where it was not built."""
+    """The folder of one of Diorama's image-text models. Raises UnknownName, or MissingEvidence where it was not built."""
     if name not in STAND_INS:
         raise UnknownName("stand-in", name, STAND_INS, "one of: " + ", ".join(STAND_INS))
-    return embedded(f"data/diorama/{name}")
+    folder = embedded("data/diorama") / name
+    if not (folder / "quality.json").is_file():
+        raise MissingEvidence(f"Diorama's {name} is not at hand in {folder}; make it with: python -m milan.diorama build --only {name}")
+    return folder
 
 
 def probe_embeddings(embedder: Embedder, probe: Probe, workers: int = 0) -> Float[Tensor, "images features"]:

@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
 
-from milan.errors import BadInput, UnknownName
+from milan.errors import BadInput, MissingEvidence, UnknownName
 from milan.pretrained.embedder import load_embedder
 from milan.pretrained.sources import dtype_of
 from tests.pretrained import tiny
@@ -199,3 +199,9 @@ def test_one_of_ones_own(tmp_path):
         load_embedder(f"{file}:broken")
     with pytest.raises(UnknownName, match="nearest: ColourEmbedder"):
         load_embedder(f"{file}:ColorEmbedder")
+
+
+def test_a_stand_in_that_was_not_built_says_how(tmp_path, monkeypatch):
+    monkeypatch.setattr("milan.pretrained.embedder.embedded", lambda relative: tmp_path)
+    with pytest.raises(MissingEvidence, match="build --only siglip-large"):
+        load_embedder("diorama:siglip-large")
