@@ -362,7 +362,33 @@ def test_a_name_asked_for_twice_is_handed_on_under_both(toy: Target) -> None:
     assert torch.equal(seen["bn"], seen["module.bn"])
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+class Moved(Toy):
+    """Keeps a list of where it was sent, and stays: there need not be a second device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[str] = []
+
+    def to(self, device: torch.device) -> "Moved":  # type: ignore[override]
+        self.sent.append(device.type)
+        return self
+
+
+def test_the_network_is_sent_to_the_device_and_home_again_also_after_an_exception() -> None:
+    model = Moved()
+    target = Target(model, image_size=SIZE, device="meta")
+    with target.borrowed():
+        assert model.sent == ["meta"]
+    assert model.sent == ["meta", "cpu"]
+    with pytest.raises(KeyError), target.borrowed():
+        raise KeyError
+    assert model.sent == ["meta", "cpu"] * 2
+    with Target(model, image_size=SIZE, device="cpu").borrowed():
+        pass
+    assert model.sent == ["meta", "cpu"] * 2  # where it already is, it is not sent
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here: that it is sent and comes home is tested above without one")
 def test_the_network_is_moved_for_the_visit_only() -> None:
     model = Toy()
     target = Target(model, image_size=SIZE, device="cuda")

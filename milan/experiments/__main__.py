@@ -15,7 +15,7 @@ from milan.errors import UnknownName
 if TYPE_CHECKING:
     from milan.experiments.report import Report
 
-SEAMS = {"__main__", "dots", "entrants", "fitting", "judging", "learning", "outcome", "report", "splits", "standings"}
+SEAMS = {"__main__", "dots", "entrants", "fitting", "judging", "learning", "outcome", "predictions", "report", "splits", "standings"}
 PROGRAM = "python -m milan.experiments"
 
 

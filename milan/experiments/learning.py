@@ -16,7 +16,7 @@ from milan.describers.resuming import describe_units
 from milan.dissection.dissect import dissect
 from milan.dissection.store import Dissection
 from milan.errors import MissingEvidence
-from milan.experiments.fitting import Evidence, Fitted, Lessons, Recipe, chosen, fit_models, search
+from milan.experiments.fitting import LEAST_STEPS, Evidence, Fitted, Lessons, Recipe, chosen, fit_models, search
 from milan.experiments.splits import Network, Share, Split, share_of
 from milan.models import Captioner, Prior
 from milan.probes.labels import of_diorama
@@ -110,7 +110,8 @@ def constant_of(units: Sequence[Annotated]) -> str:
 def training_key(split: Split, share: Share, plan: Plan, evidence: Evidence, seed: int) -> str:
     """What a training depends on."""
     parts = {name: _marks(getattr(share, name), evidence) for name in ("train", "stop")}
-    return content_key(**parts, recipe=plan.recipe.settings, encoder=evidence.encoder.key, patience=split.patience, seed=seed)
+    recipe = plan.recipe.settings | {"least_steps": LEAST_STEPS}
+    return content_key(**parts, recipe=recipe, encoder=evidence.encoder.key, patience=split.patience, seed=seed)
 
 
 def _marks(units: Sequence[Annotated], evidence: Evidence) -> list[Any]:

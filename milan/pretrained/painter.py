@@ -15,11 +15,9 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from milan.errors import BadInput, MilanWarning, UnknownName
-from milan.pretrained.sources import Precision, dtype_of, first_line, from_file, quiet, usable, weights_hash
+from milan.pretrained.sources import Precision, dtype_of, first_line, from_file, place, quiet, usable, weights_hash
 from milan.progress import progress
 from milan.storage import atomic, cache_folder, content_key
-from milan.targets.families import looks_like_path
-from milan.targets.hubs import only_cached
 
 FAMILIES = ("diorama", "diffusers")
 STEPS, GUIDANCE = 50, 7.5  # steps of denoising as Describe-and-Dissect takes them; the guidance that Stable Diffusion's authors give
@@ -131,7 +129,7 @@ class Diffusion(Painter):
     def __init__(self, name: str, *, device: str, precision: Precision, batch_size: int, denoising: tuple[int, float]):
         import diffusers
 
-        source, local = _place(name)
+        source, local = place(name, "model_index.json", "pipeline of diffusers", "diffusers")
         self.name, self.device, self.batch_size = f"diffusers:{name}", device, batch_size
         self.steps, self.guidance = denoising
         try:
@@ -174,18 +172,6 @@ class Diffusion(Painter):
             if len(tokenizer(text).input_ids) > tokenizer.model_max_length:
                 told = f"{self.name} reads {tokenizer.model_max_length} tokens; the end of {text[:60]!r}... is cut"
                 warnings.warn(told, MilanWarning, stacklevel=4)
-
-
-def _place(name: str) -> tuple[str, bool]:
-    """The folder or hub id of a pipeline, and whether no hub is to be asked for it. Raises BadInput if there is none, within seconds."""
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if not (path / "model_index.json").is_file():
-            raise BadInput(f"{name} holds no model_index.json, so it is no folder of a pipeline of diffusers")
-        return str(path), True
-    if looks_like_path(name):
-        raise BadInput(f"no folder {name!r}; give a folder written by save_pretrained, or an id of the hub")
-    return name, only_cached(name, ("model_index.json",), "the path of a local copy, as in diffusers:FOLDER") is not None
 
 
 @contextmanager

@@ -19,20 +19,25 @@ Precision = Literal["float32", "bfloat16", "float16"]
 PRECISIONS: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def place(name: str) -> tuple[str, bool]:
-    """The folder or hub id of a transformers model that is meant, and whether no hub is to be asked for it.
+def place(name: str, holds: str = "config.json", kind: str = "transformers model", family: str = "hf") -> tuple[str, bool]:
+    """The folder or hub id of a model that is meant, and whether no hub is to be asked for it.
+
+    Args:
+        holds: the file by which a folder of one is known.
+        kind: what it is called in messages.
+        family: what stands before its name in a spec.
 
     Raises:
         BadInput: it is a path that leads to no such model, or an id that is neither cached nor to be had, told within seconds.
     """
     path = Path(name).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise BadInput(f"{name} holds no config.json, so it is no folder of a transformers model")
+        if not (path / holds).is_file():
+            raise BadInput(f"{name} holds no {holds}, so it is no folder of a {kind}")
         return str(path), True
     if looks_like_path(name):
         raise BadInput(f"no folder {name!r}; give a folder written by save_pretrained, or an id of the hub")
-    return name, only_cached(name, ("config.json",), "the path of a local copy, as in hf:FOLDER") is not None
+    return name, only_cached(name, (holds,), f"the path of a local copy, as in {family}:FOLDER") is not None
 
 
 def from_file(spec: str, kind: str) -> Any:

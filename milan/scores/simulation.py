@@ -19,7 +19,7 @@ from milan import presence
 from milan.diorama.concepts import read
 from milan.errors import MissingEvidence
 from milan.presence import Presence
-from milan.pretrained.embedder import load_embedder
+from milan.pretrained.embedder import load_embedder, probe_embeddings, text_embeddings
 from milan.probes import Probe
 from milan.probes.labels import DioramaLabels, of_diorama
 from milan.scores.agreement import METRICS, Compared
@@ -41,6 +41,9 @@ class Simulator(ABC):
     def presence(self, texts: Sequence[str]) -> Presence:
         """For each text, in order."""
 
+    def encode(self, texts: Sequence[str]) -> None:  # noqa: B027 - what knows has nothing to encode
+        """Does once what ``presence`` then finds done."""
+
 
 class ByEmbedder(Simulator):
     """An image-text model calibrated on what the labels of other images tell, as the paper's."""
@@ -60,6 +63,10 @@ class ByEmbedder(Simulator):
 
     def presence(self, texts: Sequence[str]) -> Presence:
         return presence.by_embedder(self.embedder, self.judged, texts, self.calibration)
+
+    def encode(self, texts: Sequence[str]) -> None:
+        probe_embeddings(self.embedder, self.judged)
+        text_embeddings(self.embedder, texts)
 
 
 class ByClasses(Simulator):

@@ -67,3 +67,11 @@ def test_all_is_written_with_what_a_reader_must_know(report: Report, folder: Pat
 def test_kinship_of_simulator_and_explainer_is_told(folder: Path) -> None:
     report = simulation(["netdissect"], target=TARGET, probe="diorama:objects", limit=40, layers=["looks"], out=folder / "kin")
     assert any(note.startswith("netdissect: both are told by labels") for note in report.notes)
+
+
+def test_a_describer_that_said_nothing_has_no_figures(folder: Path) -> None:
+    silent = options(folder, "silent", ";;;;")
+    report = simulation([silent], target=TARGET, probe="diorama:objects", limit=40, layers=["looks"], out=folder / "silent-out")
+    assert values(report, "silent")["described"] == 0
+    assert "correlation" not in values(report, "silent")
+    assert report.headlines == ()
