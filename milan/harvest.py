@@ -203,7 +203,7 @@ def _lexicon() -> "Language":
     parser = spacy.blank("en")
     ruler = parser.add_pipe("attribute_ruler")
     for word, part in _words().items():
-        ruler.add([[{"LOWER": word}]], {"POS": part})  # type: ignore[attr-defined]
+        ruler.add([[{"LOWER": word}]], {"POS": part})
     return parser
 
 
