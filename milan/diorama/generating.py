@@ -23,7 +23,7 @@ from milan.diorama.training import prepared
 from milan.storage import atomic
 
 SCENES = 30_000  # of the generator's world
-BATCH, STEPS, RATE = 32, {"objects": 1_400, "scenes": 400}, 4e-3
+BATCH, STEPS, RATE = 32, {"objects": 1_400, "scenes": 1_200}, 4e-3
 PIXELS, SEEN, NAMED, SURPRISE = 4.0, 3.0, {"objects": 0.2, "scenes": 0.6}, 0.006  # what each part of the loss counts: see Learner.loss
 OBEYED = {"objects": 0, "scenes": 8}  # of a batch's pictures are of random free latents: with these a scene would tell its setting
 MAIN = 4.0  # how much more a pixel of the main thing's box counts
