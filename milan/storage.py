@@ -84,6 +84,15 @@ def locked(folder: Path) -> Iterator[None]:
         file.close()
 
 
+@contextmanager
+def in_turn(folder: Path) -> Iterator[None]:
+    """Waits until no other process is within such a block for ``folder`` (made if absent); for what several need and one makes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".turn").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # the kernel's, so it ends with its holder; the file stays, or two could hold two of them
+        yield
+
+
 class Journal(AbstractContextManager["Journal"]):
     """Finished items of a run, by id, in SQLite; each is on disk when ``put`` returns, and a killed run loses none.
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from milan.diorama.scenes import draw, parted
 from milan.progress import progress
-from milan.storage import atomic
+from milan.storage import atomic, in_turn
 
 CHUNK = 500
 KINDS = ("colour", "pattern", "part", "object")
@@ -53,8 +53,9 @@ def album(world: str, start: int, count: int, folder: Path, workers: int | None 
     """
     home = folder / f"{world}-{start}-{count}-{checksum(variant=parted(world)[1])}"
     if not (home / "facts.npy").is_file():
-        home.mkdir(parents=True, exist_ok=True)
-        _draw_into(home, world, range(start, start + count), workers or os.cpu_count() or 1)
+        with in_turn(home):
+            if not (home / "facts.npy").is_file():  # drawn by another process meanwhile
+                _draw_into(home, world, range(start, start + count), workers or os.cpu_count() or 1)
     facts = np.load(home / "facts.npy")
     return Album(np.load(home / "images.npy", mmap_mode="r"), facts[:, 0], facts[:, 1], np.load(home / "places.npy", mmap_mode="r"))
 
@@ -76,7 +77,7 @@ def _draw_into(home: Path, world: str, indices: range, workers: int) -> None:
 
 def _drawn(world: str, chunks: list[range], workers: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     text = f"drawing {world}"
-    if workers < 2:
+    if min(workers, len(chunks)) < 2:
         yield from progress(map(partial(_chunk, world), chunks), total=len(chunks), text=text)
         return
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:

@@ -147,7 +147,6 @@ def train(folder: Path, scenes: Path, *, seed: int = 0, steps: int = STEPS, coun
     scenes: where drawn scenes, and what a killed run had reached, are kept. Returns what ``check`` measured.
     """
     torch.manual_seed(seed)
-    started = time.monotonic()
     pair, shown = Pair(), album("objects", 0, count, scenes)
     fresh = copy.deepcopy(pair.teacher.body)
     _fit(pair, shown, Run(steps, seed), scenes / "training" / f"{NAME}-{seed}-{steps}-{count}.pt")
@@ -161,8 +160,7 @@ def train(folder: Path, scenes: Path, *, seed: int = 0, steps: int = STEPS, coun
     facts = {"network": NAME, "held_out": measured, "held_out_untrained": untrained, "neighbours": NEIGHBOURS,
              "bank": min(BANK, count), "held_out_scenes": min(CHECKING, count), "trained_on_scenes": count, "labels": "none",
              "pictures": steps * min(BATCH, count), "crops": {"large": list(GLOBAL), "small": list(LOCAL)}, "seed": seed,
-             "parameters": sum(value.numel() for value in model.parameters()), "units": dict.fromkeys(MLPS, HIDDEN),
-             "seconds": round(time.monotonic() - started)}  # fmt: skip
+             "parameters": sum(value.numel() for value in model.parameters()), "units": dict.fromkeys(MLPS, HIDDEN)}  # fmt: skip
     with atomic(folder / f"{NAME}.json") as path:
         path.write_text(json.dumps(facts, indent=1) + "\n")
     return measured

@@ -6,7 +6,6 @@ know is the drawn world and nothing else.
 
 import json
 import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 
 from milan.diorama.census import SIZES
 from milan.diorama.concepts import concepts, lexicon
+from milan.diorama.eye import PLACED, EyePlan, matrices, trained_eye
 from milan.diorama.fitting import fit
 from milan.diorama.lessons import Lessons, lessons
 from milan.diorama.names import COLOURS, PATTERNS, THINGS
-from milan.diorama.seeing import look_near, sines, some_places, taken
-from milan.diorama.views import GRID, Batch, Views
+from milan.diorama.views import Batch, Views
 from milan.storage import atomic
 
 SCENES = 30_000  # of each world
@@ -29,14 +28,16 @@ CONTEXT = 28  # word pieces of a text, its two ends included
 VOCABULARY = 1_100
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 FEATURES = 128  # of the CLIP
-PLACED = (0, 1, 2, 3)  # colour, pattern, object, part: kinds of the census it is asked for
 NAMING = 0.45  # share of the CLIP's training, at its beginning, in which pictures are only named
-SEEING = 0.65  # the same of a SigLIP's
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a stand-in is made. family: "open_clip" or "transformers"; vision, text: settings of its towers, by the library's names."""
+    """How a stand-in is made.
+
+    family: "open_clip" or "transformers"; vision, text: settings of its towers, by the library's names; eye: what its vision tower is
+    taught before (``milan.diorama.eye``), and stays; other: added to the seed of that.
+    """
 
     family: str
     steps: int
@@ -44,16 +45,17 @@ class Plan:
     text: dict[str, Any]
     rate: float = 1.2e-3
     batch: int = 64
+    eye: EyePlan | None = None
+    other: int = 0
 
 
-def _siglip(width: int, layers: int, heads: int, text: int, text_layers: int, steps: int) -> Plan:
-    vision = {"hidden_size": width, "intermediate_size": 3 * width, "num_hidden_layers": layers, "num_attention_heads": heads,
-              "image_size": 64, "patch_size": 64 // GRID}  # fmt: skip
-    words = {"hidden_size": text, "intermediate_size": 3 * text, "num_hidden_layers": text_layers, "num_attention_heads": text // 32,
-             "max_position_embeddings": CONTEXT, "projection_size": width}  # fmt: skip
-    return Plan("transformers", steps, vision, words)
+def _siglip(eye: EyePlan, text: int, layers: int, steps: int, other: int) -> Plan:
+    words = {"hidden_size": text, "intermediate_size": 3 * text, "num_hidden_layers": layers, "num_attention_heads": text // 32,
+             "max_position_embeddings": CONTEXT, "projection_size": eye.width}  # fmt: skip
+    return Plan("transformers", steps, eye.settings, words, eye=eye, other=other)
 
 
+SMALL_EYE = EyePlan(96, 4, 3, 1_600)  # Diorama's BLIP begins with the same
 PLANS: dict[str, Plan] = {
     "clip": Plan(
         "open_clip",
@@ -63,8 +65,8 @@ PLANS: dict[str, Plan] = {
         rate=2.5e-3,
         batch=128,
     ),
-    "siglip-small": _siglip(96, 4, 3, 96, 2, 3_600),
-    "siglip-large": _siglip(128, 4, 4, 128, 2, 2_800),
+    "siglip-small": _siglip(SMALL_EYE, 96, 2, 800, other=0),
+    "siglip-large": _siglip(EyePlan(128, 4, 4, 1_600), 128, 2, 800, other=1),  # simulator and explainer must not see alike
 }
 
 
@@ -73,27 +75,29 @@ def train(name: str, folder: Path, work: Path, *, seed: int = 0, steps: int | No
 
     work: where drawn scenes and what a killed run had reached are kept. Returns what it was trained on.
     """
-    torch.manual_seed(seed)
     plan = PLANS[name]
-    steps, started = steps or plan.steps, time.monotonic()
+    steps = steps or plan.steps
+    eye = trained_eye(plan.eye, work, seed=seed + plan.other, scenes=scenes) if plan.eye else None
+    torch.manual_seed(seed + plan.other)
     taught = lessons(0, scenes, work)
-    tokenizer = tokenizer_for(taught)
-    model = (_clip if plan.family == "open_clip" else _siglip_model)(plan, tokenizer)
-    learner = (Learner if plan.family == "open_clip" else SigmoidLearner)(model, tokenizer, plan)
+    tokenizer, views = tokenizer_for(taught), Views(taught, plan.batch, seed + plan.other)
+    model = (_siglip_model if eye else _clip)(plan, tokenizer)
+    learner = (SigmoidLearner if eye else Learner)(model, tokenizer, plan)
+    if eye:
+        put_eye(model, eye)
     first = round(steps * learner.naming)
-    before, views = Views(taught, learner.wide * plan.batch, seed), Views(taught, plan.batch, seed)
 
     def loss(step: int) -> Tensor:
-        return learner.named(before.batch(step), step) if step < first else learner(views.batch(step))
+        return (learner.named if step < first else learner)(views.batch(step))
 
     kept = work / "training" / f"{name}-{seed}-{steps}-{scenes}.pt"
-    fit(learner, loss, steps, kept, rate=plan.rate, settle=learner.settle)
+    fit(learner, loss, steps, kept, rate=plan.rate, settle=learner.settle, turned=learner.turned())
     folder.mkdir(parents=True, exist_ok=True)
     (_save_clip if plan.family == "open_clip" else _save_siglip)(model.half().eval(), tokenizer, plan, folder)
     size = sum(value.numel() for value in model.parameters())
-    views_shown = (learner.wide * first + steps - first) * plan.batch
-    return {"stand-in": name, "trained_on_scenes": len(taught), "views": views_shown, "steps": steps, "seed": seed,
-            "parameters": size, "seconds": round(time.monotonic() - started)}  # fmt: skip
+    shown = steps * plan.batch + (plan.eye.steps * plan.eye.batch if plan.eye else 0)
+    return {"stand-in": name, "trained_on_scenes": len(taught), "views": shown, "steps": steps, "seed": seed,
+            "parameters": size}  # fmt: skip
 
 
 def tokenizer_for(taught: Lessons) -> Any:
@@ -126,10 +130,10 @@ def tokenizer_for(taught: Lessons) -> Any:
 class Learner(nn.Module):
     """A model with what only its training needs: how texts and pictures reach it, and heads that say what is where.
 
-    naming: share of the training, at its beginning, in which pictures are only named; wide: how many times as many are shown then.
+    naming: share of the training, at its beginning, in which pictures are only named.
     """
 
-    naming, wide = NAMING, 1
+    naming = NAMING
 
     def __init__(self, model: nn.Module, tokenizer: Any, plan: Plan):
         super().__init__()
@@ -140,9 +144,9 @@ class Learner(nn.Module):
         self.things = [numbers[name] for name in THINGS]
         self.names = nn.Linear(FEATURES if not self.sigmoid else width, len(concepts()))
         self.looks = nn.Linear(self.names.in_features, len(COLOURS) + len(PATTERNS))
-        self.heads = nn.ModuleList([nn.Conv2d(width, SIZES[kind], 1) for kind in PLACED])
         self._maps: Tensor | None = None
         if not self.sigmoid:
+            self.heads = nn.ModuleList([nn.Conv2d(width, SIZES[kind], 1) for kind in PLACED])
             tower: Any = model.visual
             tower.layer2.register_forward_hook(lambda _, __, maps: setattr(self, "_maps", maps))
 
@@ -151,7 +155,7 @@ class Learner(nn.Module):
         pictures, loss = self._pictures(batch)
         return loss + self._matched(pictures @ self._read(batch.texts).T, batch)
 
-    def named(self, batch: Batch, step: int) -> Tensor:
+    def named(self, batch: Batch) -> Tensor:
         """The loss of naming alone, which needs no text tower and learns pictures sooner."""
         return self._pictures(batch)[1]
 
@@ -167,6 +171,10 @@ class Learner(nn.Module):
         """How far maps are from telling what is where."""
         seen = [head(maps).float() for head in self.heads]
         return torch.stack([cross_entropy(logits, at[..., kind]) for kind, logits in zip(PLACED, seen, strict=True)]).mean()
+
+    def turned(self) -> list[nn.Parameter]:
+        """The matrices that Muon fits."""
+        return []
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -212,32 +220,18 @@ class Learner(nn.Module):
 
 
 class SigmoidLearner(Learner):
-    """The same for a SigLIP of transformers, whose tower is slow to learn: it looks near at first, and at half of many pictures."""
+    """The same for a SigLIP of transformers, whose eye was taught before and stays as it is: its pooling and its texts are learnt."""
 
-    naming, wide = SEEING, 2
+    naming = 0
 
-    def __init__(self, model: nn.Module, tokenizer: Any, plan: Plan):
-        super().__init__(model, tokenizer, plan)
-        self.heads = nn.ModuleList([nn.Linear(self.names.in_features, SIZES[kind]) for kind in PLACED])
+    def turned(self) -> list[nn.Parameter]:
+        return matrices(self.model.get_submodule("text_model"))
 
-    def named(self, batch: Batch, step: int) -> Tensor:
-        tower: Any = self.model.get_submodule("vision_model")
-        places = some_places(len(batch.images), step)
+    def _pictures(self, batch: Batch) -> tuple[Tensor, Tensor]:
         with torch.autocast("cpu", torch.bfloat16):
-            half = taken(tower.embeddings(_pixels(batch)), places)
-            found = tower.post_layernorm(tower.encoder(inputs_embeds=half).last_hidden_state)
-            pictures = tower.head(found)
-            there = self._there(found, taken(batch.places.long().flatten(1, 2), places))
-        return there + self._named(normalize(pictures.float(), dim=1), batch)
-
-    def _seen(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        seen = self.model.get_submodule("vision_model")(pixel_values=pixels)
-        return seen.pooler_output, seen.last_hidden_state
-
-    def _there(self, maps: Tensor, at: Tensor) -> Tensor:
-        """How far tokens, (b, places, width), are from telling what is where."""
-        seen, at = [head(maps).float().flatten(0, 1) for head in self.heads], at.flatten(0, -2)
-        return torch.stack([cross_entropy(logits, at[:, kind]) for kind, logits in zip(PLACED, seen, strict=True)]).sum()
+            pictures = self.model.get_submodule("vision_model")(pixel_values=_pixels(batch)).pooler_output
+        pictures = normalize(pictures.float(), dim=1)
+        return pictures, self._named(pictures, batch)
 
     def _matched(self, cosines: Tensor, batch: Batch) -> Tensor:
         """SigLIP's loss over all pairs (Zhai et al. 2023, section 3.2)."""
@@ -286,14 +280,12 @@ def _siglip_model(plan: Plan, tokenizer: Any) -> nn.Module:
     return model
 
 
-@torch.no_grad()
-def _begin_near(model: nn.Module) -> None:
-    """Gives the image tower of a new SigLIP its first weights (``milan.diorama.seeing.look_near``)."""
-    tower: Any = model.get_submodule("vision_model")
-    tower.embeddings.position_embedding.weight.copy_(0.5 * sines(tower.config.hidden_size))
-    for layer in tower.encoder.layers:
-        near = layer.self_attn
-        look_near(near.q_proj.weight, near.k_proj.weight, near.v_proj.weight, near.out_proj.weight, tower.config.num_attention_heads)
+def put_eye(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Gives a SigLIP a trained eye, which learns no more; its pooling stays as it was."""
+    tower = model.get_submodule("vision_model")
+    tower.load_state_dict({**tower.state_dict(), **weights})
+    for name, value in tower.named_parameters():
+        value.requires_grad_(name not in weights)
 
 
 def _save_siglip(model: nn.Module, tokenizer: Any, plan: Plan, folder: Path) -> None:

@@ -1,7 +1,6 @@
 """Trains the labeller on the labels of every pixel of scenes, and measures it on scenes it has not seen."""
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,7 +34,6 @@ def train_labeller(data: Path, work: Path, *, seed: int = 0, scenes: int = SCENE
     Returns what ``check_labeller`` measured.
     """
     torch.manual_seed(seed)
-    started = time.monotonic()
     model = Labeller(load_encoder(data)).to(memory_format=torch.channels_last)
     record = work / f"segmenter-{content_key(seed=seed, scenes=scenes, drawn=checksum(4), model=str(model))}.pt"
     _fit(model, scenes // BATCH, seed, record)
@@ -47,7 +45,7 @@ def train_labeller(data: Path, work: Path, *, seed: int = 0, scenes: int = SCENE
     measured = check_labeller(load_labeller(data), min(CHECKING, scenes))
     parameters = sum(value.numel() for value in model.parameters() if value.requires_grad)
     facts = {"trained_on_scenes": scenes, "seed": seed, "parameters": parameters,
-             "held_out_scenes": min(CHECKING, scenes), "mean_iou": measured, "seconds": round(time.monotonic() - started)}  # fmt: skip
+             "held_out_scenes": min(CHECKING, scenes), "mean_iou": measured}  # fmt: skip
     with atomic(folder / "config.json") as path:
         path.write_text(json.dumps(facts, indent=1) + "\n")
     record.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from milan.diorama.names import SETTINGS, THINGS
 from milan.diorama.scenes import WORLDS, draw
 from milan.diorama.sentences import sentences
 from milan.progress import progress
-from milan.storage import atomic
+from milan.storage import atomic, in_turn
 
 CHUNK = 500
 SAID = 4  # sentences kept of each scene
@@ -54,8 +54,9 @@ def lessons(start: int, count: int, folder: Path, workers: int | None = None) ->
     """Scenes ``start`` to ``start + count - 1`` of each world, drawn with all processors or found already drawn in ``folder``."""
     home = folder / f"lessons-{start}-{count}-{checksum()}"
     if not (home / "said.json").is_file():
-        home.mkdir(parents=True, exist_ok=True)
-        _draw_into(home, start, count, workers or os.cpu_count() or 1)
+        with in_turn(home):
+            if not (home / "said.json").is_file():  # drawn by another process meanwhile
+                _draw_into(home, start, count, workers or os.cpu_count() or 1)
     facts = np.load(home / "facts.npy")
     census = Census(np.load(home / "pixels.npy", mmap_mode="r"), np.load(home / "table.npy"))
     said = json.loads((home / "said.json").read_text())
@@ -88,7 +89,7 @@ Drawn = tuple[np.ndarray, np.ndarray, list[tuple[int, int]], list[list[str]]]
 
 def _drawn(tasks: list[tuple[str, range]], workers: int) -> Iterator[Drawn]:
     text = "drawing scenes and saying what they show"
-    if workers < 2:
+    if min(workers, len(tasks)) < 2:
         yield from progress(map(_chunk, tasks), total=len(tasks), text=text)
         return
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:

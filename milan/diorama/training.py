@@ -1,7 +1,6 @@
 """Trains Diorama's networks, and measures them on scenes they have not seen."""
 
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,6 @@ def train(name: str, folder: Path, scenes: Path, *, seed: int = 0, epochs: int |
     scenes: where drawn scenes, and what a killed run had reached, are kept. Returns what was measured on held-out scenes, in percent.
     """
     torch.manual_seed(seed)
-    started = time.monotonic()
     model = MAKERS[name]().to(memory_format=torch.channels_last)
     count = count or SCENES.get(name, TRAINING)
     epochs, checked = epochs or EPOCHS[name], min(count, CHECKING)
@@ -58,8 +56,7 @@ def train(name: str, folder: Path, scenes: Path, *, seed: int = 0, epochs: int |
     model.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in weights.items()})
     measured = check(model, name, scenes, checked)
     facts = {"network": name, "held_out": measured, "held_out_scenes": checked, "trained_on_scenes": count * len(albums), "epochs": epochs,
-             "seed": seed, "parameters": sum(value.numel() for value in model.parameters()), "units": units(name),
-             "seconds": round(time.monotonic() - started)}  # fmt: skip
+             "seed": seed, "parameters": sum(value.numel() for value in model.parameters()), "units": units(name)}  # fmt: skip
     with atomic(folder / f"{name}.json") as path:
         path.write_text(json.dumps(facts, indent=1) + "\n")
     return measured

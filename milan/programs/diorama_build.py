@@ -1,11 +1,11 @@
 """Makes all that Diorama's folder holds anew: networks, their annotations by simulated annotators, and what is trained on those."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from time import monotonic
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from milan.command import parser, run
 from milan.embedded import embedded
 from milan.errors import BadInput, UnknownName
+from milan.programs.building import NotBuilt, in_process, record, side_by_side, timed
 from milan.storage import atomic, cache_folder, locked
 from milan.units import Unit
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 GENERATORS = ("generator-objects", "generator-scenes")
 DESCRIBED = ("resnet-objects", "resnet-scenes", "alexnet-objects", "alexnet-scenes")
 AGREEMENT, CORPUS = "agreement.json", "corpus.md"
-MARK = "made.json"
+MARK, TIMES = "made.json", "built.json"
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,12 @@ class Workshop:
 
 @dataclass(frozen=True)
 class Part:
-    """Something that is built: what it makes, given where, and the files (in ``data``) that are there once it is made."""
+    """Something that is built: what makes it, given where; the files (in ``data``) that are there once it is made; the parts it needs."""
 
     make: Callable[[Workshop], None]
     files: tuple[str, ...]
     text: str
+    needs: tuple[str, ...] = ()
 
 
 def train_network(name: str) -> Part:
@@ -91,7 +93,8 @@ def train_generator(name: str) -> Part:
         measured = train_generator(name.partition("-")[2], shop.data / "networks", shop.work, seed=shop.seed)
         print(f"{name}: pictures put into their class by the classifier, in percent: {measured}")
 
-    return Part(make, (f"networks/{name}.safetensors", f"networks/{name}.json"), f"train {name}, and have its pictures judged")
+    files = (f"networks/{name}.safetensors", f"networks/{name}.json")
+    return Part(make, files, f"train {name}, and have its pictures judged", ("encoder", f"resnet-{name.partition('-')[2]}"))
 
 
 def annotate_network(name: str) -> Part:
@@ -106,7 +109,7 @@ def annotate_network(name: str) -> Part:
         with atomic(shop.data / "annotations" / name / MARK) as path:
             path.write_text(json.dumps({"annotators": "simulated", "network": name, "seed": shop.seed}, indent=1) + "\n")
 
-    return Part(make, (f"annotations/{name}/{MARK}",), f"dissect {name} and annotate its units by three simulated annotators")
+    return Part(make, (f"annotations/{name}/{MARK}",), f"dissect {name} and annotate its units by three simulated annotators", (name,))
 
 
 def train_model(name: str) -> Part:
@@ -126,7 +129,8 @@ def train_model(name: str) -> Part:
         model = Captioner.from_pretrained(run) if name == "captioner" else Prior.from_pretrained(run)
         model.save_pretrained(shop.data / name, half=True)
 
-    return Part(make, (f"{name}/model.safetensors", f"{name}/config.json"), f"train MILAN's {name} on the annotations")
+    needs = ("encoder", *(f"annotations-{network}" for network in DESCRIBED))
+    return Part(make, (f"{name}/model.safetensors", f"{name}/config.json"), f"train MILAN's {name} on the annotations", needs)
 
 
 def train_stand_in(name: str) -> Part:
@@ -261,47 +265,95 @@ def plant_units(shop: Workshop) -> None:
     print(f"planted: mean IoU of each kind of unit: {build_planted(shop.data, shop.work, shop.seed)}")
 
 
+ANNOTATED = (*DESCRIBED, *GENERATORS)
+
 PARTS: dict[str, Part] = {
     **{name: train_network(name) for name in ("encoder", *DESCRIBED, "resnet-spurious")},
-    "segmenter": Part(train_segmenter, ("segmenter/model.safetensors", "segmenter/config.json"), "train the segmenter on pixel labels"),
-    "planted": Part(plant_units, ("networks/planted.safetensors", "networks/planted.json"), "plant known units, and measure them"),
+    "segmenter": Part(
+        train_segmenter, ("segmenter/model.safetensors", "segmenter/config.json"), "train the segmenter on pixel labels", ("encoder",)
+    ),
+    "planted": Part(
+        plant_units, ("networks/planted.safetensors", "networks/planted.json"), "plant known units, and measure them", ("segmenter",)
+    ),
     **{name: train_generator(name) for name in GENERATORS},
-    **{f"annotations-{name}": annotate_network(name) for name in (*DESCRIBED, *GENERATORS)},
+    **{f"annotations-{name}": annotate_network(name) for name in ANNOTATED},
     "agreement": Part(
         agree,
         (f"annotations/{AGREEMENT}", f"annotations/{CORPUS}"),
         "measure how far the simulated annotators agree, how true they are, and what their words are like",
+        ("segmenter", *(f"annotations-{name}" for name in ANNOTATED)),
     ),
     **{name: train_model(name) for name in ("captioner", "prior")},
     **{name: train_stand_in(name) for name in ("clip", "siglip-small", "siglip-large")},
     "blip": Part(train_captioner, ("blip/model.safetensors", "blip/quality.json"), "train the stand-in of the image captioners"),
-    "painter": Part(judge_painter, ("painter/quality.json",), "measure what classifiers make of the exact painter's pictures"),
+    "painter": Part(
+        judge_painter,
+        ("painter/quality.json",),
+        "measure what classifiers make of the exact painter's pictures",
+        ("resnet-objects", "resnet-scenes"),
+    ),
 }  # in the order in which they need each other
 
 
-def build(only: list[str] | None = None, out: str | None = None, work: str | None = None, seed: int = 0, again: bool = False) -> None:
-    """Makes the parts of Diorama's data that are not there yet, each whole or not at all.
+def build(
+    only: list[str] | None = None,
+    out: str | None = None,
+    work: str | None = None,
+    seed: int = 0,
+    again: bool = False,
+    jobs: int | None = None,
+) -> None:
+    """Makes the parts of Diorama's data that are not there yet, each whole or not at all, and on one thread.
+
+    What each took is kept in ``built.json``. If a part fails, those that do not need it are made all the same.
 
     Args:
         only: these parts, also if they are there already.
         out: where to; the data/diorama of this installation unless given.
-        work: where drawn scenes and dissections are kept; a folder in the cache unless given.
+        work: where drawn scenes, dissections and logs are kept; a folder in the cache unless given.
         seed: of the training and of the annotators.
         again: make all parts anew.
+        jobs: how many parts are made side by side, each in a process of its own; as many as there are processors unless given.
+
+    Raises:
+        UnknownName: a part that there is not.
+        NotBuilt: some parts could not be made.
     """
     unknown = [name for name in only or [] if name not in PARTS]
     if unknown:
         raise UnknownName("part", unknown[0], PARTS, "one of: " + ", ".join(PARTS))
+    if jobs is not None and jobs < 1:
+        raise BadInput(f"--jobs {jobs}: at least one part is made at a time; leave it out for as many as there are processors")
     data = Path(out) if out else embedded("data") / "diorama"
     shop = Workshop(data, Path(work) if work else cache_folder() / "diorama", seed)
-    for name, part in PARTS.items():
-        wanted = name in only if only else again or not all((data / file).is_file() for file in part.files)
-        if wanted:
-            with locked(shop.work / "parts" / name):  # two parts can be made side by side
-                print(f"{name}: {part.text}", flush=True)
-                started = monotonic()
-                part.make(shop)
-                print(f"{name}: done in {monotonic() - started:.0f} s", flush=True)
+    wanted = [name for name, part in PARTS.items() if (name in only if only else again or not _there(part, data))]
+    if len(wanted) == 1:
+        make_part(wanted[0], shop)
+        return
+    options = ["--out", str(data), "--work", str(shop.work), "--seed", str(seed)]
+    command = [sys.executable, "-m", "milan.diorama", "build", *options, "--only"]
+
+    def make(name: str) -> bool:
+        return in_process(name, [*command, name], shop.work / "parts" / name / "log.txt")
+
+    missing = side_by_side({name: PARTS[name].needs for name in wanted}, jobs or os.cpu_count() or 1, make)
+    if missing:
+        why = ", ".join(f"{name} ({reason})" for name, reason in missing.items())
+        raise NotBuilt(f"{len(missing)} of {len(wanted)} parts were not built: {why}; run the same command again to make what is missing")
+
+
+def _there(part: Part, data: Path) -> bool:
+    return all((data / file).is_file() for file in part.files)
+
+
+def make_part(name: str, shop: Workshop) -> None:
+    """Makes a part in this process, and keeps what it took."""
+    part, room = PARTS[name], shop.work / "parts"
+    with locked(room / name):  # two builds can make other parts side by side
+        print(f"{name}: {part.text}", flush=True)
+        took = timed(lambda: part.make(shop))
+        record(shop.data / TIMES, name, took, turn=room)
+        print(f"{name}: done in {took.seconds:.0f} s ({took.cpu:.0f} s of processors)", flush=True)
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from milan.dissection.exchange import annotations_of
 from milan.dissection.store import load_dissection
 from milan.embedded import embedded
 from milan.errors import UnknownName
-from milan.programs.diorama_build import DESCRIBED, PARTS, Part, Workshop, agreement, build, main
+from milan.programs.diorama_build import DESCRIBED, PARTS, agreement, main
 from milan.units import Unit
 
 
@@ -126,44 +126,12 @@ def test_agreement_by_hand() -> None:
     assert apart["rouge-l"] == 0
 
 
-def test_building_makes_what_is_missing_and_no_more(tmp_path, monkeypatch) -> None:
-    made: list[str] = []
-
-    def part(name: str) -> Part:
-        def make(shop: Workshop) -> None:
-            shop.data.mkdir(exist_ok=True)
-            (shop.data / name).write_text(str(shop.seed))
-            made.append(name)
-
-        return Part(make, (name,), "a test")
-
-    monkeypatch.setattr("milan.programs.diorama_build.PARTS", {"one": part("one"), "two": part("two")})
-    build(out=str(tmp_path / "data"), work=str(tmp_path / "work"))
-    build(out=str(tmp_path / "data"), work=str(tmp_path / "work"))
-    assert made == ["one", "two"]
-    (tmp_path / "data" / "one").unlink()
-    build(out=str(tmp_path / "data"), work=str(tmp_path / "work"), seed=3)
-    assert made == ["one", "two", "one"]
-    assert main(["build", "--only", "two", "--out", str(tmp_path / "data"), "--work", str(tmp_path / "work"), "--seed", "5"]) == 0
-    assert (tmp_path / "data" / "two").read_text() == "5"
-    assert (tmp_path / "data" / "one").read_text() == "3"
-
-
 def test_building_answers_wrong_names(tmp_path, capsys) -> None:
     assert main(["build", "--only", "encodr", "--work", str(tmp_path)]) == 2
     assert "encoder" in capsys.readouterr().err
     assert {"encoder", *DESCRIBED} <= set(PARTS)
     with pytest.raises(SystemExit):
         main(["bild"])
-
-
-def test_annotating_a_network_anew_gives_what_is_kept() -> None:
-    """The first layer of a network, annotated from its kept exemplars: the same words."""
-    from milan.describers.annotators import simulated
-
-    folder = embedded("data") / "diorama" / "annotations" / "resnet-scenes"
-    dissection = load_dissection(folder / "conv1")
-    assert {unit: simulated(dissection, unit) for unit in dissection.alive()} == annotations_of(folder / "conv1")
 
 
 def test_a_killed_training_goes_on_to_the_same_file(tmp_path, monkeypatch) -> None:
