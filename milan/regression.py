@@ -141,6 +141,11 @@ class Targets:
         order = np.lexsort([-each.abs().numpy().round(DECIMALS) for each in (waiting, weights)], axis=0)
         return [_greedy(self, target, order[:, target], (longest, width, tolerance)) for target in range(weights.shape[1])]
 
+    def largest(self, weights: Float[Tensor, "columns targets"], count: int) -> list[list[Fit]]:
+        """For each target one fit of least squares on the ``count`` columns that weigh most: no search (LE, appendix B.4)."""
+        order = weights.abs().argsort(dim=0, descending=True, stable=True)[: min(count, len(weights))]
+        return [[_fit(self, target, order[:, target].tolist())] for target in range(weights.shape[1])]
+
 
 def elastic_net(
     gram: Float[Tensor, "columns columns"], products: Float[Tensor, "columns targets"], penalty: Penalty
@@ -247,6 +252,12 @@ def _greedy(targets: Targets, target: int, order: Int[np.ndarray, " columns"], l
         selected.append(tried[best])
         steps.append(targets.regression.own_scale(list(selected), weights[best], float(correlations[best])))
     return steps
+
+
+def _fit(targets: Targets, target: int, columns: list[int]) -> Fit:
+    """Least squares on these columns alone."""
+    weights, correlations = _tries(targets, target, columns[:-1], columns[-1:])
+    return targets.regression.own_scale(columns, weights[0], float(correlations[0]))
 
 
 def _tries(

@@ -51,6 +51,7 @@ class LinearExplanations(Describer):
         pooling: of the activation over the image; mean in the paper, cls for the last block of a transformer.
         strength: λ of the elastic net, for standardised concepts and activations and half the mean squared error (the released code's).
         mix: η, the share of the absolute weights in the penalty.
+        search: ``greedy``, or ``largest``: the ``longest`` concepts that weigh most in the elastic net, all of them (appendix B.4).
         longest: concepts in an explanation at most.
         width: concepts tried at each step.
         tolerance: what a further concept must add to the validation correlation.
@@ -72,6 +73,7 @@ class LinearExplanations(Describer):
         pooling: Literal["mean", "max", "cls", "tokens"] = "mean",
         strength: float = 0.05 / 0.99,
         mix: float = 0.99,
+        search: Literal["greedy", "largest"] = "greedy",
         longest: int = 10,
         width: int = 10,
         tolerance: float = 0.02,
@@ -82,6 +84,7 @@ class LinearExplanations(Describer):
         self.evidence, self.superclasses, self.synsets = evidence, superclasses, synsets
         self.embedder, self.concepts, self.calibration = embedder, concepts, calibration
         self.pooling, self.strength, self.mix = pooling, strength, mix
+        self.search = search
         self.longest, self.width, self.tolerance, self.seed = longest, width, tolerance, seed
         self.batch_size, self.device = batch_size, device
         self._studies: dict[str, _Study] = {}
@@ -183,6 +186,8 @@ class _Study:
     def _fitted(self, units: Sequence[Unit]) -> list[list[Fit]]:
         say, targets = self.describer, self.regression.targets(self._values(units))
         weights = targets.elastic_net(Penalty(say.strength, say.mix))
+        if say.search == "largest":
+            return targets.largest(weights, say.longest)
         return targets.greedy(weights, say.longest, say.width, say.tolerance)
 
     def _values(self, units: Sequence[Unit]) -> Float[Tensor, "images units"]:

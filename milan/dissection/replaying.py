@@ -1,7 +1,7 @@
 """Running what comes after a layer again and again, from other values of it, without running what comes before."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from typing import Any
@@ -65,6 +65,30 @@ class Replay:
         self._kept = {name: kept for name, kept in self._kept.items() if not name.startswith(f"{self._layer.module}.")}
         return found[1], outputs
 
+    def spare(self, needless: frozenset[str] | None = None) -> frozenset[str]:
+        """Forgets what was kept of modules that nothing after the layer reads, which may be most of a deep network.
+
+        A module is needless if the answer stays the same when its output is all NaN.
+
+        Args:
+            needless: as an earlier batch found; found out if not given.
+        """
+        if needless is None:
+            right, names = self.again(self.values), [name for name, kept in self._kept.items() if _are_floats(kept)]
+            needless = frozenset(names if self._same(right, names) else (name for name in names if self._same(right, [name])))
+        self._kept |= {name: [_nothing_like(output) for output in self._kept[name]] for name in needless & set(self._kept)}
+        return needless
+
+    def _same(self, right: Tensor, names: Iterable[str]) -> bool:
+        whole = self._kept
+        self._kept = whole | {name: [_nothing_like(output) for output in whole[name]] for name in names}
+        try:
+            return torch.equal(self.again(self.values), right)
+        except RuntimeError:  # what has no storage of its own cannot be changed in place
+            return False
+        finally:
+            self._kept = whole
+
     def _answer(self) -> Tensor:
         found = chosen(self._target.core(self.images))
         if found is None:
@@ -114,8 +138,24 @@ def replayed(target: Target, layer: str) -> Iterator[Callable[[Tensor], Replay]]
 
     The function raises UnknownName or BadInput for a layer that is not there.
     """
+    needless: list[frozenset[str]] = []
+
+    def run(images: Tensor) -> Replay:
+        replay = Replay(target, layer, images)
+        needless[:] = [replay.spare(*needless)]
+        return replay
+
     with target.borrowed(), eager(target.model), torch.no_grad():
-        yield lambda images: Replay(target, layer, images)
+        yield run
+
+
+def _are_floats(outputs: Sequence[Any]) -> bool:
+    return all(isinstance(output, Tensor) and output.is_floating_point() for output in outputs)
+
+
+def _nothing_like(output: Tensor) -> Tensor:
+    """NaN of the same shape, without the memory."""
+    return torch.full((), torch.nan, dtype=output.dtype, device=output.device).expand(output.shape)
 
 
 def _versions(output: Any) -> list[int] | None:

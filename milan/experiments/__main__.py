@@ -15,7 +15,10 @@ from milan.errors import UnknownName
 if TYPE_CHECKING:
     from milan.experiments.report import Report
 
-SEAMS = {"__main__", "dots", "entrants", "fitting", "judging", "learning", "outcome", "predictions", "report", "splits", "standings"}
+SEAMS = {
+    "__main__", "beside", "described", "dots", "entrants", "fitting", "floors", "judging", "learning", "lines", "outcome", "pictures",
+    "predictions", "replacing", "report", "runs", "scored", "searching", "splits", "standings", "worth",
+}  # fmt: skip
 PROGRAM = "python -m milan.experiments"
 
 
@@ -57,9 +60,17 @@ def main(words: Sequence[str] | None = None) -> int:
     if status := run(lambda: made.append(experiment(name))):
         return status
     options = parser(f"{PROGRAM} {name}", (inspect.getdoc(made[0]) or "").splitlines()[0], made[0])
-    chosen = options.parse_args(words).as_dict()
+    chosen = options.parse_args(_spelled_out(words, made[0])).as_dict()
     chosen.pop("config", None)
     return run(lambda: _told(made[0], chosen))
+
+
+def _spelled_out(words: Sequence[str], function: "Callable[..., Report]") -> list[str]:
+    """Words before the first option are those of the first, where that one takes several: ``compare DIR DIR``."""
+    first = next(iter(inspect.signature(function).parameters.values()))
+    if not words or words[0].startswith("-") or not str(first.annotation).startswith("list"):
+        return list(words)
+    return [f"--{first.name}", *words]
 
 
 def _told(function: "Callable[..., Report]", options: dict[str, Any]) -> None:

@@ -52,11 +52,17 @@ def entrants_of(names: Sequence[str], seed: int, device: str) -> list[Entrant]:
 
 
 def entrant_of(name: str, device: str = "cpu") -> Entrant:
-    """A describer by name, with the settings for Diorama if it has some; or by the describer and settings in a file of options."""
+    """A describer by name, with the settings for Diorama if it has some; or by a file of options; or a table of descriptions.
+
+    A file of options that is not there may be one of those that come with the package, in ``configs/describe``.
+    """
+    if _is_table(name):
+        return Entrant(Path(name).stem, load_describer("imported", table=name))
     if not name.endswith((".yaml", ".yml")):
         role = "ceiling" if name in CEILING else "floor" if name in FLOORS else ""
         return Entrant(Path(name).name.replace(":", "-"), load_describer(name, **typed_settings(name, _own_settings(name), device)), role)
-    options = _options(Path(name))
+    shipped = embedded("configs/describe") / name
+    options = _options(shipped if shipped.is_file() and not Path(name).is_file() else Path(name))
     if own := sorted({"k", "quantile"} & set(options)):
         warnings.warn(
             f"{name}: the bench has one dissection for all, so what it says of {' and '.join(own)} does not count here",
@@ -64,7 +70,12 @@ def entrant_of(name: str, device: str = "cpu") -> Entrant:
             stacklevel=2,
         )
     describer, settings = options["describer"], options.get("settings") or {}
-    return Entrant(Path(name).stem, load_describer(describer, **typed_settings(describer, settings, device)))
+    return Entrant(Path(name).stem.removesuffix("-diorama"), load_describer(describer, **typed_settings(describer, settings, device)))
+
+
+def _is_table(name: str) -> bool:
+    """Whether it is a folder that describe.py wrote, or a file of descriptions."""
+    return name.endswith((".csv", ".jsonl", ".parquet")) or (Path(name) / "descriptions.jsonl").is_file()
 
 
 def _own_settings(name: str) -> dict[str, Any]:

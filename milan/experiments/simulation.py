@@ -1,4 +1,4 @@
-"""How well descriptions predict their units' activations on images that no describer saw, as tables 2 and 10 of Linear Explanations."""
+"""How well descriptions predict their units' activations on images no describer saw: tables 2, 3 and 8 to 10 of Linear Explanations."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,10 @@ def simulation(
     limit: int | None = None,
     layers: list[str] | None = None,
     units: str = "",
+    without_search: list[int] | None = None,
+    replaced: int = 0,
+    replaced_layer: str = "",
+    replaced_images: int = 300,
     out: Path | None = None,
     k: int = 15,
     quantile: float = 0.99,
@@ -28,27 +32,34 @@ def simulation(
     """Scores descriptions by how well they predict activations on images that were kept from every describer
 
     Args:
-        describers: names of describers, set as for Diorama (configs/describe/NAME-diorama.yaml), or files of options as in configs/describe
+        describers: names of describers, set as for Diorama (configs/describe/NAME-diorama.yaml), files of options as in configs/describe,
+            or tables of descriptions
         target: the network
         weights: of the target, if not its own
         probe: the images; SPEC@learn, four fifths of them, is explained, and SPEC@judge judged; those of the target's own task by default
         simulator: labels (what the judged images' labels tell) or an image-text model as --settings.embedder takes it
         calibration: of the simulator: A,B, model, or labels; as published, else by labels, by default
         superclasses: FILE.json of the classes' superclasses, see milan.probes.superclasses
-        synsets: FILE that says what the numbers in superclasses mean
+        synsets: FILE that says what the numbers in superclasses mean, and which class each output of the network is
         limit: only the first so many images of each part
         layers: dotted paths of the layers; Diorama's networks have theirs
         units: of each layer, as 0-99 or 3,17 or layer4:0-9; all by default
+        without_search: how many concepts Linear Explanations name without their greedy search, for a table of it; 5 and 4 in the paper
+        replaced: so many units, drawn by lot, are replaced by what is predicted of them, for a table of ablation scores
+        replaced_layer: their layer; the last of the layers by default
+        replaced_images: so many images are fitted on there, and as many judged, at most
         out: the folder to write to; runs/simulation-TARGET by default
         k: exemplars of a unit
         quantile: of a unit's activations, above which a place belongs to its mask
-        seed: of the intervals and of what is shuffled
+        seed: of the intervals, and of what is drawn and shuffled
         device: where network, describers and simulator run
     """
     from milan.dissection.dissect import dissect
     from milan.experiments.bench import own_probe
     from milan.experiments.entrants import describe_with, entrant_of
-    from milan.experiments.predictions import floors, judge, report_of, told_by
+    from milan.experiments.predictions import Stage, told_by
+    from milan.experiments.replacing import Replacing
+    from milan.experiments.searching import search_table
     from milan.probes import load_probe
     from milan.scores.simulation import load_simulator, related
     from milan.storage import locked
@@ -64,18 +75,23 @@ def simulation(
         load_probe(f"{spec}@{part}", size=network.image_size, resize=network.resize, limit=limit) for part in ("learn", "judge")
     )
     chosen = choose_units(units, {layer.name: layer.units for layer in network.select(layers or default_layers(network))})
-    seer = load_simulator(simulator, judged, learnt, calibration, superclasses, synsets, device)
+    fitting, seer = (load_simulator(simulator, each, learnt, calibration, superclasses, synsets, device) for each in (learnt, judged))
     with locked(out):
         explained = dissect(network, learnt, list(chosen), out / "dissection", k=k, quantile=quantile)
         kept = dissect(network, judged, list(chosen), out / "judged", k=1, quantile=quantile)
         wanted = {layer: [Unit(layer, index) for index in indices] for layer, indices in chosen.items()}
+        stage = Stage(network.spec or network.name, explained, kept, seer, seed)
         found = []
         for entrant in entrants:
             describe_with(entrant, explained, wanted, out / "describers" / entrant.name)
-            one = judge(entrant.name, entrant.role, told_by(entrant), kept, seer)
+            one = stage.judge(entrant.name, entrant.role, told_by(entrant))
             one.kin = related(simulator, entrant.describer.settings)
             found.append(one)
-        found += floors(found[0], kept, seer, seed)
-        report = report_of(found, network.spec or network.name, seer, learnt.spec, explained, seed)
+        found += stage.floors(found)
+        more = search_table(stage, list(zip(entrants, found, strict=False)), wanted, without_search or [], out / "describers")
+        if replaced:
+            replacing = Replacing(network, replaced_layer or list(chosen)[-1], replaced, replaced_images, synsets, seed)
+            more.append(replacing.table(found, fitting, seer))
+        report = stage.report(found, more)
         report.write(out)
     return report

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 from PIL import Image
 
 from milan.errors import BadInput
@@ -23,16 +24,11 @@ def part_of(spec: str) -> tuple[str, str]:
     return (base, part) if base and part in PARTS else (spec, "")
 
 
-class Part(Source):
-    """Four fifths of the pictures of a source, drawn by lot, or the other fifth; in their order."""
+class Some(Source):
+    """Some pictures of a source, by their numbers."""
 
-    def __init__(self, source: Source, part: str):
-        self.source, self.part = source, part
-        order = np.random.default_rng(LOT).permutation(len(source))
-        middle = round(LEARN * len(source))
-        self.rows = np.sort(order[:middle] if part == PARTS[0] else order[middle:])
-        if not len(self.rows):
-            raise BadInput(f"of {len(source)} images none is left to {part}; give more")
+    def __init__(self, source: Source, rows: Int[np.ndarray, " some"]):
+        self.source, self.rows = source, rows
         self.drawn = source.drawn
         self.labels = None if source.labels is None else [source.labels[row] for row in self.rows]
         self.classes, self.wnids = source.classes, source.wnids
@@ -47,7 +43,22 @@ class Part(Source):
         return self.source.where(int(self.rows[index]))
 
     def key(self) -> dict[str, Any]:
-        return {"part": self.part, "learn": LEARN, "lot": LOT, "of": self.source.key()}
+        return {"rows": self.rows.tolist(), "of": self.source.key()}
 
     def segmentation(self, index: int) -> Image.Image:
         return self.source.segmentation(int(self.rows[index]))
+
+
+class Part(Some):
+    """Four fifths of the pictures of a source, drawn by lot, or the other fifth; in their order."""
+
+    def __init__(self, source: Source, part: str):
+        order = np.random.default_rng(LOT).permutation(len(source))
+        middle = round(LEARN * len(source))
+        super().__init__(source, np.sort(order[:middle] if part == PARTS[0] else order[middle:]))
+        self.part = part
+        if not len(self.rows):
+            raise BadInput(f"of {len(source)} images none is left to {part}; give more")
+
+    def key(self) -> dict[str, Any]:
+        return {"part": self.part, "learn": LEARN, "lot": LOT, "of": self.source.key()}

@@ -2,7 +2,7 @@
 
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import Tensor
 from milan.errors import BadInput, MilanWarning
 from milan.probes.hub import open_dataset
 from milan.probes.made import Generator, Made, generator_named
-from milan.probes.parts import Part, part_of
+from milan.probes.parts import Part, Some, part_of
 from milan.probes.pictures import Crop, Unreadable, pixels
 from milan.probes.sources import Drawn, Source, open_file, picture_decoder
 from milan.storage import content_key
@@ -58,6 +58,13 @@ class Probe:
         spec: by which ``load_probe`` makes them again, ``latents:SPEC``; empty where none does.
         """
         return cls(Made(generator), spec=spec, crop=Crop(generator.image_size, generator.image_size), limit=limit)
+
+    def some(self, rows: Sequence[int]) -> "Probe":
+        """A probe of these images alone, by their numbers in this one."""
+        outside = [row for row in rows if not 0 <= row < len(self)]
+        if outside or not len(rows):
+            raise BadInput(f"images {outside[:3]} of a probe of {len(self)}; give at least one, from 0 to {len(self) - 1}")
+        return Probe(Some(self.source, np.asarray(rows)), spec=self.spec, crop=self.crop)
 
     def __len__(self) -> int:
         return self._length

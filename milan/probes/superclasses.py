@@ -61,6 +61,35 @@ def class_concepts(probe: Probe, superclasses: str = "", synsets: str = "") -> C
     return _different(names, np.concatenate(members, axis=1), sizes)
 
 
+def outputs_of(probe: Probe, outputs: int, synsets: str = "") -> list[int]:
+    """For each class of a probe, which output of a classifier stands for it: its own number where there are as many outputs as classes.
+
+    Args:
+        probe: with labels.
+        outputs: how many the classifier has.
+        synsets: FILE that says which class each output is, as in ``class_concepts``; needed where the probe shows other classes.
+
+    Raises:
+        MissingEvidence: the probe has no labels, or nothing tells which output is which class, or a class has none.
+        BadInput: the file is not of that form, or knows none of the classes.
+    """
+    if probe.labels is None:
+        raise MissingEvidence(f"the probe {probe.spec or probe.name!r} has no class labels, so nobody knows what a unit is worth")
+    classes = readable_classes(probe, known := _read_synsets(synsets) if synsets else {})
+    if not known:
+        if len(classes) != outputs:
+            raise MissingEvidence(
+                f"{outputs} outputs for the {len(classes)} classes of {probe.spec or probe.name!r}: what a unit is worth is only known for "
+                "a classifier of the probe's classes; say which output is which class with synsets=FILE"
+            )
+        return list(range(outputs))
+    where = _places(probe, known, classes)
+    found = {where[number]: number for number in sorted(known, reverse=True) if number < outputs}
+    if missing := [name for label, name in enumerate(classes) if label not in found]:
+        raise MissingEvidence(f"{len(missing)} of {len(classes)} classes are no output of the classifier by {synsets}: {missing[:3]}")
+    return [found[label] for label in range(len(classes))]
+
+
 def _groups(superclasses: str, probe: Probe) -> Mapping[str, Sequence[object]]:
     if not superclasses:
         return _dioramas_groups(probe.classes or []) if probe.spec.startswith("diorama:") else {}

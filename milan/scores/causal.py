@@ -5,6 +5,7 @@ kept when it is replaced by what its description predicts. Both need class label
 the layer is run once for each batch of images.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -19,12 +20,33 @@ from torch.nn.functional import cross_entropy
 from milan.dissection.replaying import Replay, replayed
 from milan.errors import MissingEvidence
 from milan.probes import Probe
+from milan.probes.superclasses import outputs_of
 from milan.progress import progress
 from milan.targets import Target
 
 SHARES = (0.0003, 0.002, 0.02, 0.1, 0.5)  # of the images, in Table 1
-STEPS, RATE = 100, 1e-2  # of the optimised scale (the released code's simulate_ablation.py)
+STEPS, RATE = 200, 2e-2  # of the optimised scale; a step is a small product, since no network is run (100 and 0.01 in the released code)
+STOPS = 33  # values of a unit at which losses are known
+Scaling = Literal["closed", "optimised"]
+SCALINGS: tuple[Scaling, ...] = ("closed", "optimised")
 BATCH = 64
+
+
+@dataclass(frozen=True)
+class Impacts:
+    """What units are worth.
+
+    Attributes:
+        impact: I_k on each image.
+        activation: the mean of each unit over its places, on each image.
+        accuracy: the share of the network's right answers that is lost without the unit.
+        loss: by how much of itself the network's loss grows without it.
+    """
+
+    impact: Float[np.ndarray, "units images"]
+    activation: Float[np.ndarray, "units images"]
+    accuracy: Float[np.ndarray, " units"]
+    loss: Float[np.ndarray, " units"]
 
 
 @dataclass(frozen=True)
@@ -58,28 +80,36 @@ def calibrated_temperature(logits: Float[Tensor, "images classes"], labels: Int[
     return float(np.exp(minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded", options={"xatol": 1e-6}).x))
 
 
-def impacts(target: Target, layer: str, units: Sequence[int], probe: Probe, batch_size: int = BATCH) -> Float[np.ndarray, "units images"]:
+def impacts(target: Target, layer: str, units: Sequence[int], probe: Probe, synsets: str = "", batch_size: int = BATCH) -> Impacts:
     """I_k of each unit on each image (equations 1 to 3): the mean of how much of the network's accuracy and of its loss the unit is worth.
 
-    Positive where the network does better with the unit than with 0 in its place. NaN for images that cannot be read.
+    Positive where the network does better with the unit than with 0 in its place. NaN for images that cannot be read. The network's
+    temperature is calibrated on the same images, as in the paper.
+
+    Args:
+        synsets: which output is which class, where the probe does not show all of them; see ``milan.probes.superclasses.outputs_of``.
 
     Raises:
         MissingEvidence: the probe has no labels, or the network does not answer with one logit for each of its classes.
     """
-    found = np.full((len(units), len(probe)), np.nan)
-    plain, labels, rows = _plain(target, probe, batch_size)
+    found, moved = np.full((len(units), len(probe)), np.nan), np.full((len(units), len(probe)), np.nan)
+    falls = np.zeros((2, len(units)))
+    known = _known(target, probe, synsets)
+    plain, labels, rows = _plain(target, probe, known, batch_size)
     temperature = calibrated_temperature(plain, labels)
     losses = cross_entropy(plain.double() / temperature, labels, reduction="none")
     right, whole, lost = (plain.argmax(1) == labels).double(), float((plain.argmax(1) == labels).sum()), float(losses.sum())
     place = {int(row): at for at, row in enumerate(rows)}
-    for seen in _seen(target, layer, probe, batch_size):
+    for seen in _seen(target, layer, (probe, known), batch_size):
         own = torch.tensor([place[int(row)] for row in seen.rows])
+        moved[:, seen.rows] = _pooled(seen.replay)[:, list(units)].double().cpu().numpy().T
         for number, unit in enumerate(units):
-            outputs = seen.without(unit, 0.0)
-            accuracy = (right[own] - (outputs.argmax(1) == seen.labels).double()) / max(whole, 1.0)
-            loss = (losses[own] - seen.losses(outputs, temperature)) / lost
+            outputs = seen.without(unit, 0.0).cpu()
+            accuracy = (right[own] - (outputs.argmax(1) == labels[own]).double()) / max(whole, 1.0)
+            loss = (losses[own] - cross_entropy(outputs.double() / temperature, labels[own], reduction="none")) / lost
             found[number, seen.rows] = ((accuracy - loss) / 2).numpy()
-    return found
+            falls[:, number] += [float(accuracy.sum()), -float(loss.sum())]
+    return Impacts(found, moved, falls[0], falls[1])
 
 
 def top_impact(
@@ -107,50 +137,130 @@ def ablation_scores(
     units: Sequence[int],
     fitted: tuple[Probe, Float[np.ndarray, "units fitted"]],
     judged: tuple[Probe, Float[np.ndarray, "units judged"]],
-    scaling: Literal["closed", "optimised"] = "closed",
+    scalings: Sequence[Scaling] = SCALINGS,
+    synsets: str = "",
     batch_size: int = BATCH,
-) -> Float[np.ndarray, " units"]:
+) -> dict[str, Float[np.ndarray, " units"]]:
     """α(k, E) (equations 12 to 14): 1 if what is predicted of a unit does all that the unit does, 0 if it does no more than its mean.
 
-    A unit is replaced at all places by c times the prediction plus d; its mean is that over the images which c and d are fitted on.
+    A unit is replaced at all places by c times the prediction plus d; its mean is that over the images which c and d are fitted on. NaN for
+    a unit that changes no loss.
 
     Args:
+        units: one may come several times, with predictions of several descriptions.
         fitted: the images that c and d are fitted on, and what is predicted of each unit there.
         judged: other images, and what is predicted there.
-        scaling: ``closed`` makes predictions explain the most of the unit's variance (equations 16 to 18); ``optimised`` starts from that
-            and descends on equation 12, keeping the best it meets (the paper starts from c = 1 and d = 0, and its code keeps the last).
+        scalings: ``closed`` makes predictions explain the most of the unit's variance (equations 16 to 18); ``optimised`` starts from that
+            and descends on equation 12 (the paper starts from c = 1 and d = 0, and its code keeps the last step). How each image's loss
+            follows the unit is tabulated once for all descriptions of a unit, so that no step needs the network; what is found is kept
+            where the network itself confirms that it is better.
+        synsets: which output is which class, where the probe does not show all of them; see ``milan.probes.superclasses.outputs_of``.
 
     Raises:
         MissingEvidence: a probe has no labels, or the network does not answer with one logit for each class.
     """
-    plain, labels, _ = _plain(target, fitted[0], batch_size)
-    temperature = calibrated_temperature(plain, labels)
-    lost, base = np.zeros(len(units)), np.zeros(len(units))
+    labels = [_known(target, probe, synsets) for probe, _ in (fitted, judged)]
+    temperature = calibrated_temperature(*_plain(target, fitted[0], labels[0], batch_size)[:2])
+    lost, base = {scaling: np.zeros(len(units)) for scaling in scalings}, np.zeros(len(units))
     with replayed(target, layer):  # the network stays borrowed while kept batches are replayed
-        known = list(_seen(target, layer, fitted[0], batch_size))
-        rows = torch.cat([seen.rows for seen in known])
-        own = torch.cat([_pooled(seen.replay) for seen in known])
-        means = own.mean(0)
-        scales = []
-        for number, unit in enumerate(units):
-            predicted = torch.from_numpy(fitted[1][number])[rows].double()
-            scale = _closed(predicted, own[:, unit].double())
-            if scaling == "optimised":
-                scale = _optimised(known, unit, fitted[1][number], scale, float(means[unit]), temperature)
-            scales.append(scale)
-        for seen in _seen(target, layer, judged[0], batch_size):
+        ground = _Ground(list(_seen(target, layer, (fitted[0], labels[0]), batch_size)), temperature)
+        scales = {scaling: ground.scales(units, fitted[1], scaling) for scaling in scalings}
+        for seen in _seen(target, layer, (judged[0], labels[1]), batch_size):
+            means = {unit: float(_changes(seen, unit, ground.means[unit], temperature).sum()) for unit in dict.fromkeys(units)}
             for number, unit in enumerate(units):
-                c, d = scales[number]
-                simulated = c * torch.from_numpy(judged[1][number])[seen.rows].double() + d
-                lost[number] += float(_change(seen, unit, simulated, temperature))
-                base[number] += float(_change(seen, unit, means[unit], temperature))
-    return np.where(base > 0, 1 - lost / np.where(base > 0, base, 1), np.nan)
+                base[number] += means[unit]
+                predicted = torch.from_numpy(judged[1][number])[seen.rows].double()
+                for scaling, found in scales.items():
+                    c, d = found[number]
+                    lost[scaling][number] += float(_changes(seen, unit, c * predicted + d, temperature).sum())
+    return {scaling: np.where(base > 0, 1 - each / np.where(base > 0, base, 1), np.nan) for scaling, each in lost.items()}
 
 
-def _change(seen: _Seen, unit: int, value: Tensor, temperature: float) -> Tensor:
-    """How far the losses of a batch move when a unit takes this value, summed."""
+class _Ground:
+    """The images that c and d are fitted on, as far as the layer."""
+
+    def __init__(self, known: Sequence[_Seen], temperature: float):
+        self.known, self.temperature = known, temperature
+        self.rows = torch.cat([seen.rows for seen in known])
+        self.own = torch.cat([_pooled(seen.replay) for seen in known]).double()
+        self.means = self.own.mean(0)
+        self._tables: dict[int, _Table] = {}
+
+    def scales(self, units: Sequence[int], predicted: Float[np.ndarray, "units fitted"], scaling: Scaling) -> list[tuple[float, float]]:
+        """c and d of each."""
+        guesses = [torch.from_numpy(each)[self.rows].double() for each in predicted]
+        closed = [_closed(guess, self.own[:, unit]) for guess, unit in zip(guesses, units, strict=True)]
+        if scaling == "closed":
+            return closed
+        found = []
+        for unit, guess, start in zip(units, guesses, closed, strict=True):
+            tried = _descended(self._table(unit), guess, start)
+            found.append(min((start, tried), key=lambda scale: self._changed(unit, scale[0] * guess + scale[1])))
+        return found
+
+    def _table(self, unit: int) -> "_Table":
+        """How each image's loss follows the unit, from below its least value to above its greatest."""
+        if unit not in self._tables:
+            low, high = float(self.own[:, unit].min()), float(self.own[:, unit].max())
+            margin = 0.25 * max(high - low, 1e-6)
+            values = torch.linspace(low - margin, high + margin, STOPS, dtype=torch.float64)
+            losses = [self._differences(unit, value.expand(len(self.rows))) for value in values]
+            self._tables = {unit: _Table(values, torch.stack(losses, dim=1))}  # one at a time in memory
+        return self._tables[unit]
+
+    def _differences(self, unit: int, values: Float[Tensor, " images"]) -> Float[Tensor, " images"]:
+        parts = values.split([len(seen.rows) for seen in self.known])
+        found = [
+            seen.losses(seen.without(unit, value), self.temperature) - seen.losses(seen.replay.outputs, self.temperature)
+            for seen, value in zip(self.known, parts, strict=True)
+        ]
+        return torch.cat(found).cpu()
+
+    def _changed(self, unit: int, values: Float[Tensor, " images"]) -> float:
+        return float(self._differences(unit, values).abs().sum())
+
+
+@dataclass(frozen=True)
+class _Table:
+    """By how much each image's loss changes when a unit takes certain values; between them linear, and so beyond them."""
+
+    values: Float[Tensor, " stops"]  # evenly spaced
+    losses: Float[Tensor, "images stops"]
+
+    def changed(self, values: Float[Tensor, " images"]) -> Tensor:
+        """The sum of all changes; gradients flow."""
+        place = (values - self.values[0]) / (self.values[1] - self.values[0])
+        left = place.detach().floor().clamp(0, len(self.values) - 2).long()
+        part = place - left
+        near, far = (self.losses.gather(1, (left + step)[:, None])[:, 0] for step in (0, 1))
+        return (near + part * (far - near)).abs().sum()
+
+
+def _descended(table: _Table, predicted: Float[Tensor, " images"], start: tuple[float, float]) -> tuple[float, float]:
+    """Adam on equation 12 by the table, from the closed form and from the mean alone; moved in units of the activation's spread."""
+    spread = float(predicted.std(correction=0))
+    step = (table.values[-1] - table.values[0]) / 4
+    best, found = math.inf, start
+    with torch.enable_grad():
+        for slope, middle in ((start[0] * spread, start[1] + start[0] * float(predicted.mean())), (0.0, float(table.values.mean()))):
+            moved = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+            optimizer = torch.optim.Adam([moved], lr=RATE)
+            for _ in range(STEPS):
+                c = (slope + step * moved[0]) / max(spread, 1e-12)
+                d = middle + step * moved[1] - c * float(predicted.mean())
+                loss = table.changed(c * predicted + d)
+                if float(loss.detach()) < best:
+                    best, found = float(loss.detach()), (float(c.detach()), float(d.detach()))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+    return found
+
+
+def _changes(seen: _Seen, unit: int, value: Float[Tensor, "..."], temperature: float) -> Float[Tensor, " b"]:
+    """How far the loss of each image of a batch moves when a unit takes this value."""
     before = seen.losses(seen.replay.outputs, temperature)
-    return (seen.losses(seen.without(unit, value), temperature) - before).abs().sum()
+    return (seen.losses(seen.without(unit, value), temperature) - before).abs()
 
 
 def _closed(predicted: Float[Tensor, " images"], true: Float[Tensor, " images"]) -> tuple[float, float]:
@@ -160,54 +270,34 @@ def _closed(predicted: Float[Tensor, " images"], true: Float[Tensor, " images"])
     return c, float(true.mean() - c * predicted.mean())
 
 
-def _optimised(
-    known: Sequence[_Seen], unit: int, predicted: Float[np.ndarray, " images"], start: tuple[float, float], mean: float, temperature: float
-) -> tuple[float, float]:
-    """Adam on equation 12; c and d are moved in units of the spread that the start gives."""
-    with torch.enable_grad():
-        unitless = max(abs(start[0]), 1e-3)
-        moved = torch.zeros(2, dtype=torch.float64, requires_grad=True)
-        optimizer = torch.optim.Adam([moved], lr=RATE)
-        best, found = float("inf"), start
-        for _ in range(STEPS + 1):
-            c, d = start[0] + unitless * moved[0], start[1] + unitless * moved[1]
-            parts = [_change(seen, unit, c * torch.from_numpy(predicted)[seen.rows].double() + d, temperature) for seen in known]
-            loss = torch.stack(parts).sum()
-            if float(loss) < best:
-                best, found = float(loss), (float(c), float(d))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    return found
-
-
 def _pooled(replay: Replay) -> Float[Tensor, "b units"]:
     """The mean of each unit over its places."""
     values = replay.values.movedim(replay.axis, 1)
     return values.flatten(2).mean(2) if values.ndim > 2 else values
 
 
-def _seen(target: Target, layer: str, probe: Probe, batch_size: int) -> Iterator[_Seen]:
-    labels = _labels(probe)
+def _seen(target: Target, layer: str, labelled: tuple[Probe, Int[Tensor, " images"]], batch_size: int) -> Iterator[_Seen]:
+    probe, labels = labelled
     with replayed(target, layer) as run:
         for ids, images in progress(probe.batches(batch_size), total=-(-len(probe) // batch_size), text=f"replaying from {layer}"):
             yield _Seen(run(target.feed(ids, images)), labels[ids].to(target.device), ids)
 
 
-def _plain(target: Target, probe: Probe, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
+def _plain(target: Target, probe: Probe, labels: Int[Tensor, " images"], batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
     """The logits of all images, their labels and their numbers."""
-    labels = _labels(probe)
     parts = [(target.outputs(target.feed(ids, images)).cpu(), ids) for ids, images in probe.batches(batch_size)]
-    logits, rows = torch.cat([part for part, _ in parts]), torch.cat([ids for _, ids in parts])
-    if logits.ndim != 2 or int(labels.max()) >= logits.shape[1]:
-        raise MissingEvidence(
-            f"{target.name} answers {tuple(logits.shape[1:])} for an image, and the labels go to {int(labels.max())}: "
-            "what a unit is worth is only known for a classifier of the probe's classes"
-        )
-    return logits, labels[rows], rows
+    rows = torch.cat([ids for _, ids in parts])
+    return torch.cat([part for part, _ in parts]), labels[rows], rows
 
 
-def _labels(probe: Probe) -> Int[Tensor, " images"]:
+def _known(target: Target, probe: Probe, synsets: str) -> Int[Tensor, " images"]:
+    """The output that is right for each image of a probe."""
     if probe.labels is None:
         raise MissingEvidence(f"the probe {probe.spec or probe.name!r} has no class labels, so nobody knows what a unit is worth")
-    return torch.tensor(probe.labels)
+    shape = target.outputs(target.feed(torch.tensor([0]), probe.image(0)[None])).shape
+    if len(shape) != 2:
+        raise MissingEvidence(
+            f"{target.name} answers {tuple(shape[1:])} for an image: "
+            "what a unit is worth is only known for a classifier of the probe's classes"
+        )
+    return torch.tensor(outputs_of(probe, shape[1], synsets))[torch.tensor(probe.labels)]

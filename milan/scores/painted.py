@@ -44,17 +44,39 @@ def painted_activations(
     Raises:
         BadInput: the prompt has no {}.
     """
+    layers: dict[str, list[str]] = {}
+    for each in descriptions:
+        layers.setdefault(each.text, []).append(each.unit.layer)
+    seen = looked_at(target, layers, painter, count=count, prompt=prompt, pooling=pooling, seed=seed)
+    return {each.unit: seen[each.text][each.unit.layer][:, each.unit.index] for each in descriptions}
+
+
+def looked_at(
+    target: Target,
+    wanted: Mapping[str, Sequence[str]],
+    painter: Painter,
+    *,
+    count: int = PICTURES,
+    prompt: str = "{}",
+    pooling: Pooling = "mean",
+    seed: int = 0,
+) -> dict[str, dict[str, Float[np.ndarray, "count units"]]]:
+    """What all units of some layers do on pictures of some texts, each of which is painted and looked at once.
+
+    Args:
+        wanted: the layers, by text; what is said of units of each.
+        prompt: as ``painted_activations`` takes it, and the other settings.
+
+    Raises:
+        BadInput: the prompt has no {}.
+    """
     if "{}" not in prompt:
         raise BadInput(f"the prompt {prompt!r} has no {{}} for the description")
-    wanted: dict[str, list[Unit]] = {}
-    for description in descriptions:
-        wanted.setdefault(prompt.replace("{}", description.text), []).append(description.unit)
-    found: dict[Unit, Float[np.ndarray, " count"]] = {}
+    found = {}
     for text in progress(list(wanted), text=f"looking at pictures of {len(wanted)} texts"):
-        pictures = pictures_of(painter, [text], count, seed=seed, size=target.image_size)[0]
-        seen = _pooled(target, list(dict.fromkeys(unit.layer for unit in wanted[text])), pictures, pooling)
-        found |= {unit: seen[unit.layer][:, unit.index] for unit in wanted[text]}
-    return {description.unit: found[description.unit] for description in descriptions}
+        pictures = pictures_of(painter, [prompt.replace("{}", text)], count, seed=seed, size=target.image_size)[0]
+        found[text] = dict(_pooled(target, list(dict.fromkeys(wanted[text])), pictures, pooling))
+    return found
 
 
 def _pooled(target: Target, layers: Sequence[str], pictures: Tensor, pooling: Pooling) -> Mapping[str, Float[np.ndarray, "count units"]]:
@@ -68,6 +90,16 @@ def _pooled(target: Target, layers: Sequence[str], pictures: Tensor, pooling: Po
         for some in pictures.split(BATCH):
             look(target.prepare(some))
     return {layer: np.concatenate(each) for layer, each in parts.items()}
+
+
+def in_words(description: Description, most: int = 3) -> str:
+    """What is painted of a description: its text, but of a weighted sum the concepts that raise the unit most, at most so many.
+
+    >>> in_words(Description(Unit("a", 0), "2 ski - 1 cat + 0.5 sled", 0.0, (("ski", 2.0), ("cat", -1.0), ("sled", 0.5))))
+    'ski and sled'
+    """
+    raising = sorted((part for part in description.concepts if part[1] > 0), key=lambda part: -part[1])[:most]
+    return " and ".join(name for name, _ in raising) or description.text
 
 
 def activation_fraction(painted: Float[np.ndarray, " count"], control: Float[np.ndarray, " images"], share: float = SHARES[0]) -> float:

@@ -46,6 +46,7 @@ def test_rows_end_with_the_floors(report: Report) -> None:
         ("wrong", ""),
         ("random_concept", "floor"),
         ("shuffled", "floor"),
+        ("random", "floor"),
         ("constant", "floor"),
     ]
 
