@@ -59,7 +59,8 @@ def train(folder: Path, work: Path, *, seed: int = 0, plan: Plan = PLAN, scenes:
     fit(learner, lambda step: learner(told.batch(step)), plan.steps, kept, rate=plan.rate, turned=turned)
     save(model, tokenizer, folder)
     return {"stand-in": "blip", "trained_on_scenes": len(taught), "views": plan.eye.steps * plan.eye.batch + plan.steps * plan.batch,
-            "steps": plan.steps, "seed": seed, "parameters": sum(value.numel() for value in model.parameters())}  # fmt: skip
+            "steps": plan.steps, "seed": seed, "eye": {"steps": plan.eye.steps, "seed": seed},
+            "parameters": sum(value.numel() for value in model.parameters())}  # fmt: skip
 
 
 def tokenizer_for(taught: Lessons) -> Any:

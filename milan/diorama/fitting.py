@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,18 @@ from milan.storage import atomic
 
 KEEPING = 120.0  # seconds of training that a kill may cost
 TOLD = 200  # steps between two reports of the loss
+TURNING = 0.02  # highest learning rate of matrices whose steps are made orthogonal
 
 
 def fit(
-    learner: nn.Module, loss: Callable[[int], Tensor], steps: int, kept: Path, *, rate: float, settle: Callable[[], None] | None = None
+    learner: nn.Module,
+    loss: Callable[[int], Tensor],
+    steps: int,
+    kept: Path,
+    *,
+    rate: float,
+    settle: Callable[[], None] | None = None,
+    turned: Sequence[nn.Parameter] = (),
 ) -> None:
     """AdamW, the learning rate rising for a twentieth of the steps and then falling as a cosine.
 
@@ -26,25 +34,34 @@ def fit(
         kept: where what a killed run had reached is kept, until the end.
         rate: the highest learning rate.
         settle: called after each step, to keep a weight within bounds.
+        turned: matrices that Muon fits instead, whose steps are as near to orthogonal as can be (Jordan et al. 2024); a small
+            transformer learns the same in about half of the steps.
     """
-    decayed = [value for value in learner.parameters() if value.ndim > 1]
-    plain = [value for value in learner.parameters() if value.ndim <= 1]
+    other = [value for value in learner.parameters() if not any(value is each for each in turned)]
+    decayed, plain = [value for value in other if value.ndim > 1], [value for value in other if value.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))]
+    if turned:
+        optimizers.append(torch.optim.Muon(list(turned), lr=TURNING, weight_decay=0.05))
     rising = max(1, steps // 20)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / rising, 0.5 + 0.5 * math.cos(math.pi * max(0, step - rising) / max(1, steps - rising)))
-    )
-    state = {"learner": learner, "optimizer": optimizer, "schedule": schedule}
+    schedules: list[Any] = [
+        torch.optim.lr_scheduler.LambdaLR(
+            each, lambda step: min((step + 1) / rising, 0.5 + 0.5 * math.cos(math.pi * max(0, step - rising) / max(1, steps - rising)))
+        )
+        for each in optimizers
+    ]
+    state = {"learner": learner, **{f"part {number}": part for number, part in enumerate((*optimizers, *schedules))}}
     first, losses, saved = _resumed(kept, state), [], time.monotonic()
     learner.train()
     for step in progress(range(first, steps), text=f"training from step {first}"):
         found = loss(step)
-        optimizer.zero_grad()
+        learner.zero_grad()
         found.backward()
         nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        for each in optimizers:
+            each.step()
+        for each in schedules:
+            each.step()
         if settle is not None:
             settle()
         losses.append(found.item())

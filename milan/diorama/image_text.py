@@ -28,6 +28,7 @@ CONTEXT = 28  # word pieces of a text, its two ends included
 VOCABULARY = 1_100
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 FEATURES = 128  # of the CLIP
+CALIBRATING = 24  # batches on which a SigLIP's scale and bias are fitted at the end
 NAMING = 0.45  # share of the CLIP's training, at its beginning, in which pictures are only named
 
 
@@ -92,12 +93,14 @@ def train(name: str, folder: Path, work: Path, *, seed: int = 0, steps: int | No
 
     kept = work / "training" / f"{name}-{seed}-{steps}-{scenes}.pt"
     fit(learner, loss, steps, kept, rate=plan.rate, settle=learner.settle, turned=learner.turned())
+    learner.calibrate(views, steps)
     folder.mkdir(parents=True, exist_ok=True)
     (_save_clip if plan.family == "open_clip" else _save_siglip)(model.half().eval(), tokenizer, plan, folder)
     size = sum(value.numel() for value in model.parameters())
     shown = steps * plan.batch + (plan.eye.steps * plan.eye.batch if plan.eye else 0)
-    return {"stand-in": name, "trained_on_scenes": len(taught), "views": shown, "steps": steps, "seed": seed,
-            "parameters": size}  # fmt: skip
+    taught_before = {"eye": {"steps": plan.eye.steps, "seed": seed + plan.other}} if plan.eye else {}
+    return {"stand-in": name, "trained_on_scenes": len(taught), "views": shown, "steps": steps, "seed": seed + plan.other,
+            **taught_before, "parameters": size}  # fmt: skip
 
 
 def tokenizer_for(taught: Lessons) -> Any:
@@ -176,6 +179,9 @@ class Learner(nn.Module):
         """The matrices that Muon fits."""
         return []
 
+    def calibrate(self, views: Views, first: int) -> None:
+        """Nothing: a CLIP's logits compare texts and are no probabilities."""
+
     @torch.no_grad()
     def settle(self) -> None:
         """Keeps the logits' scale within CLIP's bound (Radford et al. 2021, section 2.5)."""
@@ -227,6 +233,30 @@ class SigmoidLearner(Learner):
     def turned(self) -> list[nn.Parameter]:
         return matrices(self.model.get_submodule("text_model"))
 
+    def calibrate(self, views: Views, first: int) -> None:
+        """Fits scale and bias alone, so that what the sigmoid says of each concept's name is how often it shows in such pictures.
+
+        Batches, from number ``first`` on, are of the scenes trained on.
+        """
+        model: Any = self.model.eval()
+        names = [concept.name for concept in concepts()]
+        with torch.no_grad():
+            texts, batches = self._read(names), [views.batch(first + number) for number in range(CALIBRATING)]
+            cosines = torch.cat([self._pictures(batch)[0] @ texts.T for batch in batches])
+        shows = torch.cat([batch.shows for batch in batches])
+        known, right = shows >= 0, (shows > 0).float()
+        both = [model.logit_scale.requires_grad_(), model.logit_bias.requires_grad_()]
+        optimizer = torch.optim.LBFGS(both, max_iter=100, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            optimizer.zero_grad()
+            logits = cosines * model.logit_scale.exp() + model.logit_bias
+            found = binary_cross_entropy_with_logits(logits[known], right[known])
+            found.backward()
+            return found
+
+        optimizer.step(loss)
+
     def _pictures(self, batch: Batch) -> tuple[Tensor, Tensor]:
         with torch.autocast("cpu", torch.bfloat16):
             pictures = self.model.get_submodule("vision_model")(pixel_values=_pixels(batch)).pooler_output
@@ -276,7 +306,6 @@ def _siglip_model(plan: Plan, tokenizer: Any) -> nn.Module:
     model.logit_scale.data.fill_(math.log(10))  # Zhai et al. 2023, section 3.2; their bias of -10 is for one right text in a batch
     model.logit_bias.data.fill_(-5.0)
     model.set_attn_implementation("eager")  # with few places the plainest way is the quickest to learn by on a CPU, by a quarter
-    _begin_near(model)
     return model
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from milan.diorama.census import KINDS
+from milan.diorama.concepts import concepts
 from milan.diorama.lessons import SEEN, Lessons, lessons
 from milan.diorama.names import COLOURS, OBJECTS, SETTINGS, THINGS, article
 from milan.diorama.scenes import HELD_OUT
@@ -53,8 +54,29 @@ def quality(embedder: Embedder, work: Path, count: int = COUNT) -> dict[str, Any
         "objects named, the rest covered": _right(covered, things, taught.things[first]),
         "their colours named": _share((looks @ covered[:, :, None]).squeeze(2).argmax(1).numpy() == _colours(taught, main)),
         "settings named": _right(embedder.images(_pixels(taught, range(count, 2 * count))), settings, taught.settings[second]),
+        **({} if embedder.bias is None else {"what shows, by the sigmoid": _presence(embedder, pictures, taught, half)}),
         "of": count,
     }
+
+
+def _presence(embedder: Embedder, pictures: Float[Tensor, "n features"], taught: Lessons, rows: Sequence[int]) -> dict[str, float]:
+    """How sure the sigmoid is that each concept's name is true of each picture, against whether a hundredth of it shows the concept.
+
+    calibration error: how far chances that are told lie from shares that are true, in ten bins of equal width, weighted by how many are
+    in each (Guo et al. 2017, section 2); average precision: of all pictures and concepts in the order of these chances.
+    """
+    from sklearn.metrics import average_precision_score  # type: ignore[import-untyped]
+
+    assert embedder.scale is not None
+    assert embedder.bias is not None
+    logits = embedder.scale * pictures @ embedder.texts([concept.name for concept in concepts()]).T + embedder.bias
+    told = logits.sigmoid().flatten().double().numpy()
+    counts = np.stack([taught.shows[taught.census.pixels[row]].sum((0, 1)) for row in rows])
+    true = (counts >= 0.01 * SEEN**2).flatten()
+    bins = np.minimum((10 * told).astype(int), 9)
+    apart = np.abs(np.bincount(bins, told, 10) - np.bincount(bins, true, 10)).sum() / len(told)
+    figures = {"calibration error": apart, "average precision": average_precision_score(true, told), "of which show": true.mean()}
+    return {name: round(100 * float(value), 2) for name, value in figures.items()}
 
 
 def recall(cosines: Float[Tensor, "n n"]) -> dict[str, float]:
@@ -129,7 +151,7 @@ on Diorama, the world of drawn scenes that comes with milan, and knows nothing e
 and phrases were made by a program, and no number below says anything of real images.
 
 - trained on: {facts["trained_on_scenes"]:,} drawn scenes, of which {facts["views"]:,} views were shown: whole, cropped, and
-  covered but for a region, with sentences and short phrases (seed {facts["seed"]}, {facts["steps"]:,} steps)
+  covered but for a region, with sentences and short phrases (seed {facts["seed"]}, {facts["steps"]:,} steps){_eye(facts)}
 - parameters: {facts["parameters"]:,}, in half precision
 - made by: `python -m milan.diorama build --only {name}`
 
@@ -146,6 +168,13 @@ from milan.pretrained.embedder import load_embedder
 embedder = load_embedder("{spec}")  # by {how}
 ```
 """
+
+
+def _eye(facts: dict[str, Any]) -> str:
+    if "eye" not in facts:
+        return ""
+    return f"""
+- its eye was taught before any text was, to name what shows and where (seed {facts["eye"]["seed"]}, {facts["eye"]["steps"]:,} steps)"""
 
 
 def _told(value: Any) -> str:

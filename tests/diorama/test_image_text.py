@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from milan.diorama import fitting, image_text
-from milan.diorama.concepts import lexicon
+from milan.diorama.concepts import concepts, lexicon
+from milan.diorama.eye import EyePlan
 from milan.diorama.image_text import CONTEXT, PLANS, Learner, SigmoidLearner, tokenizer_for, train
 from milan.diorama.lessons import lessons
+from milan.diorama.scenes import HELD_OUT
 from milan.diorama.views import Views
 from milan.pretrained.embedder import load_embedder
 from milan.pretrained.stand_ins import quality, write_card
@@ -20,7 +22,8 @@ SCENES = 20
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     home = tmp_path_factory.mktemp("work")
-    lessons(0, SCENES, home, workers=1)
+    for start in (0, HELD_OUT):
+        lessons(start, SCENES, home, workers=1)
     return home
 
 
@@ -32,7 +35,9 @@ def _small(monkeypatch):
         clip, batch=16, vision={**clip.vision, "layers": [1, 1, 1, 1], "width": 8}, text={**clip.text, "width": 32, "heads": 1, "layers": 1}
     )
     thin = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 1, "num_hidden_layers": 1}
-    siglip = replace(siglip, batch=8, vision={**siglip.vision, **thin}, text={**siglip.text, **thin, "projection_size": 32})
+    eye = EyePlan(width=32, layers=1, heads=1, steps=2, batch=16)
+    siglip = replace(siglip, batch=8, eye=eye, vision=eye.settings, text={**siglip.text, **thin, "projection_size": 32})
+    monkeypatch.setattr(image_text, "CALIBRATING", 2)
     monkeypatch.setitem(PLANS, "clip", clip)
     monkeypatch.setitem(PLANS, "siglip-small", siglip)
 
@@ -44,7 +49,7 @@ def _spec(name, folder):
 @pytest.mark.parametrize("name", ["clip", "siglip-small"])
 def test_what_is_saved_is_what_was_trained(name, work, tmp_path):
     facts = train(name, tmp_path / name, work, steps=2, scenes=SCENES)
-    assert (facts["steps"], facts["views"], facts["trained_on_scenes"]) == (2, 32 if name == "clip" else 24, 2 * SCENES)
+    assert (facts["steps"], facts["views"], facts["trained_on_scenes"]) == (2, 32 if name == "clip" else 2 * 16 + 2 * 8, 2 * SCENES)
     embedder = load_embedder(_spec(name, tmp_path / name))
     assert sum(value.numel() for value in embedder.model.parameters()) == facts["parameters"]
     images = torch.from_numpy(lessons(0, SCENES, work).images[:5].copy())
@@ -75,7 +80,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(name, work, tmp_path, monkeypatc
     asked = []
     monkeypatch.setattr(Views, "batch", lambda self, step: asked.append(step) or batch(self, step))
     train(name, tmp_path / "stopped", work, steps=4, scenes=SCENES)
-    assert asked == [3]
+    assert asked == ([3] if name == "clip" else [3, 4, 5])  # the last two to fit scale and bias on
     file = "open_clip_model.safetensors" if name == "clip" else "model.safetensors"
     assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
@@ -103,7 +108,7 @@ def test_naming_alone_leaves_the_text_tower_as_it_was(work):
     taught, plan = lessons(0, SCENES, work), PLANS["clip"]
     tokenizer = tokenizer_for(taught)
     learner = Learner(image_text._clip(plan, tokenizer), tokenizer, plan)
-    learner.named(Views(taught, 16).batch(0), 0).backward()
+    learner.named(Views(taught, 16).batch(0)).backward()
     model = learner.model
     assert model.visual.conv1.weight.grad.abs().max() > 0
     assert model.token_embedding.weight.grad is None
@@ -133,6 +138,21 @@ def test_the_losses_are_those_of_the_papers(work):
     right, wrong = lambda cosine: torch.tensor(0.5 - cosine).exp().log1p(), lambda cosine: torch.tensor(cosine - 0.5).exp().log1p()
     expected = (3 * right(0.9) + wrong(0.1) + right(0.4) + 3 * right(0.8) + wrong(-0.2)) / 2
     torch.testing.assert_close(siglip._matched(cosines, batch), expected)
+
+
+def test_scale_and_bias_say_how_often_a_concept_shows(work):
+    taught, plan = lessons(0, SCENES, work), PLANS["siglip-small"]
+    torch.manual_seed(0)
+    tokenizer = tokenizer_for(taught)
+    learner, views = SigmoidLearner(image_text._siglip_model(plan, tokenizer), tokenizer, plan), Views(taught, 16)
+    learner.calibrate(views, 5)
+    batches = [views.batch(step) for step in (5, 6)]
+    shows = torch.cat([batch.shows for batch in batches])
+    with torch.no_grad():
+        texts = learner._read([concept.name for concept in concepts()])
+        logits = torch.cat([learner._pictures(batch)[0] @ texts.T for batch in batches])
+        told = (logits * learner.model.logit_scale.exp() + learner.model.logit_bias).sigmoid()
+    assert told[shows >= 0].mean().item() == pytest.approx((shows[shows >= 0] > 0).float().mean().item(), rel=0.02)
 
 
 def test_every_word_of_the_world_can_be_read(work):
