@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from milan.errors import BadInput
 from milan.models.decoding import Speller, filled, greedy, padded
+from milan.models.recurrence import StepWeights, teacher_forced
 from milan.models.saving import Saved
 from milan.vocabulary import Vocabulary
 
@@ -131,19 +132,18 @@ class Captioner(
         going = [int((lengths > step).sum()) for step in range(int(lengths[0]))]
         features, tokens = features[order], tokens[order]
         before = torch.cat([torch.full_like(tokens[:, :1], self.vocabulary.start), tokens[:, :-1]], 1)
-        of_words, of_features = self.input_weights()
-        words = F.linear(self.embedding(before), of_words)
+        words = F.linear(self.embedding(before), self.input_weights()[0])
         hidden, cell = self.initial(features)
-        keys = self.key(features)
-        states, attention = [], torch.zeros_like(features[:, :, 0])
-        for step, rows in enumerate(going):
-            hidden, cell = hidden[:rows], cell[:rows]
-            attended, weights = self.attend(self.query(hidden).unsqueeze(1), features[:rows], keys[:rows])
-            hidden, cell = lstm(self.attended_gates(hidden, attended.squeeze(1), of_features) + words[:rows, step], cell)
-            attention = torch.cat([attention[:rows] + weights.squeeze(1), attention[rows:]])
-            states.append(hidden)
+        parts = [part.to(features.dtype) for part in (self.key(features), words, hidden, cell)]
+        states, attention = teacher_forced(going, features, *parts, self.step_weights())
         said = torch.cat([tokens[:rows, step] for step, rows in enumerate(going)])
-        return self.readout(F.dropout(torch.cat(states), self.dropout, self.training)), said, attention
+        return self.readout(F.dropout(states, self.dropout, self.training)), said, attention
+
+    def step_weights(self) -> StepWeights:
+        """What is the same at every step under teacher forcing."""
+        by_hidden = torch.cat([self.query.weight, self.gate.weight, self.cell.weight_hh])
+        bias = torch.cat([self.query.bias, self.gate.bias, self.cell.bias_ih + self.cell.bias_hh])
+        return StepWeights(by_hidden, bias, self.input_weights()[1], self.energy.weight[0], self.energy.bias)
 
     def loss(self, batch: CaptionBatch) -> Float[Tensor, ""]:
         """Cross entropy by token, plus the doubly stochastic term."""

@@ -6,8 +6,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from milan.errors import BadInput
-from milan.models import CaptionBatch
-from milan.models.captioner import bleu
+from milan.models import CaptionBatch, Captioner
+from milan.models.captioner import bleu, lstm
 from milan.models.decoding import Speller, beam_search
 from tests.models.worlds import EXEMPLARS, captioner, features
 
@@ -66,6 +66,59 @@ def test_gradients_reach_every_weight() -> None:
     model.loss(CaptionBatch(features(4), torch.tensor([[1, 2, model.vocabulary.stop]] * 4))).backward()
     without = [name for name, value in model.named_parameters() if value.grad is None or not value.grad.any()]
     assert without == ["energy.bias"], "a shift of all energies cannot matter"
+
+
+def by_autograd(model: Captioner, units: Tensor, tokens: Tensor) -> Tensor:
+    """The loss by the captioner's own attention and gates, one step after the other, with PyTorch's gradient; all texts are as long."""
+    hidden, cell = model.initial(units)
+    keys, (of_words, of_features) = model.key(units), model.input_weights()
+    last, logits, paid = torch.full_like(tokens[:, 0], model.vocabulary.start), [], torch.zeros_like(units[:, :, 0])
+    for said in tokens.t():
+        attended, weights = model.attend(model.query(hidden).unsqueeze(1), units, keys)
+        gates = model.attended_gates(hidden, attended.squeeze(1), of_features) + F.linear(model.embedding(last), of_words)
+        hidden, cell = lstm(gates, cell)
+        logits.append(model.readout(hidden))
+        last, paid = said, paid + weights.squeeze(1)
+    return F.cross_entropy(torch.cat(logits), tokens.t().flatten()) + (1 - paid).square().mean()
+
+
+@pytest.mark.parametrize("gate", ["vector", "scalar"])
+def test_the_written_gradient_is_that_of_autograd(gate: str) -> None:
+    model, units = captioner(gate=gate).double(), features(3).double()
+    tokens = torch.tensor([[3, 1, 4, model.vocabulary.stop], [7, 2, 2, model.vocabulary.stop], [9, 9, 1, model.vocabulary.stop]])
+    found, expected = ([*torch.autograd.grad(loss, [*model.parameters()])] for loss in
+                       (model.loss(CaptionBatch(units, tokens)), by_autograd(model, units, tokens)))  # fmt: skip
+    for name, one, other in zip(dict(model.named_parameters()), found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_the_written_gradient_is_the_slope_for_texts_of_all_lengths() -> None:
+    model, units = captioner().double(), features(3).double()
+    stop, pad = model.vocabulary.stop, model.vocabulary.pad
+    batch = CaptionBatch(units, torch.tensor([[3, stop, pad, pad], [7, 2, 8, stop], [9, 1, stop, pad]]))
+    model.loss(batch).backward()
+    for weight in (model.query.weight, model.key.weight, model.cell.weight_ih, model.initial_cell.weight, model.energy.weight):
+        value, step = weight.data[0, 0].item(), 1e-5
+        losses = []
+        for place in (value - step, value + step):
+            weight.data[0, 0] = place
+            losses.append(model.loss(batch).item())
+        weight.data[0, 0] = value
+        assert (losses[1] - losses[0]) / (2 * step) == pytest.approx(weight.grad[0, 0].item(), abs=1e-8)
+
+
+def test_autocast_changes_little() -> None:
+    model, units = captioner(hidden=64), features(3)
+    batch = CaptionBatch(units, torch.tensor([[3, 1, model.vocabulary.stop]] * 3))
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model.loss(batch)
+    assert half.dtype == torch.float32
+    assert 0 < abs(half.item() - model.loss(batch).item()) < 0.02
+    half.backward()
+    short = model.query.weight.grad.clone()
+    model.zero_grad()
+    model.loss(batch).backward()
+    assert F.cosine_similarity(short.flatten(), model.query.weight.grad.flatten(), dim=0) > 0.99
 
 
 def test_features_of_another_encoder_are_refused() -> None:
