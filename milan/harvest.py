@@ -20,6 +20,7 @@ from milan.diorama.names import ADJECTIVES, COLOURS, KINDS, SETTINGS, SYNONYMS, 
 from milan.diorama.scenes import draw
 from milan.diorama.sentences import SAID, sentences
 from milan.errors import BadInput, UnknownName
+from milan.language import OURS, load_language
 from milan.progress import progress
 from milan.storage import cache_folder, content_key
 
@@ -75,8 +76,9 @@ def load_parser(spec: str = LEXICON) -> "Language":
     Args:
         spec: the name of an installed pipeline (``en_core_web_sm``, the published way) or the folder of one; ``lexicon``, which needs no
             download: spaCy's tokenizer and a list of the words of Diorama's sentences with their parts of speech, no model, so that it
-            knows no other words; or ``treebank:FOLDER``, a tagger that spaCy trains on the CoNLL-U files there, once, and keeps in the
-            cache. The last two do not parse: a noun phrase is then a run of adjectives and nouns that ends in a noun.
+            knows no other words; ``ours``, the pipeline of ``milan.language``; or ``treebank:FOLDER``, a tagger that spaCy trains on the
+            CoNLL-U files there, once, and keeps in the cache. Lexicon and treebank do not parse: a noun phrase is then a run of
+            adjectives and nouns that ends in a noun.
 
     Raises:
         UnknownName: it is neither installed nor a folder.
@@ -86,6 +88,8 @@ def load_parser(spec: str = LEXICON) -> "Language":
         return _lexicon()
     if spec.startswith(TREEBANK):
         return _trained(Path(spec.removeprefix(TREEBANK)).expanduser())
+    if spec == OURS:
+        return load_language(OURS)
     import spacy
 
     try:
@@ -93,8 +97,10 @@ def load_parser(spec: str = LEXICON) -> "Language":
     except (OSError, ValueError, ImportError) as error:
         if Path(spec).is_dir():
             raise BadInput(f"no spaCy pipeline in {spec}: {' '.join(str(error).split())[:200]}") from None
-        known = [LEXICON, "treebank:FOLDER", *spacy.util.get_installed_models()]
-        raise UnknownName("spaCy pipeline", spec, known, f"install it with `python -m spacy download {spec}`, or give lexicon") from None
+        known = [LEXICON, OURS, "treebank:FOLDER", *spacy.util.get_installed_models()]
+        raise UnknownName(
+            "spaCy pipeline", spec, known, f"install it with `python -m spacy download {spec}`, or give {OURS} or {LEXICON}"
+        ) from None
     if not {"tagger", "morphologizer", "attribute_ruler"} & set(parser.pipe_names):
         raise BadInput(f"the spaCy pipeline {spec} finds no parts of speech (it has {', '.join(parser.pipe_names) or 'no parts'})")
     return parser

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from milan.experiments.report import Report
 
 SEAMS = {
-    "__main__", "beside", "described", "dots", "entrants", "fitting", "floors", "judging", "learning", "lines", "outcome", "pictures",
-    "predictions", "replacing", "report", "runs", "scored", "searching", "splits", "standings", "worth",
+    "__main__", "answers", "bars", "beside", "corpora", "described", "dots", "entrants", "fitting", "floors", "judging", "learning", "lines",
+    "orders", "outcome", "pictures", "predictions", "pruned", "replacing", "report", "runs", "scored", "searching", "splits",
+    "standings", "varied", "wording", "worth",
 }  # fmt: skip
 PROGRAM = "python -m milan.experiments"
 

@@ -38,19 +38,28 @@ def load_language(name: str = "") -> "Language":
     """
     import spacy
 
-    there = spacy.util.get_installed_models()
-    name = name or next((each for each in INSTALLED if each in there), OURS)
+    name = name or default_language()
     try:
         language = spacy.load(embedded("data/language") if name == OURS else name, exclude=["ner"])
     except OSError:
         raise UnknownName(
-            "spaCy pipeline", name, [OURS, *there], f"install it with `python -m spacy download {name}`, or give {OURS}"
+            "spaCy pipeline",
+            name,
+            [OURS, *spacy.util.get_installed_models()],
+            f"install it with `python -m spacy download {name}`, or give {OURS}",
         ) from None
     if "parser" not in language.pipe_names:
         raise BadInput(f"the spaCy pipeline {name} does not parse (it has {', '.join(language.pipe_names) or 'no parts'}); give {OURS}")
     if _universal(language):
         language.vocab.get_noun_chunks = universal_noun_chunks
     return language
+
+
+def default_language() -> str:
+    """The first of ``INSTALLED`` that is, else ``ours``."""
+    from spacy.util import get_installed_models
+
+    return next((each for each in INSTALLED if each in get_installed_models()), OURS)
 
 
 def named(language: "Language") -> str:
@@ -72,4 +81,4 @@ def universal_noun_chunks(doc: "Doc | Span") -> "Iterator[tuple[int, int, int]]"
 
 
 def _universal(language: "Language") -> bool:
-    return "obl" in language.get_pipe("parser").labels  # type: ignore[attr-defined]
+    return "obl" in language.get_pipe("parser").labels

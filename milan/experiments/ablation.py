@@ -1,0 +1,92 @@
+"""Units taken away in the order of what their descriptions are like as language: MILAN's section 5, with Figure 4."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
+    from milan.experiments.report import Report
+
+
+def ablation(
+    describer: str = "milan",
+    target: str = "diorama:resnet-objects",
+    weights: str | None = None,
+    probe: str | None = None,
+    judged: str | None = None,
+    synsets: str = "",
+    limit: int | None = None,
+    layers: list[str] | None = None,
+    units: str = "",
+    out: Path | None = None,
+    language: str = "",
+    vectors: str = "",
+    most: float = 0.2,
+    step: float = 0.02,
+    draws: int = 3,
+    random_orders: int = 5,
+    annotations: Path | None = None,
+    k: int = 15,
+    quantile: float = 0.99,
+    seed: int = 0,
+    device: str = "cpu",
+) -> "Report":
+    """Accuracy as units are taken away by the nouns, verbs, adpositions, adjectives, length, depth and contrasts of their descriptions
+
+    Args:
+        describer: a name, set as for Diorama (configs/describe/NAME-diorama.yaml), a file of options, or a table of descriptions
+        target: a classifier
+        weights: of the target, if not its own
+        probe: the images it is dissected on; those of the target's own task by default
+        judged: labelled images whose accuracy is measured; PROBE@judge by default
+        synsets: FILE that says which class each output is, where the judged images do not show all
+        limit: only the first so many images of each
+        layers: dotted paths of the layers; Diorama's networks have theirs
+        units: of each layer, as 0-99 or 3,17 or layer4:0-9; all by default
+        out: the folder to write to; runs/ablation-TARGET by default
+        language: the spaCy pipeline; the first en_core_web_* that is installed by default, else ours
+        vectors: of words: pipeline, or an image-text model as --settings.embedder takes it; the pipeline's if it has some, else diorama
+        most: the share of the units that is taken away in the end
+        step: the share that is taken away at a time
+        draws: orders of each criterion, which differ in how equals are put, by lot
+        random_orders: of units by lot alone
+        annotations: a csv of layer, unit and summary whose words are counted too, as in Table 5
+        k: exemplars of a unit
+        quantile: of a unit's activations, above which a place belongs to its mask
+        seed: of the lots and the intervals
+        device: where network and describer run
+    """
+    from milan.errors import BadInput
+    from milan.experiments.bench import own_probe
+    from milan.experiments.described import Described, Look
+    from milan.experiments.orders import Outcome, trials
+    from milan.page import write_sheets
+    from milan.probes import load_probe
+    from milan.scores.ablations import right_without
+    from milan.scores.criteria import criteria, word_vectors
+    from milan.storage import locked
+    from milan.targets import load_target
+
+    if not 0 < step <= most <= 1:
+        raise BadInput(f"steps of {step} up to {most}; give shares of the units, the step no larger than the end")
+    network = load_target(target, weights=weights, device=device)
+    out = out or Path("runs") / f"ablation-{network.spec.replace(':', '-') or network.name}"
+    spec = probe or own_probe(network)
+    shown, tested = (
+        load_probe(name, size=network.image_size, resize=network.resize, limit=limit) for name in (spec, judged or f"{spec}@judge")
+    )
+    with locked(out):
+        look = Look(describer, layers or (), units, k, quantile, device)
+        described = Described.of(network, shown, look, out)
+        words, told = word_vectors(vectors, language, device)
+        values = criteria(described.texts, words, language)
+        tried = trials(values, draws, random_orders, seed)
+        counts = [round(number * step * len(described.texts)) for number in range(1, round(most / step) + 1)]
+        sets = [
+            order[:count] for order, count in [((), 0), *((order, count) for each in tried for order in each.orders for count in counts)]
+        ]
+        _, right = right_without(network, tested, sets, out / "accuracy.sqlite", synsets)
+        outcome = Outcome(described, values, tried, counts, right, {"language": language, "vectors": told, "seed": seed, "step": step})
+        report = outcome.report(tested.spec or tested.name, annotations)
+        sheets = write_sheets(described.dissections, outcome.first_units, out / "page")
+        report.write(out, [outcome.case(unit, sheets.get(unit)) for unit in outcome.first_units])
+    return report

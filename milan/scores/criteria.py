@@ -1,0 +1,103 @@
+"""What descriptions are like as language, unit by unit: the seven criteria of MILAN (Hernandez et al. 2022, section 5)."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+from scipy.spatial.distance import pdist
+
+from milan.errors import BadInput
+from milan.language import load_language, named
+from milan.language.reading import Reading, read
+from milan.units import Unit
+
+SYNTACTIC = {"nouns": "noun", "verbs": "verb", "adpositions": "adposition", "adjectives": "adjective"}
+STRUCTURAL = ("length", "depth", "word difference")
+CRITERIA = (*SYNTACTIC, *STRUCTURAL)
+Vectors = Callable[[Sequence[str]], Float[np.ndarray, "words features"]]
+
+
+def criteria(texts: Mapping[Unit, str], vectors: Vectors, language: str = "") -> dict[str, dict[Unit, float]]:
+    """For each of ``CRITERIA`` its value for each unit.
+
+    Nouns (names too), verbs, adpositions (the paper's prepositions) and adjectives are counted; ``length`` is in words, without punctuation
+    (the 2022 code counted signs too); ``depth`` is that of the deepest parse tree in the text (the 2022 code took the last sentence's);
+    ``word difference`` is the greatest Euclidean distance between the vectors of two of the text's words, 0 where fewer than two have one
+    (the 2022 code took a word without one to lie at 0, far from all).
+
+    Args:
+        texts: what is said of each unit.
+        vectors: of words; NaN where there is none, see ``word_vectors``.
+        language: the pipeline, see ``milan.language.load_language``.
+    """
+    readings = read(texts.values(), language)
+    words = list(dict.fromkeys(word for reading in readings.values() for word in reading.words))
+    known = dict(zip(words, vectors(words), strict=True)) if words else {}
+    values = {text: _values(reading, known) for text, reading in readings.items()}
+    return {name: {unit: values[text][name] for unit, text in texts.items()} for name in CRITERIA}
+
+
+def _values(reading: Reading, known: Mapping[str, Float[np.ndarray, " features"]]) -> dict[str, float]:
+    counts = {name: float(reading.count(part)) for name, part in SYNTACTIC.items()}
+    there = [known[word] for word in dict.fromkeys(reading.words) if not np.isnan(known[word]).any()]
+    apart = float(pdist(np.stack(there)).max()) if len(there) > 1 else 0.0
+    return counts | {"length": float(len(reading.words)), "depth": float(reading.depth), "word difference": apart}
+
+
+def word_vectors(spec: str, language: str = "", device: str = "cpu") -> tuple[Vectors, str]:
+    """What gives words vectors, and how a report names it.
+
+    Args:
+        spec: ``pipeline`` for the vectors of the spaCy pipeline (``en_core_web_lg`` and ``_md`` have some), else the text side of an
+            image-text model as ``milan.pretrained.embedder.load_embedder`` takes it, of each word alone; "" for the pipeline's where it
+            has some, else Diorama's stand-in, which knows the words of Diorama's sentences.
+
+    Raises:
+        BadInput: the pipeline has no vectors.
+    """
+    pipeline = load_language(language)
+    if not pipeline.vocab.vectors_length and spec == "pipeline":
+        raise BadInput(f"the spaCy pipeline {named(pipeline)} has no word vectors; take en_core_web_lg, or --vectors diorama")
+    if spec == "pipeline" or (not spec and pipeline.vocab.vectors_length):
+        return lambda words: np.stack([_own(pipeline.vocab[word]) for word in words]), f"those of {named(pipeline)}"
+    from milan.pretrained.embedder import load_embedder, text_embeddings
+
+    embedder = load_embedder(spec or "diorama", device=device)
+    return lambda words: text_embeddings(embedder, words).numpy().astype(np.float64), f"the text side of {spec or 'diorama'}, word by word"
+
+
+def _own(lexeme: object) -> Float[np.ndarray, " features"]:
+    vector = np.asarray(lexeme.vector, dtype=np.float64)  # type: ignore[attr-defined]
+    return vector if lexeme.has_vector else np.full_like(vector, np.nan)  # type: ignore[attr-defined]
+
+
+def ordered(values: Mapping[Unit, float], seed: int) -> list[Unit]:
+    """Units by value, largest first; among equals by lot (the 2022 code broke ties by layer, so that early layers went first).
+
+    >>> [unit.index for unit in ordered({Unit("a", 0): 1.0, Unit("a", 1): 3.0, Unit("b", 2): 2.0}, 0)]
+    [1, 2, 0]
+    """
+    lots = np.random.default_rng(seed).permutation(len(values))
+    return [unit for _, _, unit in sorted(((-value, lot, unit) for (unit, value), lot in zip(values.items(), lots, strict=True)))]
+
+
+def by_lot(values: Mapping[Unit, float], count: int) -> float:
+    """Of the ``count`` units with the largest values the share that only the lot put before others of the same value, 0..1.
+
+    >>> by_lot({Unit("a", 0): 2.0, Unit("a", 1): 1.0, Unit("a", 2): 1.0, Unit("a", 3): 1.0}, 2)
+    0.5
+    """
+    ranked = sorted(values.values(), reverse=True)
+    if not 0 < count < len(ranked) or ranked[count] != ranked[count - 1]:
+        return 0.0
+    return sum(value == ranked[count - 1] for value in ranked[:count]) / count
+
+
+def like_layers(order: Sequence[Unit], seed: int) -> list[Unit]:
+    """An order by lot with a unit of the same layer in each place: what the layers alone do."""
+    dice = np.random.default_rng(seed)
+    layers: dict[str, list[Unit]] = {}
+    for unit in order:
+        layers.setdefault(unit.layer, []).append(unit)
+    shuffled = {layer: iter([units[at] for at in dice.permutation(len(units))]) for layer, units in layers.items()}
+    return [next(shuffled[unit.layer]) for unit in order]
