@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from milan.experiments.report import Report
 
 SEAMS = {
-    "__main__", "answers", "bars", "beside", "corpora", "described", "dots", "entrants", "fitting", "floors", "judging", "learning", "lines",
-    "orders", "outcome", "pictures", "predictions", "pruned", "replacing", "report", "runs", "scored", "searching", "splits",
-    "standings", "varied", "wording", "worth",
+    "__main__", "answers", "bars", "beside", "corpora", "described", "dots", "entrants", "fitting", "floors", "judging",
+    "learning", "lines", "orders", "outcome", "pictures", "predictions", "pruned", "replacing", "report", "runs", "scored",
+    "searching", "splits", "standings", "varied", "wording", "worth",
 }  # fmt: skip
 PROGRAM = "python -m milan.experiments"
 
