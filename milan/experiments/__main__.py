@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from milan.experiments.report import Report
 
 SEAMS = {
-    "__main__", "answers", "bars", "beside", "corpora", "described", "dots", "entrants", "fitting", "floors", "judging",
-    "learning", "lines", "orders", "outcome", "pictures", "predictions", "pruned", "replacing", "report", "runs", "scored",
-    "searching", "splits", "standings", "varied", "wording", "worth",
+    "__main__", "answers", "auditing", "audits", "bars", "beside", "classifying", "corpora", "described", "dots", "editing",
+    "edits", "entrants", "fitting", "floors", "forms", "judging", "learning", "lettering", "lines", "marks", "orders", "outcome",
+    "pasting", "pictures", "predictions", "pruned", "rating", "replacing", "report", "retraining", "runs", "scored", "searching",
+    "splits", "spoilt", "standings", "studies", "turk", "varied", "wording", "worth",
 }  # fmt: skip
 PROGRAM = "python -m milan.experiments"
 
@@ -61,7 +62,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if status := run(lambda: made.append(experiment(name))):
         return status
     options = parser(f"{PROGRAM} {name}", (inspect.getdoc(made[0]) or "").splitlines()[0], made[0])
-    chosen = options.parse_args(_spelled_out(words, made[0])).as_dict()
+    chosen = options.instantiate_classes(options.parse_args(_spelled_out(words, made[0]))).as_dict()
     chosen.pop("config", None)
     return run(lambda: _told(made[0], chosen))
 

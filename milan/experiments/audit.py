@@ -1,0 +1,63 @@
+"""Auditing anonymized models (Hernandez et al. 2022, section 6): do networks trained on blurred faces have units for faces?"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
+    from milan.experiments.report import Report
+
+
+def audit(
+    plain: list[str] | None = None,
+    blurred: list[str] | None = None,
+    plain_weights: list[str] | None = None,
+    blurred_weights: list[str] | None = None,
+    probe: str = "diorama:objects",
+    limit: int | None = None,
+    describer: str = "milan",
+    words: list[str] | None = None,
+    layers: list[str] | None = None,
+    units: str = "",
+    marks: list[str] | None = None,
+    out: Path | None = None,
+    k: int = 15,
+    quantile: float = 0.99,
+    seed: int = 0,
+    device: str = "cpu",
+) -> "Report":
+    """Counts units said to detect faces, in networks trained on images as they are and on the same with faces blurred.
+
+    Args:
+        plain: networks trained on images as they are; diorama:resnet-objects by default
+        blurred: those trained on blurred ones, each beside its pair above; diorama:resnet-blurred by default
+        plain_weights: their files, where they are not their own; one for each network
+        blurred_weights: the same of the blurred
+        probe: unblurred images, of which the exemplars are
+        limit: only the first so many
+        describer: a name, set as for Diorama (configs/describe/NAME-diorama.yaml), or a file of options
+        words: a unit whose description has one of them, as a whole word, is counted; face, head, nose, eyes, mouth (and plurals) by default
+        layers: dotted paths of the layers, of every network; Diorama's networks have theirs
+        units: of each layer, as 0-99 or 3,17 or layer4:0-9; all by default
+        marks: files that the page check.html saved, in which people said which units they take for faces
+        out: the folder to write to; runs/audit by default
+        k: exemplars of a unit
+        quantile: of a unit's activations, above which a place belongs to its mask
+        seed: of the intervals
+        device: where networks and describer run
+    """
+    from milan.experiments.auditing import WORDS, Pair, audited, cases, write_check
+    from milan.experiments.audits import report_of
+    from milan.experiments.described import Look
+    from milan.experiments.marks import read_answers
+    from milan.storage import locked
+
+    out = out or Path("runs") / "audit"
+    pairs = Pair.of(plain or ["diorama:resnet-objects"], blurred or ["diorama:resnet-blurred"], plain_weights, blurred_weights)
+    look = Look(describer, layers or (), units, k, quantile, device)
+    with locked(out):
+        found = audited(pairs, probe, limit, look, tuple(words or WORDS), out)
+        form = write_check(found, out / "page")
+        answers = read_answers(marks or (), form)
+        report = report_of(found, answers, seed)
+        report.write(out, cases(found, answers, out / "page"))
+    return report

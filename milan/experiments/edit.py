@@ -1,0 +1,73 @@
+"""Editing spurious features (Hernandez et al. 2022, section 7): units said to detect text are removed from a network that relies on it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from milan.experiments.classifying import Training
+from milan.experiments.lettering import Lettering
+
+if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
+    from milan.experiments.report import Report
+
+
+def edit(
+    images: str = "diorama:objects",
+    test_images: str = "",
+    size: int = 224,
+    describer: str = "milan",
+    words: list[str] | None = None,
+    layers: list[str] | None = None,
+    scenes: int = 1000,
+    tests: int = 1500,
+    most: int = 64,
+    draws: int = 5,
+    out: Path | None = None,
+    lettering: Lettering = Lettering(),  # noqa: B008 (frozen)
+    training: Training = Training(),  # noqa: B008
+    k: int = 15,
+    quantile: float = 0.99,
+    seed: int = 0,
+    device: str = "cpu",
+) -> "Report":
+    """Removes the units said to detect text, and looks how well the network then does where the text lies.
+
+    Args:
+        images: diorama:objects, whose networks are there; or a folder of classes (FILE.parquet, hf:ID) to letter and to train on
+        test_images: more images of the same classes, to test with; a tenth of the images by default
+        size: side of the square images that are written
+        describer: a name, set as for Diorama (configs/describe/NAME-diorama.yaml), or a file of options
+        words: a unit whose description has one of them, as a whole word, is removed; text, word, letter and their plurals by default
+        layers: dotted paths of the layers; of a ResNet the first convolution and the four stages by default
+        scenes: images to dissect on and to validate with, at most
+        tests: images to test with, at most
+        most: units removed, at most
+        draws: random orders beside it
+        out: the folder to write to; runs/edit by default
+        lettering: how names are written into images that are not Diorama's
+        training: how the two networks are trained on them
+        k: exemplars of a unit
+        quantile: of a unit's activations, above which a place belongs to its mask
+        seed: of ties, random orders and intervals
+        device: where all of it runs
+    """
+    from milan.experiments.described import Described, Look
+    from milan.experiments.editing import Plan, cases, edited
+    from milan.experiments.edits import report_of
+    from milan.experiments.spoilt import dioramas, made
+    from milan.page import write_sheets
+    from milan.storage import locked
+
+    out = out or Path("runs") / "edit"
+    plan = Plan(tuple(words or ()) or Plan.words, most, draws, seed)
+    with locked(out):
+        if images == "diorama:objects":
+            spoilt = dioramas(scenes, tests, device)
+        else:
+            spoilt = made(images, test_images, size, lettering, training, out, (scenes, tests, device))
+        look = Look(describer, layers or spoilt.layers, k=k, quantile=quantile, device=device)
+        described = Described.of(spoilt.target, spoilt.seen, look, out)
+        found = edited(spoilt, described, plan, out)
+        report = report_of(found, out)
+        sheets = write_sheets(described.dissections, found.named, out / "page")
+        report.write(out, [case | {"sheet": sheets.get(unit)} for unit, case in cases(found)])
+    return report

@@ -1,0 +1,182 @@
+"""Units removed one by one: which are said to detect text, in which order they go, and what is left of the accuracy."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from milan.errors import BadInput
+from milan.experiments.described import Described
+from milan.experiments.spoilt import Spoilt
+from milan.probes import Probe
+from milan.probes.labels import of_diorama
+from milan.scores.ablations import right_without
+from milan.scores.truth import Truth
+from milan.targets import Target
+from milan.units import Unit
+
+NAMED, SORTED, KNOWN = "text units", "all units, sorted", "units that detect text"
+FIRM, GROWTH = 8, 1.25  # after so many units one by one, steps grow by this
+CUT = 0.04  # intersection over union with text from which a unit detects it: Network Dissection's
+TEXT = "text"  # Diorama's concept of all letters
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is removed and how far.
+
+    Attributes:
+        words: by which a description tells of text, as whole words.
+        most: units that are removed, at most.
+        draws: random orders.
+        seed: of ties and of these.
+    """
+
+    words: tuple[str, ...] = ("text", "texts", "word", "words", "letter", "letters")
+    most: int = 64
+    draws: int = 5
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Edited:
+    """What was found.
+
+    Attributes:
+        importance: of each living unit the accuracy on the validation images without it.
+        orders: by name, in which units were removed.
+        adversarial: of each order, of each count in ``counts``, which adversarial test images were right.
+        validation: the same of the validation images without text.
+        alike: the same, of the text units only, of those for validation that are as those trained on.
+        truths: of each layer what is true of its units, where that is known.
+    """
+
+    spoilt: Spoilt
+    described: Described
+    plan: Plan
+    importance: Mapping[Unit, float]
+    orders: Mapping[str, Sequence[Unit]]
+    adversarial: Mapping[str, Bool[np.ndarray, "counts images"]]
+    validation: Mapping[str, Bool[np.ndarray, "counts images"]]
+    alike: Bool[np.ndarray, "counts images"]
+    truths: Mapping[str, Truth]
+
+    def counts(self, order: str) -> list[int]:
+        """How many units of an order were removed, step by step."""
+        return steps(min(self.plan.most, len(self.orders[order])))
+
+    @property
+    def named(self) -> list[Unit]:
+        """The units said to detect text, in the order in which they go."""
+        return in_order(self.described.mentioning(self.plan.words), self.importance, self.plan.seed)
+
+    @property
+    def random(self) -> list[str]:
+        return [name for name in self.orders if name.startswith("random")]
+
+    @cached_property
+    def stop(self) -> int:
+        """Where to stop removing text units, as a place among the counts: by validation images without text alone."""
+        return last_before_decline(self.validation[NAMED].mean(1))
+
+    def overlap(self, unit: Unit) -> float:
+        """How far a unit's masks and the pixels of text are the same, as intersection over union."""
+        return self.truths[unit.layer].overlap(unit, TEXT)
+
+
+def steps(most: int) -> list[int]:
+    """
+    >>> steps(20)
+    [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 13, 17, 20]
+    """
+    found = list(range(min(most, FIRM) + 1))
+    while found[-1] < most:
+        found.append(min(most, int(np.ceil(found[-1] * GROWTH))))
+    return found
+
+
+def last_before_decline(accuracy: Float[np.ndarray, " counts"]) -> int:
+    """The last place from which on the accuracy is no less than the first: after it, it is below for good (appendix E).
+
+    >>> last_before_decline(np.array([0.7, 0.72, 0.69, 0.7, 0.6, 0.65]))
+    3
+    """
+    return int(np.flatnonzero(accuracy >= accuracy[0])[-1])
+
+
+def in_order(units: Sequence[Unit], importance: Mapping[Unit, float], seed: int) -> list[Unit]:
+    """The least important first: those without which the accuracy is highest; ties by lot, not by layer."""
+    lots = dict(zip(units, np.random.default_rng(seed).permutation(len(units)).tolist(), strict=True))
+    return sorted(units, key=lambda unit: (-importance[unit], lots[unit]))
+
+
+def edited(spoilt: Spoilt, described: Described, plan: Plan, out: Path) -> Edited:
+    """Measures importance and curves; answers are kept in ``out`` as they come, and not asked for again.
+
+    Raises:
+        BadInput: no unit is said to detect text.
+    """
+    if not described.mentioning(plan.words):
+        raise BadInput(
+            f"{described.entrant.name} says of none of {len(described.texts)} units one of the words {', '.join(plan.words)}; "
+            "give others with --words"
+        )
+    units = described.alive
+    alone = right_without(spoilt.target, spoilt.validation, [[unit] for unit in units], out / "alone.sqlite")[1].mean(1).tolist()
+    importance = dict(zip(units, alone, strict=True))
+    truths = {layer: Truth.of(one, spoilt.target) for layer, one in described.dissections.items()} if of_diorama(spoilt.seen.spec) else {}
+    orders = _orders(described, importance, truths, plan)
+    counts = {name: steps(min(plan.most, len(order))) for name, order in orders.items()}
+    adversarial = _curves(spoilt.target, spoilt.adversarial, orders, counts, out / "adversarial.sqlite")
+    validation = _curves(spoilt.target, spoilt.validation, orders, counts, out / "validation.sqlite")
+    alike = _curves(spoilt.target, spoilt.alike, {NAMED: orders[NAMED]}, counts, out / "alike.sqlite")[NAMED]
+    return Edited(spoilt, described, plan, importance, orders, adversarial, validation, alike, truths)
+
+
+def _orders(described: Described, importance: Mapping[Unit, float], truths: Mapping[str, Truth], plan: Plan) -> dict[str, list[Unit]]:
+    units = list(importance)
+    found = {
+        NAMED: in_order(described.mentioning(plan.words), importance, plan.seed),
+        SORTED: in_order(units, importance, plan.seed),
+    }
+    if truths:
+        known = [unit for unit in units if truths[unit.layer].overlap(unit, TEXT) >= CUT]
+        found |= {KNOWN: in_order(known, importance, plan.seed)} if known else {}
+    for draw in range(plan.draws):
+        rows = np.random.default_rng([plan.seed, draw]).permutation(len(units))
+        found[f"random {draw + 1}"] = [units[row] for row in rows[: len(found[NAMED])].tolist()]
+    return found
+
+
+def _curves(
+    target: Target, probe: Probe, orders: Mapping[str, Sequence[Unit]], counts: Mapping[str, Sequence[int]], kept: Path
+) -> dict[str, Bool[np.ndarray, "counts images"]]:
+    """All orders in one reading of the images; the network as it is is asked once."""
+    sets: list[Sequence[Unit]] = [[]]
+    for name, order in orders.items():
+        sets += [order[:count] for count in counts[name][1:]]
+    right = right_without(target, probe, sets, kept)[1]
+    ends = np.cumsum([0, *(len(counts[name]) - 1 for name in orders)]) + 1
+    return {name: np.concatenate([right[:1], right[start:end]]) for name, (start, end) in zip(orders, pairwise(ends.tolist()), strict=True)}
+
+
+def cases(found: Edited) -> list[tuple[Unit, dict[str, Any]]]:
+    """What the page shows of each text unit, in the order in which they go."""
+    return [(unit, _case(found, unit, place)) for place, unit in enumerate(found.named, 1)]
+
+
+def _case(found: Edited, unit: Unit, place: int) -> dict[str, Any]:
+    text = found.described.texts[unit]
+    truth = ""
+    if found.truths:
+        detects = found.overlap(unit) >= CUT
+        truth = f"{'Detects' if detects else 'Does not detect'} text (IoU {found.overlap(unit):.2f})"
+    said = {"name": found.described.entrant.name, "role": "", "text": text, "mark": "", "reason": "", "score": f"no. {place}"}
+    alone = {"name": "without it", "role": "", "text": f"{100 * found.importance[unit]:.1f} % of the validation images right",
+             "mark": "", "reason": "", "score": ""}  # fmt: skip
+    return {"id": str(unit), "group": unit.layer, "truth": truth, "said": [said, alone]}

@@ -1,0 +1,193 @@
+"""Images with names of classes written into a corner (Hernandez et al. 2022, section 7; Goh et al. 2021), from any images with classes.
+
+The 2022 code has no builder of its set, only the paper's words for it: half of the training images carry their own class's name in the
+top left corner, and every test image that of a class drawn by lot.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from milan.errors import BadInput
+
+if TYPE_CHECKING:  # PIL and torch are imported when there is work to do
+    from PIL import Image
+
+    from milan.probes import Probe
+
+Place = Literal["top-left", "top-right", "bottom-left", "bottom-right", "any"]
+CORNERS = ("top-left", "top-right", "bottom-left", "bottom-right")
+FORMAT = 1  # of what is built
+MARGIN = 0.15  # around the letters, of their height
+SMALLEST = 6  # pixels of the letters; a longer name is cut, not written smaller
+
+
+@dataclass(frozen=True)
+class Lettering:
+    """How names are written.
+
+    Attributes:
+        font: a TrueType or OpenType file; Pillow's own by default
+        place: top-left, top-right, bottom-left, bottom-right, or any of these by lot
+        height: of a line of letters, as a share of the image's height; a name that is too long is written smaller
+        share: of the training images that carry their class's name
+        held_out: share of each class's training images that are validated with
+        seed: of all lots
+    """
+
+    font: str = ""
+    place: Place = "top-left"
+    height: float = 0.12
+    share: float = 0.5
+    held_out: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("height", "share", "held_out"):
+            if not 0 < getattr(self, name) < 1 and not (name == "share" and self.share == 1):
+                raise BadInput(f"lettering.{name} is {getattr(self, name)}; give a share between 0 and 1")
+        if self.place not in (*CORNERS, "any"):
+            raise BadInput(f"lettering.place is {self.place!r}; give one of {', '.join((*CORNERS, 'any'))}")
+
+
+def written(picture: "Image.Image", text: str, how: Lettering, dice: np.random.Generator) -> "Image.Image":
+    """The picture with a text in black on a white plate in a corner."""
+    from PIL import ImageDraw
+
+    corner = CORNERS[int(dice.integers(4))] if how.place == "any" else how.place
+    shown = picture.copy()
+    draw = ImageDraw.Draw(shown)
+    font, line, (left, top, right, bottom) = _fitted(draw, text, how, shown.size)
+    pad = max(1, round((bottom - top) * MARGIN))
+    width, height = min(shown.width, right - left + 2 * pad), min(shown.height, bottom - top + 2 * pad)
+    x = 0 if corner.endswith("left") else shown.width - width
+    y = 0 if corner.startswith("top") else shown.height - height
+    draw.rectangle((x, y, x + width - 1, y + height - 1), fill="white")
+    draw.text((x + pad - left, y + pad - top), line, fill="black", font=font)
+    return shown
+
+
+def build(images: "Probe", tests: "Probe | None", folder: Path, how: Lettering) -> dict[str, Path]:
+    """Writes the images as folders of classes, each once as it is and once with names: plain/train, lettered/train and so on.
+
+    Of the training images ``how.share`` carry their own class's name, of those held out for validation as many; every test image that of a
+    class drawn by lot. What is there already, of the same images and lettering, is not written again.
+
+    Args:
+        images: with classes, to train on and validate with.
+        tests: of the same classes; a tenth of ``images`` where there are none.
+
+    Returns:
+        Folders by name: KIND/PART, the kind plain or lettered, the part train, validation or test.
+
+    Raises:
+        BadInput: the images have no classes, or too few in one of them.
+    """
+    parts = _parts(images, tests, how)
+    known = {"images": images.fingerprint, "tests": tests.fingerprint if tests else "", "lettering": asdict(how), "format": FORMAT}
+    found = {f"{kind}/{part}": folder / kind / part for kind in ("plain", "lettered") for part in ("train", "validation", "test")}
+    done = folder / "built.json"
+    if done.is_file() and json.loads(done.read_text()) == known:
+        return found
+    done.unlink(missing_ok=True)
+    names = _names(images)
+    for part, (source, rows) in parts.items():
+        _write(source, rows, part, names, folder, how)
+    done.write_text(json.dumps(known, indent=1) + "\n")
+    return found
+
+
+def _write(source: "Probe", rows: Sequence[int], part: str, names: Sequence[str], folder: Path, how: Lettering) -> None:
+    from PIL import Image
+
+    from milan.progress import progress
+
+    labels = source.labels or []
+    for row in progress(rows, text=f"writing {part} images"):
+        picture = Image.fromarray(source.image(row).permute(1, 2, 0).numpy())
+        dice = np.random.default_rng([how.seed, len(part), row])  # each image has its own lots, whatever else is written
+        drawn = _word(part, labels[row], names, how, dice)
+        for kind, shown in (("plain", picture), ("lettered", written(picture, drawn, how, dice) if drawn else picture)):
+            place = folder / kind / part / folder_name(names[labels[row]]) / f"{row:06d}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shown.save(place, compress_level=1)
+
+
+def _word(part: str, label: int, names: Sequence[str], how: Lettering, dice: np.random.Generator) -> str:
+    """What is written into an image: its class's name or nothing; into a test image any class's."""
+    if part == "test":
+        return names[int(dice.integers(len(names)))]
+    return names[label] if dice.random() < how.share else ""
+
+
+def _parts(images: "Probe", tests: "Probe | None", how: Lettering) -> "dict[str, tuple[Probe, list[int]]]":
+    """Which images of which probe are in each part, class by class."""
+    labels = np.array(_labels(images))
+    if tests is not None and _names(tests) != _names(images):
+        raise BadInput(f"the test images have other classes ({', '.join(_names(tests)[:3])} ...) than the training images")
+    rows: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
+    for label in range(len(_names(images))):
+        own = np.random.default_rng([how.seed, label]).permutation(np.flatnonzero(labels == label)).tolist()
+        held = max(1, round(how.held_out * len(own)))
+        if len(own) < (1 if tests is not None else 2) * held + 1:
+            raise BadInput(f"{len(own)} images of {_names(images)[label]!r} are too few to train on some and hold out others")
+        rows["validation"] += own[:held]
+        rows["test"] += [] if tests is not None else own[held : 2 * held]
+        rows["train"] += own[held if tests is not None else 2 * held :]
+    found = {part: (images, sorted(each)) for part, each in rows.items()}
+    return found if tests is None else found | {"test": (tests, list(range(len(tests))))}
+
+
+def _fitted(draw: object, text: str, how: Lettering, size: tuple[int, int]) -> tuple:
+    """A font in which the text fits across, the text, cut where it must be, and its box."""
+    line = " ".join(text.split())
+    points = max(SMALLEST, round(how.height * size[1]))
+    while True:
+        font = _font(how.font, points)
+        box = draw.textbbox((0, 0), line, font=font)  # type: ignore[attr-defined]
+        if box[2] - box[0] <= size[0] * (1 - 2 * MARGIN * how.height) or len(line) == 1:
+            return font, line, tuple(int(edge) for edge in box)
+        if points > SMALLEST:
+            points -= 1
+        else:
+            line = line[:-1]
+
+
+def _font(file: str, points: int) -> object:
+    from PIL import ImageFont
+
+    try:
+        return ImageFont.truetype(file, points) if file else ImageFont.load_default(points)
+    except OSError as error:
+        raise BadInput(f"the font {file!r} cannot be read ({error}); give a TrueType or OpenType file, or none for Pillow's own") from None
+
+
+def _labels(images: "Probe") -> list[int]:
+    if images.labels is None or images.classes is None:
+        raise BadInput(f"the images {images.spec or images.name!r} have no classes; put those of each class into a folder of their own")
+    return images.labels
+
+
+def _names(images: "Probe") -> list[str]:
+    """The classes' names as they are written: of several the first."""
+    from milan.probes.superclasses import readable_classes
+
+    _labels(images)
+    names = [name.partition(",")[0].strip() for name in readable_classes(images)]
+    if len({folder_name(name) for name in names}) < len(names):
+        raise BadInput(f"two classes of {images.spec or images.name!r} have one name once commas and signs are taken off; rename one")
+    return names
+
+
+def folder_name(name: str) -> str:
+    """A class's name as that of a folder, the same on every file system.
+
+    >>> folder_name("great white shark"), folder_name("../é")
+    ('great white shark', '___é')
+    """
+    return re.sub(r"[^\w -]", "_", name)[:80].strip() or "_"
