@@ -1,0 +1,181 @@
+"""Language models behind an endpoint that speaks OpenAI's protocol: OpenAI itself, vLLM, Ollama, llama.cpp and others."""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cached_property
+from typing import Any
+
+import httpx
+
+from milan.command import clean
+from milan.errors import BadInput
+from milan.pretrained.llm import Llm, Passing, Question, Unanswered, Unreachable
+from milan.storage import content_key
+
+OPENAI = "https://api.openai.com/v1"
+LARGEST = 2**20  # bytes of a response that are read: a sane one has a few hundred
+SHOWN = 160  # signs of a response that an error shows
+HOPELESS = {401: "the key is not accepted", 403: "the key may not be used for it", 404: "there is no such model or no such address"}
+AGAIN = {408, 409, 425, 429}  # and all from 500 on: worth another try
+
+
+class Endpoint(Llm):
+    """A model behind an endpoint. The key is read from the environment when a question is sent, and nowhere kept, shown or logged.
+
+    Args:
+        name: of the model, as the endpoint calls it.
+        base_url: of the endpoint; else $OPENAI_BASE_URL, else OpenAI's own.
+        temperature: with which words are drawn; the protocol's default is 1.
+        longest: tokens of an answer at most; one that is cut off there is no answer.
+        timeout: seconds for one question, everything included.
+        workers: questions at a time.
+        key_variable: the environment variable that holds the key.
+        extra: further fields of the request, as {"top_p": 0.9}; one that is null takes a field out, as {"max_tokens": null,
+            "max_completion_tokens": 400} for models that want it so.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        base_url: str = "",
+        temperature: float = 1.0,
+        longest: int = 400,
+        timeout: float = 60.0,
+        workers: int = 4,
+        key_variable: str = "OPENAI_API_KEY",
+        extra: Mapping[str, Any] | None = None,
+    ):
+        for told, value in (("timeout", timeout), ("longest answer", longest), ("number of workers", workers)):
+            if value <= 0:
+                raise BadInput(f"a {told} of {value}; give more than 0")
+        self.model, self.base_url = name, _address(base_url)
+        self.name, self.workers, self.timeout, self.longest = f"openai:{name}", workers, timeout, longest
+        self.temperature, self.key_variable, self.extra = temperature, key_variable, dict(extra or {})
+        self.key = content_key(llm=self.name, at=self.base_url, temperature=temperature, longest=longest, extra=self.extra)
+
+    def answer(self, question: Question, attempt: int = 0) -> str:
+        status, headers, body = self._sent(question, attempt)
+        if status in HOPELESS:
+            raise BadInput(f"{self._who} answers {status}: {HOPELESS[status]} (the key is taken from ${self.key_variable})")
+        if status != 200:
+            reason = f"{self._who} answers {status}: {self._shown(body)}"
+            raise Passing(reason, _seconds(headers.get("retry-after"))) if status in AGAIN or status >= 500 else Unanswered(reason)
+        return self._content(body, headers.get("content-type", ""))
+
+    def _sent(self, question: Question, attempt: int) -> tuple[int, httpx.Headers, bytes]:
+        """Status, headers and body of the response to a question."""
+        body = {
+            "model": self.model,
+            "messages": [{"role": message.role, "content": message.text} for message in question.messages],
+            "temperature": self.temperature,
+            "max_tokens": self.longest,
+            "seed": 1000 * question.draw + attempt,
+        } | self.extra
+        key = self._key()
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        ends = time.monotonic() + self.timeout
+        sent = {name: value for name, value in body.items() if value is not None}
+        try:
+            with self._client.stream("POST", f"{self.base_url}/chat/completions", json=sent, headers=headers) as response:
+                return response.status_code, response.headers, self._read(response, ends)
+        except httpx.TimeoutException:
+            raise Passing(f"{self._who} gives no answer within {self.timeout:g} s") from None
+        except httpx.ConnectError as error:
+            raise Unreachable(f"{self._who} cannot be reached: {self._plain(str(error))}") from None
+        except (httpx.HTTPError, UnicodeError) as error:
+            raise Passing(f"{self._who} breaks off: {type(error).__name__} {self._plain(str(error))}") from None
+
+    def _read(self, response: httpx.Response, ends: float) -> bytes:
+        """The body, within the time and the size that are allowed."""
+        parts, size = [], 0
+        for part in response.iter_bytes():
+            parts.append(part)
+            size += len(part)
+            if size > LARGEST:
+                raise Unanswered(f"{self._who} answers with more than {LARGEST:,} bytes")
+            if time.monotonic() > ends:
+                raise Passing(f"{self._who} gives no answer within {self.timeout:g} s")
+        return b"".join(parts)
+
+    def _content(self, body: bytes, kind: str) -> str:
+        """The text in a response that was accepted."""
+        try:
+            found = json.loads(body)
+        except ValueError:
+            raise Passing(f"{self._who} answers with no JSON but {clean(kind) or 'something else'}: {self._shown(body)}") from None
+        if not isinstance(found, dict) or found.get("error"):
+            raise Passing(f"{self._who} answers with an error: {self._shown(body)}")
+        choices = found.get("choices")
+        first = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
+        message = first.get("message") if first else None
+        if not first or not isinstance(message, dict):
+            raise Passing(f"{self._who} answers without any choice: {self._shown(body)}")
+        if message.get("refusal") or first.get("finish_reason") == "content_filter":
+            raise Unanswered(f"{self._who} refuses: {self._plain(str(message.get('refusal') or 'its filter'))}")
+        text = _joined(message.get("content"))
+        if first.get("finish_reason") == "length":
+            raise Unanswered(f"{self._who} was cut off after {self.longest} tokens: {self._plain(text)}; allow more as longest")
+        if not text.strip():
+            raise Passing(f"{self._who} answers with an empty text")
+        return text
+
+    @property
+    def _who(self) -> str:
+        return f"{self.model} at {httpx.URL(self.base_url).host}"
+
+    @cached_property
+    def _client(self) -> httpx.Client:
+        limits = httpx.Limits(max_connections=self.workers)
+        return httpx.Client(timeout=httpx.Timeout(self.timeout), limits=limits, follow_redirects=False)
+
+    def _key(self) -> str:
+        found = os.environ.get(self.key_variable, "").strip()
+        if not found and self.base_url == OPENAI:
+            raise BadInput(f"no key for {self.name}: put it into ${self.key_variable}, or name another --settings.base_url")
+        if not found.isascii() or not found.isprintable():
+            raise BadInput(f"the key in ${self.key_variable} has signs that no key has")
+        return found
+
+    def _shown(self, body: bytes) -> str:
+        """What an error shows of a response: its own message where it has one."""
+        text = body[: 8 * SHOWN].decode("utf-8", "replace")
+        with suppress(ValueError, AttributeError, TypeError):
+            told = json.loads(body)["error"]
+            text = str(told.get("message") if isinstance(told, dict) else told)
+        return self._plain(text)
+
+    def _plain(self, text: str) -> str:
+        """On one line, short, and without the key, which some endpoints repeat."""
+        key = os.environ.get(self.key_variable, "").strip()
+        return clean(text.replace(key, "(the key)") if key else text)[:SHOWN]
+
+
+def _address(base_url: str) -> str:
+    found = (base_url or os.environ.get("OPENAI_BASE_URL", "") or OPENAI).rstrip("/")
+    try:
+        url = httpx.URL(found)
+    except (httpx.InvalidURL, TypeError) as error:
+        raise BadInput(f"the base_url cannot be read: {error}") from None
+    if url.scheme not in ("http", "https") or not url.host:
+        raise BadInput(f"the base_url {found!r} is no address; give one as http://localhost:8000/v1")
+    if url.userinfo or url.query:
+        raise BadInput(f"the base_url of {url.host} holds a password or a query, which would be kept with results; give the bare address")
+    return found
+
+
+def _seconds(told: str | None) -> float | None:
+    """What Retry-After says, where it gives seconds."""
+    with suppress(TypeError, ValueError):
+        return max(0.0, float(told))  # type: ignore[arg-type]
+    return None
+
+
+def _joined(content: Any) -> str:
+    """A message's content: a text, or parts of which some are texts."""
+    if isinstance(content, list):
+        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return content if isinstance(content, str) else ""
