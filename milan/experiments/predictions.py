@@ -17,6 +17,7 @@ from milan.scores.simulation import BANDS, TRUSTED, Simulator, simulate
 from milan.storage import versions
 from milan.units import Description
 
+DESCRIBERS = ("netdissect", "milan", "clip_dissect", "linear_explanations", "linear_explanations-embedder-diorama.yaml")  # Table 2's
 TEXTS = {
     "correlation": "Pearson's correlation of what the description predicts with the unit's mean activation.",
     "cosine": "The cosine of the two.",
@@ -120,7 +121,7 @@ class Stage:
         values = {name: mean([float(each[place]) for each in one.bands], self.seed) for place, name in enumerate(names)}
         return Row(one.name, values, one.role)  # type: ignore[arg-type]
 
-    def report(self, found: Sequence[Judged], more: Sequence[Table]) -> Report:
+    def report(self, found: Sequence[Judged], more: Sequence[Table], notes: Sequence[str] = ()) -> Report:
         """All tables, with what a reader must know."""
         probe = next(iter(self.explained.values())).open_probe().spec
         kin = [f"{one.name}: {one.kin}, so its figures may be too high." for one in found if one.kin]
@@ -130,6 +131,7 @@ class Stage:
             f"Simulator: {self.seer.spec}. A description that never varies on the judged images has no correlation and counts as 0.",
             floors.SAID,
             "By activation: images sorted by each unit's own activation, from its weakest half to its strongest hundredth.",
+            *notes,
             *kin,
         )
         facts = {

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from milan.errors import MissingEvidence
 from milan.experiments.predictions import Judged
 from milan.experiments.report import Column, Row, Table
 from milan.probes import Probe
@@ -24,9 +25,13 @@ COLUMNS = (
         4,
         "more",
     ),
-    Column("optimised", "The same with c and d by descent on the score itself (Optim).", "", 4, "more"),
+    Column("optimised", "The same with c and d that make this score greatest on the images they are fitted on (Optim).", "", 4, "more"),
     Column("agreement", "The correlation over units of the two.", "", 2),
     Column("units", "Units that change any loss, of those drawn."),
+)
+NOTE = (
+    "Ablation score: a unit is replaced at all its places by c times the prediction plus d, of units drawn by lot; c and d are fitted on "
+    "images that no table is judged on. A unit that changes no loss has none."
 )
 
 
@@ -49,6 +54,16 @@ class Replacing:
     images: int
     synsets: str = ""
     seed: int = 0
+
+    def tables(self, found: Sequence[Judged], fitting: Simulator, judging: Simulator) -> tuple[list[Table], list[str]]:
+        """The table, if it can be had, and what a reader must know of it, or why there is none."""
+        if not self.units or not any(each.unit.layer == self.layer for each in found[0].said):
+            return [], []
+        try:
+            table = self.table(found, fitting, judging)
+        except MissingEvidence as reason:
+            return [], [f"No ablation scores: {reason}."]
+        return [table], [NOTE]
 
     def table(self, found: Sequence[Judged], fitting: Simulator, judging: Simulator) -> Table:
         """The scores of what each said of the units drawn. c and d are fitted on validation images alone, which no table is judged on."""

@@ -9,6 +9,8 @@ from milan.experiments.predictions import CONCEPTS, TEXTS, Judged, Stage, told_b
 from milan.experiments.report import Column, Row, Table
 from milan.units import Unit
 
+LENGTHS = (5, 4)  # of the paper's table
+
 
 def search_table(
     stage: Stage, found: Sequence[tuple[Entrant, Judged]], wanted: Mapping[str, Sequence[Unit]], lengths: Sequence[int], folder: Path

@@ -8,7 +8,7 @@ if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers 
 
 
 def simulation(
-    describers: list[str],
+    describers: list[str] | None = None,
     target: str = "diorama:resnet-objects",
     weights: str | None = None,
     probe: str | None = None,
@@ -20,7 +20,7 @@ def simulation(
     layers: list[str] | None = None,
     units: str = "",
     without_search: list[int] | None = None,
-    replaced: int = 0,
+    replaced: int = 16,
     replaced_layer: str = "",
     replaced_images: int = 300,
     out: Path | None = None,
@@ -33,7 +33,7 @@ def simulation(
 
     Args:
         describers: names of describers, set as for Diorama (configs/describe/NAME-diorama.yaml), files of options as in configs/describe,
-            or tables of descriptions
+            or tables of descriptions; those of the paper's tables, as they are set for Diorama, by default
         target: the network
         weights: of the target, if not its own
         probe: the images; SPEC@learn, four fifths of them, is explained, and SPEC@judge judged; those of the target's own task by default
@@ -44,8 +44,8 @@ def simulation(
         limit: only the first so many images of each part
         layers: dotted paths of the layers; Diorama's networks have theirs
         units: of each layer, as 0-99 or 3,17 or layer4:0-9; all by default
-        without_search: how many concepts Linear Explanations name without their greedy search, for a table of it; 5 and 4 in the paper
-        replaced: so many units, drawn by lot, are replaced by what is predicted of them, for a table of ablation scores
+        without_search: how many concepts Linear Explanations name without their greedy search, for a table of it; 5 and 4 by default
+        replaced: so many units, drawn by lot, are replaced by what is predicted of them, for a table of ablation scores; 0 for none
         replaced_layer: their layer; the last of the layers by default
         replaced_images: so many images are fitted on there, and as many judged, at most
         out: the folder to write to; runs/simulation-TARGET by default
@@ -57,9 +57,9 @@ def simulation(
     from milan.dissection.dissect import dissect
     from milan.experiments.bench import own_probe
     from milan.experiments.entrants import describe_with, entrant_of
-    from milan.experiments.predictions import Stage, told_by
+    from milan.experiments.predictions import DESCRIBERS, Stage, told_by
     from milan.experiments.replacing import Replacing
-    from milan.experiments.searching import search_table
+    from milan.experiments.searching import LENGTHS, search_table
     from milan.probes import load_probe
     from milan.scores.simulation import load_simulator, related
     from milan.storage import locked
@@ -67,7 +67,7 @@ def simulation(
     from milan.targets.choosing import choose_units, default_layers
     from milan.units import Unit
 
-    entrants = [entrant_of(name, device) for name in describers]
+    entrants = [entrant_of(name, device) for name in describers or DESCRIBERS]
     network = load_target(target, weights=weights, device=device)
     out = out or Path("runs") / f"simulation-{network.spec.replace(':', '-') or network.name}"
     spec = probe or own_probe(network)
@@ -88,10 +88,10 @@ def simulation(
             one.kin = related(simulator, entrant.describer.settings)
             found.append(one)
         found += stage.floors(found)
-        more = search_table(stage, list(zip(entrants, found, strict=False)), wanted, without_search or [], out / "describers")
-        if replaced:
-            replacing = Replacing(network, replaced_layer or list(chosen)[-1], replaced, replaced_images, synsets, seed)
-            more.append(replacing.table(found, fitting, seer))
-        report = stage.report(found, more)
+        lengths = LENGTHS if without_search is None else without_search
+        more = search_table(stage, list(zip(entrants, found, strict=False)), wanted, lengths, out / "describers")
+        replacing = Replacing(network, replaced_layer or list(chosen)[-1], replaced, replaced_images, synsets, seed)
+        tables, notes = replacing.tables(found, fitting, seer)
+        report = stage.report(found, [*more, *tables], notes)
         report.write(out)
     return report

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from scipy.stats import rankdata
 
 FIRING = 0.05  # share of the images, those with the highest activation, at which a unit counts as firing
@@ -70,11 +70,7 @@ def cosine(of: Compared) -> Float[np.ndarray, " units"]:
 
 def auprc(of: Compared) -> Float[np.ndarray, " units"]:
     """Average precision of the prediction for the images on which the unit fires, 0..1; by lot it is their share."""
-    order = np.argsort(-of.predicted, axis=1, kind="stable")
-    scores, hits = np.take_along_axis(of.predicted, order, 1), np.take_along_axis(of.fires, order, 1)
-    precision = hits.cumsum(1) / np.arange(1, hits.shape[1] + 1)
-    at_end = np.take_along_axis(precision, _group_ends(scores), 1)  # of equal predictions none comes first
-    return _ratio((at_end * hits).sum(1), hits.sum(1))
+    return np.array([_average_precision(row, fires) for row, fires in zip(of.predicted, of.fires, strict=True)])
 
 
 def auc(of: Compared) -> Float[np.ndarray, " units"]:
@@ -172,12 +168,13 @@ def _ratio(top: Any, bottom: Any) -> Float[np.ndarray, " units"]:
     return np.divide(top, bottom, out=np.full(bottom.shape, np.nan), where=bottom > 0)
 
 
-def _group_ends(sorted_: Float[np.ndarray, "units images"]) -> Int[np.ndarray, "units images"]:
-    """For each place of sorted rows, the last place that has the same value."""
-    width = sorted_.shape[1]
-    ends = np.where(sorted_[:, 1:] != sorted_[:, :-1], np.arange(width - 1), width - 1)
-    ends = np.concatenate([ends, np.full((len(sorted_), 1), width - 1)], axis=1)
-    return np.minimum.accumulate(ends[:, ::-1], axis=1)[:, ::-1]
+def _average_precision(predicted: Float[np.ndarray, " images"], fires: Bool[np.ndarray, " images"]) -> float:
+    """The mean over firing images of the precision among all that are predicted no lower; of equal predictions none comes first."""
+    hits = np.sort(predicted[fires])
+    if not len(hits):
+        return float("nan")
+    above = len(predicted) - np.searchsorted(np.sort(predicted), hits)
+    return float(((len(hits) - np.searchsorted(hits, hits)) / above).mean())
 
 
 def _auc(scores: Float[np.ndarray, "units images"], labels: Bool[np.ndarray, "units images"]) -> Float[np.ndarray, " units"]:

@@ -5,7 +5,6 @@ kept when it is replaced by what its description predicts. Both need class label
 the layer is run once for each batch of images.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -25,8 +24,8 @@ from milan.progress import progress
 from milan.targets import Target
 
 SHARES = (0.0003, 0.002, 0.02, 0.1, 0.5)  # of the images, in Table 1
-STEPS, RATE = 200, 2e-2  # of the optimised scale; a step is a small product, since no network is run (100 and 0.01 in the released code)
 STOPS = 33  # values of a unit at which losses are known
+TRIES, ROUNDS = 17, 5  # values at either of two predictions, and how often their grid narrows: to a millionth of the unit's range
 Scaling = Literal["closed", "optimised"]
 SCALINGS: tuple[Scaling, ...] = ("closed", "optimised")
 BATCH = 64
@@ -71,7 +70,12 @@ class _Seen:
 
 
 def calibrated_temperature(logits: Float[Tensor, "images classes"], labels: Int[Tensor, " images"]) -> float:
-    """The temperature by which dividing logits makes their cross-entropy least (Guo et al. 2017)."""
+    """The temperature by which dividing logits makes their cross-entropy least (Guo et al. 2017); 1 if none is ever wrong.
+
+    The loss of logits that are always right falls for ever as the temperature does.
+    """
+    if bool((logits.argmax(1) == labels).all()):
+        return 1.0
     scores = logits.double()
 
     def loss(log: float) -> float:
@@ -150,10 +154,10 @@ def ablation_scores(
         units: one may come several times, with predictions of several descriptions.
         fitted: the images that c and d are fitted on, and what is predicted of each unit there.
         judged: other images, and what is predicted there.
-        scalings: ``closed`` makes predictions explain the most of the unit's variance (equations 16 to 18); ``optimised`` starts from that
-            and descends on equation 12 (the paper starts from c = 1 and d = 0, and its code keeps the last step). How each image's loss
-            follows the unit is tabulated once for all descriptions of a unit, so that no step needs the network; what is found is kept
-            where the network itself confirms that it is better.
+        scalings: ``closed`` makes predictions explain the most of the unit's variance (equations 16 to 18); ``optimised`` makes equation 12
+            greatest (the paper descends on it for 100 steps from c = 1 and d = 0). How each image's loss follows the unit is tabulated once
+            for all descriptions of a unit, so that c and d are sought without the network, over all of the unit's range; what is found is
+            kept where the network itself confirms that it is better than the closed form.
         synsets: which output is which class, where the probe does not show all of them; see ``milan.probes.superclasses.outputs_of``.
 
     Raises:
@@ -194,7 +198,7 @@ class _Ground:
             return closed
         found = []
         for unit, guess, start in zip(units, guesses, closed, strict=True):
-            tried = _descended(self._table(unit), guess, start)
+            tried = _searched(self._table(unit), guess)
             found.append(min((start, tried), key=lambda scale: self._changed(unit, scale[0] * guess + scale[1])))
         return found
 
@@ -227,34 +231,29 @@ class _Table:
     values: Float[Tensor, " stops"]  # evenly spaced
     losses: Float[Tensor, "images stops"]
 
-    def changed(self, values: Float[Tensor, " images"]) -> Tensor:
-        """The sum of all changes; gradients flow."""
+    def changed(self, values: Float[Tensor, "tries images"]) -> Float[Tensor, " tries"]:
+        """The sum of all changes."""
         place = (values - self.values[0]) / (self.values[1] - self.values[0])
-        left = place.detach().floor().clamp(0, len(self.values) - 2).long()
-        part = place - left
-        near, far = (self.losses.gather(1, (left + step)[:, None])[:, 0] for step in (0, 1))
-        return (near + part * (far - near)).abs().sum()
+        left = place.floor().clamp(0, len(self.values) - 2).long()
+        images = torch.arange(values.shape[1])
+        near, far = self.losses[images, left], self.losses[images, left + 1]
+        return (near + (place - left) * (far - near)).abs().sum(1)
 
 
-def _descended(table: _Table, predicted: Float[Tensor, " images"], start: tuple[float, float]) -> tuple[float, float]:
-    """Adam on equation 12 by the table, from the closed form and from the mean alone; moved in units of the activation's spread."""
-    spread = float(predicted.std(correction=0))
-    step = (table.values[-1] - table.values[0]) / 4
-    best, found = math.inf, start
-    with torch.enable_grad():
-        for slope, middle in ((start[0] * spread, start[1] + start[0] * float(predicted.mean())), (0.0, float(table.values.mean()))):
-            moved = torch.zeros(2, dtype=torch.float64, requires_grad=True)
-            optimizer = torch.optim.Adam([moved], lr=RATE)
-            for _ in range(STEPS):
-                c = (slope + step * moved[0]) / max(spread, 1e-12)
-                d = middle + step * moved[1] - c * float(predicted.mean())
-                loss = table.changed(c * predicted + d)
-                if float(loss.detach()) < best:
-                    best, found = float(loss.detach()), (float(c.detach()), float(d.detach()))
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-    return found
+def _searched(table: _Table, predicted: Float[Tensor, " images"]) -> tuple[float, float]:
+    """c and d that change the losses least by the table: the unit's values at two predictions are tried on a grid that narrows."""
+    middle, spread = float(predicted.mean()), float(predicted.std(correction=0))
+    share = (predicted - middle) / max(2 * spread, 1e-12) + 0.5  # 0 a deviation below the mean, 1 one above it
+    low, high = (table.values[[0, 0]], table.values[[-1, -1]])
+    best = (low + high) / 2
+    for _ in range(ROUNDS):
+        axes = [torch.linspace(float(start), float(end), TRIES, dtype=torch.float64) for start, end in zip(low, high, strict=True)]
+        tried = torch.cartesian_prod(*axes)
+        best = tried[table.changed(tried[:, :1] + (tried[:, 1:] - tried[:, :1]) * share).argmin()]
+        reach = (high - low) / (TRIES - 1)
+        low, high = best - reach, best + reach
+    c = float(best[1] - best[0]) / max(2 * spread, 1e-12)
+    return c, float(best.mean()) - c * middle
 
 
 def _changes(seen: _Seen, unit: int, value: Float[Tensor, "..."], temperature: float) -> Float[Tensor, " b"]:

@@ -5,13 +5,14 @@ the images that show the concept are no longer said to. Extra labels: as many ag
 the description no lower has not noticed. It is asked at five base rates of the concept, since many metrics notice only what is common.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from milan.scores.agreement import METRICS, Compared, Metric
+from milan.scores.painted import activation_fraction, painted_auc, painted_mad
 
 RATES = (1e-4, 1e-3, 1e-2, 1e-1, 0.5)  # share of the images that show the concept
 NOTICED = 1e-3  # share of the perfect score by which it has to fall
@@ -49,6 +50,34 @@ def exam(metrics: Mapping[str, Metric] = METRICS, images: int = IMAGES, runs: in
             for name, metric in metrics.items():
                 perfect, narrow, broad = (float(metric.of(_said(unit, labels))[0]) for labels in (unit, fewer, more))
                 seen[name].append((_noticed(perfect, narrow), _noticed(perfect, broad)))
+    return {name: Marks(*(float(np.mean(part)) for part in zip(*found, strict=True))) for name, found in seen.items()}
+
+
+PAINTED: dict[str, Callable[[Float[np.ndarray, " count"], Float[np.ndarray, " images"]], float]] = {
+    "activation_fraction": activation_fraction,
+    "painted_auc": painted_auc,
+    "painted_mad": painted_mad,
+}
+
+
+def painted_exam(images: int = IMAGES, runs: int = RUNS, pictures: int = 50, seed: int = 0) -> dict[str, Marks]:
+    """The same of scores by painted pictures: of a text that names half of what moves the unit, and of one that names as much again.
+
+    All pictures of the right text and of the narrow one move the perfect unit, of the broad one each does with even chance. They are
+    compared with the images of a probe, whatever the text is.
+
+    >>> painted_exam(images=1000, runs=1)["painted_auc"]
+    Marks(missing=0.0, extra=1.0)
+    """
+    dice = np.random.default_rng(seed)
+    seen: dict[str, list[tuple[float, float]]] = {name: [] for name in PAINTED}
+    for rate in RATES:
+        for _ in range(runs):
+            control = _unit(dice, images, rate).astype(np.float64)
+            right, broad = np.ones(pictures), (dice.random(pictures) < 0.5).astype(np.float64)
+            for name, score in PAINTED.items():
+                perfect = score(right, control)
+                seen[name].append((_noticed(perfect, score(right, control)), _noticed(perfect, score(broad, control))))
     return {name: Marks(*(float(np.mean(part)) for part in zip(*found, strict=True))) for name, found in seen.items()}
 
 

@@ -5,7 +5,7 @@ simulator should be of another family than what explained, or both may share a m
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -29,6 +29,7 @@ TOLD = "labels"  # the simulator that knows what the judged images show
 TRUSTED = ("correlation", "cosine", "auprc", "f1", "iou")  # those that pass the exam, see milan.scores.exam
 BANDS = ((0.0, 0.5), (0.5, 0.9), (0.9, 0.99), (0.99, 1.0))  # of the images, from each unit's weakest to its strongest
 BLOCK = 256  # units whose predictions are in memory at a time
+MOST = 2**28  # of texts times images that are: 1 GB
 
 
 class Simulator(ABC):
@@ -149,23 +150,41 @@ def _family(spec: str) -> str:
     return "SigLIP" if "siglip" in spec.lower() else "CLIP"
 
 
+@dataclass(frozen=True)
+class Shown:
+    """How likely each image shows each of some texts."""
+
+    rows: Mapping[str, int]
+    matrix: Float[np.ndarray, "texts images"]
+
+    @classmethod
+    def of(cls, descriptions: Sequence[Description], simulator: Simulator) -> "Shown":
+        """Of all that the descriptions speak of; every distinct text is put to the simulator once."""
+        texts = list(dict.fromkeys(text for each in descriptions for text, _ in _parts(each)))
+        return cls({text: row for row, text in enumerate(texts)}, np.ascontiguousarray(simulator.presence(texts).matrix.numpy().T))
+
+
 def predicted(
-    descriptions: Sequence[Description], simulator: Simulator
+    descriptions: Sequence[Description], simulator: Simulator, shown: Shown | None = None
 ) -> tuple[Float[np.ndarray, "descriptions images"], Float[np.ndarray, " descriptions"]]:
     """What the descriptions predict on the simulator's images, and for each the middle of what it can predict.
 
-    Every distinct text is put to the simulator once, and all descriptions are predicted in one product.
+    All descriptions are predicted in one product.
+
+    Args:
+        shown: what the simulator tells of their texts, and maybe of others, where that is known already.
     """
-    parts = [description.concepts or ((description.text, 1.0),) for description in descriptions]
-    texts = list(dict.fromkeys(text for each in parts for text, _ in each))
-    columns = {text: column for column, text in enumerate(texts)}
-    entries = [(row, columns[text], weight) for row, each in enumerate(parts) for text, weight in each]
+    shown = shown or Shown.of(descriptions, simulator)
+    entries = [(row, shown.rows[text], weight) for row, each in enumerate(descriptions) for text, weight in _parts(each)]
     rows, places, weights = (np.array(part) for part in zip(*entries, strict=True))
-    matrix = sparse.coo_matrix((weights, (rows, places)), shape=(len(parts), len(texts))).tocsr()
+    matrix = sparse.coo_matrix((weights, (rows, places)), shape=(len(descriptions), len(shown.rows))).tocsr()
     bias = np.array([description.bias for description in descriptions])
-    shown = simulator.presence(texts).matrix.numpy().T
     middle = bias + np.asarray(matrix.sum(1)).ravel() / 2  # halfway from all that lowers it shown to all that raises it
-    return np.asarray(matrix @ shown) + bias[:, None], middle
+    return np.asarray(matrix @ shown.matrix) + bias[:, None], middle
+
+
+def _parts(description: Description) -> tuple[tuple[str, float], ...]:
+    return description.concepts or ((description.text, 1.0),)
 
 
 @dataclass(frozen=True)
@@ -190,8 +209,10 @@ def simulate(
     """
     scores: dict[str, list[np.ndarray]] = {name: [] for name in metrics}
     bands: list[np.ndarray] = []
+    texts = {text for each in descriptions for text, _ in _parts(each)}
+    shown = Shown.of(descriptions, simulator) if len(texts) * len(simulator.judged) <= MOST else None
     for start in range(0, len(descriptions), BLOCK):
-        guess, middle = predicted(descriptions[start : start + BLOCK], simulator)
+        guess, middle = predicted(descriptions[start : start + BLOCK], simulator, shown)
         true = activation[:, start : start + BLOCK]
         good = np.isfinite(true).all(1) & np.isfinite(guess).all(0)
         compared = Compared.of(np.ascontiguousarray(true[good].T), guess[:, good], middle)
@@ -202,11 +223,27 @@ def simulate(
 
 
 def _banded(compared: Compared) -> Float[np.ndarray, "units bands"]:
-    spread = compared.predicted.std(1, keepdims=True)
-    flat = spread < 1e-12
-    standard = np.where(flat, np.nan, (compared.predicted - compared.predicted.mean(1, keepdims=True)) / np.where(flat, 1, spread))
-    order = np.argsort(compared.activation, axis=1, kind="stable")
-    ranked = np.take_along_axis(standard, order, 1)
-    starts = [min(round(low * ranked.shape[1]), ranked.shape[1] - 1) for low, _ in BANDS]
-    ends = [max(round(high * ranked.shape[1]), start + 1) for (_, high), start in zip(BANDS, starts, strict=True)]
-    return np.stack([ranked[:, start:end].mean(1) for start, end in zip(starts, ends, strict=True)], axis=1)
+    """The mean prediction in each band, in standard deviations; of images that move a unit equally each counts in part."""
+    spread = compared.predicted.std(1)
+    middle = compared.predicted.mean(1)
+    images = compared.activation.shape[1]
+    starts = [min(round(low * images), images - 1) for low, _ in BANDS]
+    ends = [max(round(high * images), start + 1) for (_, high), start in zip(BANDS, starts, strict=True)]
+    edges = sorted({*starts, *ends})
+    found = np.full((len(spread), len(BANDS)), np.nan)
+    for row in np.flatnonzero(spread >= 1e-12):
+        sums = _sums(compared.activation[row], compared.predicted[row], edges)
+        means = [(sums[end] - sums[start]) / (end - start) for start, end in zip(starts, ends, strict=True)]
+        found[row] = (np.array(means) - middle[row]) / spread[row]
+    return found
+
+
+def _sums(activation: Float[np.ndarray, " images"], values: Float[np.ndarray, " images"], counts: Sequence[int]) -> dict[int, float]:
+    """The sum of the values on so many images with the lowest activation, of equal ones in equal parts."""
+    ranked = np.sort(activation)
+    found = {0: 0.0, len(values): float(values.sum())}
+    for count in set(counts) - set(found):
+        edge = ranked[count]
+        below, at = activation < edge, activation == edge
+        found[count] = float(values[below].sum() + (count - below.sum()) * values[at].mean())
+    return found

@@ -13,7 +13,7 @@ from tests.experiments.test_bench import TARGET
 
 def test_a_table_with_a_row_for_each_layer_that_a_second_run_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run() -> list[dict]:
-        given = {"layers": ["layer3", "layer4"], "units": 3, "images": 40, "shares": [0.1, 1.0], "out": tmp_path / "out"}
+        given = {"layers": ["layer3", "layer4"], "units": 2, "images": 30, "shares": [0.1, 1.0], "out": tmp_path / "out"}
         return [dict(row.values) for row in impact("diorama:resnet-objects", **given).tables[0].rows]
 
     first = run()

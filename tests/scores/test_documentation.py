@@ -1,10 +1,15 @@
 """What the documentation says of the metrics is what their exam finds."""
 
+import inspect
 import re
 from pathlib import Path
 
+import pytest
+
+from milan.experiments.__main__ import experiment_names
+from milan.scores import causal, known, painted, text
 from milan.scores.agreement import METRICS
-from milan.scores.exam import exam
+from milan.scores.exam import exam, painted_exam
 
 PAGE = Path(__file__).parents[2] / "docs" / "scores.md"
 
@@ -17,3 +22,30 @@ def test_the_documented_marks_are_those_of_the_exam() -> None:
         marks = (100 * found[name].missing, 100 * found[name].extra)
         spread = 20 if name == "accuracy" else 0.5  # see test_agreement
         assert all(abs(mark - float(each)) <= spread for mark, each in zip(marks, told, strict=True)), (name, marks)
+
+
+def test_the_documented_marks_of_painted_pictures_are_those_of_their_exam() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|.*\| missing (\d+), extra (\d+): fails \|$", PAGE.read_text(), re.M)
+    found = {name: (100 * marks.missing, 100 * marks.extra) for name, marks in painted_exam(images=20_000, runs=2).items()}
+    assert {name: (float(missing), float(extra)) for name, missing, extra in rows} == found
+
+
+HELPERS = {"calibrated_temperature", "painted_activations", "looked_at", "in_words", "same_name", "bleu_counts", "bleu_of", "tidied"}
+
+
+@pytest.mark.parametrize("family", [causal, known, painted, text])
+def test_every_score_says_what_it_measures_what_it_cannot_see_and_what_its_exam_said(family) -> None:
+    public = {
+        name for name, each in inspect.getmembers(family, inspect.isfunction) if each.__module__ == family.__name__ and name[0] != "_"
+    }
+    rows = {name: cells.split("|") for name, cells in re.findall(r"^\| `(\w+)` \|(.*)\|$", PAGE.read_text(), re.M)}
+    assert public > HELPERS & public
+    for name in public - HELPERS:
+        assert len(rows[name]) == 3, name
+        assert all(cell.strip() for cell in rows[name]), name
+
+
+@pytest.mark.parametrize("name", ["simulation", "impact", "painted", "known", "words", "bench"])
+def test_the_experiments_of_scores_are_there(name: str) -> None:
+    assert f"| `{name}` |" in PAGE.read_text()
+    assert name in experiment_names()

@@ -1,0 +1,55 @@
+"""Descriptions against people's words: a network's own annotations, class names, published tables."""
+
+from pathlib import Path
+
+import pytest
+
+from milan.errors import BadInput
+from milan.experiments.wording import PEOPLE
+from milan.experiments.words import words
+from tests.experiments.test_simulation import values
+
+SAID = "layer,unit,summary\na,0,red cars\na,0,cars that are red\na,1,green trees\na,1,trees\na,2,the sky\na,2,blue sky\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("words")
+    (folder / "said.csv").write_text(SAID)
+    (folder / "right.csv").write_text("layer,unit,description\na,0,Red cars.\na,1,trees\na,2,sky\nb,0,else\n")
+    (folder / "wrong.csv").write_text("layer,unit,description\na,0,a boat\na,1,a boat\na,2,red cars\n")
+    (folder / "names.txt").write_text("red car, auto\ntree\nsky\n")
+    return folder
+
+
+def run(folder: Path, references: str, **more: object) -> object:
+    return words([str(folder / "right.csv"), str(folder / "wrong.csv")], str(folder / references), out=folder / f"out-{references}", **more)
+
+
+def test_right_words_are_nearer_with_people_above_and_floors_below(folder: Path) -> None:
+    report = run(folder, "said.csv")
+    right, wrong = (values(report, name) for name in ("right", "wrong"))
+    for score in ("cosine", "BLEU-1", "ROUGE-L", "same"):
+        assert right[score].value > wrong[score].value, score
+    assert right["same"].value == pytest.approx(2 / 3)
+    assert wrong["same"].value == 0.0
+    assert (right["described"], right["distinct"], right["words"].value) == (3, 3, pytest.approx(4 / 3))
+    assert [(row.name, row.role) for row in report.tables[0].rows] == [
+        ("right", ""), ("wrong", ""), ("shuffled", "floor"), ("random", "floor"), ("constant", "floor"), (PEOPLE, "ceiling"),
+    ]  # fmt: skip
+    assert values(report, PEOPLE)["ROUGE-L"].value == pytest.approx((1 / 3 + 2 / 3 + 1 / 2) / 3)
+    assert report.facts["settings"]["cosine"]["encoder"]
+
+
+def test_class_names_are_those_of_a_layers_units(folder: Path) -> None:
+    report = run(folder, "names.txt", layer="a", embedder="")
+    assert values(report, "right")["same"].value == pytest.approx(1 / 3)  # "sky"; neither "red cars" nor "trees" is the very name
+    assert "cosine" not in values(report, "right")
+    assert PEOPLE not in [row.name for row in report.tables[0].rows]
+
+
+def test_what_cannot_be_compared_is_told(folder: Path) -> None:
+    with pytest.raises(BadInput, match="say which with --layer"):
+        run(folder, "names.txt")
+    with pytest.raises(BadInput, match="describes none of the 3 units"):
+        words([str(folder / "right.csv")], str(folder / "names.txt"), layer="c", out=folder / "none")
