@@ -22,7 +22,7 @@ def ablation(
     vectors: str = "",
     most: float = 0.2,
     step: float = 0.02,
-    draws: int = 3,
+    draws: int = 2,
     random_orders: int = 5,
     annotations: Path | None = None,
     k: int = 15,

@@ -10,7 +10,7 @@ BAR = "#3d6fd9"
 ACROSS = 4  # panels in a row
 
 
-def bars(panels: Mapping[str, Sequence[float]], names: Sequence[str], up: str, level: float | None = None) -> str:
+def bars(panels: Mapping[str, Sequence[float]], names: Sequence[str], up: str, level: float | None = None, wide: bool = False) -> str:
     """The figure as SVG.
 
     Args:
@@ -18,16 +18,18 @@ def bars(panels: Mapping[str, Sequence[float]], names: Sequence[str], up: str, l
         names: of the bars, the same in all panels.
         up: what the heights are.
         level: a height that is drawn as a dotted line in each panel, such as what chance gives.
+        wide: whether panels lie below each other, for many bars with long names.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    across = min(ACROSS, len(panels))
+    across = 1 if wide else min(ACROSS, len(panels))
     down = -(-len(panels) // across)
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "milan", "font.size": 9, "text.color": INK}):
-        figure = Figure(figsize=(0.8 + 1.9 * across, 0.5 + 1.7 * down), layout="constrained")
+        width = 0.8 + 0.45 * len(names) if wide else 0.8 + 1.9 * across
+        figure = Figure(figsize=(width, 0.5 + 1.7 * down), layout="constrained")
         figure.patch.set_alpha(0)
-        axes = figure.subplots(down, across, sharey=True, squeeze=False)
+        axes = figure.subplots(down, across, sharex=wide, sharey=True, squeeze=False)
         for axis, (title, heights) in zip(axes.flat, panels.items(), strict=False):
             axis.bar(range(len(names)), heights, color=BAR, width=0.7)
             axis.set_title(title, loc="left", fontsize=9, color=INK)
@@ -44,7 +46,8 @@ def bars(panels: Mapping[str, Sequence[float]], names: Sequence[str], up: str, l
 def _finished(axis: Any, names: Sequence[str], level: float | None) -> None:
     if level is not None:
         axis.axhline(level, color=INK, linewidth=0.9, linestyle=":")
-    axis.set_xticks(range(len(names)), names, rotation=30 if max(map(len, names)) > 4 else 0)
+    tilted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 4 else {}
+    axis.set_xticks(range(len(names)), names, **tilted)
     axis.patch.set_alpha(0)
     axis.tick_params(colors=INK, length=0, labelsize=8)
     for side in ("top", "right", "left"):

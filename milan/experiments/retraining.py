@@ -1,0 +1,70 @@
+"""A classifier of images trained anew on what a network makes of them."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch.nn.functional import cross_entropy
+
+from milan.errors import BadInput, UnknownName
+
+KINDS = ("linear", "forest")
+DECAY, STEPS = 1e-4, 100  # weight of the squared weights; steps of L-BFGS
+TREES = 100  # as scikit-learn has it
+
+
+def retrained(
+    learnt: tuple[Float[np.ndarray, "images features"], Int[np.ndarray, " images"]],
+    judged: Float[np.ndarray, "judged features"],
+    kind: str = "linear",
+    seed: int = 0,
+) -> Int[np.ndarray, " judged"]:
+    """The classes that a classifier gives to judged images.
+
+    Args:
+        learnt: features and classes of the images it learns from.
+        judged: features of others.
+        kind: ``linear`` (logistic regression on standardised features) or ``forest`` (a random forest, as in Describe-and-Dissect's section
+            5, by scikit-learn, which is not among this package's dependencies).
+        seed: of the forest.
+
+    Raises:
+        UnknownName: no such kind.
+        BadInput: scikit-learn is not installed.
+    """
+    if kind not in KINDS:
+        raise UnknownName("classifier", kind, KINDS)
+    features, classes = learnt
+    if kind == "forest":
+        return _forest(seed).fit(features, classes).predict(judged)
+    middle, spread = features.mean(0), features.std(0)
+    scale = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 1e-8)  # what never changes tells nothing
+    known, labels = np.unique(classes, return_inverse=True)
+    weights, bias = _fitted(torch.from_numpy((features - middle) * scale), torch.from_numpy(labels), len(known))
+    logits = torch.from_numpy((judged - middle) * scale) @ weights + bias
+    return known[logits.argmax(1).numpy()]
+
+
+def _fitted(features: torch.Tensor, labels: torch.Tensor, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    weights = torch.zeros(features.shape[1], classes, dtype=features.dtype, requires_grad=True)
+    bias = torch.zeros(classes, dtype=features.dtype, requires_grad=True)
+    steps = torch.optim.LBFGS([weights, bias], max_iter=STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        steps.zero_grad()
+        value = cross_entropy(features @ weights + bias, labels) + DECAY * weights.square().sum()
+        value.backward()
+        return value
+
+    with torch.enable_grad():
+        steps.step(loss)
+    return weights.detach(), bias.detach()
+
+
+def _forest(seed: int) -> Any:
+    try:
+        from sklearn.ensemble import RandomForestClassifier
+    except ImportError:
+        raise BadInput("a forest needs scikit-learn: pip install scikit-learn, or take --classifier linear") from None
+    return RandomForestClassifier(TREES, random_state=seed)

@@ -1,0 +1,79 @@
+"""How many descriptions change when what should not matter does: other images, seeds, k, quantiles and a describer's own settings."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
+    from milan.experiments.report import Report
+
+
+def robustness(
+    describer: str = "sand",
+    target: str = "diorama:resnet-objects",
+    weights: str | None = None,
+    probe: str | None = None,
+    others: list[str] | None = None,
+    samples: int = 2,
+    ks: list[int] | None = None,
+    quantiles: list[float] | None = None,
+    seeds: list[int] | None = None,
+    vary: dict[str, list[float]] | None = None,
+    embedder: str = "diorama",
+    limit: int | None = None,
+    layers: list[str] | None = None,
+    units: str = "",
+    out: Path | None = None,
+    k: int = 15,
+    quantile: float = 0.99,
+    seed: int = 0,
+    device: str = "cpu",
+) -> "Report":
+    """Counts the descriptions that change under another sample of the probe, seed, k, quantile, or setting such as η of SAND
+
+    Args:
+        describer: a name, set as for Diorama (configs/describe/NAME-diorama.yaml), or a file of options
+        target: the network
+        weights: of the target, if not its own
+        probe: the images; those of the target's own task by default
+        others: further images that the units are dissected on instead; PROBE@judge for Diorama's by default
+        samples: halves of the probe, drawn by lot, that the units are dissected on instead
+        ks: numbers of exemplars instead of k; 5, 10 and 30 by default
+        quantiles: instead of the quantile; 0.98 and 0.995 by default
+        seeds: of the describer, where it has one, instead of its own; 1 and 2 by default
+        vary: settings of the describer and their values, as '{"eta":[0.05,0.15]}'; for a describer with eta 0.05, 0.15 and 0.2 by default
+        embedder: whose text side says how alike descriptions are
+        limit: only the first so many images
+        layers: dotted paths of the layers; Diorama's networks have theirs
+        units: of each layer, as 0-99 or 3,17 or layer4:0-9; all by default
+        out: the folder to write to; runs/robustness-TARGET by default
+        k: exemplars of a unit
+        quantile: of a unit's activations, above which a place belongs to its mask
+        seed: of the halves and the intervals
+        device: where network and describer run
+    """
+    from milan.experiments.bench import own_probe
+    from milan.experiments.entrants import entrant_of
+    from milan.experiments.varied import Frame, changes_of, report_of
+    from milan.page import write_sheets
+    from milan.pretrained.embedder import load_embedder
+    from milan.probes import load_probe
+    from milan.storage import locked
+    from milan.targets import load_target
+    from milan.targets.choosing import choose_units, default_layers
+
+    network = load_target(target, weights=weights, device=device)
+    out = out or Path("runs") / f"robustness-{network.spec.replace(':', '-') or network.name}"
+    spec = probe or own_probe(network)
+    if others is None:
+        others = [f"{spec}@judge"] if spec.startswith("diorama:") and "@" not in spec else []
+    images = load_probe(spec, size=network.image_size, resize=network.resize, limit=limit)
+    further = {name: load_probe(name, size=network.image_size, resize=network.resize, limit=limit) for name in others}
+    chosen = choose_units(units, {layer.name: layer.units for layer in network.select(layers or default_layers(network))})
+    asked = entrant_of(describer, device).describer
+    with locked(out):
+        frame = Frame(network, images, chosen, asked, (k, quantile, seed), out)
+        changes = changes_of(frame, further, samples, {"k": ks, "quantile": quantiles, "seed": seeds}, vary)
+        report, cases = report_of(frame, changes, load_embedder(embedder, device=device), embedder)
+        sheets = write_sheets(frame.shown, [case.unit for case in cases], out / "page")
+        report.write(out, [case.plain | {"sheet": sheets.get(case.unit)} for case in cases])
+    return report
