@@ -54,7 +54,10 @@ def simulation(
         seed: of the intervals, and of what is drawn and shuffled
         device: where network, describers and simulator run
     """
+    import warnings
+
     from milan.dissection.dissect import dissect
+    from milan.errors import MilanWarning
     from milan.experiments.bench import own_probe
     from milan.experiments.entrants import describe_with, entrant_of
     from milan.experiments.predictions import DESCRIBERS, Stage, told_by
@@ -68,6 +71,12 @@ def simulation(
     from milan.units import Unit
 
     entrants = [entrant_of(name, device) for name in describers or DESCRIBERS]
+    kin = {entrant.name: related(simulator, entrant.describer.settings) for entrant in entrants}
+    for name, why in kin.items():
+        if why:
+            warnings.warn(
+                f"{name} and the simulator {simulator}: {why}; what they get wrong together, no score sees", MilanWarning, stacklevel=2
+            )
     network = load_target(target, weights=weights, device=device)
     out = out or Path("runs") / f"simulation-{network.spec.replace(':', '-') or network.name}"
     spec = probe or own_probe(network)
@@ -85,7 +94,7 @@ def simulation(
         for entrant in entrants:
             describe_with(entrant, explained, wanted, out / "describers" / entrant.name)
             one = stage.judge(entrant.name, entrant.role, told_by(entrant))
-            one.kin = related(simulator, entrant.describer.settings)
+            one.kin = kin[entrant.name]
             found.append(one)
         found += stage.floors(found)
         lengths = LENGTHS if without_search is None else without_search

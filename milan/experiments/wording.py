@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from milan.catalogue import read_descriptions
 from milan.command import warnings_so_far
 from milan.dissection.exchange import annotations_of
 from milan.errors import BadInput
@@ -34,7 +35,7 @@ PEOPLE = "one of those who said it"
 
 
 def references_of(file: Path, layer: str = "") -> dict[Unit, list[str]]:
-    """What is said of each unit, in annotations or in a list of class names.
+    """What is said of each unit, in annotations, in a list of class names, or in another table of descriptions.
 
     Raises:
         BadInput: there is no such file, or no layer for class names, or it holds nothing.
@@ -47,11 +48,13 @@ def references_of(file: Path, layer: str = "") -> dict[Unit, list[str]]:
         except (OSError, UnicodeDecodeError) as error:
             raise BadInput(f"cannot read class names from {file}: {error}") from None
         return {Unit(layer, number): [part.strip() for part in name.split(",")] for number, name in enumerate(names) if name.strip()}
-    files = [file] if file.is_file() else sorted(file.glob("**/annotations.csv"))
-    found = {unit: list(texts) for each in files for unit, texts in annotations_of(each).items()}
-    if not found:
-        raise BadInput(f"no annotations at {file}; give a csv of layer, unit and summary, or a text file of class names")
-    return found
+    try:
+        return {unit: list(texts) for unit, texts in annotations_of(file).items()}
+    except BadInput as reason:
+        try:
+            return {each.unit: [each.text] for each in read_descriptions(file, layer)}
+        except BadInput:
+            raise reason from None
 
 
 @dataclass

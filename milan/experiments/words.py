@@ -25,8 +25,8 @@ def words(
 
     Args:
         tables: folders that describe.py wrote (or the bench, in describers/NAME), or csv, jsonl or parquet files
-        references: a csv of annotations (layer, unit, summary), a folder of such, or a text file with a class name on each line, of which
-            line i is that of unit i of the layer
+        references: a csv of annotations (layer, unit, summary), a folder of such, another table of descriptions, or a text file with a
+            class name on each line, of which line i is that of unit i of the layer
         layer: only units of this layer; needed for class names
         embedder: image-text model for the cosine of embeddings; empty for none
         sentences: sentence encoder for the same, hf:ID_OR_FOLDER

@@ -158,8 +158,12 @@ def _centred(values: Float[np.ndarray, "units images"]) -> Float[np.ndarray, "un
 
 
 def _cosine(one: Float[np.ndarray, "units images"], other: Float[np.ndarray, "units images"]) -> Float[np.ndarray, " units"]:
-    size = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    return _ratio(np.einsum("ui,ui->u", one, other), np.where(size > 1e-12, size, 0))
+    size = np.sqrt(_dot(one, one) * _dot(other, other))
+    return _ratio(_dot(one, other), np.where(size > 1e-12, size, 0))
+
+
+def _dot(one: Float[np.ndarray, "units images"], other: Float[np.ndarray, "units images"]) -> Float[np.ndarray, " units"]:
+    return np.matmul(one[:, None], other[:, :, None])[:, 0, 0]
 
 
 def _ratio(top: Any, bottom: Any) -> Float[np.ndarray, " units"]:
@@ -173,7 +177,8 @@ def _average_precision(predicted: Float[np.ndarray, " images"], fires: Bool[np.n
     hits = np.sort(predicted[fires])
     if not len(hits):
         return float("nan")
-    above = len(predicted) - np.searchsorted(np.sort(predicted), hits)
+    matters = np.sort(predicted[predicted >= hits[0]])
+    above = len(matters) - np.searchsorted(matters, hits)
     return float(((len(hits) - np.searchsorted(hits, hits)) / above).mean())
 
 

@@ -28,7 +28,7 @@ from milan.units import Description
 TOLD = "labels"  # the simulator that knows what the judged images show
 TRUSTED = ("correlation", "cosine", "auprc", "f1", "iou")  # those that pass the exam, see milan.scores.exam
 BANDS = ((0.0, 0.5), (0.5, 0.9), (0.9, 0.99), (0.99, 1.0))  # of the images, from each unit's weakest to its strongest
-BLOCK = 256  # units whose predictions are in memory at a time
+BLOCK = 32  # units scored at a time: their predictions fit into a processor's cache
 MOST = 2**28  # of texts times images that are: 1 GB
 
 
@@ -177,7 +177,8 @@ def predicted(
     shown = shown or Shown.of(descriptions, simulator)
     entries = [(row, shown.rows[text], weight) for row, each in enumerate(descriptions) for text, weight in _parts(each)]
     rows, places, weights = (np.array(part) for part in zip(*entries, strict=True))
-    matrix = sparse.coo_matrix((weights, (rows, places)), shape=(len(descriptions), len(shown.rows))).tocsr()
+    size = (len(descriptions), len(shown.rows))
+    matrix = sparse.coo_matrix((weights.astype(np.float32), (rows, places)), shape=size).tocsr()  # in single precision, as what is shown
     bias = np.array([description.bias for description in descriptions])
     middle = bias + np.asarray(matrix.sum(1)).ravel() / 2  # halfway from all that lowers it shown to all that raises it
     return np.asarray(matrix @ shown.matrix) + bias[:, None], middle
@@ -240,10 +241,10 @@ def _banded(compared: Compared) -> Float[np.ndarray, "units bands"]:
 
 def _sums(activation: Float[np.ndarray, " images"], values: Float[np.ndarray, " images"], counts: Sequence[int]) -> dict[int, float]:
     """The sum of the values on so many images with the lowest activation, of equal ones in equal parts."""
-    ranked = np.sort(activation)
     found = {0: 0.0, len(values): float(values.sum())}
-    for count in set(counts) - set(found):
-        edge = ranked[count]
-        below, at = activation < edge, activation == edge
-        found[count] = float(values[below].sum() + (count - below.sum()) * values[at].mean())
+    inner = sorted(set(counts) - set(found))
+    ranked = np.partition(activation, inner)
+    for count in inner:
+        below, at = activation < ranked[count], activation == ranked[count]
+        found[count] = float(values @ below + (count - below.sum()) * values[at].mean())
     return found

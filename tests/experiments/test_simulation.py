@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from milan.dissection.store import load_dissection
+from milan.errors import MilanWarning
 from milan.experiments.report import Report
 from milan.experiments.simulation import simulation
 from tests.experiments.test_bench import RIGHT, TARGET, options
@@ -66,7 +67,8 @@ def test_all_is_written_with_what_a_reader_must_know(report: Report, folder: Pat
 
 
 def test_kinship_of_simulator_and_explainer_is_told(folder: Path) -> None:
-    report = simulation(["netdissect"], target=TARGET, probe="diorama:objects", limit=40, layers=["looks"], out=folder / "kin")
+    with pytest.warns(MilanWarning, match="netdissect and the simulator labels: both are told by labels"):
+        report = simulation(["netdissect"], target=TARGET, probe="diorama:objects", limit=40, layers=["looks"], out=folder / "kin")
     assert any(note.startswith("netdissect: both are told by labels") for note in report.notes)
 
 

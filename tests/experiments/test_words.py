@@ -48,6 +48,12 @@ def test_class_names_are_those_of_a_layers_units(folder: Path) -> None:
     assert PEOPLE not in [row.name for row in report.tables[0].rows]
 
 
+def test_two_tables_are_compared(folder: Path) -> None:
+    report = run(folder, "right.csv", embedder="")
+    assert values(report, "right")["same"].value == 1.0
+    assert values(report, "wrong")["same"].value == 0.0
+
+
 def test_what_cannot_be_compared_is_told(folder: Path) -> None:
     with pytest.raises(BadInput, match="say which with --layer"):
         run(folder, "names.txt")
