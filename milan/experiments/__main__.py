@@ -6,6 +6,7 @@ import os
 import pkgutil
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import milan.experiments
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
     from milan.experiments.report import Report
 
 SEAMS = {
-    "__main__", "answers", "auditing", "audits", "bars", "beside", "classifying", "corpora", "described", "dots", "editing",
-    "edits", "entrants", "fitting", "floors", "forms", "judging", "learning", "lettering", "lines", "marks", "orders", "outcome",
-    "pasting", "pictures", "predictions", "pruned", "rating", "replacing", "report", "retraining", "runs", "scored", "searching",
+    "__main__", "answers", "auditing", "audits", "bars", "beside", "classifying", "corpora", "described", "dots", "editing", "edits",
+    "entrants", "fitting", "floors", "forms", "judging", "learning", "lettering", "lines", "marks", "orders", "outcome", "pasting",
+    "pastings", "pictures", "predictions", "pruned", "rating", "replacing", "report", "retraining", "runs", "scored", "searching",
     "splits", "spoilt", "standings", "studies", "turk", "varied", "wording", "worth",
 }  # fmt: skip
 PROGRAM = "python -m milan.experiments"
@@ -62,9 +63,9 @@ def main(words: Sequence[str] | None = None) -> int:
     if status := run(lambda: made.append(experiment(name))):
         return status
     options = parser(f"{PROGRAM} {name}", (inspect.getdoc(made[0]) or "").splitlines()[0], made[0])
-    chosen = options.instantiate_classes(options.parse_args(_spelled_out(words, made[0]))).as_dict()
+    chosen = options.parse_args(_spelled_out(words, made[0])).as_dict()
     chosen.pop("config", None)
-    return run(lambda: _told(made[0], chosen))
+    return run(lambda: _told(made[0], _grouped(chosen, made[0])))
 
 
 def _spelled_out(words: Sequence[str], function: "Callable[..., Report]") -> list[str]:
@@ -73,6 +74,12 @@ def _spelled_out(words: Sequence[str], function: "Callable[..., Report]") -> lis
     if not words or words[0].startswith("-") or not str(first.annotation).startswith("list"):
         return list(words)
     return [f"--{first.name}", *words]
+
+
+def _grouped(options: dict[str, Any], function: "Callable[..., Report]") -> dict[str, Any]:
+    """Options of one group, as ``--lettering.font``, as the dataclass that they are of."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
+    return {name: type(defaults[name])(**value) if is_dataclass(defaults[name]) else value for name, value in options.items()}
 
 
 def _told(function: "Callable[..., Report]", options: dict[str, Any]) -> None:

@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
+from torch import Tensor
 
+from milan.dissection.hooks import recorded
 from milan.errors import BadInput
 from milan.experiments.described import Described
 from milan.experiments.spoilt import Spoilt
@@ -20,7 +22,10 @@ from milan.scores.truth import Truth
 from milan.targets import Target
 from milan.units import Unit
 
-NAMED, SORTED, KNOWN = "text units", "all units, sorted", "units that detect text"
+NAMED, MOVED, SORTED = "text units", "text units, by response", "all units, sorted"
+KNOWN = "units that detect text, by response"
+LETTERED = (NAMED, MOVED)  # orders whose end is sought with validation images with text, too
+BATCH = 100
 FIRM, GROWTH = 8, 1.25  # after so many units one by one, steps grow by this
 CUT = 0.04  # intersection over union with text from which a unit detects it: Network Dissection's
 TEXT = "text"  # Diorama's concept of all letters
@@ -49,9 +54,12 @@ class Edited:
 
     Attributes:
         importance: of each living unit the accuracy on the validation images without it.
+        response: of each living unit how much higher it is on the mean in validation images with text than in the same without, in
+            standard deviations of the latter.
         orders: by name, in which units were removed.
         adversarial: of each order, of each count in ``counts``, which adversarial test images were right.
         validation: the same of the validation images without text.
+        lettered: the same of these images with text.
         alike: the same, of the text units only, of those for validation that are as those trained on.
         truths: of each layer what is true of its units, where that is known.
     """
@@ -60,9 +68,11 @@ class Edited:
     described: Described
     plan: Plan
     importance: Mapping[Unit, float]
+    response: Mapping[Unit, float]
     orders: Mapping[str, Sequence[Unit]]
     adversarial: Mapping[str, Bool[np.ndarray, "counts images"]]
     validation: Mapping[str, Bool[np.ndarray, "counts images"]]
+    lettered: Mapping[str, Bool[np.ndarray, "counts images"]]
     alike: Bool[np.ndarray, "counts images"]
     truths: Mapping[str, Truth]
 
@@ -72,17 +82,20 @@ class Edited:
 
     @property
     def named(self) -> list[Unit]:
-        """The units said to detect text, in the order in which they go."""
-        return in_order(self.described.mentioning(self.plan.words), self.importance, self.plan.seed)
+        """The units said to detect text."""
+        return list(self.orders[NAMED])
 
     @property
     def random(self) -> list[str]:
         return [name for name in self.orders if name.startswith("random")]
 
-    @cached_property
-    def stop(self) -> int:
-        """Where to stop removing text units, as a place among the counts: by validation images without text alone."""
-        return last_before_decline(self.validation[NAMED].mean(1))
+    def stop(self, order: str) -> int:
+        """Where to stop, as a place among the counts, by the paper's rule: by validation images without text alone."""
+        return last_before_decline(self.validation[order].mean(1))
+
+    def best(self, order: str) -> int:
+        """Where validation images are right most often into which names of classes are written by lot."""
+        return int(self.lettered[order].mean(1).argmax())
 
     def overlap(self, unit: Unit) -> float:
         """How far a unit's masks and the pixels of text are the same, as intersection over union."""
@@ -109,10 +122,30 @@ def last_before_decline(accuracy: Float[np.ndarray, " counts"]) -> int:
     return int(np.flatnonzero(accuracy >= accuracy[0])[-1])
 
 
-def in_order(units: Sequence[Unit], importance: Mapping[Unit, float], seed: int) -> list[Unit]:
-    """The least important first: those without which the accuracy is highest; ties by lot, not by layer."""
+def in_order(units: Sequence[Unit], value: Mapping[Unit, float], seed: int) -> list[Unit]:
+    """The highest first: of importance the least important, without which the accuracy is highest. Ties by lot, not by layer."""
     lots = dict(zip(units, np.random.default_rng(seed).permutation(len(units)).tolist(), strict=True))
-    return sorted(units, key=lambda unit: (-importance[unit], lots[unit]))
+    return sorted(units, key=lambda unit: (-value[unit], lots[unit]))
+
+
+def _responses(spoilt: Spoilt, described: Described) -> dict[Unit, float]:
+    """How much text moves each living unit, on validation images."""
+    layers = list(described.dissections)
+    plain, lettered = (_means(spoilt.target, probe, layers) for probe in (spoilt.validation, spoilt.lettered))
+    found = {}
+    for unit in described.alive:
+        one, other = plain[unit.layer][:, unit.index], lettered[unit.layer][:, unit.index]
+        found[unit] = float((other.mean() - one.mean()) / one.std().clamp_min(1e-6))
+    return found
+
+
+def _means(target: Target, probe: Probe, layers: Sequence[str]) -> dict[str, Tensor]:
+    """The mean of each unit over each image, (images, units) by layer."""
+    parts: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+    with recorded(target, layers, lambda layer, maps, cls: parts[layer].append(maps.mean((2, 3)).cpu())) as look:
+        for ids, images in probe.batches(BATCH):
+            look(target.feed(ids, images))
+    return {layer: torch.cat(several) for layer, several in parts.items()}
 
 
 def edited(spoilt: Spoilt, described: Described, plan: Plan, out: Path) -> Edited:
@@ -130,23 +163,29 @@ def edited(spoilt: Spoilt, described: Described, plan: Plan, out: Path) -> Edite
     alone = right_without(spoilt.target, spoilt.validation, [[unit] for unit in units], out / "alone.sqlite")[1].mean(1).tolist()
     importance = dict(zip(units, alone, strict=True))
     truths = {layer: Truth.of(one, spoilt.target) for layer, one in described.dissections.items()} if of_diorama(spoilt.seen.spec) else {}
-    orders = _orders(described, importance, truths, plan)
+    response = _responses(spoilt, described)
+    orders = _orders(described, importance, response, truths, plan)
     counts = {name: steps(min(plan.most, len(order))) for name, order in orders.items()}
     adversarial = _curves(spoilt.target, spoilt.adversarial, orders, counts, out / "adversarial.sqlite")
     validation = _curves(spoilt.target, spoilt.validation, orders, counts, out / "validation.sqlite")
+    lettered = _curves(
+        spoilt.target, spoilt.lettered, {name: orders[name] for name in LETTERED if name in orders}, counts, out / "own.sqlite"
+    )
     alike = _curves(spoilt.target, spoilt.alike, {NAMED: orders[NAMED]}, counts, out / "alike.sqlite")[NAMED]
-    return Edited(spoilt, described, plan, importance, orders, adversarial, validation, alike, truths)
+    return Edited(spoilt, described, plan, importance, response, orders, adversarial, validation, lettered, alike, truths)
 
 
 def _orders(described: Described, importance: Mapping[Unit, float], truths: Mapping[str, Truth], plan: Plan) -> dict[str, list[Unit]]:
     units = list(importance)
+    named = described.mentioning(plan.words)
     found = {
-        NAMED: in_order(described.mentioning(plan.words), importance, plan.seed),
+        NAMED: in_order(named, importance, plan.seed),
+        MOVED: in_order(named, response, plan.seed),
         SORTED: in_order(units, importance, plan.seed),
     }
     if truths:
         known = [unit for unit in units if truths[unit.layer].overlap(unit, TEXT) >= CUT]
-        found |= {KNOWN: in_order(known, importance, plan.seed)} if known else {}
+        found |= {KNOWN: in_order(known, response, plan.seed)} if known else {}
     for draw in range(plan.draws):
         rows = np.random.default_rng([plan.seed, draw]).permutation(len(units))
         found[f"random {draw + 1}"] = [units[row] for row in rows[: len(found[NAMED])].tolist()]
@@ -166,8 +205,9 @@ def _curves(
 
 
 def cases(found: Edited) -> list[tuple[Unit, dict[str, Any]]]:
-    """What the page shows of each text unit, in the order in which they go."""
-    return [(unit, _case(found, unit, place)) for place, unit in enumerate(found.named, 1)]
+    """What the page shows of each text unit, those first that text moves most."""
+    order = found.orders[MOVED]
+    return [(unit, _case(found, unit, place)) for place, unit in enumerate(order, 1)]
 
 
 def _case(found: Edited, unit: Unit, place: int) -> dict[str, Any]:
@@ -176,7 +216,10 @@ def _case(found: Edited, unit: Unit, place: int) -> dict[str, Any]:
     if found.truths:
         detects = found.overlap(unit) >= CUT
         truth = f"{'Detects' if detects else 'Does not detect'} text (IoU {found.overlap(unit):.2f})"
-    said = {"name": found.described.entrant.name, "role": "", "text": text, "mark": "", "reason": "", "score": f"no. {place}"}
-    alone = {"name": "without it", "role": "", "text": f"{100 * found.importance[unit]:.1f} % of the validation images right",
-             "mark": "", "reason": "", "score": ""}  # fmt: skip
-    return {"id": str(unit), "group": unit.layer, "truth": truth, "said": [said, alone]}
+    told = {
+        found.described.entrant.name: (text, f"no. {place}"),
+        "without it": (f"{100 * found.importance[unit]:.1f} % of the validation images right", ""),
+        "with text": (f"{found.response[unit]:+.1f} standard deviations on the mean", ""),
+    }
+    said = [{"name": name, "role": "", "text": line, "mark": "", "reason": "", "score": score} for name, (line, score) in told.items()]
+    return {"id": str(unit), "group": unit.layer, "truth": truth, "said": said}

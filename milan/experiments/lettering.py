@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # PIL and torch are imported when there is work to do
 Place = Literal["top-left", "top-right", "bottom-left", "bottom-right", "any"]
 CORNERS = ("top-left", "top-right", "bottom-left", "bottom-right")
 FORMAT = 1  # of what is built
+KINDS = {"plain": ("train", "validation", "test"), "lettered": ("train", "validation"), "adversarial": ("validation", "test")}
 MARGIN = 0.15  # around the letters, of their height
 SMALLEST = 6  # pixels of the letters; a longer name is cut, not written smaller
 
@@ -73,24 +74,25 @@ def written(picture: "Image.Image", text: str, how: Lettering, dice: np.random.G
 
 
 def build(images: "Probe", tests: "Probe | None", folder: Path, how: Lettering) -> dict[str, Path]:
-    """Writes the images as folders of classes, each once as it is and once with names: plain/train, lettered/train and so on.
+    """Writes the images as folders of classes, as they are and with names.
 
-    Of the training images ``how.share`` carry their own class's name, of those held out for validation as many; every test image that of a
-    class drawn by lot. What is there already, of the same images and lettering, is not written again.
+    ``plain`` are the images as they are; of the ``lettered``, to train and validate with, ``how.share`` carry their own class's name; every
+    one of the ``adversarial``, to validate and test with, that of a class drawn by lot. What is there already, of the same images and
+    lettering, is not written again.
 
     Args:
         images: with classes, to train on and validate with.
         tests: of the same classes; a tenth of ``images`` where there are none.
 
     Returns:
-        Folders by name: KIND/PART, the kind plain or lettered, the part train, validation or test.
+        Folders by name: KIND/PART, the part being train, validation or test.
 
     Raises:
         BadInput: the images have no classes, or too few in one of them.
     """
     parts = _parts(images, tests, how)
     known = {"images": images.fingerprint, "tests": tests.fingerprint if tests else "", "lettering": asdict(how), "format": FORMAT}
-    found = {f"{kind}/{part}": folder / kind / part for kind in ("plain", "lettered") for part in ("train", "validation", "test")}
+    found = {f"{kind}/{part}": folder / kind / part for kind, several in KINDS.items() for part in several}
     done = folder / "built.json"
     if done.is_file() and json.loads(done.read_text()) == known:
         return found
@@ -111,18 +113,12 @@ def _write(source: "Probe", rows: Sequence[int], part: str, names: Sequence[str]
     for row in progress(rows, text=f"writing {part} images"):
         picture = Image.fromarray(source.image(row).permute(1, 2, 0).numpy())
         dice = np.random.default_rng([how.seed, len(part), row])  # each image has its own lots, whatever else is written
-        drawn = _word(part, labels[row], names, how, dice)
-        for kind, shown in (("plain", picture), ("lettered", written(picture, drawn, how, dice) if drawn else picture)):
-            place = folder / kind / part / folder_name(names[labels[row]]) / f"{row:06d}.png"
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shown.save(place, compress_level=1)
-
-
-def _word(part: str, label: int, names: Sequence[str], how: Lettering, dice: np.random.Generator) -> str:
-    """What is written into an image: its class's name or nothing; into a test image any class's."""
-    if part == "test":
-        return names[int(dice.integers(len(names)))]
-    return names[label] if dice.random() < how.share else ""
+        own, any_other = names[labels[row]] if dice.random() < how.share else "", names[int(dice.integers(len(names)))]
+        for kind, word in (("plain", ""), ("lettered", own), ("adversarial", any_other)):
+            if part in KINDS[kind]:
+                place = folder / kind / part / folder_name(names[labels[row]]) / f"{row:06d}.png"
+                place.parent.mkdir(parents=True, exist_ok=True)
+                (written(picture, word, how, dice) if word else picture).save(place, compress_level=1)
 
 
 def _parts(images: "Probe", tests: "Probe | None", how: Lettering) -> "dict[str, tuple[Probe, list[int]]]":

@@ -13,6 +13,7 @@ from milan.probes import Probe, load_probe
 from milan.storage import cache_folder
 from milan.targets import Target, load_target
 
+APART = 10_000  # scenes between those tested with and those validated with
 LAYERS = ("conv1", "layer1", "layer2", "layer3", "layer4")  # of a ResNet, as in section 3.3 of the paper
 
 
@@ -24,7 +25,8 @@ class Spoilt:
         target: the network.
         clean: one trained on images without text.
         seen: images with text, to dissect on.
-        validation: images without text: what a unit is worth, and when to stop, is told by these alone.
+        validation: images without text: what a unit is worth, and by the paper's rule when to stop, is told by these alone.
+        lettered: the same images, each with the name of a class drawn by lot.
         alike: images for validation that are as those trained on: half of them carry their class's name.
         plain: test images without text.
         adversarial: the same test images, each with the name of a class drawn by lot.
@@ -35,6 +37,7 @@ class Spoilt:
     clean: Target
     seen: Probe
     validation: Probe
+    lettered: Probe
     alike: Probe
     plain: Probe
     adversarial: Probe
@@ -56,7 +59,8 @@ def dioramas(scenes: int, tests: int, device: str) -> Spoilt:
         load_target("diorama:resnet-spurious", device=device),
         load_target("diorama:resnet-objects", device=device),
         load_probe("diorama:objects-spurious", limit=scenes),
-        _scenes("objects", VALIDATION, scenes),
+        _scenes("objects", HELD_OUT + APART, scenes),
+        _scenes("objects-spurious", HELD_OUT + APART, scenes),  # from HELD_OUT on, names are drawn by lot
         _scenes("objects-spurious", VALIDATION, scenes),
         _scenes("objects", HELD_OUT, tests),
         _scenes("objects-spurious", HELD_OUT, tests),
@@ -96,8 +100,9 @@ def made(images: str, tests: str, size: int, lettering: Lettering, training: Tra
         f"name ({lettering.place}) in {share:.0f} % of them; {held:.0f} % of each class were held out for validation, and dissected too."
     )
     seen = load_probe(str(folders["lettered/validation"]), size=size, resize=size)
-    validation, alike = opened("plain/validation", scenes), opened("lettered/validation", scenes)
-    return Spoilt(reading, clean, seen, validation, alike, opened("plain/test", count), opened("lettered/test", count), note)
+    validation = [opened(f"{kind}/validation", scenes) for kind in ("plain", "adversarial", "lettered")]
+    tests_of = [opened(f"{kind}/test", count) for kind in ("plain", "adversarial")]
+    return Spoilt(reading, clean, seen, validation[0], validation[1], validation[2], tests_of[0], tests_of[1], note)
 
 
 def _mixed(probe: Probe, limit: int | None, seed: int) -> Probe:

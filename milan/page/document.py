@@ -29,10 +29,15 @@ def document(template: str, *, styles: Sequence[str], scripts: Sequence[str], **
         f"default-src 'none'; img-src 'self' file: data:; script-src {_hashed(script)}; style-src {_hashed(style)}; "
         "base-uri 'none'; form-action 'none'"
     )
+    return filled(template, policy=Markup(policy), style=Markup(style), script=Markup(script), **values)
+
+
+def filled(template: str, **values: Any) -> str:
+    """A template of ``templates`` filled with the values, which are escaped."""
     environment = Environment(
         loader=PackageLoader("milan.page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.get_template(template).render(policy=Markup(policy), style=Markup(style), script=Markup(script), **values)
+    return environment.get_template(template).render(**values)
 
 
 def simulated(facts: Mapping[str, Any]) -> str:
