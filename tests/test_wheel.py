@@ -57,7 +57,7 @@ def test_no_package_is_missing() -> None:
 
 def test_all_that_the_default_needs_travels(wheel: Path) -> None:
     inside = set(zipfile.ZipFile(wheel).namelist())
-    for folder in ("configs", "data/diorama", "data/concepts"):
+    for folder in ("configs", "data/diorama", "data/concepts", "data/language"):
         for file in (ROOT / folder).rglob("*"):
             if file.is_file() and "__pycache__" not in file.parts:
                 assert f"milan/_embedded/{file.relative_to(ROOT).as_posix()}" in inside
