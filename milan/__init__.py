@@ -28,6 +28,7 @@ _HOMES = {
     "load_describer": "milan.describers",
     "check_describer": "milan.describers",
     "Milan": "milan.describers.milan",
+    "BestConcept": "milan.describers.best_concept",
     "Catalogue": "milan.catalogue",
     "read_descriptions": "milan.catalogue",
     "describe": "milan.programs.describe",
@@ -38,6 +39,7 @@ __all__ = [*_HOMES]
 if TYPE_CHECKING:
     from milan.catalogue import Catalogue, read_descriptions
     from milan.describers import Describer, check_describer, load_describer
+    from milan.describers.best_concept import BestConcept
     from milan.describers.milan import Milan
     from milan.dissection.dissect import dissect
     from milan.dissection.hooks import ablated, recorded

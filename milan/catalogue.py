@@ -98,11 +98,15 @@ class Catalogue:
         return len(self.entries)
 
     def write(self, folder: Path) -> None:
-        """Writes ``descriptions.csv``, ``.jsonl`` and ``.parquet`` to ``folder``: the same rows, the same bytes for the same answers."""
+        """Writes ``descriptions.csv``, ``.jsonl`` and ``.parquet`` to ``folder``: the same rows, the same bytes for the same answers.
+
+        What a describer tells of its reasoning is in the ``.jsonl`` alone.
+        """
         rows = [_row(entry, str(self.facts.get("describer", ""))) for entry in self.entries]
-        write_csv(folder / "descriptions.csv", rows)
+        flat = [{name: value for name, value in row.items() if name != "reasoning"} for row in rows]
+        write_csv(folder / "descriptions.csv", flat)
         write_jsonl(folder / "descriptions.jsonl", rows)
-        write_parquet(folder / "descriptions.parquet", rows)
+        write_parquet(folder / "descriptions.parquet", flat)
 
     def _repr_html_(self) -> str:
         from milan.notebook import table_html  # only a notebook asks
@@ -170,7 +174,7 @@ def as_row(description: Description) -> dict[str, Any]:
         "bias": _plain(description.bias),
         "concepts": [{"name": name, "weight": _plain(weight)} for name, weight in description.concepts],
         "candidates": [_candidate_row(candidate) for candidate in description.candidates],
-    }
+    } | ({"reasoning": dict(description.reasoning)} if description.reasoning else {})
 
 
 def from_row(row: Mapping[str, Any]) -> Description:
@@ -182,6 +186,7 @@ def from_row(row: Mapping[str, Any]) -> Description:
         tuple((each["name"], _float(each["weight"])) for each in row.get("concepts") or ()),
         _float(row.get("bias") or 0.0),
         tuple(_candidate(each) for each in row.get("candidates") or ()),
+        row.get("reasoning") or {},
     )
 
 

@@ -1,6 +1,8 @@
 """The nouns that flow through the package: a unit, its exemplars, its description."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
@@ -56,6 +58,7 @@ class Description:
     concepts: tuple[tuple[str, float], ...] = ()  # weighted parts that add up (Linear Explanations)
     bias: float = 0.0
     candidates: tuple["Candidate", ...] = field(default=(), repr=False)  # runners-up, best first, the chosen one included
+    reasoning: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)  # what led there, as plain values, for the page
 
     def _repr_html_(self) -> str:
         from milan.notebook import description_html  # only a notebook asks

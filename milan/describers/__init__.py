@@ -13,7 +13,7 @@ from milan.describers.contract import check_describer
 from milan.errors import BadInput, UnknownName
 
 __all__ = ["Describer", "Failure", "check_describer", "describer_class", "describer_names", "living", "load_describer", "typed_settings"]
-SEAMS = {"base", "contract", "resuming"}
+SEAMS = {"base", "contract", "explaining", "resuming", "selecting", "weighing"}
 
 
 def describer_names() -> list[str]:

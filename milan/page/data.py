@@ -11,6 +11,7 @@ from milan.catalogue import Catalogue, Entry, as_row, natural
 from milan.dissection.store import Dissection
 from milan.errors import MissingEvidence
 from milan.page.ranges import class_ranges
+from milan.page.reasons import Reason, told
 from milan.page.sheets import ACROSS, Sheet
 from milan.units import Unit
 
@@ -18,13 +19,16 @@ BINS = 40
 CANDIDATES = 10  # of a unit on the page; all of them are in the table
 
 
-def page_data(catalogue: Catalogue, dissections: Mapping[str, Dissection], sheets: Mapping[Unit, Sheet]) -> dict[str, Any]:
-    """The page's data block: layers in order, in each its units with texts, scores, pictures and histograms."""
+def page_data(
+    catalogue: Catalogue, dissections: Mapping[str, Dissection], sheets: Mapping[Unit, Sheet], reasons: Mapping[Unit, Reason] | None = None
+) -> dict[str, Any]:
+    """The page's data block: layers in order, in each its units with texts, scores, pictures, histograms and reasons."""
+    reasons = reasons or {}
     layers = sorted({entry.unit.layer for entry in catalogue.entries}, key=_place(catalogue))
     return {
         "describer": str(catalogue.facts.get("describer", "")),
         "layers": [
-            _layer(layer, [entry for entry in catalogue.entries if entry.unit.layer == layer], dissections.get(layer), sheets)
+            _layer(layer, [entry for entry in catalogue.entries if entry.unit.layer == layer], dissections.get(layer), sheets, reasons)
             for layer in layers
         ],
     }
@@ -55,7 +59,9 @@ def _place(catalogue: Catalogue) -> Any:
     return lambda layer: (order.index(layer), ()) if layer in order else (len(order), natural(layer))
 
 
-def _layer(name: str, entries: Sequence[Entry], dissection: Dissection | None, sheets: Mapping[Unit, Sheet]) -> dict[str, Any]:
+def _layer(
+    name: str, entries: Sequence[Entry], dissection: Dissection | None, sheets: Mapping[Unit, Sheet], reasons: Mapping[Unit, Reason]
+) -> dict[str, Any]:
     units = [entry.unit for entry in entries]
     known = evidence(dissection, units) if dissection else [{"threshold": None, "histogram": None}] * len(units)
     classes, ranges = class_ranges(dissection, units) if dissection else ([], [None] * len(units))
@@ -67,7 +73,7 @@ def _layer(name: str, entries: Sequence[Entry], dissection: Dissection | None, s
         "sheet": {"across": ACROSS} | size,
         "classes": classes,
         "units": [
-            _unit(entry, sheets.get(entry.unit)) | more | {"ranges": shares}
+            _unit(entry, sheets.get(entry.unit)) | more | {"ranges": shares, "reason": told(reasons.get(entry.unit))}
             for entry, more, shares in zip(entries, known, ranges, strict=True)
         ],
     }

@@ -12,6 +12,7 @@ from milan.command import clean
 from milan.dissection.store import Dissection
 from milan.page.data import page_data
 from milan.page.document import document, fact_rows, simulated
+from milan.page.reasons import write_reasons
 from milan.page.sheets import Sheet, write_sheets
 from milan.storage import atomic
 from milan.units import Unit
@@ -32,7 +33,7 @@ def write_page(
             entry.unit for entry in catalogue.entries if entry.unit.layer in dissections and entry.status not in ("dead", "invalid")
         ]
         sheets = write_sheets(dissections, drawable, folder)
-    page = _page(catalogue, page_data(catalogue, dissections, sheets))
+    page = _page(catalogue, page_data(catalogue, dissections, sheets, write_reasons(catalogue, dissections, folder, sheets)))
     with atomic(folder / "index.html") as partial:
         partial.write_text(page, encoding="utf-8")
     return folder / "index.html"
@@ -43,7 +44,7 @@ def _page(catalogue: Catalogue, data: dict[str, Any]) -> str:
     return document(
         "index.html.j2",
         styles=["page.css"],
-        scripts=["plate.js", "page.js"],
+        scripts=["reasons.js", "plate.js", "page.js"],
         title=clean(str(facts.get("target") or "A network")),
         describer=clean(str(facts.get("describer") or "a describer")),
         lede=_lede(catalogue),

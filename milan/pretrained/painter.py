@@ -228,6 +228,12 @@ def pictures_of(
     return kept.view(len(texts), count, 3, side, side)
 
 
+def kept_picture(key: str, wanted: Wanted) -> UInt8[Tensor, "3 side side"] | None:
+    """A picture that the painter of that key has drawn before, from the cache; None where it is not there."""
+    file = _file(cache_folder() / "pictures" / key, wanted)
+    return torch.from_numpy(np.load(file)) if file.is_file() else None
+
+
 def _file(home: Path, each: Wanted) -> Path:
     return home / f"{content_key(text=each.text, seed=each.seed, number=each.number)}.npy"
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from milan.describers import Describer, load_describer
+from milan.describers.contract import UNITS
 from tests.describers.colour_embedder import ColourEmbedder as ColourEmbedder  # for the describers that have an embedder
 
 COLOURS = f"{Path(__file__).with_name('colour_embedder.py')}:ColourEmbedder"
@@ -90,3 +91,44 @@ def _compositional(folder: Path) -> Describer:
 @makes("sand")
 def _sand(folder: Path) -> Describer:
     return load_describer("sand", embedder=COLOURS, concepts="diorama")
+
+
+PICTURED = str(Path(__file__).with_name("colour_captioner.py"))
+
+
+def _classes(folder: Path) -> str:
+    """Names of the toy network's answers."""
+    file = folder / "classes.txt"
+    if not file.exists():
+        file.write_text("\n".join(UNITS) + "\n")
+    return str(file)
+
+
+@makes("caption_activation")
+def _caption_activation(folder: Path) -> Describer:
+    return load_describer("caption_activation", captioner=f"{PICTURED}:ColourCaptioner")
+
+
+@makes("weight_label")
+def _weight_label(folder: Path) -> Describer:
+    return load_describer("weight_label", classes=_classes(folder), signs="both")
+
+
+@makes("weight_clip")
+def _weight_clip(folder: Path) -> Describer:
+    return load_describer("weight_clip", of="constant", classes=_classes(folder))
+
+
+@makes("describe_and_dissect")
+def _describe_and_dissect(folder: Path) -> Describer:
+    return load_describer(
+        "describe_and_dissect", captioner=f"{PICTURED}:ColourCaptioner", painter=f"{PICTURED}:ColourPainter", embedder=COLOURS, pictures=2
+    )
+
+
+@makes("best_concept")
+def _best_concept(folder: Path) -> Describer:
+    options = {"embedder": COLOURS, "pooling": "max"}
+    return load_describer(
+        "best_concept", of="clip_dissect", options=options, painter=f"{PICTURED}:ColourPainter", embedder=COLOURS, pictures=2
+    )

@@ -1,0 +1,108 @@
+"""Best concept selection of Describe-and-Dissect (section 3.3), of the candidates that any other describer has."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+from milan.describers import load_describer
+from milan.describers.base import Describer, Failure, living
+from milan.describers.selecting import Scoring, Selection, Wish
+from milan.dissection.store import Dissection
+from milan.errors import BadInput
+from milan.pretrained.embedder import Embedder, load_embedder
+from milan.pretrained.painter import load_painter
+from milan.pretrained.sources import Precision
+from milan.storage import content_key
+from milan.units import Description, Unit
+
+GROUP = 8  # units whose pictures are painted together
+
+
+class BestConcept(Describer):
+    """Paints the best few candidates of another describer; the one whose pictures move the unit most is the description.
+
+    Args:
+        of: the other describer, by name, as PATH/FILE.py:CLASS, or, in Python, itself; one with candidates, such as milan or clip_dissect.
+        options: settings of the other describer, by name.
+        candidates: how many of its best are tried.
+        painter: draws them, as ``milan.pretrained.painter.load_painter`` takes it.
+        embedder: compares pictures, as ``milan.pretrained.embedder.load_embedder`` takes it.
+        scoring: mean, topk_squared, image_products, or topk_squared_image_products (the paper's).
+        pictures: of each candidate.
+        painting: what a candidate is put into for the painter, {} standing for it.
+        pooling: of an activation map into one number: mean (the paper's), or max.
+        seed: of the pictures.
+        precision: of painter and embedder.
+        device: where they and the other describer run.
+    """
+
+    name: ClassVar[str] = "best_concept"
+
+    def __init__(
+        self,
+        of: str | Describer = "clip_dissect",
+        options: dict[str, Any] | None = None,
+        candidates: int = 5,
+        painter: str = "diorama",
+        embedder: str = "diorama",
+        scoring: Scoring = "topk_squared_image_products",
+        pictures: int = 10,
+        painting: str = "{}",
+        pooling: Literal["mean", "max"] = "mean",
+        seed: int = 0,
+        precision: Precision = "float32",
+        device: str = "cpu",
+    ):
+        if candidates < 1:
+            raise BadInput(f"{candidates} candidates; give at least 1")
+        self.of, self.options, self.candidates, self.painter, self.embedder = of, options, candidates, painter, embedder
+        self.scoring, self.pictures, self.painting, self.pooling = scoring, pictures, painting, pooling
+        self.seed, self.precision, self.device = seed, precision, device
+
+    @property
+    def key(self) -> str:
+        return content_key(describer=self.name, of=self.other.key, candidates=self.candidates, selection=self.selection.key)
+
+    @cached_property
+    def other(self) -> Describer:
+        """The describer whose candidates they are."""
+        return load_describer(self.of, **self.options or {}) if isinstance(self.of, str) else self.of
+
+    @cached_property
+    def model(self) -> Embedder:
+        """The image-text model, loaded when first asked for."""
+        return load_embedder(self.embedder, device=self.device, precision=self.precision)
+
+    @cached_property
+    def selection(self) -> Selection:
+        """How the best candidate is found; the painter is loaded when it is first asked for."""
+        painter = load_painter(self.painter, device=self.device, precision=self.precision)
+        settings = {"prompt": self.painting, "scoring": self.scoring, "count": self.pictures, "pooling": self.pooling, "seed": self.seed}
+        return Selection(painter, self.model, **settings)
+
+    def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | Failure]:
+        alive = living(dissection, units)
+        said = self.other.describe(dissection, alive) if alive else iter(())
+        waiting: list[Description | Failure] = []
+        for number, each in enumerate(said, 1):
+            waiting.append(each)
+            if len(waiting) == GROUP or number == len(alive):
+                yield from self._group(dissection, waiting)
+                waiting = []
+
+    def _group(self, dissection: Dissection, said: Sequence[Description | Failure]) -> Iterator[Description | Failure]:
+        wishes = [self._wish(dissection, each) for each in said if isinstance(each, Description)]
+        chosen = iter(self.selection.choose(dissection.open_target(), wishes))
+        for each in said:
+            if isinstance(each, Failure):
+                yield each
+                continue
+            choices = next(chosen)
+            found = self.selection.candidates(choices)
+            yield replace(each, text=found[0].text, score=found[0].score, candidates=found, reasoning=self.selection.reasoning(choices))
+
+    def _wish(self, dissection: Dissection, said: Description) -> Wish:
+        texts = dict.fromkeys([said.text, *(candidate.text for candidate in said.candidates)])
+        images = dissection.exemplars(said.unit).images[: self.selection.top]
+        return Wish(said.unit, tuple(texts)[: self.candidates], images)

@@ -1,0 +1,288 @@
+"""Describe-and-Dissect (Bai et al.): captions of what moves a unit, summed up by a language model, and put to the test by painting them."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from milan.concepts import concept_set
+from milan.describers.base import Describer, Failure, living
+from milan.describers.selecting import Choice, Scoring, Selection, Wish, looked_at, rounded
+from milan.dissection.crops import Box, attention_boxes, cropped, heat_maps
+from milan.dissection.store import Dissection
+from milan.errors import BadInput, MilanWarning
+from milan.pretrained.asking import Asker, NoAnswer, asker_for
+from milan.pretrained.captioner import ImageCaptioner, captions_of, load_captioner
+from milan.pretrained.embedder import Embedder, load_embedder, text_embeddings
+from milan.pretrained.llm import Question
+from milan.pretrained.painter import load_painter
+from milan.pretrained.prompts import Prompt, load_prompt, plain
+from milan.pretrained.reading import a_label
+from milan.pretrained.sources import Precision
+from milan.probes import Probe
+from milan.storage import content_key
+from milan.targets import Target
+from milan.units import Candidate, Description, Unit
+
+LABEL_WORDS, SIMPLE_WORDS = 10, 20  # at most; asked for are five and a few (released labels have up to 8)
+BARE = ("design", "designs", "graphic", "graphics")  # which painters take for a task: "background" is added (released code)
+TEMPERATURE = 0.3  # with which the names are drawn (released code)
+GROUP = 8  # units whose pictures are captioned and painted together
+
+
+@dataclass(frozen=True)
+class Look:
+    """An image of the probe, or a part of one, and how it moves a unit."""
+
+    image: int  # in the probe
+    box: Box | None  # the part of it; None for all
+    activation: float
+    pixels: UInt8[Tensor, "3 size size"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What step 2 found of a unit: looks with captions and shorter labels, and candidates with how often each was given."""
+
+    looks: tuple[Look, ...]
+    captions: tuple[str, ...]
+    labels: tuple[str, ...]
+    texts: tuple[str, ...]
+    given: tuple[int, ...]
+
+
+class DescribeAndDissect(Describer):
+    """Crops, captions, candidates, pictures of the candidates: the unit itself says which candidate it answers to.
+
+    (1) Of the probe's 10 images that move a unit most, the parts where it does so are cut out; of images and parts together the 10 that
+    move it most are kept. (2) They are captioned, a language model shortens each caption, and five times names what they share, reading
+    them in another order each time. (3) Ten pictures of each name are painted, at the target's own size, and ranked by how they move the
+    unit; how like the first images they are counts too.
+
+    Where the released code differs: it wraps heat maps above 1, shrinks painted pictures to 32 pixels, takes only those for Image Products
+    that are among the ten best of all candidates, and adds 1 to the first factor of the product. Here it is done as the paper says.
+
+    Args:
+        captioner: of images, as ``milan.pretrained.captioner.load_captioner`` takes it.
+        llm: ``phrases``, ``openai:MODEL``, ``hf:ID_OR_FOLDER`` or your own, see ``milan.pretrained.llm.load_llm``.
+        painter: of candidates, as ``milan.pretrained.painter.load_painter`` takes it.
+        embedder: compares pictures and labels, as ``milan.pretrained.embedder.load_embedder`` takes it; CLIP ViT-B/16 in the paper.
+        concepts: if given, each image is named by the nearest of these by the embedder instead of captioned (section 4.4.1), see
+            ``milan.concepts.concept_set``.
+        select: whether step 3 is done; without it the name given most often, of equals the first, is the description.
+        scoring: mean, topk_squared, image_products, or topk_squared_image_products (the paper's).
+        labels: how many names the description has at most, joined by ";" and no two of them alike (appendix A.7).
+        images: K, images and parts that are captioned.
+        count: N, names that are asked for.
+        pictures: Q, of each name.
+        painting: what a name is put into for the painter, {} standing for it.
+        pooling: of an activation map into one number: mean (the paper's), or max.
+        base_url: of an endpoint, as http://localhost:8000/v1; else $OPENAI_BASE_URL, else OpenAI's. The key is in $OPENAI_API_KEY.
+        max_calls: requests to the language model at most, repeated ones included; a unit takes 15.
+        llm_options: temperature, longest, timeout, workers, tries, pause and others, see ``milan.pretrained.asking.asker_for``.
+        prompts: a folder with files that replace those of configs/prompts.
+        seed: of the order of captions and of the pictures.
+        precision: of captioner, painter and embedder.
+        device: where they run.
+    """
+
+    name: ClassVar[str] = "describe_and_dissect"
+
+    def __init__(
+        self,
+        captioner: str = "diorama",
+        llm: str = "phrases",
+        painter: str = "diorama",
+        embedder: str = "diorama",
+        concepts: str | list[str] = "",
+        select: bool = True,
+        scoring: Scoring = "topk_squared_image_products",
+        labels: int = 1,
+        images: int = 10,
+        count: int = 5,
+        pictures: int = 10,
+        painting: str = "{}",
+        pooling: Literal["mean", "max"] = "mean",
+        base_url: str = "",
+        max_calls: int | None = None,
+        llm_options: dict[str, Any] | None = None,
+        prompts: str = "",
+        seed: int = 0,
+        precision: Precision = "float32",
+        device: str = "cpu",
+    ):
+        for name, value in (("labels", labels), ("images", images), ("count", count), ("pictures", pictures)):
+            if value < 1:
+                raise BadInput(f"{name} is {value}; give at least 1")
+        if "{}" not in painting:
+            raise BadInput(f"the painting prompt {painting!r} has no {{}} for the name")
+        self.captioner, self.llm, self.painter, self.embedder, self.concepts = captioner, llm, painter, embedder, concepts
+        self.select, self.scoring, self.labels, self.images, self.count = select, scoring, labels, images, count
+        self.pictures, self.painting, self.pooling, self.base_url, self.max_calls = pictures, painting, pooling, base_url, max_calls
+        self.llm_options, self.prompts, self.seed, self.precision, self.device = llm_options, prompts, seed, precision, device
+
+    @property
+    def key(self) -> str:
+        """Content key of the models, the prompts and the settings that change answers."""
+        names = ("select", "labels", "images", "count", "pooling", "seed")
+        seeing = [self.model.key, *self._choices] if self.concepts else self._captions.key
+        prompts = [prompt.key for prompt in self._prompts]
+        chosen = self.selection.key if self.select else ""
+        settings = {name: getattr(self, name) for name in names}
+        return content_key(describer=self.name, seeing=seeing, llm=self.asker.llm.key, prompts=prompts, selection=chosen, **settings)
+
+    @cached_property
+    def asker(self) -> Asker:
+        """The language model, loaded when first asked for."""
+        cool = {"temperature": TEMPERATURE} if self.llm.startswith(("openai:", "hf:")) else {}
+        options = cool | (self.llm_options or {})
+        return asker_for(self.llm, base_url=self.base_url, max_calls=self.max_calls, options=options, device=self.device)
+
+    @cached_property
+    def model(self) -> Embedder:
+        """The image-text model, loaded when first asked for."""
+        return load_embedder(self.embedder, device=self.device, precision=self.precision)
+
+    @cached_property
+    def selection(self) -> Selection:
+        """How the best candidate is found; the painter is loaded when it is first asked for."""
+        painter = load_painter(self.painter, device=self.device, precision=self.precision)
+        settings = {"prompt": self.painting, "scoring": self.scoring, "count": self.pictures, "pooling": self.pooling, "seed": self.seed}
+        return Selection(painter, self.model, **settings)
+
+    @cached_property
+    def _captions(self) -> ImageCaptioner:
+        return load_captioner(self.captioner, device=self.device, precision=self.precision)
+
+    @cached_property
+    def _choices(self) -> list[str]:
+        return concept_set(self.concepts)
+
+    @cached_property
+    def _prompts(self) -> tuple[Prompt, Prompt]:
+        return load_prompt("simplify", self.prompts), load_prompt("summarize", self.prompts)
+
+    def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | Failure]:
+        if self.asker.llm.note:
+            warnings.warn(f"{self.name}: {self.asker.llm.note}", MilanWarning, stacklevel=2)
+        alive = living(dissection, units)
+        for start in range(0, len(alive), GROUP):
+            yield from self._group(dissection, alive[start : start + GROUP])
+
+    def _group(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | Failure]:
+        target, probe = dissection.open_target(), dissection.open_probe()
+        looks = {unit: looks_of(target, probe, dissection, unit, self.images, self.pooling) for unit in units}
+        found = self._named(looks)
+        wishes = [
+            Wish(unit, each.texts, torch.stack([look.pixels for look in each.looks]))
+            for unit, each in found.items()
+            if isinstance(each, Found)
+        ]
+        chosen = self.selection.choose(target, wishes) if self.select else [[] for _ in wishes]
+        choices = {wish.unit: each for wish, each in zip(wishes, chosen, strict=True)}
+        for unit in units:
+            each = found[unit]
+            yield each if isinstance(each, Failure) else self._described(unit, each, choices[unit])
+
+    def _described(self, unit: Unit, found: Found, choices: Sequence[Choice]) -> Description:
+        seen = [_told(*each) for each in zip(found.looks, found.captions, found.labels, strict=True)]
+        if not choices:
+            ranked = sorted(zip(found.texts, found.given, strict=True), key=lambda each: -each[1])
+            candidates = tuple(Candidate(text, given / self.count) for text, given in ranked)
+            return Description(unit, candidates[0].text, candidates[0].score, candidates=candidates, reasoning={"seen": seen})
+        candidates = self.selection.candidates(choices)
+        text = "; ".join(self.selection.labels(choices, self.labels))
+        if self.labels > 1 and text != candidates[0].text:
+            candidates = (Candidate(text, candidates[0].score), *candidates)
+        reasoning = {"seen": seen, **self.selection.reasoning(choices)}
+        return Description(unit, text, candidates[0].score, candidates=candidates, reasoning=reasoning)
+
+    def _named(self, looks: dict[Unit, list[Look]]) -> dict[Unit, Found | Failure]:
+        """Step 2 for several units at once."""
+        captions = self._captioned(looks)
+        labels = self._simplified(captions)
+        found: dict[Unit, Found | Failure] = {
+            unit: Failure(unit, each.reason) for unit, each in labels.items() if isinstance(each, NoAnswer)
+        }
+        told = {unit: each for unit, each in labels.items() if not isinstance(each, NoAnswer)}
+        questions = {unit: [self._summary(unit, texts, draw) for draw in range(self.count)] for unit, texts in told.items()}
+        answers = iter(self.asker.ask([each for those in questions.values() for each in those], a_label(LABEL_WORDS)))
+        for unit, those in questions.items():
+            named = [next(answers) for _ in those]
+            texts = [painted_name(each) for each in named if isinstance(each, str)]
+            if not texts:
+                found[unit] = Failure(unit, next(each.reason for each in named if isinstance(each, NoAnswer)))
+                continue
+            once = tuple(dict.fromkeys(texts))
+            found[unit] = Found(tuple(looks[unit]), tuple(captions[unit]), tuple(told[unit]), once, tuple(map(texts.count, once)))
+        return {unit: found[unit] for unit in looks}
+
+    def _captioned(self, looks: dict[Unit, list[Look]]) -> dict[Unit, list[str]]:
+        """A caption of each look, or the nearest concept; an image of which nothing is said is left out of what is summed up."""
+        flat = torch.stack([look.pixels for each in looks.values() for look in each])
+        if self.concepts:
+            nearest = (self.model.images(flat) @ text_embeddings(self.model, self._choices).T).argmax(1)
+            said = iter([self._choices[place] for place in nearest.tolist()])
+        else:
+            said = iter(captions_of(self._captions, flat))
+        return {unit: [plain(next(said)) for _ in each] for unit, each in looks.items()}
+
+    def _simplified(self, captions: dict[Unit, list[str]]) -> dict[Unit, list[str] | NoAnswer]:
+        """A shorter label for each caption; concepts are short as they are."""
+        if self.concepts:
+            return dict(captions)
+        prompt, _ = self._prompts
+        said = [text for texts in captions.values() for text in texts if text]
+        questions = [Question(prompt.messages([text]), "simplify", ((text, 0),)) for text in said]
+        short = dict(zip(said, self.asker.ask(questions, a_label(SIMPLE_WORDS)), strict=True))
+        found: dict[Unit, list[str] | NoAnswer] = {}
+        for unit, texts in captions.items():
+            labels = [short[text] if text else "" for text in texts]
+            failed = [each for each in labels if isinstance(each, NoAnswer)]
+            none = NoAnswer("the captioner says nothing of any of its images")
+            found[unit] = failed[0] if failed else [str(each) for each in labels] if any(labels) else none
+        return found
+
+    def _summary(self, unit: Unit, labels: Sequence[str], draw: int) -> Question:
+        """What they share is asked, in another order for each draw."""
+        told = [label for label in labels if label]
+        dice = np.random.default_rng([self.seed, unit.index, draw])
+        order = [told[place] for place in dice.permutation(len(told))]
+        return Question(self._prompts[1].messages(order), "summarize", tuple((text, 0) for text in order), draw=draw)
+
+
+def looks_of(target: Target, probe: Probe, dissection: Dissection, unit: Unit, count: int, pooling: Literal["mean", "max"]) -> list[Look]:
+    """Step 1: of the images that move a unit most and their attention crops the strongest, strongest first; ties by image and box."""
+    values = dissection.activations(pooling)[:, dissection.row(unit)].nan_to_num(nan=-torch.inf)
+    ids = torch.sort(values, descending=True, stable=True).indices[:count].tolist()
+    images = torch.stack([probe.image(id) for id in ids])
+    moved, maps = looked_at(target, [unit], images, pooling, len(images))[unit]
+    found = [Look(id, None, float(value), image) for id, value, image in zip(ids, moved, images, strict=True)]
+    boxes = [(place, box) for place, heat in enumerate(heat_maps(maps, images.shape[-1])) for box in attention_boxes(heat)]
+    if boxes:
+        parts = torch.stack([cropped(images[place], box) for place, box in boxes])
+        again = looked_at(target, [unit], parts, pooling, len(images))[unit][0]
+        found += [Look(ids[place], box, float(value), part) for (place, box), value, part in zip(boxes, again, parts, strict=True)]
+    return sorted(found, key=lambda look: (-look.activation, look.image, look.box or ()))[:count]
+
+
+def _told(look: Look, caption: str, label: str) -> dict[str, Any]:
+    """A look as plain values."""
+    box = list(look.box) if look.box else None
+    return {"image": look.image, "box": box, "activation": rounded(look.activation), "caption": caption, "label": label}
+
+
+def painted_name(text: str) -> str:
+    """A candidate as it is painted and compared: lower case, without a full stop, and no bare "designs".
+
+    >>> painted_name("Red."), painted_name("Striped designs")
+    ('red', 'striped designs background')
+    """
+    name = " ".join(text.lower().replace(".", "").split())
+    return f"{name} background" if name.split()[-1:] and name.split()[-1] in BARE else name

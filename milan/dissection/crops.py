@@ -1,0 +1,92 @@
+"""Attention crops (Describe-and-Dissect, appendix A.1.1): the parts of an image where a unit's activation map stands out.
+
+The released code makes an 8-bit picture of the raw activations, so that values above 1 wrap around; here each map is scaled to 0..1.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from scipy import ndimage
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+MOST = 4  # crops of one image: the paper's α (released code, describe_neurons.py line 152)
+OVERLAP = 0.5  # IoU of two crops at most: the paper's η
+WHOLE = 0.8  # IoU with the whole image, from which a crop adds nothing (released code, DnD_models.py)
+BINS = 256
+EIGHT = np.ones((3, 3), bool)  # places that touch at a corner are one region, as OpenCV's contours have it
+
+Box = tuple[int, int, int, int]  # top, left, bottom, right; the last two not included
+
+
+def otsu(values: Float[np.ndarray, "..."]) -> float | None:
+    """The threshold that parts values into two groups as different as can be (Otsu 1979), by a histogram of 256 bins.
+
+    It is the middle of the last bin of the lower group. None where all values are the same.
+
+    >>> otsu(np.array([0.0, 0.1, 0.9, 1.0]))
+    0.099609375
+    """
+    low, high = float(values.min()), float(values.max())
+    if not high > low:
+        return None
+    counts, edges = np.histogram(values, BINS, (low, high))
+    middles = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts).astype(np.float64)
+    sums = np.cumsum(counts * middles)
+    above = below[-1] - below
+    with np.errstate(divide="ignore", invalid="ignore"):
+        apart = sums / below - (sums[-1] - sums) / above
+        between = below * above * apart**2
+    return float(middles[int(np.argmax(np.nan_to_num(between[:-1])))])
+
+
+def attention_boxes(heat: Float[np.ndarray, "height width"], most: int = MOST, overlap: float = OVERLAP, whole: float = WHOLE) -> list[Box]:
+    """Boxes around the regions above Otsu's threshold, the largest first; none that overlaps an earlier one, or is nearly the whole.
+
+    heat: an activation map at the image's size; only its shape counts, not its scale. A region within a hole of another belongs to that.
+    """
+    threshold = otsu(heat)
+    if threshold is None:
+        return []
+    lit = ndimage.binary_fill_holes(heat > threshold)
+    labels, _ = ndimage.label(lit, EIGHT)
+    found = [(part[0].start, part[1].start, part[0].stop, part[1].stop) for part in ndimage.find_objects(labels)]
+    frame = (0, 0, *heat.shape)
+    kept: list[Box] = []
+    for box in sorted(found, key=lambda box: (-_area(box), box)):
+        if len(kept) == most:
+            break
+        if iou(box, frame) < whole and all(iou(box, other) <= overlap for other in kept):
+            kept.append(box)
+    return kept
+
+
+def iou(one: Box, other: Box) -> float:
+    """
+    >>> iou((0, 0, 2, 2), (0, 1, 2, 3))
+    0.3333333333333333
+    """
+    shared = _area((max(one[0], other[0]), max(one[1], other[1]), min(one[2], other[2]), min(one[3], other[3])))
+    return shared / (_area(one) + _area(other) - shared)
+
+
+def _area(box: Box) -> int:
+    return max(0, box[2] - box[0]) * max(0, box[3] - box[1])
+
+
+def heat_maps(maps: Float[Tensor, "b h w"], size: int) -> Float[np.ndarray, "b size size"]:
+    """Activation maps at the image's size, each scaled to 0..1; all 0 where a map is the same everywhere or holds no number."""
+    maps = maps.double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    large = interpolate(maps[:, None], (size, size), mode="bilinear", align_corners=False)[:, 0] if maps.shape[1:] != (1, 1) else None
+    if large is None:
+        return np.zeros((len(maps), size, size))
+    low, high = large.amin((1, 2), keepdim=True), large.amax((1, 2), keepdim=True)
+    return ((large - low) / (high - low).clamp_min(1e-30) * (high > low)).numpy()
+
+
+def cropped(image: UInt8[Tensor, "3 size size"], box: Box) -> UInt8[Tensor, "3 size size"]:
+    """The part of an image in a box, stretched to the image's own size."""
+    part = image[None, :, box[0] : box[2], box[1] : box[3]].float()
+    large = interpolate(part, image.shape[-2:], mode="bilinear", antialias=True, align_corners=False)[0]
+    return large.round().clamp(0, 255).to(torch.uint8)
