@@ -99,7 +99,7 @@ def _as_description(right: "Doc") -> "Doc":
     heads = [token.head.i for token in kept]
     if any(head >= size for head in heads):
         return right
-    return Doc(right.vocab, words=[token.lower_ for token in kept], spaces=[bool(token.whitespace_) for token in kept],
+    return Doc(right.vocab, words=[token.text.lower() for token in kept], spaces=[bool(token.whitespace_) for token in kept],
                pos=[token.pos_ for token in kept], heads=heads, deps=[token.dep_ for token in kept])  # fmt: skip
 
 
@@ -151,6 +151,8 @@ def _write(best: Path, test: "Sequence[Doc]", out: Path) -> None:
     )
     scores = {"as written": measured(language, test), "in small letters, without full stop": measured(language, test, small=True)}
     language.meta["performance"] = scores
+    for part in ("train", "dev"):  # where the training's texts lay
+        language.config["corpora"][part]["path"] = None
     partial = out.with_name(f".partial-{out.name}")
     shutil.rmtree(partial, ignore_errors=True)
     language.to_disk(partial)
