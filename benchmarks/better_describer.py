@@ -4,14 +4,14 @@
 
 Captioners and priors are those that ``python -m milan.experiments generalization`` trained in the same folder for the splits that leave one
 network out; what is not there is trained. Of each kind of change the setting is taken that is truest on the AlexNets; the table tells what
-it gives there and on the ResNets, which had no part in the choice, beside MILAN as published (beam 50, λ 0.2), and the interval of the
-difference by drawing units again. What needs a training of its own (the last layer's features alone, a transformer for the LSTM, stopping
-by the loss) is trained under the first seed and kept. Annotators and world are simulated (Diorama).
+it gives there and on the ResNets, which had no part in the choice, beside MILAN (beam 50, λ 0.2), and the interval of the difference by
+drawing units again. What needs a training of its own (the paper's stopping, all features, the last layer's alone, a transformer for the
+LSTM) is trained under the first seed, kept, and compared with MILAN under that seed. Annotators and world are simulated (Diorama).
 """
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -24,18 +24,18 @@ from benchmarks.transformer_captioner import TransformerCaptioner
 from milan.annotations import Annotated
 from milan.describers.sand import masked
 from milan.embedded import embedded
-from milan.experiments.fitting import Evidence, Fitted, Lessons, Recipe, fit, search, seeded
+from milan.experiments.fitting import Evidence, Fitted, Lessons, Recipe, fit_by_schedule, fit_captioner, search, seeded
 from milan.experiments.judging import Judge, Round
 from milan.experiments.learning import Plan, Stage, trained
 from milan.experiments.splits import Share, Split, networks_of, share_of, splits_of
-from milan.models import CaptionBatch, Captioner, load_encoder
-from milan.models.captioner import bleu
+from milan.models import load_encoder
 from milan.pretrained.embedder import Embedder, load_embedder
 from milan.scores.intervals import mean
 from milan.scores.truth import Truth
 
 BEAM, STEPS, WEIGHT = 50, 15, 0.2  # as published
 WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8)
+BEAMS = (5, 20, 50, 100)
 PULLS = (0.0, 2.0, 5.0, 10.0, 20.0, 40.0)  # of the embedder's cosine
 Texts = list[str]  # one for each unit
 
@@ -115,6 +115,15 @@ class Case:
         """Whether it has no part in choosing."""
         return not self.split.name.startswith("alexnet")
 
+    @property
+    def units(self) -> tuple[Annotated, ...]:
+        """Those of the network left out, the same under every seed."""
+        return self.heard(self.plan.first_seed).units
+
+    def truth(self, texts: Texts) -> np.ndarray:
+        """Of each unit's text, 0..1; NaN where the unit has no masks."""
+        return np.array([self.court.score(one, text) for one, text in zip(self.units, texts, strict=True)])
+
     def share(self, seed: int) -> Share:
         return share_of(self.split, seed)
 
@@ -129,15 +138,15 @@ class Case:
             self.found[key] = heard(self.fitted(seed), self.evidence, share.stop if stop else share.test, beam)
         return self.found[key]
 
-    def together(self, seeds: int) -> Heard:
+    def together(self) -> Heard:
         """The texts of all trainings, each as likely as it is to them all in the mean."""
         if ("together",) not in self.found:
-            several = [self.fitted(seed) for seed in range(seeds)]
-            parts = [self.heard(seed) for seed in range(seeds)]
+            several = [self.fitted(seed) for seed in self.plan.rounds]
+            parts = [self.heard(seed) for seed in self.plan.rounds]
             units = parts[0].units
             texts = [list(dict.fromkeys(text for part in parts for text in part.texts[row])) for row in range(len(units))]
             features = self.evidence.features(units)
-            scores = [_scored(fitted, features, texts) for fitted in several]
+            scores = [_scored(fitted, fitted.seen(features), texts) for fitted in several]
             likelihood = [np.mean([score[0][row] for score in scores], 0) for row in range(len(units))]
             prior = [np.mean([score[1][row] for score in scores], 0) for row in range(len(units))]
             self.found[("together",)] = Heard(units, texts, likelihood, prior)
@@ -160,37 +169,44 @@ def _scored(fitted: Fitted, features: Tensor, texts: list[Texts]) -> tuple[list[
 
 @dataclass(frozen=True)
 class Change:
-    """One kind of change: what each of its settings says of a network's units under a seed."""
+    """One kind of change.
+
+    Attributes:
+        name: what is changed.
+        settings: what each setting says of a network's units under a seed.
+        seeds: under how many seeds it is asked; 0 for all.
+        together: whether it needs all trainings for what it says once.
+    """
 
     name: str
     settings: Mapping[str, Callable[[Case, int], Texts]]
+    seeds: int = 0
+    together: bool = False
+
+    def rounds(self, plan: Plan) -> range:
+        return plan.rounds[: 1 if self.together else self.seeds or plan.seeds]
 
 
-def changes(seeds: int, near: Callable[[Case, int], list[np.ndarray]] | None) -> list[Change]:
+def changes(near: Callable[[Case, int], list[np.ndarray]] | None) -> list[Change]:
     """Those that need no other training."""
     found = [
         Change("λ", {f"λ {weight:g}": lambda case, seed, weight=weight: case.heard(seed).best(weight) for weight in WEIGHTS}),
         Change("λ by validation", {"by the truth of the units kept for stopping": _validated}),
-        Change("beam", {f"beam {beam}": lambda case, seed, beam=beam: case.heard(seed, beam).best() for beam in (5, 10, 25, 50)}),
-        Change(
-            "length normalisation",
-            {
-                f"words^{shrink:g}, λ {weight:g}": lambda case, seed, shrink=shrink, weight=weight: case.heard(seed).best(weight, shrink)
-                for shrink in (0.5, 1.0)
-                for weight in (0.0, WEIGHT)
-            },
-        ),
-    ]
-    if seeds > 1:
-        names = {f"of {seeds} seeds, λ {weight:g}": weight for weight in WEIGHTS}
-        settings = {name: lambda case, _seed, weight=weight: case.together(seeds).best(weight) for name, weight in names.items()}
-        found.append(Change("ensemble", settings))
+        Change("beam", {f"beam {beam}, λ {weight:g}": lambda case, seed, beam=beam, weight=weight: case.heard(seed, beam).best(weight)
+                        for beam in BEAMS for weight in (0.0, WEIGHT)}, seeds=2),
+        Change("length normalisation", {
+            f"words^{shrink:g}, λ {weight:g}": lambda case, seed, shrink=shrink, weight=weight: case.heard(seed).best(weight, shrink)
+            for shrink in (0.5, 1.0) for weight in (0.0, WEIGHT)
+        }),
+        Change("ensemble of all seeds", {f"λ {weight:g}": lambda case, _seed, weight=weight: case.together().best(weight)
+                                         for weight in WEIGHTS}, together=True),
+    ]  # fmt: skip
     if near is not None:
         found.append(Change("reranking by the embedder", {
             f"cosine x {pull:g}, λ {weight:g}":
                 lambda case, seed, pull=pull, weight=weight: case.heard(seed).best(weight, pull=pull, near=near(case, seed))
             for pull in PULLS for weight in (0.0, WEIGHT)
-        }))  # fmt: skip
+        }, seeds=2))  # fmt: skip
     return found
 
 
@@ -233,59 +249,41 @@ class Looking:
         return self.pictures[key]
 
 
-def trainings(evidence: Evidence) -> list[Change]:
+def trainings(evidence: Evidence, recipe: Recipe) -> list[Change]:
     """Those that need one, under the first seed only; decoded with λ 0 and as published."""
-    last = LastLayer(evidence.encoder)
-    makers: dict[str, Callable[[Case], Heard]] = {
-        "last layer's features": lambda case: _trained_otherwise(case, last, "lstm", "bleu"),
-        "transformer for the LSTM": lambda case: _trained_otherwise(case, case.evidence, "transformer", "bleu"),
-        "stopped by the loss": lambda case: _trained_otherwise(case, case.evidence, "lstm", "loss"),
+    makers: dict[str, tuple[Evidence, Recipe, str]] = {
+        "stopped by BLEU": (evidence, replace(recipe, updates=0, epochs=100), "lstm"),
+        "all features": (evidence, replace(recipe, components=0), "lstm"),
+        "last layer's features": (LastLayer(evidence.encoder), recipe, "lstm"),
+        "transformer for the LSTM": (evidence, recipe, "transformer"),
     }
     return [
-        Change(name, {f"λ {weight:g}": lambda case, _seed, make=make, name=name, weight=weight: _once(case, name, make).best(weight)
-                      for weight in (0.0, WEIGHT)})
-        for name, make in makers.items()
+        Change(name, {f"λ {weight:g}": lambda case, _seed, name=name, made=made, weight=weight: _once(case, name, *made).best(weight)
+                      for weight in (0.0, WEIGHT)}, seeds=1)
+        for name, made in makers.items()
     ]  # fmt: skip
 
 
-def _once(case: Case, name: str, make: Callable[[Case], Heard]) -> Heard:
+def _once(case: Case, name: str, evidence: Evidence, recipe: Recipe, model: str) -> Heard:
+    """What a captioner of another kind says beside the same prior, first seed; kept in the folder."""
     if name not in case.found:
-        case.found[name] = make(case)
+        seed = case.plan.first_seed
+        lessons = Lessons(case.share(seed), evidence, recipe, seed)
+        file = case.folder / "models" / f"{name}-{case.split.name}-{seed}.pt"
+        if not file.exists():
+            captioner, facts = fit_captioner(lessons, recipe.patience) if model == "lstm" else fit_transformer(lessons)
+            print(f"{case.split.name}, {name}: {facts}", flush=True)
+            torch.save(captioner, file)
+        fitted = Fitted(torch.load(file, weights_only=False), case.fitted(seed).prior, {}, lessons.components)
+        case.found[name] = heard(fitted, evidence, lessons.share.test)
     return case.found[name]
 
 
-def _trained_otherwise(case: Case, evidence: Evidence, model: str, judge: str) -> Heard:
-    """A captioner of another kind beside the same prior, first seed; kept in the folder."""
-    share, prior = case.share(0), case.fitted(0).prior
-    lessons = Lessons(share, evidence, case.plan.recipe, 0)
-    with seeded(0):
-        captioner, rate = _made(model, lessons)
-        file = case.folder / "models" / f"{model}-{judge}-{type(evidence).__name__}-{case.split.name}.pt"
-        if file.exists():
-            captioner.load_state_dict(torch.load(file, weights_only=True))
-        else:
-            facts = fit(captioner, captioner.loss, lessons.batches, _judged(captioner, lessons, judge), case.plan.recipe, rate=rate,
-                        patience=case.plan.recipe.patience or 4)  # fmt: skip
-            torch.save(captioner.state_dict(), file)
-            print(f"{case.split.name}, {model}, {judge}, {type(evidence).__name__}: {facts}", flush=True)
-    return heard(Fitted(captioner.eval(), prior, {}), evidence, share.test)
-
-
-def _made(model: str, lessons: Lessons) -> tuple[Captioner | TransformerCaptioner, float]:
-    words, features, recipe = lessons.vocabulary.words, lessons.features.shape[-1], lessons.recipe
-    if model == "transformer":
-        return TransformerCaptioner(words, features), 1e-3
-    sizes = {"embedding": recipe.embedding, "hidden": recipe.hidden, "attention": recipe.hidden, "dropout": recipe.dropout}
-    return Captioner(words, features=features, **sizes), recipe.learning_rate
-
-
-def _judged(captioner: Captioner | TransformerCaptioner, lessons: Lessons, judge: str) -> Callable[[], float]:
-    if judge == "bleu":
-        references = [list(one.texts) for one in lessons.share.stop]
-        return lambda: bleu(captioner.greedy_texts(lessons.stop_features), references)
-    rows = [row for row, one in enumerate(lessons.share.stop) for _ in one.texts]
-    rest = CaptionBatch(lessons.stop_features[rows], lessons.stop_texts)
-    return lambda: -captioner.loss(rest).item()
+def fit_transformer(lessons: Lessons) -> tuple[TransformerCaptioner, dict[str, object]]:
+    with seeded(lessons.seed):
+        model = TransformerCaptioner(lessons.vocabulary.words, lessons.features.shape[-1])
+        updates = lessons.updates(lessons.recipe.updates)
+        return model, fit_by_schedule(model, model.loss, lessons.batches, updates, rate=1e-3, half=lessons.recipe.half)
 
 
 @dataclass(frozen=True)
@@ -305,40 +303,32 @@ class Verdict:
         return f"| {' | '.join([*cells, f'{self.rouge:.3f}', f'{self.distinct:.0f}'])} |"
 
 
-def verdicts(cases: Sequence[Case], every: Sequence[Change], seeds: int) -> Iterator[Verdict]:
+def verdicts(cases: Sequence[Case], every: Sequence[Change]) -> Iterator[Verdict]:
     """Of each change the setting that is truest on the networks chosen on."""
     judged, chosen = [case for case in cases if case.judging], [case for case in cases if not case.judging]
     for change in every:
-        rounds = range(1) if change.name in ("ensemble", *SINGLE) else range(seeds)
-        means = {
-            name: np.mean([_truth(case, say(case, seed)) for case in chosen for seed in rounds]) for name, say in change.settings.items()
-        }
+        rounds = change.rounds(cases[0].plan)
+        means = {name: np.mean([np.nanmean(case.truth(say(case, seed))) for case in chosen for seed in rounds])
+                 for name, say in change.settings.items()}  # fmt: skip
         best = max(means, key=lambda name: means[name])
         told = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
         print(f"{change.name}, on the networks chosen on: {told}", flush=True)
-        yield _verdict(change, best, float(means[best]), judged, rounds, seeds)
+        yield _verdict(change, best, float(means[best]), judged)
 
 
-SINGLE = ("last layer's features", "transformer for the LSTM", "stopped by the loss")
-
-
-def _truth(case: Case, texts: Texts) -> float:
-    return case.court.mean(case.heard(0).units, texts)
-
-
-def _verdict(change: Change, best: str, value: float, judged: Sequence[Case], rounds: range, seeds: int) -> Verdict:
+def _verdict(change: Change, best: str, value: float, judged: Sequence[Case]) -> Verdict:
     say = change.settings[best]
     differences, scores, rouges, distinct = [], [], [], []
     for case in judged:
-        units = case.heard(0).units
-        own = np.array([[case.court.score(one, text) for one, text in zip(units, say(case, seed), strict=True)] for seed in rounds])
-        base = range(1) if change.name in SINGLE else range(seeds)
-        plain = np.array([[case.court.score(one, text) for one, text in zip(units, case.heard(seed).best(), strict=True)] for seed in base])
+        rounds = change.rounds(case.plan)
+        texts = [say(case, seed) for seed in rounds]
+        own = np.array([case.truth(each) for each in texts])
+        plain = np.array([case.truth(case.heard(seed).best()) for seed in (case.plan.rounds if change.together else rounds)])
         differences += (own.mean(0) - plain.mean(0)).tolist()
         scores += own.mean(0).tolist()
-        measured = [Judge().scores([Round.of(units, say(case, seed)) for seed in rounds])]
-        rouges.append(measured[0]["ROUGE-L"].value)  # type: ignore[union-attr]
-        distinct.append(measured[0]["distinct"].value)  # type: ignore[union-attr]
+        measured = Judge().scores([Round.of(case.units, each) for each in texts])
+        rouges.append(measured["ROUGE-L"].value)  # type: ignore[union-attr]
+        distinct.append(measured["distinct"].value)  # type: ignore[union-attr]
     found = mean(differences)
     told = f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
     return Verdict(change.name, best, value, float(np.nanmean(scores)), told, float(np.mean(rouges)), float(np.mean(distinct)))
@@ -349,24 +339,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/generalization"), help="folder of the experiment generalization")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--changes", nargs="*", help="only these, by the first words of their names; those that need other trainings too")
-    parser.add_argument("--networks", nargs="*", help="only these left out; all classifiers by default, from whose others MILAN learns")
+    parser.add_argument("--networks", nargs="*", help="only these left out; all classifiers by default")
     parser.add_argument("--embedder", default="diorama", help="image-text model to rerank by; none leaves it out")
     options = parser.parse_args()
     known = yaml.safe_load((embedded("configs/experiments") / "generalization.yaml").read_text())
     recipe = Recipe(**{name: value for name, value in known.items() if name in Recipe().settings})
-    plan = Plan(recipe, options.seeds, BEAM, STEPS, WEIGHT)
+    plan = Plan(recipe, options.seeds, BEAM, STEPS, WEIGHT, first_seed=known["first_seed"])
     evidence = Evidence(load_encoder(known["encoder"]))
-    networks = [network for network in networks_of(["diorama"]) if network.task == "classifiers"]
+    networks = networks_of(["diorama"])
     court = Court({layer: truth for network in networks for layer, truth in Stage(network, evidence).truths().items()})
-    cases = []
-    for split in splits_of(networks):
-        if split.kind == "leave one out" and (not options.networks or split.name in options.networks):
-            cases.append(Case(split, plan, evidence, court, options.out))
+    wanted = options.networks or [network.name for network in networks if network.task == "classifiers"]
+    splits = [split for split in splits_of(networks) if split.kind == "leave one out" and split.name in wanted]
+    cases = [Case(split, plan, evidence, court, options.out) for split in splits]
     near = None if options.embedder == "none" else Looking(options.embedder).near
-    every = [Change("as published", {"beam 50, λ 0.2": lambda case, seed: case.heard(seed).best()}), *changes(options.seeds, near)]
-    every += trainings(evidence)
-    every = [change for change in every if not options.changes or change.name.startswith((*options.changes, "as published"))]
-    rows = [verdict.row() for verdict in verdicts(cases, every, options.seeds)]
+    every = [Change("MILAN", {"beam 50, λ 0.2": lambda case, seed: case.heard(seed).best()}), *changes(near), *trainings(evidence, recipe)]
+    every = [change for change in every if not options.changes or change.name.startswith((*options.changes, "MILAN"))]
+    rows = [verdict.row() for verdict in verdicts(cases, every)]
     print("\n| change | setting | truth, AlexNets | truth, ResNets | difference to MILAN | ROUGE-L | distinct |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     print("\n".join(rows))

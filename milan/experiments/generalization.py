@@ -12,6 +12,7 @@ def generalization(
     encoder: str = "diorama:encoder",
     encoder_weights: str = "",
     seeds: int = 5,
+    first_seed: int = 0,
     kinds: list[str] | None = None,
     beam: int = 50,
     steps: int = 15,
@@ -23,6 +24,9 @@ def generalization(
     batch_size: int = 64,
     epochs: int = 100,
     patience: int = 0,
+    updates: int = 0,
+    prior_updates: int = 0,
+    components: int = 0,
     half: bool = True,
     bert: str = "",
     bert_layers: int = 0,
@@ -38,6 +42,7 @@ def generalization(
         encoder: what MILAN looks through; torchvision:resnet101 in the paper
         encoder_weights: its weights, if they are not its own
         seeds: trainings of each split; the seed draws who is held out, too
+        first_seed: the seeds count from it; other than those by which settings were chosen
         kinds: only these kinds of splits: within, architectures, data-sets, tasks, left-out
         beam: texts sought for each unit, the same for p(d|E) as for MILAN
         steps: words of a text at most, the end counted
@@ -49,6 +54,9 @@ def generalization(
         batch_size: annotations in a batch
         epochs: at most
         patience: epochs without a better score before the captioner's training ends; never fewer than in the paper: 4, within a network 10
+        updates: batches of the captioner's training, with a rate that falls to zero and no stopping before; 0 stops as in the paper
+        prior_updates: likewise of the prior's
+        components: how many principal components of the features MILAN sees; 0 for all features, as in the paper
         half: train with 16-bit matrix products
         bert: folder of a transformers encoder for BERTScore; without one there is none
         bert_layers: which of its layers counts, if bert-score does not know
@@ -73,9 +81,12 @@ def generalization(
         batch_size=batch_size,
         epochs=epochs,
         patience=patience,
+        updates=updates,
+        prior_updates=prior_updates,
+        components=components,
         half=half,
     )
-    plan = Plan(recipe, seeds, beam, steps, prior_weight, device)
+    plan = Plan(recipe, seeds, beam, steps, prior_weight, device, first_seed)
     splits = chosen_splits(networks_of(annotations or ["diorama"]), kinds)
     with locked(out):
         evidence = Evidence(load_encoder(encoder, weights=encoder_weights or None, device=device))

@@ -10,13 +10,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file, save_file
+
 from milan.annotations import Annotated
 from milan.describers import load_describer
 from milan.describers.resuming import describe_units
 from milan.dissection.dissect import dissect
 from milan.dissection.store import Dissection
 from milan.errors import MissingEvidence
-from milan.experiments.fitting import LEAST_STEPS, Evidence, Fitted, Lessons, Recipe, chosen, fit_models, search
+from milan.experiments.fitting import LEAST_STEPS, Components, Evidence, Fitted, Lessons, Recipe, chosen, fit_models, search
 from milan.experiments.splits import Network, Share, Split, share_of
 from milan.models import Captioner, Prior
 from milan.probes.labels import of_diorama
@@ -27,7 +29,7 @@ from milan.units import Unit
 from milan.vocabulary import tokenize
 
 FORMAT = 1  # of what is kept of a training; another number is another training
-DONE = "trained.json"
+DONE, COMPONENTS = "trained.json", "components.safetensors"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,12 @@ class Plan:
     steps: int = 15
     prior_weight: float = 0.2
     device: str = "cpu"
+    first_seed: int = 0
+
+    @property
+    def rounds(self) -> range:
+        """The seeds."""
+        return range(self.first_seed, self.first_seed + self.seeds)
 
     @property
     def asking(self) -> dict[str, Any]:
@@ -80,7 +88,7 @@ def learnt(splits: Sequence[Split], plan: Plan, evidence: Evidence, folder: Path
     """
     found: dict[Split, list[Learnt]] = {split: [] for split in splits}
     with Journal(folder / "learnt.sqlite", content_key(format=FORMAT)) as journal:
-        for seed in range(plan.seeds):
+        for seed in plan.rounds:
             for split in splits:
                 share = share_of(split, seed)
                 key = content_key(
@@ -126,6 +134,8 @@ def trained(split: Split, share: Share, plan: Plan, evidence: Evidence, seed: in
         fitted = fit_models(Lessons(share, evidence, plan.recipe, seed, plan.device), max(plan.recipe.patience, split.patience))
         fitted.captioner.save_pretrained(home / "captioner")
         fitted.prior.save_pretrained(home / "prior")
+        if fitted.components:
+            save_file(fitted.components._asdict(), home / COMPONENTS)
         counts = {name: len(getattr(share, name)) for name in ("train", "stop", "test")}
         seconds = {"seconds": round(time.monotonic() - begun, 1), "processor seconds": round(time.process_time() - spent, 1)}
         facts = {"split": f"{split.kind}, {split.name}", "seed": seed, "units": counts, **fitted.facts, **seconds}
@@ -133,7 +143,8 @@ def trained(split: Split, share: Share, plan: Plan, evidence: Evidence, seed: in
             partial.write_text(json.dumps(facts))
         print(json.dumps(facts), file=sys.stderr, flush=True)
     captioner, prior = Captioner.from_pretrained(home / "captioner"), Prior.from_pretrained(home / "prior")
-    return Fitted(captioner.to(plan.device), prior.to(plan.device), json.loads((home / DONE).read_text()))
+    components = Components(**load_file(home / COMPONENTS)) if (home / COMPONENTS).is_file() else None
+    return Fitted(captioner.to(plan.device), prior.to(plan.device), json.loads((home / DONE).read_text()), components)
 
 
 def _asked(fitted: Fitted, share: Share, plan: Plan, evidence: Evidence) -> dict[str, Any]:

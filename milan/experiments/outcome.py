@@ -95,7 +95,9 @@ class Outcome(AbstractContextManager["Outcome"]):
             except MissingEvidence as reason:
                 reasons.append(str(reason))
         kept = Journal(folder / "scores.sqlite", content_key(format=1))
-        return cls(found, plan, evidence, Judge(truths, bert, kept), stages, reasons, folder)
+        units = {(one.source, str(one.unit)): one.texts for several in found.values() for each in several for one in each.test}
+        rarity = tuple(text for texts in units.values() for text in texts)
+        return cls(found, plan, evidence, Judge(truths, bert, rarity, kept), stages, reasons, folder)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.judge.kept:
@@ -108,6 +110,7 @@ class Outcome(AbstractContextManager["Outcome"]):
 
     def report(self) -> Report:
         """Tables, figure and notes."""
+        self.judge.compare([one for split in self.found for who in SAID for one in self._rounds(split, who)])
         tables = [self._by_split(), *self._left_out(), *self._ends(), self._drawn()]
         paired = [name for name in MAIN if name in self.judge.names]
         figure = dots(
@@ -137,7 +140,7 @@ class Outcome(AbstractContextManager["Outcome"]):
         return {
             "probe": first.probe,
             "settings": {**self.plan.settings, "encoder": self.evidence.encoder.settings["spec"]},
-            "seed": f"0 to {self.plan.seeds - 1}",
+            "seed": f"{self.plan.rounds[0]} to {self.plan.rounds[-1]}",
             "device": self.plan.device,
             "BERTScore": self.judge.bert.settings if self.judge.bert.model else None,
             "trainings": trained,

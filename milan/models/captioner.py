@@ -134,8 +134,8 @@ class Captioner(
         before = torch.cat([torch.full_like(tokens[:, :1], self.vocabulary.start), tokens[:, :-1]], 1)
         words = F.linear(self.embedding(before), self.input_weights()[0])
         hidden, cell = self.initial(features)
-        parts = [part.to(features.dtype) for part in (self.key(features), words, hidden, cell)]
-        states, attention = teacher_forced(going, features, *parts, self.step_weights())
+        keys, words, hidden, cell = (part.to(features.dtype) for part in (self.key(features), words, hidden, cell))
+        states, attention = teacher_forced(going, features, keys, words, hidden, cell, self.step_weights())
         said = torch.cat([tokens[:rows, step] for step, rows in enumerate(going)])
         return self.readout(F.dropout(states, self.dropout, self.training)), said, attention
 

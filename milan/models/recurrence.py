@@ -109,7 +109,7 @@ def teacher_forced(
         cell: likewise.
         weights: of the steps.
     """
-    return Recurrence.apply(going, features, keys, words, hidden, cell, *weights)  # type: ignore[no-any-return, no-untyped-call]
+    return Recurrence.apply(going, features, keys, words, hidden, cell, *weights)
 
 
 def _products(device: str) -> Any:

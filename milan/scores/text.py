@@ -130,6 +130,7 @@ def bert_score(
     rescale: bool = True,
     device: str = "cpu",
     batch_size: int = 16,
+    rarity: Sequence[str] | None = None,
     seed: int = 0,
 ) -> dict[str, TextScore]:
     """BERTScore: precision, recall and F1, the mean over units of the best reference, as MILAN's table (idf of the references, rescaled).
@@ -138,6 +139,7 @@ def bert_score(
         model: a transformers encoder by id or folder.
         num_layers: which layer's embeddings count; the library's choice for the models it knows.
         idf: weigh words by their rarity in the references, so that scores of different sets of references do not compare.
+        rarity: the texts in which words are rare or not; the references unless given.
         rescale: by the library's English baseline for the model of that name, which makes 0 about what unrelated texts get.
 
     Raises:
@@ -147,7 +149,7 @@ def bert_score(
     scorer = _scorer(model, num_layers, rescale, device)
     if idf:
         scorer._idf_dict = None
-        scorer.compute_idf([text for texts in known for text in texts])
+        scorer.compute_idf([text for texts in known for text in texts] if rarity is None else [tidied(text) for text in rarity])
     else:
         scorer._idf_dict = None
     scorer._idf = idf

@@ -3,19 +3,24 @@
 import csv
 import json
 import shutil
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from sklearn.decomposition import PCA
 
 from milan.annotations import Annotated
 from milan.dissection.dissect import dissect
 from milan.dissection.exchange import export_compact
 from milan.dissection.store import Dissection
-from milan.experiments import learning
-from milan.experiments.fitting import Evidence, Lessons, Recipe, fit, seeded, text_loss
+from milan.experiments import judging, learning
+from milan.experiments.fitting import Components, Evidence, Lessons, Recipe, fit, fit_by_schedule, seeded, text_loss
 from milan.experiments.generalization import generalization
-from milan.experiments.judging import Judge, Round
+from milan.experiments.judging import Bert, Judge, Round
+from milan.experiments.learning import Plan
 from milan.experiments.report import Report
 from milan.experiments.splits import Share, networks_of, share_of, splits_of
 from milan.models import Prior, load_encoder
@@ -23,6 +28,7 @@ from milan.models.prior import TextBatch
 from milan.probes import load_probe
 from milan.scores.intervals import Measure
 from milan.scores.truth import Truth
+from milan.storage import Journal
 from milan.targets import load_target
 from milan.units import Unit
 from tests.experiments import worlds
@@ -175,6 +181,16 @@ def test_every_seed_has_its_training(known: Report) -> None:
     assert known.facts["seed"] == "0 to 1"
 
 
+def test_seeds_count_from_the_first(folders: Path, run: tuple[Report, Path], tmp_path: Path) -> None:
+    options = SMALL | {"epochs": 1, "updates": 3, "prior_updates": 2}
+    report = generalization([str(folders)], seeds=2, first_seed=3, kinds=["architectures"], out=tmp_path / "out", **options)
+    trained = report.facts["trainings"]["across architectures, AlexNet to ResNet"]
+    assert [each["seed"] for each in trained] == [3, 4]
+    assert [each["captioner"]["updates"] for each in trained] == [3, 3]
+    assert {each["prior"]["updates"] for each in trained} == {2}
+    assert report.facts["seed"] == "3 to 4"
+
+
 def test_the_ceiling_is_what_one_annotator_gets_from_the_others(known: Report, looks: Path) -> None:
     source = looks / "annotations" / "alexnet-objects" / "looks"
     units = [Annotated(source, Unit("looks", index), (text, f"{text} things", f"the color {text}")) for index, text in TRUE.items()]
@@ -240,6 +256,86 @@ def test_training_ends_with_the_weights_that_were_judged_best() -> None:
     best = min(seen, key=lambda value: abs(value - 3.7))
     assert model.weight.item() == best
     assert len(seen) == seen.index(best) + 3 == found["epochs"], "two epochs without a better one, then it stops"
+
+
+def test_the_rate_falls_to_zero_over_the_updates() -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(model.weight)
+    places, epochs = [], []
+
+    def loss(_batch: int) -> torch.Tensor:
+        places.append(model.weight.item())
+        return model.weight.sum()
+
+    def batches(epoch: int) -> Iterator[int]:
+        epochs.append(epoch)
+        return iter(range(30))
+
+    found = fit_by_schedule(model, loss, batches, 100, rate=0.1, half=False)
+    ways = [one - other for one, other in pairwise([*places, model.weight.item()])]
+    assert len(ways) == found["updates"] == 100
+    assert epochs == [0, 1, 2, 3], "one after the other"
+    assert ways[0] == pytest.approx(0.1 / 20, rel=0.3)
+    assert ways[19] == pytest.approx(0.1 * 0.81, rel=0.1)
+    assert ways[-1] == pytest.approx(0.1 * 0.01, rel=0.1)
+    assert not model.training
+
+
+def test_no_more_updates_than_the_epochs_have(folders: Path) -> None:
+    share = share_of(splits_of(networks_of([str(folders)]))[0], 0)
+    lessons = Lessons(share, Evidence(load_encoder("diorama:encoder")), Recipe(batch_size=10, epochs=2), 0)
+    assert lessons.updates(5) == 5
+    assert lessons.updates(1000) == 2 * len(list(lessons.batches(0)))
+
+
+def test_components_are_those_of_scikit_learn() -> None:
+    features = torch.randn(7, 3, 6, generator=torch.Generator().manual_seed(0)) @ torch.diag(torch.tensor([5.0, 3, 2, 1, 0.5, 0.1])) + 2
+    found = Components.of(features, 3)(features).flatten(0, 1)
+    expected = torch.from_numpy(PCA(3).fit_transform(features.flatten(0, 1).numpy())).flip(1)
+    scale = expected.square().mean().sqrt()
+    torch.testing.assert_close(found.abs(), (expected / scale).abs(), atol=1e-4, rtol=0)
+    assert found.square().mean().item() == pytest.approx(1, abs=1e-4)
+
+
+def test_a_captioner_of_components_is_found_again(folders: Path, tmp_path: Path) -> None:
+    split = splits_of(networks_of([str(folders)]))[-1]
+    plan, evidence = (
+        Plan(Recipe(hidden=8, prior_hidden=8, updates=2, prior_updates=1, components=5, half=False)),
+        Evidence(load_encoder("diorama:encoder")),
+    )
+    share = share_of(split, 0)
+    first, again = (learning.trained(split, share, plan, evidence, 0, tmp_path) for _ in range(2))
+    features = evidence.features(share.test)
+    assert again.facts == first.facts
+    assert again.captioner.key.in_features == 5
+    expected = Components.of(evidence.features(share.train), 5)(features)
+    torch.testing.assert_close(again.seen(features), expected)
+    plain = first._replace(captioner=again.captioner, components=None)
+    torch.testing.assert_close(plain.seen(features), features)
+
+
+def test_pairs_of_texts_are_compared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unit(index: int, *texts: str) -> Annotated:
+        return Annotated(tmp_path / "net" / "layer", Unit("layer", index), texts)
+
+    units = [unit(0, "red dots", "a red dot"), unit(1, "Red dots.", ""), unit(2, "sky")]
+    rounds = [Round.of(units, ["red dots", "red dots", ""]), Round.of(units, ["red dots", "red", "sky"])]
+    compared: list[tuple[str, tuple[str]]] = []
+
+    def score(said: list[str], known: list[tuple[str]], **options: object) -> dict:
+        compared.extend(zip(said, known, strict=True))
+        assert options["rarity"] == ("red dots", "sky")
+        return {"f1": SimpleNamespace(each=tuple(len(text) / 10 for text in said))}
+
+    monkeypatch.setattr(judging, "bert_score", score)
+    judge = Judge(bert=Bert("model"), rarity=("red dots", "sky"), kept=Journal(tmp_path / "kept.sqlite", "1"))
+    found = judge.scores(rounds)
+    assert sorted(compared) == [("red", ("red dots",)), ("red dots", ("a red dot",)), ("red dots", ("red dots",)), ("sky", ("sky",))]
+    assert found["BERTScore"].value == pytest.approx((0.8 + 0.8 + 0 + 0.8 + 0.3 + 0.3) / 6)
+    assert found["ROUGE-L"].value == pytest.approx((1 + 1 + 0 + 1 + 2 / 3 + 1) / 6)
+    again = Judge(bert=Bert("model"), rarity=("red dots", "sky"), kept=judge.kept)
+    assert again.scores(rounds) == found
+    assert len(compared) == 4, "what was compared is read again"
 
 
 def test_a_seed_leaves_no_trace() -> None:
