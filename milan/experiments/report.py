@@ -42,7 +42,9 @@ class Column:
     def _number(self, value: float | int) -> str:
         if math.isnan(value):
             return "–"
-        return f"{value * (100 if self.unit == '%' else 1):,.{0 if isinstance(value, int) else self.digits}f}".replace("-", "−")
+        digits = 0 if isinstance(value, int) else self.digits
+        shown = round(value * (100 if self.unit == "%" else 1), digits) + 0.0  # + 0.0: no negative zero
+        return f"{shown:,.{digits}f}".replace("-", "−")
 
     @property
     def heading(self) -> str:

@@ -36,6 +36,10 @@ def test_numbers_are_shown_with_their_interval_unit_and_digits() -> None:
     assert truth.heading == "truth, %"
 
 
+def test_no_zero_is_negative() -> None:
+    assert Column("less", "", "", 2).shown(Measure(-0.004, -1.0, -0.001)) == "0.00 (−1.00 to 0.00)"
+
+
 def test_markdown_keeps_cells_apart() -> None:
     lines = REPORT.tables[0].markdown().splitlines()
     assert lines[0] == "| describer | truth, % | count | time, s |"
