@@ -7,11 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
 
-from milan.dissection.hooks import recorded
 from milan.errors import BadInput
 from milan.experiments.described import Described
 from milan.experiments.spoilt import Spoilt
@@ -22,10 +19,9 @@ from milan.scores.truth import Truth
 from milan.targets import Target
 from milan.units import Unit
 
-NAMED, MOVED, SORTED = "text units", "text units, by response", "all units, sorted"
-KNOWN = "units that detect text, by response"
+NAMED, MOVED, SORTED = "text units", "text units, by images with text", "all units, sorted"
+KNOWN = "units that detect text, by images with text"
 LETTERED = (NAMED, MOVED)  # orders whose end is sought with validation images with text, too
-BATCH = 100
 FIRM, GROWTH = 8, 1.25  # after so many units one by one, steps grow by this
 CUT = 0.04  # intersection over union with text from which a unit detects it: Network Dissection's
 TEXT = "text"  # Diorama's concept of all letters
@@ -54,8 +50,7 @@ class Edited:
 
     Attributes:
         importance: of each living unit the accuracy on the validation images without it.
-        response: of each living unit how much higher it is on the mean in validation images with text than in the same without, in
-            standard deviations of the latter.
+        reliance: of each unit said or known to detect text the accuracy on the same images with names drawn by lot, without it.
         orders: by name, in which units were removed.
         adversarial: of each order, of each count in ``counts``, which adversarial test images were right.
         validation: the same of the validation images without text.
@@ -68,7 +63,7 @@ class Edited:
     described: Described
     plan: Plan
     importance: Mapping[Unit, float]
-    response: Mapping[Unit, float]
+    reliance: Mapping[Unit, float]
     orders: Mapping[str, Sequence[Unit]]
     adversarial: Mapping[str, Bool[np.ndarray, "counts images"]]
     validation: Mapping[str, Bool[np.ndarray, "counts images"]]
@@ -128,26 +123,6 @@ def in_order(units: Sequence[Unit], value: Mapping[Unit, float], seed: int) -> l
     return sorted(units, key=lambda unit: (-value[unit], lots[unit]))
 
 
-def _responses(spoilt: Spoilt, described: Described) -> dict[Unit, float]:
-    """How much text moves each living unit, on validation images."""
-    layers = list(described.dissections)
-    plain, lettered = (_means(spoilt.target, probe, layers) for probe in (spoilt.validation, spoilt.lettered))
-    found = {}
-    for unit in described.alive:
-        one, other = plain[unit.layer][:, unit.index], lettered[unit.layer][:, unit.index]
-        found[unit] = float((other.mean() - one.mean()) / one.std().clamp_min(1e-6))
-    return found
-
-
-def _means(target: Target, probe: Probe, layers: Sequence[str]) -> dict[str, Tensor]:
-    """The mean of each unit over each image, (images, units) by layer."""
-    parts: dict[str, list[Tensor]] = {layer: [] for layer in layers}
-    with recorded(target, layers, lambda layer, maps, cls: parts[layer].append(maps.mean((2, 3)).cpu())) as look:
-        for ids, images in probe.batches(BATCH):
-            look(target.feed(ids, images))
-    return {layer: torch.cat(several) for layer, several in parts.items()}
-
-
 def edited(spoilt: Spoilt, described: Described, plan: Plan, out: Path) -> Edited:
     """Measures importance and curves; answers are kept in ``out`` as they come, and not asked for again.
 
@@ -163,8 +138,11 @@ def edited(spoilt: Spoilt, described: Described, plan: Plan, out: Path) -> Edite
     alone = right_without(spoilt.target, spoilt.validation, [[unit] for unit in units], out / "alone.sqlite")[1].mean(1).tolist()
     importance = dict(zip(units, alone, strict=True))
     truths = {layer: Truth.of(one, spoilt.target) for layer, one in described.dissections.items()} if of_diorama(spoilt.seen.spec) else {}
-    response = _responses(spoilt, described)
-    orders = _orders(described, importance, response, truths, plan)
+    known = [unit for unit in units if truths and truths[unit.layer].overlap(unit, TEXT) >= CUT]
+    some = list(dict.fromkeys([*described.mentioning(plan.words), *known]))
+    read = right_without(spoilt.target, spoilt.lettered, [[unit] for unit in some], out / "reading.sqlite")[1].mean(1).tolist()
+    reliance = dict(zip(some, read, strict=True))
+    orders = _orders(described, importance, reliance, known, plan)
     counts = {name: steps(min(plan.most, len(order))) for name, order in orders.items()}
     adversarial = _curves(spoilt.target, spoilt.adversarial, orders, counts, out / "adversarial.sqlite")
     validation = _curves(spoilt.target, spoilt.validation, orders, counts, out / "validation.sqlite")
@@ -172,7 +150,7 @@ def edited(spoilt: Spoilt, described: Described, plan: Plan, out: Path) -> Edite
         spoilt.target, spoilt.lettered, {name: orders[name] for name in LETTERED if name in orders}, counts, out / "own.sqlite"
     )
     alike = _curves(spoilt.target, spoilt.alike, {NAMED: orders[NAMED]}, counts, out / "alike.sqlite")[NAMED]
-    return Edited(spoilt, described, plan, importance, response, orders, adversarial, validation, lettered, alike, truths)
+    return Edited(spoilt, described, plan, importance, reliance, orders, adversarial, validation, lettered, alike, truths)
 
 
 def _orders(described: Described, importance: Mapping[Unit, float], truths: Mapping[str, Truth], plan: Plan) -> dict[str, list[Unit]]:
@@ -180,12 +158,11 @@ def _orders(described: Described, importance: Mapping[Unit, float], truths: Mapp
     named = described.mentioning(plan.words)
     found = {
         NAMED: in_order(named, importance, plan.seed),
-        MOVED: in_order(named, response, plan.seed),
+        MOVED: in_order(named, reliance, plan.seed),
         SORTED: in_order(units, importance, plan.seed),
     }
-    if truths:
-        known = [unit for unit in units if truths[unit.layer].overlap(unit, TEXT) >= CUT]
-        found |= {KNOWN: in_order(known, response, plan.seed)} if known else {}
+    if known:
+        found[KNOWN] = in_order(known, reliance, plan.seed)
     for draw in range(plan.draws):
         rows = np.random.default_rng([plan.seed, draw]).permutation(len(units))
         found[f"random {draw + 1}"] = [units[row] for row in rows[: len(found[NAMED])].tolist()]
@@ -205,7 +182,7 @@ def _curves(
 
 
 def cases(found: Edited) -> list[tuple[Unit, dict[str, Any]]]:
-    """What the page shows of each text unit, those first that text moves most."""
+    """What the page shows of each text unit, those first without which most images with text are right."""
     order = found.orders[MOVED]
     return [(unit, _case(found, unit, place)) for place, unit in enumerate(order, 1)]
 
@@ -219,7 +196,7 @@ def _case(found: Edited, unit: Unit, place: int) -> dict[str, Any]:
     told = {
         found.described.entrant.name: (text, f"no. {place}"),
         "without it": (f"{100 * found.importance[unit]:.1f} % of the validation images right", ""),
-        "with text": (f"{found.response[unit]:+.1f} standard deviations on the mean", ""),
+        "with text": (f"{100 * found.reliance[unit]:.1f} % of those with names by lot", ""),
     }
     said = [{"name": name, "role": "", "text": line, "mark": "", "reason": "", "score": score} for name, (line, score) in told.items()]
     return {"id": str(unit), "group": unit.layer, "truth": truth, "said": said}

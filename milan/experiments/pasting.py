@@ -220,7 +220,9 @@ def _with_examples(
     """The first examples of distractors that fooled the network, each with another original; else the first ones."""
     hits = np.argwhere(found.fooled(found.answers)).tolist()
     places = hits or [[number, number % len(found.columns)] for number in range(len(found.rows))]
-    chosen, rows, columns = [], set(), set()
+    chosen: list[tuple[int, int]] = []
+    rows: set[int] = set()
+    columns: set[int] = set()
     for row, column in [*places, *hits]:
         if len(chosen) < SHOWN and row not in rows and (column not in columns or len(columns) == len(found.columns)):
             chosen.append((row, column))

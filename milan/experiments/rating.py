@@ -96,10 +96,7 @@ def _published(row: Mapping[str, str], rater: str) -> Response | None:
 
 def rated(responses: Sequence[Response], name: str, seed: int = 0) -> Measure:
     """The mean rating of a describer: of each unit the mean of its raters, then the mean of the units, which are drawn again."""
-    return mean(
-        _by_unit({one.unit: [] for one in responses}, [(one.unit, float(one.ratings[name])) for one in responses if name in one.ratings]),
-        seed,
-    )
+    return mean(_by_unit([(one.unit, float(one.ratings[name])) for one in responses if name in one.ratings]), seed)
 
 
 def levelled(responses: Sequence[Response], name: str, seed: int = 0) -> Measure:
@@ -108,8 +105,7 @@ def levelled(responses: Sequence[Response], name: str, seed: int = 0) -> Measure
     A rating is taken as that of the unit's description plus the rater's level, by least squares; levels are nought on the mean.
     """
     level = levels(responses)
-    pairs = [(one.unit, one.ratings[name] - level[one.rater]) for one in responses if name in one.ratings]
-    return mean(_by_unit(pairs), seed)
+    return mean(_by_unit([(one.unit, one.ratings[name] - level[one.rater]) for one in responses if name in one.ratings]), seed)
 
 
 def levels(responses: Sequence[Response]) -> dict[str, float]:
@@ -121,10 +117,10 @@ def levels(responses: Sequence[Response]) -> dict[str, float]:
     (1.0, -1.0)
     """
     cells = [(one.rater, (one.unit, name), float(rating)) for one in responses for name, rating in one.ratings.items()]
-    raters, items = (list(dict.fromkeys(cell[place] for cell in cells)) for place in (0, 1))
-    who = np.array([raters.index(cell[0]) for cell in cells])
-    numbers = {item: number for number, item in enumerate(items)}
-    what, value = np.array([numbers[cell[1]] for cell in cells]), np.array([cell[2] for cell in cells])
+    raters = list(dict.fromkeys(who for who, _, _ in cells))
+    numbers = {item: number for number, item in enumerate(dict.fromkeys(item for _, item, _ in cells))}
+    who, what = (np.array(each) for each in zip(*((raters.index(rater), numbers[item]) for rater, item, _ in cells), strict=True))
+    value = np.array([rating for _, _, rating in cells])
     level = np.zeros(len(raters))
     for _ in range(ROUNDS):
         quality = np.bincount(what, value - level[who]) / np.bincount(what)

@@ -52,11 +52,11 @@ def study(
 
     asked = Asked(kind, count, batch, exemplars, highlighted, several, qualification, seed)
     if not runs:
-        tables = [found for file in answers or () if (found := published_ratings(Path(file))) is not None]
+        tables = [table for file in answers or () if (table := published_ratings(Path(file))) is not None]
         if not tables or len(tables) < len(answers or ()):
             raise BadInput("give runs (folders that describe.py wrote), or with --answers a table of published ratings alone")
         with locked(out):
-            report = published([one for table in tables for one in table], seed)
+            report = published([one for several in tables for one in several], seed)
             report.write(out)
         return report
     found = runs_of(runs)

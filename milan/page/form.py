@@ -101,7 +101,7 @@ def write_form(form: Form, file: Path, facts: Mapping[str, Any] | None = None) -
 def _shown(part: Part) -> dict[str, Any]:
     items = [{"id": item.id, "sheet": item.sheet, "options": [clean(text) for text in item.options]} for item in part.items]
     return {
-        "kind": part.kind, "title": part.title, "instructions": part.instructions, "question": part.question, "items": items,
+        "kind": part.kind, "title": part.title, "instructions": part.instructions, "question": part.question, "asked": items,
         "best": part.best, "several": part.several,
     }  # fmt: skip
 
