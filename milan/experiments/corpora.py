@@ -66,7 +66,7 @@ def _published(found: Mapping[str, Corpus]) -> dict[str, dict[str, Value]]:
     return {layer: _row(row) for layer, row in PAPER.items()}
 
 
-def _row(row: Sequence[float]) -> dict[str, Value]:
+def _row(row: Sequence[int | float]) -> dict[str, Value]:
     units, words, length, nouns, adjectives, prepositions = row
     shares = {"nouns": nouns / 100, "adjectives": adjectives / 100, "prepositions": prepositions / 100}
     return {"units": int(units), "words": int(words), "length": length, **shares}

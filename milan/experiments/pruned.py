@@ -283,14 +283,15 @@ def _headlines(main: Table) -> tuple[tuple[str, str], ...]:
     whole, everywhere = main.rows[0], main.rows[-1]
     shown = {column.name: column for column in main.columns}
 
-    def number(row: Row, name: str) -> str:
-        return f"{shown[name].shown(row.values[name])} %"
+    def told(row: Row, name: str, text: str) -> tuple[str, str]:
+        value, _, interval = shown[name].shown(row.values[name]).partition(" ")
+        return f"{value} %", f"{interval} {text}".strip()
 
     return (
-        (number(whole, "fixed"), "accuracy of the whole network"),
-        (number(everywhere, "pruned"), "of the units are in groups of one"),
-        (number(everywhere, "fixed, more"), "without them, more than without as many by lot: the network's own classifier"),
-        (number(everywhere, "retrained, more"), "the same: a classifier trained anew"),
+        told(whole, "fixed", "accuracy of the whole network"),
+        told(everywhere, "pruned", "of the units are in groups of one"),
+        told(everywhere, "fixed, more", "accuracy without them against as many by lot, the network's own classifier"),
+        told(everywhere, "retrained, more", "the same, a classifier trained anew"),
     )
 
 

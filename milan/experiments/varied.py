@@ -29,6 +29,7 @@ from milan.targets import Target
 from milan.units import Unit
 
 KS, QUANTILES, SEEDS, ETAS = (5, 10, 30), (0.98, 0.995), (1, 2), (0.05, 0.15, 0.2)
+Number = int | float
 PLAIN, OTHER_UNITS = "as it is", "of another unit"
 CASES = 24  # units on the page
 # SAND's Table 1: cosine and exact matches of 50 units each of layer 4 and layer 1 of ResNet50, against η = 0.10
@@ -62,7 +63,7 @@ class Change:
     what: str  # probe, k, quantile, seed, or a setting's name
     describer: Describer
     dissections: Mapping[str, Dissection]
-    value: float = math.nan
+    value: Number = math.nan
 
 
 @dataclass
@@ -123,8 +124,8 @@ def changes_of(
     frame: Frame,
     others: Mapping[str, Probe],
     samples: int,
-    values: Mapping[str, Sequence[float] | None],
-    vary: Mapping[str, Sequence[float]] | None,
+    values: Mapping[str, Sequence[Number] | None],
+    vary: Mapping[str, Sequence[Number]] | None,
 ) -> list[Change]:
     """All changes, the first of which is none."""
     k, quantile, _ = frame.plain
@@ -273,7 +274,8 @@ def _headlines(table: Table, changes: Sequence[Change]) -> tuple[tuple[str, str]
             before = worst.get(change.what)
             if before is None or row.values["same"].value < before.values["same"].value:  # type: ignore[union-attr]
                 worst[change.what] = row
-    return tuple((f"{COLUMNS[1].shown(row.values['same'])} %", f"the same words: {row.name}") for row in worst.values())
+    shown = [(COLUMNS[1].shown(row.values["same"]).split(" ", 1), row.name) for row in worst.values()]
+    return tuple((f"{value} %", f"{interval} have the same words: {name}") for (value, interval), name in shown)
 
 
 def _figures(table: Table) -> tuple[tuple[str, str], ...]:

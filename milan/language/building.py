@@ -113,11 +113,11 @@ def _train(texts: "dict[str, list[Doc]]", work: Path, seed: int, epochs: int | N
     for part, docs in {"train": _grouped(texts["train"], seed), "dev": texts["dev"]}.items():
         DocBin(attrs=["POS", "HEAD", "DEP", "SENT_START", "SPACY"], docs=docs).to_disk(work / f"{part}.spacy")
     started = monotonic()
-    train(init_nlp(_configured(work, seed, epochs)), models, stdout=sys.stdout, stderr=sys.stderr)
+    train(init_nlp(_configured(work, seed, epochs, len(texts["train"]))), models, stdout=sys.stdout, stderr=sys.stderr)
     print(f"trained in {monotonic() - started:.0f} s", flush=True)
 
 
-def _configured(work: Path, seed: int, epochs: int | None) -> Any:
+def _configured(work: Path, seed: int, epochs: int | None, sentences: int) -> Any:
     import yaml
     from spacy.language import DEFAULT_CONFIG
     from thinc.api import Config
@@ -127,6 +127,7 @@ def _configured(work: Path, seed: int, epochs: int | None) -> Any:
         settings["corpora"][part]["path"] = str(work / f"{part}.spacy")
     settings["training"] |= {"seed": seed, "train_corpus": "corpora.train", "dev_corpus": "corpora.dev"}
     settings["training"]["max_epochs"] = min(settings["training"]["max_epochs"], epochs or sys.maxsize)
+    settings["training"]["eval_frequency"] = min(settings["training"]["eval_frequency"], max(1, sentences // 20))  # of a small treebank
     return DEFAULT_CONFIG.merge(Config(settings))
 
 
