@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from milan.errors import BadInput
-from milan.pairs import HIGHEST, Example, Pairs, lines, simulating
+from milan.pairs import HIGHEST, JUDGING, Example, Pairs, lines, parts, simulating
 from milan.pretrained.asking import Asker, NoAnswer
 from milan.pretrained.prompts import Prompt, Shot
 from milan.pretrained.reading import integers
@@ -72,13 +72,18 @@ class Simulation:
     most: int = MOST
     seed: int = 0
 
+    def enough(self, pairs: Pairs, share: float, seed: int) -> bool:
+        """Whether pairs are left to be judged by that differ."""
+        kept = pairs.values[parts(len(pairs.values), share, seed) == JUDGING]
+        return len(kept) >= FEWEST and len(set(kept.tolist())) > 1
+
     def of(self, explanation: str, unit: Unit, pairs: Pairs, places: Sequence[int]) -> Simulated | NoAnswer:
         """Rounds of prediction on pairs at those places, each on others as far as there are enough.
 
         Raises:
             BadInput: there are fewer than three places, or all have the same integer.
         """
-        if len(places) < 3 or len(set(pairs.values[list(places)].tolist())) < 2:
+        if len(places) < FEWEST or len(set(pairs.values[list(places)].tolist())) < 2:
             raise BadInput(f"{len(places)} pairs of {unit} to predict, which do not differ; explain from a smaller share of them")
         rounds: list[Round] = []
         for number in range(self.most):

@@ -153,8 +153,9 @@ class DescribeAndDissect(Describer):
     def selection(self) -> Selection:
         """How the best candidate is found; the painter is loaded when it is first asked for."""
         painter = load_painter(self.painter, device=self.device, precision=self.precision)
-        settings = {"prompt": self.painting, "scoring": self.scoring, "count": self.pictures, "pooling": self.pooling, "seed": self.seed}
-        return Selection(painter, self.model, **settings)
+        return Selection(
+            painter, self.model, prompt=self.painting, scoring=self.scoring, count=self.pictures, pooling=self.pooling, seed=self.seed
+        )
 
     @cached_property
     def _captions(self) -> ImageCaptioner:

@@ -77,10 +77,10 @@ def onward_weights(target: Target, layer: str, to: str = "") -> Float[Tensor, "f
         try:
             zero = further(torch.zeros_like(one[:1]))
             weights = further(one) - zero
-            double = further(2 * one) - zero
+            other = further(-2 * one) - zero  # a function such as ReLU doubles with its argument, but does not change sign with it
         except (RuntimeError, IndexError, TypeError) as error:
             raise BadInput(f"{_between(target, layer, to)} cannot be multiplied together: {' '.join(str(error).split())[:160]}") from None
-    if not torch.allclose(double, 2 * weights, rtol=1e-3, atol=1e-4 * float(weights.abs().max())):
+    if not torch.allclose(other, -2 * weights, rtol=1e-3, atol=1e-4 * float(weights.abs().max())):
         raise BadInput(
             f"{_between(target, layer, to)}: something there is no sum of weights, such as attention or a function that is no module"
         )

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from milan.experiments.report import Report
 
 SEAMS = {
-    "__main__", "answers", "auditing", "audits", "bars", "beside", "classifying", "corpora", "described", "dots", "editing", "edits",
-    "entrants", "fitting", "floors", "forms", "judging", "learning", "lettering", "lines", "marks", "orders", "outcome", "pasting",
-    "pastings", "pictures", "predictions", "pruned", "rating", "replacing", "report", "retraining", "runs", "scored", "searching",
-    "splits", "spoilt", "standings", "studies", "turk", "varied", "wording", "worth",
+    "__main__", "answers", "assessing", "auditing", "audits", "bars", "beside", "classifying", "corpora", "described", "dots", "editing",
+    "edits", "entrants", "fitting", "floors", "forms", "judging", "learning", "lettering", "lines", "marks", "orders", "outcome",
+    "pasting", "pastings", "pictures", "predictions", "pruned", "rating", "replacing", "report", "retraining", "runs", "scored",
+    "searching", "splits", "spoilt", "standings", "studies", "turk", "varied", "wording", "worth",
 }  # fmt: skip
 PROGRAM = "python -m milan.experiments"
 

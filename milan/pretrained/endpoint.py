@@ -143,7 +143,7 @@ class Endpoint(Llm):
     def _shown(self, body: bytes) -> str:
         """What an error shows of a response: its own message where it has one."""
         text = body[: 8 * SHOWN].decode("utf-8", "replace")
-        with suppress(ValueError, AttributeError, TypeError):
+        with suppress(ValueError, LookupError, TypeError):
             told = json.loads(body)["error"]
             text = str(told.get("message") if isinstance(told, dict) else told)
         return self._plain(text)

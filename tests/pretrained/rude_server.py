@@ -1,0 +1,73 @@
+"""A local endpoint that speaks OpenAI's protocol, and misbehaves in the ways it is told to, one after the other."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+KEY = "sk-secret-0123456789"
+
+
+def choice(text: Any, finish: str = "stop", **more: Any) -> dict[str, Any]:
+    """A response as it should be."""
+    return {"choices": [{"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text} | more}]}
+
+
+class Rude(ThreadingHTTPServer):
+    """``turns``: what it answers next, as (status, headers, body); then ``usual``. ``asked``: the requests, as they came."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.turns: list[tuple[int, dict[str, str], Any]] = []
+        self.usual: Any = choice("red cars")
+        self.asked: list[dict[str, Any]] = []
+        self.keys: list[str] = []
+        self.pause = 0.0
+        self.together = self.most = 0
+        self.lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Rude
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.server.lock:
+            self.server.asked.append(body)
+            self.server.keys.append(self.headers.get("Authorization", ""))
+            self.server.together += 1
+            self.server.most = max(self.server.most, self.server.together)
+            status, headers, told = self.server.turns.pop(0) if self.server.turns else (200, {}, self.server.usual)
+        time.sleep(self.server.pause)
+        with self.server.lock:
+            self.server.together -= 1
+        sent = (told if isinstance(told, str) else json.dumps(told)).encode()
+        self.send_response(status)
+        for name, value in ({"Content-Type": "application/json", "Content-Length": str(len(sent))} | headers).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(sent)
+
+    def log_message(self, format: str, *words: Any) -> None: ...
+
+
+@contextmanager
+def serving() -> Iterator[Rude]:
+    server = Rude()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

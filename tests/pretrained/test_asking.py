@@ -1,0 +1,196 @@
+"""Language models are asked once, tried again, bounded; whatever an endpoint answers, no error's text becomes an answer."""
+
+import logging
+
+import pytest
+
+from milan.errors import BadInput, UnknownName
+from milan.pretrained.asking import Asker, NoAnswer, Unreadable, asker_for
+from milan.pretrained.llm import Llm, Message, Question, load_llm
+from milan.pretrained.reading import a_label, an_explanation, integers
+from tests.pretrained.rude_server import KEY, choice, serving
+
+HTML = {"Content-Type": "text/html"}
+LABEL = a_label(8)
+
+
+def question(text: str = "a red car", draw: int = 0) -> Question:
+    return Question((Message("system", "Say it."), Message("user", text)), "simplify", ((text, 0),), draw=draw)
+
+
+@pytest.fixture
+def server(monkeypatch, cache):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with serving() as rude:
+        yield rude
+
+
+def asker(server, **settings) -> Asker:
+    return asker_for("openai:tiny", base_url=server.url, options={"pause": 0.001, "timeout": 2.0} | settings.pop("options", {}), **settings)
+
+
+def test_an_answer_is_asked_for_once_ever(server):
+    assert asker(server).ask([question(), question()], LABEL) == ["red cars", "red cars"]
+    assert len(server.asked) == 1
+    body = server.asked[0]
+    assert body["model"] == "tiny"
+    assert body["messages"] == [{"role": "system", "content": "Say it."}, {"role": "user", "content": "a red car"}]
+    assert server.keys == [f"Bearer {KEY}"]
+    assert asker(server).ask([question()], LABEL) == ["red cars"]
+    assert len(server.asked) == 1, "another asker, of another run, finds it"
+    asker(server).ask([question(draw=1)], LABEL)
+    asker(server, options={"temperature": 0.5}).ask([question()], LABEL)
+    assert len(server.asked) == 3, "another draw and other settings are other answers"
+
+
+PASSING = {
+    "429": (429, {"Retry-After": "0"}, {"error": {"message": "slow down"}}),
+    "500": (500, {}, {"error": "oops"}),
+    "503 in HTML": (503, HTML, "<html>gone fishing</html>"),
+    "HTML with 200": (200, HTML, "<!doctype html><title>Log in</title>"),
+    "no choices": (200, {}, {"choices": []}),
+    "choices that are none": (200, {}, {"choices": [None]}),
+    "no content": (200, {}, choice(None)),
+    "blank": (200, {}, choice("  \n ")),
+    "an error with 200": (200, {}, {"error": {"message": "model overloaded"}}),
+    "half of a JSON": (200, {}, '{"choices": [{"mess'),
+    "a list": (200, {}, "[]"),
+    "not all of it": (200, {"Content-Length": "500"}, "{}"),
+    "another language": (200, {}, choice("красные машины")),
+    "10 kB": (200, {}, choice("very " * 2000 + "red cars")),
+    "talk in several lines": (200, {}, choice("Sure!\n\nHere is a label:\nred cars")),
+    "a refusal in words": (200, {}, choice("I'm sorry, but I cannot help with that.")),
+    "an error in words": (200, {}, choice("Error: rate limit")),
+    "markup": (200, {}, choice("<html><b>red</b></html>")),
+    "JSON of more than a text": (200, {}, choice('{"label": "red", "why": "cars"}')),
+    "broken JSON": (200, {}, choice('```json\n{"label": "red ca\n```')),
+}
+
+
+@pytest.mark.parametrize("turn", PASSING.values(), ids=PASSING)
+def test_what_may_pass_is_tried_again_and_never_an_answer(turn, server):
+    server.turns = [turn]
+    assert asker(server).ask([question()], LABEL) == ["red cars"]
+    assert len(server.asked) == 2
+    server.turns = [turn] * 3
+    (found,) = asker(server, options={"tries": 3}).ask([question("a dog")], LABEL)
+    assert isinstance(found, NoAnswer)
+    assert found.reason
+    assert KEY not in found.reason
+    assert asker(server).ask([question("a dog")], LABEL) == ["red cars"], "the next run asks again"
+
+
+FINAL = {
+    "refusal": (200, {}, choice(None, refusal="I will not")),
+    "filter": (200, {}, choice("", finish="content_filter")),
+    "cut off": (200, {}, choice("red ca", finish="length")),
+    "too long a prompt": (400, {}, {"error": {"message": f"maximum context length; your key {KEY}"}}),
+    "a redirect": (302, {"Location": "http://127.0.0.1:1/"}, "elsewhere"),
+}
+
+
+@pytest.mark.parametrize("turn", FINAL.values(), ids=FINAL)
+def test_what_would_come_again_is_not_tried_again(turn, server):
+    server.turns = [turn]
+    (found,) = asker(server).ask([question()], LABEL)
+    assert isinstance(found, NoAnswer)
+    assert KEY not in found.reason
+    assert len(server.asked) == 1
+    assert asker(server).ask([question()], LABEL) == ["red cars"], "but in the next run"
+
+
+@pytest.mark.parametrize(("status", "told"), [(401, "the key is not accepted"), (404, "no such model")])
+def test_what_no_question_survives_is_told_at_once(status, told, server):
+    server.turns = [(status, {}, {"error": {"message": f"Incorrect API key provided: {KEY}"}})]
+    with pytest.raises(BadInput, match=told) as raised:
+        asker(server).ask([question()], LABEL)
+    assert KEY not in str(raised.value)
+
+
+def test_one_that_never_answers_and_one_that_is_not_there(server):
+    server.pause = 0.4
+    (found,) = asker(server, options={"timeout": 0.1, "tries": 2}).ask([question()], LABEL)
+    assert isinstance(found, NoAnswer)
+    assert "no answer within 0.1 s (2 tries)" in found.reason
+    with pytest.raises(BadInput, match="cannot be reached"):
+        asker_for("openai:tiny", base_url="http://127.0.0.1:9/v1", options={"pause": 0.001, "tries": 2}).ask([question()], LABEL)
+
+
+def test_calls_are_bounded_and_several_in_flight(server):
+    server.pause = 0.05
+    asked = [question(f"a car {number}") for number in range(8)]
+    found = asker(server, max_calls=5, options={"workers": 4}).ask(asked, LABEL)
+    assert len(server.asked) == 5
+    assert server.most > 1
+    assert sum(isinstance(each, NoAnswer) for each in found) == 3
+    assert "max_calls" in next(each.reason for each in found if isinstance(each, NoAnswer))
+    asker(server, max_calls=3).ask(asked, LABEL)
+    assert len(server.asked) == 8, "the next run asks only the other three"
+
+
+def test_the_key_is_nowhere(server, cache, caplog, capfd):
+    caplog.set_level(logging.DEBUG)
+    server.turns = [PASSING["500"]]
+    made = asker(server)
+    made.ask([question()], LABEL)
+    assert all(KEY.encode() not in file.read_bytes() for file in cache.rglob("*") if file.is_file())
+    printed = capfd.readouterr()
+    assert KEY not in caplog.text + printed.out + printed.err + repr(vars(made.llm)) + made.llm.key
+
+
+def test_options_that_cannot_be_used_are_told(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    with pytest.raises(BadInput, match=r"no key for openai:gpt: put it into \$OPENAI_API_KEY"):
+        load_llm("openai:gpt").answer(question())
+    with pytest.raises(BadInput, match="holds a password"):
+        load_llm("openai:gpt", base_url="https://me:secret@example.org/v1")
+    with pytest.raises(BadInput, match="no address"):
+        load_llm("openai:gpt", base_url="localhost:8000")
+    with pytest.raises(UnknownName, match="nearest: phrases"):
+        load_llm("phrase")
+    with pytest.raises(UnknownName, match="nearest: timeout"):
+        load_llm("openai:gpt", options={"timeuot": 3})
+
+
+@pytest.mark.parametrize(
+    ("reply", "label"),
+    [("Red cars.", "Red cars"), ('1. "red cars"', "red cars"), ("Label: red cars", "red cars"), ('{"label": "red cars"}', "red cars")],
+)
+def test_a_label_is_read_out_of_what_is_around_it(reply, label):
+    assert LABEL(reply) == label
+
+
+def test_explanations_are_read_without_what_they_go_on_from():
+    read = an_explanation(20)
+    for reply in (
+        "insects.",
+        "this neuron looks for insects.",
+        "The main thing this neuron does is find insects",
+        "Unit 4 looks for insects",
+    ):
+        assert read(reply) == "insects"
+    assert read("find insects. It also looks for beaches.") == "find insects. It also looks for beaches."
+
+
+@pytest.mark.parametrize(
+    "reply", ["a cat\t3", "a cat\t3\na dog\t11", "a dog\t1\na cat\t3", "a cat\tunknown\na dog\t0", "a cat\t3\na dog\t2\na cow\t1"]
+)
+def test_integers_must_be_all_there(reply):
+    assert integers(["a cat", "a dog"])("a cat\t3\na dog: 2") == [3, 2]
+    with pytest.raises(Unreadable):
+        integers(["a cat", "a dog"])(reply)
+
+
+class Echo(Llm):
+    """Answers what it was asked, for askers that need no server."""
+
+    key, name, kept = "echo", "echo", False
+
+    def answer(self, question: Question, attempt: int = 0) -> str:
+        return question.messages[-1].text
+
+
+def test_a_model_of_ones_own(tmp_path):
+    assert Asker(Echo()).ask([question()], LABEL) == ["a red car"]
+    assert isinstance(load_llm(f"{__file__}:Echo"), Llm)
