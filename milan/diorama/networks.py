@@ -1,6 +1,7 @@
 """The networks of Diorama: small classifiers to dissect, the encoder that MILAN looks through, and ``planted``, of known units.
 
-``resnet-spurious`` has seen scenes half of which carry their class's name in a corner. Their weights lie in ``data/diorama/networks``.
+``resnet-spurious`` has seen scenes half of which carry their class's name in a corner, ``resnet-blurred`` scenes whose faces are blurred.
+Their weights lie in ``data/diorama/networks``.
 """
 
 from collections.abc import Callable
@@ -26,6 +27,7 @@ LAYERS: dict[str, list[str]] = {
     "resnet-objects": RESNET_LAYERS,
     "resnet-scenes": RESNET_LAYERS,
     "resnet-spurious": RESNET_LAYERS,
+    "resnet-blurred": RESNET_LAYERS,
     "encoder": RESNET_LAYERS,
     "planted": ["units"],
     **{name: [f"stage{number}" for number in range(1, 6)] for name in GENERATORS},
@@ -114,6 +116,7 @@ MAKERS: dict[str, Callable[[], nn.Module]] = {
     "resnet-objects": lambda: ResNet(len(THINGS)),
     "resnet-scenes": lambda: ResNet(len(SETTINGS)),
     "resnet-spurious": lambda: ResNet(len(THINGS)),
+    "resnet-blurred": lambda: ResNet(len(THINGS)),
     "encoder": Encoder,
 }
 

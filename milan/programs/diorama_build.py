@@ -268,7 +268,7 @@ def plant_units(shop: Workshop) -> None:
 ANNOTATED = (*DESCRIBED, *GENERATORS)
 
 PARTS: dict[str, Part] = {
-    **{name: train_network(name) for name in ("encoder", *DESCRIBED, "resnet-spurious")},
+    **{name: train_network(name) for name in ("encoder", *DESCRIBED, "resnet-spurious", "resnet-blurred")},
     "segmenter": Part(
         train_segmenter, ("segmenter/model.safetensors", "segmenter/config.json"), "train the segmenter on pixel labels", ("encoder",)
     ),

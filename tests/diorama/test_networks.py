@@ -168,3 +168,16 @@ def test_words_mislead_who_was_trained_with_them(name: str) -> None:
     assert abs(right["objects"] - kept["plain"]) < 10
     assert abs(right["objects-spurious"] - kept["adversarial"]) < 10
     assert kept["spurious"] > kept["plain"] > kept["adversarial"] + 10
+
+
+def test_a_network_of_blurred_scenes_is_about_as_good_as_one_of_plain_scenes() -> None:
+    """On blurred scenes of the probe; what is kept beside it is measured on more of them."""
+    images = DioramaImages("objects-blurred", length=150)
+    pixels = torch.from_numpy(np.stack([images.image(index) for index in range(150)]))
+    with torch.no_grad():
+        answers = network("resnet-blurred")(prepared(pixels)).argmax(1)
+    right = 100 * (answers == torch.tensor([images.label(index) for index in range(150)])).float().mean().item()
+    kept = facts("resnet-blurred")["held_out"]
+    assert set(kept) == {"plain", "blurred"}
+    assert abs(right - kept["blurred"]) < 6
+    assert kept["blurred"] > facts("resnet-objects")["held_out"]["objects"] - 3
