@@ -1,0 +1,43 @@
+"""Diorama's BLIP as it comes with the package: loaded by the published models' code, as good as its card says."""
+
+import json
+
+import numpy as np
+import torch
+
+from milan.diorama.scenes import HELD_OUT, draw
+from milan.embedded import embedded
+from milan.pretrained.captioner import load_captioner
+from milan.pretrained.speaking import caption_quality
+
+COUNT = 50  # scenes of each world that a test has the time to draw
+
+
+def test_it_is_as_good_as_its_card_says():
+    told = json.loads((embedded("data/diorama/blip") / "quality.json").read_text())["held_out"]
+    found = caption_quality(load_captioner(batch_size=50), COUNT)
+    assert abs(found["true of what is said"]["captions"] - told["true of what is said"]["captions"]) < 12
+    assert abs(found["main things named"] - told["main things named"]) < 22
+    for floor in ("of another scene", "always the same"):
+        assert told["true of what is said"]["captions"] > 3 * told["true of what is said"][floor]
+        assert found["bleu"]["captions"] > found["bleu"][floor] + 5
+
+
+def test_the_library_itself_loads_it():
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    folder = embedded("data/diorama/blip")
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 5e6
+    model, processor = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32), AutoProcessor.from_pretrained(folder)
+    assert (type(model).__name__, type(processor).__name__) == ("BlipForConditionalGeneration", "BlipProcessor")
+    images = torch.from_numpy(np.stack([draw(HELD_OUT + index).image for index in range(4)]))
+    words = model.generate(**processor(images=list(images), return_tensors="pt"), max_new_tokens=32)
+    assert [" ".join(text.split()) for text in processor.batch_decode(words, skip_special_tokens=True)] == [
+        text.replace("grid-patterned", "grid - patterned") for text in load_captioner().captions(images)
+    ]
+
+
+def test_the_card_says_what_it_is():
+    text = (embedded("data/diorama/blip") / "README.md").read_text()
+    for told in ("stand-in", "not to be used on photographs", "--only blip"):
+        assert told in text
