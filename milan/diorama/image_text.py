@@ -29,6 +29,7 @@ VOCABULARY = 1_100
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 FEATURES = 128  # of the CLIP
 CALIBRATING = 24  # batches on which a SigLIP's scale and bias are fitted at the end
+NAMES = 32  # names that are asked for beside the texts of a SigLIP's batch
 NAMING = 0.45  # share of the CLIP's training, at its beginning, in which pictures are only named
 
 
@@ -53,7 +54,7 @@ class Plan:
 def _siglip(eye: EyePlan, text: int, layers: int, steps: int, other: int) -> Plan:
     words = {"hidden_size": text, "intermediate_size": 3 * text, "num_hidden_layers": layers, "num_attention_heads": text // 32,
              "max_position_embeddings": CONTEXT, "projection_size": eye.width}  # fmt: skip
-    return Plan("transformers", steps, eye.settings, words, eye=eye, other=other)
+    return Plan("transformers", steps, eye.settings, words, rate=2e-3, eye=eye, other=other)
 
 
 SMALL_EYE = EyePlan(96, 4, 3, 1_600)  # Diorama's BLIP begins with the same
@@ -67,7 +68,7 @@ PLANS: dict[str, Plan] = {
         batch=128,
     ),
     "siglip-small": _siglip(SMALL_EYE, 96, 2, 800, other=0),
-    "siglip-large": _siglip(EyePlan(128, 4, 4, 1_600), 128, 2, 800, other=1),  # simulator and explainer must not see alike
+    "siglip-large": _siglip(EyePlan(128, 4, 4, 1_000), 128, 2, 800, other=1),  # simulator and explainer must not see alike
 }
 
 
@@ -81,7 +82,7 @@ def train(name: str, folder: Path, work: Path, *, seed: int = 0, steps: int | No
     eye = trained_eye(plan.eye, work, seed=seed + plan.other, scenes=scenes) if plan.eye else None
     torch.manual_seed(seed + plan.other)
     taught = lessons(0, scenes, work)
-    tokenizer, views = tokenizer_for(taught), Views(taught, plan.batch, seed + plan.other)
+    tokenizer, views = tokenizer_for(taught), Views(taught, plan.batch, seed + plan.other, names=NAMES if eye else 0)
     model = (_siglip_model if eye else _clip)(plan, tokenizer)
     learner = (SigmoidLearner if eye else Learner)(model, tokenizer, plan)
     if eye:
@@ -231,7 +232,11 @@ class SigmoidLearner(Learner):
     naming = 0
 
     def turned(self) -> list[nn.Parameter]:
-        return matrices(self.model.get_submodule("text_model"))
+        pooling = self.model.get_submodule("vision_model.head")
+        return [
+            *matrices(self.model.get_submodule("text_model")),
+            *(value for name, value in pooling.named_parameters() if value.ndim == 2),
+        ]
 
     def calibrate(self, views: Views, first: int) -> None:
         """Fits scale and bias alone, so that what the sigmoid says of each concept's name is how often it shows in such pictures.

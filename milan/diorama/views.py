@@ -51,10 +51,13 @@ class Batch:
 
 
 class Views:
-    """Draws batches from lessons; the batch of a number is the same whenever it is asked for."""
+    """Draws batches from lessons; the batch of a number is the same whenever it is asked for.
 
-    def __init__(self, lessons: Lessons, size: int, seed: int = 0):
-        self.lessons, self.size, self.seed = lessons, size, seed
+    names: how many names of things and of other concepts each batch asks for besides, whether they show or not.
+    """
+
+    def __init__(self, lessons: Lessons, size: int, seed: int = 0, names: int = 0):
+        self.lessons, self.size, self.seed, self.names = lessons, size, seed, names
         self._number = {concept.name: number for number, concept in enumerate(concepts())}
         self._said: dict[tuple[Concept, ...], list[str]] = {}
         self.table = lessons.census.table
@@ -87,6 +90,9 @@ class Views:
         for text, named in [self._rival(*each, dice) for each in texts if dice.random() < RIVALS]:
             if text:
                 known.setdefault(text, named)
+        for number in range(self.names):
+            asked = by_name()[THINGS[dice.integers(len(THINGS))]] if number % 2 else concepts()[dice.integers(len(concepts()))]
+            known.setdefault(self._phrase((asked,), dice), (asked,))
         truth, shows = self._truth(shown, list(known.values()))
         place_of = {text: number for number, text in enumerate(known)}
         own = np.array([place_of[text] for text, _ in texts])

@@ -201,6 +201,20 @@ def test_rivals_say_something_else_of_the_same(taught):
     assert views._rival("wheels", (by_name()["wheel"],), dice) == ("", ())
 
 
+def test_names_asked_for_besides_are_judged_by_the_labels(taught):
+    views, plain = Views(taught, 16, seed=3, names=8), Views(taught, 16, seed=3).batch(1)
+    asking, numbers = views.batch(1), {concept.name: number for number, concept in enumerate(concepts())}
+    assert asking.texts[: len(plain.texts)] == plain.texts
+    assert torch.equal(asking.truth[:, : len(plain.texts)], plain.truth)
+    assert 4 <= len(asking.texts) - len(plain.texts) <= 8
+    for column in range(len(plain.texts), len(asking.texts)):
+        text = asking.texts[column]
+        for prefix in PREFIXES:
+            text = text.removeprefix(prefix + " ")
+        meant = [named[0].name for named, ways in views._said.items() if len(named) == 1 and {text, text.removeprefix("the ")} & {*ways}]
+        assert any(torch.equal(asking.truth[:, column], asking.shows[:, numbers[name]]) for name in meant), (text, meant)
+
+
 def test_crops_and_covers_show_what_their_labels_say(taught):
     views, dice = Views(taught, 16), np.random.default_rng(5)
     kinds = set()
