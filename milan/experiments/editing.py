@@ -21,6 +21,7 @@ from milan.units import Unit
 
 NAMED, MOVED, SORTED = "text units", "text units, by images with text", "all units, sorted"
 KNOWN = "units that detect text, by images with text"
+SPARSE = 3  # of so many steps random orders take one
 LETTERED = (NAMED, MOVED)  # orders whose end is sought with validation images with text, too
 FIRM, GROWTH = 8, 1.25  # after so many units one by one, steps grow by this
 CUT = 0.04  # intersection over union with text from which a unit detects it: Network Dissection's
@@ -53,7 +54,7 @@ class Edited:
         reliance: of each unit said or known to detect text the accuracy on the same images with names drawn by lot, without it.
         orders: by name, in which units were removed.
         adversarial: of each order, of each count in ``counts``, which adversarial test images were right.
-        validation: the same of the validation images without text.
+        validation: the same of the validation images without text, of all orders but the random ones and the one of all units.
         lettered: the same of these images with text.
         alike: the same, of the text units only, of those for validation that are as those trained on.
         truths: of each layer what is true of its units, where that is known.
@@ -73,7 +74,7 @@ class Edited:
 
     def counts(self, order: str) -> list[int]:
         """How many units of an order were removed, step by step."""
-        return steps(min(self.plan.most, len(self.orders[order])))
+        return _counts(order, self.orders[order], self.plan)
 
     @property
     def named(self) -> list[Unit]:
@@ -106,6 +107,12 @@ def steps(most: int) -> list[int]:
     while found[-1] < most:
         found.append(min(most, int(np.ceil(found[-1] * GROWTH))))
     return found
+
+
+def _counts(name: str, order: Sequence[Unit], plan: Plan) -> list[int]:
+    """How many units of an order are removed, step by step; of random ones fewer steps, since there are many."""
+    found = steps(min(plan.most, len(order)))
+    return [0, *found[SPARSE::SPARSE]] if name.startswith("random") else found
 
 
 def last_before_decline(accuracy: Float[np.ndarray, " counts"]) -> int:
@@ -143,17 +150,19 @@ def edited(spoilt: Spoilt, described: Described, plan: Plan, out: Path) -> Edite
     read = right_without(spoilt.target, spoilt.lettered, [[unit] for unit in some], out / "reading.sqlite")[1].mean(1).tolist()
     reliance = dict(zip(some, read, strict=True))
     orders = _orders(described, importance, reliance, known, plan)
-    counts = {name: steps(min(plan.most, len(order))) for name, order in orders.items()}
+    counts = {name: _counts(name, order, plan) for name, order in orders.items()}
     adversarial = _curves(spoilt.target, spoilt.adversarial, orders, counts, out / "adversarial.sqlite")
-    validation = _curves(spoilt.target, spoilt.validation, orders, counts, out / "validation.sqlite")
-    lettered = _curves(
-        spoilt.target, spoilt.lettered, {name: orders[name] for name in LETTERED if name in orders}, counts, out / "own.sqlite"
-    )
+    ruled = {name: order for name, order in orders.items() if name in (*LETTERED, KNOWN)}
+    validation = _curves(spoilt.target, spoilt.validation, ruled, counts, out / "validation.sqlite")
+    own = {name: orders[name] for name in LETTERED}
+    lettered = _curves(spoilt.target, spoilt.lettered, own, counts, out / "lettered.sqlite")
     alike = _curves(spoilt.target, spoilt.alike, {NAMED: orders[NAMED]}, counts, out / "alike.sqlite")[NAMED]
     return Edited(spoilt, described, plan, importance, reliance, orders, adversarial, validation, lettered, alike, truths)
 
 
-def _orders(described: Described, importance: Mapping[Unit, float], truths: Mapping[str, Truth], plan: Plan) -> dict[str, list[Unit]]:
+def _orders(
+    described: Described, importance: Mapping[Unit, float], reliance: Mapping[Unit, float], known: Sequence[Unit], plan: Plan
+) -> dict[str, list[Unit]]:
     units = list(importance)
     named = described.mentioning(plan.words)
     found = {

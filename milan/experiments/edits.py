@@ -106,22 +106,22 @@ def _rows(found: Edited, ends: Ends, out: Path) -> tuple[Row, ...]:
         values = _values(found.adversarial[order][place][None], ends, seed)
         values |= {"removed": found.counts(order)[place], "validation": share(found.validation[order][place].tolist())}
         rows.append(Row(name, values | {"plain": share(plain[name].tolist())}, "ceiling" if name == PEEKING else ""))
-    rows += _others(found, ends, found.counts(MOVED)[found.best(MOVED)])
+    rows += _others(found, ends, found.counts(MOVED)[found.best(MOVED)], out)
     clean = right_without(found.spoilt.clean, found.spoilt.plain, [[]], out / "clean-plain.sqlite")[1][0]
     values = _values(ends.clean[None], ends, seed) | {"removed": 0, "plain": share(clean.tolist())}
     return (*rows, Row("the network trained without text", values, "ceiling"))
 
 
-def _others(found: Edited, ends: Ends, count: int) -> list[Row]:
+def _others(found: Edited, ends: Ends, count: int, out: Path) -> list[Row]:
     """As many units of other orders; on Diorama, units that truly detect text, up to their own stop and to their best."""
     seed, rows = found.plan.seed, []
-    for name, orders in ((SORTED, [SORTED]), ("random", found.random)):
-        known = [(order, found.counts(order).index(count)) for order in orders if count in found.counts(order)]
-        if known:
-            right = np.stack([found.adversarial[order][place] for order, place in known])
-            values = _values(right, ends, seed) | {"removed": count}
-            held = np.concatenate([found.validation[order][place] for order, place in known])
-            rows.append(Row(f"{name}, as many", values | {"validation": float(held.mean())}, "floor"))
+    others = {SORTED: [SORTED], "random": found.random}
+    sets = [found.orders[order][:count] for orders in others.values() for order in orders]
+    right = iter(right_without(found.spoilt.target, found.spoilt.adversarial, sets, out / "as-many.sqlite")[1])
+    for name, orders in others.items():
+        if orders:
+            values = _values(np.stack([next(right) for _ in orders]), ends, seed)
+            rows.append(Row(f"{name}, as many", values | {"removed": count}, "floor"))
     if KNOWN in found.orders:
         stop, best = last_before_decline(found.validation[KNOWN].mean(1)), int(found.adversarial[KNOWN].mean(1).argmax())
         for name, at in (("the paper's stop", stop), ("best on the test images", best)):
