@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.better_describer import Heard
+from benchmarks.better_describer import Change, Heard, verdicts
 from benchmarks.transformer_captioner import TransformerCaptioner
 from milan.annotations import Annotated
+from milan.experiments.learning import Plan
 from milan.models import CaptionBatch
 from milan.models.decoding import Speller, beam_search
 from milan.units import Unit
@@ -26,6 +27,36 @@ def test_each_rule_chooses_by_its_own_sum() -> None:
     assert found.best(0.0, shrink=1.0) == ["red and blue dots"], "-3/2, -3.2/3, -5/5"
     assert found.best(0.0, pull=10.0, near=[np.array([0.1, 0.0, 0.0])]) == ["dots"]
     assert found.best(0.0, pull=10.0, near=[np.array([0.0, 0.1, 0.0])]) == ["red dots"]
+
+
+def test_a_change_is_asked_under_its_seeds() -> None:
+    plan = Plan(seeds=5, first_seed=1)
+    assert list(Change("beam", {}, seeds=2).rounds(plan)) == [1, 2]
+    assert list(Change("λ", {}).rounds(plan)) == [1, 2, 3, 4, 5]
+    assert list(Change("ensemble", {}, together=True).rounds(plan)) == [1], "it says one thing"
+
+
+def test_the_best_setting_where_it_was_chosen_is_judged_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two units each; the other setting would be truer on the network that judges."""
+    worth = {"red": 1.0, "blue": 0.5, "none": 0.0}
+
+    class Told:
+        def __init__(self, name: str, texts: dict[str, list[str]]):
+            self.judging, self.plan, self.texts = name.startswith("resnet"), Plan(seeds=1, first_seed=1), texts
+            self.units = tuple(Annotated(Path("layer"), Unit("layer", index), ("dots",)) for index in range(2))
+
+        def truth(self, texts: list[str]) -> np.ndarray:
+            return np.array([worth[text] for text in texts])
+
+        def heard(self, _seed: int) -> Heard:
+            return Heard(self.units, [["blue"], ["none"]], [np.zeros(1)] * 2, [np.zeros(1)] * 2)
+
+    cases = [Told("alexnet", {"a": ["red", "red"], "b": ["none", "blue"]}), Told("resnet", {"a": ["blue", "blue"], "b": ["red", "red"]})]
+    change = Change("words", {name: lambda case, _seed, name=name: case.texts[name] for name in "ab"})
+    (found,) = verdicts(cases, [change])
+    assert (found.setting, found.chosen, found.judged) == ("a", 1.0, 0.5)
+    assert found.difference.startswith("+0.250 [")
+    assert "a 1.000, b 0.250" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")
