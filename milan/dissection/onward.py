@@ -69,9 +69,7 @@ def onward_weights(target: Target, layer: str, to: str = "") -> Float[Tensor, "f
         def further(values: Tensor) -> Tensor:
             with _flat(target, found.module), _watched(target, to) as seen:
                 answers = replay.again(_laid_out(values, found.layout))
-            if to and not seen:
-                raise BadInput(f"{to} does not come after {layer}, so that no weights lead to it")
-            return _summed(seen[0] if to else answers, len(values))
+            return _summed((seen or [torch.zeros_like(values)])[0] if to else answers, len(values))
 
         one = torch.eye(found.units, device=replay.values.device, dtype=replay.values.dtype)
         try:
@@ -80,6 +78,8 @@ def onward_weights(target: Target, layer: str, to: str = "") -> Float[Tensor, "f
             other = further(-2 * one) - zero  # a function such as ReLU doubles with its argument, but does not change sign with it
         except (RuntimeError, IndexError, TypeError) as error:
             raise BadInput(f"{_between(target, layer, to)} cannot be multiplied together: {' '.join(str(error).split())[:160]}") from None
+    if to and not weights.nan_to_num().any():  # what came before is not computed anew
+        raise BadInput(f"{to} does not come after {layer}, so that no weights lead to it")
     if not torch.allclose(other, -2 * weights, rtol=1e-3, atol=1e-4 * float(weights.abs().max())):
         raise BadInput(
             f"{_between(target, layer, to)}: something there is no sum of weights, such as attention or a function that is no module"

@@ -53,7 +53,7 @@ def _reason(entry: Entry, dissection: Dissection | None, folder: Path, sheets: M
     stem = sheets[entry.unit].file.removesuffix(".webp")
     return Reason(
         told,
-        _written(folder, f"{stem}-seen", told.get("seen") or [], lambda: _seen(dissection, told["seen"])),
+        _written(folder, f"{stem}-seen", told.get("seen") or [], lambda: _seen(dissection, told.get("seen") or [])),
         _written(folder, f"{stem}-painted", [told.get("painter"), told.get("painted") or []], lambda: _painted(told)),
     )
 
@@ -75,8 +75,10 @@ def _written(folder: Path, stem: str, what: Any, pictures: Any) -> str:
 def _seen(dissection: Dissection, seen: Sequence[Mapping[str, Any]]) -> Tensor | None:
     """The images and crops that were captioned."""
     try:
-        probe = dissection.open_probe()
+        probe = dissection.open_probe() if seen else None
     except MissingEvidence:
+        probe = None
+    if probe is None:
         return None
     images = {each["image"]: probe.image(each["image"]) for each in seen}
     return torch.stack([cropped(images[each["image"]], tuple(each["box"])) if each["box"] else images[each["image"]] for each in seen])
@@ -105,7 +107,7 @@ def order(activations: Sequence[float | None]) -> list[int]:
     return sorted(range(len(activations)), key=lambda number: np.inf if (value := activations[number]) is None else -value)
 
 
-def _small(images: UInt8[Tensor, "n 3 h w"]) -> UInt8[np.ndarray, "n h w 3"]:
+def _small(images: UInt8[Tensor, "n 3 h w"]) -> UInt8[np.ndarray, "n rows columns 3"]:
     return fitted(images, SIZE).permute(0, 2, 3, 1).contiguous().numpy()
 
 
