@@ -35,8 +35,8 @@ COLUMNS = (
 )
 TRUTH = Column(
     "truth",
-    "The mean truth score over the units of Diorama's layers: how much of the best that could be said of a unit with as many concepts its "
-    "description says. A unit without a description counts as 0.",
+    "The mean truth score over the units of Diorama's layers that it described: how much of the best that could be said of a unit with as "
+    "many concepts its description says.",
     "%",
     1,
     "more",
@@ -123,8 +123,8 @@ def _values(run: Run, runs: Sequence[Run], units: Sequence[Unit], truths: Mappin
         "like": mean([likeness(one, other) for one, other in pairs], seed),
     }
     if truths:
-        known = [unit for unit in units if unit.layer in truths and unit in truths[unit.layer].units]
-        values["truth"] = mean([truths[unit.layer].score(unit, texts.get(unit, "")) for unit in known], seed)
+        known = [unit for unit in texts if unit.layer in truths and unit in truths[unit.layer].units]
+        values["truth"] = mean([truths[unit.layer].score(unit, texts[unit]) for unit in known], seed)
     return values
 
 
@@ -167,8 +167,8 @@ def _case(runs: Sequence[Run], unit: Unit, truth: Truth | None) -> dict[str, Any
 
 def _said(run: Run, unit: Unit, truth: Truth | None) -> dict[str, Any]:
     text = run.texts.get(unit, "")
-    score = truth.score(unit, text) if truth and unit in truth.units else math.nan
-    shown = "" if truth is None else "–" if math.isnan(score) else f"{score:.2f}"
+    score = truth.score(unit, text) if truth and unit in truth.units and text else math.nan
+    shown = "" if truth is None or not text else "–" if math.isnan(score) else f"{score:.2f}"
     return {"name": run.name, "role": ROLES.get(run.name, ""), "text": text, "reason": "not described", "mark": "", "score": shown}
 
 
