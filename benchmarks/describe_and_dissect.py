@@ -83,7 +83,7 @@ def stable_diffusion(folder: Path, tiny: bool) -> str:
         unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)  # its other defaults are those of 1.x
         vae = AutoencoderKL(block_out_channels=[128, 256, 512, 512], layers_per_block=2, sample_size=512,
                             down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4)  # fmt: skip
-    noise = DPMSolverMultistepScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    noise = DPMSolverMultistepScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
     StableDiffusionPipeline(
         vae=vae, text_encoder=CLIPTextModel(reads), tokenizer=tokenizer, unet=unet, scheduler=noise, safety_checker=None,
         feature_extractor=None, requires_safety_checker=False,

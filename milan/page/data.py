@@ -73,7 +73,7 @@ def _layer(
         "sheet": {"across": ACROSS} | size,
         "classes": classes,
         "units": [
-            _unit(entry, sheets.get(entry.unit)) | more | {"ranges": shares, "reason": told(reasons.get(entry.unit))}
+            _unit(entry, sheets.get(entry.unit)) | more | {"ranges": shares, "reasoning": told(reasons.get(entry.unit))}
             for entry, more, shares in zip(entries, known, ranges, strict=True)
         ],
     }

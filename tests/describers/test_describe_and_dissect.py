@@ -142,7 +142,7 @@ def test_the_whole_reasoning_is_on_the_page_and_read_back(toys, tmp_path, cache)
     assert read_catalogue(tmp_path)[RED].reasoning["painted"] == said.reasoning["painted"]
     assert "reasoning" not in (tmp_path / "descriptions.csv").read_text().splitlines()[0]
     page = write_page(catalogue, {"answers": toys}, tmp_path / "page").read_text()
-    reason = json.loads(page.split('id="data">')[1].split("</script>")[0])["layers"][0]["units"][0]["reason"]
+    reason = json.loads(page.split('id="data">')[1].split("</script>")[0])["layers"][0]["units"][0]["reasoning"]
     assert len(reason["seen"]) == 10
     assert [each["text"] for each in reason["painted"]] == [each.text for each in said.candidates]
     for file in reason["files"].values():

@@ -1,7 +1,7 @@
 // How a describer came to what it says of a unit: what it saw, what it painted, what it read. It stands before plate.js.
 "use strict";
 const milanReasons = ({ unit, make, number }) => {
-  const reason = unit.reason;
+  const reason = unit.reasoning;
   if (!reason) return [];
 
   // One picture of a sheet of so many rows.
