@@ -89,7 +89,7 @@ class Audited:
 
     def item(self, unit: Unit) -> str:
         """The unit's name in the form: of the network only its number, so that who checks does not know which was blurred."""
-        return f"{content_key(network=self.name, unit=str(unit))[:10]}"
+        return content_key(network=self.name, pair=self.pair, blurred=self.blurred, unit=str(unit))[:10]
 
 
 def audited(pairs: Sequence[Pair], probe: str, limit: int | None, look: Look, words: tuple[str, ...], out: Path) -> list[Audited]:

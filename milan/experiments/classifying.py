@@ -4,6 +4,7 @@ The code of 2022 kept references to the best weights, which training went on to 
 """
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers 
     from milan.probes import Probe
 
 FORMAT = 1
+SECONDS = 60  # between two records of a training: it is as large as the network four times
 NETWORK = '''"""The classifier that was trained here; --target FILE.py:network --weights {weights}"""
 
 from torchvision.models import get_model
@@ -54,7 +56,7 @@ class Training:
 def trained(images: "Probe", validation: "Probe", how: Training, folder: Path, device: str = "cpu") -> tuple[str, Path]:
     """Trains a classifier and gives its spec and its weights, as ``load_target`` takes them; one that is there is not trained again.
 
-    A run that was killed goes on with the epoch after its last.
+    A run that was killed goes on with the epoch after the last one that was recorded, a minute before at most.
 
     Raises:
         BadInput: torchvision has no classifier of that name.
@@ -94,6 +96,7 @@ def _fit(
     optimizer = torch.optim.AdamW(model.parameters(), lr=how.learning_rate)
     state = _resumed(record, known, model, optimizer)
     learnt, held = _in_memory(images), _in_memory(validation)
+    kept = time.monotonic()
     while state["epoch"] < how.epochs and state["epoch"] - state["best"]["epoch"] < how.patience:
         state["epoch"] += 1
         order = torch.randperm(len(learnt[1]), generator=torch.Generator().manual_seed(how.seed * 100_003 + state["epoch"]))
@@ -102,7 +105,9 @@ def _fit(
         print(f"{record.parent.name} epoch {state['epoch']}: validation loss {loss:.4f}", flush=True)
         if loss < state["best"]["loss"]:
             state["best"] = {"epoch": state["epoch"], "loss": loss, "weights": _copied(model)}
-        _keep(record, known, model, optimizer, state)
+        if time.monotonic() - kept > SECONDS:
+            _keep(record, known, model, optimizer, state)
+            kept = time.monotonic()
     return state["best"]
 
 

@@ -27,6 +27,7 @@ from milan.units import Unit
 JOINED = re.compile(r",|;|\band\b|\bor\b|\bas well as\b|&|\|")
 EXCEPTED = re.compile(r"\b(?:and|but) not\b.*|\bnot\b.*")
 BATCH = 100
+QUIET = 0.25  # share of the images that a unit is said not to answer to
 SHOWN = 3  # examples of a unit on the page
 
 
@@ -130,8 +131,8 @@ def _apart(vectors: Float[Tensor, "parts features"]) -> float:
 def attacked(described: Described, probe: Probe, unit: Unit, apart: float, plan: Attacks) -> Attacked | None:
     """Makes and tries the pasted images of one unit; None where it finds too few originals.
 
-    Distractors are the unit's strongest exemplars, cut along their masks; they are pasted where they were. Originals are images in which
-    the unit stays below its median, that the network gets right, and whose class the unit does not push.
+    Distractors are the unit's strongest exemplars, cut along their masks; they are pasted where they were. Originals are of the
+    quarter of the images that move the unit least, right as they are, and of a class that the unit does not push.
     """
     target, dissection = described.target, described.dissections[unit.layer]
     outputs = _outputs(target, probe, plan)
@@ -169,8 +170,8 @@ def attacked(described: Described, probe: Probe, unit: Unit, apart: float, plan:
 
 
 def _quiet(peaks: Float[np.ndarray, " images"], dice: np.random.Generator) -> Int[np.ndarray, " quiet"]:
-    """The images in which the unit stays below its median, in an order drawn by lot."""
-    return dice.permutation(np.flatnonzero(peaks <= np.nanmedian(peaks)))
+    """The quarter of the images that move the unit least, in an order drawn by lot."""
+    return dice.permutation(np.flatnonzero(peaks <= np.nanquantile(peaks, QUIET)))
 
 
 def _originals(target: Target, probe: Probe, rows: Sequence[int], labels: Int[np.ndarray, " images"], count: int) -> Iterator[int]:
