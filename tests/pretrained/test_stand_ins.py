@@ -9,7 +9,7 @@ from milan.embedded import embedded
 from milan.pretrained.embedder import load_embedder
 from milan.pretrained.stand_ins import quality, recall
 
-SPECS = {"clip": "diorama"}
+SPECS = {"clip": "diorama", "siglip-small": "diorama:siglip-small"}
 COUNT = 120  # scenes of each world that a test has the time to draw
 
 
@@ -25,6 +25,11 @@ def test_it_is_as_good_as_its_card_says(name, work):
     for task in ("objects named", "objects named, the rest covered", "their colours named", "settings named"):
         spread = 300 * (max(told[task], 100 - told[task]) / 100 * min(told[task] + 5, 105 - told[task]) / 100 / COUNT) ** 0.5
         assert abs(found[task] - told[task]) < spread + 1, (task, found, told)
+    if name != "clip":
+        sure, known = found["what shows, by the sigmoid"], told["what shows, by the sigmoid"]
+        assert abs(sure["average precision"] - known["average precision"]) < 6
+        assert known["average precision"] > 4 * known["of which show"]
+        assert sure["calibration error"] < 5
     for way in ("scenes by sentence", "sentences by scene"):
         assert found[way]["recall@5"] >= told[way]["recall@5"] - 5  # among fewer it is easier
         assert told[way]["recall@5"] > 20 * 0.5  # chance is 0.5
@@ -32,12 +37,17 @@ def test_it_is_as_good_as_its_card_says(name, work):
 
 def test_the_library_itself_loads_them():
     import open_clip
+    from transformers import AutoModel, AutoProcessor
 
     folder = embedded("data/diorama/clip")
     model, _ = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
     words = open_clip.get_tokenizer(f"local-dir:{folder}")(["a red house"])
     vector = torch.nn.functional.normalize(model.eval().encode_text(words), dim=1)
     torch.testing.assert_close(vector.detach(), load_embedder().texts(["a red house"]))
+    for name in [name for name in SPECS if name != "clip"]:
+        folder = embedded(f"data/diorama/{name}")
+        assert type(AutoModel.from_pretrained(folder)).__name__ == "SiglipModel"
+        assert type(AutoProcessor.from_pretrained(folder)).__name__ == "SiglipProcessor"
 
 
 def test_recall_counts_ties_against():
