@@ -19,6 +19,10 @@ BORROWED = (
     "Simulated: what describes here was trained on Diorama, a small world that the package draws itself, by the words of simulated "
     "annotators. Of other pictures it knows only these words; nothing here was said by a person."
 )
+COUNTED = (
+    "Written without a language model: a program counted the phrases in what one would have been given. It names only words that are "
+    "there, and never what they have in common."
+)
 SHOWN = ("target", "probe", "describer", "settings", "images", "k", "quantile", "seed", "device", "weights")
 
 
@@ -41,11 +45,13 @@ def filled(template: str, **values: Any) -> str:
 
 
 def simulated(facts: Mapping[str, Any]) -> str:
-    """What a page must say first if Diorama had a part in it; empty if it had none."""
+    """What a page must say first if Diorama, or a counter of phrases, had a part in it; empty if neither had."""
+    settings = dict(facts.get("settings") or {})
+    counted = COUNTED if settings.get("llm") == "phrases" else ""
     if any(str(facts.get(name, "")).startswith("diorama:") for name in ("target", "probe")):
-        return SIMULATED
-    values = dict(facts.get("settings") or {}).values()
-    return BORROWED if any(str(value).partition(":")[0] == "diorama" for value in values) else ""
+        return f"{SIMULATED} {counted}".strip()
+    borrowed = BORROWED if any(str(value).partition(":")[0] == "diorama" for value in settings.values()) else ""
+    return f"{borrowed} {counted}".strip()
 
 
 def fact_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
