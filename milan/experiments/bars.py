@@ -45,7 +45,7 @@ def bars(panels: Mapping[str, Sequence[float]], names: Sequence[str], up: str, l
 
 def _finished(axis: Any, names: Sequence[str], level: float | None) -> None:
     if level is not None:
-        axis.axhline(level, color=INK, linewidth=0.9, linestyle=":")
+        axis.axhline(level, color=INK, linewidth=1.4, linestyle=":")
     tilted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 4 else {}
     axis.set_xticks(range(len(names)), names, **tilted)
     axis.patch.set_alpha(0)

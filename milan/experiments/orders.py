@@ -249,8 +249,9 @@ class Outcome:
         worst, best = min(apart, key=lambda name: apart[name].value), max(apart, key=lambda name: apart[name].value)
         end = f"{100 * self.shares[-1]:.0f}%"
         found = [(f"{100 * whole:.1f} %", "accuracy of the whole network"), (f"{100 * lot:.1f} %", f"without {end} of its units, by lot")]
-        for name, text in ((worst, "to random: the order that hurts most"), (best, "to random: the order that hurts least")):
-            found.append((f"{COLUMNS[2].shown(apart[name])} %", f"{text}, {name}"))
+        for name, text in ((worst, "most"), (best, "least")):
+            value, interval = COLUMNS[2].shown(apart[name]).split(" ", 1)
+            found.append((f"{value} %", f"{interval} to orders by lot, over all steps: {name}, the order that hurts {text}"))
         return tuple(found)
 
     def _figures(self) -> tuple[tuple[str, str], ...]:
@@ -258,7 +259,7 @@ class Outcome:
         drawn = []
         for text, names in (("parts of speech", SYNTACTIC), ("structure", STRUCTURAL)):
             caption = f"Accuracy as units are taken away by {text} (Figure 4 of the paper), with 95% intervals."
-            drawn.append((caption, lines([self._curve(name) for name in (*names, RANDOM)], across, up)))
+            drawn.append((caption, lines([self._curve(name) for name in (RANDOM, *names)], across, up)))
         shares = {name: [100 * share for share in self.gone[name].values()] for name in CRITERIA}
         caption = "Where they are: the share of each layer's units that the last step takes away; dotted: what taking by lot would."
         return (*drawn, (caption, bars(shares, list(self.by_layer), "% of the layer", 100 * self.shares[-1])))

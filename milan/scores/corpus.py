@@ -41,7 +41,8 @@ def corpus(said: Mapping[Unit, Sequence[str]], parser: str = LEXICON) -> dict[st
 
     Args:
         said: descriptions by unit, several of each.
-        parser: what tells parts of speech, see ``milan.harvest.load_parser``; the lexicon knows the words of Diorama alone.
+        parser: what tells parts of speech, see ``milan.harvest.load_parser``; the lexicon knows the words of Diorama alone, and these
+            without error; ``ours`` is the pipeline of ``milan.language``, for any other words.
     """
     layers: dict[str, dict[Unit, Sequence[str]]] = {}
     for unit, texts in said.items():
