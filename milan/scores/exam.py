@@ -18,6 +18,7 @@ RATES = (1e-4, 1e-3, 1e-2, 1e-1, 0.5)  # share of the images that show the conce
 NOTICED = 1e-3  # share of the perfect score by which it has to fall
 IMAGES = 100_000
 RUNS = 20  # at each base rate
+SURE = 8.0  # by how much a unit moves its network's logit from one class to the other
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,36 @@ def painted_exam(images: int = IMAGES, runs: int = RUNS, pictures: int = 50, see
                 perfect = score(right, control)
                 seen[name].append((_noticed(perfect, score(right, control)), _noticed(perfect, score(broad, control))))
     return {name: Marks(*(float(np.mean(part)) for part in zip(*found, strict=True))) for name, found in seen.items()}
+
+
+def replaced_exam(images: int = IMAGES, runs: int = RUNS, seed: int = 0) -> Marks:
+    """The same of the ablation score, of a unit that is all that a network knows of its two classes, c and d in closed form.
+
+    >>> replaced_exam(images=20_000, runs=1)
+    Marks(missing=1.0, extra=1.0)
+    """
+    dice = np.random.default_rng(seed)
+    seen = []
+    for rate in RATES:
+        for _ in range(runs):
+            unit = _unit(dice, images, rate)
+            fewer = unit & (dice.random(images) < 0.5)
+            more = unit | (dice.random(images) < unit.mean() / max(1 - unit.mean(), 1e-12))
+            perfect, narrow, broad = (_kept(unit, said.astype(np.float64)) for said in (unit, fewer, more))
+            seen.append((_noticed(perfect, narrow), _noticed(perfect, broad)))
+    return Marks(*(float(np.mean(part)) for part in zip(*seen, strict=True)))
+
+
+def _kept(unit: Bool[np.ndarray, " images"], said: Float[np.ndarray, " images"]) -> float:
+    """The ablation score of what is said of a unit whose activation decides the class, by the logistic loss."""
+    true = unit.astype(np.float64)
+    c = np.cov(said, true, bias=True)[0, 1] / max(said.var(), 1e-12)
+
+    def change(values: Float[np.ndarray, " images"]) -> float:
+        right, now = (np.logaddexp(0, np.where(unit, -SURE, SURE) * (each - 0.5)) for each in (true, values))
+        return float(np.abs(now - right).sum())
+
+    return 1 - change(c * (said - said.mean()) + true.mean()) / change(np.full_like(true, true.mean()))
 
 
 def _unit(dice: np.random.Generator, images: int, rate: float) -> Bool[np.ndarray, " images"]:

@@ -9,7 +9,7 @@ import pytest
 from milan.experiments.__main__ import experiment_names
 from milan.scores import causal, known, painted, text
 from milan.scores.agreement import METRICS
-from milan.scores.exam import exam, painted_exam
+from milan.scores.exam import exam, painted_exam, replaced_exam
 
 PAGE = Path(__file__).parents[2] / "docs" / "scores.md"
 
@@ -24,10 +24,11 @@ def test_the_documented_marks_are_those_of_the_exam() -> None:
         assert all(abs(mark - float(each)) <= spread for mark, each in zip(marks, told, strict=True)), (name, marks)
 
 
-def test_the_documented_marks_of_painted_pictures_are_those_of_their_exam() -> None:
-    rows = re.findall(r"^\| `(\w+)` \|.*\| missing (\d+), extra (\d+): fails \|$", PAGE.read_text(), re.M)
-    found = {name: (100 * marks.missing, 100 * marks.extra) for name, marks in painted_exam(images=20_000, runs=2).items()}
-    assert {name: (float(missing), float(extra)) for name, missing, extra in rows} == found
+def test_the_documented_marks_of_scores_that_need_a_network_are_those_of_their_exams() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|.*\| missing (\d+), extra (\d+): (\w+) \|$", PAGE.read_text(), re.M)
+    marked = painted_exam(images=20_000, runs=2) | {"ablation_scores": replaced_exam(images=100_000, runs=2)}
+    found = {name: (100 * marks.missing, 100 * marks.extra, "passes" if marks.passed else "fails") for name, marks in marked.items()}
+    assert {name: (float(missing), float(extra), said) for name, missing, extra, said in rows} == found
 
 
 HELPERS = {"calibrated_temperature", "painted_activations", "looked_at", "in_words", "same_name", "bleu_counts", "bleu_of", "tidied"}
