@@ -18,7 +18,8 @@ def edit(
     words: list[str] | None = None,
     layers: list[str] | None = None,
     scenes: int = 1000,
-    tests: int = 1500,
+    validated: int = 400,
+    tests: int = 800,
     most: int = 64,
     draws: int = 5,
     out: Path | None = None,
@@ -38,7 +39,8 @@ def edit(
         describer: a name, set as for Diorama (configs/describe/NAME-diorama.yaml), or a file of options
         words: a unit whose description has one of them, as a whole word, is removed; text, word, letter and their plurals by default
         layers: dotted paths of the layers; of a ResNet the first convolution and the four stages by default
-        scenes: images to dissect on and to validate with, at most
+        scenes: Diorama's images to dissect on; of other images all those held out are
+        validated: images to validate with, at most
         tests: images to test with, at most
         most: units removed, at most
         draws: random orders beside it
@@ -61,9 +63,9 @@ def edit(
     plan = Plan(tuple(words or ()) or Plan.words, most, draws, seed)
     with locked(out):
         if images == "diorama:objects":
-            spoilt = dioramas(scenes, tests, device)
+            spoilt = dioramas(scenes, validated, tests, device)
         else:
-            spoilt = made(images, test_images, size, lettering, training, out, (scenes, tests, device))
+            spoilt = made(images, test_images, size, lettering, training, out, (validated, tests, device))
         look = Look(describer, layers or spoilt.layers, k=k, quantile=quantile, device=device)
         described = Described.of(spoilt.target, spoilt.seen, look, out)
         found = edited(spoilt, described, plan, out)

@@ -17,14 +17,14 @@ class Curve:
     """One line: a value at each place, and a band around it if there is one."""
 
     name: str
-    places: Sequence[float]
+    places: Sequence[float] | Sequence[int]
     values: Float[np.ndarray, " places"]
     low: Float[np.ndarray, " places"] | None = None
     high: Float[np.ndarray, " places"] | None = None
 
 
 def lines(
-    curves: Sequence[Curve], across: str, up: str, levels: Mapping[str, float] | None = None, marks: Mapping[str, float] | None = None
+    curves: Sequence[Curve], across: str, up: str, levels: Mapping[str, float] | None = None, marks: Mapping[str, int] | None = None
 ) -> str:
     """The figure as SVG.
 

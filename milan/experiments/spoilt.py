@@ -45,7 +45,7 @@ class Spoilt:
     layers: Sequence[str] = LAYERS
 
 
-def dioramas(scenes: int, tests: int, device: str) -> Spoilt:
+def dioramas(scenes: int, validated: int, tests: int, device: str) -> Spoilt:
     """Diorama's networks resnet-spurious and resnet-objects, and scenes that neither was trained on."""
     from milan.diorama.scenes import HELD_OUT
     from milan.diorama.training import VALIDATION
@@ -59,9 +59,9 @@ def dioramas(scenes: int, tests: int, device: str) -> Spoilt:
         load_target("diorama:resnet-spurious", device=device),
         load_target("diorama:resnet-objects", device=device),
         load_probe("diorama:objects-spurious", limit=scenes),
-        _scenes("objects", HELD_OUT + APART, scenes),
-        _scenes("objects-spurious", HELD_OUT + APART, scenes),  # from HELD_OUT on, names are drawn by lot
-        _scenes("objects-spurious", VALIDATION, scenes),
+        _scenes("objects", HELD_OUT + APART, validated),
+        _scenes("objects-spurious", HELD_OUT + APART, validated),  # from HELD_OUT on, names are drawn by lot
+        _scenes("objects-spurious", VALIDATION, validated),
         _scenes("objects", HELD_OUT, tests),
         _scenes("objects-spurious", HELD_OUT, tests),
         note,
@@ -82,7 +82,7 @@ def made(images: str, tests: str, size: int, lettering: Lettering, training: Tra
     Args:
         rest: images to validate and to test with, at most, and the device.
     """
-    scenes, count, device = rest
+    validated, count, device = rest
     source = load_probe(images, size=size)
     folders = build(source, load_probe(tests, size=size) if tests else None, out / "images", lettering)
 
@@ -100,7 +100,7 @@ def made(images: str, tests: str, size: int, lettering: Lettering, training: Tra
         f"name ({lettering.place}) in {share:.0f} % of them; {held:.0f} % of each class were held out for validation, and dissected too."
     )
     seen = load_probe(str(folders["lettered/validation"]), size=size, resize=size)
-    validation = [opened(f"{kind}/validation", scenes) for kind in ("plain", "adversarial", "lettered")]
+    validation = [opened(f"{kind}/validation", validated) for kind in ("plain", "adversarial", "lettered")]
     tests_of = [opened(f"{kind}/test", count) for kind in ("plain", "adversarial")]
     return Spoilt(reading, clean, seen, validation[0], validation[1], validation[2], tests_of[0], tests_of[1], note)
 
