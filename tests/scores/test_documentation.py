@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from milan.experiments.__main__ import experiment_names
-from milan.scores import causal, known, painted, text
+from milan.scores import assessment, causal, known, painted, text
 from milan.scores.agreement import METRICS
 from milan.scores.exam import exam, painted_exam, replaced_exam
 
@@ -31,10 +31,20 @@ def test_the_documented_marks_of_scores_that_need_a_network_are_those_of_their_e
     assert {name: (float(missing), float(extra), said) for name, missing, extra, said in rows} == found
 
 
-HELPERS = {"calibrated_temperature", "painted_activations", "looked_at", "in_words", "same_name", "bleu_counts", "bleu_of", "tidied"}
+HELPERS = {
+    "calibrated_temperature",
+    "painted_activations",
+    "looked_at",
+    "in_words",
+    "same_name",
+    "bleu_counts",
+    "bleu_of",
+    "tidied",
+    "figures",
+}
 
 
-@pytest.mark.parametrize("family", [causal, known, painted, text])
+@pytest.mark.parametrize("family", [assessment, causal, known, painted, text])
 def test_every_score_says_what_it_measures_what_it_cannot_see_and_what_its_exam_said(family) -> None:
     public = {
         name for name, each in inspect.getmembers(family, inspect.isfunction) if each.__module__ == family.__name__ and name[0] != "_"
