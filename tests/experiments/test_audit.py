@@ -1,0 +1,75 @@
+"""The audit on networks set by hand, with the marks of people who looked."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from milan.errors import BadInput
+from milan.experiments.audit import audit
+from milan.experiments.auditing import Pair
+from milan.experiments.report import Report
+from tests.experiments import worlds
+from tests.experiments.test_bench import options
+
+LOOKS = f"{worlds.__file__}:looks"
+WORDS = "red faces;Headlights;head <b>of</b> hair;the EYES of cats;surface of water;"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("audit")
+
+
+def run(folder: Path, **more: object) -> Report:
+    said = options(folder, "said", WORDS)
+    return audit([LOOKS], [LOOKS], layers=["looks"], limit=30, describer=said, k=3, quantile=0.9, out=folder / "out", **more)
+
+
+@pytest.fixture(scope="module")
+def report(folder: Path) -> Report:
+    return run(folder)
+
+
+def test_units_are_counted_by_whole_words(report: Report) -> None:
+    for row in report.tables[0].rows:
+        assert (row.values["units"], row.values["said"]) == (5, 3)  # no headlights, no surface
+        assert row.values["share"].value == pytest.approx(0.6)
+        assert row.values["do"] <= 5
+    assert report.tables[1].rows[0].values["difference"].value == 0
+    by_word = report.tables[2].rows[0].values
+    assert {word: count for word, count in by_word.items() if count} == {"faces": 1, "head": 1, "eyes": 1}
+
+
+def test_people_check_units_without_knowing_what_was_said(report: Report, folder: Path) -> None:
+    check = (folder / "out" / "page" / "check.html").read_text()
+    assert check.count('class="item"') == 6
+    assert not any(word in check for word in ("red faces", "hair", "worlds.py", "looks:"))
+    page = (folder / "out" / "page" / "index.html").read_text()
+    assert "head &lt;b&gt;of&lt;/b&gt; hair" in page
+
+
+def test_marks_are_read_back(report: Report, folder: Path) -> None:
+    check = (folder / "out" / "page" / "check.html").read_text()
+    items = sorted({part.split('"')[0] for part in check.split('data-item="')[1:]})
+    form = json.loads(check.split('<script type="application/json" id="data">')[1].split("</script>")[0])["form"]
+    files = []
+    for rater, choices in (("ann", [0] * 6), ("bob", [1, 1, 1, 1, 3, 3]), ("cyd", [2, 2, 2, 0, 2, 3])):
+        files.append(str(folder / f"{rater}.json"))
+        answers = {item: {"choice": choice} for item, choice in zip(items, choices, strict=True)}
+        Path(files[-1]).write_text(json.dumps({"form": form, "rater": rater, "answers": answers}))
+    marked = run(folder, marks=files)
+    checked = [row.values for row in marked.tables[0].rows]
+    assert sum(values["checked"] for values in checked) == 6
+    # of five units most took for faces; of one as many each, which tells nothing
+    assert sum(values["taken for faces"].value * values["taken for faces"].units for values in checked) == pytest.approx(5)
+    assert sum(values["taken for faces"].units for values in checked) == 5
+    page = (folder / "out" / "page" / "index.html").read_text()
+    assert page.count("<td>yes, human faces</td>") == 6 + 1
+
+
+def test_networks_come_in_pairs() -> None:
+    with pytest.raises(BadInput, match="2 plain networks beside 1 blurred"):
+        Pair.of(["a", "b"], ["c"], None, None)
+    with pytest.raises(BadInput, match="1 files of weights for 2"):
+        Pair.of(["a", "b"], ["c", "d"], None, ["w"])

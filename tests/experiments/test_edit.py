@@ -1,0 +1,155 @@
+"""Editing on a network set by hand that takes white plates for its first class, and what is built and trained for images of anyone's."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from milan.errors import BadInput
+from milan.experiments import classifying
+from milan.experiments.classifying import Training, trained
+from milan.experiments.described import Described, Look
+from milan.experiments.edit import edit
+from milan.experiments.editing import MOVED, NAMED, Plan, cases, edited
+from milan.experiments.edits import report_of
+from milan.experiments.lettering import Lettering, build, written
+from milan.experiments.spoilt import Spoilt
+from milan.probes import Probe, load_probe
+from milan.targets import Target, load_target
+from milan.units import Unit
+from tests.experiments.test_bench import options
+
+
+class Colours(nn.Module):
+    """Units for red, for green and for white; white counts for the first class as much as the network was spoilt."""
+
+    def __init__(self, spoilt: float) -> None:
+        super().__init__()
+        self.look = nn.Conv2d(3, 3, 1)
+        self.look.weight.data = torch.tensor([[1.0, -1, 0], [-1, 1, 0], [1, 1, 1]])[:, :, None, None]
+        self.look.bias.data = torch.tensor([0.0, 0, -2])
+        self.looks = nn.ReLU()
+        self.answer = nn.Linear(3, 2, bias=False)
+        self.answer.weight.data = torch.tensor([[1.0, 0, spoilt], [0, 1, 0]])
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.answer(self.looks(self.look(images)).mean((2, 3)))
+
+
+def network(spoilt: float) -> Target:
+    return Target(Colours(spoilt), name=f"spoilt {spoilt}", image_size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+
+def pictures(plates: str) -> Probe:
+    """Four red and four green pictures; those of the classes named carry a white plate in a corner."""
+    images = torch.zeros(8, 3, 32, 32, dtype=torch.uint8)
+    for place in range(8):
+        images[place, place % 2] = 200 + place
+        if str(place % 2) in plates:
+            images[place, :, :16, :16] = 255
+    return Probe.from_tensor(images, [place % 2 for place in range(8)], ["red", "green"])
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("edit")
+    plain, both = pictures(""), pictures("01")
+    spoilt = Spoilt(network(9.0), network(0.0), both, plain, both, pictures("0"), plain, both, "made by hand", ("looks",))
+    look = Look(options(folder, "words", "red;textured things;the text of words"), ["looks"], k=3, quantile=0.9)
+    described = Described.of(spoilt.target, both, look, folder)
+    return edited(spoilt, described, Plan(("text", "words"), 4, 2), folder), folder
+
+
+def test_the_text_unit_goes_and_accuracy_comes_back(found) -> None:
+    one, folder = found
+    assert one.named == [Unit("looks", 2)]  # "textured" is no text
+    assert one.importance == {Unit("looks", 0): 1.0, Unit("looks", 1): 0.5, Unit("looks", 2): 1.0}  # of no answer, the first class is one
+    assert one.adversarial[NAMED].mean(1).tolist() == [0.5, 1.0]
+    assert one.alike.mean(1).tolist() == [1.0, 1.0]  # plates on the first class only mislead nobody
+    assert (one.stop(NAMED), one.best(MOVED)) == (1, 1)
+    report = report_of(one, folder)
+    rows = {row.name: row.values for row in report.tables[0].rows}
+    stopped = rows["text units, the paper's stop"]
+    assert (stopped["removed"], stopped["gain"].value, stopped["of the gap"].value) == (1, 0.5, 1.0)
+    assert rows["nothing"]["plain"].value == 1.0
+    assert len(report.figures) == 2
+    assert cases(one)[0][1]["said"][2]["text"] == "100.0 % of those with names by lot"
+
+
+def test_no_unit_for_text_is_told(found, tmp_path: Path) -> None:
+    one, _ = found
+    with pytest.raises(BadInput, match="says of none of 3 units one of the words zebra"):
+        edited(one.spoilt, one.described, Plan(("zebra",)), tmp_path)
+
+
+@pytest.mark.parametrize(("place", "corner"), [("top-left", (0, 0)), ("bottom-right", (63, 63))])
+def test_names_are_written_into_a_corner(place: str, corner: tuple[int, int]) -> None:
+    grey = Image.new("RGB", (64, 64), (90, 90, 90))
+    shown = np.asarray(written(grey, "cat", Lettering(place=place, height=0.2), np.random.default_rng(0)))
+    changed = (shown != 90).any(2)
+    assert changed[corner[1], corner[0]]
+    assert 60 < changed.sum() < 64 * 20  # a plate, no more than a fifth of the height
+    assert (shown[changed] < 60).any()  # with letters on it
+    long = np.asarray(written(grey, "a name that is much too long for it", Lettering(height=0.2), np.random.default_rng(0)))
+    assert (long != 90).any(2).sum(0).max() < (shown != 90).any(2).sum(0).max()  # written smaller
+
+
+def test_built_images(tmp_path: Path) -> None:
+    images = Probe.from_tensor(torch.full((80, 3, 32, 32), 90, dtype=torch.uint8), [place % 2 for place in range(80)], ["cat, big", "dog"])
+    how = Lettering(height=0.4, held_out=0.2)
+    folders = build(images, None, tmp_path, how)
+    counts = {name: len(list(folder.glob("*/*.png"))) for name, folder in folders.items()}
+    assert counts == {"plain/train": 48, "plain/validation": 16, "plain/test": 16, "lettered/train": 48, "lettered/validation": 16,
+                      "adversarial/validation": 16, "adversarial/test": 16}  # fmt: skip
+    shown = load_probe(str(folders["lettered/train"]), size=32, resize=32)
+    assert shown.classes == ["cat", "dog"]
+    lettered = [index for index in range(48) if (shown.image(index) != 90).any()]
+    assert 12 < len(lettered) < 36  # half of them
+    by_class = [{shown.image(index).numpy().tobytes() for index in lettered if shown.labels[index] == label} for label in (0, 1)]
+    assert [len(different) for different in by_class] == [1, 1]  # each class carries its own name
+    tests = load_probe(str(folders["adversarial/test"]), size=32, resize=32)
+    assert len({tests.image(index).numpy().tobytes() for index in range(8)}) == 2  # cats carry either name
+    before = (folders["plain/train"] / "dog").stat().st_mtime_ns
+    assert build(images, None, tmp_path, how) == folders
+    assert (folders["plain/train"] / "dog").stat().st_mtime_ns == before  # not written again
+    with pytest.raises(BadInput, match="no font there"):
+        build(images, None, tmp_path / "other", Lettering(font="no font there"))
+
+
+def test_a_folder_of_images_is_all_that_is_needed(tmp_path: Path) -> None:
+    for place in range(24):
+        home = tmp_path / "photos" / ("red", "green")[place % 2]
+        home.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 32), ((200, 0, 0), (0, 200, 0))[place % 2]).save(home / f"{place}.png")
+    said = options(tmp_path, "said", "text;a letter;red things;words")
+    given = {"layers": ["conv1"], "most": 3, "draws": 1, "k": 2, "quantile": 0.9, "out": tmp_path / "out"}
+    how, training = Lettering(height=0.3, held_out=0.2), Training(epochs=1, batch_size=8)
+    report = edit(str(tmp_path / "photos"), size=32, describer=said, lettering=how, training=training, **given)
+    rows = {row.name: row.values for row in report.tables[0].rows}
+    assert rows["text units, as many as are tried"]["removed"] == 3
+    assert set(rows) >= {"nothing", "random, as many", "all units, sorted, as many", "the network trained without text"}
+    assert {row.name: row.values["said"] for row in report.tables[1].rows} == {"conv1": 3}
+    assert (tmp_path / "out" / "page" / "figure-1.svg").is_file()
+    page = (tmp_path / "out" / "page" / "index.html").read_text()
+    assert page.count('<article class="case"') == 3
+
+
+def test_the_best_weights_are_kept_and_not_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = pictures("0")
+    losses, seen = iter([0.9, 0.5, 0.7, 0.8]), []
+
+    def loss(model: nn.Module, batches: object) -> float:
+        seen.append(model.state_dict()["fc.weight"].clone())
+        return next(losses)
+
+    monkeypatch.setattr(classifying, "_loss", loss)
+    spec, weights = trained(images, images, Training("resnet18", epochs=9, patience=2, batch_size=8), tmp_path / "red and green")
+    assert len(seen) == 4  # two epochs without a smaller loss
+    target = load_target(spec, weights=weights)
+    assert torch.equal(target.core.fc.weight, seen[1])
+    assert not torch.equal(seen[1], seen[3])
+    assert (target.image_size, target.core.fc.out_features) == (32, 2)
+    assert trained(images, images, Training("resnet18", epochs=9, patience=2, batch_size=8), tmp_path / "red and green") == (spec, weights)
