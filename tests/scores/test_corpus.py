@@ -43,3 +43,7 @@ def test_the_table_has_a_row_for_each_layer() -> None:
     lines = corpus_table({"net": corpus(SAID)}).splitlines()
     assert lines[2] == "| net | early | 2 | 8 | 3.0 | 44.4 | 22.2 | 11.1 |"
     assert len(lines) == 5
+
+
+def test_a_pipeline_counts_the_same_words_as_the_lexicon() -> None:
+    assert corpus(SAID, "ours")["early"] == corpus(SAID)["early"]

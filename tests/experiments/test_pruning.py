@@ -1,0 +1,68 @@
+"""Pruning on a network whose units are known, grouped by an embedder that knows colours alone."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from milan.errors import UnknownName
+from milan.experiments.pruning import pruning
+from milan.experiments.report import Report
+from milan.experiments.retraining import retrained
+from tests.describers import colour_embedder
+from tests.experiments import coloured
+from tests.experiments.test_ablation import TARGET, folder, rows  # noqa: F401
+from tests.experiments.test_bench import options
+
+WORDS = "red things;green things;blue things;a house;houses;a house"
+EMBEDDER = f"{colour_embedder.__file__}:ColourEmbedder"
+
+
+@pytest.fixture(scope="module")
+def report(folder: Path) -> Report:  # noqa: F811
+    given = {"target": TARGET, "probe": str(folder / "pictures"), "judged": str(folder / "pictures"), "layers": ["units"], "k": 2}
+    return pruning(
+        options(folder, "pruned", WORDS),
+        out=folder / "pruned",
+        embedder=EMBEDDER,
+        draws=4,
+        terms=["red", "green/blue"],
+        **given,  # type: ignore[arg-type]
+    )
+
+
+def test_groups_by_hand(report: Report) -> None:
+    assert rows(report, "groups")["units"] == {"units": 6, "groups": 4, "alone": 3, "in the largest": 3}
+    largest = rows(report, "largest groups")
+    assert largest["units, 1"] == {"units": 3, "share": 0.5, "text": "a house"}
+
+
+def test_without_the_units_that_tell_colours_nothing_is_left(report: Report) -> None:
+    found = rows(report, "groups of one")
+    assert found["units"]["pruned"] == 0.5
+    assert found["no pruning"]["fixed"].value == found["no pruning"]["retrained"].value == 1.0
+    for kind in ("fixed", "retrained"):
+        assert found["units"][kind].value == found["all pruned"][kind].value == pytest.approx(1 / 3)  # one class of three
+        assert found["units"][f"{kind}, more"].value == pytest.approx(1 / 3 - found["units"][f"{kind}, by lot"].value)
+    assert found["all layers"] == found["units"]
+
+
+def test_terms_by_class(report: Report) -> None:
+    assert rows(report, "terms of units pruned")["green/blue"]["units"] == 2
+    classes = rows(report, "classes")
+    assert list(classes) == list(coloured.COLOURS)
+    assert classes["red"] == {"images": 6, "no pruning": 1.0, "red": 0.0, "green/blue": 1.0}  # with nothing to say it says blue
+    assert classes["green"]["green/blue"] == 0.0
+    assert rows(report, "term frequencies")["1"]["units"] == "things 50%"
+
+
+def test_a_new_classifier_finds_what_is_there() -> None:
+    dice = np.random.default_rng(0)
+    classes = dice.integers(0, 3, 300) * 10
+    features = (np.eye(3)[classes // 10] + dice.normal(0, 0.2, (300, 3))).astype(np.float32)
+    features = np.concatenate([features, np.ones((300, 1), np.float32)], axis=1)  # one that never changes
+    for kind in ("linear", "forest"):
+        found = retrained((features[:200], classes[:200]), features[200:], kind)
+        assert (found == classes[200:]).mean() > 0.95
+    with pytest.raises(UnknownName, match="unknown classifier 'tree'"):
+        retrained((features, classes), features, "tree")
