@@ -14,6 +14,7 @@ def generalization(
     seeds: int = 5,
     first_seed: int = 0,
     kinds: list[str] | None = None,
+    described: list[str] | None = None,
     beam: int = 50,
     steps: int = 15,
     prior_weight: float = 0.2,
@@ -44,6 +45,7 @@ def generalization(
         seeds: trainings of each split; the seed draws who is held out, too
         first_seed: the seeds count from it; other than those by which settings were chosen
         kinds: only these kinds of splits: within, architectures, data-sets, tasks, left-out
+        described: only splits that describe none but these networks
         beam: texts sought for each unit, the same for p(d|E) as for MILAN
         steps: words of a text at most, the end counted
         prior_weight: λ of log p(d|E) - λ log p(d)
@@ -87,7 +89,7 @@ def generalization(
         half=half,
     )
     plan = Plan(recipe, seeds, beam, steps, prior_weight, device, first_seed)
-    splits = chosen_splits(networks_of(annotations or ["diorama"]), kinds)
+    splits = chosen_splits(networks_of(annotations or ["diorama"]), kinds, described)
     with locked(out):
         evidence = Evidence(load_encoder(encoder, weights=encoder_weights or None, device=device))
         found = learnt(splits, plan, evidence, out)

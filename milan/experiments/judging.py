@@ -17,7 +17,7 @@ from milan.storage import Journal, content_key
 
 Pair = tuple[str, str]  # what was said, and what it is compared with
 AT_ONCE = 256  # pairs of texts in a batch of BERTScore
-PART = 4000  # pairs that are compared and kept together
+PART = 10000  # pairs that are compared and kept together
 ALONE = ("truth", "distinct", "words")  # what needs no references
 COLUMNS = {
     "BERTScore": Column("BERTScore", "BERTScore F against the annotators' texts, the best of a unit's; idf of all of them.", "", 3, "more"),

@@ -150,23 +150,24 @@ def splits_of(networks: Sequence[Network]) -> list[Split]:
     ]
 
 
-def chosen_splits(networks: Sequence[Network], kinds: Sequence[str] | None) -> list[Split]:
-    """The splits of some kinds, by their short names; all by default.
+def chosen_splits(networks: Sequence[Network], kinds: Sequence[str] | None, described: Sequence[str] | None = None) -> list[Split]:
+    """The splits of some kinds, by their short names, that describe none but some networks; all by default.
 
     Raises:
-        UnknownName: there is no such kind.
+        UnknownName: there is no such kind, or no such network.
         BadInput: these networks allow none of them.
     """
     unknown = [name for name in kinds or [] if name not in KINDS]
     if unknown:
         raise UnknownName("kind of split", unknown[0], KINDS, f"those there are: {', '.join(KINDS)}")
-    wanted = {KINDS[name] for name in kinds or KINDS}
-    found = [split for split in splits_of(networks) if split.kind in wanted]
+    names = [network.name for network in networks]
+    if strange := [name for name in described or [] if name not in names]:
+        raise UnknownName("annotated network", strange[0], names, f"those there are: {', '.join(names)}")
+    wanted, asked = {KINDS[name] for name in kinds or KINDS}, set(described or names)
+    found = [split for split in splits_of(networks) if split.kind in wanted and {network.name for network in split.test} <= asked]
     if not found:
-        names = ", ".join(network.name for network in networks)
-        raise BadInput(
-            f"no split of the kinds {', '.join(sorted(wanted))} can be made of {names}; annotate more networks, or ask for others"
-        )
+        told = f"{', '.join(sorted(wanted))} that describe {', '.join(sorted(asked))}"
+        raise BadInput(f"no split of the kinds {told} can be made of {', '.join(names)}; annotate more networks, or ask for others")
     return found
 
 

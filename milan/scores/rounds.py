@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float
@@ -31,8 +32,7 @@ def pooled(
     for row, one in enumerate(rounds):
         for name, parts in one.items():
             table[row, places[name]] = parts
-    dice = np.random.default_rng(seed)
-    sums = np.einsum("dr,du,rup->dp", _draws(dice, len(rounds)), _draws(dice, len(names)), table, optimize=True)
+    sums = np.einsum("dr,du,rup->dp", *_drawn(seed, len(rounds), len(names)), table, optimize=True)
     found = value(sums)
     low, high = np.nanquantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
     return Measure(float(value(table.sum((0, 1))[None])[0]), low, high, float(np.nanstd(found, ddof=1)), len(names))
@@ -51,6 +51,12 @@ def pooled_mean(rounds: Sequence[Mapping[str, float]], seed: int = 0) -> Measure
 
 def _means(sums: Float[np.ndarray, "draws parts"]) -> Float[np.ndarray, " draws"]:
     return np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), math.nan), where=sums[:, 1] > 0)
+
+
+@lru_cache(maxsize=4)  # the scores of one describer are all drawn alike
+def _drawn(seed: int, rounds: int, units: int) -> tuple[Float[np.ndarray, "draws rounds"], Float[np.ndarray, "draws units"]]:
+    dice = np.random.default_rng(seed)
+    return _draws(dice, rounds), _draws(dice, units)
 
 
 def _draws(dice: np.random.Generator, count: int) -> Float[np.ndarray, "draws count"]:

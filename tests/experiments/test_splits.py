@@ -75,6 +75,15 @@ def test_fewer_networks_make_fewer_splits() -> None:
     assert by_kind(own) == {"within network": ["my_network", "alexnet-imagenet"], "leave one out": ["my_network", "alexnet-imagenet"]}
 
 
+def test_splits_that_describe_some_networks_learn_from_all() -> None:
+    known = networks("alexnet-objects", "generator-objects", "resnet-objects", "resnet-scenes")
+    found = chosen_splits(known, ["left-out", "architectures", "tasks"], ["alexnet-objects", "resnet-objects"])
+    assert [split.name for split in found] == ["ResNet to AlexNet", "alexnet-objects", "resnet-objects"]
+    assert len(found[1].train) == 3
+    with pytest.raises(UnknownName, match="resnet-object"):
+        chosen_splits(known, None, ["resnet-object"])
+
+
 def test_dioramas_networks_are_the_papers_in_miniature() -> None:
     found = {network.name: network for network in networks_of(["diorama"])}
     assert found["resnet-scenes"].kind == "ResNet scenes"
