@@ -154,9 +154,10 @@ def train_generator(
 ) -> dict[str, float]:
     """Trains a world's generator; writes ``generator-WORLD.safetensors`` (half precision) and ``.json`` (what was measured) to ``folder``.
 
-    The encoder must be there already. work: where drawn scenes and what a killed run had reached are kept.
+    The encoder and the world's ResNet must be there already. work: where drawn scenes and what a killed run had reached are kept.
     Returns what ``check_generator`` measured.
     """
+    judge = network(f"resnet-{world}", folder=folder)
     torch.manual_seed(seed)
     name, steps = f"generator-{world}", steps or STEPS[world]
     taught = lessons(0, scenes, work)
@@ -177,7 +178,7 @@ def train_generator(
     with atomic(folder / f"{name}.safetensors") as path:
         save_file({key: value.contiguous() for key, value in weights.items()}, path)
     judged = min(JUDGED, scenes)
-    measured = check_generator(load_generator(world, folder / f"{name}.safetensors"), world, judged)
+    measured = check_generator(load_generator(world, folder / f"{name}.safetensors"), world, judged, judge)
     told = {"network": name, "drawn": measured, "judge": f"resnet-{world}", "pictures": judged, "trained_on_scenes": len(facts.rows),
             "views": steps * BATCH, "steps": steps, "seed": seed, "units": dict(zip(STAGES, WIDTHS, strict=True)),
             "parameters": sum(value.numel() for value in generator.parameters())}  # fmt: skip
@@ -206,12 +207,12 @@ def latents(generator: Generator, labels: Int[Tensor, " b"], dice: torch.Generat
 
 
 @torch.no_grad()
-def check_generator(generator: Generator, world: str, count: int = JUDGED) -> dict[str, float]:
-    """What the classifier of the same world makes of a generator's pictures, all classes in turn.
+def check_generator(generator: Generator, world: str, count: int = JUDGED, judge: nn.Module | None = None) -> dict[str, float]:
+    """What the classifier of the same world (``judge``, or that of this installation) makes of a generator's pictures, all classes in turn.
 
     Returns the share, in percent, that it puts into the class they were asked for ("recognised"), and the least of any class ("least").
     """
-    judge = network(f"resnet-{world}")
+    judge = judge or network(f"resnet-{world}")
     dice = torch.Generator().manual_seed(SEED_OF_PICTURES)
     labels = torch.arange(count) % len(CLASSES[world])
     right = torch.cat([judge(2 * generator(latents(generator, part, dice))).argmax(1) == part for part in labels.split(100)]).float()

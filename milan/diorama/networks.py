@@ -5,6 +5,7 @@ Their weights lie in ``data/diorama/networks``.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -127,20 +128,22 @@ def _generator(name: str) -> nn.Module:
     return Generator(name.partition("-")[2])
 
 
-def network(name: str, weights: bool = True) -> nn.Module:
+def network(name: str, weights: bool = True, folder: Path | None = None) -> nn.Module:
     """One of Diorama's networks in evaluation mode, trained, or with random weights.
+
+    folder: where its weights lie; the ``data/diorama/networks`` of this installation unless given.
 
     Raises UnknownName for a network there is not, MissingEvidence if its weights were not built.
     """
     if name == "planted":
         from milan.diorama.planted import planted_network
 
-        return planted_network(weights=weights)
+        return planted_network(folder and folder.parent, weights=weights)
     if name not in MAKERS and name not in GENERATORS:
         raise UnknownName("Diorama network", name, LAYERS, "one of: " + ", ".join(LAYERS))
     model = _generator(name) if name in GENERATORS else MAKERS[name]()
     if weights:
-        path = embedded("data") / "diorama" / "networks" / f"{name}.safetensors"
+        path = (folder or embedded("data") / "diorama" / "networks") / f"{name}.safetensors"
         if not path.is_file():
             command = f"python -m milan.diorama build --only {name}"
             raise MissingEvidence(f"no weights of the Diorama network {name!r} at {path}; make them with: {command}")

@@ -90,7 +90,8 @@ def test_training_twice_makes_the_same_files(tmp_path: Path) -> None:
     (tmp_path / "networks").symlink_to(HOME / "networks")
     for run in ("a", "b"):
         (tmp_path / run / "networks").mkdir(parents=True)
-        (tmp_path / run / "networks" / "encoder.safetensors").symlink_to(HOME / "networks" / "encoder.safetensors")
+        for name in ("encoder", "resnet-scenes"):
+            (tmp_path / run / "networks" / f"{name}.safetensors").symlink_to(HOME / "networks" / f"{name}.safetensors")
         measured = train_generator("scenes", tmp_path / run / "networks", tmp_path / "work", steps=2, scenes=60)
         assert set(measured) == {"recognised", "least"}
     first, second = ((tmp_path / run / "networks" / "generator-scenes.safetensors").read_bytes() for run in ("a", "b"))
