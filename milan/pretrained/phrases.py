@@ -52,7 +52,7 @@ class PhraseCounter(Llm):
     note = NOTE
 
     def __init__(self) -> None:
-        self.key = content_key(llm="phrases", version=1)
+        self.key = content_key(llm="phrases", version=2)
 
     def answer(self, question: Question, attempt: int = 0) -> str:
         texts = [text for text, _ in question.items]
@@ -128,7 +128,7 @@ def phrases(texts: Sequence[str]) -> list[Phrase]:
     where: dict[tuple[str, ...], set[int]] = {}
     forms: dict[tuple[str, ...], Counter[str]] = {}
     for place, text in enumerate(texts):
-        for words in {words for run in _runs(text) for words in _within(run)}:
+        for words in dict.fromkeys(words for run in _runs(text) for words in _within(run)):
             stems = tuple(map(_stem, words))
             where.setdefault(stems, set()).add(place)
             forms.setdefault(stems, Counter())[" ".join(words)] += 1
@@ -142,14 +142,14 @@ def _within(run: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def _ranked(found: Sequence[Phrase], weights: dict[int, float]) -> list[Phrase]:
-    """Those of which more than one text speaks, the weightiest first; of those in the same texts only the first."""
+    """Those that more than one text has, the weightiest first, equal ones as they are met; of those in the same texts only the first."""
     total = sum(weights.values()) or 1.0
 
     def weight(phrase: Phrase) -> float:
         return sum(weights.get(place, 0.0) for place in phrase.texts) / total * math.log2(1 + len(phrase.words))
 
     shared = [phrase for phrase in found if len(phrase.texts) > 1 and weight(phrase) > 0]
-    ranked = sorted(shared, key=lambda phrase: (-weight(phrase), phrase.shown))
+    ranked = sorted(shared, key=lambda phrase: -weight(phrase))
     kept: list[Phrase] = []
     for phrase in ranked:
         alike = (other for other in kept if other.texts == phrase.texts and set(other.words) & set(phrase.words))

@@ -1,0 +1,68 @@
+"""Explanations judged by what they predict, as an experiment: the right words of a unit predict more than another unit's."""
+
+import json
+
+import pytest
+
+from milan.catalogue import Entry
+from milan.describers.contract import __file__ as toys
+from milan.describers.contract import toy_dissection
+from milan.errors import UnknownName
+from milan.experiments.assessing import halved, judges_of, shuffled
+from milan.experiments.assessment import assessment
+from milan.experiments.entrants import entrant_of
+from milan.units import Description, Unit
+from tests.describers.makers import PICTURED
+
+CAPTIONER = f"{PICTURED}:ColourCaptioner"
+
+
+@pytest.fixture
+def options(tmp_path):
+    file = tmp_path / "colours.yaml"
+    file.write_text(f"describer: caption_activation\nsettings:\n  captioner: {CAPTIONER}\n")
+    return str(file)
+
+
+def test_right_words_predict_and_wrong_ones_do_not(options, tmp_path):
+    toy_dissection(tmp_path)  # draws the probe
+    report = assessment(
+        [options],
+        pairs=["caption_activation"],
+        target=f"{toys}:detectors",
+        probe=str(tmp_path / "probe"),
+        settings={"captioner": CAPTIONER},
+        layers=["answers"],
+        units="0-2",
+        share=0.3,
+        seed=1,
+        out=tmp_path / "out",
+        k=5,
+    )
+    (table,) = report.tables
+    own, floor = (row.values for row in table.rows)
+    assert own["units"] == floor["units"] == 3
+    assert own["correlation"].value > 0.5
+    assert floor["correlation"].value < 0
+    written = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert written["facts"]["llm"] == "phrases"
+
+
+def test_those_who_explain_from_pairs_get_a_share_of_them_and_others_all(options):
+    assert halved(entrant_of(options), 0.5, 3).describer.settings.items() >= {"share": 0.5, "seed": 3}.items()
+    other = entrant_of("constant")
+    assert halved(other, 0.5, 3) is other
+
+
+def test_kinds_and_settings_that_there_are_not_are_told():
+    with pytest.raises(UnknownName, match="nearest: weight_label"):
+        judges_of(["weight_labels"], {}, 0.5, 0, "cpu")
+    with pytest.raises(UnknownName, match="nearest: classes"):
+        judges_of(["weight_label"], {"clases": "imagenet"}, 0.5, 0, "cpu")
+
+
+def test_the_floor_is_what_was_said_of_others():
+    said = [Entry(Unit("a", number), description=Description(Unit("a", number), f"thing {number}", 0.0)) for number in range(4)]
+    dealt = shuffled([*said, Entry(Unit("a", 4), "dead")], 0)
+    assert sorted(entry.description.text for entry in dealt) == [f"thing {number}" for number in range(4)]
+    assert all(entry.description.text != f"thing {entry.unit.index}" for entry in dealt)
