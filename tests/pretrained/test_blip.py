@@ -10,14 +10,14 @@ from milan.embedded import embedded
 from milan.pretrained.captioner import load_captioner
 from milan.pretrained.speaking import caption_quality
 
-COUNT = 50  # scenes of each world that a test has the time to draw
+COUNT = 30  # scenes of each world that a test has the time to draw
 
 
 def test_it_is_as_good_as_its_card_says():
     told = json.loads((embedded("data/diorama/blip") / "quality.json").read_text())["held_out"]
-    found = caption_quality(load_captioner(batch_size=50), COUNT)
-    assert abs(found["true of what is said"]["captions"] - told["true of what is said"]["captions"]) < 12
-    assert abs(found["main things named"] - told["main things named"]) < 22
+    found = caption_quality(load_captioner(batch_size=60), COUNT)
+    assert abs(found["true of what is said"]["captions"] - told["true of what is said"]["captions"]) < 15
+    assert abs(found["main things named"] - told["main things named"]) < 25
     for floor in ("of another scene", "always the same"):
         assert told["true of what is said"]["captions"] > 3 * told["true of what is said"][floor]
         assert found["bleu"]["captions"] > found["bleu"][floor] + 5
