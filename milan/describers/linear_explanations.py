@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from milan import presence, regression
@@ -88,6 +88,7 @@ class LinearExplanations(Describer):
         self.longest, self.width, self.tolerance, self.seed = longest, width, tolerance, seed
         self.batch_size, self.device = batch_size, device
         self._studies: dict[str, _Study] = {}
+        self._grounds: dict[str, _Ground] = {}
 
     @property
     def key(self) -> str:
@@ -117,6 +118,26 @@ class LinearExplanations(Describer):
         """
         return np.array([self._study(dissection).held_out(each) for each in descriptions])
 
+    def otherwise(self, search: Literal["greedy", "largest"], longest: int) -> "LinearExplanations":
+        """The same describer with another search, which shares what this one knows of a probe."""
+        other = LinearExplanations(**self.settings | {"search": search, "longest": longest})
+        other._grounds = self._grounds
+        return other
+
+    def ground(self, probe: Probe, finite: Bool[Tensor, " images"]) -> "_Ground":
+        """What the layers of a probe share: the concepts of its images, split and multiplied with each other.
+
+        Args:
+            finite: the images on which there are activations.
+        """
+        key = content_key(probe=probe.fingerprint, finite=torch.nonzero(~finite).flatten().tolist())
+        if key not in self._grounds:
+            self._grounds.clear()  # one at a time in memory
+            split = Split.of(len(finite), self.seed)
+            found = self.evidence_of(probe, split)
+            self._grounds[key] = _Ground(found, split.only(finite & found.matrix.isfinite().all(1)))
+        return self._grounds[key]
+
     def _study(self, dissection: Dissection) -> "_Study":
         if dissection.key not in self._studies:
             self._studies = {dissection.key: _Study(self, dissection)}  # one layer at a time in memory
@@ -144,6 +165,15 @@ class LinearExplanations(Describer):
         return presence.told(probe, self.superclasses, self.synsets)
 
 
+class _Ground:
+    """The concepts that count, their presence in the images, and their regression."""
+
+    def __init__(self, found: Presence, split: Split):
+        self.split = split
+        self.names, self.matrix = _filtered(found, split)
+        self.regression = Regression(self.matrix, split)
+
+
 class _Study:
     """One layer's activations as a regression on the concepts of its probe."""
 
@@ -152,12 +182,8 @@ class _Study:
         activations = dissection.activations(describer.pooling)
         self.alive = dissection.alive()
         self.places = {unit: place for place, unit in enumerate(self.alive)}
-        split = Split.of(len(activations), describer.seed)
-        found = describer.evidence_of(dissection.open_probe(), split)
-        readable = activations.isfinite().any(1) & found.matrix.isfinite().all(1)
-        self.split = split.only(readable)
-        self.names, self.matrix = _filtered(found, self.split)
-        self.regression = Regression(self.matrix, self.split)
+        ground = describer.ground(dissection.open_probe(), activations.isfinite().any(1))
+        self.split, self.names, self.matrix, self.regression = ground.split, ground.names, ground.matrix, ground.regression
         self._blocks: dict[int, list[list[Fit]]] = {}
 
     def description(self, unit: Unit) -> Description:

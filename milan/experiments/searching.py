@@ -28,8 +28,7 @@ def search_table(
             continue
         rows.append(_row(stage, entrant.name, judged))
         for length in lengths:
-            settings = entrant.describer.settings | {"search": "largest", "longest": length}
-            other = Entrant(f"{entrant.name}, the {length} that weigh most", LinearExplanations(**settings))
+            other = Entrant(f"{entrant.name}, the {length} that weigh most", entrant.describer.otherwise("largest", length))
             describe_with(other, stage.explained, wanted, folder / f"{entrant.name}-largest-{length}")
             rows.append(_row(stage, other.name, stage.judge(other.name, "", told_by(other))))
     column = Column("correlation", TEXTS["correlation"], "", 3, "more")

@@ -78,3 +78,43 @@ def test_a_describer_that_said_nothing_has_no_figures(folder: Path) -> None:
     assert values(report, "silent")["described"] == 0
     assert "correlation" not in values(report, "silent")
     assert report.headlines == ()
+
+
+@pytest.fixture(scope="module")
+def classifier(folder: Path) -> Report:
+    """A network of Diorama's, of which somebody wrote a table."""
+    table = folder / "table.csv"
+    table.write_text(
+        "layer,unit,description\n" + "".join(f"layer4,{unit},{word}\n" for unit, word in enumerate(["red", "tree", "sky", "red"]))
+    )
+    chosen = {"layers": ["layer4"], "units": "0-3", "limit": 40}
+    return simulation([str(table)], replaced=2, replaced_images=16, out=folder / "classifier", **chosen)
+
+
+def test_linear_explanations_stand_beside_themselves_without_their_search(folder: Path) -> None:
+    given = {"target": TARGET, "probe": "diorama:objects", "limit": 40, "layers": ["looks"]}
+    report = simulation(["linear_explanations"], without_search=[2], out=folder / "searching", **given)
+    table = next(table for table in report.tables if table.name == "without greedy search")
+    assert [row.name for row in table.rows] == ["linear_explanations", "linear_explanations, the 2 that weigh most"]
+    assert table.rows[0].values["correlation"] == values(report, "linear_explanations")["correlation"]
+    assert table.rows[1].values["concepts"] == 2.0
+
+
+def test_units_are_replaced_by_what_is_predicted_of_them(classifier: Report) -> None:
+    table = next(table for table in classifier.tables if table.name == "ablation score of layer4")
+    assert [row.name for row in table.rows] == ["table", "shuffled", "random", "constant"]
+    for row in table.rows:
+        assert row.values["units"] <= 2
+        assert row.values["closed"].value < 1
+        assert row.values["optimised"].low <= row.values["optimised"].value <= row.values["optimised"].high < 1
+
+
+def test_a_table_is_scored_as_describers_are(classifier: Report) -> None:
+    found = values(classifier, "table")
+    assert (found["described"], found["distinct"], found["concepts"]) == (4, 3, 1.0)
+    assert -1 <= found["correlation"].low <= found["correlation"].high <= 1
+    assert dict(values(classifier, "table", 1))["layer4 concepts"] == 1.0
+
+
+def test_a_network_that_tells_no_classes_is_told_to_have_no_ablation_scores(report: Report) -> None:
+    assert any(note.startswith("No ablation scores: 6 outputs for the 35 classes") for note in report.notes)
