@@ -19,6 +19,7 @@ def audit(
     layers: list[str] | None = None,
     units: str = "",
     marks: list[str] | None = None,
+    cut: float = 0.04,
     out: Path | None = None,
     k: int = 15,
     quantile: float = 0.99,
@@ -39,13 +40,14 @@ def audit(
         layers: dotted paths of the layers, of every network; Diorama's networks have theirs
         units: of each layer, as 0-99 or 3,17 or layer4:0-9; all by default
         marks: files that the page check.html saved, in which people said which units they take for faces
+        cut: intersection over union of masks and people's faces from which a unit detects them, where that is known
         out: the folder to write to; runs/audit by default
         k: exemplars of a unit
         quantile: of a unit's activations, above which a place belongs to its mask
         seed: of the intervals
         device: where networks and describer run
     """
-    from milan.experiments.auditing import WORDS, Pair, audited, cases, write_check
+    from milan.experiments.auditing import WORDS, Pair, Search, audited, cases, write_check
     from milan.experiments.audits import report_of
     from milan.experiments.described import Look
     from milan.experiments.marks import read_answers
@@ -55,7 +57,7 @@ def audit(
     pairs = Pair.of(plain or ["diorama:resnet-objects"], blurred or ["diorama:resnet-blurred"], plain_weights, blurred_weights)
     look = Look(describer, layers or (), units, k, quantile, device)
     with locked(out):
-        found = audited(pairs, probe, limit, look, tuple(words or WORDS), out)
+        found = audited(pairs, probe, limit, look, Search(tuple(words or WORDS), cut), out)
         form = write_check(found, out / "page")
         answers = read_answers(marks or (), form)
         report = report_of(found, answers, seed)

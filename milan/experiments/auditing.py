@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from milan.diorama.concepts import read
 from milan.errors import BadInput
 from milan.experiments.described import Described, Look
 from milan.experiments.marks import Answers
@@ -22,7 +23,6 @@ from milan.units import Unit
 
 WORDS = ("face", "faces", "head", "heads", "nose", "noses", "eye", "eyes", "mouth", "mouths")
 TRUE = "person's face"  # what Diorama's networks are audited for
-CUT = 0.04  # intersection over union from which a unit detects it: Network Dissection's
 OPTIONS = ("yes, human faces", "yes, but other faces or other things too", "no", "cannot tell")
 INSTRUCTIONS = (
     "Each item shows the images that activate one unit of a network most. Outside the region that activates it they are dimmed.",
@@ -51,6 +51,19 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Search:
+    """What is looked for.
+
+    Attributes:
+        words: by which descriptions tell of it, as whole words.
+        cut: intersection over union of a unit's masks and people's faces from which it detects them.
+    """
+
+    words: tuple[str, ...] = WORDS
+    cut: float = 0.04
+
+
+@dataclass(frozen=True)
 class Audited:
     """One network, and what was found of it.
 
@@ -64,12 +77,12 @@ class Audited:
     pair: int
     blurred: bool
     described: Described
-    words: tuple[str, ...]
+    search: Search
 
     @cached_property
     def named(self) -> list[Unit]:
         """The units of which one of the words was said."""
-        return self.described.mentioning(self.words)
+        return self.described.mentioning(self.search.words)
 
     @cached_property
     def truths(self) -> dict[str, Truth]:
@@ -82,17 +95,26 @@ class Audited:
         """How far a unit's masks and people's faces are the same, as intersection over union."""
         return self.truths[unit.layer].overlap(unit, TRUE)
 
+    def detects(self, unit: Unit) -> bool:
+        return self.overlap(unit) >= self.search.cut
+
     @cached_property
     def true(self) -> list[Unit]:
         """The units that detect people's faces."""
-        return [unit for unit in self.described.alive if self.truths and self.overlap(unit) >= CUT]
+        return [unit for unit in self.described.alive if self.truths and self.detects(unit)]
+
+    @property
+    def area(self) -> float:
+        """The share of the probe's pixels that show people's faces."""
+        census = next(iter(self.truths.values())).census
+        return float(census.area[census.meant(read(TRUE))].sum() / census.area.sum())
 
     def item(self, unit: Unit) -> str:
         """The unit's name in the form: of the network only its number, so that who checks does not know which was blurred."""
         return content_key(network=self.name, pair=self.pair, blurred=self.blurred, unit=str(unit))[:10]
 
 
-def audited(pairs: Sequence[Pair], probe: str, limit: int | None, look: Look, words: tuple[str, ...], out: Path) -> list[Audited]:
+def audited(pairs: Sequence[Pair], probe: str, limit: int | None, look: Look, search: Search, out: Path) -> list[Audited]:
     """Dissects and describes every network on the same images; what an earlier run has finished is not done again."""
     found = []
     for number, pair in enumerate(pairs):
@@ -101,7 +123,7 @@ def audited(pairs: Sequence[Pair], probe: str, limit: int | None, look: Look, wo
             images = load_probe(probe, size=target.image_size, resize=target.resize, limit=limit)
             name = f"{spec}{f' ({Path(weights).stem})' if weights else ''}"
             folder = out / "networks" / f"{number + 1}-{'blurred' if blurred else 'plain'}-{re.sub(r'[^A-Za-z0-9.-]+', '-', name)}"
-            found.append(Audited(name, number, blurred, Described.of(target, images, look, folder), words))
+            found.append(Audited(name, number, blurred, Described.of(target, images, look, folder), search))
     return found
 
 
@@ -113,7 +135,7 @@ def write_check(found: Sequence[Audited], page: Path) -> Form:
     items = [Item(one.item(unit), sheet, OPTIONS) for one, unit, sheet in _pictured(found, page)]
     items.sort(key=lambda item: item.id)  # content keys: an order that says nothing
     part = Part("choice", "Which of these units answer to human faces?", INSTRUCTIONS, "Does this unit answer to human faces?", items)
-    key = content_key(items=[item.id for item in items], words=list(found[0].words) if found else [])
+    key = content_key(items=[item.id for item in items], words=list(found[0].search.words) if found else [])
     form = Form(
         key,
         "Faces in a network",
@@ -159,7 +181,7 @@ def _pictured(found: Sequence[Audited], page: Path) -> list[tuple[Audited, Unit,
 def _case(one: Audited, unit: Unit, sheet: Sheet | None, answers: Sequence[Answers]) -> dict[str, Any]:
     truth = ""
     if one.truths:
-        truth = f"{'Detects' if one.overlap(unit) >= CUT else 'Does not detect'} people's faces (IoU {one.overlap(unit):.2f})"
+        truth = f"{'Detects' if one.detects(unit) else 'Does not detect'} people's faces (IoU {one.overlap(unit):.2f})"
     who = one.described.entrant.name
     said = [{"name": who, "role": "", "text": one.described.texts[unit], "mark": "", "reason": "", "score": ""}]
     said += [

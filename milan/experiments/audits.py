@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from milan.command import warnings_so_far
-from milan.experiments.auditing import CUT, OPTIONS, Audited, is_face, marked
+from milan.experiments.auditing import OPTIONS, Audited, is_face, marked
 from milan.experiments.lines import COLOURS, INK, finished
 from milan.experiments.marks import Answers
 from milan.experiments.report import Column, Report, Row, Table, Value
@@ -20,7 +20,8 @@ COLUMNS = (
     Column("share", "The same as a share of the living units.", "%", 1),
 )
 TRUTH = (
-    Column("do", f"Units that detect people's faces: their masks and the faces' pixels overlap by {CUT} or more (IoU)."),
+    Column("do", "Units that detect people's faces: their masks and the faces' pixels overlap by the cut or more (IoU)."),
+    Column("most", "The greatest such overlap of any unit.", "", 3),
     Column("right", "Of the units of which a word was said, the share that do.", "%", 0),
     Column("found", "Of the units that do, the share of which a word was said.", "%", 0),
 )
@@ -37,8 +38,9 @@ INTERVALS = (
     "Intervals are of 95%: of shares by Wilson's formula, of differences by drawing the units of both networks again a thousand times."
 )
 DETECTS = (
-    f"What a unit detects is known on Diorama: its masks over the whole probe against the pixels of people's faces, {CUT} being Network "
-    "Dissection's cut. A word such as eye or nose may be said rightly of a unit for animals."
+    "What a unit detects is known on Diorama: its masks over the whole probe against the pixels of people's faces, from an intersection "
+    "over union of {cut} on. These are {area:.2f} % of the probe's pixels, and a mask has 1 % where the quantile is 0.99, so that much "
+    "less than 1 is all that can be had. A word may be said rightly of a unit for clocks or animals, which have faces and eyes, too."
 )
 FIGURE = (
     "Units of which a word was said, in each pair of networks, as in Figure 5 of the paper. Open circles: units that detect people's faces."
@@ -56,8 +58,9 @@ def report_of(found: Sequence[Audited], answers: Sequence[Answers], seed: int) -
         "probe": found[0].described.facts["probe"],
         "images": found[0].described.facts["images"],
         "describer": found[0].described.entrant.name,
-        "words": list(found[0].words),
+        "words": list(found[0].search.words),
         "seed": seed,
+        "cut": found[0].search.cut,
         "raters": len(answers),
         "networks": {one.name: one.described.facts for one in found},
         "versions": versions(),
@@ -66,10 +69,11 @@ def report_of(found: Sequence[Audited], answers: Sequence[Answers], seed: int) -
     lede = (
         f"{found[0].described.entrant.name} describes {sum(len(one.described.texts) for one in found):,} units of {len(found)} "
         f"networks, half of them trained on images with blurred faces; those of which it "
-        f"says {', '.join(found[0].words[:-1])} or {found[0].words[-1]} are "
+        f"says {', '.join(found[0].search.words[:-1])} or {found[0].search.words[-1]} are "
         "counted."
     )
-    notes = (WORDS, *((DETECTS,) if known else ()), CHECK, INTERVALS)
+    detects = (DETECTS.format(cut=found[0].search.cut, area=100 * found[0].area),) if known else ()
+    notes = (WORDS, *detects, CHECK, INTERVALS)
     tables = (Table("networks", columns, rows, "network"), change, by_word)
     return Report(
         "audit", "Does blurring keep faces out of a network?", lede, tables, _headlines(found), notes, facts, ((FIGURE, _figure(found)),)
@@ -83,6 +87,7 @@ def _values(one: Audited, answers: Sequence[Answers]) -> dict[str, Value]:
         true = set(one.true)
         values |= {
             "do": len(true),
+            "most": max((one.overlap(unit) for unit in alive), default=None),
             "right": share([unit in true for unit in named]) if named else None,
             "found": share([unit in named for unit in true]) if true else None,
         }
@@ -140,8 +145,8 @@ def between(one: Sequence[bool], other: Sequence[bool], seed: int = 0) -> Measur
 
 
 def _by_word(found: Sequence[Audited]) -> tuple[tuple[Column, ...], tuple[Row, ...]]:
-    columns = tuple(Column(word, f"Units of which {word!r} was said, as a whole word.") for word in found[0].words)
-    rows = tuple(Row(one.name, {word: len(one.described.mentioning([word])) for word in one.words}) for one in found)
+    columns = tuple(Column(word, f"Units of which {word!r} was said, as a whole word.") for word in found[0].search.words)
+    rows = tuple(Row(one.name, {word: len(one.described.mentioning([word])) for word in one.search.words}) for one in found)
     return columns, rows
 
 

@@ -24,7 +24,9 @@ from milan.storage import atomic
 from milan.targets import Target
 from milan.units import Unit
 
-JOINED = re.compile(r",|;|\band\b|\bor\b|\bas well as\b|&|\|")
+EITHER = re.compile(r"\bor\b|\|")
+LISTED = re.compile(r",|;|\band\b|\bas well as\b|&")
+FORMULA = re.compile(r"[()]|\bbut not\b")  # in a formula "and" says that both must hold
 EXCEPTED = re.compile(r"\b(?:and|but) not\b.*|\bnot\b.*")
 BATCH = 100
 QUIET = 0.25  # share of the images that a unit is said not to answer to
@@ -89,13 +91,14 @@ class Attacked:
 
 
 def halves(text: str) -> list[str]:
-    """The things that a description joins, without what it excepts.
+    """The things that a description joins, without what it excepts: those beside an "or", else those that it lists.
 
-    >>> halves("dog faces and cupcakes"), halves("((wheel or window) but not sky)"), halves("red stripes")
-    (['dog faces', 'cupcakes'], ['wheel', 'window'], ['red stripes'])
+    >>> halves("dog faces and cupcakes"), halves("((wheel or window) but not sky)"), halves("plain and hat but not red")
+    (['dog faces', 'cupcakes'], ['wheel', 'window'], ['plain and hat'])
     """
-    parts = JOINED.split(EXCEPTED.sub("", text.lower()))
-    found = [" ".join(re.sub(r"[()]", " ", part).split()).strip(". ") for part in parts]
+    said = EXCEPTED.sub("", text.lower())
+    joins = EITHER if EITHER.search(said) or FORMULA.search(text) else LISTED
+    found = [" ".join(re.sub(r"[()]", " ", part).split()).strip(". ,") for part in joins.split(said)]
     return list(dict.fromkeys(part for part in found if part))
 
 
@@ -113,8 +116,8 @@ def either_or(described: Described, units: Sequence[str], count: int, vectors: s
         raise BadInput(f"{missing[0]} has no description; those there are: {', '.join(map(str, list(parts)[:5]))} ...")
     if not wanted:
         raise BadInput(
-            f"{described.entrant.name} joins two things (a and b, a or b) in none of {len(parts)} descriptions; take another describer, as "
-            "compositional, or name units"
+            f"{described.entrant.name} joins two things (a or b; a, b and c) in none of {len(parts)} descriptions; take another describer, "
+            "as compositional, or name units"
         )
     words = list(dict.fromkeys(part for unit in wanted for part in parts[unit]))
     known = dict(zip(words, text_embeddings(load_embedder(vectors, device=device), words), strict=True))

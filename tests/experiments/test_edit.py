@@ -125,13 +125,13 @@ def test_a_folder_of_images_is_all_that_is_needed(tmp_path: Path) -> None:
         home.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 32), ((200, 0, 0), (0, 200, 0))[place % 2]).save(home / f"{place}.png")
     said = options(tmp_path, "said", "text;a letter;red things;words")
-    given = {"layers": ["conv1"], "most": 3, "draws": 1, "k": 2, "quantile": 0.9, "out": tmp_path / "out"}
-    how, training = Lettering(height=0.3, held_out=0.2), Training(epochs=1, batch_size=8)
+    given = {"layers": ["features.0"], "most": 3, "draws": 1, "k": 2, "quantile": 0.9, "out": tmp_path / "out"}
+    how, training = Lettering(height=0.3, held_out=0.2), Training("squeezenet1_1", epochs=1, batch_size=8)
     report = edit(str(tmp_path / "photos"), size=32, describer=said, lettering=how, training=training, **given)
     rows = {row.name: row.values for row in report.tables[0].rows}
     assert rows["text units, as many as are tried"]["removed"] == 3
     assert set(rows) >= {"nothing", "random, as many", "all units, sorted, as many", "the network trained without text"}
-    assert {row.name: row.values["said"] for row in report.tables[1].rows} == {"conv1": 3}
+    assert {row.name: row.values["said"] for row in report.tables[1].rows} == {"features.0": 3}
     assert (tmp_path / "out" / "page" / "figure-1.svg").is_file()
     page = (tmp_path / "out" / "page" / "index.html").read_text()
     assert page.count('<article class="case"') == 3
