@@ -107,6 +107,7 @@ def test_every_describer_has_its_published_setting_but_ceiling_and_floors():
     assert set(describer_names()) - {config.stem for config in CONFIGS} <= {
         "annotators",
         "constant",
+        "imported",
         "random_concept",
         "shuffled",
     }

@@ -44,7 +44,7 @@ const milanReasons = ({ unit, make, number }) => {
       const item = make("li", each.text === unit.text ? "chosen" : "");
       const strip = make("div", "strip-of-ten");
       each.order.forEach((picture, place) => {
-        const rank = number(each.ranks[picture]);
+        const rank = String(each.ranks[picture]); // whole, or halves where some share theirs
         const label = `picture ${picture + 1} of ${each.text}: rank ${rank}, activation ${number(each.activations[picture])}`;
         const cell = make("div");
         if (reason.files.painted) cell.append(tile(reason.files.painted, row * reason.across + place, reason.painted.length, label));
