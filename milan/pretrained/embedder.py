@@ -51,7 +51,7 @@ def load_embedder(spec: str = "diorama", *, device: str = "cpu", precision: Prec
 
     Args:
         spec: ``diorama`` (the open_clip model trained on Diorama that comes with the package), ``diorama:siglip-small`` and
-            ``diorama:siglip-large`` (two SigLIPs trained on it, which have to be built first), ``open_clip:MODEL/PRETRAINED`` (as in
+            ``diorama:siglip-large`` (two SigLIPs trained on it), ``open_clip:MODEL/PRETRAINED`` (as in
             open_clip:ViT-B-16/openai), ``open_clip:local-dir:FOLDER``, ``hf:ID_OR_FOLDER`` (CLIP, SigLIP and SigLIP 2 of transformers),
             or one of yours as ``PATH/FILE.py:NAME``, a class or function that is called without arguments and sees to device and
             precision itself.

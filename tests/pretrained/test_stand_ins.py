@@ -9,7 +9,7 @@ from milan.embedded import embedded
 from milan.pretrained.embedder import load_embedder
 from milan.pretrained.stand_ins import quality, recall
 
-SPECS = {"clip": "diorama", "siglip-small": "diorama:siglip-small"}
+SPECS = {"clip": "diorama", "siglip-small": "diorama:siglip-small", "siglip-large": "diorama:siglip-large"}
 COUNT = 120  # scenes of each world that a test has the time to draw
 
 
@@ -33,6 +33,16 @@ def test_it_is_as_good_as_its_card_says(name, work):
     for way in ("scenes by sentence", "sentences by scene"):
         assert found[way]["recall@5"] >= told[way]["recall@5"] - 5  # among fewer it is easier
         assert told[way]["recall@5"] > 20 * 0.5  # chance is 0.5
+
+
+def test_together_they_are_small_and_differ():
+    sizes = {name: sum(file.stat().st_size for file in embedded(f"data/diorama/{name}").iterdir()) for name in SPECS}
+    assert sum(sizes.values()) < 12e6, sizes
+    embedders = [load_embedder(spec) for spec in SPECS.values()]
+    assert len({each.key for each in embedders}) == 3
+    assert embedders[1].features != embedders[2].features
+    assert [each.bias is None for each in embedders] == [True, False, False]
+    assert all(each.scale > 1 for each in embedders)
 
 
 def test_the_library_itself_loads_them():
