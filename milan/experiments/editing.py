@@ -20,6 +20,7 @@ from milan.targets import Target
 from milan.units import Unit
 
 NAMED, MOVED, SORTED = "text units", "text units, by images with text", "all units, sorted"
+ALL_MOVED = "all units, by images with text"
 KNOWN = "units that detect text, by images with text"
 SPARSE = 3  # of so many steps random orders take one
 LETTERED = (NAMED, MOVED)  # orders whose end is sought with validation images with text, too
@@ -51,7 +52,7 @@ class Edited:
 
     Attributes:
         importance: of each living unit the accuracy on the validation images without it.
-        reliance: of each unit said or known to detect text the accuracy on the same images with names drawn by lot, without it.
+        reliance: of each living unit the accuracy on the same images with names drawn by lot, without it.
         orders: by name, in which units were removed.
         adversarial: of each order, of each count in ``counts``, which adversarial test images were right.
         validation: the same of the validation images without text, of all orders but the random ones and the one of all units.
@@ -146,9 +147,8 @@ def edited(spoilt: Spoilt, described: Described, plan: Plan, out: Path) -> Edite
     importance = dict(zip(units, alone, strict=True))
     truths = {layer: Truth.of(one, spoilt.target) for layer, one in described.dissections.items()} if of_diorama(spoilt.seen.spec) else {}
     known = [unit for unit in units if truths and truths[unit.layer].overlap(unit, TEXT) >= CUT]
-    some = list(dict.fromkeys([*described.mentioning(plan.words), *known]))
-    read = right_without(spoilt.target, spoilt.lettered, [[unit] for unit in some], out / "reading.sqlite")[1].mean(1).tolist()
-    reliance = dict(zip(some, read, strict=True))
+    read = right_without(spoilt.target, spoilt.lettered, [[unit] for unit in units], out / "reading.sqlite")[1].mean(1).tolist()
+    reliance = dict(zip(units, read, strict=True))
     orders = _orders(described, importance, reliance, known, plan)
     counts = {name: _counts(name, order, plan) for name, order in orders.items()}
     adversarial = _curves(spoilt.target, spoilt.adversarial, orders, counts, out / "adversarial.sqlite")
@@ -169,6 +169,7 @@ def _orders(
         NAMED: in_order(named, importance, plan.seed),
         MOVED: in_order(named, reliance, plan.seed),
         SORTED: in_order(units, importance, plan.seed),
+        ALL_MOVED: in_order(units, reliance, plan.seed),
     }
     if known:
         found[KNOWN] = in_order(known, reliance, plan.seed)

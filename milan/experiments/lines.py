@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 INK, PALE = "#7a7f87", "#b9bec6"
-COLOURS = ("#3d6fd9", "#d9822b", "#5f8f5a", "#9a5bb0", "#b8505c")
+COLOURS = ("#3d6fd9", "#d9822b", "#5f8f5a", "#9a5bb0", "#b8505c", "#7f8c99", "#4aa3a2")
 
 
 @dataclass(frozen=True)
