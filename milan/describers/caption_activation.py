@@ -11,6 +11,7 @@ from milan.dissection.store import Dissection, Pooling
 from milan.errors import BadInput
 from milan.pairs import Pairs, scaled
 from milan.pretrained.captioner import ImageCaptioner, captions_of, load_captioner
+from milan.probes import Probe
 from milan.probes.superclasses import readable_classes
 from milan.storage import content_key
 from milan.units import Unit
@@ -63,6 +64,7 @@ class CaptionActivation(Explainer):
         self.captioner, self.llm, self.base_url, self.max_calls, self.llm_options = captioner, llm, base_url, max_calls, llm_options
         self.prompts, self.examples, self.shots, self.shown, self.explanations = prompts, examples, shots, shown, explanations
         self.share, self.pooling, self.seed, self.device = share, pooling, seed, device
+        self._known: dict[str, dict[int, str]] = {}  # by dissection and image
         self._check()
 
     @property
@@ -83,12 +85,19 @@ class CaptionActivation(Explainer):
         return Pairs(values, say, self.name, highest=True, strong=0.5)
 
     def _captions(self, dissection: Dissection, places: Sequence[int]) -> list[str]:
-        probe = dissection.open_probe()
-        if self._model is None:
-            if probe.labels is None:
-                raise BadInput(f"the images of {probe.spec} have no labels to stand for captions; name a captioner")
-            names = readable_classes(probe)
-            return [names[probe.labels[place]] for place in places]
-        if not places:
-            return []
-        return [text or "nothing" for text in captions_of(self._model, torch.stack([probe.image(place) for place in places]))]
+        """Of images of the probe, each of which is opened once."""
+        if dissection.key not in self._known:
+            self._known = {dissection.key: {}}
+        known = self._known[dissection.key]
+        new = [place for place in dict.fromkeys(places) if place not in known]
+        if new:
+            known |= dict(zip(new, self._captioned(dissection.open_probe(), new), strict=True))
+        return [known[place] for place in places]
+
+    def _captioned(self, probe: Probe, places: Sequence[int]) -> list[str]:
+        if self._model is not None:
+            return [text or "nothing" for text in captions_of(self._model, torch.stack([probe.image(place) for place in places]))]
+        if probe.labels is None:
+            raise BadInput(f"the images of {probe.spec} have no labels to stand for captions; name a captioner")
+        names = readable_classes(probe)
+        return [names[probe.labels[place]] for place in places]
