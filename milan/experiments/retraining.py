@@ -26,7 +26,7 @@ def retrained(
         learnt: features and classes of the images it learns from.
         judged: features of others.
         kind: ``linear`` (logistic regression on standardised features) or ``forest`` (a random forest, as in Describe-and-Dissect's section
-            5, by scikit-learn, which is not among this package's dependencies).
+            5, by scikit-learn, which the extra ``forest`` brings).
         seed: of the forest.
 
     Raises:
@@ -66,5 +66,5 @@ def _forest(seed: int) -> Any:
     try:
         from sklearn.ensemble import RandomForestClassifier
     except ImportError:
-        raise BadInput("a forest needs scikit-learn: pip install scikit-learn, or take --classifier linear") from None
+        raise BadInput("a forest needs scikit-learn: pip install 'milan[forest]', or take --classifier linear") from None
     return RandomForestClassifier(TREES, random_state=seed)

@@ -120,15 +120,14 @@ def _train(texts: "dict[str, list[Doc]]", work: Path, seed: int, epochs: int | N
 def _configured(work: Path, seed: int, epochs: int | None, sentences: int) -> Any:
     import yaml
     from spacy.language import DEFAULT_CONFIG
-    from thinc.api import Config
 
     settings = yaml.safe_load(embedded("configs/language.yaml").read_text(encoding="utf-8"))
     for part in ("train", "dev"):
         settings["corpora"][part]["path"] = str(work / f"{part}.spacy")
     settings["training"] |= {"seed": seed, "train_corpus": "corpora.train", "dev_corpus": "corpora.dev"}
     settings["training"]["max_epochs"] = min(settings["training"]["max_epochs"], epochs or sys.maxsize)
-    settings["training"]["eval_frequency"] = min(settings["training"]["eval_frequency"], max(1, sentences // 20))  # of a small treebank
-    return DEFAULT_CONFIG.merge(Config(settings))
+    settings["training"]["eval_frequency"] = min(settings["training"]["eval_frequency"], max(1, sentences // 10))  # of a small treebank
+    return DEFAULT_CONFIG.merge(settings)
 
 
 def _grouped(sentences: "Sequence[Doc]", seed: int) -> "Iterator[Doc]":
