@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import io
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,9 +64,12 @@ def _picture(item: Item, folder: Path, image_url: str) -> str:
         raise BadInput(f"there are no pictures of item {item.id}")
     if not image_url:
         return item.sheet.file
+    from PIL import Image
+
     (folder / "pictures").mkdir(exist_ok=True)
-    (folder / "pictures" / f"{item.id}.webp").write_bytes(base64.b64decode(item.sheet.file.partition(",")[2]))
-    return f"{image_url.rstrip('/')}/{item.id}.webp"
+    with Image.open(io.BytesIO(base64.b64decode(item.sheet.file.partition(",")[2]))) as picture:
+        picture.save(folder / "pictures" / f"{item.id}.png")  # a test takes no WebP
+    return f"{image_url.rstrip('/')}/{item.id}.png"
 
 
 def _qualification(part: Part, study: Study, folder: Path, image_url: str) -> list[Path]:
@@ -94,7 +98,7 @@ def _question(part: Part, item: Item, folder: Path, image_url: str) -> str:
         for number, text in enumerate(item.options)
     )
     picture = (
-        "<Binary><MimeType><Type>image</Type><SubType>webp</SubType></MimeType>"
+        "<Binary><MimeType><Type>image</Type><SubType>png</SubType></MimeType>"
         f"<DataURL>{escape(address)}</DataURL><AltText>{escape(quoteattr('The images of this item')[1:-1])}</AltText></Binary>"
     )
     return (

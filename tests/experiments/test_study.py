@@ -196,6 +196,7 @@ def test_mechanical_turk(same: Study, folder: Path) -> None:
     assert "${option_3}" not in layout
     write_turk(same, folder / "served", "https://example.org/pictures/")
     assert "<DataURL>https://example.org/pictures/" in (folder / "served" / "qualification.xml").read_text()
+    assert len(list((folder / "served" / "pictures").glob("*.png"))) == 4
     two = next(id for id, options in same.key.options.items() if len(options) == 2)
     head = "WorkerId,AssignmentStatus,WorkTimeInSeconds,Input.item,Answer.rating_1,Answer.rating_2,Answer.best\n"
     results = [f"w1,Approved,30,{two},4,2,1", f"w1,Submitted,9,{two},1,1,1", f"w2,Rejected,5,{two},1,1,1", f"w3,Approved,8,{two},4,,1",
