@@ -45,6 +45,10 @@ STOP = (
     "text is no less than at first. The other, for who knows that text is what misleads: where most validation images with names by lot "
     "are right. 'Best on the test images' is no rule; the paper's 4.9 points were found so, and its rule gave 3.1."
 )
+CONTROL = (
+    "All units sorted in the same way are the control: where as many of these do as well, it is the sorting that helps, and not what the "
+    "descriptions say."
+)
 INTERVALS = "Intervals are of 95%: of shares by Wilson's formula, of gains by drawing images (and orders) again a thousand times."
 FIGURE_8 = (
     "Accuracy on the adversarial test images as units are removed, as in the paper's Figure 8. The band is from the least to the "
@@ -84,7 +88,7 @@ def report_of(found: Edited, out: Path) -> Report:
         f"{found.described.entrant.name} says of {len(found.named)} of {len(found.described.alive)} units that they detect "
         f"{', '.join(found.plan.words[:-1])} or {found.plan.words[-1]}. They are removed one by one from a network that relies on text."
     )
-    notes = (found.spoilt.note, RULE, STOP, INTERVALS, *_truth_note(found))
+    notes = (found.spoilt.note, RULE, STOP, CONTROL, INTERVALS, *_truth_note(found))
     figures = ((FIGURE_8, _figure_8(found, ends)), (FIGURE_15, _figure_15(found)))
     tables = (table, *_named_table(found), *_curve_tables(found))
     return Report("edit", "Can the network be made not to read?", lede, tables, _headlines(chosen, table, found), notes, facts, figures)
@@ -121,7 +125,7 @@ def _others(found: Edited, ends: Ends, count: int, out: Path) -> list[Row]:
     for name, orders in others.items():
         if orders:
             values = _values(np.stack([next(right) for _ in orders]), ends, seed)
-            rows.append(Row(f"{name}, as many", values | {"removed": count}, "floor"))
+            rows.append(Row(f"{name}, as many", values | {"removed": count}, "" if name == ALL_MOVED else "floor"))
     if KNOWN in found.orders:
         stop, best = last_before_decline(found.validation[KNOWN].mean(1)), int(found.adversarial[KNOWN].mean(1).argmax())
         for name, at in (("the paper's stop", stop), ("best on the test images", best)):
