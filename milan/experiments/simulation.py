@@ -12,7 +12,7 @@ def simulation(
     target: str = "diorama:resnet-objects",
     weights: str | None = None,
     probe: str | None = None,
-    simulator: str = "labels",
+    simulator: str = "",
     calibration: str = "",
     superclasses: str = "",
     synsets: str = "",
@@ -37,7 +37,8 @@ def simulation(
         target: the network
         weights: of the target, if not its own
         probe: the images; SPEC@learn, four fifths of them, is explained, and SPEC@judge judged; those of the target's own task by default
-        simulator: labels (what the judged images' labels tell) or an image-text model as --settings.embedder takes it
+        simulator: labels (what the judged images' labels tell) or an image-text model as --settings.embedder takes it; by default
+            diorama:siglip-large on Diorama, else labels
         calibration: of the simulator: A,B, model, or labels; as published, else by labels, by default
         superclasses: FILE.json of the classes' superclasses, see milan.probes.superclasses
         synsets: FILE that says what the numbers in superclasses mean, and which class each output of the network is
@@ -64,22 +65,23 @@ def simulation(
     from milan.experiments.replacing import Replacing
     from milan.experiments.searching import LENGTHS, search_table
     from milan.probes import load_probe
-    from milan.scores.simulation import load_simulator, related
+    from milan.scores.simulation import load_simulator, related, usual_simulator
     from milan.storage import locked
     from milan.targets import load_target
     from milan.targets.choosing import choose_units, default_layers
     from milan.units import Unit
 
     entrants = [entrant_of(name, device) for name in describers or DESCRIBERS]
+    network = load_target(target, weights=weights, device=device)
+    out = out or Path("runs") / f"simulation-{network.spec.replace(':', '-') or network.name}"
+    spec = probe or own_probe(network)
+    simulator = simulator or usual_simulator(spec)
     kin = {entrant.name: related(simulator, entrant.describer.settings) for entrant in entrants}
     for name, why in kin.items():
         if why:
             warnings.warn(
                 f"{name} and the simulator {simulator}: {why}; what they get wrong together, no score sees", MilanWarning, stacklevel=2
             )
-    network = load_target(target, weights=weights, device=device)
-    out = out or Path("runs") / f"simulation-{network.spec.replace(':', '-') or network.name}"
-    spec = probe or own_probe(network)
     learnt, judged = (
         load_probe(f"{spec}@{part}", size=network.image_size, resize=network.resize, limit=limit) for part in ("learn", "judge")
     )

@@ -26,6 +26,7 @@ from milan.scores.agreement import METRICS, Compared
 from milan.units import Description
 
 TOLD = "labels"  # the simulator that knows what the judged images show
+SEEN = "diorama:siglip-large"  # the one that looks at Diorama's
 TRUSTED = ("correlation", "cosine", "auprc", "f1", "iou")  # those that pass the exam, see milan.scores.exam
 BANDS = ((0.0, 0.5), (0.5, 0.9), (0.9, 0.99), (0.99, 1.0))  # of the images, from each unit's weakest to its strongest
 BLOCK = 32  # units scored at a time: their predictions fit into a processor's cache
@@ -128,6 +129,15 @@ def load_simulator(
     if judged.spec.startswith("latents:"):
         raise MissingEvidence("nobody knows what a generator's pictures show: take an image-text model as the simulator")
     return ByPixels(judged) if of_diorama(judged.spec) else ByClasses(judged, (superclasses, synsets))
+
+
+def usual_simulator(probe: str) -> str:
+    """The simulator of a probe where none is named: Diorama's larger SigLIP for Diorama, the labels for what it has never seen.
+
+    >>> usual_simulator("diorama:objects"), usual_simulator("photos/val.parquet")
+    ('diorama:siglip-large', 'labels')
+    """
+    return SEEN if of_diorama(probe) else TOLD
 
 
 def related(simulator: str, explainer: Any) -> str:

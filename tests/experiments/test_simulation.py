@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def report(folder: Path) -> Report:
     names = [options(folder, "right", RIGHT), options(folder, "wrong", WRONG), "random_concept"]
-    return simulation(names, target=TARGET, probe="diorama:objects", limit=60, layers=["looks"], out=folder / "out")
+    return simulation(names, simulator="labels", target=TARGET, probe="diorama:objects", limit=60, layers=["looks"], out=folder / "out")
 
 
 def values(report: Report, name: str, table: int = 0) -> dict:
@@ -68,13 +68,17 @@ def test_all_is_written_with_what_a_reader_must_know(report: Report, folder: Pat
 
 def test_kinship_of_simulator_and_explainer_is_told(folder: Path) -> None:
     with pytest.warns(MilanWarning, match="netdissect and the simulator labels: both are told by labels"):
-        report = simulation(["netdissect"], target=TARGET, probe="diorama:objects", limit=40, layers=["looks"], out=folder / "kin")
+        report = simulation(
+            ["netdissect"], simulator="labels", target=TARGET, probe="diorama:objects", limit=40, layers=["looks"], out=folder / "kin"
+        )
     assert any(note.startswith("netdissect: both are told by labels") for note in report.notes)
 
 
 def test_a_describer_that_said_nothing_has_no_figures(folder: Path) -> None:
     silent = options(folder, "silent", ";;;;")
-    report = simulation([silent], target=TARGET, probe="diorama:objects", limit=40, layers=["looks"], out=folder / "silent-out")
+    report = simulation(
+        [silent], simulator="labels", target=TARGET, probe="diorama:objects", limit=40, layers=["looks"], out=folder / "silent-out"
+    )
     assert values(report, "silent")["described"] == 0
     assert "correlation" not in values(report, "silent")
     assert report.headlines == ()
@@ -88,12 +92,12 @@ def classifier(folder: Path) -> Report:
         "layer,unit,description\n" + "".join(f"layer4,{unit},{word}\n" for unit, word in enumerate(["red", "tree", "sky", "red"]))
     )
     chosen = {"layers": ["layer4"], "units": "0-3", "limit": 40}
-    return simulation([str(table)], replaced=2, replaced_images=16, out=folder / "classifier", **chosen)
+    return simulation([str(table)], simulator="labels", replaced=2, replaced_images=16, out=folder / "classifier", **chosen)
 
 
 def test_linear_explanations_stand_beside_themselves_without_their_search(folder: Path) -> None:
     given = {"target": TARGET, "probe": "diorama:objects", "limit": 40, "layers": ["looks"]}
-    report = simulation(["linear_explanations"], without_search=[2], out=folder / "searching", **given)
+    report = simulation(["linear_explanations"], simulator="labels", without_search=[2], out=folder / "searching", **given)
     table = next(table for table in report.tables if table.name == "without greedy search")
     assert [row.name for row in table.rows] == ["linear_explanations", "linear_explanations, the 2 that weigh most"]
     assert table.rows[0].values["correlation"] == values(report, "linear_explanations")["correlation"]
