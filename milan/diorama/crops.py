@@ -9,8 +9,8 @@ from torch.nn.functional import conv2d, grid_sample, pad
 
 from milan.diorama.networks import MEAN, STD
 
-GLOBAL = (2, 48, 0.4, 1.0)  # how many crops, their side in pixels, the least and the most of a picture's area that they show
-LOCAL = (2, 32, 0.2, 0.5)
+GLOBAL = (2, 40, 0.6, 1.0)  # how many crops, their side in pixels, the least and the most of a picture's area that they show
+LOCAL = (2, 24, 0.3, 0.6)
 HUE = 0.5  # of a turn at most: any, since things here have any colour (0.1 for photographs)
 LUMA = (0.299, 0.587, 0.114)
 

@@ -1,4 +1,5 @@
-"""The networks of Diorama: small classifiers to dissect, the encoder that MILAN looks through, and ``planted``, of known units.
+"""The networks of Diorama: small classifiers and a transformer that taught itself to dissect, the encoder that MILAN looks through, and
+``planted``, of known units.
 
 ``resnet-spurious`` has seen scenes half of which carry their class's name in a corner, ``resnet-blurred`` scenes whose faces are blurred.
 Their weights lie in ``data/diorama/networks``.
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from milan.diorama.names import COLOURS, OBJECTS, PARTS, PATTERNS, SETTINGS, THINGS
+from milan.diorama.vit import MLPS, ViT
 from milan.embedded import embedded
 from milan.errors import MissingEvidence, UnknownName
 
@@ -29,6 +31,7 @@ LAYERS: dict[str, list[str]] = {
     "resnet-scenes": RESNET_LAYERS,
     "resnet-spurious": RESNET_LAYERS,
     "resnet-blurred": RESNET_LAYERS,
+    "dino-objects": list(MLPS),
     "encoder": RESNET_LAYERS,
     "planted": ["units"],
     **{name: [f"stage{number}" for number in range(1, 6)] for name in GENERATORS},
@@ -118,6 +121,7 @@ MAKERS: dict[str, Callable[[], nn.Module]] = {
     "resnet-scenes": lambda: ResNet(len(SETTINGS)),
     "resnet-spurious": lambda: ResNet(len(THINGS)),
     "resnet-blurred": lambda: ResNet(len(THINGS)),
+    "dino-objects": ViT,
     "encoder": Encoder,
 }
 

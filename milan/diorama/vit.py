@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, interpolate, scaled_dot_product_attention
 
 GRID = 8  # tokens a side
-WIDTH, DEPTH, HEADS, HIDDEN = 96, 3, 3, 192
+WIDTH, DEPTH, HEADS, HIDDEN = 96, 2, 3, 288
 STEM = (3, 32, 64, WIDTH)
 MLPS = tuple(f"blocks.{number}.mlp.fc1" for number in range(DEPTH))  # the layers to dissect, as MILANNOTATIONS names them
 
@@ -62,7 +62,7 @@ class Around(nn.Module):
 
 
 class ViT(nn.Module):
-    """A vision transformer whose patches pass five small convolutions (Xiao et al. 2021: it learns sooner so); gives the class token.
+    """A vision transformer whose patches pass four small convolutions (Xiao et al. 2021: it learns sooner so); gives the class token.
 
     Pictures of other sizes than 64 pixels have as many more or fewer tokens: the embedding of places is interpolated.
     """
@@ -71,7 +71,7 @@ class ViT(nn.Module):
         super().__init__()
         steps = pairwise(STEM)
         halvings = [part for before, width in steps for part in _step(before, width)]
-        self.patch_embed = nn.Sequential(*halvings, Around(WIDTH), Around(WIDTH))
+        self.patch_embed = nn.Sequential(*halvings, Around(WIDTH))
         self.cls_token = nn.Parameter(torch.zeros(1, 1, WIDTH))
         self.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, WIDTH, GRID, GRID), std=0.02))
         self.blocks = nn.ModuleList([Layer(WIDTH, HEADS, HIDDEN) for _ in range(DEPTH)])
@@ -79,6 +79,15 @@ class ViT(nn.Module):
         nn.init.trunc_normal_(self.cls_token, std=0.02)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features"]:
+        return self.tokens(images)[:, 0]
+
+    def summary(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch twice_features"]:
+        """The class token, and the mean of the others after it."""
+        tokens = self.tokens(images)
+        return torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], dim=1)
+
+    def tokens(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens features"]:
+        """The class token, then those of the patches, row by row."""
         patches = self.patch_embed(images)
         side = patches.shape[-1]
         places = self.pos_embed if side == GRID else interpolate(self.pos_embed, (side, side), mode="bicubic", align_corners=False)
@@ -86,7 +95,7 @@ class ViT(nn.Module):
         tokens = torch.cat([self.cls_token.expand(len(images), -1, -1).to(patches.dtype), patches], dim=1)
         for block in self.blocks:
             tokens = block(tokens)
-        return self.norm(tokens)[:, 0]
+        return self.norm(tokens)
 
 
 def _step(before: int, width: int) -> list[nn.Module]:

@@ -1,6 +1,7 @@
 """The vision transformer that teaches itself: where its units look, what it learns from, and that training makes the same file twice."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -8,9 +9,11 @@ from torch import Tensor, nn
 
 from milan.diorama import dino
 from milan.diorama.crops import GLOBAL, LOCAL, crops
-from milan.diorama.networks import IMAGE_SIZE, MEAN, STD
+from milan.diorama.networks import IMAGE_SIZE, LAYERS, MEAN, STD, network
 from milan.diorama.vit import GRID, HIDDEN, MLPS, WIDTH, ViT
 from milan.dissection.dissect import dissect
+from milan.dissection.exchange import annotations_of
+from milan.embedded import embedded
 from milan.probes import Probe
 from milan.targets import Target
 
@@ -66,8 +69,10 @@ def test_pictures_of_other_sizes_have_more_or_fewer_tokens() -> None:
     model = ViT()
     tokens: list[int] = []
     model.blocks[0].register_forward_hook(lambda _, __, output: tokens.append(output.shape[1]))
-    assert [model(torch.zeros(2, 3, side, side)).shape for side in (64, 48, 32)] == [(2, WIDTH)] * 3
-    assert tokens == [65, 37, 17]
+    assert [model(torch.zeros(2, 3, side, side)).shape for side in (64, 40, 24)] == [(2, WIDTH)] * 3
+    assert tokens == [65, 26, 10]
+    images = torch.rand(2, 3, 64, 64)
+    assert torch.allclose(model.summary(images), torch.cat([model(images), model.tokens(images)[:, 1:].mean(1)], dim=1))
 
 
 def test_crops_are_of_their_sizes_and_of_the_generator_alone() -> None:
@@ -88,7 +93,7 @@ def test_a_crop_shows_a_part_of_the_picture() -> None:
     halves = torch.zeros(40, 3, 64, 64)
     halves[..., :32] = 1
     large, _ = crops(halves, torch.Generator().manual_seed(0))
-    bright = large[1].mean(1)
+    bright = large[0].mean(1)
     left, right = bright[:, :, 0].mean(1), bright[:, :, -1].mean(1)
     assert 5 < ((left - right).abs() > 0.5).sum() <= 40
     assert {float((left > right).float().mean()) not in (0.0, 1.0)} == {True}  # some are mirrored
@@ -108,17 +113,35 @@ class Answers(nn.Module):
 def test_the_student_is_compared_with_the_teacher_at_other_crops_only() -> None:
     pair = dino.Pair()
     pair.student, pair.teacher = Answers(torch.tensor([[0.3, 0.0], [0.0, 0.1], [0.2, 0.0]])), Answers(torch.eye(3, 2) * 0.2)
-    pair.center = torch.tensor([0.05, 0.0])
     one, two, three = (torch.full((1, 1, 1, 1), float(number)) for number in range(3))
     loss = pair.loss([one, two], [three])
-    taught = [torch.softmax((torch.eye(3, 2)[row] * 0.2 - torch.tensor([0.05, 0.0])) / dino.TEACHER, 0) for row in (0, 1)]
+    taught = dino.shared_out(torch.eye(2) * 0.2 / dino.TEACHER)  # of the two large crops
     said = [torch.log_softmax(pair.student.table[row] / dino.STUDENT, 0) for row in range(3)]
     pairs = [(0, 1), (0, 2), (1, 0), (1, 2)]
     assert torch.allclose(loss, -sum((taught[i] * said[j]).sum() for i, j in pairs) / 4)
-    assert torch.allclose(pair.center, 0.9 * torch.tensor([0.05, 0.0]) + 0.1 * torch.tensor([0.1, 0.1]))
     loss.backward()
     assert pair.teacher.table.grad is None
     assert pair.student.table.grad is not None
+
+
+def test_answers_are_shared_out_over_all_prototypes() -> None:
+    """A prototype that wins everywhere wins nowhere then; by hand: two pictures prefer the first, one of them more so."""
+    shares = dino.shared_out(torch.tensor([[2.5, 0.0], [1.5, 0.0]]))
+    odds = math.exp((2.5 - 1.5) / 2)  # rows and columns that sum to 1 keep the ratio of odds: x / (1 - x) squared is e^(2.5 - 1.5)
+    even = torch.tensor([odds, 1.0]) / (1 + odds)
+    assert torch.allclose(shares, torch.stack([even, even.flip(0)]), atol=0.02)
+    many = dino.shared_out(3 * torch.randn(64, 16, generator=torch.Generator().manual_seed(0)) + torch.arange(16.0))
+    assert torch.allclose(many.sum(1), torch.ones(64), atol=1e-5)
+    assert (many.sum(0) - 4).abs().max() < 2
+    assert many.argmax(1).unique().numel() > 12
+
+
+def test_the_rate_rises_stays_and_falls_and_the_teacher_stands_still_in_the_end() -> None:
+    run = dino.Run(1_000, 0)
+    rates = [run.rate(step) / dino.RATE for step in (0, dino.WARMING - 1, 300, 1_000 - int(500 * dino.COOLING), 999)]
+    assert rates == pytest.approx([1 / dino.WARMING, 1, 1, 0.5, 1 / (1_000 * dino.COOLING)])
+    assert [run.momentum(step) for step in (0, 300)] == pytest.approx([dino.MOMENTUM] * 2)
+    assert run.momentum(999) > 0.999
 
 
 def test_the_teacher_follows_the_student() -> None:
@@ -148,7 +171,7 @@ def test_training_goes_on_after_a_kill_and_makes_the_same_file(tmp_path, monkeyp
         return (tmp_path / folder / "dino-objects.safetensors").read_bytes()
 
     def killed(pair: dino.Pair, momentum: float) -> None:
-        if momentum > dino.MOMENTUM + 1e-9:  # after the first step
+        if momentum > dino.MOMENTUM + 1e-9:  # in the last steps
             raise KeyboardInterrupt
         whole(pair, momentum)
 
@@ -162,3 +185,22 @@ def test_training_goes_on_after_a_kill_and_makes_the_same_file(tmp_path, monkeyp
     assert train("other", seed=1) != first
     facts = json.loads((tmp_path / "first" / "dino-objects.json").read_text())
     assert facts["units"] == dict.fromkeys(MLPS, HIDDEN)
+
+
+def test_what_is_kept_of_it() -> None:
+    """Its neighbours beat those of an untrained transformer."""
+    home = embedded("data") / "diorama"
+    facts = json.loads((home / "networks" / "dino-objects.json").read_text())
+    trained, untrained = facts["held_out"], facts["held_out_untrained"]
+    assert trained["objects"] > untrained["objects"] + 3
+    assert trained["scenes"] > untrained["scenes"] + 5
+    assert LAYERS["dino-objects"] == [*MLPS]
+    said = annotations_of(home / "annotations" / "dino-objects")
+    assert len(said) >= 530
+    assert {unit.layer for unit in said} == {*MLPS}
+
+
+def test_neighbours_of_the_kept_weights_find_more_than_those_of_random_ones(tmp_path) -> None:
+    torch.manual_seed(0)
+    trained, untrained = (dino.check(model, tmp_path, 250) for model in (network("dino-objects"), ViT().eval()))
+    assert trained["scenes"] > untrained["scenes"] + 3
