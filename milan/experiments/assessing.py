@@ -115,7 +115,7 @@ def report_of(
     tables = tuple(Table(kind, COLUMNS, tuple(_row(one, kind, seed) for one in found)) for kind in judges)
     first = next(iter(judges.values()))
     told = (
-        f"Predicted by {first.asker.llm.name}" + (f", {first.asker.llm.note}." if first.asker.llm.note else "."),
+        f"Predicted by {first.asker.llm.name}{f' ({first.asker.llm.note})' if first.asker.llm.note else ''}.",
         f"Explanations were made from {100 * share:.0f}% of the pairs; of the others one half is kept for judging. Describers that look at "
         "the probe's images have seen those of caption_activation.",
         f"Of each unit the mean of at least {FEWEST} rounds on pairs drawn anew, until the 90% interval is under ±{100 * WIDTH:.0f} "

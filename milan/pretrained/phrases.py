@@ -10,7 +10,7 @@ from milan.pretrained.llm import Llm, Question
 from milan.storage import content_key
 
 NOTE = (
-    "written by a program that counts phrases in what a language model would have been given (llm: phrases); it reads nothing, "
+    "no language model, but a program that counts phrases in what one would have been given (llm: phrases); it reads nothing, "
     "so that it names only words that are there, and never what they have in common"
 )
 BETWEEN = """a an the this that these those some any each every all both several many few two three four five six seven eight nine ten

@@ -7,6 +7,7 @@ import pytest
 
 from milan.describers import Failure, load_describer
 from milan.describers.contract import UNITS, toy_dissection
+from milan.describers.resuming import describe_units
 from milan.dissection.dissect import dissect
 from milan.errors import BadInput, MissingEvidence
 from milan.pairs import CHOOSING, JUDGING, SHOWN, Pairs, parts, scaled
@@ -19,6 +20,7 @@ from milan.simulated import Simulation, compared, half_width
 from milan.targets import load_target
 from milan.units import Unit
 from tests.describers.makers import PICTURED
+from tests.pretrained.rude_server import KEY, serving
 
 RED, EITHER = Unit("answers", 0), Unit("answers", 6)
 NAMES = [f"class {number}" for number in range(40)]
@@ -226,3 +228,28 @@ def test_an_answer_that_fails_is_told_of_the_unit(toys):
     simulation = Simulation(Asker(Mute(), pause=0.0), load_prompt("weight_label_simulate"))
     pairs = Pairs(np.arange(10), lambda places: [NAMES[place] for place in places], "weight_label")
     assert isinstance(simulation.of("x", RED, pairs, range(10)), NoAnswer)
+
+
+def test_a_run_fails_for_one_unit_and_the_next_run_asks_for_that_one_alone(toys, classes, tmp_path, cache, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    alive = {"answers": toys.alive()}
+    with serving() as server:
+        server.turns = [(200, {"Content-Type": "text/html"}, "<html>Service unavailable</html>")] * 2
+        options = {"tries": 2, "pause": 0.001, "workers": 1}
+
+        def made():
+            return load_describer("weight_label", classes=classes, llm="openai:tiny", base_url=server.url, llm_options=options)
+
+        entries = describe_units(made(), {"answers": toys}, alive, tmp_path / "run")
+        assert [entry.status for entry in entries] == ["failed", "ok", "ok", "ok", "ok"]
+        assert "text/html" in entries[0].reason
+        assert entries[0].description is None
+        before = len(server.asked)
+        entries = describe_units(made(), {"answers": toys}, alive, tmp_path / "run")
+        assert [entry.status for entry in entries] == ["ok"] * 5
+        assert len(server.asked) == before + 1
+        again = describe_units(made(), {"answers": toys}, alive, tmp_path / "another")
+        assert [entry.description.text for entry in again] == ["red cars"] * 5
+        assert len(server.asked) == before + 1, "another folder finds the answers in the cache"
+    kept = [file.read_bytes() for folder in (tmp_path, cache) for file in folder.rglob("*") if file.is_file()]
+    assert not any(KEY.encode() in each for each in kept)
