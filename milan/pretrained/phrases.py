@@ -79,7 +79,7 @@ def summary(texts: Sequence[str], draw: int = 0) -> str:
     """What most texts share; another thing for each draw.
 
     >>> [summary(["red car and house", "red bus", "a blue car"], draw) for draw in range(3)]
-    ['car', 'red', 'car and red']
+    ['red', 'car', 'red and car']
     """
     ranked = _ranked(phrases(texts), dict.fromkeys(range(len(texts)), 1.0))
     if not ranked:
