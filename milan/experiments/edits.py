@@ -243,6 +243,8 @@ def _headlines(chosen: Row, table: Table, found: Edited) -> tuple[tuple[str, str
     assert isinstance(gap, Measure)
     recovered = "–" if math.isnan(gap.value) else f"{100 * gap.value:.1f} %"
     told.insert(1, (recovered, "of the gap to the network trained without text"))
+    control = next(row for row in table.rows if row.name.startswith(ALL_MOVED))
+    told.append((_points(control), f"{control.values['removed']} of all units, sorted in the same way"))
     return (*told, (f"{len(found.named)}", f"of {len(found.described.alive)} units said to detect text"))
 
 
