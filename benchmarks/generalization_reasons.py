@@ -20,7 +20,7 @@ from milan.experiments.fitting import Evidence, Recipe
 from milan.experiments.judging import Bert, Round
 from milan.experiments.learning import Plan, learnt
 from milan.experiments.outcome import Outcome
-from milan.experiments.splits import Split, networks_of, share_of, splits_of
+from milan.experiments.splits import Split, chosen_splits, networks_of, share_of
 from milan.models import load_encoder
 from milan.scores.intervals import Measure
 from milan.vocabulary import tokenize
@@ -33,13 +33,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/generalization"), help="folder of the experiment generalization")
     parser.add_argument("--bert", required=True, help="as for the experiment")
     parser.add_argument("--bert_layers", type=int, default=0)
-    parser.add_argument("--kinds", nargs="*", default=["left-out"])
+    for name in ("annotations", "kinds", "described"):
+        parser.add_argument(f"--{name}", nargs="*", help="as for the experiment")
     options = parser.parse_args()
     known = yaml.safe_load((embedded("configs/experiments") / "generalization.yaml").read_text())
     recipe = Recipe(**{name: value for name, value in known.items() if name in Recipe().settings})
     plan = Plan(recipe, known["seeds"], known["beam"], known["steps"], known["prior_weight"], first_seed=known["first_seed"])
     evidence = Evidence(load_encoder(known["encoder"]))
-    splits = splits_of(networks_of(["diorama"]))
+    splits = chosen_splits(networks_of(options.annotations or ["diorama"]), options.kinds, options.described)
     found = learnt(splits, plan, evidence, options.out)
     with Outcome.of(found, plan, evidence, Bert(options.bert, options.bert_layers), options.out) as outcome:
         for lines in (by_known_words(outcome, plan), annotators(outcome), by_length(outcome)):

@@ -40,7 +40,7 @@ class Recipe:
     In the paper (Hernandez et al. 2022, appendix B) the states are 512 long, a batch is 64 annotations and the learning rate 1e-3. Larger
     batches take fewer steps before the patience, which counts epochs, is spent: with few annotations they stop too early. There BLEU of
     the hundred units kept for stopping goes up and down by chance, so that a fixed number of ``updates`` at a rate that falls to zero gives
-    truer descriptions in half the time (docs/generalization.md has the figures).
+    descriptions that are as true, in half the time (docs/generalization.md has the figures).
 
     Attributes:
         hidden: length of the captioner's states and of the space of its attention.
