@@ -67,6 +67,7 @@ class ByEmbedder(Simulator):
         return presence.by_embedder(self.embedder, self.judged, texts, self.calibration)
 
     def encode(self, texts: Sequence[str]) -> None:
+        _ = self.calibration
         probe_embeddings(self.embedder, self.judged)
         text_embeddings(self.embedder, texts)
 
