@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -173,7 +173,8 @@ class Outcome(AbstractContextManager["Outcome"]):
         for split, several in self.found.items():
             unknown = float(np.mean([each.unknown for each in several]))
             rows.append(Row(f"{split.kind}: {split.name}", {"paper": split.paper, **self.scored(split, "milan"), "unknown words": unknown}))
-        return Table("MILAN in every split", (PAPER, *self.scores, UNKNOWN), tuple(rows), "split")
+        columns = (replace(column, better="") for column in self.scores)  # splits do not compete
+        return Table("MILAN in every split", (PAPER, *columns, UNKNOWN), tuple(rows), "split")
 
     def _ends(self) -> list[Table]:
         """For each main score a table with floors and ceilings."""
