@@ -15,6 +15,7 @@ from milan.dissection.dissect import dissect
 from milan.dissection.exchange import annotations_of
 from milan.embedded import embedded
 from milan.probes import Probe
+from milan.programs.diorama_build import ANNOTATED
 from milan.targets import Target
 
 PLACE, RED = 0, 1  # units of the network below
@@ -198,6 +199,14 @@ def test_what_is_kept_of_it() -> None:
     said = annotations_of(home / "annotations" / "dino-objects")
     assert len(said) >= 530
     assert {unit.layer for unit in said} == {*MLPS}
+
+
+def test_all_seven_networks_are_annotated() -> None:
+    home = embedded("data") / "diorama"
+    told = json.loads((home / "annotations" / "agreement.json").read_text())["networks"]
+    assert set(told) == {*ANNOTATED}
+    assert sum(each["units"] for each in told.values()) >= 3_000
+    assert sum(each["descriptions"] for each in told.values()) >= 9_000
 
 
 def test_neighbours_of_the_kept_weights_find_more_than_those_of_random_ones(tmp_path) -> None:
