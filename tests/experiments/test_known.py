@@ -1,6 +1,5 @@
 """Known answers on one of Diorama's networks: an imported table of right names, and one of wrong names."""
 
-
 import pytest
 
 from milan.experiments.known import known
