@@ -62,8 +62,8 @@ def dioramas(scenes: int, validated: int, tests: int, device: str) -> Spoilt:
         _scenes("objects", HELD_OUT + APART, validated),
         _scenes("objects-spurious", HELD_OUT + APART, validated),  # from HELD_OUT on, names are drawn by lot
         _scenes("objects-spurious", VALIDATION, validated),
-        _scenes("objects", HELD_OUT, tests),
-        _scenes("objects-spurious", HELD_OUT, tests),
+        _scenes("objects", HELD_OUT + 2 * APART, tests),  # those before were looked at while words and orders were chosen
+        _scenes("objects-spurious", HELD_OUT + 2 * APART, tests),
         note,
     )
 

@@ -65,7 +65,7 @@ def _presence(embedder: Embedder, pictures: Float[Tensor, "n features"], taught:
     calibration error: how far chances that are told lie from shares that are true, in ten bins of equal width, weighted by how many are
     in each (Guo et al. 2017, section 2); average precision: of all pictures and concepts in the order of these chances.
     """
-    from sklearn.metrics import average_precision_score  # type: ignore[import-untyped]
+    from sklearn.metrics import average_precision_score
 
     assert embedder.scale is not None
     assert embedder.bias is not None
