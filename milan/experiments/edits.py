@@ -41,9 +41,9 @@ RULE = (
     "code took images of which half carried their class's name), or on the same images with names of classes drawn by lot. Ties by lot."
 )
 STOP = (
-    "No order and no rule is given a test image. The paper's rule: the last number of units at which the accuracy on validation images without "
-    "text is no less than at first. The other, for who knows that text is what misleads: where most validation images with names by lot "
-    "are right. 'Best on the test images' is no rule; the paper's 4.9 points were found so, and its rule gave 3.1."
+    "No order and no rule is given a test image. The paper's rule: the last number of units at which the accuracy on validation images "
+    "without text is no less than at first. The other, for who knows that text is what misleads: where most validation images "
+    "with names by lot are right. 'Best on the test images' is no rule; the paper's 4.9 points were found so, and its rule gave 3.1."
 )
 CONTROL = (
     "All units sorted in the same way are the control: where as many of these do as well, it is the sorting that helps, and not what the "

@@ -166,7 +166,7 @@ def chosen_splits(networks: Sequence[Network], kinds: Sequence[str] | None, desc
     wanted, asked = {KINDS[name] for name in kinds or KINDS}, set(described or names)
     found = [split for split in splits_of(networks) if split.kind in wanted and {network.name for network in split.test} <= asked]
     if not found:
-        told = f"{', '.join(sorted(wanted))} that describe {', '.join(sorted(asked))}"
+        told = ", ".join(sorted(wanted)) + (f" that describe {', '.join(sorted(asked))}" if described else "")
         raise BadInput(f"no split of the kinds {told} can be made of {', '.join(names)}; annotate more networks, or ask for others")
     return found
 
