@@ -55,10 +55,11 @@ def lines(
                 color=INK,
                 fontsize=8,
             )
-        for name, place in (marks or {}).items():
+        for row, (name, place) in enumerate((marks or {}).items()):
             axis.axvline(place, color=INK, linewidth=0.9, linestyle=":")
+            down = (3, -9 - 10 * row)  # one below the other: marks may be close
             axis.annotate(
-                name, (place, 1), xycoords=("data", "axes fraction"), xytext=(3, -9), textcoords="offset points", color=INK, fontsize=8
+                name, (place, 1), xycoords=("data", "axes fraction"), xytext=down, textcoords="offset points", color=INK, fontsize=8
             )
         axis.set_xlabel(across, color=INK)
         axis.set_ylabel(up, color=INK)
