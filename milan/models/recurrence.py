@@ -1,7 +1,8 @@
 """The captioner's steps under teacher forcing, with their gradient written out.
 
 Autograd multiplies and adds up a weight's gradient once for every word; here the errors of all words are kept, and one product at the end
-makes the gradient: at the published size a training step takes 0.43 s instead of 0.55 (``benchmarks.training_step``). The equations are those of ``milan.models.captioner``, and tests hold the two side by side.
+makes the gradient: at the published size a training step takes 0.43 s instead of 0.55 (``benchmarks.training_step``). The equations are
+those of ``milan.models.captioner``, and tests hold the two side by side.
 """
 
 from collections.abc import Sequence
