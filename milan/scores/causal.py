@@ -26,6 +26,7 @@ from milan.targets import Target
 SHARES = (0.0003, 0.002, 0.02, 0.1, 0.5)  # of the images, in Table 1
 STOPS = 33  # values of a unit at which losses are known
 TRIES, ROUNDS = 17, 5  # values at either of two predictions, and how often their grid narrows: to a millionth of the unit's range
+LEAST_VARIANCE = 1e-12  # of predictions; below it c is 0, since no image that it is fitted on tells of it
 Scaling = Literal["closed", "optimised"]
 SCALINGS: tuple[Scaling, ...] = ("closed", "optimised")
 BATCH = 64
@@ -243,7 +244,7 @@ class _Table:
 def _searched(table: _Table, predicted: Float[Tensor, " images"]) -> tuple[float, float]:
     """c and d that change the losses least by the table: the unit's values at two predictions are tried on a grid that narrows."""
     middle, spread = float(predicted.mean()), float(predicted.std(correction=0))
-    share = (predicted - middle) / max(2 * spread, 1e-12) + 0.5  # 0 a deviation below the mean, 1 one above it
+    share = (predicted - middle) / (2 * spread if spread**2 > LEAST_VARIANCE else 1.0) + 0.5  # 0 a deviation below the mean, 1 one above it
     low, high = (table.values[[0, 0]], table.values[[-1, -1]])
     best = (low + high) / 2
     for _ in range(ROUNDS):
@@ -252,7 +253,7 @@ def _searched(table: _Table, predicted: Float[Tensor, " images"]) -> tuple[float
         best = tried[table.changed(tried[:, :1] + (tried[:, 1:] - tried[:, :1]) * share).argmin()]
         reach = (high - low) / (TRIES - 1)
         low, high = best - reach, best + reach
-    c = float(best[1] - best[0]) / max(2 * spread, 1e-12)
+    c = float(best[1] - best[0]) / (2 * spread) if spread**2 > LEAST_VARIANCE else 0.0
     return c, float(best.mean()) - c * middle
 
 
@@ -265,7 +266,7 @@ def _changes(seen: _Seen, unit: int, value: Float[Tensor, "..."], temperature: f
 def _closed(predicted: Float[Tensor, " images"], true: Float[Tensor, " images"]) -> tuple[float, float]:
     """c and d of the least squares line."""
     spread = predicted.var(correction=0)
-    c = float(((predicted - predicted.mean()) * (true - true.mean())).mean() / spread) if spread > 1e-12 else 0.0
+    c = float(((predicted - predicted.mean()) * (true - true.mean())).mean() / spread) if spread > LEAST_VARIANCE else 0.0
     return c, float(true.mean() - c * predicted.mean())
 
 

@@ -107,6 +107,19 @@ def test_the_optimised_scale_is_the_best_where_it_was_fitted(target):
     assert 0.2 < found["closed"] <= found["optimised"]
 
 
+@pytest.mark.parametrize("scaling", ["closed", "optimised"])
+def test_what_is_predicted_of_no_fitted_image_counts_for_nothing_on_others(target, scaling):
+    (known, fit), (judged, test) = pictures(60, 5), pictures(80, 6)
+    rare = np.zeros((1, len(test)))
+    rare[0, 7] = 1.0
+    plain, with_it = (
+        ablation_scores(target, "see", [0], (known, np.zeros((1, len(fit)))), (judged, said), [scaling])[scaling][0]
+        for said in (np.zeros_like(rare), rare)
+    )
+    assert with_it == plain
+    assert abs(plain) < 0.3
+
+
 def test_outputs_that_stand_for_the_probes_classes(target, tmp_path):
     """The same photographs under other numbers, with a file that says which output is which class."""
     probe, _ = pictures(30, 5)
