@@ -11,7 +11,7 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,11 +123,13 @@ def train_tagger(treebank: Path, *, epochs: int = EPOCHS, seed: int = 0) -> "Lan
     from spacy.training import Example
     from spacy.util import fix_random_seed, minibatch
 
+    from milan.language.building import dice_kept
+
     tagger = spacy.blank("en")
     tagger.add_pipe("morphologizer")  # of which only the parts of speech are used
     known = _treebank(treebank)
     examples = [Example(Doc(tagger.vocab, words=[token.text for token in doc]), _only_pos(doc, tagger)) for doc in known]
-    with _dice_kept():
+    with dice_kept():
         fix_random_seed(seed)
         optimizer = tagger.initialize(lambda: examples[:2000])
         for _ in progress(range(epochs), text=f"training a tagger on {len(examples)} sentences"):
@@ -227,21 +229,6 @@ def _words() -> dict[str, str]:
 
 def _split(phrases: Iterable[str]) -> set[str]:
     return {word for phrase in phrases for word in re.split(r"[ -]", phrase) if word}
-
-
-@contextmanager
-def _dice_kept() -> Iterator[None]:
-    """spaCy seeds everybody's random generators; here they go on as if it had not."""
-    import numpy as np
-    import torch
-
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
 
 
 def _trained(treebank: Path) -> "Language":

@@ -39,7 +39,7 @@ def build(
         epochs: at most so many passes over the sentences, if fewer than in configs/language.yaml
     """
     work = work or cache_folder() / "language"
-    with locked(work), _dice_kept():
+    with locked(work), dice_kept():
         texts = {part: read_treebank(treebank, part) for part in PARTS}
         best = work / "models" / "model-best"
         if not take_best:
@@ -186,7 +186,7 @@ code is MIT and is not touched by that; to be free of the condition, install one
 
 
 @contextmanager
-def _dice_kept() -> Iterator[None]:
+def dice_kept() -> Iterator[None]:
     """spaCy seeds everybody's random generators; here they go on as if it had not."""
     import numpy as np
     import torch
