@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 from milan.errors import MilanError
 from milan.storage import atomic, in_turn
@@ -110,9 +111,21 @@ def record(file: Path, name: str, took: Took, turn: Path) -> None:
 
     turn: a folder that all builds which write to ``file`` share, so that they do it one after the other.
     """
-    with in_turn(turn):
-        known = json.loads(file.read_text()) if file.is_file() else {}
+
+    def added(known: dict[str, Any]) -> dict[str, Any]:
         parts = {**known.get("parts", {}), name: {"cpu seconds": round(took.cpu), "seconds": round(took.seconds)}}
-        total = sum(part["cpu seconds"] for part in parts.values())
+        return known | {"cpu seconds in all": sum(part["cpu seconds"] for part in parts.values()), "parts": dict(sorted(parts.items()))}
+
+    _rewritten(file, added, turn)
+
+
+def record_whole(file: Path, seconds: float, jobs: int, turn: Path) -> None:
+    """Keeps in ``file`` how long all parts took together, made in one go and so many side by side."""
+    _rewritten(file, lambda known: known | {"in one go": {"jobs": jobs, "seconds": round(seconds)}}, turn)
+
+
+def _rewritten(file: Path, change: Callable[[dict[str, Any]], dict[str, Any]], turn: Path) -> None:
+    with in_turn(turn):
+        changed = change(json.loads(file.read_text()) if file.is_file() else {})
         with atomic(file) as path:
-            path.write_text(json.dumps({"cpu seconds in all": total, "parts": dict(sorted(parts.items()))}, indent=1) + "\n")
+            path.write_text(json.dumps(dict(sorted(changed.items())), indent=1) + "\n")

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from milan.command import parser, run
 from milan.embedded import embedded
 from milan.errors import BadInput, UnknownName
-from milan.programs.building import NotBuilt, in_process, record, side_by_side, timed
+from milan.programs.building import NotBuilt, in_process, record, record_whole, side_by_side, timed
 from milan.storage import atomic, cache_folder, locked
 from milan.units import Unit
 
@@ -276,6 +277,9 @@ def plant_units(shop: Workshop) -> None:
 ANNOTATED = (*DESCRIBED, *GENERATORS, DINO)  # the seven of MILANNOTATIONS in miniature
 
 PARTS: dict[str, Part] = {
+    DINO: Part(
+        train_dino, (f"networks/{DINO}.safetensors", f"networks/{DINO}.json"), "train the transformer that teaches itself, and measure it"
+    ),
     **{name: train_network(name) for name in ("encoder", *DESCRIBED, "resnet-spurious", "resnet-blurred")},
     "segmenter": Part(
         train_segmenter, ("segmenter/model.safetensors", "segmenter/config.json"), "train the segmenter on pixel labels", ("encoder",)
@@ -284,9 +288,6 @@ PARTS: dict[str, Part] = {
         plant_units, ("networks/planted.safetensors", "networks/planted.json"), "plant known units, and measure them", ("segmenter",)
     ),
     **{name: train_generator(name) for name in GENERATORS},
-    DINO: Part(
-        train_dino, (f"networks/{DINO}.safetensors", f"networks/{DINO}.json"), "train the transformer that teaches itself, and measure it"
-    ),
     **{f"annotations-{name}": annotate_network(name) for name in ANNOTATED},
     "agreement": Part(
         agree,
@@ -316,7 +317,8 @@ def build(
 ) -> None:
     """Makes the parts of Diorama's data that are not there yet, each whole or not at all, and on one thread.
 
-    What each took is kept in ``built.json``. If a part fails, those that do not need it are made all the same.
+    What each took is kept in ``built.json``, and what all did if they are made in one go. If a part fails, those that do not need it are
+    made all the same.
 
     Args:
         only: these parts, also if they are there already.
@@ -347,10 +349,13 @@ def build(
     def make(name: str) -> bool:
         return in_process(name, [*command, name], shop.work / "parts" / name / "log.txt")
 
-    missing = side_by_side({name: PARTS[name].needs for name in wanted}, jobs or os.cpu_count() or 1, make)
+    started, jobs = monotonic(), jobs or os.cpu_count() or 1
+    missing = side_by_side({name: PARTS[name].needs for name in wanted}, jobs, make)
     if missing:
         why = ", ".join(f"{name} ({reason})" for name, reason in missing.items())
         raise NotBuilt(f"{len(missing)} of {len(wanted)} parts were not built: {why}; run the same command again to make what is missing")
+    if len(wanted) == len(PARTS):
+        record_whole(data / TIMES, monotonic() - started, jobs, turn=shop.work / "parts")
 
 
 def _there(part: Part, data: Path) -> bool:

@@ -9,7 +9,7 @@ import torch
 
 from milan.diorama import training
 from milan.programs import diorama_build
-from milan.programs.building import NotBuilt, Took, in_process, record, side_by_side, timed
+from milan.programs.building import NotBuilt, Took, in_process, record, record_whole, side_by_side, timed
 from milan.programs.diorama_build import PARTS, Part, Workshop, build, main
 
 
@@ -76,8 +76,10 @@ def test_building_makes_what_is_missing_and_no_more(tmp_path, monkeypatch) -> No
     places = {"out": str(tmp_path / "data"), "work": str(tmp_path / "work")}
     monkeypatch.setattr(diorama_build, "PARTS", parts(made))
     monkeypatch.setattr(diorama_build, "in_process", lambda name, command, log: build([name], seed=0, **places) is None)
-    build(**places)
-    build(**places)
+    build(**places, jobs=1)
+    told = json.loads((tmp_path / "data" / "built.json").read_text())["in one go"]
+    assert set(told) == {"jobs", "seconds"}, "all parts were made"
+    build(**places, jobs=2)
     assert made == ["one", "two"]
     (tmp_path / "data" / "one").unlink()
     build(**places, seed=3)
@@ -87,6 +89,7 @@ def test_building_makes_what_is_missing_and_no_more(tmp_path, monkeypatch) -> No
     assert (tmp_path / "data" / "one").read_text() == "3 1"
     told = json.loads((tmp_path / "data" / "built.json").read_text())
     assert set(told["parts"]) == {"one", "two"}
+    assert told["in one go"]["jobs"] == 1, "none of the later ones made everything"
 
 
 def test_parts_that_were_not_built_are_told(tmp_path, monkeypatch) -> None:
@@ -110,9 +113,12 @@ def test_what_a_process_says_comes_after_its_name_and_the_end_of_a_failed_one_is
 def test_times_are_kept_beside_each_other_with_their_sum(tmp_path) -> None:
     for name, took in (("roof", Took(9.0, 4.4)), ("wall", Took(3.0, 2.6)), ("roof", Took(8.0, 5.0))):
         record(tmp_path / "built.json", name, took, turn=tmp_path / "turn")
+    record_whole(tmp_path / "built.json", 6.4, 2, turn=tmp_path / "turn")
+    record(tmp_path / "built.json", "wall", Took(3.0, 2.6), turn=tmp_path / "turn")
     told = json.loads((tmp_path / "built.json").read_text())
     assert told == {
         "cpu seconds in all": 8,
+        "in one go": {"jobs": 2, "seconds": 6},
         "parts": {"roof": {"cpu seconds": 5, "seconds": 8}, "wall": {"cpu seconds": 3, "seconds": 3}},
     }
     assert timed(lambda: sum(range(3_000_000))).cpu > 0.01
