@@ -24,10 +24,10 @@ from benchmarks.transformer_captioner import TransformerCaptioner
 from milan.annotations import Annotated
 from milan.describers.sand import masked
 from milan.embedded import embedded
-from milan.experiments.fitting import Evidence, Fitted, Lessons, Recipe, fit_by_schedule, fit_captioner, search, seeded
-from milan.experiments.judging import Judge, Round
-from milan.experiments.learning import Plan, Stage, trained
-from milan.experiments.splits import Share, Split, networks_of, share_of, splits_of
+from milan.experiments.comparison.judging import Judge, Round
+from milan.experiments.transfer.fitting import Evidence, Fitted, Lessons, Recipe, fit_by_schedule, fit_captioner, search, seeded
+from milan.experiments.transfer.learning import Plan, Stage, trained
+from milan.experiments.transfer.splits import Share, Split, networks_of, share_of, splits_of
 from milan.models import load_encoder
 from milan.pretrained.embedder import Embedder, load_embedder
 from milan.scores.intervals import mean

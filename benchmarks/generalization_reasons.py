@@ -16,11 +16,11 @@ import yaml
 
 from milan.diorama.concepts import read
 from milan.embedded import embedded
-from milan.experiments.fitting import Evidence, Recipe
-from milan.experiments.judging import Bert, Round
-from milan.experiments.learning import Plan, learnt
-from milan.experiments.outcome import Outcome
-from milan.experiments.splits import Split, chosen_splits, networks_of, share_of
+from milan.experiments.comparison.judging import Bert, Round
+from milan.experiments.transfer.fitting import Evidence, Recipe
+from milan.experiments.transfer.learning import Plan, learnt
+from milan.experiments.transfer.outcome import Outcome
+from milan.experiments.transfer.splits import Split, chosen_splits, networks_of, share_of
 from milan.models import load_encoder
 from milan.scores.intervals import Measure
 from milan.vocabulary import tokenize

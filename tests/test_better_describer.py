@@ -9,7 +9,7 @@ import torch
 from benchmarks.better_describer import Change, Heard, verdicts
 from benchmarks.transformer_captioner import TransformerCaptioner
 from milan.annotations import Annotated
-from milan.experiments.learning import Plan
+from milan.experiments.transfer.learning import Plan
 from milan.models import CaptionBatch
 from milan.models.decoding import Speller, beam_search
 from milan.units import Unit

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from milan.experiments.__main__ import experiment_names
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "milan"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -57,6 +59,14 @@ def test_types() -> None:
 def test_imports_point_down() -> None:
     run = "import sys; sys.path.insert(0, '.'); from importlinter.cli import lint_imports; sys.exit(lint_imports(cache_dir=None))"
     assert not told(sys.executable, "-c", run)
+
+
+def test_nothing_imports_an_experiment_but_the_program() -> None:
+    names = "|".join(experiment_names())
+    line = re.compile(rf"^ *(?:from milan\.experiments import .*\b(?:{names})\b|(?:from|import) milan\.experiments\.(?:{names})\b)", re.M)
+    assert line.search("    from milan.experiments.bench import bench")
+    assert not line.search("from milan.experiments.removal.pruning import bench")
+    assert [str(file.relative_to(ROOT)) for file in PACKAGE.rglob("*.py") if line.search(file.read_text())] == []
 
 
 def test_doctests() -> None:

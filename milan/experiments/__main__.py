@@ -14,24 +14,19 @@ from milan.command import parser, run
 from milan.errors import UnknownName
 
 if TYPE_CHECKING:
-    from milan.experiments.report import Report
+    from milan.experiments.reporting.report import Report
 
-SEAMS = {
-    "__main__", "answers", "assessing", "auditing", "audits", "bars", "beside", "classifying", "corpora", "described", "dots", "editing",
-    "edits", "entrants", "fitting", "floors", "forms", "judging", "learning", "lettering", "lines", "marks", "orders", "outcome",
-    "pasting", "pastings", "pictures", "predictions", "pruned", "rating", "replacing", "report", "retraining", "runs", "scored",
-    "searching", "splits", "spoilt", "standings", "studies", "turk", "varied", "wording", "worth",
-}  # fmt: skip
 PROGRAM = "python -m milan.experiments"
 
 
 def experiment_names() -> list[str]:
-    """The experiments of the package, by the names of their files.
+    """The experiments of the package, by the names of their files; what they share is in packages.
 
-    >>> "bench" in experiment_names()
-    True
+    >>> "bench" in experiment_names(), "reporting" in experiment_names()
+    (True, False)
     """
-    return sorted(module.name for module in pkgutil.iter_modules(milan.experiments.__path__) if module.name not in SEAMS)
+    found = pkgutil.iter_modules(milan.experiments.__path__)
+    return sorted(module.name for module in found if not module.ispkg and not module.name.startswith("_"))
 
 
 def experiment(name: str) -> "Callable[..., Report]":

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
-    from milan.experiments.report import Report
+    from milan.experiments.reporting.report import Report
 
 
 def ablation(
@@ -56,15 +56,15 @@ def ablation(
         device: where network and describer run
     """
     from milan.errors import BadInput
-    from milan.experiments.bench import own_probe
-    from milan.experiments.described import Described, Look
-    from milan.experiments.orders import Outcome, trials
+    from milan.experiments.describing.described import Described, Look
+    from milan.experiments.removal.orders import Outcome, trials
     from milan.page import write_sheets
     from milan.probes import load_probe
     from milan.scores.ablations import right_without
     from milan.scores.criteria import criteria, word_vectors
     from milan.storage import locked
     from milan.targets import load_target
+    from milan.targets.choosing import own_probe
 
     if not 0 < step <= most <= 1:
         raise BadInput(f"steps of {step} up to {most}; give shares of the units, the step no larger than the end")

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
-    from milan.experiments.report import Report
+    from milan.experiments.reporting.report import Report
 
 
 def assessment(
@@ -44,13 +44,12 @@ def assessment(
         device: where network, describers and language model run
     """
     from milan.dissection.dissect import dissect
-    from milan.experiments.assessing import halved, judged, judges_of, report_of, shuffled
-    from milan.experiments.bench import own_probe
-    from milan.experiments.entrants import describe_with, entrant_of
+    from milan.experiments.describing.entrants import describe_with, entrant_of
+    from milan.experiments.prediction.pairs import halved, judged, judges_of, report_of, shuffled
     from milan.probes import load_probe
     from milan.storage import locked
     from milan.targets import load_target
-    from milan.targets.choosing import choose_units, default_layers
+    from milan.targets.choosing import choose_units, default_layers, own_probe
     from milan.units import Unit
 
     judges = judges_of(pairs or ["weight_label"], dict(settings or {}), share, seed, device)

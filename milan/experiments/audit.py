@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
-    from milan.experiments.report import Report
+    from milan.experiments.reporting.report import Report
 
 
 def audit(
@@ -47,10 +47,10 @@ def audit(
         seed: of the intervals
         device: where networks and describer run
     """
-    from milan.experiments.auditing import WORDS, Pair, Search, audited, cases, write_check
-    from milan.experiments.audits import report_of
-    from milan.experiments.described import Look
-    from milan.experiments.marks import read_answers
+    from milan.experiments.applications.auditing import WORDS, Pair, Search, audited, cases, write_check
+    from milan.experiments.applications.auditing_tables import report_of
+    from milan.experiments.describing.described import Look
+    from milan.experiments.studies.marks import read_answers
     from milan.storage import locked
 
     out = out or Path("runs") / "audit"

@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
-    from milan.experiments.report import Report
-    from milan.targets import Target
+    from milan.experiments.reporting.report import Report
 
 
 def bench(
@@ -42,13 +41,13 @@ def bench(
     """
     from milan.dissection.dissect import dissect
     from milan.errors import MissingEvidence
-    from milan.experiments.entrants import describe_with, entrants_of
-    from milan.experiments.standings import case_of, report_of, stage_of
+    from milan.experiments.comparison.standings import case_of, report_of, stage_of
+    from milan.experiments.describing.entrants import describe_with, entrants_of
     from milan.page import write_sheets
     from milan.probes import load_probe
     from milan.storage import locked
     from milan.targets import load_target
-    from milan.targets.choosing import choose_units, default_layers
+    from milan.targets.choosing import choose_units, default_layers, own_probe
     from milan.units import Unit
 
     entrants = entrants_of(describers, seed, device)
@@ -68,9 +67,3 @@ def bench(
         sheets = write_sheets(dissections, stage.units, out / "page")
         report.write(out, [case_of(stage, unit, entrants) | {"sheet": sheets.get(unit)} for unit in stage.units])
     return report
-
-
-def own_probe(target: "Target") -> str:
-    """The probe of the task that a network of Diorama was made for."""
-    task = target.spec.rpartition("-")[2]
-    return f"diorama:{task if task in ('objects', 'scenes') else 'objects'}"

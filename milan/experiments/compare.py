@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
-    from milan.experiments.report import Report
+    from milan.experiments.reporting.report import Report
 
 
 def compare(
@@ -23,8 +23,8 @@ def compare(
         out: the folder to write to
         seed: of the draw and of the intervals
     """
-    from milan.experiments.beside import cases, drawn, report_of
-    from milan.experiments.runs import pictured, runs_of, units_of, with_pictures
+    from milan.experiments.comparison.beside import cases, drawn, report_of
+    from milan.experiments.describing.runs import pictured, runs_of, units_of, with_pictures
     from milan.page import write_sheets
     from milan.storage import locked
 

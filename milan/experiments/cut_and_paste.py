@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
-    from milan.experiments.report import Report
+    from milan.experiments.reporting.report import Report
 
 
 def cut_and_paste(
@@ -49,9 +49,9 @@ def cut_and_paste(
         seed: of all lots and intervals
         device: where network and describer run
     """
-    from milan.experiments.described import Described, Look
-    from milan.experiments.pasting import Attacks, attacked, cases, either_or
-    from milan.experiments.pastings import report_of
+    from milan.experiments.applications.pasting import Attacks, attacked, cases, either_or
+    from milan.experiments.applications.pasting_tables import report_of
+    from milan.experiments.describing.described import Described, Look
     from milan.probes import load_probe
     from milan.storage import locked
     from milan.targets import load_target

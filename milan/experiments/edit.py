@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from milan.experiments.classifying import Training
-from milan.experiments.lettering import Lettering
+from milan.experiments.applications.classifying import Training
+from milan.experiments.applications.lettering import Lettering
 
 if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
-    from milan.experiments.report import Report
+    from milan.experiments.reporting.report import Report
 
 
 def edit(
@@ -52,10 +52,10 @@ def edit(
         seed: of ties, random orders and intervals
         device: where all of it runs
     """
-    from milan.experiments.described import Described, Look
-    from milan.experiments.editing import Plan, cases, edited
-    from milan.experiments.edits import report_of
-    from milan.experiments.spoilt import dioramas, made
+    from milan.experiments.applications.editing import Plan, cases, edited
+    from milan.experiments.applications.editing_tables import report_of
+    from milan.experiments.applications.spoilt import dioramas, made
+    from milan.experiments.describing.described import Described, Look
     from milan.page import write_sheets
     from milan.storage import locked
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
-    from milan.experiments.report import Report
+    from milan.experiments.reporting.report import Report
 
 
 def generalization(
@@ -67,11 +67,11 @@ def generalization(
         out: the folder to write to; a run that was stopped goes on there
         device: where encoder and MILAN run
     """
-    from milan.experiments.fitting import Evidence, Recipe
-    from milan.experiments.judging import Bert
-    from milan.experiments.learning import Plan, learnt
-    from milan.experiments.outcome import Outcome
-    from milan.experiments.splits import chosen_splits, networks_of
+    from milan.experiments.comparison.judging import Bert
+    from milan.experiments.transfer.fitting import Evidence, Recipe
+    from milan.experiments.transfer.learning import Plan, learnt
+    from milan.experiments.transfer.outcome import Outcome
+    from milan.experiments.transfer.splits import chosen_splits, networks_of
     from milan.models import load_encoder
     from milan.storage import locked
 

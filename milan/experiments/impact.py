@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
-    from milan.experiments.report import Report
+    from milan.experiments.reporting.report import Report
 
 
 def impact(
@@ -37,13 +37,12 @@ def impact(
         seed: of lots and intervals
         device: where the network runs
     """
-    from milan.experiments.bench import own_probe
-    from milan.experiments.worth import Worth
+    from milan.experiments.removal.worth import Worth
     from milan.probes import load_probe
     from milan.scores.causal import SHARES
     from milan.storage import locked
     from milan.targets import load_target
-    from milan.targets.choosing import default_layers
+    from milan.targets.choosing import default_layers, own_probe
 
     network = load_target(target, weights=weights, device=device)
     out = out or Path("runs") / f"impact-{network.spec.replace(':', '-') or network.name}"

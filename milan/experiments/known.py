@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
-    from milan.experiments.report import Report
+    from milan.experiments.reporting.report import Report
 
 
 def known(
@@ -42,13 +42,12 @@ def known(
         seed: of intervals, floors and lots
         device: where network, describers and encoder run
     """
-    from milan.experiments.answers import Answers
-    from milan.experiments.bench import own_probe
-    from milan.experiments.scored import Look
+    from milan.experiments.comparison.answers import Answers
+    from milan.experiments.comparison.scored import Look
     from milan.probes import load_probe
     from milan.storage import locked
     from milan.targets import load_target
-    from milan.targets.choosing import default_layers
+    from milan.targets.choosing import default_layers, own_probe
 
     network = load_target(target, weights=weights, device=device)
     out = out or Path("runs") / f"known-{network.spec.replace(':', '-') or network.name}"

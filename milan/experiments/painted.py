@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
-    from milan.experiments.report import Report
+    from milan.experiments.reporting.report import Report
 
 
 def painted(
@@ -46,14 +46,14 @@ def painted(
         seed: of pictures, intervals, floors and lots
         device: where network, describers and painter run
     """
-    from milan.experiments.bench import own_probe
-    from milan.experiments.pictures import Album
-    from milan.experiments.report import Report
-    from milan.experiments.scored import Look, Scored
+    from milan.experiments.comparison.pictures import Album
+    from milan.experiments.comparison.scored import Look, Scored
+    from milan.experiments.reporting.report import Report
     from milan.pretrained.painter import load_painter
     from milan.probes import load_probe
     from milan.storage import locked
     from milan.targets import load_target
+    from milan.targets.choosing import own_probe
 
     artist = load_painter(painter, device=device)
     network = load_target(target, weights=weights, device=device)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
-    from milan.experiments.report import Report
+    from milan.experiments.reporting.report import Report
 
 
 def pruning(
@@ -59,14 +59,14 @@ def pruning(
         seed: of the lots and the intervals
         device: where network and describer run
     """
-    from milan.experiments.bench import own_probe
-    from milan.experiments.described import Described, Look
-    from milan.experiments.pruned import Judged, Plan, report_of
+    from milan.experiments.describing.described import Described, Look
+    from milan.experiments.removal.pruning import Judged, Plan, report_of
     from milan.pretrained.embedder import load_embedder
     from milan.probes import load_probe
     from milan.scores.ablations import in_running_order
     from milan.storage import locked
     from milan.targets import load_target
+    from milan.targets.choosing import own_probe
 
     network = load_target(target, weights=weights, device=device)
     out = out or Path("runs") / f"pruning-{network.spec.replace(':', '-') or network.name}"

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
-    from milan.experiments.report import Report
+    from milan.experiments.reporting.report import Report
 
 
 def robustness(
@@ -51,15 +51,14 @@ def robustness(
         seed: of the halves and the intervals
         device: where network and describer run
     """
-    from milan.experiments.bench import own_probe
-    from milan.experiments.entrants import entrant_of
-    from milan.experiments.varied import Frame, changes_of, report_of
+    from milan.experiments.comparison.varied import Frame, changes_of, report_of
+    from milan.experiments.describing.entrants import entrant_of
     from milan.page import write_sheets
     from milan.pretrained.embedder import load_embedder
     from milan.probes import load_probe
     from milan.storage import locked
     from milan.targets import load_target
-    from milan.targets.choosing import choose_units, default_layers
+    from milan.targets.choosing import choose_units, default_layers, own_probe
 
     network = load_target(target, weights=weights, device=device)
     out = out or Path("runs") / f"robustness-{network.spec.replace(':', '-') or network.name}"

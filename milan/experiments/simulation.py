@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
-    from milan.experiments.report import Report
+    from milan.experiments.reporting.report import Report
 
 
 def simulation(
@@ -59,16 +59,15 @@ def simulation(
 
     from milan.dissection.dissect import dissect
     from milan.errors import MilanWarning
-    from milan.experiments.bench import own_probe
-    from milan.experiments.entrants import describe_with, entrant_of
-    from milan.experiments.predictions import DESCRIBERS, Stage, told_by
-    from milan.experiments.replacing import Replacing
-    from milan.experiments.searching import LENGTHS, search_table
+    from milan.experiments.describing.entrants import describe_with, entrant_of
+    from milan.experiments.prediction.activations import DESCRIBERS, Stage, told_by
+    from milan.experiments.prediction.replacing import Replacing
+    from milan.experiments.prediction.searching import LENGTHS, search_table
     from milan.probes import load_probe
     from milan.scores.simulation import load_simulator, related, usual_simulator
     from milan.storage import locked
     from milan.targets import load_target
-    from milan.targets.choosing import choose_units, default_layers
+    from milan.targets.choosing import choose_units, default_layers, own_probe
     from milan.units import Unit
 
     entrants = [entrant_of(name, device) for name in describers or DESCRIBERS]

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
-    from milan.experiments.forms import Kind
-    from milan.experiments.report import Report
+    from milan.experiments.reporting.report import Report
+    from milan.experiments.studies.forms import Kind
 else:
     Kind = str
 
@@ -43,11 +43,11 @@ def study(
         seed: of all lots and intervals
     """
     from milan.errors import BadInput
-    from milan.experiments.forms import Asked, draw_units, study_of, write_study
-    from milan.experiments.rating import published_ratings
-    from milan.experiments.runs import pictured, runs_of, units_of
-    from milan.experiments.studies import answered, published, report_of_forms
-    from milan.experiments.turk import write_turk
+    from milan.experiments.describing.runs import pictured, runs_of, units_of
+    from milan.experiments.studies.forms import Asked, draw_units, study_of, write_study
+    from milan.experiments.studies.rating import published_ratings
+    from milan.experiments.studies.tables import answered, published, report_of_forms
+    from milan.experiments.studies.turk import write_turk
     from milan.storage import locked
 
     asked = Asked(kind, count, batch, exemplars, highlighted, several, qualification, seed)

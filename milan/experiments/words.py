@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
-    from milan.experiments.report import Report
+    from milan.experiments.reporting.report import Report
 
 
 def words(
@@ -39,8 +39,8 @@ def words(
         device: where the models run
     """
     from milan.catalogue import read_descriptions
-    from milan.experiments.judging import Bert
-    from milan.experiments.wording import Wording, references_of
+    from milan.experiments.comparison.judging import Bert
+    from milan.experiments.comparison.wording import Wording, references_of
     from milan.storage import locked
 
     said = {Path(name).stem if Path(name).is_file() else Path(name).name: read_descriptions(name, layer) for name in tables}

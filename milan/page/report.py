@@ -14,7 +14,7 @@ def write_report_page(view: Mapping[str, Any], folder: Path, units: Sequence[Map
     """Writes ``folder/index.html`` and says where it is.
 
     Args:
-        view: ``name``, ``title``, ``lede``, ``headlines``, ``notes``, ``facts`` and ``tables`` as ``milan.experiments.report`` gives them.
+        view: ``name``, ``title``, ``lede``, ``headlines``, ``notes``, ``facts`` and ``tables`` as a ``Report`` gives them.
         units: of each unit ``id``, ``group``, ``truth`` (a text, or empty), ``sheet`` (a ``Sheet`` in this folder, or None) and ``said``:
             of each describer ``name``, ``role``, ``text``, ``score`` (as shown), ``mark`` (a word, or empty) and ``reason``.
     """

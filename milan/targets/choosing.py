@@ -1,4 +1,4 @@
-"""Which layers and units of a target are meant, where they are named in words or not at all."""
+"""Which layers, units and probe of a target are meant, where they are named in words or not at all."""
 
 import re
 import warnings
@@ -16,6 +16,12 @@ def default_layers(target: Target) -> list[str]:
     if name not in LAYERS:
         raise BadInput(f"no layers were named for {target.name}; name some with --layers A B (--list_layers prints them)")
     return LAYERS[name]
+
+
+def own_probe(target: Target) -> str:
+    """The probe of the task that a network of Diorama was made for."""
+    task = target.spec.rpartition("-")[2]
+    return f"diorama:{task if task in ('objects', 'scenes') else 'objects'}"
 
 
 def choose_units(wanted: str | Iterable[Unit], counts: Mapping[str, int]) -> dict[str, list[int]]:

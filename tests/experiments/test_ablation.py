@@ -7,7 +7,7 @@ import pytest
 
 from milan.errors import BadInput
 from milan.experiments.ablation import ablation
-from milan.experiments.report import Report
+from milan.experiments.reporting.report import Report
 from milan.units import Unit
 from tests.describers import colour_embedder
 from tests.experiments import coloured
@@ -99,7 +99,7 @@ def test_steps_that_cannot_be(folder: Path) -> None:
 def test_annotations_are_counted_beside_the_paper(shared_data: Path) -> None:
     """Two layers of Table 5 of MILAN, ResNet152-ImageNet, by our own pipeline."""
     from milan.dissection.exchange import annotations_of
-    from milan.experiments.corpora import PAPER
+    from milan.experiments.comparison.corpora import PAPER
     from milan.scores.corpus import corpus
 
     said = annotations_of(shared_data / "milannotations" / "resnet152_imagenet.csv")
@@ -116,7 +116,7 @@ def test_annotations_are_counted_beside_the_paper(shared_data: Path) -> None:
 
 
 def test_the_paper_stands_beside_its_own_annotations_alone(tmp_path: Path) -> None:
-    from milan.experiments.corpora import PAPER, annotation_tables
+    from milan.experiments.comparison.corpora import PAPER, annotation_tables
 
     lines = [f"{layer},{unit},red things" for layer, (units, *_) in PAPER.items() for unit in range(units)]
     (tmp_path / "whole.csv").write_text("\n".join(["layer,unit,summary", *lines]))

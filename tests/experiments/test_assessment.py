@@ -8,9 +8,9 @@ from milan.catalogue import Entry
 from milan.describers.contract import __file__ as toys
 from milan.describers.contract import toy_dissection
 from milan.errors import UnknownName
-from milan.experiments.assessing import halved, judges_of, shuffled
 from milan.experiments.assessment import assessment
-from milan.experiments.entrants import entrant_of
+from milan.experiments.describing.entrants import entrant_of
+from milan.experiments.prediction.pairs import halved, judges_of, shuffled
 from milan.units import Description, Unit
 from tests.describers.makers import PICTURED
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from milan.errors import BadInput
+from milan.experiments.applications.auditing import Pair
 from milan.experiments.audit import audit
-from milan.experiments.auditing import Pair
-from milan.experiments.report import Report
+from milan.experiments.reporting.report import Report
 from tests.experiments import worlds
 from tests.experiments.test_bench import options
 

@@ -9,10 +9,11 @@ import yaml
 
 from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
 from milan.experiments.__main__ import experiment, experiment_names, main
-from milan.experiments.bench import bench, own_probe
-from milan.experiments.report import Report
+from milan.experiments.bench import bench
+from milan.experiments.reporting.report import Report
 from milan.scores.truth import Truth
 from milan.targets import load_target
+from milan.targets.choosing import own_probe
 from milan.units import Unit
 from tests.experiments import worlds
 
@@ -165,14 +166,14 @@ def test_what_cannot_be_is_told_before_the_work(folder: Path, tmp_path: Path) ->
 
 
 def test_a_dissection_of_its_own_does_not_count(folder: Path, tmp_path: Path) -> None:
-    from milan.experiments.entrants import entrants_of
+    from milan.experiments.describing.entrants import entrants_of
 
     with pytest.warns(MilanWarning, match="of quantile does not count here"):
         entrants_of([options(tmp_path, "own", RIGHT, quantile=0.995)], 0, "cpu")
 
 
 def test_a_name_stands_for_its_settings_on_diorama() -> None:
-    from milan.experiments.entrants import entrants_of
+    from milan.experiments.describing.entrants import entrants_of
 
     config = Path(__file__).parents[2] / "configs" / "describe" / "linear_explanations-diorama.yaml"
     named, *others = entrants_of(["linear_explanations"], 0, "cpu")

@@ -10,8 +10,8 @@ from milan.dissection.dissect import dissect
 from milan.errors import BadInput
 from milan.experiments.__main__ import main
 from milan.experiments.compare import compare
-from milan.experiments.report import Report
-from milan.experiments.runs import runs_of
+from milan.experiments.describing.runs import runs_of
+from milan.experiments.reporting.report import Report
 from milan.probes import load_probe
 from milan.targets import load_target
 from milan.units import Description, Unit

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from milan.errors import BadInput
-from milan.experiments.described import Described, Look
-from milan.experiments.pasting import Attacks, attacked, cases, either_or
-from milan.experiments.pastings import report_of
+from milan.experiments.applications.pasting import Attacks, attacked, cases, either_or
+from milan.experiments.applications.pasting_tables import report_of
+from milan.experiments.describing.described import Described, Look
 from milan.probes import Probe
 from milan.targets import Target
 from milan.units import Unit

@@ -9,14 +9,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from milan.errors import BadInput
-from milan.experiments import classifying
-from milan.experiments.classifying import Training, trained
-from milan.experiments.described import Described, Look
+from milan.experiments.applications import classifying
+from milan.experiments.applications.classifying import Training, trained
+from milan.experiments.applications.editing import MOVED, NAMED, Plan, cases, edited
+from milan.experiments.applications.editing_tables import report_of
+from milan.experiments.applications.lettering import Lettering, build, written
+from milan.experiments.applications.spoilt import Spoilt
+from milan.experiments.describing.described import Described, Look
 from milan.experiments.edit import edit
-from milan.experiments.editing import MOVED, NAMED, Plan, cases, edited
-from milan.experiments.edits import report_of
-from milan.experiments.lettering import Lettering, build, written
-from milan.experiments.spoilt import Spoilt
 from milan.probes import Probe, load_probe
 from milan.targets import Target, load_target
 from milan.units import Unit

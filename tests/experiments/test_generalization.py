@@ -16,13 +16,14 @@ from milan.annotations import Annotated
 from milan.dissection.dissect import dissect
 from milan.dissection.exchange import export_compact
 from milan.dissection.store import Dissection
-from milan.experiments import judging, learning
-from milan.experiments.fitting import Components, Evidence, Lessons, Recipe, fit, fit_by_schedule, seeded, text_loss
+from milan.experiments.comparison import judging
+from milan.experiments.comparison.judging import Bert, Judge, Round
 from milan.experiments.generalization import generalization
-from milan.experiments.judging import Bert, Judge, Round
-from milan.experiments.learning import Plan
-from milan.experiments.report import Report
-from milan.experiments.splits import Share, networks_of, share_of, splits_of
+from milan.experiments.reporting.report import Report
+from milan.experiments.transfer import learning
+from milan.experiments.transfer.fitting import Components, Evidence, Lessons, Recipe, fit, fit_by_schedule, seeded, text_loss
+from milan.experiments.transfer.learning import Plan
+from milan.experiments.transfer.splits import Share, networks_of, share_of, splits_of
 from milan.models import Prior, load_encoder
 from milan.models.prior import TextBatch
 from milan.probes import load_probe

@@ -3,7 +3,7 @@
 import pytest
 
 from milan.experiments.known import known
-from milan.experiments.report import Report
+from milan.experiments.reporting.report import Report
 from milan.probes import load_probe
 from tests.experiments.test_simulation import values
 

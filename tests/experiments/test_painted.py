@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from milan.experiments.painted import painted
-from milan.experiments.report import Report
+from milan.experiments.reporting.report import Report
 from tests.experiments.test_bench import RIGHT, TARGET, options
 from tests.experiments.test_simulation import WRONG, values
 

@@ -7,8 +7,8 @@ import pytest
 
 from milan.errors import UnknownName
 from milan.experiments.pruning import pruning
-from milan.experiments.report import Report
-from milan.experiments.retraining import retrained
+from milan.experiments.removal.retraining import retrained
+from milan.experiments.reporting.report import Report
 from tests.describers import colour_embedder
 from tests.experiments import coloured
 from tests.experiments.test_ablation import TARGET, folder, rows  # noqa: F401

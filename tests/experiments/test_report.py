@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from milan.errors import BadInput
-from milan.experiments.report import Column, Report, Row, Table
+from milan.experiments.reporting.report import Column, Report, Row, Table
 from milan.scores.intervals import Measure
 from milan.tables import read_csv
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from milan.errors import BadInput
-from milan.experiments.report import Report
+from milan.experiments.reporting.report import Report
 from milan.experiments.robustness import robustness
 from tests.describers import colour_embedder
 from tests.experiments import coloured

@@ -7,7 +7,7 @@ import pytest
 
 from milan.dissection.store import load_dissection
 from milan.errors import MilanWarning
-from milan.experiments.report import Report
+from milan.experiments.reporting.report import Report
 from milan.experiments.simulation import simulation
 from tests.experiments.test_bench import RIGHT, TARGET, options
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from milan.errors import BadInput, UnknownName
-from milan.experiments.splits import FAMILIES, TABLE_2, TABLE_3, Network, Split, chosen_splits, networks_of, share_of, splits_of
+from milan.experiments.transfer.splits import FAMILIES, TABLE_2, TABLE_3, Network, Split, chosen_splits, networks_of, share_of, splits_of
 from tests.test_annotations import annotated
 
 SEVEN = [

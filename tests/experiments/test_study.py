@@ -10,13 +10,13 @@ import pytest
 from milan.catalogue import Catalogue
 from milan.dissection.dissect import dissect
 from milan.errors import BadInput, MilanWarning
-from milan.experiments.forms import Asked, Study, study_of
-from milan.experiments.marks import read_answers
-from milan.experiments.rating import Response, alpha, called_best, levelled, levels, published_ratings, rated
-from milan.experiments.report import Report
-from milan.experiments.runs import pictured, runs_of
+from milan.experiments.describing.runs import pictured, runs_of
+from milan.experiments.reporting.report import Report
+from milan.experiments.studies.forms import Asked, Study, study_of
+from milan.experiments.studies.marks import read_answers
+from milan.experiments.studies.rating import Response, alpha, called_best, levelled, levels, published_ratings, rated
+from milan.experiments.studies.turk import read_turk, write_turk
 from milan.experiments.study import study
-from milan.experiments.turk import read_turk, write_turk
 from milan.probes import load_probe
 from milan.targets import load_target
 from milan.units import Description, Unit

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from milan.errors import BadInput
-from milan.experiments.wording import PEOPLE
+from milan.experiments.comparison.wording import PEOPLE
 from milan.experiments.words import words
 from tests.experiments.test_simulation import values
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from milan.experiments.report import Column, Report, Row, Table
+from milan.experiments.reporting.report import Column, Report, Row, Table
 from milan.scores.intervals import Measure
 from tests.page.conftest import EVIL
 

@@ -7,8 +7,8 @@ import statistics
 import pytest
 
 from milan import read_descriptions
-from milan.experiments.floors import COUNTS, counted
-from milan.experiments.report import Column
+from milan.experiments.comparison.floors import COUNTS, counted
+from milan.experiments.reporting.report import Column
 from milan.scores.intervals import mean, share
 
 FRACTIONS = {  # SAND's Table 2, layers 1 to 4, and the last row as printed

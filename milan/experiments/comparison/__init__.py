@@ -1,0 +1,1 @@
+"""Describers beside each other, and beside people, floors and what is true."""

@@ -1,0 +1,128 @@
+"""What describers say where the answer is known, in tables."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from milan.dissection.dissect import dissect
+from milan.errors import MissingEvidence
+from milan.experiments.comparison.scored import Look, Party, Scored
+from milan.experiments.reporting.report import Column, Report, Row, Table
+from milan.pretrained.embedder import load_embedder
+from milan.pretrained.sentences import load_sentence_encoder
+from milan.probes import Probe
+from milan.probes.labels import of_diorama
+from milan.scores.intervals import mean
+from milan.scores.known import final_layer, nearest_classifiers
+from milan.scores.painted import in_words, painted_auc
+from milan.scores.text import Encoder
+from milan.scores.truth import Truth
+from milan.targets import Target
+from milan.units import Description
+
+NAMED = Column("named", "The share of the units that are described by the very name of their class.", "%", 1, "more")
+AUROC = Column(
+    "AUROC",
+    "How well the unit whose description is nearest to the name of a class tells its images from others, a mean over classes; by lot 0.5.",
+    "",
+    3,
+    "more",
+)
+TRUTH = Column("truth", "The mean truth score: how much of the best that could be said of a unit its description says.", "%", 1, "more")
+SENTENCES = "sentences:"
+
+
+class Answers:
+    """Describers on layers of one network, and the tables asked for so far."""
+
+    def __init__(self, describers: Sequence[str], target: Target, probe: Probe, look: Look, folder: Path):
+        self.describers, self.target, self.probe, self.look, self.folder = describers, target, probe, look, folder
+        self.tables: list[Table] = []
+        self.notes: list[str] = []
+
+    @cached_property
+    def _inner(self) -> Scored:
+        return Scored.of(self.describers, self.target, self.probe, self.look, self.folder / "inner")
+
+    def final(self, layer: str) -> None:
+        """Adds the table of the final layer, whose unit i is class i of the probe.
+
+        Raises:
+            MissingEvidence: the probe has no classes.
+        """
+        if not self.probe.classes:
+            raise MissingEvidence(
+                f"the probe {self.probe.spec} tells no class names, so that of a unit of {layer} is not known; set --final ''"
+            )
+        scored = Scored.of(self.describers, self.target, self.probe, self.look._replace(layers=[layer]), self.folder / "final")
+        classes = self.probe.classes
+        self.tables.append(scored.table("final layer", [NAMED], lambda party: {NAMED.name: final_layer(_plain(party), classes)}))
+        self.notes.append(
+            "Final layer: names are compared without case and signs. Describers that choose among class names have an advantage."
+        )
+
+    def unseen(self, probe: Probe, encoder: str) -> None:
+        """Adds the table of classes that the network was never taught; that it was not, is the caller's word.
+
+        Raises:
+            MissingEvidence: the probe has no labels.
+        """
+        if probe.labels is None or not probe.classes:
+            raise MissingEvidence(f"the probe {probe.spec} has no class labels to be told apart by; set --unseen ''")
+        looked = dissect(self.target, probe, list(self._inner.dissections), self.folder / "unseen", k=1)
+        activations = {layer: one.activations("mean").numpy() for layer, one in looked.items()}
+        labels, classes, space = probe.labels, probe.classes, _encoder(encoder, self.look.device)
+
+        def values(party: Party) -> dict[str, Any]:
+            said = _plain(party)
+            if not said:
+                return {}
+            columns = [activations[each.unit.layer][:, looked[each.unit.layer].row(each.unit)] for each in said]
+            return {AUROC.name: nearest_classifiers(said, np.stack(columns, 1), labels, classes, space, self.look.seed).auroc}
+
+        table = self._inner.table("unseen classes", [AUROC], values)
+        best = Row("the best unit", {AUROC.name: _best(np.concatenate(list(activations.values()), 1), labels, self.look.seed)}, "ceiling")
+        self.tables.append(replace(table, rows=(*table.rows, best)))
+        self.notes.append(
+            f"Unseen classes: {', '.join(classes[:10])}, of {probe.spec}. The ceiling takes for each class the unit that tells it best, "
+            "which nobody could know without the labels. Texts are compared by " + encoder + "."
+        )
+
+    def report(self) -> Report:
+        """The tables asked for, and Diorama's truth where it drew the probe."""
+        if of_diorama(self.probe.spec):
+            truths = {layer: Truth.of(one, self.target) for layer, one in self._inner.dissections.items()}
+
+            def values(party: Party) -> dict[str, Any]:
+                return {TRUTH.name: mean([truths[each.unit.layer].score(each.unit, each.text) for each in party.said], self.look.seed)}
+
+            self.tables.append(self._inner.table("truth", [TRUTH], values))
+        names = ", ".join(self._inner.dissections)
+        lede = f"{len(self.describers)} describers where the answer is known: {', '.join(table.name for table in self.tables)}."
+        note = "Of a weighted sum the concept that raises the unit most is compared with a name."
+        return Report(
+            "known", f"{self._inner.name}, {names}", lede, tuple(self.tables), (), (*self.notes, note, self._inner.note), self._inner.facts
+        )
+
+
+def _plain(party: Party) -> list[Description]:
+    return [replace(each, text=in_words(each, 1)) for each in party.said]
+
+
+def _best(activations: np.ndarray, labels: Sequence[int], seed: int) -> Any:
+    known = np.asarray(labels)
+    found = []
+    for number in sorted(set(labels)):
+        inside = known == number
+        found.append(max(painted_auc(column[inside], column[~inside]) for column in activations.T if np.isfinite(column).all()))
+    return mean(found, seed)
+
+
+def _encoder(spec: str, device: str) -> Encoder:
+    if spec.startswith(SENTENCES):
+        return load_sentence_encoder(spec.removeprefix(SENTENCES), device=device)
+    return load_embedder(spec, device=device)

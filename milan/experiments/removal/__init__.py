@@ -1,0 +1,1 @@
+"""Units taken out of a network, and what that costs it."""

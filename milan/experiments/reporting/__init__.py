@@ -1,0 +1,1 @@
+"""What an experiment found, as tables and figures: written, printed, and shown as a page."""

@@ -1,0 +1,1 @@
+"""MILAN learned from the annotations of some networks, and asked about others."""
