@@ -337,6 +337,7 @@ def _verdict(change: Change, best: str, value: float, judged: Sequence[Case]) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/generalization"), help="folder of the experiment generalization")
+    parser.add_argument("--annotations", nargs="*", default=["diorama"], help="folders of annotated networks; those that ship by default")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--changes", nargs="*", help="only these, by the first words of their names; those that need other trainings too")
     parser.add_argument("--networks", nargs="*", help="only these left out; all classifiers by default")
@@ -346,7 +347,7 @@ def main() -> None:
     recipe = Recipe(**{name: value for name, value in known.items() if name in Recipe().settings})
     plan = Plan(recipe, options.seeds, BEAM, STEPS, WEIGHT, first_seed=known["first_seed"])
     evidence = Evidence(load_encoder(known["encoder"]))
-    networks = networks_of(["diorama"])
+    networks = networks_of(options.annotations)
     court = Court({layer: truth for network in networks for layer, truth in Stage(network, evidence).truths().items()})
     wanted = options.networks or [network.name for network in networks if network.task == "classifiers"]
     splits = [split for split in splits_of(networks) if split.kind == "leave one out" and split.name in wanted]
