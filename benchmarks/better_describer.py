@@ -3,10 +3,11 @@
     python -m benchmarks.better_describer --out runs/generalization [--seeds 5] [--embedder diorama] [--changes λ ensemble]
 
 Captioners and priors are those that ``python -m milan.experiments generalization --updates 400 --epochs 16`` trained in the same folder for
-the splits that leave one network out; what is not there is trained. Of each kind of change the setting is taken that is truest on the AlexNets; the table tells what
-it gives there and on the ResNets, which had no part in the choice, beside MILAN (beam 50, λ 0.2), and the interval of the difference by
-drawing units again. What needs a training of its own (the paper's stopping, all features, the last layer's alone, a transformer for the
-LSTM) is trained under the first seed, kept, and compared with MILAN under that seed. Annotators and world are simulated (Diorama).
+the splits that leave one network out; what is not there is trained. Of each kind of change the setting is taken that is truest on the
+AlexNets; the table tells what it gives there and on the ResNets, which had no part in the choice, beside MILAN (beam 50, λ 0.2), and the
+interval of the difference by drawing units again. What needs a training of its own (the paper's stopping, all features, the last layer's
+alone, a transformer for the LSTM) is trained under the first seed, kept, and compared with MILAN under that seed. Annotators and world are
+simulated (Diorama).
 """
 
 import argparse
