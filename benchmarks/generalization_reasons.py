@@ -4,7 +4,7 @@
 
 Prints, from the descriptions kept in that folder: how MILAN scores on units of whom every annotator's word was said of a unit trained on,
 and on the others; how often the simulated annotators name no concept, and how true they are when they do; and how true, and how near the
-annotators, descriptions are that name one concept, two or more. Nothing is trained.
+annotators, descriptions are that name one concept, two or more (the last two where networks were left out). What is not there is trained.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from benchmarks.better_describer import QUICK
 from milan.diorama.concepts import read
 from milan.embedded import embedded
 from milan.experiments.comparison.judging import Bert, Round
@@ -35,15 +36,16 @@ def main() -> None:
     parser.add_argument("--bert_layers", type=int, default=0)
     for name in ("annotations", "kinds", "described"):
         parser.add_argument(f"--{name}", nargs="*", help="as for the experiment")
+    parser.add_argument("--quick", action="store_true", help=f"of trainings with {QUICK}")
     options = parser.parse_args()
     known = yaml.safe_load((embedded("configs/experiments") / "generalization.yaml").read_text())
-    recipe = Recipe(**{name: value for name, value in known.items() if name in Recipe().settings})
+    recipe = Recipe(**{name: value for name, value in (known | (QUICK if options.quick else {})).items() if name in Recipe().settings})
     plan = Plan(recipe, known["seeds"], known["beam"], known["steps"], known["prior_weight"], first_seed=known["first_seed"])
     evidence = Evidence(load_encoder(known["encoder"]))
     splits = chosen_splits(networks_of(options.annotations or ["diorama"]), options.kinds, options.described)
     found = learnt(splits, plan, evidence, options.out)
     with Outcome.of(found, plan, evidence, Bert(options.bert, options.bert_layers), options.out) as outcome:
-        for lines in (by_known_words(outcome, plan), annotators(outcome), by_length(outcome)):
+        for lines in (by_known_words(outcome, plan), *((annotators(outcome), by_length(outcome)) if left_out(outcome) else ())):
             print("\n".join(lines), end="\n\n", flush=True)
 
 
