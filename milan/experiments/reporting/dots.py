@@ -65,7 +65,8 @@ def _draw(axis: Any, who: Mapping[str, Value], place: float) -> None:
 
 def _finished(axis: Any, title: str) -> None:
     axis.set_title(title, loc="left", fontsize=9, color=INK)
-    axis.set_xlim(left=min(0.0, axis.get_xlim()[0]))
+    left, right = min(0.0, axis.get_xlim()[0]), axis.get_xlim()[1]
+    axis.set_xlim(left, right + 0.03 * (right - left))  # the margin was a share of what the values span, too little for a mark from 0 on
     axis.patch.set_alpha(0)
     axis.tick_params(colors=INK, length=0)
     for side in ("top", "right", "left"):
