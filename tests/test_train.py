@@ -157,7 +157,7 @@ def test_the_saved_captioner_has_the_bleu_it_says(folder: Path, finished: tuple[
 def test_training_learns_what_is_seen(folder: Path, tmp_path: Path) -> None:
     """Held-out units' colours are said rightly."""
     out = tmp_path / "run"
-    longer = ["--trainer.max_epochs=40", "--patience=40", "--model.hidden=32", "--model.learning_rate=1e-2"]
+    longer = ["--trainer.max_epochs=24", "--patience=24", "--model.hidden=32", "--model.learning_rate=1e-2"]
     train([*arguments("captioner", folder, out), *longer])
     model, annotations = Captioner.from_pretrained(out), data(folder)
     held_out = annotations.split.held_out
