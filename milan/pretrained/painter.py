@@ -3,7 +3,7 @@
 import inspect
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -142,8 +142,7 @@ class Diffusion(Painter):
             self.pipeline.safety_checker = None  # it would black out pictures, and a black picture is no answer
         self.pipeline.to(device)
         self.pipeline.set_progress_bar_config(disable=True)
-        known = inspect.signature(self.pipeline.__call__).parameters
-        self._options = {"num_inference_steps": self.steps} | ({"guidance_scale": self.guidance} if "guidance_scale" in known else {})
+        self._options = {"num_inference_steps": self.steps} | _known(self.pipeline.__call__, self.guidance)
         networks = {name: weights_hash(each) for name, each in self.pipeline.components.items() if isinstance(each, nn.Module)}
         how = {"scheduler": repr(self.pipeline.scheduler.config), "precision": precision, **self._options}
         self.key = content_key(painter=networks, how=how)
@@ -189,6 +188,12 @@ def _silent() -> Iterator[None]:
     finally:
         notices.set_verbosity(level)
         notices.enable_progress_bar()
+
+
+def _known(call: Callable[..., Any], guidance: float) -> dict[str, Any]:
+    """The options that a pipeline has. Binning would draw at the nearest of the published sizes, not at the one that it is made for."""
+    wished = {"guidance_scale": guidance, "use_resolution_binning": False}
+    return {name: value for name, value in wished.items() if name in inspect.signature(call).parameters}
 
 
 def fitted(images: UInt8[Tensor, "b 3 h w"], size: int | None) -> UInt8[Tensor, "b 3 size size"]:

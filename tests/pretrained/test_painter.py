@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from milan.errors import BadInput, MilanWarning, UnknownName
-from milan.pretrained.painter import Painter, Wanted, fitted, load_painter, pictures_of
+from milan.pretrained.painter import Painter, Wanted, _known, fitted, load_painter, pictures_of
 from tests.pretrained import painting
 
 STEPS = 3
@@ -52,6 +52,15 @@ def test_the_key_follows_all_that_changes_a_picture(spec, tmp_path):
     others.append(load_painter(spec, steps=STEPS, precision="bfloat16").key)
     others.append(load_painter(painting.make(tmp_path / "other", seed=1), steps=STEPS).key)
     assert len({key, *others, load_painter().key}) == 6
+
+
+def test_a_pipeline_is_asked_with_the_options_that_it_has():
+    """PixArt's and Sana's draw at the nearest published size unless told not to."""
+    from diffusers import PixArtAlphaPipeline, StableDiffusionPipeline
+
+    assert _known(StableDiffusionPipeline.__call__, 4.0) == {"guidance_scale": 4.0}
+    assert _known(PixArtAlphaPipeline.__call__, 4.0) == {"guidance_scale": 4.0, "use_resolution_binning": False}
+    assert _known(lambda prompt, num_inference_steps: None, 4.0) == {}
 
 
 def test_long_texts_are_told(painter):
