@@ -13,13 +13,13 @@ Units come out as from 0 everywhere; a score that was not published is NaN. The 
 follows the last ``_`` in the file's name (``dnd_layer4.csv``), or the whole name (``layer4.csv``), unless it is given.
 """
 
-import csv
 import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from milan.errors import BadInput
+from milan.tables import read_known
 from milan.units import Candidate, Description, Unit
 
 Row = dict[str, str]
@@ -40,15 +40,12 @@ def published_descriptions(file: Path, layer: str = "") -> list[Description] | N
     """
     if file.suffix != ".csv":
         return None
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            table = csv.DictReader(lines)
-            read = _reader(table.fieldnames or [])
-            rows = list(table) if read else []
-    except (OSError, csv.Error, UnicodeDecodeError) as error:
-        raise BadInput(f"{file} cannot be read as CSV: {error}") from None
-    if read is None:
+    table = read_known(file, _reader)
+    if table is None:
         return None
+    columns, rows = table
+    read = _reader(columns)
+    assert read is not None
     found = []
     for number, row in enumerate(rows, start=2):
         try:

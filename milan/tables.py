@@ -35,6 +35,21 @@ def read_csv(path: Path) -> list[Row]:
         raise BadInput(f"{path} cannot be read as CSV: {error}") from None
 
 
+def read_known(path: Path, known: Callable[[Sequence[str]], object]) -> tuple[list[str], list[dict[str, str]]] | None:
+    """The columns and rows of somebody else's CSV, cells as their texts; None if ``known`` denies that the columns are of its kind.
+
+    Raises:
+        BadInput: the file cannot be read.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            table = csv.DictReader(file)
+            columns = list(table.fieldnames or [])
+            return (columns, list(table)) if known(columns) else None
+    except (OSError, csv.Error, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} cannot be read as CSV: {error}") from None
+
+
 def write_jsonl(path: Path, rows: Sequence[Row]) -> None:
     """One JSON object in each line."""
     with atomic(path) as partial:

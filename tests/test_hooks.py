@@ -388,12 +388,12 @@ def test_the_network_is_sent_to_the_device_and_home_again_also_after_an_exceptio
     assert model.sent == ["meta", "cpu"] * 2  # where it already is, it is not sent
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here: that it is sent and comes home is tested above without one")
-def test_the_network_is_moved_for_the_visit_only() -> None:
+@pytest.mark.parametrize("device", ["cpu", *["cuda"] * torch.cuda.is_available()])
+def test_maps_are_of_the_targets_device_and_the_network_is_at_home_after_it(device: str) -> None:
     model = Toy()
-    target = Target(model, image_size=SIZE, device="cuda")
+    target = Target(model, image_size=SIZE, device=device)
     where: list[str] = []
     with recorded(target, ["bn"], lambda name, maps, cls: where.append(maps.device.type)) as look:
         look(target.prepare(torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8)))
-    assert where == ["cuda"]
+    assert where == [device]
     assert next(model.parameters()).device.type == "cpu"

@@ -49,7 +49,7 @@ def assessment(
     from milan.probes import load_probe
     from milan.storage import locked
     from milan.targets import load_target
-    from milan.targets.choosing import choose_units, default_layers, own_probe
+    from milan.targets.choosing import own_probe, units_of
     from milan.units import Unit
 
     judges = judges_of(pairs or ["weight_label"], dict(settings or {}), share, seed, device)
@@ -57,7 +57,7 @@ def assessment(
     network = load_target(target, weights=weights, device=device)
     out = out or Path("runs") / f"assessment-{network.spec.replace(':', '-') or network.name}"
     images = load_probe(probe or own_probe(network), size=network.image_size, resize=network.resize, limit=limit)
-    chosen = choose_units(units, {layer.name: layer.units for layer in network.select(layers or default_layers(network))})
+    chosen = units_of(network, layers or (), units)
     with locked(out):
         dissections = dissect(network, images, list(chosen), out / "dissection", k=k, quantile=quantile)
         wanted = {layer: [Unit(layer, index) for index in indices] for layer, indices in chosen.items()}

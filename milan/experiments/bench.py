@@ -47,7 +47,7 @@ def bench(
     from milan.probes import load_probe
     from milan.storage import locked
     from milan.targets import load_target
-    from milan.targets.choosing import choose_units, default_layers, own_probe
+    from milan.targets.choosing import own_probe, units_of
     from milan.units import Unit
 
     entrants = entrants_of(describers, seed, device)
@@ -56,7 +56,7 @@ def bench(
     images = load_probe(probe or own_probe(network), size=network.image_size, resize=network.resize, limit=limit)
     if not images.spec.startswith("diorama:"):
         raise MissingEvidence(f"nobody knows what is true of units on the probe {images.spec or images.name!r}; take one of Diorama's")
-    chosen = choose_units(units, {layer.name: layer.units for layer in network.select(layers or default_layers(network))})
+    chosen = units_of(network, layers or (), units)
     with locked(out):
         dissections = dissect(network, images, list(chosen), out / "dissection", k=k, quantile=quantile)
         wanted = {layer: [Unit(layer, index) for index in indices] for layer, indices in chosen.items()}

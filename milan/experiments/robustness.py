@@ -58,7 +58,7 @@ def robustness(
     from milan.probes import load_probe
     from milan.storage import locked
     from milan.targets import load_target
-    from milan.targets.choosing import choose_units, default_layers, own_probe
+    from milan.targets.choosing import own_probe, units_of
 
     network = load_target(target, weights=weights, device=device)
     out = out or Path("runs") / f"robustness-{network.spec.replace(':', '-') or network.name}"
@@ -67,7 +67,7 @@ def robustness(
         others = [f"{spec}@judge"] if spec.startswith("diorama:") and "@" not in spec else []
     images = load_probe(spec, size=network.image_size, resize=network.resize, limit=limit)
     further = {name: load_probe(name, size=network.image_size, resize=network.resize, limit=limit) for name in others}
-    chosen = choose_units(units, {layer.name: layer.units for layer in network.select(layers or default_layers(network))})
+    chosen = units_of(network, layers or (), units)
     asked = entrant_of(describer, device).describer
     with locked(out):
         frame = Frame(network, images, chosen, asked, (k, quantile, seed), out)

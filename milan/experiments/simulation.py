@@ -67,7 +67,7 @@ def simulation(
     from milan.scores.simulation import load_simulator, related, usual_simulator
     from milan.storage import locked
     from milan.targets import load_target
-    from milan.targets.choosing import choose_units, default_layers, own_probe
+    from milan.targets.choosing import own_probe, units_of
     from milan.units import Unit
 
     entrants = [entrant_of(name, device) for name in describers or DESCRIBERS]
@@ -84,7 +84,7 @@ def simulation(
     learnt, judged = (
         load_probe(f"{spec}@{part}", size=network.image_size, resize=network.resize, limit=limit) for part in ("learn", "judge")
     )
-    chosen = choose_units(units, {layer.name: layer.units for layer in network.select(layers or default_layers(network))})
+    chosen = units_of(network, layers or (), units)
     fitting, seer = (load_simulator(simulator, each, learnt, calibration, superclasses, synsets, device) for each in (learnt, judged))
     with locked(out):
         explained = dissect(network, learnt, list(chosen), out / "dissection", k=k, quantile=quantile)

@@ -24,6 +24,11 @@ def own_probe(target: Target) -> str:
     return f"diorama:{task if task in ('objects', 'scenes') else 'objects'}"
 
 
+def units_of(target: Target, layers: Iterable[str] = (), units: str | Iterable[Unit] = "") -> dict[str, list[int]]:
+    """The indices asked for in each of the layers, of a target of Diorama in those that it has of its own; see ``choose_units``."""
+    return choose_units(units, {layer.name: layer.units for layer in target.select(list(layers) or default_layers(target))})
+
+
 def choose_units(wanted: str | Iterable[Unit], counts: Mapping[str, int]) -> dict[str, list[int]]:
     """The indices asked for in each layer that has ``counts`` units.
 

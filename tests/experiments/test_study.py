@@ -59,7 +59,7 @@ def made(folder: Path) -> Report:
 
 
 @pytest.fixture(scope="module")
-def same(folder: Path) -> Study:
+def same(made: Report, folder: Path) -> Study:  # made first, also where another process runs the other tests
     """The study that ``made`` wrote the forms of."""
     runs = runs_of(both(folder))
     asked = Asked(units=3, batch=2, qualification=str(folder / "test.csv"))

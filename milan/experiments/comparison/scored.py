@@ -14,7 +14,7 @@ from milan.experiments.reporting.report import Column, Row, Table, Value
 from milan.probes import Probe
 from milan.storage import versions
 from milan.targets import Target
-from milan.targets.choosing import choose_units, default_layers
+from milan.targets.choosing import units_of
 from milan.units import Description, Unit
 
 
@@ -53,8 +53,7 @@ class Scored:
     def of(cls, describers: Sequence[str], target: Target, probe: Probe, look: Look, out: Path) -> "Scored":
         """Dissects and describes; what an earlier run into ``out`` has finished is not done again."""
         entrants = [entrant_of(name, look.device) for name in describers]
-        counts = {layer.name: layer.units for layer in target.select(look.layers or default_layers(target))}
-        chosen = choose_units(look.units, counts)
+        chosen = units_of(target, look.layers, look.units)
         dissections = dissect(target, probe, list(chosen), out / "dissection", k=look.k, quantile=look.quantile)
         wanted = {layer: [Unit(layer, index) for index in indices] for layer, indices in chosen.items()}
         for entrant in entrants:

@@ -13,7 +13,7 @@ from milan.dissection.store import Dissection
 from milan.experiments.describing.entrants import Entrant, describe_with, entrant_of
 from milan.probes import Probe
 from milan.targets import Target
-from milan.targets.choosing import choose_units, default_layers
+from milan.targets.choosing import units_of
 from milan.units import Unit
 
 
@@ -49,8 +49,7 @@ class Described:
     @classmethod
     def of(cls, target: Target, probe: Probe, look: Look, out: Path) -> "Described":
         """Dissects and describes; what an earlier run into ``out`` has finished is not done again."""
-        names = look.layers or default_layers(target)
-        chosen = choose_units(look.units, {layer.name: layer.units for layer in target.select(names)})
+        chosen = units_of(target, look.layers, look.units)
         dissections = dissect(target, probe, list(chosen), out / "dissection", k=look.k, quantile=look.quantile)
         entrant = entrant_of(look.describer, look.device)
         wanted = {layer: [Unit(layer, index) for index in indices] for layer, indices in chosen.items()}

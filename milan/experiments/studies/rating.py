@@ -1,6 +1,5 @@
 """What raters said of descriptions: which responses are valid, how raters are put together, and how far they agree."""
 
-import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from milan.errors import BadInput
 from milan.experiments.studies.forms import Key
 from milan.experiments.studies.marks import Answers
 from milan.scores.intervals import Measure, mean, share
+from milan.tables import read_known
 from milan.units import Unit
 
 ROUNDS = 200  # of alternating means, for raters' levels; a few suffice
@@ -67,16 +67,11 @@ def published_ratings(file: Path) -> list[Response] | None:
     Raises:
         BadInput: a row is not as the columns say.
     """
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            table = csv.DictReader(lines)
-            columns = table.fieldnames or []
-            raters = sorted({name.split()[-2] for name in columns if name.endswith(" Rating")})
-            rows = list(table) if {"Layer", "Unit"} <= set(columns) and raters else None
-    except (OSError, csv.Error, UnicodeDecodeError) as error:
-        raise BadInput(f"{file} cannot be read as CSV: {error}") from None
-    if rows is None:
+    table = read_known(file, lambda columns: {"Layer", "Unit"} <= set(columns) and _raters(columns))
+    if table is None:
         return None
+    columns, rows = table
+    raters = _raters(columns)
     found = []
     for number, row in enumerate(rows, start=2):
         try:
@@ -84,6 +79,10 @@ def published_ratings(file: Path) -> list[Response] | None:
         except ValueError as error:
             raise BadInput(f"{file}, line {number}, is not a row of such a table: {error}") from None
     return found
+
+
+def _raters(columns: Sequence[str]) -> list[str]:
+    return sorted({name.split()[-2] for name in columns if name.endswith(" Rating")})
 
 
 def _published(row: Mapping[str, str], rater: str) -> Response | None:

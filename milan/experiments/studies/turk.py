@@ -1,7 +1,6 @@
 """A study for Amazon Mechanical Turk: layout and table of HITs for the requester's site, a qualification test, reading of results."""
 
 import base64
-import csv
 import io
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from milan.experiments.studies.marks import Answers, is_whole
 from milan.page.document import filled
 from milan.page.form import AGREEMENT, Form, Item, Part
 from milan.storage import atomic
-from milan.tables import write_csv
+from milan.tables import read_known, write_csv
 
 LARGEST = 1_000_000  # bytes of a HIT's question, the service's limit
 XML = 65_535  # bytes of a qualification test, the service's limit
@@ -116,14 +115,10 @@ def read_turk(file: Path, forms: Sequence[Form]) -> list[Answers] | None:
     Raises:
         BadInput: the file cannot be read.
     """
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            table = csv.DictReader(lines)
-            rows = list(table) if {"WorkerId", "Input.item"} <= set(table.fieldnames or []) else None
-    except (OSError, csv.Error, UnicodeDecodeError) as error:
-        raise BadInput(f"{file} cannot be read as CSV: {error}") from None
-    if rows is None:
+    table = read_known(file, {"WorkerId", "Input.item"}.issubset)
+    if table is None:
         return None
+    _, rows = table
     items = {item.id: (part, item) for form in forms for part in form.parts for item in part.items}
     given: dict[str, dict[str, Mapping[str, Any]]] = {}
     seconds: dict[str, float] = {}
