@@ -17,7 +17,7 @@ import milan
 from milan.describers.contract import toy_dissection
 from milan.errors import BadInput, UnknownName
 from milan.programs.describe import main
-from milan.programs.describing import choose_units
+from milan.targets.choosing import choose_units
 from tests.describers import worlds
 
 ROOT = Path(__file__).parents[1]

@@ -28,7 +28,7 @@ from milan.probes import Probe, load_probe
 from milan.programs.describe import PROBE
 from milan.storage import atomic, locked, versions
 from milan.targets import GeneratorTarget, Target, load_target
-from milan.targets.choosing import choose_units, default_layers
+from milan.targets.choosing import units_of
 from milan.units import Unit
 
 
@@ -65,8 +65,7 @@ def make_plan(
     """Finds all that is named; whatever is wrong with an option is told here, before the first image is read."""
     if not isinstance(target, Target):
         target = load_target(target, device=device) if isinstance(target, str) else Target(target, device=device)
-    found = target.select(layers or default_layers(target))
-    chosen = choose_units(units, {layer.name: layer.units for layer in found})
+    chosen = units_of(target, layers, units)
     if not isinstance(probe, Probe):
         probe = chosen_probe(target, probe)
     name = describer if isinstance(describer, str) else ""
