@@ -1,16 +1,19 @@
 """The layers of a network that can be dissected, found by running it on probe images of two sizes."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from milan.errors import BadInput
 from milan.targets.layouts import Evidence, Layout, Shape, Unreadable, read_layout, to_maps
 from milan.targets.modules import modules_by_name
-from milan.targets.outputs import chosen
+from milan.targets.places import Grid, Order, Verdict, digits, halves, mixed, raster_order, verdict
+from milan.targets.survey import Call, Survey
 
 if TYPE_CHECKING:
     from milan.targets.target import Target
@@ -28,12 +31,20 @@ class Layer:
     aliases: tuple[str, ...] = ()  # further names of the same module
     prefix_tokens: int = 0  # tokens before the grid: class, distillation, registers
     cls: bool = False  # whether the first of them is a class token
+    # Which of the layer's places is which of the image's, row by row; empty where they lie so themselves.
+    order: Order = field(default=(), repr=False)
 
     def maps(self, output: Tensor) -> Tensor:
-        """A view of the module's output as (batch, units, height, width), float32 where it was 16 bits."""
+        """Return the module's output as (batch, units, height, width), as a view if possible, in float32 where it was 16 bits."""
         if output.dtype in (torch.float16, torch.bfloat16):
             output = output.float()
-        return to_maps(output, Layout(self.layout, self.units, self.grid, self.prefix_tokens))
+        maps = to_maps(output, Layout(self.layout, self.units, self.grid, self.prefix_tokens))
+        if not self.order:
+            return maps
+        if maps.shape[2:] != self.grid:
+            text = f"{self.name} has its places in an order known for {self.grid} places only, not {tuple(maps.shape[2:])}"
+            raise BadInput(f"{text}; take images of the target's own size")
+        return maps.flatten(2)[:, :, list(self.order)].unflatten(2, self.grid)
 
     @property
     def module(self) -> str:
@@ -44,49 +55,6 @@ class Layer:
     def call(self) -> int:
         """Which call of the module in one forward pass, from 0."""
         return int(self.name.partition("#")[2] or 0)
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of a module as the survey saw it."""
-
-    module: str
-    index: int
-    shape: Shape | None  # of the tensor that is dissected, batch axis included; None if there is none
-
-
-class Survey:
-    """The calls of all modules in one forward pass; what was seen before a failure counts too."""
-
-    def __init__(self, modules: dict[str, nn.Module], output_index: int | None):
-        self.modules = modules
-        self.output_index = output_index
-        self.calls: list[Call] = []
-        self.error: Exception | None = None
-
-    def run(self, forward: Callable[[Tensor], Any], images: Tensor) -> "Survey":
-        """Runs the network once, noting the shape of what each module puts out."""
-        handles = [module.register_forward_hook(self._hook(name)) for name, module in self.modules.items()]
-        try:
-            with torch.no_grad():
-                forward(images)
-        except Exception as error:  # any fault of the network's own code: told by the caller
-            self.error = error
-        finally:
-            for handle in handles:
-                handle.remove()
-        return self
-
-    def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
-        count = 0
-
-        def note(module: nn.Module, inputs: Any, output: Any) -> None:
-            nonlocal count
-            found = chosen(output, self.output_index)
-            self.calls.append(Call(name, count, tuple(found[1].shape) if found else None))
-            count += 1
-
-        return note
 
 
 class Layers:
@@ -110,77 +78,137 @@ def second_sizes(size: int) -> list[int]:
 
 
 def find_layers(target: "Target") -> Layers:
-    """Runs the target on two images of its own size and one image of another.
+    """Find the layers by running the target on two images of its own size with two mixtures of them, and on one image of another size.
 
     The numbers of images differ so that the batch axis shows: a module that puts out position embeddings, or windows instead of
-    images, is left out.
+    images, is left out. The mixtures show whether a layer's places follow those of the image.
 
     Raises:
         BadInput: if the network does not take a batch of images.
     """
     modules, aliases = modules_by_name(target.core)
     with target.borrowed():
-        first = Survey(modules, target.output_index).run(target.core, target.noise(2, target.image_size))
-        if first.error is not None:
-            raise _unusable(target, first.error) from first.error
-        second = _second_shapes(target, modules)
-    seen = [(call.shape, second.get((call.module, call.index))) for call in first.calls]
-    if not any(one and two and one[1:] != two[1:] for one, two in seen):
-        second = {}  # the network brings its pictures to one size itself, so that another size says nothing
-    evidence = Evidence(target.layout, target.prefix_tokens)
-    return _read(first, second, evidence, modules, aliases, getattr(target.core, "has_class_token", True))
-
-
-def _second_shapes(target: "Target", modules: dict[str, nn.Module]) -> dict[tuple[str, int], Shape | None]:
-    """What the calls put out for one image of another size, as far as the network got with it."""
-    best: dict[tuple[str, int], Shape | None] = {}
-    for size in second_sizes(target.image_size):
-        survey = Survey(modules, target.output_index).run(target.core, target.noise(1, size))
-        shapes = {(call.module, call.index): call.shape for call in survey.calls}
-        best = max(best, shapes, key=len)
-        if survey.error is None:
-            break
-    return best
-
-
-def _read(
-    first: Survey,
-    second: dict[tuple[str, int], Shape | None],
-    evidence: Evidence,
-    modules: dict[str, nn.Module],
-    aliases: dict[str, tuple[str, ...]],
-    class_token: bool,
-) -> Layers:
-    counts: dict[str, int] = {}
-    for call in first.calls:
-        counts[call.module] = counts.get(call.module, 0) + 1
-    found: list[Layer] = []
-    reasons = {name: "is not run when the network is given images" for name in modules if name not in counts}
-    for call in first.calls:
-        name = call.module if counts[call.module] == 1 else f"{call.module}#{call.index}"
-        try:
-            one, two = _without_batch(call.shape, second.get((call.module, call.index)))
-            layout = read_layout(modules[call.module], one, two, evidence)
-        except Unreadable as why:
-            reasons[name] = str(why)
-            continue
-        cls = layout.prefix > 0 and bool(class_token)
-        found.append(Layer(name, one, layout.units, layout.name, layout.grid, aliases.get(call.module, ()), layout.prefix, cls))
+        reading = _Reading(target, modules)
+        found: list[Layer] = []
+        reasons = {name: "is not run when the network is given images" for name in modules if name not in reading.counts}
+        for call in reading.first.calls:
+            try:
+                found.append(reading.layer(call, aliases.get(call.module, ())))
+            except Unreadable as why:
+                reasons[reading.name(call)] = str(why)
     order = {name: place for place, name in enumerate(modules)}
-    return Layers(sorted(found, key=lambda layer: (order[layer.module], layer.call)), reasons, counts)
+    return Layers(sorted(found, key=lambda layer: (order[layer.module], layer.call)), reasons, reading.counts)
 
 
-def _without_batch(one: Shape | None, two: Shape | None) -> tuple[Shape, Shape | None]:
-    if one is None:
-        raise Unreadable("puts out no tensor of numbers (or not as many as output_index asks for)")
-    if not one or one[0] != 2 or (two is not None and (not two or two[0] != 1)):
-        raise Unreadable(f"puts out {one} for a batch of 2 images: its first axis is not the batch")
-    return one[1:], two[1:] if two is not None else None
+class _Reading:
+    """Reads the layout of one call after the other, in the order in which they ran: each builds on what those before it showed."""
+
+    def __init__(self, target: "Target", modules: dict[str, nn.Module]):
+        self.target, self.modules = target, modules
+        noise = target.noise(2, target.image_size)
+        # A generator is fed rows of numbers, of which no part lies anywhere.
+        self.noise = noise if noise.ndim == 4 else None
+        images = noise if self.noise is None else mixed(noise, halves(*noise.shape[2:]))
+        self.first = self._run(images, compare=self.noise is not None)
+        if self.first.error is not None:
+            raise _unusable(target, self.first.error) from self.first.error
+        self.batch = len(images)
+        self.second = self._second_size()
+        self.counts = Counter(call.module for call in self.first.calls)
+        self.evidence = Evidence(target.layout, target.prefix_tokens)
+        self.orders: dict[tuple[str, Grid], Order | None] = {}
+        self.following: dict[Grid, tuple[Call, Layout]] = {}
+        self.numbered: dict[Grid, dict[tuple[str, int], list[Call]]] = {}
+
+    def name(self, call: Call) -> str:
+        """Return the name of the layer that a call makes."""
+        return call.module if self.counts[call.module] == 1 else f"{call.module}#{call.index}"
+
+    def layer(self, call: Call, aliases: tuple[str, ...]) -> Layer:
+        """Return the layer that a call makes.
+
+        Raises:
+            Unreadable: it cannot be laid out over the image; the text says why.
+        """
+        one, two = self._without_batch(call)
+        layout = read_layout(self.modules[call.module], one, two, self.evidence)
+        order = self._order(call, layout)
+        self.evidence.keep(layout, two)
+        cls = layout.prefix > 0 and bool(getattr(self.target.core, "has_class_token", True))
+        return Layer(self.name(call), one, layout.units, layout.name, layout.grid, aliases, layout.prefix, cls, order)
+
+    def _run(self, images: Tensor, compare: bool = False) -> Survey:
+        return Survey(self.modules, self.target.output_index, compare).run(self.target.core, images)
+
+    def _second_size(self) -> dict[tuple[str, int], Call]:
+        """The calls for one image of another size, as far as the network got with it; none if the size changes nothing."""
+        best: dict[tuple[str, int], Call] = {}
+        for size in second_sizes(self.target.image_size):
+            survey = self._run(self.target.noise(1, size))
+            best = max(best, survey.by_call(), key=len)
+            if survey.error is None:
+                break
+        seen = [(call.shape, best[key].shape) for key, call in self.first.by_call().items() if key in best]
+        return best if any(one and two and one[1:] != two[1:] for one, two in seen) else {}
+
+    def _without_batch(self, call: Call) -> tuple[Shape, Shape | None]:
+        one, other = call.shape, self.second.get((call.module, call.index))
+        two = other.shape if other is not None else None
+        if one is None:
+            raise Unreadable("puts out no tensor of numbers (or not as many as output_index asks for)")
+        if not one or one[0] != self.batch or (two is not None and (not two or two[0] != 1)):
+            raise Unreadable(f"puts out {one} for a batch of {self.batch} images: its first axis is not the batch")
+        return one[1:], two[1:] if two is not None else None
+
+    def _order(self, call: Call, layout: Layout) -> Order:
+        """In which order the places of a call are those of the image, row by row; empty if they lie so.
+
+        Where the call itself does not show it, as where each place attends to the whole image, it is that of the last layer before it with
+        the same layout and grid.
+        """
+        near = call.places(layout)
+        if near is None or layout.grid == (1, 1):
+            return ()
+        key = (layout.name, layout.grid)
+        shown = verdict(near.unflatten(1, layout.grid))
+        if shown is Verdict.UNCLEAR and not layout.sure:
+            raise Unreadable(f"puts out {('B', *(call.shape or ())[1:])}, whose places do not answer to parts of the image, so it shows no maps")
+        if shown is Verdict.FOLLOWS:
+            self.orders[key], self.following[layout.grid] = (), (call, layout)
+        elif shown is Verdict.SCRAMBLED and not self._fits(self.orders.get(key), near, layout.grid):
+            self.orders[key] = self._searched(call, layout)
+        order = self.orders.get(key, ())
+        if order is None:
+            raise Unreadable("has its places in another order than the image's rows and columns (and not one for each), so it shows no maps")
+        return order
+
+    def _fits(self, order: Order | None, near: Float[Tensor, "2 places"], grid: Grid) -> bool:
+        return bool(order) and verdict(near[:, list(order or ())].unflatten(1, grid)) is Verdict.FOLLOWS
+
+    def _searched(self, call: Call, layout: Layout) -> Order | None:
+        """The order of a call's places, from mixtures that number the rows and columns of its grid; None if there is none."""
+        if self.noise is None:
+            return None
+        if layout.grid not in self.numbered:
+            masks = digits(layout.grid, *self.noise.shape[2:])
+            calls = self.numbered.setdefault(layout.grid, {})
+            for part in masks.split(2):
+                for key, seen in self._run(mixed(self.noise, part), compare=True).by_call().items():
+                    calls.setdefault(key, []).append(seen)
+        following = self.following.get(layout.grid)
+        near = self._near(call, layout)
+        return None if near is None else raster_order(near, layout.grid, self._near(*following) if following else None)
+
+    def _near(self, call: Call, layout: Layout) -> Float[Tensor, "masks places"] | None:
+        """Closeness of a call's places for the mixtures that number its grid."""
+        found = [seen.places(layout) for seen in self.numbered[layout.grid].get((call.module, call.index), [])]
+        near = [part for part in found if part is not None]
+        return torch.cat(near) if near else None
 
 
 def _unusable(target: "Target", error: Exception) -> BadInput:
     text = (str(error).strip() or "no message").splitlines()[0]
-    batch = (2, 3, target.image_size, target.image_size)
+    batch = tuple(target.noise(2, target.image_size).shape)
     return BadInput(
         f"{target.name} cannot be run on images {batch}: {type(error).__name__}: {text}; if it takes other input (another"
         " size, several or named inputs), set image_size, or wrap it in a module whose forward takes one batch of images"

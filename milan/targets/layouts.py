@@ -5,7 +5,7 @@ registers) before the grid. Where a network takes one size only, square grids an
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isqrt
 
 from torch import Tensor, nn
@@ -30,6 +30,8 @@ class Layout:
     units: int
     grid: Grid
     prefix: int = 0
+    # False where the shape alone leaves it in doubt, so that the layer's response to parts of the image must confirm it.
+    sure: bool = True
 
 
 @dataclass
@@ -40,6 +42,15 @@ class Evidence:
     prefix: int | None = None
     grids: list[tuple[Grid, Grid | None]] = field(default_factory=list)  # of earlier layers, at both sizes
     tokens: set[int] = field(default_factory=set)  # how many tokens earlier layers had, at the first size
+
+    def keep(self, layout: Layout, two: Shape | None) -> None:
+        """Remember the grid of a layer that is known to lie over the image; ``two`` is its output's shape at the second size."""
+        if layout.grid != (1, 1):
+            self.grids.append((layout.grid, _second_grid(layout, two)))
+
+    def attends(self, shape: Shape) -> bool:
+        """Whether the last two axes may be attention among all places of an earlier layer."""
+        return shape[1] == shape[2] and shape[1] in self.tokens | {rows * columns for (rows, columns), _ in self.grids}
 
 
 class Unreadable(Exception):
@@ -57,10 +68,7 @@ def read_layout(module: nn.Module, one: Shape, two: Shape | None, seen: Evidence
     rule: Callable[[nn.Module, Shape, Shape | None, Evidence], Layout] | None = {1: _vector, 2: _tokens, 3: _maps}.get(len(one))
     if rule is None or 0 in one:
         raise Unreadable(f"puts out {('B', *one)}, neither maps, tokens nor a vector")
-    found = rule(module, one, two, seen)
-    if found.grid != (1, 1):
-        seen.grids.append((found.grid, _second_grid(found, two)))
-    return found
+    return rule(module, one, two, seen)
 
 
 def _second_grid(found: Layout, two: Shape | None) -> Grid | None:
@@ -82,24 +90,25 @@ def _tokens(module: nn.Module, one: Shape, two: Shape | None, seen: Evidence) ->
             raise Unreadable(f"puts out {('B', *one)} whose last axis grows with the image; --layout cannot help, take a layer beside it")
         if one[0] == two[0]:
             raise Unreadable(f"puts out {one[0]} tokens at any image size, so they lie on no grid of the image")
-    prefix, grid = _token_grid(one[0], two[0] if two else None, seen)
+    prefix, grid, sure = _token_grid(one[0], two[0] if two else None, seen)
     seen.tokens.add(one[0])
-    return Layout("BNC", one[1], grid, prefix)
+    return Layout("BNC", one[1], grid, prefix, sure or seen.layout is not None)
 
 
-def _token_grid(count: int, second: int | None, seen: Evidence) -> tuple[int, Grid]:
+def _token_grid(count: int, second: int | None, seen: Evidence) -> tuple[int, Grid, bool]:
+    """How many tokens stand before the grid, the grid, and whether more than its being square speaks for it."""
     allowed = PREFIXES if seen.prefix is None else (seen.prefix,)
     for grid, other in reversed(seen.grids):
         prefix = count - grid[0] * grid[1]
         same = second is None or other is None or second - other[0] * other[1] == prefix
         if prefix in allowed and same:
-            return prefix, grid
+            return prefix, grid, True
     largest = max((max(grid) for grid, _ in seen.grids), default=count)  # tokens are merged on the way, not made more
     for prefix in allowed[:6]:
         side = isqrt(max(count - prefix, 0))
         square = second is None or isqrt(max(second - prefix, 0)) ** 2 == second - prefix
         if 0 < side <= largest and side * side == count - prefix and square:
-            return prefix, (side, side)
+            return prefix, (side, side), second is not None
     words = f"{seen.prefix}" if seen.prefix is not None else "0, 1, 2, 3, 4 or 5"
     raise Unreadable(f"puts out {count} tokens, which are no square grid after {words} prefix tokens; give prefix_tokens")
 
@@ -109,6 +118,7 @@ def _maps(module: nn.Module, one: Shape, two: Shape | None, seen: Evidence) -> L
     last = Layout("BHWC", one[2], (one[0], one[1]))
     if seen.layout in ("BCHW", "BHWC"):
         return first if seen.layout == "BCHW" else last
+    first, last = replace(first, sure=not seen.attends(one)), replace(last, sure=not seen.attends(one))
     if isinstance(module, _CHANNELS_FIRST):
         return first
     if one[1] in seen.tokens and (one[1] == one[2] or two is None):
@@ -119,10 +129,9 @@ def _maps(module: nn.Module, one: Shape, two: Shape | None, seen: Evidence) -> L
             raise Unreadable(f"puts out {('B', *one)} of which not two neighbouring axes grow with the image")
         return last if grown == [0, 1] else first
     known = [grid for grid, _ in seen.grids]
-    if one[1] == one[2] or first.grid in known:
-        return first
-    if one[0] == one[1] or last.grid in known:
-        return last
+    for found in (first, last):
+        if found.grid in known or found.grid[0] == found.grid[1]:
+            return replace(found, sure=found.sure and found.grid in known and two is None)
     raise Unreadable(f"puts out {('B', *one)}, which may be maps with channels first or last; say which with layout")
 
 

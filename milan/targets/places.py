@@ -1,0 +1,105 @@
+"""Whether the places of a layer's maps follow those of the image, and in which order they lie where they do not.
+
+Two images of noise are mixed: one shows where a mask is true, the other elsewhere. At each place of a layer the response to the mixture is
+compared with the responses to the two images. In maps that lie as the image does, the places under the mask respond as to the first image.
+"""
+
+from enum import Enum
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+Grid = tuple[int, int]
+Order = tuple[int, ...]
+
+# Measured on 97 architectures of timm with random weights (each name's smallest network): agreement of maps that lie as the image does is at
+# least 0.966 where the response is local (locality 0.6 or more), that of Hiera's, MobileViTv2's and attention's other orders at most 0.24.
+LOCAL = 0.6
+AGREES = 0.9
+# Enough to accept a layout that its shape leaves in doubt.
+CONFIRMED, PRESENT = 0.8, 0.2
+
+
+class Verdict(Enum):
+    """How a layer's places lie: as those of the image, in another order, or nothing can be said."""
+
+    FOLLOWS = "follows"
+    SCRAMBLED = "scrambled"
+    UNCLEAR = "unclear"
+
+
+def halves(height: int, width: int) -> Bool[Tensor, "2 height width"]:
+    """Return the masks of an image's left half and of its top half."""
+    left = torch.arange(width) < width // 2
+    top = torch.arange(height) < height // 2
+    return torch.stack([left.expand(height, width), top[:, None].expand(height, width)])
+
+
+def digits(grid: Grid, height: int, width: int) -> Bool[Tensor, "masks height width"]:
+    """Return masks that number the rows, then the columns, of a grid over the image: one mask per binary digit, the lowest first."""
+    rows = (torch.arange(height) * grid[0] // height)[:, None].expand(height, width)
+    columns = (torch.arange(width) * grid[1] // width).expand(height, width)
+    counted = zip((rows, columns), grid, strict=True)
+    return torch.stack([numbers >> digit & 1 for numbers, count in counted for digit in range(_digits(count))]).bool()
+
+
+def mixed(images: Float[Tensor, "2 c h w"], masks: Bool[Tensor, "masks h w"]) -> Float[Tensor, "images c h w"]:
+    """Return the two images and, for each mask, a mixture that shows the first where the mask is true."""
+    first, second = images
+    return torch.cat([images, torch.where(masks[:, None].to(images.device), first, second)])
+
+
+def closeness(output: Tensor, axis: int) -> Float[Tensor, "masks *places"]:
+    """Return what each place's response to each mixture is close to: 1 for the first image, -1 for the second, 0 for neither.
+
+    Args:
+        output: a layer's output for what ``mixed`` returns; a difference that is not a number counts as none.
+        axis: where its units are.
+    """
+    output = output.detach().float()
+    first, second = ((output[2:] - output[one]).square_().nan_to_num_().sum(axis).sqrt_() for one in (0, 1))
+    return ((second - first) / (first + second).clamp_min(1e-30)).cpu()
+
+
+def verdict(near: Float[Tensor, "2 height width"]) -> Verdict:
+    """Return how places lie whose closeness was found for the masks of ``halves``."""
+    found = [_agreement(map) for map in (near[0], near[1].T) if map.shape[1] > 1]
+    if not found:
+        return Verdict.UNCLEAR
+    locality, agreement, worst = (min(values) for values in zip(*found, strict=True))
+    if locality >= LOCAL and (agreement < AGREES or worst < 0):
+        return Verdict.SCRAMBLED
+    return Verdict.FOLLOWS if locality >= PRESENT and agreement >= CONFIRMED and worst >= 0 else Verdict.UNCLEAR
+
+
+def raster_order(near: Float[Tensor, "masks places"], grid: Grid, like: Float[Tensor, "masks places"] | None = None) -> Order | None:
+    """Return which place of a layer is which of the image's, row by row; None if there is not one for each.
+
+    Args:
+        near: closeness for the masks of ``digits``.
+        grid: rows and columns.
+        like: closeness in a layer of the same grid whose places follow those of the image; by default that of a layer which responds to
+            nothing beside each place.
+    """
+    expected = digits(grid, *grid).flatten(1) * 2.0 - 1 if like is None else like
+    places = torch.cdist(near.T, expected.T).argmin(1)
+    return tuple(places.argsort().tolist()) if len(places.unique()) == len(places) else None
+
+
+def _agreement(near: Float[Tensor, "rows columns"]) -> tuple[float, float, float]:
+    """How local the response is to a mask of the left half, how far it agrees with the mask, and in the column where it does so least.
+
+    Columns near the mask's border are left out, and what all places have in common is taken off: layers that respond to the whole image may
+    be close to one of the two images everywhere.
+    """
+    count = near.shape[1]
+    offset = 2 * torch.arange(count) + 1 - count
+    aside = offset.abs() > count / 3
+    centred = (near - near.mean())[:, aside]
+    signed = centred * -offset[aside].sign()
+    return float(centred.abs().mean()), float(signed.sum() / centred.abs().sum().clamp_min(1e-12)), float(signed.sum(0).min())
+
+
+def _digits(count: int) -> int:
+    return (count - 1).bit_length()
