@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from milan.errors import BadInput
+from milan.preprocessing import Size, as_size, height_width
 from milan.targets.layouts import Evidence, Layout, Shape, Unreadable, read_layout, to_maps
 from milan.targets.modules import modules_by_name
 from milan.targets.outputs import chosen
@@ -99,14 +100,15 @@ class Layers:
         self.calls = calls  # how often each module is called in one forward pass
 
 
-def second_sizes(size: int) -> list[int]:
+def second_sizes(size: Size) -> list[Size]:
     """Image sizes to try beside ``size``: a smaller one (cheaper), then a larger one.
 
-    >>> second_sizes(224), second_sizes(64), second_sizes(32)
-    ([160, 288], [32, 96], [64])
+    >>> second_sizes(224), second_sizes(64), second_sizes(32), second_sizes((96, 128))
+    ([160, 288], [32, 96], [64], [(64, 96), (128, 160)])
     """
-    sizes = [32 * round(size * 5 / 7 / 32), size + 32 * max(1, round(size / 112))]
-    return [other for other in sizes if other > 0 and other != size]
+    sides = height_width(size)
+    sizes = [tuple(32 * round(side * 5 / 7 / 32) for side in sides), tuple(side + 32 * max(1, round(side / 112)) for side in sides)]
+    return [as_size(other) for other in sizes if 0 not in other and other != sides]
 
 
 def find_layers(target: "Target") -> Layers:
@@ -123,21 +125,22 @@ def find_layers(target: "Target") -> Layers:
         first = Survey(modules, target.output_index).run(target.core, target.noise(2, target.image_size))
         if first.error is not None:
             raise _unusable(target, first.error) from first.error
-        second = _second_shapes(target, modules)
+        second_size, second = _second_shapes(target, modules)
     seen = [(call.shape, second.get((call.module, call.index))) for call in first.calls]
     if not any(one and two and one[1:] != two[1:] for one, two in seen):
         second = {}  # the network brings its pictures to one size itself, so that another size says nothing
-    evidence = Evidence(target.layout, target.prefix_tokens)
+    sizes = height_width(target.image_size), height_width(second_size)
+    evidence = Evidence(target.layout, target.prefix_tokens, *sizes)
     return _read(first, second, evidence, modules, aliases, getattr(target.core, "has_class_token", True))
 
 
-def _second_shapes(target: "Target", modules: dict[str, nn.Module]) -> dict[tuple[str, int], Shape | None]:
-    """What the calls put out for one image of another size, as far as the network got with it."""
-    best: dict[tuple[str, int], Shape | None] = {}
+def _second_shapes(target: "Target", modules: dict[str, nn.Module]) -> tuple[Size, dict[tuple[str, int], Shape | None]]:
+    """Another image size, and what the calls put out for one image of it, as far as the network got."""
+    best: tuple[Size, dict[tuple[str, int], Shape | None]] = (target.image_size, {})
     for size in second_sizes(target.image_size):
         survey = Survey(modules, target.output_index).run(target.core, target.noise(1, size))
         shapes = {(call.module, call.index): call.shape for call in survey.calls}
-        best = max(best, shapes, key=len)
+        best = max(best, (size, shapes), key=lambda each: len(each[1]))
         if survey.error is None:
             break
     return best
@@ -180,7 +183,7 @@ def _without_batch(one: Shape | None, two: Shape | None) -> tuple[Shape, Shape |
 
 def _unusable(target: "Target", error: Exception) -> BadInput:
     text = (str(error).strip() or "no message").splitlines()[0]
-    batch = (2, 3, target.image_size, target.image_size)
+    batch = (2, 3, *height_width(target.image_size))
     return BadInput(
         f"{target.name} cannot be run on images {batch}: {type(error).__name__}: {text}; if it takes other input (another"
         " size, several or named inputs), set image_size, or wrap it in a module whose forward takes one batch of images"
