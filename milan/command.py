@@ -14,6 +14,7 @@ import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from types import FrameType, UnionType
 from typing import Any, NoReturn, Union, get_args, get_origin
 
@@ -68,14 +69,37 @@ def parser(prog: str, description: str, function: Callable[..., object]) -> Argu
     """
     built = ArgumentParser(prog=prog, description=description, allow_abbrev=False)
     built.add_argument("--config", action="config", metavar="FILE.yaml", help="options from a file; later options on the line win")
-    built.add_function_arguments(function, as_group=False)
-    for name, parameter in inspect.signature(function).parameters.items():
-        kinds = _kinds(parameter.annotation)
+    flat = _flat_options(function)
+    built.add_function_arguments(function, as_group=False, skip=set(flat))
+    annotations = [(name, parameter.annotation) for name, parameter in inspect.signature(function).parameters.items()]
+    for kind in flat.values():
+        built.add_class_arguments(kind, as_group=False)
+        annotations += [(field.name, field.type) for field in fields(kind)]
+    for name, annotation in annotations:
+        kinds = _kinds(annotation)
         if bool in kinds:
             built.switches |= {name}
         elif kinds & {list, tuple, Sequence}:
             built.lists |= {name}
     return built
+
+
+def arguments_of(function: Callable[..., object], options: dict[str, Any]) -> dict[str, Any]:
+    """The arguments for ``function`` that parsed options stand for: those of a dataclass, flat or grouped, as that dataclass."""
+    options = {name: value for name, value in options.items() if name != "config"}
+    for name, kind in _flat_options(function).items():
+        options[name] = kind(**{field.name: options.pop(field.name) for field in fields(kind)})
+    defaults = {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
+    return {
+        name: type(defaults[name])(**value) if isinstance(value, dict) and is_dataclass(defaults[name]) else value
+        for name, value in options.items()
+    }
+
+
+def _flat_options(function: Callable[..., object]) -> dict[str, Any]:
+    """The parameters whose fields are options of their own, without a prefix, and their dataclasses."""
+    kinds = {name: type(parameter.default) for name, parameter in inspect.signature(function).parameters.items()}
+    return {name: kind for name, kind in kinds.items() if is_dataclass(kind) and getattr(kind, "flat", False)}
 
 
 def run(main: Callable[[], object]) -> int:

@@ -17,6 +17,7 @@ from milan.describers.selecting import Choice, Scoring, Selection, Wish, looked_
 from milan.dissection.crops import Box, attention_boxes, cropped, heat_maps
 from milan.dissection.store import Dissection
 from milan.errors import BadInput, MilanWarning
+from milan.preprocessing import as_size
 from milan.pretrained.asking import Asker, NoAnswer, asker_for
 from milan.pretrained.captioner import ImageCaptioner, captions_of, load_captioner
 from milan.pretrained.embedder import Embedder, load_embedder, text_embeddings
@@ -43,7 +44,7 @@ class Look:
     image: int  # in the probe
     box: Box | None  # the part of it; None for all
     activation: float
-    pixels: UInt8[Tensor, "3 size size"]
+    pixels: UInt8[Tensor, "3 height width"]
 
 
 @dataclass(frozen=True)
@@ -265,7 +266,7 @@ def looks_of(target: Target, probe: Probe, dissection: Dissection, unit: Unit, c
     images = torch.stack([probe.image(id) for id in ids])
     moved, maps = looked_at(target, [unit], images, pooling, len(images))[unit]
     found = [Look(id, None, float(value), image) for id, value, image in zip(ids, moved, images, strict=True)]
-    boxes = [(place, box) for place, heat in enumerate(heat_maps(maps, images.shape[-1])) for box in attention_boxes(heat)]
+    boxes = [(place, box) for place, heat in enumerate(heat_maps(maps, as_size(images.shape[-2:]))) for box in attention_boxes(heat)]
     if boxes:
         parts = torch.stack([cropped(images[place], box) for place, box in boxes])
         again = looked_at(target, [unit], parts, pooling, len(images))[unit][0]

@@ -17,6 +17,7 @@ from milan.dissection.masks import masks_from_maps, whole_where_empty
 from milan.dissection.store import Dissection
 from milan.embedded import embedded
 from milan.errors import BadInput, MilanWarning
+from milan.preprocessing import Size, as_size
 from milan.pretrained.embedder import Embedder, load_embedder, text_embeddings
 from milan.pretrained.sources import Precision
 from milan.storage import content_key
@@ -125,7 +126,7 @@ class Sand(Describer):
     def _masks(self, dissection: Dissection, exemplars: Exemplars) -> Bool[Tensor, "k 1 height width"]:
         if self.threshold == "dissection":
             return exemplars.masks
-        return peak_masks(dissection.maps(exemplars.unit), self.eta, exemplars.images.shape[-1])
+        return peak_masks(dissection.maps(exemplars.unit), self.eta, as_size(exemplars.images.shape[-2:]))
 
     def _description(self, unit: Unit, likeness: Float[Tensor, "k concepts"]) -> Description:
         scores = likeness.mean(0)
@@ -138,7 +139,7 @@ class Sand(Describer):
         return Description(unit, candidates[0].text, candidates[0].score, candidates=candidates)
 
 
-def peak_masks(maps: Float[Tensor, "k h w"], eta: float, size: int) -> Bool[Tensor, "k 1 size size"]:
+def peak_masks(maps: Float[Tensor, "k h w"], eta: float, size: Size) -> Bool[Tensor, "k 1 height width"]:
     """True where an activation map, upsampled, exceeds the share ``eta`` of its peak; the whole image where nothing does.
 
     >>> peak_masks(torch.tensor([[[0.0, 8.0]], [[-2.0, -1.0]]]), 0.5, 4)[:, 0, 0]

@@ -177,7 +177,7 @@ def image_products(
 
 
 def activations(
-    target: Target, units: Sequence[Unit], images: UInt8[Tensor, "b 3 size size"], pooling: str, together: int
+    target: Target, units: Sequence[Unit], images: UInt8[Tensor, "b 3 height width"], pooling: str, together: int
 ) -> dict[Unit, Float[np.ndarray, " b"]]:
     """Each unit's pooled activation on some images; what is no number counts as -inf.
 
@@ -190,7 +190,7 @@ def activations(
 
 
 def looked_at(
-    target: Target, units: Sequence[Unit], images: UInt8[Tensor, "b 3 size size"], pooling: str, together: int
+    target: Target, units: Sequence[Unit], images: UInt8[Tensor, "b 3 height width"], pooling: str, together: int
 ) -> dict[Unit, tuple[Float[np.ndarray, " b"], Float[Tensor, "b h w"]]]:
     """Each unit's pooled activation on some images, and its activation maps."""
     if isinstance(target, GeneratorTarget):

@@ -10,6 +10,8 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from milan.preprocessing import Size, height_width
+
 MOST = 4  # crops of one image: the paper's α (released code, describe_neurons.py line 152)
 OVERLAP = 0.5  # IoU of two crops at most: the paper's η
 WHOLE = 0.8  # IoU with the whole image, from which a crop adds nothing (released code, DnD_models.py)
@@ -75,17 +77,18 @@ def _area(box: Box) -> int:
     return max(0, box[2] - box[0]) * max(0, box[3] - box[1])
 
 
-def heat_maps(maps: Float[Tensor, "b h w"], size: int) -> Float[np.ndarray, "b size size"]:
+def heat_maps(maps: Float[Tensor, "b h w"], size: Size) -> Float[np.ndarray, "b height width"]:
     """Activation maps at the image's size, each scaled to 0..1; all 0 where a map is the same everywhere or holds no number."""
     maps = maps.double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-    large = interpolate(maps[:, None], (size, size), mode="bilinear", align_corners=False)[:, 0] if maps.shape[1:] != (1, 1) else None
+    height, width = height_width(size)
+    large = interpolate(maps[:, None], (height, width), mode="bilinear", align_corners=False)[:, 0] if maps.shape[1:] != (1, 1) else None
     if large is None:
-        return np.zeros((len(maps), size, size))
+        return np.zeros((len(maps), height, width))
     low, high = large.amin((1, 2), keepdim=True), large.amax((1, 2), keepdim=True)
     return ((large - low) / (high - low).clamp_min(1e-30) * (high > low)).numpy()
 
 
-def cropped(image: UInt8[Tensor, "3 size size"], box: Box) -> UInt8[Tensor, "3 size size"]:
+def cropped(image: UInt8[Tensor, "3 height width"], box: Box) -> UInt8[Tensor, "3 height width"]:
     """The part of an image in a box, stretched to the image's own size."""
     part = image[None, :, box[0] : box[2], box[1] : box[3]].float()
     large = interpolate(part, image.shape[-2:], mode="bilinear", antialias=True, align_corners=False)[0]

@@ -23,6 +23,7 @@ from milan.dissection.running import Run
 from milan.dissection.shards import Shard, shard_here
 from milan.dissection.store import EXEMPLARS, FACTS, FORMAT, STATISTICS, Dissection, StoredDissection, layer_folder, read_facts
 from milan.errors import BadInput, MilanWarning
+from milan.preprocessing import pixel_count
 from milan.probes import Probe
 from milan.storage import atomic, content_key, locked
 from milan.targets import GeneratorTarget, Target
@@ -68,8 +69,7 @@ def dissect(
     """
     out = Path(out)
     _check(k, quantile, batch_size)
-    if isinstance(target, GeneratorTarget):
-        target.expects(probe.image(0))
+    check_probe(target, probe)
     shard = shard_here(target.device)
     plans = _plans(target, probe, layers, dict(units or {}), k, quantile)
     once = shard.agree(_once(target))
@@ -111,6 +111,22 @@ def _find(
         for record in run.records.values():
             _commit(layer_folder(out, record.plan.layer.name))
         shutil.rmtree(work)
+
+
+def check_probe(target: Target, probe: Probe) -> None:
+    """Refuses a probe that the target cannot look at, and warns of one whose images are made in another way than the target's own.
+
+    Raises:
+        BadInput: its images are of another size, or they are not what a generator makes.
+    """
+    if isinstance(target, GeneratorTarget):
+        target.expects(probe.image(0))
+        return
+    target.check_size(probe.size)
+    if not probe.source.drawn and probe.preprocessing.geometry != target.preprocessing.geometry:
+        ways = f"are {probe.preprocessing.geometry_text}, those of {target.name} {target.preprocessing.geometry_text}"
+        how = "load_probe(..., target=target) takes the target's"
+        warnings.warn(f"the images of {probe.name} {ways}; {how}", MilanWarning, stacklevel=3)
 
 
 def _check(k: int, quantile: float, batch_size: int) -> None:
@@ -301,7 +317,7 @@ def _tell_errors(plans: list[LayerPlan], out: Path) -> None:
 
 
 def _check_space(out: Path, plans: list[LayerPlan], probe: Probe) -> None:
-    pixels = min(len(probe), sum(len(plan.units) * plan.k for plan in plans)) * 3 * probe.size**2
+    pixels = min(len(probe), sum(len(plan.units) * plan.k for plan in plans)) * 3 * pixel_count(probe.size)
     needed = _SPARED + pixels + sum(plan.pooled_bytes + 2 * (plan.map_bytes + plan.buffer_bytes) for plan in plans)
     needed -= sum(file.stat().st_size for file in (out / WORK).rglob("*") if file.is_file())  # what a killed run has taken already
     free = shutil.disk_usage(out).free

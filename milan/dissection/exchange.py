@@ -25,11 +25,13 @@ from milan.dissection.images import written_array
 from milan.dissection.masks import whole_where_empty
 from milan.dissection.store import Dissection, Pooling, layer_folder
 from milan.errors import BadInput, MissingEvidence
+from milan.preprocessing import as_size, height_width
 from milan.probes import Probe, load_probe
 from milan.storage import atomic, content_key
 from milan.targets import Target
 from milan.units import Exemplars, Unit
 
+SETTINGS = ("spec", "size", "resize", "interpolation", "crop", "resampler", "crop_rounding", "limit")  # of load_probe
 ANNOTATIONS, IDS, PEAKS, UNITS, PROBE = "annotations.csv", "ids.csv", "activations.csv", "units.npy", "probe.json"
 _COLUMNS = ["layer", "unit", "summary"]
 _HASHED = 64 * 2**20  # larger files are told apart by size and time
@@ -57,7 +59,7 @@ class ReleasedDissection(Dissection):
         self.k = self._ids.shape[1]
         self.probe, self.target = str(self._about.get("spec", "")), str(self._about.get("target", self.folder.resolve().parent.name))
         self.quantile = float(self._about.get("quantile", 0.99))
-        self.image_size = int(self._masks.shape[-1])
+        self.image_size = as_size(self._masks.shape[-2:])
         self._check()
 
     @classmethod
@@ -119,8 +121,9 @@ class ReleasedDissection(Dissection):
         if not self.probe:
             where = self.folder / PROBE
             raise MissingEvidence(f'{self.folder} has no images.npy; say where they are in {where}, as {{"spec": "FOLDER"}}')
-        known = ("spec", "size", "resize", "crop", "limit")
-        return load_probe(**{"size": self.image_size} | {name: self._about[name] for name in known if name in self._about})
+        released = tuple(round(side * 8 / 7) for side in height_width(self.image_size))  # as MILANNOTATIONS' own images were cut
+        told = {name: self._about[name] for name in SETTINGS if name in self._about}
+        return load_probe(**{"size": self.image_size, "resize": released} | told)
 
     def _indices(self) -> Int[np.ndarray, " units"]:
         file = self.folder / UNITS
@@ -182,7 +185,7 @@ def export_milannotations(dissection: Dissection, folder: str | Path, annotation
     place = layer_folder(Path(folder), dissection.layer)
     place.mkdir(parents=True, exist_ok=True)
     shape = (len(dissection.units), dissection.k)
-    side = (dissection.image_size, dissection.image_size)
+    side = height_width(dissection.image_size)
     with written_array(place / "images.npy", (*shape, 3, *side)) as images, written_array(place / "masks.npy", (*shape, 1, *side)) as masks:
         ids, peaks = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
         for row, unit in enumerate(dissection.units):

@@ -9,6 +9,7 @@ from torch.nn.functional import interpolate
 
 from milan.dissection.passes import Seen, looked
 from milan.errors import BadInput
+from milan.preprocessing import Size, height_width
 from milan.probes import Probe
 from milan.targets import Target
 
@@ -16,7 +17,7 @@ _CHUNK = 2**24  # upsampled values at a time, so that many maps do not fill the 
 
 
 def masks_from_maps(
-    maps: Float[Tensor, "*lead h w"], thresholds: Float[Tensor, "*some"] | float, size: int | tuple[int, int]
+    maps: Float[Tensor, "*lead h w"], thresholds: Float[Tensor, "*some"] | float, size: Size
 ) -> Bool[Tensor, "*lead height width"]:
     """True where a map, upsampled bilinearly to the image's ``size``, exceeds its threshold.
 
@@ -26,7 +27,7 @@ def masks_from_maps(
     >>> masks_from_maps(torch.tensor([[0.0, 4.0]]), 1.0, (1, 4))
     tensor([[False, False,  True,  True]])
     """
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = height_width(size)
     lead, grid = maps.shape[:-2], maps.shape[-2:]
     levels = torch.as_tensor(thresholds, dtype=maps.dtype, device=maps.device).broadcast_to(lead).reshape(-1, 1, 1)
     if grid == (1, 1):  # exactly, where interpolating would round
@@ -44,7 +45,7 @@ def whole_where_empty(masks: Bool[Tensor, "*lead height width"]) -> Bool[Tensor,
 
 
 def unit_masks(
-    target: Target, probe: Probe, layer: str, thresholds: Float[Tensor, " units"], *, size: int | None = None, batch_size: int = 16
+    target: Target, probe: Probe, layer: str, thresholds: Float[Tensor, " units"], *, size: Size | None = None, batch_size: int = 16
 ) -> Iterator[tuple[Int[Tensor, " images"], Bool[Tensor, "images units height width"]]]:
     """The masks of all units of a layer over the whole probe, a few images at a time, in order; corrupt images are left out.
 

@@ -22,6 +22,7 @@ from milan.dissection.masks import masks_from_maps
 from milan.dissection.passes import Batches, Seen, looked
 from milan.dissection.store import Dissection
 from milan.errors import BadInput, MilanWarning, UnknownName
+from milan.preprocessing import Size, height_width, pixel_count, size_text
 from milan.probes import Probe
 from milan.probes.labels import NONE, PixelLabels
 from milan.progress import progress
@@ -193,7 +194,7 @@ def _read(file: Path, dissection: Dissection, labels: PixelLabels) -> Overlap:
 class _Signatures:
     """Gives every different combination of labels a number, as they turn up; counts their pixels, and images by concept."""
 
-    def __init__(self, concepts: int, size: int):
+    def __init__(self, concepts: int, size: Size):
         self.size = size
         self.rows: list[bytes] = []
         self.area: list[int] = []
@@ -202,9 +203,9 @@ class _Signatures:
 
     def read(self, labels: Int[np.ndarray, "levels height width"]) -> tuple[Int[np.ndarray, " some"], Int[np.ndarray, " pixels"]]:
         """The signatures in an image's labels, and for each pixel which of them it has."""
-        if labels.shape[1:] != (self.size, self.size):
-            shape = f"{labels.shape[2]} x {labels.shape[1]}"
-            raise BadInput(f"labels of {shape} pixels for images of {self.size} x {self.size}; give them the images' crop")
+        if labels.shape[1:] != height_width(self.size):
+            sizes = f"{labels.shape[1]} x {labels.shape[2]} pixels for images of {size_text(self.size)}"
+            raise BadInput(f"labels of {sizes}; give them the images' preprocessing")
         found, local, counts = _different_columns(labels.reshape(len(labels), -1).astype(np.int32))
         shown = np.unique(found)
         self.images[shown[shown != NONE]] += 1
@@ -317,7 +318,7 @@ def _pictures(probe: Probe, batch_size: int) -> Batches:
         return
     batches: list[tuple[Tensor, Tensor]] = []
     for batch in probe.batches(batch_size):
-        if 3 * probe.size**2 * len(probe) <= HELD:
+        if 3 * pixel_count(probe.size) * len(probe) <= HELD:
             batches.append(batch)
         yield batch
     if batches:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from milan.dissection.hooks import recorded
 from milan.errors import BadInput, MilanWarning
+from milan.preprocessing import Size, as_size, pixel_count
 from milan.targets import Target
 from milan.targets.modules import compiled
 
@@ -43,15 +44,15 @@ class Seen:
     cls: dict[str, Float[Tensor, "b units"]]  # of layers with a class token
 
 
-def block_length(size: int, device: torch.device) -> int:
+def block_length(size: Size, device: torch.device) -> int:
     """How many images a block holds: a power of two, for the images' size and the kind of device alone.
 
-    >>> [block_length(size, torch.device("cpu")) for size in (32, 64, 224, 512)]
-    [32, 32, 4, 1]
+    >>> [block_length(size, torch.device("cpu")) for size in (32, 64, 224, 512, (224, 112))]
+    [32, 32, 4, 1, 8]
     """
     if device.type != "cpu":
         return _LONGEST
-    fitting = max(1, _BLOCK_PIXELS // size**2)
+    fitting = max(1, _BLOCK_PIXELS // pixel_count(size))
     return min(_LONGEST, 1 << (fitting.bit_length() - 1))
 
 
@@ -79,7 +80,7 @@ def looked(target: Target, layers: Sequence[str], batches: Batches, consume: Cal
     first = next(batches, None)
     if first is None:
         return
-    length = block_length(first[1].shape[-1], target.device)
+    length = block_length(as_size(first[1].shape[-2:]), target.device)
     with _exact(target.device), target.borrowed(), _crew(target, layers, consume) as crew:
         waiting: deque[Future[T]] = deque()
         for ids, images in blocks(chain([first], batches), length):

@@ -18,6 +18,7 @@ from milan.dissection.images import KeptImages, kept_images
 from milan.dissection.masks import masks_from_maps, whole_where_empty
 from milan.dissection.record import pooled_name
 from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
+from milan.preprocessing import Size, as_size
 from milan.probes import Probe, load_probe
 from milan.targets import Target, load_target
 from milan.units import Exemplars, Unit
@@ -40,7 +41,7 @@ class Dissection(ABC):
         key: stands for all that the result depends on; another key is another result.
         status: of each unit: ``ok``, ``dead`` (never changes), ``sparse`` (positive in fewer than k images) or ``invalid``
             (no finite value).
-        image_size: side of the exemplars' images in pixels.
+        image_size: side of the exemplars' images in pixels, or height and width.
         folder: where it lies.
     """
 
@@ -52,7 +53,7 @@ class Dissection(ABC):
     target: str
     key: str
     status: dict[Unit, Status]
-    image_size: int
+    image_size: Size
     folder: Path
 
     @abstractmethod
@@ -150,7 +151,7 @@ class StoredDissection(Dissection):
         facts = self.facts
         self.layer, self.k, self.quantile, self.key = facts["layer"], facts["k"], facts["quantile"], facts["key"]
         self.probe, self.target = facts["probe"]["spec"], facts["target"]["name"]
-        self.image_size = facts["image_size"]
+        self.image_size = as_size(facts["image_size"])
         self.units = [Unit(self.layer, index) for index in facts["units"]]
         self.status = dict.fromkeys(self.units, "ok")
         self.status |= {Unit(self.layer, index): word for word, indices in facts["status"].items() for index in indices}

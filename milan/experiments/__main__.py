@@ -6,11 +6,10 @@ import os
 import pkgutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import milan.experiments
-from milan.command import parser, run
+from milan.command import arguments_of, parser, run
 from milan.errors import UnknownName
 
 if TYPE_CHECKING:
@@ -58,9 +57,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if status := run(lambda: made.append(experiment(name))):
         return status
     options = parser(f"{PROGRAM} {name}", (inspect.getdoc(made[0]) or "").splitlines()[0], made[0])
-    chosen = options.parse_args(_spelled_out(words, made[0])).as_dict()
-    chosen.pop("config", None)
-    return run(lambda: _told(made[0], _grouped(chosen, made[0])))
+    chosen = arguments_of(made[0], options.parse_args(_spelled_out(words, made[0])).as_dict())
+    return run(lambda: _told(made[0], chosen))
 
 
 def _spelled_out(words: Sequence[str], function: "Callable[..., Report]") -> list[str]:
@@ -69,12 +67,6 @@ def _spelled_out(words: Sequence[str], function: "Callable[..., Report]") -> lis
     if not words or words[0].startswith("-") or not str(first.annotation).startswith("list"):
         return list(words)
     return [f"--{first.name}", *words]
-
-
-def _grouped(options: dict[str, Any], function: "Callable[..., Report]") -> dict[str, Any]:
-    """Options of one group, as ``--lettering.font``, as the dataclass that they are of."""
-    defaults = {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
-    return {name: type(defaults[name])(**value) if is_dataclass(defaults[name]) else value for name, value in options.items()}
 
 
 def _told(function: "Callable[..., Report]", options: dict[str, Any]) -> None:

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from milan.preprocessing import TargetOptions
+
 if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
     from milan.experiments.reporting.report import Report
 
@@ -11,6 +13,7 @@ def ablation(
     describer: str = "milan",
     target: str = "diorama:resnet-objects",
     weights: str | None = None,
+    target_options: TargetOptions = TargetOptions(),  # noqa: B008 (frozen)
     probe: str | None = None,
     judged: str | None = None,
     synsets: str = "",
@@ -36,6 +39,7 @@ def ablation(
         describer: a name, set as for Diorama (configs/describe/NAME-diorama.yaml), a file of options, or a table of descriptions
         target: a classifier
         weights: of the target, if not its own
+        target_options: what is said of the target besides
         probe: the images it is dissected on; those of the target's own task by default
         judged: labelled images whose accuracy is measured; PROBE@judge by default
         synsets: FILE that says which class each output is, where the judged images do not show all
@@ -64,16 +68,14 @@ def ablation(
     from milan.scores.criteria import criteria, word_vectors
     from milan.storage import locked
     from milan.targets import load_target
-    from milan.targets.choosing import own_probe
+    from milan.targets.choosing import default_out, own_probe
 
     if not 0 < step <= most <= 1:
         raise BadInput(f"steps of {step} up to {most}; give shares of the units, the step no larger than the end")
-    network = load_target(target, weights=weights, device=device)
-    out = out or Path("runs") / f"ablation-{network.spec.replace(':', '-') or network.name}"
+    network = load_target(target, weights=weights, device=device, **target_options.given)
+    out = out or default_out("ablation", network)
     spec = probe or own_probe(network)
-    shown, tested = (
-        load_probe(name, size=network.image_size, resize=network.resize, limit=limit) for name in (spec, judged or f"{spec}@judge")
-    )
+    shown, tested = (load_probe(name, target=network, limit=limit) for name in (spec, judged or f"{spec}@judge"))
     with locked(out):
         look = Look(describer, layers or (), units, k, quantile, device)
         described = Described.of(network, shown, look, out)

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from milan.preprocessing import TargetOptions
+
 if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
     from milan.experiments.reporting.report import Report
 
@@ -12,6 +14,7 @@ def assessment(
     pairs: list[str] | None = None,
     target: str = "diorama:resnet-objects",
     weights: str | None = None,
+    target_options: TargetOptions = TargetOptions(),  # noqa: B008 (frozen)
     probe: str | None = None,
     settings: dict[str, Any] | None = None,
     share: float = 0.5,
@@ -31,6 +34,7 @@ def assessment(
         pairs: what is predicted: weight_label, weight_clip, caption_activation; weight_label by default
         target: the network
         weights: of the target, if not its own
+        target_options: what is said of the target besides
         probe: the images; those of the target's own task by default
         settings: of the pairs and of the language model that predicts, as of these describers: --settings.llm openai:gpt-4o-mini
         share: of the pairs that explanations may be made from; half of the others choose among several explanations, half judge
@@ -49,14 +53,14 @@ def assessment(
     from milan.probes import load_probe
     from milan.storage import locked
     from milan.targets import load_target
-    from milan.targets.choosing import own_probe, units_of
+    from milan.targets.choosing import default_out, own_probe, units_of
     from milan.units import Unit
 
     judges = judges_of(pairs or ["weight_label"], dict(settings or {}), share, seed, device)
     entrants = [halved(entrant_of(name, device), share, seed) for name in describers]
-    network = load_target(target, weights=weights, device=device)
-    out = out or Path("runs") / f"assessment-{network.spec.replace(':', '-') or network.name}"
-    images = load_probe(probe or own_probe(network), size=network.image_size, resize=network.resize, limit=limit)
+    network = load_target(target, weights=weights, device=device, **target_options.given)
+    out = out or default_out("assessment", network)
+    images = load_probe(probe or own_probe(network), target=network, limit=limit)
     chosen = units_of(network, layers or (), units)
     with locked(out):
         dissections = dissect(network, images, list(chosen), out / "dissection", k=k, quantile=quantile)
@@ -66,6 +70,6 @@ def assessment(
             describe_with(entrant, dissections, wanted, out / "describers" / entrant.name)
             found.append(judged(entrant.name, entrant.role, entrant.entries, dissections, judges, share, seed))
         found.append(judged("shuffled", "floor", shuffled(entrants[0].entries, seed), dissections, judges, share, seed))
-        report = report_of(found, judges, network.spec or network.name, dissections, share, seed)
+        report = report_of(found, judges, network.name, dissections, share, seed)
         report.write(out)
     return report

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from milan.preprocessing import TargetOptions
+
 if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
     from milan.experiments.reporting.report import Report
 
@@ -12,6 +14,7 @@ def audit(
     blurred: list[str] | None = None,
     plain_weights: list[str] | None = None,
     blurred_weights: list[str] | None = None,
+    target_options: TargetOptions = TargetOptions(),  # noqa: B008 (frozen)
     probe: str = "diorama:objects",
     limit: int | None = None,
     describer: str = "milan",
@@ -33,6 +36,7 @@ def audit(
         blurred: those trained on blurred ones, each beside its pair above; diorama:resnet-blurred by default
         plain_weights: their files, where they are not their own; one for each network
         blurred_weights: the same of the blurred
+        target_options: what is said of every network besides
         probe: unblurred images, of which the exemplars are
         limit: only the first so many
         describer: a name, set as for Diorama (configs/describe/NAME-diorama.yaml), or a file of options
@@ -57,7 +61,7 @@ def audit(
     pairs = Pair.of(plain or ["diorama:resnet-objects"], blurred or ["diorama:resnet-blurred"], plain_weights, blurred_weights)
     look = Look(describer, layers or (), units, k, quantile, device)
     with locked(out):
-        found = audited(pairs, probe, limit, look, Search(tuple(words or WORDS), cut), out)
+        found = audited(pairs, target_options, (probe, limit), look, Search(tuple(words or WORDS), cut), out)
         form = write_check(found, out / "page")
         answers = read_answers(marks or (), form)
         report = report_of(found, answers, seed)

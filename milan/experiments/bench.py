@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from milan.preprocessing import TargetOptions
+
 if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
     from milan.experiments.reporting.report import Report
 
@@ -11,6 +13,7 @@ def bench(
     describers: list[str],
     target: str = "diorama:planted",
     weights: str | None = None,
+    target_options: TargetOptions = TargetOptions(),  # noqa: B008 (frozen)
     probe: str | None = None,
     limit: int | None = None,
     layers: list[str] | None = None,
@@ -28,6 +31,7 @@ def bench(
         describers: names of describers, set as for Diorama (configs/describe/NAME-diorama.yaml), or files of options as in configs/describe
         target: a network dissected on a probe that Diorama draws, as diorama:planted or diorama:resnet-objects
         weights: of the target, if not its own
+        target_options: what is said of the target besides
         probe: the images; those of the target's own task by default
         limit: only the first so many images
         layers: dotted paths of the layers; Diorama's networks have theirs
@@ -47,13 +51,13 @@ def bench(
     from milan.probes import load_probe
     from milan.storage import locked
     from milan.targets import load_target
-    from milan.targets.choosing import own_probe, units_of
+    from milan.targets.choosing import default_out, own_probe, units_of
     from milan.units import Unit
 
     entrants = entrants_of(describers, seed, device)
-    network = load_target(target, weights=weights, device=device)
-    out = out or Path("runs") / f"bench-{network.spec.replace(':', '-') or network.name}"
-    images = load_probe(probe or own_probe(network), size=network.image_size, resize=network.resize, limit=limit)
+    network = load_target(target, weights=weights, device=device, **target_options.given)
+    out = out or default_out("bench", network)
+    images = load_probe(probe or own_probe(network), target=network, limit=limit)
     if not images.spec.startswith("diorama:"):
         raise MissingEvidence(f"nobody knows what is true of units on the probe {images.spec or images.name!r}; take one of Diorama's")
     chosen = units_of(network, layers or (), units)

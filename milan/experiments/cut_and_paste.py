@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from milan.preprocessing import TargetOptions
+
 if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
     from milan.experiments.reporting.report import Report
 
@@ -10,6 +12,7 @@ if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers 
 def cut_and_paste(
     target: str = "diorama:resnet-objects",
     weights: str | None = None,
+    target_options: TargetOptions = TargetOptions(),  # noqa: B008 (frozen)
     probe: str = "diorama:objects",
     limit: int | None = None,
     describer: str = "compositional",
@@ -32,6 +35,7 @@ def cut_and_paste(
     Args:
         target: a classifier
         weights: of the target, if not its own
+        target_options: what is said of the target besides
         probe: images with classes
         limit: only the first so many
         describer: a name, set as for Diorama (configs/describe/NAME-diorama.yaml), or a file of options
@@ -43,7 +47,7 @@ def cut_and_paste(
         distractors: images that are cut from, of each unit
         pushed: classes that the unit moves the network to, by what it does to the logits of its exemplars
         synsets: FILE that says which class each output is, where the probe does not show all
-        out: the folder to write to; runs/cut-and-paste by default
+        out: the folder to write to; runs/cut-and-paste-TARGET by default
         k: exemplars of a unit
         quantile: of a unit's activations, above which a place belongs to its mask
         seed: of all lots and intervals
@@ -55,10 +59,11 @@ def cut_and_paste(
     from milan.probes import load_probe
     from milan.storage import locked
     from milan.targets import load_target
+    from milan.targets.choosing import default_out
 
-    network = load_target(target, weights=weights, device=device)
-    images = load_probe(probe, size=network.image_size, resize=network.resize, limit=limit)
-    out = out or Path("runs") / "cut-and-paste"
+    network = load_target(target, weights=weights, device=device, **target_options.given)
+    images = load_probe(probe, target=network, limit=limit)
+    out = out or default_out("cut-and-paste", network)
     with locked(out):
         described = Described.of(network, images, Look(describer, [layer], k=k, quantile=quantile, device=device), out)
         chosen = either_or(described, units or (), count, vectors, device)

@@ -14,6 +14,7 @@ def edit(
     images: str = "diorama:objects",
     test_images: str = "",
     size: int = 224,
+    resize: int | None = None,
     describer: str = "milan",
     words: list[str] | None = None,
     layers: list[str] | None = None,
@@ -35,7 +36,8 @@ def edit(
     Args:
         images: diorama:objects, whose networks are there; or a folder of classes (FILE.parquet, hf:ID) to letter and to train on
         test_images: more images of the same classes, to test with; a tenth of the images by default
-        size: side of the square images that are written
+        size: side of the square images that are written, and that both networks take
+        resize: short side to which an image is scaled before its middle is cut out; SIZE by default
         describer: a name, set as for Diorama (configs/describe/NAME-diorama.yaml), or a file of options
         words: a unit whose description has one of them, as a whole word, is removed; text, word, letter and their plurals by default
         layers: dotted paths of the layers; of a ResNet the first convolution and the four stages by default
@@ -57,6 +59,7 @@ def edit(
     from milan.experiments.applications.spoilt import dioramas, made
     from milan.experiments.describing.described import Described, Look
     from milan.page import write_sheets
+    from milan.preprocessing import Preprocessing
     from milan.storage import locked
 
     out = out or Path("runs") / "edit"
@@ -65,7 +68,7 @@ def edit(
         if images == "diorama:objects":
             spoilt = dioramas(scenes, validated, tests, device)
         else:
-            spoilt = made(images, test_images, size, lettering, training, out, (validated, tests, device))
+            spoilt = made(images, test_images, Preprocessing(size, resize), lettering, training, out, (validated, tests, device))
         look = Look(describer, layers or spoilt.layers, k=k, quantile=quantile, device=device)
         described = Described.of(spoilt.target, spoilt.seen, look, out)
         found = edited(spoilt, described, plan, out)

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from milan.preprocessing import TargetOptions
+
 if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
     from milan.experiments.reporting.report import Report
 
@@ -10,6 +12,7 @@ if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers 
 def impact(
     target: str = "diorama:resnet-objects",
     weights: str | None = None,
+    target_options: TargetOptions = TargetOptions(),  # noqa: B008 (frozen)
     probe: str | None = None,
     synsets: str = "",
     limit: int | None = None,
@@ -26,6 +29,7 @@ def impact(
     Args:
         target: a classifier
         weights: of the target, if not its own
+        target_options: what is said of the target besides
         probe: images with labels; those of the target's own task by default
         synsets: FILE that says which class each output of the network is, where the probe does not show all of them
         limit: only the first so many images are drawn from
@@ -42,11 +46,11 @@ def impact(
     from milan.scores.causal import SHARES
     from milan.storage import locked
     from milan.targets import load_target
-    from milan.targets.choosing import default_layers, own_probe
+    from milan.targets.choosing import default_layers, default_out, own_probe
 
-    network = load_target(target, weights=weights, device=device)
-    out = out or Path("runs") / f"impact-{network.spec.replace(':', '-') or network.name}"
-    seen = load_probe(probe or own_probe(network), size=network.image_size, resize=network.resize, limit=limit)
+    network = load_target(target, weights=weights, device=device, **target_options.given)
+    out = out or default_out("impact", network)
+    seen = load_probe(probe or own_probe(network), target=network, limit=limit)
     with locked(out):
         worth = Worth(network, seen, units, images, tuple(shares or SHARES), synsets, seed)
         report = worth.report([layer.name for layer in network.select(layers or default_layers(network))], out)

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from milan.preprocessing import TargetOptions
+
 if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
     from milan.experiments.reporting.report import Report
 
@@ -11,6 +13,7 @@ def known(
     describers: list[str],
     target: str = "diorama:resnet-objects",
     weights: str | None = None,
+    target_options: TargetOptions = TargetOptions(),  # noqa: B008 (frozen)
     probe: str | None = None,
     final: str = "fc",
     layers: list[str] | None = None,
@@ -30,6 +33,7 @@ def known(
             or tables of descriptions
         target: a classifier
         weights: of the target, if not its own
+        target_options: what is said of the target besides
         probe: images of the classifier's classes, in their order; those of the target's own task by default
         final: the layer of which unit i is class i; empty to leave it out
         layers: among whose units a classifier is sought for each class of unseen; the last that Diorama's networks have by default
@@ -47,19 +51,18 @@ def known(
     from milan.probes import load_probe
     from milan.storage import locked
     from milan.targets import load_target
-    from milan.targets.choosing import default_layers, own_probe
+    from milan.targets.choosing import default_layers, default_out, own_probe
 
-    network = load_target(target, weights=weights, device=device)
-    out = out or Path("runs") / f"known-{network.spec.replace(':', '-') or network.name}"
-    sizes = {"size": network.image_size, "resize": network.resize, "limit": limit}
-    images = load_probe(probe or own_probe(network), **sizes)  # type: ignore[arg-type]
+    network = load_target(target, weights=weights, device=device, **target_options.given)
+    out = out or default_out("known", network)
+    images = load_probe(probe or own_probe(network), target=network, limit=limit)
     look = Look(layers or default_layers(network)[-1:], "", k, quantile, seed, device)
     with locked(out):
         answers = Answers(describers, network, images, look, out)
         if final:
             answers.final(final)
         if unseen:
-            answers.unseen(load_probe(unseen, **sizes), encoder)  # type: ignore[arg-type]
+            answers.unseen(load_probe(unseen, target=network, limit=limit), encoder)
         report = answers.report()
         report.write(out)
     return report

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from milan.preprocessing import TargetOptions
+
 if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
     from milan.experiments.reporting.report import Report
 
@@ -11,6 +13,7 @@ def painted(
     describers: list[str],
     target: str = "diorama:resnet-objects",
     weights: str | None = None,
+    target_options: TargetOptions = TargetOptions(),  # noqa: B008 (frozen)
     probe: str | None = None,
     limit: int | None = None,
     layers: list[str] | None = None,
@@ -32,6 +35,7 @@ def painted(
             or tables of descriptions
         target: the network
         weights: of the target, if not its own
+        target_options: what is said of the target besides
         probe: the images that pictures are compared with; those of the target's own task by default
         limit: only the first so many images
         layers: dotted paths of the layers; Diorama's networks have theirs
@@ -53,12 +57,12 @@ def painted(
     from milan.probes import load_probe
     from milan.storage import locked
     from milan.targets import load_target
-    from milan.targets.choosing import own_probe
+    from milan.targets.choosing import default_out, own_probe
 
     artist = load_painter(painter, device=device)
-    network = load_target(target, weights=weights, device=device)
-    out = out or Path("runs") / f"painted-{network.spec.replace(':', '-') or network.name}"
-    images = load_probe(probe or own_probe(network), size=network.image_size, resize=network.resize, limit=limit)
+    network = load_target(target, weights=weights, device=device, **target_options.given)
+    out = out or default_out("painted", network)
+    images = load_probe(probe or own_probe(network), target=network, limit=limit)
     with locked(out):
         scored = Scored.of(describers, network, images, Look(layers or (), units, k, quantile, seed, device), out)
         album = Album(scored, artist, pictures, prompt, negatives)

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from milan.preprocessing import TargetOptions
+
 if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
     from milan.experiments.reporting.report import Report
 
@@ -11,6 +13,7 @@ def pruning(
     describer: str = "clip_dissect",
     target: str = "diorama:resnet-objects",
     weights: str | None = None,
+    target_options: TargetOptions = TargetOptions(),  # noqa: B008 (frozen)
     probe: str | None = None,
     judged: str | None = None,
     synsets: str = "",
@@ -38,6 +41,7 @@ def pruning(
         describer: a name, set as for Diorama (configs/describe/NAME-diorama.yaml), a file of options, or a table of descriptions
         target: a classifier
         weights: of the target, if not its own
+        target_options: what is said of the target besides
         probe: labelled images: it is dissected on them, and a new classifier learns from them; those of the target's task by default
         judged: labelled images whose accuracy is measured; PROBE@judge by default
         synsets: FILE that says which class each output is, where the judged images do not show all
@@ -66,14 +70,12 @@ def pruning(
     from milan.scores.ablations import in_running_order
     from milan.storage import locked
     from milan.targets import load_target
-    from milan.targets.choosing import own_probe
+    from milan.targets.choosing import default_out, own_probe
 
-    network = load_target(target, weights=weights, device=device)
-    out = out or Path("runs") / f"pruning-{network.spec.replace(':', '-') or network.name}"
+    network = load_target(target, weights=weights, device=device, **target_options.given)
+    out = out or default_out("pruning", network)
     spec = probe or own_probe(network)
-    learnt, tested = (
-        load_probe(name, size=network.image_size, resize=network.resize, limit=limit) for name in (spec, judged or f"{spec}@judge")
-    )
+    learnt, tested = (load_probe(name, target=network, limit=limit) for name in (spec, judged or f"{spec}@judge"))
     with locked(out):
         described = Described.of(network, learnt, Look(describer, layers or (), units, k, quantile, device), out)
         last = embedding or in_running_order(network, described.dissections, network.image_size)[-1]

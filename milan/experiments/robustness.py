@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from milan.preprocessing import TargetOptions
+
 if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
     from milan.experiments.reporting.report import Report
 
@@ -11,6 +13,7 @@ def robustness(
     describer: str = "sand",
     target: str = "diorama:resnet-objects",
     weights: str | None = None,
+    target_options: TargetOptions = TargetOptions(),  # noqa: B008 (frozen)
     probe: str | None = None,
     others: list[str] | None = None,
     samples: int = 2,
@@ -34,6 +37,7 @@ def robustness(
         describer: a name, set as for Diorama (configs/describe/NAME-diorama.yaml), or a file of options
         target: the network
         weights: of the target, if not its own
+        target_options: what is said of the target besides
         probe: the images; those of the target's own task by default
         others: further images that the units are dissected on instead; PROBE@judge for Diorama's by default
         samples: halves of the probe, drawn by lot, that the units are dissected on instead
@@ -58,15 +62,15 @@ def robustness(
     from milan.probes import load_probe
     from milan.storage import locked
     from milan.targets import load_target
-    from milan.targets.choosing import own_probe, units_of
+    from milan.targets.choosing import default_out, own_probe, units_of
 
-    network = load_target(target, weights=weights, device=device)
-    out = out or Path("runs") / f"robustness-{network.spec.replace(':', '-') or network.name}"
+    network = load_target(target, weights=weights, device=device, **target_options.given)
+    out = out or default_out("robustness", network)
     spec = probe or own_probe(network)
     if others is None:
         others = [f"{spec}@judge"] if spec.startswith("diorama:") and "@" not in spec else []
-    images = load_probe(spec, size=network.image_size, resize=network.resize, limit=limit)
-    further = {name: load_probe(name, size=network.image_size, resize=network.resize, limit=limit) for name in others}
+    images = load_probe(spec, target=network, limit=limit)
+    further = {name: load_probe(name, target=network, limit=limit) for name in others}
     chosen = units_of(network, layers or (), units)
     asked = entrant_of(describer, device).describer
     with locked(out):

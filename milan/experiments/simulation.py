@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from milan.preprocessing import TargetOptions
+
 if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
     from milan.experiments.reporting.report import Report
 
@@ -11,6 +13,7 @@ def simulation(
     describers: list[str] | None = None,
     target: str = "diorama:resnet-objects",
     weights: str | None = None,
+    target_options: TargetOptions = TargetOptions(),  # noqa: B008 (frozen)
     probe: str | None = None,
     simulator: str = "",
     calibration: str = "",
@@ -36,6 +39,7 @@ def simulation(
             or tables of descriptions; those of the paper's tables, as they are set for Diorama, by default
         target: the network
         weights: of the target, if not its own
+        target_options: what is said of the target besides
         probe: the images; SPEC@learn, four fifths of them, is explained, and SPEC@judge judged; those of the target's own task by default
         simulator: labels (what the judged images' labels tell) or an image-text model as --settings.embedder takes it; by default
             diorama:siglip-large on Diorama, else labels
@@ -67,12 +71,12 @@ def simulation(
     from milan.scores.simulation import load_simulator, related, usual_simulator
     from milan.storage import locked
     from milan.targets import load_target
-    from milan.targets.choosing import own_probe, units_of
+    from milan.targets.choosing import default_out, own_probe, units_of
     from milan.units import Unit
 
     entrants = [entrant_of(name, device) for name in describers or DESCRIBERS]
-    network = load_target(target, weights=weights, device=device)
-    out = out or Path("runs") / f"simulation-{network.spec.replace(':', '-') or network.name}"
+    network = load_target(target, weights=weights, device=device, **target_options.given)
+    out = out or default_out("simulation", network)
     spec = probe or own_probe(network)
     simulator = simulator or usual_simulator(spec)
     kin = {entrant.name: related(simulator, entrant.describer.settings) for entrant in entrants}
@@ -81,16 +85,14 @@ def simulation(
             warnings.warn(
                 f"{name} and the simulator {simulator}: {why}; what they get wrong together, no score sees", MilanWarning, stacklevel=2
             )
-    learnt, judged = (
-        load_probe(f"{spec}@{part}", size=network.image_size, resize=network.resize, limit=limit) for part in ("learn", "judge")
-    )
+    learnt, judged = (load_probe(f"{spec}@{part}", target=network, limit=limit) for part in ("learn", "judge"))
     chosen = units_of(network, layers or (), units)
     fitting, seer = (load_simulator(simulator, each, learnt, calibration, superclasses, synsets, device) for each in (learnt, judged))
     with locked(out):
         explained = dissect(network, learnt, list(chosen), out / "dissection", k=k, quantile=quantile)
         kept = dissect(network, judged, list(chosen), out / "judged", k=1, quantile=quantile)
         wanted = {layer: [Unit(layer, index) for index in indices] for layer, indices in chosen.items()}
-        stage = Stage(network.spec or network.name, explained, kept, seer, seed)
+        stage = Stage(network.name, explained, kept, seer, seed)
         found = []
         for entrant in entrants:
             describe_with(entrant, explained, wanted, out / "describers" / entrant.name)

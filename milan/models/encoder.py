@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from milan.dissection.hooks import recorded
 from milan.errors import BadInput
+from milan.preprocessing import height_width
 from milan.storage import content_key
 from milan.targets import Target, load_target
 
@@ -57,15 +58,16 @@ class Encoder:
     def features(self, images: UInt8[Tensor, "k 3 height width"], masks: Bool[Tensor, "k 1 height width"]) -> Float[Tensor, "k features"]:
         """One vector for each exemplar. Ask for one unit at a time: then what it gets does not depend on what else is encoded.
 
-        Pictures of another size than the encoder's own are scaled to it: at another scale its stages see other things than in training.
+        Pictures of another size than the encoder's own are scaled to its short side: at another scale its stages see other things than in
+        training.
         """
         return self.pooled(self.target.prepare(self._own_size(images)), masks.to(self.target.device, torch.float32))
 
-    def _own_size(self, images: UInt8[Tensor, "k 3 height width"]) -> UInt8[Tensor, "k 3 side side"]:
-        side = self.target.image_size
-        if images.shape[-2:] == (side, side):
-            return images
-        return F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
+    def _own_size(self, images: UInt8[Tensor, "k 3 height width"]) -> UInt8[Tensor, "k 3 rows columns"]:
+        height, width = images.shape[-2:]
+        side = min(height_width(self.target.image_size))
+        size = (round(side * height / min(height, width)), round(side * width / min(height, width)))
+        return images if size == (height, width) else F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
 
     def pooled(self, images: Float[Tensor, "k 3 h w"], masks: Float[Tensor, "k 1 height width"]) -> Float[Tensor, "k features"]:
         """As ``features``, of images already as the target takes them (``target.prepare``) and masks of 0 to 1."""

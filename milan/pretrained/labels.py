@@ -10,6 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from milan.errors import UnknownName
+from milan.preprocessing import height_width
 from milan.pretrained.segmenter import Segmenter, load_segmenter
 from milan.probes import Probe
 from milan.probes.labels import IGNORED, NONE, PixelLabels, class_names, probe_labels
@@ -75,7 +76,7 @@ class SegmentedLabels(PixelLabels):
     def _segment(self, block: int, file: Path) -> None:
         start = block * BLOCK
         stop = min(start + BLOCK, len(self.probe))
-        nothing = torch.empty(0, dtype=torch.int64), torch.zeros(1, 3, self.probe.size, self.probe.size, dtype=torch.uint8)
+        nothing = torch.empty(0, dtype=torch.int64), torch.zeros(1, 3, *height_width(self.probe.size), dtype=torch.uint8)
         ids, images = next(self.probe.batches(BLOCK, start, stop), nothing)
         seen = self.segmenter.segment(images).cpu().numpy().astype(np.int32)
         labels = np.full((stop - start, *seen.shape[1:]), NONE, dtype=np.int32)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from milan.errors import BadInput, MilanWarning, UnknownName
+from milan.preprocessing import Preprocessing, Size, height_width
 from milan.pretrained.sources import Precision, dtype_of, first_line, from_file, place, quiet, usable, weights_hash
 from milan.progress import progress
 from milan.storage import atomic, cache_folder, content_key
@@ -46,7 +47,7 @@ class Painter(ABC):
     def draw(self, wanted: Sequence[Wanted]) -> UInt8[Tensor, "b 3 side side"]:
         """The pictures, pixels 0..255, ``side`` wide and high; each follows from what is wanted of it alone, whatever else is."""
 
-    def paint(self, text: str, count: int = 1, seed: int = 0, size: int | None = None) -> UInt8[Tensor, "count 3 size size"]:
+    def paint(self, text: str, count: int = 1, seed: int = 0, size: Size | None = None) -> UInt8[Tensor, "count 3 height width"]:
         """So many pictures of a text, another one for each number and seed, scaled to ``size`` if given. See ``pictures_of``."""
         wanted = [Wanted(text, seed, number) for number in range(count)]
         drawn = [self.draw(wanted[start : start + self.batch_size]) for start in range(0, count, self.batch_size)]
@@ -196,17 +197,19 @@ def _known(call: Callable[..., Any], guidance: float) -> dict[str, Any]:
     return {name: value for name, value in wished.items() if name in inspect.signature(call).parameters}
 
 
-def fitted(images: UInt8[Tensor, "b 3 h w"], size: int | None) -> UInt8[Tensor, "b 3 size size"]:
-    """Pictures scaled to so many pixels a side, antialiased; as they are without a size."""
-    if size is None or images.shape[-2:] == (size, size):
+def fitted(images: UInt8[Tensor, "b 3 h w"], size: Size | None) -> UInt8[Tensor, "b 3 height width"]:
+    """Pictures scaled until they cover a size, antialiased, and the middle of them; as they are without a size."""
+    if size is None or images.shape[-2:] == height_width(size):
         return images
-    scaled = interpolate(images.float(), (size, size), mode="bilinear", antialias=True, align_corners=False)
-    return scaled.round().clamp(0, 255).to(torch.uint8)
+    wanted = Preprocessing(size)
+    scaled = wanted.scaled_size((images.shape[-1], images.shape[-2]))
+    large = interpolate(images.float(), scaled, mode="bilinear", antialias=True, align_corners=False)
+    return large[:, :, *wanted.cut(scaled)].round().clamp(0, 255).to(torch.uint8)
 
 
 def pictures_of(
-    painter: Painter, texts: Sequence[str], count: int, *, seed: int = 0, size: int | None = None
-) -> UInt8[Tensor, "texts count 3 size size"]:
+    painter: Painter, texts: Sequence[str], count: int, *, seed: int = 0, size: Size | None = None
+) -> UInt8[Tensor, "texts count 3 height width"]:
     """``count`` pictures of each text, in order; each picture is drawn once ever and then found in the cache, at the painter's own size.
 
     What was drawn is kept at once, so a killed run loses a batch at most; pictures of several texts are drawn together.
@@ -226,11 +229,11 @@ def pictures_of(
                     np.save(path, picture.numpy())
     except OSError as error:
         raise BadInput(f"cannot write to {home}: {error.strerror}; MILAN_CACHE=FOLDER sets another cache") from None
-    side = size or painter.side
-    kept = torch.zeros(len(wanted), 3, side, side, dtype=torch.uint8)
+    sides = height_width(size or painter.side)
+    kept = torch.zeros(len(wanted), 3, *sides, dtype=torch.uint8)
     for row, picture in enumerate(_read(home, wanted)):
         kept[row] = fitted(picture[None], size)[0]
-    return kept.view(len(texts), count, 3, side, side)
+    return kept.view(len(texts), count, 3, *sides)
 
 
 def kept_picture(key: str, wanted: Wanted) -> UInt8[Tensor, "3 side side"] | None:

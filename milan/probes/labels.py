@@ -14,6 +14,7 @@ from torch import Tensor
 
 from milan.command import clean
 from milan.errors import BadInput, MissingEvidence
+from milan.preprocessing import height_width
 from milan.probes.probe import Probe
 from milan.storage import cache_folder, content_key
 
@@ -142,7 +143,7 @@ class DioramaLabels(PixelLabels):
         home = self._home or cache_folder() / "diorama"
         if kind == "latents":
             return judged_census((images for _, images in self.probe.batches(50)), self.probe.fingerprint, home)
-        return Census.of(DioramaImages(world, size=self.probe.size, length=len(self.probe)), home)
+        return Census.of(DioramaImages(world, size=height_width(self.probe.size)[0], length=len(self.probe)), home)
 
     @cached_property
     def table(self) -> Int[np.ndarray, "signatures levels"]:

@@ -7,6 +7,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from milan.errors import BadInput
+from milan.preprocessing import Size
 from milan.probes.sources import Source
 
 
@@ -14,8 +15,13 @@ from milan.probes.sources import Source
 class Generator(Protocol):
     """What makes the pictures: see ``milan.targets.GeneratorTarget``."""
 
-    name: str
-    image_size: int
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+
+    @property
+    def image_size(self) -> Size:
+        """Side of its pictures in pixels, or height and width."""
 
     @property
     def labels(self) -> list[int]:
@@ -29,7 +35,7 @@ class Generator(Protocol):
     def fingerprint(self) -> str:
         """Changes when the pictures do."""
 
-    def picture(self, row: int) -> UInt8[Tensor, "3 size size"]:
+    def picture(self, row: int) -> UInt8[Tensor, "3 height width"]:
         """What it makes of a row of latents."""
 
 

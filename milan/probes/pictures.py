@@ -1,55 +1,17 @@
-"""From a picture file of any kind to the pixels a network sees: one decoder, one crop, for pictures and for their label maps."""
+"""From a picture file of any kind to an RGB picture: one decoder for pictures, one for label maps."""
 
 import io
 import stat
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from milan.errors import BadInput
-
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
-LONGEST = 8  # a picture is cut to this ratio of sides before it is resized: a 1 x 10,000 one would otherwise fill the memory
 
 
 class Unreadable(Exception):
     """A picture that cannot be decoded; the text says why."""
-
-
-@dataclass(frozen=True)
-class Crop:
-    """How a picture becomes a square of ``size`` pixels.
-
-    "center": the short side is resized to ``resize`` and the middle cut out, as torchvision's Resize and CenterCrop do;
-    "squash": both sides are resized to ``size``, whatever the picture's shape.
-    """
-
-    size: int
-    resize: int
-    kind: Literal["center", "squash"] = "center"
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("center", "squash"):
-            raise BadInput(f"unknown crop {self.kind!r}; choose center or squash")
-        if self.size < 1:
-            raise BadInput(f"images of {self.size} pixels a side; give a size of at least 1")
-        if self.kind == "center" and self.resize < self.size:
-            raise BadInput(f"resize {self.resize} is smaller than the size {self.size} that is cut out; give at least {self.size}")
-
-    def apply(self, image: Image.Image, filter: Image.Resampling = Image.Resampling.BILINEAR) -> Image.Image:
-        """The square; a label map takes NEAREST, and then lies on its picture exactly."""
-        if self.kind == "squash":
-            return image.resize((self.size, self.size), filter)
-        image = _not_too_long(image)
-        width, height = image.size
-        short = min(width, height)
-        wide, high = self.resize * width // short, self.resize * height // short
-        left, top = round((wide - self.size) / 2), round((high - self.size) / 2)
-        return image.resize((wide, high), filter).crop((left, top, left + self.size, top + self.size))
 
 
 def decoded(source: Path | bytes) -> Image.Image:
@@ -88,11 +50,6 @@ def label_map(source: Path | bytes) -> Image.Image:
         raise Unreadable(_reason(error)) from None
 
 
-def pixels(image: Image.Image) -> UInt8[np.ndarray, "3 height width"]:
-    """An RGB picture's pixels, channels first."""
-    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
-
-
 def _stream(source: Path | bytes) -> io.BytesIO:
     if isinstance(source, Path):
         if not stat.S_ISREG(source.stat().st_mode):  # reading a pipe would wait for ever
@@ -124,15 +81,6 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     values = np.nan_to_num(np.asarray(image).astype(np.float64))
     scale = 1 / 257 if image.mode != "F" else (255.0 if values.max() <= 1 else 1.0)
     return Image.fromarray(np.rint(values * scale).clip(0, 255).astype(np.uint8))
-
-
-def _not_too_long(image: Image.Image) -> Image.Image:
-    width, height = image.size
-    most = min(width, height) * LONGEST
-    if max(width, height) <= most:
-        return image
-    left, top = max(0, (width - most) // 2), max(0, (height - most) // 2)
-    return image.crop((left, top, left + min(width, most), top + min(height, most)))
 
 
 def _reason(error: Exception) -> str:

@@ -6,23 +6,23 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Int, UInt8
-from PIL import Image
 from torch import Tensor
 
 from milan.errors import BadInput, MilanWarning
+from milan.preprocessing import Preprocessing, Size, as_size, height_width, size_text
 from milan.probes.hub import open_dataset
 from milan.probes.made import Generator, Made, generator_named
 from milan.probes.parts import Part, Some, part_of
-from milan.probes.pictures import Crop, Unreadable, pixels
+from milan.probes.pictures import Unreadable
 from milan.probes.sources import Drawn, Source, open_file, picture_decoder
 from milan.storage import content_key
 
-SIZE, DIORAMA_SIZE = 224, 64
+DIORAMA_SIZE = 64
 BAD_SHARE = 0.05  # more bad images than this and the probe is not what the user thinks it is
 AHEAD = 8  # images each worker may be ahead of the reader
 
@@ -34,22 +34,29 @@ class Probe:
     ``bad`` fills up, while reading, with the numbers of unreadable images and what is wrong with each.
     """
 
-    def __init__(self, source: Source, *, spec: str, crop: Crop, limit: int | None = None):
+    def __init__(self, source: Source, *, spec: str, preprocessing: Preprocessing, limit: int | None = None):
         if limit is not None and limit < 1:
             raise BadInput(f"a limit of {limit} images; give at least 1")
-        self.source, self.spec, self.crop, self.limit = source, spec, crop, limit
+        self.source, self.spec, self.preprocessing, self.limit = source, spec, preprocessing, limit
         self.name = spec.rstrip("/").rpartition("/")[2]
-        self.size = crop.size
         self.bad: dict[int, str] = {}
         self._read: set[int] = set()
         self._length = min(len(source), limit or len(source))
 
     @classmethod
     def from_tensor(
-        cls, images: UInt8[Tensor, "n 3 size size"], labels: list[int] | None = None, classes: list[str] | None = None
+        cls,
+        images: UInt8[Tensor, "n 3 height width"] | UInt8[np.ndarray, "n 3 height width"],
+        labels: list[int] | None = None,
+        classes: list[str] | None = None,
     ) -> "Probe":
-        """A probe of pixels in memory, for Python."""
-        return cls(_Pixels(images, labels, classes), spec="", crop=Crop(images.shape[-1], images.shape[-1]))
+        """A probe of pixels in memory, 0 to 255 and not normalized, of the size that the target takes.
+
+        Raises:
+            BadInput: there are none, or they are not laid out so.
+        """
+        source = _Pixels(images, labels, classes)
+        return cls(source, spec="", preprocessing=Preprocessing(as_size(source.size)))
 
     @classmethod
     def made_by(cls, generator: Generator, *, spec: str = "", limit: int | None = None) -> "Probe":
@@ -57,25 +64,31 @@ class Probe:
 
         spec: by which ``load_probe`` makes them again, ``latents:SPEC``; empty where none does.
         """
-        return cls(Made(generator), spec=spec, crop=Crop(generator.image_size, generator.image_size), limit=limit)
+        return cls(Made(generator), spec=spec, preprocessing=Preprocessing(generator.image_size), limit=limit)
 
     def some(self, rows: Sequence[int]) -> "Probe":
         """A probe of these images alone, by their numbers in this one."""
         outside = [row for row in rows if not 0 <= row < len(self)]
         if outside or not len(rows):
             raise BadInput(f"images {outside[:3]} of a probe of {len(self)}; give at least one, from 0 to {len(self) - 1}")
-        return Probe(Some(self.source, np.asarray(rows)), spec=self.spec, crop=self.crop)
+        return Probe(Some(self.source, np.asarray(rows)), spec=self.spec, preprocessing=self.preprocessing)
 
     def __len__(self) -> int:
         return self._length
 
+    @property
+    def size(self) -> Size:
+        """Side of its images in pixels, or height and width."""
+        return self.preprocessing.image_size
+
     def __repr__(self) -> str:
-        return f"Probe({self.spec or 'tensor'!r}, {len(self)} images of {self.size} pixels)"
+        return f"Probe({self.spec or 'tensor'!r}, {len(self)} images of {size_text(self.size)} pixels)"
 
     @property
     def settings(self) -> dict[str, Any]:
         """The arguments of ``load_probe`` that make this probe again."""
-        return {"spec": self.spec, "size": self.size, "resize": self.crop.resize, "crop": self.crop.kind, "limit": self.limit}
+        geometry = self.preprocessing.geometry
+        return {"spec": self.spec, "size": geometry.pop("image_size"), **geometry, "limit": self.limit}
 
     @cached_property
     def labels(self) -> list[int] | None:
@@ -94,11 +107,11 @@ class Probe:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes whenever the pixels may: with the files' paths, sizes and times, the crop, the limit, the decoder's version."""
-        crop = () if self.source.drawn else (self.crop.resize, self.crop.kind, picture_decoder())
+        """Changes whenever the pixels may: with the files' paths, sizes and times, the preprocessing, the limit, the decoder's version."""
+        crop = () if self.source.drawn else (self.preprocessing.geometry, picture_decoder())
         return content_key(source=self.source.key(), size=self.size, crop=crop, count=len(self))
 
-    def image(self, index: int) -> UInt8[Tensor, "3 size size"]:
+    def image(self, index: int) -> UInt8[Tensor, "3 height width"]:
         """One image. Raises BadInput, naming the file, if it cannot be read."""
         self._check(index)
         found = self._attempt(index)
@@ -106,14 +119,14 @@ class Probe:
             raise BadInput(f"cannot read {found}")
         return torch.from_numpy(found)
 
-    def segmentation(self, index: int) -> Int[Tensor, "size size"]:
+    def segmentation(self, index: int) -> Int[Tensor, "height width"]:
         """The class number of each pixel of one image, under the same crop. Raises MissingEvidence where there is none."""
         self._check(index)
         try:
-            square = self.crop.apply(self.source.segmentation(index), Image.Resampling.NEAREST)
+            labels = self.preprocessing.label_map(self.source.segmentation(index))
         except Unreadable as error:
             raise BadInput(f"cannot read the segmentation of {self.source.where(index)}: {error}") from None
-        return torch.from_numpy(np.asarray(square).astype(np.int64))
+        return torch.from_numpy(labels.astype(np.int64))
 
     def batches(
         self, size: int, start: int = 0, stop: int | None = None, workers: int = 0
@@ -164,7 +177,7 @@ class Probe:
         """The pixels of an image, or what is wrong with it."""
         try:
             picture = self.source.picture(index)
-            return picture if isinstance(picture, np.ndarray) else pixels(self.crop.apply(picture))
+            return picture if isinstance(picture, np.ndarray) else self.preprocessing.pixels(picture)
         except Unreadable as error:
             return f"{self.source.where(index)}: {error}"
 
@@ -189,12 +202,11 @@ class _Pixels(Source):
 
     drawn = True
 
-    def __init__(self, images: Tensor, labels: list[int] | None, classes: list[str] | None):
-        if not len(images):
-            raise BadInput("a probe needs at least one image; the tensor has none")
+    def __init__(self, images: Tensor | np.ndarray, labels: list[int] | None, classes: list[str] | None):
+        self._images = _checked(images)
+        self.size = self._images.shape[-2:]
         if labels is not None and len(labels) != len(images):
             raise BadInput(f"{len(labels)} labels for {len(images)} images")
-        self._images = images.contiguous().numpy()
         self.labels, self.classes = labels, classes
 
     def __len__(self) -> int:
@@ -212,20 +224,47 @@ class _Pixels(Source):
         return {"pixels": hashlib.sha256(self._images.tobytes()).hexdigest(), "shape": list(self._images.shape)}
 
 
+def _checked(images: Tensor | np.ndarray) -> UInt8[np.ndarray, "n 3 height width"]:
+    """The pixels as an array, if they are laid out as a probe's."""
+    if not isinstance(images, Tensor | np.ndarray):
+        raise BadInput(f"a probe's images are a {type(images).__name__}; give a tensor or an array of n x 3 x height x width, uint8")
+    array = images.detach().cpu().numpy() if isinstance(images, Tensor) else images
+    shape, kind = " x ".join(map(str, array.shape)), str(array.dtype)
+    if array.dtype != np.uint8:
+        how = "(255 * images).round().to(torch.uint8) if they lie in 0..1"
+        raise BadInput(f"a probe's images are {kind}; give pixels from 0 to 255 as uint8, not normalized: {how}")
+    if array.ndim != 4 or array.shape[1] != 3:
+        ways = {array.shape[-1:] == (3,): "permute the channels to axis 1", array.ndim == 3: "add the batch axis"}
+        how = ways.get(True) or ("repeat grey as three channels" if array.shape[1:2] == (1,) else "three channels, red first")
+        raise BadInput(f"a probe's images have the shape {shape}; give n x 3 x height x width ({how})")
+    if not array.size:
+        raise BadInput(f"a probe needs at least one image; the tensor has the shape {shape}")
+    return np.ascontiguousarray(array)
+
+
+class TargetPreprocessing(Protocol):
+    """A network that says how its input is made of a picture: a ``milan.Target``."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How its input is made."""
+
+
 def load_probe(
-    spec: str, *, size: int | None = None, resize: int | None = None, crop: Literal["center", "squash"] = "center", limit: int | None = None
+    spec: str, *, target: TargetPreprocessing | None = None, size: Size | None = None, limit: int | None = None, **preprocessing: Any
 ) -> Probe:
-    """The images that ``spec`` names.
+    """The images that ``spec`` names, as a network is to see them.
 
     Args:
         spec: FOLDER (all images in it, the folders at its top being classes), FILE.parquet (columns image and, if there are any, label and
             segmentation), hf:ID_OR_PATH[#SPLIT] (a Hugging Face data set), diorama:objects or diorama:scenes, or latents:TARGET (what
             a generator makes of its latents, as latents:diorama:generator-objects; always of its own size). Ended by @learn or @judge:
             four fifths of the images, drawn by lot, or the other fifth; of Diorama the usual scenes, or others.
-        size: side of the square images, in pixels; 224, or 64 for Diorama.
-        resize: the short side before the crop; 8/7 of the size (256 for 224), as ImageNet's networks are tested.
-        crop: center (short side resized, middle cut out) or squash (both sides resized).
+        target: the network that will look at them, whose preprocessing is taken: size, resize, interpolation and crop.
+        size: of the images in pixels, where it is not the target's; without a target 224, or 64 for Diorama.
         limit: only the first so many images.
+        preprocessing: resize, interpolation, crop and the other attributes of ``milan.preprocessing.Preprocessing``, where they are not
+            the target's. Without a target an image's short side is scaled to ``size`` and the middle cut out.
 
     Raises:
         BadInput: there is nothing to read, or it cannot be read.
@@ -237,9 +276,16 @@ def load_probe(
         raise BadInput(f"a generator's latents have no parts: give {base}, without @{part}")
     if kind == "latents":
         return Probe.made_by(generator_named(rest), spec=spec, limit=limit)
-    size = size or (DIORAMA_SIZE if kind == "diorama" else SIZE)
-    square = Crop(size, resize or max(size, round(size * 8 / 7)), crop)
+    own = Preprocessing(DIORAMA_SIZE) if kind == "diorama" else Preprocessing()
+    wanted = (own if target is None else target.preprocessing).changed(image_size=size, **preprocessing)
     if kind == "diorama":
-        return Probe(Drawn(spec.partition(":")[2], size), spec=spec, crop=square, limit=limit)
+        return Probe(Drawn(spec.partition(":")[2], _side(wanted.image_size, spec)), spec=spec, preprocessing=wanted, limit=limit)
     source = open_dataset(rest) if kind == "hf" else open_file(Path(base).expanduser())
-    return Probe(Part(source, part) if part else source, spec=spec, crop=square, limit=limit)
+    return Probe(Part(source, part) if part else source, spec=spec, preprocessing=wanted, limit=limit)
+
+
+def _side(size: Size, spec: str) -> int:
+    height, width = height_width(size)
+    if height != width:
+        raise BadInput(f"{spec} draws square scenes, and images of {size_text(size)} pixels are wanted; take a folder of images")
+    return height

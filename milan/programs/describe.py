@@ -4,9 +4,10 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from milan.command import collected_warnings, parser, run
+from milan.command import arguments_of, collected_warnings, parser, run
+from milan.preprocessing import TargetOptions
 
 if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
     from torch import nn
@@ -35,7 +36,7 @@ def describe(
     """Dissects a network, describes its units, and writes the table and the page to ``out``; run again, it goes on where it was.
 
     Args:
-        target: the network: a spec (see ``load_target``), a ``Target``, or a module that takes batches of 224-pixel images.
+        target: the network: a spec (see ``load_target``), a ``Target``, or a module, of which 224-pixel images are assumed, with a warning.
         probe: its images: a spec (see ``load_probe``) or a ``Probe``.
         describer: the name of one of the package's, or one of yours.
         layers: dotted paths; for Diorama's networks all annotated layers, if none are given.
@@ -61,9 +62,9 @@ def describe(
 def command(
     target: str = TARGET,
     weights: str | None = None,
+    target_options: TargetOptions = TargetOptions(),  # noqa: B008 (frozen)
     probe: str = PROBE,
     limit: int | None = None,
-    crop: Literal["center", "squash"] = "center",
     layers: list[str] | None = None,
     units: str = "",
     describer: str = "milan",
@@ -75,9 +76,6 @@ def command(
     memory: str = "4GiB",
     workers: int = 0,
     device: str = "cpu",
-    layout: str | None = None,
-    prefix_tokens: int | None = None,
-    output_index: int | None = None,
     dry_run: bool = False,
     list_layers: bool = False,
 ) -> None:
@@ -86,9 +84,9 @@ def command(
     Args:
         target: the network: torchvision:NAME, timm:NAME, hf:ID_OR_PATH, PATH/FILE.py:FUNCTION or diorama:NAME
         weights: a safetensors file or a saved state dict, or random; else those of the library
+        target_options: what is said of the target besides
         probe: the images: FOLDER, FILE.parquet, hf:ID_OR_PATH or diorama:NAME; of a generator its own pictures, latents:TARGET
         limit: only the first so many images
-        crop: center (the middle of each image) or squash (all of it)
         layers: dotted paths of the layers; --list_layers prints those there are
         units: of each layer, as 0-99 or 3,17 or layer4:0-9,layer1:5; all by default
         describer: the method, by the name of its file in milan/describers
@@ -100,9 +98,6 @@ def command(
         memory: for the statistics, as 4GiB
         workers: further threads that decode images
         device: where network and describer run, as cpu or cuda
-        layout: BCHW, BHWC, BNC or BC, where it is not told rightly by itself
-        prefix_tokens: tokens before the grid, where it is not told rightly by itself
-        output_index: which tensor of a layer's output counts, where it has several
         dry_run: tell what would be done and how large it is, and end
         list_layers: print the layers that can be dissected, and end
     """
@@ -110,11 +105,11 @@ def command(
     from milan.programs.telling import tell_plan, tell_result
     from milan.targets import format_layers, load_target
 
-    network = load_target(target, weights=weights, device=device, layout=layout, prefix_tokens=prefix_tokens, output_index=output_index)
+    network = load_target(target, weights=weights, device=device, **target_options.given)
     if list_layers:
         print(format_layers(network))
         return
-    images = chosen_probe(network, probe, crop, limit)
+    images = chosen_probe(network, probe, limit)
     dissecting = {"k": k, "quantile": quantile, "batch_size": batch_size, "memory": memory, "workers": workers}
     plan = make_plan(
         network, images, describer, layers=layers or (), units=units, out=out, device=device, settings=settings, dissecting=dissecting
@@ -130,8 +125,7 @@ def command(
 def main(words: Sequence[str] | None = None) -> int:
     """The program: reads the options, runs, and gives the exit status."""
     options = parser("describe.py", "Describes the units of a network in words.", command)
-    chosen = options.instantiate_classes(options.parse_args(words)).as_dict()
-    chosen.pop("config", None)
+    chosen = arguments_of(command, options.instantiate_classes(options.parse_args(words)).as_dict())
     return run(lambda: command(**chosen))
 
 

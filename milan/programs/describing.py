@@ -2,14 +2,13 @@
 
 import json
 import platform
-import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import yaml
@@ -73,18 +72,18 @@ def make_plan(
         describer = load_describer(describer, **typed_settings(describer, settings or {}, device))
     elif settings:
         raise BadInput("settings are for a describer given by name; set them where you make yours")
-    place = Path(out) if out else Path("runs") / re.sub(r"[^\w.-]+", "-", f"{target.name}-{describer.name}").strip("-")
+    place = Path(out) if out else Path("runs") / f"{target.slug}-{describer.name}"
     plan = Plan(target, probe, describer, chosen, place, dict(dissecting or {}))
     if name:
         plan.options = _options(plan, units, device, {"describer": name, "settings": dict(settings or {})})
     return plan
 
 
-def chosen_probe(target: Target, spec: str, crop: Literal["center", "squash"] = "center", limit: int | None = None) -> Probe:
-    """The probe that ``spec`` names, at the size that the target wants; for a generator its own pictures, unless others are named."""
+def chosen_probe(target: Target, spec: str, limit: int | None = None) -> Probe:
+    """The probe that ``spec`` names, as the target is to see it; for a generator its own pictures, unless others are named."""
     if spec == PROBE and isinstance(target, GeneratorTarget):
         return Probe.made_by(target, spec=target.own_probe, limit=limit)
-    return load_probe(spec, size=target.image_size, resize=target.resize, crop=crop, limit=limit)
+    return load_probe(spec, target=target, limit=limit)
 
 
 def perform(plan: Plan) -> Catalogue:
@@ -109,9 +108,9 @@ def _options(plan: Plan, units: str | Iterable[Unit], device: str, describer: di
         return {}
     return {
         "target": target["spec"],
-        **{name: target[name] for name in ("weights", "layout", "prefix_tokens", "output_index")},
+        **{name: value for name, value in target.items() if name != "spec"},
         "probe": probe["spec"],
-        **{name: probe[name] for name in ("limit", "crop")},
+        "limit": probe["limit"],
         "layers": plan.layers,
         "units": units if isinstance(units, str) else ",".join(str(unit) for unit in sorted(units)),
         **describer,
@@ -153,7 +152,7 @@ def _facts(plan: Plan, dissections: dict[str, Dissection], entries: list[Entry])
         else []
     )
     return {
-        "target": plan.target.spec or plan.target.name,
+        "target": plan.target.name,
         "weights": plan.target.weights,
         "probe": plan.probe.spec or plan.probe.name,
         "images": len(plan.probe),

@@ -13,6 +13,7 @@ from torch import Tensor
 from milan.catalogue import Catalogue, Entry
 from milan.command import escaped
 from milan.dissection.hooks import recorded
+from milan.preprocessing import pixel_count, size_text
 from milan.programs.describing import Plan
 
 SHOWN = 15  # units in the table that is printed
@@ -64,7 +65,7 @@ def tell_plan(plan: Plan) -> None:
     units = sum(map(len, plan.units.values()))
     for name, text in (
         ("target", str(plan.target)),
-        ("probe", f"{plan.probe.spec or plan.probe.name}, {len(plan.probe):,} images of {plan.probe.size} pixels"),
+        ("probe", f"{plan.probe.spec or plan.probe.name}, {len(plan.probe):,} images of {size_text(plan.probe.size)} pixels"),
         ("describe", f"{units:,} units by {plan.describer.name}"),
         ("disk", f"about {_bytes(plan) / 2**20:,.0f} MiB in {plan.out}"),
         ("time", f"about {_seconds(plan) / 60:.1f} minutes to dissect on {plan.target.device}; then the describer's own"),
@@ -84,7 +85,7 @@ def _bytes(plan: Plan) -> int:
     k = min(plan.dissecting.get("k", 15), len(plan.probe))
     layers = [plan.target.layer(name) for name in plan.layers]
     found = sum(layer.units * (k * layer.grid[0] * layer.grid[1] + 2 * len(plan.probe)) * 4 for layer in layers)
-    images = min(len(plan.probe), sum(layer.units for layer in layers) * k) * 3 * plan.probe.size**2
+    images = min(len(plan.probe), sum(layer.units for layer in layers) * k) * 3 * pixel_count(plan.probe.size)
     return found + images + sum(map(len, plan.units.values())) * SHEET_BYTES * k // 15
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from milan.dissection.hooks import ablated, recorded
 from milan.dissection.replaying import replayed
 from milan.errors import BadInput, MissingEvidence
+from milan.preprocessing import Size
 from milan.probes import Probe
 from milan.progress import progress
 from milan.scores.intervals import LEVEL, RESAMPLES, Measure
@@ -87,7 +88,7 @@ def difference(one: Float[np.ndarray, "draws images"], other: Float[np.ndarray, 
     return Measure(float(one.mean() - other.mean()), low, high, float(between.std(ddof=1)), one.shape[1])
 
 
-def in_running_order(target: Target, layers: Collection[str], size: int) -> list[str]:
+def in_running_order(target: Target, layers: Collection[str], size: Size) -> list[str]:
     """Layers in the order in which they put something out, for images of that size."""
     order: list[str] = []
 
@@ -157,7 +158,7 @@ def _tapped(target: Target, probe: Probe, sets: Sequence[Collection[Unit]], name
         yield lambda: last[0].float().cpu().numpy()
 
 
-def _beginnings(target: Target, sets: Sequence[Collection[Unit]], size: int) -> dict[str, list[int]]:
+def _beginnings(target: Target, sets: Sequence[Collection[Unit]], size: Size) -> dict[str, list[int]]:
     """The numbers of the sets by the first layer that each touches; under "" those that touch none."""
     layers = {unit.layer for units in sets for unit in units}
     order = in_running_order(target, layers, size) if layers else []

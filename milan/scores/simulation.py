@@ -18,6 +18,7 @@ from scipy import sparse
 from milan import presence
 from milan.diorama.concepts import read
 from milan.errors import MissingEvidence
+from milan.preprocessing import pixel_count
 from milan.presence import Presence
 from milan.pretrained.embedder import load_embedder, probe_embeddings, text_embeddings
 from milan.probes import Probe
@@ -106,7 +107,7 @@ class ByPixels(Simulator):
     def presence(self, texts: Sequence[str]) -> Presence:
         census, counts = self._counts
         meant = np.stack([census.meant(read(text)) for text in texts], axis=1).astype(np.int32)
-        shown = counts @ meant >= presence.LEAST * self.judged.size**2
+        shown = counts @ meant >= presence.LEAST * pixel_count(self.judged.size)
         return Presence(list(texts), torch.from_numpy(shown.astype(np.float32)))
 
 

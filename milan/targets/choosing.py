@@ -3,6 +3,7 @@
 import re
 import warnings
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from milan.diorama.networks import LAYERS
 from milan.errors import BadInput, MilanWarning, UnknownName
@@ -16,6 +17,11 @@ def default_layers(target: Target) -> list[str]:
     if name not in LAYERS:
         raise BadInput(f"no layers were named for {target.name}; name some with --layers A B (--list_layers prints them)")
     return LAYERS[name]
+
+
+def default_out(made: str, target: Target) -> Path:
+    """Where what is made of a target is written unless told otherwise: ``runs/MADE-TARGET``."""
+    return Path("runs") / f"{made}-{target.slug}"
 
 
 def own_probe(target: Target) -> str:

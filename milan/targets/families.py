@@ -2,6 +2,8 @@
 
 import inspect
 import logging
+import math
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,12 @@ import torch
 from torch import nn
 
 from milan.errors import BadInput, MilanError, UnknownName
+from milan.preprocessing import IMAGE_SIZE, Crop, Interpolation, Preprocessing, as_size
+from milan.targets.detectors import assumed_preprocessing
 from milan.targets.hubs import only_cached, out_of_reach, reachable
 from milan.targets.latents import Latents
-from milan.targets.sources import Network, Preprocessing, Source
+from milan.targets.library_transforms import Frame, Reproduction, declared, reproduced
+from milan.targets.sources import Network, Source
 from milan.targets.weights import Weights, classes_in, fitted, put_weights, read_weights
 
 
@@ -26,7 +31,7 @@ def from_torchvision(name: str, source: Source) -> Network:
     published = getattr(models.get_model_weights(name), "DEFAULT", None)
     tensors = _published(name, published) if source.pretrained else source.tensors
     model = _built(builder, _plain_options(builder, tensors), tensors, str(source.path or f"torchvision:{name}"))
-    return Network(model, _torchvision_preprocessing(published))
+    return Network(model, **_torchvision_preprocessing(model, published))
 
 
 def _plain_options(builder: Any, tensors: Weights) -> dict[str, Any]:
@@ -64,14 +69,23 @@ def _built(build: Any, options: dict[str, Any], tensors: Weights, origin: str) -
     return model
 
 
-def _torchvision_preprocessing(published: Any) -> Preprocessing:
+def _torchvision_preprocessing(model: nn.Module, published: Any) -> dict[str, Any]:
     if published is None:
-        return Preprocessing()
+        return {"preprocessing": None}
     wanted = published.transforms()
-    size, resize = getattr(wanted, "crop_size", None), getattr(wanted, "resize_size", None)
-    if not size or not hasattr(wanted, "mean"):
-        return Preprocessing()
-    return Preprocessing(_last(size), _last(resize) if resize else None, tuple(wanted.mean), tuple(wanted.std))
+    filter = getattr(getattr(wanted, "interpolation", None), "value", None)
+    colours = {name: declared(getattr(wanted, name, None)) for name in ("mean", "std")}
+    guess = assumed_preprocessing(model).changed(interpolation=filter, **colours)
+    frame = getattr(wanted, "resize_size", None)
+    if frame and not hasattr(wanted, "crop_size"):  # of semantic segmentation
+        guess = guess.changed(image_size=frame)
+    return _reproduction("torchvision", reproduced(wanted, guess, [(guess.crop, frame)]))
+
+
+def _reproduction(what: str, found: Reproduction) -> dict[str, Any]:
+    """The preprocessing of a ``Network``, with what is to be said of it."""
+    told = {name: f"the transform of {what} {text}" if text else "" for name, text in (("fault", found.fault), ("note", found.note))}
+    return {"preprocessing": found.preprocessing, **told}
 
 
 def from_timm(name: str, source: Source) -> Network:
@@ -87,9 +101,19 @@ def from_timm(name: str, source: Source) -> Network:
         model = _timm_pretrained(name, config)
     else:
         model = _built(partial(timm.create_model, name, pretrained=False), {}, source.tensors, str(source.path))
-    data = timm.data.resolve_data_config({}, model=model)
-    size = int(data["input_size"][-1])
-    return Network(model, Preprocessing(size, round(size / data["crop_pct"]), tuple(data["mean"]), tuple(data["std"])))
+    return Network(model, **_timm_preprocessing(timm.data.resolve_data_config({}, model=model)))
+
+
+def _timm_preprocessing(data: Mapping[str, Any]) -> dict[str, Any]:
+    """That of a data configuration of timm."""
+    import timm
+
+    size = data["input_size"][-2:]
+    colours = {name: declared(data[name]) for name in ("mean", "std")}
+    guess = Preprocessing().changed(image_size=size, interpolation=data["interpolation"], **colours)
+    frame = as_size([math.floor(side / data["crop_pct"]) for side in size])
+    crop: Crop = "squash" if data["crop_mode"] == "squash" else "center"
+    return _reproduction("timm", reproduced(timm.data.create_transform(**data, is_training=False), guess, [(crop, frame)]))
 
 
 def _timm_pretrained(name: str, config: Any) -> nn.Module:
@@ -121,7 +145,7 @@ def from_diorama(name: str, source: Source) -> Network:
 
     model = source.fill(networks.network(name, weights=source.pretrained))
     latents = Latents(LATENT, networks.CLASSES[name.partition("-")[2]]) if isinstance(model, Generator) else None
-    return Network(model, Preprocessing(networks.IMAGE_SIZE, None, tuple(networks.MEAN), tuple(networks.STD)), latents)
+    return Network(model, Preprocessing(networks.IMAGE_SIZE, mean=tuple(networks.MEAN), std=tuple(networks.STD)), latents)
 
 
 def from_huggingface(name: str, source: Source) -> Network:
@@ -133,12 +157,12 @@ def from_huggingface(name: str, source: Source) -> Network:
         with _quiet():
             config = transformers.AutoConfig.from_pretrained(name, local_files_only=local)
             model = _transformers_model(name, config, source, local)
-        preprocessing = _processor(name, model.config, local)
+        preprocessing = _processor_preprocessing(name, model.config, local)
     except MilanError:
         raise
     except Exception as error:  # the hub's client, the network and transformers each raise their own
         raise BadInput(f"hf:{name} cannot be loaded: {_line(error)}") from error
-    return Network(model, preprocessing)
+    return Network(model, **preprocessing)
 
 
 def _place(name: str) -> tuple[str, bool]:
@@ -199,44 +223,56 @@ def _vision_part(model: nn.Module, name: str) -> nn.Module:
     raise BadInput(f"hf:{name} is a {type(model).__name__}, which takes no images alone and has no vision part that is known")
 
 
-def _processor(name: str, config: Any, local: bool) -> Preprocessing:
+def _processor_preprocessing(name: str, config: Any, local: bool) -> dict[str, Any]:
+    """That of the image processor saved beside a network of transformers."""
     import transformers
 
-    fallback = Preprocessing(_last(getattr(config, "image_size", None) or 224))
+    fallback = Preprocessing(as_size(getattr(config, "image_size", None) or IMAGE_SIZE))
     try:
         with _quiet():
-            wanted = transformers.AutoImageProcessor.from_pretrained(name, local_files_only=local)
-    except (OSError, ValueError, KeyError, ImportError):
-        return fallback  # saved without a processor
-    size, resize = _sizes(wanted, fallback.image_size)
-    rescale = getattr(wanted, "rescale_factor", None) if getattr(wanted, "do_rescale", True) else 1.0
-    factor = 255 * (rescale if rescale is not None else 1 / 255)  # prepare() divides by 255; the processor may not
-    mean, std = (wanted.image_mean, wanted.image_std) if getattr(wanted, "do_normalize", True) else ((0.0,) * 3, (1.0,) * 3)
-    mean, std = mean or (0.0,) * 3, std or (1.0,) * 3
-    return Preprocessing(size, resize, tuple(value / factor for value in mean), tuple(value / factor for value in std))
+            processor = transformers.AutoImageProcessor.from_pretrained(name, local_files_only=local, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        note = f"{name} has no image processor that can be loaded ({_line(error)[:100]}): assumed {fallback}"
+        return {"preprocessing": fallback, "note": note}
+    if isinstance(getattr(processor, "data_config", None), Mapping):  # timm's networks within transformers
+        return _timm_preprocessing(processor.data_config)
+    sides = _sides(processor)
+    guess = fallback.changed(
+        image_size=None if getattr(config, "image_size", None) or not sides else sides[0],
+        interpolation=FILTERS.get(getattr(processor, "resample", None)),
+        resampler="torch" if getattr(processor, "backend", "") == "torchvision" else "pillow",
+        crop_rounding="down",
+        **{key: declared(getattr(processor, f"image_{key}", None)) for key in ("mean", "std")},
+    )
+    with _quiet():
+        found = reproduced(lambda picture: _pixel_values(processor, picture), guess, _frames(processor, sides))
+    return _reproduction(type(processor).__name__, found)
 
 
-def _sizes(wanted: Any, fallback: int) -> tuple[int, int | None]:
-    """Side of the picture and, where its centre is cut out, the short side it is scaled to before."""
-    size = _side(getattr(wanted, "size", None)) or fallback
-    crop = _side(getattr(wanted, "crop_size", None)) if getattr(wanted, "do_center_crop", False) else None
-    if crop:
-        return crop, size
-    share = getattr(wanted, "crop_pct", None)
-    if share and size < 384:  # ConvNeXt's processor: larger pictures are squashed, not cut
-        return size, int(size / share)
-    return size, None
+FILTERS: dict[Any, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # as Pillow counts
 
 
-def _side(size: Any) -> int | None:
-    if size is None or isinstance(size, int):
-        return size
-    found = [size.get(key) if hasattr(size, "get") else getattr(size, key, None) for key in ("height", "shortest_edge", "longest_edge")]
-    return next((int(value) for value in found if value), None)
+def _pixel_values(processor: Any, picture: Any) -> Any:
+    pixels = processor(images=picture, return_tensors="pt")["pixel_values"]
+    return pixels[0] if pixels.ndim == 4 and len(pixels) == 1 else pixels
 
 
-def _last(size: Any) -> int:
-    return int(size if isinstance(size, int) else list(size)[-1])
+def _frames(processor: Any, sides: Sequence[int]) -> list[Frame]:
+    """The ways in which image processors of transformers scale to the sizes in their settings, the plainest first."""
+    share = getattr(processor, "crop_pct", None) or 1  # ConvNeXt and PoolFormer
+    scaled = [*sides, *(int(side / share) for side in sides), *(int(256 / 224 * side) for side in sides)]  # the last is LeViT's
+    center: list[Frame] = [("center", (side, side)) for side in scaled]
+    squash: list[Frame] = [("squash", None), *(("squash", (side, side)) for side in scaled)]
+    return list(dict.fromkeys([*center, *squash]))
+
+
+def _sides(processor: Any) -> list[int]:
+    """The sizes in an image processor's settings, the one to which it scales first."""
+    found = []
+    for size in (getattr(processor, "size", None), getattr(processor, "crop_size", None)):
+        named = [getattr(size, key, None) for key in ("shortest_edge", "height", "width", "longest_edge")]
+        found += [int(side) for side in [size if isinstance(size, int) else None, *named] if side]
+    return list(dict.fromkeys(found))
 
 
 def _line(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from milan.errors import BadInput
+from milan.preprocessing import Size, height_width
 from milan.storage import content_key
 from milan.targets.latents import Latents
 from milan.targets.outputs import chosen
@@ -21,14 +22,14 @@ class GeneratorTarget(Target):
     """A generator under study. Its probe is ``latents:SPEC``, or in Python ``Probe.made_by(target)``: the pictures that it makes itself.
 
     Args:
-        model: a module whose forward takes rows of latents and answers with pictures, (b, 3, size, size).
+        model: a module whose forward takes rows of latents and answers with pictures, (b, 3, height, width).
         latents: the rows it is fed.
-        image_size: side of its pictures in pixels.
+        image_size: side of its pictures in pixels, or height and width.
         low, high: the values of its pictures that stand for 0 and 255.
         options: name, layout, prefix_tokens, output_index, device: see :class:`Target`.
     """
 
-    def __init__(self, model: nn.Module, latents: Latents, *, image_size: int, low: float = -1.0, high: float = 1.0, **options: Any):
+    def __init__(self, model: nn.Module, latents: Latents, *, image_size: Size, low: float = -1.0, high: float = 1.0, **options: Any):
         super().__init__(model, image_size=image_size, **options)
         if not low < high:
             raise BadInput(f"pictures from {low} to {high}; the first must be the smaller")
@@ -53,9 +54,9 @@ class GeneratorTarget(Target):
         """The latents of those numbers, whatever the pictures."""
         return self.latents.rows(ids).to(self.device, self.dtype)
 
-    def noise(self, count: int, size: int) -> Float[Tensor, "b numbers"]:
+    def noise(self, count: int, size: Size) -> Float[Tensor, "b numbers"]:
         """The first rows of latents."""
-        return self.feed(torch.arange(count), torch.zeros(count, 3, size, size, dtype=torch.uint8))
+        return self.feed(torch.arange(count), torch.zeros(count, 3, *height_width(size), dtype=torch.uint8))
 
     def prepare(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         raise BadInput(f"{self.name} makes pictures and takes none; look at it with those it makes itself: --probe {self._own}")
@@ -66,11 +67,11 @@ class GeneratorTarget(Target):
         if picture.shape != made.shape or int((picture.int() - made.int()).abs().max()) > CLOSE:
             raise BadInput(f"the probe does not show what {self.name} makes of its latents; take its own pictures: --probe {self._own}")
 
-    def picture(self, row: int) -> UInt8[Tensor, "3 size size"]:
+    def picture(self, row: int) -> UInt8[Tensor, "3 height width"]:
         """What the generator makes of a row of latents, in pixels. Always made alone, so that it is the same in any batch."""
         with torch.no_grad():
             found = chosen(self._painter(self.latents.rows(torch.tensor([row])).to(self.device, self.dtype)))
-        shape = (1, 3, self.image_size, self.image_size)
+        shape = (1, 3, *height_width(self.image_size))
         if found is None or found[1].shape != shape:
             seen = "no tensor of numbers" if found is None else f"{tuple(found[1].shape)}"
             raise BadInput(f"{self.name} puts out {seen} for one row of latents, and should {shape}; set image_size, or wrap it")

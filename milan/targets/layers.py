@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from milan.errors import BadInput
+from milan.preprocessing import Size, as_size, height_width
 from milan.targets.layouts import Evidence, Layout, Shape, Unreadable, read_layout, to_maps
 from milan.targets.modules import modules_by_name
 from milan.targets.places import Grid, Order, Verdict, digits, halves, mixed, raster_order, verdict
@@ -67,14 +68,15 @@ class Layers:
         self.calls = calls  # how often each module is called in one forward pass
 
 
-def second_sizes(size: int) -> list[int]:
+def second_sizes(size: Size) -> list[Size]:
     """Image sizes to try beside ``size``: a smaller one (cheaper), then a larger one.
 
-    >>> second_sizes(224), second_sizes(64), second_sizes(32)
-    ([160, 288], [32, 96], [64])
+    >>> second_sizes(224), second_sizes(64), second_sizes(32), second_sizes((96, 128))
+    ([160, 288], [32, 96], [64], [(64, 96), (128, 160)])
     """
-    sizes = [32 * round(size * 5 / 7 / 32), size + 32 * max(1, round(size / 112))]
-    return [other for other in sizes if other > 0 and other != size]
+    sides = height_width(size)
+    sizes = [tuple(32 * round(side * 5 / 7 / 32) for side in sides), tuple(side + 32 * max(1, round(side / 112)) for side in sides)]
+    return [as_size(other) for other in sizes if 0 not in other and other != sides]
 
 
 def find_layers(target: "Target") -> Layers:
@@ -113,9 +115,10 @@ class _Reading:
         if self.first.error is not None:
             raise _unusable(target, self.first.error) from self.first.error
         self.batch = len(images)
-        self.second = self._second_size()
+        second_size, self.second = self._second_size()
         self.counts = Counter(call.module for call in self.first.calls)
-        self.evidence = Evidence(target.layout, target.prefix_tokens)
+        sizes = height_width(target.image_size), height_width(second_size)
+        self.evidence = Evidence(target.layout, target.prefix_tokens, *sizes)
         self.orders: dict[tuple[str, Grid], Order | None] = {}
         self.following: dict[Grid, tuple[Call, Layout]] = {}
         self.numbered: dict[Grid, dict[tuple[str, int], list[Call]]] = {}
@@ -140,16 +143,18 @@ class _Reading:
     def _run(self, images: Tensor, compare: bool = False) -> Survey:
         return Survey(self.modules, self.target.output_index, compare).run(self.target.core, images)
 
-    def _second_size(self) -> dict[tuple[str, int], Call]:
-        """The calls for one image of another size, as far as the network got with it; none if the size changes nothing."""
-        best: dict[tuple[str, int], Call] = {}
+    def _second_size(self) -> tuple[Size, dict[tuple[str, int], Call]]:
+        """Another image size and the calls for one image of it, as far as the network got with it; none if the size changes nothing."""
+        best: tuple[Size, dict[tuple[str, int], Call]] = (self.target.image_size, {})
         for size in second_sizes(self.target.image_size):
             survey = self._run(self.target.noise(1, size))
-            best = max(best, survey.by_call(), key=len)
+            best = max(best, (size, survey.by_call()), key=lambda each: len(each[1]))
             if survey.error is None:
                 break
-        seen = [(call.shape, best[key].shape) for key, call in self.first.by_call().items() if key in best]
-        return best if any(one and two and one[1:] != two[1:] for one, two in seen) else {}
+        size, calls = best
+        seen = [(call.shape, calls[key].shape) for key, call in self.first.by_call().items() if key in calls]
+        # A network that brings its images to one size itself puts out the same shapes for all, which says nothing.
+        return size, calls if any(one and two and one[1:] != two[1:] for one, two in seen) else {}
 
     def _without_batch(self, call: Call) -> tuple[Shape, Shape | None]:
         one, other = call.shape, self.second.get((call.module, call.index))

@@ -1,7 +1,7 @@
 """What the axes of a layer's output mean, read off its shapes at two image sizes.
 
 An axis that grows with the image is spatial: (B, C, H, W), (B, H, W, C), or tokens (B, N, C) with a few prefix tokens (class, distillation,
-registers) before the grid. Where a network takes one size only, square grids and the grids seen earlier in the same pass decide.
+registers) before the grid. Where a network takes one size only, grids of the image's shape and those seen earlier in the same pass decide.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,13 +40,15 @@ class Evidence:
 
     layout: str | None = None
     prefix: int | None = None
+    size: Grid = (1, 1)  # height and width of the images
+    second_size: Grid = (1, 1)  # of those of the second size
     grids: list[tuple[Grid, Grid | None]] = field(default_factory=list)  # of earlier layers, at both sizes
     tokens: set[int] = field(default_factory=set)  # how many tokens earlier layers had, at the first size
 
     def keep(self, layout: Layout, two: Shape | None) -> None:
         """Remember the grid of a layer that is known to lie over the image; ``two`` is its output's shape at the second size."""
         if layout.grid != (1, 1):
-            self.grids.append((layout.grid, _second_grid(layout, two)))
+            self.grids.append((layout.grid, _second_grid(layout, two, self)))
 
     def attends(self, shape: Shape) -> bool:
         """Whether the last two axes may be attention among all places of an earlier layer."""
@@ -71,12 +73,25 @@ def read_layout(module: nn.Module, one: Shape, two: Shape | None, seen: Evidence
     return rule(module, one, two, seen)
 
 
-def _second_grid(found: Layout, two: Shape | None) -> Grid | None:
+def grid_of(count: int, size: Grid) -> Grid | None:
+    """The grid on which so many tokens lie over an image of that height and width; None where they lie on none.
+
+    >>> grid_of(49, (224, 224)), grid_of(48, (96, 128)), grid_of(50, (224, 224))
+    ((7, 7), (6, 8), None)
+    """
+    height, width = size
+    if height == width:
+        side = isqrt(max(count, 0))
+        return (side, side) if side and side * side == count else None
+    grids = ((height // patch, width // patch) for patch in range(1, min(size) + 1))
+    return next((grid for grid in grids if grid[0] * grid[1] == count), None)
+
+
+def _second_grid(found: Layout, two: Shape | None, seen: Evidence) -> Grid | None:
     if two is None or found.name == "BC":
         return None
     if found.name == "BNC":
-        side = isqrt(two[0] - found.prefix)
-        return (side, side) if side * side == two[0] - found.prefix else None
+        return grid_of(two[0] - found.prefix, seen.second_size)
     return (two[1], two[2]) if found.name == "BCHW" else (two[0], two[1])
 
 
@@ -105,12 +120,11 @@ def _token_grid(count: int, second: int | None, seen: Evidence) -> tuple[int, Gr
             return prefix, grid, True
     largest = max((max(grid) for grid, _ in seen.grids), default=count)  # tokens are merged on the way, not made more
     for prefix in allowed[:6]:
-        side = isqrt(max(count - prefix, 0))
-        square = second is None or isqrt(max(second - prefix, 0)) ** 2 == second - prefix
-        if 0 < side <= largest and side * side == count - prefix and square:
-            return prefix, (side, side), second is not None
+        found = grid_of(count - prefix, seen.size)
+        if found and max(found) <= largest and (second is None or grid_of(second - prefix, seen.second_size)):
+            return prefix, found, second is not None
     words = f"{seen.prefix}" if seen.prefix is not None else "0, 1, 2, 3, 4 or 5"
-    raise Unreadable(f"puts out {count} tokens, which are no square grid after {words} prefix tokens; give prefix_tokens")
+    raise Unreadable(f"puts out {count} tokens, which are no grid of the image's shape after {words} prefix tokens; give prefix_tokens")
 
 
 def _maps(module: nn.Module, one: Shape, two: Shape | None, seen: Evidence) -> Layout:
@@ -149,13 +163,11 @@ def to_maps(output: Tensor, layout: Layout) -> Tensor:
         return output[:, :, None, None]
     grid = layout.grid
     count = output.shape[1] - layout.prefix
-    if grid[0] * grid[1] != count:  # images of another size than the target's
-        grid = (isqrt(max(count, 0)),) * 2
-        if not count or grid[0] * grid[1] != count:
-            raise BadInput(
-                f"{output.shape[1]} tokens less {layout.prefix} prefix tokens are no square grid; give square images or prefix_tokens"
-            )
-    return output[:, layout.prefix :].transpose(1, 2).unflatten(2, grid)
+    other = grid if grid[0] * grid[1] == count else grid_of(count, (64 * grid[0], 64 * grid[1]))  # images of another size
+    if other is None:
+        text = f"{output.shape[1]} tokens less {layout.prefix} prefix tokens are no grid of the shape {grid[0]} x {grid[1]}"
+        raise BadInput(f"{text}; give images of the target's shape, or prefix_tokens")
+    return output[:, layout.prefix :].transpose(1, 2).unflatten(2, other)
 
 
 def unit_axis(layout: str) -> int:

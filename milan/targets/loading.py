@@ -12,11 +12,13 @@ import torch
 from torch import nn
 
 from milan.errors import BadInput, MilanError, MilanWarning, UnknownName, nearest
+from milan.preprocessing import TargetOptions, height_width
+from milan.targets.detectors import assumed_preprocessing
 from milan.targets.families import from_diorama, from_huggingface, from_timm, from_torchvision
 from milan.targets.generators import GeneratorTarget
 from milan.targets.modules import check_usable, is_half
-from milan.targets.sources import RANDOM, Network, Preprocessing, Source
-from milan.targets.target import Target
+from milan.targets.sources import RANDOM, Network, Source
+from milan.targets.target import Target, warn_assumed
 
 FAMILIES: dict[str, Callable[[str, Source], Network]] = {
     "torchvision": from_torchvision,
@@ -27,15 +29,7 @@ FAMILIES: dict[str, Callable[[str, Source], Network]] = {
 FORMS = "torchvision:NAME, timm:NAME, hf:ID_OR_PATH, diorama:NAME or PATH/FILE.py:FUNCTION"
 
 
-def load_target(
-    spec: str,
-    *,
-    weights: str | Path | None = None,
-    device: str | torch.device = "cpu",
-    layout: str | None = None,
-    prefix_tokens: int | None = None,
-    output_index: int | None = None,
-) -> Target:
+def load_target(spec: str, *, weights: str | Path | None = None, device: str | torch.device = "cpu", **options: Any) -> Target:
     """The network that ``spec`` names, ready to be dissected.
 
     Args:
@@ -43,43 +37,60 @@ def load_target(
             yours that returns a module (or a :class:`Target`, which brings its own preprocessing).
         weights: a safetensors file or a saved state dict, of which nothing is executed; ``"random"`` for untrained weights;
             None for the library's pretrained ones.
-        device, layout, prefix_tokens, output_index: see :class:`Target`.
+        device: see :class:`Target`.
+        options: ``name``, ``image_size``, ``mean`` and the others of :class:`milan.preprocessing.TargetOptions`, in place of what the
+            library or the function says.
 
     Raises:
         UnknownName: for a name that the family has not, with the three nearest.
-        BadInput: if the weights cannot be had or do not fit, or the network cannot be looked into.
+        BadInput: if the weights cannot be had or do not fit, or the network cannot be looked into, or its library's own transform of
+            pictures cannot be reproduced and no ``interpolation`` is given.
     """
     kind, _, name = spec.partition(":")
-    source = Source(weights)
-    options: dict[str, Any] = {"layout": layout, "prefix_tokens": prefix_tokens, "output_index": output_index, "device": device}
+    source, stated = Source(weights), TargetOptions(**options)
     if kind in FAMILIES and name:
-        network = FAMILIES[kind](name, source)
-        target = _target(network, spec, options)
+        target = _target(FAMILIES[kind](name, source), spec, stated, device)
     elif spec.rpartition(":")[0].endswith(".py"):
-        target = _from_file(spec, source, options)
+        target = _from_file(spec, source, stated, device)
     else:
         raise _unknown(spec)
-    target.spec = spec
+    target.spec, target.options = spec, stated.given
     target.weights = str(weights) if weights is not None else ""
     return target
 
 
-def _target(network: Network, name: str, options: dict[str, Any]) -> Target:
+def _target(network: Network, spec: str, stated: TargetOptions, device: str | torch.device) -> Target:
     model = network.model
-    check_usable(model, name)
-    if is_half(model) and torch.device(options["device"]).type == "cpu":
-        warnings.warn(f"{name} keeps weights in 16 bits; on the CPU they are dissected in 32 bits", MilanWarning, stacklevel=3)
+    check_usable(model, spec)
+    if is_half(model) and torch.device(device).type == "cpu":
+        warnings.warn(f"{spec} keeps weights in 16 bits; on the CPU they are dissected in 32 bits", MilanWarning, stacklevel=3)
         model = model.float()
+    preprocessing = (network.preprocessing or assumed_preprocessing(model)).changed(**stated.preprocessing)
+    rest: dict[str, Any] = {"name": stated.name or "", "device": device} | stated.layout_options
     if network.latents is not None:
-        size = network.preprocessing.image_size
-        target: Target = GeneratorTarget(model, network.latents, name=name, image_size=size, **options)
+        target: Target = GeneratorTarget(model, network.latents, image_size=preprocessing.image_size, **rest)
     else:
-        target = Target(model, name=name, **vars(network.preprocessing), **options)
+        target = Target(model, **vars(preprocessing), **rest)
+        target.spec = spec
+        _tell_preprocessing(target, network, stated)
     model.eval().to(target.device)
     return target
 
 
-def _from_file(spec: str, source: Source, options: dict[str, Any]) -> Target:
+def _tell_preprocessing(target: Target, network: Network, stated: TargetOptions) -> None:
+    """Refuses preprocessing that is not the library's own, unless it is stated, and warns of what is assumed."""
+    if network.fault and not stated.interpolation:
+        size = " ".join(map(str, dict.fromkeys(height_width(target.image_size))))
+        how = f"--image_size {size} --interpolation {target.preprocessing.interpolation}"
+        raise BadInput(f"{target.spec}: {network.fault}; to go on with other images state how they are made, as {how}")
+    if network.fault or network.note:
+        told = f"{network.fault}; shown as stated: {target.preprocessing}" if network.fault else network.note
+        warnings.warn(f"{target.spec}: {told}", MilanWarning, stacklevel=4)
+    if network.preprocessing is None and not {"image_size", "mean", "std"} <= set(stated.given):
+        warn_assumed(target)
+
+
+def _from_file(spec: str, source: Source, stated: TargetOptions, device: str | torch.device) -> Target:
     file, _, name = spec.rpartition(":")
     module = _imported(Path(file), spec)
     known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
@@ -93,22 +104,23 @@ def _from_file(spec: str, source: Source, options: dict[str, Any]) -> Target:
         raise BadInput(f"{name}() in {file} failed: {type(error).__name__}: {error}") from error
     if isinstance(made, Target):
         source.fill(made.core)
-        return _with_options(made, options)
+        return _with_options(made, stated, device)
     if not isinstance(made, nn.Module):
         raise BadInput(f"{name}() in {file} returns a {type(made).__name__}; it must return a torch.nn.Module or a milan.Target")
-    return _target(Network(source.fill(made), Preprocessing()), spec, options)
+    return _target(Network(source.fill(made), None), spec, stated, device)
 
 
-def _with_options(target: Target, options: dict[str, Any]) -> Target:
+def _with_options(target: Target, stated: TargetOptions, device: str | torch.device) -> Target:
     """The user's target with what the command line says of it; what it does not say stays."""
-    given = {key: value for key, value in options.items() if value is not None and (key, value) != ("device", "cpu")}
-    kept = {
-        key: getattr(target, key) for key in ("image_size", "resize", "mean", "std", "layout", "prefix_tokens", "output_index", "device")
-    }
+    kept: dict[str, Any] = {name: getattr(target, name) for name in ("layout", "prefix_tokens", "output_index")}
+    kept |= stated.layout_options
+    kept |= {"name": stated.name or target.given_name, "device": target.device if str(device) == "cpu" else device}
     if isinstance(target, GeneratorTarget):
-        own = {key: value for key, value in (kept | given).items() if key not in ("resize", "mean", "std")}
-        return GeneratorTarget(target.model, target.latents, name=target.name, low=target.low, high=target.high, **own)
-    return Target(target.model, name=target.name, **(kept | given))
+        if stated.preprocessing:
+            raise BadInput(f"{target.name} makes pictures of its own; {', '.join(stated.preprocessing)} are for networks that take them")
+        size = target.image_size
+        return GeneratorTarget(target.model, target.latents, image_size=size, low=target.low, high=target.high, **kept)
+    return Target(target.model, **vars(target.preprocessing.changed(**stated.preprocessing)), **kept)
 
 
 def _imported(path: Path, spec: str) -> ModuleType:

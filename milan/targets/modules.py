@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from milan.errors import BadInput
 
@@ -57,6 +58,8 @@ def check_usable(model: nn.Module, name: str) -> None:
         if type(module).__module__.startswith(_QUANTIZED):
             raise BadInput(f"{name} is quantized ({type(module).__name__}), its layers put out no ordinary numbers; give the float network")
     for key, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if is_lazy(tensor):
+            raise BadInput(f"{name} has no weights yet: {key} is made when the network first runs; run it on an image of its size once")
         if tensor.is_meta:
             raise BadInput(f"{name} has no weights yet: {key} is on the meta device; load its weights first")
 

@@ -6,31 +6,30 @@ from pathlib import Path
 
 from torch import nn
 
+from milan.preprocessing import Preprocessing
 from milan.targets.latents import Latents
 from milan.targets.weights import Weights, put_weights, read_weights
 
 RANDOM = "random"
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How a network wants its pictures."""
-
-    image_size: int = 224
-    resize: int | None = None
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network with its weights, and how it wants its pictures; ``latents`` are what a generator is fed instead."""
+    """What a family of networks answers with.
+
+    Attributes:
+        model: with its weights.
+        preprocessing: of its input; None where nobody knows.
+        latents: what a generator is fed instead.
+        fault: why the preprocessing is not the library's own; empty where it is.
+        note: what a user should know of the preprocessing, where it can be used.
+    """
 
     model: nn.Module
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     latents: Latents | None = None
+    fault: str = ""
+    note: str = ""
 
 
 class Source:

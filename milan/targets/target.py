@@ -7,18 +7,20 @@ import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from milan.errors import BadInput, MilanWarning, UnknownName
+from milan.preprocessing import Crop, Interpolation, Size, as_size, height_width, size_text
+from milan.targets.detectors import assumed_preprocessing
 from milan.targets.layers import Layer, Layers, find_layers
 from milan.targets.layouts import check_layout
 from milan.targets.modules import PREFIXES, borrowed, check_usable, is_half, modules_by_name, plain_name, unwrapped
 from milan.targets.outputs import chosen
-from milan.targets.sources import IMAGENET_MEAN, IMAGENET_STD
 
 
 class Target:
@@ -26,10 +28,13 @@ class Target:
 
     Args:
         model: any module whose forward takes a batch of images, (b, 3, h, w).
-        name: what errors and tables call it.
-        image_size: side in pixels of the square images it takes.
-        resize: short side to which a picture is scaled before its centre is cut out; None for ``image_size``.
-        mean, std: of the colours, in 0..1, for the normalisation.
+        name: what messages, tables and the default output folder call it; by default what ``load_target`` was given, else its class.
+        image_size: side in pixels of the square images it takes, or height and width. Assumed to be 224, with a warning, unless given.
+        resize: side of the frame (or height and width) to which a picture is scaled before its middle is cut out; None for ``image_size``:
+            the short side is scaled to it, and nothing else happens.
+        interpolation, crop, channel_order, resampler, crop_rounding: see :class:`milan.preprocessing.Preprocessing`.
+        mean, std: of the channels, in 0..1, for the normalization; ImageNet's unless given (0 and 1 for torchvision's detectors, which
+            normalize within).
         layout: one of BCHW, BHWC, BNC, BC for outputs with as many axes, where it cannot be told by running the network.
         prefix_tokens: how many tokens stand before the grid, where it cannot be told.
         output_index: which tensor of a layer's output counts where there are several; the first otherwise.
@@ -43,38 +48,78 @@ class Target:
         self,
         model: nn.Module,
         *,
-        name: str = "model",
-        image_size: int = 224,
-        resize: int | None = None,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
+        name: str = "",
+        image_size: Size | None = None,
+        resize: Size | None = None,
+        interpolation: Interpolation = "bilinear",
+        crop: Crop | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        channel_order: Literal["rgb", "bgr"] = "rgb",
+        resampler: Literal["pillow", "torch"] = "pillow",
+        crop_rounding: Literal["nearest", "down"] = "nearest",
         layout: str | None = None,
         prefix_tokens: int | None = None,
         output_index: int | None = None,
         device: str | torch.device = "cpu",
     ):
-        check_usable(model, name)
+        check_usable(model, name or type(model).__name__)
         check_layout(layout, prefix_tokens)
-        self.device = _device(device)
-        self.model = _full_precision(model, name) if self.device.type == "cpu" and is_half(model) else model
-        self.name, self.image_size, self.resize = name, image_size, resize
-        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
-        self.layout, self.prefix_tokens, self.output_index = layout, prefix_tokens, output_index
         self.spec = ""  # what load_target was given; empty for a module given in Python
         self.weights = ""  # the weights file it was given, "random", or empty
-        if len(self.mean) != 3 or len(self.std) != 3 or not all(self.std):
-            raise BadInput(f"mean and std need three values each, std none of them 0: {self.mean}, {self.std}")
+        self.options: dict[str, Any] = {}  # further options that load_target was given
+        self.given_name = name
+        self.device, self.model = _device(device), model
+        if self.device.type == "cpu" and is_half(model):
+            self.model = _full_precision(model, self.name)
+        self.layout, self.prefix_tokens, self.output_index = layout, prefix_tokens, output_index
+        geometry = {"interpolation": interpolation, "channel_order": channel_order, "resampler": resampler, "crop_rounding": crop_rounding}
+        assumed = assumed_preprocessing(unwrapped(model))
+        self.preprocessing = assumed.changed(image_size=image_size, resize=resize, crop=crop, mean=mean, std=std, **geometry)
+        if image_size is None:
+            warn_assumed(self)
+
+    @property
+    def name(self) -> str:
+        """What messages and tables call it."""
+        return self.given_name or self.spec or type(unwrapped(self.model)).__name__
+
+    @property
+    def slug(self) -> str:
+        """A folder name for what is made of it; that of a module without a name tells networks of one class apart."""
+        weights = Path(self.weights).stem if self.weights else ""
+        named = self.given_name or "-".join(filter(None, (self.spec, weights))) or f"{self.name}-{self.fingerprint[:8]}"
+        return re.sub(r"[^\w.-]+", "-", named).strip("-")
+
+    @property
+    def image_size(self) -> Size:
+        """Side of its images in pixels, or height and width."""
+        return self.preprocessing.image_size
+
+    @property
+    def resize(self) -> Size | None:
+        """Side of the frame from whose middle its images are cut, or height and width; None where nothing is cut off."""
+        return self.preprocessing.resize
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Of its channels, in 0..1."""
+        return self.preprocessing.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Of its channels, in 0..1."""
+        return self.preprocessing.std
 
     @property
     def settings(self) -> dict[str, Any]:
         """The arguments of ``load_target`` that load it again; empty for a module given in Python."""
         if not self.spec:
             return {}
-        options = {name: getattr(self, name) for name in ("layout", "prefix_tokens", "output_index")}
-        return {"spec": self.spec, "weights": self.weights or None, **options}
+        return {"spec": self.spec, "weights": self.weights or None, **self.options}
 
     def __repr__(self) -> str:
-        return f"Target({self.spec or self.name}, {type(self.core).__name__}, {self.image_size} px, {self.device})"
+        return f"Target({self.spec or self.name}, {type(self.core).__name__}, {size_text(self.image_size)} px, {self.device})"
 
     @property
     def core(self) -> nn.Module:
@@ -87,19 +132,32 @@ class Target:
         return next((p.dtype for p in self.core.parameters() if p.is_floating_point()), torch.float32)
 
     def prepare(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """Pixels 0..255 as the network takes them: scaled to 0..1, normalised, on its device."""
+        """Pixels 0..255 as the network takes them: scaled to 0..1, normalized, on its device."""
+        if self.preprocessing.channel_order == "bgr":
+            images = images.flip(1)
         mean = torch.tensor(self.mean, device=self.device).view(3, 1, 1)
         std = torch.tensor(self.std, device=self.device).view(3, 1, 1)
         return images.to(self.device, torch.float32).div_(255).sub_(mean).div_(std).to(self.dtype)
 
     def feed(self, ids: Int[Tensor, " b"], images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b ..."]:
-        """What the network is given for the images of those numbers in a probe: the images, prepared."""
+        """What the network is given for the images of those numbers in a probe: the images, prepared.
+
+        Raises:
+            BadInput: they are of another size than the network takes.
+        """
+        self.check_size(as_size(images.shape[-2:]))
         return self.prepare(images)
 
-    def noise(self, count: int, size: int) -> Float[Tensor, "b ..."]:
+    def check_size(self, size: Size) -> None:
+        """Raises BadInput if a probe's images are not of the size that the network takes."""
+        if size != self.image_size:
+            text = f"the probe's images are {size_text(size)} pixels and {self.name} takes {size_text(self.image_size)}"
+            raise BadInput(f"{text}; load them with load_probe(..., target=target), or give the target another image_size")
+
+    def noise(self, count: int, size: Size) -> Float[Tensor, "b ..."]:
         """Prepared images of noise, always the same; the caller's random state stays as it is."""
         generator = torch.Generator().manual_seed(0)
-        return self.prepare(torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator))
+        return self.prepare(torch.randint(0, 256, (count, 3, *height_width(size)), dtype=torch.uint8, generator=generator))
 
     def borrowed(self) -> AbstractContextManager[None]:
         """The network in evaluation mode on the target's device for a while; then exactly as it was."""
@@ -171,7 +229,7 @@ class Target:
         digest = hashlib.sha256()
         core = self.core
         architecture = re.sub(r" at 0x[0-9a-f]+", "", repr(core))  # functions print where they lie in memory
-        reading = (self.image_size, self.resize, self.mean, self.std, self.layout, self.prefix_tokens, self.output_index)
+        reading = (self.preprocessing, self.layout, self.prefix_tokens, self.output_index)
         digest.update(repr((type(core).__module__, type(core).__qualname__, architecture, reading)).encode())
         for name, value in sorted(core.state_dict().items()):
             if isinstance(value, Tensor):
@@ -188,6 +246,13 @@ def _spellings(name: str) -> list[str]:
         stripped = stripped.partition(".")[2]
         names.append(stripped)
     return [*names, *(tried.removesuffix("#0") for tried in names if tried.endswith("#0"))]
+
+
+def warn_assumed(target: Target) -> None:
+    """Warns of preprocessing that nobody stated."""
+    how = "set --image_size, --mean and --std (in Python arguments of milan.Target)"
+    text = f"nobody said what images {target.name} takes: assumed {target.preprocessing}; if it was trained on others, {how}"
+    warnings.warn(text, MilanWarning, stacklevel=3)
 
 
 def _device(device: str | torch.device) -> torch.device:

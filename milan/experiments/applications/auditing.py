@@ -14,6 +14,7 @@ from milan.experiments.studies.marks import Answers
 from milan.page import write_sheets
 from milan.page.form import Form, Item, Part, write_form
 from milan.page.sheets import Sheet
+from milan.preprocessing import TargetOptions
 from milan.probes import load_probe
 from milan.probes.labels import of_diorama
 from milan.scores.truth import Truth
@@ -114,13 +115,21 @@ class Audited:
         return content_key(network=self.name, pair=self.pair, blurred=self.blurred, unit=str(unit))[:10]
 
 
-def audited(pairs: Sequence[Pair], probe: str, limit: int | None, look: Look, search: Search, out: Path) -> list[Audited]:
-    """Dissects and describes every network on the same images; what an earlier run has finished is not done again."""
+def audited(
+    pairs: Sequence[Pair], options: TargetOptions, probe: tuple[str, int | None], look: Look, search: Search, out: Path
+) -> list[Audited]:
+    """Dissects and describes every network on the same images; what an earlier run has finished is not done again.
+
+    Args:
+        options: of every network.
+        probe: and how many of its images.
+    """
+    probe_name, limit = probe
     found = []
     for number, pair in enumerate(pairs):
         for blurred, (spec, weights) in ((False, pair.plain), (True, pair.blurred)):
-            target = load_target(spec, weights=weights, device=look.device)
-            images = load_probe(probe, size=target.image_size, resize=target.resize, limit=limit)
+            target = load_target(spec, weights=weights, device=look.device, **options.given)
+            images = load_probe(probe_name, target=target, limit=limit)
             name = f"{spec}{f' ({Path(weights).stem})' if weights else ''}"
             folder = out / "networks" / f"{number + 1}-{'blurred' if blurred else 'plain'}-{re.sub(r'[^A-Za-z0-9.-]+', '-', name)}"
             found.append(Audited(name, number, blurred, Described.of(target, images, look, folder), search))

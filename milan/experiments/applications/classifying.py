@@ -28,7 +28,7 @@ from milan import Target
 
 
 def network() -> Target:
-    return Target(get_model({architecture!r}, weights=None, num_classes={classes}), name={name!r}, image_size={size}, resize={size})
+    return Target(get_model({architecture!r}, weights=None, num_classes={classes}), name={name!r}, image_size={size})
 '''
 
 

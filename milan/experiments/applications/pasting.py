@@ -48,9 +48,9 @@ class Attacks:
 class Example:
     """One adversarial image with what it was made of; classes by name."""
 
-    original: UInt8[Tensor, "3 size size"]
-    distractor: UInt8[Tensor, "3 size size"]
-    adversarial: UInt8[Tensor, "3 size size"]
+    original: UInt8[Tensor, "3 height width"]
+    distractor: UInt8[Tensor, "3 height width"]
+    adversarial: UInt8[Tensor, "3 height width"]
     classes: tuple[str, str, str]  # of the original, of the distractor, and what the network says of the pasted image
 
 
@@ -191,7 +191,7 @@ def _originals(target: Target, probe: Probe, rows: Sequence[int], labels: Int[np
             return
 
 
-def _effect(target: Target, unit: Unit, images: UInt8[Tensor, "k 3 size size"]) -> Float[np.ndarray, " classes"]:
+def _effect(target: Target, unit: Unit, images: UInt8[Tensor, "k 3 height width"]) -> Float[np.ndarray, " classes"]:
     """By how much the unit moves each logit on its exemplars, on the mean: with it less without it."""
     given = target.prepare(images)
     whole = target.outputs(given)
@@ -200,13 +200,13 @@ def _effect(target: Target, unit: Unit, images: UInt8[Tensor, "k 3 size size"]) 
 
 
 def _pasted(
-    originals: UInt8[Tensor, "n 3 size size"], others: UInt8[Tensor, "d 3 size size"], masks: Bool[Tensor, "d 1 size size"]
-) -> UInt8[Tensor, "n d 3 size size"]:
+    originals: UInt8[Tensor, "n 3 height width"], others: UInt8[Tensor, "d 3 height width"], masks: Bool[Tensor, "d 1 height width"]
+) -> UInt8[Tensor, "n d 3 height width"]:
     """Each region of the others in each original, at its own place."""
     return torch.where(masks[None], others[None], originals[:, None])
 
 
-def _answers(target: Target, images: UInt8[Tensor, "n d 3 size size"]) -> Int[np.ndarray, "n d"]:
+def _answers(target: Target, images: UInt8[Tensor, "n d 3 height width"]) -> Int[np.ndarray, "n d"]:
     parts = [target.outputs(target.prepare(some)).argmax(1).cpu() for some in images.flatten(0, 1).split(BATCH)]
     return torch.cat(parts).view(images.shape[:2]).numpy()
 
@@ -219,7 +219,7 @@ def _outputs(target: Target, probe: Probe, plan: Attacks) -> list[int]:
 
 
 def _with_examples(
-    found: Attacked, shown: UInt8[Tensor, "n 3 size size"], others: Tensor, masks: Tensor, names: dict[int, str]
+    found: Attacked, shown: UInt8[Tensor, "n 3 height width"], others: Tensor, masks: Tensor, names: dict[int, str]
 ) -> Attacked:
     """The first examples of distractors that fooled the network, each with another original; else the first ones."""
     hits = np.argwhere(found.fooled(found.answers)).tolist()

@@ -9,6 +9,7 @@ import torch
 
 from milan.experiments.applications.classifying import Training, trained
 from milan.experiments.applications.lettering import Lettering, build
+from milan.preprocessing import Preprocessing
 from milan.probes import Probe, load_probe
 from milan.storage import cache_folder
 from milan.targets import Target, load_target
@@ -76,18 +77,22 @@ def _scenes(world: str, first: int, count: int) -> Probe:
     return Probe.from_tensor(torch.from_numpy(np.array(shown.images)), shown.things.tolist(), list(THINGS))
 
 
-def made(images: str, tests: str, size: int, lettering: Lettering, training: Training, out: Path, rest: tuple[int, int, str]) -> Spoilt:
+def made(
+    images: str, tests: str, written: Preprocessing, lettering: Lettering, training: Training, out: Path, rest: tuple[int, int, str]
+) -> Spoilt:
     """Writes names into images of any kind, and trains a network on them and one on the same images without names.
 
     Args:
+        written: how the square images are made of pictures.
         rest: images to validate and to test with, at most, and the device.
     """
     validated, count, device = rest
-    source = load_probe(images, size=size)
-    folders = build(source, load_probe(tests, size=size) if tests else None, out / "images", lettering)
+    size = written.image_size
+    source = load_probe(images, **written.geometry)
+    folders = build(source, load_probe(tests, **written.geometry) if tests else None, out / "images", lettering)
 
     def opened(name: str, limit: int | None = None) -> Probe:
-        return _mixed(load_probe(str(folders[name]), size=size, resize=size), limit, lettering.seed)
+        return _mixed(load_probe(str(folders[name]), size=size), limit, lettering.seed)
 
     def network(kind: str) -> Target:
         spec, weights = trained(opened(f"{kind}/train"), opened(f"{kind}/validation"), training, out / kind, device)
@@ -99,7 +104,7 @@ def made(images: str, tests: str, size: int, lettering: Lettering, training: Tra
         f"Two {training.architecture} were trained from nothing on the same images of {source.spec or source.name}, one with the class's "
         f"name ({lettering.place}) in {share:.0f} % of them; {held:.0f} % of each class were held out for validation, and dissected too."
     )
-    seen = load_probe(str(folders["lettered/validation"]), size=size, resize=size)
+    seen = load_probe(str(folders["lettered/validation"]), size=size)
     validation = [opened(f"{kind}/validation", validated) for kind in ("plain", "adversarial", "lettered")]
     tests_of = [opened(f"{kind}/test", count) for kind in ("plain", "adversarial")]
     return Spoilt(reading, clean, seen, validation[0], validation[1], validation[2], tests_of[0], tests_of[1], note)

@@ -66,7 +66,7 @@ class Scored:
 
     @property
     def name(self) -> str:
-        return self.target.spec or self.target.name
+        return self.target.name
 
     def by_layer(self) -> Iterator[tuple[Dissection, dict[str, list[Description]]]]:
         """Each layer's dissection, and what each party said of its units."""

@@ -129,7 +129,7 @@ def report_of(stage: Stage, entrants: Sequence[Entrant], seed: int) -> Report:
     table = Table("all units", columns, tuple(_row(stage, entrant, seed) for entrant in entrants))
     first = next(iter(stage.dissections.values()))
     facts = {
-        "target": stage.target.spec or stage.target.name,
+        "target": stage.target.name,
         "weights": stage.target.weights,
         "probe": first.probe,
         "images": len(first.activations()),

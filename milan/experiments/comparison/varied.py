@@ -234,7 +234,7 @@ def report_of(frame: Frame, changes: Sequence[Change], embedder: Embedder, named
     if len(frame.units) > 1:
         tables += [_of_layer(found, changes, layer) for layer in frame.units]
     facts = {
-        "target": frame.target.spec or frame.target.name, "weights": frame.target.weights, "probe": frame.probe.spec,
+        "target": frame.target.name, "weights": frame.target.weights, "probe": frame.probe.spec,
         "images": len(frame.probe), "layers": list(frame.units), "units": len(said[PLAIN]), "k": frame.plain[0],
         "quantile": frame.plain[1], "seed": frame.plain[2], "describer": frame.describer.name,
         "settings": {name: str(value) for name, value in frame.describer.settings.items()}, "embedder": named,

@@ -58,7 +58,7 @@ class Described:
 
     @property
     def name(self) -> str:
-        return self.target.spec or self.target.name
+        return self.target.name
 
     @cached_property
     def texts(self) -> dict[Unit, str]:

@@ -59,7 +59,7 @@ class Worth:
         ]
         rows = [self._row(layer, folder) for layer in layers]
         table = Table("by layer", tuple(columns), tuple(rows), "layer")
-        name = self.target.spec or self.target.name
+        name = self.target.name
         facts = {
             "target": name, "probe": self.probe.spec, "images": min(self.images, len(self.probe)), "units": self.units,
             "seed": self.seed, "versions": versions(), "warnings": warnings_so_far(),

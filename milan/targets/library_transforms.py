@@ -1,0 +1,136 @@
+"""A library's own transform as a ``Preprocessing``: run on test pictures and measured, since settings are read differently by each class.
+
+The images that the network is shown then differ from the library's by no more than ``TOLERANCE``, or the network is refused.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageFilter
+from torch import Tensor
+
+from milan.errors import BadInput
+from milan.preprocessing import Crop, Preprocessing, Size, height_width
+
+TOLERANCE = 0.05  # grey levels of 255, a mean over a picture
+LANDSCAPE, PORTRAIT, PLAIN = (500, 375), (333, 401), (64, 64)  # widths and heights of test pictures
+DIGITS = 6  # significant digits of a mean that is measured: what float32 holds after a subtraction
+
+Transform = Callable[[Image.Image], Float[Tensor, "3 h w"]]
+Frame = tuple[Crop, Size | None]
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """The nearest that was found to a library's transform.
+
+    Attributes:
+        preprocessing: what was found.
+        fault: why it is not the library's; empty where it is.
+        note: what a user should know of it, where it is.
+    """
+
+    preprocessing: Preprocessing
+    fault: str = ""
+    note: str = ""
+
+
+def reproduced(transform: Transform, guess: Preprocessing, frames: Sequence[Frame]) -> Reproduction:
+    """The preprocessing that gives the pixels of a library's transform.
+
+    Args:
+        transform: from an RGB picture to the network's input.
+        guess: interpolation, resampler and rounding; mean and std as the library declares them, which are taken where they agree with what
+            is measured; and the image size for a transform that gives every picture another size.
+        frames: ways of cutting, of which the first that agrees is taken.
+    """
+    try:
+        seen = {picture: transform(_picture(picture)) for picture in (LANDSCAPE, PORTRAIT)}
+        guess = _normalized(transform, guess)
+    except Exception as error:  # libraries' transforms raise what they like
+        return Reproduction(guess, f"fails on a picture ({type(error).__name__}: {' '.join(str(error).split())[:150]})")
+    shapes = {tuple(pixels.shape) for pixels in seen.values()}
+    if any(len(shape) != 3 or shape[0] != len(guess.mean) for shape in shapes):
+        return Reproduction(guess, f"makes {' and '.join(map(str, sorted(shapes)))} of a picture in place of 3 x height x width")
+    if all(tuple(pixels.shape[1:]) == picture[::-1] for picture, pixels in seen.items()):
+        own = height_width(guess.image_size)[::-1]
+        seen, frames = {own: transform(_picture(own))}, frames[:1]
+    elif len(shapes) == 1:
+        guess = guess.changed(image_size=next(iter(shapes))[1:])
+    varies = len(shapes) > 1
+    best, least = guess, float("inf")
+    for tried in _candidates(guess, frames):
+        difference = _difference(tried, seen)
+        if difference < least:
+            best, least = tried, difference
+        if least <= TOLERANCE:
+            return Reproduction(best, note=f"gives each picture a size of its own; here each is {best.geometry_text}" if varies else "")
+    by = f"by {least:.2f} grey levels" if least < float("inf") else "in size"
+    return Reproduction(best, f"differs from the nearest that was found {by}")
+
+
+def declared(values: Any, channels: int = 3) -> tuple[float, ...] | None:
+    """A mean or standard deviation as a library's settings have it; None where they have none for each channel."""
+    numbers = [values] * channels if isinstance(values, int | float) else list(values or ())
+    return tuple(map(float, numbers)) if len(numbers) == channels else None
+
+
+def _candidates(guess: Preprocessing, frames: Sequence[Frame]) -> Iterator[Preprocessing]:
+    for crop, frame in frames:
+        with suppress(BadInput):  # a frame smaller than the image: the transform pads
+            yield replace(guess, crop=crop, resize=frame)
+
+
+def _difference(tried: Preprocessing, seen: dict[tuple[int, int], Tensor]) -> float:
+    """Mean difference in grey levels on the worst of some pictures; of an input that is larger than the image its middle counts."""
+    worst = 0.0
+    for picture, pixels in seen.items():
+        middle = pixels[:, *tried.cut((pixels.shape[1], pixels.shape[2]))].double()
+        mean, std = (torch.tensor(values, dtype=torch.float64).view(-1, 1, 1) for values in (tried.mean, tried.std))
+        levels = (middle * std + mean) * 255
+        own = torch.from_numpy(tried.pixels(_picture(picture))).double()
+        own = own.flip(0) if tried.channel_order == "bgr" else own
+        if own.shape != levels.shape:
+            return float("inf")
+        worst = max(worst, float((levels - own).abs().mean()))
+    return worst
+
+
+def _normalized(transform: Transform, guess: Preprocessing) -> Preprocessing:
+    """Mean, standard deviation and order of the channels, from what the transform makes of one colour.
+
+    Raises:
+        BadInput: it does more to colours than to scale and shift each.
+    """
+    black, white, red = (_middle(transform(Image.new("RGB", PLAIN, colour))) for colour in ("black", "white", "red"))
+    scale = white - black
+    lit = ((red - black) / scale).tolist()
+    order = next((name for name, place in (("rgb", 0), ("bgr", -1)) if np.allclose(lit, np.roll([1.0, 0.0, 0.0], place), atol=1e-3)), None)
+    if order is None:
+        raise BadInput(f"red becomes {lit}: channels are mixed")
+    mean, std = _as_declared(-black / scale, guess.mean), _as_declared(1 / scale, guess.std)
+    return guess.changed(mean=mean, std=std, channel_order=order)
+
+
+def _middle(pixels: Tensor) -> Float[Tensor, " c"]:
+    return pixels[:, pixels.shape[-2] // 2, pixels.shape[-1] // 2].double()
+
+
+def _as_declared(found: Tensor, values: tuple[float, ...]) -> tuple[float, ...]:
+    """The values that a library declares where they agree with those measured, which carry rounding errors."""
+    if len(values) == len(found) and np.allclose(found, values, rtol=1e-5, atol=1e-6):
+        return values
+    return tuple(float(f"{value:.{DIGITS}g}") for value in found.tolist())
+
+
+@lru_cache(maxsize=8)
+def _picture(size: tuple[int, int]) -> Image.Image:
+    """A test picture of that width and height: noise as smooth as a photograph."""
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(noise).filter(ImageFilter.GaussianBlur(2))
