@@ -154,6 +154,7 @@ class TargetOptions:
         layout: BCHW, BHWC, BNC or BC, where it cannot be inferred from the outputs' shapes
         prefix_tokens: tokens before the grid, where their number cannot be inferred
         output_index: which tensor of a layer's output counts, where it has several
+        allow_nondeterministic: go on, with a warning, where one image gives other values each time, or among other images
     """
 
     flat: ClassVar[bool] = True  # on the command line its fields are options without a prefix
@@ -168,6 +169,7 @@ class TargetOptions:
     layout: str | None = None
     prefix_tokens: int | None = None
     output_index: int | None = None
+    allow_nondeterministic: bool | None = None
 
     @property
     def given(self) -> dict[str, Any]:
@@ -180,11 +182,12 @@ class TargetOptions:
         return {name: value for name, value in self.given.items() if name in _PREPROCESSING}
 
     @property
-    def layout_options(self) -> dict[str, Any]:
-        """Those of ``given`` that say how outputs are laid out."""
-        return {name: value for name, value in self.given.items() if name in ("layout", "prefix_tokens", "output_index")}
+    def reading(self) -> dict[str, Any]:
+        """Those of ``given`` that say how outputs are read."""
+        return {name: value for name, value in self.given.items() if name in READING}
 
 
+READING = ("layout", "prefix_tokens", "output_index", "allow_nondeterministic")
 _PREPROCESSING = {field.name for field in fields(Preprocessing)}
 
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from milan.dissection.hooks import recorded
+from milan.dissection.determinism import examine
 from milan.dissection.images import keep_images, kept_images
 from milan.dissection.passes import block_length
 from milan.dissection.record import LayerPlan, LayerRecord, pooled_name
@@ -45,6 +45,7 @@ def dissect(
     memory: str | int = "4GiB",
     workers: int = 0,
     units: Mapping[str, Sequence[int]] | None = None,
+    allow_nondeterministic: bool = False,
 ) -> dict[str, Dissection]:
     """Finds what activates each unit of the layers, in one pass of the target over the probe that stops after the last of them.
 
@@ -62,13 +63,17 @@ def dissect(
             that says how far their rank may be off.
         workers: further threads that decode.
         units: for some layers the indices of the units to look at, in place of all.
+        allow_nondeterministic: go on, with a warning, where an image's values change from one pass to the next or with the other images
+            of the batch; a target that was made with this option needs it no more.
 
     Raises:
-        BadInput: settings that cannot be; a folder that cannot be written, is too small, or is in use by another process.
+        BadInput: a layer is no function of the image; settings that cannot be; a folder that cannot be written, is too small, or is in use by another process.
         UnknownName: a layer that the target does not have.
     """
     out = Path(out)
     _check(k, quantile, batch_size)
+    if allow_nondeterministic:
+        target = target.allowing_nondeterminism()
     check_probe(target, probe)
     shard = shard_here(target.device)
     plans = _plans(target, probe, layers, dict(units or {}), k, quantile)
@@ -145,16 +150,18 @@ def _plans(target: Target, probe: Probe, names: Sequence[str], units: dict[str, 
     if k > len(probe):
         warnings.warn(f"k is {k}, but {probe.name} has only {len(probe)} images: took k = {len(probe)}", MilanWarning, stacklevel=3)
     wanted = {target.layer(name).name: _indices(name, indices, target.layer(name).units) for name, indices in units.items()}
-    grids: dict[str, tuple[int, int]] = {}
-
-    def measure(layer: str, maps: Tensor, cls: Tensor | None) -> None:
-        grids[layer] = (maps.shape[2], maps.shape[3])
-
-    with recorded(target, [layer.name for layer in layers], measure) as look:  # images may be of another size than the target's own
-        look(target.noise(1, probe.size))
+    found = examine(target, [layer.name for layer in layers], probe.size)
     every = {layer.name: tuple(range(layer.units)) for layer in layers}
     return [
-        LayerPlan(layer, grids[layer.name], wanted.get(layer.name, every[layer.name]), len(probe), min(k, len(probe)), quantile)
+        LayerPlan(
+            layer,
+            found.grids[layer.name],
+            wanted.get(layer.name, every[layer.name]),
+            len(probe),
+            min(k, len(probe)),
+            quantile,
+            nondeterministic=found.faults.get(layer.name, ""),
+        )
         for layer in layers
     ]
 
@@ -200,6 +207,8 @@ def _with_key(plan: LayerPlan, target: Target, probe: Probe, once: str) -> Layer
     length = block_length(probe.size, target.device)
     settings = {"k": plan.k, "quantile": plan.quantile, "units": plan.units, "rate": plan.rate, "block": length}
     made_by = {"format": FORMAT, "torch": torch.__version__, "device": target.device.type, "once": once}
+    if plan.layer.order:
+        settings["order"] = plan.layer.order
     key = content_key(target=target.fingerprint, layer=plan.layer.name, probe=probe.fingerprint, settings=settings, made_by=made_by)
     return replace(plan, key=key)
 
@@ -284,6 +293,7 @@ def _facts(record: LayerRecord, run: Run, target: Target, probe: Probe, k: int) 
         "skipped": run.skipped,
         "status": {word: _listed(plan, [found == word for found in words]) for word in ("dead", "sparse", "invalid")},
         "not_finite": _listed(plan, record.range.odd.bool().tolist()),
+        "nondeterministic": plan.nondeterministic,
         "sampled": plan.rate,
         "rank_error": record.rank_error(),
         "exemplars": sorted(record.topk.members()),
@@ -310,6 +320,8 @@ def _tell_errors(plans: list[LayerPlan], out: Path) -> None:
             units, more = facts["not_finite"][:10], len(facts["not_finite"]) - 10
             text = f"{plan.layer.name}: NaN or infinite activations in units {', '.join(map(str, units))}{f' and {more} more' * (more > 0)}"
             warnings.warn(f"{text}; they count as the lowest", MilanWarning, stacklevel=3)
+        if facts.get("nondeterministic"):
+            warnings.warn(f"{facts['nondeterministic']}; another run may find other exemplars", MilanWarning, stacklevel=3)
         if facts["rank_error"]:
             text = f"{plan.layer.name}: thresholds are of a sample of 1 in {1 / facts['sampled']:.0f} values, to fit the memory"
             error = f"the quantile {plan.quantile} may be off by {facts['rank_error']:.2g} in rank"

@@ -81,7 +81,7 @@ def looked(target: Target, layers: Sequence[str], batches: Batches, consume: Cal
     if first is None:
         return
     length = block_length(as_size(first[1].shape[-2:]), target.device)
-    with _exact(target.device), target.borrowed(), _crew(target, layers, consume) as crew:
+    with exact(target.device), target.borrowed(), _crew(target, layers, consume) as crew:
         waiting: deque[Future[T]] = deque()
         for ids, images in blocks(chain([first], batches), length):
             waiting.append(crew.submit(ids, images))
@@ -218,7 +218,7 @@ def _out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
-def _exact(device: torch.device) -> AbstractContextManager[None]:
+def exact(device: torch.device) -> AbstractContextManager[None]:
     """On a GPU: no algorithm chosen by a race, no rounding to 19 bits."""
     if device.type != "cuda":
         return nullcontext()

@@ -40,6 +40,7 @@ class LayerPlan:
     quantile: float
     rate: float = 1.0  # share of all values that the quantile is taken of
     key: str = ""  # stands for all that the result depends on
+    nondeterministic: str = ""  # why the layer's values are no function of the image, where they are not
 
     @property
     def values(self) -> int:

@@ -145,7 +145,7 @@ def _maps(module: nn.Module, one: Shape, two: Shape | None, seen: Evidence) -> L
     known = [grid for grid, _ in seen.grids]
     for found in (first, last):
         if found.grid in known or found.grid[0] == found.grid[1]:
-            return replace(found, sure=found.sure and found.grid in known and two is None)
+            return replace(found, sure=found.sure and found.grid in known)
     raise Unreadable(f"puts out {('B', *one)}, which may be maps with channels first or last; say which with layout")
 
 

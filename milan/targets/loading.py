@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from milan.errors import BadInput, MilanError, MilanWarning, UnknownName, nearest
-from milan.preprocessing import TargetOptions, height_width
+from milan.preprocessing import READING, TargetOptions, height_width
 from milan.targets.detectors import assumed_preprocessing
 from milan.targets.families import from_diorama, from_huggingface, from_timm, from_torchvision
 from milan.targets.generators import GeneratorTarget
@@ -66,7 +66,7 @@ def _target(network: Network, spec: str, stated: TargetOptions, device: str | to
         warnings.warn(f"{spec} keeps weights in 16 bits; on the CPU they are dissected in 32 bits", MilanWarning, stacklevel=3)
         model = model.float()
     preprocessing = (network.preprocessing or assumed_preprocessing(model)).changed(**stated.preprocessing)
-    rest: dict[str, Any] = {"name": stated.name or "", "device": device} | stated.layout_options
+    rest: dict[str, Any] = {"name": stated.name or "", "device": device} | stated.reading
     if network.latents is not None:
         target: Target = GeneratorTarget(model, network.latents, image_size=preprocessing.image_size, **rest)
     else:
@@ -112,8 +112,8 @@ def _from_file(spec: str, source: Source, stated: TargetOptions, device: str | t
 
 def _with_options(target: Target, stated: TargetOptions, device: str | torch.device) -> Target:
     """The user's target with what the command line says of it; what it does not say stays."""
-    kept: dict[str, Any] = {name: getattr(target, name) for name in ("layout", "prefix_tokens", "output_index")}
-    kept |= stated.layout_options
+    kept: dict[str, Any] = {name: getattr(target, name) for name in READING}
+    kept |= stated.reading
     kept |= {"name": stated.name or target.given_name, "device": target.device if str(device) == "cpu" else device}
     if isinstance(target, GeneratorTarget):
         if stated.preprocessing:

@@ -38,6 +38,7 @@ class Target:
         layout: one of BCHW, BHWC, BNC, BC for outputs with as many axes, where it cannot be told by running the network.
         prefix_tokens: how many tokens stand before the grid, where it cannot be told.
         output_index: which tensor of a layer's output counts where there are several; the first otherwise.
+        allow_nondeterministic: dissect it also where its values are no function of the image, with a warning.
         device: where it is run.
 
     Raises:
@@ -61,6 +62,7 @@ class Target:
         layout: str | None = None,
         prefix_tokens: int | None = None,
         output_index: int | None = None,
+        allow_nondeterministic: bool = False,
         device: str | torch.device = "cpu",
     ):
         check_usable(model, name or type(model).__name__)
@@ -73,6 +75,7 @@ class Target:
         if self.device.type == "cpu" and is_half(model):
             self.model = _full_precision(model, self.name)
         self.layout, self.prefix_tokens, self.output_index = layout, prefix_tokens, output_index
+        self.allow_nondeterministic = allow_nondeterministic
         geometry = {"interpolation": interpolation, "channel_order": channel_order, "resampler": resampler, "crop_rounding": crop_rounding}
         assumed = assumed_preprocessing(unwrapped(model))
         self.preprocessing = assumed.changed(image_size=image_size, resize=resize, crop=crop, mean=mean, std=std, **geometry)
@@ -158,6 +161,13 @@ class Target:
         """Prepared images of noise, always the same; the caller's random state stays as it is."""
         generator = torch.Generator().manual_seed(0)
         return self.prepare(torch.randint(0, 256, (count, 3, *height_width(size)), dtype=torch.uint8, generator=generator))
+
+    def allowing_nondeterminism(self) -> "Target":
+        """Return the same target, to be dissected also where its values are no function of the image."""
+        other = copy.copy(self)
+        other.allow_nondeterministic = True
+        other.options = {**self.options, "allow_nondeterministic": True}
+        return other
 
     def borrowed(self) -> AbstractContextManager[None]:
         """The network in evaluation mode on the target's device for a while; then exactly as it was."""
