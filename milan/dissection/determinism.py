@@ -1,6 +1,6 @@
-"""Whether what layers put out is a function of the image: one image, run alone, twice and among others, must give the same values."""
+"""Whether a layer's values are a function of the image: run alone, twice and among others, one image gives the same."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,11 +14,11 @@ from milan.preprocessing import Size
 from milan.targets import Target
 from milan.targets.outputs import chosen
 
-# One image, which stands among others in the rows ``SAME`` of the batch.
-BATCH, SAME = (1, 0, 2, 0), (1, 3)
+# Which of three images make up the batch: the first of them is there twice, at ``SAME``, among others.
+BATCH, SAME = [1, 0, 2, 0], [1, 3]
 REMEDY = (
-    "switch off what is random or looks at the other images (dropout outside nn.Dropout, random masks, batch statistics), "
-    "or go on all the same with allow_nondeterministic (--allow_nondeterministic)"
+    "switch off what is random or looks at other images (dropout outside nn.Dropout, random masks, batch statistics), "
+    "or go on all the same with --allow_nondeterministic (in Python allow_nondeterministic=True)"
 )
 
 
@@ -28,20 +28,31 @@ class Examination:
 
     Attributes:
         grids: height and width of each layer's maps.
-        faults: why a layer's values are no function of the image; only of the layers where they are not.
+        faults: why a layer's values are no function of the image, of those of which they are not.
     """
 
     grids: dict[str, tuple[int, int]] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
 
 
-def examine(target: Target, layers: Sequence[str], size: Size) -> Examination:
-    """Compare what layers put out for one image alone and among others: two passes, up to the last of the layers.
+@dataclass(frozen=True)
+class _Mark:
+    """What tells one module's output for one image from another."""
 
-    Values may differ by what sums of 16 or 32 bits are rounded by: the square root of the precision, of a layer's largest value.
+    name: str
+    kind: str
+    sums: Float[Tensor, " 2"]
+
+
+def examine(target: Target, layers: Sequence[str], size: Size) -> Examination:
+    """Compare what layers put out for one image alone and among others, in two passes up to the last of the layers.
+
+    Values may differ by the square root of their precision, as a share of a layer's largest: sums are rounded otherwise
+    in batches of another length.
 
     Raises:
-        BadInput: the network takes no single image, or the values are no function of the image and the target does not allow that.
+        BadInput: the network takes no single image, or a layer's values are no function of the image and the target
+            does not allow that.
     """
     images = target.noise(max(BATCH) + 1, size)
     with exact(target.device):
@@ -51,16 +62,18 @@ def examine(target: Target, layers: Sequence[str], size: Size) -> Examination:
             raise
         except Exception as error:  # any fault of the network's own code
             reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise BadInput(f"{target.name} cannot be run on one image alone: {reason}{_batch_statistics(target)}") from error
-        among = {name: values[list(SAME)] for name, values in _values(target, layers, images[list(BATCH)]).items()}
-        off = {name: share for name in alone if (share := _difference(alone[name], among[name])) > _tolerance(target)}
-        faults = _faults(target, off, images, alone) if off else {}
+            text = f"{target.name} cannot be run on one image alone: {reason}"
+            raise BadInput(f"{text}{_batch_statistics(target)}") from error
+        among = _values(target, layers, images[BATCH])
+        differences = {name: _difference(alone[name], among[name][SAME]) for name in alone}
+        varying = {name: share for name, share in differences.items() if share > _tolerance(target)}
+        faults = _faults(target, varying, images, alone) if varying else {}
     if faults and not target.allow_nondeterministic:
         raise BadInput(f"{next(iter(faults.values()))}; {REMEDY}")
     return Examination({name: (values.shape[2], values.shape[3]) for name, values in alone.items()}, faults)
 
 
-def _values(target: Target, layers: Sequence[str], images: Float[Tensor, "b ..."]) -> dict[str, Float[Tensor, "b units h w"]]:
+def _values(target: Target, layers: Sequence[str], images: Tensor) -> dict[str, Float[Tensor, "b units h w"]]:
     found: dict[str, Tensor] = {}
 
     def keep(layer: str, maps: Tensor, cls: Tensor | None) -> None:
@@ -73,56 +86,59 @@ def _values(target: Target, layers: Sequence[str], images: Float[Tensor, "b ..."
 
 def _difference(one: Float[Tensor, "1 ..."], others: Float[Tensor, "b ..."]) -> float:
     """The largest difference, as a share of the largest value; what is NaN or infinite in both does not differ."""
-    difference = (others - one).nan_to_num().abs().max()
-    return float(difference / one.nan_to_num(posinf=0.0, neginf=0.0).abs().max().clamp_min(1e-30))
+    largest = one.nan_to_num(posinf=0.0, neginf=0.0).abs().max().clamp_min(1e-30)
+    return float((others - one).nan_to_num().abs().max() / largest)
 
 
 def _tolerance(target: Target) -> float:
     return torch.finfo(target.dtype).eps ** 0.5
 
 
-def _faults(target: Target, off: dict[str, float], images: Tensor, alone: dict[str, Tensor]) -> dict[str, str]:
-    """What to say of each layer that differs."""
-    again = _values(target, list(off), images[:1])
-    random = any(_difference(alone[name], again[name]) > _tolerance(target) for name in off)
-    if random:
-        how, first = "run twice, one image gives values", _first_to_differ(target, images[:1], 0, images[:1], 0)
+def _faults(target: Target, varying: dict[str, float], images: Tensor, alone: dict[str, Tensor]) -> dict[str, str]:
+    """What to say of each layer whose values vary, by how much they do."""
+    again = _values(target, list(varying), images[:1])
+    if any(_difference(alone[name], again[name]) > _tolerance(target) for name in varying):
+        how, cause = "run twice, one image gives values", ""
+        first = _first_to_differ(target, _marks(target, images[:1], 0), _marks(target, images[:1], 0))
     else:
-        how = "run alone and among others, one image gives values"
-        first = _first_to_differ(target, images[:1], 0, images[list(BATCH)], SAME[0])
-    where = f" (first in {first})" if first else ""
-    cause = "" if random else _batch_statistics(target)
+        how, cause = "run alone and among others, one image gives values", _batch_statistics(target)
+        first = _first_to_differ(target, _marks(target, images[:1], 0), _marks(target, images[BATCH], SAME[0]))
     return {
-        name: f"layer {name!r} of {target.name} is no function of the image: {how} that differ by {share:.0%} of the largest{where}{cause}"
-        for name, share in off.items()
+        name: f"layer {name!r} of {target.name} is no function of the image: {how} that differ by {share:.0%} of the largest{first}{cause}"
+        for name, share in varying.items()
     }
 
 
 def _batch_statistics(target: Target) -> str:
-    """Names a module that normalizes by the batch, as batch normalization without running statistics does."""
-    kinds = (nn.modules.batchnorm._BatchNorm,)
-    names = [name for name, module in target.modules().items() if isinstance(module, kinds) and module.running_mean is None]
+    """Name a module that normalizes by the batch, as batch normalization without running statistics does."""
+    kind = nn.modules.batchnorm._BatchNorm
+    modules = [(name, module) for name, module in target.modules().items() if isinstance(module, kind)]
+    names = [name for name, module in modules if module.running_mean is None]
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"; {names[0]}{more} is batch normalization without running statistics (track_running_stats=False)" if names else ""
+    what = "batch normalization without running statistics (track_running_stats=False)"
+    return f"; {names[0]}{more} is {what}" if names else ""
 
 
-def _first_to_differ(target: Target, one: Tensor, row: int, other: Tensor, other_row: int) -> str:
-    """The first module whose output for one image differs between two batches."""
-    for (name, kind, mark), (same, _, other_mark) in zip(_marks(target, one, row), _marks(target, other, other_row), strict=False):
-        if name == same and not torch.allclose(mark, other_mark, rtol=_tolerance(target), atol=0, equal_nan=True):
-            return f"{name}, {kind}"
+def _first_to_differ(target: Target, one: Sequence[_Mark], other: Sequence[_Mark]) -> str:
+    """Name the first module whose output for the image differs."""
+    for mark, again in zip(one, other, strict=False):
+        same = torch.allclose(mark.sums, again.sums, rtol=_tolerance(target), atol=0, equal_nan=True)
+        if mark.name == again.name and not same:
+            return f" (first in {mark.name}, {mark.kind})"
     return ""
 
 
-def _marks(target: Target, images: Tensor, row: int) -> Iterator[tuple[str, str, Float[Tensor, " 2"]]]:
-    """Of each call of a module: its name, its class, and the sums of the absolute and of the squared output for one image of the batch."""
-    found: list[tuple[str, str, Tensor]] = []
+def _marks(target: Target, images: Tensor, row: int) -> list[_Mark]:
+    """Of each call of a module two sums over its output for one image of the batch, of which one tells places apart."""
+    found: list[_Mark] = []
 
     def note(name: str, module: nn.Module, output: object) -> None:
         tensor = chosen(output, target.output_index)
-        if tensor is not None and tensor[1].ndim and len(tensor[1]) == len(images):
-            values = tensor[1][row].detach().double()
-            found.append((name, type(module).__name__, torch.stack([values.abs().sum(), values.square().sum()])))
+        if tensor is None or not tensor[1].ndim or len(tensor[1]) != len(images):
+            return
+        values = tensor[1][row].detach().double().flatten()
+        weights = torch.arange(len(values), device=values.device).double().cos()
+        found.append(_Mark(name, type(module).__name__, torch.stack([values.abs().sum(), values @ weights])))
 
     with target.borrowed(), torch.no_grad():
         handles = [
@@ -134,4 +150,4 @@ def _marks(target: Target, images: Tensor, row: int) -> Iterator[tuple[str, str,
         finally:
             for handle in handles:
                 handle.remove()
-    return iter(found)
+    return found

@@ -63,11 +63,12 @@ def dissect(
             that says how far their rank may be off.
         workers: further threads that decode.
         units: for some layers the indices of the units to look at, in place of all.
-        allow_nondeterministic: go on, with a warning, where an image's values change from one pass to the next or with the other images
-            of the batch; a target that was made with this option needs it no more.
+        allow_nondeterministic: go on, with a warning, where an image's values change from one pass to the next or with
+            the other images of the batch. Needless for a target that was made with this option.
 
     Raises:
-        BadInput: a layer is no function of the image; settings that cannot be; a folder that cannot be written, is too small, or is in use by another process.
+        BadInput: a layer's values are no function of the image; settings that cannot be; a folder that cannot be
+            written, is too small, or is in use by another process.
         UnknownName: a layer that the target does not have.
     """
     out = Path(out)
@@ -321,7 +322,8 @@ def _tell_errors(plans: list[LayerPlan], out: Path) -> None:
             text = f"{plan.layer.name}: NaN or infinite activations in units {', '.join(map(str, units))}{f' and {more} more' * (more > 0)}"
             warnings.warn(f"{text}; they count as the lowest", MilanWarning, stacklevel=3)
         if facts.get("nondeterministic"):
-            warnings.warn(f"{facts['nondeterministic']}; another run may find other exemplars", MilanWarning, stacklevel=3)
+            text = f"{facts['nondeterministic']}; another run may find other exemplars"
+            warnings.warn(text, MilanWarning, stacklevel=3)
         if facts["rank_error"]:
             text = f"{plan.layer.name}: thresholds are of a sample of 1 in {1 / facts['sampled']:.0f} values, to fit the memory"
             error = f"the quantile {plan.quantile} may be off by {facts['rank_error']:.2g} in rank"

@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from itertools import groupby, islice
 
@@ -12,7 +13,9 @@ from torch import Tensor
 
 from milan.catalogue import Catalogue, Entry
 from milan.command import escaped
+from milan.dissection.determinism import examine
 from milan.dissection.hooks import recorded
+from milan.errors import MilanWarning
 from milan.preprocessing import pixel_count, size_text
 from milan.programs.describing import Plan
 
@@ -53,6 +56,8 @@ def _score(entry: Entry) -> float:
 
 def tell_plan(plan: Plan) -> None:
     """What a run would do and how large it is; runs the target on a few images to tell how long it takes, and writes nothing."""
+    for fault in examine(plan.target, plan.layers, plan.probe.size).faults.values():
+        warnings.warn(fault, MilanWarning, stacklevel=2)
     console = _console()
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("layer", "units", "asked for", "map"):

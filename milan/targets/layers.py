@@ -36,14 +36,14 @@ class Layer:
     order: Order = field(default=(), repr=False)
 
     def maps(self, output: Tensor) -> Tensor:
-        """Return the module's output as (batch, units, height, width), as a view if possible, in float32 where it was 16 bits."""
+        """Return the module's output as (batch, units, height, width), in float32 where it was 16 bits."""
         if output.dtype in (torch.float16, torch.bfloat16):
             output = output.float()
         maps = to_maps(output, Layout(self.layout, self.units, self.grid, self.prefix_tokens))
         if not self.order:
             return maps
         if maps.shape[2:] != self.grid:
-            text = f"{self.name} has its places in an order known for {self.grid} places only, not {tuple(maps.shape[2:])}"
+            text = f"the order of places in {self.name} is known for {self.grid}, not for {tuple(maps.shape[2:])}"
             raise BadInput(f"{text}; take images of the target's own size")
         return maps.flatten(2)[:, :, list(self.order)].unflatten(2, self.grid)
 
@@ -80,10 +80,10 @@ def second_sizes(size: Size) -> list[Size]:
 
 
 def find_layers(target: "Target") -> Layers:
-    """Find the layers by running the target on two images of its own size with two mixtures of them, and on one image of another size.
+    """Find the layers by running the target on two images with two mixtures of them, and on one of another size.
 
-    The numbers of images differ so that the batch axis shows: a module that puts out position embeddings, or windows instead of
-    images, is left out. The mixtures show whether a layer's places follow those of the image.
+    The numbers of images differ so that the batch axis shows: a module that puts out position embeddings, or windows
+    instead of images, is left out. The mixtures show whether a layer's places follow those of the image.
 
     Raises:
         BadInput: if the network does not take a batch of images.
@@ -92,7 +92,8 @@ def find_layers(target: "Target") -> Layers:
     with target.borrowed():
         reading = _Reading(target, modules)
         found: list[Layer] = []
-        reasons = {name: "is not run when the network is given images" for name in modules if name not in reading.counts}
+        idle = [name for name in modules if name not in reading.counts]
+        reasons = dict.fromkeys(idle, "is not run when the network is given images")
         for call in reading.first.calls:
             try:
                 found.append(reading.layer(call, aliases.get(call.module, ())))
@@ -103,7 +104,7 @@ def find_layers(target: "Target") -> Layers:
 
 
 class _Reading:
-    """Reads the layout of one call after the other, in the order in which they ran: each builds on what those before it showed."""
+    """Reads the layout of one call after the other, as they ran: each builds on what those before it showed."""
 
     def __init__(self, target: "Target", modules: dict[str, nn.Module]):
         self.target, self.modules = target, modules
@@ -144,7 +145,7 @@ class _Reading:
         return Survey(self.modules, self.target.output_index, compare).run(self.target.core, images)
 
     def _second_size(self) -> tuple[Size, dict[tuple[str, int], Call]]:
-        """Another image size and the calls for one image of it, as far as the network got with it; none if the size changes nothing."""
+        """Another image size and the calls for one image of it, as far as they got; none if it changes no shape."""
         best: tuple[Size, dict[tuple[str, int], Call]] = (self.target.image_size, {})
         for size in second_sizes(self.target.image_size):
             survey = self._run(self.target.noise(1, size))
@@ -168,41 +169,41 @@ class _Reading:
     def _order(self, call: Call, layout: Layout) -> Order:
         """In which order the places of a call are those of the image, row by row; empty if they lie so.
 
-        Where the call itself does not show it, as where each place attends to the whole image, it is that of the last layer before it with
-        the same layout and grid.
+        Where the call itself does not show it, as where each place attends to the whole image, it is that of the last
+        layer before it with the same layout and grid.
         """
         near = call.places(layout)
         if near is None or layout.grid == (1, 1):
             return ()
         key = (layout.name, layout.grid)
         shown = verdict(near.unflatten(1, layout.grid))
-        if shown is Verdict.UNCLEAR and not layout.sure:
-            raise Unreadable(f"puts out {('B', *(call.shape or ())[1:])}, whose places do not answer to parts of the image, so it shows no maps")
+        if shown is not Verdict.FOLLOWS and not layout.sure:
+            raise Unreadable(f"puts out {('B', *(call.shape or ())[1:])}, in which places are no parts of the image")
         if shown is Verdict.FOLLOWS:
             self.orders[key], self.following[layout.grid] = (), (call, layout)
         elif shown is Verdict.SCRAMBLED and not self._fits(self.orders.get(key), near, layout.grid):
             self.orders[key] = self._searched(call, layout)
         order = self.orders.get(key, ())
         if order is None:
-            raise Unreadable("has its places in another order than the image's rows and columns (and not one for each), so it shows no maps")
+            raise Unreadable("has its places in another order than the image's, which cannot be told")
         return order
 
     def _fits(self, order: Order | None, near: Float[Tensor, "2 places"], grid: Grid) -> bool:
         return bool(order) and verdict(near[:, list(order or ())].unflatten(1, grid)) is Verdict.FOLLOWS
 
     def _searched(self, call: Call, layout: Layout) -> Order | None:
-        """The order of a call's places, from mixtures that number the rows and columns of its grid; None if there is none."""
-        if self.noise is None:
+        """The order of a call's places, told by mixtures that number rows and columns; None if there is none."""
+        grid = layout.grid
+        if self.noise is None or grid[0] > self.noise.shape[2] or grid[1] > self.noise.shape[3]:
             return None
-        if layout.grid not in self.numbered:
-            masks = digits(layout.grid, *self.noise.shape[2:])
-            calls = self.numbered.setdefault(layout.grid, {})
-            for part in masks.split(2):
-                for key, seen in self._run(mixed(self.noise, part), compare=True).by_call().items():
+        if grid not in self.numbered:
+            calls = self.numbered.setdefault(grid, {})
+            for masks in digits(grid, *self.noise.shape[2:]).split(2):
+                for key, seen in self._run(mixed(self.noise, masks), compare=True).by_call().items():
                     calls.setdefault(key, []).append(seen)
-        following = self.following.get(layout.grid)
         near = self._near(call, layout)
-        return None if near is None else raster_order(near, layout.grid, self._near(*following) if following else None)
+        like = self._near(*self.following[grid]) if grid in self.following else None
+        return None if near is None else raster_order(near, grid, like)
 
     def _near(self, call: Call, layout: Layout) -> Float[Tensor, "masks places"] | None:
         """Closeness of a call's places for the mixtures that number its grid."""

@@ -50,9 +50,9 @@ class Evidence:
         if layout.grid != (1, 1):
             self.grids.append((layout.grid, _second_grid(layout, two, self)))
 
-    def attends(self, shape: Shape) -> bool:
-        """Whether the last two axes may be attention among all places of an earlier layer."""
-        return shape[1] == shape[2] and shape[1] in self.tokens | {rows * columns for (rows, columns), _ in self.grids}
+    def attends(self, grid: Grid) -> bool:
+        """Whether a grid may be attention among all places of earlier layers."""
+        return set(grid) <= self.tokens | {rows * columns for (rows, columns), _ in self.grids}
 
 
 class Unreadable(Exception):
@@ -122,9 +122,19 @@ def _token_grid(count: int, second: int | None, seen: Evidence) -> tuple[int, Gr
     for prefix in allowed[:6]:
         found = grid_of(count - prefix, seen.size)
         if found and max(found) <= largest and (second is None or grid_of(second - prefix, seen.second_size)):
-            return prefix, found, second is not None
+            return prefix, found, second is not None or any(_is_pooled(found, grid) for grid, _ in seen.grids)
     words = f"{seen.prefix}" if seen.prefix is not None else "0, 1, 2, 3, 4 or 5"
     raise Unreadable(f"puts out {count} tokens, which are no grid of the image's shape after {words} prefix tokens; give prefix_tokens")
+
+
+def _is_pooled(grid: Grid, larger: Grid) -> bool:
+    """Whether a grid may be a larger one whose places are merged, or left out, by whole strides.
+
+    >>> _is_pooled((7, 7), (14, 14)), _is_pooled((4, 4), (7, 7)), _is_pooled((16, 16), (56, 56))
+    (True, True, False)
+    """
+    strides = range(2, 1 + min(larger))
+    return any(all(short in (long // stride, -(-long // stride)) for short, long in zip(grid, larger, strict=True)) for stride in strides)
 
 
 def _maps(module: nn.Module, one: Shape, two: Shape | None, seen: Evidence) -> Layout:
@@ -132,11 +142,9 @@ def _maps(module: nn.Module, one: Shape, two: Shape | None, seen: Evidence) -> L
     last = Layout("BHWC", one[2], (one[0], one[1]))
     if seen.layout in ("BCHW", "BHWC"):
         return first if seen.layout == "BCHW" else last
-    first, last = replace(first, sure=not seen.attends(one)), replace(last, sure=not seen.attends(one))
+    first, last = (replace(found, sure=not seen.attends(found.grid)) for found in (first, last))
     if isinstance(module, _CHANNELS_FIRST):
         return first
-    if one[1] in seen.tokens and (one[1] == one[2] or two is None):
-        raise Unreadable(f"puts out {('B', *one)}, attention among {one[1]} tokens and no maps")
     grown = [axis for axis in range(3) if two is not None and one[axis] != two[axis]]
     if grown:
         if grown not in ([0, 1], [1, 2]):

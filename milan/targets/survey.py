@@ -24,7 +24,8 @@ class Call:
         module: dotted path of the module.
         index: number of the call in this pass, from 0.
         shape: of the tensor that is dissected, batch axis included; None if there is none.
-        near: closeness of each place to two images (see ``closeness``) by the axis that holds the units; empty if it was not looked for.
+        near: closeness of each place to two images (see ``closeness``), by the axis that may hold the units; empty if
+            it was not looked for.
     """
 
     module: str
