@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -242,6 +242,7 @@ def _checked(images: Tensor | np.ndarray) -> UInt8[np.ndarray, "n 3 height width
     return np.ascontiguousarray(array)
 
 
+@runtime_checkable
 class TargetPreprocessing(Protocol):
     """A network that says how its input is made of a picture: a ``milan.Target``."""
 
