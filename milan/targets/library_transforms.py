@@ -65,7 +65,7 @@ def reproduced(library: str, transform: Transform, guess: Preprocessing, frames:
         return KnownPreprocessing(guess, f"{told} makes {made} of a picture in place of 3 x height x width")
     if all(tuple(pixels.shape[1:]) == picture[::-1] for picture, pixels in seen.items()):  # it does not scale
         own = height_width(guess.image_size)[::-1]
-        seen, frames = {own: transform(_picture(own))}, frames[:1]
+        seen, frames = {own: transform(_picture(own))}, [(guess.crop, None)]
     elif len(shapes) == 1:
         guess = guess.changed(image_size=next(iter(shapes))[1:])
     best, least = _nearest(_candidates(guess, frames), seen, guess)
