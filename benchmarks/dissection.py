@@ -25,7 +25,7 @@ def loaded(images: int):
     from milan.targets import load_target
 
     target = load_target("torchvision:squeezenet1_0", weights=SHARED / "squeezenet" / "squeezenet1_0_imagenet.safetensors")
-    return target, load_probe(str(SHARED / "imagenet_sample" / "train.parquet"), limit=images)
+    return target, load_probe(str(SHARED / "imagenet_sample" / "train.parquet"), target=target, limit=images)
 
 
 def floor(images: int) -> None:

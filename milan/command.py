@@ -227,12 +227,10 @@ def _told(message: str, known: list[str]) -> str:
 def _mismatch(text: str) -> str:
     """What jsonargparse says of a value of the wrong type, in few words.
 
-    >>> _mismatch("Expected a <class 'int'>. Got value: x")
-    "expected int, got 'x'"
+    >>> _mismatch("Expected a <class 'int'>. Got value: x"), _mismatch("- Expected a int - Expected a <class 'NoneType'> Given value: y")
+    ("expected int, got 'x'", "expected int, got 'y'")
     """
-    value = re.search(r"(?:Got|Given) value: (.*)$", text)
-    types = re.findall(r"Expected an? (?:<class ')?(.+?)(?:'>)?\. Got|Expected <class '(.+?)'>", text)
-    if not value or not types:
-        return text
-    names = " or ".join(dict.fromkeys("".join(pair).removeprefix("typing.") for pair in types))
-    return f"expected {names}, got {value[1]!r}"
+    value = re.search(r".*(?:Got|Given) value: (.*)$", text)
+    types = re.findall(r"Expected (?:an? )?(?:<class '([^']+)'>|(?:typing\.)?(Literal\[[^\]]*\]|[\w.]+(?:\[[^\]]*\])?))", text)
+    names = [name for name in dict.fromkeys("".join(pair) for pair in types) if name != "NoneType"]
+    return f"expected {' or '.join(names)}, got {value[1]!r}" if value and names else text

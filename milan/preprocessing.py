@@ -85,9 +85,12 @@ class Preprocessing:
 
     def changed(self, **options: Any) -> "Preprocessing":
         """The same with other values; a resize of its own keeps its ratio to ``image_size`` unless another is given."""
-        given = {name: value for name, value in options.items() if value is not None}
+        given: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in options.items() if value is not None
+        }
+        given |= {name: as_size(given[name], name) for name in ("image_size", "resize") if name in given}
         if "image_size" in given and "resize" not in given and self.resize is not None:
-            sizes = height_width(self.resize), height_width(self.image_size), height_width(as_size(given["image_size"], "image_size"))
+            sizes = (height_width(size) for size in (self.resize, self.image_size, given["image_size"]))
             given["resize"] = tuple(frame * new // old for frame, old, new in zip(*sizes, strict=True))
         return replace(self, **given)
 
@@ -160,12 +163,12 @@ class TargetOptions:
     flat: ClassVar[bool] = True  # on the command line its fields are options without a prefix
 
     name: str | None = None
-    image_size: list[int] | None = None
-    resize: list[int] | None = None
+    image_size: list[int] | tuple[int, ...] | int | None = None
+    resize: list[int] | tuple[int, ...] | int | None = None
     interpolation: Interpolation | None = None
     crop: Crop | None = None
-    mean: list[float] | None = None
-    std: list[float] | None = None
+    mean: list[float] | tuple[float, ...] | None = None
+    std: list[float] | tuple[float, ...] | None = None
     layout: str | None = None
     prefix_tokens: int | None = None
     output_index: int | None = None

@@ -143,8 +143,7 @@ def network(kind: str, family: Family, folder: Path) -> Target:
     if kind == "transformers":
         cls = getattr(transformers, family.name)
         cls(cls.config_class(**dict(family.options))).save_pretrained(folder)
-        target = load_target(f"hf:{folder}")
-        target.image_size = family.image_size
+        target = load_target(f"hf:{folder}", image_size=family.image_size)
     elif kind == "timm":
         options = {} if family.name in SIZED_BY_INPUT else {"img_size": family.image_size}
         target = Target(timm.create_model(family.name, **options), name=family.name, image_size=family.image_size)

@@ -65,7 +65,7 @@ def test_labels_have_the_crop_of_the_images(tmp_path: Path) -> None:
 def test_keys_change_with_what_the_labels_depend_on(tmp_path: Path) -> None:
     probe = load_probe(str(parquet(tmp_path)), size=8, resize=8)
     keys = {probe_labels(probe).key, probe_labels(probe, "a,b,c,d").key, probe_labels(probe, ignored="cat").key}
-    keys |= {MappedLabels(load_probe(str(tmp_path / "two.parquet"), size=8), CLASSES).key}
+    keys |= {MappedLabels(load_probe(str(tmp_path / "two.parquet"), size=8, resize=9), CLASSES).key}
     assert len(keys) == 4
     given = GivenLabels(torch.zeros(1, 1, 4, 4, dtype=torch.int64), ["a"])
     assert len({given.key, GivenLabels(given.labels, ["b"]).key, GivenLabels(given.labels - 1, ["a"]).key}) == 3

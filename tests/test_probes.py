@@ -25,13 +25,18 @@ from PIL import Image, ImageOps
 from torchvision.transforms import functional
 
 from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
-from milan.probes import Crop, Probe, load_probe
-from milan.probes.pictures import Unreadable, decoded, pixels
+from milan.preprocessing import Preprocessing
+from milan.probes import Probe, load_probe
+from milan.probes.pictures import Unreadable, decoded
 from tests import toys
 
 
 def picture(colour: tuple[int, int, int], size: tuple[int, int] = (20, 10)) -> Image.Image:
     return Image.new("RGB", size, colour)
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    return np.asarray(image).transpose(2, 0, 1)
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
@@ -164,28 +169,9 @@ def test_every_mode_and_shape_becomes_the_square(mode: str, width: int, height: 
     values = data.draw(arrays.arrays(np.uint8, (height, width, 3)))
     image = Image.fromarray(values).convert(mode)
     format = "TIFF" if mode in ("CMYK", "YCbCr") else "PNG"
-    square = pixels(Crop(size, size + 3, kind).apply(decoded(encoded(image, format))))
+    square = Preprocessing(size, size + 3, crop=kind).pixels(decoded(encoded(image, format)))
     assert square.shape == (3, size, size)
     assert square.dtype == np.uint8
-
-
-def test_a_thread_of_a_picture_does_not_fill_the_memory() -> None:
-    assert Crop(224, 256).apply(Image.new("RGB", (1, 60_000), "red")).size == (224, 224)
-    assert Crop(224, 256).apply(Image.new("RGB", (60_000, 1), "red")).getpixel((0, 0)) == (255, 0, 0)
-
-
-@given(st.integers(30, 90), st.integers(30, 90), st.integers(1, 40), st.integers(0, 30))
-def test_crop_is_torchvisions(width: int, height: int, size: int, more: int) -> None:
-    image = Image.effect_noise((width, height), 80).convert("RGB")
-    expected = functional.center_crop(functional.resize(image, size + more), [size, size])
-    assert np.array_equal(pixels(Crop(size, size + more).apply(image)), pixels(expected))
-
-
-def test_crops_that_cannot_be() -> None:
-    with pytest.raises(BadInput, match="resize 100 is smaller than the size 224"):
-        Crop(224, 100)
-    with pytest.raises(BadInput, match="size of at least 1"):
-        Crop(0, 10)
 
 
 # --- folders
@@ -513,8 +499,23 @@ def test_tensor_probe() -> None:
     assert Probe.from_tensor(changed).fingerprint != probe.fingerprint
     with pytest.raises(BadInput, match="3 labels for 12 images"):
         Probe.from_tensor(toys.pictures(), [1, 2, 3])
-    with pytest.raises(BadInput, match="at least one image"):
-        Probe.from_tensor(toys.pictures()[:0])
+    assert Probe.from_tensor(toys.pictures().numpy()).fingerprint == Probe.from_tensor(toys.pictures()).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("images", "value"),
+    [
+        (torch.zeros(0, 3, 8, 8, dtype=torch.uint8), "0 x 3 x 8 x 8"),
+        (torch.rand(2, 3, 8, 8), "float32"),
+        (np.zeros((2, 3, 8, 8)), "float64"),
+        (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), r"2 x 1 x 8 x 8.*grey"),
+        (torch.zeros(2, 8, 8, 3, dtype=torch.uint8), r"2 x 8 x 8 x 3.*permute"),
+        (torch.zeros(3, 8, 8, dtype=torch.uint8), r"3 x 8 x 8.*batch axis"),
+    ],
+)
+def test_what_is_no_probe_is_told_by_its_shape_or_kind(images: torch.Tensor | np.ndarray, value: str) -> None:
+    with pytest.raises(BadInput, match=value):
+        Probe.from_tensor(images)
 
 
 # --- real photographs
@@ -522,7 +523,7 @@ def test_tensor_probe() -> None:
 
 def test_real_photographs_are_torchvisions(shared_data: Path) -> None:
     file = shared_data / "imagenet_sample" / "train.parquet"
-    probe = load_probe(str(file))
+    probe = load_probe(str(file), resize=256)
     assert (len(probe), probe.labels, (probe.classes or [])[1]) == (1000, list(range(1000)), "goldfish")
     rows = pq.ParquetFile(file).read_row_group(2, columns=["image"]).column(0).to_pylist()
     for index in (200, 233, 299):

@@ -1,6 +1,7 @@
 """Targets by name: their weights, read without executing anything, their preprocessing, and what is refused."""
 
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import transformers
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision import models
-from torchvision.transforms import v2
 
-from milan.errors import BadInput, UnknownName
+from milan.errors import BadInput, MilanWarning, UnknownName
+from milan.preprocessing import Preprocessing
 from milan.targets import Target, load_target
 
 SMALL = "torchvision:squeezenet1_1"
@@ -244,18 +245,48 @@ def test_files_that_hold_no_state_dict_are_refused(tmp_path: Path) -> None:
 # families
 
 
-def test_timm_brings_its_data_configuration() -> None:
-    target = load_target("timm:vit_tiny_patch16_224", weights="random")
-    assert target.mean == target.std == (0.5, 0.5, 0.5)
-    assert (target.image_size, target.resize) == (224, round(224 / 0.9))
+@pytest.mark.parametrize(
+    ("spec", "own"),
+    [
+        ("timm:vit_tiny_patch16_224", Preprocessing(224, 248, interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3)),
+        ("torchvision:efficientnet_b0", Preprocessing(224, 256, interpolation="bicubic")),
+        ("torchvision:mobilenet_v2", Preprocessing(224, 232)),
+    ],
+)
+def test_a_library_brings_its_preprocessing(spec: str, own: Preprocessing) -> None:
+    assert load_target(spec, weights="random").preprocessing == own
 
 
-def test_torchvision_brings_its_transforms() -> None:
-    target = load_target("torchvision:mobilenet_v2", weights="random")
-    wanted = models.MobileNet_V2_Weights.DEFAULT.transforms()
-    pixels = torch.randint(0, 256, (2, 3, target.image_size, target.image_size), dtype=torch.uint8)
-    assert (target.image_size, target.resize) == (wanted.crop_size[0], wanted.resize_size[0])
-    torch.testing.assert_close(target.prepare(pixels), v2.functional.normalize(pixels / 255, wanted.mean, wanted.std))
+def test_options_win_over_the_library_and_are_kept() -> None:
+    target = load_target(SMALL, weights="random", image_size=112, interpolation="bicubic", name="mine", layout="BCHW")
+    assert target.preprocessing == Preprocessing(112, 128, interpolation="bicubic")
+    assert (target.name, target.slug, target.layout) == ("mine", "mine", "BCHW")
+    assert load_target(**target.settings).preprocessing == target.preprocessing
+
+
+def test_preprocessing_that_cannot_be_reproduced_is_refused_unless_stated(tmp_path: Path) -> None:
+    saved_vit(tmp_path)
+    transformers.DINOv3ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    said = refused(f"hf:{tmp_path}")
+    assert re.search(r"DINOv3ViTImageProcessor .* by 0\.\d\d grey levels", said)
+    assert "--image_size 32 --interpolation bilinear" in said
+    with pytest.warns(MilanWarning, match="shown as stated: squashed to 32 x 32"):
+        assert load_target(f"hf:{tmp_path}", interpolation="bilinear").preprocessing.crop == "squash"
+
+
+def test_without_a_processor_it_is_said_what_is_assumed(tmp_path: Path) -> None:
+    saved_vit(tmp_path)
+    (tmp_path / "preprocessor_config.json").unlink(missing_ok=True)
+    (tmp_path / "processor_config.json").unlink(missing_ok=True)
+    with pytest.warns(MilanWarning, match=r"no image processor .*assumed scaled to cover 32 x 32 pixels.*mean 0\.485"):
+        load_target(f"hf:{tmp_path}")
+
+
+def test_timm_within_transformers(tmp_path: Path) -> None:
+    own = {"input_size": [3, 48, 48], "mean": [0.4] * 3, "std": [0.3] * 3, "crop_pct": 0.9, "interpolation": "bilinear"}
+    config = transformers.TimmWrapperConfig(architecture="test_resnet", num_labels=3, pretrained_cfg=own)
+    transformers.TimmWrapperForImageClassification(config).save_pretrained(tmp_path)
+    assert load_target(f"hf:{tmp_path}").preprocessing == Preprocessing(48, 53, mean=(0.4,) * 3, std=(0.3,) * 3)
 
 
 def saved_vit(folder: Path, **processor: Any) -> nn.Module:
@@ -275,17 +306,12 @@ def test_a_folder_of_transformers(tmp_path: Path) -> None:
     assert target.layer("vit").layout == "BNC"  # an output object: its first tensor
 
 
-@pytest.mark.parametrize(
-    "processor",
-    [
-        {"do_normalize": False},
-        {"do_rescale": False, "image_mean": [120.0] * 3, "image_std": [60.0] * 3},
-        {"rescale_factor": 1 / 127.5, "image_mean": [1.0] * 3, "image_std": [1.0] * 3},
-    ],
-)
-def test_pixels_reach_the_network_as_its_processor_would_bring_them(processor: dict[str, Any], tmp_path: Path) -> None:
-    saved_vit(tmp_path, do_resize=False, **processor)
-    target = load_target(f"hf:{tmp_path}")
+@pytest.mark.parametrize("kind", ["ViTImageProcessor", "MobileViTImageProcessor"])  # the second takes blue first
+def test_pixels_reach_the_network_as_its_processor_would_bring_them(kind: str, tmp_path: Path) -> None:
+    saved_vit(tmp_path)
+    getattr(transformers, kind)(do_resize=False, do_center_crop=False).save_pretrained(tmp_path)
+    with pytest.warns(MilanWarning, match="a size of its own"):
+        target = load_target(f"hf:{tmp_path}")
     pixels = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
     wanted = transformers.AutoImageProcessor.from_pretrained(tmp_path)(images=pixels[0], return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(target.prepare(pixels), wanted.float(), rtol=1e-4, atol=1e-4)
@@ -361,9 +387,32 @@ def test_a_file_of_yours(file: Path, tmp_path: Path) -> None:
 
 
 def test_a_target_of_yours_brings_its_preprocessing(file: Path) -> None:
-    target = load_target(f"{file}:own", layout="BCHW")
-    assert (target.name, target.image_size, target.mean, target.layout) == ("mine", 48, (0.0, 0.0, 0.0), "BCHW")
-    assert target.spec == f"{file}:own"
+    target = load_target(f"{file}:own", layout="BCHW", std=[0.5, 0.5, 0.5])
+    assert (target.name, target.spec, target.layout) == ("mine", f"{file}:own", "BCHW")
+    assert target.preprocessing == Preprocessing(48, mean=(0.0,) * 3, std=(0.5,) * 3)
+
+
+def test_of_a_bare_module_it_is_said_what_is_assumed(file: Path, recwarn: pytest.WarningsRecorder) -> None:
+    with pytest.warns(MilanWarning, match=r":network takes: assumed .*224 x 224 pixels.*mean 0\.485 .*--image_size"):
+        load_target(f"{file}:network")
+    with pytest.warns(MilanWarning, match="32 x 32 pixels"):
+        load_target(f"{file}:network", image_size=[32])
+    with pytest.warns(MilanWarning, match="what images Conv2d takes"):
+        Target(nn.Conv2d(3, 4, 3))
+    recwarn.clear()
+    load_target(f"{file}:network", image_size=[32], mean=[0.5] * 3, std=[0.5] * 3)
+    Target(nn.Conv2d(3, 4, 3), image_size=32)
+    assert not recwarn
+
+
+def test_networks_have_folders_of_their_own(file: Path) -> None:
+    modules = [nn.Conv2d(3, 4, 3) for _ in range(2)]
+    slugs = [Target(module, image_size=8).slug for module in modules] + [Target(modules[0], image_size=8, name="a b/c").slug]
+    slugs += [load_target(SMALL, weights="random").slug]
+    assert [re.sub("-[0-9a-f]{8}$", "-KEY", slug) for slug in slugs] == [
+        "Conv2d-KEY", "Conv2d-KEY", "a-b-c", "torchvision-squeezenet1_1-random"
+    ]  # fmt: skip
+    assert len(set(slugs)) == 4
 
 
 def test_what_a_file_of_yours_may_get_wrong(file: Path) -> None:

@@ -107,7 +107,7 @@ def test_layouts_are_told_apart(function: Any, layout: str, prefix: int, size: i
 def test_what_cannot_be_laid_out_is_left_out_and_told(function: Any, reason: str) -> None:
     target = Target(Reads(function), image_size=32)
     assert [layer.name for layer in target.layers()] == ["conv"]
-    with pytest.raises(BadInput, match=f"'layer' of model .*{reason}"):
+    with pytest.raises(BadInput, match=f"'layer' of Reads .*{reason}"):
         target.layer("layer")
 
 

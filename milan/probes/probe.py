@@ -44,16 +44,16 @@ class Probe:
         self._length = min(len(source), limit or len(source))
 
     @classmethod
-    def from_tensor(
-        cls,
-        images: UInt8[Tensor, "n 3 height width"] | UInt8[np.ndarray, "n 3 height width"],
-        labels: list[int] | None = None,
-        classes: list[str] | None = None,
-    ) -> "Probe":
-        """A probe of pixels in memory, 0 to 255 and not normalized, of the size that the target takes.
+    def from_tensor(cls, images: Tensor | np.ndarray, labels: list[int] | None = None, classes: list[str] | None = None) -> "Probe":
+        """A probe of pixels in memory.
+
+        Args:
+            images: uint8 (n, 3, height, width), of the size that the target takes, 0 to 255 and not normalized.
+            labels: class number of each.
+            classes: names of the classes by number.
 
         Raises:
-            BadInput: there are none, or they are not laid out so.
+            BadInput: there are no images, or they are not laid out so.
         """
         source = _Pixels(images, labels, classes)
         return cls(source, spec="", preprocessing=Preprocessing(as_size(source.size)))

@@ -1,9 +1,6 @@
 """One function per family of networks: a name and a source of weights in, the network and how it wants its pictures out."""
 
 import inspect
-import logging
-import math
-from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,11 +9,11 @@ import torch
 from torch import nn
 
 from milan.errors import BadInput, MilanError, UnknownName
-from milan.preprocessing import IMAGE_SIZE, Crop, Interpolation, Preprocessing, as_size
-from milan.targets.detectors import assumed_preprocessing
+from milan.preprocessing import Preprocessing
 from milan.targets.hubs import only_cached, out_of_reach, reachable
 from milan.targets.latents import Latents
-from milan.targets.library_transforms import Frame, Reproduction, declared, reproduced
+from milan.targets.library_preprocessing import first_words, processor_preprocessing, quiet, timm_preprocessing, torchvision_preprocessing
+from milan.targets.library_transforms import KnownPreprocessing
 from milan.targets.sources import Network, Source
 from milan.targets.weights import Weights, classes_in, fitted, put_weights, read_weights
 
@@ -31,7 +28,7 @@ def from_torchvision(name: str, source: Source) -> Network:
     published = getattr(models.get_model_weights(name), "DEFAULT", None)
     tensors = _published(name, published) if source.pretrained else source.tensors
     model = _built(builder, _plain_options(builder, tensors), tensors, str(source.path or f"torchvision:{name}"))
-    return Network(model, **_torchvision_preprocessing(model, published))
+    return Network(model, torchvision_preprocessing(model, published))
 
 
 def _plain_options(builder: Any, tensors: Weights) -> dict[str, Any]:
@@ -56,7 +53,7 @@ def _published(name: str, published: Any) -> Weights:
     try:
         return dict(published.get_state_dict(progress=True, check_hash=True, weights_only=True, map_location="cpu"))
     except (OSError, RuntimeError) as error:
-        raise BadInput(f"the weights of torchvision:{name} could not be had from {published.url}: {_line(error)}") from error
+        raise BadInput(f"the weights of torchvision:{name} could not be had from {published.url}: {first_words(error)}") from error
 
 
 def _built(build: Any, options: dict[str, Any], tensors: Weights, origin: str) -> nn.Module:
@@ -67,25 +64,6 @@ def _built(build: Any, options: dict[str, Any], tensors: Weights, origin: str) -
         model = build(**options, num_classes=classes) if classes is not None else model
         put_weights(model, tensors, origin)
     return model
-
-
-def _torchvision_preprocessing(model: nn.Module, published: Any) -> dict[str, Any]:
-    if published is None:
-        return {"preprocessing": None}
-    wanted = published.transforms()
-    filter = getattr(getattr(wanted, "interpolation", None), "value", None)
-    colours = {name: declared(getattr(wanted, name, None)) for name in ("mean", "std")}
-    guess = assumed_preprocessing(model).changed(interpolation=filter, **colours)
-    frame = getattr(wanted, "resize_size", None)
-    if frame and not hasattr(wanted, "crop_size"):  # of semantic segmentation
-        guess = guess.changed(image_size=frame)
-    return _reproduction("torchvision", reproduced(wanted, guess, [(guess.crop, frame)]))
-
-
-def _reproduction(what: str, found: Reproduction) -> dict[str, Any]:
-    """The preprocessing of a ``Network``, with what is to be said of it."""
-    told = {name: f"the transform of {what} {text}" if text else "" for name, text in (("fault", found.fault), ("note", found.note))}
-    return {"preprocessing": found.preprocessing, **told}
 
 
 def from_timm(name: str, source: Source) -> Network:
@@ -101,19 +79,7 @@ def from_timm(name: str, source: Source) -> Network:
         model = _timm_pretrained(name, config)
     else:
         model = _built(partial(timm.create_model, name, pretrained=False), {}, source.tensors, str(source.path))
-    return Network(model, **_timm_preprocessing(timm.data.resolve_data_config({}, model=model)))
-
-
-def _timm_preprocessing(data: Mapping[str, Any]) -> dict[str, Any]:
-    """That of a data configuration of timm."""
-    import timm
-
-    size = data["input_size"][-2:]
-    colours = {name: declared(data[name]) for name in ("mean", "std")}
-    guess = Preprocessing().changed(image_size=size, interpolation=data["interpolation"], **colours)
-    frame = as_size([math.floor(side / data["crop_pct"]) for side in size])
-    crop: Crop = "squash" if data["crop_mode"] == "squash" else "center"
-    return _reproduction("timm", reproduced(timm.data.create_transform(**data, is_training=False), guess, [(crop, frame)]))
+    return Network(model, timm_preprocessing(timm.data.resolve_data_config({}, model=model)))
 
 
 def _timm_pretrained(name: str, config: Any) -> nn.Module:
@@ -131,7 +97,7 @@ def _timm_pretrained(name: str, config: Any) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=True, **offline)
     except Exception as error:  # the hub's client, the network and timm each raise their own
-        raise BadInput(f"the weights of timm:{name} could not be had: {_line(error)}") from error
+        raise BadInput(f"the weights of timm:{name} could not be had: {first_words(error)}") from error
 
 
 def _torch_cache(url: str) -> Path:
@@ -145,7 +111,8 @@ def from_diorama(name: str, source: Source) -> Network:
 
     model = source.fill(networks.network(name, weights=source.pretrained))
     latents = Latents(LATENT, networks.CLASSES[name.partition("-")[2]]) if isinstance(model, Generator) else None
-    return Network(model, Preprocessing(networks.IMAGE_SIZE, mean=tuple(networks.MEAN), std=tuple(networks.STD)), latents)
+    known = Preprocessing(networks.IMAGE_SIZE, mean=tuple(networks.MEAN), std=tuple(networks.STD))
+    return Network(model, KnownPreprocessing(known), latents)
 
 
 def from_huggingface(name: str, source: Source) -> Network:
@@ -154,15 +121,15 @@ def from_huggingface(name: str, source: Source) -> Network:
 
     name, local = _place(name)
     try:
-        with _quiet():
+        with quiet():
             config = transformers.AutoConfig.from_pretrained(name, local_files_only=local)
             model = _transformers_model(name, config, source, local)
-        preprocessing = _processor_preprocessing(name, model.config, local)
+        known = processor_preprocessing(name, model.config, local)
     except MilanError:
         raise
     except Exception as error:  # the hub's client, the network and transformers each raise their own
-        raise BadInput(f"hf:{name} cannot be loaded: {_line(error)}") from error
-    return Network(model, **preprocessing)
+        raise BadInput(f"hf:{name} cannot be loaded: {first_words(error)}") from error
+    return Network(model, known)
 
 
 def _place(name: str) -> tuple[str, bool]:
@@ -221,77 +188,3 @@ def _vision_part(model: nn.Module, name: str) -> nn.Module:
         if isinstance(getattr(model, part, None), nn.Module):
             return getattr(model, part)
     raise BadInput(f"hf:{name} is a {type(model).__name__}, which takes no images alone and has no vision part that is known")
-
-
-def _processor_preprocessing(name: str, config: Any, local: bool) -> dict[str, Any]:
-    """That of the image processor saved beside a network of transformers."""
-    import transformers
-
-    fallback = Preprocessing(as_size(getattr(config, "image_size", None) or IMAGE_SIZE))
-    try:
-        with _quiet():
-            processor = transformers.AutoImageProcessor.from_pretrained(name, local_files_only=local, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        note = f"{name} has no image processor that can be loaded ({_line(error)[:100]}): assumed {fallback}"
-        return {"preprocessing": fallback, "note": note}
-    if isinstance(getattr(processor, "data_config", None), Mapping):  # timm's networks within transformers
-        return _timm_preprocessing(processor.data_config)
-    sides = _sides(processor)
-    guess = fallback.changed(
-        image_size=None if getattr(config, "image_size", None) or not sides else sides[0],
-        interpolation=FILTERS.get(getattr(processor, "resample", None)),
-        resampler="torch" if getattr(processor, "backend", "") == "torchvision" else "pillow",
-        crop_rounding="down",
-        **{key: declared(getattr(processor, f"image_{key}", None)) for key in ("mean", "std")},
-    )
-    with _quiet():
-        found = reproduced(lambda picture: _pixel_values(processor, picture), guess, _frames(processor, sides))
-    return _reproduction(type(processor).__name__, found)
-
-
-FILTERS: dict[Any, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # as Pillow counts
-
-
-def _pixel_values(processor: Any, picture: Any) -> Any:
-    pixels = processor(images=picture, return_tensors="pt")["pixel_values"]
-    return pixels[0] if pixels.ndim == 4 and len(pixels) == 1 else pixels
-
-
-def _frames(processor: Any, sides: Sequence[int]) -> list[Frame]:
-    """The ways in which image processors of transformers scale to the sizes in their settings, the plainest first."""
-    share = getattr(processor, "crop_pct", None) or 1  # ConvNeXt and PoolFormer
-    scaled = [*sides, *(int(side / share) for side in sides), *(int(256 / 224 * side) for side in sides)]  # the last is LeViT's
-    center: list[Frame] = [("center", (side, side)) for side in scaled]
-    squash: list[Frame] = [("squash", None), *(("squash", (side, side)) for side in scaled)]
-    return list(dict.fromkeys([*center, *squash]))
-
-
-def _sides(processor: Any) -> list[int]:
-    """The sizes in an image processor's settings, the one to which it scales first."""
-    found = []
-    for size in (getattr(processor, "size", None), getattr(processor, "crop_size", None)):
-        named = [getattr(size, key, None) for key in ("shortest_edge", "height", "width", "longest_edge")]
-        found += [int(side) for side in [size if isinstance(size, int) else None, *named] if side]
-    return list(dict.fromkeys(found))
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-class _quiet:
-    """transformers' bars and notices off while a model is loaded: what matters is told by our own errors."""
-
-    def __enter__(self) -> None:
-        from transformers.utils import logging as notices
-
-        self.level, self.bar = notices.get_verbosity(), notices.is_progress_bar_enabled()
-        notices.set_verbosity(logging.ERROR)
-        notices.disable_progress_bar()
-
-    def __exit__(self, *fault: object) -> None:
-        from transformers.utils import logging as notices
-
-        notices.set_verbosity(self.level)
-        if self.bar:
-            notices.enable_progress_bar()

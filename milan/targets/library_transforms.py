@@ -3,7 +3,7 @@
 The images that the network is shown then differ from the library's by no more than ``TOLERANCE``, or the network is refused.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -19,7 +19,8 @@ from milan.errors import BadInput
 from milan.preprocessing import Crop, Preprocessing, Size, height_width
 
 TOLERANCE = 0.05  # grey levels of 255, a mean over a picture
-LANDSCAPE, PORTRAIT, PLAIN = (500, 375), (333, 401), (64, 64)  # widths and heights of test pictures
+PICTURES = ((500, 375), (333, 401), (427, 341), (640, 431), (389, 500))  # widths and heights of test pictures: rules of rounding differ
+PLAIN = (64, 64)
 DIGITS = 6  # significant digits of a mean that is measured: what float32 holds after a subtraction
 
 Transform = Callable[[Image.Image], Float[Tensor, "3 h w"]]
@@ -27,11 +28,11 @@ Frame = tuple[Crop, Size | None]
 
 
 @dataclass(frozen=True)
-class Reproduction:
-    """The nearest that was found to a library's transform.
+class KnownPreprocessing:
+    """What is known of a network's preprocessing.
 
     Attributes:
-        preprocessing: what was found.
+        preprocessing: the nearest that was found to the library's own.
         fault: why it is not the library's; empty where it is.
         note: what a user should know of it, where it is.
     """
@@ -41,38 +42,52 @@ class Reproduction:
     note: str = ""
 
 
-def reproduced(transform: Transform, guess: Preprocessing, frames: Sequence[Frame]) -> Reproduction:
+def reproduced(library: str, transform: Transform, guess: Preprocessing, frames: Sequence[Frame]) -> KnownPreprocessing:
     """The preprocessing that gives the pixels of a library's transform.
 
     Args:
+        library: the library or class that the transform is of.
         transform: from an RGB picture to the network's input.
         guess: interpolation, resampler and rounding; mean and std as the library declares them, which are taken where they agree with what
             is measured; and the image size for a transform that gives every picture another size.
         frames: ways of cutting, of which the first that agrees is taken.
     """
+    told = f"the transform of {library}"
     try:
-        seen = {picture: transform(_picture(picture)) for picture in (LANDSCAPE, PORTRAIT)}
+        seen = {picture: transform(_picture(picture)) for picture in PICTURES}
         guess = _normalized(transform, guess)
     except Exception as error:  # libraries' transforms raise what they like
-        return Reproduction(guess, f"fails on a picture ({type(error).__name__}: {' '.join(str(error).split())[:150]})")
+        reason = " ".join(str(error).split())[:150]
+        return KnownPreprocessing(guess, f"{told} fails on a picture ({type(error).__name__}: {reason})")
     shapes = {tuple(pixels.shape) for pixels in seen.values()}
     if any(len(shape) != 3 or shape[0] != len(guess.mean) for shape in shapes):
-        return Reproduction(guess, f"makes {' and '.join(map(str, sorted(shapes)))} of a picture in place of 3 x height x width")
-    if all(tuple(pixels.shape[1:]) == picture[::-1] for picture, pixels in seen.items()):
+        made = " and ".join(map(str, sorted(shapes)))
+        return KnownPreprocessing(guess, f"{told} makes {made} of a picture in place of 3 x height x width")
+    if all(tuple(pixels.shape[1:]) == picture[::-1] for picture, pixels in seen.items()):  # it does not scale
         own = height_width(guess.image_size)[::-1]
-        seen, frames = {own: transform(_picture(own))}, frames[:1]
+        seen, frames = {own: transform(_picture(own))}, [(guess.crop, None)]
     elif len(shapes) == 1:
         guess = guess.changed(image_size=next(iter(shapes))[1:])
-    varies = len(shapes) > 1
-    best, least = guess, float("inf")
-    for tried in _candidates(guess, frames):
+    best, least = _nearest(_candidates(guess, frames), seen, guess)
+    if least > TOLERANCE:
+        by = f"by {least:.2f} grey levels" if least < float("inf") else "in size"
+        return KnownPreprocessing(best, f"{told} differs from the nearest that was found {by}")
+    varies = f"{told} gives each picture a size of its own; here each is {best.geometry_text}"
+    return KnownPreprocessing(best, note=varies if len(shapes) > 1 else "")
+
+
+def _nearest(
+    candidates: Iterable[Preprocessing], seen: dict[tuple[int, int], Tensor], fallback: Preprocessing
+) -> tuple[Preprocessing, float]:
+    """The first candidate that agrees with what was seen of pictures, or the one that differs least, and by how much."""
+    best, least = fallback, float("inf")
+    for tried in candidates:
         difference = _difference(tried, seen)
         if difference < least:
             best, least = tried, difference
         if least <= TOLERANCE:
-            return Reproduction(best, note=f"gives each picture a size of its own; here each is {best.geometry_text}" if varies else "")
-    by = f"by {least:.2f} grey levels" if least < float("inf") else "in size"
-    return Reproduction(best, f"differs from the nearest that was found {by}")
+            break
+    return best, least
 
 
 def declared(values: Any, channels: int = 3) -> tuple[float, ...] | None:
@@ -88,7 +103,7 @@ def _candidates(guess: Preprocessing, frames: Sequence[Frame]) -> Iterator[Prepr
 
 
 def _difference(tried: Preprocessing, seen: dict[tuple[int, int], Tensor]) -> float:
-    """Mean difference in grey levels on the worst of some pictures; of an input that is larger than the image its middle counts."""
+    """Mean difference in grey levels on the first picture that differs; of an input that is larger than the image its middle counts."""
     worst = 0.0
     for picture, pixels in seen.items():
         middle = pixels[:, *tried.cut((pixels.shape[1], pixels.shape[2]))].double()
@@ -99,6 +114,8 @@ def _difference(tried: Preprocessing, seen: dict[tuple[int, int], Tensor]) -> fl
         if own.shape != levels.shape:
             return float("inf")
         worst = max(worst, float((levels - own).abs().mean()))
+        if worst > TOLERANCE:
+            break
     return worst
 
 

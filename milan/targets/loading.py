@@ -16,6 +16,7 @@ from milan.preprocessing import READING, TargetOptions, height_width
 from milan.targets.detectors import assumed_preprocessing
 from milan.targets.families import from_diorama, from_huggingface, from_timm, from_torchvision
 from milan.targets.generators import GeneratorTarget
+from milan.targets.library_transforms import KnownPreprocessing
 from milan.targets.modules import check_usable, is_half
 from milan.targets.sources import RANDOM, Network, Source
 from milan.targets.target import Target, warn_assumed
@@ -65,29 +66,34 @@ def _target(network: Network, spec: str, stated: TargetOptions, device: str | to
     if is_half(model) and torch.device(device).type == "cpu":
         warnings.warn(f"{spec} keeps weights in 16 bits; on the CPU they are dissected in 32 bits", MilanWarning, stacklevel=3)
         model = model.float()
-    preprocessing = (network.preprocessing or assumed_preprocessing(model)).changed(**stated.preprocessing)
+    known = network.known or KnownPreprocessing(assumed_preprocessing(model))
+    preprocessing = known.preprocessing.changed(**stated.preprocessing)
     rest: dict[str, Any] = {"name": stated.name or "", "device": device} | stated.reading
     if network.latents is not None:
         target: Target = GeneratorTarget(model, network.latents, image_size=preprocessing.image_size, **rest)
     else:
         target = Target(model, **vars(preprocessing), **rest)
         target.spec = spec
-        _tell_preprocessing(target, network, stated)
+        _tell_preprocessing(target, known, stated)
+        if network.known is None and not {"image_size", "mean", "std"} <= set(stated.given):
+            warn_assumed(target)
     model.eval().to(target.device)
     return target
 
 
-def _tell_preprocessing(target: Target, network: Network, stated: TargetOptions) -> None:
-    """Refuses preprocessing that is not the library's own, unless it is stated, and warns of what is assumed."""
-    if network.fault and not stated.interpolation:
+def _tell_preprocessing(target: Target, known: KnownPreprocessing, stated: TargetOptions) -> None:
+    """Warns of what a user should know of the preprocessing.
+
+    Raises:
+        BadInput: it is not the library's own, and nobody stated another.
+    """
+    if known.fault and not stated.interpolation:
         size = " ".join(map(str, dict.fromkeys(height_width(target.image_size))))
         how = f"--image_size {size} --interpolation {target.preprocessing.interpolation}"
-        raise BadInput(f"{target.spec}: {network.fault}; to go on with other images state how they are made, as {how}")
-    if network.fault or network.note:
-        told = f"{network.fault}; shown as stated: {target.preprocessing}" if network.fault else network.note
+        raise BadInput(f"{target.spec}: {known.fault}; to go on with other images state how they are made, as {how}")
+    if known.fault or known.note:
+        told = f"{known.fault}; shown as stated: {target.preprocessing}" if known.fault else known.note
         warnings.warn(f"{target.spec}: {told}", MilanWarning, stacklevel=4)
-    if network.preprocessing is None and not {"image_size", "mean", "std"} <= set(stated.given):
-        warn_assumed(target)
 
 
 def _from_file(spec: str, source: Source, stated: TargetOptions, device: str | torch.device) -> Target:

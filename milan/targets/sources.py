@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch import nn
 
-from milan.preprocessing import Preprocessing
 from milan.targets.latents import Latents
+from milan.targets.library_transforms import KnownPreprocessing
 from milan.targets.weights import Weights, put_weights, read_weights
 
 RANDOM = "random"
@@ -15,21 +15,11 @@ RANDOM = "random"
 
 @dataclass(frozen=True)
 class Network:
-    """What a family of networks answers with.
-
-    Attributes:
-        model: with its weights.
-        preprocessing: of its input; None where nobody knows.
-        latents: what a generator is fed instead.
-        fault: why the preprocessing is not the library's own; empty where it is.
-        note: what a user should know of the preprocessing, where it can be used.
-    """
+    """A network with its weights, and what is known of its preprocessing, if anything; ``latents`` are what a generator is fed instead."""
 
     model: nn.Module
-    preprocessing: Preprocessing | None
+    known: KnownPreprocessing | None
     latents: Latents | None = None
-    fault: str = ""
-    note: str = ""
 
 
 class Source:

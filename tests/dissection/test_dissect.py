@@ -480,7 +480,7 @@ def test_checkpoints_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_real_photographs_on_a_real_network_are_brute_force(tmp_path: Path, shared_data: Path) -> None:
     """Exemplars, activations and thresholds of the real run, on a part of it, worked out again by numpy in float64."""
     target = load_target("torchvision:squeezenet1_0", weights=shared_data / "squeezenet" / "squeezenet1_0_imagenet.safetensors")
-    probe = load_probe(str(shared_data / "imagenet_sample" / "train.parquet"), limit=48)
+    probe = load_probe(str(shared_data / "imagenet_sample" / "train.parquet"), target=target, limit=48)
     layers = ["features.3", "features.12"]
     found = dissect(target, probe, layers, tmp_path)
     parts: dict[str, list[Tensor]] = {layer: [] for layer in layers}

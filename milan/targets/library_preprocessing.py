@@ -1,0 +1,111 @@
+"""The preprocessing that torchvision, timm and transformers do for their networks: what their settings suggest, then measured."""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from milan.preprocessing import IMAGE_SIZE, Crop, Interpolation, Preprocessing, as_size
+from milan.targets.detectors import assumed_preprocessing
+from milan.targets.library_transforms import Frame, KnownPreprocessing, declared, reproduced
+
+FILTERS: dict[Any, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # as Pillow counts
+
+
+def torchvision_preprocessing(model: nn.Module, published: Any) -> KnownPreprocessing | None:
+    """That of published weights of torchvision; None without any."""
+    if published is None:
+        return None
+    wanted = published.transforms()
+    filter = getattr(getattr(wanted, "interpolation", None), "value", None)
+    colours = {name: declared(getattr(wanted, name, None)) for name in ("mean", "std")}
+    guess = assumed_preprocessing(model).changed(interpolation=filter, **colours)
+    frame = as_size(wanted.resize_size) if getattr(wanted, "resize_size", None) else None
+    if frame and not hasattr(wanted, "crop_size"):  # of semantic segmentation
+        guess = guess.changed(image_size=frame)
+    return reproduced("torchvision", wanted, guess, [(guess.crop, frame)])
+
+
+def timm_preprocessing(data: Mapping[str, Any]) -> KnownPreprocessing:
+    """That of a data configuration of timm."""
+    import timm
+
+    size = data["input_size"][-2:]
+    colours = {name: declared(data[name]) for name in ("mean", "std")}
+    guess = Preprocessing().changed(image_size=size, interpolation=data["interpolation"], **colours)
+    frame = as_size([math.floor(side / data["crop_pct"]) for side in size])
+    crop: Crop = "squash" if data["crop_mode"] == "squash" else "center"
+    return reproduced("timm", timm.data.create_transform(**data, is_training=False), guess, [(crop, frame)])
+
+
+def processor_preprocessing(name: str, config: Any, local: bool) -> KnownPreprocessing:
+    """That of the image processor saved beside a network of transformers."""
+    import transformers
+
+    fallback = Preprocessing(as_size(getattr(config, "image_size", None) or IMAGE_SIZE))
+    try:
+        with quiet():
+            processor = transformers.AutoImageProcessor.from_pretrained(name, local_files_only=local, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        note = f"{name} has no image processor that can be loaded ({first_words(error)[:100]}): assumed {fallback}"
+        return KnownPreprocessing(fallback, note=note)
+    if isinstance(getattr(processor, "data_config", None), Mapping):  # timm's networks within transformers
+        return timm_preprocessing(processor.data_config)
+    sides = _sides(processor)
+    guess = fallback.changed(
+        image_size=None if getattr(config, "image_size", None) or not sides else sides[0],
+        interpolation=FILTERS.get(getattr(processor, "resample", None)),
+        resampler="torch" if getattr(processor, "backend", "") == "torchvision" else "pillow",
+        crop_rounding="down",
+        **{key: declared(getattr(processor, f"image_{key}", None)) for key in ("mean", "std")},
+    )
+    with quiet():
+        return reproduced(type(processor).__name__, lambda picture: _pixel_values(processor, picture), guess, _frames(processor, sides))
+
+
+def _pixel_values(processor: Any, picture: Any) -> Any:
+    pixels = processor(images=picture, return_tensors="pt")["pixel_values"]
+    return pixels[0] if pixels.ndim == 4 and len(pixels) == 1 else pixels
+
+
+def _frames(processor: Any, sides: Sequence[int]) -> list[Frame]:
+    """The ways in which image processors of transformers scale to the sizes in their settings, the plainest first."""
+    share = getattr(processor, "crop_pct", None) or 1  # ConvNeXt and PoolFormer
+    scaled = [*sides, *(int(side / share) for side in sides), *(int(256 / 224 * side) for side in sides)]  # the last is LeViT's
+    center: list[Frame] = [("center", (side, side)) for side in scaled]
+    squash: list[Frame] = [("squash", None), *(("squash", (side, side)) for side in scaled)]
+    return list(dict.fromkeys([*center, *squash]))
+
+
+def _sides(processor: Any) -> list[int]:
+    """The sizes in an image processor's settings, the one to which it scales first."""
+    found = []
+    for size in (getattr(processor, "size", None), getattr(processor, "crop_size", None)):
+        named = [getattr(size, key, None) for key in ("shortest_edge", "height", "width", "longest_edge")]
+        found += [int(side) for side in [size if isinstance(size, int) else None, *named] if side]
+    return list(dict.fromkeys(found))
+
+
+def first_words(error: BaseException) -> str:
+    """The beginning of an error's text, on one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+class quiet:
+    """transformers' bars and notices off while a model is loaded: what matters is told by our own errors."""
+
+    def __enter__(self) -> None:
+        from transformers.utils import logging as notices
+
+        self.level, self.bar = notices.get_verbosity(), notices.is_progress_bar_enabled()
+        notices.set_verbosity(logging.ERROR)
+        notices.disable_progress_bar()
+
+    def __exit__(self, *fault: object) -> None:
+        from transformers.utils import logging as notices
+
+        notices.set_verbosity(self.level)
+        if self.bar:
+            notices.enable_progress_bar()
