@@ -7,7 +7,7 @@ is left of it.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -187,6 +187,8 @@ def first_tensor(output: Any) -> Tensor:
 def as_maps(output: Tensor, layer: Layer) -> Tensor:
     """(batch, units, height, width) by hand: places are filled in one after the other."""
     height, width = layer.grid
+    if layer.order:
+        return as_maps(output, replace(layer, order=())).flatten(2)[:, :, list(layer.order)].unflatten(2, layer.grid)
     if layer.layout == "BCHW":
         return output
     maps = torch.empty(len(output), layer.units, height, width, dtype=output.dtype)

@@ -134,7 +134,7 @@ def test_attention_is_not_taken_for_maps() -> None:
 
     target = Target(Attends(), image_size=32)
     assert [layer.name for layer in target.layers()] == ["conv", "norm"]
-    assert "attention among 17 tokens" in target.found.reasons["soft"]
+    assert "(attention" in target.found.reasons["soft"]
 
 
 class Shares(nn.Module):
@@ -159,15 +159,15 @@ def test_shared_modules_are_listed_once_with_their_other_names() -> None:
         target.layer("idle")
 
 
-def test_finding_layers_runs_the_network_no_more_than_three_times() -> None:
+def test_finding_layers_runs_the_network_on_no_more_than_six_images() -> None:
     model = small()
     runs: list[int] = []
     model.register_forward_pre_hook(lambda module, inputs: runs.append(len(inputs[0])))
     target = Target(model, image_size=64)
     target.layers()
     target.layers()
-    assert len(runs) <= 3
-    assert max(runs) <= 2
+    assert sum(runs) <= 6
+    assert max(runs) <= 4
 
 
 def test_the_table_of_layers() -> None:

@@ -178,7 +178,8 @@ class _Reading:
         key = (layout.name, layout.grid)
         shown = verdict(near.unflatten(1, layout.grid))
         if shown is not Verdict.FOLLOWS and not layout.sure:
-            raise Unreadable(f"puts out {('B', *(call.shape or ())[1:])}, in which places are no parts of the image")
+            shape = ("B", *(call.shape or ())[1:])
+            raise Unreadable(f"puts out {shape}, whose places are no parts of the image (attention, or tokens of none)")
         if shown is Verdict.FOLLOWS:
             self.orders[key], self.following[layout.grid] = (), (call, layout)
         elif shown is Verdict.SCRAMBLED and not self._fits(self.orders.get(key), near, layout.grid):
