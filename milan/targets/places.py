@@ -14,10 +14,10 @@ from torch import Tensor
 Grid = tuple[int, int]
 Order = tuple[int, ...]
 
-# Measured on the smallest network of each module of timm and of each class of torchvision and transformers, with random
-# weights. Where the response is local (locality 0.6 or more), the agreement of maps that lie as the image does is 0.89 or
-# more, and that of no column below AAA; the agreement of the other orders of Hiera and MobileViTv2 is BBB or less. A column
-# of -1 shows a token too many before the grid.
+# Measured on 207 networks: the smallest of each module of timm and of each class of torchvision and transformers, with
+# random weights. Where the response is local (locality 0.6 or more), maps that lie as the image does agree with the masks
+# by 0.89 or more, and no column by less than -0.14 (the least are MobileNetV1, which pads one side, and shifted windows).
+# Hiera's order and attention agree by 0.38 or less. A column of -1 shows a token too many before the grid.
 LOCAL, AGREES, COLUMN = 0.6, 0.6, -0.3
 # The locality and the agreement that confirm a layout which is in doubt.
 PRESENT, CONFIRMED = 0.1, 0.8
