@@ -133,7 +133,7 @@ def test_units_by_layer_and_range():
 def test_a_dry_run_tells_the_size_and_writes_nothing(words, tmp_path, capsys):
     assert main([*words, "--units", "0-2", "--out", str(tmp_path / "out"), "--dry_run"]) == 0
     shown = capsys.readouterr().out
-    assert "33 images of 64 pixels" in shown
+    assert "33 images of 64 x 64 pixels" in shown
     assert "6 units by colour" in shown
     assert "16 x 16" in shown
     assert "nothing was written" in shown
