@@ -2,11 +2,15 @@
 
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
+import transformers
 from PIL import Image
 from torch import Tensor, nn
 
@@ -130,3 +134,35 @@ def test_tokens_of_images_that_are_not_square(prefix: int, sizes: str) -> None:
 
     layer = Target(Tokens(), image_size=(32, 48)).layer("block")
     assert (layer.grid, layer.prefix_tokens) == ((4, 6), prefix)
+
+
+def mobilevit(folder: Path) -> tuple[Target, Callable[[Image.Image], Tensor], str]:
+    """A network of transformers that takes blue first."""
+    config = transformers.MobileViTConfig(image_size=64, hidden_sizes=[16] * 3, neck_hidden_sizes=[8] * 7, num_attention_heads=2)
+    transformers.MobileViTModel(config).save_pretrained(folder)
+    processor = transformers.MobileViTImageProcessor(size={"shortest_edge": 73}, crop_size={"height": 64, "width": 64})
+    processor.save_pretrained(folder)
+    target = load_target(f"hf:{folder}")
+    return target, lambda image: processor(images=image, return_tensors="pt")["pixel_values"][0], "conv_stem.convolution"
+
+
+def squashing(folder: Path) -> tuple[Target, Callable[[Image.Image], Tensor], str]:
+    """A network of timm whose pictures are squashed, by bicubic interpolation."""
+    target = load_target("timm:test_resnet", weights="random", crop="squash")
+    data = timm.data.resolve_data_config({}, model=target.model) | {"crop_mode": "squash"}
+    return target, timm.data.create_transform(**data, is_training=False), "layer2"
+
+
+@pytest.mark.parametrize("kind", [mobilevit, squashing])
+def test_exemplars_are_those_of_the_librarys_own_transform_and_plain_hooks(kind: Callable[[Path], Any], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    target, transform, layer = kind(tmp_path / "network")
+    folder = pictures(tmp_path / "pictures", 120, 150)
+    seen: list[Tensor] = []
+    handle = target.modules()[layer].register_forward_hook(lambda _, __, output: seen.append(output.clone()))
+    with torch.no_grad():
+        target.model.eval()(torch.stack([transform(Image.open(file)) for file in sorted(folder.rglob("*.png"))]))
+    handle.remove()
+    found = dissect(target, load_probe(str(folder), target=target), [layer], tmp_path / "out", k=5)[layer]
+    ids = torch.stack([found.exemplars(unit).ids for unit in found.units]).numpy()
+    assert (ids == brute_exemplars(seen[0], 5)).mean() > 0.99  # near equals may change places
