@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from milan.dissection.dissect import dissect
 from milan.dissection.store import load_dissection
 from milan.errors import BadInput, MilanWarning
+from milan.experiments.__main__ import main as experiment_main
 from milan.probes import Probe, load_probe
 from milan.programs.describe import describe, main
 from milan.scores.ablations import right_without
@@ -117,6 +118,15 @@ def test_images_that_are_not_square(file: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         answers = target.model[1:](maps).argmax(1)
     assert right[0].tolist() == (answers == torch.arange(24) // 12).tolist()  # the first twelve files are of the first class
+
+
+def test_options_reach_the_target_of_an_experiment(file: Path, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "wide", 24, 40)
+    given = ["--target", f"{file}:network", "--image_size", "24", "40", *PLAIN, "--name", "mine"]
+    run = ["--probe", str(folder), "--layers", "0", "--units", "2", "--images", "8", "--out", str(tmp_path / "impact")]
+    assert experiment_main(["impact", *given, *run]) == 0
+    facts = json.loads((tmp_path / "impact" / "report.json").read_text())["facts"]
+    assert (facts["target"], facts["warnings"]) == ("mine", [])
 
 
 @pytest.mark.parametrize("prefix", [0, 1])
