@@ -17,6 +17,7 @@ _HOMES = {
     "load_target": "milan.targets",
     "GeneratorTarget": "milan.targets",
     "Latents": "milan.targets",
+    "Preprocessing": "milan.preprocessing",
     "Probe": "milan.probes",
     "load_probe": "milan.probes",
     "dissect": "milan.dissection.dissect",
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from milan.dissection.dissect import dissect
     from milan.dissection.hooks import ablated, recorded
     from milan.dissection.store import Dissection, load_dissection
+    from milan.preprocessing import Preprocessing
     from milan.probes import Probe, load_probe
     from milan.programs.describe import describe
     from milan.targets import GeneratorTarget, Latents, Target, load_target

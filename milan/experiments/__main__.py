@@ -57,8 +57,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if status := run(lambda: made.append(experiment(name))):
         return status
     options = parser(f"{PROGRAM} {name}", (inspect.getdoc(made[0]) or "").splitlines()[0], made[0])
-    chosen = arguments_of(made[0], options.parse_args(_spelled_out(words, made[0])).as_dict())
-    return run(lambda: _told(made[0], chosen))
+    chosen = options.parse_args(_spelled_out(words, made[0])).as_dict()
+    return run(lambda: _told(made[0], arguments_of(made[0], chosen)))
 
 
 def _spelled_out(words: Sequence[str], function: "Callable[..., Report]") -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
+from torch.nn.functional import pad
 
 from milan.catalogue import Catalogue, Entry
 from milan.dissection.crops import cropped
@@ -108,7 +109,11 @@ def order(activations: Sequence[float | None]) -> list[int]:
 
 
 def _small(images: UInt8[Tensor, "n 3 h w"]) -> UInt8[np.ndarray, "n rows columns 3"]:
-    return fitted(images, SIZE).permute(0, 2, 3, 1).contiguous().numpy()
+    """Whole images in squares of the page's size, black beside those that are not square."""
+    height, width = (max(1, round(side * SIZE / max(images.shape[-2:]))) for side in images.shape[-2:])
+    left, top = (SIZE - width) // 2, (SIZE - height) // 2
+    small = pad(fitted(images, (height, width)), (left, SIZE - width - left, top, SIZE - height - top))
+    return small.permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def told(reason: Reason | None) -> dict[str, Any] | None:

@@ -278,7 +278,7 @@ def load_probe(
     if kind == "latents":
         return Probe.made_by(generator_named(rest), spec=spec, limit=limit)
     own = Preprocessing(DIORAMA_SIZE) if kind == "diorama" else Preprocessing()
-    wanted = (own if target is None else target.preprocessing).changed(image_size=size, **preprocessing)
+    wanted = (own if target is None else target.preprocessing).changed(**{"image_size": size, **preprocessing})
     if kind == "diorama":
         return Probe(Drawn(spec.partition(":")[2], _side(wanted.image_size, spec)), spec=spec, preprocessing=wanted, limit=limit)
     source = open_dataset(rest) if kind == "hf" else open_file(Path(base).expanduser())

@@ -125,8 +125,8 @@ def command(
 def main(words: Sequence[str] | None = None) -> int:
     """The program: reads the options, runs, and gives the exit status."""
     options = parser("describe.py", "Describes the units of a network in words.", command)
-    chosen = arguments_of(command, options.instantiate_classes(options.parse_args(words)).as_dict())
-    return run(lambda: command(**chosen))
+    chosen = options.instantiate_classes(options.parse_args(words)).as_dict()
+    return run(lambda: command(**arguments_of(command, chosen)))
 
 
 if __name__ == "__main__":

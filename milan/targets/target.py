@@ -90,7 +90,7 @@ class Target:
     @property
     def slug(self) -> str:
         """A folder name for what is made of it; that of a module without a name tells networks of one class apart."""
-        weights = Path(self.weights).stem if self.weights else ""
+        weights = str(Path(self.weights).with_suffix("")) if self.weights else ""
         named = self.given_name or "-".join(filter(None, (self.spec, weights))) or f"{self.name}-{self.fingerprint[:8]}"
         return re.sub(r"[^\w.-]+", "-", named).strip("-")
 

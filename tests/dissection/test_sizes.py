@@ -2,17 +2,22 @@
 
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
+import transformers
 from PIL import Image
 from torch import Tensor, nn
 
 from milan.dissection.dissect import dissect
 from milan.dissection.store import load_dissection
 from milan.errors import BadInput, MilanWarning
+from milan.experiments.__main__ import main as experiment_main
 from milan.probes import Probe, load_probe
 from milan.programs.describe import describe, main
 from milan.scores.ablations import right_without
@@ -115,6 +120,15 @@ def test_images_that_are_not_square(file: Path, tmp_path: Path) -> None:
     assert right[0].tolist() == (answers == torch.arange(24) // 12).tolist()  # the first twelve files are of the first class
 
 
+def test_options_reach_the_target_of_an_experiment(file: Path, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "wide", 24, 40)
+    given = ["--target", f"{file}:network", "--image_size", "24", "40", *PLAIN, "--name", "mine"]
+    run = ["--probe", str(folder), "--layers", "0", "--units", "2", "--images", "8", "--out", str(tmp_path / "impact")]
+    assert experiment_main(["impact", *given, *run]) == 0
+    facts = json.loads((tmp_path / "impact" / "report.json").read_text())["facts"]
+    assert (facts["target"], facts["warnings"]) == ("mine", [])
+
+
 @pytest.mark.parametrize("prefix", [0, 1])
 @pytest.mark.parametrize("sizes", ["any", "one"])
 def test_tokens_of_images_that_are_not_square(prefix: int, sizes: str) -> None:
@@ -130,3 +144,35 @@ def test_tokens_of_images_that_are_not_square(prefix: int, sizes: str) -> None:
 
     layer = Target(Tokens(), image_size=(32, 48)).layer("block")
     assert (layer.grid, layer.prefix_tokens) == ((4, 6), prefix)
+
+
+def mobilevit(folder: Path) -> tuple[Target, Callable[[Image.Image], Tensor], str]:
+    """A network of transformers that takes blue first."""
+    config = transformers.MobileViTConfig(image_size=64, hidden_sizes=[16] * 3, neck_hidden_sizes=[8] * 7, num_attention_heads=2)
+    transformers.MobileViTModel(config).save_pretrained(folder)
+    processor = transformers.MobileViTImageProcessor(size={"shortest_edge": 73}, crop_size={"height": 64, "width": 64})
+    processor.save_pretrained(folder)
+    target = load_target(f"hf:{folder}")
+    return target, lambda image: processor(images=image, return_tensors="pt")["pixel_values"][0], "conv_stem.convolution"
+
+
+def squashing(folder: Path) -> tuple[Target, Callable[[Image.Image], Tensor], str]:
+    """A network of timm whose pictures are squashed, by bicubic interpolation."""
+    target = load_target("timm:test_resnet", weights="random", crop="squash")
+    data = timm.data.resolve_data_config({}, model=target.model) | {"crop_mode": "squash"}
+    return target, timm.data.create_transform(**data, is_training=False), "layer2"
+
+
+@pytest.mark.parametrize("kind", [mobilevit, squashing])
+def test_exemplars_are_those_of_the_librarys_own_transform_and_plain_hooks(kind: Callable[[Path], Any], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    target, transform, layer = kind(tmp_path / "network")
+    folder = pictures(tmp_path / "pictures", 120, 150)
+    seen: list[Tensor] = []
+    handle = target.modules()[layer].register_forward_hook(lambda _, __, output: seen.append(output.clone()))
+    with torch.no_grad():
+        target.model.eval()(torch.stack([transform(Image.open(file)) for file in sorted(folder.rglob("*.png"))]))
+    handle.remove()
+    found = dissect(target, load_probe(str(folder), target=target), [layer], tmp_path / "out", k=5)[layer]
+    ids = torch.stack([found.exemplars(unit).ids for unit in found.units]).numpy()
+    assert (ids == brute_exemplars(seen[0], 5)).mean() > 0.99  # near equals may change places

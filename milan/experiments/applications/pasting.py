@@ -269,9 +269,10 @@ def _sheet(one: Attacked, page: Path) -> Sheet | None:
     if not one.examples:
         return None
     images = torch.stack([image for each in one.examples for image in (each.original, each.distractor, each.adversarial)])
-    shown = interpolate(images.float(), SIZE, mode="nearest" if images.shape[-1] < SIZE else "area").to(torch.uint8)
+    height, width = (max(1, round(side * SIZE / max(images.shape[-2:]))) for side in images.shape[-2:])
+    shown = interpolate(images.float(), (height, width), mode="nearest" if images.shape[-1] < width else "area").to(torch.uint8)
     file = f"pasted/{re.sub(r'[^A-Za-z0-9.-]', '_', str(one.unit))}.webp"
     (page / "pasted").mkdir(parents=True, exist_ok=True)
     with atomic(page / file) as partial:
         partial.write_bytes(webp(sheet(shown.permute(0, 2, 3, 1).numpy(), ACROSS)))
-    return Sheet(file, SIZE, SIZE, [], [])
+    return Sheet(file, width, height, [], [])
