@@ -16,6 +16,7 @@ from milan.command import clean
 from milan.errors import BadInput, MissingEvidence
 from milan.probes.probe import Probe
 from milan.storage import cache_folder, content_key
+from milan.text_files import read_lines
 
 NONE = -1  # the number of a pixel that shows no concept of a level
 VOID = 255  # what label maps of eight bits write where nobody labelled
@@ -183,11 +184,7 @@ def class_names(classes: str) -> list[str]:
     """Names from a file with one on each line, or separated by commas."""
     file = Path(classes).expanduser()
     if "," not in classes and (file.suffix or file.exists()):
-        try:
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(f"cannot read the class names in {clean(str(file))}: {error}") from None
-        names = [line.strip() for line in lines if line.strip()]
+        names = [line for line in read_lines(file) if line]
     else:
         names = [name.strip() for name in classes.split(",") if name.strip()]
     if not names:

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from milan.errors import BadInput, MilanWarning
+from milan.probes.class_labels import class_labels
 from milan.probes.hub import open_dataset
 from milan.probes.made import Generator, Made, generator_named
 from milan.probes.parts import Part, Some, part_of
@@ -79,7 +80,7 @@ class Probe:
 
     @cached_property
     def labels(self) -> list[int] | None:
-        """Class number of each image, or None."""
+        """Class number of each image, -1 where it is unknown; None if no image has a label."""
         return self.source.labels[: len(self)] if self.source.labels is not None else None
 
     @property
@@ -195,7 +196,9 @@ class _Pixels(Source):
         if labels is not None and len(labels) != len(images):
             raise BadInput(f"{len(labels)} labels for {len(images)} images")
         self._images = images.contiguous().numpy()
-        self.labels, self.classes = labels, classes
+        # A tensor or array of labels is taken, too.
+        values = getattr(labels, "tolist", lambda: labels)()
+        self.labels, self.classes = (None, classes) if values is None else class_labels(values, classes)
 
     def __len__(self) -> int:
         return len(self._images)
