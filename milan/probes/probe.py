@@ -25,6 +25,7 @@ from milan.storage import content_key
 
 SIZE, DIORAMA_SIZE = 224, 64
 BAD_SHARE = 0.05  # more bad images than this and the probe is not what the user thinks it is
+Labels = Sequence[Any] | np.ndarray | Tensor  # see ``milan.probes.class_labels``
 AHEAD = 8  # images each worker may be ahead of the reader
 
 
@@ -47,7 +48,10 @@ class Probe:
 
     @classmethod
     def from_tensor(
-        cls, images: UInt8[Tensor, "n 3 size size"], labels: list[int] | None = None, classes: list[str] | None = None
+        cls,
+        images: UInt8[Tensor, "n 3 size size"],
+        labels: Labels | None = None,
+        classes: list[str] | None = None,
     ) -> "Probe":
         """A probe of pixels in memory, for Python."""
         return cls(_Pixels(images, labels, classes), spec="", crop=Crop(images.shape[-1], images.shape[-1]))
@@ -190,14 +194,13 @@ class _Pixels(Source):
 
     drawn = True
 
-    def __init__(self, images: Tensor, labels: list[int] | None, classes: list[str] | None):
+    def __init__(self, images: Tensor, labels: Labels | None, classes: list[str] | None):
         if not len(images):
             raise BadInput("a probe needs at least one image; the tensor has none")
         if labels is not None and len(labels) != len(images):
             raise BadInput(f"{len(labels)} labels for {len(images)} images")
         self._images = images.contiguous().numpy()
-        # A tensor or array of labels is taken, too.
-        values = getattr(labels, "tolist", lambda: labels)()
+        values = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else labels
         self.labels, self.classes = (None, classes) if values is None else class_labels(values, classes)
 
     def __len__(self) -> int:

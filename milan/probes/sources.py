@@ -22,7 +22,8 @@ from milan.archives import is_archive, unpack
 from milan.command import clean
 from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
 from milan.probes.class_labels import names_by_label, usable_labels, wordnet_ids
-from milan.probes.pictures import Unreadable, decoded, label_map, suffixes
+from milan.probes.picture_cells import picture_in_cell
+from milan.probes.pictures import decoded, label_map, suffixes
 from milan.storage import cache_folder, content_key
 
 IMAGE_COLUMNS = ("image", "img", "picture")
@@ -159,7 +160,7 @@ class Parquet(Source):
     def _bytes(self, column: str, index: int) -> bytes | Path:
         with self._lock:
             windows = self._windows.setdefault(column, _Windows(self._table, column, self._groups))
-            return _picture_bytes(windows.value(index), [self.file.parent])
+            return picture_in_cell(windows.value(index), [self.file.parent])
 
     def _read_labels(self, names: list[str]) -> None:
         column = _column(names, LABEL_COLUMNS)
@@ -240,12 +241,12 @@ class Rows(Source):
         return len(self._rows)
 
     def picture(self, index: int) -> Image.Image:
-        return decoded(_picture_bytes(self._rows[index][self._image], self._roots))
+        return decoded(picture_in_cell(self._rows[index][self._image], self._roots))
 
     def segmentation(self, index: int) -> Image.Image:
         if not self._segmentation:
             return super().segmentation(index)
-        return label_map(_picture_bytes(self._rows[index][self._segmentation], self._roots))
+        return label_map(picture_in_cell(self._rows[index][self._segmentation], self._roots))
 
     def where(self, index: int) -> str:
         return f"row {index} of {self.name}"
@@ -358,29 +359,6 @@ def _file_key(file: Path, root: Path) -> list:
 
 def _column(names: list[str], known: tuple[str, ...]) -> str | None:
     return next((name for name in known if name in names), None)
-
-
-def _picture_bytes(value: Any, roots: Sequence[Path]) -> bytes | Path:
-    """A picture as a table holds it: bytes, or a struct of bytes and the path of a file within ``roots``."""
-    if isinstance(value, dict):
-        value = value.get("bytes") or _path_within(value.get("path"), roots)
-    if isinstance(value, (bytes, Path)):
-        return value
-    raise Unreadable("no picture in this row")
-
-
-def _path_within(path: Any, roots: Sequence[Path]) -> Path | None:
-    """The file that a table names, relative to the first of ``roots``; a table must not open other files."""
-    if not path or not isinstance(path, str):
-        return None
-    folders = [root.resolve() for root in roots]
-    try:
-        found = (folders[0] / path).resolve()
-    except (OSError, ValueError, RuntimeError) as error:
-        raise Unreadable(f"its path {clean(path)!r} is none: {error}") from None
-    if not any(found.is_relative_to(folder) for folder in folders):
-        raise Unreadable(f"its path {clean(path)!r} leads out of the data set's folder {clean(str(folders[0]))}")
-    return found
 
 
 def _declared_classes(metadata: dict[bytes, bytes] | None, column: str) -> list[str] | None:

@@ -38,12 +38,12 @@ def known_labels(probe: Probe) -> list[int]:
     Raises:
         MissingEvidence: the probe has no labels, or the class of an image is unknown.
     """
-    name = probe.spec or probe.name
+    name = probe.spec or probe.name or "in memory"
     if probe.labels is None:
         raise MissingEvidence(f"the probe {name!r} has no class labels; give one that has, or take another evidence")
     if unknown := probe.labels.count(UNKNOWN):
         first = probe.source.where(probe.labels.index(UNKNOWN))
-        text = f"{unknown} of {len(probe)} images of {name!r} have no known class ({first}, ...)"
+        text = f"{unknown} of {len(probe)} images of the probe {name!r} are of unknown class ({first}, ...)"
         raise MissingEvidence(f"{text}; give a probe of labelled images alone")
     return probe.labels
 
