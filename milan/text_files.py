@@ -53,6 +53,20 @@ def read_lines(path: Path) -> list[str]:
     return lines if lines[-1] else lines[:-1]
 
 
+def read_names(path: Path) -> list[str]:
+    """Return the names in a text file with one on each line, where the line tells the number that a name is of.
+
+    Raises:
+        BadInput: see ``read_text``; or a line between others is empty, so that the names after it may be of other numbers.
+    """
+    lines = read_lines(path)
+    while lines and not lines[-1]:
+        lines.pop()
+    if "" in lines:
+        raise BadInput(f"{path}, line {lines.index('') + 1}: empty; give the name of class {lines.index('')}, or remove the line")
+    return lines
+
+
 def parse_json(text: str) -> Any:
     """Parse JSON, with a ``ValueError`` also for nesting that exceeds Python's recursion limit."""
     try:

@@ -9,7 +9,7 @@ from milan.dissection.store import Dissection
 from milan.errors import BadInput, MissingEvidence
 from milan.pairs import Pairs, Signs, scaled
 from milan.probes.superclasses import readable_classes
-from milan.text_files import read_lines
+from milan.text_files import read_names
 
 IMAGENET = "imagenet"
 
@@ -27,7 +27,7 @@ def given_classes(classes: str) -> list[str]:
 
         return list(_IMAGENET_CATEGORIES)
     try:
-        return [line for line in read_lines(Path(classes).expanduser()) if line]
+        return read_names(Path(classes).expanduser())
     except BadInput as error:
         raise BadInput(f"no class names: {error}; give imagenet, or a text file with one in each line") from None
 
