@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from milan.archives import free_bytes
 from milan.errors import BadInput
 from milan.models.captioner import Captioner
 from milan.models.prior import Prior
@@ -71,7 +72,10 @@ def _payload(file: Path) -> Any:
     try:
         with file.open("rb") as raw:
             zipped = raw.read(2) == b"\x1f\x8b"
-        with gzip.open(file) if zipped else file.open("rb") as stream, tempfile.TemporaryFile() as plain:
+        if not zipped:
+            with file.open("rb") as stream:
+                return _load_inert(stream)
+        with gzip.open(file) as stream, tempfile.TemporaryFile() as plain:
             _copy(stream, plain, file)
             return _load_inert(plain)
     except (OSError, EOFError, zlib.error) as error:
@@ -82,9 +86,10 @@ def _payload(file: Path) -> Any:
 
 
 def _copy(stream: BufferedIOBase, into: BufferedIOBase, file: Path) -> None:
+    limit = min(LARGEST, free_bytes(Path(tempfile.gettempdir())) // 2)
     while chunk := stream.read(1 << 24):
-        if into.tell() + len(chunk) > LARGEST:
-            raise BadInput(f"{file} unpacks to more than {LARGEST >> 30} GiB: no checkpoint of MILAN")
+        if into.tell() + len(chunk) > limit:
+            raise BadInput(f"{file} unpacks to more than {limit:,} bytes: too many for its kind or for the disk")
         into.write(chunk)
     into.seek(0)
 
