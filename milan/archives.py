@@ -55,8 +55,8 @@ def unpack(archive: Path, folder: Path, limit: int = LIMIT) -> None:
     """Unpack a zip or tar file to ``folder``, which appears whole or not at all; files keep their times.
 
     Raises:
-        BadInput: it is no archive or a damaged one; a member would lie outside the folder, is a link or a device, or is there
-            twice; or all of them are more than ``limit`` bytes, or take more than the disk has free.
+        BadInput: it is no archive or a damaged one; a member would lie outside the folder, is a link or a device, or is
+            there twice; or all of them are more than ``limit`` bytes, or take more than the disk has free.
     """
     half = folder.with_name(f".partial-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:

@@ -66,7 +66,7 @@ def content_key(**parts: object) -> str:
 def locked(folder: Path) -> Iterator[None]:
     """Hold ``folder`` (made if absent) for this process alone, and clear what a killed holder left half written.
 
-    The lock is the operating system's, so it ends with its holder even on ``kill -9``; a file beside it says who the holder is.
+    The lock is the operating system's and ends with its holder even on ``kill -9``; a file beside it names the holder.
     A holder on another machine, which the lock may not reach, is respected as long as that file is there.
 
     Raises:
@@ -90,7 +90,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def in_turn(folder: Path) -> Iterator[None]:
-    """Wait until no other process is within such a block for ``folder`` (made if absent); for what several need and one makes.
+    """Wait until no other process is within such a block for ``folder`` (made if absent): what several need, one makes.
 
     Raises:
         BadInput: the folder is a file or cannot be written.
@@ -206,7 +206,8 @@ def _acquired(folder: Path, name: str, timeout: float) -> BaseFileLock:
         lock = FileLock(folder / name)
         lock.acquire(timeout)
     except Timeout:
-        raise BadInput(f"{folder} is being written by {_holder(folder)}; wait for it, or choose another folder") from None
+        held = f"{folder} is being written by {_holder(folder)}"
+        raise BadInput(f"{held}; wait for it, or choose another folder") from None
     except OSError as error:
         raise _unwritable(folder, error) from None
     return lock
@@ -216,7 +217,8 @@ def _sign(folder: Path) -> None:
     """Write down who holds the folder."""
     signed = _signature(folder)
     if signed and signed.get("host") != socket.gethostname() and signed.get("boot") != _boot():
-        raise BadInput(f"{folder} is being written by {_holder(folder)}; if that process has ended, delete {folder / _HOLDER}")
+        held = f"{folder} is being written by {_holder(folder)}"
+        raise BadInput(f"{held}; if that process has ended, delete {folder / _HOLDER}")
     try:
         (folder / _HOLDER).write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "boot": _boot()}))
     except OSError as error:

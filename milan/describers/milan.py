@@ -45,8 +45,8 @@ class Milan(Describer):
 
     Args:
         captioner: ``diorama`` (trained on Diorama's simulated annotators), a folder, a hub id, or a 2022 checkpoint.
-        prior: the same, or the ``lm.pth`` of the 2022 code; a 2022 checkpoint brings its own unless another is given. Empty
-            for none, which ``beam``, ``greedy`` and ``sample`` can do without.
+        prior: the same, or the ``lm.pth`` of the 2022 code; a 2022 checkpoint brings its own unless another is given.
+            Empty for none, which ``beam``, ``greedy`` and ``sample`` can do without.
         encoder: spec of the frozen encoder, where it is not the one that the captioner names.
         encoder_weights: its weights, where they are not its own.
         strategy: how the text is found.
@@ -87,7 +87,7 @@ class Milan(Describer):
     def from_released(cls, file: str | Path, **settings: Any) -> "Milan":
         """MILAN as a 2022 checkpoint holds it, decoding as the 2022 code does; nothing in the file is executed.
 
-        The strategy, beam, length and λ are the file's unless given. A file without a prior (``train_milan.py --no-lm``)
+        The strategy, beam, length and λ are the file's unless given. A file without a prior, as of ``--no-lm`` in 2022,
         is decoded by likelihood.
         """
         released = read_released(file)

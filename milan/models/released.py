@@ -127,7 +127,7 @@ def _stand_in() -> type:
 
 
 def _released(payload: Mapping[str, Any], file: Path) -> Released:
-    """The parts of a captioner's checkpoint. Sizes are the weights', since a setting that was left to the code is None."""
+    """The parts of a captioner's checkpoint. Sizes are those of the weights: settings that were not given are None."""
     properties, state = payload["properties"], payload["state_dict"]
     words, encoder = _words(properties), _encoder(payload, file)
     captioner = Captioner(

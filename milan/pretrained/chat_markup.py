@@ -20,7 +20,8 @@ _THOUGHT = re.compile(f"{_OPENS}|(?P<closes>{_CLOSES})", re.IGNORECASE)
 # Between turns, with the name of who speaks next; and the tags that some models put their answer in.
 _TURN = re.compile(
     rf"(?:<\|start_header_id\|>\w*<\|end_header_id\|>|{_CHANNEL}\w*|<[|｜][^<>|｜\n]{{1,40}}[|｜]>|<\|turn>|<turn\|>"
-    r"|</?s>|<(?:start|end)_of_(?:turn|utterance|text)>|<(?:bos|eos|eot|pad)>|\[/?INST\]|</?(?:answer|response|output)>)"
+    r"|</?s>|<(?:start|end)_of_(?:turn|utterance|text)>|<(?:bos|eos|eot|pad)>|\[/?INST\]"
+    r"|</?(?:answer|response|output)>)"
     r"(?:(?:assistant|model)[ \t]*\n)?",
     re.IGNORECASE,
 )
@@ -29,8 +30,8 @@ _TURN = re.compile(
 def final_answer(reply: str) -> str:
     """Return the answer without the reasoning before it and the tokens around it; empty if there is no more than that.
 
-    A block that is only closed was opened by the chat template: the answer follows it. One that is only opened was cut off.
-    What follows the end of a turn is another turn and is dropped. Takes time linear in the length of ``reply``.
+    A block that is only closed was opened by the chat template: the answer follows it. One that is only opened was cut
+    off. What follows the end of a turn is another turn and is dropped. Takes time linear in the length of ``reply``.
 
     >>> final_answer("<think>All are red. Cars, too.</think>red cars<|im_end|>")
     'red cars'
