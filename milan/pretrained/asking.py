@@ -175,6 +175,8 @@ def asker_for(
     """
     given = dict(options or {})
     own = {name: given.pop(name) for name in ("tries", "pause", "deadline", "language") if name in given}
+    if llm == "phrases" and own.get("language", ENGLISH) != ENGLISH:
+        raise BadInput(f"llm phrases cannot answer in {own['language']}; give openai:MODEL or hf:MODEL, or no language")
     return Asker(load_llm(llm, base_url=base_url, device=device, options=given), max_calls=max_calls, **own)
 
 

@@ -198,6 +198,8 @@ def test_options_that_cannot_be_used_are_told(monkeypatch):
         load_llm("openai:gpt", base_url="localhost:8000")
     with pytest.raises(UnknownName, match="nearest: phrases"):
         load_llm("phrase")
+    with pytest.raises(BadInput, match="German"):
+        asker_for("phrases", options={"language": "German"})
     with pytest.raises(UnknownName, match="nearest: timeout"):
         load_llm("openai:gpt", options={"timeuot": 3})
 
