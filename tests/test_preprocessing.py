@@ -191,4 +191,4 @@ def test_values_that_cannot_be_are_named(options: dict[str, Any], value: str) ->
 def test_options_that_were_given() -> None:
     options = TargetOptions(name="mine", image_size=[32], prefix_tokens=0)
     assert options.given == {"name": "mine", "image_size": [32], "prefix_tokens": 0}
-    assert (options.preprocessing, options.layout_options) == ({"image_size": [32]}, {"prefix_tokens": 0})
+    assert (options.preprocessing, options.reading) == ({"image_size": [32]}, {"prefix_tokens": 0})
