@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
 
 from milan.errors import BadInput
@@ -33,10 +33,12 @@ class Preprocessing:
         interpolation: filter of the scaling; all but nearest are antialiased.
         crop: "center": the picture keeps its shape and is scaled until it covers the frame; "squash": both of its sides are scaled to the
             frame's.
-        mean, std: of pixels in 0..1, subtracted and divided by; one for each of the network's channels.
+        mean, std: of pixels in 0..1, subtracted and divided by; one for each of the network's channels. Of bands that are no
+            bytes in their own units.
         channel_order: "rgb", or "bgr" for a network that takes blue first.
         resampler: "pillow" (torchvision and timm) or "torch" (image processors of transformers), which differ in the order of passes.
         crop_rounding: where the cut cannot lie in the very middle: "nearest" (torchvision and timm) or "down" (transformers).
+        display_bands: which bands, from 0, people and describers see as red, green and blue; None for the first three.
 
     Raises:
         BadInput: a value cannot be used.
@@ -51,6 +53,7 @@ class Preprocessing:
     channel_order: Literal["rgb", "bgr"] = "rgb"
     resampler: Literal["pillow", "torch"] = "pillow"
     crop_rounding: Literal["nearest", "down"] = "nearest"
+    display_bands: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
@@ -64,6 +67,10 @@ class Preprocessing:
             object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
         if not self.mean or len(self.mean) != len(self.std) or not all(self.std):
             raise BadInput(f"mean and std need one value for each channel, std none of them 0: {self.mean}, {self.std}")
+        if self.display_bands is not None:
+            object.__setattr__(self, "display_bands", tuple(self.display_bands))
+            if len(self.display_bands) != 3:
+                raise BadInput(f"display_bands is {self.display_bands}; name three bands, for red, green and blue")
 
     def __str__(self) -> str:
         colours = ", ".join(f"{name} {' '.join(f'{value:g}' for value in getattr(self, name))}" for name in ("mean", "std"))
@@ -93,6 +100,21 @@ class Preprocessing:
             sizes = (height_width(size) for size in (self.resize, self.image_size, given["image_size"]))
             given["resize"] = tuple(frame * new // old for frame, old, new in zip(*sizes, strict=True))
         return replace(self, **given)
+
+    @property
+    def channels(self) -> int:
+        """How many channels the network takes."""
+        return len(self.mean)
+
+    def bands(self, bands: Float[np.ndarray, "bands rows columns"]) -> Float[np.ndarray, "bands height width"]:
+        """What the network is shown of a picture of any number of bands, before it is normalized."""
+        return np.stack([self._band(Image.fromarray(np.ascontiguousarray(band))) for band in bands])
+
+    def _band(self, band: Image.Image) -> np.ndarray:
+        band = self._prepared(band)
+        size = self.scaled_size(band.size)
+        scaled = band if size[::-1] == band.size else band.resize(size[::-1], Image.Resampling[self.interpolation.upper()])
+        return np.asarray(scaled)[self.cut(size)]
 
     def pixels(self, picture: Image.Image) -> UInt8[np.ndarray, "3 height width"]:
         """What the network is shown of an RGB picture, before it is normalized."""
@@ -152,8 +174,9 @@ class TargetOptions:
         resize: side of the frame to which an image is scaled before its middle is cut out, or height and width; IMAGE_SIZE for no cut
         interpolation: filter of the scaling: nearest, bilinear, bicubic, lanczos, box or hamming
         crop: center (the middle of each image) or squash (all of it, whatever its shape)
-        mean: of each channel in 0..1, for the normalization, as 0.485 0.456 0.406
+        mean: of each channel in 0..1, for the normalization, as 0.485 0.456 0.406; one value for a network that takes grey images
         std: of each channel, as 0.229 0.224 0.225
+        display_bands: of networks that take other images than grey or coloured ones, the bands shown as red, green and blue, as 3 2 1
         layout: BCHW, BHWC, BNC or BC, where it cannot be inferred from the outputs' shapes
         prefix_tokens: tokens before the grid, where their number cannot be inferred
         output_index: which tensor of a layer's output counts, where it has several
@@ -169,6 +192,7 @@ class TargetOptions:
     crop: Crop | None = None
     mean: list[float] | tuple[float, ...] | None = None
     std: list[float] | tuple[float, ...] | None = None
+    display_bands: list[int] | tuple[int, ...] | None = None
     layout: str | None = None
     prefix_tokens: int | None = None
     output_index: int | None = None

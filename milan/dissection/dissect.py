@@ -129,6 +129,7 @@ def check_probe(target: Target, probe: Probe) -> None:
         target.expects(probe.image(0))
         return
     target.check_size(probe.size)
+    target.check_channels(probe.channels)
     if not probe.source.drawn and probe.preprocessing.geometry != target.preprocessing.geometry:
         ways = f"are {probe.preprocessing.geometry_text}, those of {target.name} {target.preprocessing.geometry_text}"
         how = "load_probe(..., target=target) takes the target's"

@@ -63,4 +63,4 @@ def unit_masks(
     def masked(seen: Seen) -> tuple[Tensor, Tensor]:
         return seen.ids, masks_from_maps(seen.maps[found.name], thresholds.to(seen.maps[found.name].device), size or probe.size)
 
-    yield from looked(target, [found.name], probe.batches(batch_size), masked)
+    yield from looked(target, [found.name], probe.inputs(batch_size), masked)

@@ -317,8 +317,8 @@ def _pictures(probe: Probe, batch_size: int) -> Batches:
         yield from _held[name]
         return
     batches: list[tuple[Tensor, Tensor]] = []
-    for batch in probe.batches(batch_size):
-        if 3 * pixel_count(probe.size) * len(probe) <= HELD:
+    for batch in probe.inputs(batch_size):
+        if probe.channels * pixel_count(probe.size) * len(probe) <= HELD:
             batches.append(batch)
         yield batch
     if batches:

@@ -19,7 +19,7 @@ from threading import Thread
 from typing import Generic, TypeVar
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from milan.dissection.hooks import recorded
@@ -29,7 +29,7 @@ from milan.targets import Target
 from milan.targets.modules import compiled
 
 T = TypeVar("T")
-Batches = Iterable[tuple[Int[Tensor, " b"], UInt8[Tensor, "b 3 h w"]]]
+Batches = Iterable[tuple[Int[Tensor, " b"], Shaped[Tensor, "b channels h w"]]]
 _BLOCK_PIXELS = 4 * 224 * 224  # about what keeps the maps of one layer in the cache of a processor core
 _LONGEST = 32
 
@@ -39,7 +39,7 @@ class Seen:
     """What some layers put out for a block of images."""
 
     ids: Int[Tensor, " b"]
-    images: UInt8[Tensor, "b 3 h w"]
+    images: Shaped[Tensor, "b channels h w"]
     maps: dict[str, Float[Tensor, "b units gh gw"]]
     cls: dict[str, Float[Tensor, "b units"]]  # of layers with a class token
 
@@ -56,7 +56,7 @@ def block_length(size: Size, device: torch.device) -> int:
     return min(_LONGEST, 1 << (fitting.bit_length() - 1))
 
 
-def blocks(batches: Batches, length: int) -> Iterator[tuple[Int[Tensor, " b"], UInt8[Tensor, "b 3 h w"]]]:
+def blocks(batches: Batches, length: int) -> Iterator[tuple[Int[Tensor, " b"], Shaped[Tensor, "b channels h w"]]]:
     """Cuts batches of any sizes into blocks of the images whose indices fall between two multiples of ``length``."""
     ids: list[int] = []
     images: list[Tensor] = []
@@ -101,7 +101,7 @@ class _Crew(Generic[T]):
         for thread in self._threads:
             thread.start()
 
-    def submit(self, ids: Int[Tensor, " b"], images: UInt8[Tensor, "b 3 h w"]) -> Future[T]:
+    def submit(self, ids: Int[Tensor, " b"], images: Shaped[Tensor, "b channels h w"]) -> Future[T]:
         future: Future[T] = Future()
         self._tasks.put((future, ids, images))
         return future
@@ -146,7 +146,7 @@ class _Eyes:
         self.maps: dict[str, Tensor] = {}
         self.cls: dict[str, Tensor] = {}
 
-    def see(self, look: Callable[[Tensor], None], ids: Int[Tensor, " b"], images: UInt8[Tensor, "b 3 h w"]) -> Seen:
+    def see(self, look: Callable[[Tensor], None], ids: Int[Tensor, " b"], images: Shaped[Tensor, "b channels h w"]) -> Seen:
         try:
             return self._once(look, ids, images)
         except (MemoryError, RuntimeError) as error:
@@ -161,7 +161,7 @@ class _Eyes:
         half = len(ids) // 2
         return _joined(self.see(look, ids[:half], images[:half]), self.see(look, ids[half:], images[half:]))
 
-    def _once(self, look: Callable[[Tensor], None], ids: Int[Tensor, " b"], images: UInt8[Tensor, "b 3 h w"]) -> Seen:
+    def _once(self, look: Callable[[Tensor], None], ids: Int[Tensor, " b"], images: Shaped[Tensor, "b channels h w"]) -> Seen:
         self.maps, self.cls = {}, {}
         look(self.target.feed(ids, images))
         return Seen(ids, images, self.maps, self.cls)

@@ -1,6 +1,7 @@
 """A run of a dissection: the pass itself, what it keeps on disk to go on after a kill, and putting several processes' parts together."""
 
 import json
+import math
 import time
 import warnings
 from collections.abc import Sequence
@@ -54,7 +55,7 @@ class Run:
         """The pass, from where it was left."""
         self._resume()
         size = -(-batch_size // self.block) * self.block
-        batches = self.probe.batches(size, self.next, self.stop, workers)
+        batches = self.probe.inputs(size, self.next, self.stop, workers)
         shown = progress(batches, total=-(-(self.stop - self.next) // size), text="dissecting") if self.shard.rank == 0 else batches
         names = [plan.layer.name for plan in self.plans]
         due = time.monotonic() + PAUSE
@@ -136,9 +137,11 @@ class Run:
             entered |= record.take(reduced[name])
         self.seen[seen.ids - self.start] = True
         self.next = min((int(seen.ids[-1]) // self.block + 1) * self.block, self.stop)
-        self.images |= {int(id): image for id, image in zip(seen.ids[entered], seen.images[entered], strict=True)}
-        if len(self.images) * seen.images[0].numel() > self.pixels:
-            self._forget(self.pixels // seen.images[0].numel())
+        shown = self.probe.shown(seen.images[entered])
+        self.images |= {int(id): image for id, image in zip(seen.ids[entered], shown, strict=True)}
+        pixels = 3 * math.prod(seen.images.shape[2:])
+        if len(self.images) * pixels > self.pixels:
+            self._forget(self.pixels // pixels)
 
     def _forget(self, most: int) -> None:
         """Drops pixels that are not needed any more, then any that are too many: they are decoded again at the end."""

@@ -29,7 +29,7 @@ class Some(Source):
 
     def __init__(self, source: Source, rows: Int[np.ndarray, " some"]):
         self.source, self.rows = source, rows
-        self.drawn = source.drawn
+        self.drawn, self.bands, self.of_bytes = source.drawn, source.bands, source.of_bytes
         self.labels = None if source.labels is None else [source.labels[row] for row in self.rows]
         self.classes, self.wnids = source.classes, source.wnids
 

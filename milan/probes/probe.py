@@ -4,18 +4,20 @@ import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from milan.errors import BadInput, MilanWarning
 from milan.preprocessing import Preprocessing, Size, as_size, height_width, size_text
+from milan.probes.band_files import PICTURE_CHANNELS, open_folder
 from milan.probes.class_labels import class_labels
+from milan.probes.display import SAMPLED, as_rgb, levels, shown_bands
 from milan.probes.hub import open_dataset
 from milan.probes.made import Generator, Made, generator_named
 from milan.probes.parts import Part, Some, part_of
@@ -44,6 +46,10 @@ class Probe:
         self.bad: dict[int, str] = {}
         self._read: set[int] = set()
         self._length = min(len(source), limit or len(source))
+        if source.bands:
+            self._shown = shown_bands(preprocessing.display_bands, source.bands)
+        elif preprocessing.display_bands:
+            raise BadInput(f"display_bands is for images of bands (.npy or .tif files), and {spec or 'the probe'} has pictures")
 
     @classmethod
     def from_tensor(
@@ -51,19 +57,26 @@ class Probe:
         images: Tensor | np.ndarray,
         labels: Labels | None = None,
         classes: list[str] | None = None,
+        *,
+        display_bands: Sequence[int] | None = None,
     ) -> "Probe":
         """A probe of pixels in memory.
 
         Args:
-            images: uint8 (n, 3, height, width), of the size that the target takes, 0 to 255 and not normalized.
+            images: of the size that the target takes and not normalized: uint8 (n, 3, height, width), 0 to 255; grey ones with one
+                channel; or any other number of bands, as bytes or as floats in units of their own.
             labels: class of each, see ``milan.probes.class_labels``.
             classes: names of the classes by number.
+            display_bands: of other images than grey or coloured ones, the three that are shown as red, green and blue.
 
         Raises:
             BadInput: there are no images, or they are not laid out so.
         """
         source = _Pixels(images, labels, classes)
-        return cls(source, spec="", preprocessing=Preprocessing(as_size(source.size)))
+        stated = None if display_bands is None else tuple(display_bands)
+        probe = cls(source, spec="", preprocessing=Preprocessing(as_size(source.size), display_bands=stated))
+        warn_of_bands(probe)
+        return probe
 
     @classmethod
     def made_by(cls, generator: Generator, *, spec: str = "", limit: int | None = None) -> "Probe":
@@ -92,10 +105,16 @@ class Probe:
         return f"Probe({self.spec or 'tensor'!r}, {len(self)} images of {size_text(self.size)} pixels)"
 
     @property
+    def channels(self) -> int:
+        """How many channels its images have: 3 for pictures, or as many bands as there are."""
+        return self.source.bands or 3
+
+    @property
     def settings(self) -> dict[str, Any]:
         """The arguments of ``load_probe`` that make this probe again."""
         geometry = self.preprocessing.geometry
-        return {"spec": self.spec, "size": geometry.pop("image_size"), **geometry, "limit": self.limit}
+        channels = self.preprocessing.channels
+        return {"spec": self.spec, "size": geometry.pop("image_size"), "channels": channels, **geometry, "limit": self.limit}
 
     @cached_property
     def labels(self) -> list[int] | None:
@@ -119,7 +138,11 @@ class Probe:
         return content_key(source=self.source.key(), size=self.size, crop=crop, count=len(self))
 
     def image(self, index: int) -> UInt8[Tensor, "3 height width"]:
-        """One image. Raises BadInput, naming the file, if it cannot be read."""
+        """One image, as people see it. Raises BadInput, naming the file, if it cannot be read."""
+        return self.shown(self.input(index)[None])[0]
+
+    def input(self, index: int) -> Shaped[Tensor, "channels height width"]:
+        """One image, as a target is fed with it. Raises BadInput, naming the file, if it cannot be read."""
         self._check(index)
         found = self._attempt(index)
         if isinstance(found, str):
@@ -135,10 +158,31 @@ class Probe:
             raise BadInput(f"cannot read the segmentation of {self.source.where(index)}: {error}") from None
         return torch.from_numpy(labels.astype(np.int64))
 
+    def shown(self, images: Shaped[Tensor, "b channels h w"]) -> UInt8[Tensor, "b 3 h w"]:
+        """Return images that a target is fed with as people see them: pictures as they are, of bands three."""
+        return as_rgb(images, self._shown, self._levels) if self.source.bands else images
+
+    @cached_property
+    def _levels(self) -> Float[Tensor, "2 3"]:
+        if self.source.of_bytes:
+            return torch.tensor([0.0, 1.0])[:, None].expand(2, 3)
+        step = -(-len(self) // SAMPLED)
+        found = [found for _, found in self._attempts(range(0, len(self), step), 0) if not isinstance(found, str)]
+        if not found:
+            raise BadInput(f"none of {len(range(0, len(self), step))} images of {self.spec} can be read")
+        return levels(map(torch.from_numpy, found), self._shown)
+
     def batches(
         self, size: int, start: int = 0, stop: int | None = None, workers: int = 0
     ) -> Iterator[tuple[Int[Tensor, " b"], UInt8[Tensor, "b 3 h w"]]]:
-        """Numbers and pixels of the readable images from ``start`` to ``stop``, in order, at most ``size`` at a time.
+        """Numbers and pixels of images, as people see them; otherwise as ``inputs``."""
+        for ids, images in self.inputs(size, start, stop, workers):
+            yield ids, self.shown(images)
+
+    def inputs(
+        self, size: int, start: int = 0, stop: int | None = None, workers: int = 0
+    ) -> Iterator[tuple[Int[Tensor, " b"], Shaped[Tensor, "b channels h w"]]]:
+        """Numbers of the readable images from ``start`` to ``stop``, in order, and what a target is fed with, ``size`` at a time.
 
         ``workers`` threads decode ahead (decoding does not hold Python's lock); what is yielded does not depend on how many.
         Unreadable images are left out, kept in ``bad``, and warned of at the end.
@@ -184,7 +228,9 @@ class Probe:
         """The pixels of an image, or what is wrong with it."""
         try:
             picture = self.source.picture(index)
-            return picture if isinstance(picture, np.ndarray) else self.preprocessing.pixels(picture)
+            if not isinstance(picture, np.ndarray):
+                return self.preprocessing.pixels(picture)
+            return picture if self.source.drawn else self.preprocessing.bands(picture)
         except Unreadable as error:
             return f"{self.source.where(index)}: {error}"
 
@@ -211,7 +257,9 @@ class _Pixels(Source):
 
     def __init__(self, images: Tensor | np.ndarray, labels: Labels | None, classes: list[str] | None):
         self._images = _checked(images)
-        self.size = self._images.shape[-2:]
+        self.size, count = self._images.shape[-2:], self._images.shape[1]
+        self.of_bytes = self._images.dtype == np.uint8
+        self.bands = 0 if count in PICTURE_CHANNELS else count
         if labels is not None and len(labels) != len(images):
             raise BadInput(f"{len(labels)} labels for {len(images)} images")
         values = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else labels
@@ -221,7 +269,10 @@ class _Pixels(Source):
         return len(self._images)
 
     def picture(self, index: int) -> np.ndarray:
-        return self._images[index]
+        image = self._images[index]
+        if self.bands:
+            return image.astype(np.float32) / (255 if self.of_bytes else 1)
+        return np.ascontiguousarray(np.broadcast_to(image, (3, *self.size)))
 
     def where(self, index: int) -> str:
         return f"image {index} of a tensor"
@@ -232,18 +283,19 @@ class _Pixels(Source):
         return {"pixels": hashlib.sha256(self._images.tobytes()).hexdigest(), "shape": list(self._images.shape)}
 
 
-def _checked(images: Tensor | np.ndarray) -> UInt8[np.ndarray, "n 3 height width"]:
+def _checked(images: Tensor | np.ndarray) -> Shaped[np.ndarray, "n channels height width"]:
     """The pixels as an array, if they are laid out as a probe's."""
     if not isinstance(images, Tensor | np.ndarray):
         raise BadInput(f"a probe's images are a {type(images).__name__}; give a tensor or an array of n x 3 x height x width, uint8")
     array = images.detach().cpu().numpy() if isinstance(images, Tensor) else images
     shape, kind = " x ".join(map(str, array.shape)), str(array.dtype)
-    if array.dtype != np.uint8:
+    bands = array.ndim == 4 and array.shape[1] not in PICTURE_CHANNELS and array.shape[-1] not in PICTURE_CHANNELS
+    if array.dtype != np.uint8 and not (bands and array.dtype.kind in "iuf"):
         how = "(255 * images).round().to(torch.uint8) if they lie in 0..1"
         raise BadInput(f"a probe's images are {kind}; give pixels from 0 to 255 as uint8, not normalized: {how}")
-    if array.ndim != 4 or array.shape[1] != 3:
+    if array.ndim != 4 or not (bands or array.shape[1] in PICTURE_CHANNELS):
         ways = {array.shape[-1:] == (3,): "permute the channels to axis 1", array.ndim == 3: "add the batch axis"}
-        how = ways.get(True) or ("repeat grey as three channels" if array.shape[1:2] == (1,) else "three channels, red first")
+        how = ways.get(True) or "three channels, red first"
         raise BadInput(f"a probe's images have the shape {shape}; give n x 3 x height x width ({how})")
     if not array.size:
         raise BadInput(f"a probe needs at least one image; the tensor has the shape {shape}")
@@ -260,7 +312,13 @@ class TargetPreprocessing(Protocol):
 
 
 def load_probe(
-    spec: str, *, target: TargetPreprocessing | None = None, size: Size | None = None, limit: int | None = None, **preprocessing: Any
+    spec: str,
+    *,
+    target: TargetPreprocessing | None = None,
+    size: Size | None = None,
+    channels: int | None = None,
+    limit: int | None = None,
+    **preprocessing: Any,
 ) -> Probe:
     """The images that ``spec`` names, as a network is to see them.
 
@@ -271,6 +329,7 @@ def load_probe(
             four fifths of the images, drawn by lot, or the other fifth; of Diorama the usual scenes, or others.
         target: the network that will look at them, whose preprocessing is taken: size, resize, interpolation and crop.
         size: of the images in pixels, where it is not the target's; without a target 224, or 64 for Diorama.
+        channels: of the network, without a target; for others than 1 or 3 a folder is read as one of arrays of bands (.npy, .tif).
         limit: only the first so many images.
         preprocessing: resize, interpolation, crop and the other attributes of ``milan.preprocessing.Preprocessing``, where they are not
             the target's. Without a target an image's short side is scaled to ``size`` and the middle cut out.
@@ -289,8 +348,20 @@ def load_probe(
     wanted = (own if target is None else target.preprocessing).changed(**{"image_size": size, **preprocessing})
     if kind == "diorama":
         return Probe(Drawn(spec.partition(":")[2], _side(wanted.image_size, spec)), spec=spec, preprocessing=wanted, limit=limit)
-    source = open_dataset(rest) if kind == "hf" else open_file(Path(base).expanduser())
-    return Probe(Part(source, part) if part else source, spec=spec, preprocessing=wanted, limit=limit)
+    if channels is not None and channels != wanted.channels:
+        wanted = wanted.changed(mean=(0.0,) * channels, std=(1.0,) * channels)
+    opened = partial(open_folder, channels=wanted.channels)
+    source = open_dataset(rest) if kind == "hf" else open_file(Path(base).expanduser(), opened)
+    probe = Probe(Part(source, part) if part else source, spec=spec, preprocessing=wanted, limit=limit)
+    warn_of_bands(probe)
+    return probe
+
+
+def warn_of_bands(probe: Probe) -> None:
+    """Warns of bands that nobody chose to be shown."""
+    if probe.channels > 3 and not probe.preprocessing.display_bands:
+        text = f"of the {probe.channels} bands of {probe.spec or 'the images'} the first three are shown as red, green and blue"
+        warnings.warn(f"{text}; --display_bands RED GREEN BLUE chooses others", MilanWarning, stacklevel=3)
 
 
 def _side(size: Size, spec: str) -> int:

@@ -7,7 +7,7 @@ import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -46,13 +46,19 @@ class Source(ABC):
     classes: list[str] | None = None
     wnids: list[str] | None = None  # the WordNet id of each class, as n01443537, where the source tells it
     drawn: bool = False  # the pictures have the probe's size from the start, and nothing is cropped
+    bands: int = 0  # how many bands its arrays have; 0 for a source of pictures
+    of_bytes: bool = False  # whether bands were bytes
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def picture(self, index: int) -> Image.Image | np.ndarray:
-        """One picture: RGB, or, if ``drawn``, its uint8 pixels (3, size, size). Raises Unreadable."""
+        """One picture: RGB, or, if ``drawn``, its uint8 pixels (3, size, size), or float32 bands (bands, height, width).
+
+        Raises:
+            Unreadable: it cannot be decoded.
+        """
 
     @abstractmethod
     def where(self, index: int) -> str:
@@ -70,14 +76,17 @@ class Source(ABC):
 class Folder(Source):
     """All pictures under a folder, sorted by path; the folders at the top are the classes if every picture is in one."""
 
+    kinds: tuple[str, ...] = ()  # what the files' names end in; those of pictures if empty
+
     def __init__(self, folder: Path):
         self.folder = folder
-        pictures, others = _sorted_out(folder)
+        kinds = self.kinds or suffixes()
+        pictures, others = sorted_out(folder, kinds)
         self.files = [Path(os.fsdecode(name)) for name in sorted(os.fsencode(file) for file in pictures)]
         passed = ", ".join(f"{count} {clean(kind) or 'without suffix'}" for kind, count in others.most_common(5))
         if not self.files:
             found = f"; found {passed}" if passed else ""
-            raise BadInput(f"no images found under {clean(str(folder))} (looked for {' '.join(suffixes())}{found})")
+            raise BadInput(f"no images found under {clean(str(folder))} (looked for {' '.join(kinds)}{found})")
         if passed:
             text = f"{others.total()} files under {clean(str(folder))} are not in a format that is read: {passed}"
             warnings.warn(text, MilanWarning, stacklevel=2)
@@ -107,7 +116,7 @@ class Folder(Source):
     def __len__(self) -> int:
         return len(self.files)
 
-    def picture(self, index: int) -> Image.Image:
+    def picture(self, index: int) -> Image.Image | np.ndarray:
         return decoded(self.files[index])
 
     def where(self, index: int) -> str:
@@ -284,14 +293,19 @@ class Drawn(Source):
         return {"diorama": str(self._images.fingerprint)}
 
 
-def open_file(path: Path) -> Source:
-    """The pictures of a folder, an archive or a parquet file. Raises BadInput, with the nearest names where there is no such path."""
+def open_file(path: Path, opened: Callable[[Path], Folder] = Folder) -> Source:
+    """The pictures of a folder, which ``opened`` opens, an archive of one, or a parquet file.
+
+    Raises:
+        BadInput: there are none.
+        UnknownName: there is no such path; the nearest are told.
+    """
     if path.is_dir():
-        return Folder(path)
+        return opened(path)
     if path.is_file() and path.suffix.lower() == ".parquet":
         return Parquet(path)
     if path.is_file() and is_archive(path):
-        return Folder(_unpacked(path))
+        return opened(_unpacked(path))
     if path.is_file():
         raise BadInput(f"{clean(str(path))} is a file, but neither .parquet nor .zip nor .tar; give {FORMS}")
     beside = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -312,8 +326,8 @@ def picture_decoder() -> str:
     return f"pillow {PIL.__version__}"
 
 
-def _sorted_out(folder: Path) -> tuple[list[Path], Counter[str]]:
-    """All picture files, and how many others there are of each suffix, hidden ones and companions left out.
+def sorted_out(folder: Path, kinds: Sequence[str]) -> tuple[list[Path], Counter[str]]:
+    """All files of some suffixes, and how many others there are of each, hidden ones and companions left out.
 
     Each real folder is entered once, so that loops of links end.
     """
@@ -334,15 +348,15 @@ def _sorted_out(folder: Path) -> tuple[list[Path], Counter[str]]:
         for item in items:
             if Path(item.path).is_dir():  # not item.is_dir(), which raises on a link to itself
                 waiting.append(Path(item.path))
-            elif _is_picture(item):
+            elif _is_of(kinds, item):
                 pictures.append(Path(item.path))
             elif item.name.lower() not in COMPANIONS:
                 others[Path(item.name).suffix.lower()] += 1
     return pictures, others
 
 
-def _is_picture(item: os.DirEntry) -> bool:
-    if Path(item.name).suffix.lower() not in suffixes():
+def _is_of(kinds: Sequence[str], item: os.DirEntry) -> bool:
+    if Path(item.name).suffix.lower() not in kinds:
         return False
     path = Path(item.path)
     return path.is_file() or (item.is_symlink() and not path.exists())  # a broken link is a bad picture, not an absent one

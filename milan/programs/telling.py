@@ -108,7 +108,7 @@ def _seconds(plan: Plan) -> float:
 
 
 def _few(plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
-    return islice(plan.probe.batches(8, 0, 16), 2)
+    return islice(plan.probe.inputs(8, 0, 16), 2)
 
 
 def _console() -> Console:

@@ -122,7 +122,7 @@ def _right(
     labels, begins = _right_outputs(target, probe, synsets), _beginnings(target, sets, probe.size)
     with ExitStack() as stack:
         runs = {layer: stack.enter_context(replayed(target, layer)) for layer in begins if layer}
-        batches = probe.batches(starts.step, start=starts.start)
+        batches = probe.inputs(starts.step, start=starts.start)
         for ids, images in progress(batches, total=len(starts), text=f"accuracy without {len(sets)} sets of units"):
             right, wanted = np.zeros((len(sets), len(ids)), dtype=bool), labels[ids].to(target.device)
             means: list[np.ndarray] = [np.zeros((len(ids), 0), dtype=np.float32)] * len(sets)
@@ -185,7 +185,7 @@ def _answers(
 def _right_outputs(target: Target, probe: Probe, synsets: str) -> Int[Tensor, " images"]:
     from milan.probes.superclasses import known_labels, outputs_of
 
-    shape = target.outputs(target.feed(torch.tensor([0]), probe.image(0)[None])).shape
+    shape = target.outputs(target.feed(torch.tensor([0]), probe.input(0)[None])).shape
     if len(shape) != 2:
         what = f"{target.name} answers {tuple(shape[1:])} for an image of {probe.spec or probe.name!r}"
         raise MissingEvidence(f"{what}: accuracy is only known of a classifier on labelled images")

@@ -279,13 +279,13 @@ def _pooled(replay: Replay) -> Float[Tensor, "b units"]:
 def _seen(target: Target, layer: str, labelled: tuple[Probe, Int[Tensor, " images"]], batch_size: int) -> Iterator[_Seen]:
     probe, labels = labelled
     with replayed(target, layer) as run:
-        for ids, images in progress(probe.batches(batch_size), total=-(-len(probe) // batch_size), text=f"replaying from {layer}"):
+        for ids, images in progress(probe.inputs(batch_size), total=-(-len(probe) // batch_size), text=f"replaying from {layer}"):
             yield _Seen(run(target.feed(ids, images)), labels[ids].to(target.device), ids)
 
 
 def _plain(target: Target, probe: Probe, labels: Int[Tensor, " images"], batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
     """The logits of all images, their labels and their numbers."""
-    parts = [(target.outputs(target.feed(ids, images)).cpu(), ids) for ids, images in probe.batches(batch_size)]
+    parts = [(target.outputs(target.feed(ids, images)).cpu(), ids) for ids, images in probe.inputs(batch_size)]
     rows = torch.cat([ids for _, ids in parts])
     return torch.cat([part for part, _ in parts]), labels[rows], rows
 
@@ -293,7 +293,7 @@ def _plain(target: Target, probe: Probe, labels: Int[Tensor, " images"], batch_s
 def _known(target: Target, probe: Probe, synsets: str) -> Int[Tensor, " images"]:
     """The output that is right for each image of a probe."""
     labels = known_labels(probe)
-    shape = target.outputs(target.feed(torch.tensor([0]), probe.image(0)[None])).shape
+    shape = target.outputs(target.feed(torch.tensor([0]), probe.input(0)[None])).shape
     if len(shape) != 2:
         raise MissingEvidence(
             f"{target.name} answers {tuple(shape[1:])} for an image: "

@@ -22,7 +22,8 @@ class GeneratorTarget(Target):
     """A generator under study. Its probe is ``latents:SPEC``, or in Python ``Probe.made_by(target)``: the pictures that it makes itself.
 
     Args:
-        model: a module whose forward takes rows of latents and answers with pictures, (b, 3, height, width).
+        model: a module whose forward takes rows of latents and answers with pictures, (b, 3, height, width), or grey ones,
+            (b, 1, height, width).
         latents: the rows it is fed.
         image_size: side of its pictures in pixels, or height and width.
         low, high: the values of its pictures that stand for 0 and 255.
@@ -72,6 +73,8 @@ class GeneratorTarget(Target):
         with torch.no_grad():
             found = chosen(self._painter(self.latents.rows(torch.tensor([row])).to(self.device, self.dtype)))
         shape = (1, 3, *height_width(self.image_size))
+        if found is not None and found[1].shape == (1, 1, *shape[2:]):
+            found = found[0], found[1].expand(shape)
         if found is None or found[1].shape != shape:
             seen = "no tensor of numbers" if found is None else f"{tuple(found[1].shape)}"
             raise BadInput(f"{self.name} puts out {seen} for one row of latents, and should {shape}; set image_size, or wrap it")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 
 from milan.errors import BadInput, MilanWarning, UnknownName
@@ -27,14 +27,15 @@ class Target:
     """A network under study. The module given stays as it is: mode, device, hooks and weights.
 
     Args:
-        model: any module whose forward takes a batch of images, (b, 3, h, w).
+        model: any module whose forward takes a batch of images, (b, channels, h, w).
         name: what messages, tables and the default output folder call it; by default what ``load_target`` was given, else its class.
         image_size: side in pixels of the square images it takes, or height and width. Assumed to be 224, with a warning, unless given.
         resize: side of the frame (or height and width) to which a picture is scaled before its middle is cut out; None for ``image_size``:
             the short side is scaled to it, and nothing else happens.
         interpolation, crop, channel_order, resampler, crop_rounding: see :class:`milan.preprocessing.Preprocessing`.
         mean, std: of the channels, in 0..1, for the normalization; ImageNet's unless given (0 and 1 for torchvision's detectors, which
-            normalize within).
+            normalize within). As many values as the network takes channels: 1 for grey images, 3 for coloured ones, others for bands.
+        display_bands: see :class:`milan.preprocessing.Preprocessing`.
         layout: one of BCHW, BHWC, BNC, BC for outputs with as many axes, where it cannot be told by running the network.
         prefix_tokens: how many tokens stand before the grid, where it cannot be told.
         output_index: which tensor of a layer's output counts where there are several; the first otherwise.
@@ -59,6 +60,7 @@ class Target:
         channel_order: Literal["rgb", "bgr"] = "rgb",
         resampler: Literal["pillow", "torch"] = "pillow",
         crop_rounding: Literal["nearest", "down"] = "nearest",
+        display_bands: Sequence[int] | None = None,
         layout: str | None = None,
         prefix_tokens: int | None = None,
         output_index: int | None = None,
@@ -78,7 +80,9 @@ class Target:
         self.allow_nondeterministic = allow_nondeterministic
         geometry = {"interpolation": interpolation, "channel_order": channel_order, "resampler": resampler, "crop_rounding": crop_rounding}
         assumed = assumed_preprocessing(unwrapped(model))
-        self.preprocessing = assumed.changed(image_size=image_size, resize=resize, crop=crop, mean=mean, std=std, **geometry)
+        self.preprocessing = assumed.changed(
+            image_size=image_size, resize=resize, crop=crop, mean=mean, std=std, display_bands=display_bands, **geometry
+        )
         if image_size is None:
             warn_assumed(self)
 
@@ -115,6 +119,11 @@ class Target:
         return self.preprocessing.std
 
     @property
+    def channels(self) -> int:
+        """How many channels it takes: 1 for grey images, 3 for coloured ones, or another number of bands."""
+        return self.preprocessing.channels
+
+    @property
     def settings(self) -> dict[str, Any]:
         """The arguments of ``load_target`` that load it again; empty for a module given in Python."""
         if not self.spec:
@@ -134,15 +143,26 @@ class Target:
         """Of the images the network takes: that of its first floating-point parameter."""
         return next((p.dtype for p in self.core.parameters() if p.is_floating_point()), torch.float32)
 
-    def prepare(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """Pixels 0..255 as the network takes them: scaled to 0..1, normalized, on its device."""
+    def prepare(self, images: Shaped[Tensor, "b colours h w"]) -> Float[Tensor, "b channels h w"]:
+        """Return images as the network takes them: pixels 0..255 scaled to 0..1, or bands; normalized, on its device.
+
+        Coloured pixels become grey for a network of one channel.
+
+        Raises:
+            BadInput: the network takes another number of channels.
+        """
+        self.check_channels(images.shape[1])
+        if images.shape[1] > self.channels:
+            images = _grey(images)
         if self.preprocessing.channel_order == "bgr":
             images = images.flip(1)
-        mean = torch.tensor(self.mean, device=self.device).view(3, 1, 1)
-        std = torch.tensor(self.std, device=self.device).view(3, 1, 1)
-        return images.to(self.device, torch.float32).div_(255).sub_(mean).div_(std).to(self.dtype)
+        mean, std = (torch.tensor(values, device=self.device).view(-1, 1, 1) for values in (self.mean, self.std))
+        pixels = images.to(self.device, torch.float32, copy=True)
+        if images.dtype == torch.uint8:
+            pixels.div_(255)
+        return pixels.sub_(mean).div_(std).to(self.dtype)
 
-    def feed(self, ids: Int[Tensor, " b"], images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b ..."]:
+    def feed(self, ids: Int[Tensor, " b"], images: Shaped[Tensor, "b colours h w"]) -> Float[Tensor, "b ..."]:
         """What the network is given for the images of those numbers in a probe: the images, prepared.
 
         Raises:
@@ -157,10 +177,22 @@ class Target:
             text = f"the probe's images are {size_text(size)} pixels and {self.name} takes {size_text(self.image_size)}"
             raise BadInput(f"{text}; load them with load_probe(..., target=target), or give the target another image_size")
 
+    def check_channels(self, count: int) -> None:
+        """Raises BadInput if images of so many channels are not what the network takes."""
+        if count != self.channels and (count, self.channels) != (3, 1):
+            told = f"{self.name} takes images of {self.channels} channels and these have {count}"
+            how = "give a probe of arrays with as many bands (a folder of .npy or .tif), or as many values of mean and std"
+            raise BadInput(f"{told}; {how}")
+
     def noise(self, count: int, size: Size) -> Float[Tensor, "b ..."]:
         """Prepared images of noise, always the same; the caller's random state stays as it is."""
         generator = torch.Generator().manual_seed(0)
-        return self.prepare(torch.randint(0, 256, (count, 3, *height_width(size)), dtype=torch.uint8, generator=generator))
+        shape = (count, self.channels, *height_width(size))
+        noise = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+        if max(map(abs, self.mean)) <= 1:
+            return self.prepare(noise)
+        # Bands in units of their own: noise of their mean and standard deviation.
+        return ((noise.to(self.device, torch.float32) - 127.5) / 74).to(self.dtype)
 
     def allowing_nondeterminism(self) -> "Target":
         """Return the same target, to be dissected also where its values are no function of the image."""
@@ -263,6 +295,12 @@ def warn_assumed(target: Target) -> None:
     how = "set --image_size, --mean and --std (in Python arguments of milan.Target)"
     text = f"nobody said what images {target.name} takes: assumed {target.preprocessing}; if it was trained on others, {how}"
     warnings.warn(text, MilanWarning, stacklevel=3)
+
+
+def _grey(images: UInt8[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 1 h w"]:
+    """Luminance as Pillow and torchvision take it (ITU-R 601); grey pixels keep their value."""
+    weights = torch.tensor([19595, 38470, 7471], device=images.device).view(3, 1, 1)
+    return ((images.int() * weights).sum(1, keepdim=True) + 2**15 >> 16).to(torch.uint8)
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -1,0 +1,125 @@
+"""Pictures of any number of bands, as satellites and microscopes take them: folders of .npy arrays or of TIFF files."""
+
+import stat
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from milan.command import clean
+from milan.errors import BadInput
+from milan.probes.pictures import MOST_BYTES, MOST_FILE_BYTES, Unreadable, suffixes
+from milan.probes.sources import Folder, sorted_out
+
+NPY, TIFF = (".npy",), (".tif", ".tiff")
+# Numbers of channels of the networks that take pictures: grey or coloured.
+PICTURE_CHANNELS = (1, 3)
+# How many files are tried for the number of bands, of which the first may be damaged.
+TRIED = 20
+
+
+class BandFolder(Folder):
+    """All arrays under a folder, sorted by path; classes as of a folder of pictures.
+
+    An array is (bands, height, width) or (height, width, bands), the shorter of the first and the last axis being the
+    bands, or (height, width) for one band. Bytes count as pixels, 0 to 255 becoming 0 to 1; other numbers count as they are.
+    """
+
+    kinds = (*NPY, *TIFF)
+
+    def picture(self, index: int) -> Float[np.ndarray, "bands height width"]:
+        found = read_bands(self.files[index])
+        if found.shape[0] != self.bands:
+            raise Unreadable(f"{found.shape[0]} bands, and the first file of the folder has {self.bands}")
+        return found
+
+    @cached_property
+    def bands(self) -> int:  # type: ignore[override]
+        return len(self._first)
+
+    @cached_property
+    def of_bytes(self) -> bool:  # type: ignore[override]
+        return bool(self._first.size) and _array(self._first_file).dtype == np.uint8
+
+    @cached_property
+    def _first(self) -> np.ndarray:
+        return read_bands(self._first_file)
+
+    @cached_property
+    def _first_file(self) -> Path:
+        for file in self.files[:TRIED]:
+            try:
+                read_bands(file)
+            except Unreadable as error:
+                reason = f"{clean(str(file))}: {error}"
+            else:
+                return file
+        raise BadInput(f"cannot read the bands of {reason}")
+
+
+def open_folder(folder: Path, channels: int) -> Folder:
+    """The pictures of a folder, or its arrays: for networks of other channels than pictures have, and where there are only arrays.
+
+    Raises:
+        BadInput: there are none.
+    """
+    pictures, others = sorted_out(folder, suffixes())
+    arrays = channels not in PICTURE_CHANNELS or (not pictures and any(others[kind] for kind in NPY))
+    return BandFolder(folder) if arrays else Folder(folder)
+
+
+def read_bands(file: Path) -> Float[np.ndarray, "bands height width"]:
+    """The bands of an array in a file, as :class:`BandFolder` counts them.
+
+    Raises:
+        Unreadable: it cannot be read, is too large, or is no array of numbers with two or three axes.
+    """
+    array = _array(file)
+    if array.ndim not in (2, 3) or array.dtype.kind not in "buif" or not array.size:
+        raise Unreadable(f"an array of {array.dtype} and the shape {array.shape}, which is no picture")
+    values = np.asarray(array, dtype=np.float32)
+    if array.dtype == np.uint8:
+        values = values / np.float32(255)
+    if array.ndim == 2:
+        return values[None]
+    first = values.shape[0] <= values.shape[2]
+    return np.ascontiguousarray(values if first else values.transpose(2, 0, 1))
+
+
+def _array(file: Path) -> np.ndarray:
+    try:
+        facts = file.stat()
+        if not stat.S_ISREG(facts.st_mode):
+            raise Unreadable("not a regular file")
+        if facts.st_size > MOST_FILE_BYTES:
+            raise Unreadable(f"a file of {facts.st_size / 1e9:.1f} GB; at most {MOST_FILE_BYTES / 1e9:.1f} GB are read")
+        return _read_npy(file) if file.suffix.lower() in NPY else _read_tiff(file)
+    except (Unreadable, BadInput):
+        raise
+    except MemoryError:
+        raise Unreadable("not enough memory to read it") from None
+    except Exception as error:  # readers meet wild bytes with every kind of exception
+        raise Unreadable(" ".join(str(error).split())[:200] or type(error).__name__) from None
+
+
+def _read_npy(file: Path) -> np.ndarray:
+    found = np.load(file, mmap_mode="r", allow_pickle=False)
+    _check_bytes(4 * found.size)
+    return found
+
+
+def _read_tiff(file: Path) -> np.ndarray:
+    try:
+        import tifffile
+    except ImportError as error:
+        raise BadInput("tifffile, which reads TIFF files of bands, is not installed; pip install 'milan[bands]'") from error
+    with tifffile.TiffFile(file) as opened:
+        series = opened.series[0]
+        _check_bytes(max(4, series.dtype.itemsize if series.dtype else 0) * series.size)
+        return series.asarray().squeeze()
+
+
+def _check_bytes(needed: int) -> None:
+    if needed > MOST_BYTES:
+        raise Unreadable(f"an array of {needed / 1e9:.1f} GB; at most {MOST_BYTES / 1e9:.1f} GB are read")
