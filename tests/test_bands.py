@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+import transformers
 from PIL import Image
 from torch import Tensor, nn
 
@@ -19,7 +20,7 @@ from milan.probes.band_files import read_bands
 from milan.probes.pictures import Unreadable
 from milan.programs.describe import main
 from milan.scores.ablations import right_without
-from milan.targets import GeneratorTarget, Latents, Target
+from milan.targets import GeneratorTarget, Latents, Target, load_target
 from milan.units import Unit
 
 SIZE, COUNT = 16, 12
@@ -31,7 +32,8 @@ MEAN, STD = tuple(1000.0 + band for band in range(BANDS)), (300.0,) * BANDS
 
 def net(channels: int) -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(channels, 5, 3, padding=1), nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(5, 2))
+    after = [nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(5, 2)]
+    return nn.Sequential(nn.Conv2d(channels, 5, 3, padding=1), *after)
 
 
 def grey_target() -> Target:
@@ -112,8 +114,8 @@ def test_coloured_pictures_become_grey_as_pillow_makes_them() -> None:
 def test_a_grey_network_goes_through_a_whole_run(grey_folder: Path, tmp_path: Path) -> None:
     code = "from tests.test_bands import grey_target\n"
     (tmp_path / "net.py").write_text(code)
-    words = ["--target", f"{tmp_path / 'net.py'}:grey_target", "--probe", str(grey_folder), "--layers", "0", "--describer", "constant"]
-    assert main([*words, "--k", "3", "--out", str(tmp_path / "out")]) == 0
+    where = ["--target", f"{tmp_path / 'net.py'}:grey_target", "--probe", str(grey_folder), "--layers", "0"]
+    assert main([*where, "--describer", "constant", "--k", "3", "--out", str(tmp_path / "out")]) == 0
     assert json.loads((tmp_path / "out" / "run.json").read_text())["images"] == COUNT
     assert (tmp_path / "out" / "page" / "index.html").is_file()
 
@@ -129,7 +131,7 @@ def test_accuracy_without_units_of_networks_of_other_channels(grey_folder: Path,
 
 
 def test_grey_pictures_in_memory() -> None:
-    pixels = torch.randint(0, 256, (COUNT, 1, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (COUNT, 1, SIZE, SIZE), dtype=np.uint8))
     probe = Probe.from_tensor(pixels)
     assert torch.equal(probe.image(3), pixels[3].expand(3, -1, -1))
     given = grey_target().feed(torch.tensor([3]), probe.input(3)[None])
@@ -142,6 +144,23 @@ def test_a_generator_of_grey_pictures() -> None:
     picture = target.picture(2)
     assert picture.shape == (3, SIZE, SIZE)
     assert torch.equal(picture[0], picture[2])
+
+
+def test_grey_networks_of_transformers(tmp_path: Path) -> None:
+    sizes = {
+        "image_size": 32,
+        "patch_size": 8,
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+    }
+    transformers.ViTModel(transformers.ViTConfig(**sizes, num_channels=1)).save_pretrained(tmp_path)
+    side = {"height": 32, "width": 32}
+    transformers.ViTImageProcessor(size=side, image_mean=[0.5] * 3, image_std=[0.25] * 3).save_pretrained(tmp_path)
+    target = load_target(f"hf:{tmp_path}")
+    assert (target.mean, target.std, target.image_size) == ((0.5,), (0.25,), 32)
+    assert target.layer("layernorm").grid == (4, 4)
 
 
 # bands
@@ -185,9 +204,11 @@ def test_bands_are_scaled_and_cut_as_pictures_are(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     np.save(tmp_path / "bands" / "a.npy", np.concatenate([pixels, pixels[..., :1]], axis=2))
     Image.fromarray(pixels).save(tmp_path / "pictures" / "a.png")
-    four = Target(net(4), mean=(0.0,) * 4, std=(1.0,) * 4, image_size=(16, 20), resize=(20, 25), display_bands=(0, 1, 2))
-    three = Target(net(3), mean=(0.0,) * 3, std=(1.0,) * 3, image_size=(16, 20), resize=(20, 25))
-    bands, pictures = (load_probe(str(tmp_path / name), target=target) for name, target in (("bands", four), ("pictures", three)))
+    sizes = {"image_size": (16, 20), "resize": (20, 25)}
+    four = Target(net(4), mean=(0.0,) * 4, std=(1.0,) * 4, display_bands=(0, 1, 2), **sizes)
+    three = Target(net(3), mean=(0.0,) * 3, std=(1.0,) * 3, **sizes)
+    bands = load_probe(str(tmp_path / "bands"), target=four)
+    pictures = load_probe(str(tmp_path / "pictures"), target=three)
     assert (bands.input(0)[:3] * 255 - pictures.input(0)).abs().max() <= 1
     assert (bands.image(0).int() - pictures.image(0).int()).abs().max() <= 1
 
@@ -213,7 +234,8 @@ def test_bands_in_memory(tmp_path: Path) -> None:
 
 
 def test_a_network_and_a_probe_of_other_channels_do_not_fit(tmp_path: Path, grey_folder: Path) -> None:
-    pictures, bands = load_probe(str(grey_folder), size=SIZE), Probe.from_tensor(arrays().astype(np.float32), display_bands=(3, 2, 1))
+    pictures = load_probe(str(grey_folder), size=SIZE)
+    bands = Probe.from_tensor(arrays().astype(np.float32), display_bands=(3, 2, 1))
     for target, probe, told in (
         (band_target(), pictures, "13 channels and these have 3"),
         (grey_target(), bands, "1 channels and these have 13"),
@@ -232,7 +254,8 @@ def test_a_folder_of_arrays_alone_serves_networks_of_pictures(tmp_path: Path) ->
     pixels = np.random.default_rng(0).integers(0, 256, (COUNT, 3, SIZE, SIZE), dtype=np.uint8)
     target = Target(net(3), image_size=SIZE)
     probe = load_probe(str(folder_of(tmp_path / "tiles", images=pixels)), target=target)
-    assert torch.allclose(target.feed(torch.tensor([0]), probe.input(0)[None]), target.prepare(torch.from_numpy(pixels[:1])), atol=1e-5)
+    given = target.feed(torch.tensor([0]), probe.input(0)[None])
+    assert torch.allclose(given, target.prepare(torch.from_numpy(pixels[:1])), atol=1e-5)
     assert torch.equal(probe.image(0), torch.from_numpy(pixels[0]))
 
 

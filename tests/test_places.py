@@ -68,7 +68,7 @@ SHUFFLED = torch.randperm(64, generator=torch.Generator().manual_seed(1))
         one_size(windows),
         lambda maps: maps.transpose(2, 3),
     ],
-    ids=["columns", "mirrored", "windows", "windows after a class token", "shuffled", "windows as maps", "transposed maps"],
+    ids=["columns", "mirrored", "windows", "after a class token", "shuffled", "windows as maps", "transposed maps"],
 )
 def test_places_in_another_order_are_put_in_the_images(function: Callable[[Tensor], Tensor]) -> None:
     target = Target(Reads(function), image_size=SIZE)
@@ -127,7 +127,8 @@ def test_digits_number_every_place() -> None:
 @pytest.fixture
 def hiera() -> Target:
     torch.manual_seed(0)
-    model = Hiera(img_size=(64, 64), embed_dim=48, num_heads=1, stages=(1, 1, 1), q_pool=2, mask_unit_size=(4, 4), num_classes=3)
+    sizes = {"img_size": (64, 64), "embed_dim": 48, "mask_unit_size": (4, 4), "stages": (1, 1, 1), "q_pool": 2}
+    model = Hiera(num_heads=1, num_classes=3, **sizes)
     return Target(model, name="hiera", image_size=64)
 
 
@@ -143,7 +144,8 @@ def test_hieras_tokens_lie_as_its_own_reroll_puts_them(hiera: Target) -> None:
 
 def test_attention_among_xcits_channels_is_no_map() -> None:
     torch.manual_seed(0)
-    target = Target(Xcit(img_size=64, patch_size=8, embed_dim=48, depth=2, num_heads=4, num_classes=3), name="xcit", image_size=64)
+    model = Xcit(img_size=64, patch_size=8, embed_dim=48, depth=2, num_heads=4, num_classes=3)
+    target = Target(model, name="xcit", image_size=64)
     assert target.layer("blocks.1.norm2").grid == (8, 8)
     assert not target.layer("blocks.1.norm2").order
     for name in ("blocks.0.attn.attn_drop", "blocks.1.attn.attn_drop"):
@@ -153,9 +155,8 @@ def test_attention_among_xcits_channels_is_no_map() -> None:
 
 def test_unfolded_patches_of_mobilevitv2_are_no_map() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(3, 16, 4, 4), MobileVitV2Block(16, transformer_dim=32, transformer_depth=1, patch_size=2), nn.Conv2d(16, 8, 1)
-    )
+    block = MobileVitV2Block(16, transformer_dim=32, transformer_depth=1, patch_size=2)
+    model = nn.Sequential(nn.Conv2d(3, 16, 4, 4), block, nn.Conv2d(16, 8, 1))
     target = Target(model, name="mobilevitv2", image_size=64)
     assert target.layer("2").grid == (16, 16)
     with pytest.raises(BadInput, match=r"1\.transformer\.0\.attn\.qkv_proj"):

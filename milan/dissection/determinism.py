@@ -103,10 +103,8 @@ def _faults(target: Target, varying: dict[str, float], images: Tensor, alone: di
     else:
         how, cause = "run alone and among others, one image gives values", _batch_statistics(target)
         first = _first_to_differ(target, _marks(target, images[:1], 0), _marks(target, images[BATCH], SAME[0]))
-    return {
-        name: f"layer {name!r} of {target.name} is no function of the image: {how} that differ by {share:.0%} of the largest{first}{cause}"
-        for name, share in varying.items()
-    }
+    what = f"of {target.name} is no function of the image: {how} that differ by"
+    return {name: f"layer {name!r} {what} {share:.0%} of the largest{first}{cause}" for name, share in varying.items()}
 
 
 def _batch_statistics(target: Target) -> str:

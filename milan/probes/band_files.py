@@ -23,7 +23,8 @@ class BandFolder(Folder):
     """All arrays under a folder, sorted by path; classes as of a folder of pictures.
 
     An array is (bands, height, width) or (height, width, bands), the shorter of the first and the last axis being the
-    bands, or (height, width) for one band. Bytes count as pixels, 0 to 255 becoming 0 to 1; other numbers count as they are.
+    bands, or (height, width) for one band. Bytes count as pixels, 0 to 255 becoming 0 to 1; other numbers count as they
+    are.
     """
 
     kinds = (*NPY, *TIFF)
@@ -59,7 +60,7 @@ class BandFolder(Folder):
 
 
 def open_folder(folder: Path, channels: int) -> Folder:
-    """The pictures of a folder, or its arrays: for networks of other channels than pictures have, and where there are only arrays.
+    """The pictures of a folder; or its arrays, for a network of other channels than 1 or 3, and where no picture is there.
 
     Raises:
         BadInput: there are none.
@@ -113,7 +114,8 @@ def _read_tiff(file: Path) -> np.ndarray:
     try:
         import tifffile
     except ImportError as error:
-        raise BadInput("tifffile, which reads TIFF files of bands, is not installed; pip install 'milan[bands]'") from error
+        text = "TIFF files of bands are read by tifffile, which is not installed; pip install 'milan[bands]'"
+        raise BadInput(text) from error
     with tifffile.TiffFile(file) as opened:
         series = opened.series[0]
         _check_bytes(max(4, series.dtype.itemsize if series.dtype else 0) * series.size)

@@ -35,8 +35,9 @@ def shown_bands(stated: tuple[int, ...] | None, count: int) -> Bands:
 def levels(images: Iterable[Float[Tensor, "bands h w"]], bands: Bands) -> Float[Tensor, "2 3"]:
     """Return what is shown black and what as bright as can be, of each band that is shown."""
     values = torch.cat([image[list(bands)].flatten(1) for image in images], dim=1)
-    found = torch.stack([torch.nanquantile(values[:, :: _step(values.shape[1])], share, dim=1) for share in (DARK, BRIGHT)])
-    return found.nan_to_num()
+    # No more values are sorted than ``torch.quantile`` takes.
+    some = values[:, :: -(-values.shape[1] // 2**20)]
+    return torch.stack([some.nanquantile(share, dim=1) for share in (DARK, BRIGHT)]).nan_to_num()
 
 
 def as_rgb(images: Float[Tensor, "b bands h w"], bands: Bands, range: Float[Tensor, "2 3"]) -> UInt8[Tensor, "b 3 h w"]:
@@ -44,8 +45,3 @@ def as_rgb(images: Float[Tensor, "b bands h w"], bands: Bands, range: Float[Tens
     low, high = range[:, :, None, None]
     scaled = (images[:, list(bands)] - low) / (high - low).clamp_min(1e-12)
     return (scaled.nan_to_num() * 255).round().clamp(0, 255).to(torch.uint8)
-
-
-def _step(count: int) -> int:
-    """How many values to go on by, so that no more are sorted than ``torch.quantile`` takes."""
-    return -(-count // 2**20)

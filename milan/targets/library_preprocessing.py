@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -62,7 +63,17 @@ def processor_preprocessing(name: str, config: Any, local: bool) -> KnownPreproc
         **{key: declared(getattr(processor, f"image_{key}", None)) for key in ("mean", "std")},
     )
     with quiet():
-        return reproduced(type(processor).__name__, lambda picture: _pixel_values(processor, picture), guess, _frames(processor, sides))
+        named, frames = type(processor).__name__, _frames(processor, sides)
+        found = reproduced(named, lambda picture: _pixel_values(processor, picture), guess, frames)
+    return _of_grey(found) if getattr(config, "num_channels", 3) == 1 else found
+
+
+def _of_grey(found: KnownPreprocessing) -> KnownPreprocessing:
+    """The same for a network of one channel, if all channels of the coloured pictures it was measured on are treated alike."""
+    mean, std = set(found.preprocessing.mean), set(found.preprocessing.std)
+    if len(mean) > 1 or len(std) > 1:
+        return found
+    return replace(found, preprocessing=found.preprocessing.changed(mean=tuple(mean), std=tuple(std)))
 
 
 def _pixel_values(processor: Any, picture: Any) -> Any:
