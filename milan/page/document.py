@@ -23,7 +23,7 @@ COUNTED = (
     "Written without a language model: a program counted the phrases in what one would have been given. It names only words that are "
     "there, and never what they have in common."
 )
-SHOWN = ("target", "probe", "describer", "settings", "images", "k", "quantile", "seed", "device", "weights")
+SHOWN = ("target", "probe", "describer", "settings", "images", "preprocessing", "k", "quantile", "seed", "device", "weights")
 
 
 def document(template: str, *, styles: Sequence[str], scripts: Sequence[str], **values: Any) -> str:

@@ -107,8 +107,9 @@ class Probe:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes whenever the pixels may: with the files' paths, sizes and times, the preprocessing, the limit, the decoder's version."""
-        crop = () if self.source.drawn else (self.preprocessing.geometry, picture_decoder())
+        """Changes whenever the pixels may: with files' paths, sizes and times, preprocessing, limit, decoder's version."""
+        scaler = torch.__version__ if self.preprocessing.resampler == "torch" else ""
+        crop = () if self.source.drawn else (self.preprocessing.geometry, picture_decoder(), scaler)
         return content_key(source=self.source.key(), size=self.size, crop=crop, count=len(self))
 
     def image(self, index: int) -> UInt8[Tensor, "3 height width"]:
@@ -264,8 +265,8 @@ def load_probe(
         target: the network that will look at them, whose preprocessing is taken: size, resize, interpolation and crop.
         size: of the images in pixels, where it is not the target's; without a target 224, or 64 for Diorama.
         limit: only the first so many images.
-        preprocessing: resize, interpolation, crop and the other attributes of ``milan.preprocessing.Preprocessing``, where they are not
-            the target's. Without a target an image's short side is scaled to ``size`` and the middle cut out.
+        preprocessing: resize, interpolation, crop and the other attributes of ``milan.preprocessing.Preprocessing``,
+            where they are not the target's. Without a target the short side is scaled to ``size`` and the middle cut out.
 
     Raises:
         BadInput: there is nothing to read, or it cannot be read.

@@ -156,6 +156,7 @@ def _facts(plan: Plan, dissections: dict[str, Dissection], entries: list[Entry])
         "weights": plan.target.weights,
         "probe": plan.probe.spec or plan.probe.name,
         "images": len(plan.probe),
+        "preprocessing": "" if isinstance(plan.target, GeneratorTarget) else str(plan.target.preprocessing),
         "skipped": skipped,
         "layers": plan.layers,
         "k": first.k,

@@ -65,6 +65,7 @@ def tell_plan(plan: Plan) -> None:
     units = sum(map(len, plan.units.values()))
     for name, text in (
         ("target", str(plan.target)),
+        ("images", plan.probe.preprocessing.geometry_text),
         ("probe", f"{plan.probe.spec or plan.probe.name}, {len(plan.probe):,} images of {size_text(plan.probe.size)} pixels"),
         ("describe", f"{units:,} units by {plan.describer.name}"),
         ("disk", f"about {_bytes(plan) / 2**20:,.0f} MiB in {plan.out}"),

@@ -28,13 +28,15 @@ class Target:
 
     Args:
         model: any module whose forward takes a batch of images, (b, 3, h, w).
-        name: what messages, tables and the default output folder call it; by default what ``load_target`` was given, else its class.
-        image_size: side in pixels of the square images it takes, or height and width. Assumed to be 224, with a warning, unless given.
-        resize: side of the frame (or height and width) to which a picture is scaled before its middle is cut out; None for ``image_size``:
-            the short side is scaled to it, and nothing else happens.
+        name: what messages, tables and the default output folder call it; by default what ``load_target`` was given,
+            else its class.
+        image_size: side in pixels of the square images it takes, or height and width. Assumed to be 224, with a
+            warning, unless given.
+        resize: side of the frame (or height and width) to which a picture is scaled before its middle is cut out; None
+            for ``image_size``: the short side is scaled to it, and nothing else happens.
         interpolation, crop, channel_order, resampler, crop_rounding: see :class:`milan.preprocessing.Preprocessing`.
-        mean, std: of the channels, in 0..1, for the normalization; ImageNet's unless given (0 and 1 for torchvision's detectors, which
-            normalize within).
+        mean, std: of the channels, in 0..1, for the normalization; ImageNet's unless given (0 and 1 for torchvision's
+            detectors, which normalize within).
         layout: one of BCHW, BHWC, BNC, BC for outputs with as many axes, where it cannot be told by running the network.
         prefix_tokens: how many tokens stand before the grid, where it cannot be told.
         output_index: which tensor of a layer's output counts where there are several; the first otherwise.
