@@ -13,10 +13,11 @@ from typing import Any
 from milan.command import clean
 from milan.errors import BadInput, UnknownName
 from milan.published import published_descriptions
-from milan.tables import read_csv, read_jsonl, read_parquet, write_csv, write_jsonl, write_parquet
+from milan.tables import parquet_facts, read_csv, read_jsonl, read_parquet, write_csv, write_jsonl, write_parquet
 from milan.units import Candidate, Description, Unit
 
 OK = "ok"
+KEPT_FACTS = ("describer", "target", "probe", "sources", "simulated")  # in the metadata of a parquet table
 DIGITS = 6  # significant digits that are written: what differs beyond them is the order of summation, not the answer
 
 
@@ -100,13 +101,15 @@ class Catalogue:
     def write(self, folder: Path) -> None:
         """Writes ``descriptions.csv``, ``.jsonl`` and ``.parquet`` to ``folder``: the same rows, the same bytes for the same answers.
 
-        What a describer tells of its reasoning is in the ``.jsonl`` alone.
+        What a describer tells of its reasoning is in the ``.jsonl`` alone; what the descriptions were made from, and
+        whether that is simulated, is in the metadata of the ``.parquet``.
         """
         rows = [_row(entry, str(self.facts.get("describer", ""))) for entry in self.entries]
         flat = [{name: value for name, value in row.items() if name != "reasoning"} for row in rows]
         write_csv(folder / "descriptions.csv", flat)
         write_jsonl(folder / "descriptions.jsonl", rows)
-        write_parquet(folder / "descriptions.parquet", flat)
+        kept = {name: self.facts[name] for name in KEPT_FACTS if name in self.facts}
+        write_parquet(folder / "descriptions.parquet", flat, kept)
 
     def _repr_html_(self) -> str:
         from milan.notebook import table_html  # only a notebook asks
@@ -114,21 +117,22 @@ class Catalogue:
         rows = [
             (str(entry.unit), *((said.score, said.text) if (said := entry.description) else (None, entry.status))) for entry in self.entries
         ]
-        return table_html(rows, self.counts)
+        return table_html(rows, self.counts, str(self.facts.get("simulated", "")))
 
 
 def read_catalogue(path: Path | str) -> Catalogue:
-    """Reads what ``Catalogue.write`` wrote: a folder, or one of its three files. ``run.json`` beside it gives the facts.
+    """Reads what ``Catalogue.write`` wrote: a folder, or one of its three files.
+
+    ``run.json`` beside it gives the facts, else the metadata of ``descriptions.parquet``.
 
     Raises:
         BadInput: there is nothing there, or it is not such a table.
     """
     file = _table_file(Path(path))
     rows = _rows(file)
-    facts = file.with_name("run.json")
     try:
         entries = tuple(_entry(row) for row in rows)
-        known = json.loads(facts.read_text()) if facts.exists() else {}
+        known = _facts_beside(file)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInput(f"{file} is not a table of descriptions: {type(error).__name__} {error}") from None
     return Catalogue(entries, known or {"describer": next((row.get("describer") or "" for row in rows), "")})
@@ -147,6 +151,21 @@ def read_descriptions(path: Path | str, layer: str = "") -> list[Description]:
     file = _table_file(Path(path))
     found = published_descriptions(file, layer)
     return read_catalogue(file).descriptions if found is None else found
+
+
+def table_sources(path: Path | str) -> dict[str, str]:
+    """Return what the descriptions in a table were made from, by role ("table's captioner"), where that is known."""
+    facts = _facts_beside(_table_file(Path(path)))
+    sources = facts.get("sources") or {name: str(facts[name]) for name in ("target", "probe") if facts.get(name)}
+    return {f"table's {role}": spec for role, spec in sources.items()}
+
+
+def _facts_beside(file: Path) -> dict[str, Any]:
+    """What the folder of a table says of it."""
+    facts = file.with_name("run.json")
+    if facts.exists():
+        return json.loads(facts.read_text())
+    return parquet_facts(file if file.suffix == ".parquet" else file.with_name("descriptions.parquet"))
 
 
 def tidy(description: Description) -> Description:

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from milan.storage import atomic
 
 Row = dict[str, Any]
 _FORMULA = re.compile(r"'*\s*[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]")  # what a spreadsheet would run, in half or full width
+FACTS = "milan"  # their name in a parquet file's metadata
 csv.field_size_limit(2**27)  # the candidates of a unit are one cell
 
 
@@ -65,14 +66,19 @@ def read_jsonl(path: Path) -> list[Row]:
         raise BadInput(f"{path} cannot be read as JSONL: {error}") from None
 
 
-def write_parquet(path: Path, rows: Sequence[Row]) -> None:
-    """Nested values stay nested; a key that only some objects have is null in the others."""
+def write_parquet(path: Path, rows: Sequence[Row], facts: Mapping[str, Any] | None = None) -> None:
+    """Nested values stay nested; a key that only some objects have is null in the others.
+
+    Args:
+        facts: plain values that are kept in the file's metadata.
+    """
     import pyarrow
     from pyarrow import parquet
 
     filled = [{name: _fill(value, keys[name]) for name, value in row.items()} for row in rows] if (keys := _keys(rows)) else []
     with atomic(path) as partial:
-        parquet.write_table(pyarrow.Table.from_pylist(filled), partial)
+        table = pyarrow.Table.from_pylist(filled)
+        parquet.write_table(table.replace_schema_metadata({FACTS: json.dumps(facts)} if facts else None), partial)
 
 
 def read_parquet(path: Path) -> list[Row]:
@@ -84,6 +90,17 @@ def read_parquet(path: Path) -> list[Row]:
         return parquet.read_table(path).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise BadInput(f"{path} cannot be read as parquet: {error}") from None
+
+
+def parquet_facts(path: Path) -> dict[str, Any]:
+    """Return the facts that ``write_parquet`` was given; empty where there are none, or no such file."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        return json.loads((parquet.read_schema(path).metadata or {}).get(FACTS.encode(), b"{}"))
+    except (pyarrow.ArrowException, OSError, ValueError):
+        return {}
 
 
 def guard(text: str) -> str:

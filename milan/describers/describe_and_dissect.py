@@ -169,6 +169,11 @@ class DescribeAndDissect(Describer):
     def _prompts(self) -> tuple[Prompt, Prompt]:
         return load_prompt("simplify", self.prompts), load_prompt("summarize", self.prompts)
 
+    def sources(self, dissection: Dissection) -> dict[str, str]:
+        """What each step uses: a captioner or a concept set, a language model, and in step 3 painter and embedder."""
+        seeing = ("concepts", "embedder") if self.concepts else ("captioner",)
+        return self.specs(*seeing, "llm", *(("painter", "embedder") if self.select else ()))
+
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | Failure]:
         if self.asker.llm.note:
             warnings.warn(f"{self.name}: {self.asker.llm.note}", MilanWarning, stacklevel=2)

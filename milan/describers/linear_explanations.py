@@ -104,6 +104,10 @@ class LinearExplanations(Describer):
     def _embedder(self) -> Embedder:
         return load_embedder(self.embedder, device=self.device, batch_size=self.batch_size)
 
+    def sources(self, dissection: Dissection) -> dict[str, str]:
+        """The image-text model and its concept set, where evidence is theirs; labels come with the probe."""
+        return self.specs("embedder", "concepts") if self.evidence == "embedder" else {}
+
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
         alive = living(dissection, units)
         if alive:

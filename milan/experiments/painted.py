@@ -71,6 +71,7 @@ def painted(
             album.headlines(),
             (*album.notes(painter), scored.note),
             scored.facts | {"painter": painter, "pictures": pictures, "prompt": prompt, "negatives": negatives},
+            sources={**scored.sources, "painter": painter},
         )
         report.write(out)
     return report

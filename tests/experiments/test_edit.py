@@ -57,7 +57,8 @@ def pictures(plates: str) -> Probe:
 def found(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("edit")
     plain, both = pictures(""), pictures("01")
-    spoilt = Spoilt(network(9.0), network(0.0), both, plain, both, pictures("0"), plain, both, "made by hand", ("looks",))
+    networks, own = (network(9.0), network(0.0)), pictures("0")
+    spoilt = Spoilt(*networks, both, plain, both, own, plain, both, "made by hand", "", ("looks",))
     look = Look(options(folder, "words", "red;textured things;the text of words"), ["looks"], k=3, quantile=0.9)
     described = Described.of(spoilt.target, both, look, folder)
     return edited(spoilt, described, Plan(("text", "words"), 4, 2), folder), folder

@@ -91,7 +91,9 @@ def report_of(found: Edited, out: Path) -> Report:
     notes = (found.spoilt.note, RULE, STOP, CONTROL, INTERVALS, *_truth_note(found))
     figures = ((FIGURE_8, _figure_8(found, ends)), (FIGURE_15, _figure_15(found)))
     tables = (table, *_named_table(found), *_curve_tables(found))
-    return Report("edit", "Can the network be made not to read?", lede, tables, _headlines(chosen, table, found), notes, facts, figures)
+    sources = {**found.described.sources, "images": found.spoilt.images, "clean network": found.spoilt.clean.spec}
+    title, heads = "Can the network be made not to read?", _headlines(chosen, table, found)
+    return Report("edit", title, lede, tables, heads, notes, facts, figures, sources=sources)
 
 
 def _rows(found: Edited, ends: Ends, out: Path) -> tuple[Row, ...]:
