@@ -14,7 +14,7 @@ from torch import Tensor
 from milan.concepts import concept_set
 from milan.describers.base import Describer, Failure, living
 from milan.describers.selecting import Choice, Scoring, Selection, Wish, looked_at, rounded
-from milan.dissection.crops import Box, attention_boxes, cropped, heat_maps
+from milan.dissection.crops import CROPS, Box, attention_boxes, cropped, heat_maps
 from milan.dissection.store import Dissection
 from milan.errors import BadInput, MilanWarning
 from milan.pretrained.asking import Asker, NoAnswer, asker_for
@@ -65,8 +65,11 @@ class DescribeAndDissect(Describer):
     them in another order each time. (3) Ten pictures of each name are painted, at the target's own size, and ranked by how they move the
     unit; how like the first images they are counts too.
 
-    Where the released code differs: it wraps heat maps above 1, shrinks painted pictures to 32 pixels, takes only those for Image Products
-    that are among the ten best of all candidates, and adds 1 to the first factor of the product. Here it is done as the paper says.
+    Where the released code differs from the paper: it wraps heat maps above 1, shrinks painted pictures to 32 pixels, takes only
+    those for Image Products that are among the ten best of all candidates, counts ranks from 0 (so that its TopK Squared squares
+    other numbers, and the first factor of the product is larger by 1), and asks a newer language model. Here it is done as the paper
+    says. Neither paper's nor code's are the prompts: those of the language model, their examples and the one of the painter are our
+    own words to the same purpose, which ``prompts`` and ``painting`` replace.
 
     Args:
         captioner: of images, as ``milan.pretrained.captioner.load_captioner`` takes it.
@@ -135,7 +138,8 @@ class DescribeAndDissect(Describer):
         prompts = [prompt.key for prompt in self._prompts]
         chosen = self.selection.key if self.select else ""
         settings = {name: getattr(self, name) for name in names}
-        return content_key(describer=self.name, seeing=seeing, llm=self.asker.llm.key, prompts=prompts, selection=chosen, **settings)
+        parts = {"seeing": seeing, "llm": self.asker.llm.key, "prompts": prompts, "selection": chosen, "crops": CROPS}
+        return content_key(describer=self.name, **parts, **settings)
 
     @cached_property
     def asker(self) -> Asker:
