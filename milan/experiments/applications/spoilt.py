@@ -25,9 +25,10 @@ class Spoilt:
         target: the network.
         clean: one trained on images without text.
         seen: images with text, to dissect on.
-        validation: images without text: what a unit is worth, and by the paper's rule when to stop, is told by these alone.
-        lettered: the same images, each with the name of a class drawn by lot.
-        alike: images for validation that are as those trained on: half of them carry their class's name.
+        validation: images without text.
+        lettered: the same images, each with the name of a random class.
+        alike: held-out training images, half of which carry their class's name: by these the paper tells what a unit is
+            worth and when to stop (section 7, appendix E).
         plain: test images without text.
         adversarial: the same test images, each with the name of a class drawn by lot.
         note: how all this was made.
