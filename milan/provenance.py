@@ -12,10 +12,11 @@ Sources = Mapping[str, str]
 DIORAMA, PHRASES = "diorama", "phrases"
 LANGUAGE_MODEL = "language model"
 SIMULATED = (
-    "Simulated: this result uses Diorama, a small world that the package generates itself, for {}. Its images are drawn "
-    "by a program, its models are trained on them, and its annotators are programs, not people."
+    "Simulated: this result uses Diorama, a small world that the package generates itself, for {}. Its images are "
+    "drawn by a program, its models are trained on them, and its annotators are programs, not people."
 )
-COUNTED = "In place of {} a program counted phrases: it names only words that it was given, and never what they have in common."
+NAMES = "it names only words that it was given, and never what they have in common."
+COUNTED = f"In place of {{}} a program counted phrases: {NAMES}"
 FAMILIES = ("harvest", "latents", "hf", "open_clip", "local-dir", "segmenter")
 
 
@@ -43,7 +44,7 @@ def is_simulated(spec: str) -> bool:
 
 
 def joined(owners: Mapping[str, Sources]) -> dict[str, str]:
-    """Return the sources of several owners as one mapping: as "ROLE of OWNER", or the bare role where several agree on it.
+    """Return the sources of several owners as one mapping: as "ROLE of OWNER", or the bare role where several agree.
 
     >>> joined({"milan": {"probe": "photos", "prior": "diorama"}, "sand": {"probe": "photos"}, "a table": {}})
     {'probe': 'photos', 'prior of milan': 'diorama'}

@@ -159,7 +159,8 @@ class Targets:
         ranking: Ranking = "absolute",
     ) -> list[list[Fit]]:
         """For each target one fit of least squares on the ``count`` columns that weigh most: no search (LE, appendix B.4)."""
-        order = (weights if ranking == "signed" else weights.abs()).argsort(dim=0, descending=True, stable=True)[: min(count, len(weights))]
+        sizes = weights if ranking == "signed" else weights.abs()
+        order = sizes.argsort(dim=0, descending=True, stable=True)[: min(count, len(weights))]
         return [[_fit(self, target, order[:, target].tolist())] for target in range(weights.shape[1])]
 
 

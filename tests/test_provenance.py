@@ -33,7 +33,11 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Dissection:
         ("netdissect", {}, {}),
         ("netdissect", {"labels": "segmenter"}, {"segmenter": "diorama"}),
         ("compositional", {"labels": "segmenter:hf:a/b"}, {"segmenter": "hf:a/b"}),
-        ("clip_dissect", {"concepts": ["a.txt", "harvest:diorama"]}, {"embedder": "diorama", "concepts": "a.txt, harvest:diorama"}),
+        (
+            "clip_dissect",
+            {"concepts": ["a.txt", "harvest:diorama"]},
+            {"embedder": "diorama", "concepts": "a.txt, harvest:diorama"},
+        ),
         ("sand", {"concepts": "a.txt", "embedder": "hf:a/b"}, {"embedder": "hf:a/b", "concepts": "a.txt"}),
         ("linear_explanations", {"evidence": "labels"}, {}),  # its embedder is Diorama's by default, and is not asked
         ("linear_explanations", {"evidence": "embedder"}, {"embedder": "diorama"}),
@@ -49,7 +53,11 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Dissection:
         (
             "best_concept",
             {"of": "random_concept", "options": {"concepts": "a.txt"}, "painter": "diffusers:p"},
-            {"painter of best_concept": "diffusers:p", "embedder of best_concept": "diorama", "concepts of random_concept": "a.txt"},
+            {
+                "painter of best_concept": "diffusers:p",
+                "embedder of best_concept": "diorama",
+                "concepts of random_concept": "a.txt",
+            },
         ),
         ("annotators", {}, {"annotations": "diorama"}),
         ("shuffled", {"of": "constant", "options": {"text": "cars"}}, {}),

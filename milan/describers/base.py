@@ -69,7 +69,7 @@ class Describer(ABC):
 
 
 def sources_of(dissections: Iterable[Dissection], describers: Mapping[str, Describer]) -> dict[str, str]:
-    """Return what describers' answers about some layers were made from, by role: target, probe and their own sources."""
+    """Return what answers about some layers were made from, by role: target, probe and the describers' sources."""
     layers = list(dissections)
     parts = {name: united([describer.sources(layer) for layer in layers]) for name, describer in describers.items()}
     return {**united([{"target": layer.target, "probe": layer.probe} for layer in layers]), **joined(parts)}

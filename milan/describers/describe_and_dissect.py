@@ -65,11 +65,12 @@ class DescribeAndDissect(Describer):
     them in another order each time. (3) Ten pictures of each name are painted, at the target's own size, and ranked by how they move the
     unit; how like the first images they are counts too.
 
-    Where the released code differs from the paper: it wraps heat maps above 1, shrinks painted pictures to 32 pixels, takes only
-    those for Image Products that are among the ten best of all candidates, counts ranks from 0 (so that its TopK Squared squares
-    other numbers, and the first factor of the product is larger by 1), and asks a newer language model. Here it is done as the paper
-    says. Neither paper's nor code's are the prompts: those of the language model, their examples and the one of the painter are our
-    own words to the same purpose, which ``prompts`` and ``painting`` replace.
+    Where the released code differs from the paper: it wraps heat maps above 1, shrinks painted pictures to 32 pixels,
+    takes only those for Image Products that are among the ten best of all candidates, counts ranks from 0 (so that its
+    TopK Squared squares other numbers, and the first factor of the product is larger by 1), and asks a newer language
+    model. Here it is done as the paper says. Neither paper's nor code's are the prompts: those of the language model,
+    their examples and the one of the painter are our own words to the same purpose, which ``prompts`` and ``painting``
+    replace.
 
     Args:
         captioner: of images, as ``milan.pretrained.captioner.load_captioner`` takes it.

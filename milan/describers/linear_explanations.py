@@ -30,17 +30,18 @@ POSITIVES, CERTAIN, VARYING = 5, 0.5, 1e-5  # a concept counts if its five highe
 class LinearExplanations(Describer):
     """A sparse linear function of concepts is learnt from the training images; the fewest concepts that predict the validation images stay.
 
-    Section 3 of the paper: an elastic net gives each concept a weight, a greedy search (Algorithm 1) tries those of largest weight
-    and adds one after the other while each raises the validation correlation by the tolerance, and least squares on those chosen
-    gives the weights of the explanation. They and the bias are in standard deviations of the unit's mean activation over the
-    training images: 2.60 ski raises it by 2.6 of them. ``score`` is the validation correlation; ``held_out`` gives the correlation
-    on the test images, which nothing here has looked at.
+    Section 3 of the paper: an elastic net gives each concept a weight, a greedy search (Algorithm 1) tries those of
+    largest weight and adds one after the other while each raises the validation correlation by the tolerance, and least
+    squares on those chosen gives the weights of the explanation. They and the bias are in standard deviations of the
+    unit's mean activation over the training images: 2.60 ski raises it by 2.6 of them. ``score`` is the validation
+    correlation; ``held_out`` gives the correlation on the test images, which nothing here has looked at.
 
-    Where this differs from the paper and its released code: concepts are ranked by absolute weight, so that the search also finds
-    those whose absence activates the unit (Algorithm 1 and the code rank by signed weight, which ``ranking`` asks for; there a
-    weight becomes negative only in the least squares, as 918 of the 111,485 published ones have); least squares is exact; the first
-    concept is taken whatever it gains, as in the code but not in Algorithm 1, since every active unit gets an explanation; concepts
-    are filtered, and all is standardised, by the training images alone, where the code looks at the test images too.
+    Where this differs from the paper and its released code: concepts are ranked by absolute weight, so that the search
+    also finds those whose absence activates the unit (Algorithm 1 and the code rank by signed weight, which ``ranking``
+    asks for; there a weight becomes negative only in the least squares, as 918 of the 111,485 published ones have);
+    least squares is exact; the first concept is taken whatever it gains, as in the code but not in Algorithm 1, since
+    every active unit gets an explanation; concepts are filtered, and all is standardised, by the training images alone,
+    where the code looks at the test images too.
 
     Args:
         evidence: where the concepts come from. ``labels``: the probe's classes and superclasses. ``pixels``: what its pixel labels show.

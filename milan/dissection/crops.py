@@ -1,8 +1,8 @@
 """Attention crops (Describe-and-Dissect, appendix A.1.1): the parts of an image where a unit's activation map stands out.
 
-The released code makes an 8-bit picture of the raw activations, so that values above 1 wrap around; here each map is scaled to its own
-range first. It enlarges that picture bicubically, and stretches crops so; here both are done bilinearly. Otsu's threshold is
-OpenCV's: of the 256 levels the last one of the lower group.
+The released code makes an 8-bit picture of the raw activations, so that values above 1 wrap around; here each map is
+scaled to its own range first. It enlarges that picture bicubically, and stretches crops so; here both are done
+bilinearly. Otsu's threshold is OpenCV's: of the 256 levels the last one of the lower group.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ Box = tuple[int, int, int, int]  # top, left, bottom, right; the last two not in
 
 
 def otsu(levels: UInt8[np.ndarray, "..."]) -> int | None:
-    """Return the level that splits a picture of 8 bits into two groups as different as can be (Otsu 1979), as OpenCV does.
+    """Return the level that splits a picture of 8 bits into two groups as different as can be (Otsu 1979), as OpenCV.
 
     The level belongs to the lower group: what is above it is lit. Of equally good levels the lowest; None where all
     values are the same.

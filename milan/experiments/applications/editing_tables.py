@@ -31,8 +31,8 @@ COLUMNS = (
     Column("plain", "The share of the same test images without text put into their class.", "%", 1),
     Column(
         "validation",
-        "The share of the held-out training images, half of them with their class's name, put into their class: all that "
-        "the paper's stopping rule sees.",
+        "The share of the held-out training images, half of them with their class's name, put into their class: all "
+        "that the paper's stopping rule sees.",
         "%",
         1,
     ),
@@ -42,15 +42,16 @@ PLAIN_STOPPED = "text units by images without text, stopped by these"
 MOVED_STOPPED, CHOSEN = "text units by images with text, the paper's stop", "text units by images with text, their own stop"
 PEEKING = "text units by images with text, best on the test images"
 RULE = (
-    "Text units are sorted by the accuracy without each alone, highest first: on held-out training images, half of which "
-    "carry their own class's name (the paper's order: section 7 and appendix E); on images without text; or on these with "
-    "names of random classes. Ties are broken at random."
+    "Text units are sorted by the accuracy without each alone, highest first: on held-out training images, half of "
+    "which carry their own class's name (the paper's order: section 7 and appendix E); on images without text; or on "
+    "these with names of random classes. Ties are broken at random."
 )
 STOP = (
     "No order and no rule is given a test image. The paper's rule (appendix E): the last number of units at which the "
     "accuracy on the held-out training images is no less than at first; the order by images without text is stopped by "
-    "these instead. The other, for who knows that text is what misleads: where most validation images with names of random "
-    "classes are right. 'Best on the test images' is no rule; the paper's 4.9 points were found so, and its rule gave 3.1."
+    "these instead. The other, for who knows that text is what misleads: where most validation images with names of "
+    "random classes are right. 'Best on the test images' is no rule; the paper's 4.9 points were found so, its rule "
+    "gave 3.1."
 )
 CONTROL = (
     "All units sorted in the same way are the control: where as many of these do as well, it is the sorting that helps, and not what the "
@@ -62,8 +63,8 @@ FIGURE_8 = (
     "greatest of the random draws. Dotted upwards: the stop by validation images with text."
 )
 FIGURE_15 = (
-    "Accuracy on validation images, as in Figure 15: as the training images were, half of them with their class's name, by "
-    "which the paper's rule stops; without text; and with names of random classes, by which ours stops."
+    "Accuracy on validation images, as in Figure 15: like the training images, half of them with their class's name, "
+    "by which the paper's rule stops; without text; and with names of random classes, by which ours stops."
 )
 
 
