@@ -29,6 +29,7 @@ from milan.preprocessing import as_size, height_width
 from milan.probes import Probe, load_probe
 from milan.storage import atomic, content_key
 from milan.targets import Target
+from milan.text_files import CsvTable, read_json_object, whole_number
 from milan.units import Exemplars, Unit
 
 SETTINGS = ("spec", "size", "resize", "interpolation", "crop", "resampler", "crop_rounding", "limit")  # of load_probe
@@ -103,10 +104,7 @@ class ReleasedDissection(Dissection):
     @cached_property
     def _about(self) -> dict[str, Any]:
         file = next((place / PROBE for place in (self.folder, self.folder.parent) if (place / PROBE).exists()), None)
-        try:
-            return json.loads(file.read_text()) if file else {}
-        except ValueError as error:
-            raise BadInput(f"{file} is no JSON: {error}") from None
+        return read_json_object(file) if file else {}
 
     def open_probe(self) -> Probe:
         return self._again
@@ -246,17 +244,12 @@ def _write_annotations(file: Path, dissection: Dissection, annotations: Mapping[
 
 
 def _annotations(file: Path) -> dict[Unit, list[str]]:
+    table = CsvTable(file)
+    table.require(*_COLUMNS)
     found: dict[Unit, list[str]] = {}
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as opened:
-            table = csv.DictReader(opened)
-            if not set(_COLUMNS) <= set(table.fieldnames or []):
-                raise BadInput(f"{file} has the columns {table.fieldnames}, and needs {', '.join(_COLUMNS)}")
-            for row in table:
-                if row["summary"] and row["summary"].strip():
-                    found.setdefault(Unit(row["layer"], int(row["unit"])), []).append(row["summary"].strip())
-    except (OSError, ValueError, csv.Error) as error:
-        raise BadInput(f"cannot read {file}: {error}") from None
+    for unit, text in table.parse(lambda row: (Unit(row["layer"], whole_number(row["unit"])), row["summary"].strip())):
+        if text:
+            found.setdefault(unit, []).append(text)
     return found
 
 

@@ -1,8 +1,8 @@
 """Dissection: what is known of one layer's units, read lazily from the folder it was written to."""
 
-import json
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
 from milan.preprocessing import Size, as_size
 from milan.probes import Probe, load_probe
 from milan.targets import Target, load_target
+from milan.text_files import MISFITS, read_json_object
 from milan.units import Exemplars, Unit
 
 FORMAT = 1  # of the files; another number is another dissection
@@ -148,14 +149,20 @@ class StoredDissection(Dissection):
     def __init__(self, folder: Path, source: Probe | None = None, network: Target | None = None):
         self.folder, self._source, self._network = Path(folder), source, network
         self.facts = read_facts(self.folder)
-        facts = self.facts
+        try:
+            self._take(self.facts)
+        except MISFITS as error:
+            told = f"{type(error).__name__} {error}"
+            raise BadInput(f"{self.folder / FACTS} is damaged ({told}); {_again(self.folder)}") from None
+        self._told = False
+
+    def _take(self, facts: Mapping[str, Any]) -> None:
         self.layer, self.k, self.quantile, self.key = facts["layer"], facts["k"], facts["quantile"], facts["key"]
         self.probe, self.target = facts["probe"]["spec"], facts["target"]["name"]
         self.image_size = as_size(facts["image_size"])
         self.units = [Unit(self.layer, index) for index in facts["units"]]
         self.status = dict.fromkeys(self.units, "ok")
         self.status |= {Unit(self.layer, index): word for word, indices in facts["status"].items() for index in indices}
-        self._told = False
 
     def exemplars(self, unit: Unit) -> Exemplars:
         row = self.row(unit)
@@ -276,8 +283,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
         BadInput: it is not there, damaged, or of another format.
     """
     try:
-        facts = json.loads((folder / FACTS).read_text())
-    except (OSError, ValueError) as error:
+        facts = read_json_object(folder / FACTS)
+    except BadInput as error:
         raise BadInput(f"no dissection in {folder}: {error}; {_again(folder)}") from None
     if facts.get("format") != FORMAT:
         raise BadInput(f"{folder} has format {facts.get('format')}, this version reads {FORMAT}; {_again(folder)}")

@@ -1,6 +1,5 @@
 """Vectors on disk: of images, as a memory map that is filled in order; of texts, by the text."""
 
-import fcntl
 import hashlib
 import json
 import sqlite3
@@ -16,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from milan.errors import BadInput
-from milan.storage import atomic
+from milan.storage import atomic, in_turn
 
 PAUSE = 5.0  # seconds of work that a kill may cost
 ASKED = 500  # texts looked up at once
@@ -45,13 +44,7 @@ class Rows:
         if self._facts()["whole"]:
             yield None
             return
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / "lock").open("a")
-        except OSError as error:
-            raise BadInput(f"cannot write to the cache {self.folder}: {error.strerror}; MILAN_CACHE=FOLDER sets another") from None
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # ends with its holder, even on kill -9
+        with in_turn(self.folder):
             facts = self._facts()  # another may have finished meanwhile
             if facts["whole"]:
                 yield None

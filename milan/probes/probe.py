@@ -15,6 +15,7 @@ from torch import Tensor
 
 from milan.errors import BadInput, MilanWarning
 from milan.preprocessing import Preprocessing, Size, as_size, height_width, size_text
+from milan.probes.class_labels import class_labels
 from milan.probes.hub import open_dataset
 from milan.probes.made import Generator, Made, generator_named
 from milan.probes.parts import Part, Some, part_of
@@ -24,6 +25,7 @@ from milan.storage import content_key
 
 DIORAMA_SIZE = 64
 BAD_SHARE = 0.05  # more bad images than this and the probe is not what the user thinks it is
+Labels = Sequence[Any] | np.ndarray | Tensor  # see ``milan.probes.class_labels``
 AHEAD = 8  # images each worker may be ahead of the reader
 
 
@@ -44,12 +46,12 @@ class Probe:
         self._length = min(len(source), limit or len(source))
 
     @classmethod
-    def from_tensor(cls, images: Tensor | np.ndarray, labels: list[int] | None = None, classes: list[str] | None = None) -> "Probe":
+    def from_tensor(cls, images: Tensor | np.ndarray, labels: Labels | None = None, classes: list[str] | None = None) -> "Probe":
         """A probe of pixels in memory.
 
         Args:
             images: uint8 (n, 3, height, width), of the size that the target takes, 0 to 255 and not normalized.
-            labels: class number of each.
+            labels: class of each, a number (-1: unknown) or a name.
             classes: names of the classes by number.
 
         Raises:
@@ -92,7 +94,7 @@ class Probe:
 
     @cached_property
     def labels(self) -> list[int] | None:
-        """Class number of each image, or None."""
+        """Class number of each image, -1 where it is unknown; None if no image has a label."""
         return self.source.labels[: len(self)] if self.source.labels is not None else None
 
     @property
@@ -203,12 +205,13 @@ class _Pixels(Source):
 
     drawn = True
 
-    def __init__(self, images: Tensor | np.ndarray, labels: list[int] | None, classes: list[str] | None):
+    def __init__(self, images: Tensor | np.ndarray, labels: Labels | None, classes: list[str] | None):
         self._images = _checked(images)
         self.size = self._images.shape[-2:]
         if labels is not None and len(labels) != len(images):
             raise BadInput(f"{len(labels)} labels for {len(images)} images")
-        self.labels, self.classes = labels, classes
+        values = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else labels
+        self.labels, self.classes = (None, classes) if values is None else class_labels(values, classes)
 
     def __len__(self) -> int:
         return len(self._images)

@@ -320,7 +320,7 @@ def test_folder_that_cannot_be_used_is_told_before_the_first_image(tmp_path: Pat
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
-    with locked(tmp_path), pytest.raises(BadInput, match="already being written"):
+    with locked(tmp_path), pytest.raises(BadInput, match="being written by this process"):
         dissect(toy_target(), toy_probe(20), ["conv2"], tmp_path)
 
 

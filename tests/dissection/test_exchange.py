@@ -159,7 +159,7 @@ def spoil(folder: Path, what: str) -> None:
         ("rows", "masks.npy is for .3, 2. units and exemplars, but ids.csv for .2, 2."),
         ("words", "cannot read .*ids.csv"),
         ("units", "units.npy has shape .3,. for 3 different units"),
-        ("probe", "probe.json is no JSON"),
+        ("probe", "probe.json is not JSON"),
     ],
 )
 def test_damaged_files_are_told(tmp_path: Path, what: str, told: str) -> None:
@@ -176,9 +176,10 @@ def test_damaged_annotations_are_told(tmp_path: Path) -> None:
     file.write_text("layer,unit,text\na,1,b\n")
     with pytest.raises(BadInput, match="needs layer, unit, summary"):
         annotations_of(tmp_path)
-    file.write_text("layer,unit,summary\na,one,b\n")
-    with pytest.raises(BadInput, match="cannot read"):
-        annotations_of(file)
+    for row, told in (("a,one,b", "unit 'one'"), ("a,1,red, or blue", "4 cells for 3 columns"), ("a,1", "2 cells for 3 columns")):
+        file.write_text(f"layer,unit,summary\na,0,b\n{row}\n")
+        with pytest.raises(BadInput, match=f"annotations.csv, line 3: {told}"):
+            annotations_of(file)
 
 
 def test_the_real_annotations_of_resnet152(shared_data: Path) -> None:
