@@ -19,7 +19,8 @@ Crop = Literal["center", "squash"]
 IMAGE_SIZE = 224  # assumed of a network that does not say
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-LONGEST = 8  # a picture is cut to this ratio of sides before it is scaled: a 1 x 10,000 one would otherwise fill the memory
+# A picture is cut to this ratio of sides before it is scaled: one of 1 x 10,000 would otherwise fill the memory.
+LONGEST = 8
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Preprocessing:
 
     Attributes:
         image_size: of the network's input.
-        resize: the frame that a picture is scaled to, and from whose middle ``image_size`` is cut: its short side, or height and width.
-            None for ``image_size``.
+        resize: the frame that a picture is scaled to, and from whose middle ``image_size`` is cut: its short side, or
+            height and width. None for ``image_size``.
         interpolation: filter of the scaling; all but nearest are antialiased.
         crop: "center": the picture keeps its shape and is scaled until it covers the frame; "squash": both of its sides are scaled to the
             frame's.
@@ -166,12 +167,13 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class TargetOptions:
-    """What is said of a network beside its name and weights. None leaves it to the library, or to the function that makes the network.
+    """What is said of a network beside its spec and weights; None leaves it to the library or to the user's function.
 
     Attributes:
         name: what messages, tables and the default output folder call the network
         image_size: side of its input in pixels, or height and width
-        resize: side of the frame to which an image is scaled before its middle is cut out, or height and width; IMAGE_SIZE for no cut
+        resize: side of the frame to which an image is scaled before its middle is cut out, or height and width; as
+            IMAGE_SIZE for no cut
         interpolation: filter of the scaling: nearest, bilinear, bicubic, lanczos, box or hamming
         crop: center (the middle of each image) or squash (all of it, whatever its shape)
         mean: of each channel in 0..1, for the normalization, as 0.485 0.456 0.406; one value for a network that takes grey images

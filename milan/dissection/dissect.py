@@ -120,7 +120,7 @@ def _find(
 
 
 def check_probe(target: Target, probe: Probe) -> None:
-    """Refuses a probe that the target cannot look at, and warns of one whose images are made in another way than the target's own.
+    """Refuses a probe that the target cannot look at; warns of one whose images are not made as the target's own are.
 
     Raises:
         BadInput: its images are of another size, or they are not what a generator makes.

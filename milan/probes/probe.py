@@ -133,8 +133,9 @@ class Probe:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes whenever the pixels may: with the files' paths, sizes and times, the preprocessing, the limit, the decoder's version."""
-        crop = () if self.source.drawn else (self.preprocessing.geometry, picture_decoder())
+        """Changes whenever the pixels may: with files' paths, sizes and times, preprocessing, limit, decoder's version."""
+        scaler = torch.__version__ if self.preprocessing.resampler == "torch" else ""
+        crop = () if self.source.drawn else (self.preprocessing.geometry, picture_decoder(), scaler)
         return content_key(source=self.source.key(), size=self.size, crop=crop, count=len(self))
 
     def image(self, index: int) -> UInt8[Tensor, "3 height width"]:
@@ -331,8 +332,8 @@ def load_probe(
         size: of the images in pixels, where it is not the target's; without a target 224, or 64 for Diorama.
         channels: of the network, without a target; for others than 1 or 3 a folder is read as one of arrays of bands (.npy, .tif).
         limit: only the first so many images.
-        preprocessing: resize, interpolation, crop and the other attributes of ``milan.preprocessing.Preprocessing``, where they are not
-            the target's. Without a target an image's short side is scaled to ``size`` and the middle cut out.
+        preprocessing: resize, interpolation, crop and the other attributes of ``milan.preprocessing.Preprocessing``,
+            where they are not the target's. Without a target the short side is scaled to ``size`` and the middle cut out.
 
     Raises:
         BadInput: there is nothing to read, or it cannot be read.

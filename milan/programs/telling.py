@@ -38,6 +38,8 @@ def tell_result(catalogue: Catalogue, out: "str | object") -> None:
     counts = ", ".join(f"{count} {status}" for status, count in catalogue.counts.items() if status != "ok")
     shown = min(SHOWN, len(catalogue.descriptions))
     console.print(f"{len(catalogue.descriptions)} of {len(catalogue)} units described{counts and f' ({counts})'}; {shown} of them above")
+    if note := catalogue.facts.get("simulated"):
+        console.print(f"[dim]{escaped(str(note))}[/]", soft_wrap=True)
     for name, file in (("table", "descriptions.csv"), ("page", "page/index.html")):
         console.print(f"{name:5}  {escaped(f'{out}/{file}')}", soft_wrap=True)
 
@@ -70,6 +72,7 @@ def tell_plan(plan: Plan) -> None:
     units = sum(map(len, plan.units.values()))
     for name, text in (
         ("target", str(plan.target)),
+        ("images", plan.probe.preprocessing.geometry_text),
         ("probe", f"{plan.probe.spec or plan.probe.name}, {len(plan.probe):,} images of {size_text(plan.probe.size)} pixels"),
         ("describe", f"{units:,} units by {plan.describer.name}"),
         ("disk", f"about {_bytes(plan) / 2**20:,.0f} MiB in {plan.out}"),

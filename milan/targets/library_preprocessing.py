@@ -1,4 +1,4 @@
-"""The preprocessing that torchvision, timm and transformers do for their networks: what their settings suggest, then measured."""
+"""The preprocessing of torchvision, timm and transformers: what their settings suggest, then measured."""
 
 import logging
 import math
@@ -12,7 +12,8 @@ from milan.preprocessing import IMAGE_SIZE, Crop, Interpolation, Preprocessing, 
 from milan.targets.detectors import assumed_preprocessing
 from milan.targets.library_transforms import Frame, KnownPreprocessing, declared, reproduced
 
-FILTERS: dict[Any, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # as Pillow counts
+# As Pillow counts them.
+FILTERS: dict[Any, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 
 
 def torchvision_preprocessing(model: nn.Module, published: Any) -> KnownPreprocessing | None:

@@ -1,4 +1,4 @@
-"""A library's own transform as a ``Preprocessing``: run on test pictures and measured, since settings are read differently by each class.
+"""A library's own transform as a ``Preprocessing``: measured on test pictures, since every class reads its settings its own way.
 
 The images that the network is shown then differ from the library's by no more than ``TOLERANCE``, or the network is refused.
 """
@@ -19,7 +19,8 @@ from milan.errors import BadInput
 from milan.preprocessing import Crop, Preprocessing, Size, height_width
 
 TOLERANCE = 0.05  # grey levels of 255, a mean over a picture
-PICTURES = ((500, 375), (333, 401), (427, 341), (640, 431), (389, 500))  # widths and heights of test pictures: rules of rounding differ
+# Widths and heights of test pictures, on which rules of rounding differ.
+PICTURES = ((500, 375), (333, 401), (427, 341), (640, 431), (389, 500))
 PLAIN = (64, 64)
 DIGITS = 6  # significant digits of a mean that is measured: what float32 holds after a subtraction
 
@@ -103,7 +104,7 @@ def _candidates(guess: Preprocessing, frames: Sequence[Frame]) -> Iterator[Prepr
 
 
 def _difference(tried: Preprocessing, seen: dict[tuple[int, int], Tensor]) -> float:
-    """Mean difference in grey levels on the first picture that differs; of an input that is larger than the image its middle counts."""
+    """Mean difference in grey levels on the first picture that differs; of a larger input the middle counts."""
     worst = 0.0
     for picture, pixels in seen.items():
         middle = pixels[:, *tried.cut((pixels.shape[1], pixels.shape[2]))].double()

@@ -39,13 +39,13 @@ def load_target(spec: str, *, weights: str | Path | None = None, device: str | t
         weights: a safetensors file or a saved state dict, of which nothing is executed; ``"random"`` for untrained weights;
             None for the library's pretrained ones.
         device: see :class:`Target`.
-        options: ``name``, ``image_size``, ``mean`` and the others of :class:`milan.preprocessing.TargetOptions`, in place of what the
-            library or the function says.
+        options: ``name``, ``image_size``, ``mean`` and the others of :class:`milan.preprocessing.TargetOptions`, in
+            place of what the library or the function says.
 
     Raises:
         UnknownName: for a name that the family has not, with the three nearest.
-        BadInput: if the weights cannot be had or do not fit, or the network cannot be looked into, or its library's own transform of
-            pictures cannot be reproduced and no ``interpolation`` is given.
+        BadInput: if the weights cannot be had or do not fit, or the network cannot be looked into, or its library's own
+            transform of pictures cannot be reproduced and no ``interpolation`` is given.
     """
     kind, _, name = spec.partition(":")
     source, stated = Source(weights), TargetOptions(**options)

@@ -15,7 +15,7 @@ RANDOM = "random"
 
 @dataclass(frozen=True)
 class Network:
-    """A network with its weights, and what is known of its preprocessing, if anything; ``latents`` are what a generator is fed instead."""
+    """A network with its weights; what is known of its preprocessing, if anything; what a generator is fed instead."""
 
     model: nn.Module
     known: KnownPreprocessing | None
