@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from milan.errors import BadInput, MilanWarning, UnknownName
-from milan.pretrained.sources import Precision, dtype_of, first_line, from_file, place, quiet, usable, weights_hash
+from milan.pretrained.sources import Precision, dtype_of, from_file, place, usable
 from milan.progress import progress
 from milan.storage import atomic, cache_folder, content_key
+from milan.targets.fingerprints import network_hash
+from milan.targets.hubs import first_line, quiet
 
 FAMILIES = ("diorama", "diffusers")
 STEPS, GUIDANCE = 50, 7.5  # steps of denoising as Describe-and-Dissect takes them; the guidance that Stable Diffusion's authors give
@@ -143,7 +145,7 @@ class Diffusion(Painter):
         self.pipeline.to(device)
         self.pipeline.set_progress_bar_config(disable=True)
         self._options = {"num_inference_steps": self.steps} | _known(self.pipeline.__call__, self.guidance)
-        networks = {name: weights_hash(each) for name, each in self.pipeline.components.items() if isinstance(each, nn.Module)}
+        networks = {name: network_hash(each) for name, each in self.pipeline.components.items() if isinstance(each, nn.Module)}
         how = {"scheduler": repr(self.pipeline.scheduler.config), "precision": precision, **self._options}
         self.key = content_key(painter=networks, how=how)
         self.side = self._side()

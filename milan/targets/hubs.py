@@ -1,8 +1,10 @@
-"""Whether a hub can be asked, and what to say in seconds when it cannot."""
+"""Whether a hub can be asked, what to say in seconds when it cannot, and how transformers is kept quiet and from running a model's code."""
 
+import logging
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from milan.errors import BadInput
@@ -27,6 +29,14 @@ def out_of_reach(what: str, url: str, cached: Path | str, instead: str = INSTEAD
     return BadInput(f"{what} is not on this machine and {url} is out of reach; it would be cached as {cached}; give {instead}")
 
 
+def first_line(error: BaseException) -> str:
+    """What a library's error says, on one line of at most 300 characters."""
+    text = " ".join(str(error).split())
+    if "trust_remote_code" in text:
+        return "it needs code that lies beside its weights, which is never run; give a model whose class the library has itself"
+    return text[:300] or type(error).__name__
+
+
 def _online() -> bool:
     from huggingface_hub import constants
 
@@ -49,3 +59,26 @@ def only_cached(repository: str, filenames: Sequence[str], instead: str = INSTEA
             return Path(cached)
     folder = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
     raise out_of_reach(repository, f"{constants.ENDPOINT}/{repository}", folder, instead)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """A model is loaded within: transformers shows no bars or notices, and never asks whether the code in a model's folder may run.
+
+    Every call of ours says ``trust_remote_code=False``. Libraries that load models of transformers themselves (open_clip, bert-score)
+    leave it open; transformers would then ask on the console and run the code after a "y".
+    """
+    from transformers import dynamic_module_utils
+    from transformers.utils import logging as notices
+
+    level, bar, patience = notices.get_verbosity(), notices.is_progress_bar_enabled(), dynamic_module_utils.TIME_OUT_REMOTE_CODE
+    notices.set_verbosity(logging.ERROR)
+    notices.disable_progress_bar()
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # seconds to wait for an answer: it refuses without asking
+    try:
+        yield
+    finally:
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = patience
+        notices.set_verbosity(level)
+        if bar:
+            notices.enable_progress_bar()

@@ -103,3 +103,13 @@ def borrowed(model: nn.Module, device: torch.device) -> Iterator[None]:
             module.training = training
         if moved:
             model.to(home)
+
+
+@contextmanager
+def seeded(device: torch.device) -> Iterator[None]:
+    """Random numbers on the CPU and ``device`` are the same ones each time within the block; the caller's random state stays as it is."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(0)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(0)
+        yield

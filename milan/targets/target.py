@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import re
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -14,6 +13,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from milan.errors import BadInput, MilanWarning, UnknownName
+from milan.targets.fingerprints import answers_to_noise, attribute_stamp, network_hash
 from milan.targets.layers import Layer, Layers, find_layers
 from milan.targets.layouts import check_layout
 from milan.targets.modules import PREFIXES, borrowed, check_usable, is_half, modules_by_name, plain_name, unwrapped
@@ -62,6 +62,8 @@ class Target:
         self.layout, self.prefix_tokens, self.output_index = layout, prefix_tokens, output_index
         self.spec = ""  # what load_target was given; empty for a module given in Python
         self.weights = ""  # the weights file it was given, "random", or empty
+        self._answers: tuple[Any, list[str]] = ((), [])  # to noise, and what they were worked out for
+        self.code = ""  # sha256 of the file of code that load_target ran for it; empty where there is none
         if len(self.mean) != 3 or len(self.std) != 3 or not all(self.std):
             raise BadInput(f"mean and std need three values each, std none of them 0: {self.mean}, {self.std}")
 
@@ -100,6 +102,11 @@ class Target:
         """Prepared images of noise, always the same; the caller's random state stays as it is."""
         generator = torch.Generator().manual_seed(0)
         return self.prepare(torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator))
+
+    def unprepared_noise(self) -> Float[Tensor, "1 ..."]:
+        """Normal noise in the form of one prepared image, always the same, in double precision and on the CPU."""
+        shape = (1, len(self.mean), self.image_size, self.image_size)
+        return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
     def borrowed(self) -> AbstractContextManager[None]:
         """The network in evaluation mode on the target's device for a while; then exactly as it was."""
@@ -167,17 +174,15 @@ class Target:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of weights (names, shapes, bytes), architecture (as it prints itself) and preprocessing; computed anew each time."""
-        digest = hashlib.sha256()
-        core = self.core
-        architecture = re.sub(r" at 0x[0-9a-f]+", "", repr(core))  # functions print where they lie in memory
+        """sha256 of what decides the activations, looked at anew each time: weights, architecture, configuration, preprocessing, the file of
+        code that the network was loaded from, and what its layers answer to an image of noise (see ``answers_to_noise``).
+        """
         reading = (self.image_size, self.resize, self.mean, self.std, self.layout, self.prefix_tokens, self.output_index)
-        digest.update(repr((type(core).__module__, type(core).__qualname__, architecture, reading)).encode())
-        for name, value in sorted(core.state_dict().items()):
-            if isinstance(value, Tensor):
-                digest.update(repr((plain_name(name), str(value.dtype), tuple(value.shape))).encode())
-                digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        weights = network_hash(self.core)
+        stamp = (weights, reading, attribute_stamp(self.core))
+        if self._answers[0] != stamp:
+            self._answers = (stamp, answers_to_noise(self))
+        return hashlib.sha256(repr((weights, reading, self.code, self._answers[1])).encode()).hexdigest()
 
 
 def _spellings(name: str) -> list[str]:
