@@ -12,7 +12,7 @@ import pytest
 import timm
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.transforms import v2
@@ -318,7 +318,7 @@ def test_what_is_no_weights_file_is_named(name: str, content: bytes, told: str, 
 def test_weights_that_are_no_ordinary_numbers_are_told(change: Any, told: str, weights: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(weights | {"classifier.1.weight": change(weights["classifier.1.weight"])}, tmp_path / "w.pth")
     said = refused(SMALL, weights=tmp_path / "w.pth")
-    assert f"classifier.1.weight" in said
+    assert "classifier.1.weight" in said
     assert told in said
 
 
@@ -463,6 +463,32 @@ def test_a_file_of_yours(file: Path, tmp_path: Path) -> None:
     changed = load_target(f"{file}:network", weights=tmp_path / "w.pth")
     assert torch.equal(changed.model[0].weight, target.model[0].weight * 0 + torch.load(tmp_path / "w.pth")["module.0.weight"])
     assert changed.fingerprint != target.fingerprint
+    file.write_text(FILE + "\n")
+    edited = load_target(f"{file}:own")
+    assert len({edited.fingerprint, load_target(f"{file}:own").fingerprint}) == 1
+    file.write_text(FILE)
+    assert load_target(f"{file}:own").fingerprint != edited.fingerprint
+
+
+def test_random_weights_are_the_same_each_time(file: Path) -> None:
+    state = torch.get_rng_state()
+    for spec in (f"{file}:network", SMALL):
+        assert load_target(spec, weights="random").fingerprint == load_target(spec, weights="random").fingerprint
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_weights_that_a_folder_of_transformers_lacks_are_told(tmp_path: Path) -> None:
+    model = saved_vit(tmp_path)
+    save_file(
+        {name: value for name, value in load_file(tmp_path / "model.safetensors").items() if "classifier" not in name},
+        tmp_path / "model.safetensors",
+        {"format": "pt"},
+    )
+    with pytest.warns(MilanWarning, match=r"no weights for classifier\.bias, classifier\.weight"):
+        first = load_target(f"hf:{tmp_path}")
+    with pytest.warns(MilanWarning, match="random"):
+        assert load_target(f"hf:{tmp_path}").fingerprint == first.fingerprint
+    assert first.core.num_labels == model.num_labels
 
 
 def test_a_target_of_yours_brings_its_preprocessing(file: Path) -> None:

@@ -51,7 +51,7 @@ def _configuration(model: nn.Module) -> list[tuple[str, str]]:
 
 
 def attribute_stamp(model: nn.Module) -> str:
-    """Changes within a process when an attribute, a hook or a buffer of any module is replaced; answers that were worked out hold as long."""
+    """Changes, within a process, when an attribute, a hook or a buffer of any module does; answers to noise hold as long as it does not."""
     digest = hashlib.sha256()
     for name, module in model.named_modules():
         own = {key: value for key, value in vars(module).items() if key not in ("training", "_parameters", "_buffers", "_modules")}
@@ -78,7 +78,9 @@ def answers_to_noise(target: "Target") -> list[str]:
     device and with any number of threads: a copy of the network is run in double precision, of which a few digits are kept. A network
     that cannot be copied or does not run in double precision is run itself, and fewer digits are kept.
     """
-    noise = target.unprepared_noise()
+    shape = target.noise(1, target.image_size).shape
+    # Not prepared images, whose pixels are rounded to single precision by each device in its own way.
+    noise = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with target.borrowed(), torch.no_grad(), seeded(target.device):
         try:
             return _calls(_in_double_precision(target.core), noise.to(target.device, torch.float64), target.output_index, EXACT)

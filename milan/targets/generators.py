@@ -57,10 +57,6 @@ class GeneratorTarget(Target):
         """The first rows of latents."""
         return self.feed(torch.arange(count), torch.zeros(count, 3, size, size, dtype=torch.uint8))
 
-    def unprepared_noise(self) -> Float[Tensor, "1 numbers"]:
-        """The first row of latents."""
-        return self.latents.rows(torch.arange(1)).double()
-
     def prepare(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         raise BadInput(f"{self.name} makes pictures and takes none; look at it with those it makes itself: --probe {self._own}")
 

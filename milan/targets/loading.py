@@ -42,8 +42,8 @@ def load_target(
     Args:
         spec: ``torchvision:NAME``, ``timm:NAME``, ``hf:ID_OR_PATH``, ``diorama:NAME``, or ``PATH/FILE.py:FUNCTION`` for a function of
             yours that returns a module (or a :class:`Target`, which brings its own preprocessing).
-        weights: a safetensors file or a saved state dict, of which nothing is executed; ``"random"`` for untrained weights, the same each time;
-            None for the library's pretrained ones.
+        weights: a safetensors file or a saved state dict, of which nothing is executed; ``"random"`` for untrained weights, the same
+            each time; None for the library's pretrained ones.
         device, layout, prefix_tokens, output_index: see :class:`Target`.
 
     Raises:

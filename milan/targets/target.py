@@ -103,11 +103,6 @@ class Target:
         generator = torch.Generator().manual_seed(0)
         return self.prepare(torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator))
 
-    def unprepared_noise(self) -> Float[Tensor, "1 ..."]:
-        """Normal noise in the form of one prepared image, always the same, in double precision and on the CPU."""
-        shape = (1, len(self.mean), self.image_size, self.image_size)
-        return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-
     def borrowed(self) -> AbstractContextManager[None]:
         """The network in evaluation mode on the target's device for a while; then exactly as it was."""
         return borrowed(self.model, self.device)
@@ -174,8 +169,8 @@ class Target:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of what decides the activations, looked at anew each time: weights, architecture, configuration, preprocessing, the file of
-        code that the network was loaded from, and what its layers answer to an image of noise (see ``answers_to_noise``).
+        """sha256 of what decides the activations: weights, architecture, configuration, preprocessing, the file of code that the network
+        was loaded from, and what its layers answer to an image of noise (see ``answers_to_noise``). Looked at anew each time.
         """
         reading = (self.image_size, self.resize, self.mean, self.std, self.layout, self.prefix_tokens, self.output_index)
         weights = network_hash(self.core)

@@ -32,7 +32,7 @@ CLASSES = ("Config", "Model", "Processor", "ImageProcessor", "ModelForImageClass
 
 @pytest.fixture
 def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What the code in ``folder``, which would be found for any class, leaves if it is run; somebody at the console agrees to everything."""
+    """What the code in ``folder``, named for every class, leaves behind if it is run; somebody at the console answers "y" to everything."""
     monkeypatch.setattr(builtins, "input", lambda *prompt: "y")
     folder = tmp_path / "folder"
     folder.mkdir()
