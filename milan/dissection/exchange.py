@@ -25,12 +25,16 @@ from milan.dissection.images import written_array
 from milan.dissection.masks import whole_where_empty
 from milan.dissection.store import Dissection, Pooling, layer_folder
 from milan.errors import BadInput, MissingEvidence
+from milan.file_kinds import wrong_kind
+from milan.integrity import read_json
 from milan.probes import Probe, load_probe
 from milan.storage import atomic, content_key
 from milan.targets import Target
+from milan.targets.hubs import first_line
 from milan.units import Exemplars, Unit
 
 ANNOTATIONS, IDS, PEAKS, UNITS, PROBE = "annotations.csv", "ids.csv", "activations.csv", "units.npy", "probe.json"
+IMAGES = "images.npy"
 _COLUMNS = ["layer", "unit", "summary"]
 _HASHED = 64 * 2**20  # larger files are told apart by size and time
 
@@ -82,14 +86,14 @@ class ReleasedDissection(Dissection):
 
     @cached_property
     def _masks(self) -> np.ndarray:
-        return _array(self.folder / self._masks_file)
+        return _array(self.folder / self._masks_file, 5)
 
     def _masks_of(self, row: int) -> Bool[Tensor, "k 1 height width"]:
         return torch.from_numpy(self._masks[row] != 0)
 
     def _images_of(self, row: int) -> UInt8[Tensor, "k 3 height width"]:
-        if (self.folder / "images.npy").exists():
-            return torch.from_numpy(np.array(_array(self.folder / "images.npy")[row]))
+        if (self.folder / IMAGES).exists():
+            return torch.from_numpy(np.array(_array(self.folder / IMAGES, 5, np.uint8)[row]))
         return torch.stack([self.open_probe().image(id) for id in self._ids[row].tolist()])
 
     @cached_property
@@ -102,9 +106,12 @@ class ReleasedDissection(Dissection):
     def _about(self) -> dict[str, Any]:
         file = next((place / PROBE for place in (self.folder, self.folder.parent) if (place / PROBE).exists()), None)
         try:
-            return json.loads(file.read_text()) if file else {}
-        except ValueError as error:
-            raise BadInput(f"{file} is no JSON: {error}") from None
+            found = read_json(file) if file else {}
+        except (OSError, ValueError) as error:
+            raise BadInput(f"cannot read {file}: {error}") from None
+        if not isinstance(found, dict):
+            raise BadInput(f'{file} holds a {type(found).__name__}; it says where the images are, as {{"spec": "FOLDER"}}')
+        return found
 
     def open_probe(self) -> Probe:
         return self._again
@@ -124,16 +131,16 @@ class ReleasedDissection(Dissection):
 
     def _indices(self) -> Int[np.ndarray, " units"]:
         file = self.folder / UNITS
-        found = _array(file).astype(np.int64) if file.exists() else np.arange(len(self._ids))
-        if found.ndim != 1 or len(found) != len(self._ids) or len(np.unique(found)) != len(found):
+        found = _array(file, 1).astype(np.int64) if file.exists() else np.arange(len(self._ids))
+        if len(found) != len(self._ids) or len(np.unique(found)) != len(found):
             raise BadInput(f"{file} has shape {found.shape} for {len(self._ids)} different units, as {IDS} has rows")
         return found
 
     def _check(self) -> None:
         lead = (len(self.units), self.k)
         files = {self._masks_file: tuple(self._masks.shape[:2]), PEAKS: tuple(self._peaks.shape)}
-        if (self.folder / "images.npy").exists():
-            files["images.npy"] = tuple(_array(self.folder / "images.npy").shape[:2])
+        if (self.folder / IMAGES).exists():
+            files[IMAGES] = tuple(_array(self.folder / IMAGES, 5, np.uint8).shape[:2])
         for name, shape in files.items():
             if shape != lead:
                 raise BadInput(f"{self.folder / name} is for {shape} units and exemplars, but {IDS} for {lead}: not of one dissection")
@@ -151,8 +158,8 @@ class CompactDissection(ReleasedDissection):
             with np.load(file, allow_pickle=False) as packed:
                 bits = np.unpackbits(packed["masks"], axis=-1, count=int(packed["shape"][-1]))
                 shape = tuple(int(side) for side in packed["shape"])
-        except (OSError, ValueError, KeyError) as error:
-            raise BadInput(f"cannot read {file}: {error}") from None
+        except Exception as error:  # whatever a damaged archive makes numpy stumble over
+            raise _unreadable(file, error) from None
         return bits.reshape(shape[0], shape[1], 1, *shape[-2:])
 
 
@@ -183,7 +190,7 @@ def export_milannotations(dissection: Dissection, folder: str | Path, annotation
     place.mkdir(parents=True, exist_ok=True)
     shape = (len(dissection.units), dissection.k)
     side = (dissection.image_size, dissection.image_size)
-    with written_array(place / "images.npy", (*shape, 3, *side)) as images, written_array(place / "masks.npy", (*shape, 1, *side)) as masks:
+    with written_array(place / IMAGES, (*shape, 3, *side)) as images, written_array(place / "masks.npy", (*shape, 1, *side)) as masks:
         ids, peaks = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
         for row, unit in enumerate(dissection.units):
             found = dissection.exemplars(unit)
@@ -257,18 +264,28 @@ def _annotations(file: Path) -> dict[Unit, list[str]]:
     return found
 
 
-def _array(file: Path) -> np.ndarray:
+def _array(file: Path, axes: int, kind: type | None = None) -> np.ndarray:
+    """An array of so many axes, mapped from its file; of one type if one is given."""
     try:
-        return np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"cannot read {file}: {error}") from None
+        found = np.load(file, mmap_mode="r", allow_pickle=False)
+        shape, dtype = found.shape, found.dtype
+    except Exception as error:  # whatever a damaged header makes numpy stumble over
+        raise _unreadable(file, error) from None
+    if len(shape) != axes or (kind is not None and dtype != kind):
+        wanted = f" of {np.dtype(kind).name}" if kind is not None else ""
+        raise BadInput(f"{file} holds an array of {dtype}, shape {shape}, and should hold one{wanted} with {axes} axes")
+    return found
 
 
 def _table(file: Path, kind: type) -> np.ndarray:
     try:
         return np.loadtxt(file, kind, delimiter=",", ndmin=2)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"cannot read {file}: {error}") from None
+    except Exception as error:  # numbers that are too large or none, other encodings, rows of different lengths
+        raise _unreadable(file, error) from None
+
+
+def _unreadable(file: Path, error: Exception) -> BadInput:
+    return BadInput(f"cannot read {file}: {wrong_kind(file) or first_line(error)}; copy or download it again")
 
 
 def _mark(file: Path) -> str:

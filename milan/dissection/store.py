@@ -1,6 +1,5 @@
 """Dissection: what is known of one layer's units, read lazily from the folder it was written to."""
 
-import json
 import warnings
 from abc import ABC, abstractmethod
 from functools import cached_property
@@ -11,18 +10,19 @@ from urllib.parse import quote
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from milan.dissection.images import KeptImages, kept_images
 from milan.dissection.masks import masks_from_maps, whole_where_empty
 from milan.dissection.record import pooled_name
 from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
+from milan.integrity import damage, read_json, read_sealed
 from milan.probes import Probe, load_probe
 from milan.targets import Target, load_target
 from milan.units import Exemplars, Unit
 
-FORMAT = 1  # of the files; another number is another dissection
+FORMAT = 2  # of the files, 1 in milan 0.1; another number is another dissection
 Pooling = Literal["max", "mean", "cls", "tokens"]
 Status = Literal["ok", "dead", "sparse", "invalid"]
 FACTS, EXEMPLARS, STATISTICS = "dissection.json", "exemplars.safetensors", "statistics.safetensors"
@@ -155,6 +155,7 @@ class StoredDissection(Dissection):
         self.status = dict.fromkeys(self.units, "ok")
         self.status |= {Unit(self.layer, index): word for word, indices in facts["status"].items() for index in indices}
         self._told = False
+        self._checked: set[str] = set()  # files that are as they were written
 
     def exemplars(self, unit: Unit) -> Exemplars:
         row = self.row(unit)
@@ -179,10 +180,8 @@ class StoredDissection(Dissection):
         file = self.folder / pooled_name("mean" if pooling == "tokens" else pooling)  # the grid's mean is that of its tokens
         if pooling == "cls" and not file.exists():
             raise MissingEvidence(f"{self.layer} has no class token; take pooling='mean' or 'max', or a layer that has one")
-        try:
-            return torch.from_numpy(np.load(file, mmap_mode="c", allow_pickle=False))  # "c": torch wants it writable; the file stays
-        except (OSError, ValueError) as error:
-            raise MissingEvidence(f"no activations by {pooling} in {self.folder} ({error}); {_again(self.folder)}") from None
+        self._check(file.name)
+        return torch.from_numpy(np.load(file, mmap_mode="c", allow_pickle=False))  # "c": torch wants it writable; the file stays
 
     def thresholds(self) -> Float[Tensor, " units"]:
         return self._statistics["thresholds"]
@@ -224,7 +223,8 @@ class StoredDissection(Dissection):
             raise MissingEvidence(f"the target of {self.folder} was given in Python and has no name to be loaded by; {_again(self.folder)}")
         target = self._network or load_target(**facts["settings"])
         if target.fingerprint != facts["fingerprint"]:
-            raise MissingEvidence(f"the target {self.target} has other weights than when {self.folder} was made; {_again(self.folder)}")
+            text = f"the target {self.target} is not the one that {self.folder} was made of: its weights, code or preprocessing differ"
+            raise MissingEvidence(f"{text}; {_again(self.folder)}")
         return target
 
     @cached_property
@@ -233,10 +233,16 @@ class StoredDissection(Dissection):
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a file handle, no dict)
 
     def _opened(self, name: str) -> Any:
-        try:
-            return safe_open(self.folder / name, "pt")
-        except (OSError, SafetensorError) as error:
-            raise MissingEvidence(f"no {name} in {self.folder} ({error}); {_again(self.folder)}") from None
+        self._check(name)
+        return safe_open(self.folder / name, "pt")
+
+    def _check(self, name: str) -> None:
+        """Raises MissingEvidence for a file that is not as it was written."""
+        if name in self._checked:
+            return
+        if reason := damage(self.folder, {name: self.facts["files"][name]}):
+            raise MissingEvidence(f"{self.folder}: {reason}; {_again(self.folder)}")
+        self._checked.add(name)
 
 
 def load_dissection(path: str | Path) -> Dissection:
@@ -274,13 +280,23 @@ def read_facts(folder: Path) -> dict[str, Any]:
     Raises:
         BadInput: it is not there, damaged, or of another format.
     """
-    try:
-        facts = json.loads((folder / FACTS).read_text())
-    except (OSError, ValueError) as error:
-        raise BadInput(f"no dissection in {folder}: {error}; {_again(folder)}") from None
-    if facts.get("format") != FORMAT:
-        raise BadInput(f"{folder} has format {facts.get('format')}, this version reads {FORMAT}; {_again(folder)}")
+    facts, fault = facts_or_fault(folder)
+    if fault:
+        raise BadInput(f"no dissection in {folder} that can be read: {fault}; {_again(folder)}")
     return facts
+
+
+def facts_or_fault(folder: Path) -> tuple[dict[str, Any], str]:
+    """What ``dissection.json`` says, and nothing; or nothing, and why it cannot be read."""
+    try:
+        found = read_json(folder / FACTS)
+        written = found.get("format") if isinstance(found, dict) else None
+        if written == FORMAT:
+            return read_sealed(folder / FACTS), ""
+    except (OSError, ValueError) as error:
+        return {}, str(error)
+    by = f"{FACTS} has format {written}" if written is not None else f"{FACTS} has no format"
+    return {}, f"{by}{' (of milan 0.1)' if written == 1 else ''} and this version reads {FORMAT}"
 
 
 def _again(folder: Path) -> str:
