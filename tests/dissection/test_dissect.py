@@ -123,8 +123,8 @@ def test_layers_one_by_one_or_together_make_the_same_bytes(tmp_path: Path) -> No
 
 def passes(target: Target, probe: Probe, out: Path, **settings: object) -> int:
     """How many images of the probe go through the network for this dissection."""
-    _ = target.found, target.fingerprint  # both run it too
     count = counted(target)
+    _ = next(count), target.found, target.fingerprint  # both run it too
     before = next(count)
     dissect(target, probe, ["conv2"], out, **settings)
     return next(count) - before - 1  # one image to measure the maps
