@@ -4,6 +4,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +33,12 @@ def damage(folder: Path, marks: Mapping[str, Any]) -> str:
         if now != before:
             return f"{name} is damaged (its checksum differs)"
     return ""
+
+
+def is_sound(folder: Path, facts: Any) -> bool:
+    """Whether facts that were read list files of the folder under ``files``, and these are as they were when ``checksums`` saw them."""
+    files = facts.get("files") if isinstance(facts, dict) else None
+    return isinstance(files, dict) and not damage(folder, files)
 
 
 def _mark(file: Path) -> list[Any]:
@@ -74,6 +81,13 @@ def read_json(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except RecursionError:
         raise ValueError(f"{file.name} is nested too deeply") from None
+
+
+def json_or_none(file: Path) -> Any:
+    """What a JSON file holds; None where there is no such file or it is damaged."""
+    with suppress(OSError, ValueError):
+        return read_json(file)
+    return None
 
 
 def made_once(file: Path, make: Callable[[Path], object], read: Callable[[Path], T]) -> T:

@@ -10,6 +10,8 @@ import socket
 import sqlite3
 import subprocess
 import uuid
+import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
@@ -18,9 +20,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-from milan.errors import BadInput
+from milan.errors import BadInput, MilanNotice
 
 PACKAGES = ("milan", "torch", "torchvision", "pytorch-lightning", "transformers", "timm", "datasets", "numpy", "pillow", "safetensors")
+CACHE_FORMAT = 2  # of what is kept in the cache; milan 0.1 kept its results beside the folder of that name
+_FIRST_CACHE = ("captions", "concepts", "embeddings", "features", "next_layer", "overlap", "pictures", "replies", "segmented", "thresholds")
 _PARTIAL = ".partial-"
 _held: set[Path] = set()  # folders this process has locked: POSIX locks do not stop a process from locking twice
 
@@ -96,31 +100,46 @@ def in_turn(folder: Path) -> Iterator[None]:
 class Journal(AbstractContextManager["Journal"]):
     """Finished items of a run, by id, in SQLite; each is on disk when ``put`` returns, and a killed run loses none.
 
-    A journal opened with another key than it was written with starts afresh: what it holds answers another question.
+    A journal opened with another key than it was written with, or written by another version, starts afresh: what it holds answers
+    another question. Each item has a checksum; one that was changed on disk counts as not finished.
+
+    Raises:
+        BadInput: from any method, where the file is damaged or cannot be written.
     """
 
     def __init__(self, path: Path, key: str):
         self.path = Path(path)
-        try:
+        with self._faults("cannot use"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._base = sqlite3.connect(self.path, timeout=30)
+            self._base.text_factory = lambda text: text.decode(errors="replace")  # a damaged text is told by its checksum
             self._begin(key)
-        except (sqlite3.DatabaseError, OSError) as error:
-            raise BadInput(f"cannot use the journal {self.path}: {error}; delete it to start afresh") from None
 
     def _begin(self, key: str) -> None:
         with self._base as base:
             base.execute("PRAGMA journal_mode=WAL")
+            self._drop_other_format()
             base.execute("CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
-            base.execute("CREATE TABLE IF NOT EXISTS items (row INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, value TEXT NOT NULL)")
+            columns = "row INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, value TEXT NOT NULL, checksum INTEGER NOT NULL"
+            base.execute(f"CREATE TABLE IF NOT EXISTS items ({columns})")
             if base.execute("SELECT value FROM facts WHERE name = 'key'").fetchone() != (key,):
                 base.execute("DELETE FROM items")
                 base.execute("INSERT OR REPLACE INTO facts VALUES ('key', ?)", (key,))
 
+    def _drop_other_format(self) -> None:
+        """Empties a journal of milan 0.1, whose items have no checksum."""
+        columns = [name for _, name, *_ in self._base.execute("PRAGMA table_info(items)")]
+        if columns and "checksum" not in columns:
+            (count,) = self._base.execute("SELECT count(*) FROM items").fetchone()
+            self._base.execute("DROP TABLE items")
+            if count:
+                warnings.warn(f"{self.path} holds {count} answers of milan 0.1, which are made anew", MilanNotice, stacklevel=5)
+
     def get(self, id: str) -> dict | None:
         """What was put under ``id``, or None."""
-        found = self._base.execute("SELECT value FROM items WHERE id = ?", (json.dumps(id),)).fetchone()
-        return json.loads(found[0]) if found else None
+        with self._faults("cannot read"):
+            found = self._base.execute("SELECT id, value, checksum FROM items WHERE id = ?", (json.dumps(id),)).fetchone()
+        return json.loads(found[1]) if found and self._sound(*found) else None
 
     def put(self, id: str, value: dict) -> None:
         """Keeps ``value`` (plain values only) under ``id``, in place of what was there.
@@ -128,22 +147,41 @@ class Journal(AbstractContextManager["Journal"]):
         Raises:
             BadInput: it cannot be written, as on a full disk; what was put before is kept.
         """
-        row = json.dumps(id), json.dumps(value)  # JSON is ASCII, so surrogates in file names cannot upset SQLite
-        try:
-            with self._base as base:
-                base.execute("INSERT INTO items (id, value) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET value = excluded.value", row)
-        except sqlite3.OperationalError as error:
-            raise BadInput(f"cannot write to the journal {self.path}: {error}; what was finished is kept, run again to continue") from None
+        name, text = json.dumps(id), json.dumps(value)  # JSON is ASCII, so surrogates in file names cannot upset SQLite
+        known = "ON CONFLICT (id) DO UPDATE SET value = excluded.value, checksum = excluded.checksum"
+        with self._faults("cannot write to"), self._base as base:
+            base.execute(f"INSERT INTO items (id, value, checksum) VALUES (?, ?, ?) {known}", (name, text, _crc(name, text)))
 
     def ids(self) -> list[str]:
         """All ids, in the order in which they were first put."""
-        return [json.loads(id) for (id,) in self._base.execute("SELECT id FROM items ORDER BY row")]
+        with self._faults("cannot read"):
+            found = self._base.execute("SELECT id, value, checksum FROM items ORDER BY row")
+            return [json.loads(row[0]) for row in found if self._sound(*row)]
+
+    def _sound(self, id: str, value: str, checksum: int) -> bool:
+        """Whether an item is as it was put."""
+        sound = _crc(id, value) == checksum
+        if not sound:
+            warnings.warn(f"an answer in {self.path} is damaged and made anew", MilanNotice, stacklevel=4)
+        return sound
+
+    @contextmanager
+    def _faults(self, what: str, remedy: str = "delete it to start afresh") -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.DatabaseError, OSError) as error:
+            remedy = "what was finished is kept; make room and run again" if "full" in str(error) else remedy
+            raise BadInput(f"{what} the journal {self.path}: {error}; {remedy}") from None
 
     def close(self) -> None:
         self._base.close()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _crc(id: str, value: str) -> int:
+    return zlib.crc32(f"{id} {value}".encode())
 
 
 @cache
@@ -167,10 +205,21 @@ def versions() -> dict[str, str]:
     return found | ({"git": git} if git else {})
 
 
-def cache_folder() -> Path:
+def cache_root() -> Path:
     """Where what can be made again is kept: ``$MILAN_CACHE``, else ``~/.cache/milan``."""
     chosen = os.environ.get("MILAN_CACHE")
     return Path(chosen) if chosen else Path.home() / ".cache" / "milan"
+
+
+def cache_folder() -> Path:
+    """The folder of ``cache_root()`` for results in this version's formats; those of other versions are never read."""
+    root = cache_root()
+    folder = root / f"format-{CACHE_FORMAT}"
+    old = [name for name in _FIRST_CACHE if (root / name).is_dir()]
+    if old and not folder.exists():
+        text = f"{root} holds results of milan 0.1 ({', '.join(old)}); what is needed of them is made anew in {folder}"
+        warnings.warn(f"{text}; delete the old ones to free room", MilanNotice, stacklevel=2)
+    return folder
 
 
 def _path_text(value: object) -> str:

@@ -1,10 +1,12 @@
 """What a describer is, and what anything that describes units must keep to."""
 
 import inspect
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from milan.dissection.store import Dissection
@@ -25,9 +27,11 @@ class Describer(ABC):
 
     A subclass is one file of ``milan/describers``: the constructor stores the method's settings under their own names (weights and heavy
     imports wait until they are needed), ``name`` is the file's, and ``describe`` does the work. ``milan.check_describer`` tests one.
+    Answers are kept and found again by ``key``: raise ``version`` when the code comes to answer differently.
     """
 
     name: ClassVar[str]
+    version: ClassVar[int | None] = None  # raised by one whenever answers change; without it the text of the class' file stands for it
 
     @abstractmethod
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | Failure]:
@@ -45,18 +49,23 @@ class Describer(ABC):
 
     @property
     def key(self) -> str:
-        """What its answers depend on besides the dissection: settings and code; one that has weights adds their hash."""
-        return content_key(
-            describer=self.name, source=_source(type(self)), settings={name: str(each) for name, each in self.settings.items()}
-        )
+        """What its answers depend on besides the dissection: settings and version; one that has weights adds their hash."""
+        return self.key_of(settings={name: str(each) for name, each in self.settings.items()})
+
+    def key_of(self, **parts: Any) -> str:
+        """The content key of these parts, of the describer's name and of the version that its own class states."""
+        version = vars(type(self)).get("version")
+        return content_key(describer=self.name, version=_source(type(self)) if version is None else version, **parts)
 
 
 def _source(cls: type[Describer]) -> str:
-    """The text of the file that defines the class, or of what can be had of it."""
-    for what in (inspect.getmodule(cls), cls):
-        with suppress(OSError, TypeError):  # made at a prompt, or from a file that is gone
-            return inspect.getsource(what)  # type: ignore[arg-type]
-    return ""
+    """The text of the file that defines the class, or the compiled code of one that was made at a prompt."""
+    functions = [inspect.unwrap(each) for each in vars(cls).values() if inspect.isfunction(each)]
+    for function in functions:
+        with suppress(OSError, ValueError):  # there is no such file, or it is gone
+            return Path(function.__code__.co_filename).read_text(encoding="utf-8")
+    found = [(each.__name__, each.__code__.co_code.hex(), each.__code__.co_names, each.__code__.co_consts) for each in functions]
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(found))  # code within code prints where it lies in memory
 
 
 def living(dissection: Dissection, units: Sequence[Unit]) -> list[Unit]:

@@ -26,7 +26,6 @@ from milan.pretrained.prompts import Prompt, load_prompt, plain
 from milan.pretrained.reading import a_label
 from milan.pretrained.sources import Precision
 from milan.probes import Probe
-from milan.storage import content_key
 from milan.targets import Target
 from milan.units import Candidate, Description, Unit
 
@@ -93,6 +92,7 @@ class DescribeAndDissect(Describer):
     """
 
     name: ClassVar[str] = "describe_and_dissect"
+    version: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class DescribeAndDissect(Describer):
         prompts = [prompt.key for prompt in self._prompts]
         chosen = self.selection.key if self.select else ""
         settings = {name: getattr(self, name) for name in names}
-        return content_key(describer=self.name, seeing=seeing, llm=self.asker.llm.key, prompts=prompts, selection=chosen, **settings)
+        return self.key_of(seeing=seeing, llm=self.asker.llm.key, prompts=prompts, selection=chosen, **settings)
 
     @cached_property
     def asker(self) -> Asker:

@@ -16,7 +16,6 @@ from milan.pretrained.asking import Asker, NoAnswer, asker_for
 from milan.pretrained.prompts import Prompt, Shot, load_prompt
 from milan.pretrained.reading import an_explanation
 from milan.simulated import Simulation
-from milan.storage import content_key
 from milan.units import Candidate, Description, Unit
 
 WORDS = 60  # of an explanation at most; the paper's longest has 46
@@ -62,9 +61,7 @@ class Explainer(Describer):
         names = ("shots", "shown", "explanations", "share", "seed", "signs")
         words = [self.prompt("").key, self.prompt("_simulate").key]
         told = [[str(each.unit), each.text] for each in self.described]
-        return content_key(
-            describer=self.name, llm=self.asker.llm.key, prompts=words, examples=told, **{name: getattr(self, name) for name in names}
-        )
+        return self.key_of(llm=self.asker.llm.key, prompts=words, examples=told, **{name: getattr(self, name) for name in names})
 
     @cached_property
     def asker(self) -> Asker:

@@ -19,7 +19,6 @@ from milan.models import Captioner, Encoder, Prior, load_encoder
 from milan.models.decoding import Found, Mixture, Speller, Walk, beam_search, sample
 from milan.models.released import Released, read_released
 from milan.models.reranking import Ranked, ranked
-from milan.storage import content_key
 from milan.targets import Target
 from milan.units import Description, Unit
 
@@ -59,6 +58,7 @@ class Milan(Describer):
     """
 
     name: ClassVar[str] = "milan"
+    version: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class Milan(Describer):
         models, places = self.models, ("batch_size", "device", "captioner", "prior", "encoder", "encoder_weights")
         settings = {name: value for name, value in self.settings.items() if name not in places}
         weights = [models.captioner.fingerprint, models.prior.fingerprint, models.encoder.key]
-        return content_key(describer=self.name, weights=weights, **settings)
+        return self.key_of(weights=weights, **settings)
 
     @cached_property
     def _released(self) -> Released:

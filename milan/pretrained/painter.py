@@ -4,7 +4,7 @@ import inspect
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -218,7 +218,7 @@ def pictures_of(
     """
     home = cache_folder() / "pictures" / painter.key
     wanted = [Wanted(text, seed, number) for text in texts for number in range(count)]
-    new = [each for each in dict.fromkeys(wanted) if not _file(home, each).is_file()]
+    new = [each for each in dict.fromkeys(wanted) if not _is_whole(_file(home, each))]
     try:
         home.mkdir(parents=True, exist_ok=True)
         for start in progress(range(0, len(new), painter.batch_size), text=f"painting {len(new)} pictures"):
@@ -236,13 +236,21 @@ def pictures_of(
 
 
 def kept_picture(key: str, wanted: Wanted) -> UInt8[Tensor, "3 side side"] | None:
-    """A picture that the painter of that key has drawn before, from the cache; None where it is not there."""
+    """A picture that the painter of that key has drawn before, from the cache; None where it is not there, or was cut short."""
     file = _file(cache_folder() / "pictures" / key, wanted)
-    return torch.from_numpy(np.load(file)) if file.is_file() else None
+    return torch.from_numpy(np.load(file)) if _is_whole(file) else None
 
 
 def _file(home: Path, each: Wanted) -> Path:
     return home / f"{content_key(text=each.text, seed=each.seed, number=each.number)}.npy"
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a picture is there and was not cut short."""
+    with suppress(OSError, ValueError, EOFError):
+        np.load(file, mmap_mode="r")
+        return True
+    return False
 
 
 def _read(home: Path, wanted: Sequence[Wanted]) -> Iterator[Tensor]:

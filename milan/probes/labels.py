@@ -15,7 +15,7 @@ from torch import Tensor
 from milan.command import clean
 from milan.errors import BadInput, MissingEvidence
 from milan.probes.probe import Probe
-from milan.storage import cache_folder, content_key
+from milan.storage import cache_root, content_key
 
 NONE = -1  # the number of a pixel that shows no concept of a level
 VOID = 255  # what label maps of eight bits write where nobody labelled
@@ -139,7 +139,7 @@ class DioramaLabels(PixelLabels):
         from milan.diorama.probe import DioramaImages
 
         kind, _, world = self.probe.spec.partition(":")
-        home = self._home or cache_folder() / "diorama"
+        home = self._home or cache_root() / "diorama"
         if kind == "latents":
             return judged_census((images for _, images in self.probe.batches(50)), self.probe.fingerprint, home)
         return Census.of(DioramaImages(world, size=self.probe.size, length=len(self.probe)), home)
