@@ -1,12 +1,12 @@
 """What a describer is, and what anything that describes units must keep to."""
 
 import inspect
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import CodeType
 from typing import Any, ClassVar
 
 from milan.dissection.store import Dissection
@@ -64,8 +64,13 @@ def _source(cls: type[Describer]) -> str:
     for function in functions:
         with suppress(OSError, ValueError):  # there is no such file, or it is gone
             return Path(function.__code__.co_filename).read_text(encoding="utf-8")
-    found = [(each.__name__, each.__code__.co_code.hex(), each.__code__.co_names, each.__code__.co_consts) for each in functions]
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(found))  # code within code prints where it lies in memory
+    return repr([(each.__name__, _compiled(each.__code__)) for each in functions])
+
+
+def _compiled(code: CodeType) -> tuple[str, tuple[str, ...], list[Any]]:
+    """What a function does, in plain values; functions within it are constants of it."""
+    constants = [_compiled(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts]
+    return code.co_code.hex(), code.co_names, constants
 
 
 def living(dissection: Dissection, units: Sequence[Unit]) -> list[Unit]:
