@@ -2,6 +2,8 @@
 
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +12,7 @@ from urllib.parse import quote
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from milan.dissection.images import KeptImages, kept_images
@@ -180,8 +182,8 @@ class StoredDissection(Dissection):
         file = self.folder / pooled_name("mean" if pooling == "tokens" else pooling)  # the grid's mean is that of its tokens
         if pooling == "cls" and not file.exists():
             raise MissingEvidence(f"{self.layer} has no class token; take pooling='mean' or 'max', or a layer that has one")
-        self._check(file.name)
-        return torch.from_numpy(np.load(file, mmap_mode="c", allow_pickle=False))  # "c": torch wants it writable; the file stays
+        with self._sound(file.name):
+            return torch.from_numpy(np.load(file, mmap_mode="c", allow_pickle=False))  # "c": torch wants it writable; the file stays
 
     def thresholds(self) -> Float[Tensor, " units"]:
         return self._statistics["thresholds"]
@@ -233,16 +235,19 @@ class StoredDissection(Dissection):
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a file handle, no dict)
 
     def _opened(self, name: str) -> Any:
-        self._check(name)
-        return safe_open(self.folder / name, "pt")
+        with self._sound(name):
+            return safe_open(self.folder / name, "pt")
 
-    def _check(self, name: str) -> None:
-        """Raises MissingEvidence for a file that is not as it was written."""
-        if name in self._checked:
-            return
-        if reason := damage(self.folder, {name: self.facts["files"][name]}):
-            raise MissingEvidence(f"{self.folder}: {reason}; {_again(self.folder)}")
+    @contextmanager
+    def _sound(self, name: str) -> Iterator[None]:
+        """A file is read within. Raises MissingEvidence for one that is not as it was written, or cannot be read."""
+        if name not in self._checked and (fault := damage(self.folder, {name: self.facts["files"][name]})):
+            raise MissingEvidence(f"{self.folder}: {fault}; {_again(self.folder)}")
         self._checked.add(name)
+        try:
+            yield
+        except (OSError, ValueError, SafetensorError) as error:
+            raise MissingEvidence(f"{self.folder}: {name} cannot be read ({error}); {_again(self.folder)}") from None
 
 
 def load_dissection(path: str | Path) -> Dissection:
