@@ -1,10 +1,9 @@
 """What was said of every unit asked for, as a table that is read back as it was written."""
 
-import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any
 from milan.command import clean
 from milan.errors import BadInput, UnknownName
 from milan.published import published_descriptions
-from milan.tables import read_csv, read_jsonl, read_parquet, write_csv, write_jsonl, write_parquet
+from milan.tables import read_table, write_csv, write_jsonl, write_parquet
+from milan.text_files import read_json_object, whole_number
 from milan.units import Candidate, Description, Unit
 
 OK = "ok"
@@ -124,14 +124,12 @@ def read_catalogue(path: Path | str) -> Catalogue:
         BadInput: there is nothing there, or it is not such a table.
     """
     file = _table_file(Path(path))
-    rows = _rows(file)
+    needed = ("layer", "unit", "description")
+    rows = read_table(file, needed, lambda row: (_tidy_entry(_entry(row)), row.get("describer") or ""))
     facts = file.with_name("run.json")
-    try:
-        entries = tuple(_entry(row) for row in rows)
-        known = json.loads(facts.read_text()) if facts.exists() else {}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadInput(f"{file} is not a table of descriptions: {type(error).__name__} {error}") from None
-    return Catalogue(entries, known or {"describer": next((row.get("describer") or "" for row in rows), "")})
+    known = read_json_object(facts) if facts.exists() else {}
+    describer = rows[0][1] if rows else ""
+    return Catalogue(tuple(entry for entry, _ in rows), known or {"describer": describer})
 
 
 def read_descriptions(path: Path | str, layer: str = "") -> list[Description]:
@@ -178,9 +176,15 @@ def as_row(description: Description) -> dict[str, Any]:
 
 
 def from_row(row: Mapping[str, Any]) -> Description:
-    """The description of ``as_row``."""
+    """Return the description of ``as_row``.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: the row is not of that form.
+    """
+    if not isinstance(row["description"], str):
+        raise TypeError(f"description {row['description']!r}, which is not a text")
     return Description(
-        Unit(str(row["layer"]), int(row["unit"])),
+        _unit(row),
         row["description"],
         _float(row.get("score")),
         tuple((each["name"], _float(each["weight"])) for each in row.get("concepts") or ()),
@@ -217,7 +221,13 @@ def _row(entry: Entry, describer: str) -> dict[str, Any]:
 def _entry(row: Mapping[str, Any]) -> Entry:
     status = row.get("status") or OK
     description = from_row(row) if status == OK else None
-    return Entry(Unit(str(row["layer"]), int(row["unit"])), status, description, row.get("reason") or "")
+    return Entry(_unit(row), status, description, row.get("reason") or "")
+
+
+def _unit(row: Mapping[str, Any]) -> Unit:
+    if not isinstance(row["layer"], str | int) or not str(row["layer"]).strip():
+        raise ValueError(f"layer {row['layer']!r}; give the name of a layer")
+    return Unit(str(row["layer"]), whole_number(row["unit"]))
 
 
 def _candidate_row(candidate: Candidate) -> dict[str, Any]:
@@ -248,18 +258,9 @@ def _float(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
-READERS: dict[str, Callable[[Path], Sequence[dict[str, Any]]]] = {".csv": read_csv, ".jsonl": read_jsonl, ".parquet": read_parquet}
-
-
 def _table_file(path: Path) -> Path:
     files = [path] if not path.is_dir() else [path / f"descriptions{suffix}" for suffix in (".jsonl", ".csv", ".parquet")]
     for file in files:
         if file.is_file():
             return file
     raise BadInput(f"no table of descriptions at {path}; give a folder that describe.py wrote, or a .csv, .jsonl or .parquet file")
-
-
-def _rows(file: Path) -> Sequence[dict[str, Any]]:
-    if file.suffix not in READERS:
-        raise UnknownName("kind of table", file.suffix or file.name, READERS, f"{file} should end in one of {', '.join(READERS)}")
-    return READERS[file.suffix](file)

@@ -143,7 +143,7 @@ def clean(text: str) -> str:
     >>> clean("a\\x1b[31mred\\u202e\\nb")
     'a[31mred b'
     """
-    spaced = re.sub(r"\s*[\r\n\t\v\f\x85\u2028\u2029]\s*", " ", text)
+    spaced = re.sub(r"\s+", lambda run: " " if _BREAK.search(run[0]) else run[0], text)
     kept = "".join("\ufffd" if "\ud800" <= sign <= "\udfff" else sign for sign in spaced)
     return "".join(sign for sign in kept if unicodedata.category(sign) != "Cc" and sign not in _DIRECTIONS)
 
@@ -163,6 +163,7 @@ def _bracket(found: re.Match) -> str:
     return f"{slashes * 2}\\[" if found[2] else f"{slashes}\\[" if slashes else "["
 
 
+_BREAK = re.compile(r"[\r\n\t\v\f\x85\u2028\u2029]")
 _DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 

@@ -14,9 +14,10 @@ from milan.diorama.concepts import concepts
 from milan.diorama.names import ADJECTIVES, COLOURS, OBJECTS, PATTERNS
 from milan.errors import BadInput, MilanWarning, UnknownName
 from milan.harvest import LEXICON, MINIMUM, diorama_sentences, harvest, load_parser, read_texts
-from milan.integrity import made_once, read_json
+from milan.integrity import made_once
 from milan.progress import progress
 from milan.storage import cache_folder, content_key
+from milan.text_files import parse_json, read_lines
 
 HARVEST = "harvest:"
 CLEARER = {"top": "table top", "back": "chair back"}  # bare, these say where in a picture something is
@@ -97,10 +98,22 @@ def _one(name: str, spacy_model: str, minimum: int) -> list[str]:
         )
     if name.startswith(HARVEST):
         return _kept_harvest(path, spacy_model, minimum)
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"the concept set {path} cannot be read: {error}") from None
+    return _listed(path)
+
+
+def _listed(path: Path) -> list[str]:
+    """The lines of a concept file.
+
+    Raises:
+        BadInput: it cannot be read as text, or a line looks like a row of a table or like JSON.
+    """
+    lines = read_lines(path)
+    separators = "\t,;" if path.suffix.lower() in (".csv", ".tsv") else "\t"
+    for number, line in enumerate(lines, start=1):
+        if any(sign in line for sign in separators) or line.startswith(("[", "{")):
+            hint = "give a text file with one concept in each line"
+            raise BadInput(f"{path}, line {number}: {line[:60]!r} is not one concept; {hint}")
+    return lines
 
 
 def _kept_harvest(path: Path, spacy_model: str, minimum: int) -> list[str]:
@@ -114,7 +127,7 @@ def _kept_harvest(path: Path, spacy_model: str, minimum: int) -> list[str]:
         texts = progress(read_texts(path), text=f"harvesting {path.name}")
         file.write_text(json.dumps(list(harvest(texts, spacy_model=spacy_model, minimum=minimum))))
 
-    return made_once(kept, make, read_json)
+    return made_once(kept, make, lambda file: parse_json(file.read_text()))
 
 
 @cache

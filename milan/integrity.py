@@ -1,15 +1,15 @@
 """Files that were cut short or changed after they were written: told by size and checksum, and made anew where they can be."""
 
 import hashlib
-import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from milan.errors import MilanError, MilanNotice
+from milan.errors import BadInput, MilanNotice
 from milan.storage import atomic, content_key
+from milan.text_files import read_json_object
 
 T = TypeVar("T")
 HASHED = 64 * 2**20  # bytes; of a larger file only the size is looked at
@@ -59,34 +59,18 @@ def read_sealed(file: Path) -> dict[str, Any]:
     """What ``sealed`` facts a file holds.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it holds no such facts, or they were changed.
+        BadInput: it cannot be read, holds no such facts, or they were changed.
     """
-    found = read_json(file)
-    if not isinstance(found, dict):
-        raise ValueError(f"{file.name} holds no facts")
+    found = read_json_object(file)
     if sealed({name: value for name, value in found.items() if name != "checksum"}) != found:
-        raise ValueError(f"{file.name} is damaged or was changed (its checksum differs)")
+        raise BadInput(f"{file} is damaged or was changed (its checksum differs)")
     return found
 
 
-def read_json(file: Path) -> Any:
-    """What a JSON file in UTF-8 holds.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is no JSON, or nested too deeply.
-    """
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except RecursionError:
-        raise ValueError(f"{file.name} is nested too deeply") from None
-
-
-def json_or_none(file: Path) -> Any:
-    """What a JSON file holds; None where there is no such file or it is damaged."""
-    with suppress(OSError, ValueError):
-        return read_json(file)
+def json_or_none(file: Path) -> dict[str, Any] | None:
+    """The object that a JSON file holds; None where there is no such file or it is damaged."""
+    with suppress(BadInput):
+        return read_json_object(file)
     return None
 
 
@@ -98,8 +82,6 @@ def made_once(file: Path, make: Callable[[Path], object], read: Callable[[Path],
     if file.is_file():
         try:
             return read(file)
-        except MilanError:
-            raise
         except Exception as error:  # whatever a damaged file makes its reader stumble over
             warnings.warn(f"{file} is damaged ({' '.join(str(error).split())[:200]}) and is made anew", MilanNotice, stacklevel=2)
     file.parent.mkdir(parents=True, exist_ok=True)

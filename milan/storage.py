@@ -1,7 +1,6 @@
 """Files that are whole or absent, results found by content, and journals that survive a kill."""
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -18,7 +17,9 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
+
+import psutil
+from filelock import BaseFileLock, FileLock, Timeout
 
 from milan.errors import BadInput, MilanNotice
 
@@ -26,7 +27,7 @@ PACKAGES = ("milan", "torch", "torchvision", "pytorch-lightning", "transformers"
 CACHE_FORMAT = 2  # of what is kept in the cache; milan 0.1 kept its results beside the folder of that name
 _FIRST_CACHE = ("captions", "concepts", "embeddings", "features", "next_layer", "overlap", "pictures", "replies", "segmented", "thresholds")
 _PARTIAL = ".partial-"
-_held: set[Path] = set()  # folders this process has locked: POSIX locks do not stop a process from locking twice
+_LOCK, _HOLDER, _TURN = ".lock", ".holder", ".turn"
 
 
 @contextmanager
@@ -67,34 +68,42 @@ def content_key(**parts: object) -> str:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds ``folder`` (made if absent) for this process alone, and clears what a killed holder left half written.
+    """Hold ``folder`` (made if absent) for this process alone, and clear what a killed holder left half written.
 
-    The lock is the kernel's, so it ends with its holder even on ``kill -9``; the file tells who holds it. A lock file left by
-    another machine cannot be looked through and is respected.
+    The lock is the operating system's and ends with its holder even on ``kill -9``; a file beside it names the holder.
+    A holder on another machine, which the lock may not reach, is respected as long as that file is there.
 
     Raises:
-        BadInput: the folder is a file, cannot be written, or is held by another process.
+        BadInput: the folder is a file, cannot be written, or is held by another process, or by this one.
     """
     folder = Path(folder)
-    file = _open_lock(folder)
+    lock = _acquired(folder, _LOCK, timeout=0.0)
     try:
-        _held.add(folder.resolve())
-        _clear_partials(folder)
-        yield
+        _sign(folder)
+        try:
+            _clear_partials(folder)
+            yield
+        finally:
+            (folder / _HOLDER).unlink(missing_ok=True)
+            # Safe while it is held: whoever has opened the removed file sees that and opens another.
+            with suppress(OSError):
+                (folder / _LOCK).unlink()
     finally:
-        _held.discard(folder.resolve())
-        with suppress(FileNotFoundError):  # someone removed the folder meanwhile: there is nothing left to unlock
-            _lock_path(folder).unlink()
-        file.close()
+        lock.release()
 
 
 @contextmanager
 def in_turn(folder: Path) -> Iterator[None]:
-    """Waits until no other process is within such a block for ``folder`` (made if absent); for what several need and one makes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".turn").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # the kernel's, so it ends with its holder; the file stays, or two could hold two of them
+    """Wait until no other process is within such a block for ``folder`` (made if absent): what several need, one makes.
+
+    Raises:
+        BadInput: the folder is a file or cannot be written.
+    """
+    lock = _acquired(folder, _TURN, timeout=-1.0)
+    try:
         yield
+    finally:
+        lock.release()
 
 
 class Journal(AbstractContextManager["Journal"]):
@@ -239,71 +248,58 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def _lock_path(folder: Path) -> Path:
-    return folder / ".lock"
-
-
-def _open_lock(folder: Path) -> TextIO:
-    if folder.resolve() in _held:
-        raise BadInput(f"{folder} is already being written by this process (pid {os.getpid()}); choose another folder")
+def _acquired(folder: Path, name: str, timeout: float) -> BaseFileLock:
+    """The lock of the file ``name`` in ``folder``, taken; a negative ``timeout`` (seconds) waits for it without end."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        while True:
-            file = _lock_path(folder).open("a+")
-            taken = False
-            try:
-                taken = _take(file, folder)
-            finally:
-                if not taken:
-                    file.close()
-            if taken:
-                return file
-    except FileExistsError:
-        raise BadInput(f"{folder} is a file; name a folder to write to") from None
-    except NotADirectoryError:
-        raise BadInput(f"{folder} cannot be made: part of its path is a file; name another folder to write to") from None
+        lock = FileLock(folder / name)
+        lock.acquire(timeout)
+    except Timeout:
+        held = f"{folder} is being written by {_holder(folder)}"
+        raise BadInput(f"{held}; wait for it, or choose another folder") from None
     except OSError as error:
-        raise BadInput(f"cannot write to {folder}: {error.strerror}; name another folder, or free space and rights there") from None
+        raise _unwritable(folder, error) from None
+    return lock
 
 
-def _take(file: TextIO, folder: Path) -> bool:
-    """Locks the open file and signs it; False if it was removed meanwhile by a holder that ended."""
+def _sign(folder: Path) -> None:
+    """Write down who holds the folder."""
+    signed = _signature(folder)
+    if signed and signed.get("host") != socket.gethostname() and signed.get("boot") != _boot():
+        held = f"{folder} is being written by {_holder(folder)}"
+        raise BadInput(f"{held}; if that process has ended, delete {folder / _HOLDER}")
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        raise BadInput(f"{folder} is being written by {_holder(file)}; wait for it, or choose another folder") from None
-    try:
-        if os.fstat(file.fileno()).st_ino != _lock_path(folder).stat().st_ino:
-            return False
-    except FileNotFoundError:
-        return False
-    if _elsewhere(file):
-        raise BadInput(f"{folder} is being written by {_holder(file)}; if that process has ended, delete {_lock_path(folder)}")
-    file.seek(0)
-    file.truncate()
-    file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "boot": _boot()}))
-    file.flush()
-    return True
+        (folder / _HOLDER).write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "boot": _boot()}))
+    except OSError as error:
+        raise _unwritable(folder, error) from None
 
 
-def _signature(file: TextIO) -> dict:
-    file.seek(0)
+def _signature(folder: Path) -> dict:
+    """What the holder of the folder, or the last one where it was killed, wrote of itself."""
     try:
-        signed = json.loads(file.read())
-    except ValueError:  # killed before it had signed
+        signed = json.loads((folder / _HOLDER).read_text())
+    except (OSError, ValueError):  # killed before it had signed
         return {}
     return signed if isinstance(signed, dict) else {}
 
 
-def _holder(file: TextIO) -> str:
-    signed = _signature(file)
-    return f"process {signed['pid']} on {signed['host']}" if {"pid", "host"} <= signed.keys() else "another process"
+def _holder(folder: Path) -> str:
+    signed = _signature(folder)
+    if not {"pid", "host"} <= signed.keys():
+        return "another process"
+    own = (signed["pid"], signed["host"]) == (os.getpid(), socket.gethostname())
+    return f"{'this process' if own else 'process'} {signed['pid']} on {signed['host']}"
 
 
-def _elsewhere(file: TextIO) -> bool:
-    """Whether the last holder was on another machine: the kernel's lock tells nothing of it there."""
-    signed = _signature(file)
-    return bool(signed) and signed.get("host") != socket.gethostname() and signed.get("boot") != _boot()
+def _unwritable(folder: Path, error: OSError) -> BadInput:
+    """What is told of a folder that cannot be made or written to."""
+    cached = folder.is_relative_to(cache_folder())
+    other = "set MILAN_CACHE to another folder" if cached else "name another folder"
+    if isinstance(error, FileExistsError):
+        return BadInput(f"{folder} is a file; {other} to write to")
+    if isinstance(error, NotADirectoryError):
+        return BadInput(f"{folder} cannot be made: part of its path is a file; {other} to write to")
+    return BadInput(f"cannot write to {folder}: {error.strerror}; {other}, or free space and rights there")
 
 
 @cache
@@ -317,5 +313,6 @@ def _boot() -> str:
 def _clear_partials(folder: Path) -> None:
     for leftover in folder.rglob(f"{_PARTIAL}*"):
         pid = leftover.name.removeprefix(_PARTIAL).partition("-")[0]
-        if pid == str(os.getpid()) or not Path("/proc", pid).exists():  # another process of this run may be writing
+        # Another process of this run may be writing.
+        if not pid.isdigit() or int(pid) == os.getpid() or not psutil.pid_exists(int(pid)):
             leftover.unlink(missing_ok=True)

@@ -62,8 +62,23 @@ def test_nothing_at_all_and_what_is_no_text_are_refused(tmp_path):
         concept_set(str(tmp_path / "empty.txt"))
     with pytest.raises(BadInput, match="holds no concept"):
         concept_set("")
-    with pytest.raises(BadInput, match="cannot be read"):
+    with pytest.raises(BadInput, match=r"picture\.txt, line 1: b'\\x89' is not UTF-8"):
         concept_set(str(tmp_path / "picture.txt"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [("a.txt", "red\nblue\t7\n", 2), ("a.csv", "red\nbig, blue car\n", 2), ("a.csv", "id;concept\n", 1), ("a.json", '["red"]', 1)],
+)
+def test_a_table_is_not_read_as_a_list_of_concepts(tmp_path, name, content, line):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(BadInput, match=rf"{name}, line {line}: .* is not one concept"):
+        concept_set(str(tmp_path / name))
+
+
+def test_only_line_breaks_part_concepts(tmp_path):
+    (tmp_path / "a.txt").write_bytes("tench, Tinca tinca\rred\u2028car\r\nblue\x0ccar\nskies".encode())
+    assert concept_set(str(tmp_path / "a.txt")) == ["tench, Tinca tinca", "red car", "blue car", "skies"]
 
 
 def test_filters_by_length_and_likeness():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from milan.errors import BadInput, MilanNotice
-from milan.integrity import checksums, damage, is_sound, json_or_none, made_once, read_json, read_sealed, sealed
+from milan.integrity import checksums, damage, is_sound, json_or_none, made_once, read_sealed, sealed
 
 
 def read_archive(file: Path) -> list[int]:
@@ -22,7 +22,7 @@ KINDS: dict[str, tuple[Callable[[Path], object], Callable[[Path], Any]]] = {
     "a.npy": (lambda file: np.save(file, np.arange(3)), lambda file: np.load(file).tolist()),
     "map.npy": (lambda file: np.save(file, np.arange(3)), lambda file: np.load(file, mmap_mode="r").tolist()),
     "a.npz": (lambda file: np.savez_compressed(file, a=np.arange(3)), read_archive),
-    "a.json": (lambda file: file.write_text("[0, 1, 2]"), read_json),
+    "a.json": (lambda file: file.write_text("[0, 1, 2]"), lambda file: json.loads(file.read_text())),
 }
 
 
@@ -45,15 +45,6 @@ def test_a_file_is_made_once_and_anew_where_it_was_cut(tmp_path: Path, kind: str
         assert once() == [0, 1, 2]
 
 
-def test_what_is_no_damage_is_not_made_anew(tmp_path: Path) -> None:
-    def refuse(file: Path) -> None:
-        raise BadInput("labels of another size")
-
-    (tmp_path / "a").write_text("")
-    with pytest.raises(BadInput, match="another size"):
-        made_once(tmp_path / "a", lambda file: pytest.fail("made"), refuse)
-
-
 def test_facts_know_whether_they_were_changed(tmp_path: Path) -> None:
     file = tmp_path / "facts.json"
     facts = {"grid": (7, 7), "rank_error": 0.1, "layer": "fc", "nothing": None}
@@ -61,7 +52,7 @@ def test_facts_know_whether_they_were_changed(tmp_path: Path) -> None:
     assert read_sealed(file)["grid"] == [7, 7]
     for text in (file.read_text().replace("0.1", "0.2"), json.dumps(facts), "[]", "{", "[" * 100_000):
         file.write_text(text)
-        with pytest.raises(ValueError, match=r"facts\.json|line 1"):
+        with pytest.raises(BadInput, match=r"facts\.json"):
             read_sealed(file)
     assert json_or_none(file) is None
 

@@ -113,6 +113,11 @@ def test_what_is_imported_is_declared() -> None:
     assert missing <= {"lightning_fabric", "lightning_utilities"}  # parts of pytorch-lightning, which brings them
 
 
+def test_nothing_is_imported_that_one_system_lacks() -> None:
+    some = {"fcntl", "grp", "msvcrt", "pwd", "resource", "termios", "winreg"}
+    assert [(str(file), found) for file in PACKAGE.rglob("*.py") if (found := imported(file) & some)] == []
+
+
 def test_commands_of_the_readme_exist() -> None:
     readme = (ROOT / "README.md").read_text() + (ROOT / "CONTRIBUTING.md").read_text()
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))

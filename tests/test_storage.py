@@ -78,31 +78,67 @@ def test_killed_writer_leaves_no_half_file_and_no_lock(tmp_path: Path) -> None:
     process.wait()
     assert not (out / "a.txt").exists()
     with locked(out):
-        assert [file.name for file in out.iterdir()] == [".lock"]  # the half file has gone too
+        assert {file.name for file in out.iterdir()} == {".lock", ".holder"}, "the half file has gone too"
     assert list(out.iterdir()) == []
 
 
 def test_two_holders_in_one_process(tmp_path: Path) -> None:
-    with locked(tmp_path), pytest.raises(BadInput, match="already being written by this process"), locked(tmp_path):
+    with locked(tmp_path), pytest.raises(BadInput, match=f"this process {os.getpid()}"), locked(tmp_path):
         pass
     with locked(tmp_path):
         pass
 
 
-def test_lock_of_another_machine_is_respected(tmp_path: Path) -> None:
-    lock = tmp_path / ".lock"
-    lock.write_text(json.dumps({"pid": 7, "host": "elsewhere", "boot": "another"}))
-    with pytest.raises(BadInput, match=r"process 7 on elsewhere; if that process has ended, delete .*\.lock"), locked(tmp_path):
+def test_holder_on_another_machine_is_respected(tmp_path: Path) -> None:
+    holder = tmp_path / ".holder"
+    holder.write_text(json.dumps({"pid": 7, "host": "elsewhere", "boot": "another"}))
+    with pytest.raises(BadInput, match=r"process 7 on elsewhere.* delete .*\.holder"), locked(tmp_path):
         pass
-    lock.unlink()
+    holder.unlink()
     with locked(tmp_path):
         pass
 
 
-def test_lock_that_was_never_signed_is_stale(tmp_path: Path) -> None:
-    (tmp_path / ".lock").write_text("")
+@pytest.mark.parametrize("written", ["", "[]", "{"])
+def test_holder_that_was_killed_before_it_had_signed(tmp_path: Path, written: str) -> None:
+    (tmp_path / ".holder").write_text(written)
     with locked(tmp_path):
         pass
+
+
+def test_lock_ends_with_its_holder_though_a_process_that_it_forked_goes_on(tmp_path: Path) -> None:
+    forking = """
+        import os, sys, time
+        from pathlib import Path
+        from milan.storage import locked
+        with locked(Path(sys.argv[1])):
+            child = os.fork() or time.sleep(60)
+            print(f"ready\\n{child}", flush=True)
+            time.sleep(60)
+    """
+    process = started(forking, tmp_path)
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    try:
+        with locked(tmp_path):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_locks_need_no_fcntl(tmp_path: Path) -> None:
+    without = 'import sys\nsys.modules["fcntl"] = None\n'
+    process = started(without + textwrap.dedent(WRITER), tmp_path)
+    second = [sys.executable, "-c", without + textwrap.dedent(WRITER), str(tmp_path)]
+    refused = subprocess.run(second, capture_output=True, text=True, check=False)
+    assert f"being written by process {process.pid} on " in refused.stderr
+    process.kill()
+    process.wait()
+    process = started(without + textwrap.dedent(WRITER), tmp_path)
+    process.kill()
+    process.wait()
 
 
 def test_folder_that_is_a_file(tmp_path: Path) -> None:

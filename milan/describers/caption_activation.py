@@ -12,7 +12,7 @@ from milan.errors import BadInput
 from milan.pairs import Pairs, scaled
 from milan.pretrained.captioner import ImageCaptioner, captions_of, load_captioner
 from milan.probes import Probe
-from milan.probes.superclasses import readable_classes
+from milan.probes.superclasses import known_labels, readable_classes
 from milan.storage import content_key
 from milan.units import Unit
 
@@ -100,5 +100,5 @@ class CaptionActivation(Explainer):
             return [text or "nothing" for text in captions_of(self._model, torch.stack([probe.image(place) for place in places]))]
         if probe.labels is None:
             raise BadInput(f"the images of {probe.spec} have no labels to stand for captions; name a captioner")
-        names = readable_classes(probe)
-        return [names[probe.labels[place]] for place in places]
+        names, labels = readable_classes(probe), known_labels(probe)
+        return [names[labels[place]] for place in places]

@@ -133,9 +133,9 @@ class DescribeAndDissect(Describer):
         names = ("select", "labels", "images", "count", "pooling", "seed")
         seeing = [self.model.key, *self._choices] if self.concepts else self._captions.key
         prompts = [prompt.key for prompt in self._prompts]
-        chosen = self.selection.key if self.select else ""
+        chosen, llm = self.selection.key if self.select else "", self.asker.key
         settings = {name: getattr(self, name) for name in names}
-        return self.key_of(seeing=seeing, llm=self.asker.llm.key, prompts=prompts, selection=chosen, **settings)
+        return self.key_of(seeing=seeing, llm=llm, prompts=prompts, selection=chosen, **settings)
 
     @cached_property
     def asker(self) -> Asker:
@@ -213,7 +213,8 @@ class DescribeAndDissect(Describer):
         }
         told = {unit: each for unit, each in labels.items() if not isinstance(each, NoAnswer)}
         questions = {unit: [self._summary(unit, texts, draw) for draw in range(self.count)] for unit, texts in told.items()}
-        answers = iter(self.asker.ask([each for those in questions.values() for each in those], a_label(LABEL_WORDS)))
+        flat = [each for those in questions.values() for each in those]
+        answers = iter(self.asker.ask(flat, a_label(LABEL_WORDS, self.asker.language)))
         for unit, those in questions.items():
             named = [next(answers) for _ in those]
             texts = [painted_name(each) for each in named if isinstance(each, str)]
@@ -241,7 +242,7 @@ class DescribeAndDissect(Describer):
         prompt, _ = self._prompts
         said = [text for texts in captions.values() for text in texts if text]
         questions = [Question(prompt.messages([text]), "simplify", ((text, 0),)) for text in said]
-        short = dict(zip(said, self.asker.ask(questions, a_label(SIMPLE_WORDS)), strict=True))
+        short = dict(zip(said, self.asker.ask(questions, a_label(SIMPLE_WORDS, self.asker.language)), strict=True))
         found: dict[Unit, list[str] | NoAnswer] = {}
         for unit, texts in captions.items():
             labels = [short[text] if text else "" for text in texts]

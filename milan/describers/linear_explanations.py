@@ -20,7 +20,7 @@ from milan.pretrained.embedder import Embedder, load_embedder
 from milan.probes import Probe
 from milan.regression import Fit, Penalty, Regression, Split, correlations_of
 from milan.storage import content_key
-from milan.units import Candidate, Description, Unit
+from milan.units import Candidate, Description, Unit, weighted_sum
 
 BLOCK = 64  # units that are regressed together: always the same ones, so that what is said of one never depends on who asked
 POSITIVES, CERTAIN, VARYING = 5, 0.5, 1e-5  # a concept counts if its five highest probabilities average so much and it varies so much
@@ -224,22 +224,7 @@ class _Study:
     def _told(self, unit: Unit, fit: Fit) -> Description:
         parts = [(self.names[column], weight) for column, weight in zip(fit.columns, fit.weights, strict=True)]
         parts.sort(key=lambda part: (part[1] < 0, -abs(part[1])))
-        return Description(unit, told(parts), fit.correlation, tuple(parts), fit.bias)
-
-
-def told(parts: Sequence[tuple[str, float]]) -> str:
-    """A weighted sum in words.
-
-    >>> told([("dog", 0.62), ("grass", 0.3148), ("cat", -0.0123)])
-    '0.62 dog + 0.31 grass - 0.012 cat'
-    """
-    terms = [f"{'-' if weight < 0 else '+'} {_short(abs(weight))} {name}" for name, weight in parts]
-    text = " ".join(terms)
-    return text[2:] if text.startswith("+ ") else text.replace("- ", "-", 1)
-
-
-def _short(weight: float) -> str:
-    return f"{weight:.2f}" if weight >= 0.095 or weight == 0 else f"{weight:.2g}"
+        return Description(unit, weighted_sum(parts), fit.correlation, tuple(parts), fit.bias)
 
 
 def _filtered(found: Presence, split: Split) -> tuple[list[str], Float[Tensor, "images concepts"]]:

@@ -238,7 +238,7 @@ def _keep_images(out: Path, probe: Probe, seen: dict[int, Tensor]) -> None:
     """Keeps the exemplars' images of all layers here that were dissected on this probe."""
     ids: set[int] = set()
     for file in [*out.glob(f"*/{FACTS}"), *out.glob(f"*/{_pending(FACTS)}")]:
-        with suppress(OSError, ValueError, KeyError):  # damaged, or of another format
+        with suppress(BadInput, KeyError):  # damaged, or of another format
             facts = read_sealed(file)
             if facts["format"] == FORMAT and facts["probe"]["fingerprint"] == probe.fingerprint:
                 ids |= set(facts["exemplars"])

@@ -26,11 +26,11 @@ from milan.dissection.masks import whole_where_empty
 from milan.dissection.store import Dissection, Pooling, layer_folder
 from milan.errors import BadInput, MissingEvidence
 from milan.file_kinds import wrong_kind
-from milan.integrity import read_json
 from milan.probes import Probe, load_probe
 from milan.storage import atomic, content_key
 from milan.targets import Target
 from milan.targets.hubs import first_line
+from milan.text_files import CsvTable, read_json_object, whole_number
 from milan.units import Exemplars, Unit
 
 ANNOTATIONS, IDS, PEAKS, UNITS, PROBE = "annotations.csv", "ids.csv", "activations.csv", "units.npy", "probe.json"
@@ -105,13 +105,7 @@ class ReleasedDissection(Dissection):
     @cached_property
     def _about(self) -> dict[str, Any]:
         file = next((place / PROBE for place in (self.folder, self.folder.parent) if (place / PROBE).exists()), None)
-        try:
-            found = read_json(file) if file else {}
-        except (OSError, ValueError) as error:
-            raise BadInput(f"cannot read {file}: {error}") from None
-        if not isinstance(found, dict):
-            raise BadInput(f'{file} holds a {type(found).__name__}; it says where the images are, as {{"spec": "FOLDER"}}')
-        return found
+        return read_json_object(file) if file else {}
 
     def open_probe(self) -> Probe:
         return self._again
@@ -250,17 +244,12 @@ def _write_annotations(file: Path, dissection: Dissection, annotations: Mapping[
 
 
 def _annotations(file: Path) -> dict[Unit, list[str]]:
+    table = CsvTable(file)
+    table.require(*_COLUMNS)
     found: dict[Unit, list[str]] = {}
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as opened:
-            table = csv.DictReader(opened)
-            if not set(_COLUMNS) <= set(table.fieldnames or []):
-                raise BadInput(f"{file} has the columns {table.fieldnames}, and needs {', '.join(_COLUMNS)}")
-            for row in table:
-                if row["summary"] and row["summary"].strip():
-                    found.setdefault(Unit(row["layer"], int(row["unit"])), []).append(row["summary"].strip())
-    except (OSError, ValueError, csv.Error) as error:
-        raise BadInput(f"cannot read {file}: {error}") from None
+    for unit, text in table.parse(lambda row: (Unit(row["layer"], whole_number(row["unit"])), row["summary"].strip())):
+        if text:
+            found.setdefault(unit, []).append(text)
     return found
 
 

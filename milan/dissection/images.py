@@ -11,6 +11,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from milan.dissection.record import allocate
+from milan.errors import BadInput
 from milan.integrity import checksums, damage, read_sealed, sealed
 from milan.storage import atomic
 
@@ -47,7 +48,7 @@ def kept_images(folder: Path, probe: str) -> KeptImages | None:
     """The images kept in a folder, if they are of the probe with this fingerprint."""
     try:
         found = KeptImages(folder)
-    except (OSError, ValueError, KeyError):  # none, damaged, of another version, or killed while written: made anew when they are needed
+    except (OSError, ValueError, KeyError, BadInput):  # none, damaged, of another version, or killed while they were written
         return None
     return found if found.probe == probe else None
 

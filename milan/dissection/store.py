@@ -19,9 +19,10 @@ from milan.dissection.images import KeptImages, kept_images
 from milan.dissection.masks import masks_from_maps, whole_where_empty
 from milan.dissection.record import pooled_name
 from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
-from milan.integrity import damage, read_json, read_sealed
+from milan.integrity import damage, read_sealed
 from milan.probes import Probe, load_probe
 from milan.targets import Target, load_target
+from milan.text_files import read_json_object
 from milan.units import Exemplars, Unit
 
 FORMAT = 2  # of the files, 1 in milan 0.1; another number is another dissection
@@ -294,11 +295,10 @@ def read_facts(folder: Path) -> dict[str, Any]:
 def facts_or_fault(folder: Path) -> tuple[dict[str, Any], str]:
     """What ``dissection.json`` says, and nothing; or nothing, and why it cannot be read."""
     try:
-        found = read_json(folder / FACTS)
-        written = found.get("format") if isinstance(found, dict) else None
+        written = read_json_object(folder / FACTS).get("format")
         if written == FORMAT:
             return read_sealed(folder / FACTS), ""
-    except (OSError, ValueError) as error:
+    except BadInput as error:
         return {}, str(error)
     by = f"{FACTS} has format {written}" if written is not None else f"{FACTS} has no format"
     return {}, f"{by}{' (of milan 0.1)' if written == 1 else ''} and this version reads {FORMAT}"

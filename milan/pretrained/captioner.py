@@ -14,6 +14,7 @@ from torch import Tensor
 
 from milan.embedded import embedded
 from milan.errors import BadInput, MissingEvidence, UnknownName
+from milan.pretrained.chat_markup import final_answer
 from milan.pretrained.sources import Precision, dtype_of, from_file, place, usable
 from milan.progress import progress
 from milan.storage import Journal, cache_folder, content_key
@@ -146,7 +147,7 @@ class Transformers(ImageCaptioner):
         asked = given.get("input_ids")
         if asked is not None and self.model.config.model_type not in GOES_ON and _begins(found, asked):
             found = found[:, asked.shape[1] :]
-        return [tidied(text) for text in self.processor.batch_decode(found, skip_special_tokens=True)]
+        return [tidied(final_answer(text)) for text in self.processor.batch_decode(found, skip_special_tokens=True)]
 
     def _given(self, images: Tensor) -> Any:
         """What the network takes in: pixels, and the prompt's tokens where it has one."""

@@ -54,7 +54,8 @@ class ChatModel(Llm):
             raise Unanswered(f"{self.name} reads {room} tokens; the question has {asked}: show it fewer texts")
         longest = min(self.longest, room - asked)
         found = self._drawn({name: given[name] for name in ("input_ids", "attention_mask")}, longest, question, attempt)[0, asked:]
-        text = self.tokenizer.decode(found, skip_special_tokens=True)
+        # Special tokens stay: some of them are where a reasoning block ends (milan.pretrained.chat_markup).
+        text = self.tokenizer.decode(found, skip_special_tokens=False)
         if len(found) == longest and int(found[-1]) not in self._ends:
             raise Passing(f"{self.name} was cut off after {longest} tokens: {text[:80]!r}")
         return text

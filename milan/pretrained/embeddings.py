@@ -1,6 +1,5 @@
 """Vectors on disk: of images, as a memory map that is filled in order; of texts, by the text."""
 
-import fcntl
 import hashlib
 import json
 import sqlite3
@@ -16,8 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from milan.errors import BadInput
-from milan.integrity import read_json
-from milan.storage import atomic
+from milan.integrity import json_or_none
+from milan.storage import atomic, in_turn
 
 PAUSE = 5.0  # seconds of work that a kill may cost
 ASKED = 500  # texts looked up at once
@@ -46,13 +45,7 @@ class Rows:
         if self._facts()["whole"]:
             yield None
             return
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / "lock").open("a")
-        except OSError as error:
-            raise BadInput(f"cannot write to the cache {self.folder}: {error.strerror}; MILAN_CACHE=FOLDER sets another") from None
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # ends with its holder, even on kill -9
+        with in_turn(self.folder):
             facts = self._facts()  # another may have finished meanwhile
             if facts["whole"]:
                 yield None
@@ -99,7 +92,7 @@ class Rows:
 
     def _facts(self) -> dict:
         with suppress(OSError, ValueError, EOFError):  # nothing yet, or cut off: begun anew
-            facts = read_json(self.folder / "done.json")
+            facts = json_or_none(self.folder / "done.json")
             held = np.load(self.folder / "rows.npy", mmap_mode="r").shape
             if isinstance(facts, dict) and {"done", "whole"} <= facts.keys() and held == (self.count, self.features):
                 return facts

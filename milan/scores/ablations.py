@@ -187,10 +187,10 @@ def _answers(
 
 
 def _right_outputs(target: Target, probe: Probe, synsets: str) -> Int[Tensor, " images"]:
-    from milan.probes.superclasses import outputs_of
+    from milan.probes.superclasses import known_labels, outputs_of
 
     shape = target.outputs(target.feed(torch.tensor([0]), probe.image(0)[None])).shape
-    if len(shape) != 2 or probe.labels is None:
-        what = "has no class labels" if probe.labels is None else f"is answered with {tuple(shape[1:])} for an image by {target.name}"
-        raise MissingEvidence(f"the probe {probe.spec or probe.name!r} {what}: accuracy is only known of a classifier on labelled images")
-    return torch.tensor(outputs_of(probe, shape[1], synsets))[torch.tensor(probe.labels)]
+    if len(shape) != 2:
+        what = f"{target.name} answers {tuple(shape[1:])} for an image of {probe.spec or probe.name!r}"
+        raise MissingEvidence(f"{what}: accuracy is only known of a classifier on labelled images")
+    return torch.tensor(outputs_of(probe, shape[1], synsets))[torch.tensor(known_labels(probe))]

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from milan.dissection.replaying import Replay, replayed
 from milan.errors import MissingEvidence
 from milan.probes import Probe
-from milan.probes.superclasses import outputs_of
+from milan.probes.superclasses import known_labels, outputs_of
 from milan.progress import progress
 from milan.targets import Target
 
@@ -292,12 +292,11 @@ def _plain(target: Target, probe: Probe, labels: Int[Tensor, " images"], batch_s
 
 def _known(target: Target, probe: Probe, synsets: str) -> Int[Tensor, " images"]:
     """The output that is right for each image of a probe."""
-    if probe.labels is None:
-        raise MissingEvidence(f"the probe {probe.spec or probe.name!r} has no class labels, so nobody knows what a unit is worth")
+    labels = known_labels(probe)
     shape = target.outputs(target.feed(torch.tensor([0]), probe.image(0)[None])).shape
     if len(shape) != 2:
         raise MissingEvidence(
             f"{target.name} answers {tuple(shape[1:])} for an image: "
             "what a unit is worth is only known for a classifier of the probe's classes"
         )
-    return torch.tensor(outputs_of(probe, shape[1], synsets))[torch.tensor(probe.labels)]
+    return torch.tensor(outputs_of(probe, shape[1], synsets))[torch.tensor(labels)]

@@ -169,8 +169,8 @@ SPOILT: dict[str, tuple[str, Callable[[bytes], bytes | None], str]] = {
     "of 0.1": ("conv2/dissection.json", changed(format=1), "milan 0.1"),
     "of another version": ("conv2/dissection.json", changed(format=99), "format 99"),
     "changed by hand": ("conv2/dissection.json", changed(status={"dead": [1], "sparse": [], "invalid": []}), "checksum"),
-    "no facts": ("conv2/dissection.json", lambda file: b"[]", "no format"),
-    "cut facts": ("conv2/dissection.json", lambda file: file[:200], "JSON|delimiter|Expecting"),
+    "no facts": ("conv2/dissection.json", lambda file: b"[]", "JSON list"),
+    "cut facts": ("conv2/dissection.json", lambda file: file[:200], "not JSON"),
     "deep": ("conv2/dissection.json", lambda file: b"[" * 100_000, "too deeply"),
     "lost": ("conv2/pooled_max.npy", lambda file: None, "pooled_max.npy cannot be read"),
     "cut exemplars": ("conv2/exemplars.safetensors", lambda file: file[:-1], "exemplars.safetensors is damaged"),
@@ -362,7 +362,7 @@ def test_folder_that_cannot_be_used_is_told_before_the_first_image(tmp_path: Pat
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
-    with locked(tmp_path), pytest.raises(BadInput, match="already being written"):
+    with locked(tmp_path), pytest.raises(BadInput, match="being written by this process"):
         dissect(toy_target(), toy_probe(20), ["conv2"], tmp_path)
 
 

@@ -164,7 +164,7 @@ SPOILT: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
     "words": ("ids.csv", lambda file: b"1,two\n", "two"),
     "numbers": ("ids.csv", lambda file: b"1,99999999999999999999\n", "cannot read"),
     "units": ("units.npy", lambda file: npy("(3,)"), "3 different units"),
-    "probe": ("probe.json", lambda file: b"{", "cannot read"),
+    "probe": ("probe.json", lambda file: b"{", "not JSON"),
     "list": ("probe.json", lambda file: b"[]", "list"),
     "deep": ("probe.json", lambda file: b"[" * 100_000, "too deeply"),
 }
@@ -187,9 +187,10 @@ def test_damaged_annotations_are_told(tmp_path: Path) -> None:
     file.write_text("layer,unit,text\na,1,b\n")
     with pytest.raises(BadInput, match="needs layer, unit, summary"):
         annotations_of(tmp_path)
-    file.write_text("layer,unit,summary\na,one,b\n")
-    with pytest.raises(BadInput, match="cannot read"):
-        annotations_of(file)
+    for row, told in (("a,one,b", "unit 'one'"), ("a,1,red, or blue", "4 cells for 3 columns"), ("a,1", "2 cells for 3 columns")):
+        file.write_text(f"layer,unit,summary\na,0,b\n{row}\n")
+        with pytest.raises(BadInput, match=f"annotations.csv, line 3: {told}"):
+            annotations_of(file)
 
 
 def test_the_real_annotations_of_resnet152(shared_data: Path) -> None:

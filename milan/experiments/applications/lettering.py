@@ -110,7 +110,7 @@ def _write(source: "Probe", rows: Sequence[int], part: str, names: Sequence[str]
 
     from milan.progress import progress
 
-    labels = source.labels or []
+    labels = _labels(source)
     for row in progress(rows, text=f"writing {part} images"):
         picture = Image.fromarray(source.image(row).permute(1, 2, 0).numpy())
         dice = np.random.default_rng([how.seed, len(part), row])  # each image has its own lots, whatever else is written
@@ -165,9 +165,11 @@ def _font(file: str, points: int) -> object:
 
 
 def _labels(images: "Probe") -> list[int]:
+    from milan.probes.superclasses import known_labels
+
     if images.labels is None or images.classes is None:
         raise BadInput(f"the images {images.spec or images.name!r} have no classes; put those of each class into a folder of their own")
-    return images.labels
+    return known_labels(images)
 
 
 def _names(images: "Probe") -> list[str]:

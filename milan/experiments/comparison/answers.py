@@ -16,6 +16,7 @@ from milan.pretrained.embedder import load_embedder
 from milan.pretrained.sentences import load_sentence_encoder
 from milan.probes import Probe
 from milan.probes.labels import of_diorama
+from milan.probes.superclasses import known_labels
 from milan.scores.intervals import mean
 from milan.scores.known import final_layer, nearest_classifiers
 from milan.scores.painted import in_words, painted_auc
@@ -71,11 +72,12 @@ class Answers:
         Raises:
             MissingEvidence: the probe has no labels.
         """
-        if probe.labels is None or not probe.classes:
+        if not probe.classes:
             raise MissingEvidence(f"the probe {probe.spec} has no class labels to be told apart by; set --unseen ''")
+        labels = known_labels(probe)
         looked = dissect(self.target, probe, list(self._inner.dissections), self.folder / "unseen", k=1)
         activations = {layer: one.activations("mean").numpy() for layer, one in looked.items()}
-        labels, classes, space = probe.labels, probe.classes, _encoder(encoder, self.look.device)
+        classes, space = probe.classes, _encoder(encoder, self.look.device)
 
         def values(party: Party) -> dict[str, Any]:
             said = _plain(party)

@@ -11,7 +11,6 @@ from milan.catalogue import OK
 from milan.command import warnings_so_far
 from milan.describers import Describer
 from milan.dissection.store import Dissection
-from milan.errors import BadInput
 from milan.experiments.describing.entrants import Entrant
 from milan.experiments.reporting.report import Column, Report, Row, Table
 from milan.scores.intervals import Measure, mean, share
@@ -107,10 +106,8 @@ class Stage:
 def planted_units(target: Target, file: Path | None = None) -> dict[Unit, Planted]:
     """What is known of how the target was made: from a csv, or of Diorama's planted network; else nothing."""
     if file is not None:
-        try:
-            return {Unit(row["layer"], int(row["unit"])): Planted(row["kind"], row["text"]) for row in read_csv(file)}
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise BadInput(f"{file} is no csv of layer, unit, kind and text: {type(error).__name__} {error}") from None
+        rows = read_csv(file, "layer", "unit", "kind", "text")
+        return {Unit(row["layer"], row["unit"]): Planted(row["kind"], row["text"]) for row in rows}
     if target.spec != PLANTED:
         return {}
     from milan.diorama.planted import planted_truth

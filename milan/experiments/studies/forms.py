@@ -219,10 +219,7 @@ def _qualifying(dissections: Mapping[str, Dissection], units: Sequence[Unit], as
 
 
 def _from_file(file: Path) -> list[tuple[Unit, str, list[str]]]:
-    try:
-        rows = read_csv(file) if file.is_file() else None
-    except OSError as error:
-        raise BadInput(f"cannot read the test in {file}: {error.strerror}") from None
+    rows = read_csv(file) if file.is_file() else None
     if not rows or not {"id", "right"} <= rows[0].keys() or not any(name.startswith("wrong") for name in rows[0]):
         raise BadInput(f"{file} is no test: give a csv of id (as layer4:17), right, wrong, wrong2 and so on, or truth (on Diorama)")
     wrong = [name for name in rows[0] if name.startswith("wrong")]

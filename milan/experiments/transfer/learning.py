@@ -20,12 +20,13 @@ from milan.dissection.store import Dissection
 from milan.errors import MissingEvidence
 from milan.experiments.transfer.fitting import LEAST_STEPS, Components, Evidence, Fitted, Lessons, Recipe, chosen, fit_models, search
 from milan.experiments.transfer.splits import Network, Share, Split, share_of
-from milan.integrity import checksums, is_sound, json_or_none, read_json
+from milan.integrity import checksums, is_sound, json_or_none
 from milan.models import Captioner, Prior
 from milan.probes.labels import of_diorama
 from milan.scores.truth import Truth
 from milan.storage import Journal, atomic, cache_folder, content_key
 from milan.targets import Target, load_target
+from milan.text_files import read_json_object
 from milan.units import Unit
 from milan.vocabulary import tokenize
 
@@ -146,7 +147,7 @@ def trained(split: Split, share: Share, plan: Plan, evidence: Evidence, seed: in
         print(json.dumps(facts), file=sys.stderr, flush=True)
     captioner, prior = Captioner.from_pretrained(home / "captioner"), Prior.from_pretrained(home / "prior")
     components = Components(**load_file(home / COMPONENTS)) if (home / COMPONENTS).is_file() else None
-    return Fitted(captioner.to(plan.device), prior.to(plan.device), read_json(home / DONE)["facts"], components)
+    return Fitted(captioner.to(plan.device), prior.to(plan.device), read_json_object(home / DONE)["facts"], components)
 
 
 def _asked(fitted: Fitted, share: Share, plan: Plan, evidence: Evidence) -> dict[str, Any]:
