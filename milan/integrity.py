@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from milan.errors import BadInput, MilanNotice
 from milan.storage import atomic, content_key
@@ -35,9 +35,9 @@ def damage(folder: Path, marks: Mapping[str, Any]) -> str:
     return ""
 
 
-def is_sound(folder: Path, facts: Any) -> bool:
+def is_sound(facts: dict[str, Any] | None, folder: Path) -> TypeGuard[dict[str, Any]]:
     """Whether facts that were read list files of the folder under ``files``, and these are as they were when ``checksums`` saw them."""
-    files = facts.get("files") if isinstance(facts, dict) else None
+    files = facts.get("files") if facts else None
     return isinstance(files, dict) and not damage(folder, files)
 
 

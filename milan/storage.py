@@ -21,9 +21,10 @@ from types import TracebackType
 import psutil
 from filelock import BaseFileLock, FileLock, Timeout
 
+from milan import __version__
 from milan.errors import BadInput, MilanNotice
 
-PACKAGES = ("milan", "torch", "torchvision", "pytorch-lightning", "transformers", "timm", "datasets", "numpy", "pillow", "safetensors")
+PACKAGES = ("torch", "torchvision", "pytorch-lightning", "transformers", "timm", "datasets", "numpy", "pillow", "safetensors")
 CACHE_FORMAT = 2  # of what is kept in the cache; milan 0.1 kept its results beside the folder of that name
 _FIRST_CACHE = ("captions", "concepts", "embeddings", "features", "next_layer", "overlap", "pictures", "replies", "segmented", "thresholds")
 _PARTIAL = ".partial-"
@@ -206,7 +207,7 @@ def _git_hash() -> str | None:
 
 def versions() -> dict[str, str]:
     """What a result was made with: python, milan and the libraries that decide numbers; ``git`` in a checkout."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "milan": __version__}
     for name in PACKAGES:
         with suppress(PackageNotFoundError):
             found[name] = version(name)

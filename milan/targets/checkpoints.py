@@ -99,16 +99,16 @@ def load_inert(file: IO[bytes]) -> Any:
             classes at all.
     """
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)  # type: ignore[arg-type]
+        return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         file.seek(0)
         if not zipfile.is_zipfile(file):
             raise
     file.seek(0)
-    names = torch.serialization.get_unsafe_globals_in_checkpoint(file)  # type: ignore[arg-type]
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
     file.seek(0)
     with torch.serialization.safe_globals([(_stand_in(name), name) for name in names]):
-        return torch.load(file, map_location="cpu", weights_only=True)  # type: ignore[arg-type]
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _stand_in(name: str) -> type:

@@ -41,7 +41,7 @@ def _configuration(model: nn.Module) -> list[tuple[str, str]]:
     """What the configurations of transformers or diffusers say beyond their defaults, by name."""
     told: list[tuple[str, str]] = []
     for kind in ("config", "generation_config"):
-        config = getattr(model, kind, None)
+        config: Any = getattr(model, kind, None)
         if hasattr(config, "to_diff_dict"):
             config = config.to_diff_dict()
         for key, value in config.items() if isinstance(config, dict) else ():
@@ -98,7 +98,7 @@ def _in_double_precision(core: nn.Module) -> nn.Module:
     """A copy whose parameters and buffers are in double precision; nothing that a forward pass stores reaches the original."""
     tensors = [*core.parameters(), *core.buffers()]
     wider = {id(each): each.detach().to(_wider(each.dtype)) for each in tensors}
-    return copy.deepcopy(core, memo=wider)  # type: ignore[arg-type]
+    return copy.deepcopy(core, memo=wider)
 
 
 def _wider(dtype: torch.dtype) -> torch.dtype:

@@ -69,7 +69,7 @@ def trained(images: "Probe", validation: "Probe", how: Training, folder: Path, d
     known = {"images": images.fingerprint, "validation": validation.fingerprint, **asdict(how), "format": FORMAT}
     spec = f"{script}:network"
     found = json_or_none(facts)
-    if is_sound(folder, found) and found["made"] == known:
+    if is_sound(found, folder) and found["made"] == known:
         return spec, weights
     classes = len(images.classes or [])
     script.write_text(

@@ -131,7 +131,7 @@ def _marks(units: Sequence[Annotated], evidence: Evidence) -> list[Any]:
 def trained(split: Split, share: Share, plan: Plan, evidence: Evidence, seed: int, folder: Path) -> Fitted:
     """Captioner and prior of a split and seed, kept under ``folder/models``: another λ or beam needs no training."""
     home = folder / "models" / training_key(split, share, plan, evidence, seed)
-    if not is_sound(home, json_or_none(home / DONE)):
+    if not is_sound(json_or_none(home / DONE), home):
         begun, spent = time.monotonic(), time.process_time()
         fitted = fit_models(Lessons(share, evidence, plan.recipe, seed, plan.device), max(plan.recipe.patience, split.patience))
         fitted.captioner.save_pretrained(home / "captioner")
