@@ -132,7 +132,7 @@ def summary(values: Float[Tensor, " n"], decimals: int) -> str:
     """The mean size of values, and a random projection of them in multiples of that size, rounded.
 
     >>> summary(torch.tensor([3.0, -4.0, 5.0]).double(), 2), summary(torch.zeros(2).double(), 2)
-    ('4.00e+00 -0.43', '0.00e+00 0.00')
+    ('4.00e+00 0.05', '0.00e+00 0.00')
     """
     size = float(values.abs().mean())
     weights = torch.rand(PERIOD, generator=torch.Generator().manual_seed(0), dtype=torch.float64).sub_(0.5).to(values.device)
