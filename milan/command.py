@@ -109,7 +109,7 @@ def run(main: Callable[[], object]) -> int:
 
 @contextmanager
 def collected_warnings() -> Iterator[None]:
-    """Within it every ``MilanWarning`` is printed once, in one line, and kept for ``warnings_so_far``, which starts empty.
+    """Print every ``MilanWarning`` within it once, on one line, and keep it for ``warnings_so_far``, empty at first.
 
     A ``MilanNotice`` is printed once and not kept.
     """

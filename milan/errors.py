@@ -35,7 +35,7 @@ class MilanWarning(UserWarning):
 
 
 class MilanNotice(MilanWarning):
-    """Something a user should know of a run, and that its result does not depend on; a program prints it once and does not keep it."""
+    """Something to know about a run but not about its result; a program prints it once and does not keep it."""
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:

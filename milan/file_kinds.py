@@ -1,4 +1,4 @@
-"""What a file is that was taken for weights or data, by its first bytes, whatever its name ends in."""
+"""Recognize by its first bytes a file that was mistaken for weights or data."""
 
 from pathlib import Path
 
@@ -11,40 +11,48 @@ _OTHERS = (
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes; convert it to PyTorch first"),
     (b"{", "a text in JSON, as an index of several weights files is; give the weights themselves"),
 )
+_NEEDED = (".safetensors", ".json", ".model")
+_PICKLED = (".bin", ".pth", ".pt")
 
 
 def wrong_kind(path: Path) -> str:
-    """What a file is instead of data, with what to do, to stand after "FILE is"; empty where its first bytes say nothing of it.
+    """Return what a file is instead of data and what to do about it, to stand after "FILE is".
 
-    Git LFS pointers, web pages and empty files are told, and of archives and other formats those that are taken for weights.
+    Git LFS pointers, web pages, empty files and some formats that are mistaken for weights are recognized. The result
+    is empty for any other file.
     """
     head = _head(path)
     if not head:
         return "empty; copy or download it again"
-    return _stand_in(head) or next((text for start, text in _OTHERS if head.startswith(start)), "")
+    return _placeholder(head) or next((text for start, text in _OTHERS if head.startswith(start)), "")
 
 
 def check_model_folder(folder: Path) -> None:
-    """Raises BadInput if a file that loading a model from this folder needs is a Git LFS pointer or a web page in its place."""
+    """Check that the files of a model in a folder were downloaded.
+
+    Raises:
+        BadInput: a file that loading the model needs is a Git LFS pointer or a web page.
+    """
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     safe = {file.parent for file in files if file.suffix == ".safetensors"}
     for file in files:
-        needed = file.suffix in (".safetensors", ".json", ".model") or (file.suffix in (".bin", ".pth", ".pt") and file.parent not in safe)
-        if needed and (text := _stand_in(_head(file))):
+        # Pickled weights beside safetensors are not read.
+        needed = file.suffix in _NEEDED or (file.suffix in _PICKLED and file.parent not in safe)
+        if needed and (text := _placeholder(_head(file))):
             raise BadInput(f"{file} is {text}")
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether the file begins as safetensors do: eight bytes that count the bytes of a header in JSON."""
+    """Return whether a file begins as safetensors do, with the size of a JSON header in eight bytes."""
     head = _head(path)
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**27
 
 
-def _stand_in(head: bytes) -> str:
+def _placeholder(head: bytes) -> str:
     if head.startswith(_POINTER):
         return "a Git LFS pointer in place of the file; fetch the file with: git lfs pull"
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_PAGES):
-        return "a web page (HTML or XML) in place of the file; download it again, and sign in first where the site asks for it"
+        return "a web page (HTML or XML) in place of the file; sign in where the site asks for it and download it again"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Files that were cut short or changed after they were written: told by size and checksum, and made anew where they can be."""
+"""Detect files that were truncated or changed after they were written, and make them again."""
 
 import hashlib
 import warnings
@@ -12,17 +12,17 @@ from milan.storage import atomic, content_key
 from milan.text_files import read_json_object
 
 T = TypeVar("T")
-HASHED = 64 * 2**20  # bytes; of a larger file only the size is looked at
-Marks = dict[str, list[Any]]  # by a file's name its size in bytes and its sha256, empty for large files
+HASHED = 64 * 2**20  # bytes; of a larger file only the size is compared
+Marks = dict[str, list[Any]]  # by file name: size in bytes, and sha256 (empty for large files)
 
 
 def checksums(folder: Path, names: Iterable[str]) -> Marks:
-    """Size and sha256 of files in a folder, as ``damage`` compares them."""
+    """Return size and sha256 of some files in a folder, as ``damage`` compares them."""
     return {name: _mark(folder / name) for name in names}
 
 
 def damage(folder: Path, marks: Mapping[str, Any]) -> str:
-    """What is wrong with the first file that is not as it was when ``checksums`` saw it, to stand in a sentence; empty if all are."""
+    """Return what is wrong with the first file that differs from its ``checksums``; an empty text if none does."""
     for name, before in marks.items():
         try:
             now = _mark(folder / name)
@@ -36,7 +36,7 @@ def damage(folder: Path, marks: Mapping[str, Any]) -> str:
 
 
 def is_sound(facts: dict[str, Any] | None, folder: Path) -> TypeGuard[dict[str, Any]]:
-    """Whether facts that were read list files of the folder under ``files``, and these are as they were when ``checksums`` saw them."""
+    """Return whether ``facts["files"]`` are the ``checksums`` of the folder's files as they are now."""
     files = facts.get("files") if facts else None
     return isinstance(files, dict) and not damage(folder, files)
 
@@ -47,7 +47,7 @@ def _mark(file: Path) -> list[Any]:
 
 
 def sealed(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts for a JSON file, with a checksum of their own, by which ``read_sealed`` knows that nothing has changed them.
+    """Add to the facts of a JSON file the checksum by which ``read_sealed`` detects changes.
 
     >>> sealed({"a": 1})
     {'a': 1, 'checksum': '015abd7f5cc57a2d'}
@@ -56,10 +56,10 @@ def sealed(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_sealed(file: Path) -> dict[str, Any]:
-    """What ``sealed`` facts a file holds.
+    """Read ``sealed`` facts.
 
     Raises:
-        BadInput: it cannot be read, holds no such facts, or they were changed.
+        BadInput: the file cannot be read, holds no such facts, or was changed.
     """
     found = read_json_object(file)
     if sealed({name: value for name, value in found.items() if name != "checksum"}) != found:
@@ -68,22 +68,26 @@ def read_sealed(file: Path) -> dict[str, Any]:
 
 
 def json_or_none(file: Path) -> dict[str, Any] | None:
-    """The object that a JSON file holds; None where there is no such file or it is damaged."""
+    """Return the object that a JSON file holds, or None if there is no such file or it is damaged."""
     with suppress(BadInput):
         return read_json_object(file)
     return None
 
 
 def made_once(file: Path, make: Callable[[Path], object], read: Callable[[Path], T]) -> T:
-    """What ``read`` gives of a file that ``make`` writes, to the path that it is given, where there is none or it is damaged.
+    """Read a file of the cache, which is made first if it is missing or damaged.
 
-    ``read`` must raise for a file that was cut short, as ``numpy.load`` does.
+    Args:
+        make: writes the file, to the path that it is given.
+        read: returns what the file holds, and raises for a truncated file, as ``numpy.load`` does.
     """
     if file.is_file():
         try:
             return read(file)
-        except Exception as error:  # whatever a damaged file makes its reader stumble over
-            warnings.warn(f"{file} is damaged ({' '.join(str(error).split())[:200]}) and is made anew", MilanNotice, stacklevel=2)
+        # A damaged file makes its reader raise anything; a fault of the reader itself is raised again below.
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            warnings.warn(f"{file} is damaged ({reason}) and is made again", MilanNotice, stacklevel=2)
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic(file) as partial:
         make(partial)

@@ -47,7 +47,7 @@ def webp(picture: UInt8[np.ndarray, "height width 3"], quality: int = QUALITY) -
 
 
 def is_whole_webp(file: Path) -> bool:
-    """Whether a WebP file is there and as long as its first bytes say."""
+    """Return whether a WebP file is there and has the length that its header states."""
     try:
         with file.open("rb") as opened:
             head = opened.read(12)

@@ -25,8 +25,12 @@ from milan import __version__
 from milan.errors import BadInput, MilanNotice
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "transformers", "timm", "datasets", "numpy", "pillow", "safetensors")
-CACHE_FORMAT = 2  # of what is kept in the cache; milan 0.1 kept its results beside the folder of that name
-_FIRST_CACHE = ("captions", "concepts", "embeddings", "features", "next_layer", "overlap", "pictures", "replies", "segmented", "thresholds")
+# Format of what the cache keeps. Version 0.1 kept its results beside the folder that is named for the format.
+CACHE_FORMAT = 2
+_FIRST_CACHE = (
+    *("captions", "concepts", "embeddings", "features", "next_layer"),
+    *("overlap", "pictures", "replies", "segmented", "thresholds"),
+)
 _PARTIAL = ".partial-"
 _LOCK, _HOLDER, _TURN = ".lock", ".holder", ".turn"
 
@@ -110,8 +114,8 @@ def in_turn(folder: Path) -> Iterator[None]:
 class Journal(AbstractContextManager["Journal"]):
     """Finished items of a run, by id, in SQLite; each is on disk when ``put`` returns, and a killed run loses none.
 
-    A journal opened with another key than it was written with, or written by another version, starts afresh: what it holds answers
-    another question. Each item has a checksum; one that was changed on disk counts as not finished.
+    A journal starts empty if it was written with another key or by version 0.1, since its items answer another
+    question. Each item has a checksum; one that was changed on disk counts as not finished.
 
     Raises:
         BadInput: from any method, where the file is damaged or cannot be written.
@@ -122,7 +126,8 @@ class Journal(AbstractContextManager["Journal"]):
         with self._faults("cannot use"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._base = sqlite3.connect(self.path, timeout=30)
-            self._base.text_factory = lambda text: text.decode(errors="replace")  # a damaged text is told by its checksum
+            # Damaged text is detected by its checksum.
+            self._base.text_factory = lambda text: text.decode(errors="replace")
             self._begin(key)
 
     def _begin(self, key: str) -> None:
@@ -137,18 +142,20 @@ class Journal(AbstractContextManager["Journal"]):
                 base.execute("INSERT OR REPLACE INTO facts VALUES ('key', ?)", (key,))
 
     def _drop_other_format(self) -> None:
-        """Empties a journal of milan 0.1, whose items have no checksum."""
+        """Empty a journal of milan 0.1, whose items have no checksum."""
         columns = [name for _, name, *_ in self._base.execute("PRAGMA table_info(items)")]
         if columns and "checksum" not in columns:
             (count,) = self._base.execute("SELECT count(*) FROM items").fetchone()
             self._base.execute("DROP TABLE items")
             if count:
-                warnings.warn(f"{self.path} holds {count} answers of milan 0.1, which are made anew", MilanNotice, stacklevel=5)
+                text = f"{self.path} holds {count} answers of milan 0.1, which are made again"
+                warnings.warn(text, MilanNotice, stacklevel=5)
 
     def get(self, id: str) -> dict | None:
         """What was put under ``id``, or None."""
         with self._faults("cannot read"):
-            found = self._base.execute("SELECT id, value, checksum FROM items WHERE id = ?", (json.dumps(id),)).fetchone()
+            query = "SELECT id, value, checksum FROM items WHERE id = ?"
+            found = self._base.execute(query, (json.dumps(id),)).fetchone()
         return json.loads(found[1]) if found and self._sound(*found) else None
 
     def put(self, id: str, value: dict) -> None:
@@ -160,7 +167,8 @@ class Journal(AbstractContextManager["Journal"]):
         name, text = json.dumps(id), json.dumps(value)  # JSON is ASCII, so surrogates in file names cannot upset SQLite
         known = "ON CONFLICT (id) DO UPDATE SET value = excluded.value, checksum = excluded.checksum"
         with self._faults("cannot write to"), self._base as base:
-            base.execute(f"INSERT INTO items (id, value, checksum) VALUES (?, ?, ?) {known}", (name, text, _crc(name, text)))
+            query = f"INSERT INTO items (id, value, checksum) VALUES (?, ?, ?) {known}"
+            base.execute(query, (name, text, _crc(name, text)))
 
     def ids(self) -> list[str]:
         """All ids, in the order in which they were first put."""
@@ -169,10 +177,10 @@ class Journal(AbstractContextManager["Journal"]):
             return [json.loads(row[0]) for row in found if self._sound(*row)]
 
     def _sound(self, id: str, value: str, checksum: int) -> bool:
-        """Whether an item is as it was put."""
+        """Return whether an item is as it was put."""
         sound = _crc(id, value) == checksum
         if not sound:
-            warnings.warn(f"an answer in {self.path} is damaged and made anew", MilanNotice, stacklevel=4)
+            warnings.warn(f"an answer in {self.path} is damaged and is made again", MilanNotice, stacklevel=4)
         return sound
 
     @contextmanager
@@ -222,12 +230,12 @@ def cache_root() -> Path:
 
 
 def cache_folder() -> Path:
-    """The folder of ``cache_root()`` for results in this version's formats; those of other versions are never read."""
+    """Return the folder of the cache for this version's formats; results in other formats are never read."""
     root = cache_root()
     folder = root / f"format-{CACHE_FORMAT}"
     old = [name for name in _FIRST_CACHE if (root / name).is_dir()]
     if old and not folder.exists():
-        text = f"{root} holds results of milan 0.1 ({', '.join(old)}); what is needed of them is made anew in {folder}"
+        text = f"{root} holds results of milan 0.1 ({', '.join(old)}); those needed are made again in {folder}"
         warnings.warn(f"{text}; delete the old ones to free room", MilanNotice, stacklevel=2)
     return folder
 

@@ -41,7 +41,7 @@ def test_a_file_is_made_once_and_anew_where_it_was_cut(tmp_path: Path, kind: str
     assert once() == once() == [0, 1, 2]
     assert len(made) == 1
     file.write_bytes(file.read_bytes()[:left])
-    with pytest.warns(MilanNotice, match=f"{kind} is damaged .* made anew"):
+    with pytest.warns(MilanNotice, match=f"{kind} is damaged .* made again"):
         assert once() == [0, 1, 2]
 
 

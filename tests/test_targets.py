@@ -234,8 +234,11 @@ class Answers(nn.Module):
 
 
 def flipped() -> nn.Module:
+    def forward(self: Answers, images: Tensor) -> Tensor:
+        return Answers.forward(self, -images)
+
     model = Answers()
-    model.forward = types.MethodType(lambda self, images: Answers.forward(self, -images), model)  # type: ignore[method-assign]
+    vars(model)["forward"] = types.MethodType(forward, model)
     return model
 
 

@@ -31,7 +31,8 @@ class Describer(ABC):
     """
 
     name: ClassVar[str]
-    version: ClassVar[int | None] = None  # raised by one whenever answers change; without it the text of the class' file stands for it
+    # To be raised by one whenever answers change. Without it the text of the class's file counts as its version.
+    version: ClassVar[int | None] = None
 
     @abstractmethod
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | Failure]:
@@ -49,26 +50,27 @@ class Describer(ABC):
 
     @property
     def key(self) -> str:
-        """What its answers depend on besides the dissection: settings and version; one that has weights adds their hash."""
+        """What its answers depend on besides the dissection: settings and version; a subclass adds weights."""
         return self.key_of(settings={name: str(each) for name, each in self.settings.items()})
 
     def key_of(self, **parts: Any) -> str:
-        """The content key of these parts, of the describer's name and of the version that its own class states."""
+        """Return the content key of these parts, the describer's name, and the version that its own class states."""
         version = vars(type(self)).get("version")
         return content_key(describer=self.name, version=_source(type(self)) if version is None else version, **parts)
 
 
 def _source(cls: type[Describer]) -> str:
-    """The text of the file that defines the class, or the compiled code of one that was made at a prompt."""
+    """Return the text of the file that defines a class, or the compiled code of a class made at a prompt."""
     functions = [inspect.unwrap(each) for each in vars(cls).values() if inspect.isfunction(each)]
     for function in functions:
-        with suppress(OSError, ValueError):  # there is no such file, or it is gone
+        # There is no such file at a prompt.
+        with suppress(OSError, ValueError):
             return Path(function.__code__.co_filename).read_text(encoding="utf-8")
     return repr([(each.__name__, _compiled(each.__code__)) for each in functions])
 
 
 def _compiled(code: CodeType) -> tuple[str, tuple[str, ...], list[Any]]:
-    """What a function does, in plain values; functions within it are constants of it."""
+    """Return what a function does, in plain values; nested functions are among its constants."""
     constants = [_compiled(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts]
     return code.co_code.hex(), code.co_names, constants
 

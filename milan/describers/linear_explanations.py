@@ -92,7 +92,7 @@ class LinearExplanations(Describer):
 
     @property
     def key(self) -> str:
-        """Content key of the settings that change answers, of the files they name, and of the weights that answers depend on."""
+        """Content key of the settings that change answers, the files they name, and the weights."""
         places = ("superclasses", "synsets", "embedder", "concepts", "batch_size", "device")
         settings = {name: value for name, value in self.settings.items() if name not in places}
         files = [_content(file) for file in (self.superclasses, self.synsets)]

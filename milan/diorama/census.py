@@ -55,12 +55,12 @@ class Census:
 
     @classmethod
     def kept(cls, home: Path, numbers: Callable[[], np.ndarray]) -> "Census":
-        """The census in a folder, made from ``numbers`` (see ``from_codes``) where there is none or a file of it was cut short."""
+        """Read the census in a folder; it is made of ``numbers`` (see ``from_codes``) if it is missing or damaged."""
         with suppress(OSError, ValueError, EOFError):
             return cls(np.load(home / "pixels.npy", mmap_mode="r"), np.load(home / "table.npy"))
         census = cls.from_codes(numbers())
         home.mkdir(parents=True, exist_ok=True)
-        for name, array in (("pixels", census.pixels), ("table", census.table)):  # the table last: it says that all is there
+        for name, array in (("pixels", census.pixels), ("table", census.table)):
             with atomic(home / f"{name}.npy") as path:
                 np.save(path, array)
         return census

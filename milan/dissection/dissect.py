@@ -195,7 +195,8 @@ def _with_key(plan: LayerPlan, target: Target, network: str, probe: Probe, once:
     length = block_length(probe.size, target.device)
     settings = {"k": plan.k, "quantile": plan.quantile, "units": plan.units, "rate": plan.rate, "block": length}
     made_by = {"format": FORMAT, "torch": torch.__version__, "device": target.device.type, "once": once}
-    key = content_key(target=network, layer=plan.layer.name, probe=probe.fingerprint, settings=settings, made_by=made_by)
+    images = probe.fingerprint
+    key = content_key(target=network, layer=plan.layer.name, probe=images, settings=settings, made_by=made_by)
     return replace(plan, key=key)
 
 
@@ -208,7 +209,7 @@ def _once(target: Target) -> str:
 
 
 def _missing(out: Path, plans: list[LayerPlan]) -> list[LayerPlan]:
-    """The layers that were not dissected before just so. Never decided by a folder being there; of what cannot be used it says why."""
+    """Return the layers without a sound dissection of the same key; say why results that are there cannot be used."""
     missing: list[LayerPlan] = []
     faults: dict[str, list[str]] = {}
     for plan in plans:
@@ -221,7 +222,7 @@ def _missing(out: Path, plans: list[LayerPlan]) -> list[LayerPlan]:
         if fault and (folder / FACTS).exists():
             faults.setdefault(fault, []).append(plan.layer.name)
     for fault, layers in faults.items():
-        warnings.warn(f"{out}: dissecting {', '.join(layers)} anew, since {fault}", MilanNotice, stacklevel=3)
+        warnings.warn(f"{out}: dissecting {', '.join(layers)} again, since {fault}", MilanNotice, stacklevel=3)
     return missing
 
 
@@ -238,7 +239,8 @@ def _keep_images(out: Path, probe: Probe, seen: dict[int, Tensor]) -> None:
     """Keeps the exemplars' images of all layers here that were dissected on this probe."""
     ids: set[int] = set()
     for file in [*out.glob(f"*/{FACTS}"), *out.glob(f"*/{_pending(FACTS)}")]:
-        with suppress(BadInput, KeyError):  # damaged, or of another format
+        # A dissection may be damaged or of another format.
+        with suppress(BadInput, KeyError):
             facts = read_sealed(file)
             if facts["format"] == FORMAT and facts["probe"]["fingerprint"] == probe.fingerprint:
                 ids |= set(facts["exemplars"])

@@ -152,7 +152,8 @@ class CompactDissection(ReleasedDissection):
             with np.load(file, allow_pickle=False) as packed:
                 bits = np.unpackbits(packed["masks"], axis=-1, count=int(packed["shape"][-1]))
                 shape = tuple(int(side) for side in packed["shape"])
-        except Exception as error:  # whatever a damaged archive makes numpy stumble over
+        # A damaged archive makes numpy raise anything.
+        except Exception as error:
             raise _unreadable(file, error) from None
         return bits.reshape(shape[0], shape[1], 1, *shape[-2:])
 
@@ -184,7 +185,8 @@ def export_milannotations(dissection: Dissection, folder: str | Path, annotation
     place.mkdir(parents=True, exist_ok=True)
     shape = (len(dissection.units), dissection.k)
     side = (dissection.image_size, dissection.image_size)
-    with written_array(place / IMAGES, (*shape, 3, *side)) as images, written_array(place / "masks.npy", (*shape, 1, *side)) as masks:
+    written_images = written_array(place / IMAGES, (*shape, 3, *side))
+    with written_images as images, written_array(place / "masks.npy", (*shape, 1, *side)) as masks:
         ids, peaks = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
         for row, unit in enumerate(dissection.units):
             found = dissection.exemplars(unit)
@@ -254,11 +256,12 @@ def _annotations(file: Path) -> dict[Unit, list[str]]:
 
 
 def _array(file: Path, axes: int, kind: type | None = None) -> np.ndarray:
-    """An array of so many axes, mapped from its file; of one type if one is given."""
+    """Map an array from its file, after checking its number of axes and, if one is given, its type."""
     try:
         found = np.load(file, mmap_mode="r", allow_pickle=False)
         shape, dtype = found.shape, found.dtype
-    except Exception as error:  # whatever a damaged header makes numpy stumble over
+    # A damaged header makes numpy raise anything.
+    except Exception as error:
         raise _unreadable(file, error) from None
     if len(shape) != axes or (kind is not None and dtype != kind):
         wanted = f" of {np.dtype(kind).name}" if kind is not None else ""
@@ -269,7 +272,8 @@ def _array(file: Path, axes: int, kind: type | None = None) -> np.ndarray:
 def _table(file: Path, kind: type) -> np.ndarray:
     try:
         return np.loadtxt(file, kind, delimiter=",", ndmin=2)
-    except Exception as error:  # numbers that are too large or none, other encodings, rows of different lengths
+    # Numbers may be too large or none, rows of different lengths, the encoding another one.
+    except Exception as error:
         raise _unreadable(file, error) from None
 
 

@@ -48,7 +48,8 @@ def kept_images(folder: Path, probe: str) -> KeptImages | None:
     """The images kept in a folder, if they are of the probe with this fingerprint."""
     try:
         found = KeptImages(folder)
-    except (OSError, ValueError, KeyError, BadInput):  # none, damaged, of another version, or killed while they were written
+    # There are none, or they are damaged, of another version, or of a killed run.
+    except (OSError, ValueError, KeyError, BadInput):
         return None
     return found if found.probe == probe else None
 

@@ -158,7 +158,8 @@ class StoredDissection(Dissection):
         self.status = dict.fromkeys(self.units, "ok")
         self.status |= {Unit(self.layer, index): word for word, indices in facts["status"].items() for index in indices}
         self._told = False
-        self._checked: set[str] = set()  # files that are as they were written
+        # Files whose checksums were compared.
+        self._checked: set[str] = set()
 
     def exemplars(self, unit: Unit) -> Exemplars:
         row = self.row(unit)
@@ -226,8 +227,8 @@ class StoredDissection(Dissection):
             raise MissingEvidence(f"the target of {self.folder} was given in Python and has no name to be loaded by; {_again(self.folder)}")
         target = self._network or load_target(**facts["settings"])
         if target.fingerprint != facts["fingerprint"]:
-            text = f"the target {self.target} is not the one that {self.folder} was made of: its weights, code or preprocessing differ"
-            raise MissingEvidence(f"{text}; {_again(self.folder)}")
+            text = f"the target {self.target} is not the one dissected in {self.folder}"
+            raise MissingEvidence(f"{text}: its weights, code or preprocessing differ; {_again(self.folder)}")
         return target
 
     @cached_property
@@ -241,7 +242,7 @@ class StoredDissection(Dissection):
 
     @contextmanager
     def _sound(self, name: str) -> Iterator[None]:
-        """A file is read within. Raises MissingEvidence for one that is not as it was written, or cannot be read."""
+        """Read a file within; raise MissingEvidence if it cannot be read or was changed."""
         if name not in self._checked and (fault := damage(self.folder, {name: self.facts["files"][name]})):
             raise MissingEvidence(f"{self.folder}: {fault}; {_again(self.folder)}")
         self._checked.add(name)
@@ -293,7 +294,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 def facts_or_fault(folder: Path) -> tuple[dict[str, Any], str]:
-    """What ``dissection.json`` says, and nothing; or nothing, and why it cannot be read."""
+    """Return the facts of ``dissection.json`` and an empty text, or no facts and why they cannot be read."""
     try:
         written = read_json_object(folder / FACTS).get("format")
         if written == FORMAT:

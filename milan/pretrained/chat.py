@@ -42,7 +42,8 @@ class ChatModel(Llm):
             raise BadInput(f"{self.name} has no chat template, so it cannot be asked; give a model that was tuned for chat")
         self.model: Any = model.to(self.device).eval().requires_grad_(False)
         how = {"template": self.tokenizer.chat_template, "temperature": temperature, "longest": longest, "precision": precision}
-        self.key = content_key(llm=network_hash(self.model), vocabulary=sorted(self.tokenizer.get_vocab().items()), how=how)
+        vocabulary = sorted(self.tokenizer.get_vocab().items())
+        self.key = content_key(llm=network_hash(self.model), vocabulary=vocabulary, how=how)
 
     @torch.no_grad()
     def answer(self, question: Question, attempt: int = 0) -> str:

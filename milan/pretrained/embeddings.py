@@ -91,7 +91,8 @@ class Rows:
         self._saved = time.monotonic()
 
     def _facts(self) -> dict:
-        with suppress(OSError, ValueError, EOFError):  # nothing yet, or cut off: begun anew
+        # There are none yet, or they are damaged.
+        with suppress(OSError, ValueError, EOFError):
             facts = json_or_none(self.folder / "done.json")
             held = np.load(self.folder / "rows.npy", mmap_mode="r").shape
             if isinstance(facts, dict) and {"done", "whole"} <= facts.keys() and held == (self.count, self.features):
@@ -145,13 +146,15 @@ class Texts(AbstractContextManager["Texts"]):
             part = hashes[start : start + ASKED]
             marks = ",".join("?" * len(part))
             try:
-                found.update(self._base.execute(f"SELECT hash, vector FROM texts WHERE hash IN ({marks})", part).fetchall())
+                rows = self._base.execute(f"SELECT hash, vector FROM texts WHERE hash IN ({marks})", part)
+                found.update(rows.fetchall())
             except sqlite3.DatabaseError as error:
                 raise self._unusable(error) from None
         return found
 
     def _unusable(self, error: Exception) -> BadInput:
-        return BadInput(f"cannot use the kept vectors of texts, {self.path}: {error}; make room, or delete the file to have them made anew")
+        remedy = "make room, or delete the file to have them made again"
+        return BadInput(f"cannot use the kept vectors of texts, {self.path}: {error}; {remedy}")
 
     def close(self) -> None:
         self._base.close()

@@ -141,7 +141,7 @@ def _folder(path: str) -> Path:
 
 
 def _settings(name: str) -> str:
-    """What a folder says of its model; much of it, as the number of heads, neither weights nor the printed network show."""
+    """Return the settings in a model's folder. Neither the weights nor the printed network show, say, its heads."""
     return (Path(name.removeprefix(LOCAL)) / "open_clip_config.json").read_text() if name.startswith(LOCAL) else ""
 
 

@@ -145,7 +145,8 @@ class Diffusion(Painter):
         self.pipeline.to(device)
         self.pipeline.set_progress_bar_config(disable=True)
         self._options = {"num_inference_steps": self.steps} | _known(self.pipeline.__call__, self.guidance)
-        networks = {name: network_hash(each) for name, each in self.pipeline.components.items() if isinstance(each, nn.Module)}
+        parts = self.pipeline.components
+        networks = {name: network_hash(part) for name, part in parts.items() if isinstance(part, nn.Module)}
         how = {"scheduler": repr(self.pipeline.scheduler.config), "precision": precision, **self._options}
         self.key = content_key(painter=networks, how=how)
         self.side = self._side()
@@ -236,7 +237,7 @@ def pictures_of(
 
 
 def kept_picture(key: str, wanted: Wanted) -> UInt8[Tensor, "3 side side"] | None:
-    """A picture that the painter of that key has drawn before, from the cache; None where it is not there, or was cut short."""
+    """Return a picture that the painter of that key has drawn before; None if the cache has none or it is damaged."""
     file = _file(cache_folder() / "pictures" / key, wanted)
     return torch.from_numpy(np.load(file)) if _is_whole(file) else None
 
@@ -246,7 +247,7 @@ def _file(home: Path, each: Wanted) -> Path:
 
 
 def _is_whole(file: Path) -> bool:
-    """Whether a picture is there and was not cut short."""
+    """Return whether a picture is there and not truncated."""
     with suppress(OSError, ValueError, EOFError):
         np.load(file, mmap_mode="r")
         return True

@@ -119,7 +119,8 @@ class Transformers(Segmenter):
         try:
             with quiet():
                 options = {"local_files_only": local, "trust_remote_code": False}
-                self.model = transformers.AutoModelForSemanticSegmentation.from_pretrained(path, **options).float().eval()
+                kind = transformers.AutoModelForSemanticSegmentation
+                self.model = kind.from_pretrained(path, **options).float().eval()
                 self.processor = transformers.AutoImageProcessor.from_pretrained(path, **options)
         except Exception as error:  # the hub's client, the network and transformers each raise their own
             raise BadInput(f"hf:{name} cannot be loaded as a segmenter: {first_line(error)}") from error
@@ -159,7 +160,8 @@ class Torchvision(Segmenter):
         names = [str(each).strip("_") for each in published.meta["categories"]]
         self.concepts = names if len(names) == classes else [f"class {number}" for number in range(1, classes + 1)]
         reading = [self._size, self._mean.flatten().tolist(), self._std.flatten().tolist()]
-        self.key = content_key(segmenter=name, weights=network_hash(self.model), reading=reading, concepts=self.concepts)
+        weights = network_hash(self.model)
+        self.key = content_key(segmenter=name, weights=weights, reading=reading, concepts=self.concepts)
 
     @torch.no_grad()
     def _segment(self, images: UInt8[Tensor, "b 3 h w"]) -> Int[Tensor, "b levels h w"]:

@@ -116,7 +116,7 @@ def _opened(kept: Path, shape: tuple[int, int, int], fresh: bool) -> np.ndarray:
         found = np.lib.format.open_memmap(file, "r+")
         if found.shape == shape:
             return found
-    raise BadInput(f"{file} is lost or damaged, and the answers in {kept} go with it; delete {kept} to count anew")
+    raise BadInput(f"{file} is lost or damaged, and {kept} depends on it; delete {kept} to count again")
 
 
 def _right(

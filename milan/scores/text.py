@@ -257,9 +257,8 @@ def _scorer(model: str, num_layers: int | None, rescale: bool, device: str) -> A
         check_model_folder(Path(model))
     try:
         with quiet():
-            scorer = library.BERTScorer(
-                model, num_layers=layers, lang="en", rescale_with_baseline=rescale, baseline_path=str(baseline), device=device, nthreads=0
-            )
+            rescaling = {"lang": "en", "rescale_with_baseline": rescale, "baseline_path": str(baseline)}
+            scorer = library.BERTScorer(model, num_layers=layers, device=device, nthreads=0, **rescaling)
             scorer._tokenizer = _tokenizer(model, scorer._model.config)
     except (OSError, ValueError) as error:
         raise BadInput(f"cannot load {model} for BERTScore: {first_line(error)}; give a folder that holds it") from None

@@ -53,7 +53,8 @@ def _published(name: str, published: Any) -> Weights:
     try:
         return dict(published.get_state_dict(progress=True, check_hash=True, weights_only=True, map_location="cpu"))
     except (OSError, RuntimeError) as error:
-        raise BadInput(f"the weights of torchvision:{name} could not be had from {published.url}: {first_line(error)}") from error
+        reason = f"could not be downloaded from {published.url}: {first_line(error)}"
+        raise BadInput(f"the weights of torchvision:{name} {reason}") from error
 
 
 def _built(build: Any, options: dict[str, Any], tensors: Weights, origin: str) -> nn.Module:
@@ -77,7 +78,7 @@ def _torchvision_preprocessing(published: Any) -> Preprocessing:
 
 
 def from_timm(name: str, source: Source) -> Network:
-    """A network of timm, with the data configuration of its pretrained weights: NAME, NAME.TAG, hf_hub:ID or local-dir:FOLDER."""
+    """A network of timm, by NAME, NAME.TAG, hf_hub:ID or local-dir:FOLDER, with its data configuration."""
     try:
         import timm
     except ImportError as error:
@@ -93,7 +94,7 @@ def from_timm(name: str, source: Source) -> Network:
 
 
 def _check_timm_name(name: str) -> None:
-    """Raises UnknownName or BadInput for a network, a tag of weights or a place that timm does not have."""
+    """Raise UnknownName or BadInput for a network, a tag of weights or a place that timm does not have."""
     import timm
 
     kind, _, place = name.partition(":")
@@ -104,7 +105,8 @@ def _check_timm_name(name: str) -> None:
             raise BadInput(f"{place} holds no config.json, so it is no folder of a timm model")
         check_model_folder(Path(place))
     elif (network := name.partition(".")[0]) not in timm.list_models():
-        raise UnknownName("timm model", network, timm.list_models(), "timm.list_models() has them all, or write hf_hub:ID")
+        hint = "timm.list_models() has them all, or write hf_hub:ID"
+        raise UnknownName("timm model", network, timm.list_models(), hint)
     elif name not in (tagged := timm.list_models(f"{network}.*", include_tags=True)) and name != network:
         tags = [known.partition(".")[2] for known in tagged]
         raise UnknownName("timm weights", name.partition(".")[2], tags, f"{network} has: {', '.join(tags) or 'none'}")
@@ -188,10 +190,12 @@ def looks_like_path(name: str) -> bool:
 def _transformers_model(name: str, config: Any, source: Source, local: bool) -> nn.Module:
     kind = _auto_class(config)
     if source.pretrained:
-        model, told = kind.from_pretrained(name, local_files_only=local, trust_remote_code=False, output_loading_info=True)
+        safely = {"local_files_only": local, "trust_remote_code": False}
+        model, told = kind.from_pretrained(name, output_loading_info=True, **safely)
         if missing := sorted(told["missing_keys"]):
             text = f"hf:{name} has no weights for {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
-            warnings.warn(f"{text}; these {len(missing)} are random, so layers that read them mean nothing", MilanWarning, stacklevel=5)
+            effect = f"these {len(missing)} are random, so layers that read them mean nothing"
+            warnings.warn(f"{text}; {effect}", MilanWarning, stacklevel=5)
         return _vision_part(model, name)
     model = kind.from_config(config, trust_remote_code=False)
     if source.path is not None and (filled := _with_saved_names(model, source)) is not None:
@@ -230,7 +234,8 @@ def _processor(name: str, config: Any, local: bool) -> Preprocessing:
     fallback = Preprocessing(_last(getattr(config, "image_size", None) or 224))
     try:
         with quiet():
-            wanted = transformers.AutoImageProcessor.from_pretrained(name, local_files_only=local, trust_remote_code=False)
+            safely = {"local_files_only": local, "trust_remote_code": False}
+            wanted = transformers.AutoImageProcessor.from_pretrained(name, **safely)
     except (OSError, ValueError, KeyError, ImportError):
         return fallback  # saved without a processor
     size, resize = _sizes(wanted, fallback.image_size)

@@ -1,4 +1,4 @@
-"""Whether a hub can be asked, what to say in seconds when it cannot, and how transformers is kept quiet and from running a model's code."""
+"""Ask a hub, report within seconds that it cannot be asked, and load models without running their code."""
 
 import logging
 import urllib.error
@@ -30,10 +30,10 @@ def out_of_reach(what: str, url: str, cached: Path | str, instead: str = INSTEAD
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's error says, on one line of at most 300 characters."""
+    """Return what a library's error says, on one line of at most 300 characters."""
     text = " ".join(str(error).split())
     if "trust_remote_code" in text:
-        return "it needs code that lies beside its weights, which is never run; give a model whose class the library has itself"
+        return "it needs code from its own folder, which is never run; give a model whose class the library has itself"
     return text[:300] or type(error).__name__
 
 
@@ -63,22 +63,24 @@ def only_cached(repository: str, filenames: Sequence[str], instead: str = INSTEA
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """A model is loaded within: transformers shows no bars or notices, and never asks whether the code in a model's folder may run.
+    """Load a transformers model without bars and notices, and without a question whether code in its folder may run.
 
-    Every call of ours says ``trust_remote_code=False``. Libraries that load models of transformers themselves (open_clip, bert-score)
-    leave it open; transformers would then ask on the console and run the code after a "y".
+    All calls in this package pass ``trust_remote_code=False``. Libraries that load transformers models themselves
+    (open_clip, bert-score) do not; transformers would then ask on the console, and run the code after a "y".
     """
-    from transformers import dynamic_module_utils
+    from transformers import dynamic_module_utils as remote_code
     from transformers.utils import logging as notices
 
-    level, bar, patience = notices.get_verbosity(), notices.is_progress_bar_enabled(), dynamic_module_utils.TIME_OUT_REMOTE_CODE
+    level, bar = notices.get_verbosity(), notices.is_progress_bar_enabled()
+    seconds = remote_code.TIME_OUT_REMOTE_CODE
     notices.set_verbosity(logging.ERROR)
     notices.disable_progress_bar()
-    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # seconds to wait for an answer: it refuses without asking
+    # Without time for an answer it refuses instead of asking.
+    remote_code.TIME_OUT_REMOTE_CODE = 0
     try:
         yield
     finally:
-        dynamic_module_utils.TIME_OUT_REMOTE_CODE = patience
+        remote_code.TIME_OUT_REMOTE_CODE = seconds
         notices.set_verbosity(level)
         if bar:
             notices.enable_progress_bar()

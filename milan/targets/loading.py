@@ -42,8 +42,8 @@ def load_target(
     Args:
         spec: ``torchvision:NAME``, ``timm:NAME``, ``hf:ID_OR_PATH``, ``diorama:NAME``, or ``PATH/FILE.py:FUNCTION`` for a function of
             yours that returns a module (or a :class:`Target`, which brings its own preprocessing).
-        weights: a safetensors file or a saved state dict, of which nothing is executed; ``"random"`` for untrained weights, the same
-            each time; None for the library's pretrained ones.
+        weights: a safetensors file or a saved state dict, of which nothing is executed; ``"random"`` for untrained
+            weights, the same each time; None for the library's pretrained ones.
         device, layout, prefix_tokens, output_index: see :class:`Target`.
 
     Raises:
@@ -53,7 +53,8 @@ def load_target(
     kind, _, name = spec.partition(":")
     source = Source(weights)
     options: dict[str, Any] = {"layout": layout, "prefix_tokens": prefix_tokens, "output_index": output_index, "device": device}
-    with seeded(torch.device("cpu")):  # random weights are the same each time, so that what was found of them is found again
+    # Random weights are the same each time, so that earlier results are found again.
+    with seeded(torch.device("cpu")):
         if kind in FAMILIES and name:
             network = FAMILIES[kind](name, source)
             target = _target(network, spec, options)
@@ -115,7 +116,7 @@ def _with_options(target: Target, options: dict[str, Any]) -> Target:
 
 
 def _code_hash(spec: str) -> str:
-    """sha256 of the file of code that a spec names; empty where it names none."""
+    """Return the sha256 of the Python file that a spec names; empty if it names none."""
     file = spec.rpartition(":")[0]
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file.endswith(".py") else ""
 

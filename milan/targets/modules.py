@@ -107,7 +107,7 @@ def borrowed(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def seeded(device: torch.device) -> Iterator[None]:
-    """Random numbers on the CPU and ``device`` are the same ones each time within the block; the caller's random state stays as it is."""
+    """Seed the random numbers of the CPU and of ``device`` within the block; the random state outside is unchanged."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(0)
         if device.type == "cuda":

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from milan.errors import BadInput, MilanWarning, UnknownName
-from milan.targets.fingerprints import answers_to_noise, attribute_stamp, network_hash
+from milan.targets.fingerprints import attribute_hash, network_hash, noise_outputs
 from milan.targets.layers import Layer, Layers, find_layers
 from milan.targets.layouts import check_layout
 from milan.targets.modules import PREFIXES, borrowed, check_usable, is_half, modules_by_name, plain_name, unwrapped
@@ -62,8 +62,8 @@ class Target:
         self.layout, self.prefix_tokens, self.output_index = layout, prefix_tokens, output_index
         self.spec = ""  # what load_target was given; empty for a module given in Python
         self.weights = ""  # the weights file it was given, "random", or empty
-        self._answers: tuple[Any, list[str]] = ((), [])  # to noise, and what they were worked out for
-        self.code = ""  # sha256 of the file of code that load_target ran for it; empty where there is none
+        self.code = ""  # sha256 of the Python file that load_target ran for it; empty if there is none
+        self._noise_outputs: tuple[Any, list[str]] = ((), [])  # the state they were computed in, and the outputs
         if len(self.mean) != 3 or len(self.std) != 3 or not all(self.std):
             raise BadInput(f"mean and std need three values each, std none of them 0: {self.mean}, {self.std}")
 
@@ -169,15 +169,17 @@ class Target:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of what decides the activations: weights, architecture, configuration, preprocessing, the file of code that the network
-        was loaded from, and what its layers answer to an image of noise (see ``answers_to_noise``). Looked at anew each time.
+        """The sha256 of what decides the activations, evaluated at each access.
+
+        It covers weights, architecture, configuration, preprocessing, the file of code that the network was loaded
+        from, and what its layers put out for an image of noise (see ``noise_outputs``).
         """
         reading = (self.image_size, self.resize, self.mean, self.std, self.layout, self.prefix_tokens, self.output_index)
-        weights = network_hash(self.core)
-        stamp = (weights, reading, attribute_stamp(self.core))
-        if self._answers[0] != stamp:
-            self._answers = (stamp, answers_to_noise(self))
-        return hashlib.sha256(repr((weights, reading, self.code, self._answers[1])).encode()).hexdigest()
+        network = network_hash(self.core)
+        state = (network, reading, attribute_hash(self.core))
+        if self._noise_outputs[0] != state:
+            self._noise_outputs = (state, noise_outputs(self))
+        return hashlib.sha256(repr((network, reading, self.code, self._noise_outputs[1])).encode()).hexdigest()
 
 
 def _spellings(name: str) -> list[str]:

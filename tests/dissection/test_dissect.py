@@ -168,7 +168,7 @@ def changed(**facts: object) -> Callable[[bytes], bytes]:
 SPOILT: dict[str, tuple[str, Callable[[bytes], bytes | None], str]] = {
     "of 0.1": ("conv2/dissection.json", changed(format=1), "milan 0.1"),
     "of another version": ("conv2/dissection.json", changed(format=99), "format 99"),
-    "changed by hand": ("conv2/dissection.json", changed(status={"dead": [1], "sparse": [], "invalid": []}), "checksum"),
+    "changed by hand": ("conv2/dissection.json", changed(image_size=31), "checksum"),
     "no facts": ("conv2/dissection.json", lambda file: b"[]", "JSON list"),
     "cut facts": ("conv2/dissection.json", lambda file: file[:200], "not JSON"),
     "deep": ("conv2/dissection.json", lambda file: b"[" * 100_000, "too deeply"),
@@ -181,7 +181,7 @@ SPOILT: dict[str, tuple[str, Callable[[bytes], bytes | None], str]] = {
     "lost list": ("images.json", lambda file: None, ""),
     "cut images": ("images.npy", lambda file: file[:-1], ""),
     "other images": ("images.npy", lambda file: file[:-1] + bytes([file[-1] ^ 1]), ""),
-    "other order": ("images.json", lambda file: json.dumps(json.loads(file) | {"ids": json.loads(file)["ids"][::-1]}).encode(), ""),
+    "other order": ("images.json", changed(ids=[*range(60)]), ""),
 }
 
 

@@ -27,12 +27,13 @@ LOADERS: dict[str, Callable[[Path], object]] = {
     "sentence encoder": lambda folder: load_sentence_encoder(f"hf:{folder}"),
     "BERTScore": lambda folder: bert_score(["a"], [["b"]], model=str(folder), num_layers=1, rescale=False),
 }
-CLASSES = ("Config", "Model", "Processor", "ImageProcessor", "ModelForImageClassification", "ModelForSemanticSegmentation")
+MODELS = ("Model", "ModelForImageClassification", "ModelForSemanticSegmentation")
+CLASSES = ("Config", "Processor", "ImageProcessor", *MODELS)
 
 
 @pytest.fixture
 def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What the code in ``folder``, named for every class, leaves behind if it is run; somebody at the console answers "y" to everything."""
+    """What the code in ``folder`` leaves behind if it is run; somebody at the console answers "y" to everything."""
     monkeypatch.setattr(builtins, "input", lambda *prompt: "y")
     folder = tmp_path / "folder"
     folder.mkdir()

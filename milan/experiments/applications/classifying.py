@@ -79,7 +79,8 @@ def trained(images: "Probe", validation: "Probe", how: Training, folder: Path, d
     best = _fit(spec, images, validation, how, folder / "training.pt", known, device)
     _save(weights, best["weights"])
     files = checksums(folder, [weights.name, script.name])
-    facts.write_text(json.dumps({"made": known, "epoch": best["epoch"], "loss": best["loss"], "files": files}, indent=1) + "\n")
+    made = {"made": known, "epoch": best["epoch"], "loss": best["loss"], "files": files}
+    facts.write_text(json.dumps(made, indent=1) + "\n")
     (folder / "training.pt").unlink(missing_ok=True)
     return spec, weights
 
@@ -170,7 +171,8 @@ def _resumed(record: Path, known: dict[str, Any], model: "nn.Module", optimizer:
     """What a killed run had reached, put back; else the beginning."""
     import torch
 
-    with suppress(OSError, EOFError, RuntimeError, pickle.UnpicklingError):  # none, or cut short
+    # There is no record, or it is damaged.
+    with suppress(OSError, EOFError, RuntimeError, pickle.UnpicklingError):
         kept = torch.load(record, weights_only=True)
         if kept["made"] == known:
             model.load_state_dict(kept["model"])

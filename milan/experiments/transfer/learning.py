@@ -141,9 +141,10 @@ def trained(split: Split, share: Share, plan: Plan, evidence: Evidence, seed: in
         counts = {name: len(getattr(share, name)) for name in ("train", "stop", "test")}
         seconds = {"seconds": round(time.monotonic() - begun, 1), "processor seconds": round(time.process_time() - spent, 1)}
         facts = {"split": f"{split.kind}, {split.name}", "seed": seed, "units": counts, **fitted.facts, **seconds}
-        files = [str(file.relative_to(home)) for file in sorted(home.rglob("*")) if file.is_file() and file.name != DONE]
+        files = [file for file in sorted(home.rglob("*")) if file.is_file() and file.name != DONE]
+        marks = checksums(home, [str(file.relative_to(home)) for file in files])
         with atomic(home / DONE) as partial:
-            partial.write_text(json.dumps({"facts": facts, "files": checksums(home, files)}))
+            partial.write_text(json.dumps({"facts": facts, "files": marks}))
         print(json.dumps(facts), file=sys.stderr, flush=True)
     captioner, prior = Captioner.from_pretrained(home / "captioner"), Prior.from_pretrained(home / "prior")
     components = Components(**load_file(home / COMPONENTS)) if (home / COMPONENTS).is_file() else None
