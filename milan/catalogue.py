@@ -12,11 +12,12 @@ from typing import Any
 from milan.command import clean
 from milan.errors import BadInput, UnknownName
 from milan.published import published_descriptions
-from milan.tables import read_table, write_csv, write_jsonl, write_parquet
+from milan.tables import parquet_facts, read_table, write_csv, write_jsonl, write_parquet
 from milan.text_files import read_json_object, whole_number
 from milan.units import Candidate, Description, Unit
 
 OK = "ok"
+KEPT_FACTS = ("describer", "target", "probe", "sources", "simulated")  # in the metadata of a parquet table
 DIGITS = 6  # significant digits that are written: what differs beyond them is the order of summation, not the answer
 
 
@@ -100,13 +101,15 @@ class Catalogue:
     def write(self, folder: Path) -> None:
         """Writes ``descriptions.csv``, ``.jsonl`` and ``.parquet`` to ``folder``: the same rows, the same bytes for the same answers.
 
-        What a describer tells of its reasoning is in the ``.jsonl`` alone.
+        What a describer tells of its reasoning is in the ``.jsonl`` alone; what the descriptions were made from, and
+        whether that is simulated, is in the metadata of the ``.parquet``.
         """
         rows = [_row(entry, str(self.facts.get("describer", ""))) for entry in self.entries]
         flat = [{name: value for name, value in row.items() if name != "reasoning"} for row in rows]
         write_csv(folder / "descriptions.csv", flat)
         write_jsonl(folder / "descriptions.jsonl", rows)
-        write_parquet(folder / "descriptions.parquet", flat)
+        kept = {name: self.facts[name] for name in KEPT_FACTS if name in self.facts}
+        write_parquet(folder / "descriptions.parquet", flat, kept)
 
     def _repr_html_(self) -> str:
         from milan.notebook import table_html  # only a notebook asks
@@ -114,11 +117,13 @@ class Catalogue:
         rows = [
             (str(entry.unit), *((said.score, said.text) if (said := entry.description) else (None, entry.status))) for entry in self.entries
         ]
-        return table_html(rows, self.counts)
+        return table_html(rows, self.counts, str(self.facts.get("simulated", "")))
 
 
 def read_catalogue(path: Path | str) -> Catalogue:
-    """Reads what ``Catalogue.write`` wrote: a folder, or one of its three files. ``run.json`` beside it gives the facts.
+    """Reads what ``Catalogue.write`` wrote: a folder, or one of its three files.
+
+    ``run.json`` beside it gives the facts, else the metadata of ``descriptions.parquet``.
 
     Raises:
         BadInput: there is nothing there, or it is not such a table.
@@ -126,10 +131,8 @@ def read_catalogue(path: Path | str) -> Catalogue:
     file = _table_file(Path(path))
     needed = ("layer", "unit", "description")
     rows = read_table(file, needed, lambda row: (_tidy_entry(_entry(row)), row.get("describer") or ""))
-    facts = file.with_name("run.json")
-    known = read_json_object(facts) if facts.exists() else {}
     describer = rows[0][1] if rows else ""
-    return Catalogue(tuple(entry for entry, _ in rows), known or {"describer": describer})
+    return Catalogue(tuple(entry for entry, _ in rows), _facts_beside(file) or {"describer": describer})
 
 
 def read_descriptions(path: Path | str, layer: str = "") -> list[Description]:
@@ -145,6 +148,21 @@ def read_descriptions(path: Path | str, layer: str = "") -> list[Description]:
     file = _table_file(Path(path))
     found = published_descriptions(file, layer)
     return read_catalogue(file).descriptions if found is None else found
+
+
+def table_sources(path: Path | str) -> dict[str, str]:
+    """Return what the descriptions in a table were made from, by role ("table's captioner"), where that is known."""
+    facts = _facts_beside(_table_file(Path(path)))
+    sources = facts.get("sources") or {name: str(facts[name]) for name in ("target", "probe") if facts.get(name)}
+    return {f"table's {role}": spec for role, spec in sources.items()}
+
+
+def _facts_beside(file: Path) -> dict[str, Any]:
+    """What the folder of a table says of it."""
+    facts = file.with_name("run.json")
+    if facts.exists():
+        return read_json_object(facts)
+    return parquet_facts(file if file.suffix == ".parquet" else file.with_name("descriptions.parquet"))
 
 
 def tidy(description: Description) -> Description:

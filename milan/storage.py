@@ -21,8 +21,8 @@ from types import TracebackType
 import psutil
 from filelock import BaseFileLock, FileLock, Timeout
 
-from milan import __version__
 from milan.errors import BadInput, MilanNotice
+from milan.version import __version__
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "transformers", "timm", "datasets", "numpy", "pillow", "safetensors")
 # Format of what the cache keeps. Version 0.1 kept its results beside the folder that is named for the format.

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ T = TypeVar("T")
 
 Row = dict[str, Any]
 _FORMULA = re.compile(r"'*\s*[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]")  # what a spreadsheet would run, in half or full width
+FACTS = "milan"  # their name in a parquet file's metadata
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
@@ -62,14 +63,19 @@ def read_jsonl(path: Path, *needed: str) -> list[Row]:
     return rows
 
 
-def write_parquet(path: Path, rows: Sequence[Row]) -> None:
-    """Nested values stay nested; a key that only some objects have is null in the others."""
+def write_parquet(path: Path, rows: Sequence[Row], facts: Mapping[str, Any] | None = None) -> None:
+    """Nested values stay nested; a key that only some objects have is null in the others.
+
+    Args:
+        facts: plain values that are kept in the file's metadata.
+    """
     import pyarrow
     from pyarrow import parquet
 
     filled = [{name: _fill(value, keys[name]) for name, value in row.items()} for row in rows] if (keys := _keys(rows)) else []
     with atomic(path) as partial:
-        parquet.write_table(pyarrow.Table.from_pylist(filled), partial)
+        table = pyarrow.Table.from_pylist(filled)
+        parquet.write_table(table.replace_schema_metadata({FACTS: json.dumps(facts)} if facts else None), partial)
 
 
 def read_parquet(path: Path, *needed: str) -> list[Row]:
@@ -101,6 +107,17 @@ def read_table(path: Path, needed: Sequence[str], convert: Callable[[Row], T]) -
         raise UnknownName("kind of table", path.suffix or path.name, READERS, hint)
     rows = READERS[path.suffix](path, *needed)
     return converted(path, ((f"row {number}", row) for number, row in enumerate(rows, start=1)), convert)
+
+
+def parquet_facts(path: Path) -> dict[str, Any]:
+    """Return the facts that ``write_parquet`` was given; empty where there are none, or no such file."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        return json.loads((parquet.read_schema(path).metadata or {}).get(FACTS.encode(), b"{}"))
+    except (pyarrow.ArrowException, OSError, ValueError):
+        return {}
 
 
 def guard(text: str) -> str:

@@ -54,6 +54,12 @@ class Annotators(Describer):
     def _simulates(self) -> str:
         return self.source if self.source in ("found", "simulated") else ""
 
+    def sources(self, dissection: Dissection) -> dict[str, str]:
+        """Where the annotations of the layer are from: its own folder, a folder that was given, or Diorama."""
+        if self.source == "found" and _own(dissection):
+            return {"annotations": str(dissection.folder)}
+        return {"annotations": "diorama" if self._simulates else self.source}
+
     def _places(self) -> list[Path]:
         """Where texts are read from, whatever is dissected."""
         if self._simulates:

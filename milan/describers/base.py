@@ -2,7 +2,7 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +10,12 @@ from types import CodeType
 from typing import Any, ClassVar
 
 from milan.dissection.store import Dissection
+from milan.provenance import LANGUAGE_MODEL, joined, united
 from milan.storage import content_key
 from milan.units import Description, Unit
+
+MATERIALS = ("captioner", "prior", "encoder", "embedder", "painter", "segmenter", "llm", "concepts", "annotations")
+ROLES = {"llm": LANGUAGE_MODEL}  # settings whose role has another name
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,30 @@ class Describer(ABC):
         """Return the content key of these parts, the describer's name, and the version that its own class states."""
         version = vars(type(self)).get("version")
         return content_key(describer=self.name, version=_source(type(self)) if version is None else version, **parts)
+
+    def sources(self, dissection: Dissection) -> dict[str, str]:
+        """Return what the answers about a layer are made from besides its target and probe, by role.
+
+        By default these are the settings that name models, concept sets and annotations (``MATERIALS``). A describer
+        that leaves some of them unused, or uses others, overrides this: it decides which results are called simulated.
+        """
+        return self.specs(*MATERIALS)
+
+    def specs(self, *settings: str) -> dict[str, str]:
+        """Return the settings of these names that there are and that are not empty, by their roles, as texts."""
+        values = {ROLES.get(name, name): self.settings.get(name) for name in settings}
+        return {role: ", ".join(map(str, _as_list(value))) for role, value in values.items() if value}
+
+
+def sources_of(dissections: Iterable[Dissection], describers: Mapping[str, Describer]) -> dict[str, str]:
+    """Return what answers about some layers were made from, by role: target, probe and the describers' sources."""
+    layers = list(dissections)
+    parts = {name: united([describer.sources(layer) for layer in layers]) for name, describer in describers.items()}
+    return {**united([{"target": layer.target, "probe": layer.probe} for layer in layers]), **joined(parts)}
+
+
+def _as_list(value: Any) -> list[Any] | tuple[Any, ...]:
+    return value if isinstance(value, list | tuple) else [value]
 
 
 def _source(cls: type[Describer]) -> str:

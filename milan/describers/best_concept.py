@@ -13,6 +13,7 @@ from milan.errors import BadInput
 from milan.pretrained.embedder import Embedder, load_embedder
 from milan.pretrained.painter import load_painter
 from milan.pretrained.sources import Precision
+from milan.provenance import joined
 from milan.units import Description, Unit
 
 GROUP = 8  # units whose pictures are painted together
@@ -63,6 +64,10 @@ class BestConcept(Describer):
     @property
     def key(self) -> str:
         return self.key_of(of=self.other.key, candidates=self.candidates, selection=self.selection.key)
+
+    def sources(self, dissection: Dissection) -> dict[str, str]:
+        """Painter and image-text model, and what the other describer uses."""
+        return joined({self.name: self.specs("painter", "embedder"), self.other.name: self.other.sources(dissection)})
 
     @cached_property
     def other(self) -> Describer:

@@ -73,6 +73,10 @@ class CaptionActivation(Explainer):
         captions = LABELS if self._model is None else self._model.key
         return content_key(explainer=super().key, captions=captions, pooling=self.pooling)
 
+    def sources(self, dissection: Dissection) -> dict[str, str]:
+        """The language model, and the captioner unless classes stand for captions."""
+        return self.specs("llm", *(() if self.captioner == LABELS else ("captioner",)))
+
     @cached_property
     def _model(self) -> ImageCaptioner | None:
         return None if self.captioner == LABELS else load_captioner(self.captioner, device=self.device)

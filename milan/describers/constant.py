@@ -33,6 +33,10 @@ class Constant(Describer):
     def key(self) -> str:
         return self.key_of(says=self.says)
 
+    def sources(self, dissection: Dissection) -> dict[str, str]:
+        """The annotations, unless a text was given."""
+        return {} if self.text.strip() else self.specs("annotations")
+
     @cached_property
     def says(self) -> str:
         """The text."""

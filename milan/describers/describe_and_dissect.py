@@ -14,7 +14,7 @@ from torch import Tensor
 from milan.concepts import concept_set
 from milan.describers.base import Describer, Failure, living
 from milan.describers.selecting import Choice, Scoring, Selection, Wish, looked_at, rounded
-from milan.dissection.crops import Box, attention_boxes, cropped, heat_maps
+from milan.dissection.crops import CROPS, Box, attention_boxes, cropped, heat_maps
 from milan.dissection.store import Dissection
 from milan.errors import BadInput, MilanWarning
 from milan.pretrained.asking import Asker, NoAnswer, asker_for
@@ -64,8 +64,12 @@ class DescribeAndDissect(Describer):
     them in another order each time. (3) Ten pictures of each name are painted, at the target's own size, and ranked by how they move the
     unit; how like the first images they are counts too.
 
-    Where the released code differs: it wraps heat maps above 1, shrinks painted pictures to 32 pixels, takes only those for Image Products
-    that are among the ten best of all candidates, and adds 1 to the first factor of the product. Here it is done as the paper says.
+    Where the released code differs from the paper: it wraps heat maps above 1, shrinks painted pictures to 32 pixels,
+    takes only those for Image Products that are among the ten best of all candidates, counts ranks from 0 (so that its
+    TopK Squared squares other numbers, and the first factor of the product is larger by 1), and asks a newer language
+    model. Here it is done as the paper says. Neither paper's nor code's are the prompts: those of the language model,
+    their examples and the one of the painter are our own words to the same purpose, which ``prompts`` and ``painting``
+    replace.
 
     Args:
         captioner: of images, as ``milan.pretrained.captioner.load_captioner`` takes it.
@@ -135,7 +139,8 @@ class DescribeAndDissect(Describer):
         prompts = [prompt.key for prompt in self._prompts]
         chosen, llm = self.selection.key if self.select else "", self.asker.key
         settings = {name: getattr(self, name) for name in names}
-        return self.key_of(seeing=seeing, llm=llm, prompts=prompts, selection=chosen, **settings)
+        parts = {"seeing": seeing, "llm": llm, "prompts": prompts, "selection": chosen, "crops": CROPS}
+        return self.key_of(**parts, **settings)
 
     @cached_property
     def asker(self) -> Asker:
@@ -168,6 +173,11 @@ class DescribeAndDissect(Describer):
     @cached_property
     def _prompts(self) -> tuple[Prompt, Prompt]:
         return load_prompt("simplify", self.prompts), load_prompt("summarize", self.prompts)
+
+    def sources(self, dissection: Dissection) -> dict[str, str]:
+        """What each step uses: a captioner or a concept set, a language model, and in step 3 painter and embedder."""
+        seeing = ("concepts", "embedder") if self.concepts else ("captioner",)
+        return self.specs(*seeing, "llm", *(("painter", "embedder") if self.select else ()))
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | Failure]:
         if self.asker.llm.note:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
 
-from milan.catalogue import as_row, read_descriptions
+from milan.catalogue import as_row, read_descriptions, table_sources
 from milan.describers.base import Describer, Failure, living
 from milan.dissection.store import Dissection
 from milan.errors import BadInput
@@ -34,6 +34,10 @@ class Imported(Describer):
     def key(self) -> str:
         said = sorted((str(unit), as_row(each)) for unit, each in self._said.items())
         return self.key_of(said=[row for _, row in said])
+
+    def sources(self, dissection: Dissection) -> dict[str, str]:
+        """What the table says that it was made from, if it says so."""
+        return table_sources(self.table)
 
     @cached_property
     def _said(self) -> Mapping[Unit, Description]:

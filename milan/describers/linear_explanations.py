@@ -18,7 +18,7 @@ from milan.errors import BadInput
 from milan.presence import Presence
 from milan.pretrained.embedder import Embedder, load_embedder
 from milan.probes import Probe
-from milan.regression import Fit, Penalty, Regression, Split, correlations_of
+from milan.regression import Fit, Penalty, Ranking, Regression, Split, correlations_of
 from milan.storage import content_key
 from milan.units import Candidate, Description, Unit, weighted_sum
 
@@ -29,14 +29,18 @@ POSITIVES, CERTAIN, VARYING = 5, 0.5, 1e-5  # a concept counts if its five highe
 class LinearExplanations(Describer):
     """A sparse linear function of concepts is learnt from the training images; the fewest concepts that predict the validation images stay.
 
-    Section 3 of the paper: an elastic net ranks the concepts by the size of their weights, a greedy search (Algorithm 1) adds one after the
-    other while each raises the validation correlation by the tolerance, and least squares gives the weights. They may be negative. They and
-    the bias are in standard deviations of the unit's mean activation over the training images: 2.60 ski raises it by 2.6 of them.
-    ``score`` is the validation correlation; ``held_out`` gives the correlation on the test images, which nothing here has looked at.
+    Section 3 of the paper: an elastic net gives each concept a weight, a greedy search (Algorithm 1) tries those of
+    largest weight and adds one after the other while each raises the validation correlation by the tolerance, and least
+    squares on those chosen gives the weights of the explanation. They and the bias are in standard deviations of the
+    unit's mean activation over the training images: 2.60 ski raises it by 2.6 of them. ``score`` is the validation
+    correlation; ``held_out`` gives the correlation on the test images, which nothing here has looked at.
 
-    Where the paper and its released code differ, or neither will do: concepts are ranked by absolute weight (the code takes the largest
-    signed ones, so that its published explanations have no negative weight); least squares is exact; the first concept is taken whatever it
-    gains, since every living unit gets an explanation; concepts are filtered, and all is standardised, by the training images alone.
+    Where this differs from the paper and its released code: concepts are ranked by absolute weight, so that the search
+    also finds those whose absence activates the unit (Algorithm 1 and the code rank by signed weight, which ``ranking``
+    asks for; there a weight becomes negative only in the least squares, as 918 of the 111,485 published ones have);
+    least squares is exact; the first concept is taken whatever it gains, as in the code but not in Algorithm 1, since
+    every active unit gets an explanation; concepts are filtered, and all is standardised, by the training images alone,
+    where the code looks at the test images too.
 
     Args:
         evidence: where the concepts come from. ``labels``: the probe's classes and superclasses. ``pixels``: what its pixel labels show.
@@ -50,7 +54,8 @@ class LinearExplanations(Describer):
         pooling: of the activation over the image; mean in the paper, cls for the last block of a transformer.
         strength: λ of the elastic net, for standardised concepts and activations and half the mean squared error (the released code's).
         mix: η, the share of the absolute weights in the penalty.
-        search: ``greedy``, or ``largest``: the ``longest`` concepts that weigh most in the elastic net, all of them (appendix B.4).
+        ranking: of concepts by the elastic net's weights: ``absolute``, or ``signed`` as in the paper.
+        search: ``greedy``, or ``largest``: the first ``longest`` concepts of the ranking, all of them (appendix B.4).
         longest: concepts in an explanation at most.
         width: concepts tried at each step.
         tolerance: what a further concept must add to the validation correlation.
@@ -73,6 +78,7 @@ class LinearExplanations(Describer):
         pooling: Literal["mean", "max", "cls", "tokens"] = "mean",
         strength: float = 0.05 / 0.99,
         mix: float = 0.99,
+        ranking: Ranking = "absolute",
         search: Literal["greedy", "largest"] = "greedy",
         longest: int = 10,
         width: int = 10,
@@ -84,7 +90,7 @@ class LinearExplanations(Describer):
         self.evidence, self.superclasses, self.synsets = evidence, superclasses, synsets
         self.embedder, self.concepts, self.calibration = embedder, concepts, calibration
         self.pooling, self.strength, self.mix = pooling, strength, mix
-        self.search = search
+        self.ranking, self.search = ranking, search
         self.longest, self.width, self.tolerance, self.seed = longest, width, tolerance, seed
         self.batch_size, self.device = batch_size, device
         self._studies: dict[str, _Study] = {}
@@ -102,6 +108,10 @@ class LinearExplanations(Describer):
     @cached_property
     def _embedder(self) -> Embedder:
         return load_embedder(self.embedder, device=self.device, batch_size=self.batch_size)
+
+    def sources(self, dissection: Dissection) -> dict[str, str]:
+        """The image-text model and its concept set, where evidence is theirs; labels come with the probe."""
+        return self.specs("embedder", "concepts") if self.evidence == "embedder" else {}
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
         alive = living(dissection, units)
@@ -212,8 +222,8 @@ class _Study:
         say, targets = self.describer, self.regression.targets(self._values(units))
         weights = targets.elastic_net(Penalty(say.strength, say.mix))
         if say.search == "largest":
-            return targets.largest(weights, say.longest)
-        return targets.greedy(weights, say.longest, say.width, say.tolerance)
+            return targets.largest(weights, say.longest, say.ranking)
+        return targets.greedy(weights, say.longest, say.width, say.tolerance, say.ranking)
 
     def _values(self, units: Sequence[Unit]) -> Float[Tensor, "images units"]:
         """Activations; one that is not a finite number counts as the unit's mean over the training images."""

@@ -151,6 +151,15 @@ class Milan(Describer):
             raise BadInput(f"the captioner {self.captioner} does not say what encoder it was trained with; give encoder=SPEC")
         return load_encoder(**settings, device=self.device)
 
+    def sources(self, dissection: Dissection) -> dict[str, str]:
+        """Models by their specs, and what the captioner says it was trained on."""
+        captioner = self.models.captioner
+        annotations = getattr(captioner, "trained_on", {}).get("data", ())
+        told = annotations if isinstance(annotations, str) else ", ".join(map(str, annotations))
+        encoder = self.encoder or str(captioner.encoder.get("spec", ""))
+        found = {"captioner": self.captioner, "prior": self.prior, "encoder": encoder, "annotations": told}
+        return {role: spec for role, spec in found.items() if spec}
+
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
         alive = living(dissection, units)
         for begin in range(0, len(alive), self.batch_size):

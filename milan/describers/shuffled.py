@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from milan.catalogue import read_descriptions
+from milan.catalogue import read_descriptions, table_sources
 from milan.describers import load_describer
 from milan.describers.base import Describer, Failure, living
 from milan.dissection.store import Dissection
@@ -37,6 +37,10 @@ class Shuffled(Describer):
     def key(self) -> str:
         texts = sorted((str(unit), said.text) for unit, said in (self._table or {}).items())
         return self.key_of(of=self._other.key if self._other else texts, seed=self.seed)
+
+    def sources(self, dissection: Dissection) -> dict[str, str]:
+        """What the shuffled descriptions are made from."""
+        return table_sources(self.of) if self._other is None else self._other.sources(dissection)
 
     @cached_property
     def _table(self) -> Mapping[Unit, Description] | None:

@@ -68,6 +68,10 @@ class WeightLabel(Explainer):
     def key(self) -> str:
         return content_key(explainer=super().key, classes=self._given or [])
 
+    def sources(self, dissection: Dissection) -> dict[str, str]:
+        """The language model; names of classes are nobody's description."""
+        return self.specs("llm")
+
     @cached_property
     def _given(self) -> list[str]:
         """Names of classes that were given; empty where the probe is to tell them."""

@@ -90,6 +90,16 @@ def _kept_labels(file: Path) -> Int[np.ndarray, "block levels h w"]:
         return kept["labels"]
 
 
+def segmenter_of(spec: str) -> dict[str, str]:
+    """Return the segmenter that ``pixel_labels`` would take, under that name; nothing for the probe's own labels.
+
+    >>> segmenter_of("segmenter"), segmenter_of("segmenter:hf:nvidia/segformer"), segmenter_of("probe")
+    ({'segmenter': 'diorama'}, {'segmenter': 'hf:nvidia/segformer'}, {})
+    """
+    kind, _, rest = spec.partition(":")
+    return {"segmenter": rest or "diorama"} if kind == "segmenter" else {}
+
+
 def source_key(spec: str, classes: str = "", device: str = "cpu") -> str:
     """Stands for the weights of the segmenter that ``pixel_labels`` would take, or for the names of classes that were given."""
     kind, _, rest = spec.partition(":")

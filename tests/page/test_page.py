@@ -12,7 +12,6 @@ from PIL import Image
 from milan.catalogue import Catalogue
 from milan.page import write_page, write_sheets
 from milan.page.data import BINS, evidence
-from milan.page.document import simulated
 from milan.pictures import DIM, OUTLINE, lit, sheet, webp
 from milan.units import Description, Unit
 from tests.page.conftest import EVIL, FACTS
@@ -130,24 +129,3 @@ def test_layers_stand_in_the_order_of_the_target(page_file):
 def test_webp_is_small(toys):
     shown = toys["answers"].exemplars(toys["answers"].alive()[0])
     assert len(webp(sheet(lit(shown.images, shown.masks, 128), 3))) < 20_000
-
-
-@pytest.mark.parametrize(
-    ("facts", "said"),
-    [
-        ({"target": "diorama:resnet-objects", "probe": "photos"}, "Its pictures, its networks"),
-        (
-            {"target": "torchvision:alexnet", "probe": "photos", "settings": {"captioner": "diorama", "beam": 5}},
-            "what describes here was trained",
-        ),
-        (
-            {"target": "torchvision:alexnet", "probe": "photos", "settings": {"embedder": "diorama:siglip-small"}},
-            "what describes here was trained",
-        ),
-        ({"target": "torchvision:alexnet", "probe": "photos", "settings": {"captioner": "models/diorama"}}, ""),
-        ({"target": "torchvision:alexnet", "probe": "photos/diorama"}, ""),
-    ],
-)
-def test_a_page_says_what_of_it_is_simulated(facts: dict[str, object], said: str) -> None:
-    assert said in simulated(facts)
-    assert bool(simulated(facts)) == bool(said)

@@ -44,6 +44,7 @@ class Answers:
         self.describers, self.target, self.probe, self.look, self.folder = describers, target, probe, look, folder
         self.tables: list[Table] = []
         self.notes: list[str] = []
+        self._others: dict[str, str] = {}  # sources of single tables
 
     @cached_property
     def _inner(self) -> Scored:
@@ -77,6 +78,7 @@ class Answers:
         labels = known_labels(probe)
         looked = dissect(self.target, probe, list(self._inner.dissections), self.folder / "unseen", k=1)
         activations = {layer: one.activations("mean").numpy() for layer, one in looked.items()}
+        self._others |= {"probe of unseen classes": probe.spec, "encoder of texts": encoder}
         classes, space = probe.classes, _encoder(encoder, self.look.device)
 
         def values(party: Party) -> dict[str, Any]:
@@ -106,9 +108,10 @@ class Answers:
         names = ", ".join(self._inner.dissections)
         lede = f"{len(self.describers)} describers where the answer is known: {', '.join(table.name for table in self.tables)}."
         note = "Of a weighted sum the concept that raises the unit most is compared with a name."
-        return Report(
-            "known", f"{self._inner.name}, {names}", lede, tuple(self.tables), (), (*self.notes, note, self._inner.note), self._inner.facts
-        )
+        inner = self._inner
+        notes, sources = (*self.notes, note, inner.note), {**inner.sources, **self._others}
+        title, tables = f"{inner.name}, {names}", tuple(self.tables)
+        return Report("known", title, lede, tables, (), notes, inner.facts, sources=sources)
 
 
 def _plain(party: Party) -> list[Description]:

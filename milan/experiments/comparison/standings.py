@@ -9,7 +9,7 @@ from typing import Any
 
 from milan.catalogue import OK
 from milan.command import warnings_so_far
-from milan.describers import Describer
+from milan.describers import Describer, sources_of
 from milan.dissection.store import Dissection
 from milan.experiments.describing.entrants import Entrant
 from milan.experiments.reporting.report import Column, Report, Row, Table
@@ -145,9 +145,10 @@ def report_of(stage: Stage, entrants: Sequence[Entrant], seed: int) -> Report:
     count = f"{len(stage.units)} living units of {len(stage.dissections)} {'layer' if len(stage.dissections) == 1 else 'layers'}"
     lede = f"{len(entrants)} describers say what they see in {count}, from one dissection; what is true of each is known to the pixel."
     notes = [*([NAMED_EXACTLY] if stage.planted else []), *NOTES, *_told_labels(entrants)]
-    return Report(
-        "bench", str(facts["target"]), lede, (table, _divided(stage, entrants, seed)), _headlines(stage, table), tuple(notes), facts
-    )
+    sources = sources_of(stage.dissections.values(), {entrant.name: entrant.describer for entrant in entrants})
+    tables = (table, _divided(stage, entrants, seed))
+    name, heads = str(facts["target"]), _headlines(stage, table)
+    return Report("bench", name, lede, tables, heads, tuple(notes), facts, sources=sources)
 
 
 def _told_labels(entrants: Sequence[Entrant]) -> list[str]:

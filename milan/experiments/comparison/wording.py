@@ -65,6 +65,7 @@ class Wording:
     columns: list[Column] = field(default_factory=list)
     values: dict[str, dict[str, Any]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, said: Mapping[str, Sequence[Description]], references: References, layer: str, seed: int) -> "Wording":
@@ -142,7 +143,9 @@ class Wording:
         facts = {"references": Path(references).name, "seed": self.seed, "settings": self.settings, "versions": versions()}
         lede = f"{sum(not each.role for each in self.parties)} tables of descriptions against what is said of {len(self._units):,} units."
         table = Table("all units", (*self.columns, *COUNTS), tuple(rows))
-        return Report("words", Path(references).stem, lede, (table,), (), notes, facts | {"warnings": warnings_so_far()})
+        facts |= {"warnings": warnings_so_far()}
+        sources = {**self.sources, "references": references}
+        return Report("words", Path(references).stem, lede, (table,), (), notes, facts, sources=sources)
 
 
 def _measure(score: TextScore) -> Measure:

@@ -12,12 +12,13 @@ from typing import Any
 import yaml
 
 from milan.catalogue import Catalogue, Entry
-from milan.describers import Describer, describer_class, load_describer, typed_settings
+from milan.describers import Describer, describer_class, load_describer, sources_of, typed_settings
 from milan.describers.resuming import describe_units, journal_key, missing_units
 from milan.dissection.store import Dissection
 from milan.embedded import embedded
 from milan.errors import BadInput, MilanWarning
 from milan.integrity import json_or_none
+from milan.provenance import simulated_note
 from milan.storage import atomic, content_key
 from milan.units import Unit
 
@@ -110,4 +111,6 @@ def describe_with(entrant: Entrant, dissections: Mapping[str, Dissection], wante
         with atomic(file) as partial:
             partial.write_text(json.dumps(spent) + "\n")
     entrant.seconds = spent["seconds"] / spent["units"] if spent["units"] else math.nan
-    Catalogue(tuple(entrant.entries), {"describer": entrant.name}).write(folder)
+    sources = sources_of(dissections.values(), {entrant.name: entrant.describer})
+    facts = {"describer": entrant.name, "sources": sources, "simulated": simulated_note(sources)}
+    Catalogue(tuple(entrant.entries), facts).write(folder)
