@@ -20,7 +20,7 @@ from typing import Any, NoReturn, Union, get_args, get_origin
 
 import jsonargparse
 
-from milan.errors import MilanError, MilanWarning, nearest
+from milan.errors import MilanError, MilanNotice, MilanWarning, nearest
 
 RESUME = "run the same command again to continue where it stopped"
 _UNKNOWN = re.compile(r"unrecognized arguments: --?([\w.-]+)|Option '([\w.-]+)' is not accepted|Key '([\w.-]+)' is not expected")
@@ -133,8 +133,12 @@ def run(main: Callable[[], object]) -> int:
 
 @contextmanager
 def collected_warnings() -> Iterator[None]:
-    """Within it every ``MilanWarning`` is printed once, in one line, and kept for ``warnings_so_far``, which starts empty."""
+    """Print every ``MilanWarning`` within it once, on one line, and keep it for ``warnings_so_far``, empty at first.
+
+    A ``MilanNotice`` is printed once and not kept.
+    """
     _warnings.clear()
+    printed: set[str] = set()
     with warnings.catch_warnings():
         warnings.simplefilter("always", MilanWarning)
         others = warnings.showwarning
@@ -142,9 +146,11 @@ def collected_warnings() -> Iterator[None]:
         def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             if not issubclass(category, MilanWarning):
                 others(message, category, *where, **more)
-            elif (text := clean(str(message))) not in _warnings:
-                _warnings.append(text)
-                print(f"warning: {text}", file=sys.stderr, flush=True)
+            elif (text := clean(str(message))) not in printed:
+                printed.add(text)
+                notice = issubclass(category, MilanNotice)
+                _warnings.extend([] if notice else [text])
+                print(f"{'note' if notice else 'warning'}: {text}", file=sys.stderr, flush=True)
 
         warnings.showwarning = show
         yield

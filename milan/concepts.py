@@ -3,7 +3,6 @@
 import json
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -15,9 +14,10 @@ from milan.diorama.concepts import concepts
 from milan.diorama.names import ADJECTIVES, COLOURS, OBJECTS, PATTERNS
 from milan.errors import BadInput, MilanWarning, UnknownName
 from milan.harvest import LEXICON, MINIMUM, diorama_sentences, harvest, load_parser, read_texts
+from milan.integrity import made_once
 from milan.progress import progress
-from milan.storage import atomic, cache_folder, content_key
-from milan.text_files import read_lines
+from milan.storage import cache_folder, content_key
+from milan.text_files import parse_json, read_lines
 
 HARVEST = "harvest:"
 CLEARER = {"top": "table top", "back": "chair back"}  # bare, these say where in a picture something is
@@ -122,13 +122,12 @@ def _kept_harvest(path: Path, spacy_model: str, minimum: int) -> list[str]:
     parser = [spacy_model, *(str(about.get(name)) for name in ("lang", "name", "version", "spacy_version"))]
     key = content_key(path=path.resolve(), size=file.st_size, time=file.st_mtime_ns, parser=parser, minimum=minimum)
     kept = cache_folder() / "concepts" / f"{key}.json"
-    with suppress(OSError, ValueError):
-        return json.loads(kept.read_text())
-    found = list(harvest(progress(read_texts(path), text=f"harvesting {path.name}"), spacy_model=spacy_model, minimum=minimum))
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(kept) as partial:
-        partial.write_text(json.dumps(found))
-    return found
+
+    def make(file: Path) -> None:
+        texts = progress(read_texts(path), text=f"harvesting {path.name}")
+        file.write_text(json.dumps(list(harvest(texts, spacy_model=spacy_model, minimum=minimum))))
+
+    return made_once(kept, make, lambda file: parse_json(file.read_text()))
 
 
 @cache

@@ -9,6 +9,8 @@ import socket
 import sqlite3
 import subprocess
 import uuid
+import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
@@ -19,9 +21,16 @@ from types import TracebackType
 import psutil
 from filelock import BaseFileLock, FileLock, Timeout
 
-from milan.errors import BadInput
+from milan.errors import BadInput, MilanNotice
+from milan.version import __version__
 
-PACKAGES = ("milan", "torch", "torchvision", "pytorch-lightning", "transformers", "timm", "datasets", "numpy", "pillow", "safetensors")
+PACKAGES = ("torch", "torchvision", "pytorch-lightning", "transformers", "timm", "datasets", "numpy", "pillow", "safetensors")
+# Format of what the cache keeps. Version 0.1 kept its results beside the folder that is named for the format.
+CACHE_FORMAT = 2
+_FIRST_CACHE = (
+    *("captions", "concepts", "embeddings", "features", "next_layer"),
+    *("overlap", "pictures", "replies", "segmented", "thresholds"),
+)
 _PARTIAL = ".partial-"
 _LOCK, _HOLDER, _TURN = ".lock", ".holder", ".turn"
 
@@ -105,31 +114,49 @@ def in_turn(folder: Path) -> Iterator[None]:
 class Journal(AbstractContextManager["Journal"]):
     """Finished items of a run, by id, in SQLite; each is on disk when ``put`` returns, and a killed run loses none.
 
-    A journal opened with another key than it was written with starts afresh: what it holds answers another question.
+    A journal starts empty if it was written with another key or by version 0.1, since its items answer another
+    question. Each item has a checksum; one that was changed on disk counts as not finished.
+
+    Raises:
+        BadInput: from any method, where the file is damaged or cannot be written.
     """
 
     def __init__(self, path: Path, key: str):
         self.path = Path(path)
-        try:
+        with self._faults("cannot use"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._base = sqlite3.connect(self.path, timeout=30)
+            # Damaged text is detected by its checksum.
+            self._base.text_factory = lambda text: text.decode(errors="replace")
             self._begin(key)
-        except (sqlite3.DatabaseError, OSError) as error:
-            raise BadInput(f"cannot use the journal {self.path}: {error}; delete it to start afresh") from None
 
     def _begin(self, key: str) -> None:
         with self._base as base:
             base.execute("PRAGMA journal_mode=WAL")
+            self._drop_other_format()
             base.execute("CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
-            base.execute("CREATE TABLE IF NOT EXISTS items (row INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, value TEXT NOT NULL)")
+            columns = "row INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, value TEXT NOT NULL, checksum INTEGER NOT NULL"
+            base.execute(f"CREATE TABLE IF NOT EXISTS items ({columns})")
             if base.execute("SELECT value FROM facts WHERE name = 'key'").fetchone() != (key,):
                 base.execute("DELETE FROM items")
                 base.execute("INSERT OR REPLACE INTO facts VALUES ('key', ?)", (key,))
 
+    def _drop_other_format(self) -> None:
+        """Empty a journal of milan 0.1, whose items have no checksum."""
+        columns = [name for _, name, *_ in self._base.execute("PRAGMA table_info(items)")]
+        if columns and "checksum" not in columns:
+            (count,) = self._base.execute("SELECT count(*) FROM items").fetchone()
+            self._base.execute("DROP TABLE items")
+            if count:
+                text = f"{self.path} holds {count} answers of milan 0.1, which are made again"
+                warnings.warn(text, MilanNotice, stacklevel=5)
+
     def get(self, id: str) -> dict | None:
         """What was put under ``id``, or None."""
-        found = self._base.execute("SELECT value FROM items WHERE id = ?", (json.dumps(id),)).fetchone()
-        return json.loads(found[0]) if found else None
+        with self._faults("cannot read"):
+            query = "SELECT id, value, checksum FROM items WHERE id = ?"
+            found = self._base.execute(query, (json.dumps(id),)).fetchone()
+        return json.loads(found[1]) if found and self._sound(*found) else None
 
     def put(self, id: str, value: dict) -> None:
         """Keeps ``value`` (plain values only) under ``id``, in place of what was there.
@@ -137,22 +164,42 @@ class Journal(AbstractContextManager["Journal"]):
         Raises:
             BadInput: it cannot be written, as on a full disk; what was put before is kept.
         """
-        row = json.dumps(id), json.dumps(value)  # JSON is ASCII, so surrogates in file names cannot upset SQLite
-        try:
-            with self._base as base:
-                base.execute("INSERT INTO items (id, value) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET value = excluded.value", row)
-        except sqlite3.OperationalError as error:
-            raise BadInput(f"cannot write to the journal {self.path}: {error}; what was finished is kept, run again to continue") from None
+        name, text = json.dumps(id), json.dumps(value)  # JSON is ASCII, so surrogates in file names cannot upset SQLite
+        known = "ON CONFLICT (id) DO UPDATE SET value = excluded.value, checksum = excluded.checksum"
+        with self._faults("cannot write to"), self._base as base:
+            query = f"INSERT INTO items (id, value, checksum) VALUES (?, ?, ?) {known}"
+            base.execute(query, (name, text, _crc(name, text)))
 
     def ids(self) -> list[str]:
         """All ids, in the order in which they were first put."""
-        return [json.loads(id) for (id,) in self._base.execute("SELECT id FROM items ORDER BY row")]
+        with self._faults("cannot read"):
+            found = self._base.execute("SELECT id, value, checksum FROM items ORDER BY row")
+            return [json.loads(row[0]) for row in found if self._sound(*row)]
+
+    def _sound(self, id: str, value: str, checksum: int) -> bool:
+        """Return whether an item is as it was put."""
+        sound = _crc(id, value) == checksum
+        if not sound:
+            warnings.warn(f"an answer in {self.path} is damaged and is made again", MilanNotice, stacklevel=4)
+        return sound
+
+    @contextmanager
+    def _faults(self, what: str, remedy: str = "delete it to start afresh") -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.DatabaseError, OSError) as error:
+            remedy = "what was finished is kept; make room and run again" if "full" in str(error) else remedy
+            raise BadInput(f"{what} the journal {self.path}: {error}; {remedy}") from None
 
     def close(self) -> None:
         self._base.close()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _crc(id: str, value: str) -> int:
+    return zlib.crc32(f"{id} {value}".encode())
 
 
 @cache
@@ -168,7 +215,7 @@ def _git_hash() -> str | None:
 
 def versions() -> dict[str, str]:
     """What a result was made with: python, milan and the libraries that decide numbers; ``git`` in a checkout."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "milan": __version__}
     for name in PACKAGES:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
@@ -176,10 +223,21 @@ def versions() -> dict[str, str]:
     return found | ({"git": git} if git else {})
 
 
-def cache_folder() -> Path:
+def cache_root() -> Path:
     """Where what can be made again is kept: ``$MILAN_CACHE``, else ``~/.cache/milan``."""
     chosen = os.environ.get("MILAN_CACHE")
     return Path(chosen) if chosen else Path.home() / ".cache" / "milan"
+
+
+def cache_folder() -> Path:
+    """Return the folder of the cache for this version's formats; results in other formats are never read."""
+    root = cache_root()
+    folder = root / f"format-{CACHE_FORMAT}"
+    old = [name for name in _FIRST_CACHE if (root / name).is_dir()]
+    if old and not folder.exists():
+        text = f"{root} holds results of milan 0.1 ({', '.join(old)}); those needed are made again in {folder}"
+        warnings.warn(f"{text}; delete the old ones to free room", MilanNotice, stacklevel=2)
+    return folder
 
 
 def _path_text(value: object) -> str:

@@ -4,18 +4,21 @@ import errno
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
 import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milan.errors import BadInput
-from milan.storage import Journal, atomic, cache_folder, content_key, locked, versions
+from milan.errors import BadInput, MilanNotice
+from milan.storage import Journal, atomic, cache_folder, cache_root, content_key, locked, versions
 
 
 def started(code: str, *arguments: object) -> subprocess.Popen:
@@ -236,10 +239,46 @@ def test_journal_on_a_full_disk_keeps_what_it_has(tmp_path: Path) -> None:
         assert journal.ids() == ["a"]
 
 
-def test_journal_that_is_none(tmp_path: Path) -> None:
-    (tmp_path / "journal.sqlite").write_bytes(b"no data base at all" * 99)
-    with pytest.raises(BadInput, match="delete it to start afresh"):
-        Journal(tmp_path / "journal.sqlite", "key")
+@pytest.mark.parametrize("spoil", [lambda file: b"no data base" * 99, lambda file: file[:4096]], ids=["none", "cut"])
+def test_journal_that_cannot_be_read_is_told(tmp_path: Path, spoil: Callable[[bytes], bytes]) -> None:
+    file = tmp_path / "journal.sqlite"
+    with Journal(file, "key") as journal:
+        journal.put("a", {"text": "b" * 9_000})
+    file.write_bytes(spoil(file.read_bytes()))
+    with pytest.raises(BadInput, match="delete it to start afresh"), Journal(file, "key") as journal:
+        journal.get("a")
+
+
+def test_what_was_changed_in_a_journal_counts_as_not_finished(tmp_path: Path) -> None:
+    file = tmp_path / "journal.sqlite"
+    with Journal(file, "key") as journal:
+        journal.put("a", {"text": "a red dog"})
+        journal.put("b", {"text": "a blue dog"})
+    for change in (b"a bad dog", b"a r\xffd dog"):
+        file.write_bytes(file.read_bytes().replace(b"a red dog", change))
+        with Journal(file, "key") as journal:
+            with pytest.warns(MilanNotice, match="journal.sqlite is damaged"):
+                assert journal.ids() == ["b"]
+            with pytest.warns(MilanNotice, match="made again"):
+                assert journal.get("a") is None
+            journal.put("a", {"text": "a red dog"})
+            assert journal.get("a") == {"text": "a red dog"}
+
+
+def test_journal_of_the_first_version_starts_afresh(tmp_path: Path) -> None:
+    file = tmp_path / "journal.sqlite"
+    with sqlite3.connect(file) as base:  # as milan 0.1 wrote it
+        base.execute("CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
+        base.execute("CREATE TABLE items (row INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, value TEXT NOT NULL)")
+        base.execute("INSERT INTO facts VALUES ('key', 'key')")
+        base.execute("INSERT INTO items VALUES (1, '\"a\"', '{}')")
+    with pytest.warns(MilanNotice, match=r"journal.sqlite holds 1 answers of milan 0\.1"):
+        journal = Journal(file, "key")
+    with journal:
+        assert journal.get("a") is None
+        journal.put("a", {"new": 1})
+    with Journal(file, "key") as journal:
+        assert journal.get("a") == {"new": 1}
 
 
 def test_versions_name_what_decides_numbers() -> None:
@@ -250,7 +289,13 @@ def test_versions_name_what_decides_numbers() -> None:
 
 def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MILAN_CACHE", str(tmp_path))
-    assert cache_folder() == tmp_path
+    assert (cache_root(), cache_folder()) == (tmp_path, tmp_path / "format-2")
+    (tmp_path / "replies").mkdir()  # as milan 0.1 left it
+    with pytest.warns(MilanNotice, match=r"holds results of milan 0\.1 \(replies\)"):
+        cache_folder()
+    (tmp_path / "format-2").mkdir()
+    with warnings.catch_warnings(action="error"):
+        assert cache_folder() == tmp_path / "format-2"
     monkeypatch.delenv("MILAN_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / ".cache" / "milan"
+    assert cache_root() == tmp_path / ".cache" / "milan"

@@ -14,7 +14,6 @@ from milan.pretrained.embedder import Embedder, load_embedder
 from milan.pretrained.painter import load_painter
 from milan.pretrained.sources import Precision
 from milan.provenance import joined
-from milan.storage import content_key
 from milan.units import Description, Unit
 
 GROUP = 8  # units whose pictures are painted together
@@ -39,6 +38,7 @@ class BestConcept(Describer):
     """
 
     name: ClassVar[str] = "best_concept"
+    version: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class BestConcept(Describer):
 
     @property
     def key(self) -> str:
-        return content_key(describer=self.name, of=self.other.key, candidates=self.candidates, selection=self.selection.key)
+        return self.key_of(of=self.other.key, candidates=self.candidates, selection=self.selection.key)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
         """Painter and image-text model, and what the other describer uses."""

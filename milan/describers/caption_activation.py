@@ -43,6 +43,7 @@ class CaptionActivation(Explainer):
     """
 
     name: ClassVar[str] = "caption_activation"
+    version: ClassVar[int] = 1
 
     def __init__(
         self,

@@ -27,7 +27,6 @@ from milan.pretrained.prompts import Prompt, load_prompt, plain
 from milan.pretrained.reading import a_label
 from milan.pretrained.sources import Precision
 from milan.probes import Probe
-from milan.storage import content_key
 from milan.targets import Target
 from milan.units import Candidate, Description, Unit
 
@@ -98,6 +97,7 @@ class DescribeAndDissect(Describer):
     """
 
     name: ClassVar[str] = "describe_and_dissect"
+    version: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class DescribeAndDissect(Describer):
         chosen, llm = self.selection.key if self.select else "", self.asker.key
         settings = {name: getattr(self, name) for name in names}
         parts = {"seeing": seeing, "llm": llm, "prompts": prompts, "selection": chosen, "crops": CROPS}
-        return content_key(describer=self.name, **parts, **settings)
+        return self.key_of(**parts, **settings)
 
     @cached_property
     def asker(self) -> Asker:

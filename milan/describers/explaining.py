@@ -16,7 +16,6 @@ from milan.pretrained.asking import Asker, NoAnswer, asker_for
 from milan.pretrained.prompts import Prompt, Shot, load_prompt
 from milan.pretrained.reading import an_explanation
 from milan.simulated import Simulation
-from milan.storage import content_key
 from milan.units import Candidate, Description, Unit
 
 WORDS = 60  # of an explanation at most; the paper's longest has 46
@@ -63,7 +62,7 @@ class Explainer(Describer):
         words = [self.prompt("").key, self.prompt("_simulate").key]
         told = [[str(each.unit), each.text] for each in self.described]
         settings = {name: getattr(self, name) for name in names}
-        return content_key(describer=self.name, llm=self.asker.key, prompts=words, examples=told, **settings)
+        return self.key_of(llm=self.asker.key, prompts=words, examples=told, **settings)
 
     @cached_property
     def asker(self) -> Asker:

@@ -1,6 +1,5 @@
 """Linear Explanations (Oikarinen & Weng 2024): a unit as a weighted sum of a few concepts, over the whole range of its activation."""
 
-import inspect
 import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -12,13 +11,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from milan import presence, regression
+from milan import presence
 from milan.describers.base import Describer, living
 from milan.dissection.store import Dissection
 from milan.errors import BadInput
 from milan.presence import Presence
 from milan.pretrained.embedder import Embedder, load_embedder
-from milan.probes import Probe, labels, superclasses
+from milan.probes import Probe
 from milan.regression import Fit, Penalty, Ranking, Regression, Split, correlations_of
 from milan.storage import content_key
 from milan.units import Candidate, Description, Unit, weighted_sum
@@ -66,6 +65,7 @@ class LinearExplanations(Describer):
     """
 
     name: ClassVar[str] = "linear_explanations"
+    version: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -98,13 +98,12 @@ class LinearExplanations(Describer):
 
     @property
     def key(self) -> str:
-        """Content key of the settings that change answers, of the files they name, and of the code and weights that answers depend on."""
+        """Content key of the settings that change answers, the files they name, and the weights."""
         places = ("superclasses", "synsets", "embedder", "concepts", "batch_size", "device")
         settings = {name: value for name, value in self.settings.items() if name not in places}
         files = [_content(file) for file in (self.superclasses, self.synsets)]
         model = [self._embedder.key, self.concepts, _content(self.concepts)] if self.evidence == "embedder" else []
-        code = [inspect.getsource(module) for module in (inspect.getmodule(type(self)), presence, regression, superclasses, labels)]  # type: ignore[arg-type]
-        return content_key(describer=self.name, code=code, files=files, model=model, **settings)
+        return self.key_of(files=files, model=model, **settings)
 
     @cached_property
     def _embedder(self) -> Embedder:

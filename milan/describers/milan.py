@@ -20,7 +20,6 @@ from milan.models.decoding import Found, Mixture, Speller, Walk, beam_search, sa
 from milan.models.released import Released, read_released, read_released_prior
 from milan.models.reranking import Ranked, ranked
 from milan.models.saving import load_weights
-from milan.storage import content_key
 from milan.targets import Target
 from milan.units import Description, Unit
 
@@ -61,6 +60,7 @@ class Milan(Describer):
     """
 
     name: ClassVar[str] = "milan"
+    version: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class Milan(Describer):
         settings = {name: value for name, value in self.settings.items() if name not in places}
         prior = models.prior.fingerprint if models.prior else ""
         weights = [models.captioner.fingerprint, prior, models.encoder.key]
-        return content_key(describer=self.name, weights=weights, **settings)
+        return self.key_of(weights=weights, **settings)
 
     @cached_property
     def _released(self) -> Released:

@@ -20,7 +20,6 @@ from milan.errors import BadInput, MilanWarning
 from milan.preprocessing import Size, as_size
 from milan.pretrained.embedder import Embedder, load_embedder, text_embeddings
 from milan.pretrained.sources import Precision
-from milan.storage import content_key
 from milan.text_files import read_lines
 from milan.units import Candidate, Description, Exemplars, Unit
 
@@ -58,6 +57,7 @@ class Sand(Describer):
     """
 
     name: ClassVar[str] = "sand"
+    version: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Sand(Describer):
     def key(self) -> str:
         """Content key of the concepts, the prompts, the image-text model and the settings that change answers."""
         settings = {"eta": self.eta, "threshold": self.threshold, "outside": self.outside}
-        return content_key(describer=self.name, choices=self.choices, templates=self.templates, model=self.model.key, **settings)
+        return self.key_of(choices=self.choices, templates=self.templates, model=self.model.key, **settings)
 
     @cached_property
     def model(self) -> Embedder:

@@ -59,6 +59,7 @@ class WeightClip(Explainer):
     """
 
     name: ClassVar[str] = "weight_clip"
+    version: ClassVar[int] = 1
 
     def __init__(
         self,

@@ -39,6 +39,7 @@ class WeightLabel(Explainer):
     """
 
     name: ClassVar[str] = "weight_label"
+    version: ClassVar[int] = 1
 
     def __init__(
         self,

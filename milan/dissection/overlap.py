@@ -22,11 +22,12 @@ from milan.dissection.masks import masks_from_maps
 from milan.dissection.passes import Batches, Seen, looked
 from milan.dissection.store import Dissection
 from milan.errors import BadInput, MilanWarning, UnknownName
+from milan.integrity import made_once
 from milan.preprocessing import Size, height_width, pixel_count, size_text
 from milan.probes import Probe
 from milan.probes.labels import NONE, PixelLabels
 from milan.progress import progress
-from milan.storage import atomic, cache_folder, content_key
+from milan.storage import cache_folder, content_key
 from milan.targets import Target
 from milan.units import Unit
 
@@ -165,13 +166,13 @@ def overlap(
     quantile = dissection.quantile if quantile is None else quantile
     key = content_key(format=FORMAT, dissection=dissection.key, labels=labels.key, quantile=quantile)
     file = (folder or cache_folder() / "overlap") / f"{key}.npz"
-    if not file.is_file():
+
+    def count(path: Path) -> None:
         levels = dissection.thresholds() if quantile == dissection.quantile else thresholds_at(dissection, quantile)
         found = _Count(dissection, target or dissection.open_target(), labels, levels).run()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(file) as path:
-            np.savez_compressed(path, allow_pickle=False, **found)
-    return _read(file, dissection, labels)
+        np.savez_compressed(path, allow_pickle=False, **found)
+
+    return made_once(file, count, lambda path: _read(path, dissection, labels))
 
 
 def thresholds_at(dissection: Dissection, quantile: float) -> Float[Tensor, " units"]:

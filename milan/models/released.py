@@ -5,13 +5,11 @@ import pickle
 import tempfile
 import zipfile
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import torch
 from torch import Tensor
 
 from milan.archives import free_bytes
@@ -19,6 +17,7 @@ from milan.errors import BadInput
 from milan.models.captioner import Captioner
 from milan.models.prior import Prior
 from milan.models.saving import load_weights
+from milan.targets.checkpoints import load_inert
 
 LARGEST = 8 * 2**30  # bytes; what unpacks to more than this is no checkpoint of MILAN
 CAPTIONER_NAMES = {
@@ -94,10 +93,10 @@ def _payload(file: Path) -> Any:
             zipped = raw.read(2) == b"\x1f\x8b"
         if not zipped:
             with file.open("rb") as stream:
-                return _load_inert(stream)
+                return load_inert(stream)
         with gzip.open(file) as stream, tempfile.TemporaryFile() as plain:
             _copy(stream, plain, file)
-            return _load_inert(plain)
+            return load_inert(plain)
     except (OSError, EOFError, zlib.error) as error:
         raise BadInput(f"cannot read {file}: {error}") from None
     except (pickle.UnpicklingError, RuntimeError, ValueError, TypeError, zipfile.BadZipFile, AttributeError, IndexError, KeyError) as error:
@@ -112,18 +111,6 @@ def _copy(stream: BufferedIOBase, into: BufferedIOBase, file: Path) -> None:
             raise BadInput(f"{file} unpacks to more than {limit:,} bytes: too many for its kind or for the disk")
         into.write(chunk)
     into.seek(0)
-
-
-def _load_inert(file: BufferedIOBase) -> Any:
-    names = torch.serialization.get_unsafe_globals_in_checkpoint(file)  # type: ignore[arg-type]
-    file.seek(0)
-    with torch.serialization.safe_globals([(_stand_in(), name) for name in names]):
-        return torch.load(file, map_location="cpu", weights_only=True)  # type: ignore[arg-type]
-
-
-def _stand_in() -> type:
-    """A new class that makes an empty mapping, whatever it is called with."""
-    return type("Inert", (), {"__new__": lambda cls, *args, **options: OrderedDict()})
 
 
 def _released(payload: Mapping[str, Any], file: Path) -> Released:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from milan.dissection.store import Dissection
-from milan.pictures import DIM, OUTLINE, QUALITY, lit, sheet, webp
+from milan.pictures import DIM, OUTLINE, QUALITY, is_whole_webp, lit, sheet, webp
 from milan.progress import progress
 from milan.storage import atomic, content_key
 from milan.units import Exemplars, Unit
@@ -46,7 +46,7 @@ def write_sheets(dissections: Mapping[str, Dissection], units: Sequence[Unit], f
                 continue
             file = f"{places[unit.layer]}/{unit.index}.webp"
             found[unit] = _sheet(exemplars, file)
-            if not (folder / file).exists():
+            if not is_whole_webp(folder / file):
                 waiting.append(pool.submit(_write, exemplars, folder / file))
             while len(waiting) > 64:  # exemplars in memory
                 waiting.pop(0).result()

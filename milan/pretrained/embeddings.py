@@ -5,7 +5,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from milan.errors import BadInput
+from milan.integrity import json_or_none
 from milan.storage import atomic, in_turn
 
 PAUSE = 5.0  # seconds of work that a kill may cost
@@ -90,12 +91,13 @@ class Rows:
         self._saved = time.monotonic()
 
     def _facts(self) -> dict:
-        try:
-            facts = json.loads((self.folder / "done.json").read_text())
+        # There are none yet, or they are damaged.
+        with suppress(OSError, ValueError, EOFError):
+            facts = json_or_none(self.folder / "done.json")
             held = np.load(self.folder / "rows.npy", mmap_mode="r").shape
-        except (OSError, ValueError):  # nothing yet, or cut off: begun anew
-            return {"done": 0, "whole": False}
-        return facts if held == (self.count, self.features) else {"done": 0, "whole": False}
+            if isinstance(facts, dict) and {"done", "whole"} <= facts.keys() and held == (self.count, self.features):
+                return facts
+        return {"done": 0, "whole": False}
 
 
 class Texts(AbstractContextManager["Texts"]):
@@ -110,7 +112,7 @@ class Texts(AbstractContextManager["Texts"]):
                 base.execute("PRAGMA journal_mode=WAL")
                 base.execute("CREATE TABLE IF NOT EXISTS texts (hash BLOB PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID")
         except (sqlite3.DatabaseError, OSError) as error:
-            raise BadInput(f"cannot use the kept vectors of texts, {path}: {error}; delete the file to have them made anew") from None
+            raise self._unusable(error) from None
 
     def lacking(self, texts: Sequence[str]) -> list[str]:
         """Those of the texts that have no vector yet, each once, in their order."""
@@ -128,8 +130,8 @@ class Texts(AbstractContextManager["Texts"]):
         try:
             with self._base as base:
                 base.executemany("INSERT OR IGNORE INTO texts VALUES (?, ?)", rows)
-        except sqlite3.OperationalError as error:
-            raise BadInput(f"cannot write {self.path}: {error}; what was finished is kept, run again to continue") from None
+        except sqlite3.DatabaseError as error:
+            raise self._unusable(error) from None
 
     def get(self, texts: Sequence[str]) -> Float[Tensor, "texts features"]:
         """The vectors of texts that all have one."""
@@ -143,8 +145,16 @@ class Texts(AbstractContextManager["Texts"]):
         for start in range(0, len(hashes), ASKED):
             part = hashes[start : start + ASKED]
             marks = ",".join("?" * len(part))
-            found.update(self._base.execute(f"SELECT hash, vector FROM texts WHERE hash IN ({marks})", part).fetchall())
+            try:
+                rows = self._base.execute(f"SELECT hash, vector FROM texts WHERE hash IN ({marks})", part)
+                found.update(rows.fetchall())
+            except sqlite3.DatabaseError as error:
+                raise self._unusable(error) from None
         return found
+
+    def _unusable(self, error: Exception) -> BadInput:
+        remedy = "make room, or delete the file to have them made again"
+        return BadInput(f"cannot use the kept vectors of texts, {self.path}: {error}; {remedy}")
 
     def close(self) -> None:
         self._base.close()

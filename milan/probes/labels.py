@@ -16,7 +16,7 @@ from milan.command import clean
 from milan.errors import BadInput, MissingEvidence
 from milan.preprocessing import height_width
 from milan.probes.probe import Probe
-from milan.storage import cache_folder, content_key
+from milan.storage import cache_root, content_key
 from milan.text_files import read_names
 
 NONE = -1  # the number of a pixel that shows no concept of a level
@@ -141,7 +141,7 @@ class DioramaLabels(PixelLabels):
         from milan.diorama.probe import DioramaImages
 
         kind, _, world = self.probe.spec.partition(":")
-        home = self._home or cache_folder() / "diorama"
+        home = self._home or cache_root() / "diorama"
         if kind == "latents":
             return judged_census((images for _, images in self.probe.batches(50)), self.probe.fingerprint, home)
         return Census.of(DioramaImages(world, size=height_width(self.probe.size)[0], length=len(self.probe)), home)

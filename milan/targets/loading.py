@@ -1,5 +1,6 @@
 """A target by name: of torchvision, timm, transformers or Diorama, or from a file of yours."""
 
+import hashlib
 import importlib.util
 import sys
 import warnings
@@ -17,7 +18,7 @@ from milan.targets.detectors import assumed_preprocessing
 from milan.targets.families import from_diorama, from_huggingface, from_timm, from_torchvision
 from milan.targets.generators import GeneratorTarget
 from milan.targets.library_transforms import KnownPreprocessing
-from milan.targets.modules import check_usable, is_half
+from milan.targets.modules import check_usable, is_half, seeded
 from milan.targets.sources import RANDOM, Network, Source
 from milan.targets.target import Target, warn_assumed
 
@@ -36,8 +37,8 @@ def load_target(spec: str, *, weights: str | Path | None = None, device: str | t
     Args:
         spec: ``torchvision:NAME``, ``timm:NAME``, ``hf:ID_OR_PATH``, ``diorama:NAME``, or ``PATH/FILE.py:FUNCTION`` for a function of
             yours that returns a module (or a :class:`Target`, which brings its own preprocessing).
-        weights: a safetensors file or a saved state dict, of which nothing is executed; ``"random"`` for untrained weights;
-            None for the library's pretrained ones.
+        weights: a safetensors file or a saved state dict, of which nothing is executed; ``"random"`` for untrained
+            weights, the same each time; None for the library's pretrained ones.
         device: see :class:`Target`.
         options: ``name``, ``image_size``, ``mean`` and the others of :class:`milan.preprocessing.TargetOptions`, in
             place of what the library or the function says.
@@ -49,14 +50,17 @@ def load_target(spec: str, *, weights: str | Path | None = None, device: str | t
     """
     kind, _, name = spec.partition(":")
     source, stated = Source(weights), TargetOptions(**options)
-    if kind in FAMILIES and name:
-        target = _target(FAMILIES[kind](name, source), spec, stated, device)
-    elif spec.rpartition(":")[0].endswith(".py"):
-        target = _from_file(spec, source, stated, device)
-    else:
-        raise _unknown(spec)
+    # Random weights are the same each time, so that earlier results are found again.
+    with seeded(torch.device("cpu")):
+        if kind in FAMILIES and name:
+            target = _target(FAMILIES[kind](name, source), spec, stated, device)
+        elif spec.rpartition(":")[0].endswith(".py"):
+            target = _from_file(spec, source, stated, device)
+        else:
+            raise _unknown(spec)
     target.spec, target.options = spec, stated.given
     target.weights = str(weights) if weights is not None else ""
+    target.code = _code_hash(spec)
     return target
 
 
@@ -127,6 +131,12 @@ def _with_options(target: Target, stated: TargetOptions, device: str | torch.dev
         size = target.image_size
         return GeneratorTarget(target.model, target.latents, image_size=size, low=target.low, high=target.high, **kept)
     return Target(target.model, **vars(target.preprocessing.changed(**stated.preprocessing)), **kept)
+
+
+def _code_hash(spec: str) -> str:
+    """Return the sha256 of the Python file that a spec names; empty if it names none."""
+    file = spec.rpartition(":")[0]
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file.endswith(".py") else ""
 
 
 def _imported(path: Path, spec: str) -> ModuleType:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from torch import nn
 
+from milan.targets.checkpoints import Weights, read_weights
 from milan.targets.latents import Latents
 from milan.targets.library_transforms import KnownPreprocessing
-from milan.targets.weights import Weights, put_weights, read_weights
+from milan.targets.weights import put_weights
 
 RANDOM = "random"
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from milan.errors import BadInput, MilanWarning, UnknownName
 from milan.preprocessing import Crop, Interpolation, Size, as_size, height_width, size_text
 from milan.targets.detectors import assumed_preprocessing
+from milan.targets.fingerprints import attribute_hash, network_hash, noise_outputs
 from milan.targets.layers import Layer, Layers, find_layers
 from milan.targets.layouts import check_layout
 from milan.targets.modules import PREFIXES, borrowed, check_usable, is_half, modules_by_name, plain_name, unwrapped
@@ -71,6 +72,9 @@ class Target:
         check_layout(layout, prefix_tokens)
         self.spec = ""  # what load_target was given; empty for a module given in Python
         self.weights = ""  # the weights file it was given, "random", or empty
+        self.code = ""  # sha256 of the Python file that load_target ran for it; empty if there is none
+        # The state they were computed in, and the outputs.
+        self._noise_outputs: tuple[Any, list[str]] = ((), [])
         self.options: dict[str, Any] = {}  # further options that load_target was given
         self.given_name = name
         self.device, self.model = _device(device), model
@@ -267,17 +271,17 @@ class Target:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of weights (names, shapes, bytes), architecture (as it prints itself) and preprocessing; computed anew each time."""
-        digest = hashlib.sha256()
-        core = self.core
-        architecture = re.sub(r" at 0x[0-9a-f]+", "", repr(core))  # functions print where they lie in memory
+        """The sha256 of what decides the activations, evaluated at each access.
+
+        It covers weights, architecture, configuration, preprocessing, the file of code that the network was loaded
+        from, and what its layers put out for an image of noise (see ``noise_outputs``).
+        """
         reading = (self.preprocessing, self.layout, self.prefix_tokens, self.output_index)
-        digest.update(repr((type(core).__module__, type(core).__qualname__, architecture, reading)).encode())
-        for name, value in sorted(core.state_dict().items()):
-            if isinstance(value, Tensor):
-                digest.update(repr((plain_name(name), str(value.dtype), tuple(value.shape))).encode())
-                digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        network = network_hash(self.core)
+        state = (network, reading, attribute_hash(self.core))
+        if self._noise_outputs[0] != state:
+            self._noise_outputs = (state, noise_outputs(self))
+        return hashlib.sha256(repr((network, reading, self.code, self._noise_outputs[1])).encode()).hexdigest()
 
 
 def _spellings(name: str) -> list[str]:

@@ -169,3 +169,6 @@ def test_the_best_weights_are_kept_and_not_the_last(tmp_path: Path, monkeypatch:
     assert not torch.equal(seen[1], seen[3])
     assert (target.image_size, target.core.fc.out_features) == (32, 2)
     assert trained(images, images, Training("resnet18", epochs=9, patience=2, batch_size=8), tmp_path / "red and green") == (spec, weights)
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(StopIteration):  # it is trained anew
+        trained(images, images, Training("resnet18", epochs=9, patience=2, batch_size=8), tmp_path / "red and green")

@@ -73,11 +73,15 @@ def test_sheets_are_files_of_the_exemplars_and_are_not_drawn_twice(toys, tmp_pat
     assert one.stat().st_mtime_ns == before
 
 
-def test_a_missing_sheet_is_drawn_again_and_those_of_another_dissection_are_removed(toys, tmp_path):
+@pytest.mark.parametrize("left", [None, 0, 11, -1], ids=["missing", "empty", "cut in its head", "cut"])
+def test_a_missing_or_damaged_sheet_is_drawn_again_and_those_of_another_dissection_are_removed(toys, tmp_path, left):
     units = toys["answers"].alive()
     file = tmp_path / write_sheets(toys, units, tmp_path)[units[0]].file
     content = file.read_bytes()
-    file.unlink()
+    if left is None:
+        file.unlink()
+    else:
+        file.write_bytes(content[:left])
     old = tmp_path / "units" / "answers-00000000"
     old.mkdir()
     write_sheets(toys, units, tmp_path)

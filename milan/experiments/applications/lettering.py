@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from milan.errors import BadInput
+from milan.integrity import json_or_none
 
 if TYPE_CHECKING:  # PIL and torch are imported when there is work to do
     from PIL import Image
@@ -94,7 +95,7 @@ def build(images: "Probe", tests: "Probe | None", folder: Path, how: Lettering) 
     known = {"images": images.fingerprint, "tests": tests.fingerprint if tests else "", "lettering": asdict(how), "format": FORMAT}
     found = {f"{kind}/{part}": folder / kind / part for kind, several in KINDS.items() for part in several}
     done = folder / "built.json"
-    if done.is_file() and json.loads(done.read_text()) == known:
+    if json_or_none(done) == known:
         return found
     done.unlink(missing_ok=True)
     names = _names(images)

@@ -11,7 +11,7 @@ from milan.experiments.applications.classifying import Training, trained
 from milan.experiments.applications.lettering import Lettering, build
 from milan.preprocessing import Preprocessing
 from milan.probes import Probe, load_probe
-from milan.storage import cache_folder
+from milan.storage import cache_root
 from milan.targets import Target, load_target
 
 APART = 10_000  # scenes between those tested with and those validated with
@@ -77,7 +77,7 @@ def _scenes(world: str, first: int, count: int) -> Probe:
     from milan.diorama.album import album
     from milan.diorama.names import THINGS
 
-    shown = album(world, first, count, cache_folder() / "diorama")
+    shown = album(world, first, count, cache_root() / "diorama")
     return Probe.from_tensor(torch.from_numpy(np.array(shown.images)), shown.things.tolist(), list(THINGS))
 
 

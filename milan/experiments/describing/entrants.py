@@ -17,6 +17,7 @@ from milan.describers.resuming import describe_units, journal_key, missing_units
 from milan.dissection.store import Dissection
 from milan.embedded import embedded
 from milan.errors import BadInput, MilanWarning
+from milan.integrity import json_or_none
 from milan.provenance import simulated_note
 from milan.storage import atomic, content_key
 from milan.units import Unit
@@ -103,8 +104,8 @@ def describe_with(entrant: Entrant, dissections: Mapping[str, Dissection], wante
     before = sum(len(missing_units(*journal, dissections[layer], units)) for layer, units in wanted.items())
     entrant.entries = describe_units(entrant.describer, dissections, wanted, folder)
     file = folder / "seconds.json"
-    spent = json.loads(file.read_text()) if file.exists() else {}
-    spent = spent if spent.get("key") == key else {"key": key, "units": 0, "seconds": 0.0}
+    spent = json_or_none(file)
+    spent = spent if isinstance(spent, dict) and spent.get("key") == key else {"key": key, "units": 0, "seconds": 0.0}
     if before:
         spent |= {"units": spent["units"] + before, "seconds": round(spent["seconds"] + time.monotonic() - start, 3)}
         with atomic(file) as partial:
