@@ -12,7 +12,7 @@ from milan.dissection.store import Dissection
 from milan.errors import MissingEvidence
 from milan.page.ranges import class_ranges
 from milan.page.reasons import Reason, told
-from milan.page.sheets import ACROSS, Sheet
+from milan.page.sheets import ACROSS, MOST, Sheet
 from milan.units import Unit
 
 BINS = 40
@@ -70,7 +70,7 @@ def _layer(
     return {
         "name": name,
         "shape": _shape(dissection),
-        "sheet": {"across": ACROSS} | size,
+        "sheet": {"across": ACROSS, "most": MOST} | size,
         "classes": classes,
         "units": [
             _unit(entry, sheets.get(entry.unit)) | more | {"ranges": shares, "reasoning": told(reasons.get(entry.unit))}
@@ -111,5 +111,6 @@ def _histogram(peaks: np.ndarray) -> dict[str, Any] | None:
     finite = peaks[np.isfinite(peaks)]
     if not len(finite):
         return None
-    counts, edges = np.histogram(finite, BINS)
+    # in float64, neighbouring float32 values are far enough apart for 40 bins between them, and no range overflows
+    counts, edges = np.histogram(finite.astype(np.float64), BINS)
     return {"counts": counts.tolist(), "low": _short(float(edges[0])), "high": _short(float(edges[-1]))}

@@ -15,7 +15,7 @@ from milan.dissection.crops import cropped
 from milan.dissection.store import Dissection
 from milan.errors import MissingEvidence
 from milan.page.sheets import Sheet
-from milan.pictures import sheet, webp
+from milan.pictures import fitting, sheet, webp
 from milan.pretrained.painter import Wanted, fitted, kept_picture
 from milan.progress import progress
 from milan.storage import atomic, content_key
@@ -108,7 +108,7 @@ def order(activations: Sequence[float | None]) -> list[int]:
 
 
 def _small(images: UInt8[Tensor, "n 3 h w"]) -> UInt8[np.ndarray, "n rows columns 3"]:
-    return fitted(images, SIZE).permute(0, 2, 3, 1).contiguous().numpy()
+    return fitted(images, fitting(SIZE, len(images), ACROSS)).permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def told(reason: Reason | None) -> dict[str, Any] | None:
