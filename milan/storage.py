@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import socket
 import sqlite3
 import subprocess
@@ -22,6 +23,9 @@ from milan.errors import BadInput
 
 PACKAGES = ("milan", "torch", "torchvision", "pytorch-lightning", "transformers", "timm", "datasets", "numpy", "pillow", "safetensors")
 _PARTIAL = ".partial-"
+_PLAIN_NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,98}[a-z0-9_-])?")
+# names that Windows gives to devices, whatever their suffix
+_RESERVED_NAMES = {"con", "prn", "aux", "nul", *(f"{port}{one}" for port in ("com", "lpt") for one in "0123456789")}
 _held: set[Path] = set()  # folders this process has locked: POSIX locks do not stop a process from locking twice
 
 
@@ -165,6 +169,20 @@ def versions() -> dict[str, str]:
             found[name] = version(name)
     git = _git_hash()
     return found | ({"git": git} if git else {})
+
+
+def safe_name(text: str) -> str:
+    """A file name that stands for ``text`` on every file system and in a URL, and that no other text has.
+
+    Short plain lower-case names are kept. Others, such as those that differ in case only, end in a hash of the text.
+
+    >>> safe_name("layer4.1.conv2"), safe_name("Conv/1"), safe_name("..")
+    ('layer4.1.conv2', 'Conv_1-dacd7473', '_-5ec1f7e7')
+    """
+    if _PLAIN_NAME.fullmatch(text) and text.partition(".")[0] not in _RESERVED_NAMES:
+        return text
+    readable = re.sub(r"[^A-Za-z0-9_.-]", "_", text)[:60].strip(".-") or "_"
+    return f"{readable}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}"
 
 
 def cache_folder() -> Path:

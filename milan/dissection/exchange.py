@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 import torch
@@ -23,14 +22,14 @@ from torch import Tensor
 
 from milan.dissection.images import written_array
 from milan.dissection.masks import whole_where_empty
-from milan.dissection.store import Dissection, Pooling, layer_folder
+from milan.dissection.store import PROBE, Dissection, Pooling, layer_folder, layer_of
 from milan.errors import BadInput, MissingEvidence
 from milan.probes import Probe, load_probe
-from milan.storage import atomic, content_key
+from milan.storage import atomic, content_key, safe_name
 from milan.targets import Target
 from milan.units import Exemplars, Unit
 
-ANNOTATIONS, IDS, PEAKS, UNITS, PROBE = "annotations.csv", "ids.csv", "activations.csv", "units.npy", "probe.json"
+ANNOTATIONS, IDS, PEAKS, UNITS = "annotations.csv", "ids.csv", "activations.csv", "units.npy"
 _COLUMNS = ["layer", "unit", "summary"]
 _HASHED = 64 * 2**20  # larger files are told apart by size and time
 
@@ -51,7 +50,7 @@ class ReleasedDissection(Dissection):
     def __init__(self, folder: Path, source: Probe | None = None):
         self.folder, self._source = Path(folder), source
         self._ids = torch.from_numpy(_table(self.folder / IDS, np.int64))
-        self.layer = unquote(self.folder.resolve().name)
+        self.layer = layer_of(self.folder)
         self.units = [Unit(self.layer, int(index)) for index in self._indices()]
         self.status = dict.fromkeys(self.units, "ok")
         self.k = self._ids.shape[1]
@@ -100,11 +99,15 @@ class ReleasedDissection(Dissection):
 
     @cached_property
     def _about(self) -> dict[str, Any]:
-        file = next((place / PROBE for place in (self.folder, self.folder.parent) if (place / PROBE).exists()), None)
-        try:
-            return json.loads(file.read_text()) if file else {}
-        except ValueError as error:
-            raise BadInput(f"{file} is no JSON: {error}") from None
+        """What ``probe.json`` says, of all layers and of this one."""
+        files = [place / PROBE for place in (self.folder.parent, self.folder) if (place / PROBE).exists()]
+        about: dict[str, Any] = {}
+        for file in files:
+            try:
+                about |= json.loads(file.read_text(encoding="utf-8"))
+            except (TypeError, ValueError) as error:
+                raise BadInput(f"{file} is not a JSON object: {error}; correct or delete it") from None
+        return about
 
     def open_probe(self) -> Probe:
         return self._again
@@ -171,7 +174,7 @@ def annotations_of(path: str | Path) -> dict[Unit, list[str]]:
     inner = sorted(path.glob(f"*/{ANNOTATIONS}"))
     if inner:
         return {unit: texts for file in inner for unit, texts in _annotations(file).items()}
-    above, layer = path.parent / ANNOTATIONS, unquote(path.name)
+    above, layer = path.parent / ANNOTATIONS, layer_of(path)
     if above.is_file():
         return {unit: texts for unit, texts in _annotations(above).items() if unit.layer == layer}
     raise BadInput(f"no {ANNOTATIONS} in {path}, nor in the folders in it, nor above it")
@@ -181,6 +184,8 @@ def export_milannotations(dissection: Dissection, folder: str | Path, annotation
     """Writes a layer in the published layout, into ``folder/LAYER``, and its annotations beside those of other layers; says where."""
     place = layer_folder(Path(folder), dissection.layer)
     place.mkdir(parents=True, exist_ok=True)
+    if place.name != dissection.layer:
+        _write_json(place / PROBE, {"layer": dissection.layer})
     shape = (len(dissection.units), dissection.k)
     side = (dissection.image_size, dissection.image_size)
     with written_array(place / "images.npy", (*shape, 3, *side)) as images, written_array(place / "masks.npy", (*shape, 1, *side)) as masks:
@@ -211,17 +216,22 @@ def export_compact(dissection: Dissection, folder: str | Path, annotations: Mapp
         np.savez_compressed(partial, masks=np.packbits(masks, axis=-1), shape=np.array(masks.shape))
     ids, peaks = torch.stack([one.ids for one in found]), torch.stack([one.activations for one in found])
     _write_tables(dissection, place, ids.numpy(), peaks.numpy())
-    with atomic(place / PROBE) as partial:
-        partial.write_text(json.dumps(_probe_facts(dissection), indent=1) + "\n")
+    _write_json(place / PROBE, _probe_facts(dissection))
     if annotations is not None:
         _write_annotations(place / ANNOTATIONS, dissection, annotations)
     return place
 
 
+def _write_json(file: Path, value: Mapping[str, Any]) -> None:
+    with atomic(file) as partial:
+        partial.write_text(json.dumps(value, indent=1) + "\n")
+
+
 def _probe_facts(dissection: Dissection) -> dict[str, Any]:
     known = getattr(dissection, "facts", {}).get("probe", {}).get("settings", {"spec": dissection.probe, "size": dissection.image_size})
     settings = {name: value for name, value in known.items() if value is not None}
-    return {**settings, "target": dissection.target, "quantile": dissection.quantile}
+    named = {"layer": dissection.layer} if safe_name(dissection.layer) != dissection.layer else {}
+    return {**named, **settings, "target": dissection.target, "quantile": dissection.quantile}
 
 
 def _write_tables(dissection: Dissection, place: Path, ids: Int[np.ndarray, "units k"], peaks: Float[np.ndarray, "units k"]) -> None:

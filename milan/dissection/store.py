@@ -3,10 +3,11 @@
 import json
 import warnings
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote
+from urllib.parse import unquote
 
 import numpy as np
 import torch
@@ -19,13 +20,14 @@ from milan.dissection.masks import masks_from_maps, whole_where_empty
 from milan.dissection.record import pooled_name
 from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
 from milan.probes import Probe, load_probe
+from milan.storage import safe_name
 from milan.targets import Target, load_target
 from milan.units import Exemplars, Unit
 
 FORMAT = 1  # of the files; another number is another dissection
 Pooling = Literal["max", "mean", "cls", "tokens"]
 Status = Literal["ok", "dead", "sparse", "invalid"]
-FACTS, EXEMPLARS, STATISTICS = "dissection.json", "exemplars.safetensors", "statistics.safetensors"
+FACTS, EXEMPLARS, STATISTICS, PROBE = "dissection.json", "exemplars.safetensors", "statistics.safetensors", "probe.json"
 
 
 class Dissection(ABC):
@@ -260,12 +262,16 @@ def load_dissection(path: str | Path) -> Dissection:
 
 
 def layer_folder(out: Path, layer: str) -> Path:
-    """Where a layer lies in a folder of dissections; any name is a safe file name there.
+    """Where a layer lies in a folder of dissections; ``layer_of`` tells the layer of such a folder."""
+    return out / safe_name(layer)
 
-    >>> layer_folder(Path("out"), "layer4.1.conv2").name, layer_folder(Path("out"), "a/b#1").name
-    ('layer4.1.conv2', 'a%2Fb#1')
-    """
-    return out / quote(layer, safe="#@+,=~ ()[]")
+
+def layer_of(folder: Path) -> str:
+    """The layer of a folder of dissections or annotations: as a file in it says, else the folder's name."""
+    for name in (FACTS, PROBE):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            return str(json.loads((folder / name).read_text(encoding="utf-8"))["layer"])
+    return unquote(folder.resolve().name)
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

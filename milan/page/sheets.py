@@ -10,7 +10,7 @@ from pathlib import Path
 from milan.dissection.store import Dissection
 from milan.pictures import DIM, OUTLINE, QUALITY, lit, sheet, webp
 from milan.progress import progress
-from milan.storage import atomic, content_key
+from milan.storage import atomic, content_key, safe_name
 from milan.units import Exemplars, Unit
 
 ACROSS = 3  # pictures side by side: a card shows the first row or two
@@ -37,7 +37,7 @@ def write_sheets(dissections: Mapping[str, Dissection], units: Sequence[Unit], f
     A unit with more than ``MOST`` exemplars has further files, ``INDEX-1.webp`` and so on, since a WebP picture has a longest side.
     The key is that of the dissection, so that a sheet of other exemplars is never taken for this one; folders of other keys are removed.
     """
-    places = {layer: f"units/{_safe(layer)}-{_key(dissection)}" for layer, dissection in dissections.items()}
+    places = {layer: f"units/{safe_name(layer)}-{_key(dissection)}" for layer, dissection in dissections.items()}
     for place in places.values():
         (folder / place).mkdir(parents=True, exist_ok=True)
     found: dict[Unit, Sheet] = {}
@@ -94,11 +94,6 @@ def _write(exemplars: Exemplars, path: Path) -> None:
 
 def _key(dissection: Dissection) -> str:
     return content_key(dissection=dissection.key, format=FORMAT, size=SIZE, across=ACROSS, dim=DIM, outline=OUTLINE, quality=QUALITY)[:8]
-
-
-def _safe(layer: str) -> str:
-    """A folder name for the layer, the same on every file system; the key beside it keeps layers apart."""
-    return "".join(sign if sign.isascii() and (sign.isalnum() or sign in "._-") else "_" for sign in layer)[:60]
 
 
 def _remove_others(folder: Path, kept: set[str]) -> None:

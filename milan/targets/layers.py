@@ -28,22 +28,14 @@ class Layer:
     aliases: tuple[str, ...] = ()  # further names of the same module
     prefix_tokens: int = 0  # tokens before the grid: class, distillation, registers
     cls: bool = False  # whether the first of them is a class token
+    module: str = ""  # dotted path of the module, without the number of the call
+    call: int = 0  # which call of the module in one forward pass, from 0
 
     def maps(self, output: Tensor) -> Tensor:
         """A view of the module's output as (batch, units, height, width), float32 where it was 16 bits."""
         if output.dtype in (torch.float16, torch.bfloat16):
             output = output.float()
         return to_maps(output, Layout(self.layout, self.units, self.grid, self.prefix_tokens))
-
-    @property
-    def module(self) -> str:
-        """The module's name, without the number of the call."""
-        return self.name.partition("#")[0]
-
-    @property
-    def call(self) -> int:
-        """Which call of the module in one forward pass, from 0."""
-        return int(self.name.partition("#")[2] or 0)
 
 
 @dataclass(frozen=True)
@@ -158,6 +150,9 @@ def _read(
     reasons = {name: "is not run when the network is given images" for name in modules if name not in counts}
     for call in first.calls:
         name = call.module if counts[call.module] == 1 else f"{call.module}#{call.index}"
+        while name != call.module and name in modules:
+            # a module may be called "relu#1" itself
+            name = f"{call.module}#{name.removeprefix(call.module)}"
         try:
             one, two = _without_batch(call.shape, second.get((call.module, call.index)))
             layout = read_layout(modules[call.module], one, two, evidence)
@@ -165,7 +160,8 @@ def _read(
             reasons[name] = str(why)
             continue
         cls = layout.prefix > 0 and bool(class_token)
-        found.append(Layer(name, one, layout.units, layout.name, layout.grid, aliases.get(call.module, ()), layout.prefix, cls))
+        also, place = aliases.get(call.module, ()), layout.grid
+        found.append(Layer(name, one, layout.units, layout.name, place, also, layout.prefix, cls, call.module, call.index))
     order = {name: place for place, name in enumerate(modules)}
     return Layers(sorted(found, key=lambda layer: (order[layer.module], layer.call)), reasons, counts)
 

@@ -175,7 +175,7 @@ def _names(images: "Probe") -> list[str]:
 
     _labels(images)
     names = [name.partition(",")[0].strip() for name in readable_classes(images)]
-    if len({folder_name(name) for name in names}) < len(names):
+    if len({folder_name(name).casefold() for name in names}) < len(names):
         raise BadInput(f"two classes of {images.spec or images.name!r} have one name once commas and signs are taken off; rename one")
     return names
 
