@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from milan.command import collected_warnings, parser, run
+from milan.command import collected_warnings, program
 
 if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
     from torch import nn
@@ -129,10 +129,7 @@ def command(
 
 def main(words: Sequence[str] | None = None) -> int:
     """The program: reads the options, runs, and gives the exit status."""
-    options = parser("describe.py", "Describes the units of a network in words.", command)
-    chosen = options.instantiate_classes(options.parse_args(words)).as_dict()
-    chosen.pop("config", None)
-    return run(lambda: command(**chosen))
+    return program("describe.py", "Describes the units of a network in words.", command, words)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from milan.annotations import Milannotations
-from milan.command import ArgumentParser, run
+from milan.command import OptionErrors, run
 from milan.errors import BadInput, MilanError
 from milan.models.saving import CONFIG
 from milan.storage import atomic, locked
@@ -85,10 +85,8 @@ def _gathered(state: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
     return states
 
 
-class Parser(LightningArgumentParser):
-    """Lightning's parser, its faults told in one line with the nearest options."""
-
-    error = ArgumentParser.error
+class Parser(OptionErrors, LightningArgumentParser):
+    """Lightning's parser, with faults in one line."""
 
 
 class TrainCLI(LightningCLI):

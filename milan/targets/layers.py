@@ -161,7 +161,7 @@ def _read(
             continue
         cls = layout.prefix > 0 and bool(class_token)
         also, place = aliases.get(call.module, ()), layout.grid
-        found.append(Layer(name, one, layout.units, layout.name, place, also, layout.prefix, cls, call.module, call.index))
+        found += [Layer(name, one, layout.units, layout.name, place, also, layout.prefix, cls, call.module, call.index)]
     order = {name: place for place, name in enumerate(modules)}
     return Layers(sorted(found, key=lambda layer: (order[layer.module], layer.call)), reasons, counts)
 

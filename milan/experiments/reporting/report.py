@@ -2,13 +2,12 @@
 
 import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from milan.command import clean, escaped
+from milan.command import clean, escaped, terminal
 from milan.errors import BadInput
 from milan.page.report import write_report_page
 from milan.scores.intervals import Measure
@@ -158,10 +157,9 @@ class Report:
 
     def tell(self) -> None:
         """Prints the first table and the notes."""
-        from rich.console import Console
         from rich.table import Table as Shown
 
-        console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+        console = terminal(200)
         first = self.tables[0]
         shown = Shown(box=None, pad_edge=False, header_style="dim")
         shown.add_column(escaped(first.first), style="cyan", overflow="fold")
