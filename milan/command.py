@@ -27,7 +27,7 @@ from milan.errors import MilanError, MilanWarning, nearest
 
 RESUME = "run the same command again to continue where it stopped"
 _UNKNOWN = re.compile(r"unrecognized arguments: --?([\w.-]+)|Option '([\w.-]+)' is not accepted|Key '([\w.-]+)' is not expected")
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 MOST_VALUES = 100_000  # in a file of options, aliases written out
 _warnings: list[str] = []
 

@@ -17,12 +17,20 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from milan.errors import BadInput
 
+if TYPE_CHECKING:
+    import numpy as np
+
 PACKAGES = ("milan", "torch", "torchvision", "pytorch-lightning", "transformers", "timm", "datasets", "numpy", "pillow", "safetensors")
 _PARTIAL = ".partial-"
+_FULL_DISK = re.compile(
+    r"\(os error (?:28|122|27)\)"  # safetensors: ENOSPC, EDQUOT, EFBIG
+    r"|^\d+ requested and \d+ written"  # numpy.save
+    r"|unexpected pos \d+ vs \d+|PytorchStreamWriter failed"  # torch.save
+)
 _PLAIN_NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,98}[a-z0-9_-])?")
 # names that Windows gives to devices, whatever their suffix
 _RESERVED_NAMES = {"con", "prn", "aux", "nul", *(f"{port}{one}" for port in ("com", "lpt") for one in "0123456789")}
@@ -35,6 +43,9 @@ def atomic(path: Path) -> Iterator[Path]:
 
     The temporary name keeps the suffix, since savers such as ``numpy.save`` look at it. What a killed process leaves behind is
     removed by the next ``locked``.
+
+    Raises:
+        OSError: as the block raises; ``ENOSPC`` with the file's name however a saver reports a full disk.
     """
     path = Path(path)
     partial = path.with_name(f"{_PARTIAL}{os.getpid()}-{uuid.uuid4().hex[:8]}{path.suffix}")
@@ -43,8 +54,42 @@ def atomic(path: Path) -> Iterator[Path]:
         _flush(partial)
         partial.replace(path)
         _flush(path.parent)
+    except Exception as error:
+        if _is_full_disk(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all."""
+    with atomic(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def _is_full_disk(error: Exception) -> bool:
+    """Whether an error says that there is no room: safetensors, numpy and torch do it in words alone."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return _FULL_DISK.search(str(error)) is not None
+
+
+def new_array(file: Path, kind: type, shape: tuple[int, ...]) -> "np.memmap":
+    """Create a .npy file and map it for writing, with its space taken on disk.
+
+    Without that a full disk would be noticed when a page of the map is written, by a signal that kills the process.
+
+    Raises:
+        OSError: there is no room.
+    """
+    import numpy as np  # not needed for --help
+
+    array = np.lib.format.open_memmap(file, "w+", kind, shape)
+    if hasattr(os, "posix_fallocate"):  # macOS has none
+        with file.open("r+b") as opened:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+    return array
 
 
 def content_key(**parts: object) -> str:
@@ -110,7 +155,8 @@ class Journal(AbstractContextManager["Journal"]):
             self._base = sqlite3.connect(self.path, timeout=30)
             self._begin(key)
         except (sqlite3.DatabaseError, OSError) as error:
-            raise BadInput(f"cannot use the journal {self.path}: {error}; delete it to start afresh") from None
+            remedy = "make room there" if "full" in str(error) else "delete it to start afresh"
+            raise BadInput(f"cannot use the journal {self.path}: {error}; {remedy}") from None
 
     def _begin(self, key: str) -> None:
         with self._base as base:

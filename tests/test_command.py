@@ -221,7 +221,7 @@ def test_a_reader_that_leaves_is_no_fault() -> None:
     assert process.stderr.read() == b""
 
 
-FULL = pytest.param("{} >/dev/full", marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here"))
+FULL = pytest.param("{} >/dev/full", marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full"))
 
 
 @pytest.mark.parametrize("shell", ["{} >&-", "{} >&- 2>&-", "PYTHONIOENCODING=ascii {} | cat", FULL])

@@ -14,14 +14,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from milan.dissection.passes import Seen, block_length, looked
-from milan.dissection.record import LayerPlan, LayerRecord, Reduced, allocate, pooled_name, under
+from milan.dissection.record import LayerPlan, LayerRecord, Reduced, pooled_name, under
 from milan.dissection.shards import Shard
 from milan.dissection.store import layer_folder
 from milan.errors import BadInput, MilanWarning
 from milan.probes import Probe
 from milan.probes.probe import BAD_SHARE
 from milan.progress import progress
-from milan.storage import atomic, content_key
+from milan.storage import atomic, content_key, new_array
 from milan.targets import Target
 
 PAUSE = 5.0  # seconds between two checkpoints, at least
@@ -108,8 +108,7 @@ class Run:
                     parts[0].replace(partial)
                     whole = np.lib.format.open_memmap(partial, "r+")
                 else:
-                    whole = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
-                    allocate(partial)
+                    whole = new_array(partial, np.float32, shape)
                     np.concatenate([np.load(part, mmap_mode="r", allow_pickle=False) for part in parts], out=whole)
                 whole[self.skipped] = np.nan
                 whole.flush()

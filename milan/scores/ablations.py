@@ -16,7 +16,7 @@ from milan.errors import BadInput, MissingEvidence
 from milan.probes import Probe
 from milan.progress import progress
 from milan.scores.intervals import LEVEL, RESAMPLES, Measure
-from milan.storage import Journal, content_key
+from milan.storage import Journal, content_key, new_array
 from milan.targets import Target
 from milan.targets.outputs import chosen
 from milan.units import Unit
@@ -110,7 +110,7 @@ def _opened(file: Path, shape: tuple[int, int, int], fresh: bool) -> np.ndarray:
     if not shape[-1]:
         return np.zeros(shape, dtype=np.float32)
     if fresh or not file.is_file():
-        return np.lib.format.open_memmap(file, "w+", np.float32, shape)
+        return new_array(file, np.float32, shape)
     return np.lib.format.open_memmap(file, "r+")
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from milan.errors import BadInput
+from milan.storage import write_text
 
 if TYPE_CHECKING:  # PIL and torch are imported when there is work to do
     from PIL import Image
@@ -100,7 +101,7 @@ def build(images: "Probe", tests: "Probe | None", folder: Path, how: Lettering) 
     names = _names(images)
     for part, (source, rows) in parts.items():
         _write(source, rows, part, names, folder, how)
-    done.write_text(json.dumps(known, indent=1) + "\n")
+    write_text(done, json.dumps(known, indent=1) + "\n")
     return found
 
 

@@ -11,7 +11,7 @@ from milan.command import clean, escaped, terminal
 from milan.errors import BadInput
 from milan.page.report import write_report_page
 from milan.scores.intervals import Measure
-from milan.storage import atomic
+from milan.storage import write_text
 from milan.tables import write_csv
 
 Value = Measure | float | int | str | None
@@ -131,11 +131,12 @@ class Report:
         folder.mkdir(parents=True, exist_ok=True)
         for number, table in enumerate(self.tables):
             write_csv(folder / (f"{table.name.replace(' ', '-')}.csv" if number else "table.csv"), table.plain())
-        _write(folder / "table.md", self.markdown())
-        _write(folder / "report.json", json.dumps(self.plain(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        write_text(folder / "table.md", self.markdown())
+        plain = json.dumps(self.plain(), indent=1, ensure_ascii=False, allow_nan=False)
+        write_text(folder / "report.json", plain + "\n")
         (folder / "page").mkdir(exist_ok=True)
         for number, (_, drawing) in enumerate(self.figures, 1):
-            _write(folder / "page" / f"figure-{number}.svg", drawing)
+            write_text(folder / "page" / f"figure-{number}.svg", drawing)
         write_report_page(self._view(), folder / "page", units)
 
     def plain(self) -> dict[str, Any]:
@@ -225,8 +226,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value
-
-
-def _write(file: Path, text: str) -> None:
-    with atomic(file) as partial:
-        partial.write_text(text, encoding="utf-8")
