@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from milan.dissection.store import Dissection
+from milan.errors import BadInput
 from milan.storage import content_key
 from milan.units import Description, Unit
 
@@ -29,6 +30,11 @@ class Describer(ABC):
 
     name: ClassVar[str]
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if not hasattr(cls, "name"):
+            cls.name = cls.__name__.lower()
+
     @abstractmethod
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | Failure]:
         """Yields one description for each of ``units`` that lives, in their order, each as soon as it is known.
@@ -39,9 +45,21 @@ class Describer(ABC):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The constructor's arguments as they were given, by name."""
-        names = [name for name in inspect.signature(type(self).__init__).parameters if name != "self"]
-        return {name: getattr(self, name) for name in names}
+        """The constructor's arguments as they were given, by name.
+
+        Raises:
+            BadInput: the constructor has not stored one of them under its name.
+        """
+        try:
+            return {name: getattr(self, name) for name in self.setting_names()}
+        except AttributeError as error:
+            where = f"the constructor of {type(self).__name__} stores each of its arguments under its own name"
+            raise BadInput(f"describer {type(self).__name__}: {error}; {where}") from None
+
+    @classmethod
+    def setting_names(cls) -> list[str]:
+        """The names of the constructor's arguments; none without a constructor."""
+        return list(inspect.signature(cls).parameters)
 
     @property
     def key(self) -> str:

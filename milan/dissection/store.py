@@ -165,7 +165,7 @@ class StoredDissection(Dissection):
         masks = masks_from_maps(maps, float(self.thresholds()[row]), self.image_size)
         if self.status[unit] == "ok" and not self._told and not masks.flatten(1).any(1).all():
             self._told = True
-            text = f"{self.layer}: exemplars in which no place exceeds the unit's threshold are shown whole ({unit} has some)"
+            text = f"{self.layer}: exemplars in which no place exceeds the unit's threshold are shown whole"
             warnings.warn(text, MilanWarning, stacklevel=2)
         return Exemplars(unit, self.images(ids), whole_where_empty(masks)[:, None], peaks, ids)
 

@@ -24,12 +24,13 @@ def page_data(
 ) -> dict[str, Any]:
     """The page's data block: layers in order, in each its units with texts, scores, pictures, histograms and reasons."""
     reasons = reasons or {}
-    layers = sorted({entry.unit.layer for entry in catalogue.entries}, key=_place(catalogue))
+    by_layer: dict[str, list[Entry]] = {}
+    for entry in catalogue.entries:
+        by_layer.setdefault(entry.unit.layer, []).append(entry)
     return {
         "describer": str(catalogue.facts.get("describer", "")),
         "layers": [
-            _layer(layer, [entry for entry in catalogue.entries if entry.unit.layer == layer], dissections.get(layer), sheets, reasons)
-            for layer in layers
+            _layer(layer, by_layer[layer], dissections.get(layer), sheets, reasons) for layer in sorted(by_layer, key=_place(catalogue))
         ],
     }
 

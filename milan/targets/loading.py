@@ -1,11 +1,8 @@
 """A target by name: of torchvision, timm, transformers or Diorama, or from a file of yours."""
 
-import importlib.util
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -17,6 +14,7 @@ from milan.targets.generators import GeneratorTarget
 from milan.targets.modules import check_usable, is_half
 from milan.targets.sources import RANDOM, Network, Preprocessing, Source
 from milan.targets.target import Target
+from milan.user_code import is_file_spec, module_of, one_line
 
 FAMILIES: dict[str, Callable[[str, Source], Network]] = {
     "torchvision": from_torchvision,
@@ -55,7 +53,7 @@ def load_target(
     if kind in FAMILIES and name:
         network = FAMILIES[kind](name, source)
         target = _target(network, spec, options)
-    elif spec.rpartition(":")[0].endswith(".py"):
+    elif is_file_spec(spec):
         target = _from_file(spec, source, options)
     else:
         raise _unknown(spec)
@@ -80,8 +78,8 @@ def _target(network: Network, name: str, options: dict[str, Any]) -> Target:
 
 
 def _from_file(spec: str, source: Source, options: dict[str, Any]) -> Target:
-    file, _, name = spec.rpartition(":")
-    module = _imported(Path(file), spec)
+    module, name = module_of(spec, "target")
+    file = spec.rpartition(":")[0]
     known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
     if not callable(getattr(module, name, None)):
         raise UnknownName(f"function in {file}", name, known)
@@ -90,7 +88,7 @@ def _from_file(spec: str, source: Source, options: dict[str, Any]) -> Target:
     except MilanError:
         raise
     except Exception as error:  # whatever the user's own code raises
-        raise BadInput(f"{name}() in {file} failed: {type(error).__name__}: {error}") from error
+        raise BadInput(f"{name}() in {file} failed: {one_line(error)}") from error
     if isinstance(made, Target):
         source.fill(made.core)
         return _with_options(made, options)
@@ -109,24 +107,6 @@ def _with_options(target: Target, options: dict[str, Any]) -> Target:
         own = {key: value for key, value in (kept | given).items() if key not in ("resize", "mean", "std")}
         return GeneratorTarget(target.model, target.latents, name=target.name, low=target.low, high=target.high, **own)
     return Target(target.model, name=target.name, **(kept | given))
-
-
-def _imported(path: Path, spec: str) -> ModuleType:
-    if not path.is_file():
-        raise BadInput(f"no file {str(path)!r} (of target {spec!r})")
-    found = importlib.util.spec_from_file_location(f"milan_target_{path.stem}", path)
-    if found is None or found.loader is None:
-        raise BadInput(f"{path} cannot be imported")
-    module = importlib.util.module_from_spec(found)
-    sys.modules[found.name] = module  # dataclasses and pickles look their module up by name
-    sys.path.insert(0, str(path.parent.resolve()))  # a file may import its neighbours
-    try:
-        found.loader.exec_module(module)
-    except Exception as error:  # whatever the user's own code raises
-        raise BadInput(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove(str(path.parent.resolve()))
-    return module
 
 
 def _unknown(spec: str) -> MilanError:
