@@ -40,7 +40,7 @@ def sheet(pictures: UInt8[np.ndarray, "k rows columns 3"], across: int) -> UInt8
 
 
 def fitting(size: int, count: int, across: int) -> int:
-    """The side of each of ``count`` pictures in rows of ``across``: ``size``, or less where the sheet would be too large for WebP.
+    """The side of each of ``count`` pictures in rows of ``across``: ``size``, or less to keep the sheet within WebP's.
 
     >>> fitting(128, 30, 3), fitting(128, 1000, 3)
     (128, 49)

@@ -23,7 +23,7 @@ def is_file_spec(spec: str) -> bool:
 def module_of(spec: str, kind: str) -> tuple[ModuleType, str]:
     """Run the file of ``PATH/FILE.py:NAME`` and return it as a module, and the name.
 
-    While it runs it can import its neighbours; afterwards its module is found by name, as dataclasses and pickles need it.
+    While it runs it can import its neighbours. Its module is found by name, as dataclasses and pickles need it.
 
     Args:
         kind: what the file is to define, for messages, as ``"describer"``.
@@ -58,7 +58,7 @@ def module_of(spec: str, kind: str) -> tuple[ModuleType, str]:
 
 
 def place_of(error: BaseException) -> str:
-    """Return the innermost line of code outside installed packages that an error came from, as `` (mine.py, line 7)``."""
+    """Return the innermost line outside installed packages that an error came from, as `` (mine.py, line 7)``."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
     return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
 

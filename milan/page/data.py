@@ -27,12 +27,9 @@ def page_data(
     by_layer: dict[str, list[Entry]] = {}
     for entry in catalogue.entries:
         by_layer.setdefault(entry.unit.layer, []).append(entry)
-    return {
-        "describer": str(catalogue.facts.get("describer", "")),
-        "layers": [
-            _layer(layer, by_layer[layer], dissections.get(layer), sheets, reasons) for layer in sorted(by_layer, key=_place(catalogue))
-        ],
-    }
+    order = sorted(by_layer, key=_place(catalogue))
+    layers = [_layer(layer, by_layer[layer], dissections.get(layer), sheets, reasons) for layer in order]
+    return {"describer": str(catalogue.facts.get("describer", "")), "layers": layers}
 
 
 def evidence(dissection: Dissection, units: Sequence[Unit]) -> list[dict[str, Any]]:

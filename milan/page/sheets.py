@@ -32,9 +32,9 @@ class Sheet:
 
 
 def write_sheets(dissections: Mapping[str, Dissection], units: Sequence[Unit], folder: Path) -> dict[Unit, Sheet]:
-    """Writes ``folder/units/LAYER-KEY/INDEX.webp`` for each unit that can be described, except files that are already there.
+    """Writes ``folder/units/LAYER-KEY/INDEX.webp`` for each unit that can be described, except files that are there.
 
-    A unit with more than ``MOST`` exemplars has further files, ``INDEX-1.webp`` and so on, since a WebP picture has a longest side.
+    A unit with more than ``MOST`` exemplars has further files, ``INDEX-1.webp`` and so on: WebP has a longest side.
     The key is that of the dissection, so that a sheet of other exemplars is never taken for this one; folders of other keys are removed.
     """
     places = {layer: f"units/{safe_name(layer)}-{_key(dissection)}" for layer, dissection in dissections.items()}

@@ -42,6 +42,7 @@ class Probe:
         self.size = crop.size
         self.bad: dict[int, str] = {}
         self._read: set[int] = set()
+        self._inherited = False  # whether another run's bad images are still to be warned of
         self._length = min(len(source), limit or len(source))
 
     @classmethod
@@ -141,12 +142,13 @@ class Probe:
             if ids and (index + 1 == stop or (index + 1 - start) % size == 0):
                 yield torch.tensor(ids), torch.from_numpy(np.stack(images))
                 ids, images = [], []
-        self._judge()
+        self._judge(range(start, stop))
 
     def was_read(self, ids: Iterable[int], bad: Mapping[int, str]) -> None:
         """Count images as read that were read by another run of the same work, and what was wrong with the bad ones."""
         self._read.update(ids)
         self.bad.update(bad)
+        self._inherited = bool(bad)
 
     def _attempts(self, ids: range, workers: int) -> Iterator[tuple[int, np.ndarray | str]]:
         if workers < 1:
@@ -177,11 +179,12 @@ class Probe:
         if not 0 <= index < len(self):
             raise BadInput(f"no image {index} in a probe of {len(self)} (0 to {len(self) - 1})")
 
-    def _judge(self) -> None:
-        """Warns of the bad images among all that were read so far; too many of them are an error."""
-        found = [self.bad[index] for index in sorted(self.bad)]
-        if not found:
+    def _judge(self, ids: range) -> None:
+        """Warns of the bad images among all that were read so far, if some are new; too many of them are an error."""
+        if not self._inherited and not any(index in self.bad for index in ids):
             return
+        found = [self.bad[index] for index in sorted(self.bad)]
+        self._inherited = False
         base = len(self._read) if len(self._read) == len(self) else max(len(self._read), 100)  # a first small part proves nothing
         told = "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
         share = f"{len(found)} of {len(self._read)} images of {self.spec or self.name}"

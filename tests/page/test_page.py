@@ -154,12 +154,13 @@ def test_a_page_says_what_of_it_is_simulated(facts: dict[str, object], said: str
 
 
 class Faint(nn.Module):
-    """Units that differ by one step of float32, that overflow a float32 range, and that are below the normal numbers."""
+    """Units that differ by one step of float32, that overflow a float32 range, and below the normal numbers."""
 
     def forward(self, images):
         bright = images.mean((1, 2, 3))
         faint = 1 + (bright > 0.5) * 2.0**-23
-        return torch.stack([faint, 3e38 * torch.sign(bright - 0.5), 1e-44 * torch.round(bright * 7)], 1)[:, :, None, None]
+        units = [faint, 3e38 * torch.sign(bright - 0.5), 1e-44 * torch.round(bright * 7)]
+        return torch.stack(units, 1)[:, :, None, None]
 
 
 def test_units_that_barely_move_and_many_exemplars_are_shown(tmp_path, visit):
@@ -180,4 +181,5 @@ def test_units_that_barely_move_and_many_exemplars_are_shown(tmp_path, visit):
     last = seen.page.locator(".exemplar").last
     assert seen.page.locator(".exemplar").count() == 500
     assert "0-4.webp" in last.evaluate("tile => tile.style.backgroundImage")
-    assert last.evaluate("tile => tile.style.backgroundPosition") == "50% 100%"  # the twentieth of its part, three in a row
+    # the twentieth of its part, three in a row
+    assert last.evaluate("tile => tile.style.backgroundPosition") == "50% 100%"
