@@ -120,6 +120,16 @@ def test_answers_that_are_none_are_told_with_the_unit(answers, told, tmp_path, t
     assert "\n" not in str(raised.value)
 
 
+def test_bookkeeping_does_not_search_the_units_for_each(tmp_path, toys, monkeypatch):
+    units, compared, equal = [Unit("a", index) for index in range(300)], [], Unit.__eq__
+    many = object.__new__(type(toys))
+    vars(many).update(layer="a", key="k", units=units, status=dict.fromkeys(units, "ok"))
+    monkeypatch.setattr(Unit, "__eq__", lambda self, other: compared.append(self) or equal(self, other))
+    describer = answering(lambda unit: [Description(Unit(unit.layer, unit.index), "x", 1.0)])
+    assert len(describe_units(describer, {"a": many}, {"a": units}, tmp_path)) == 300
+    assert len(compared) < 10 * len(units)
+
+
 def test_warnings_are_given_again_with_the_answers_they_are_of(tmp_path, toys, monkeypatch):
     class Warning_(Counting):
         def describe(self, dissection, units):

@@ -404,7 +404,8 @@ def test_warnings_of_the_pass_are_kept_whenever_it_is_stopped(blocks: int, tmp_p
     for _ in range(3):
         told.append({})
         probe = load_probe(spec, size=SIZE, resize=SIZE)
-        with recorded_warnings(told[-1].setdefault), warnings.catch_warnings(action="ignore"), suppress(KeyboardInterrupt):
+        record = recorded_warnings(told[-1].setdefault)
+        with record, warnings.catch_warnings(action="ignore"), suppress(KeyboardInterrupt):
             dissect(toy_target(), probe, ["conv2"], tmp_path / "out", k=5)
     assert told[2] == told[1]
     (text,) = told[1]
