@@ -23,7 +23,7 @@ from milan.embedded import embedded
 from milan.programs.diorama_build import DESCRIBED, Workshop
 from milan.scores.text import bert_score, bleu
 from milan.scores.truth import Truth
-from milan.storage import cache_folder
+from milan.storage import cache_root
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Judge:
     layers: int
 
     def __post_init__(self) -> None:
-        shop = Workshop(embedded("data/diorama"), cache_folder() / "diorama")
+        shop = Workshop(embedded("data/diorama"), cache_root() / "diorama")
         networks = sorted({one.source.parent.name for one in self.units})
         self.truths: dict[tuple[str, str], Truth] = {}
         for network in networks:

@@ -19,7 +19,7 @@ from milan.dissection.store import Dissection
 from milan.embedded import embedded
 from milan.programs.diorama_build import DESCRIBED, Workshop
 from milan.scores.truth import Truth
-from milan.storage import cache_folder
+from milan.storage import cache_root
 from milan.units import Unit
 
 HERE = Path(__file__).parent / "pictures"
@@ -135,6 +135,6 @@ def _save(sheet: Image.Image, name: str) -> None:
 
 if __name__ == "__main__":
     _save(settings(), "diorama-settings.png")
-    shop = Workshop(embedded("data") / "diorama", cache_folder() / "diorama")
+    shop = Workshop(embedded("data") / "diorama", cache_root() / "diorama")
     for network in DESCRIBED:
         _save(units(network, shop), f"units-{network}.png")

@@ -6,7 +6,7 @@ Names are imported when they are first used, so that ``import milan`` and every 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from milan.version import __version__
 
 _HOMES = {
     "Unit": "milan.units",

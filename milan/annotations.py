@@ -4,7 +4,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +20,12 @@ from milan.dissection.exchange import annotations_of
 from milan.dissection.store import Dissection, load_dissection
 from milan.embedded import embedded
 from milan.errors import BadInput, MilanWarning, UnknownName
+from milan.integrity import made_once
 from milan.models.captioner import CaptionBatch, UnitBatch
 from milan.models.encoder import Downsampling, Encoder, Pooling, load_encoder
 from milan.models.prior import TextBatch
 from milan.progress import progress
-from milan.storage import atomic, cache_folder, content_key
+from milan.storage import cache_folder, content_key
 from milan.units import Unit
 from milan.vocabulary import Vocabulary, tokenize
 
@@ -351,11 +352,12 @@ def features_file(dissection: Dissection, encoder: Encoder) -> Path:
     """The file of the encoder's features of a dissection's units, in their order, (units, k, features); made if the cache has it not."""
     key = content_key(dissection=dissection.key, encoder=encoder.key, units=[str(unit) for unit in dissection.units])
     file = cache_folder() / "features" / f"{key}.npy"
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        rows = [_features(dissection, unit, encoder) for unit in progress(dissection.units, text=f"features of {dissection.layer}")]
-        with atomic(file) as path:
-            np.save(path, np.stack(rows))
+
+    def make(path: Path) -> None:
+        units = progress(dissection.units, text=f"features of {dissection.layer}")
+        np.save(path, np.stack([_features(dissection, unit, encoder) for unit in units]))
+
+    made_once(file, make, partial(np.load, mmap_mode="r"))
     return file
 
 

@@ -6,11 +6,12 @@ import lzma
 import os
 import shutil
 import stat
+import struct
 import tarfile
 import uuid
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,13 @@ from milan.errors import BadInput
 
 SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 LIMIT = 200 * 2**30  # bytes: ImageNet's training set is 150 GB
-_PIECE = 2**20
+_BLOCK = 4096  # bytes of the disk that the smallest file takes
+_LATEST = 2**32  # seconds since 1970 that every file system can keep, in 2106
+
+
+MAKE_ROOM = "make room, or set MILAN_CACHE to a folder on a larger disk"
+# What damaged archives raise beside the libraries' own errors: decompressors, encryption, numbers that are none.
+_DAMAGE = (zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError, ValueError, OverflowError, LookupError)
 
 
 @dataclass(frozen=True)
@@ -45,25 +52,30 @@ def is_archive(path: Path) -> bool:
 
 
 def unpack(archive: Path, folder: Path, limit: int = LIMIT) -> None:
-    """Unpacks a zip or tar file to ``folder``, which appears whole or not at all; files keep their times.
+    """Unpack a zip or tar file to ``folder``, which appears whole or not at all; files keep their times.
 
     Raises:
-        BadInput: it is no archive; a member would lie outside the folder, is a link or a device, or is there twice; or all of them
-            together are more than ``limit`` bytes, whatever the archive says they are.
+        BadInput: it is no archive or a damaged one; a member would lie outside the folder, is a link or a device, or is
+            there twice; or all of them are more than ``limit`` bytes, or take more than the disk has free.
     """
     half = folder.with_name(f".partial-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:
-        with _members(archive) as members:
-            _check(archive, members, limit)
+        with _members(archive) as found:
+            members = _checked(archive, found, limit, free_bytes(folder))
             half.mkdir(parents=True)
-            _write(archive, members, half, limit)
+            _write(members, half)
         _appear(half, folder)
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        raise BadInput(f"cannot unpack {clean(str(archive))}: a name too long for this file system") from None
+    except OSError as error:  # of the disk, or of what reads the archive
+        remedy = f"; {MAKE_ROOM}" if error.errno == errno.ENOSPC else ""
+        reason = error.strerror or str(error)
+        raise BadInput(f"cannot unpack {clean(str(archive))} to {folder.parent}: {clean(reason)}{remedy}") from None
     finally:
         shutil.rmtree(half, ignore_errors=True)
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the bytes that are free on the disk where ``folder`` is or would be made."""
+    return shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
 
 
 def _appear(half: Path, folder: Path) -> None:
@@ -75,31 +87,39 @@ def _appear(half: Path, folder: Path) -> None:
 
 
 @contextmanager
-def _members(archive: Path) -> Iterator[list[_Member]]:
+def _members(archive: Path) -> Iterator[Iterator[_Member]]:
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as inside:
-                yield [_of_zip(inside, item) for item in inside.infolist()]
+                yield (_of_zip(inside, item) for item in inside.infolist())
         else:
             with tarfile.open(archive) as packed:
-                yield [_of_tar(packed, item) for item in packed.getmembers()]
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
+                yield (_of_tar(packed, item) for item in packed)
+    except (zipfile.BadZipFile, tarfile.TarError, *_DAMAGE) as error:
         raise BadInput(f"cannot unpack {clean(str(archive))}: {clean(str(error))}") from None
 
 
 def _of_zip(archive: zipfile.ZipFile, item: zipfile.ZipInfo) -> _Member:
     kind = stat.S_IFMT(item.external_attr >> 16)
-    time = calendar.timegm((*item.date_time, 0, 0, 0))
+    try:
+        time = calendar.timegm((*item.date_time, 0, 0, 0))
+    except ValueError:  # month 0, as of tools that write no times
+        time = 0
     plain = kind in (0, stat.S_IFREG) and not item.is_dir()
     return _Member(item.filename, item.file_size, time, item.is_dir() and kind in (0, stat.S_IFDIR), plain, partial(archive.open, item))
 
 
 def _of_tar(archive: tarfile.TarFile, item: tarfile.TarInfo) -> _Member:
-    return _Member(item.name, item.size, int(item.mtime), item.isdir(), item.isreg(), partial(archive.extractfile, item))
+    # Any decimal number may stand there, NaN and infinity, too.
+    time = int(item.mtime) if 0 <= item.mtime < _LATEST else 0
+    return _Member(item.name, item.size, time, item.isdir(), item.isreg(), partial(archive.extractfile, item))
 
 
-def _check(archive: Path, members: list[_Member], limit: int) -> None:
+def _checked(archive: Path, members: Iterable[_Member], limit: int, free: int) -> list[_Member]:
+    """The members, if all of them may be unpacked; those behind one that is refused are not read."""
     refused = f"{clean(str(archive))} is refused: "
+    total = taken = 0
+    checked = []
     seen: set[PurePosixPath] = set()
     files: set[PurePosixPath] = set()
     for member in members:
@@ -115,22 +135,24 @@ def _check(archive: Path, members: list[_Member], limit: int) -> None:
         if member.file:
             files.add(path)
             seen.update(path.parents)
-    if (total := sum(member.size for member in members)) > limit:
-        raise BadInput(f"{refused}{total:,} bytes unpacked, more than {limit:,}")
+        total += member.size
+        taken += (member.size // _BLOCK + 1) * _BLOCK
+        if total > limit:
+            raise BadInput(f"{refused}{total:,} bytes unpacked, more than {limit:,}")
+        if taken > free:
+            raise BadInput(f"{refused}it takes {taken:,} bytes unpacked, and {free:,} are free; {MAKE_ROOM}")
+        checked.append(member)
+    return checked
 
 
-def _write(archive: Path, members: list[_Member], folder: Path, limit: int) -> None:
-    left = limit
+def _write(members: list[_Member], folder: Path) -> None:
     for member in members:
         target = folder / member.name.replace("\\", "/")
         if member.folder:
             target.mkdir(parents=True, exist_ok=True)
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
+        # Neither library reads more of a member than its header says.
         with member.open() as source, target.open("xb") as written:
-            while piece := source.read(_PIECE):
-                left -= len(piece)
-                if left < 0:
-                    raise BadInput(f"{clean(str(archive))} is refused: more than {limit:,} bytes unpacked, though it says less")
-                written.write(piece)
+            shutil.copyfileobj(source, written)
         os.utime(target, (member.time, member.time))

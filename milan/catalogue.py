@@ -1,10 +1,9 @@
 """What was said of every unit asked for, as a table that is read back as it was written."""
 
-import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -14,10 +13,12 @@ from typing import Any
 from milan.command import clean
 from milan.errors import BadInput, UnknownName
 from milan.published import published_descriptions
-from milan.tables import read_csv, read_jsonl, read_parquet, write_csv, write_jsonl, write_parquet
+from milan.tables import parquet_facts, read_table, write_csv, write_jsonl, write_parquet
+from milan.text_files import read_json_object, whole_number
 from milan.units import Candidate, Description, Unit
 
 OK = "ok"
+KEPT_FACTS = ("describer", "target", "probe", "sources", "simulated")  # in the metadata of a parquet table
 DIGITS = 6  # significant digits that are written: what differs beyond them is the order of summation, not the answer
 
 
@@ -104,13 +105,15 @@ class Catalogue:
     def write(self, folder: Path) -> None:
         """Writes ``descriptions.csv``, ``.jsonl`` and ``.parquet`` to ``folder``: the same rows, the same bytes for the same answers.
 
-        What a describer tells of its reasoning is in the ``.jsonl`` alone.
+        What a describer tells of its reasoning is in the ``.jsonl`` alone; what the descriptions were made from, and
+        whether that is simulated, is in the metadata of the ``.parquet``.
         """
         rows = [_row(entry, str(self.facts.get("describer", ""))) for entry in self.entries]
         flat = [{name: value for name, value in row.items() if name != "reasoning"} for row in rows]
         write_csv(folder / "descriptions.csv", flat)
         write_jsonl(folder / "descriptions.jsonl", rows)
-        write_parquet(folder / "descriptions.parquet", flat)
+        kept = {name: self.facts[name] for name in KEPT_FACTS if name in self.facts}
+        write_parquet(folder / "descriptions.parquet", flat, kept)
 
     def _repr_html_(self) -> str:
         from milan.notebook import table_html  # only a notebook asks
@@ -118,24 +121,22 @@ class Catalogue:
         rows = [
             (str(entry.unit), *((said.score, said.text) if (said := entry.description) else (None, entry.status))) for entry in self.entries
         ]
-        return table_html(rows, self.counts)
+        return table_html(rows, self.counts, str(self.facts.get("simulated", "")))
 
 
 def read_catalogue(path: Path | str) -> Catalogue:
-    """Reads what ``Catalogue.write`` wrote: a folder, or one of its three files. ``run.json`` beside it gives the facts.
+    """Reads what ``Catalogue.write`` wrote: a folder, or one of its three files.
+
+    ``run.json`` beside it gives the facts, else the metadata of ``descriptions.parquet``.
 
     Raises:
         BadInput: there is nothing there, or it is not such a table.
     """
     file = _table_file(Path(path))
-    rows = _rows(file)
-    facts = file.with_name("run.json")
-    try:
-        entries = tuple(_entry(row) for row in rows)
-        known = json.loads(facts.read_text()) if facts.exists() else {}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadInput(f"{file} is not a table of descriptions: {type(error).__name__} {error}") from None
-    return Catalogue(entries, known or {"describer": next((row.get("describer") or "" for row in rows), "")})
+    needed = ("layer", "unit", "description")
+    rows = read_table(file, needed, lambda row: (_tidy_entry(_entry(row)), row.get("describer") or ""))
+    describer = rows[0][1] if rows else ""
+    return Catalogue(tuple(entry for entry, _ in rows), _facts_beside(file) or {"describer": describer})
 
 
 def read_descriptions(path: Path | str, layer: str = "") -> list[Description]:
@@ -151,6 +152,21 @@ def read_descriptions(path: Path | str, layer: str = "") -> list[Description]:
     file = _table_file(Path(path))
     found = published_descriptions(file, layer)
     return read_catalogue(file).descriptions if found is None else found
+
+
+def table_sources(path: Path | str) -> dict[str, str]:
+    """Return what the descriptions in a table were made from, by role ("table's captioner"), where that is known."""
+    facts = _facts_beside(_table_file(Path(path)))
+    sources = facts.get("sources") or {name: str(facts[name]) for name in ("target", "probe") if facts.get(name)}
+    return {f"table's {role}": spec for role, spec in sources.items()}
+
+
+def _facts_beside(file: Path) -> dict[str, Any]:
+    """What the folder of a table says of it."""
+    facts = file.with_name("run.json")
+    if facts.exists():
+        return read_json_object(facts)
+    return parquet_facts(file if file.suffix == ".parquet" else file.with_name("descriptions.parquet"))
 
 
 def tidy(description: Description) -> Description:
@@ -182,9 +198,15 @@ def as_row(description: Description) -> dict[str, Any]:
 
 
 def from_row(row: Mapping[str, Any]) -> Description:
-    """The description of ``as_row``."""
+    """Return the description of ``as_row``.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: the row is not of that form.
+    """
+    if not isinstance(row["description"], str):
+        raise TypeError(f"description {row['description']!r}, which is not a text")
     return Description(
-        Unit(str(row["layer"]), int(row["unit"])),
+        _unit(row),
         row["description"],
         _float(row.get("score")),
         tuple((each["name"], _float(each["weight"])) for each in row.get("concepts") or ()),
@@ -221,7 +243,13 @@ def _row(entry: Entry, describer: str) -> dict[str, Any]:
 def _entry(row: Mapping[str, Any]) -> Entry:
     status = row.get("status") or OK
     description = from_row(row) if status == OK else None
-    return Entry(Unit(str(row["layer"]), int(row["unit"])), status, description, row.get("reason") or "")
+    return Entry(_unit(row), status, description, row.get("reason") or "")
+
+
+def _unit(row: Mapping[str, Any]) -> Unit:
+    if not isinstance(row["layer"], str | int) or not str(row["layer"]).strip():
+        raise ValueError(f"layer {row['layer']!r}; give the name of a layer")
+    return Unit(str(row["layer"]), whole_number(row["unit"]))
 
 
 def _candidate_row(candidate: Candidate) -> dict[str, Any]:
@@ -252,18 +280,9 @@ def _float(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
-READERS: dict[str, Callable[[Path], Sequence[dict[str, Any]]]] = {".csv": read_csv, ".jsonl": read_jsonl, ".parquet": read_parquet}
-
-
 def _table_file(path: Path) -> Path:
     files = [path] if not path.is_dir() else [path / f"descriptions{suffix}" for suffix in (".jsonl", ".csv", ".parquet")]
     for file in files:
         if file.is_file():
             return file
     raise BadInput(f"no table of descriptions at {path}; give a folder that describe.py wrote, or a .csv, .jsonl or .parquet file")
-
-
-def _rows(file: Path) -> Sequence[dict[str, Any]]:
-    if file.suffix not in READERS:
-        raise UnknownName("kind of table", file.suffix or file.name, READERS, f"{file} should end in one of {', '.join(READERS)}")
-    return READERS[file.suffix](file)

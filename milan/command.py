@@ -23,7 +23,7 @@ import jsonargparse
 import yaml
 from jsonargparse import get_loader, set_loader
 
-from milan.errors import MilanError, MilanWarning, nearest
+from milan.errors import MilanError, MilanNotice, MilanWarning, nearest
 
 RESUME = "run the same command again to continue where it stopped"
 _UNKNOWN = re.compile(r"unrecognized arguments: --?([\w.-]+)|Option '([\w.-]+)' is not accepted|Key '([\w.-]+)' is not expected")
@@ -191,11 +191,13 @@ def _values_in(node: yaml.Node | None, known: dict[int, int]) -> int:
 
 @contextmanager
 def collected_warnings() -> Iterator[None]:
-    """Within it every ``MilanWarning`` is printed once, on one line, and kept for ``warnings_so_far``, empty at first.
+    """Print every ``MilanWarning`` within it once, on one line, and keep it for ``warnings_so_far``, empty at first.
 
-    No warning is an error within it: with ``python -W error`` a deprecation in some library would end a run.
+    A ``MilanNotice`` is printed once and not kept. No warning is an error within it: with ``python -W error`` a
+    deprecation in some library would end a run.
     """
     _warnings.clear()
+    printed: set[str] = set()
     with warnings.catch_warnings():
         if any(action == "error" for action, *_ in warnings.filters):
             warnings.simplefilter("default")
@@ -205,9 +207,11 @@ def collected_warnings() -> Iterator[None]:
         def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             if not issubclass(category, MilanWarning):
                 others(message, category, *where, **more)
-            elif (text := clean(str(message))) not in _warnings:
-                _warnings.append(text)
-                print(f"warning: {text}", file=sys.stderr, flush=True)
+            elif (text := clean(str(message))) not in printed:
+                printed.add(text)
+                notice = issubclass(category, MilanNotice)
+                _warnings.extend([] if notice else [text])
+                print(f"{'note' if notice else 'warning'}: {text}", file=sys.stderr, flush=True)
 
         warnings.showwarning = show
         yield
@@ -224,7 +228,7 @@ def clean(text: str) -> str:
     >>> clean("a\\x1b[31mred\\u202e\\nb")
     'a[31mred b'
     """
-    spaced = re.sub(r"\s*[\r\n\t\v\f\x85\u2028\u2029]\s*", " ", text)
+    spaced = re.sub(r"\s+", lambda run: " " if _BREAK.search(run[0]) else run[0], text)
     kept = "".join("\ufffd" if "\ud800" <= sign <= "\udfff" else sign for sign in spaced)
     return "".join(sign for sign in kept if unicodedata.category(sign) != "Cc" and sign not in _DIRECTIONS)
 
@@ -244,6 +248,7 @@ def _bracket(found: re.Match) -> str:
     return f"{slashes * 2}\\[" if found[2] else f"{slashes}\\[" if slashes else "["
 
 
+_BREAK = re.compile(r"[\r\n\t\v\f\x85\u2028\u2029]")
 _DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 

@@ -3,7 +3,6 @@
 import json
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -15,8 +14,10 @@ from milan.diorama.concepts import concepts
 from milan.diorama.names import ADJECTIVES, COLOURS, OBJECTS, PATTERNS
 from milan.errors import BadInput, MilanWarning, UnknownName
 from milan.harvest import LEXICON, MINIMUM, diorama_sentences, harvest, load_parser, read_texts
+from milan.integrity import made_once
 from milan.progress import progress
-from milan.storage import atomic, cache_folder, content_key
+from milan.storage import cache_folder, content_key
+from milan.text_files import parse_json, read_lines
 
 HARVEST = "harvest:"
 CLEARER = {"top": "table top", "back": "chair back"}  # bare, these say where in a picture something is
@@ -97,10 +98,22 @@ def _one(name: str, spacy_model: str, minimum: int) -> list[str]:
         )
     if name.startswith(HARVEST):
         return _kept_harvest(path, spacy_model, minimum)
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"the concept set {path} cannot be read: {error}") from None
+    return _listed(path)
+
+
+def _listed(path: Path) -> list[str]:
+    """The lines of a concept file.
+
+    Raises:
+        BadInput: it cannot be read as text, or a line looks like a row of a table or like JSON.
+    """
+    lines = read_lines(path)
+    separators = "\t,;" if path.suffix.lower() in (".csv", ".tsv") else "\t"
+    for number, line in enumerate(lines, start=1):
+        if any(sign in line for sign in separators) or line.startswith(("[", "{")):
+            hint = "give a text file with one concept in each line"
+            raise BadInput(f"{path}, line {number}: {line[:60]!r} is not one concept; {hint}")
+    return lines
 
 
 def _kept_harvest(path: Path, spacy_model: str, minimum: int) -> list[str]:
@@ -109,13 +122,12 @@ def _kept_harvest(path: Path, spacy_model: str, minimum: int) -> list[str]:
     parser = [spacy_model, *(str(about.get(name)) for name in ("lang", "name", "version", "spacy_version"))]
     key = content_key(path=path.resolve(), size=file.st_size, time=file.st_mtime_ns, parser=parser, minimum=minimum)
     kept = cache_folder() / "concepts" / f"{key}.json"
-    with suppress(OSError, ValueError):
-        return json.loads(kept.read_text())
-    found = list(harvest(progress(read_texts(path), text=f"harvesting {path.name}"), spacy_model=spacy_model, minimum=minimum))
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(kept) as partial:
-        partial.write_text(json.dumps(found))
-    return found
+
+    def make(file: Path) -> None:
+        texts = progress(read_texts(path), text=f"harvesting {path.name}")
+        file.write_text(json.dumps(list(harvest(texts, spacy_model=spacy_model, minimum=minimum))))
+
+    return made_once(kept, make, lambda file: parse_json(file.read_text()))
 
 
 @cache

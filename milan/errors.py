@@ -72,6 +72,10 @@ def warn_again(texts: Iterable[str]) -> None:
         warnings.warn(text, MilanWarning, stacklevel=3)
 
 
+class MilanNotice(MilanWarning):
+    """Something to know about a run but not about its result; a program prints it once and does not keep it."""
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The names most like ``name``, likest first."""
     return get_close_matches(name, list(known), n=count, cutoff=0.3)

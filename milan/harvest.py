@@ -158,7 +158,7 @@ def read_texts(path: Path) -> Iterator[str]:
             for line in lines:
                 if line.strip():
                     yield from _product(json.loads(line)) if listed else [line.strip()]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadInput(f"no captions or product texts in {path}: {type(error).__name__} {error}") from None
 
 

@@ -43,16 +43,17 @@ def description_html(description: "Description") -> str:
     return head + concepts + (considered if rows else "")
 
 
-def table_html(rows: Sequence[tuple[str, float | None, str]], counts: Mapping[str, int]) -> str:
-    """The first of the rows (unit, score or None, text) as a table, and how many units there are of each status."""
+def table_html(rows: Sequence[tuple[str, float | None, str]], counts: Mapping[str, int], note: str = "") -> str:
+    """The first of the rows (unit, score or None, text) as a table, how many units have each status, and a note."""
     shown = rows[:ROWS]
     cells = "".join(
         f"<tr><td>{escape(unit)}</td><td>{'' if score is None else f'{score:.3g}'}</td>{_left(text)}</tr>" for unit, score, text in shown
     )
     told = ", ".join(f"{count:,} {escape(status)}" for status, count in counts.items())
     more = f"; the first {len(shown)} are shown" if len(shown) < len(rows) else ""
+    said = f"<div {QUIET}>{escape(note)}</div>" if note else ""
     head = '<tr><th>unit</th><th>score</th><th style="text-align:left">description</th></tr>'
-    return f"<table><thead>{head}</thead><tbody>{cells}</tbody></table><div {QUIET}>{told}{more}</div>"
+    return f"<table><thead>{head}</thead><tbody>{cells}</tbody></table><div {QUIET}>{told}{more}</div>{said}"
 
 
 def _row(text: str, value: float) -> str:

@@ -6,7 +6,7 @@ What language models are shown of a unit (*Tell me what you see*, sections 3.1.1
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -137,11 +137,8 @@ def read_examples(file: str) -> list[Example]:
     """
     if not file:
         return []
-    try:
-        rows: list[dict[str, Any]] = read_csv(Path(file).expanduser())
-        found = [Example(Unit(str(row["layer"]), int(row["unit"])), plain(str(row["description"]))) for row in rows]
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise BadInput(f"{file} is no csv of layer, unit and description: {type(error).__name__} {error}") from None
+    rows = read_csv(Path(file).expanduser(), "layer", "unit", "description")
+    found = [Example(Unit(row["layer"], row["unit"]), plain(row["description"])) for row in rows]
     if empty := [str(each.unit) for each in found if not each.text]:
         raise BadInput(f"{file} describes {empty[0]} with an empty text")
     return found

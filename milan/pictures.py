@@ -1,6 +1,7 @@
 """Exemplars as the annotators of MILAN saw them: the masked region lit and outlined, the rest dimmed."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -53,6 +54,17 @@ def webp(picture: UInt8[np.ndarray, "height width 3"], quality: int = QUALITY) -
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "WEBP", quality=quality, method=2)
     return buffer.getvalue()
+
+
+def is_whole_webp(file: Path) -> bool:
+    """Return whether a WebP file is there and has the length that its header states."""
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(12)
+        size = file.stat().st_size
+    except OSError:
+        return False
+    return head[:4] == b"RIFF" and head[8:] == b"WEBP" and size >= 8 + int.from_bytes(head[4:8], "little")
 
 
 def _resized(values: Tensor, size: tuple[int, int]) -> Tensor:

@@ -28,7 +28,7 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Presence:
-    """How likely each image shows each concept, 0..1; NaN in the rows of images that could not be read."""
+    """How likely each image shows each concept, 0..1; NaN in the rows of images that are unreadable or of unknown class."""
 
     names: list[str]
     matrix: Float[Tensor, "images concepts"]
@@ -104,7 +104,7 @@ def calibrate(
 
 def _fitted_on(embedder: Embedder, probe: Probe, known: Presence, rows: Int[Tensor, " images"]) -> Calibration:
     images = probe_embeddings(embedder, probe)
-    kept = rows[torch.as_tensor(images[rows]).isfinite().all(1)]
+    kept = rows[torch.as_tensor(images[rows]).isfinite().all(1) & known.matrix[rows].isfinite().all(1)]
     return Calibration(*fitted_calibration(torch.as_tensor(images[kept]) @ text_embeddings(embedder, known.names).T, known.matrix[kept]))
 
 

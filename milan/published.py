@@ -1,59 +1,77 @@
-"""Tables of descriptions that others published, read as descriptions: MILAN, CLIP-Dissect, Network Dissection, Describe-and-Dissect.
+"""Tables of descriptions that others published, read as descriptions.
 
 Each is recognised by its columns, whatever the file's name:
 
-| table | columns | unit | score | candidates |
-| --- | --- | --- | --- | --- |
-| MILAN | layer, unit, description | from 0 | none | none |
-| CLIP-Dissect | layer, unit, description, similarity | from 0 | similarity | none |
-| Network Dissection | unit, category, label, score, KIND-label, KIND-iou ... | **from 1** | IoU | the best of each kind, by IoU |
-| Describe-and-Dissect | Neuron ID, label; or Neuron ID, Label 1, Label 2, ... | from 0 | none | the labels, best first |
+| table | columns | score | candidates |
+| --- | --- | --- | --- |
+| MILAN | layer, unit, description | none | none |
+| CLIP-Dissect | layer, unit, description, similarity | similarity | none |
+| Network Dissection | unit (**from 1**), category, label, score, KIND-label, KIND-iou, ... | IoU | best of each kind |
+| Describe-and-Dissect | Neuron ID, label; or Neuron ID, Label 1, Label 2, ... | none | the labels, best first |
+| Linear Explanations | layer, unit, val correlation, weight0, concept0, ..., bias | val correlation | with all scores |
+| its baselines | unit, description, sim correlation, ... | sim correlation | with all scores |
+| INVERT (in CoSy) | neuron, concept, concept_id, metric | metric (AUC) | none |
+| FALCON (in CoSy) | group, Unnamed: 0, concept_set_words, concept_set_noun_phrases | the phrase's | the noun phrases |
 
-Units come out as from 0 everywhere; a score that was not published is NaN. The last two do not say which layer they are of: it is what
-follows the last ``_`` in the file's name (``dnd_layer4.csv``), or the whole name (``layer4.csv``), unless it is given.
+Units are numbered from 0 in what is returned; a score that was not published is NaN. A table without a layer column
+belongs to the layer in the file's name, unless one is given: what follows the name of the data set
+(``vit_b_16_imagenet_encoder.csv``), else what follows the last ``_`` or ``-`` (``dnd_layer4.csv``,
+``resnet18-layer2.csv``), else the whole name (``layer4.csv``).
 """
 
+import ast
 import math
 import re
 from collections.abc import Callable, Sequence
+from itertools import count, takewhile
 from pathlib import Path
 
 from milan.errors import BadInput
-from milan.tables import read_known
-from milan.units import Candidate, Description, Unit
+from milan.text_files import CsvTable, whole_number
+from milan.units import Candidate, Description, Unit, weighted_sum
 
 Row = dict[str, str]
 NEURON = "Neuron ID"
 LABEL = re.compile(r"label(?: \d+)?", re.IGNORECASE)
 KIND = re.compile(r"-[cs]$")  # how Broden marks colours and scenes: purple-c, dining_room-s
+DATA_SET = re.compile(r"_(?:imagenet|places365|cifar100)_(.+)")  # Linear Explanations' files: NETWORK_DATASET_LAYER
+EMPTY_SLOT = "0"  # the name of a concept where an explanation has fewer than the table has columns for
 
 
 def published_descriptions(file: Path, layer: str = "") -> list[Description] | None:
-    """The descriptions in a published table, in its order; None if the columns are of none that is known.
+    """Return the descriptions in a published table, in its order; None if the columns are of no known table.
 
     Args:
         file: a CSV file.
-        layer: of the units, where the table does not say and the file's name does not tell.
+        layer: of the units, where the table has no layer column and the file's name does not tell it.
 
     Raises:
-        BadInput: the columns are those of a known table, but a row is not.
+        BadInput: the columns are those of a known table, but a row does not fit them, or two rows are of one unit.
     """
     if file.suffix != ".csv":
         return None
-    table = read_known(file, _reader)
-    if table is None:
+    table = CsvTable(file)
+    read = _reader(table.columns)
+    if read is None:
         return None
-    columns, rows = table
-    read = _reader(columns)
-    assert read is not None
-    found = []
-    for number, row in enumerate(rows, start=2):
-        try:
-            described = read(row, layer or file.stem.rpartition("_")[2])
-        except (TypeError, ValueError, AttributeError) as error:
-            raise BadInput(f"{file}, line {number}, is not a row of such a table: {error}") from None
-        found += [described] if described.text else []  # a unit without a label has no description
-    return found
+    found = table.parse(lambda row: read(row, layer or layer_of(file)))
+    seen: set[Unit] = set()
+    for (line, _), described in zip(table.rows, found, strict=True):
+        if described.unit in seen:
+            raise BadInput(f"{file}, line {line}: unit {described.unit} is in the table twice")
+        seen.add(described.unit)
+    return [described for described in found if described.text]  # a unit without a label has no description
+
+
+def layer_of(file: Path) -> str:
+    """Return the layer that a published table's file is named for.
+
+    >>> names = ("dnd_layer4.csv", "resnet18-layer2_original.csv", "vgg16_bn_cifar100_features[43].csv")
+    >>> [layer_of(Path(name)) for name in names]
+    ['layer4', 'layer2', 'features.43']
+    """
+    stem = file.stem.removesuffix("_original")
+    return _dotted(found[1] if (found := DATA_SET.search(stem)) else re.split("[-_]", stem)[-1])
 
 
 def _reader(columns: Sequence[str]) -> Callable[[Row, str], Description] | None:
@@ -64,15 +82,28 @@ def _reader(columns: Sequence[str]) -> Callable[[Row, str], Description] | None:
         return _network_dissection
     if NEURON in known and known - {NEURON} and all(LABEL.fullmatch(name) for name in known - {NEURON}):
         return _describe_and_dissect
+    if {"layer", "unit", "val correlation", "weight0", "concept0", "bias"} <= known:
+        return _linear_explanations
+    if {"unit", "description", "sim correlation"} <= known and "layer" not in known:
+        return _baseline
+    if {"neuron", "concept", "metric"} <= known:
+        return _invert
+    if {"group", "concept_set_words", "concept_set_noun_phrases"} <= known:
+        return _falcon
     return None
 
 
 def _named_layer(row: Row, layer: str) -> Description:
-    return Description(Unit(row["layer"], int(row["unit"])), row["description"].strip(), float(row.get("similarity") or math.nan))
+    # CoSy's tables of GPT-4's descriptions, resnet18_layerN.csv, write N for layerN.
+    name = layer if layer == f"layer{row['layer']}" else row["layer"]
+    if not name.strip():
+        raise ValueError("no layer")
+    unit, score = Unit(name, whole_number(row["unit"])), _number(row.get("similarity", ""))
+    return Description(unit, row["description"].strip(), score)
 
 
 def _network_dissection(row: Row, layer: str) -> Description:
-    index = int(row["unit"]) - 1
+    index = whole_number(row["unit"]) - 1
     if index < 0:
         raise ValueError("unit 0, where Network Dissection counts from 1")
     categories = [name.removesuffix("-label") for name in row if name.endswith("-label")]
@@ -86,7 +117,57 @@ def _describe_and_dissect(row: Row, layer: str) -> Description:
     names = sorted(name for name in row if name != NEURON)
     labels = [label for name in names if (label := row[name].strip())]
     candidates = tuple(Candidate(label, math.nan) for label in labels) if len(names) > 1 else ()
-    return Description(Unit(layer, int(row[NEURON])), labels[0] if labels else "", math.nan, candidates=candidates)
+    text = labels[0] if labels else ""
+    return Description(Unit(layer, whole_number(row[NEURON])), text, math.nan, candidates=candidates)
+
+
+def _linear_explanations(row: Row, layer: str) -> Description:
+    slots = takewhile(lambda place: row.get(f"concept{place}", EMPTY_SLOT) not in (EMPTY_SLOT, ""), count())
+    parts = tuple((row[f"concept{place}"].strip(), float(row[f"weight{place}"])) for place in slots)
+    text, score = weighted_sum(parts), _number(row["val correlation"])
+    unit = Unit(_dotted(row["layer"]), whole_number(row["unit"]))
+    return Description(unit, text, score, parts, float(row["bias"]), _with_other_scores(text, score, row))
+
+
+def _baseline(row: Row, layer: str) -> Description:
+    text, score = row["description"].strip(), _number(row["sim correlation"])
+    candidates = _with_other_scores(text, score, row)
+    return Description(Unit(layer, whole_number(row["unit"])), text, score, candidates=candidates)
+
+
+def _with_other_scores(text: str, score: float, row: Row) -> tuple[Candidate, ...]:
+    """The text as its only candidate, with the simulation and ablation scores of the row by their columns."""
+    parts = tuple((name, _number(cell)) for name, cell in row.items() if name.startswith("sim "))
+    return (Candidate(text, score, parts),) if parts else ()
+
+
+def _invert(row: Row, layer: str) -> Description:
+    return Description(Unit(layer, whole_number(row["neuron"])), row["concept"].strip(), float(row["metric"]))
+
+
+def _falcon(row: Row, layer: str) -> Description:
+    """The first noun phrase, as CoSy takes it; the first word where there is no phrase."""
+    best = _scored(row["concept_set_noun_phrases"]) or _scored(row["concept_set_words"]) or [("", math.nan)]
+    candidates = tuple(Candidate(text, score) for text, score in best)
+    return Description(Unit(layer, whole_number(row["group"])), *best[0], candidates=candidates)
+
+
+def _scored(cell: str) -> list[tuple[str, float]]:
+    """The texts and scores of a Python list of pairs."""
+    try:
+        return [(str(text), float(score)) for text, score in ast.literal_eval(cell or "[]")]
+    # Deep nesting raises one of the last three, depending on Python's version.
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        raise ValueError(f"{cell[:60]!r} is not a list of texts with scores") from None
+
+
+def _number(cell: str) -> float:
+    return float(cell) if cell.strip() else math.nan
+
+
+def _dotted(layer: str) -> str:
+    """A layer by its path among modules: Linear Explanations writes ``mlp[1]`` for ``mlp.1``."""
+    return re.sub(r"\[(\d+)\]", r".\1", layer)
 
 
 def _plain(label: str) -> str:

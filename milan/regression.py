@@ -6,6 +6,7 @@ Everything is learnt from the training rows, lengths are chosen on the validatio
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ ADDED = 16  # columns that a target may take into its active set at once
 CLOSE = 1e-7  # how far a column out of the active set may break its optimality condition, and how little a sweep may still change
 SWEEPS, EXACT_EVERY = 2000, 10  # of coordinate descent at most, and between two attempts to solve for the signs found
 DECIMALS = 7  # to which columns are compared: of two that are worth the same, as a concept and its opposite, the first is taken
+Ranking = Literal["absolute", "signed"]  # of columns by their weights
 RIDGE = 1e-9  # of a least-squares fit on standardised columns: two that are the same share a weight, where there would be no answer
 
 
@@ -135,15 +137,30 @@ class Targets:
         """The weights on standardised columns that minimise half the mean squared error and the penalty, for all targets together."""
         return elastic_net(self.regression.gram, self.products, penalty)
 
-    def greedy(self, weights: Float[Tensor, "columns targets"], longest: int, width: int, tolerance: float) -> list[list[Fit]]:
-        """For each target, fits on ever more columns; see ``_greedy``."""
-        waiting = self.products - self.regression.gram @ weights  # equal weights, as the many zeros, by what is not yet explained
-        order = np.lexsort([-each.abs().numpy().round(DECIMALS) for each in (waiting, weights)], axis=0)
+    def greedy(
+        self,
+        weights: Float[Tensor, "columns targets"],
+        longest: int,
+        width: int,
+        tolerance: float,
+        ranking: Ranking = "absolute",
+    ) -> list[list[Fit]]:
+        """For each target, fits on ever more columns, tried in the order of their weights; see ``_greedy``."""
+        # equal weights, as the many zeros, by what is not yet explained
+        waiting = self.products - self.regression.gram @ weights
+        sizes = [each if ranking == "signed" else each.abs() for each in (waiting, weights)]
+        order = np.lexsort([-each.numpy().round(DECIMALS) for each in sizes], axis=0)
         return [_greedy(self, target, order[:, target], (longest, width, tolerance)) for target in range(weights.shape[1])]
 
-    def largest(self, weights: Float[Tensor, "columns targets"], count: int) -> list[list[Fit]]:
+    def largest(
+        self,
+        weights: Float[Tensor, "columns targets"],
+        count: int,
+        ranking: Ranking = "absolute",
+    ) -> list[list[Fit]]:
         """For each target one fit of least squares on the ``count`` columns that weigh most: no search (LE, appendix B.4)."""
-        order = weights.abs().argsort(dim=0, descending=True, stable=True)[: min(count, len(weights))]
+        sizes = weights if ranking == "signed" else weights.abs()
+        order = sizes.argsort(dim=0, descending=True, stable=True)[: min(count, len(weights))]
         return [[_fit(self, target, order[:, target].tolist())] for target in range(weights.shape[1])]
 
 

@@ -1,7 +1,6 @@
 """Files that are whole or absent, results found by content, and journals that survive a kill."""
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -11,20 +10,32 @@ import socket
 import sqlite3
 import subprocess
 import uuid
+import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
-from milan.errors import BadInput
+import psutil
+from filelock import BaseFileLock, FileLock, Timeout
+
+from milan.errors import BadInput, MilanNotice
+from milan.version import __version__
 
 if TYPE_CHECKING:
     import numpy as np
 
-PACKAGES = ("milan", "torch", "torchvision", "pytorch-lightning", "transformers", "timm", "datasets", "numpy", "pillow", "safetensors")
+PACKAGES = ("torch", "torchvision", "pytorch-lightning", "transformers", "timm", "datasets", "numpy", "pillow", "safetensors")
+# Format of what the cache keeps. Version 0.1 kept its results beside the folder that is named for the format.
+CACHE_FORMAT = 2
+_FIRST_CACHE = (
+    *("captions", "concepts", "embeddings", "features", "next_layer"),
+    *("overlap", "pictures", "replies", "segmented", "thresholds"),
+)
 _PARTIAL = ".partial-"
 _FULL_DISK = re.compile(
     r"\(os error (?:28|122|27)\)"  # safetensors: ENOSPC, EDQUOT, EFBIG
@@ -34,7 +45,7 @@ _FULL_DISK = re.compile(
 _PLAIN_NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,98}[a-z0-9_-])?")
 # names that Windows gives to devices, whatever their suffix
 _RESERVED_NAMES = {"con", "prn", "aux", "nul", *(f"{port}{one}" for port in ("com", "lpt") for one in "0123456789")}
-_held: set[Path] = set()  # folders this process has locked: POSIX locks do not stop a process from locking twice
+_LOCK, _HOLDER, _TURN = ".lock", ".holder", ".turn"
 
 
 @contextmanager
@@ -112,65 +123,90 @@ def content_key(**parts: object) -> str:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds ``folder`` (made if absent) for this process alone, and clears what a killed holder left half written.
+    """Hold ``folder`` (made if absent) for this process alone, and clear what a killed holder left half written.
 
-    The lock is the kernel's, so it ends with its holder even on ``kill -9``; the file tells who holds it. A lock file left by
-    another machine cannot be looked through and is respected.
+    The lock is the operating system's and ends with its holder even on ``kill -9``; a file beside it names the holder.
+    A holder on another machine, which the lock may not reach, is respected as long as that file is there.
 
     Raises:
-        BadInput: the folder is a file, cannot be written, or is held by another process.
+        BadInput: the folder is a file, cannot be written, or is held by another process, or by this one.
     """
     folder = Path(folder)
-    file = _open_lock(folder)
+    lock = _acquired(folder, _LOCK, timeout=0.0)
     try:
-        _held.add(folder.resolve())
-        _clear_partials(folder)
-        yield
+        _sign(folder)
+        try:
+            _clear_partials(folder)
+            yield
+        finally:
+            (folder / _HOLDER).unlink(missing_ok=True)
+            # Safe while it is held: whoever has opened the removed file sees that and opens another.
+            with suppress(OSError):
+                (folder / _LOCK).unlink()
     finally:
-        _held.discard(folder.resolve())
-        with suppress(FileNotFoundError):  # someone removed the folder meanwhile: there is nothing left to unlock
-            _lock_path(folder).unlink()
-        file.close()
+        lock.release()
 
 
 @contextmanager
 def in_turn(folder: Path) -> Iterator[None]:
-    """Waits until no other process is within such a block for ``folder`` (made if absent); for what several need and one makes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".turn").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # the kernel's, so it ends with its holder; the file stays, or two could hold two of them
+    """Wait until no other process is within such a block for ``folder`` (made if absent): what several need, one makes.
+
+    Raises:
+        BadInput: the folder is a file or cannot be written.
+    """
+    lock = _acquired(folder, _TURN, timeout=-1.0)
+    try:
         yield
+    finally:
+        lock.release()
 
 
 class Journal(AbstractContextManager["Journal"]):
     """Finished items of a run, by id, in SQLite; each is on disk when ``put`` returns, and a killed run loses none.
 
-    A journal opened with another key than it was written with starts afresh: what it holds answers another question.
+    A journal starts empty if it was written with another key or by version 0.1, since its items answer another
+    question. Each item has a checksum; one that was changed on disk counts as not finished.
+
+    Raises:
+        BadInput: from any method, where the file is damaged or cannot be written.
     """
 
     def __init__(self, path: Path, key: str):
         self.path = Path(path)
-        try:
+        with self._faults("cannot use"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._base = sqlite3.connect(self.path, timeout=30)
+            # Damaged text is detected by its checksum.
+            self._base.text_factory = lambda text: text.decode(errors="replace")
             self._begin(key)
-        except (sqlite3.DatabaseError, OSError) as error:
-            remedy = "make room there" if "full" in str(error) else "delete it to start afresh"
-            raise BadInput(f"cannot use the journal {self.path}: {error}; {remedy}") from None
 
     def _begin(self, key: str) -> None:
         with self._base as base:
             base.execute("PRAGMA journal_mode=WAL")
+            self._drop_other_format()
             base.execute("CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
-            base.execute("CREATE TABLE IF NOT EXISTS items (row INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, value TEXT NOT NULL)")
+            columns = "row INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, value TEXT NOT NULL, checksum INTEGER NOT NULL"
+            base.execute(f"CREATE TABLE IF NOT EXISTS items ({columns})")
             if base.execute("SELECT value FROM facts WHERE name = 'key'").fetchone() != (key,):
                 base.execute("DELETE FROM items")
                 base.execute("INSERT OR REPLACE INTO facts VALUES ('key', ?)", (key,))
 
+    def _drop_other_format(self) -> None:
+        """Empty a journal of milan 0.1, whose items have no checksum."""
+        columns = [name for _, name, *_ in self._base.execute("PRAGMA table_info(items)")]
+        if columns and "checksum" not in columns:
+            (count,) = self._base.execute("SELECT count(*) FROM items").fetchone()
+            self._base.execute("DROP TABLE items")
+            if count:
+                text = f"{self.path} holds {count} answers of milan 0.1, which are made again"
+                warnings.warn(text, MilanNotice, stacklevel=5)
+
     def get(self, id: str) -> dict | None:
         """What was put under ``id``, or None."""
-        found = self._base.execute("SELECT value FROM items WHERE id = ?", (json.dumps(id),)).fetchone()
-        return json.loads(found[0]) if found else None
+        with self._faults("cannot read"):
+            query = "SELECT id, value, checksum FROM items WHERE id = ?"
+            found = self._base.execute(query, (json.dumps(id),)).fetchone()
+        return json.loads(found[1]) if found and self._sound(*found) else None
 
     def put(self, id: str, value: dict) -> None:
         """Keeps ``value`` (plain values only) under ``id``, in place of what was there.
@@ -178,22 +214,42 @@ class Journal(AbstractContextManager["Journal"]):
         Raises:
             BadInput: it cannot be written, as on a full disk; what was put before is kept.
         """
-        row = json.dumps(id), json.dumps(value)  # JSON is ASCII, so surrogates in file names cannot upset SQLite
-        try:
-            with self._base as base:
-                base.execute("INSERT INTO items (id, value) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET value = excluded.value", row)
-        except sqlite3.OperationalError as error:
-            raise BadInput(f"cannot write to the journal {self.path}: {error}; what was finished is kept, run again to continue") from None
+        name, text = json.dumps(id), json.dumps(value)  # JSON is ASCII, so surrogates in file names cannot upset SQLite
+        known = "ON CONFLICT (id) DO UPDATE SET value = excluded.value, checksum = excluded.checksum"
+        with self._faults("cannot write to"), self._base as base:
+            query = f"INSERT INTO items (id, value, checksum) VALUES (?, ?, ?) {known}"
+            base.execute(query, (name, text, _crc(name, text)))
 
     def ids(self) -> list[str]:
         """All ids, in the order in which they were first put."""
-        return [json.loads(id) for (id,) in self._base.execute("SELECT id FROM items ORDER BY row")]
+        with self._faults("cannot read"):
+            found = self._base.execute("SELECT id, value, checksum FROM items ORDER BY row")
+            return [json.loads(row[0]) for row in found if self._sound(*row)]
+
+    def _sound(self, id: str, value: str, checksum: int) -> bool:
+        """Return whether an item is as it was put."""
+        sound = _crc(id, value) == checksum
+        if not sound:
+            warnings.warn(f"an answer in {self.path} is damaged and is made again", MilanNotice, stacklevel=4)
+        return sound
+
+    @contextmanager
+    def _faults(self, what: str, remedy: str = "delete it to start afresh") -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.DatabaseError, OSError) as error:
+            remedy = "what was finished is kept; make room and run again" if "full" in str(error) else remedy
+            raise BadInput(f"{what} the journal {self.path}: {error}; {remedy}") from None
 
     def close(self) -> None:
         self._base.close()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _crc(id: str, value: str) -> int:
+    return zlib.crc32(f"{id} {value}".encode())
 
 
 @cache
@@ -209,7 +265,7 @@ def _git_hash() -> str | None:
 
 def versions() -> dict[str, str]:
     """What a result was made with: python, milan and the libraries that decide numbers; ``git`` in a checkout."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "milan": __version__}
     for name in PACKAGES:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
@@ -231,10 +287,21 @@ def safe_name(text: str) -> str:
     return f"{readable}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}"
 
 
-def cache_folder() -> Path:
+def cache_root() -> Path:
     """Where what can be made again is kept: ``$MILAN_CACHE``, else ``~/.cache/milan``."""
     chosen = os.environ.get("MILAN_CACHE")
     return Path(chosen) if chosen else Path.home() / ".cache" / "milan"
+
+
+def cache_folder() -> Path:
+    """Return the folder of the cache for this version's formats; results in other formats are never read."""
+    root = cache_root()
+    folder = root / f"format-{CACHE_FORMAT}"
+    old = [name for name in _FIRST_CACHE if (root / name).is_dir()]
+    if old and not folder.exists():
+        text = f"{root} holds results of milan 0.1 ({', '.join(old)}); those needed are made again in {folder}"
+        warnings.warn(f"{text}; delete the old ones to free room", MilanNotice, stacklevel=2)
+    return folder
 
 
 def _path_text(value: object) -> str:
@@ -244,6 +311,8 @@ def _path_text(value: object) -> str:
 
 
 def _flush(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():  # Windows opens no folders
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -254,71 +323,58 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def _lock_path(folder: Path) -> Path:
-    return folder / ".lock"
-
-
-def _open_lock(folder: Path) -> TextIO:
-    if folder.resolve() in _held:
-        raise BadInput(f"{folder} is already being written by this process (pid {os.getpid()}); choose another folder")
+def _acquired(folder: Path, name: str, timeout: float) -> BaseFileLock:
+    """The lock of the file ``name`` in ``folder``, taken; a negative ``timeout`` (seconds) waits for it without end."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        while True:
-            file = _lock_path(folder).open("a+")
-            taken = False
-            try:
-                taken = _take(file, folder)
-            finally:
-                if not taken:
-                    file.close()
-            if taken:
-                return file
-    except FileExistsError:
-        raise BadInput(f"{folder} is a file; name a folder to write to") from None
-    except NotADirectoryError:
-        raise BadInput(f"{folder} cannot be made: part of its path is a file; name another folder to write to") from None
+        lock = FileLock(folder / name)
+        lock.acquire(timeout)
+    except Timeout:
+        held = f"{folder} is being written by {_holder(folder)}"
+        raise BadInput(f"{held}; wait for it, or choose another folder") from None
     except OSError as error:
-        raise BadInput(f"cannot write to {folder}: {error.strerror}; name another folder, or free space and rights there") from None
+        raise _unwritable(folder, error) from None
+    return lock
 
 
-def _take(file: TextIO, folder: Path) -> bool:
-    """Locks the open file and signs it; False if it was removed meanwhile by a holder that ended."""
+def _sign(folder: Path) -> None:
+    """Write down who holds the folder."""
+    signed = _signature(folder)
+    if signed and signed.get("host") != socket.gethostname() and signed.get("boot") != _boot():
+        held = f"{folder} is being written by {_holder(folder)}"
+        raise BadInput(f"{held}; if that process has ended, delete {folder / _HOLDER}")
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        raise BadInput(f"{folder} is being written by {_holder(file)}; wait for it, or choose another folder") from None
-    try:
-        if os.fstat(file.fileno()).st_ino != _lock_path(folder).stat().st_ino:
-            return False
-    except FileNotFoundError:
-        return False
-    if _elsewhere(file):
-        raise BadInput(f"{folder} is being written by {_holder(file)}; if that process has ended, delete {_lock_path(folder)}")
-    file.seek(0)
-    file.truncate()
-    file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "boot": _boot()}))
-    file.flush()
-    return True
+        (folder / _HOLDER).write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "boot": _boot()}))
+    except OSError as error:
+        raise _unwritable(folder, error) from None
 
 
-def _signature(file: TextIO) -> dict:
-    file.seek(0)
+def _signature(folder: Path) -> dict:
+    """What the holder of the folder, or the last one where it was killed, wrote of itself."""
     try:
-        signed = json.loads(file.read())
-    except ValueError:  # killed before it had signed
+        signed = json.loads((folder / _HOLDER).read_text())
+    except (OSError, ValueError):  # killed before it had signed
         return {}
     return signed if isinstance(signed, dict) else {}
 
 
-def _holder(file: TextIO) -> str:
-    signed = _signature(file)
-    return f"process {signed['pid']} on {signed['host']}" if {"pid", "host"} <= signed.keys() else "another process"
+def _holder(folder: Path) -> str:
+    signed = _signature(folder)
+    if not {"pid", "host"} <= signed.keys():
+        return "another process"
+    own = (signed["pid"], signed["host"]) == (os.getpid(), socket.gethostname())
+    return f"{'this process' if own else 'process'} {signed['pid']} on {signed['host']}"
 
 
-def _elsewhere(file: TextIO) -> bool:
-    """Whether the last holder was on another machine: the kernel's lock tells nothing of it there."""
-    signed = _signature(file)
-    return bool(signed) and signed.get("host") != socket.gethostname() and signed.get("boot") != _boot()
+def _unwritable(folder: Path, error: OSError) -> BadInput:
+    """What is told of a folder that cannot be made or written to."""
+    cached = folder.is_relative_to(cache_folder())
+    other = "set MILAN_CACHE to another folder" if cached else "name another folder"
+    if isinstance(error, FileExistsError):
+        return BadInput(f"{folder} is a file; {other} to write to")
+    if isinstance(error, NotADirectoryError):
+        return BadInput(f"{folder} cannot be made: part of its path is a file; {other} to write to")
+    return BadInput(f"cannot write to {folder}: {error.strerror}; {other}, or free space and rights there")
 
 
 @cache
@@ -332,5 +388,6 @@ def _boot() -> str:
 def _clear_partials(folder: Path) -> None:
     for leftover in folder.rglob(f"{_PARTIAL}*"):
         pid = leftover.name.removeprefix(_PARTIAL).partition("-")[0]
-        if pid == str(os.getpid()) or not Path("/proc", pid).exists():  # another process of this run may be writing
+        # Another process of this run may be writing.
+        if not pid.isdigit() or int(pid) == os.getpid() or not psutil.pid_exists(int(pid)):
             leftover.unlink(missing_ok=True)

@@ -4,16 +4,19 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from milan.errors import BadInput
+from milan.errors import BadInput, UnknownName
 from milan.storage import atomic
+from milan.text_files import CsvTable, converted, parse_json, read_text, require, whole_number
+
+T = TypeVar("T")
 
 Row = dict[str, Any]
 _FORMULA = re.compile(r"'*\s*[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]")  # what a spreadsheet would run, in half or full width
-csv.field_size_limit(2**27)  # the candidates of a unit are one cell
+FACTS = "milan"  # their name in a parquet file's metadata
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
@@ -26,28 +29,19 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
         partial.write_text(lines.getvalue(), encoding="utf-8", newline="")
 
 
-def read_csv(path: Path) -> list[Row]:
-    """Cells as they were: JSON and numbers are read, guards taken off, empty cells of numbers are None."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return [{name: _value(name, cell) for name, cell in row.items()} for row in csv.DictReader(file)]
-    except (csv.Error, UnicodeDecodeError, ValueError) as error:
-        raise BadInput(f"{path} cannot be read as CSV: {error}") from None
+def read_csv(path: Path, *needed: str) -> list[Row]:
+    """Return the rows of a CSV table: JSON and numbers are parsed, guards taken off, empty cells of numbers are None.
 
-
-def read_known(path: Path, known: Callable[[Sequence[str]], object]) -> tuple[list[str], list[dict[str, str]]] | None:
-    """The columns and rows of somebody else's CSV, cells as their texts; None if ``known`` denies that the columns are of its kind.
+    Args:
+        path: of the file.
+        needed: columns that it must have.
 
     Raises:
-        BadInput: the file cannot be read.
+        BadInput: see ``CsvTable``; a column is missing, or a cell is not of its column's type.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file)
-            columns = list(table.fieldnames or [])
-            return (columns, list(table)) if known(columns) else None
-    except (OSError, csv.Error, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} cannot be read as CSV: {error}") from None
+    table = CsvTable(path)
+    table.require(*needed)
+    return table.parse(_typed)
 
 
 def write_jsonl(path: Path, rows: Sequence[Row]) -> None:
@@ -56,34 +50,74 @@ def write_jsonl(path: Path, rows: Sequence[Row]) -> None:
         partial.write_text("".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows), encoding="utf-8")
 
 
-def read_jsonl(path: Path) -> list[Row]:
-    """The objects, one of each line."""
-    lines = path.read_text(encoding="utf-8").split("\n")
-    try:
-        return [json.loads(line) for line in lines if line.strip()]
-    except ValueError as error:
-        raise BadInput(f"{path} cannot be read as JSONL: {error}") from None
+def read_jsonl(path: Path, *needed: str) -> list[Row]:
+    """Return the objects of a JSONL file, one of each line.
+
+    Raises:
+        BadInput: the file cannot be read, a line is not a JSON object, or one lacks a needed key.
+    """
+    lines = enumerate(read_text(path).split("\n"), start=1)
+    rows = converted(path, ((f"line {number}", line) for number, line in lines if line.strip()), _object)
+    for row in rows:
+        require(path, list(row), needed)
+    return rows
 
 
-def write_parquet(path: Path, rows: Sequence[Row]) -> None:
-    """Nested values stay nested; a key that only some objects have is null in the others."""
+def write_parquet(path: Path, rows: Sequence[Row], facts: Mapping[str, Any] | None = None) -> None:
+    """Nested values stay nested; a key that only some objects have is null in the others.
+
+    Args:
+        facts: plain values that are kept in the file's metadata.
+    """
     import pyarrow
     from pyarrow import parquet
 
     filled = [{name: _fill(value, keys[name]) for name, value in row.items()} for row in rows] if (keys := _keys(rows)) else []
     with atomic(path) as partial:
-        parquet.write_table(pyarrow.Table.from_pylist(filled), partial)
+        table = pyarrow.Table.from_pylist(filled)
+        parquet.write_table(table.replace_schema_metadata({FACTS: json.dumps(facts)} if facts else None), partial)
 
 
-def read_parquet(path: Path) -> list[Row]:
-    """The rows, with nested values as lists and dicts."""
+def read_parquet(path: Path, *needed: str) -> list[Row]:
+    """Return the rows of a parquet file, with nested values as lists and dicts.
+
+    Raises:
+        BadInput: the file cannot be read, or lacks a needed column.
+    """
     import pyarrow
     from pyarrow import parquet
 
     try:
-        return parquet.read_table(path).to_pylist()
+        table = parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
         raise BadInput(f"{path} cannot be read as parquet: {error}") from None
+    require(path, table.column_names, needed)
+    return table.to_pylist()
+
+
+def read_table(path: Path, needed: Sequence[str], convert: Callable[[Row], T]) -> list[T]:
+    """Convert the rows of a .csv, .jsonl or .parquet file.
+
+    Raises:
+        UnknownName: the file's name ends otherwise.
+        BadInput: the file cannot be read, a row lacks a needed column, or ``convert`` refuses it.
+    """
+    if path.suffix not in READERS:
+        hint = f"{path} should end in one of {', '.join(READERS)}"
+        raise UnknownName("kind of table", path.suffix or path.name, READERS, hint)
+    rows = READERS[path.suffix](path, *needed)
+    return converted(path, ((f"row {number}", row) for number, row in enumerate(rows, start=1)), convert)
+
+
+def parquet_facts(path: Path) -> dict[str, Any]:
+    """Return the facts that ``write_parquet`` was given; empty where there are none, or no such file."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        return json.loads((parquet.read_schema(path).metadata or {}).get(FACTS.encode(), b"{}"))
+    except (pyarrow.ArrowException, OSError, ValueError):
+        return {}
 
 
 def guard(text: str) -> str:
@@ -106,13 +140,34 @@ def _cell(value: Any) -> Any:
     return guard(value) if isinstance(value, str) else value
 
 
-_TYPES: dict[str, Callable[[str], Any]] = {"unit": int, "score": float, "bias": float, "concepts": json.loads, "candidates": json.loads}
+def _typed(row: dict[str, str]) -> Row:
+    return {name: _value(name, cell) for name, cell in row.items()}
 
 
-def _value(name: str, cell: str | None) -> Any:
-    if name in _TYPES:
-        return _TYPES[name](cell) if cell else None
-    return unguard(cell or "")
+def _object(line: str) -> Row:
+    found = parse_json(line)
+    if not isinstance(found, dict):
+        raise ValueError(f"a JSON {type(found).__name__}, not an object")
+    return found
+
+
+_TYPES: dict[str, Callable[[str], Any]] = {
+    "unit": whole_number,
+    "score": float,
+    "bias": float,
+    "concepts": parse_json,
+    "candidates": parse_json,
+}
+READERS: dict[str, Callable[..., list[Row]]] = {".csv": read_csv, ".jsonl": read_jsonl, ".parquet": read_parquet}
+
+
+def _value(name: str, cell: str) -> Any:
+    if name not in _TYPES:
+        return unguard(cell)
+    try:
+        return _TYPES[name](cell) if cell or name == "unit" else None
+    except ValueError as error:
+        raise ValueError(f"{error} in the column {name}") from None
 
 
 def _keys(rows: Iterable[Row]) -> dict[str, list[str]]:

@@ -1,6 +1,6 @@
 """The nouns that flow through the package: a unit, its exemplars, its description."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,3 +73,18 @@ class Candidate:
     text: str
     score: float
     parts: tuple[tuple[str, float], ...] = ()  # what the score was made of, by name: likelihood, prior, pmi
+
+
+def weighted_sum(parts: Sequence[tuple[str, float]]) -> str:
+    """Return concepts with weights as a text.
+
+    >>> weighted_sum([("dog", 0.62), ("grass", 0.3148), ("cat", -0.0123)])
+    '0.62 dog + 0.31 grass - 0.012 cat'
+    """
+    terms = [f"{'-' if weight < 0 else '+'} {_two_digits(abs(weight))} {name}" for name, weight in parts]
+    text = " ".join(terms)
+    return text[2:] if text.startswith("+ ") else text.replace("- ", "-", 1)
+
+
+def _two_digits(weight: float) -> str:
+    return f"{weight:.2f}" if weight >= 0.095 or weight == 0 else f"{weight:.2g}"

@@ -10,6 +10,7 @@ import torch
 
 from milan.annotations import GROUPS, Milannotations, Progress, Shuffled, group, read_annotations, sources, split_by_unit
 from milan.errors import BadInput, MilanWarning, UnknownName
+from milan.storage import cache_folder
 from milan.units import Unit
 
 ENCODER = f"{Path(__file__).parent / 'tiny_encoder.py'}:encoder"
@@ -125,7 +126,7 @@ def test_features_are_computed_once_and_follow_the_content(tmp_path: Path, cache
     exemplars = first._dissection(unit.source).exemplars(unit.unit)
     assert torch.equal(features[0], first.encoder.features(exemplars.images, exemplars.masks))
     assert features.shape == (1, 4, 32)
-    files = sorted((cache / "features").iterdir())
+    files = sorted((cache_folder() / "features").iterdir())
     assert len(files) == 2
     monkeypatch.setattr("milan.models.encoder.Encoder.features", lambda *_: pytest.fail("computed again"))
     again = data(folder)
@@ -137,7 +138,7 @@ def test_features_are_computed_once_and_follow_the_content(tmp_path: Path, cache
     masks = np.load(folder / "a" / "masks.npy")
     np.save(folder / "a" / "masks.npy", np.roll(masks, 4, axis=-1))
     data(folder).prepare_data()
-    assert len(list((cache / "features").iterdir())) == 5
+    assert len(list((cache_folder() / "features").iterdir())) == 5
 
 
 def test_batches_hold_annotations_with_their_units_features(tmp_path: Path, cache: Path) -> None:

@@ -2,8 +2,11 @@
 
 import io
 import os
+import random
+import shutil
 import tarfile
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -106,11 +109,64 @@ def test_too_much_by_what_it_says_and_by_what_it_holds(tmp_path: Path) -> None:
     assert left_in(tmp_path) == {"a.zip"}
 
 
+@pytest.mark.parametrize("archived", ["zip", "inf", "nan", "-1e300", "1e300", "99999999999999999999", "soon"])
+def test_times_that_are_none(tmp_path: Path, archived: str) -> None:
+    if archived == "zip":
+        zipped(tmp_path / "a", {"a": b"1"})
+        data = bytearray((tmp_path / "a").read_bytes())
+        for at in (10, data.rindex(b"PK\x01\x02") + 12):
+            data[at : at + 4] = bytes(4)
+        (tmp_path / "a").write_bytes(data)
+    else:
+        with tarfile.open(tmp_path / "a", "w", format=tarfile.PAX_FORMAT) as archive:
+            timeless = tarfile.TarInfo("a")
+            timeless.pax_headers = {"mtime": archived}
+            archive.addfile(timeless)
+    unpack(tmp_path / "a", tmp_path / "out")
+    assert (tmp_path / "out" / "a").stat().st_mtime == 0
+
+
+def test_never_more_than_the_disk_has_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10 * 4096))
+    large = zipped(tmp_path / "a.zip", {"zeros": bytes(10 * 4096)})
+    many = tarred(tmp_path / "b.tgz", *(member(str(number)) for number in range(11)))
+    for archive in (large, many):
+        with pytest.raises(BadInput, match="takes 45,056 bytes unpacked, and 40,960 are free"):
+            unpack(archive, tmp_path / "deep" / "out")
+    assert left_in(tmp_path) == {"a.zip", "b.tgz"}
+
+
+def test_what_comes_after_too_much_is_not_read(tmp_path: Path) -> None:
+    whole = tarred(tmp_path / "a.tgz", member("zeros", size=50 << 20)).read_bytes()
+    (tmp_path / "a.tgz").write_bytes(whole[:1000])
+    with pytest.raises(BadInput, match="52,428,800 bytes unpacked, more than 1,000"):
+        unpack(tmp_path / "a.tgz", tmp_path / "out", limit=1000)
+
+
 @pytest.mark.parametrize("data", [b"", b"no archive", b"PK\x03\x04 cut short", b"\x1f\x8b\x08 cut short"])
 def test_what_is_no_archive(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a.zip").write_bytes(data)
     with pytest.raises(BadInput, match=r"cannot unpack .*a\.zip"):
         unpack(tmp_path / "a.zip", tmp_path / "out")
+
+
+@pytest.mark.parametrize("mode", ["zip", "w:", "w:gz", "w:bz2", "w:xz"])
+def test_damaged_archives_raise_one_kind_of_error(tmp_path: Path, mode: str) -> None:
+    archive, rng = tmp_path / "a", random.Random(0)
+    if mode == "zip":
+        zipped(archive, {"b/c.txt": b"1" * 500, "d.txt": b"2"})
+    else:
+        with tarfile.open(archive, mode, format=tarfile.PAX_FORMAT) as written:
+            written.addfile(member("b/c.txt", size=500), io.BytesIO(bytes(500)))
+    whole = archive.read_bytes()
+    for number in range(200):
+        data = bytearray(whole)
+        data[rng.randrange(len(data))] = rng.randrange(256)
+        archive.write_bytes(data if number % 4 else data[: rng.randrange(len(data))])
+        with suppress(BadInput):
+            unpack(archive, tmp_path / str(number))
+    assert not [name for name in left_in(tmp_path) if name.startswith(".")]
 
 
 @given(st.lists(st.text(max_size=12).filter(lambda name: "\0" not in name), max_size=5), st.booleans())

@@ -138,11 +138,18 @@ def test_a_part_named_as_a_column_is_refused(tmp_path):
     ("name", "content", "told"),
     [
         ("nothing.csv", None, "no table of descriptions at"),
-        ("other.csv", "a,b\n1,2\n", "is not a table of descriptions: KeyError 'layer'"),
-        ("broken.jsonl", "{", "cannot be read as JSONL"),
+        ("other.csv", "a,b\n1,2\n", "has the columns a, b and needs layer, unit, description"),
+        ("broken.jsonl", "{", r"broken.jsonl, line 1: Expecting"),
+        ("nested.jsonl", "[" * 100_000, r"nested.jsonl, line 1: nested too deeply"),
+        ("list.jsonl", "[]", r"list.jsonl, line 1: a JSON list"),
+        ("null.jsonl", '{"layer": "a", "unit": 0, "description": null}', r"null.jsonl, row 1: description None"),
+        ("layer.jsonl", '{"layer": null, "unit": 0, "description": "x"}', r"layer.jsonl, row 1: layer None"),
+        ("text.jsonl", '{"layer": "a", "unit": 0, "description": "x", "candidates": [{"text": 1, "score": 2}]}', "row 1: "),
+        ("unit.csv", "layer,unit,description,describer\na,0.0,x,me\n", r"unit.csv, line 2: unit '0.0'"),
+        ("json.csv", "layer,unit,description,concepts\na,0,x," + "[" * 100_000, "line 2: nested too deeply in the column concepts"),
         ("broken.parquet", "PAR", "cannot be read as parquet"),
         ("table.xlsx", "x", "unknown kind of table '.xlsx'"),
-        ("bytes.csv", b"\xff\xfe\x00", "cannot be read as CSV"),
+        ("bytes.csv", b"\xff\xfe\x00", "bytes.csv, line 1: "),
     ],
 )
 def test_what_is_no_table_is_told_in_one_line(tmp_path, name, content, told):

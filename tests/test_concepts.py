@@ -12,6 +12,7 @@ from milan.concepts import concept_set, short, unlike
 from milan.diorama.concepts import read
 from milan.errors import BadInput, MilanWarning, UnknownName
 from milan.harvest import diorama_sentences, harvest, load_parser, phrases, read_texts, train_tagger
+from milan.storage import cache_folder
 
 
 def test_dioramas_set_has_single_concepts_pairs_and_settings():
@@ -61,8 +62,23 @@ def test_nothing_at_all_and_what_is_no_text_are_refused(tmp_path):
         concept_set(str(tmp_path / "empty.txt"))
     with pytest.raises(BadInput, match="holds no concept"):
         concept_set("")
-    with pytest.raises(BadInput, match="cannot be read"):
+    with pytest.raises(BadInput, match=r"picture\.txt, line 1: b'\\x89' is not UTF-8"):
         concept_set(str(tmp_path / "picture.txt"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [("a.txt", "red\nblue\t7\n", 2), ("a.csv", "red\nbig, blue car\n", 2), ("a.csv", "id;concept\n", 1), ("a.json", '["red"]', 1)],
+)
+def test_a_table_is_not_read_as_a_list_of_concepts(tmp_path, name, content, line):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(BadInput, match=rf"{name}, line {line}: .* is not one concept"):
+        concept_set(str(tmp_path / name))
+
+
+def test_only_line_breaks_part_concepts(tmp_path):
+    (tmp_path / "a.txt").write_bytes("tench, Tinca tinca\rred\u2028car\r\nblue\x0ccar\nskies".encode())
+    assert concept_set(str(tmp_path / "a.txt")) == ["tench, Tinca tinca", "red car", "blue car", "skies"]
 
 
 def test_filters_by_length_and_likeness():
@@ -121,7 +137,7 @@ def test_a_harvest_is_kept_until_the_file_changes(tmp_path, cache):
     file = tmp_path / "captions.txt"
     file.write_text("a red car\n" * 3)
     first = concept_set(f"harvest:{file}")
-    (kept,) = (cache / "concepts").iterdir()
+    (kept,) = (cache_folder() / "concepts").iterdir()
     kept.write_text(json.dumps([*first, "as kept"]))
     assert concept_set(f"harvest:{file}") == [*first, "as kept"]
     file.write_text("a blue car\n" * 3)
@@ -168,9 +184,9 @@ def test_spacy_learns_a_tagger_from_a_treebank(tmp_path, cache):
     assert said("the big cat runs", tagger) == ["big", "big cat", "cat", "runs"]
     loaded = load_parser(f"treebank:{tmp_path}")  # trained once, kept in the cache
     assert [token.pos_ for token in loaded("a dog")] == ["DET", "NOUN"]
-    assert len(list((cache / "taggers").iterdir())) == 1
+    assert len(list((cache_folder() / "taggers").iterdir())) == 1
     load_parser(f"treebank:{tmp_path}")
-    assert len(list((cache / "taggers").iterdir())) == 1
+    assert len(list((cache_folder() / "taggers").iterdir())) == 1
 
 
 def test_a_tagger_of_the_real_treebank_tells_nouns_from_verbs(shared_data, tmp_path):

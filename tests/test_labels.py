@@ -35,10 +35,13 @@ def test_names_by_file_by_list_or_beside_the_data(tmp_path: Path) -> None:
     with pytest.raises(MissingEvidence, match=r"put classes\.txt beside the data, or give classes=FILE"):
         probe_labels(probe)
     assert probe_labels(probe, "a,b,c,void").concepts == ["a", "b", "c"]
-    (tmp_path / "names.txt").write_text("\ufeffa\r\n\r\nb\r\nc \r\nvoid\r\n", encoding="utf-8")
+    (tmp_path / "names.txt").write_text("\ufeffa\r\nb\r\nc \r\nvoid\r\n\r\n", encoding="utf-8")
     assert probe_labels(probe, str(tmp_path / "names.txt")).concepts == ["a", "b", "c"]
     assert probe_labels(probe, "a,b,c,d", ignored="b").concepts == ["a", "c", "d"]
-    with pytest.raises(BadInput, match=r"cannot read the class names in .*absent\.txt"):
+    (tmp_path / "shifted.txt").write_text("a\n\nc\n")
+    with pytest.raises(BadInput, match=r"shifted\.txt, line 2: empty; give the name of class 1"):
+        class_names(str(tmp_path / "shifted.txt"))
+    with pytest.raises(BadInput, match=r"cannot read .*absent\.txt"):
         class_names(str(tmp_path / "absent.txt"))
     with pytest.raises(BadInput, match="concepts named twice: a"):
         probe_labels(probe, "a,b,a,d")

@@ -11,6 +11,7 @@ import time
 import warnings
 import zlib
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -21,12 +22,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 from torchvision.transforms import functional
 
 from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
-from milan.probes import Crop, Probe, load_probe
-from milan.probes.pictures import Unreadable, decoded, pixels
+from milan.probes import Crop, Probe, load_probe, pictures
+from milan.probes.pictures import Unreadable, decoded, formats, label_map, pixels
 from tests import toys
 
 
@@ -136,6 +137,85 @@ def test_what_cannot_be_decoded_says_why(data: bytes, why: str) -> None:
         decoded(data)
 
 
+def test_every_format_that_pillow_reads_here_is_found_whatever_its_suffix(tmp_path: Path) -> None:
+    names = ["a.jpe", "b.jp2", "c.tga", "d.apng", "e.pnm", "f.qoi", "g.dib", "h.mpo"]
+    names += ["i.avif"] if features.check("avif") else []
+    for name in names:
+        picture((9, 9, 9)).save(tmp_path / name, "JPEG" if name == "h.mpo" else None)
+    (tmp_path / "j.png").write_bytes(encoded(picture((9, 9, 9)), "WEBP"))
+    with warnings.catch_warnings(action="error"):
+        probe = load_probe(str(tmp_path), size=8)
+    assert greys(probe) == pytest.approx(dict.fromkeys(range(len(names) + 1), 9), abs=1)
+    Image.init()
+    assert set(formats()) <= set(Image.OPEN)
+    assert {"EPS", "WMF", "PSD", "FITS"}.isdisjoint(formats())
+
+
+def test_other_files_are_counted(tmp_path: Path) -> None:
+    for name in ("a.heic", "b.HEIC", "notes", "classes.txt", "Thumbs.db", ".hidden.heic"):
+        (tmp_path / name).write_text("x")
+    with pytest.raises(BadInput, match=r"found 2 \.heic, 1 without suffix\)"):
+        load_probe(str(tmp_path))
+    (tmp_path / "c.png").write_bytes(encoded(picture((1, 1, 1))))
+    with pytest.warns(MilanWarning, match=r"3 files under .*: 2 \.heic, 1 without suffix"):
+        assert len(load_probe(str(tmp_path), size=8)) == 1
+
+
+def test_postscript_named_as_a_picture_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    data = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+    for read in (decoded, label_map):
+        with pytest.raises(Unreadable, match="not a picture in a format that is read"):
+            read(data)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(("mode", "depth"), [("RGB", 4), ("L", 5), ("RGBA", 8), ("I;16", 6), ("P", 5)])
+def test_a_picture_is_decoded_up_to_a_size_in_memory(monkeypatch: pytest.MonkeyPatch, mode: str, depth: int) -> None:
+    data = encoded(Image.new(mode, (30, 20)))
+    monkeypatch.setattr(pictures, "MOST_BYTES", 600 * depth)
+    assert decoded(data).size == (30, 20)
+    monkeypatch.setattr(pictures, "MOST_BYTES", 600 * depth - 1)
+    with pytest.raises(Unreadable, match=f"30 x 20 pixels of mode {mode}"):
+        decoded(data)
+
+
+def test_a_file_is_read_up_to_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(picture((1, 1, 1))))
+    with (tmp_path / "b.png").open("wb") as file:
+        file.truncate(pictures.MOST_FILE_BYTES + 1)  # a hole: nothing is written
+    assert decoded(tmp_path / "a.png").size == (20, 10)
+    with pytest.raises(Unreadable, match=r"a file of 0\.5 GB"):
+        decoded(tmp_path / "b.png")
+
+
+def test_what_does_not_fit_into_memory_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(pictures, "_upright", full)
+    with pytest.raises(Unreadable, match="not enough memory"):
+        decoded(encoded(picture((1, 1, 1))))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16", "F", "RGB"])
+def test_strips_are_converted_as_the_whole(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (17, 12, 4), dtype=np.uint8)
+    grey = values[..., 0].astype(np.float32)
+    image = Image.fromarray(values, "RGBA" if mode != "CMYK" else "CMYK")
+    if mode in ("F", "I;16"):
+        image = Image.fromarray(grey if mode == "F" else grey.astype(np.uint16) * 200)
+    elif mode not in ("RGBA", "CMYK"):
+        image = image.convert("RGB").convert(mode)
+    if mode in ("P", "RGB"):
+        image.info["transparency"] = 3 if mode == "P" else image.getpixel((5, 11))
+    whole = pixels(pictures._rgb(image))
+    monkeypatch.setattr(pictures, "STRIP", 40)  # three rows of twelve
+    assert np.array_equal(pixels(pictures._rgb(image)), whole)
+
+
 @given(st.binary(max_size=300), st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"]), st.integers(0, 400))
 def test_wild_bytes_are_a_picture_or_unreadable(noise: bytes, format: str, at: int) -> None:
     sound = encoded(picture((200, 100, 50)), format)
@@ -193,7 +273,7 @@ def test_crops_that_cannot_be() -> None:
 
 def test_folder_is_in_order_and_skips_bad_files_without_a_shift(tmp_path: Path) -> None:
     probe = load_probe(str(folder_of(tmp_path / "p", 100, bad=(3, 50))), size=8)
-    with pytest.warns(MilanWarning, match=r"2 of 100 images of .* skipped: .*003.png: not a picture; .*050.png"):
+    with pytest.warns(MilanWarning, match=r"2 of 100 images of .* skipped: .*003.png: not a picture in .*; .*050.png"):
         found = greys(probe)
     assert found == {index: index for index in range(100) if index not in (3, 50)}
     assert set(probe.bad) == {3, 50}
@@ -261,6 +341,17 @@ def test_labels_from_class_folders(tmp_path: Path) -> None:
     assert load_probe(str(tmp_path), size=8, limit=3).labels == [0, 0, 1]
     folder_of(tmp_path, 1)
     assert load_probe(str(tmp_path), size=8).labels is None
+
+
+@pytest.mark.parametrize(("names", "warned"), [("train val", 1), ("Test", 1), ("train bus", 0)])
+def test_folders_named_like_parts_of_a_data_set_are_warned_of(tmp_path: Path, names: str, warned: int) -> None:
+    for name in names.split():
+        (tmp_path / name).mkdir()
+        folder_of(tmp_path / name / "cat", 1)
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        assert load_probe(str(tmp_path), size=8).classes == sorted(names.split())
+    first = f"{tmp_path}/{sorted(names.split())[0]} for the classes"
+    assert [first in str(each.message) for each in caught] == [True] * warned
 
 
 def test_hidden_files_and_other_files_are_no_images(tmp_path: Path) -> None:
@@ -407,8 +498,45 @@ def test_parquet_with_bad_rows(tmp_path: Path) -> None:
     images[7], images[9] = {"bytes": b"no", "path": None}, None
     pq.write_table(pa.table({"image": images}), tmp_path / "t.parquet")
     probe = load_probe(str(tmp_path / "t.parquet"), size=8)
-    with pytest.warns(MilanWarning, match=r"row 7 of .*: not a picture; row 9 of .*: no picture in this row"):
+    with pytest.warns(MilanWarning, match=r"row 7 of .*: not a picture in .*; row 9 of .*: no picture in this row"):
         assert len(greys(probe)) == 48
+
+
+def declared(file: Path, **columns: tuple[str, list[dict]]) -> None:
+    """Writes columns of files, each with its kind, as Hugging Face's library declares them in parquet files."""
+    cell = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    features = {name: {"_type": kind} for name, (kind, _) in columns.items()}
+    table = pa.table({name: pa.array(cells, cell) for name, (_, cells) in columns.items()})
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})}), file)
+
+
+def test_a_path_in_a_row_opens_nothing_outside_the_data_set(tmp_path: Path, cache: Path) -> None:
+    inside, outside = tmp_path / "set", tmp_path / "private.png"
+    inside.mkdir()
+    for grey, file in enumerate((outside, inside / "own.png")):
+        file.write_bytes(encoded(picture((grey,) * 3)))
+    (inside / "link.png").symlink_to(outside)
+    paths = ["own.png", f"{inside}/own.png", f"{outside}", "../private.png", "link.png", "/dev/zero", "a\0b", "no.png"]
+    cells = [{"bytes": None, "path": path} for path in paths]
+    pq.write_table(pa.table({"image": cells, "segmentation": cells[::-1]}), inside / "t.parquet")
+    probe = load_probe(str(inside / "t.parquet"), size=8)
+    assert [int(probe.image(row)[0, 0, 0]) for row in (0, 1)] == [1, 1]
+    for row, told in enumerate(["leads out"] * 4 + ["is none", "No such file"], start=2):
+        with pytest.raises(BadInput, match=rf"row {row} of .*{told}"):
+            probe.image(row)
+    with pytest.raises(BadInput, match="leads out"):
+        probe.segmentation(2)
+    (tmp_path / "hub").mkdir()
+    declared(tmp_path / "hub" / "t.parquet", image=("Image", cells))
+    with pytest.raises(BadInput, match=r"row 2 of .*leads out"):
+        load_probe(f"hf:{tmp_path / 'hub'}", size=8).image(2)
+    assert greys(load_probe(f"hf:{folder_of(tmp_path / 'files', 3)}", size=8)) == {0: 0, 1: 1, 2: 2}
+
+
+def test_other_columns_of_a_data_set_are_not_decoded(tmp_path: Path, cache: Path) -> None:
+    image = [{"bytes": encoded(picture((7, 7, 7)))}]
+    declared(tmp_path / "t.parquet", image=("Image", image), sound=("Audio", [{"bytes": b"no sound"}]))
+    assert greys(load_probe(f"hf:{tmp_path}", size=8)) == {0: 7}
 
 
 def test_segmentation_lies_on_its_picture(tmp_path: Path) -> None:

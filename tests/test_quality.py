@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import milan
 from milan.experiments.__main__ import experiment_names
 
 ROOT = Path(__file__).parents[1]
@@ -113,6 +114,11 @@ def test_what_is_imported_is_declared() -> None:
     assert missing <= {"lightning_fabric", "lightning_utilities"}  # parts of pytorch-lightning, which brings them
 
 
+def test_nothing_is_imported_that_one_system_lacks() -> None:
+    some = {"fcntl", "grp", "msvcrt", "pwd", "resource", "termios", "winreg"}
+    assert [(str(file), found) for file in PACKAGE.rglob("*.py") if (found := imported(file) & some)] == []
+
+
 def test_commands_of_the_readme_exist() -> None:
     readme = (ROOT / "README.md").read_text() + (ROOT / "CONTRIBUTING.md").read_text()
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
@@ -138,8 +144,14 @@ def test_options_of_the_readme_exist() -> None:
     assert used <= options_of("describe.py")
 
 
+def test_the_changelog_begins_with_this_version() -> None:
+    headings = re.findall(r"^## (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert headings[0] == milan.__version__
+    assert "version" in PROJECT["project"]["dynamic"]  # stated nowhere else
+
+
 def test_links_of_the_texts_lead_somewhere() -> None:
-    for file in ("README.md", "CONTRIBUTING.md", "data/README.md"):
+    for file in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md"):
         text = (ROOT / file).read_text()
         for link in re.findall(r"\]\((?!https?://|#)([^)#\s]+)", text):
             assert ((ROOT / file).parent / link).exists(), f"{file}: {link}"

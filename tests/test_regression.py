@@ -96,6 +96,16 @@ def test_planted_sums_are_found_with_their_signs():
     assert any(weight < 0 for steps in found for weight in steps[-1].weights)
 
 
+@pytest.mark.parametrize(("ranking", "first"), [("absolute", 0), ("signed", 1)])
+def test_the_ranking_decides_which_columns_are_tried_first(ranking, first):
+    dice = np.random.default_rng(0)
+    features = torch.from_numpy(dice.random((1000, 5))).float()
+    targets = Regression(features, Split.of(1000)).targets(features @ torch.tensor([-3.0, 2.0, 1.0, 0.0, 0.0])[:, None])
+    weights = targets.elastic_net(PUBLISHED)
+    assert targets.greedy(weights, 1, 1, 0.02, ranking)[0][0].columns == (first,)
+    assert targets.largest(weights, 1, ranking)[0][0].columns == (first,)
+
+
 @pytest.mark.parametrize("longest", [1, 3, 10])
 def test_the_columns_are_those_of_the_weights_at_the_longest(longest):
     """The released code's greedy_search gave the last tried columns beside the weights of the best ones, once the length was reached."""

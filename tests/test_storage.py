@@ -5,18 +5,21 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
 import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milan.errors import BadInput
-from milan.storage import Journal, atomic, cache_folder, content_key, locked, safe_name, versions
+from milan.errors import BadInput, MilanNotice
+from milan.storage import Journal, atomic, cache_folder, cache_root, content_key, locked, safe_name, versions
 
 
 def started(code: str, *arguments: object) -> subprocess.Popen:
@@ -120,31 +123,67 @@ def test_killed_writer_leaves_no_half_file_and_no_lock(tmp_path: Path) -> None:
     process.wait()
     assert not (out / "a.txt").exists()
     with locked(out):
-        assert [file.name for file in out.iterdir()] == [".lock"]  # the half file has gone too
+        assert {file.name for file in out.iterdir()} == {".lock", ".holder"}, "the half file has gone too"
     assert list(out.iterdir()) == []
 
 
 def test_two_holders_in_one_process(tmp_path: Path) -> None:
-    with locked(tmp_path), pytest.raises(BadInput, match="already being written by this process"), locked(tmp_path):
+    with locked(tmp_path), pytest.raises(BadInput, match=f"this process {os.getpid()}"), locked(tmp_path):
         pass
     with locked(tmp_path):
         pass
 
 
-def test_lock_of_another_machine_is_respected(tmp_path: Path) -> None:
-    lock = tmp_path / ".lock"
-    lock.write_text(json.dumps({"pid": 7, "host": "elsewhere", "boot": "another"}))
-    with pytest.raises(BadInput, match=r"process 7 on elsewhere; if that process has ended, delete .*\.lock"), locked(tmp_path):
+def test_holder_on_another_machine_is_respected(tmp_path: Path) -> None:
+    holder = tmp_path / ".holder"
+    holder.write_text(json.dumps({"pid": 7, "host": "elsewhere", "boot": "another"}))
+    with pytest.raises(BadInput, match=r"process 7 on elsewhere.* delete .*\.holder"), locked(tmp_path):
         pass
-    lock.unlink()
+    holder.unlink()
     with locked(tmp_path):
         pass
 
 
-def test_lock_that_was_never_signed_is_stale(tmp_path: Path) -> None:
-    (tmp_path / ".lock").write_text("")
+@pytest.mark.parametrize("written", ["", "[]", "{"])
+def test_holder_that_was_killed_before_it_had_signed(tmp_path: Path, written: str) -> None:
+    (tmp_path / ".holder").write_text(written)
     with locked(tmp_path):
         pass
+
+
+def test_lock_ends_with_its_holder_though_a_process_that_it_forked_goes_on(tmp_path: Path) -> None:
+    forking = """
+        import os, sys, time
+        from pathlib import Path
+        from milan.storage import locked
+        with locked(Path(sys.argv[1])):
+            child = os.fork() or time.sleep(60)
+            print(f"ready\\n{child}", flush=True)
+            time.sleep(60)
+    """
+    process = started(forking, tmp_path)
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    try:
+        with locked(tmp_path):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_locks_need_no_fcntl(tmp_path: Path) -> None:
+    without = 'import sys\nsys.modules["fcntl"] = None\n'
+    process = started(without + textwrap.dedent(WRITER), tmp_path)
+    second = [sys.executable, "-c", without + textwrap.dedent(WRITER), str(tmp_path)]
+    refused = subprocess.run(second, capture_output=True, text=True, check=False)
+    assert f"being written by process {process.pid} on " in refused.stderr
+    process.kill()
+    process.wait()
+    process = started(without + textwrap.dedent(WRITER), tmp_path)
+    process.kill()
+    process.wait()
 
 
 def test_folder_that_is_a_file(tmp_path: Path) -> None:
@@ -245,10 +284,46 @@ def test_journal_on_a_full_disk_keeps_what_it_has(tmp_path: Path) -> None:
         assert journal.ids() == ["a"]
 
 
-def test_journal_that_is_none(tmp_path: Path) -> None:
-    (tmp_path / "journal.sqlite").write_bytes(b"no data base at all" * 99)
-    with pytest.raises(BadInput, match="delete it to start afresh"):
-        Journal(tmp_path / "journal.sqlite", "key")
+@pytest.mark.parametrize("spoil", [lambda file: b"no data base" * 99, lambda file: file[:4096]], ids=["none", "cut"])
+def test_journal_that_cannot_be_read_is_told(tmp_path: Path, spoil: Callable[[bytes], bytes]) -> None:
+    file = tmp_path / "journal.sqlite"
+    with Journal(file, "key") as journal:
+        journal.put("a", {"text": "b" * 9_000})
+    file.write_bytes(spoil(file.read_bytes()))
+    with pytest.raises(BadInput, match="delete it to start afresh"), Journal(file, "key") as journal:
+        journal.get("a")
+
+
+def test_what_was_changed_in_a_journal_counts_as_not_finished(tmp_path: Path) -> None:
+    file = tmp_path / "journal.sqlite"
+    with Journal(file, "key") as journal:
+        journal.put("a", {"text": "a red dog"})
+        journal.put("b", {"text": "a blue dog"})
+    for change in (b"a bad dog", b"a r\xffd dog"):
+        file.write_bytes(file.read_bytes().replace(b"a red dog", change))
+        with Journal(file, "key") as journal:
+            with pytest.warns(MilanNotice, match="journal.sqlite is damaged"):
+                assert journal.ids() == ["b"]
+            with pytest.warns(MilanNotice, match="made again"):
+                assert journal.get("a") is None
+            journal.put("a", {"text": "a red dog"})
+            assert journal.get("a") == {"text": "a red dog"}
+
+
+def test_journal_of_the_first_version_starts_afresh(tmp_path: Path) -> None:
+    file = tmp_path / "journal.sqlite"
+    with sqlite3.connect(file) as base:  # as milan 0.1 wrote it
+        base.execute("CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
+        base.execute("CREATE TABLE items (row INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, value TEXT NOT NULL)")
+        base.execute("INSERT INTO facts VALUES ('key', 'key')")
+        base.execute("INSERT INTO items VALUES (1, '\"a\"', '{}')")
+    with pytest.warns(MilanNotice, match=r"journal.sqlite holds 1 answers of milan 0\.1"):
+        journal = Journal(file, "key")
+    with journal:
+        assert journal.get("a") is None
+        journal.put("a", {"new": 1})
+    with Journal(file, "key") as journal:
+        assert journal.get("a") == {"new": 1}
 
 
 def test_versions_name_what_decides_numbers() -> None:
@@ -259,7 +334,13 @@ def test_versions_name_what_decides_numbers() -> None:
 
 def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MILAN_CACHE", str(tmp_path))
-    assert cache_folder() == tmp_path
+    assert (cache_root(), cache_folder()) == (tmp_path, tmp_path / "format-2")
+    (tmp_path / "replies").mkdir()  # as milan 0.1 left it
+    with pytest.warns(MilanNotice, match=r"holds results of milan 0\.1 \(replies\)"):
+        cache_folder()
+    (tmp_path / "format-2").mkdir()
+    with warnings.catch_warnings(action="error"):
+        assert cache_folder() == tmp_path / "format-2"
     monkeypatch.delenv("MILAN_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / ".cache" / "milan"
+    assert cache_root() == tmp_path / ".cache" / "milan"

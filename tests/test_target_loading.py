@@ -1,20 +1,25 @@
 """Targets by name: their weights, read without executing anything, their preprocessing, and what is refused."""
 
+import argparse
 import pickle
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.transforms import v2
 
-from milan.errors import BadInput, UnknownName
+from milan.errors import BadInput, MilanWarning, UnknownName
 from milan.targets import Target, load_target
+from milan.targets.weights import put_weights
 
 SMALL = "torchvision:squeezenet1_1"
 VIT = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 16}
@@ -50,6 +55,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     [
         ("torchvision:resnet19", "resnet18"),
         ("timm:vit_tiny_patch16_225", "vit_tiny_patch16_224"),
+        ("timm:convnext_base.dinov3_lvd", "dinov3_lvd1689m"),
         ("diorama:resnet-object", "resnet-objects"),
         ("torchvison:resnet18", "torchvision"),
     ],
@@ -136,6 +142,17 @@ def test_offline_timms_cache_is_used(offline: Path) -> None:
     assert holds(load_target("timm:test_resnet.r160_in1k"), network.state_dict())
 
 
+@pytest.mark.parametrize("place", ["hf_hub:someone/tiny", "hf-hub:someone/tiny@main", "local-dir:"])
+def test_timms_networks_on_the_hub_and_in_folders(place: str, offline: Path) -> None:
+    network = timm.create_model("test_resnet", num_classes=7)
+    snapshot = cache(offline.parent / "hf", "someone/tiny")
+    timm.models._hub.save_for_hf(network, snapshot, safe_serialization=True)
+    target = load_target(f"timm:{place}{snapshot if place.endswith(':') else ''}")
+    assert holds(target, network.state_dict())
+    assert "someone/else" in refused("timm:hf_hub:someone/else")
+    assert "holds no config.json" in refused(f"timm:local-dir:{offline}")
+
+
 def test_offline_transformers_cache_is_used(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(offline.parent / "hf"))
     network = saved_vit(cache(offline.parent / "hf", "someone/tiny-vit"))
@@ -157,19 +174,66 @@ def holds(target: Target, weights: dict[str, Tensor]) -> bool:
     return all(torch.equal(value, weights[name]) for name, value in target.core.state_dict().items())
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
-@pytest.mark.parametrize("nest", [None, "state_dict", "model"])
-def test_state_dicts_of_any_training_program(weights: dict[str, Tensor], tmp_path: Path, prefix: str, nest: str | None) -> None:
-    content: dict[str, Any] = {prefix + name: value for name, value in weights.items()}
-    torch.save({nest: content, "epoch": 3} if nest else content, tmp_path / "w.pth")
+def renamed(weights: dict[str, Tensor], change: Callable[[str], str]) -> dict[str, Tensor]:
+    return {change(name): value for name, value in weights.items()}
+
+
+PREFIXES = {
+    "plain": lambda name: name,
+    "of DataParallel": lambda name: f"module.{name}",
+    "of torch.compile and DataParallel": lambda name: f"module._orig_mod.{name}",
+    "of DataParallel on a part": lambda name: name.replace("features.", "features.module."),
+    "of Lightning": lambda name: f"model.{name}",
+    "of another wrapper": lambda name: f"backbone.body.module.{name}",
+}
+
+
+def more(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value + 1 for name, value in state.items()}
+
+
+NESTS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "the ImageNet example's": lambda state: {"state_dict": state, "best_acc1": torch.tensor(71.2), "epoch": 3},
+    "a CIFAR repository's": lambda state: {"net": state, "acc": np.float64(95.1), "args": argparse.Namespace(lr=0.1)},
+    "an exponential mean's beside it": lambda state: {"model": state, "model_ema": more(state)},
+    "of no usual name": lambda state: {"student": state, "optimizer": {"state": {0: state}, "param_groups": []}},
+}
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("old", [False, True], ids=["zip", "pickle"])
+def test_names_of_any_training_program(weights: dict[str, Tensor], tmp_path: Path, prefix: str, old: bool) -> None:
+    torch.save(renamed(weights, PREFIXES[prefix]), tmp_path / "w.pth", _use_new_zipfile_serialization=not old)
     target = load_target(SMALL, weights=tmp_path / "w.pth")
     assert holds(target, weights)
     assert (target.spec, target.weights) == (SMALL, str(tmp_path / "w.pth"))
 
 
-def test_safetensors(weights: dict[str, Tensor], tmp_path: Path) -> None:
-    save_file({f"module.{name}": value for name, value in weights.items()}, tmp_path / "w.safetensors")
-    assert holds(load_target(SMALL, weights=str(tmp_path / "w.safetensors")), weights)
+@pytest.mark.parametrize("nest", NESTS)
+def test_checkpoints_of_any_training_program(weights: dict[str, Tensor], tmp_path: Path, nest: str) -> None:
+    torch.save(NESTS[nest](weights), tmp_path / "model_best.pth.tar")
+    assert holds(load_target(SMALL, weights=tmp_path / "model_best.pth.tar"), weights)
+
+
+def test_what_is_saved_beside_the_network_is_left_out(weights: dict[str, Tensor], tmp_path: Path) -> None:
+    state = renamed(weights, PREFIXES["of Lightning"]) | {"loss.weight": torch.ones(9)}
+    torch.save({"state_dict": state}, tmp_path / "last.ckpt")
+    with pytest.warns(MilanWarning, match=r"1 of 53 tensors.*loss\.weight"):
+        assert holds(load_target(SMALL, weights=tmp_path / "last.ckpt"), weights)
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_two_networks_in_a_file_are_told(weights: dict[str, Tensor], tmp_path: Path, nested: bool) -> None:
+    both = {"one": weights, "two": weights}
+    flat = {f"{name}.{key}": value for name, state in both.items() for key, value in state.items()}
+    torch.save(both if nested else flat, tmp_path / "w.pth")
+    assert re.search(r"one\.? ?(,|and) two", refused(SMALL, weights=tmp_path / "w.pth"))
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "W.SAFETENSORS", "pytorch_model.bin", "blob"])
+def test_safetensors(name: str, weights: dict[str, Tensor], tmp_path: Path) -> None:
+    save_file({f"module.{key}": value for key, value in weights.items()}, tmp_path / name)
+    assert holds(load_target(SMALL, weights=str(tmp_path / name)), weights)
 
 
 def test_real_weights(shared_data: Path) -> None:
@@ -218,8 +282,8 @@ class Trap:
         return Trap.sprung.append, ("run",)
 
 
-def test_nothing_in_a_weights_file_is_executed(tmp_path: Path) -> None:
-    torch.save({"state_dict": {"w": torch.zeros(1)}, "optimizer": Trap()}, tmp_path / "w.pth")
+def test_nothing_in_a_weights_file_is_executed(weights: dict[str, Tensor], tmp_path: Path) -> None:
+    torch.save({"state_dict": weights, "optimizer": Trap()}, tmp_path / "w.pth")
     (tmp_path / "w.pkl").write_bytes(pickle.dumps(Trap()))
     Trap.sprung.clear()
     assert "could run code" in refused(SMALL, weights=tmp_path / "w.pth")
@@ -227,12 +291,60 @@ def test_nothing_in_a_weights_file_is_executed(tmp_path: Path) -> None:
     assert Trap.sprung == []
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n"
+
+
 @pytest.mark.parametrize(
-    ("name", "content"), [("w.pth", b""), ("w.pth", b"PK\x03\x04 cut"), ("w.safetensors", b"\x00" * 20), ("w.pth", b"<html>")]
+    ("name", "content", "told"),
+    [
+        ("w.pth", b"", "empty"),
+        ("w.pth", b"PK\x03\x04 cut", "truncated"),
+        ("w.safetensors", b"\x00" * 20, "damaged"),
+        ("w.safetensors", POINTER, "Git LFS pointer"),
+        ("w.pth", POINTER, "Git LFS pointer"),
+        ("w.bin", b"\n <!DOCTYPE html><title>Sign in</title>", "web page"),
+        ("w.pth", b'{"weight_map": {}}', "JSON"),
+        ("w.h5", b"\x89HDF\r\n\x1a\n", "HDF5"),
+    ],
 )
-def test_damaged_files_are_refused(name: str, content: bytes, tmp_path: Path) -> None:
+def test_what_is_no_weights_file_is_named(name: str, content: bytes, told: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
-    assert name in refused(SMALL, weights=tmp_path / name)
+    assert re.search(f"{name}.* {told}", refused(SMALL, weights=tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda weight: weight.to_sparse(), "sparse"),
+        (lambda weight: weight.to("meta"), "meta"),
+        (lambda weight: weight * 1j, "complex64 instead of float32"),
+        (lambda weight: weight.char(), "int8 instead of float32"),
+        (lambda weight: torch.zeros(1, 512, 1, 1).expand(2**29, 512, 1, 1), "1024.0 GiB"),
+    ],
+)
+def test_odd_weights_are_refused(change: Any, told: str, weights: dict[str, Tensor], tmp_path: Path) -> None:
+    torch.save(weights | {"classifier.1.weight": change(weights["classifier.1.weight"])}, tmp_path / "w.pth")
+    said = refused(SMALL, weights=tmp_path / "w.pth")
+    assert "classifier.1.weight" in said
+    assert told in said
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.a, self.b = nn.Conv2d(3, 4, 3), nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+        self.b.weight = self.a.weight
+
+
+@pytest.mark.parametrize("kept", ["a", "b"])
+def test_of_tied_weights_one_is_enough(kept: str) -> None:
+    model, weights = Tied(), Tied().state_dict()
+    put_weights(model, {name: value for name, value in weights.items() if name.startswith(("conv", kept))}, "file")
+    assert torch.equal(model.b.weight, weights["a.weight"])
+    with pytest.raises(BadInput, match=r"a\.weight and b\.weight"):
+        put_weights(model, weights | {"b.weight": weights["a.weight"] + 1}, "file")
+    with pytest.raises(BadInput, match=r"missing: a\.weight, b\.weight"):
+        put_weights(model, {name: weights[name] for name in ("conv.weight", "conv.bias")}, "file")
 
 
 def test_files_that_hold_no_state_dict_are_refused(tmp_path: Path) -> None:
@@ -358,6 +470,32 @@ def test_a_file_of_yours(file: Path, tmp_path: Path) -> None:
     changed = load_target(f"{file}:network", weights=tmp_path / "w.pth")
     assert torch.equal(changed.model[0].weight, target.model[0].weight * 0 + torch.load(tmp_path / "w.pth")["module.0.weight"])
     assert changed.fingerprint != target.fingerprint
+    file.write_text(FILE + "\n")
+    edited = load_target(f"{file}:own")
+    assert len({edited.fingerprint, load_target(f"{file}:own").fingerprint}) == 1
+    file.write_text(FILE)
+    assert load_target(f"{file}:own").fingerprint != edited.fingerprint
+
+
+def test_random_weights_are_the_same_each_time(file: Path) -> None:
+    state = torch.get_rng_state()
+    for spec in (f"{file}:network", SMALL):
+        assert load_target(spec, weights="random").fingerprint == load_target(spec, weights="random").fingerprint
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_weights_that_a_folder_of_transformers_lacks_are_told(tmp_path: Path) -> None:
+    model = saved_vit(tmp_path)
+    save_file(
+        {name: value for name, value in load_file(tmp_path / "model.safetensors").items() if "classifier" not in name},
+        tmp_path / "model.safetensors",
+        {"format": "pt"},
+    )
+    with pytest.warns(MilanWarning, match=r"no weights for classifier\.bias, classifier\.weight"):
+        first = load_target(f"hf:{tmp_path}")
+    with pytest.warns(MilanWarning, match="random"):
+        assert load_target(f"hf:{tmp_path}").fingerprint == first.fingerprint
+    assert first.core.num_labels == model.num_labels
 
 
 def test_a_target_of_yours_brings_its_preprocessing(file: Path) -> None:

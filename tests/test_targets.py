@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import types
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -210,3 +212,75 @@ def test_the_fingerprint_is_the_same_in_another_process() -> None:
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert told == Target(model).fingerprint
+
+
+class Answers(nn.Module):
+    """A network whose answers depend on more than its state dict, and that keeps something of each forward pass.
+
+    cast: whether it runs in single precision alone.
+    """
+
+    def __init__(self, scale: float = 1.0, table: float = 1.0, heads: int = 2, cast: bool = False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.attention = nn.Conv2d(3, 4, 4, 4), nn.MultiheadAttention(4, heads, batch_first=True)
+        self.scale, self.cast, self.last = scale, cast, torch.zeros(0)
+        self.register_buffer("table", torch.tensor(table), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        found = self.conv(images.float() if self.cast else images) * self.scale * self.table
+        self.last = found.flatten(2).transpose(1, 2)
+        return self.attention(self.last, self.last, self.last)[0].mean(1)
+
+
+def flipped() -> nn.Module:
+    def forward(self: Answers, images: Tensor) -> Tensor:
+        return Answers.forward(self, -images)
+
+    model = Answers()
+    vars(model)["forward"] = types.MethodType(forward, model)
+    return model
+
+
+def mark(model: nn.Module) -> str:
+    return Target(model, image_size=32).fingerprint
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda **options: Answers(scale=3.0, **options),
+        lambda **options: Answers(table=2.0, **options),
+        lambda **options: Answers(heads=1, **options),
+        lambda **options: flipped() if not options["cast"] else Answers(scale=-1.0, **options),
+    ],
+    ids=["attribute", "buffer that is not persistent", "heads", "forward"],
+)
+@pytest.mark.parametrize("cast", [False, True], ids=["double", "single"])
+def test_the_fingerprint_is_of_what_the_network_answers(other: Callable[..., nn.Module], cast: bool) -> None:
+    assert mark(Answers(cast=cast)) != mark(other(cast=cast))
+
+
+@pytest.mark.parametrize("cast", [False, True], ids=["double", "single"])
+def test_the_fingerprint_changes_with_the_network_only_and_leaves_it_as_it_is(cast: bool) -> None:
+    model = Answers(cast=cast)
+    target, state = Target(model, image_size=32), torch.get_rng_state()
+    before = target.fingerprint
+    assert model.last.dtype == torch.float32  # what it keeps fits its weights
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.set_num_threads(2)
+    target.outputs(target.noise(1, 32))
+    model.train()
+    assert target.fingerprint == before == mark(Answers(cast=cast))
+    torch.set_num_threads(1)
+    model.scale = 2.0
+    assert target.fingerprint != before
+
+
+def test_a_network_that_drops_at_random_has_one_fingerprint() -> None:
+    class Drops(Answers):
+        def forward(self, images: Tensor) -> Tensor:
+            return nn.functional.dropout(super().forward(images), 0.5, training=True)
+
+    assert mark(Drops()) == mark(Drops())
+    assert mark(Drops()) != mark(Answers())

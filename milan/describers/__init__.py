@@ -7,12 +7,22 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from milan.describers.base import Describer, Failure, living
+from milan.describers.base import Describer, Failure, living, sources_of
 from milan.describers.contract import check_describer
 from milan.errors import BadInput, MilanError, UnknownName
 from milan.user_code import is_file_spec, module_of, one_line
 
-__all__ = ["Describer", "Failure", "check_describer", "describer_class", "describer_names", "living", "load_describer", "typed_settings"]
+__all__ = [
+    "Describer",
+    "Failure",
+    "check_describer",
+    "describer_class",
+    "describer_names",
+    "living",
+    "load_describer",
+    "sources_of",
+    "typed_settings",
+]
 SEAMS = {"base", "contract", "explaining", "resuming", "selecting", "weighing"}
 
 

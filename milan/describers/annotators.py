@@ -1,7 +1,6 @@
 """What annotators said of a unit, as a description: the ceiling for whatever learns from them."""
 
 import hashlib
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
@@ -16,7 +15,7 @@ from milan.embedded import embedded
 from milan.errors import BadInput, MissingEvidence
 from milan.probes import Probe
 from milan.probes.labels import DioramaLabels, of_diorama
-from milan.storage import cache_folder, content_key
+from milan.storage import cache_root
 from milan.units import Candidate, Description, Unit
 
 HOME = "data/diorama/annotations"
@@ -39,6 +38,7 @@ class Annotators(Describer):
     """
 
     name: ClassVar[str] = "annotators"
+    version: ClassVar[int] = 1
 
     def __init__(self, source: str = "found", who: Literal["first", "agreed"] | int = "first", seed: int = 0):
         self.source, self.who, self.seed = source, who, seed
@@ -48,14 +48,17 @@ class Annotators(Describer):
         """Content key of the settings and of all texts that may be repeated."""
         files = sorted(path for place in self._places() for path in _tables(place))
         texts = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
-        programs = [inspect.getsource(annotators), inspect.getsource(inspect.getmodule(Annotators) or Annotators)]
-        return content_key(
-            describer=self.name, texts=texts, programs=programs, who=str(self.who), seed=self.seed, simulated=self._simulates
-        )
+        return self.key_of(texts=texts, who=str(self.who), seed=self.seed, simulated=self._simulates)
 
     @property
     def _simulates(self) -> str:
         return self.source if self.source in ("found", "simulated") else ""
+
+    def sources(self, dissection: Dissection) -> dict[str, str]:
+        """Where the annotations of the layer are from: its own folder, a folder that was given, or Diorama."""
+        if self.source == "found" and _own(dissection):
+            return {"annotations": str(dissection.folder)}
+        return {"annotations": "diorama" if self._simulates else self.source}
 
     def _places(self) -> list[Path]:
         """Where texts are read from, whatever is dissected."""
@@ -127,7 +130,7 @@ def _known(dissection: Dissection) -> tuple:
 
 @cache
 def _drawn(world: str, size: int, length: int) -> tuple:
-    census = Census.of(DioramaImages(world, size=size, length=length), cache_folder() / "diorama")
+    census = Census.of(DioramaImages(world, size=size, length=length), cache_root() / "diorama")
     return census, annotators.together(census.area, census)
 
 

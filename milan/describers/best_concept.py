@@ -13,7 +13,7 @@ from milan.errors import BadInput
 from milan.pretrained.embedder import Embedder, load_embedder
 from milan.pretrained.painter import load_painter
 from milan.pretrained.sources import Precision
-from milan.storage import content_key
+from milan.provenance import joined
 from milan.units import Description, Unit
 
 GROUP = 8  # units whose pictures are painted together
@@ -38,6 +38,7 @@ class BestConcept(Describer):
     """
 
     name: ClassVar[str] = "best_concept"
+    version: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -62,7 +63,11 @@ class BestConcept(Describer):
 
     @property
     def key(self) -> str:
-        return content_key(describer=self.name, of=self.other.key, candidates=self.candidates, selection=self.selection.key)
+        return self.key_of(of=self.other.key, candidates=self.candidates, selection=self.selection.key)
+
+    def sources(self, dissection: Dissection) -> dict[str, str]:
+        """Painter and image-text model, and what the other describer uses."""
+        return joined({self.name: self.specs("painter", "embedder"), self.other.name: self.other.sources(dissection)})
 
     @cached_property
     def other(self) -> Describer:

@@ -12,7 +12,7 @@ from milan.errors import BadInput
 from milan.pairs import Pairs, scaled
 from milan.pretrained.captioner import ImageCaptioner, captions_of, load_captioner
 from milan.probes import Probe
-from milan.probes.superclasses import readable_classes
+from milan.probes.superclasses import known_labels, readable_classes
 from milan.storage import content_key
 from milan.units import Unit
 
@@ -43,6 +43,7 @@ class CaptionActivation(Explainer):
     """
 
     name: ClassVar[str] = "caption_activation"
+    version: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -72,6 +73,10 @@ class CaptionActivation(Explainer):
         captions = LABELS if self._model is None else self._model.key
         return content_key(explainer=super().key, captions=captions, pooling=self.pooling)
 
+    def sources(self, dissection: Dissection) -> dict[str, str]:
+        """The language model, and the captioner unless classes stand for captions."""
+        return self.specs("llm", *(() if self.captioner == LABELS else ("captioner",)))
+
     @cached_property
     def _model(self) -> ImageCaptioner | None:
         return None if self.captioner == LABELS else load_captioner(self.captioner, device=self.device)
@@ -99,5 +104,5 @@ class CaptionActivation(Explainer):
             return [text or "nothing" for text in captions_of(self._model, torch.stack([probe.image(place) for place in places]))]
         if probe.labels is None:
             raise BadInput(f"the images of {probe.spec} have no labels to stand for captions; name a captioner")
-        names = readable_classes(probe)
-        return [names[probe.labels[place]] for place in places]
+        names, labels = readable_classes(probe), known_labels(probe)
+        return [names[labels[place]] for place in places]

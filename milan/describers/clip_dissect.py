@@ -16,7 +16,6 @@ from milan.dissection.store import Dissection, Pooling
 from milan.errors import BadInput, MilanWarning
 from milan.pretrained.embedder import Embedder, load_embedder, probe_embeddings, text_embeddings
 from milan.pretrained.sources import Precision
-from milan.storage import content_key
 from milan.units import Candidate, Description, Unit
 
 Similarity = Literal["soft_wpmi", "wpmi", "rank_reorder", "cos_similarity", "cos_similarity_cubed"]
@@ -75,6 +74,7 @@ class ClipDissect(Describer):
     """
 
     name: ClassVar[str] = "clip_dissect"
+    version: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class ClipDissect(Describer):
         """Content key of the settings that change answers, of the concepts themselves and of the image-text model."""
         places = ("batch_size", "device", "concepts", "embedder", "precision", "spacy_model")
         settings = {name: value for name, value in self.settings.items() if name not in places} | {"temperature": self._temperature}
-        return content_key(describer=self.name, choices=self.choices, model=self.model.key, **settings)
+        return self.key_of(choices=self.choices, model=self.model.key, **settings)
 
     @cached_property
     def model(self) -> Embedder:

@@ -12,9 +12,8 @@ from milan.describers.base import Describer, living
 from milan.dissection.overlap import overlap
 from milan.dissection.store import Dissection
 from milan.errors import BadInput
-from milan.pretrained.labels import pixel_labels, source_key
+from milan.pretrained.labels import pixel_labels, segmenter_of, source_key
 from milan.probes.labels import IGNORED
-from milan.storage import content_key
 from milan.units import Candidate, Description, Unit
 
 SIGNS = ((True, True), (True, False), (False, True), (False, False))  # of two concepts: do they hold?
@@ -48,6 +47,7 @@ class Compositional(Describer):
     """
 
     name: ClassVar[str] = "compositional"
+    version: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -72,7 +72,11 @@ class Compositional(Describer):
     def key(self) -> str:
         """Content key of the settings that change answers, and of a segmenter's weights."""
         settings = {name: value for name, value in self.settings.items() if name not in ("device", "classes")}
-        return content_key(describer=self.name, labels_of=source_key(self.labels, self.classes, self.device), **settings)
+        return self.key_of(labels_of=source_key(self.labels, self.classes, self.device), **settings)
+
+    def sources(self, dissection: Dissection) -> dict[str, str]:
+        """The segmenter, where it gives the labels; labels of the probe's own come with the probe."""
+        return segmenter_of(self.labels)
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
         alive = living(dissection, units)

@@ -11,7 +11,6 @@ from milan.dissection.exchange import annotations_of
 from milan.dissection.store import Dissection
 from milan.embedded import embedded
 from milan.errors import BadInput
-from milan.storage import content_key
 from milan.units import Description, Unit
 
 
@@ -25,13 +24,18 @@ class Constant(Describer):
     """
 
     name: ClassVar[str] = "constant"
+    version: ClassVar[int] = 1
 
     def __init__(self, text: str = "", annotations: str = "diorama"):
         self.text, self.annotations = text, annotations
 
     @property
     def key(self) -> str:
-        return content_key(describer=self.name, says=self.says)
+        return self.key_of(says=self.says)
+
+    def sources(self, dissection: Dissection) -> dict[str, str]:
+        """The annotations, unless a text was given."""
+        return {} if self.text.strip() else self.specs("annotations")
 
     @cached_property
     def says(self) -> str:

@@ -18,7 +18,7 @@ from milan.describers.base import Describer, Failure
 from milan.dissection.dissect import dissect
 from milan.dissection.store import Dissection
 from milan.probes import load_probe
-from milan.storage import cache_folder
+from milan.storage import cache_root
 from milan.targets import Target, load_target
 from milan.units import Description, Unit
 
@@ -140,7 +140,7 @@ def _same(one: Sequence[Description], other: Sequence[Description], when: str) -
 @contextmanager
 def watched() -> Iterator[set[str]]:
     """Collects, while it lasts, the files that Python code opens to write, makes, moves or removes outside the caches."""
-    allowed = [os.path.realpath(cache_folder()), "/dev", sys.pycache_prefix or "/nowhere"]
+    allowed = [os.path.realpath(cache_root()), "/dev", sys.pycache_prefix or "/nowhere"]
     written: set[str] = set()
     on = True
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from milan.concepts import concept_set
 from milan.describers.base import Describer, Failure, living
 from milan.describers.selecting import Choice, Scoring, Selection, Wish, looked_at, rounded
-from milan.dissection.crops import Box, attention_boxes, cropped, heat_maps
+from milan.dissection.crops import CROPS, Box, attention_boxes, cropped, heat_maps
 from milan.dissection.store import Dissection
 from milan.errors import BadInput, MilanWarning
 from milan.pretrained.asking import Asker, NoAnswer, asker_for
@@ -26,7 +26,6 @@ from milan.pretrained.prompts import Prompt, load_prompt, plain
 from milan.pretrained.reading import a_label
 from milan.pretrained.sources import Precision
 from milan.probes import Probe
-from milan.storage import content_key
 from milan.targets import Target
 from milan.units import Candidate, Description, Unit
 
@@ -65,8 +64,12 @@ class DescribeAndDissect(Describer):
     them in another order each time. (3) Ten pictures of each name are painted, at the target's own size, and ranked by how they move the
     unit; how like the first images they are counts too.
 
-    Where the released code differs: it wraps heat maps above 1, shrinks painted pictures to 32 pixels, takes only those for Image Products
-    that are among the ten best of all candidates, and adds 1 to the first factor of the product. Here it is done as the paper says.
+    Where the released code differs from the paper: it wraps heat maps above 1, shrinks painted pictures to 32 pixels,
+    takes only those for Image Products that are among the ten best of all candidates, counts ranks from 0 (so that its
+    TopK Squared squares other numbers, and the first factor of the product is larger by 1), and asks a newer language
+    model. Here it is done as the paper says. Neither paper's nor code's are the prompts: those of the language model,
+    their examples and the one of the painter are our own words to the same purpose, which ``prompts`` and ``painting``
+    replace.
 
     Args:
         captioner: of images, as ``milan.pretrained.captioner.load_captioner`` takes it.
@@ -93,6 +96,7 @@ class DescribeAndDissect(Describer):
     """
 
     name: ClassVar[str] = "describe_and_dissect"
+    version: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -133,9 +137,10 @@ class DescribeAndDissect(Describer):
         names = ("select", "labels", "images", "count", "pooling", "seed")
         seeing = [self.model.key, *self._choices] if self.concepts else self._captions.key
         prompts = [prompt.key for prompt in self._prompts]
-        chosen = self.selection.key if self.select else ""
+        chosen, llm = self.selection.key if self.select else "", self.asker.key
         settings = {name: getattr(self, name) for name in names}
-        return content_key(describer=self.name, seeing=seeing, llm=self.asker.llm.key, prompts=prompts, selection=chosen, **settings)
+        parts = {"seeing": seeing, "llm": llm, "prompts": prompts, "selection": chosen, "crops": CROPS}
+        return self.key_of(**parts, **settings)
 
     @cached_property
     def asker(self) -> Asker:
@@ -168,6 +173,11 @@ class DescribeAndDissect(Describer):
     @cached_property
     def _prompts(self) -> tuple[Prompt, Prompt]:
         return load_prompt("simplify", self.prompts), load_prompt("summarize", self.prompts)
+
+    def sources(self, dissection: Dissection) -> dict[str, str]:
+        """What each step uses: a captioner or a concept set, a language model, and in step 3 painter and embedder."""
+        seeing = ("concepts", "embedder") if self.concepts else ("captioner",)
+        return self.specs(*seeing, "llm", *(("painter", "embedder") if self.select else ()))
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | Failure]:
         if self.asker.llm.note:
@@ -213,7 +223,8 @@ class DescribeAndDissect(Describer):
         }
         told = {unit: each for unit, each in labels.items() if not isinstance(each, NoAnswer)}
         questions = {unit: [self._summary(unit, texts, draw) for draw in range(self.count)] for unit, texts in told.items()}
-        answers = iter(self.asker.ask([each for those in questions.values() for each in those], a_label(LABEL_WORDS)))
+        flat = [each for those in questions.values() for each in those]
+        answers = iter(self.asker.ask(flat, a_label(LABEL_WORDS, self.asker.language)))
         for unit, those in questions.items():
             named = [next(answers) for _ in those]
             texts = [painted_name(each) for each in named if isinstance(each, str)]
@@ -241,7 +252,7 @@ class DescribeAndDissect(Describer):
         prompt, _ = self._prompts
         said = [text for texts in captions.values() for text in texts if text]
         questions = [Question(prompt.messages([text]), "simplify", ((text, 0),)) for text in said]
-        short = dict(zip(said, self.asker.ask(questions, a_label(SIMPLE_WORDS)), strict=True))
+        short = dict(zip(said, self.asker.ask(questions, a_label(SIMPLE_WORDS, self.asker.language)), strict=True))
         found: dict[Unit, list[str] | NoAnswer] = {}
         for unit, texts in captions.items():
             labels = [short[text] if text else "" for text in texts]

@@ -16,7 +16,6 @@ from milan.pretrained.asking import Asker, NoAnswer, asker_for
 from milan.pretrained.prompts import Prompt, Shot, load_prompt
 from milan.pretrained.reading import an_explanation
 from milan.simulated import Simulation
-from milan.storage import content_key
 from milan.units import Candidate, Description, Unit
 
 WORDS = 60  # of an explanation at most; the paper's longest has 46
@@ -62,9 +61,8 @@ class Explainer(Describer):
         names = ("shots", "shown", "explanations", "share", "seed", "signs")
         words = [self.prompt("").key, self.prompt("_simulate").key]
         told = [[str(each.unit), each.text] for each in self.described]
-        return content_key(
-            describer=self.name, llm=self.asker.llm.key, prompts=words, examples=told, **{name: getattr(self, name) for name in names}
-        )
+        settings = {name: getattr(self, name) for name in names}
+        return self.key_of(llm=self.asker.key, prompts=words, examples=told, **settings)
 
     @cached_property
     def asker(self) -> Asker:
@@ -117,7 +115,7 @@ class Explainer(Describer):
             except Nothing as error:
                 failed[unit] = Failure(unit, str(error))
         questions = [question for each, _ in asked.values() for question in each]
-        answers = iter(self.asker.ask(questions, an_explanation(WORDS)))
+        answers = iter(self.asker.ask(questions, an_explanation(WORDS, self.asker.language)))
         said = {unit: [next(answers) for _ in each] for unit, (each, _) in asked.items()}
         for unit in units:
             yield failed[unit] if unit in failed else self._said(dissection, unit, said[unit], asked[unit][1])

@@ -6,11 +6,10 @@ from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
 
-from milan.catalogue import as_row, read_descriptions
+from milan.catalogue import as_row, read_descriptions, table_sources
 from milan.describers.base import Describer, Failure, living
 from milan.dissection.store import Dissection
 from milan.errors import BadInput
-from milan.storage import content_key
 from milan.units import Description, Unit
 
 
@@ -26,6 +25,7 @@ class Imported(Describer):
     """
 
     name: ClassVar[str] = "imported"
+    version: ClassVar[int] = 1
 
     def __init__(self, table: str = "", layer: str = ""):
         self.table, self.layer = table, layer
@@ -33,7 +33,11 @@ class Imported(Describer):
     @property
     def key(self) -> str:
         said = sorted((str(unit), as_row(each)) for unit, each in self._said.items())
-        return content_key(describer=self.name, said=[row for _, row in said])
+        return self.key_of(said=[row for _, row in said])
+
+    def sources(self, dissection: Dissection) -> dict[str, str]:
+        """What the table says that it was made from, if it says so."""
+        return table_sources(self.table)
 
     @cached_property
     def _said(self) -> Mapping[Unit, Description]:

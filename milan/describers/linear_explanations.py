@@ -1,6 +1,5 @@
 """Linear Explanations (Oikarinen & Weng 2024): a unit as a weighted sum of a few concepts, over the whole range of its activation."""
 
-import inspect
 import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -12,16 +11,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from milan import presence, regression
+from milan import presence
 from milan.describers.base import Describer, living
 from milan.dissection.store import Dissection
 from milan.errors import BadInput
 from milan.presence import Presence
 from milan.pretrained.embedder import Embedder, load_embedder
-from milan.probes import Probe, labels, superclasses
-from milan.regression import Fit, Penalty, Regression, Split, correlations_of
+from milan.probes import Probe
+from milan.regression import Fit, Penalty, Ranking, Regression, Split, correlations_of
 from milan.storage import content_key
-from milan.units import Candidate, Description, Unit
+from milan.units import Candidate, Description, Unit, weighted_sum
 
 BLOCK = 64  # units that are regressed together: always the same ones, so that what is said of one never depends on who asked
 POSITIVES, CERTAIN, VARYING = 5, 0.5, 1e-5  # a concept counts if its five highest probabilities average so much and it varies so much
@@ -30,14 +29,18 @@ POSITIVES, CERTAIN, VARYING = 5, 0.5, 1e-5  # a concept counts if its five highe
 class LinearExplanations(Describer):
     """A sparse linear function of concepts is learnt from the training images; the fewest concepts that predict the validation images stay.
 
-    Section 3 of the paper: an elastic net ranks the concepts by the size of their weights, a greedy search (Algorithm 1) adds one after the
-    other while each raises the validation correlation by the tolerance, and least squares gives the weights. They may be negative. They and
-    the bias are in standard deviations of the unit's mean activation over the training images: 2.60 ski raises it by 2.6 of them.
-    ``score`` is the validation correlation; ``held_out`` gives the correlation on the test images, which nothing here has looked at.
+    Section 3 of the paper: an elastic net gives each concept a weight, a greedy search (Algorithm 1) tries those of
+    largest weight and adds one after the other while each raises the validation correlation by the tolerance, and least
+    squares on those chosen gives the weights of the explanation. They and the bias are in standard deviations of the
+    unit's mean activation over the training images: 2.60 ski raises it by 2.6 of them. ``score`` is the validation
+    correlation; ``held_out`` gives the correlation on the test images, which nothing here has looked at.
 
-    Where the paper and its released code differ, or neither will do: concepts are ranked by absolute weight (the code takes the largest
-    signed ones, so that its published explanations have no negative weight); least squares is exact; the first concept is taken whatever it
-    gains, since every living unit gets an explanation; concepts are filtered, and all is standardised, by the training images alone.
+    Where this differs from the paper and its released code: concepts are ranked by absolute weight, so that the search
+    also finds those whose absence activates the unit (Algorithm 1 and the code rank by signed weight, which ``ranking``
+    asks for; there a weight becomes negative only in the least squares, as 918 of the 111,485 published ones have);
+    least squares is exact; the first concept is taken whatever it gains, as in the code but not in Algorithm 1, since
+    every active unit gets an explanation; concepts are filtered, and all is standardised, by the training images alone,
+    where the code looks at the test images too.
 
     Args:
         evidence: where the concepts come from. ``labels``: the probe's classes and superclasses. ``pixels``: what its pixel labels show.
@@ -51,7 +54,8 @@ class LinearExplanations(Describer):
         pooling: of the activation over the image; mean in the paper, cls for the last block of a transformer.
         strength: λ of the elastic net, for standardised concepts and activations and half the mean squared error (the released code's).
         mix: η, the share of the absolute weights in the penalty.
-        search: ``greedy``, or ``largest``: the ``longest`` concepts that weigh most in the elastic net, all of them (appendix B.4).
+        ranking: of concepts by the elastic net's weights: ``absolute``, or ``signed`` as in the paper.
+        search: ``greedy``, or ``largest``: the first ``longest`` concepts of the ranking, all of them (appendix B.4).
         longest: concepts in an explanation at most.
         width: concepts tried at each step.
         tolerance: what a further concept must add to the validation correlation.
@@ -61,6 +65,7 @@ class LinearExplanations(Describer):
     """
 
     name: ClassVar[str] = "linear_explanations"
+    version: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -73,6 +78,7 @@ class LinearExplanations(Describer):
         pooling: Literal["mean", "max", "cls", "tokens"] = "mean",
         strength: float = 0.05 / 0.99,
         mix: float = 0.99,
+        ranking: Ranking = "absolute",
         search: Literal["greedy", "largest"] = "greedy",
         longest: int = 10,
         width: int = 10,
@@ -84,7 +90,7 @@ class LinearExplanations(Describer):
         self.evidence, self.superclasses, self.synsets = evidence, superclasses, synsets
         self.embedder, self.concepts, self.calibration = embedder, concepts, calibration
         self.pooling, self.strength, self.mix = pooling, strength, mix
-        self.search = search
+        self.ranking, self.search = ranking, search
         self.longest, self.width, self.tolerance, self.seed = longest, width, tolerance, seed
         self.batch_size, self.device = batch_size, device
         self._studies: dict[str, _Study] = {}
@@ -92,17 +98,20 @@ class LinearExplanations(Describer):
 
     @property
     def key(self) -> str:
-        """Content key of the settings that change answers, of the files they name, and of the code and weights that answers depend on."""
+        """Content key of the settings that change answers, the files they name, and the weights."""
         places = ("superclasses", "synsets", "embedder", "concepts", "batch_size", "device")
         settings = {name: value for name, value in self.settings.items() if name not in places}
         files = [_content(file) for file in (self.superclasses, self.synsets)]
         model = [self._embedder.key, self.concepts, _content(self.concepts)] if self.evidence == "embedder" else []
-        code = [inspect.getsource(module) for module in (inspect.getmodule(type(self)), presence, regression, superclasses, labels)]  # type: ignore[arg-type]
-        return content_key(describer=self.name, code=code, files=files, model=model, **settings)
+        return self.key_of(files=files, model=model, **settings)
 
     @cached_property
     def _embedder(self) -> Embedder:
         return load_embedder(self.embedder, device=self.device, batch_size=self.batch_size)
+
+    def sources(self, dissection: Dissection) -> dict[str, str]:
+        """The image-text model and its concept set, where evidence is theirs; labels come with the probe."""
+        return self.specs("embedder", "concepts") if self.evidence == "embedder" else {}
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
         alive = living(dissection, units)
@@ -213,8 +222,8 @@ class _Study:
         say, targets = self.describer, self.regression.targets(self._values(units))
         weights = targets.elastic_net(Penalty(say.strength, say.mix))
         if say.search == "largest":
-            return targets.largest(weights, say.longest)
-        return targets.greedy(weights, say.longest, say.width, say.tolerance)
+            return targets.largest(weights, say.longest, say.ranking)
+        return targets.greedy(weights, say.longest, say.width, say.tolerance, say.ranking)
 
     def _values(self, units: Sequence[Unit]) -> Float[Tensor, "images units"]:
         """Activations; one that is not a finite number counts as the unit's mean over the training images."""
@@ -225,22 +234,7 @@ class _Study:
     def _told(self, unit: Unit, fit: Fit) -> Description:
         parts = [(self.names[column], weight) for column, weight in zip(fit.columns, fit.weights, strict=True)]
         parts.sort(key=lambda part: (part[1] < 0, -abs(part[1])))
-        return Description(unit, told(parts), fit.correlation, tuple(parts), fit.bias)
-
-
-def told(parts: Sequence[tuple[str, float]]) -> str:
-    """A weighted sum in words.
-
-    >>> told([("dog", 0.62), ("grass", 0.3148), ("cat", -0.0123)])
-    '0.62 dog + 0.31 grass - 0.012 cat'
-    """
-    terms = [f"{'-' if weight < 0 else '+'} {_short(abs(weight))} {name}" for name, weight in parts]
-    text = " ".join(terms)
-    return text[2:] if text.startswith("+ ") else text.replace("- ", "-", 1)
-
-
-def _short(weight: float) -> str:
-    return f"{weight:.2f}" if weight >= 0.095 or weight == 0 else f"{weight:.2g}"
+        return Description(unit, weighted_sum(parts), fit.correlation, tuple(parts), fit.bias)
 
 
 def _filtered(found: Presence, split: Split) -> tuple[list[str], Float[Tensor, "images concepts"]]:

@@ -15,11 +15,11 @@ from milan.describers.base import Describer, living
 from milan.dissection.store import Dissection
 from milan.embedded import embedded
 from milan.errors import BadInput
-from milan.models import Captioner, Encoder, Prior, load_encoder
+from milan.models import Captioner, Encoder, Prior, build_encoder, load_encoder
 from milan.models.decoding import Found, Mixture, Speller, Walk, beam_search, sample
-from milan.models.released import Released, read_released
+from milan.models.released import Released, read_released, read_released_prior
 from milan.models.reranking import Ranked, ranked
-from milan.storage import content_key
+from milan.models.saving import load_weights
 from milan.targets import Target
 from milan.units import Description, Unit
 
@@ -31,7 +31,7 @@ class Models(NamedTuple):
     """The three that describe together."""
 
     captioner: Captioner
-    prior: Prior
+    prior: Prior | None
     encoder: Encoder
 
 
@@ -43,8 +43,9 @@ class Milan(Describer):
     the 2022 code does for its ``beam``. Every candidate is kept with its log p(d|E), log p(d) and PMI; ``score`` is what it was chosen by.
 
     Args:
-        captioner: ``diorama`` (trained on Diorama's simulated annotators), a folder, a hub id, or a 2022 checkpoint (.pth, .pth.gz).
-        prior: the same; a 2022 checkpoint brings its own.
+        captioner: ``diorama`` (trained on Diorama's simulated annotators), a folder, a hub id, or a 2022 checkpoint.
+        prior: the same, or the ``lm.pth`` of the 2022 code; a 2022 checkpoint brings its own unless another is given.
+            Empty for none, which ``beam``, ``greedy`` and ``sample`` can do without.
         encoder: spec of the frozen encoder, where it is not the one that the captioner names.
         encoder_weights: its weights, where they are not its own.
         strategy: how the text is found.
@@ -59,6 +60,7 @@ class Milan(Describer):
     """
 
     name: ClassVar[str] = "milan"
+    version: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -85,11 +87,14 @@ class Milan(Describer):
     def from_released(cls, file: str | Path, **settings: Any) -> "Milan":
         """MILAN as a 2022 checkpoint holds it, decoding as the 2022 code does; nothing in the file is executed.
 
-        The strategy, beam, length and λ are the file's unless given.
+        The strategy, beam, length and λ are the file's unless given. A file without a prior, as of ``--no-lm`` in 2022,
+        is decoded by likelihood.
         """
         released = read_released(file)
-        own: dict[str, Any] = {"captioner": str(file), "prior": str(file), "as_released": True, "strategy": released.strategy}
-        own |= {"beam": released.beam, "steps": released.steps, "prior_weight": released.prior_weight}
+        prior = str(file) if released.prior else ""
+        own: dict[str, Any] = {"captioner": str(file), "prior": prior, "as_released": True}
+        own |= {"strategy": released.strategy, "beam": released.beam, "steps": released.steps}
+        own |= {"prior_weight": released.prior_weight}
         describer = cls(**own | settings)
         describer._released = released
         return describer
@@ -99,8 +104,9 @@ class Milan(Describer):
         """Content key of the settings that change answers, and of all weights."""
         models, places = self.models, ("batch_size", "device", "captioner", "prior", "encoder", "encoder_weights")
         settings = {name: value for name, value in self.settings.items() if name not in places}
-        weights = [models.captioner.fingerprint, models.prior.fingerprint, models.encoder.key]
-        return content_key(describer=self.name, weights=weights, **settings)
+        prior = models.prior.fingerprint if models.prior else ""
+        weights = [models.captioner.fingerprint, prior, models.encoder.key]
+        return self.key_of(weights=weights, **settings)
 
     @cached_property
     def _released(self) -> Released:
@@ -112,21 +118,26 @@ class Milan(Describer):
         released = _is_checkpoint(self.captioner)
         captioner = self._released.captioner if released else Captioner.from_pretrained(_folder(self.captioner, "captioner"))
         prior = self._read_prior()
-        if prior.vocabulary != captioner.vocabulary:
+        if prior and prior.vocabulary != captioner.vocabulary:
             differing = sorted(set(prior.vocabulary.words) ^ set(captioner.vocabulary.words))
             raise BadInput(
                 f"the prior {self.prior} and the captioner {self.captioner} have different vocabularies ({len(differing)} words differ: "
                 f"{', '.join(differing[:5]) or 'their order'}); use two that were trained together"
             )
-        return Models(captioner.to(self.device).eval(), prior.to(self.device).eval(), self._encoder(captioner))
+        prior = prior.to(self.device).eval() if prior else None
+        return Models(captioner.to(self.device).eval(), prior, self._encoder(captioner))
 
-    def _read_prior(self) -> Prior:
-        if not _is_checkpoint(self.prior):
-            return Prior.from_pretrained(_folder(self.prior, "prior"))
-        released = self._released if self.prior == self.captioner else read_released(self.prior)
-        if released.prior is None:
-            raise BadInput(f"{self.prior} holds no prior; give one with prior=FOLDER, or prior_weight=0 with any of the same vocabulary")
-        return released.prior
+    def _read_prior(self) -> Prior | None:
+        if _is_checkpoint(self.captioner) and self.prior in ("diorama", self.captioner):
+            prior = self._released.prior
+        elif _is_checkpoint(self.prior):
+            prior = read_released_prior(self.prior)
+        else:
+            prior = Prior.from_pretrained(_folder(self.prior, "prior")) if self.prior else None
+        if prior is None and self.strategy in ("rerank", "pmi"):
+            found = f"strategy {self.strategy} needs a prior, and {self.prior or self.captioner} holds none"
+            raise BadInput(f"{found}; give prior=FOLDER_OR_FILE, or strategy=beam")
+        return prior
 
     def _encoder(self, captioner: Captioner) -> Encoder:
         if _is_checkpoint(self.captioner) and not self.encoder:
@@ -139,6 +150,15 @@ class Milan(Describer):
         if "spec" not in settings:
             raise BadInput(f"the captioner {self.captioner} does not say what encoder it was trained with; give encoder=SPEC")
         return load_encoder(**settings, device=self.device)
+
+    def sources(self, dissection: Dissection) -> dict[str, str]:
+        """Models by their specs, and what the captioner says it was trained on."""
+        captioner = self.models.captioner
+        annotations = getattr(captioner, "trained_on", {}).get("data", ())
+        told = annotations if isinstance(annotations, str) else ", ".join(map(str, annotations))
+        encoder = self.encoder or str(captioner.encoder.get("spec", ""))
+        found = {"captioner": self.captioner, "prior": self.prior, "encoder": encoder, "annotations": told}
+        return {role: spec for role, spec in found.items() if spec}
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
         alive = living(dissection, units)
@@ -166,14 +186,16 @@ class Milan(Describer):
         exact = self.strategy in ("rerank", "beam", "greedy")  # what the search has added up is the likelihood itself
         likelihood = found.scores if exact else captioner.score(features.to(self.device), found.tokens)
         by = {"rerank": "pmi", "pmi": "found"}.get(self.strategy, "likelihood")
-        return ranked(found, likelihood, prior.score(found.tokens, trailing=self.as_released), weight=self.prior_weight, by=by)
+        unknown = torch.full_like(likelihood, torch.nan)
+        of_prior = prior.score(found.tokens, trailing=self.as_released) if prior else unknown
+        return ranked(found, likelihood, of_prior, weight=self.prior_weight, by=by)
 
     def _found(self, features: Float[Tensor, "units k features"], units: Sequence[Unit]) -> Found:
         captioner, prior, _ = self.models
         speller, walk = Speller(captioner.vocabulary, self.as_released), cast(Walk, captioner.walk(features))
         if self.strategy == "sample":
             return sample(walk, speller, self._dice(units, len(features)).to(self.device), temperature=self.temperature)
-        if self.strategy == "pmi":
+        if self.strategy == "pmi" and prior:
             walk = Mixture([(1.0, walk), (-self.prior_weight, prior.walk(len(features)))])
         return beam_search(walk, len(features), speller, beam=1 if self.strategy == "greedy" else self.beam, steps=self.steps)
 
@@ -185,7 +207,7 @@ class Milan(Describer):
 
 
 def _is_checkpoint(source: str) -> bool:
-    return source.endswith((".pth", ".pth.gz", ".pt"))
+    return Path(source).is_file() or source.endswith((".pth", ".pth.gz", ".pt"))
 
 
 def _folder(source: str, part: str) -> str | Path:
@@ -197,5 +219,5 @@ def _released_encoder(released: Released, device: str) -> Encoder:
     import torchvision
 
     model = torchvision.models.get_model(released.encoder, weights=None)
-    model.load_state_dict(released.encoder_weights)
-    return Encoder(Target(model.eval(), name=f"torchvision:{released.encoder}", device=device))
+    load_weights(model, released.encoder_weights, f"the encoder {released.encoder} of the checkpoint")
+    return build_encoder(Target(model.eval(), name=f"torchvision:{released.encoder}", device=device))

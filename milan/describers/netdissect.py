@@ -10,9 +10,8 @@ from milan.describers.base import Describer, living
 from milan.dissection.overlap import Overlap, overlap
 from milan.dissection.store import Dissection
 from milan.errors import BadInput
-from milan.pretrained.labels import pixel_labels, source_key
+from milan.pretrained.labels import pixel_labels, segmenter_of, source_key
 from milan.probes.labels import IGNORED
-from milan.storage import content_key
 from milan.units import Candidate, Description, Unit
 
 SHOWN = 10  # candidates kept with a description
@@ -41,6 +40,7 @@ class NetDissect(Describer):
     """
 
     name: ClassVar[str] = "netdissect"
+    version: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -65,7 +65,11 @@ class NetDissect(Describer):
     def key(self) -> str:
         """Content key of the settings that change answers, and of a segmenter's weights."""
         settings = {name: value for name, value in self.settings.items() if name not in ("device", "classes")}
-        return content_key(describer=self.name, labels_of=source_key(self.labels, self.classes, self.device), **settings)
+        return self.key_of(labels_of=source_key(self.labels, self.classes, self.device), **settings)
+
+    def sources(self, dissection: Dissection) -> dict[str, str]:
+        """The segmenter, where it gives the labels; labels of the probe's own come with the probe."""
+        return segmenter_of(self.labels)
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
         alive = living(dissection, units)

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from milan.describers.base import Describer, living
 from milan.dissection.store import Dissection
-from milan.storage import content_key
 from milan.units import Description, Unit
 
 
@@ -20,13 +19,14 @@ class RandomConcept(Describer):
     """
 
     name: ClassVar[str] = "random_concept"
+    version: ClassVar[int] = 1
 
     def __init__(self, concepts: str = "diorama", seed: int = 0):
         self.concepts, self.seed = concepts, seed
 
     @property
     def key(self) -> str:
-        return content_key(describer=self.name, concepts=self.choices, seed=self.seed)
+        return self.key_of(concepts=self.choices, seed=self.seed)
 
     @cached_property
     def choices(self) -> list[str]:

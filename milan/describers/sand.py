@@ -19,7 +19,7 @@ from milan.embedded import embedded
 from milan.errors import BadInput, MilanWarning
 from milan.pretrained.embedder import Embedder, load_embedder, text_embeddings
 from milan.pretrained.sources import Precision
-from milan.storage import content_key
+from milan.text_files import read_lines
 from milan.units import Candidate, Description, Exemplars, Unit
 
 Threshold = Literal["peak", "dissection"]
@@ -56,6 +56,7 @@ class Sand(Describer):
     """
 
     name: ClassVar[str] = "sand"
+    version: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -79,7 +80,7 @@ class Sand(Describer):
     def key(self) -> str:
         """Content key of the concepts, the prompts, the image-text model and the settings that change answers."""
         settings = {"eta": self.eta, "threshold": self.threshold, "outside": self.outside}
-        return content_key(describer=self.name, choices=self.choices, templates=self.templates, model=self.model.key, **settings)
+        return self.key_of(choices=self.choices, templates=self.templates, model=self.model.key, **settings)
 
     @cached_property
     def model(self) -> Embedder:
@@ -98,10 +99,9 @@ class Sand(Describer):
             return ["{}"]
         path = embedded("data/concepts/prompts/sand.txt") if self.prompts == "sand" else Path(self.prompts).expanduser()
         try:
-            lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(f"no prompts in {self.prompts}: {error}; give sand, plain or a text file with one in each line") from None
-        found = [line for line in lines if line]
+            found = [line for line in read_lines(path) if line]
+        except BadInput as error:
+            raise BadInput(f"no prompts: {error}; give sand, plain or a text file with one in each line") from None
         if not found or any("{}" not in line for line in found):
             without = next((line for line in found if "{}" not in line), "nothing in it")
             raise BadInput(f"each prompt of {self.prompts} needs {{}} for the concept; found {without!r}")

@@ -151,7 +151,8 @@ def scores_of(
 
     ``mean``: the negative mean rank; ``topk_squared``: the negative mean square of the β best ranks; ``image_products``: as given;
     and their product: (N - the rank of TopK Squared among the N candidates) times Image Products, so that the candidate whose pictures
-    move the unit least gets 0. (The released code adds 1 to the first factor.)
+    move the unit least gets 0. Ranks start at 1, as in the paper; in the released code they start at 0, those of the
+    pictures too.
 
     >>> found = scores_of(np.array([[1.0, 4.0], [2.0, 3.0]]), np.array([0.5, 0.4]), beta=1)
     >>> found["mean"].tolist(), found["topk_squared"].tolist(), found["topk_squared_image_products"].tolist()

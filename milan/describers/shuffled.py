@@ -7,11 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from milan.catalogue import read_descriptions
+from milan.catalogue import read_descriptions, table_sources
 from milan.describers import load_describer
 from milan.describers.base import Describer, Failure, living
 from milan.dissection.store import Dissection
-from milan.storage import content_key
 from milan.units import Description, Unit
 
 
@@ -29,6 +28,7 @@ class Shuffled(Describer):
     """
 
     name: ClassVar[str] = "shuffled"
+    version: ClassVar[int] = 1
 
     def __init__(self, of: str = "annotators", options: dict[str, Any] | None = None, seed: int = 0):
         self.of, self.options, self.seed = of, options, seed
@@ -36,7 +36,11 @@ class Shuffled(Describer):
     @property
     def key(self) -> str:
         texts = sorted((str(unit), said.text) for unit, said in (self._table or {}).items())
-        return content_key(describer=self.name, of=self._other.key if self._other else texts, seed=self.seed)
+        return self.key_of(of=self._other.key if self._other else texts, seed=self.seed)
+
+    def sources(self, dissection: Dissection) -> dict[str, str]:
+        """What the shuffled descriptions are made from."""
+        return table_sources(self.of) if self._other is None else self._other.sources(dissection)
 
     @cached_property
     def _table(self) -> Mapping[Unit, Description] | None:

@@ -9,6 +9,7 @@ from milan.dissection.store import Dissection
 from milan.errors import BadInput, MissingEvidence
 from milan.pairs import Pairs, Signs, scaled
 from milan.probes.superclasses import readable_classes
+from milan.text_files import read_names
 
 IMAGENET = "imagenet"
 
@@ -26,10 +27,9 @@ def given_classes(classes: str) -> list[str]:
 
         return list(_IMAGENET_CATEGORIES)
     try:
-        found = [line.strip() for line in Path(classes).expanduser().read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"no names of classes in {classes}: {error}; give imagenet, or a text file with one in each line") from None
-    return [line for line in found if line]
+        return read_names(Path(classes).expanduser())
+    except BadInput as error:
+        raise BadInput(f"no class names: {error}; give imagenet, or a text file with one in each line") from None
 
 
 def class_names(given: Sequence[str], dissection: Dissection, count: int) -> list[str]:

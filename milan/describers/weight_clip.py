@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
-from milan.catalogue import read_descriptions
+from milan.catalogue import read_descriptions, table_sources
 from milan.describers import load_describer
 from milan.describers.base import Describer
 from milan.describers.explaining import Explainer
@@ -17,6 +17,7 @@ from milan.dissection.onward import onward_weights
 from milan.dissection.store import Dissection, load_dissection
 from milan.errors import BadInput, MissingEvidence
 from milan.pairs import Pairs, Signs
+from milan.provenance import joined
 from milan.storage import cache_folder, content_key
 from milan.units import Unit
 
@@ -58,6 +59,7 @@ class WeightClip(Explainer):
     """
 
     name: ClassVar[str] = "weight_clip"
+    version: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -90,6 +92,14 @@ class WeightClip(Explainer):
     def key(self) -> str:
         told = self._other.key if self._other else sorted((str(unit), text) for unit, text in self._table.items())
         return content_key(explainer=super().key, of=told, next_layer=self.next_layer, classes=self._given)
+
+    def sources(self, dissection: Dissection) -> dict[str, str]:
+        """The language model, and what the next layer is described by, unless classes stand in its place."""
+        found = self.specs("llm")
+        if (self.next_layer or self._after(dissection)) == CLASSES:
+            return found
+        other = table_sources(self.of) if self._other is None else self._other.sources(dissection)
+        return joined({self.name: found, self.of: other})
 
     @cached_property
     def _given(self) -> list[str]:

@@ -39,6 +39,7 @@ class WeightLabel(Explainer):
     """
 
     name: ClassVar[str] = "weight_label"
+    version: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -66,6 +67,10 @@ class WeightLabel(Explainer):
     @property
     def key(self) -> str:
         return content_key(explainer=super().key, classes=self._given or [])
+
+    def sources(self, dissection: Dissection) -> dict[str, str]:
+        """The language model; names of classes are nobody's description."""
+        return self.specs("llm")
 
     @cached_property
     def _given(self) -> list[str]:

@@ -5,6 +5,8 @@ ones in thousands of scenes, so to know how a unit's masks overlap with any conc
 it is enough to know how many of its pixels have each signature.
 """
 
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -44,16 +46,23 @@ class Census:
     @classmethod
     def of(cls, images: DioramaImages, folder: Path | None = None) -> "Census":
         """Draws every scene and counts; kept in ``folder``, by the images' fingerprint, if one is given."""
-        home = folder / f"census-{images.fingerprint}" if folder else None
-        if home and (home / "table.npy").is_file():
+
+        def drawn() -> np.ndarray:
+            rows = progress(range(len(images)), text=f"looking at {len(images)} scenes")
+            return np.stack([codes(images.scene(index)) for index in rows])
+
+        return cls.kept(folder / f"census-{images.fingerprint}", drawn) if folder else cls.from_codes(drawn())
+
+    @classmethod
+    def kept(cls, home: Path, numbers: Callable[[], np.ndarray]) -> "Census":
+        """Read the census in a folder; it is made of ``numbers`` (see ``from_codes``) if it is missing or damaged."""
+        with suppress(OSError, ValueError, EOFError):
             return cls(np.load(home / "pixels.npy", mmap_mode="r"), np.load(home / "table.npy"))
-        drawn = progress(range(len(images)), text=f"looking at {len(images)} scenes")
-        census = cls.from_codes(np.stack([codes(images.scene(index)) for index in drawn]))
-        if home:
-            home.mkdir(parents=True, exist_ok=True)
-            for name, array in (("pixels", census.pixels), ("table", census.table)):  # the table last: it says that all is there
-                with atomic(home / f"{name}.npy") as path:
-                    np.save(path, array)
+        census = cls.from_codes(numbers())
+        home.mkdir(parents=True, exist_ok=True)
+        for name, array in (("pixels", census.pixels), ("table", census.table)):
+            with atomic(home / f"{name}.npy") as path:
+                np.save(path, array)
         return census
 
     @classmethod

@@ -12,7 +12,7 @@ from torch import Tensor
 from milan.diorama.census import KINDS, SIZES, Census
 from milan.diorama.labeller import Labeller, first_label, load_labeller
 from milan.diorama.training import prepared
-from milan.storage import atomic, content_key
+from milan.storage import content_key
 
 
 @torch.no_grad()
@@ -35,10 +35,4 @@ def judged_census(batches: Iterable[Tensor], key: str, folder: Path) -> Census:
     for value in labeller.state_dict().values():
         digest.update(value.numpy().tobytes())
     home = folder / f"judged-{content_key(pictures=key, labeller=digest.hexdigest())}"
-    if not (home / "table.npy").is_file():
-        census = Census.from_codes(np.concatenate([judged_codes(labeller, images) for images in batches]))
-        home.mkdir(parents=True, exist_ok=True)
-        for name, array in (("pixels", census.pixels), ("table", census.table)):  # the table last: it says that all is there
-            with atomic(home / f"{name}.npy") as path:
-                np.save(path, array)
-    return Census(np.load(home / "pixels.npy", mmap_mode="r"), np.load(home / "table.npy"))
+    return Census.kept(home, lambda: np.concatenate([judged_codes(labeller, images) for images in batches]))

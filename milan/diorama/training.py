@@ -21,7 +21,8 @@ TRAINING, CHECKING = 60_000, 4_000  # scenes of each world to train on and to ch
 BATCH = 128
 EPOCHS = {"alexnet-objects": 6, "alexnet-scenes": 3, "resnet-objects": 9, "resnet-scenes": 3, "encoder": 3,
           "resnet-spurious": 14, "resnet-blurred": 7}  # fmt: skip
-SCENES = {"resnet-spurious": 12_000, "resnet-blurred": 40_000}  # the first as many of each class as in Hernandez et al. 2022, section 7
+# resnet-spurious: about 340 scenes of each of 35 classes; Hernandez et al. 2022 (section 7) have 1,000 of each of ten
+SCENES = {"resnet-spurious": 12_000, "resnet-blurred": 40_000}
 WORLDS = {"encoder": ("objects", "scenes"), "resnet-spurious": ("objects-spurious",), "resnet-blurred": ("objects-blurred",)}
 VALIDATION = TRAINING  # the first of the scenes that are as those trained on, and were not trained on
 CHECKED = {

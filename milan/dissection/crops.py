@@ -1,6 +1,8 @@
 """Attention crops (Describe-and-Dissect, appendix A.1.1): the parts of an image where a unit's activation map stands out.
 
-The released code makes an 8-bit picture of the raw activations, so that values above 1 wrap around; here each map is scaled to 0..1.
+The released code makes an 8-bit picture of the raw activations, so that values above 1 wrap around; here each map is
+scaled to its own range first. It enlarges that picture bicubically, and stretches crops so; here both are done
+bilinearly. Otsu's threshold is OpenCV's: of the 256 levels the last one of the lower group.
 """
 
 import numpy as np
@@ -10,6 +12,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+CROPS = 2  # raised when other crops come out of the same map: 2 cuts at OpenCV's threshold, 1 in the middle of its bin
 MOST = 4  # crops of one image: the paper's α (released code, describe_neurons.py line 152)
 OVERLAP = 0.5  # IoU of two crops at most: the paper's η
 WHOLE = 0.8  # IoU with the whole image, from which a crop adds nothing (released code, DnD_models.py)
@@ -19,26 +22,28 @@ EIGHT = np.ones((3, 3), bool)  # places that touch at a corner are one region, a
 Box = tuple[int, int, int, int]  # top, left, bottom, right; the last two not included
 
 
-def otsu(values: Float[np.ndarray, "..."]) -> float | None:
-    """The threshold that parts values into two groups as different as can be (Otsu 1979), by a histogram of 256 bins.
+def otsu(levels: UInt8[np.ndarray, "..."]) -> int | None:
+    """Return the level that splits a picture of 8 bits into two groups as different as can be (Otsu 1979), as OpenCV.
 
-    It is the middle of the last bin of the lower group. None where all values are the same.
+    The level belongs to the lower group: what is above it is lit. Of equally good levels the lowest; None where all
+    values are the same.
 
-    >>> otsu(np.array([0.0, 0.1, 0.9, 1.0]))
-    0.099609375
+    >>> otsu(np.array([0, 25, 229, 255], dtype=np.uint8))
+    25
     """
-    low, high = float(values.min()), float(values.max())
-    if not high > low:
-        return None
-    counts, edges = np.histogram(values, BINS, (low, high))
-    middles = (edges[:-1] + edges[1:]) / 2
+    counts = np.bincount(levels.ravel(), minlength=BINS)
     below = np.cumsum(counts).astype(np.float64)
-    sums = np.cumsum(counts * middles)
+    sums = np.cumsum(counts * np.arange(BINS))
     above = below[-1] - below
     with np.errstate(divide="ignore", invalid="ignore"):
-        apart = sums / below - (sums[-1] - sums) / above
-        between = below * above * apart**2
-    return float(middles[int(np.argmax(np.nan_to_num(between[:-1])))])
+        between = np.nan_to_num(below * above * (sums / below - (sums[-1] - sums) / above) ** 2)
+    return int(between.argmax()) if between.any() else None
+
+
+def eight_bit(values: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+    """Return values as levels of 0 to 255, the smallest becoming 0 and the largest 255, rounded down."""
+    low, high = float(values.min()), float(values.max())
+    return ((values - low) / max(high - low, 1e-30) * (BINS - 1)).astype(np.uint8)
 
 
 def attention_boxes(heat: Float[np.ndarray, "height width"], most: int = MOST, overlap: float = OVERLAP, whole: float = WHOLE) -> list[Box]:
@@ -46,10 +51,11 @@ def attention_boxes(heat: Float[np.ndarray, "height width"], most: int = MOST, o
 
     heat: an activation map at the image's size; only its shape counts, not its scale. A region within a hole of another belongs to that.
     """
-    threshold = otsu(heat)
+    levels = eight_bit(heat)
+    threshold = otsu(levels)
     if threshold is None:
         return []
-    lit = ndimage.binary_fill_holes(heat > threshold)
+    lit = ndimage.binary_fill_holes(levels > threshold)
     labels, _ = ndimage.label(lit, EIGHT)
     found = [(part[0].start, part[1].start, part[0].stop, part[1].stop) for part in ndimage.find_objects(labels)]
     frame = (0, 0, *heat.shape)

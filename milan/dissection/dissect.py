@@ -7,7 +7,7 @@ import shutil
 import uuid
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +21,19 @@ from milan.dissection.passes import block_length
 from milan.dissection.record import LayerPlan, LayerRecord, pooled_name
 from milan.dissection.running import Run
 from milan.dissection.shards import Shard, shard_here
-from milan.dissection.store import EXEMPLARS, FACTS, FORMAT, STATISTICS, Dissection, StoredDissection, layer_folder, read_facts
-from milan.errors import BadInput, MilanWarning, warn_again
+from milan.dissection.store import (
+    EXEMPLARS,
+    FACTS,
+    FORMAT,
+    STATISTICS,
+    Dissection,
+    StoredDissection,
+    facts_or_fault,
+    layer_folder,
+    read_facts,
+)
+from milan.errors import BadInput, MilanNotice, MilanWarning, warn_again
+from milan.integrity import checksums, damage, read_sealed, sealed
 from milan.probes import Probe
 from milan.storage import atomic, content_key, locked
 from milan.targets import GeneratorTarget, Target
@@ -72,9 +83,9 @@ def dissect(
         target.expects(probe.image(0))
     shard = shard_here(target.device)
     plans = _plans(target, probe, layers, dict(units or {}), k, quantile)
-    once = shard.agree(_once(target))
-    plans = [_with_key(plan, target, probe, once) for plan in _within(plans, _bytes(memory))]
-    missing = [plan for plan in plans if not _found(out, plan)]
+    once, network = shard.agree(_once(target)), target.fingerprint
+    plans = [_with_key(plan, target, network, probe, once) for plan in _within(plans, _bytes(memory))]
+    missing = _missing(out, plans)
     complete = not missing and _images_found(out, probe, plans) and not (out / WORK).exists()
     shard.wait()  # nobody writes before all have looked
     if not complete:
@@ -180,11 +191,12 @@ def _rate(plan: LayerPlan, room: int) -> float:
     return rate
 
 
-def _with_key(plan: LayerPlan, target: Target, probe: Probe, once: str) -> LayerPlan:
+def _with_key(plan: LayerPlan, target: Target, network: str, probe: Probe, once: str) -> LayerPlan:
     length = block_length(probe.size, target.device)
     settings = {"k": plan.k, "quantile": plan.quantile, "units": plan.units, "rate": plan.rate, "block": length}
     made_by = {"format": FORMAT, "torch": torch.__version__, "device": target.device.type, "once": once}
-    key = content_key(target=target.fingerprint, layer=plan.layer.name, probe=probe.fingerprint, settings=settings, made_by=made_by)
+    images = probe.fingerprint
+    key = content_key(target=network, layer=plan.layer.name, probe=images, settings=settings, made_by=made_by)
     return replace(plan, key=key)
 
 
@@ -196,15 +208,22 @@ def _once(target: Target) -> str:
     return uuid.uuid4().hex if foreign else ""
 
 
-def _found(out: Path, plan: LayerPlan) -> bool:
-    """Whether the very same was dissected before. Never decided by a folder being there."""
-    folder = layer_folder(out, plan.layer.name)
-    try:
-        facts = read_facts(folder)
-    except BadInput:
-        return False
-    files = [EXEMPLARS, STATISTICS, *map(pooled_name, plan.poolings)]
-    return facts.get("key") == plan.key and all((folder / file).is_file() for file in files)
+def _missing(out: Path, plans: list[LayerPlan]) -> list[LayerPlan]:
+    """Return the layers without a sound dissection of the same key; say why results that are there cannot be used."""
+    missing: list[LayerPlan] = []
+    faults: dict[str, list[str]] = {}
+    for plan in plans:
+        folder = layer_folder(out, plan.layer.name)
+        facts, fault = facts_or_fault(folder)
+        same = facts.get("key") == plan.key
+        fault = fault or (damage(folder, facts["files"]) if same else "")
+        if fault or not same:
+            missing.append(plan)
+        if fault and (folder / FACTS).exists():
+            faults.setdefault(fault, []).append(plan.layer.name)
+    for fault, layers in faults.items():
+        warnings.warn(f"{out}: dissecting {', '.join(layers)} again, since {fault}", MilanNotice, stacklevel=3)
+    return missing
 
 
 def _images_found(out: Path, probe: Probe, plans: list[LayerPlan]) -> bool:
@@ -220,9 +239,11 @@ def _keep_images(out: Path, probe: Probe, seen: dict[int, Tensor]) -> None:
     """Keeps the exemplars' images of all layers here that were dissected on this probe."""
     ids: set[int] = set()
     for file in [*out.glob(f"*/{FACTS}"), *out.glob(f"*/{_pending(FACTS)}")]:
-        facts = json.loads(file.read_text())
-        if facts.get("format") == FORMAT and facts["probe"]["fingerprint"] == probe.fingerprint:
-            ids |= set(facts["exemplars"])
+        # A dissection may be damaged or of another format.
+        with suppress(BadInput, KeyError):
+            facts = read_sealed(file)
+            if facts["format"] == FORMAT and facts["probe"]["fingerprint"] == probe.fingerprint:
+                ids |= set(facts["exemplars"])
     before = kept_images(out, probe.fingerprint)
 
     def image(id: int) -> Tensor:
@@ -246,8 +267,9 @@ def _write(record: LayerRecord, run: Run, out: Path, target: Target, probe: Prob
     with atomic(folder / STATISTICS) as partial:
         save_file({"thresholds": record.thresholds().float(), "units": torch.tensor(record.plan.units), **ranges}, partial)
     run.move_pooled(record, folder)
+    files = checksums(folder, [EXEMPLARS, STATISTICS, *map(pooled_name, record.plan.poolings)])
     with atomic(folder / _pending(FACTS)) as partial:
-        partial.write_text(json.dumps(_facts(record, run, target, probe, k), indent=1))
+        partial.write_text(json.dumps(sealed(_facts(record, run, target, probe, k) | {"files": files}), indent=1))
 
 
 def _facts(record: LayerRecord, run: Run, target: Target, probe: Probe, k: int) -> dict[str, object]:

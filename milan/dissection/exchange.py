@@ -24,12 +24,15 @@ from milan.dissection.images import written_array
 from milan.dissection.masks import whole_where_empty
 from milan.dissection.store import PROBE, Dissection, Pooling, layer_folder, layer_of
 from milan.errors import BadInput, MissingEvidence
+from milan.file_kinds import wrong_kind
 from milan.probes import Probe, load_probe
 from milan.storage import atomic, content_key, safe_name
 from milan.targets import Target
+from milan.targets.hubs import first_line
+from milan.text_files import CsvTable, read_json_object, whole_number
 from milan.units import Exemplars, Unit
 
-ANNOTATIONS, IDS, PEAKS, UNITS = "annotations.csv", "ids.csv", "activations.csv", "units.npy"
+ANNOTATIONS, IDS, PEAKS, UNITS, IMAGES = "annotations.csv", "ids.csv", "activations.csv", "units.npy", "images.npy"
 _COLUMNS = ["layer", "unit", "summary"]
 _HASHED = 64 * 2**20  # larger files are told apart by size and time
 
@@ -81,14 +84,14 @@ class ReleasedDissection(Dissection):
 
     @cached_property
     def _masks(self) -> np.ndarray:
-        return _array(self.folder / self._masks_file)
+        return _array(self.folder / self._masks_file, 5)
 
     def _masks_of(self, row: int) -> Bool[Tensor, "k 1 height width"]:
         return torch.from_numpy(self._masks[row] != 0)
 
     def _images_of(self, row: int) -> UInt8[Tensor, "k 3 height width"]:
-        if (self.folder / "images.npy").exists():
-            return torch.from_numpy(np.array(_array(self.folder / "images.npy")[row]))
+        if (self.folder / IMAGES).exists():
+            return torch.from_numpy(np.array(_array(self.folder / IMAGES, 5, np.uint8)[row]))
         return torch.stack([self.open_probe().image(id) for id in self._ids[row].tolist()])
 
     @cached_property
@@ -100,13 +103,9 @@ class ReleasedDissection(Dissection):
     @cached_property
     def _about(self) -> dict[str, Any]:
         """What ``probe.json`` says, of all layers and of this one."""
-        files = [place / PROBE for place in (self.folder.parent, self.folder) if (place / PROBE).exists()]
         about: dict[str, Any] = {}
-        for file in files:
-            try:
-                about |= json.loads(file.read_text(encoding="utf-8"))
-            except (TypeError, ValueError) as error:
-                raise BadInput(f"{file} is not a JSON object: {error}; correct or delete it") from None
+        for file in (self.folder.parent / PROBE, self.folder / PROBE):
+            about |= read_json_object(file) if file.exists() else {}
         return about
 
     def open_probe(self) -> Probe:
@@ -127,16 +126,16 @@ class ReleasedDissection(Dissection):
 
     def _indices(self) -> Int[np.ndarray, " units"]:
         file = self.folder / UNITS
-        found = _array(file).astype(np.int64) if file.exists() else np.arange(len(self._ids))
-        if found.ndim != 1 or len(found) != len(self._ids) or len(np.unique(found)) != len(found):
+        found = _array(file, 1).astype(np.int64) if file.exists() else np.arange(len(self._ids))
+        if len(found) != len(self._ids) or len(np.unique(found)) != len(found):
             raise BadInput(f"{file} has shape {found.shape} for {len(self._ids)} different units, as {IDS} has rows")
         return found
 
     def _check(self) -> None:
         lead = (len(self.units), self.k)
         files = {self._masks_file: tuple(self._masks.shape[:2]), PEAKS: tuple(self._peaks.shape)}
-        if (self.folder / "images.npy").exists():
-            files["images.npy"] = tuple(_array(self.folder / "images.npy").shape[:2])
+        if (self.folder / IMAGES).exists():
+            files[IMAGES] = tuple(_array(self.folder / IMAGES, 5, np.uint8).shape[:2])
         for name, shape in files.items():
             if shape != lead:
                 raise BadInput(f"{self.folder / name} is for {shape} units and exemplars, but {IDS} for {lead}: not of one dissection")
@@ -154,8 +153,9 @@ class CompactDissection(ReleasedDissection):
             with np.load(file, allow_pickle=False) as packed:
                 bits = np.unpackbits(packed["masks"], axis=-1, count=int(packed["shape"][-1]))
                 shape = tuple(int(side) for side in packed["shape"])
-        except (OSError, ValueError, KeyError) as error:
-            raise BadInput(f"cannot read {file}: {error}") from None
+        # A damaged archive makes numpy raise anything.
+        except Exception as error:
+            raise _unreadable(file, error) from None
         return bits.reshape(shape[0], shape[1], 1, *shape[-2:])
 
 
@@ -188,7 +188,8 @@ def export_milannotations(dissection: Dissection, folder: str | Path, annotation
         _write_json(place / PROBE, {"layer": dissection.layer})
     shape = (len(dissection.units), dissection.k)
     side = (dissection.image_size, dissection.image_size)
-    with written_array(place / "images.npy", (*shape, 3, *side)) as images, written_array(place / "masks.npy", (*shape, 1, *side)) as masks:
+    written_images = written_array(place / IMAGES, (*shape, 3, *side))
+    with written_images as images, written_array(place / "masks.npy", (*shape, 1, *side)) as masks:
         ids, peaks = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
         for row, unit in enumerate(dissection.units):
             found = dissection.exemplars(unit)
@@ -253,32 +254,39 @@ def _write_annotations(file: Path, dissection: Dissection, annotations: Mapping[
 
 
 def _annotations(file: Path) -> dict[Unit, list[str]]:
+    table = CsvTable(file)
+    table.require(*_COLUMNS)
     found: dict[Unit, list[str]] = {}
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as opened:
-            table = csv.DictReader(opened)
-            if not set(_COLUMNS) <= set(table.fieldnames or []):
-                raise BadInput(f"{file} has the columns {table.fieldnames}, and needs {', '.join(_COLUMNS)}")
-            for row in table:
-                if row["summary"] and row["summary"].strip():
-                    found.setdefault(Unit(row["layer"], int(row["unit"])), []).append(row["summary"].strip())
-    except (OSError, ValueError, csv.Error) as error:
-        raise BadInput(f"cannot read {file}: {error}") from None
+    for unit, text in table.parse(lambda row: (Unit(row["layer"], whole_number(row["unit"])), row["summary"].strip())):
+        if text:
+            found.setdefault(unit, []).append(text)
     return found
 
 
-def _array(file: Path) -> np.ndarray:
+def _array(file: Path, axes: int, kind: type | None = None) -> np.ndarray:
+    """Map an array from its file, after checking its number of axes and, if one is given, its type."""
     try:
-        return np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"cannot read {file}: {error}") from None
+        found = np.load(file, mmap_mode="r", allow_pickle=False)
+        shape, dtype = found.shape, found.dtype
+    # A damaged header makes numpy raise anything.
+    except Exception as error:
+        raise _unreadable(file, error) from None
+    if len(shape) != axes or (kind is not None and dtype != kind):
+        wanted = f" of {np.dtype(kind).name}" if kind is not None else ""
+        raise BadInput(f"{file} holds an array of {dtype}, shape {shape}, and should hold one{wanted} with {axes} axes")
+    return found
 
 
 def _table(file: Path, kind: type) -> np.ndarray:
     try:
         return np.loadtxt(file, kind, delimiter=",", ndmin=2)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"cannot read {file}: {error}") from None
+    # Numbers may be too large or none, rows of different lengths, the encoding another one.
+    except Exception as error:
+        raise _unreadable(file, error) from None
+
+
+def _unreadable(file: Path, error: Exception) -> BadInput:
+    return BadInput(f"cannot read {file}: {wrong_kind(file) or first_line(error)}; copy or download it again")
 
 
 def _mark(file: Path) -> str:

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from milan.errors import BadInput
+from milan.integrity import checksums, damage, read_sealed, sealed
 from milan.storage import atomic, new_array
 
 _PIXELS, _LIST = "images.npy", "images.json"
@@ -19,7 +21,9 @@ class KeptImages:
     """Images on disk, by their index in the probe."""
 
     def __init__(self, folder: Path):
-        facts = json.loads((folder / _LIST).read_text())
+        facts = read_sealed(folder / _LIST)
+        if reason := damage(folder, facts["files"]):
+            raise ValueError(reason)
         self.probe: str = facts["probe"]  # fingerprint
         self.ids: list[int] = facts["ids"]
         self._rows = {id: row for row, id in enumerate(self.ids)}
@@ -43,7 +47,8 @@ def kept_images(folder: Path, probe: str) -> KeptImages | None:
     """The images kept in a folder, if they are of the probe with this fingerprint."""
     try:
         found = KeptImages(folder)
-    except (OSError, ValueError, KeyError):  # none, or killed while they were written: made anew when they are needed
+    # There are none, or they are damaged, of another version, or of a killed run.
+    except (OSError, ValueError, KeyError, BadInput):
         return None
     return found if found.probe == probe else None
 
@@ -54,7 +59,7 @@ def keep_images(folder: Path, probe: str, ids: Iterable[int], image: Callable[[i
     (folder / _LIST).unlink(missing_ok=True)  # from here on the old list would not fit
     _write(folder / _PIXELS, ordered, image)
     with atomic(folder / _LIST) as partial:
-        partial.write_text(json.dumps({"probe": probe, "ids": ordered}))
+        partial.write_text(json.dumps(sealed({"probe": probe, "ids": ordered, "files": checksums(folder, [_PIXELS])})))
 
 
 @contextmanager

@@ -22,10 +22,11 @@ from milan.dissection.masks import masks_from_maps
 from milan.dissection.passes import Batches, Seen, looked
 from milan.dissection.store import Dissection
 from milan.errors import BadInput, MilanWarning, UnknownName, recorded_warnings, warn_again
+from milan.integrity import made_once
 from milan.probes import Probe
 from milan.probes.labels import NONE, PixelLabels
 from milan.progress import progress
-from milan.storage import atomic, cache_folder, content_key
+from milan.storage import cache_folder, content_key
 from milan.targets import Target
 from milan.units import Unit
 
@@ -165,16 +166,16 @@ def overlap(
     key = content_key(format=FORMAT, dissection=dissection.key, labels=labels.key, quantile=quantile)
     file = (folder or cache_folder() / "overlap") / f"{key}.npz"
     known = file.is_file()
-    if not known:
+
+    def count(path: Path) -> None:
         levels = dissection.thresholds() if quantile == dissection.quantile else thresholds_at(dissection, quantile)
         texts: list[str] = []
         with recorded_warnings(texts.append):
             found = _Count(dissection, target or dissection.open_target(), labels, levels).run()
         found["warnings"] = np.array(list(dict.fromkeys(texts)), np.str_)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(file) as path:
-            np.savez_compressed(path, allow_pickle=False, **found)
-    return _read(file, dissection, labels, again=known)
+        np.savez_compressed(path, allow_pickle=False, **found)
+
+    return made_once(file, count, lambda path: _read(path, dissection, labels, again=known))
 
 
 def thresholds_at(dissection: Dissection, quantile: float) -> Float[Tensor, " units"]:

@@ -1,9 +1,9 @@
 """Dissection: what is known of one layer's units, read lazily from the folder it was written to."""
 
-import json
 import warnings
 from abc import ABC, abstractmethod
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -19,12 +19,14 @@ from milan.dissection.images import KeptImages, kept_images
 from milan.dissection.masks import masks_from_maps, whole_where_empty
 from milan.dissection.record import pooled_name
 from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
+from milan.integrity import damage, read_sealed
 from milan.probes import Probe, load_probe
 from milan.storage import safe_name
 from milan.targets import Target, load_target
+from milan.text_files import read_json_object
 from milan.units import Exemplars, Unit
 
-FORMAT = 1  # of the files; another number is another dissection
+FORMAT = 2  # of the files, 1 in milan 0.1; another number is another dissection
 Pooling = Literal["max", "mean", "cls", "tokens"]
 Status = Literal["ok", "dead", "sparse", "invalid"]
 FACTS, EXEMPLARS, STATISTICS, PROBE = "dissection.json", "exemplars.safetensors", "statistics.safetensors", "probe.json"
@@ -157,6 +159,8 @@ class StoredDissection(Dissection):
         self.status = dict.fromkeys(self.units, "ok")
         self.status |= {Unit(self.layer, index): word for word, indices in facts["status"].items() for index in indices}
         self._told = False
+        # Files whose checksums were compared.
+        self._checked: set[str] = set()
 
     def exemplars(self, unit: Unit) -> Exemplars:
         row = self.row(unit)
@@ -181,10 +185,8 @@ class StoredDissection(Dissection):
         file = self.folder / pooled_name("mean" if pooling == "tokens" else pooling)  # the grid's mean is that of its tokens
         if pooling == "cls" and not file.exists():
             raise MissingEvidence(f"{self.layer} has no class token; take pooling='mean' or 'max', or a layer that has one")
-        try:
+        with self._sound(file.name):
             return torch.from_numpy(np.load(file, mmap_mode="c", allow_pickle=False))  # "c": torch wants it writable; the file stays
-        except (OSError, ValueError) as error:
-            raise MissingEvidence(f"no activations by {pooling} in {self.folder} ({error}); {_again(self.folder)}") from None
 
     def thresholds(self) -> Float[Tensor, " units"]:
         return self._statistics["thresholds"]
@@ -226,7 +228,8 @@ class StoredDissection(Dissection):
             raise MissingEvidence(f"the target of {self.folder} was given in Python and has no name to be loaded by; {_again(self.folder)}")
         target = self._network or load_target(**facts["settings"])
         if target.fingerprint != facts["fingerprint"]:
-            raise MissingEvidence(f"the target {self.target} has other weights than when {self.folder} was made; {_again(self.folder)}")
+            text = f"the target {self.target} is not the one dissected in {self.folder}"
+            raise MissingEvidence(f"{text}: its weights, code or preprocessing differ; {_again(self.folder)}")
         return target
 
     @cached_property
@@ -235,10 +238,19 @@ class StoredDissection(Dissection):
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a file handle, no dict)
 
     def _opened(self, name: str) -> Any:
-        try:
+        with self._sound(name):
             return safe_open(self.folder / name, "pt")
-        except (OSError, SafetensorError) as error:
-            raise MissingEvidence(f"no {name} in {self.folder} ({error}); {_again(self.folder)}") from None
+
+    @contextmanager
+    def _sound(self, name: str) -> Iterator[None]:
+        """Read a file within; raise MissingEvidence if it cannot be read or was changed."""
+        if name not in self._checked and (fault := damage(self.folder, {name: self.facts["files"][name]})):
+            raise MissingEvidence(f"{self.folder}: {fault}; {_again(self.folder)}")
+        self._checked.add(name)
+        try:
+            yield
+        except (OSError, ValueError, SafetensorError) as error:
+            raise MissingEvidence(f"{self.folder}: {name} cannot be read ({error}); {_again(self.folder)}") from None
 
 
 def load_dissection(path: str | Path) -> Dissection:
@@ -269,8 +281,8 @@ def layer_folder(out: Path, layer: str) -> Path:
 def layer_of(folder: Path) -> str:
     """The layer of a folder of dissections or annotations: as a file in it says, else the folder's name."""
     for name in (FACTS, PROBE):
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            return str(json.loads((folder / name).read_text(encoding="utf-8"))["layer"])
+        with suppress(BadInput, KeyError):
+            return str(read_json_object(folder / name)["layer"])
     return unquote(folder.resolve().name)
 
 
@@ -280,13 +292,22 @@ def read_facts(folder: Path) -> dict[str, Any]:
     Raises:
         BadInput: it is not there, damaged, or of another format.
     """
-    try:
-        facts = json.loads((folder / FACTS).read_text())
-    except (OSError, ValueError) as error:
-        raise BadInput(f"no dissection in {folder}: {error}; {_again(folder)}") from None
-    if facts.get("format") != FORMAT:
-        raise BadInput(f"{folder} has format {facts.get('format')}, this version reads {FORMAT}; {_again(folder)}")
+    facts, fault = facts_or_fault(folder)
+    if fault:
+        raise BadInput(f"no dissection in {folder} that can be read: {fault}; {_again(folder)}")
     return facts
+
+
+def facts_or_fault(folder: Path) -> tuple[dict[str, Any], str]:
+    """Return the facts of ``dissection.json`` and an empty text, or no facts and why they cannot be read."""
+    try:
+        written = read_json_object(folder / FACTS).get("format")
+        if written == FORMAT:
+            return read_sealed(folder / FACTS), ""
+    except BadInput as error:
+        return {}, str(error)
+    by = f"{FACTS} has format {written}" if written is not None else f"{FACTS} has no format"
+    return {}, f"{by}{' (of milan 0.1)' if written == 1 else ''} and this version reads {FORMAT}"
 
 
 def _again(folder: Path) -> str:

@@ -43,6 +43,7 @@ def assessment(
         seed: of the division into shown and judged pairs, of what is drawn, and of the intervals
         device: where network, describers and language model run
     """
+    from milan.describers import sources_of
     from milan.dissection.dissect import dissect
     from milan.experiments.describing.entrants import describe_with, entrant_of
     from milan.experiments.prediction.pairs import halved, judged, judges_of, report_of, shuffled
@@ -66,6 +67,8 @@ def assessment(
             describe_with(entrant, dissections, wanted, out / "describers" / entrant.name)
             found.append(judged(entrant.name, entrant.role, entrant.entries, dissections, judges, share, seed))
         found.append(judged("shuffled", "floor", shuffled(entrants[0].entries, seed), dissections, judges, share, seed))
-        report = report_of(found, judges, network.spec or network.name, dissections, share, seed)
+        asked = {entrant.name: entrant.describer for entrant in entrants}
+        sources = sources_of(dissections.values(), asked | {f"judge {kind}": judge for kind, judge in judges.items()})
+        report = report_of(found, judges, network.spec or network.name, dissections, share, seed, sources)
         report.write(out)
     return report

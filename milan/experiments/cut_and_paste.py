@@ -64,6 +64,6 @@ def cut_and_paste(
         chosen = either_or(described, units or (), count, vectors, device)
         plan = Attacks(originals, distractors, pushed, synsets, seed)
         found = [one for unit, apart in chosen if (one := attacked(described, images, unit, apart, plan)) is not None]
-        report = report_of(described, found, plan)
+        report = report_of(described, found, plan, vectors)
         report.write(out, cases(found, out / "page"))
     return report

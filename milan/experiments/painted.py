@@ -37,7 +37,7 @@ def painted(
         layers: dotted paths of the layers; Diorama's networks have theirs
         units: of each layer, as 0-99 or 3,17 or layer4:0-9; all by default
         painter: diorama, which draws exactly what a text says, diffusers:ID_OR_FOLDER, or PATH/FILE.py:NAME
-        pictures: of each text; 10 in SAND, 50 in CoSy
+        pictures: of each text; CoSy paints 50, SAND's appendix has ten prompts and no number
         prompt: what a text is put into, {} standing for it, as in "realistic photo of a close up of {}"
         negatives: how many texts of other units each unit's own is set against
         out: the folder to write to; runs/painted-TARGET by default
@@ -71,6 +71,7 @@ def painted(
             album.headlines(),
             (*album.notes(painter), scored.note),
             scored.facts | {"painter": painter, "pictures": pictures, "prompt": prompt, "negatives": negatives},
+            sources={**scored.sources, "painter": painter},
         )
         report.write(out)
     return report

@@ -57,6 +57,7 @@ def simulation(
     """
     import warnings
 
+    from milan.describers import sources_of
     from milan.dissection.dissect import dissect
     from milan.errors import MilanWarning
     from milan.experiments.describing.entrants import describe_with, entrant_of
@@ -100,8 +101,9 @@ def simulation(
         found += stage.floors(found)
         lengths = LENGTHS if without_search is None else without_search
         more = search_table(stage, list(zip(entrants, found, strict=False)), wanted, lengths, out / "describers")
+        sources = sources_of(explained.values(), {entrant.name: entrant.describer for entrant in entrants})
         replacing = Replacing(network, replaced_layer or list(chosen)[-1], replaced, replaced_images, synsets, seed)
         tables, notes = replacing.tables(found, fitting, seer)
-        report = stage.report(found, [*more, *tables], notes)
+        report = stage.report(found, [*more, *tables], sources, notes)
         report.write(out)
     return report

@@ -48,6 +48,7 @@ def study(
     from milan.experiments.studies.rating import published_ratings
     from milan.experiments.studies.tables import answered, published, report_of_forms
     from milan.experiments.studies.turk import write_turk
+    from milan.provenance import united
     from milan.storage import locked
 
     asked = Asked(kind, count, batch, exemplars, highlighted, several, qualification, seed)
@@ -67,7 +68,7 @@ def study(
         if answers:
             report = answered(made, found, answers, out)
         else:
-            files = write_study(made, out / "forms", found[0].facts)
+            files = write_study(made, out / "forms", united(run.sources for run in found))
             report = report_of_forms(made, found, [*files, *write_turk(made, out / "turk", image_url)], out)
         report.write(out)
     return report

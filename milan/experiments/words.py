@@ -38,14 +38,17 @@ def words(
         seed: of intervals and floors
         device: where the models run
     """
-    from milan.catalogue import read_descriptions
+    from milan.catalogue import read_descriptions, table_sources
     from milan.experiments.comparison.judging import Bert
     from milan.experiments.comparison.wording import Wording, references_of
+    from milan.provenance import joined
     from milan.storage import locked
 
-    said = {Path(name).stem if Path(name).is_file() else Path(name).name: read_descriptions(name, layer) for name in tables}
+    named = {Path(table).stem if Path(table).is_file() else Path(table).name: table for table in tables}
+    said = {name: read_descriptions(table, layer) for name, table in named.items()}
     with locked(out):
         wording = Wording.of(said, references_of(Path(references), layer), layer, seed)
+        wording.sources = joined({name: table_sources(table) for name, table in named.items()}) | {"embedder": embedder}
         wording.measured(embedder, sentences, Bert(bert, bert_layers, bert_idf, bert_rescale, device))
         report = wording.report(references)
         report.write(out)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from milan.embedded import embedded
 from milan.errors import BadInput
-from milan.storage import atomic, cache_folder, locked
+from milan.storage import atomic, cache_root, locked
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -38,7 +38,7 @@ def build(
         take_best: no training: take the best model of one that was stopped
         epochs: at most so many passes over the sentences, if fewer than in configs/language.yaml
     """
-    work = work or cache_folder() / "language"
+    work = work or cache_root() / "language"
     with locked(work), dice_kept():
         texts = {part: read_treebank(treebank, part) for part in PARTS}
         best = work / "models" / "model-best"

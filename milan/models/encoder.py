@@ -18,7 +18,8 @@ from milan.targets import Target, load_target
 Pooling = Literal["mean", "sum"]
 Downsampling = Literal["bilinear", "area"]
 RESNET_LAYERS = ("conv1", "layer1", "layer2", "layer3", "layer4")
-ALEXNET_LAYERS = ("features.0", "features.3", "features.6", "features.8", "features.10")
+# Behind the ReLUs: the 2022 code names the convolutions, but the ReLUs, being in place, overwrite what it records.
+ALEXNET_LAYERS = ("features.1", "features.4", "features.7", "features.9", "features.11")
 
 
 class Encoder:
@@ -106,10 +107,20 @@ def load_encoder(
         BadInput: for a target that has no such stages.
     """
     target = load_target(spec, weights=weights, device=device)
-    layers = ALEXNET_LAYERS if spec.endswith(":alexnet") else RESNET_LAYERS
+    return build_encoder(target, pooling, downsampling)
+
+
+def build_encoder(target: Target, pooling: Pooling = "mean", downsampling: Downsampling = "bilinear") -> Encoder:
+    """Return the encoder that reads the first convolution and every stage of a ResNet or AlexNet.
+
+    Raises:
+        BadInput: for a target that has no such stages.
+    """
+    name = target.spec or target.name
+    layers = ALEXNET_LAYERS if name.endswith(":alexnet") else RESNET_LAYERS
     known = {layer.name for layer in target.layers()}
-    missing = [name for name in layers if name not in known]
+    missing = [layer for layer in layers if layer not in known]
     if missing:
         instead = "use a ResNet or AlexNet, or milan.models.Encoder with its layers named"
-        raise BadInput(f"{spec} has no layers {', '.join(missing)} to encode with; {instead}")
+        raise BadInput(f"{name} has no layers {', '.join(missing)} to encode with; {instead}")
     return Encoder(target, layers, pooling=pooling, downsampling=downsampling)

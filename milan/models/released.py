@@ -5,19 +5,19 @@ import pickle
 import tempfile
 import zipfile
 import zlib
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-import torch
 from torch import Tensor
 
+from milan.archives import free_bytes
 from milan.errors import BadInput
 from milan.models.captioner import Captioner
 from milan.models.prior import Prior
 from milan.models.saving import load_weights
+from milan.targets.checkpoints import load_inert
 
 LARGEST = 8 * 2**30  # bytes; what unpacks to more than this is no checkpoint of MILAN
 CAPTIONER_NAMES = {
@@ -31,8 +31,10 @@ CAPTIONER_NAMES = {
     "lstm.": "cell.",
     "output.1.": "readout.",
 }
-PRIOR_NAMES = {"lm.embedding.": "embedding.", "lm.lstm.": "lstm.", "lm.output.0.": "readout."}
-ENCODER = "encoder.encoder.model."
+PRIOR_NAMES = {"embedding.": "embedding.", "lstm.": "lstm.", "output.0.": "readout."}
+PRIOR, ENCODER = "lm.", "encoder.encoder.model."
+PYRAMID = "PyramidConvEncoder"
+T = TypeVar("T")
 
 
 class Released(NamedTuple):
@@ -49,7 +51,7 @@ class Released(NamedTuple):
 
 
 def read_released(file: str | Path) -> Released:
-    """Reads a ``.pth`` or ``.pth.gz`` of the 2022 release (``{properties, children, state_dict}``).
+    """Read a ``.pth`` or ``.pth.gz`` of the 2022 release, or what its training script wrote (``decoder.pth``).
 
     These files hold pickled objects of spaCy's configuration, and a pickle can name any function to be called. Here only tensors and plain
     values are rebuilt (``torch.load(weights_only=True)``); every other name in the file stands for a class that makes empty mappings.
@@ -57,23 +59,44 @@ def read_released(file: str | Path) -> Released:
     Raises:
         BadInput: the file cannot be read so, or is no checkpoint of MILAN's captioner.
     """
-    payload = _payload(Path(file))
+    return _interpreted(Path(file), "captioner", _released)
+
+
+def read_released_prior(file: str | Path) -> Prior | None:
+    """Read the prior of a 2022 checkpoint, or the ``lm.pth`` of the 2022 training script; None if there is none.
+
+    Raises:
+        BadInput: as of ``read_released``.
+    """
+
+    def read(payload: Mapping[str, Any], path: Path) -> Prior | None:
+        alone = "indexer" in payload["properties"] and "encoder" not in payload["properties"]
+        return _prior(payload, payload["state_dict"], path) if alone else _released(payload, path).prior
+
+    return _interpreted(Path(file), "language model", read)
+
+
+def _interpreted(file: Path, kind: str, interpret: Callable[[Mapping[str, Any], Path], T]) -> T:
+    payload = _payload(file)
     if not isinstance(payload, dict) or not {"properties", "state_dict"} <= payload.keys():
         raise BadInput(f"{file} is no checkpoint of the 2022 release: it lacks properties or state_dict")
     try:
-        return _interpret(payload["properties"], payload["state_dict"], Path(file))
-    except (KeyError, TypeError, AttributeError) as error:
+        return interpret(payload, file)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
         reason = f"{type(error).__name__} {error}".splitlines()[0]
-        raise BadInput(f"{file} is not laid out as a captioner of the 2022 release: {reason}") from None
+        raise BadInput(f"{file} is not laid out as a {kind} of the 2022 release: {reason}") from None
 
 
 def _payload(file: Path) -> Any:
     try:
         with file.open("rb") as raw:
             zipped = raw.read(2) == b"\x1f\x8b"
-        with gzip.open(file) if zipped else file.open("rb") as stream, tempfile.TemporaryFile() as plain:
+        if not zipped:
+            with file.open("rb") as stream:
+                return load_inert(stream)
+        with gzip.open(file) as stream, tempfile.TemporaryFile() as plain:
             _copy(stream, plain, file)
-            return _load_inert(plain)
+            return load_inert(plain)
     except (OSError, EOFError, zlib.error) as error:
         raise BadInput(f"cannot read {file}: {error}") from None
     except (pickle.UnpicklingError, RuntimeError, ValueError, TypeError, zipfile.BadZipFile, AttributeError, IndexError, KeyError) as error:
@@ -82,67 +105,72 @@ def _payload(file: Path) -> Any:
 
 
 def _copy(stream: BufferedIOBase, into: BufferedIOBase, file: Path) -> None:
+    limit = min(LARGEST, free_bytes(Path(tempfile.gettempdir())) // 2)
     while chunk := stream.read(1 << 24):
-        if into.tell() + len(chunk) > LARGEST:
-            raise BadInput(f"{file} unpacks to more than {LARGEST >> 30} GiB: no checkpoint of MILAN")
+        if into.tell() + len(chunk) > limit:
+            raise BadInput(f"{file} unpacks to more than {limit:,} bytes: too many for its kind or for the disk")
         into.write(chunk)
     into.seek(0)
 
 
-def _load_inert(file: BufferedIOBase) -> Any:
-    names = torch.serialization.get_unsafe_globals_in_checkpoint(file)  # type: ignore[arg-type]
-    file.seek(0)
-    with torch.serialization.safe_globals([(_stand_in(), name) for name in names]):
-        return torch.load(file, map_location="cpu", weights_only=True)  # type: ignore[arg-type]
-
-
-def _stand_in() -> type:
-    """A new class that makes an empty mapping, whatever it is called with."""
-    return type("Inert", (), {"__new__": lambda cls, *args, **options: OrderedDict()})
-
-
-def _interpret(properties: Mapping[str, Any], state: Mapping[str, Tensor], file: Path) -> Released:
-    words = _words(properties["indexer"])
+def _released(payload: Mapping[str, Any], file: Path) -> Released:
+    """The parts of a captioner's checkpoint. Sizes are those of the weights: settings that were not given are None."""
+    properties, state = payload["properties"], payload["state_dict"]
+    words, encoder = _words(properties), _encoder(payload, file)
     captioner = Captioner(
         words,
         features=state["attend.key_to_hidden.weight"].shape[1],
-        embedding=properties["embedding_size"],
-        hidden=properties["hidden_size"],
-        attention=properties["attention_hidden_size"],
+        embedding=state["embedding.weight"].shape[1],
+        hidden=state["lstm.weight_hh"].shape[1],
+        attention=state["attend.key_to_hidden.weight"].shape[0],
         dropout=properties["dropout"],
-        encoder={"spec": f"torchvision:{_encoder_name(properties)}"},
+        encoder={"spec": f"torchvision:{encoder}"},
     )
     load_weights(captioner, _renamed(state, CAPTIONER_NAMES), file)
+    prior = _prior(properties["lm"], _within(state, PRIOR), file) if properties.get("lm") else None
+    if prior and prior.vocabulary.words != words:
+        raise BadInput(f"{file}: the prior's vocabulary is not the captioner's, so the two cannot score one text")
+    strategy, beam = str(properties.get("strategy") or "rerank"), int(properties.get("beam_size") or 50)
+    if prior and strategy in ("beam", "greedy"):
+        # With a prior the 2022 code searches by PMI unless it is told not to.
+        strategy, beam = "pmi", beam if strategy == "beam" else 1
     return Released(
         captioner=captioner.eval(),
-        prior=_prior(properties.get("lm"), state, words, file),
-        encoder=_encoder_name(properties),
-        encoder_weights={name.removeprefix(ENCODER): value for name, value in state.items() if name.startswith(ENCODER)},
-        strategy=str(properties.get("strategy") or "rerank"),
-        beam=int(properties.get("beam_size") or 50),
+        prior=prior,
+        encoder=encoder,
+        encoder_weights=_within(state, ENCODER),
+        strategy=strategy if prior or strategy != "rerank" else "beam",
+        beam=beam,
         prior_weight=float(properties.get("temperature", 0.2)),
         steps=int(properties.get("length") or 15),
     )
 
 
-def _prior(module: Mapping[str, Any] | None, state: Mapping[str, Tensor], words: list[str], file: Path) -> Prior | None:
-    if not module:
-        return None
-    properties = module["properties"]
-    if _words(properties["indexer"]) != words:
-        raise BadInput(f"{file}: the prior's vocabulary is not the captioner's, so the two cannot score one text")
-    sizes = {"embedding": properties["embedding_size"], "hidden": properties["hidden_size"], "layers": properties["layers"]}
-    prior = Prior(words, **sizes, dropout=properties["dropout"])
+def _prior(payload: Mapping[str, Any], state: Mapping[str, Tensor], file: Path) -> Prior:
+    sizes = {
+        "embedding": state["embedding.weight"].shape[1],
+        "hidden": state["lstm.weight_hh_l0"].shape[1],
+        "layers": sum(name.startswith("lstm.weight_hh_l") for name in state),
+    }
+    prior = Prior(_words(payload["properties"]), **sizes, dropout=payload["properties"]["dropout"])
     load_weights(prior, _renamed(state, PRIOR_NAMES), file)
     return prior.eval()
 
 
-def _words(indexer: Mapping[str, Any]) -> list[str]:
-    return [str(word) for word in indexer["properties"]["vocab"]["properties"]["tokens"]]
+def _words(properties: Mapping[str, Any]) -> list[str]:
+    return [str(word) for word in properties["indexer"]["properties"]["vocab"]["properties"]["tokens"]]
 
 
-def _encoder_name(properties: Mapping[str, Any]) -> str:
-    return str(properties["encoder"]["properties"]["config"])
+def _encoder(payload: Mapping[str, Any], file: Path) -> str:
+    """The name of the torchvision network that it was trained on."""
+    kind = payload.get("children", {}).get("encoder", PYRAMID)
+    if kind != PYRAMID:
+        raise BadInput(f"{file} was trained on features of a {kind}; only those of a {PYRAMID} can be made here")
+    return str(payload["properties"]["encoder"]["properties"]["config"])
+
+
+def _within(state: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    return {name.removeprefix(part): value for name, value in state.items() if name.startswith(part)}
 
 
 def _renamed(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:

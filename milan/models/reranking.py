@@ -1,5 +1,6 @@
 """Choosing among likely texts: what is likelier of this unit than of units in general."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ class Ranked(NamedTuple):
 
     tokens: Int[Tensor, "units texts steps"]
     likelihood: Float[Tensor, "units texts"]  # log p(d|E)
-    prior: Float[Tensor, "units texts"]  # log p(d)
+    prior: Float[Tensor, "units texts"]  # log p(d); NaN where there is no prior
     pmi: Float[Tensor, "units texts"]  # log p(d|E) - weight * log p(d)
     scores: Float[Tensor, "units texts"]  # what they are ranked by
 
@@ -28,7 +29,9 @@ class Ranked(NamedTuple):
             words = vocabulary.decode(self.tokens[unit, text].tolist())
             if score > float("-inf") and words not in texts:
                 parts = {"likelihood": self.likelihood, "prior": self.prior, "pmi": self.pmi}
-                texts[words] = Candidate(words, score, tuple((name, float(part[unit, text])) for name, part in parts.items()))
+                values = {name: float(part[unit, text]) for name, part in parts.items()}
+                known = tuple((name, value) for name, value in values.items() if not math.isnan(value))
+                texts[words] = Candidate(words, score, known)
         return tuple(texts.values())
 
 

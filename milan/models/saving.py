@@ -14,6 +14,7 @@ from torch import Tensor
 
 from milan.errors import BadInput
 from milan.storage import atomic, content_key
+from milan.targets.fingerprints import network_hash
 
 FORMAT = 1  # of config.json and the names in model.safetensors
 S = TypeVar("S", bound="Saved")
@@ -56,12 +57,7 @@ class Saved(PyTorchModelHubMixin, model_card_template=CARD):
     @property
     def fingerprint(self) -> str:
         """Content key of the settings and weights."""
-        import hashlib
-
-        digest = hashlib.sha256()
-        for name, value in sorted(self.state_dict().items()):  # type: ignore[attr-defined]
-            digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-        return content_key(config=self.config, weights=digest.hexdigest())
+        return content_key(config=self.config, network=network_hash(self))  # type: ignore[arg-type]
 
     def save_pretrained(self, save_directory: str | Path, *, half: bool = False, **options: Any) -> str | None:
         """Writes model.safetensors, config.json and README.md to the folder; with ``half`` the weights are rounded to 16 bits on disk."""

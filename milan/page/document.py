@@ -11,18 +11,6 @@ from markupsafe import Markup
 
 from milan.command import clean
 
-SIMULATED = (
-    "Simulated: Diorama is a small world that the package draws itself. Its pictures, its networks and the annotators whose words "
-    "its describer learnt from are all made up; nothing here was said by a person."
-)
-BORROWED = (
-    "Simulated: what describes here was trained on Diorama, a small world that the package draws itself, by the words of simulated "
-    "annotators. Of other pictures it knows only these words; nothing here was said by a person."
-)
-COUNTED = (
-    "Written without a language model: a program counted the phrases in what one would have been given. It names only words that are "
-    "there, and never what they have in common."
-)
 SHOWN = ("target", "probe", "describer", "settings", "images", "k", "quantile", "seed", "device", "weights")
 
 
@@ -42,16 +30,6 @@ def filled(template: str, **values: Any) -> str:
         loader=PackageLoader("milan.page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.get_template(template).render(**values)
-
-
-def simulated(facts: Mapping[str, Any]) -> str:
-    """What a page must say first if Diorama, or a counter of phrases, had a part in it; empty if neither had."""
-    settings = dict(facts.get("settings") or {})
-    counted = COUNTED if settings.get("llm") == "phrases" else ""
-    if any(str(facts.get(name, "")).startswith("diorama:") for name in ("target", "probe")):
-        return f"{SIMULATED} {counted}".strip()
-    borrowed = BORROWED if any(str(value).partition(":")[0] == "diorama" for value in settings.values()) else ""
-    return f"{borrowed} {counted}".strip()
 
 
 def fact_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """A form that people fill in, as one page that opens from the file system: what they answer stays in it until they save it as a file."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +11,7 @@ from markupsafe import Markup
 from milan.command import clean
 from milan.page.document import document
 from milan.page.sheets import ACROSS, Sheet
+from milan.provenance import Sources, simulated_note
 from milan.storage import atomic
 
 AGREEMENT = ("Strongly disagree", "Disagree", "Neither agree nor disagree", "Agree", "Strongly agree")
@@ -73,21 +74,19 @@ class Form:
     across: int = ACROSS
 
 
-def write_form(form: Form, file: Path, facts: Mapping[str, Any] | None = None) -> Path:
+def write_form(form: Form, file: Path, sources: Sources) -> Path:
     """Writes the page; pictures are looked for beside it.
 
     Args:
-        facts: of what is shown, as of a report: Diorama's part in it is told.
+        sources: what the units shown are from, by role and without the names of describers.
     """
-    from milan.page.document import simulated
-
     page = document(
         "form.html.j2",
         styles=["page.css", "form.css"],
         scripts=["form.js"],
         form=form,
         parts=[_shown(part) for part in form.parts],
-        simulated=simulated(facts or {}),
+        simulated=clean(simulated_note(sources)),
         levels=list(enumerate(AGREEMENT, 1)),
         across=form.across,
         data=Markup(json.dumps(_data(form), ensure_ascii=False).replace("<", "\\u003c")),

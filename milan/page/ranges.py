@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 
 from milan.dissection.store import Dissection
 from milan.errors import MilanError
+from milan.probes.class_labels import UNKNOWN
 from milan.probes.superclasses import readable_classes
 from milan.units import Unit
 
@@ -42,9 +43,14 @@ def _labelled(dissection: Dissection) -> tuple[Float[np.ndarray, "images units"]
         labels = probe.labels
     except MilanError:  # the page shows what there is: released annotations have exemplars only, probes move away
         return None
-    if labels is None or len(labels) != len(values) or len(set(labels)) < 2 or min(labels) < 0:
+    if labels is None or len(labels) != len(values):
         return None
-    return values.numpy(), np.asarray(labels), readable_classes(probe)
+    known = np.asarray(labels) != UNKNOWN
+    classes, numbers = np.unique(np.asarray(labels)[known], return_inverse=True)
+    if len(classes) < 2:
+        return None
+    names = readable_classes(probe)
+    return values.numpy()[known], numbers, [names[label] for label in classes]
 
 
 def _unit(values: Float[np.ndarray, " images"], labels: Int[np.ndarray, " images"]) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from milan.dissection.crops import cropped
 from milan.dissection.store import Dissection
 from milan.errors import MissingEvidence
 from milan.page.sheets import Sheet
-from milan.pictures import fitting, sheet, webp
+from milan.pictures import fitting, is_whole_webp, sheet, webp
 from milan.pretrained.painter import Wanted, fitted, kept_picture
 from milan.progress import progress
 from milan.storage import atomic, content_key
@@ -61,7 +61,7 @@ def _reason(entry: Entry, dissection: Dissection | None, folder: Path, sheets: M
 def _written(folder: Path, stem: str, what: Any, pictures: Any) -> str:
     """The file of a sheet of pictures, which is made unless it is there; empty where there are none."""
     file = f"{stem}-{content_key(what=what, format=FORMAT, size=SIZE)[:8]}.webp"
-    if (folder / file).exists():
+    if is_whole_webp(folder / file):
         return file
     found = pictures()
     if found is None or not len(found):

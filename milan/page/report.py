@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from milan.command import clean
-from milan.page.document import document, fact_rows, simulated
+from milan.page.document import document, fact_rows
 from milan.page.sheets import ACROSS
 from milan.storage import atomic
 
@@ -14,7 +14,8 @@ def write_report_page(view: Mapping[str, Any], folder: Path, units: Sequence[Map
     """Writes ``folder/index.html`` and says where it is.
 
     Args:
-        view: ``name``, ``title``, ``lede``, ``headlines``, ``notes``, ``facts`` and ``tables`` as a ``Report`` gives them.
+        view: ``name``, ``title``, ``lede``, ``headlines``, ``notes``, ``simulated``, ``facts`` and ``tables`` as a
+            ``Report`` gives them.
         units: of each unit ``id``, ``group``, ``truth`` (a text, or empty), ``sheet`` (a ``Sheet`` in this folder, or None) and ``said``:
             of each describer ``name``, ``role``, ``text``, ``score`` (as shown), ``mark`` (a word, or empty) and ``reason``.
     """
@@ -25,7 +26,7 @@ def write_report_page(view: Mapping[str, Any], folder: Path, units: Sequence[Map
         scripts=["report.js"],
         view=view,
         warnings=[clean(str(warning)) for warning in facts.get("warnings", [])],
-        simulated=simulated(facts),
+        simulated=clean(view["simulated"]),
         facts=fact_rows(facts),
         units=units,
         groups=list(dict.fromkeys(unit["group"] for unit in units)),

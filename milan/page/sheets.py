@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from milan.dissection.store import Dissection
-from milan.pictures import DIM, OUTLINE, QUALITY, lit, sheet, webp
+from milan.pictures import DIM, OUTLINE, QUALITY, is_whole_webp, lit, sheet, webp
 from milan.progress import progress
 from milan.storage import atomic, content_key, safe_name
 from milan.units import Exemplars, Unit
@@ -49,7 +49,7 @@ def write_sheets(dissections: Mapping[str, Dissection], units: Sequence[Unit], f
                 continue
             file = f"{places[unit.layer]}/{unit.index}.webp"
             found[unit] = _sheet(exemplars, file)
-            if not all((folder / part_file(file, part)).exists() for part in range(_parts(exemplars))):
+            if not all(is_whole_webp(folder / part_file(file, part)) for part in range(_parts(exemplars))):
                 waiting.append(pool.submit(_write, exemplars, folder / file))
             while len(waiting) * exemplars.images.numel() > WAITING:
                 waiting.pop(0).result()

@@ -11,7 +11,7 @@ from milan.catalogue import Catalogue
 from milan.command import clean
 from milan.dissection.store import Dissection
 from milan.page.data import page_data
-from milan.page.document import document, fact_rows, simulated
+from milan.page.document import document, fact_rows
 from milan.page.reasons import write_reasons
 from milan.page.sheets import Sheet, write_sheets
 from milan.storage import atomic
@@ -48,7 +48,7 @@ def _page(catalogue: Catalogue, data: dict[str, Any]) -> str:
         title=clean(str(facts.get("target") or "A network")),
         describer=clean(str(facts.get("describer") or "a describer")),
         lede=_lede(catalogue),
-        simulated=simulated(facts),
+        simulated=clean(str(facts.get("simulated") or "")),
         warnings=[clean(str(warning)) for warning in facts.get("warnings", [])],
         facts=fact_rows(facts),
         data=Markup(_data_block(data)),

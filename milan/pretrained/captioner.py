@@ -14,9 +14,12 @@ from torch import Tensor
 
 from milan.embedded import embedded
 from milan.errors import BadInput, MissingEvidence, UnknownName
-from milan.pretrained.sources import Precision, dtype_of, first_line, from_file, place, quiet, usable, weights_hash
+from milan.pretrained.chat_markup import final_answer
+from milan.pretrained.sources import Precision, dtype_of, from_file, place, usable
 from milan.progress import progress
 from milan.storage import Journal, cache_folder, content_key
+from milan.targets.fingerprints import network_hash
+from milan.targets.hubs import first_line, quiet
 
 FAMILIES = ("diorama", "hf")
 WORDS = 32  # tokens of a caption at most, as Describe-and-Dissect asks BLIP for (notes: max_new_tokens 32)
@@ -128,7 +131,7 @@ class Transformers(ImageCaptioner):
         self.chat = bool(getattr(self.processor, "chat_template", None))
         read = self.processor.image_processor.to_json_string() + repr(sorted(self.processor.tokenizer.get_vocab().items()))
         how = [asking.prompt, asking.longest, asking.beams, self.chat and PROMPT]
-        self.key = content_key(captioner=weights_hash(self.model), precision=precision, read=read, how=how)
+        self.key = content_key(captioner=network_hash(self.model), precision=precision, read=read, how=how)
 
     @torch.no_grad()
     def captions(self, images: UInt8[Tensor, "b 3 h w"]) -> list[str]:
@@ -144,7 +147,7 @@ class Transformers(ImageCaptioner):
         asked = given.get("input_ids")
         if asked is not None and self.model.config.model_type not in GOES_ON and _begins(found, asked):
             found = found[:, asked.shape[1] :]
-        return [tidied(text) for text in self.processor.batch_decode(found, skip_special_tokens=True)]
+        return [tidied(final_answer(text)) for text in self.processor.batch_decode(found, skip_special_tokens=True)]
 
     def _given(self, images: Tensor) -> Any:
         """What the network takes in: pixels, and the prompt's tokens where it has one."""

@@ -6,8 +6,10 @@ import torch
 
 from milan.errors import BadInput
 from milan.pretrained.llm import Llm, Passing, Question, Unanswered
-from milan.pretrained.sources import Precision, dtype_of, first_line, place, quiet, usable, weights_hash
+from milan.pretrained.sources import Precision, dtype_of, place, usable
 from milan.storage import content_key
+from milan.targets.fingerprints import network_hash
+from milan.targets.hubs import first_line, quiet
 
 
 class ChatModel(Llm):
@@ -40,7 +42,8 @@ class ChatModel(Llm):
             raise BadInput(f"{self.name} has no chat template, so it cannot be asked; give a model that was tuned for chat")
         self.model: Any = model.to(self.device).eval().requires_grad_(False)
         how = {"template": self.tokenizer.chat_template, "temperature": temperature, "longest": longest, "precision": precision}
-        self.key = content_key(llm=weights_hash(self.model), vocabulary=sorted(self.tokenizer.get_vocab().items()), how=how)
+        vocabulary = sorted(self.tokenizer.get_vocab().items())
+        self.key = content_key(llm=network_hash(self.model), vocabulary=vocabulary, how=how)
 
     @torch.no_grad()
     def answer(self, question: Question, attempt: int = 0) -> str:
@@ -52,7 +55,8 @@ class ChatModel(Llm):
             raise Unanswered(f"{self.name} reads {room} tokens; the question has {asked}: show it fewer texts")
         longest = min(self.longest, room - asked)
         found = self._drawn({name: given[name] for name in ("input_ids", "attention_mask")}, longest, question, attempt)[0, asked:]
-        text = self.tokenizer.decode(found, skip_special_tokens=True)
+        # Special tokens stay: some of them are where a reasoning block ends (milan.pretrained.chat_markup).
+        text = self.tokenizer.decode(found, skip_special_tokens=False)
         if len(found) == longest and int(found[-1]) not in self._ends:
             raise Passing(f"{self.name} was cut off after {longest} tokens: {text[:80]!r}")
         return text

@@ -1,12 +1,11 @@
 """Vectors on disk: of images, as a memory map that is filled in order; of texts, by the text."""
 
-import fcntl
 import hashlib
 import json
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -16,7 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from milan.errors import BadInput
-from milan.storage import atomic, new_array
+from milan.integrity import json_or_none
+from milan.storage import atomic, in_turn, new_array
 
 PAUSE = 5.0  # seconds of work that a kill may cost
 ASKED = 500  # texts looked up at once
@@ -45,13 +45,7 @@ class Rows:
         if self._facts()["whole"]:
             yield None
             return
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / "lock").open("a")
-        except OSError as error:
-            raise BadInput(f"cannot write to the cache {self.folder}: {error.strerror}; MILAN_CACHE=FOLDER sets another") from None
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # ends with its holder, even on kill -9
+        with in_turn(self.folder):
             facts = self._facts()  # another may have finished meanwhile
             if facts["whole"]:
                 yield None
@@ -97,12 +91,13 @@ class Rows:
         self._saved = time.monotonic()
 
     def _facts(self) -> dict:
-        try:
-            facts = json.loads((self.folder / "done.json").read_text())
+        # There are none yet, or they are damaged.
+        with suppress(OSError, ValueError, EOFError):
+            facts = json_or_none(self.folder / "done.json")
             held = np.load(self.folder / "rows.npy", mmap_mode="r").shape
-        except (OSError, ValueError):  # nothing yet, or cut off: begun anew
-            return {"done": 0, "whole": False}
-        return facts if held == (self.count, self.features) else {"done": 0, "whole": False}
+            if isinstance(facts, dict) and {"done", "whole"} <= facts.keys() and held == (self.count, self.features):
+                return facts
+        return {"done": 0, "whole": False}
 
 
 class Texts(AbstractContextManager["Texts"]):
@@ -117,7 +112,7 @@ class Texts(AbstractContextManager["Texts"]):
                 base.execute("PRAGMA journal_mode=WAL")
                 base.execute("CREATE TABLE IF NOT EXISTS texts (hash BLOB PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID")
         except (sqlite3.DatabaseError, OSError) as error:
-            raise BadInput(f"cannot use the kept vectors of texts, {path}: {error}; delete the file to have them made anew") from None
+            raise self._unusable(error) from None
 
     def lacking(self, texts: Sequence[str]) -> list[str]:
         """Those of the texts that have no vector yet, each once, in their order."""
@@ -135,8 +130,8 @@ class Texts(AbstractContextManager["Texts"]):
         try:
             with self._base as base:
                 base.executemany("INSERT OR IGNORE INTO texts VALUES (?, ?)", rows)
-        except sqlite3.OperationalError as error:
-            raise BadInput(f"cannot write {self.path}: {error}; what was finished is kept, run again to continue") from None
+        except sqlite3.DatabaseError as error:
+            raise self._unusable(error) from None
 
     def get(self, texts: Sequence[str]) -> Float[Tensor, "texts features"]:
         """The vectors of texts that all have one."""
@@ -150,8 +145,16 @@ class Texts(AbstractContextManager["Texts"]):
         for start in range(0, len(hashes), ASKED):
             part = hashes[start : start + ASKED]
             marks = ",".join("?" * len(part))
-            found.update(self._base.execute(f"SELECT hash, vector FROM texts WHERE hash IN ({marks})", part).fetchall())
+            try:
+                rows = self._base.execute(f"SELECT hash, vector FROM texts WHERE hash IN ({marks})", part)
+                found.update(rows.fetchall())
+            except sqlite3.DatabaseError as error:
+                raise self._unusable(error) from None
         return found
+
+    def _unusable(self, error: Exception) -> BadInput:
+        remedy = "make room, or delete the file to have them made again"
+        return BadInput(f"cannot use the kept vectors of texts, {self.path}: {error}; {remedy}")
 
     def close(self) -> None:
         self._base.close()

@@ -1,11 +1,14 @@
 """Language models behind an endpoint that speaks OpenAI's protocol: OpenAI itself, vLLM, Ollama, llama.cpp and others."""
 
+import asyncio
 import json
 import os
-import time
+import threading
 from collections.abc import Mapping
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
-from functools import cached_property
+from functools import cache, cached_property
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpx
@@ -20,6 +23,8 @@ LARGEST = 2**20  # bytes of a response that are read: a sane one has a few hundr
 SHOWN = 160  # signs of a response that an error shows
 HOPELESS = {401: "the key is not accepted", 403: "the key may not be used for it", 404: "there is no such model or no such address"}
 AGAIN = {408, 409, 425, 429}  # and all from 500 on: worth another try
+# Reasons to finish that some servers give where something failed.
+BROKEN = ("error", "abort", "insufficient_system_resource")
 
 
 class Endpoint(Llm):
@@ -30,7 +35,7 @@ class Endpoint(Llm):
         base_url: of the endpoint; else $OPENAI_BASE_URL, else OpenAI's own.
         temperature: with which words are drawn; the protocol's default is 1.
         longest: tokens of an answer at most; one that is cut off there is no answer.
-        timeout: seconds for one question, everything included.
+        timeout: seconds for one request, from finding the server to the last byte of its answer.
         workers: questions at a time.
         key_variable: the environment variable that holds the key.
         extra: further fields of the request, as {"top_p": 0.9}; one that is null takes a field out, as {"max_tokens": null,
@@ -55,6 +60,7 @@ class Endpoint(Llm):
         self.model, self.base_url = name, _address(base_url)
         self.name, self.workers, self.timeout, self.longest = f"openai:{name}", workers, timeout, longest
         self.temperature, self.key_variable, self.extra = temperature, key_variable, dict(extra or {})
+        self._requests: set[Future[Any]] = set()
         self.key = content_key(llm=self.name, at=self.base_url, temperature=temperature, longest=longest, extra=self.extra)
 
     def answer(self, question: Question, attempt: int = 0) -> str:
@@ -66,7 +72,7 @@ class Endpoint(Llm):
             raise Passing(reason, _seconds(headers.get("retry-after"))) if status in AGAIN or status >= 500 else Unanswered(reason)
         return self._content(body, headers.get("content-type", ""))
 
-    def _sent(self, question: Question, attempt: int) -> tuple[int, httpx.Headers, bytes]:
+    def _sent(self, question: Question, attempt: int) -> tuple[int, Mapping[str, str], bytes]:
         """Status, headers and body of the response to a question."""
         body = {
             "model": self.model,
@@ -77,35 +83,45 @@ class Endpoint(Llm):
         } | self.extra
         key = self._key()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        ends = time.monotonic() + self.timeout
         sent = {name: value for name, value in body.items() if value is not None}
+        request = asyncio.run_coroutine_threadsafe(self._post(sent, headers), _loop())
+        self._requests.add(request)
         try:
-            with self._client.stream("POST", f"{self.base_url}/chat/completions", json=sent, headers=headers) as response:
-                return response.status_code, response.headers, self._read(response, ends)
-        except httpx.TimeoutException:
+            return request.result()
+        except TimeoutError:
             raise Passing(f"{self._who} gives no answer within {self.timeout:g} s") from None
+        except CancelledError:
+            raise Passing(f"{self._who} was not waited for") from None
         except httpx.ConnectError as error:
             raise Unreachable(f"{self._who} cannot be reached: {self._plain(str(error))}") from None
-        except (httpx.HTTPError, UnicodeError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
             raise Passing(f"{self._who} breaks off: {type(error).__name__} {self._plain(str(error))}") from None
+        finally:
+            # A signal may have ended the wait.
+            request.cancel()
+            self._requests.discard(request)
 
-    def _read(self, response: httpx.Response, ends: float) -> bytes:
-        """The body, within the time and the size that are allowed."""
-        parts, size = [], 0
-        for part in response.iter_bytes():
-            parts.append(part)
-            size += len(part)
-            if size > LARGEST:
-                raise Unanswered(f"{self._who} answers with more than {LARGEST:,} bytes")
-            if time.monotonic() > ends:
-                raise Passing(f"{self._who} gives no answer within {self.timeout:g} s")
-        return b"".join(parts)
+    def stop(self) -> None:
+        for request in list(self._requests):
+            request.cancel()
+
+    async def _post(self, sent: dict[str, Any], headers: dict[str, str]) -> tuple[int, Mapping[str, str], bytes]:
+        """Send a request and read the answer, as far as its size is allowed, within the time."""
+        parts, size, url = [], 0, f"{self.base_url}/chat/completions"
+        async with asyncio.timeout(self.timeout):
+            async with self._client.stream("POST", url, json=sent, headers=headers) as response:
+                async for part in response.aiter_bytes():
+                    parts.append(part)
+                    size += len(part)
+                    if size > LARGEST:
+                        raise Unanswered(f"{self._who} answers with more than {LARGEST:,} bytes")
+                return response.status_code, response.headers, b"".join(parts)
 
     def _content(self, body: bytes, kind: str) -> str:
         """The text in a response that was accepted."""
         try:
             found = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise Passing(f"{self._who} answers with no JSON but {clean(kind) or 'something else'}: {self._shown(body)}") from None
         if not isinstance(found, dict) or found.get("error"):
             raise Passing(f"{self._who} answers with an error: {self._shown(body)}")
@@ -116,6 +132,8 @@ class Endpoint(Llm):
             raise Passing(f"{self._who} answers without any choice: {self._shown(body)}")
         if message.get("refusal") or first.get("finish_reason") == "content_filter":
             raise Unanswered(f"{self._who} refuses: {self._plain(str(message.get('refusal') or 'its filter'))}")
+        if first.get("error") or first.get("finish_reason") in BROKEN:
+            raise Passing(f"{self._who} answers with an error: {self._plain(json.dumps(first))}")
         text = _joined(message.get("content"))
         if first.get("finish_reason") == "length":
             raise Unanswered(f"{self._who} was cut off after {self.longest} tokens: {self._plain(text)}; allow more as longest")
@@ -128,9 +146,10 @@ class Endpoint(Llm):
         return f"{self.model} at {httpx.URL(self.base_url).host}"
 
     @cached_property
-    def _client(self) -> httpx.Client:
-        limits = httpx.Limits(max_connections=self.workers)
-        return httpx.Client(timeout=httpx.Timeout(self.timeout), limits=limits, follow_redirects=False)
+    def _client(self) -> httpx.AsyncClient:
+        # The time is limited by _post. No cookie is kept: one of odd signs would make every further request fail.
+        limits, cookies = httpx.Limits(max_connections=self.workers), CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+        return httpx.AsyncClient(timeout=None, limits=limits, cookies=cookies, follow_redirects=False)
 
     def _key(self) -> str:
         found = os.environ.get(self.key_variable, "").strip()
@@ -143,7 +162,7 @@ class Endpoint(Llm):
     def _shown(self, body: bytes) -> str:
         """What an error shows of a response: its own message where it has one."""
         text = body[: 8 * SHOWN].decode("utf-8", "replace")
-        with suppress(ValueError, LookupError, TypeError):
+        with suppress(ValueError, LookupError, TypeError, RecursionError):
             told = json.loads(body)["error"]
             text = str(told.get("message") if isinstance(told, dict) else told)
         return self._plain(text)
@@ -152,6 +171,14 @@ class Endpoint(Llm):
         """On one line, short, and without the key, which some endpoints repeat."""
         key = os.environ.get(self.key_variable, "").strip()
         return clean(text.replace(key, "(the key)") if key else text)[:SHOWN]
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """The event loop of all endpoints, in a thread of its own, where requests can be stopped at any moment."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="endpoints", daemon=True).start()
+    return loop
 
 
 def _address(base_url: str) -> str:
@@ -175,7 +202,8 @@ def _seconds(told: str | None) -> float | None:
 
 
 def _joined(content: Any) -> str:
-    """A message's content: a text, or parts of which some are texts."""
+    """A message's content: a text, or parts of which some are texts (others are thoughts, or null)."""
     if isinstance(content, list):
-        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+        texts = [part.get("text") for part in content if isinstance(part, dict)]
+        content = "".join(text for text in texts if isinstance(text, str))
     return content if isinstance(content, str) else ""

@@ -13,10 +13,12 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from milan.errors import BadInput, MilanError, UnknownName
+from milan.file_kinds import check_model_folder
 from milan.pretrained.embedder import Embedder
-from milan.pretrained.sources import Precision, dtype_of, first_line, place, quiet, weights_hash
+from milan.pretrained.sources import Precision, dtype_of, place
 from milan.storage import content_key
-from milan.targets.hubs import only_cached, out_of_reach, reachable
+from milan.targets.fingerprints import network_hash
+from milan.targets.hubs import first_line, only_cached, out_of_reach, quiet, reachable
 
 LOCAL = "local-dir:"
 PRECISIONS = {"float32": "fp32", "bfloat16": "pure_bf16", "float16": "pure_fp16"}  # as open_clip names them: factory.py, create_model
@@ -40,7 +42,7 @@ class Towers(Embedder):
     def __init__(self, name: str, model: nn.Module, reading: dict[str, Any], running: Running):
         self.name, self.device, self.dtype, self.batch_size = name, running.device, dtype_of(running.precision), running.batch_size
         self.model: Any = model.to(self.device).eval().requires_grad_(False)
-        self.key = content_key(weights=weights_hash(self.model), precision=running.precision, reading=reading)
+        self.key = content_key(weights=network_hash(self.model), precision=running.precision, reading=reading)
         scale, bias = getattr(model, "logit_scale", None), getattr(model, "logit_bias", None)
         self.scale = float(scale.float().exp()) if scale is not None else None
         self.bias = float(bias.float()) if bias is not None else None
@@ -93,7 +95,7 @@ class OpenClip(Towers):
         except Exception as error:  # the hub's client, the network and open_clip each raise their own
             raise BadInput(f"open_clip:{name} cannot be loaded: {first_line(error)}") from error
         printed = re.sub(r" at 0x[0-9a-f]+", "", repr(self.preprocess))  # functions print where they lie in memory
-        reading = {"pictures": printed, "texts": _tokenizer_text(self.tokenizer)}
+        reading = {"pictures": printed, "texts": _tokenizer_text(self.tokenizer), "settings": _settings(model_name)}
         super().__init__(f"open_clip:{name}", model, reading, running)
 
     def _image_features(self, images: Tensor) -> Tensor:
@@ -134,7 +136,13 @@ def _folder(path: str) -> Path:
         raise BadInput(f"no open_clip_config.json in {path!r}; local-dir: takes a folder with one and with open_clip_model.safetensors")
     if not any(file.suffix in (".safetensors", ".bin", ".pth") for file in folder.iterdir()):
         raise BadInput(f"no weights in {path!r}; local-dir: takes a folder with open_clip_config.json and open_clip_model.safetensors")
+    check_model_folder(folder)
     return folder
+
+
+def _settings(name: str) -> str:
+    """Return the settings in a model's folder. Neither the weights nor the printed network show, say, its heads."""
+    return (Path(name.removeprefix(LOCAL)) / "open_clip_config.json").read_text() if name.startswith(LOCAL) else ""
 
 
 def _look_for(name: str, published: dict[str, Any]) -> None:

@@ -10,10 +10,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from milan.errors import UnknownName
+from milan.integrity import made_once
 from milan.pretrained.segmenter import Segmenter, load_segmenter
 from milan.probes import Probe
 from milan.probes.labels import IGNORED, NONE, PixelLabels, class_names, probe_labels
-from milan.storage import atomic, cache_folder, content_key
+from milan.storage import cache_folder, content_key
 
 BLOCK = 32  # images segmented and kept together
 
@@ -66,10 +67,7 @@ class SegmentedLabels(PixelLabels):
         """The segmenter's labels of a block of images, all -1 for those that cannot be read."""
         if self._block[0] != block:
             file = self._folder / f"{block}.npz"
-            if not file.is_file():
-                self._segment(block, file)
-            with np.load(file, allow_pickle=False) as kept:
-                self._block = (block, kept["labels"])
+            self._block = (block, made_once(file, lambda path: self._segment(block, path), _kept_labels))
         return self._block[1]
 
     def _segment(self, block: int, file: Path) -> None:
@@ -80,13 +78,26 @@ class SegmentedLabels(PixelLabels):
         seen = self.segmenter.segment(images).cpu().numpy().astype(np.int32)
         labels = np.full((stop - start, *seen.shape[1:]), NONE, dtype=np.int32)
         labels[ids.numpy() - start] = seen[: len(ids)]
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(file) as path:
-            np.savez_compressed(path, labels=labels)
+        np.savez_compressed(file, labels=labels)
 
     @cached_property
     def _folder(self) -> Path:
         return cache_folder() / "segmented" / content_key(segmenter=self.segmenter.key, probe=self.probe.fingerprint)
+
+
+def _kept_labels(file: Path) -> Int[np.ndarray, "block levels h w"]:
+    with np.load(file, allow_pickle=False) as kept:
+        return kept["labels"]
+
+
+def segmenter_of(spec: str) -> dict[str, str]:
+    """Return the segmenter that ``pixel_labels`` would take, under that name; nothing for the probe's own labels.
+
+    >>> segmenter_of("segmenter"), segmenter_of("segmenter:hf:nvidia/segformer"), segmenter_of("probe")
+    ({'segmenter': 'diorama'}, {'segmenter': 'hf:nvidia/segformer'}, {})
+    """
+    kind, _, rest = spec.partition(":")
+    return {"segmenter": rest or "diorama"} if kind == "segmenter" else {}
 
 
 def source_key(spec: str, classes: str = "", device: str = "cpu") -> str:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from milan.errors import BadInput, MilanError, UnknownName
-from milan.pretrained.sources import from_file
 from milan.storage import content_key
 
 FAMILIES = ("phrases", "openai", "hf")
@@ -89,6 +88,9 @@ class Llm(ABC):
             BadInput: no question will be answered: no key, no such model.
         """
 
+    def stop(self) -> None:  # noqa: B027 - most have nothing to end
+        """End the requests that are under way, where that can be done; called from another thread than theirs."""
+
 
 def load_llm(spec: str = "phrases", *, base_url: str = "", device: str = "cpu", options: Mapping[str, Any] | None = None) -> Llm:
     """A language model by name or path.
@@ -138,6 +140,8 @@ def _checked(cls: type[Llm], options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _own(spec: str) -> Llm:
+    from milan.pretrained.sources import from_file  # needs torch, which an endpoint does not
+
     made = from_file(spec, "language model")
     if not isinstance(made, Llm):
         raise BadInput(f"{spec} makes a {type(made).__name__}; it must make a milan.pretrained.llm.Llm")

@@ -4,7 +4,7 @@ import inspect
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from milan.errors import BadInput, MilanWarning, UnknownName
-from milan.pretrained.sources import Precision, dtype_of, first_line, from_file, place, quiet, usable, weights_hash
+from milan.pretrained.sources import Precision, dtype_of, from_file, place, usable
 from milan.progress import progress
 from milan.storage import atomic, cache_folder, content_key
+from milan.targets.fingerprints import network_hash
+from milan.targets.hubs import first_line, quiet
 
 FAMILIES = ("diorama", "diffusers")
 STEPS, GUIDANCE = 50, 7.5  # steps of denoising as Describe-and-Dissect takes them; the guidance that Stable Diffusion's authors give
@@ -143,7 +145,8 @@ class Diffusion(Painter):
         self.pipeline.to(device)
         self.pipeline.set_progress_bar_config(disable=True)
         self._options = {"num_inference_steps": self.steps} | _known(self.pipeline.__call__, self.guidance)
-        networks = {name: weights_hash(each) for name, each in self.pipeline.components.items() if isinstance(each, nn.Module)}
+        parts = self.pipeline.components
+        networks = {name: network_hash(part) for name, part in parts.items() if isinstance(part, nn.Module)}
         how = {"scheduler": repr(self.pipeline.scheduler.config), "precision": precision, **self._options}
         self.key = content_key(painter=networks, how=how)
         self.side = self._side()
@@ -216,7 +219,7 @@ def pictures_of(
     """
     home = cache_folder() / "pictures" / painter.key
     wanted = [Wanted(text, seed, number) for text in texts for number in range(count)]
-    new = [each for each in dict.fromkeys(wanted) if not _file(home, each).is_file()]
+    new = [each for each in dict.fromkeys(wanted) if not _is_whole(_file(home, each))]
     try:
         home.mkdir(parents=True, exist_ok=True)
         for start in progress(range(0, len(new), painter.batch_size), text=f"painting {len(new)} pictures"):
@@ -234,13 +237,21 @@ def pictures_of(
 
 
 def kept_picture(key: str, wanted: Wanted) -> UInt8[Tensor, "3 side side"] | None:
-    """A picture that the painter of that key has drawn before, from the cache; None where it is not there."""
+    """Return a picture that the painter of that key has drawn before; None if the cache has none or it is damaged."""
     file = _file(cache_folder() / "pictures" / key, wanted)
-    return torch.from_numpy(np.load(file)) if file.is_file() else None
+    return torch.from_numpy(np.load(file)) if _is_whole(file) else None
 
 
 def _file(home: Path, each: Wanted) -> Path:
     return home / f"{content_key(text=each.text, seed=each.seed, number=each.number)}.npy"
+
+
+def _is_whole(file: Path) -> bool:
+    """Return whether a picture is there and not truncated."""
+    with suppress(OSError, ValueError, EOFError):
+        np.load(file, mmap_mode="r")
+        return True
+    return False
 
 
 def _read(home: Path, wanted: Sequence[Wanted]) -> Iterator[Tensor]:

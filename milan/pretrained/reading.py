@@ -3,13 +3,35 @@
 import json
 import re
 from collections.abc import Callable, Sequence
+from http import HTTPStatus
 
 from milan.command import clean
-from milan.pretrained.asking import Unreadable
+from milan.pretrained.asking import ENGLISH, Unreadable
+from milan.pretrained.chat_markup import final_answer
 
-REFUSES = re.compile(
-    r"^\W*(i'?m sorry|i am sorry|sorry\b|i (can ?not|can'?t|am unable|am not able|won'?t|do not have|don'?t have)|as an ai\b"
-    r"|unfortunately\b|my apologies|error\b|internal server error|bad gateway|too many requests|rate limit)",
+REFUSAL = re.compile(
+    r"^\W*(i'?m sorry|i am sorry|sorry\b|i (can ?not|can'?t|am unable|am not able|won'?t|do not have|don'?t have)"
+    r"|as an? (ai|language model)\b|unfortunately\b|my apologies)",
+    re.IGNORECASE,
+)
+# What servers and proxies answer in place of a model: "Bad Gateway" alone, or "503 Service Unavailable" anywhere.
+_STATUS = "|".join(re.escape(each.phrase) for each in HTTPStatus if each >= 400 and " " in each.phrase)
+FAILURE = re.compile(
+    "|".join(
+        (
+            rf"^\W*(null|none|nan|n/?a|undefined|error|{_STATUS})\W*$",
+            rf"\b[45]\d\d\W{{1,3}}({_STATUS})",
+            r"^\W*error\s*([:!(#\d]|code\b)",
+            r"\berror (occurred|while|code|\d)",
+            r"\b(had|hit|encountered|returned|raised) an? (\w+ )?error\b",
+            r"\b(server|service|model|endpoint)( is)?( currently| temporarily)? (overloaded|unavailable|not ready)\b",
+            r"\bmodel\b.{0,60} is (currently )?loading\b",
+            r"\b(request|connection|gateway) (timed? ?-?out|refused|reset|aborted|error)\b",
+            r"\b(too many requests|rate limit|quota exceeded|exceeded (\w+ ){0,3}quota)",
+            r"\b(no healthy upstream|upstream connect|something went wrong|try again|out of memory)\b",
+            r"\b(invalid|incorrect) api key\b",
+        )
+    ),
     re.IGNORECASE,
 )
 LEAD = re.compile(
@@ -17,35 +39,46 @@ LEAD = re.compile(
     r"(:| that)?\s+",
     re.IGNORECASE,
 )
-LATIN = re.compile(r"[a-zA-Z]")
+LETTERS = 12  # of a word at most, in the mean
+SHOWN = 60  # signs of a line that an error shows
 
 
-def a_label(most: int) -> Callable[[str], str]:
-    """Reads a short name of at most ``most`` words: one line, without number, quotation marks, label and full stop.
+def a_label(most: int, language: str = ENGLISH) -> Callable[[str], str]:
+    """Read a short name of at most ``most`` words: one line, without number, quotation marks, label and full stop.
 
     >>> a_label(8)('```\\n1. Label: "Red cars."\\n```')
     'Red cars'
+
+    Args:
+        most: words.
+        language: that was asked for; where it is English, an answer in letters that are not Latin is refused.
     """
 
     def read(reply: str) -> str:
-        text = _line(reply)
+        text = _line(reply, most)
         text = re.sub(r"^(\(?\d+[.)]|[-*•])\s+", "", text)
-        text = text.partition(":")[2].strip() or text.rstrip(":")  # "Label: red cars" (Describe-and-Dissect's code, notes 1.3)
-        return _sane(text.strip(" \"'`*“”‘’").rstrip(".").strip(" \"'`“”‘’"), most)
+        # "Label: red cars" (Describe-and-Dissect's code, notes 1.3), also with the wide colon of Chinese and Japanese.
+        named = re.split("[:：]", text, maxsplit=1)
+        text = named[-1].strip() or named[0]
+        return _sane(text.strip(" \"'`*“”‘’").rstrip(".。").strip(" \"'`“”‘’"), most, language)
 
     return read
 
 
-def an_explanation(most: int) -> Callable[[str], str]:
-    """Reads what a unit looks for, in at most ``most`` words; what it goes on from ("this neuron looks for") is taken off.
+def an_explanation(most: int, language: str = ENGLISH) -> Callable[[str], str]:
+    """Read what a unit looks for, in at most ``most`` words, without what it goes on from ("this neuron looks for").
 
     >>> an_explanation(60)("The main thing this neuron does is find red cars.")
     'red cars'
+
+    Args:
+        most: words.
+        language: as of ``a_label``.
     """
 
     def read(reply: str) -> str:
-        text = _line(reply).strip(" \"'`*“”‘’")
-        return _sane(LEAD.sub("", text).strip().removesuffix(".") if text.count(".") <= 1 else LEAD.sub("", text).strip(), most)
+        text = LEAD.sub("", _line(reply, most).strip(" \"'`*“”‘’")).strip()
+        return _sane(re.sub(r"^([^.。]*)[.。]$", r"\1", text), most, language)
 
     return read
 
@@ -68,24 +101,25 @@ def integers(texts: Sequence[str], low: int = 0, high: int = 10) -> Callable[[st
 
 
 def _integer(line: str, text: str, low: int, high: int) -> int:
-    found = re.search(r"^(.*?)[\s:=]+\**([-+−]?\d+)\**$", line)
-    if found is None or text not in found[1]:
-        raise Unreadable(f"{clean(line)[:60]!r} is not {text[:60]!r} and an integer")
-    value = int(found[2].replace("−", "-"))
+    found = re.search(r"[\s:=]\**([-+−]?\d{1,9})\**$", line)
+    if found is None or text not in line[: found.start()]:
+        raise Unreadable(f"{clean(line[:SHOWN])!r} is not {text[:SHOWN]!r} and an integer")
+    value = int(found[1].replace("−", "-"))
     if not low <= value <= high:
-        raise Unreadable(f"{value} for {text[:60]!r} is not within {low} and {high}")
+        raise Unreadable(f"{value} for {text[:SHOWN]!r} is not within {low} and {high}")
     return value
 
 
 def _unfenced(reply: str) -> str:
-    """Without the fence of a code block, and out of a JSON object of one text."""
-    text = reply.strip()
-    if fenced := re.fullmatch(r"```[\w-]*\n?(.*?)\n?```", text, re.DOTALL):
-        text = fenced[1].strip()
-    if text[:1] in "{[" and text:
+    """The answer itself, without the fence of a code block, and out of a JSON object of one text."""
+    text = final_answer(reply)
+    if len(text) >= 6 and text.startswith("```") and text.endswith("```"):
+        language, _, code = text[3:-3].partition("\n")
+        text = (code if re.fullmatch(r"[\w-]*", language.strip()) and code else text[3:-3]).strip()
+    if text[:1] in ("{", "["):
         try:
             found = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise Unreadable("broken JSON") from None
         if isinstance(found, dict) and len(found) == 1 and isinstance(value := next(iter(found.values())), str):
             return value.strip()
@@ -93,26 +127,30 @@ def _unfenced(reply: str) -> str:
     return text
 
 
-def _line(reply: str) -> str:
+def _line(reply: str, most: int) -> str:
     """The only line, as it is kept."""
     lines = [line.strip() for line in _unfenced(reply).splitlines() if line.strip()]
-    if len(lines) != 1:
+    if not lines:
+        raise Unreadable("nothing")
+    if len(lines) > 1:
         raise Unreadable(f"{len(lines)} lines, where one was asked for")
+    if len(lines[0]) > 2 * LETTERS * most:
+        raise Unreadable(f"{len(lines[0])} letters, where at most {most} words were asked for")
     return clean(lines[0])
 
 
-def _sane(text: str, most: int) -> str:
+def _sane(text: str, most: int, language: str) -> str:
     """The text, if it is one that can stand as a description."""
     words = text.split()
     if not words:
         raise Unreadable("nothing")
-    if len(words) > most or len(text) > 12 * most:
+    if len(words) > most or len(text) > LETTERS * most:
         raise Unreadable(f"{len(words)} words, where at most {most} were asked for")
-    if REFUSES.match(text):
+    if REFUSAL.match(text) or FAILURE.search(text):
         raise Unreadable("a refusal or an error")
     if re.search(r"<[/!]?\w+[^>]*>|^\s*<|[{}\t]", text):
         raise Unreadable("markup")
     letters = [sign for sign in text if sign.isalpha()]
-    if not letters or sum(bool(LATIN.match(sign)) for sign in letters) < 0.8 * len(letters):
-        raise Unreadable("another language than English")
+    if not letters or (language == ENGLISH and sum(sign.isascii() for sign in letters) < 0.8 * len(letters)):
+        raise Unreadable(f"another language than {language}")
     return text

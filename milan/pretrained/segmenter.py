@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from milan.errors import BadInput, UnknownName
-from milan.pretrained.sources import first_line, from_file, place, quiet, usable, weights_hash
+from milan.pretrained.sources import from_file, place, usable
 from milan.storage import content_key
+from milan.targets.fingerprints import network_hash
+from milan.targets.hubs import first_line, quiet
 
 FAMILIES = ("diorama", "hf", "torchvision")
 FORMS = "diorama, hf:ID_OR_FOLDER, torchvision:NAME, torchvision:NAME=WEIGHTS_FILE or PATH/FILE.py:NAME"
@@ -92,7 +94,7 @@ class DioramaSegmenter(Segmenter):
         self.level_names = list(NAMES)
         none = {kind: [-1] if kind in MAY_BE_NONE else [] for kind in NAMES}
         self._numbers = {kind: torch.tensor(none[kind] + [self.concepts.index(name) for name in names[kind]]) for kind in NAMES}
-        self.key = content_key(segmenter="diorama", weights=weights_hash(self.model), concepts=self.concepts)
+        self.key = content_key(segmenter="diorama", weights=network_hash(self.model), concepts=self.concepts)
 
     @torch.no_grad()
     def _segment(self, images: UInt8[Tensor, "b 3 h w"]) -> Int[Tensor, "b levels h w"]:
@@ -116,8 +118,10 @@ class Transformers(Segmenter):
         path, local = place(name)
         try:
             with quiet():
-                self.model = transformers.AutoModelForSemanticSegmentation.from_pretrained(path, local_files_only=local).float().eval()
-                self.processor = transformers.AutoImageProcessor.from_pretrained(path, local_files_only=local)
+                options = {"local_files_only": local, "trust_remote_code": False}
+                kind = transformers.AutoModelForSemanticSegmentation
+                self.model = kind.from_pretrained(path, **options).float().eval()
+                self.processor = transformers.AutoImageProcessor.from_pretrained(path, **options)
         except Exception as error:  # the hub's client, the network and transformers each raise their own
             raise BadInput(f"hf:{name} cannot be loaded as a segmenter: {first_line(error)}") from error
         self.model.to(device)
@@ -125,7 +129,7 @@ class Transformers(Segmenter):
         labels = self.model.config.id2label
         self.concepts = [str(labels.get(number, f"class {number}")).strip() for number in range(self.model.config.num_labels)]
         read = {key: str(value) for key, value in self.processor.to_dict().items()}
-        self.key = content_key(segmenter="hf", weights=weights_hash(self.model), processor=read, concepts=self.concepts)
+        self.key = content_key(segmenter="hf", weights=network_hash(self.model), processor=read, concepts=self.concepts)
 
     @torch.no_grad()
     def _segment(self, images: UInt8[Tensor, "b 3 h w"]) -> Int[Tensor, "b levels h w"]:
@@ -156,7 +160,8 @@ class Torchvision(Segmenter):
         names = [str(each).strip("_") for each in published.meta["categories"]]
         self.concepts = names if len(names) == classes else [f"class {number}" for number in range(1, classes + 1)]
         reading = [self._size, self._mean.flatten().tolist(), self._std.flatten().tolist()]
-        self.key = content_key(segmenter=name, weights=weights_hash(self.model), reading=reading, concepts=self.concepts)
+        weights = network_hash(self.model)
+        self.key = content_key(segmenter=name, weights=weights, reading=reading, concepts=self.concepts)
 
     @torch.no_grad()
     def _segment(self, images: UInt8[Tensor, "b 3 h w"]) -> Int[Tensor, "b levels h w"]:

@@ -8,8 +8,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from milan.errors import BadInput, UnknownName
-from milan.pretrained.sources import first_line, place, quiet, usable, weights_hash
+from milan.pretrained.sources import place, usable
 from milan.storage import content_key
+from milan.targets.fingerprints import network_hash
+from milan.targets.hubs import first_line, quiet
 
 BATCH = 64
 
@@ -32,8 +34,9 @@ class SentenceEncoder:
         self.device = usable(device)
         try:
             with quiet():
-                self.tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=local)
-                self.model = AutoModel.from_pretrained(where, local_files_only=local).to(self.device).eval()
+                options = {"local_files_only": local, "trust_remote_code": False}
+                self.tokenizer = AutoTokenizer.from_pretrained(where, **options)
+                self.model = AutoModel.from_pretrained(where, **options).to(self.device).eval()
         except (OSError, ValueError, KeyError) as error:
             raise BadInput(f"cannot load {name} as a sentence encoder: {first_line(error)}") from None
         self.longest = min(self.tokenizer.model_max_length, getattr(self.model.config, "max_position_embeddings", 512))
@@ -41,7 +44,7 @@ class SentenceEncoder:
     @property
     def key(self) -> str:
         """Content key of the weights."""
-        return content_key(sentences=weights_hash(self.model))
+        return content_key(sentences=network_hash(self.model))
 
     def texts(self, texts: Sequence[str]) -> Float[Tensor, "texts features"]:
         """Vectors of unit length, float32 and on the CPU; a text longer than the model reads is cut."""

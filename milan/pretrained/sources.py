@@ -1,18 +1,14 @@
 """Where a borrowed network comes from, and what is told when it cannot be had."""
 
-import hashlib
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
 
 from milan.errors import BadInput, MilanError, UnknownName
+from milan.file_kinds import check_model_folder
 from milan.targets.families import looks_like_path
-from milan.targets.hubs import only_cached
+from milan.targets.hubs import first_line, only_cached
 from milan.user_code import module_of, one_line
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -34,6 +30,7 @@ def place(name: str, holds: str = "config.json", kind: str = "transformers model
     if path.is_dir():
         if not (path / holds).is_file():
             raise BadInput(f"{name} holds no {holds}, so it is no folder of a {kind}")
+        check_model_folder(path)
         return str(path), True
     if looks_like_path(name):
         raise BadInput(f"no folder {name!r}; give a folder written by save_pretrained, or an id of the hub")
@@ -81,34 +78,3 @@ def usable(device: str) -> str:
     except (RuntimeError, AssertionError) as error:  # unknown, not compiled in, or no such card
         raise BadInput(f"the device {device!r} cannot be used: {first_line(error)}; cpu always can") from None
     return device
-
-
-def weights_hash(model: nn.Module) -> str:
-    """sha256 of a network's weights: names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        if isinstance(value, Tensor):
-            digest.update(repr((name, str(value.dtype), tuple(value.shape))).encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def first_line(error: BaseException) -> str:
-    """A library's error on one line of at most 300 signs."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """transformers' bars and notices off while a model is loaded: what matters is told by our own errors."""
-    from transformers.utils import logging as notices
-
-    level, bar = notices.get_verbosity(), notices.is_progress_bar_enabled()
-    notices.set_verbosity(logging.ERROR)
-    notices.disable_progress_bar()
-    try:
-        yield
-    finally:
-        notices.set_verbosity(level)
-        if bar:
-            notices.enable_progress_bar()

@@ -23,13 +23,23 @@ def open_dataset(spec: str) -> Rows:
         UnknownName: no such split.
     """
     name, _, split = spec.partition("#")
-    splits = _from_path(Path(name).expanduser()) if looks_like_path(name) else _from_hub(name)
+    path = Path(name).expanduser() if looks_like_path(name) else None
+    splits = _from_path(path) if path else _from_hub(name)
     if not split and len(splits) > 1:
         raise BadInput(f"hf:{clean(name)} has the splits {', '.join(splits)}; choose one, as in hf:{clean(name)}#{next(iter(splits))}")
     split = split or next(iter(splits))
     if split not in splits:
         raise UnknownName("split", split, list(splits), f"hf:{clean(name)} has {', '.join(splits)}")
-    return Rows(splits[split], f"hf:{clean(name)}#{split}")
+    return Rows(splits[split], f"hf:{clean(name)}#{split}", _folders(name, path))
+
+
+def _folders(name: str, path: Path | None) -> list[Path]:
+    """Where the files of a data set may lie: its folder or part of the hub's cache, and the library's downloads."""
+    from datasets import config
+    from huggingface_hub import constants
+
+    cached = Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}"
+    return [path or cached, Path(config.DOWNLOADED_DATASETS_PATH)]
 
 
 def _from_path(path: Path) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from torch import Tensor
 from milan.command import clean
 from milan.errors import BadInput, MissingEvidence
 from milan.probes.probe import Probe
-from milan.storage import cache_folder, content_key
+from milan.storage import cache_root, content_key
+from milan.text_files import read_names
 
 NONE = -1  # the number of a pixel that shows no concept of a level
 VOID = 255  # what label maps of eight bits write where nobody labelled
@@ -139,7 +140,7 @@ class DioramaLabels(PixelLabels):
         from milan.diorama.probe import DioramaImages
 
         kind, _, world = self.probe.spec.partition(":")
-        home = self._home or cache_folder() / "diorama"
+        home = self._home or cache_root() / "diorama"
         if kind == "latents":
             return judged_census((images for _, images in self.probe.batches(50)), self.probe.fingerprint, home)
         return Census.of(DioramaImages(world, size=self.probe.size, length=len(self.probe)), home)
@@ -182,14 +183,10 @@ def probe_labels(probe: Probe, classes: str = "", ignored: str = IGNORED) -> Pix
 def class_names(classes: str) -> list[str]:
     """Names from a file with one on each line, or separated by commas."""
     file = Path(classes).expanduser()
-    if "," not in classes and (file.suffix or file.exists()):
-        try:
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(f"cannot read the class names in {clean(str(file))}: {error}") from None
-        names = [line.strip() for line in lines if line.strip()]
-    else:
-        names = [name.strip() for name in classes.split(",") if name.strip()]
+    from_file = "," not in classes and (file.suffix or file.exists())
+    names = read_names(file) if from_file else [name.strip() for name in classes.split(",")]
+    if not all(names):
+        raise BadInput(f"class {names.index('')} has no name in {clean(classes)!r}; give all names, separated by commas")
     if not names:
         raise BadInput(f"no class names in {clean(classes)}; give one on each line")
     return names

@@ -2,17 +2,40 @@
 
 import io
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from milan.errors import BadInput
 
-SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+# Pillow's formats that are read, and what their files' names end in. Only these are opened, whatever a file's name:
+# others start programs (PostScript: Ghostscript), need handlers of the system, or are hardly ever photographs.
+FORMATS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "AVIF": (".avif", ".avifs"),
+    "JPEG2000": (".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
+    "BMP": (".bmp",),
+    "DIB": (".dib",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    "TGA": (".tga",),
+    "QOI": (".qoi",),
+}
+OPTIONAL = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}  # formats that some builds of Pillow lack
+MOST_FILE_BYTES = 2**29  # of a picture's file
+# Of a decoded picture and of its RGB form: Pillow's own limit is 179 million pixels, which can take 5 GB.
+MOST_BYTES = 3 * 2**28
+STRIP = 2**20  # pixels that are converted to RGB at a time
 LONGEST = 8  # a picture is cut to this ratio of sides before it is resized: a 1 x 10,000 one would otherwise fill the memory
 
 
@@ -56,18 +79,10 @@ def decoded(source: Path | bytes) -> Image.Image:
     """A picture in RGB, upright, opaque: EXIF rotation done, transparency over white, 16 bits scaled to 8, first frame of several.
 
     Raises:
-        Unreadable: it is damaged, cut short, empty, no picture, or so large that it can only be an attack (PIL's limit).
+        Unreadable: it is damaged, cut short, empty, not in one of ``FORMATS``, or larger than is decoded.
     """
-    try:
-        with Image.open(_stream(source)) as image:
-            image.load()
-            return _rgb(_upright(image))
-    except Unreadable:
-        raise
-    except MemoryError:
-        raise
-    except Exception as error:  # decoders meet wild bytes with every kind of exception
-        raise Unreadable(_reason(error)) from None
+    with _opened(source) as image:
+        return _rgb(_upright(image))
 
 
 def label_map(source: Path | bytes) -> Image.Image:
@@ -76,16 +91,23 @@ def label_map(source: Path | bytes) -> Image.Image:
     Raises:
         Unreadable: it cannot be decoded, or has colours in place of class numbers.
     """
-    try:
-        with Image.open(_stream(source)) as image:
-            image.load()
-            if image.mode in ("1", "L", "P", "I") or image.mode.startswith("I;16"):
-                return image.convert("I") if image.mode[0] == "I" else image.copy()
-            raise Unreadable(f"a label map needs one channel of class numbers, this has mode {image.mode}")
-    except (Unreadable, MemoryError):
-        raise
-    except Exception as error:
-        raise Unreadable(_reason(error)) from None
+    with _opened(source) as image:
+        if image.mode in ("1", "L", "P", "I") or image.mode.startswith("I;16"):
+            return image.convert("I") if image.mode[0] == "I" else image.copy()
+        raise Unreadable(f"a label map needs one channel of class numbers, this has mode {image.mode}")
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """Return the formats of ``FORMATS`` that this build of Pillow reads."""
+    known = {*features.modules, *features.codecs}
+    missing = [name for name, part in OPTIONAL.items() if part not in known or not features.check(part)]
+    return tuple(name for name in FORMATS if name not in missing)
+
+
+def suffixes() -> tuple[str, ...]:
+    """Return what the names of picture files end in."""
+    return tuple(suffix for name in formats() for suffix in FORMATS[name])
 
 
 def pixels(image: Image.Image) -> UInt8[np.ndarray, "3 height width"]:
@@ -93,10 +115,43 @@ def pixels(image: Image.Image) -> UInt8[np.ndarray, "3 height width"]:
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
+@contextmanager
+def _opened(source: Path | bytes) -> Iterator[Image.Image]:
+    """The decoded picture; whatever is raised about it is ``Unreadable``."""
+    try:
+        with Image.open(_stream(source), formats=formats()) as image:
+            _check_size(image)
+            image.load()
+            yield image
+    except Unreadable:
+        raise
+    except MemoryError:
+        raise Unreadable("not enough memory to decode it") from None
+    except Exception as error:  # decoders meet wild bytes with every kind of exception
+        raise Unreadable(_reason(error)) from None
+
+
+def _check_size(image: Image.Image) -> None:
+    """Before anything is decoded: a file of some hundred kilobytes can hold a picture of gigabytes."""
+    per_pixel = _bytes_per_pixel(image.mode) + (0 if image.mode == "RGB" else 4)
+    needed = image.width * image.height * per_pixel
+    if needed > MOST_BYTES:
+        size = f"{image.width} x {image.height} pixels of mode {image.mode}"
+        raise Unreadable(f"{size} take {needed / 1e9:.1f} GB; at most {MOST_BYTES / 1e9:.1f} GB are decoded")
+
+
+def _bytes_per_pixel(mode: str) -> int:
+    """How many bytes Pillow keeps a pixel in: it pads two and three channels to four."""
+    return 2 if mode.startswith("I;16") else 1 if mode in ("1", "L", "P") else 4
+
+
 def _stream(source: Path | bytes) -> io.BytesIO:
     if isinstance(source, Path):
-        if not stat.S_ISREG(source.stat().st_mode):  # reading a pipe would wait for ever
+        facts = source.stat()
+        if not stat.S_ISREG(facts.st_mode):  # reading a pipe would wait for ever
             raise Unreadable("not a regular file")
+        if facts.st_size > MOST_FILE_BYTES:
+            raise Unreadable(f"a file of {facts.st_size / 1e9:.1f} GB; at most {MOST_FILE_BYTES / 1e9:.1f} GB are read")
         source = source.read_bytes()
     if not source:
         raise Unreadable("empty file")
@@ -111,19 +166,35 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "I" or image.mode.startswith("I;16") or image.mode == "F":
-        image = _eight_bits(image)
+    """The picture in RGB, converted strip by strip, since some conversions take many times the picture's memory."""
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    scale = _grey_scale(image)
+    rows = max(1, STRIP // image.width)
+    found = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        found.paste(_rgb_strip(strip, scale), (0, top))
+    return found
+
+
+def _rgb_strip(image: Image.Image, scale: float | None) -> Image.Image:
+    if scale is not None:
+        values = np.nan_to_num(np.asarray(image).astype(np.float64))
+        image = Image.fromarray(np.rint(values * scale).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+    return image.convert("RGB")
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits scaled to 8; a float picture counts 0..1 as black to white, or 0..255 where any value exceeds 1."""
-    values = np.nan_to_num(np.asarray(image).astype(np.float64))
-    scale = 1 / 257 if image.mode != "F" else (255.0 if values.max() <= 1 else 1.0)
-    return Image.fromarray(np.rint(values * scale).clip(0, 255).astype(np.uint8))
+def _grey_scale(image: Image.Image) -> float | None:
+    """What scales grey of 16 bits or floats (0..1, or 0..255 if any exceeds 1) to 0..255; None for other pictures."""
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return 1 / 257
+    if image.mode != "F":
+        return None
+    return 255.0 if np.nan_to_num(np.asarray(image)).max() <= 1 else 1.0
 
 
 def _not_too_long(image: Image.Image) -> Image.Image:
@@ -137,7 +208,7 @@ def _not_too_long(image: Image.Image) -> Image.Image:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
-        return "not a picture"
+        return "not a picture in a format that is read"
     if isinstance(error, Image.DecompressionBombError):
         return "more pixels than PIL's limit (a decompression bomb?)"
     if isinstance(error, OSError) and error.strerror:

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from milan.errors import BadInput, MilanWarning
+from milan.probes.class_labels import class_labels
 from milan.probes.hub import open_dataset
 from milan.probes.made import Generator, Made, generator_named
 from milan.probes.parts import Part, Some, part_of
@@ -24,6 +25,7 @@ from milan.storage import content_key
 
 SIZE, DIORAMA_SIZE = 224, 64
 BAD_SHARE = 0.05  # more bad images than this and the probe is not what the user thinks it is
+Labels = Sequence[Any] | np.ndarray | Tensor  # see ``milan.probes.class_labels``
 AHEAD = 8  # images each worker may be ahead of the reader
 
 
@@ -47,7 +49,10 @@ class Probe:
 
     @classmethod
     def from_tensor(
-        cls, images: UInt8[Tensor, "n 3 size size"], labels: list[int] | None = None, classes: list[str] | None = None
+        cls,
+        images: UInt8[Tensor, "n 3 size size"],
+        labels: Labels | None = None,
+        classes: list[str] | None = None,
     ) -> "Probe":
         """A probe of pixels in memory, for Python."""
         return cls(_Pixels(images, labels, classes), spec="", crop=Crop(images.shape[-1], images.shape[-1]))
@@ -80,7 +85,7 @@ class Probe:
 
     @cached_property
     def labels(self) -> list[int] | None:
-        """Class number of each image, or None."""
+        """Class number of each image, -1 where it is unknown; None if no image has a label."""
         return self.source.labels[: len(self)] if self.source.labels is not None else None
 
     @property
@@ -198,13 +203,14 @@ class _Pixels(Source):
 
     drawn = True
 
-    def __init__(self, images: Tensor, labels: list[int] | None, classes: list[str] | None):
+    def __init__(self, images: Tensor, labels: Labels | None, classes: list[str] | None):
         if not len(images):
             raise BadInput("a probe needs at least one image; the tensor has none")
         if labels is not None and len(labels) != len(images):
             raise BadInput(f"{len(labels)} labels for {len(images)} images")
         self._images = images.contiguous().numpy()
-        self.labels, self.classes = labels, classes
+        values = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else labels
+        self.labels, self.classes = (None, classes) if values is None else class_labels(values, classes)
 
     def __len__(self) -> int:
         return len(self._images)

@@ -6,8 +6,8 @@ import re
 import threading
 import warnings
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -21,13 +21,20 @@ from PIL import Image
 from milan.archives import is_archive, unpack
 from milan.command import clean
 from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
-from milan.probes.pictures import SUFFIXES, Unreadable, decoded, label_map
+from milan.probes.class_labels import names_by_label, usable_labels, wordnet_ids
+from milan.probes.picture_cells import picture_in_cell
+from milan.probes.pictures import decoded, label_map, suffixes
 from milan.storage import cache_folder, content_key
 
 IMAGE_COLUMNS = ("image", "img", "picture")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 SEGMENTATION_COLUMNS = ("segmentation", "mask", "annotation")
-WNID_COLUMN, WNID = "wnid", re.compile(r"n\d{8}")  # WordNet ids: ImageNet's names of its classes
+WNID_COLUMN = "wnid"
+NAME_COLUMNS = ("name", "class", "class_name")
+# Names of a data set's parts; folders of these names are hardly ever classes.
+PARTS_OF_DATA = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
+# Files that belong to a folder of images: the names of its pixel labels, and what desktops leave behind.
+COMPANIONS = {"classes.txt", "thumbs.db", "desktop.ini"}
 FORMS = "a folder of images (or a .zip or .tar of one), FILE.parquet, hf:ID, diorama:NAME or latents:TARGET"
 WINDOW = 64  # rows of a parquet file read at a time
 
@@ -35,7 +42,7 @@ WINDOW = 64  # rows of a parquet file read at a time
 class Source(ABC):
     """Pictures by number, always in the same order. Reading is safe from several threads."""
 
-    labels: list[int] | None = None
+    labels: list[int] | None = None  # -1 where an image's class is unknown
     classes: list[str] | None = None
     wnids: list[str] | None = None  # the WordNet id of each class, as n01443537, where the source tells it
     drawn: bool = False  # the pictures have the probe's size from the start, and nothing is cropped
@@ -65,16 +72,30 @@ class Folder(Source):
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.files = [Path(os.fsdecode(name)) for name in sorted(os.fsencode(file) for file in _picture_files(folder))]
+        pictures, others = _sorted_out(folder)
+        self.files = [Path(os.fsdecode(name)) for name in sorted(os.fsencode(file) for file in pictures)]
+        passed = ", ".join(f"{count} {clean(kind) or 'without suffix'}" for kind, count in others.most_common(5))
         if not self.files:
-            raise BadInput(f"no images found under {clean(str(folder))} (looked for {' '.join(SUFFIXES)})")
+            found = f"; found {passed}" if passed else ""
+            raise BadInput(f"no images found under {clean(str(folder))} (looked for {' '.join(suffixes())}{found})")
+        if passed:
+            text = f"{others.total()} files under {clean(str(folder))} are not in a format that is read: {passed}"
+            warnings.warn(text, MilanWarning, stacklevel=2)
         tops = [file.relative_to(folder).parts for file in self.files]
         if all(len(parts) > 1 for parts in tops):
             self.classes = sorted({parts[0] for parts in tops}, key=os.fsencode)
             numbers = {name: number for number, name in enumerate(self.classes)}
             self.labels = [numbers[parts[0]] for parts in tops]
-            self.wnids = self.classes if all(WNID.fullmatch(name) for name in self.classes) else None  # as ImageNet is laid out
+            self.wnids = wordnet_ids(self.classes)
+            self._warn_of_parts()
             self._warn_of_empty(set(numbers))
+
+    def _warn_of_parts(self) -> None:
+        if {name.lower() for name in self.classes or ()} <= PARTS_OF_DATA:
+            folder, names = clean(str(self.folder)), ", ".join(self.classes or ())
+            text = f"the folders in {folder} are named like parts of a data set ({names}) and count as classes"
+            hint = f"give {folder}/{(self.classes or [''])[0]} for the classes of one part"
+            warnings.warn(f"{text}; {hint}", MilanWarning, stacklevel=3)
 
     def _warn_of_empty(self, full: set[str]) -> None:
         empty = sorted(
@@ -117,9 +138,7 @@ class Parquet(Source):
         self._groups = list(pairwise(starts))
         self._windows: dict[str, _Windows] = {}
         self._lock = threading.Lock()
-        self.labels, self.classes = self._read_labels(names)
-        if self.labels and WNID_COLUMN in names:
-            self.wnids = _names_of(self.labels, self._table.read(columns=[WNID_COLUMN]).column(WNID_COLUMN).to_pylist())
+        self._read_labels(names)
 
     def __len__(self) -> int:
         return self._table.metadata.num_rows
@@ -141,21 +160,20 @@ class Parquet(Source):
     def _bytes(self, column: str, index: int) -> bytes | Path:
         with self._lock:
             windows = self._windows.setdefault(column, _Windows(self._table, column, self._groups))
-            return _picture_bytes(windows.value(index))
+            return picture_in_cell(windows.value(index), [self.file.parent])
 
-    def _read_labels(self, names: list[str]) -> tuple[list[int] | None, list[str] | None]:
+    def _read_labels(self, names: list[str]) -> None:
         column = _column(names, LABEL_COLUMNS)
         if not column:
-            return None, None
-        wanted = [column, *[name for name in ("name", "class", "class_name") if name in names][:1]]
-        table = self._table.read(columns=wanted)
-        labels = table.column(column).to_pylist()
-        if any(not isinstance(label, int) for label in labels):
-            return None, None
-        classes = _declared_classes(self._table.schema_arrow.metadata, column)
-        if classes is None and len(wanted) == 2:
-            classes = _names_of(labels, table.column(wanted[1]).to_pylist())
-        return labels, classes
+            return
+        beside = _column(names, NAME_COLUMNS)
+        wanted = [name for name in (column, beside, WNID_COLUMN) if name in names]
+        values = {name: self._table.read(columns=[name]).column(name).to_pylist() for name in wanted}
+        declared = _declared_classes(self._table.schema_arrow.metadata, column)
+        self.labels, self.classes = usable_labels(values[column], declared, clean(str(self.file)))
+        if self.labels and self.classes is None and beside:
+            self.classes = names_by_label(self.labels, values[beside])
+        self.wnids = _wnids(self, values.get(WNID_COLUMN))
 
 
 class _Windows:
@@ -189,9 +207,15 @@ class _Windows:
 
 
 class Rows(Source):
-    """A split of a Hugging Face data set."""
+    """A split of a Hugging Face data set.
 
-    def __init__(self, rows: Any, name: str):
+    Args:
+        rows: the split.
+        name: what to call it in messages.
+        roots: folders that hold its files; a picture that is given by its path is opened only within them.
+    """
+
+    def __init__(self, rows: Any, name: str, roots: Sequence[Path]):
         import datasets
 
         self.name = name
@@ -204,30 +228,31 @@ class Rows(Source):
         self._segmentation = segmentation
         for column in pictures:
             rows = rows.cast_column(column, datasets.Image(decode=False))
-        self._rows = rows
+        self._roots, self._fingerprint = roots, rows._fingerprint
+        # Other columns may hold audio, video or documents, which the library would decode with each row.
+        self._rows = rows.select_columns([column for column in (self._image, segmentation) if column])
         label = _column(list(kinds), LABEL_COLUMNS) or next((c for c, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)), None)
-        values: list = list(rows[label]) if label else []
-        if label and all(isinstance(value, int) for value in values):
-            self.labels = values
-            self.classes = list(kinds[label].names) if isinstance(kinds[label], datasets.ClassLabel) else None
-            self.wnids = _names_of(values, list(rows[WNID_COLUMN])) if WNID_COLUMN in kinds else None
+        if label:
+            declared = kinds[label].names if isinstance(kinds[label], datasets.ClassLabel) else None
+            self.labels, self.classes = usable_labels(list(rows[label]), declared, name)
+            self.wnids = _wnids(self, list(rows[WNID_COLUMN]) if WNID_COLUMN in kinds else None)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def picture(self, index: int) -> Image.Image:
-        return decoded(_picture_bytes(self._rows[index][self._image]))
+        return decoded(picture_in_cell(self._rows[index][self._image], self._roots))
 
     def segmentation(self, index: int) -> Image.Image:
         if not self._segmentation:
             return super().segmentation(index)
-        return label_map(_picture_bytes(self._rows[index][self._segmentation]))
+        return label_map(picture_in_cell(self._rows[index][self._segmentation], self._roots))
 
     def where(self, index: int) -> str:
         return f"row {index} of {self.name}"
 
     def key(self) -> dict[str, Any]:
-        return {"rows": self._rows._fingerprint, "count": len(self)}
+        return {"rows": self._fingerprint, "count": len(self)}
 
 
 class Drawn(Source):
@@ -287,10 +312,13 @@ def picture_decoder() -> str:
     return f"pillow {PIL.__version__}"
 
 
-def _picture_files(folder: Path) -> Iterator[Path]:
-    """Every picture file; each real folder is entered once, so that loops of links end."""
+def _sorted_out(folder: Path) -> tuple[list[Path], Counter[str]]:
+    """All picture files, and how many others there are of each suffix, hidden ones and companions left out.
+
+    Each real folder is entered once, so that loops of links end.
+    """
     entered: set[tuple[int, int]] = set()
-    waiting = [folder]
+    waiting, pictures, others = [folder], [], Counter[str]()
     while waiting:
         here = waiting.pop()
         facts = here.stat()
@@ -298,19 +326,23 @@ def _picture_files(folder: Path) -> Iterator[Path]:
             continue
         entered.add((facts.st_dev, facts.st_ino))
         try:
-            items = sorted(os.scandir(here), key=lambda item: os.fsencode(item.name), reverse=True)
+            items = [item for item in os.scandir(here) if item.name[0] != "."]
         except OSError as error:
             raise BadInput(f"cannot list {clean(str(here))}: {error.strerror}") from None
-        waiting += [Path(item.path) for item in items if _is_folder(item)]
-        yield from (Path(item.path) for item in items if _is_picture(item))
-
-
-def _is_folder(item: os.DirEntry) -> bool:
-    return item.name[0] != "." and Path(item.path).is_dir()  # not item.is_dir(), which raises on a link to itself
+        # In an order of their names, for a folder can be reached by several links.
+        items.sort(key=lambda item: os.fsencode(item.name), reverse=True)
+        for item in items:
+            if Path(item.path).is_dir():  # not item.is_dir(), which raises on a link to itself
+                waiting.append(Path(item.path))
+            elif _is_picture(item):
+                pictures.append(Path(item.path))
+            elif item.name.lower() not in COMPANIONS:
+                others[Path(item.name).suffix.lower()] += 1
+    return pictures, others
 
 
 def _is_picture(item: os.DirEntry) -> bool:
-    if item.name[0] == "." or Path(item.name).suffix.lower() not in SUFFIXES:
+    if Path(item.name).suffix.lower() not in suffixes():
         return False
     path = Path(item.path)
     return path.is_file() or (item.is_symlink() and not path.exists())  # a broken link is a bad picture, not an absent one
@@ -329,15 +361,6 @@ def _column(names: list[str], known: tuple[str, ...]) -> str | None:
     return next((name for name in known if name in names), None)
 
 
-def _picture_bytes(value: Any) -> bytes | Path:
-    """The bytes of a picture as a table holds it: bytes, or a struct of bytes and a path."""
-    if isinstance(value, dict):
-        value = value.get("bytes") or (Path(value["path"]) if value.get("path") else None)
-    if isinstance(value, (bytes, Path)):
-        return value
-    raise Unreadable("no picture in this row")
-
-
 def _declared_classes(metadata: dict[bytes, bytes] | None, column: str) -> list[str] | None:
     """The class names that Hugging Face keeps in a parquet file's schema."""
     try:
@@ -347,13 +370,11 @@ def _declared_classes(metadata: dict[bytes, bytes] | None, column: str) -> list[
         return None
 
 
-def _names_of(labels: list[int], names: list) -> list[str] | None:
-    """Class names by label, from a table that tells both in each row; None where they disagree or a label has none."""
-    pairs = set(zip(labels, names, strict=True))
-    if min(labels) < 0 or len({label for label, _ in pairs}) < len(pairs) or any(not isinstance(name, str) for _, name in pairs):
-        return None
-    found = dict(pairs)
-    return [found.get(label, str(label)) for label in range(max(labels) + 1)]
+def _wnids(source: Source, column: list | None) -> list[str] | None:
+    """The WordNet ids of the classes, from a column of them or where the classes are named by them."""
+    if source.labels and column is not None:
+        return names_by_label(source.labels, column)
+    return wordnet_ids(source.classes)
 
 
 def looks_like_path(text: str) -> bool:

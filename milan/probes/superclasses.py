@@ -1,7 +1,6 @@
 """Concepts that a probe's class labels tell: its classes, and groups of them such as WordNet's."""
 
 import ast
-import json
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,8 +11,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from milan.errors import BadInput, MilanWarning, MissingEvidence
+from milan.probes.class_labels import UNKNOWN, WNID
 from milan.probes.probe import Probe
-from milan.probes.sources import WNID
+from milan.text_files import MISFITS, read_json_object, read_text
+
+MOST_CONCEPTS = 30_000  # classes with a column and a row each, which is 0.9 GB
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,26 @@ class ClassConcepts:
     members: Bool[np.ndarray, "classes concepts"]
 
     def shown(self, labels: Sequence[int]) -> Float[np.ndarray, "images concepts"]:
-        """Which image shows which concept, 0 or 1."""
-        return self.members[np.asarray(labels)].astype(np.float32)
+        """Which image shows which concept, 0 or 1; NaN where the image's class is unknown."""
+        found = self.members[np.asarray(labels)].astype(np.float32)
+        found[np.asarray(labels) == UNKNOWN] = np.nan
+        return found
+
+
+def known_labels(probe: Probe) -> list[int]:
+    """Return the class number of each image of a probe.
+
+    Raises:
+        MissingEvidence: the probe has no labels, or the class of an image is unknown.
+    """
+    name = probe.spec or probe.name or "in memory"
+    if probe.labels is None:
+        raise MissingEvidence(f"the probe {name!r} has no class labels; give one that has, or take another evidence")
+    if unknown := probe.labels.count(UNKNOWN):
+        first = probe.source.where(probe.labels.index(UNKNOWN))
+        text = f"{unknown} of {len(probe)} images of the probe {name!r} are of unknown class ({first}, ...)"
+        raise MissingEvidence(f"{text}; give a probe of labelled images alone")
+    return probe.labels
 
 
 def class_concepts(probe: Probe, superclasses: str = "", synsets: str = "") -> ClassConcepts:
@@ -47,9 +67,11 @@ def class_concepts(probe: Probe, superclasses: str = "", synsets: str = "") -> C
         BadInput: a file is not of that form, or speaks of classes that the probe does not have.
     """
     if probe.labels is None:
-        raise MissingEvidence(f"the probe {probe.spec or probe.name!r} has no class labels; give one that has, or take another evidence")
+        known_labels(probe)
     known = _read_synsets(synsets) if synsets else {}
     classes = readable_classes(probe, known)
+    if len(classes) > MOST_CONCEPTS:
+        raise BadInput(f"{len(classes)} classes of {probe.spec or probe.name!r}; at most {MOST_CONCEPTS} can be concepts")
     groups = _groups(superclasses, probe)
     where = _places(probe, known, classes)
     members = [np.eye(len(classes), dtype=bool)]
@@ -62,7 +84,7 @@ def class_concepts(probe: Probe, superclasses: str = "", synsets: str = "") -> C
 
 
 def outputs_of(probe: Probe, outputs: int, synsets: str = "") -> list[int]:
-    """For each class of a probe, which output of a classifier stands for it: its own number where there are as many outputs as classes.
+    """Return which output of a classifier stands for each class: its own number where there are as many as classes.
 
     Args:
         probe: with labels.
@@ -70,11 +92,10 @@ def outputs_of(probe: Probe, outputs: int, synsets: str = "") -> list[int]:
         synsets: FILE that says which class each output is, as in ``class_concepts``; needed where the probe shows other classes.
 
     Raises:
-        MissingEvidence: the probe has no labels, or nothing tells which output is which class, or a class has none.
+        MissingEvidence: an image has no known class, nothing tells which output is which class, or a class has none.
         BadInput: the file is not of that form, or knows none of the classes.
     """
-    if probe.labels is None:
-        raise MissingEvidence(f"the probe {probe.spec or probe.name!r} has no class labels, so nobody knows what a unit is worth")
+    known_labels(probe)
     classes = readable_classes(probe, known := _read_synsets(synsets) if synsets else {})
     if not known:
         if len(classes) != outputs:
@@ -94,10 +115,10 @@ def _groups(superclasses: str, probe: Probe) -> Mapping[str, Sequence[object]]:
     if not superclasses:
         return _dioramas_groups(probe.classes or []) if probe.spec.startswith("diorama:") else {}
     try:
-        found = json.loads(Path(superclasses).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInput(f"cannot read superclasses from {superclasses}: {error}") from None
-    if not isinstance(found, dict) or not all(isinstance(listed, list) for listed in found.values()):
+        found = read_json_object(Path(superclasses))
+    except BadInput as error:
+        raise BadInput(f"no superclasses: {error}; write {{superclass: [class, ...]}}") from None
+    if not all(isinstance(listed, list) for listed in found.values()):
         raise BadInput(f"{superclasses} is not a JSON object of lists; write {{superclass: [class, ...]}}")
     return found
 
@@ -112,9 +133,10 @@ def _dioramas_groups(classes: Sequence[str]) -> dict[str, list[str]]:
 def _read_synsets(file: str) -> dict[int, tuple[str, str]]:
     """WordNet id and name of each number."""
     try:
-        found = ast.literal_eval(Path(file).read_text(encoding="utf-8"))  # reads JSON of numbers and texts as well
+        # This reads JSON of numbers and texts as well.
+        found = ast.literal_eval(read_text(Path(file)))
         return {int(number): (f"n{each['id'][:8]}", each["label"]) for number, each in found.items()}
-    except (OSError, ValueError, SyntaxError, KeyError, TypeError, AttributeError) as error:
+    except (*MISFITS, BadInput, SyntaxError, RecursionError, MemoryError) as error:
         raise BadInput(f"cannot read synsets from {file}: {error}; write {{number: {{'id': '01443537-n', 'label': name}}}}") from None
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from milan.catalogue import OK, Catalogue, Entry
 from milan.command import warnings_so_far
-from milan.describers import Describer, load_describer, typed_settings
+from milan.describers import Describer, load_describer, sources_of, typed_settings
 from milan.describers.resuming import describe_units
 from milan.dissection.dissect import dissect
 from milan.dissection.shards import Shard, shard_here
@@ -26,6 +26,7 @@ from milan.errors import BadInput
 from milan.page import write_page, write_sheets
 from milan.probes import Probe, load_probe
 from milan.programs.describe import PROBE
+from milan.provenance import simulated_note
 from milan.storage import locked, versions, write_text
 from milan.targets import GeneratorTarget, Target, load_target
 from milan.targets.choosing import units_of
@@ -145,6 +146,9 @@ def _write(plan: Plan, dissections: dict[str, Dissection], entries: list[Entry],
 def _facts(plan: Plan, dissections: dict[str, Dissection], entries: list[Entry]) -> dict[str, Any]:
     """What ``run.json`` says of the run, and the page at its foot."""
     first = next(iter(dissections.values()))
+    sources = sources_of(dissections.values(), {plan.describer.name: plan.describer})
+    if plan.target.weights:
+        sources["weights of the target"] = str(plan.target.weights)
     skipped = sorted({index for dissection in dissections.values() for index in getattr(dissection, "facts", {}).get("skipped", [])})
     failed = [entry for entry in entries if entry.status == "failed"]
     told = (
@@ -163,6 +167,8 @@ def _facts(plan: Plan, dissections: dict[str, Dissection], entries: list[Entry])
         "quantile": first.quantile,
         "describer": plan.describer.name,
         "settings": {name: value if _plain(value) else str(value) for name, value in plan.describer.settings.items()},
+        "sources": sources,
+        "simulated": simulated_note(sources),
         "seed": plan.describer.settings.get("seed"),
         "device": str(plan.target.device),
         "machine": f"{platform.system()} {platform.machine()}",

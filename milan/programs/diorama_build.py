@@ -15,7 +15,7 @@ from milan.command import program
 from milan.embedded import embedded
 from milan.errors import BadInput, UnknownName
 from milan.programs.building import NotBuilt, in_process, record, record_whole, side_by_side, timed
-from milan.storage import atomic, cache_folder, locked
+from milan.storage import atomic, cache_root, locked
 from milan.units import Unit
 
 if TYPE_CHECKING:
@@ -338,7 +338,7 @@ def build(
     if jobs is not None and jobs < 1:
         raise BadInput(f"--jobs {jobs}: at least one part is made at a time; leave it out for as many as there are processors")
     data = Path(out) if out else embedded("data") / "diorama"
-    shop = Workshop(data, Path(work) if work else cache_folder() / "diorama", seed)
+    shop = Workshop(data, Path(work) if work else cache_root() / "diorama", seed)
     wanted = [name for name, part in PARTS.items() if (name in only if only else again or not _there(part, data))]
     if len(wanted) == 1:
         make_part(wanted[0], shop)

@@ -33,6 +33,8 @@ def tell_result(catalogue: Catalogue, out: "str | object") -> None:
     counts = ", ".join(f"{count} {status}" for status, count in catalogue.counts.items() if status != "ok")
     shown = min(SHOWN, len(catalogue.descriptions))
     console.print(f"{len(catalogue.descriptions)} of {len(catalogue)} units described{counts and f' ({counts})'}; {shown} of them above")
+    if note := catalogue.facts.get("simulated"):
+        console.print(f"[dim]{escaped(str(note))}[/]", soft_wrap=True)
     for name, file in (("table", "descriptions.csv"), ("page", "page/index.html")):
         console.print(f"{name:5}  {escaped(f'{out}/{file}')}", soft_wrap=True)
 

@@ -1,7 +1,7 @@
 """Which images a classifier still gets right without some of its units, for many sets of units in one reading of the probe."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def right_without(
         parts = [_unpacked(journal.get(id) or {}, len(sets)) for id in sorted(journal.ids(), key=int)]
         begun = int(parts[-1][0][-1]) + 1 if parts else 0
         shape = (len(sets), len(probe), target.layer(features).units if features else 0)
-        store = _opened(features_file(kept), shape, fresh=not parts)
+        store = _opened(kept, shape, fresh=not parts)
         for rows, right, means in _right(target, probe, sets, synsets, range(begun, len(probe), batch_size), tap):
             if features:
                 store[:, rows] = means
@@ -105,13 +105,18 @@ def _unpacked(row: dict, sets: int) -> tuple[Int[np.ndarray, " b"], Bool[np.ndar
     return rows, bits.astype(bool).reshape(sets, len(rows))
 
 
-def _opened(file: Path, shape: tuple[int, int, int], fresh: bool) -> np.ndarray:
+def _opened(kept: Path, shape: tuple[int, int, int], fresh: bool) -> np.ndarray:
     """The file of features to write to; nothing where none are wanted."""
     if not shape[-1]:
         return np.zeros(shape, dtype=np.float32)
-    if fresh or not file.is_file():
+    file = features_file(kept)
+    if fresh:
         return new_array(file, np.float32, shape)
-    return np.lib.format.open_memmap(file, "r+")
+    with suppress(OSError, ValueError):
+        found = np.lib.format.open_memmap(file, "r+")
+        if found.shape == shape:
+            return found
+    raise BadInput(f"{file} is lost or damaged, and {kept} depends on it; delete {kept} to count again")
 
 
 def _right(
@@ -182,10 +187,10 @@ def _answers(
 
 
 def _right_outputs(target: Target, probe: Probe, synsets: str) -> Int[Tensor, " images"]:
-    from milan.probes.superclasses import outputs_of
+    from milan.probes.superclasses import known_labels, outputs_of
 
     shape = target.outputs(target.feed(torch.tensor([0]), probe.image(0)[None])).shape
-    if len(shape) != 2 or probe.labels is None:
-        what = "has no class labels" if probe.labels is None else f"is answered with {tuple(shape[1:])} for an image by {target.name}"
-        raise MissingEvidence(f"the probe {probe.spec or probe.name!r} {what}: accuracy is only known of a classifier on labelled images")
-    return torch.tensor(outputs_of(probe, shape[1], synsets))[torch.tensor(probe.labels)]
+    if len(shape) != 2:
+        what = f"{target.name} answers {tuple(shape[1:])} for an image of {probe.spec or probe.name!r}"
+        raise MissingEvidence(f"{what}: accuracy is only known of a classifier on labelled images")
+    return torch.tensor(outputs_of(probe, shape[1], synsets))[torch.tensor(known_labels(probe))]

@@ -119,7 +119,11 @@ def inverse_balanced_accuracy(of: Compared) -> Float[np.ndarray, " units"]:
 
 
 def mad(of: Compared) -> Float[np.ndarray, " units"]:
-    """Mean activation where the concept shows less that where it does not, in standard deviations of the activation."""
+    """Mean activation where the concept shows less that where it does not, in standard deviations over all images.
+
+    NeuronEval takes the difference as it is. CoSy divides it by the deviation where the concept does not show, which is
+    0 for a perfect unit; ``milan.scores.painted.painted_mad`` is CoSy's own.
+    """
     shown = _ratio((of.activation * of.shows).sum(1), of.shows.sum(1))
     rest = _ratio((of.activation * ~of.shows).sum(1), (~of.shows).sum(1))
     return _ratio(shown - rest, of.activation.std(1))

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from milan.dissection.replaying import Replay, replayed
 from milan.errors import MissingEvidence
 from milan.probes import Probe
-from milan.probes.superclasses import outputs_of
+from milan.probes.superclasses import known_labels, outputs_of
 from milan.progress import progress
 from milan.targets import Target
 
@@ -89,7 +89,7 @@ def impacts(target: Target, layer: str, units: Sequence[int], probe: Probe, syns
     """I_k of each unit on each image (equations 1 to 3): the mean of how much of the network's accuracy and of its loss the unit is worth.
 
     Positive where the network does better with the unit than with 0 in its place. NaN for images that cannot be read. The network's
-    temperature is calibrated on the same images, as in the paper.
+    temperature is calibrated, as in the paper, here on the same images.
 
     Args:
         synsets: which output is which class, where the probe does not show all of them; see ``milan.probes.superclasses.outputs_of``.
@@ -156,9 +156,10 @@ def ablation_scores(
         fitted: the images that c and d are fitted on, and what is predicted of each unit there.
         judged: other images, and what is predicted there.
         scalings: ``closed`` makes predictions explain the most of the unit's variance (equations 16 to 18); ``optimised`` makes equation 12
-            greatest (the paper descends on it for 100 steps from c = 1 and d = 0). How each image's loss follows the unit is tabulated once
-            for all descriptions of a unit, so that c and d are sought without the network, over all of the unit's range; what is found is
-            kept where the network itself confirms that it is better than the closed form.
+            greatest (the paper descends on it; its code takes 100 steps from c = 1 and d = 0). How each image's loss
+            follows the unit is tabulated once for all descriptions of a unit, so that c and d are sought without the
+            network, over all of the unit's range; what is found is kept where the network itself confirms that it is
+            better than the closed form.
         synsets: which output is which class, where the probe does not show all of them; see ``milan.probes.superclasses.outputs_of``.
 
     Raises:
@@ -292,12 +293,11 @@ def _plain(target: Target, probe: Probe, labels: Int[Tensor, " images"], batch_s
 
 def _known(target: Target, probe: Probe, synsets: str) -> Int[Tensor, " images"]:
     """The output that is right for each image of a probe."""
-    if probe.labels is None:
-        raise MissingEvidence(f"the probe {probe.spec or probe.name!r} has no class labels, so nobody knows what a unit is worth")
+    labels = known_labels(probe)
     shape = target.outputs(target.feed(torch.tensor([0]), probe.image(0)[None])).shape
     if len(shape) != 2:
         raise MissingEvidence(
             f"{target.name} answers {tuple(shape[1:])} for an image: "
             "what a unit is worth is only known for a classifier of the probe's classes"
         )
-    return torch.tensor(outputs_of(probe, shape[1], synsets))[torch.tensor(probe.labels)]
+    return torch.tensor(outputs_of(probe, shape[1], synsets))[torch.tensor(labels)]

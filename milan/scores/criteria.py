@@ -13,6 +13,7 @@ from milan.units import Unit
 
 SYNTACTIC = {"nouns": "noun", "verbs": "verb", "adpositions": "adposition", "adjectives": "adjective"}
 STRUCTURAL = ("length", "depth", "word difference")
+PIPELINE = "those of"  # how vectors of a pipeline are named
 CRITERIA = (*SYNTACTIC, *STRUCTURAL)
 Vectors = Callable[[Sequence[str]], Float[np.ndarray, "words features"]]
 
@@ -45,7 +46,7 @@ def _values(reading: Reading, known: Mapping[str, Float[np.ndarray, " features"]
 
 
 def word_vectors(spec: str, language: str = "", device: str = "cpu") -> tuple[Vectors, str]:
-    """What gives words vectors, and how a report names it.
+    """What gives words vectors, and what that is: the pipeline's name, or the spec of an image-text model.
 
     Args:
         spec: ``pipeline`` for the vectors of the spaCy pipeline (``en_core_web_lg`` and ``_md`` have some), else the text side of an
@@ -59,11 +60,11 @@ def word_vectors(spec: str, language: str = "", device: str = "cpu") -> tuple[Ve
     if not pipeline.vocab.vectors_length and spec == "pipeline":
         raise BadInput(f"the spaCy pipeline {named(pipeline)} has no word vectors; take en_core_web_lg, or --vectors diorama")
     if spec == "pipeline" or (not spec and pipeline.vocab.vectors_length):
-        return lambda words: np.stack([_own(pipeline.vocab[word]) for word in words]), f"those of {named(pipeline)}"
+        return lambda words: np.stack([_own(pipeline.vocab[word]) for word in words]), f"{PIPELINE} {named(pipeline)}"
     from milan.pretrained.embedder import load_embedder, text_embeddings
 
     embedder = load_embedder(spec or "diorama", device=device)
-    return lambda words: text_embeddings(embedder, words).numpy().astype(np.float64), f"the text side of {spec or 'diorama'}, word by word"
+    return lambda words: text_embeddings(embedder, words).numpy().astype(np.float64), spec or "diorama"
 
 
 def _own(lexeme: object) -> Float[np.ndarray, " features"]:

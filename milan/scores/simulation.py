@@ -82,6 +82,7 @@ class ByClasses(Simulator):
 
     def presence(self, texts: Sequence[str]) -> Presence:
         found = torch.zeros(len(self.judged), len(texts))
+        found[self.known.matrix.isnan().any(1)] = torch.nan
         for place, text in enumerate(texts):
             if (column := self._columns.get(text.lower())) is not None:
                 found[:, place] = self.known.matrix[:, column]

@@ -15,6 +15,8 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from milan.errors import BadInput, MilanWarning
+from milan.file_kinds import check_model_folder
+from milan.targets.hubs import first_line, quiet
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -251,14 +253,15 @@ def _scorer(model: str, num_layers: int | None, rescale: bool, device: str) -> A
         raise BadInput(f"bert-score has no English baseline for {name}; set rescale=False")
     if (model.startswith((".", "/", "~")) or model.count("/") > 1) and not Path(model).exists():
         raise BadInput(f"no folder {model}; give a transformers encoder by id or folder")
+    if Path(model).is_dir():
+        check_model_folder(Path(model))
     try:
-        scorer = library.BERTScorer(
-            model, num_layers=layers, lang="en", rescale_with_baseline=rescale, baseline_path=str(baseline), device=device, nthreads=0
-        )
-        scorer._tokenizer = _tokenizer(model, scorer._model.config)
+        with quiet():
+            rescaling = {"lang": "en", "rescale_with_baseline": rescale, "baseline_path": str(baseline)}
+            scorer = library.BERTScorer(model, num_layers=layers, device=device, nthreads=0, **rescaling)
+            scorer._tokenizer = _tokenizer(model, scorer._model.config)
     except (OSError, ValueError) as error:
-        first = (str(error).strip() or "no message").splitlines()[0]
-        raise BadInput(f"cannot load {model} for BERTScore: {first}; give a folder that holds it") from None
+        raise BadInput(f"cannot load {model} for BERTScore: {first_line(error)}; give a folder that holds it") from None
     return scorer
 
 
@@ -266,7 +269,7 @@ def _tokenizer(model: str, config: Any) -> Any:
     from transformers import AutoTokenizer
 
     settings = {"add_prefix_space": True} if config.model_type in ("roberta", "gpt2", "longformer") else {}
-    tokenizer = AutoTokenizer.from_pretrained(model, **settings)
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False, **settings)
     places = getattr(config, "max_position_embeddings", 512) - (2 if config.model_type in ("roberta", "longformer") else 0)
     tokenizer.model_max_length = min(tokenizer.model_max_length, places)  # one without a length would overflow
     return tokenizer

@@ -1,7 +1,7 @@
 """One function per family of networks: a name and a source of weights in, the network and how it wants its pictures out."""
 
 import inspect
-import logging
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from milan.errors import BadInput, MilanError, UnknownName
-from milan.targets.hubs import only_cached, out_of_reach, reachable
+from milan.errors import BadInput, MilanError, MilanWarning, UnknownName
+from milan.file_kinds import check_model_folder
+from milan.targets.checkpoints import Weights, read_weights
+from milan.targets.hubs import first_line, only_cached, out_of_reach, quiet, reachable
 from milan.targets.latents import Latents
 from milan.targets.sources import Network, Preprocessing, Source
-from milan.targets.weights import Weights, classes_in, fitted, put_weights, read_weights
+from milan.targets.weights import classes_in, fitted, put_weights
 
 
 def from_torchvision(name: str, source: Source) -> Network:
@@ -51,7 +53,8 @@ def _published(name: str, published: Any) -> Weights:
     try:
         return dict(published.get_state_dict(progress=True, check_hash=True, weights_only=True, map_location="cpu"))
     except (OSError, RuntimeError) as error:
-        raise BadInput(f"the weights of torchvision:{name} could not be had from {published.url}: {_line(error)}") from error
+        reason = f"could not be downloaded from {published.url}: {first_line(error)}"
+        raise BadInput(f"the weights of torchvision:{name} {reason}") from error
 
 
 def _built(build: Any, options: dict[str, Any], tensors: Weights, origin: str) -> nn.Module:
@@ -75,16 +78,14 @@ def _torchvision_preprocessing(published: Any) -> Preprocessing:
 
 
 def from_timm(name: str, source: Source) -> Network:
-    """A network of timm, with the data configuration of its pretrained weights."""
+    """A network of timm, by NAME, NAME.TAG, hf_hub:ID or local-dir:FOLDER, with its data configuration."""
     try:
         import timm
     except ImportError as error:
         raise BadInput("timm is not installed; pip install 'milan[timm]'") from error
-    if not timm.is_model(name):
-        raise UnknownName("timm model", name, timm.list_models(), "timm.list_models() has them all")
-    config = timm.get_pretrained_cfg(name)
+    _check_timm_name(name)
     if source.pretrained:
-        model = _timm_pretrained(name, config)
+        model = _timm_pretrained(name)
     else:
         model = _built(partial(timm.create_model, name, pretrained=False), {}, source.tensors, str(source.path))
     data = timm.data.resolve_data_config({}, model=model)
@@ -92,12 +93,34 @@ def from_timm(name: str, source: Source) -> Network:
     return Network(model, Preprocessing(size, round(size / data["crop_pct"]), tuple(data["mean"]), tuple(data["std"])))
 
 
-def _timm_pretrained(name: str, config: Any) -> nn.Module:
+def _check_timm_name(name: str) -> None:
+    """Raise UnknownName or BadInput for a network, a tag of weights or a place that timm does not have."""
     import timm
 
+    kind, _, place = name.partition(":")
+    if kind in ("hf_hub", "hf-hub") and place:
+        only_cached(place.partition("@")[0], ("config.json",), "the path of a local copy, as in timm:local-dir:FOLDER")
+    elif kind == "local-dir" and place:
+        if not (Path(place) / "config.json").is_file():
+            raise BadInput(f"{place} holds no config.json, so it is no folder of a timm model")
+        check_model_folder(Path(place))
+    elif (network := name.partition(".")[0]) not in timm.list_models():
+        hint = "timm.list_models() has them all, or write hf_hub:ID"
+        raise UnknownName("timm model", network, timm.list_models(), hint)
+    elif name not in (tagged := timm.list_models(f"{network}.*", include_tags=True)) and name != network:
+        tags = [known.partition(".")[2] for known in tagged]
+        raise UnknownName("timm weights", name.partition(".")[2], tags, f"{network} has: {', '.join(tags) or 'none'}")
+
+
+def _timm_pretrained(name: str) -> nn.Module:
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
     repository, url = getattr(config, "hf_hub_id", None), getattr(config, "url", None)
     offline: dict[str, Any] = {}
-    if repository:
+    if ":" in name:  # of a hub or a folder, which has been looked at
+        pass
+    elif repository:
         cached = only_cached(repository, ("model.safetensors", "pytorch_model.bin"))
         offline = {"pretrained_cfg_overlay": {"state_dict": read_weights(cached)}} if cached else {}
     elif not url:
@@ -107,7 +130,7 @@ def _timm_pretrained(name: str, config: Any) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=True, **offline)
     except Exception as error:  # the hub's client, the network and timm each raise their own
-        raise BadInput(f"the weights of timm:{name} could not be had: {_line(error)}") from error
+        raise BadInput(f"the weights of timm:{name} could not be had: {first_line(error)}") from error
 
 
 def _torch_cache(url: str) -> Path:
@@ -130,14 +153,14 @@ def from_huggingface(name: str, source: Source) -> Network:
 
     name, local = _place(name)
     try:
-        with _quiet():
-            config = transformers.AutoConfig.from_pretrained(name, local_files_only=local)
+        with quiet():
+            config = transformers.AutoConfig.from_pretrained(name, local_files_only=local, trust_remote_code=False)
             model = _transformers_model(name, config, source, local)
         preprocessing = _processor(name, model.config, local)
     except MilanError:
         raise
     except Exception as error:  # the hub's client, the network and transformers each raise their own
-        raise BadInput(f"hf:{name} cannot be loaded: {_line(error)}") from error
+        raise BadInput(f"hf:{name} cannot be loaded: {first_line(error)}") from error
     return Network(model, preprocessing)
 
 
@@ -147,6 +170,7 @@ def _place(name: str) -> tuple[str, bool]:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise BadInput(f"{name} holds no config.json, so it is no folder of a transformers model")
+        check_model_folder(path)
         return str(path), True
     if looks_like_path(name):
         raise BadInput(f"no folder {name!r}; hf: takes a folder written by save_pretrained or a hub id (google/vit-base-patch16-224)")
@@ -166,9 +190,14 @@ def looks_like_path(name: str) -> bool:
 def _transformers_model(name: str, config: Any, source: Source, local: bool) -> nn.Module:
     kind = _auto_class(config)
     if source.pretrained:
-        model = kind.from_pretrained(name, local_files_only=local, trust_remote_code=False)
+        safely = {"local_files_only": local, "trust_remote_code": False}
+        model, told = kind.from_pretrained(name, output_loading_info=True, **safely)
+        if missing := sorted(told["missing_keys"]):
+            text = f"hf:{name} has no weights for {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
+            effect = f"these {len(missing)} are random, so layers that read them mean nothing"
+            warnings.warn(f"{text}; {effect}", MilanWarning, stacklevel=5)
         return _vision_part(model, name)
-    model = kind.from_config(config)
+    model = kind.from_config(config, trust_remote_code=False)
     if source.path is not None and (filled := _with_saved_names(model, source)) is not None:
         return _vision_part(filled, name)
     return source.fill(_vision_part(model, name))
@@ -204,8 +233,9 @@ def _processor(name: str, config: Any, local: bool) -> Preprocessing:
 
     fallback = Preprocessing(_last(getattr(config, "image_size", None) or 224))
     try:
-        with _quiet():
-            wanted = transformers.AutoImageProcessor.from_pretrained(name, local_files_only=local)
+        with quiet():
+            safely = {"local_files_only": local, "trust_remote_code": False}
+            wanted = transformers.AutoImageProcessor.from_pretrained(name, **safely)
     except (OSError, ValueError, KeyError, ImportError):
         return fallback  # saved without a processor
     size, resize = _sizes(wanted, fallback.image_size)
@@ -237,25 +267,3 @@ def _side(size: Any) -> int | None:
 
 def _last(size: Any) -> int:
     return int(size if isinstance(size, int) else list(size)[-1])
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-class _quiet:
-    """transformers' bars and notices off while a model is loaded: what matters is told by our own errors."""
-
-    def __enter__(self) -> None:
-        from transformers.utils import logging as notices
-
-        self.level, self.bar = notices.get_verbosity(), notices.is_progress_bar_enabled()
-        notices.set_verbosity(logging.ERROR)
-        notices.disable_progress_bar()
-
-    def __exit__(self, *fault: object) -> None:
-        from transformers.utils import logging as notices
-
-        notices.set_verbosity(self.level)
-        if self.bar:
-            notices.enable_progress_bar()

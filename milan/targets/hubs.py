@@ -1,8 +1,10 @@
-"""Whether a hub can be asked, and what to say in seconds when it cannot."""
+"""Ask a hub, report within seconds that it cannot be asked, and load models without running their code."""
 
+import logging
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from milan.errors import BadInput
@@ -27,6 +29,14 @@ def out_of_reach(what: str, url: str, cached: Path | str, instead: str = INSTEAD
     return BadInput(f"{what} is not on this machine and {url} is out of reach; it would be cached as {cached}; give {instead}")
 
 
+def first_line(error: BaseException) -> str:
+    """Return what a library's error says, on one line of at most 300 characters."""
+    text = " ".join(str(error).split())
+    if "trust_remote_code" in text:
+        return "it needs code from its own folder, which is never run; give a model whose class the library has itself"
+    return text[:300] or type(error).__name__
+
+
 def _online() -> bool:
     from huggingface_hub import constants
 
@@ -49,3 +59,28 @@ def only_cached(repository: str, filenames: Sequence[str], instead: str = INSTEA
             return Path(cached)
     folder = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
     raise out_of_reach(repository, f"{constants.ENDPOINT}/{repository}", folder, instead)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Load a transformers model without bars and notices, and without a question whether code in its folder may run.
+
+    All calls in this package pass ``trust_remote_code=False``. Libraries that load transformers models themselves
+    (open_clip, bert-score) do not; transformers would then ask on the console, and run the code after a "y".
+    """
+    from transformers import dynamic_module_utils as remote_code
+    from transformers.utils import logging as notices
+
+    level, bar = notices.get_verbosity(), notices.is_progress_bar_enabled()
+    seconds = remote_code.TIME_OUT_REMOTE_CODE
+    notices.set_verbosity(logging.ERROR)
+    notices.disable_progress_bar()
+    # Without time for an answer it refuses instead of asking.
+    remote_code.TIME_OUT_REMOTE_CODE = 0
+    try:
+        yield
+    finally:
+        remote_code.TIME_OUT_REMOTE_CODE = seconds
+        notices.set_verbosity(level)
+        if bar:
+            notices.enable_progress_bar()

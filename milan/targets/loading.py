@@ -1,5 +1,6 @@
 """A target by name: of torchvision, timm, transformers or Diorama, or from a file of yours."""
 
+import hashlib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import nn
 from milan.errors import BadInput, MilanError, MilanWarning, UnknownName, nearest
 from milan.targets.families import from_diorama, from_huggingface, from_timm, from_torchvision
 from milan.targets.generators import GeneratorTarget
-from milan.targets.modules import check_usable, is_half
+from milan.targets.modules import check_usable, is_half, seeded
 from milan.targets.sources import RANDOM, Network, Preprocessing, Source
 from milan.targets.target import Target
 from milan.user_code import is_file_spec, module_of, one_line
@@ -39,8 +40,8 @@ def load_target(
     Args:
         spec: ``torchvision:NAME``, ``timm:NAME``, ``hf:ID_OR_PATH``, ``diorama:NAME``, or ``PATH/FILE.py:FUNCTION`` for a function of
             yours that returns a module (or a :class:`Target`, which brings its own preprocessing).
-        weights: a safetensors file or a saved state dict, of which nothing is executed; ``"random"`` for untrained weights;
-            None for the library's pretrained ones.
+        weights: a safetensors file or a saved state dict, of which nothing is executed; ``"random"`` for untrained
+            weights, the same each time; None for the library's pretrained ones.
         device, layout, prefix_tokens, output_index: see :class:`Target`.
 
     Raises:
@@ -50,15 +51,18 @@ def load_target(
     kind, _, name = spec.partition(":")
     source = Source(weights)
     options: dict[str, Any] = {"layout": layout, "prefix_tokens": prefix_tokens, "output_index": output_index, "device": device}
-    if kind in FAMILIES and name:
-        network = FAMILIES[kind](name, source)
-        target = _target(network, spec, options)
-    elif is_file_spec(spec):
-        target = _from_file(spec, source, options)
-    else:
-        raise _unknown(spec)
+    # Random weights are the same each time, so that earlier results are found again.
+    with seeded(torch.device("cpu")):
+        if kind in FAMILIES and name:
+            network = FAMILIES[kind](name, source)
+            target = _target(network, spec, options)
+        elif is_file_spec(spec):
+            target = _from_file(spec, source, options)
+        else:
+            raise _unknown(spec)
     target.spec = spec
     target.weights = str(weights) if weights is not None else ""
+    target.code = _code_hash(spec)
     return target
 
 
@@ -107,6 +111,12 @@ def _with_options(target: Target, options: dict[str, Any]) -> Target:
         own = {key: value for key, value in (kept | given).items() if key not in ("resize", "mean", "std")}
         return GeneratorTarget(target.model, target.latents, name=target.name, low=target.low, high=target.high, **own)
     return Target(target.model, name=target.name, **(kept | given))
+
+
+def _code_hash(spec: str) -> str:
+    """Return the sha256 of the Python file that a spec names; empty if it names none."""
+    file = spec.rpartition(":")[0]
+    return hashlib.sha256(Path(file).expanduser().read_bytes()).hexdigest() if is_file_spec(spec) else ""
 
 
 def _unknown(spec: str) -> MilanError:

@@ -103,3 +103,13 @@ def borrowed(model: nn.Module, device: torch.device) -> Iterator[None]:
             module.training = training
         if moved:
             model.to(home)
+
+
+@contextmanager
+def seeded(device: torch.device) -> Iterator[None]:
+    """Seed the random numbers of the CPU and of ``device`` within the block; the random state outside is unchanged."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(0)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(0)
+        yield

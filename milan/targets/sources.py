@@ -6,8 +6,9 @@ from pathlib import Path
 
 from torch import nn
 
+from milan.targets.checkpoints import Weights, read_weights
 from milan.targets.latents import Latents
-from milan.targets.weights import Weights, put_weights, read_weights
+from milan.targets.weights import put_weights
 
 RANDOM = "random"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import re
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -14,6 +13,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from milan.errors import BadInput, MilanWarning, UnknownName
+from milan.targets.fingerprints import attribute_hash, network_hash, noise_outputs
 from milan.targets.layers import Layer, Layers, find_layers
 from milan.targets.layouts import check_layout
 from milan.targets.modules import PREFIXES, borrowed, check_usable, is_half, modules_by_name, plain_name, unwrapped
@@ -62,6 +62,8 @@ class Target:
         self.layout, self.prefix_tokens, self.output_index = layout, prefix_tokens, output_index
         self.spec = ""  # what load_target was given; empty for a module given in Python
         self.weights = ""  # the weights file it was given, "random", or empty
+        self.code = ""  # sha256 of the Python file that load_target ran for it; empty if there is none
+        self._noise_outputs: tuple[Any, list[str]] = ((), [])  # the state they were computed in, and the outputs
         if len(self.mean) != 3 or len(self.std) != 3 or not all(self.std):
             raise BadInput(f"mean and std need three values each, std none of them 0: {self.mean}, {self.std}")
 
@@ -167,17 +169,17 @@ class Target:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of weights (names, shapes, bytes), architecture (as it prints itself) and preprocessing; computed anew each time."""
-        digest = hashlib.sha256()
-        core = self.core
-        architecture = re.sub(r" at 0x[0-9a-f]+", "", repr(core))  # functions print where they lie in memory
+        """The sha256 of what decides the activations, evaluated at each access.
+
+        It covers weights, architecture, configuration, preprocessing, the file of code that the network was loaded
+        from, and what its layers put out for an image of noise (see ``noise_outputs``).
+        """
         reading = (self.image_size, self.resize, self.mean, self.std, self.layout, self.prefix_tokens, self.output_index)
-        digest.update(repr((type(core).__module__, type(core).__qualname__, architecture, reading)).encode())
-        for name, value in sorted(core.state_dict().items()):
-            if isinstance(value, Tensor):
-                digest.update(repr((plain_name(name), str(value.dtype), tuple(value.shape))).encode())
-                digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        network = network_hash(self.core)
+        state = (network, reading, attribute_hash(self.core))
+        if self._noise_outputs[0] != state:
+            self._noise_outputs = (state, noise_outputs(self))
+        return hashlib.sha256(repr((network, reading, self.code, self._noise_outputs[1])).encode()).hexdigest()
 
 
 def _spellings(name: str) -> list[str]:

@@ -136,6 +136,47 @@ def test_the_key_follows_settings_and_code():
     assert worlds.Colour().key != worlds.Colour(times=2).key
 
 
+OWN = """
+from milan import Description
+from milan.describers import Describer
+
+class Own(Describer):
+    name = "own"{version}
+
+    def __init__(self):
+        pass
+
+    def describe(self, dissection, units):
+        return (Description(unit, "{text}", 0.0) for unit in units)
+"""
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_a_stated_version_stands_for_the_code_else_its_text_does(stated, tmp_path):
+    def key(text, version):
+        file = tmp_path / "own.py"
+        file.write_text(OWN.format(text=text, version=f"\n    version = {version}" if stated else ""))
+        return describer_class(f"{file}:Own")().key
+
+    assert key("a", 1) == key("a", 1)
+    assert (key("a", 1) == key("another", 1)) == stated
+    assert (key("a", 1) == key("a", 2)) == (not stated)
+
+
+def test_a_class_made_at_a_prompt_is_known_by_its_code():
+    def key(text):
+        place: dict = {}
+        exec(OWN.format(text=text, version=""), place)
+        return place["Own"]().key
+
+    assert key("a") == key("a") != key("b")
+
+
+@pytest.mark.parametrize("name", describer_names())
+def test_every_describer_of_the_package_states_its_version(name):
+    assert isinstance(vars(describer_class(name)).get("version"), int)
+
+
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "describe").glob("*.yaml"))
 
 

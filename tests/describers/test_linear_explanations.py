@@ -10,7 +10,7 @@ from torch import nn
 
 from milan.describers import check_describer, load_describer
 from milan.describers.contract import toy_dissection
-from milan.describers.linear_explanations import _filtered, told
+from milan.describers.linear_explanations import _filtered
 from milan.diorama.concepts import read
 from milan.dissection.dissect import dissect
 from milan.errors import BadInput, MissingEvidence
@@ -19,7 +19,7 @@ from milan.probes import Probe, load_probe
 from milan.probes.labels import probe_labels
 from milan.regression import Split
 from milan.targets import Target
-from milan.units import Description, Unit
+from milan.units import Description, Unit, weighted_sum
 from tests.describers.makers import COLOURS
 
 CLASSES = ["cat", "dog", "cup", "lamp", "car"]
@@ -107,7 +107,7 @@ def test_text_weights_and_bias_are_one_function_of_the_images(planted, superclas
             values = planted.activations("mean")[:, planted.row(each.unit)].numpy()
             rows = describer._study(planted).split.validation.numpy()
             assert np.corrcoef(predicted[rows], values[rows])[0, 1] == pytest.approx(each.score, abs=1e-6)
-            assert each.text == told(each.concepts)
+            assert each.text == weighted_sum(each.concepts)
             assert len(each.concepts) <= longest
 
 
@@ -265,14 +265,15 @@ def test_published_calibrations_are_found_by_the_models_name(spec, published):
 
 
 def test_weights_are_written_so_that_they_can_be_read():
-    assert told([("dog", 0.62), ("grass", 0.31), ("cat", -0.12)]) == "0.62 dog + 0.31 grass - 0.12 cat"
-    assert told([("sky", -1.5), ("sea", -0.004)]) == "-1.50 sky - 0.004 sea"
-    assert told([("dog", 12.344)]) == "12.34 dog"
+    assert weighted_sum([("dog", 0.62), ("grass", 0.31), ("cat", -0.12)]) == "0.62 dog + 0.31 grass - 0.12 cat"
+    assert weighted_sum([("sky", -1.5), ("sea", -0.004)]) == "-1.50 sky - 0.004 sea"
+    assert weighted_sum([("dog", 12.344)]) == "12.34 dog"
 
 
 def test_the_truth_score_reads_what_a_sum_adds():
     def phrases(*parts):
-        return [[[concept.name for concept in group] for group in phrase] for phrase in read(told(parts)).phrases]
+        phrases = read(weighted_sum(parts)).phrases
+        return [[[concept.name for concept in group] for group in phrase] for phrase in phrases]
 
     assert phrases(("dog", 0.62), ("horizontal stripes", 0.00031), ("red", 0.2), ("cat", -0.12)) == [
         [["dog"]],

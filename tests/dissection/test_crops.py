@@ -6,28 +6,25 @@ import numpy as np
 import pytest
 import torch
 
-from milan.dissection.crops import MOST, OVERLAP, WHOLE, attention_boxes, cropped, heat_maps, iou, otsu
+from milan.dissection.crops import MOST, OVERLAP, WHOLE, attention_boxes, cropped, eight_bit, heat_maps, iou, otsu
 
 
-def reference_threshold(values: np.ndarray) -> float:
-    """The bin's middle that parts the values with the greatest variance between the parts, by the definition."""
-    counts, edges = np.histogram(values, 256, (values.min(), values.max()))
-    middles = [(low + high) / 2 for low, high in itertools.pairwise(edges)]
-    total, best, found = counts.sum(), -1.0, 0.0
-    for place in range(255):
-        low, high = counts[: place + 1].sum(), counts[place + 1 :].sum()
-        if low and high:
-            one = sum(count * middle for count, middle in zip(counts[: place + 1], middles[: place + 1], strict=True)) / low
-            other = sum(count * middle for count, middle in zip(counts[place + 1 :], middles[place + 1 :], strict=True)) / high
-            between = low / total * (high / total) * (one - other) ** 2
+def reference_threshold(levels: np.ndarray) -> int:
+    """The level that splits the values with the greatest variance between the groups, by the definition."""
+    best, found = 0.0, -1
+    for level in range(255):
+        one, other = levels[levels <= level].astype(float), levels[levels > level].astype(float)
+        if len(one) and len(other):
+            between = len(one) * len(other) * (one.mean() - other.mean()) ** 2
             if between > best * (1 + 1e-12):
-                best, found = between, middles[place]
+                best, found = between, level
     return found
 
 
 def reference_boxes(heat: np.ndarray) -> list[tuple[int, int, int, int]]:
     """Boxes of regions that touch at sides or corners, but for those inside a hole of another."""
-    lit = heat > reference_threshold(heat)
+    levels = np.floor(heat * 255)
+    lit = levels > reference_threshold(levels)
     outside = walked(~lit, [(row, column) for row, column in borders(*lit.shape) if not lit[row, column]], corners=False)
     solid = [(int(row), int(column)) for row, column in np.argwhere(~outside)]
     left, found = set(solid), []
@@ -74,7 +71,7 @@ def test_boxes_and_thresholds_are_those_of_the_reference(seed):
     heat = heat_maps(coarse.float(), 24)[0]
     assert heat.min() == 0
     assert heat.max() == 1
-    assert otsu(heat) == pytest.approx(reference_threshold(heat), abs=1e-9)
+    assert otsu(eight_bit(heat)) == reference_threshold(eight_bit(heat))
     assert attention_boxes(heat) == reference_boxes(heat)
 
 
@@ -91,6 +88,13 @@ def test_a_heat_map_is_scaled_and_not_wrapped():
 def test_flat_maps_and_single_values_have_no_crops():
     for maps in (torch.zeros(1, 4, 4), torch.ones(1, 1, 1), torch.full((1, 3, 3), float("nan"))):
         assert attention_boxes(heat_maps(maps, 16)[0]) == []
+
+
+def test_what_is_in_the_lower_group_is_not_lit():
+    """OpenCV's threshold is the last level of the lower group: 10.9 is of that group, like 10.1."""
+    values = np.array([[0.0, 10.1, 10.9, 200.0, 255.0]]).repeat(4, 0)
+    assert otsu(eight_bit(values)) == 10
+    assert attention_boxes(values) == [(0, 3, 4, 5)]
 
 
 def test_crops_are_few_and_apart():

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from milan.dissection import running
 from milan.dissection.dissect import dissect
 from milan.dissection.hooks import ablated, recorded
 from milan.dissection.masks import masks_from_maps
-from milan.dissection.store import load_dissection
-from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName, recorded_warnings
+from milan.dissection.store import Dissection, load_dissection
+from milan.errors import BadInput, MilanNotice, MilanWarning, MissingEvidence, UnknownName, recorded_warnings
 from milan.probes import Probe, load_probe
 from milan.storage import locked
 from milan.targets import Target, load_target
@@ -123,8 +124,8 @@ def test_layers_one_by_one_or_together_make_the_same_bytes(tmp_path: Path) -> No
 
 def passes(target: Target, probe: Probe, out: Path, **settings: object) -> int:
     """How many images of the probe go through the network for this dissection."""
-    _ = target.found  # finding the layers runs it too
     count = counted(target)
+    _ = next(count), target.found, target.fingerprint  # both run it too
     before = next(count)
     dissect(target, probe, ["conv2"], out, **settings)
     return next(count) - before - 1  # one image to measure the maps
@@ -160,22 +161,63 @@ def test_what_was_found_of_an_ablated_network_is_not_taken_for_the_whole_one(tmp
     assert torch.equal(dissect(target, probe, ["conv2"], tmp_path)["conv2"].thresholds(), whole)
 
 
-def test_another_format_is_a_miss(tmp_path: Path) -> None:
-    dissect(toy_target(), toy_probe(60), ["conv2"], tmp_path)
-    facts = tmp_path / "conv2" / "dissection.json"
-    facts.write_text(facts.read_text().replace('"format": 1', '"format": 99'))
-    with pytest.raises(BadInput, match="format 99"):
-        load_dissection(tmp_path / "conv2")
-    assert passes(toy_target(), toy_probe(60), tmp_path) == 60
+def changed(**facts: object) -> Callable[[bytes], bytes]:
+    """A dissection.json that says something else."""
+    return lambda file: json.dumps(json.loads(file) | facts).encode()
 
 
-@pytest.mark.parametrize("lost", ["images.npy", "images.json", "conv2/pooled_max.npy", "conv2/exemplars.safetensors"])
-def test_lost_files_are_made_again(tmp_path: Path, lost: str) -> None:
-    dissect(toy_target(), toy_probe(60), ["conv2"], tmp_path)
+SPOILT: dict[str, tuple[str, Callable[[bytes], bytes | None], str]] = {
+    "of 0.1": ("conv2/dissection.json", changed(format=1), "milan 0.1"),
+    "of another version": ("conv2/dissection.json", changed(format=99), "format 99"),
+    "changed by hand": ("conv2/dissection.json", changed(image_size=31), "checksum"),
+    "no facts": ("conv2/dissection.json", lambda file: b"[]", "JSON list"),
+    "cut facts": ("conv2/dissection.json", lambda file: file[:200], "not JSON"),
+    "deep": ("conv2/dissection.json", lambda file: b"[" * 100_000, "too deeply"),
+    "lost": ("conv2/pooled_max.npy", lambda file: None, "pooled_max.npy cannot be read"),
+    "cut exemplars": ("conv2/exemplars.safetensors", lambda file: file[:-1], "exemplars.safetensors is damaged"),
+    "a flipped bit": ("conv2/exemplars.safetensors", lambda file: file[:-1] + bytes([file[-1] ^ 1]), "checksum"),
+    "zero bytes": ("conv2/statistics.safetensors", lambda file: b"", "0 bytes instead"),
+    "cut activations": ("conv2/pooled_mean.npy", lambda file: file[:-4], "pooled_mean.npy is damaged"),
+    "lost images": ("images.npy", lambda file: None, ""),
+    "lost list": ("images.json", lambda file: None, ""),
+    "cut images": ("images.npy", lambda file: file[:-1], ""),
+    "other images": ("images.npy", lambda file: file[:-1] + bytes([file[-1] ^ 1]), ""),
+    "other order": ("images.json", changed(ids=[*range(60)]), ""),
+}
+
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_damaged_results_are_told_and_made_anew(tmp_path: Path, what: str) -> None:
+    made = dissect(toy_target(), toy_probe(60), ["conv2"], tmp_path)["conv2"]
+    shown = made.exemplars(made.units[0]).images
     whole = files(tmp_path)
-    (tmp_path / lost).unlink()
-    dissect(toy_target(), toy_probe(60), ["conv2"], tmp_path)
+    name, spoil, told = SPOILT[what]
+    content = spoil((tmp_path / name).read_bytes())
+    (tmp_path / name).unlink()
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    if told:
+        with pytest.raises((BadInput, MissingEvidence), match=told):
+            read_whole(load_dissection(tmp_path / "conv2"))
+        with pytest.warns(MilanNotice, match=told):
+            dissect(toy_target(), toy_probe(60), ["conv2"], tmp_path)
+    found = dissect(toy_target(), toy_probe(60), ["conv2"], tmp_path)["conv2"]
     assert files(tmp_path) == whole
+    assert torch.equal(found.exemplars(found.units[0]).images, shown)
+
+
+def read_whole(dissection: Dissection) -> None:
+    dissection.maps(dissection.units[0])
+    dissection.thresholds()
+    for pooling in ("max", "mean"):
+        dissection.activations(pooling)
+
+
+def test_a_layer_beside_a_damaged_one_is_dissected(tmp_path: Path) -> None:
+    dissect(toy_target(), toy_probe(60), ["conv1"], tmp_path)
+    (tmp_path / "conv1" / "dissection.json").write_text("[]")
+    found = dissect(toy_target(), toy_probe(60), ["conv2"], tmp_path)["conv2"]
+    assert len(found.exemplars(found.units[0]).images) == 15
 
 
 class Crafted(nn.Module):
@@ -321,7 +363,7 @@ def test_folder_that_cannot_be_used_is_told_before_the_first_image(tmp_path: Pat
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
-    with locked(tmp_path), pytest.raises(BadInput, match="already being written"):
+    with locked(tmp_path), pytest.raises(BadInput, match="being written by this process"):
         dissect(toy_target(), toy_probe(20), ["conv2"], tmp_path)
 
 

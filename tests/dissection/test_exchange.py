@@ -1,7 +1,9 @@
 """The released layout and the compact one, written and read; and what the 2022 code got wrong in reading."""
 
 import csv
+import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -149,35 +151,44 @@ def test_activations_left_out_of_a_release_are_not_made_up(tmp_path: Path) -> No
     assert load_dissection(folder).exemplars(Unit("layer1", 0)).activations.isnan().all()
 
 
-def spoil(folder: Path, what: str) -> None:
-    if what == "pickle":
-        np.save(folder / "masks.npy", np.array([{}], dtype=object), allow_pickle=True)
-    elif what == "truncated":
-        (folder / "masks.npy").write_bytes((folder / "masks.npy").read_bytes()[:150])
-    elif what == "rows":
-        (folder / "ids.csv").write_text("1,2\n3,4\n")
-    elif what == "words":
-        (folder / "ids.csv").write_text("1,two\n")
-    elif what == "units":
-        np.save(folder / "units.npy", np.array([1, 1, 2]))
-    elif what == "probe":
-        (folder / "probe.json").write_text("{")
+def npy(shape: str, kind: str = "|u1") -> bytes:
+    """A .npy file whose header claims something, and a little data."""
+    header = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117)
+    return b"\x93NUMPY\x01\x00v\x00" + header.encode() + b"\n" + bytes(99)
 
 
-@pytest.mark.parametrize(
-    ("what", "told"),
-    [
-        ("pickle", "cannot read .*masks.npy.*Python objects"),
-        ("truncated", "cannot read .*masks.npy"),
-        ("rows", "masks.npy is for .3, 2. units and exemplars, but ids.csv for .2, 2."),
-        ("words", "cannot read .*ids.csv"),
-        ("units", "units.npy has shape .3,. for 3 different units"),
-        ("probe", "probe.json is not a JSON"),
-    ],
-)
-def test_damaged_files_are_told(tmp_path: Path, what: str, told: str) -> None:
+def pickled() -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([{}], dtype=object), allow_pickle=True)
+    return buffer.getvalue()
+
+
+SPOILT: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
+    "pickle": ("masks.npy", lambda file: pickled(), "Python objects"),
+    "cut": ("masks.npy", lambda file: file[:150], "cannot read"),
+    "empty": ("masks.npy", lambda file: b"", "empty"),
+    "negative": ("images.npy", lambda file: npy("(-2, 3, 3, 8, 8)"), "cannot read"),
+    "huge": ("images.npy", lambda file: npy("(2000000000, 2000000000, 3, 8, 8)"), "cannot read"),
+    "axes": ("images.npy", lambda file: npy("(3, 2)"), "with 5 axes"),
+    "floats": ("images.npy", lambda file: npy("(3, 2, 3, 1, 1)", "<f4"), "float32"),
+    "page": ("units.npy", lambda file: b"<!DOCTYPE html>", "web page"),
+    "pointer": ("ids.csv", lambda file: b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
+    "rows": ("ids.csv", lambda file: b"1,2\n3,4\n", r"for \(2, 2\)"),
+    "words": ("ids.csv", lambda file: b"1,two\n", "two"),
+    "numbers": ("ids.csv", lambda file: b"1,99999999999999999999\n", "cannot read"),
+    "units": ("units.npy", lambda file: npy("(3,)"), "3 different units"),
+    "probe": ("probe.json", lambda file: b"{", "not JSON"),
+    "list": ("probe.json", lambda file: b"[]", "list"),
+    "deep": ("probe.json", lambda file: b"[" * 100_000, "too deeply"),
+}
+
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_damaged_files_are_told(tmp_path: Path, what: str) -> None:
     folder = released(tmp_path / "net" / "layer1")
-    spoil(folder, what)
+    name, spoil, told = SPOILT[what]
+    file = folder / name
+    file.write_bytes(spoil(file.read_bytes() if file.exists() else b""))
     with pytest.raises(BadInput, match=told):
         load_dissection(folder)
 
@@ -189,9 +200,10 @@ def test_damaged_annotations_are_told(tmp_path: Path) -> None:
     file.write_text("layer,unit,text\na,1,b\n")
     with pytest.raises(BadInput, match="needs layer, unit, summary"):
         annotations_of(tmp_path)
-    file.write_text("layer,unit,summary\na,one,b\n")
-    with pytest.raises(BadInput, match="cannot read"):
-        annotations_of(file)
+    for row, told in (("a,one,b", "unit 'one'"), ("a,1,red, or blue", "4 cells for 3 columns"), ("a,1", "2 cells for 3 columns")):
+        file.write_text(f"layer,unit,summary\na,0,b\n{row}\n")
+        with pytest.raises(BadInput, match=f"annotations.csv, line 3: {told}"):
+            annotations_of(file)
 
 
 def test_the_real_annotations_of_resnet152(shared_data: Path) -> None:

@@ -42,7 +42,7 @@ def test_a_target_with_other_weights_is_not_opened(tmp_path: Path) -> None:
     target = load_target(made.target, weights=weights)
     folder = dissect(target, made.open_probe(), ["answers"], tmp_path / "other", k=5)["answers"].folder
     torch.save({name: value + 1 for name, value in target.model.state_dict().items()}, weights)
-    with pytest.raises(MissingEvidence, match="has other weights"):
+    with pytest.raises(MissingEvidence, match="is not the one"):
         load_dissection(folder).open_target()
 
 

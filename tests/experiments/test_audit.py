@@ -9,6 +9,7 @@ from milan.errors import BadInput
 from milan.experiments.applications.auditing import Pair
 from milan.experiments.audit import audit
 from milan.experiments.reporting.report import Report
+from milan.provenance import simulated_note
 from tests.experiments import worlds
 from tests.experiments.test_bench import options
 
@@ -44,8 +45,11 @@ def test_units_are_counted_by_whole_words(report: Report) -> None:
 def test_people_check_units_without_knowing_what_was_said(report: Report, folder: Path) -> None:
     check = (folder / "out" / "page" / "check.html").read_text()
     assert check.count('class="item"') == 6
+    assert report.simulated == simulated_note({"probe": "diorama:objects"})
+    assert report.simulated in check
     assert not any(word in check for word in ("red faces", "hair", "worlds.py", "looks:"))
     page = (folder / "out" / "page" / "index.html").read_text()
+    assert report.simulated in page
     assert "head &lt;b&gt;of&lt;/b&gt; hair" in page
 
 

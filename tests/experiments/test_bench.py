@@ -160,7 +160,7 @@ def test_what_cannot_be_is_told_before_the_work(folder: Path, tmp_path: Path) ->
     with pytest.raises(BadInput, match=r"broken\.yaml is no file of options with a describer: KeyError 'describer'"):
         bench([str(tmp_path / "broken.yaml")], out=tmp_path / "out")
     (tmp_path / "planted.csv").write_text("layer,unit\nlooks,0\n")
-    with pytest.raises(BadInput, match="no csv of layer, unit, kind and text"):
+    with pytest.raises(BadInput, match=r"planted\.csv has the columns layer, unit and needs layer, unit, kind, text"):
         run(folder, "out", planted=tmp_path / "planted.csv")
     assert not (tmp_path / "out").exists()
 

@@ -58,6 +58,8 @@ def test_each_run_has_its_row(report: Report) -> None:
 
 def test_the_page_has_everyones_words_and_nothing_in_them_runs(report: Report, folder: Path) -> None:
     page = (folder / "out" / "page" / "index.html").read_text()
+    assert report.sources == {"target": f"{worlds.__file__}:looks", "probe": "diorama:objects"}
+    assert report.simulated in page
     assert page.count('<article class="case"') == 5  # 0, 1, 2, 3 and 7
     assert "&lt;img src=x onerror" in page
     assert HARM not in page

@@ -58,7 +58,7 @@ def test_blue_pasted_into_green_is_called_red(world: tuple[Described, Probe], tm
     assert not fooled[:, found.columns == RED].any()  # what is red is no surprise
     assert not found.fooled(found.without).any()
     assert not found.fooled(found.control).any()
-    report = report_of(described, [found], Attacks(5, 6, 1))
+    report = report_of(described, [found], Attacks(5, 6, 1), "diorama")
     assert report.tables[0].rows[0].values["fooled"].value == pytest.approx(fooled.mean())
     case = cases([found], tmp_path)[0]
     assert case["said"][1]["text"] == "green, with a piece of a picture of blue: red"

@@ -1,5 +1,6 @@
 """Editing on a network set by hand that takes white plates for its first class, and what is built and trained for images of anyone's."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from milan.errors import BadInput
 from milan.experiments.applications import classifying
 from milan.experiments.applications.classifying import Training, trained
-from milan.experiments.applications.editing import MOVED, NAMED, Plan, cases, edited
+from milan.experiments.applications.editing import MOVED, NAMED, PLAIN, SORTED, Plan, Ranked, _orders, cases, edited
 from milan.experiments.applications.editing_tables import report_of
 from milan.experiments.applications.lettering import Lettering, build, written
 from milan.experiments.applications.spoilt import Spoilt
@@ -57,7 +58,8 @@ def pictures(plates: str) -> Probe:
 def found(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("edit")
     plain, both = pictures(""), pictures("01")
-    spoilt = Spoilt(network(9.0), network(0.0), both, plain, both, pictures("0"), plain, both, "made by hand", ("looks",))
+    networks, own = (network(9.0), network(0.0)), pictures("0")
+    spoilt = Spoilt(*networks, both, plain, both, own, plain, both, "made by hand", "", ("looks",))
     look = Look(options(folder, "words", "red;textured things;the text of words"), ["looks"], k=3, quantile=0.9)
     described = Described.of(spoilt.target, both, look, folder)
     return edited(spoilt, described, Plan(("text", "words"), 4, 2), folder), folder
@@ -68,15 +70,29 @@ def test_the_text_unit_goes_and_accuracy_comes_back(found) -> None:
     assert one.named == [Unit("looks", 2)]  # "textured" is no text
     assert one.importance == {Unit("looks", 0): 1.0, Unit("looks", 1): 0.5, Unit("looks", 2): 1.0}  # of no answer, the first class is one
     assert one.adversarial[NAMED].mean(1).tolist() == [0.5, 1.0]
-    assert one.alike.mean(1).tolist() == [1.0, 1.0]  # plates on the first class only mislead nobody
-    assert (one.stop(NAMED), one.best(MOVED)) == (1, 1)
+    assert one.alike[NAMED].mean(1).tolist() == [1.0, 1.0]  # plates on the first class only mislead nobody
+    assert (one.stop(NAMED), one.stop(PLAIN), one.best) == (1, 1, 1)
     report = report_of(one, folder)
     rows = {row.name: row.values for row in report.tables[0].rows}
     stopped = rows["text units, the paper's stop"]
     assert (stopped["removed"], stopped["gain"].value, stopped["of the gap"].value) == (1, 0.5, 1.0)
     assert rows["nothing"]["plain"].value == 1.0
     assert len(report.figures) == 2
-    assert cases(one)[0][1]["said"][2]["text"] == "100.0 % of those with names by lot"
+    assert cases(one)[0][1]["said"][2]["text"] == "100.0 % of images with names of random classes"
+
+
+def test_the_papers_order_and_stop_are_by_held_out_training_images(found) -> None:
+    one, _ = found
+    red, green, white = (Unit("looks", index) for index in range(3))
+    alike, plain = {red: 0.9, green: 0.5, white: 0.7}, {red: 0.5, green: 0.9, white: 0.7}
+    ranked = Ranked(alike, plain, {red: 0.5, green: 0.7, white: 0.9})
+    orders = _orders(one.described, ranked, [], Plan(("red", "things", "text"), draws=0))
+    assert orders[NAMED] == orders[SORTED] == [red, white, green]
+    assert (orders[PLAIN], orders[MOVED]) == ([green, white, red], [white, green, red])
+    falls = np.array([[True] * 8, [True] * 4 + [False] * 4])
+    rises = falls[::-1].copy()
+    stopped = replace(one, alike={NAMED: falls}, validation=rises)
+    assert (stopped.stop(NAMED), stopped.stop(PLAIN)) == (0, 1)
 
 
 def test_no_unit_for_text_is_told(found, tmp_path: Path) -> None:
@@ -153,3 +169,6 @@ def test_the_best_weights_are_kept_and_not_the_last(tmp_path: Path, monkeypatch:
     assert not torch.equal(seen[1], seen[3])
     assert (target.image_size, target.core.fc.out_features) == (32, 2)
     assert trained(images, images, Training("resnet18", epochs=9, patience=2, batch_size=8), tmp_path / "red and green") == (spec, weights)
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(StopIteration):  # it is trained anew
+        trained(images, images, Training("resnet18", epochs=9, patience=2, batch_size=8), tmp_path / "red and green")

@@ -24,7 +24,7 @@ REPORT = Report(
     (Table("all", COLUMNS, ROWS), Table("by kind", COLUMNS[:1], ())),
     (("50 %", "truth"),),
     ("A note.",),
-    {"target": "diorama:x"},
+    sources={"target": "diorama:x"},
 )
 
 
@@ -65,6 +65,7 @@ def test_files_hold_bare_numbers(tmp_path: Path) -> None:
         "time": None, "time low": None, "time high": None, "time error": None,
     }  # fmt: skip
     assert facts["headlines"] == [["50 %", "truth"]]
+    assert facts["facts"] == {"sources": {"target": "diorama:x"}, "simulated": REPORT.simulated}
     assert "A note." in (tmp_path / "table.md").read_text()
     assert not list(tmp_path.glob(".partial-*"))
 
@@ -86,7 +87,7 @@ def test_the_page_tells_what_is_simulated_and_runs_nothing_of_what_it_shows(tmp_
     said = {"name": "one", "role": "", "text": "<img src=x onerror=alert(1)>", "reason": "", "mark": "exact", "score": "0.5"}
     REPORT.write(tmp_path, [{"id": "layer:0", "group": "single", "truth": "red & blue", "sheet": None, "said": [said]}])
     page = (tmp_path / "page" / "index.html").read_text()
-    assert "Simulated: Diorama" in page
+    assert REPORT.simulated in page
     assert "<img src=x" not in page
     assert "A toy </script>" not in page
     assert "script-src 'sha256-" in page
@@ -100,8 +101,8 @@ def test_values_of_no_column_are_refused() -> None:
         Table("all", COLUMNS, (Row("x", {"trust": 1.0}),))
 
 
-def test_what_is_printed_ends_with_the_notes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_printed_ends_with_the_notes_and_what_is_simulated(capsys: pytest.CaptureFixture[str]) -> None:
     REPORT.tell()
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == ["one", "50.0", "(25.0", "to", "75.0)", "1,234", "0.010"]
-    assert lines[-1] == "A note."
+    assert lines[-2:] == ["A note.", REPORT.simulated]

@@ -62,6 +62,10 @@ def test_nobody_saw_the_judged_images(report: Report, folder: Path) -> None:
 def test_all_is_written_with_what_a_reader_must_know(report: Report, folder: Path) -> None:
     facts = json.loads((folder / "out" / "report.json").read_text())
     assert facts["facts"]["simulator"] == "labels"
+    judge = {"judged images": "diorama:objects@judge", "simulator": "labels"}
+    sources = {"target": TARGET, "probe": "diorama:objects@learn", **judge}
+    assert facts["facts"]["sources"].items() >= sources.items()
+    assert report.simulated in (folder / "out" / "page" / "index.html").read_text()
     assert any("judged on diorama:objects@judge" in note for note in facts["notes"])
     assert (folder / "out" / "page" / "index.html").is_file()
 

@@ -11,15 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.models import resnet18
 
 from milan.describers.milan import Milan
 from milan.errors import BadInput
-from milan.models import Encoder
+from milan.models import Captioner, Encoder, Prior, build_encoder
 from milan.models.decoding import Speller, beam_search, greedy
-from milan.models.released import Released, read_released
+from milan.models.released import CAPTIONER_NAMES, ENCODER, PRIOR_NAMES, Released, read_released
 from milan.targets import Target
 
 
@@ -124,6 +125,102 @@ def test_the_checkpoint_brings_its_encoders_weights(file: Path) -> None:
 def saved(content: object, file: Path) -> Path:
     torch.save(content, file)
     return file
+
+
+WORDS = ["red", "dots", "cars", "on", "a", "field"]
+FEATURES = {"resnet18": 1024, "alexnet": 1152}
+
+
+def as_of_2022(part: torch.nn.Module, names: dict[str, str]) -> dict[str, Tensor]:
+    """A module's weights under the names that the 2022 code gave them."""
+    state = part.state_dict()
+    pairs = [(name, old, new) for name in state for old, new in names.items() if name.startswith(new)]
+    return {old + name.removeprefix(new): state[name] for name, old, new in pairs}
+
+
+def trained_2022(file: Path, encoder: str = "resnet18", prior: bool = True, **changed: object) -> Path:
+    """What the training script of 2022 writes, with random weights; the encoder's are all equal, to be small."""
+    torch.manual_seed(0)
+    indexer = {"properties": {"vocab": {"properties": {"tokens": tuple(WORDS)}, "children": {}}}, "children": {}}
+    captioner = Captioner(WORDS, features=FEATURES[encoder], embedding=8, hidden=16, attention=16)
+    sizes = {"embedding_size": 8, "hidden_size": 16, "dropout": 0.5}
+    lm = {"properties": {"indexer": indexer, "layers": 2, **sizes}, "children": {}}
+    lm_state = as_of_2022(Prior(WORDS, embedding=8, hidden=16), PRIOR_NAMES)
+    with torch.device("meta"):
+        network = torchvision.models.get_model(encoder)
+    shapes = {name: value.shape for name, value in network.state_dict().items()}
+    constant = {f"{ENCODER}{name}": torch.full((), 0.01).expand(shape) for name, shape in shapes.items()}
+    own = {
+        "indexer": indexer,
+        "encoder": {"properties": {"config": encoder, "pretrained": True}, "children": {}},
+        "lm": lm if prior else None,
+    }
+    own |= {"attention_hidden_size": None, "length": 15, "temperature": 0.2, **sizes}
+    own |= {"strategy": "rerank" if prior else "beam", "beam_size": 5} | changed
+    state = as_of_2022(captioner, CAPTIONER_NAMES) | constant
+    state |= {f"lm.{name}": value for name, value in lm_state.items()} if prior else {}
+    saved({**lm, "state_dict": lm_state}, file.with_name("lm.pth"))
+    return saved({"properties": own, "children": {"encoder": "PyramidConvEncoder"}, "state_dict": state}, file)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "strategy", "prior", "found"),
+    [
+        ("resnet18", "rerank", True, ("rerank", 5)),
+        ("resnet18", "beam", True, ("pmi", 5)),
+        ("resnet18", "greedy", True, ("pmi", 1)),
+        ("resnet18", "beam", False, ("beam", 5)),
+        ("alexnet", "rerank", True, ("rerank", 5)),
+    ],
+)
+def test_what_the_training_script_wrote_is_read(
+    tmp_path: Path,
+    encoder: str,
+    strategy: str,
+    prior: bool,
+    found: tuple[str, int],
+) -> None:
+    milan = Milan.from_released(trained_2022(tmp_path / "decoder", encoder, prior, strategy=strategy))
+    assert (milan.strategy, milan.beam) == found
+    assert milan.models.encoder.length == milan.models.captioner.key.in_features == FEATURES[encoder]
+    ranked = milan.search(torch.randn(1, 3, FEATURES[encoder]))
+    (candidate, *_) = ranked.candidates(0, milan.models.captioner.vocabulary)
+    assert [name for name, _ in candidate.parts] == (["likelihood", "prior", "pmi"] if prior else ["likelihood"])
+    assert milan.key != Milan.from_released(tmp_path / "decoder", beam=7).key
+
+
+def test_a_prior_that_the_strategy_needs_is_the_files_own_or_another(tmp_path: Path) -> None:
+    without = trained_2022(tmp_path / "decoder", prior=False)
+    with pytest.raises(BadInput, match="strategy rerank needs a prior"):
+        _ = Milan.from_released(without, strategy="rerank").models
+    alone = Milan.from_released(without, strategy="rerank", prior=str(tmp_path / "lm.pth")).models.prior
+    both = Milan(captioner=str(trained_2022(tmp_path / "both"))).models.prior
+    assert alone is not None
+    assert both is not None
+    assert alone.fingerprint == both.fingerprint
+
+
+def test_features_of_another_kind_are_refused(tmp_path: Path) -> None:
+    payload = torch.load(trained_2022(tmp_path / "decoder"))
+    payload["children"]["encoder"] = "SpatialConvEncoder"
+    with pytest.raises(BadInput, match="features of a SpatialConvEncoder"):
+        read_released(saved(payload, tmp_path / "decoder"))
+
+
+def test_alexnets_features_are_what_its_in_place_relus_left() -> None:
+    model = torchvision.models.alexnet(weights=None).eval()
+    encoder = build_encoder(Target(model, name="torchvision:alexnet"))
+    recorded: list[Tensor] = []
+    convolutions = [model.features[at] for at in (0, 3, 6, 8, 10)]
+    hooks = [each.register_forward_hook(lambda *given: recorded.append(given[2])) for each in convolutions]
+    images = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
+    with torch.no_grad():
+        model(encoder.target.prepare(images))
+    for hook in hooks:
+        hook.remove()
+    expected = torch.cat([maps.mean((2, 3)) for maps in recorded], 1)
+    found = encoder.features(images, torch.ones(2, 1, 224, 224, dtype=torch.bool))
+    torch.testing.assert_close(found, expected)
 
 
 class Runs:

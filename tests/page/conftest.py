@@ -13,6 +13,7 @@ from milan.describers.contract import COLOURS, toy_dissection
 from milan.dissection.dissect import dissect
 from milan.page import write_page, write_sheets
 from milan.probes import load_probe
+from milan.provenance import simulated_note
 from milan.targets import Target, load_target
 from milan.units import Candidate, Description, Unit
 
@@ -25,6 +26,7 @@ FACTS = {
     "images": 33,
     "k": 5,
     "layers": ["detectors", "answers"],
+    "simulated": simulated_note({"probe": "diorama:objects"}),
     "versions": {"torch": "2.15"},
     "warnings": ["2 images could not be read: </script><b>a.jpg"],
 }

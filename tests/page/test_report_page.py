@@ -22,7 +22,8 @@ def address(tmp_path_factory):
          "said": [{"name": "one", "role": "", "text": text, "reason": "", "mark": mark, "score": "0.50"}]}
         for id, group, truth, text, mark in UNITS
     ]  # fmt: skip
-    Report("toy", "A toy", "One sentence.", (table,), (("50 %", "truth"),), ("A note.",)).write(folder, cases)
+    heads, notes = (("50 %", "truth"),), ("A note.",)
+    Report("toy", "A toy", "One sentence.", (table,), heads, notes, sources={}).write(folder, cases)
     return (folder / "page" / "index.html").as_uri()
 
 

@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -17,7 +17,11 @@ def choice(text: Any, finish: str = "stop", **more: Any) -> dict[str, Any]:
 
 
 class Rude(ThreadingHTTPServer):
-    """``turns``: what it answers next, as (status, headers, body); then ``usual``. ``asked``: the requests, as they came."""
+    """``turns``: what it answers next, as (status, headers, body); then ``usual``.
+
+    ``asked``: the requests, as they came;
+    ``pauses``: seconds before the next answers, then ``pause``; with ``drips``, headers are sent meanwhile.
+    """
 
     daemon_threads = True
 
@@ -28,6 +32,8 @@ class Rude(ThreadingHTTPServer):
         self.asked: list[dict[str, Any]] = []
         self.keys: list[str] = []
         self.pause = 0.0
+        self.pauses: list[float] = []
+        self.drips = False
         self.together = self.most = 0
         self.lock = threading.Lock()
 
@@ -47,7 +53,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.together += 1
             self.server.most = max(self.server.most, self.server.together)
             status, headers, told = self.server.turns.pop(0) if self.server.turns else (200, {}, self.server.usual)
-        time.sleep(self.server.pause)
+            pause = self.server.pauses.pop(0) if self.server.pauses else self.server.pause
+        if self.server.drips:
+            self.drip(pause)
+        time.sleep(pause)
         with self.server.lock:
             self.server.together -= 1
         sent = (told if isinstance(told, str) else json.dumps(told)).encode()
@@ -56,6 +65,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(sent)
+
+    def drip(self, seconds: float) -> None:
+        """Send headers as long as somebody listens."""
+        self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+        with suppress(OSError):
+            for _ in range(int(seconds / 0.02)):
+                self.wfile.write(b"X-Wait: a little\r\n")
+                time.sleep(0.02)
 
     def log_message(self, format: str, *words: Any) -> None: ...
 

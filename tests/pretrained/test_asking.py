@@ -1,12 +1,16 @@
 """Language models are asked once, tried again, bounded; whatever an endpoint answers, no error's text becomes an answer."""
 
 import logging
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
 from milan.errors import BadInput, UnknownName
 from milan.pretrained.asking import Asker, NoAnswer, Unreadable, asker_for
-from milan.pretrained.llm import Llm, Message, Question, load_llm
+from milan.pretrained.llm import Llm, Message, Passing, Question, load_llm
 from milan.pretrained.reading import a_label, an_explanation, integers
 from tests.pretrained.rude_server import KEY, choice, serving
 
@@ -51,8 +55,16 @@ PASSING = {
     "no choices": (200, {}, {"choices": []}),
     "choices that are none": (200, {}, {"choices": [None]}),
     "no content": (200, {}, choice(None)),
+    "a part that is null": (200, {}, choice([{"type": "text", "text": None}])),
+    "thoughts alone": (200, {}, choice([{"type": "thinking", "thinking": [{"type": "text", "text": "red cars"}]}])),
+    "thoughts that were cut off": (200, {}, choice("<think>They are all red, so")),
+    "an error in the choice": (200, {}, choice("red", finish="error")),
+    "JSON as deep as the stack": (200, {}, "[" * 200_000),
+    "an answer as deep as the stack": (200, {}, choice("[" * 100_000)),
+    "a number of 5,000 digits": (200, {}, '{"choices": ' + "9" * 5_000 + "}"),
     "blank": (200, {}, choice("  \n ")),
     "an error with 200": (200, {}, {"error": {"message": "model overloaded"}}),
+    "a cookie of odd signs": (503, {"Set-Cookie": "\xff=1"}, ""),
     "half of a JSON": (200, {}, '{"choices": [{"mess'),
     "a list": (200, {}, "[]"),
     "not all of it": (200, {"Content-Length": "500"}, "{}"),
@@ -60,7 +72,6 @@ PASSING = {
     "10 kB": (200, {}, choice("very " * 2000 + "red cars")),
     "talk in several lines": (200, {}, choice("Sure!\n\nHere is a label:\nred cars")),
     "a refusal in words": (200, {}, choice("I'm sorry, but I cannot help with that.")),
-    "an error in words": (200, {}, choice("Error: rate limit")),
     "markup": (200, {}, choice("<html><b>red</b></html>")),
     "JSON of more than a text": (200, {}, choice('{"label": "red", "why": "cars"}')),
     "broken JSON": (200, {}, choice('```json\n{"label": "red ca\n```')),
@@ -107,13 +118,51 @@ def test_what_no_question_survives_is_told_at_once(status, told, server):
     assert KEY not in str(raised.value)
 
 
-def test_one_that_never_answers_and_one_that_is_not_there(server):
-    server.pause = 0.4
+@pytest.mark.parametrize("drips", [False, True])
+def test_one_that_never_answers(drips, server):
+    server.pause, server.drips, begun = 30.0, drips, time.monotonic()
     (found,) = asker(server, options={"timeout": 0.1, "tries": 2}).ask([question()], LABEL)
     assert isinstance(found, NoAnswer)
     assert "no answer within 0.1 s (2 tries)" in found.reason
+    assert time.monotonic() - begun < 10
+
+
+def test_one_that_is_not_there():
     with pytest.raises(BadInput, match="cannot be reached"):
         asker_for("openai:tiny", base_url="http://127.0.0.1:9/v1", options={"pause": 0.001, "tries": 2}).ask([question()], LABEL)
+
+
+def test_an_error_that_concerns_all_ends_all_requests(server):
+    server.pauses, server.turns = [30.0, 30.0, 0.0], [(200, {}, choice("red"))] * 2 + [(401, {}, {})]
+    asked, begun = [question(str(number)) for number in range(9)], time.monotonic()
+    with pytest.raises(BadInput, match="401"):
+        asker(server, options={"workers": 3, "timeout": 60.0}).ask(asked, LABEL)
+    assert time.monotonic() - begun < 10
+    assert len(server.asked) <= 4, "at most the one that was begun before it was heard"
+
+
+ASKING = """
+import sys
+from milan.command import run
+from milan.pretrained.asking import asker_for
+from milan.pretrained.llm import Message, Question
+asked = [Question((Message("user", str(number)),), "explain", ()) for number in range(6)]
+asker = asker_for("openai:tiny", base_url=sys.argv[1], options={"workers": int(sys.argv[2]), "pause": 0.0})
+sys.exit(run(lambda: asker.ask(asked, str)))
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_sigterm_ends_all_requests(workers, server):
+    server.pause = 30.0
+    process = subprocess.Popen([sys.executable, "-c", ASKING, server.url, str(workers)], stderr=subprocess.PIPE)
+    while server.together < workers:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=10)
+    assert process.returncode == 143
+    assert len(server.asked) == workers
 
 
 def test_calls_are_bounded_and_several_in_flight(server):
@@ -149,13 +198,117 @@ def test_options_that_cannot_be_used_are_told(monkeypatch):
         load_llm("openai:gpt", base_url="localhost:8000")
     with pytest.raises(UnknownName, match="nearest: phrases"):
         load_llm("phrase")
+    with pytest.raises(BadInput, match="German"):
+        asker_for("phrases", options={"language": "German"})
     with pytest.raises(UnknownName, match="nearest: timeout"):
         load_llm("openai:gpt", options={"timeuot": 3})
 
 
+REASONING = [
+    "<think>\nAll are red.\n</think>\n\nred cars",
+    "All are red.\n</think>\n\nred cars",
+    "<think></think>red cars",
+    "<seed:think>All are red.</seed:think>red cars",
+    "<think>To use <think> and </think> here? No.</think>red cars",
+    "[THINK]All are red.[/THINK]red cars",
+    "◁think▷All are red.◁/think▷red cars",
+    "<|channel|>analysis<|message|>All are red.<|end|><|start|>assistant<|channel|>final<|message|>red cars<|return|>",
+    "<|START_THINKING|>All are red.<|END_THINKING|><|START_RESPONSE|>red cars<|END_RESPONSE|>",
+    "Here is my thought process: all are red.\nHere is my response: red cars",
+    "<thought>All are red.</thought><answer>red cars</answer>",
+    "red cars <think>Or are they?",
+]
+ENDS = "<|im_end|> <|eot_id|> <|end|> <|endoftext|> <｜end▁of▁sentence｜> [/INST] <end_of_turn> </s> <turn|>"
+
+
+@pytest.mark.parametrize("reply", REASONING)
+def test_reasoning_is_no_part_of_an_answer(reply):
+    assert LABEL(reply) == an_explanation(60)(reply) == "red cars"
+
+
+@pytest.mark.parametrize("end", ENDS.split(" "))
+def test_the_end_of_a_turn_and_what_follows_it_are_no_part_of_an_answer(end):
+    for reply in (f"red cars{end}", f"<|im_start|>assistant\nred cars{end}\n{end}\n", f"red cars{end}\nuser: Thanks!"):
+        assert LABEL(reply) == an_explanation(60)(reply) == "red cars"
+
+
+ERRORS = """503 Service Unavailable|Bad Gateway|HTTP 429: Too Many Requests|Error: rate limit|Error 500|null|None|n/a
+The server had an error while processing your request|That model is currently overloaded with other requests
+An error occurred (ThrottlingException)|You exceeded your current quota|upstream connect error|no healthy upstream
+Something went wrong. Please try again later.|CUDA out of memory|Service temporarily unavailable
+Model x/y is loading|Request timed out.|Incorrect API key provided"""
+SIGNS = "error messages on screens|servers in racks|model trains|speed limit signs|504 in digits|an empty petrol gauge"
+
+
+def test_no_text_of_an_error_is_an_answer_and_what_shows_errors_may_be_one():
+    for text in ERRORS.replace("\n", "|").split("|"):
+        for read in (LABEL, an_explanation(60)):
+            with pytest.raises(Unreadable):
+                read(text)
+    for text in SIGNS.split("|"):
+        assert an_explanation(60)(text) == text
+
+
+HUGE = 300_000
+ABSURD = [
+    "a " * HUGE + "b",
+    " " * HUGE + "a" + " " * HUGE + "b",
+    "```" + "a" * HUGE,
+    "<think>" * HUGE,
+    "<" * HUGE,
+    "a = " + "*" * HUGE,
+    "9" * HUGE,
+    "a\t" + "9" * HUGE,
+    '{"a":' * HUGE,
+    "x" + "\t" * HUGE + "y",
+    "<|channel|>analysis" * HUGE,
+    "</think>" * HUGE,
+    "\ud800" * 99,
+]
+
+
+@pytest.mark.parametrize("reply", ABSURD, ids=[reply[:12] for reply in ABSURD])
+def test_an_absurd_reply_is_unreadable_and_costs_no_time(reply):
+    class Absurd(Echo):
+        def answer(self, question: Question, attempt: int = 0) -> str:
+            return reply
+
+    for read in (LABEL, an_explanation(60), integers(["a"])):
+        (found,) = Asker(Absurd(), tries=1).ask([question()], read)
+        assert isinstance(found, NoAnswer)
+        assert len(found.reason) < 400
+
+
+def test_a_question_has_a_deadline():
+    class Slow(Echo):
+        def answer(self, question: Question, attempt: int = 0) -> str:
+            raise Passing("busy", after=50.0)
+
+    (found,) = Asker(Slow(), deadline=40.0).ask([question()], LABEL)
+    assert found == NoAnswer("busy (1 tries)")
+
+
+def test_another_language_is_answered_in_on_request(server):
+    server.usual = choice("标签：红色的汽车。")
+    chinese = asker(server, options={"language": "Chinese"})
+    assert chinese.ask([question()], a_label(8, chinese.language)) == ["红色的汽车"]
+    assert server.asked[0]["messages"][0]["content"] == "Say it.\n\nAnswer in Chinese."
+    assert chinese.key != asker(server).key == asker(server).llm.key
+    assert an_explanation(60, "Russian")("красные машины.") == "красные машины"
+    with pytest.raises(Unreadable):
+        an_explanation(60)("красные машины")
+
+
 @pytest.mark.parametrize(
     ("reply", "label"),
-    [("Red cars.", "Red cars"), ('1. "red cars"', "red cars"), ("Label: red cars", "red cars"), ('{"label": "red cars"}', "red cars")],
+    [
+        ("Red cars.", "Red cars"),
+        ("```text\nred cars\n```", "red cars"),
+        ("```red cars```", "red cars"),
+        ('1. "red cars"', "red cars"),
+        ("Label: red cars", "red cars"),
+        ('{"label": "red cars"}', "red cars"),
+    ],
 )
 def test_a_label_is_read_out_of_what_is_around_it(reply, label):
     assert LABEL(reply) == label

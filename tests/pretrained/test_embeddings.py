@@ -219,5 +219,5 @@ def test_a_damaged_or_unwritable_cache_is_told(cache, probe, monkeypatch, tmp_pa
         sqlite3.connect(file).execute("SELECT * FROM texts")
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MILAN_CACHE", str(tmp_path / "file"))
-    with pytest.raises(BadInput, match="MILAN_CACHE=FOLDER sets another"):
+    with pytest.raises(BadInput, match="set MILAN_CACHE to another folder"):
         probe_embeddings(ColourEmbedder(), probe)

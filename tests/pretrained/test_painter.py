@@ -126,6 +126,16 @@ def test_a_stopped_run_keeps_what_it_had(cache):
     assert [each.text for each in rest.drawn] == ["\udcff odd"] * 2
 
 
+@pytest.mark.parametrize("left", [0, 40, -1])
+def test_a_damaged_picture_is_drawn_anew(cache, left):
+    whole = pictures_of(Counting(), ["a"], 2)
+    file = next(cache.rglob("*.npy"))
+    file.write_bytes(file.read_bytes()[:left])
+    again = Counting()
+    assert torch.equal(pictures_of(again, ["a"], 2), whole)
+    assert len(again.drawn) == 1
+
+
 @pytest.mark.parametrize(
     ("spec", "told"),
     [

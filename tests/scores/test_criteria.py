@@ -49,7 +49,7 @@ def test_words_of_a_pipeline_without_vectors() -> None:
         word_vectors("pipeline", "ours")
     known, told = word_vectors(f"{colour_embedder.__file__}:ColourEmbedder", "ours")
     assert known(["red", "car"])[1].tolist() == [0, 0, 0, 1]
-    assert told.endswith("colour_embedder.py:ColourEmbedder, word by word")
+    assert told.endswith("colour_embedder.py:ColourEmbedder")
 
 
 def test_every_two_units_of_a_group_are_alike() -> None:

@@ -16,6 +16,7 @@ from milan.page.form import Form, Item, Part, write_form
 from milan.page.sheets import Sheet
 from milan.probes import load_probe
 from milan.probes.labels import of_diorama
+from milan.provenance import joined, united
 from milan.scores.truth import Truth
 from milan.storage import content_key
 from milan.targets import load_target
@@ -127,6 +128,11 @@ def audited(pairs: Sequence[Pair], probe: str, limit: int | None, look: Look, se
     return found
 
 
+def sources_of(found: Sequence[Audited]) -> dict[str, str]:
+    """What the descriptions of all networks were made from, by role."""
+    return joined({one.name: one.described.sources for one in found})
+
+
 def write_check(found: Sequence[Audited], page: Path) -> Form:
     """The form in which people say which units answer to faces: those named by words, of all networks, in an order drawn by lot.
 
@@ -143,7 +149,7 @@ def write_check(found: Sequence[Audited], page: Path) -> Form:
         [part],
         f"marks-{key[:6]}.json",
     )
-    write_form(form, page / "check.html", {"probe": found[0].described.facts["probe"]} if found else {})
+    write_form(form, page / "check.html", united(one.described.sources for one in found))
     return form
 
 

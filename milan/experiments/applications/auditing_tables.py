@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from milan.command import warnings_so_far
-from milan.experiments.applications.auditing import OPTIONS, Audited, is_face, marked
+from milan.experiments.applications.auditing import OPTIONS, Audited, is_face, marked, sources_of
 from milan.experiments.reporting.lines import COLOURS, INK, finished
 from milan.experiments.reporting.report import Column, Report, Row, Table, Value
 from milan.experiments.studies.marks import Answers
@@ -75,9 +75,8 @@ def report_of(found: Sequence[Audited], answers: Sequence[Answers], seed: int) -
     detects = (DETECTS.format(cut=found[0].search.cut, area=100 * found[0].area),) if known else ()
     notes = (WORDS, *detects, CHECK, INTERVALS)
     tables = (Table("networks", columns, rows, "network"), change, by_word)
-    return Report(
-        "audit", "Does blurring keep faces out of a network?", lede, tables, _headlines(found), notes, facts, ((FIGURE, _figure(found)),)
-    )
+    title, figures = "Does blurring keep faces out of a network?", ((FIGURE, _figure(found)),)
+    return Report("audit", title, lede, tables, _headlines(found), notes, facts, figures, sources=sources_of(found))
 
 
 def _values(one: Audited, answers: Sequence[Answers]) -> dict[str, Value]:

@@ -4,13 +4,16 @@ The code of 2022 kept references to the best weights, which training went on to 
 """
 
 import json
+import pickle
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from milan.errors import BadInput
+from milan.integrity import checksums, is_sound, json_or_none
 from milan.storage import atomic, write_text
 
 if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
@@ -66,14 +69,17 @@ def trained(images: "Probe", validation: "Probe", how: Training, folder: Path, d
     weights, script, facts = folder / "network.safetensors", folder / "network.py", folder / "network.json"
     known = {"images": images.fingerprint, "validation": validation.fingerprint, **asdict(how), "format": FORMAT}
     spec = f"{script}:network"
-    if facts.is_file() and json.loads(facts.read_text()).get("made") == known:
+    found = json_or_none(facts)
+    if is_sound(found, folder) and found["made"] == known:
         return spec, weights
     classes = len(images.classes or [])
     named = {"weights": weights.name, "architecture": how.architecture, "name": folder.name}
     write_text(script, NETWORK.format(classes=classes, size=images.size, **named))
     best = _fit(spec, images, validation, how, folder / "training.pt", known, device)
     _save(weights, best["weights"])
-    write_text(facts, json.dumps({"made": known, "epoch": best["epoch"], "loss": best["loss"]}, indent=1) + "\n")
+    files = checksums(folder, [weights.name, script.name])
+    made = {"made": known, "epoch": best["epoch"], "loss": best["loss"], "files": files}
+    write_text(facts, json.dumps(made, indent=1) + "\n")
     (folder / "training.pt").unlink(missing_ok=True)
     return spec, weights
 
@@ -162,7 +168,8 @@ def _resumed(record: Path, known: dict[str, Any], model: "nn.Module", optimizer:
     """What a killed run had reached, put back; else the beginning."""
     import torch
 
-    if record.is_file():
+    # There is no record, or it is damaged.
+    with suppress(OSError, EOFError, RuntimeError, pickle.UnpicklingError):
         kept = torch.load(record, weights_only=True)
         if kept["made"] == known:
             model.load_state_dict(kept["model"])

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -19,11 +19,11 @@ from milan.scores.truth import Truth
 from milan.targets import Target
 from milan.units import Unit
 
-NAMED, MOVED, SORTED = "text units", "text units, by images with text", "all units, sorted"
-ALL_MOVED = "all units, by images with text"
+NAMED, SORTED = "text units", "all units, sorted"  # by held-out training images, as in the paper
+PLAIN = "text units, by images without text"
+MOVED, ALL_MOVED = "text units, by images with text", "all units, by images with text"
 KNOWN = "units that detect text, by images with text"
 SPARSE = 3  # of so many steps random orders take one
-LETTERED = (NAMED, MOVED)  # orders whose end is sought with validation images with text, too
 FIRM, GROWTH = 8, 1.25  # after so many units one by one, steps grow by this
 CUT = 0.04  # intersection over union with text from which a unit detects it: Network Dissection's
 TEXT = "text"  # Diorama's concept of all letters
@@ -51,13 +51,14 @@ class Edited:
     """What was found.
 
     Attributes:
-        importance: of each living unit the accuracy on the validation images without it.
-        reliance: of each living unit the accuracy on the same images with names drawn by lot, without it.
+        importance: of each active unit the accuracy without it on held-out training images, half of
+            which carry their class's name.
+        reliance: of each active unit the accuracy without it on validation images with names of random classes.
         orders: by name, in which units were removed.
         adversarial: of each order, of each count in ``counts``, which adversarial test images were right.
-        validation: the same of the validation images without text, of all orders but the random ones and the one of all units.
-        lettered: the same of these images with text.
-        alike: the same, of the text units only, of those for validation that are as those trained on.
+        alike: the same of the held-out training images, of text units in each order and of those that detect text.
+        validation: the same of the validation images without text, of the order that they decide.
+        lettered: the same of these images with names of random classes, of the order that they decide.
         truths: of each layer what is true of its units, where that is known.
     """
 
@@ -68,9 +69,9 @@ class Edited:
     reliance: Mapping[Unit, float]
     orders: Mapping[str, Sequence[Unit]]
     adversarial: Mapping[str, Bool[np.ndarray, "counts images"]]
-    validation: Mapping[str, Bool[np.ndarray, "counts images"]]
-    lettered: Mapping[str, Bool[np.ndarray, "counts images"]]
-    alike: Bool[np.ndarray, "counts images"]
+    alike: Mapping[str, Bool[np.ndarray, "counts images"]]
+    validation: Bool[np.ndarray, "counts images"]
+    lettered: Bool[np.ndarray, "counts images"]
     truths: Mapping[str, Truth]
 
     def counts(self, order: str) -> list[int]:
@@ -87,12 +88,16 @@ class Edited:
         return [name for name in self.orders if name.startswith("random")]
 
     def stop(self, order: str) -> int:
-        """Where to stop, as a place among the counts, by the paper's rule: by validation images without text alone."""
-        return last_before_decline(self.validation[order].mean(1))
+        """Where to stop, as a place among the counts, by the paper's rule on held-out training images (appendix E).
 
-    def best(self, order: str) -> int:
-        """Where validation images are right most often into which names of classes are written by lot."""
-        return int(self.lettered[order].mean(1).argmax())
+        The order by images without text is stopped by these.
+        """
+        return last_before_decline((self.validation if order == PLAIN else self.alike[order]).mean(1))
+
+    @property
+    def best(self) -> int:
+        """Where most validation images with names of random classes are right, in the order that these decide."""
+        return int(self.lettered.mean(1).argmax())
 
     def overlap(self, unit: Unit) -> float:
         """How far a unit's masks and the pixels of text are the same, as intersection over union."""
@@ -143,36 +148,51 @@ def edited(spoilt: Spoilt, described: Described, plan: Plan, out: Path) -> Edite
             "give others with --words"
         )
     units = described.alive
-    alone = right_without(spoilt.target, spoilt.validation, [[unit] for unit in units], out / "alone.sqlite")[1].mean(1).tolist()
-    importance = dict(zip(units, alone, strict=True))
+
+    def without_each(probe: Probe, kept: str) -> dict[Unit, float]:
+        """The accuracy on some images without each unit alone."""
+        right = right_without(spoilt.target, probe, [[unit] for unit in units], out / kept)[1]
+        return dict(zip(units, right.mean(1).tolist(), strict=True))
+
+    importance = without_each(spoilt.alike, "importance.sqlite")
+    reliance = without_each(spoilt.lettered, "reading.sqlite")
+    ranked = Ranked(importance, without_each(spoilt.validation, "alone.sqlite"), reliance)
     truths = {layer: Truth.of(one, spoilt.target) for layer, one in described.dissections.items()} if of_diorama(spoilt.seen.spec) else {}
     known = [unit for unit in units if truths and truths[unit.layer].overlap(unit, TEXT) >= CUT]
-    read = right_without(spoilt.target, spoilt.lettered, [[unit] for unit in units], out / "reading.sqlite")[1].mean(1).tolist()
-    reliance = dict(zip(units, read, strict=True))
-    orders = _orders(described, importance, reliance, known, plan)
+    orders = _orders(described, ranked, known, plan)
     counts = {name: _counts(name, order, plan) for name, order in orders.items()}
-    adversarial = _curves(spoilt.target, spoilt.adversarial, orders, counts, out / "adversarial.sqlite")
-    ruled = {name: order for name, order in orders.items() if name in (*LETTERED, KNOWN)}
-    validation = _curves(spoilt.target, spoilt.validation, ruled, counts, out / "validation.sqlite")
-    own = {name: orders[name] for name in LETTERED}
-    lettered = _curves(spoilt.target, spoilt.lettered, own, counts, out / "lettered.sqlite")
-    alike = _curves(spoilt.target, spoilt.alike, {NAMED: orders[NAMED]}, counts, out / "alike.sqlite")[NAMED]
-    return Edited(spoilt, described, plan, importance, reliance, orders, adversarial, validation, lettered, alike, truths)
+
+    def curves(probe: Probe, kept: str, names: Sequence[str]) -> dict[str, Bool[np.ndarray, "counts images"]]:
+        wanted = {name: orders[name] for name in names if name in orders}
+        return _curves(spoilt.target, probe, wanted, counts, out / kept)
+
+    adversarial = curves(spoilt.adversarial, "adversarial.sqlite", list(orders))
+    alike = curves(spoilt.alike, "alike.sqlite", [NAMED, PLAIN, MOVED, KNOWN])
+    validation = curves(spoilt.validation, "validation.sqlite", [PLAIN])[PLAIN]
+    lettered = curves(spoilt.lettered, "lettered.sqlite", [MOVED])[MOVED]
+    curved = (adversarial, alike, validation, lettered)
+    return Edited(spoilt, described, plan, importance, reliance, orders, *curved, truths)
 
 
-def _orders(
-    described: Described, importance: Mapping[Unit, float], reliance: Mapping[Unit, float], known: Sequence[Unit], plan: Plan
-) -> dict[str, list[Unit]]:
-    units = list(importance)
-    named = described.mentioning(plan.words)
+class Ranked(NamedTuple):
+    """By unit, the accuracy without it on three kinds of validation images."""
+
+    alike: Mapping[Unit, float]  # held-out training images, half of them with their class's name: the paper's
+    plain: Mapping[Unit, float]  # images without text
+    lettered: Mapping[Unit, float]  # the same images with names of random classes
+
+
+def _orders(described: Described, ranked: Ranked, known: Sequence[Unit], plan: Plan) -> dict[str, list[Unit]]:
+    units, named = list(ranked.alike), described.mentioning(plan.words)
     found = {
-        NAMED: in_order(named, importance, plan.seed),
-        MOVED: in_order(named, reliance, plan.seed),
-        SORTED: in_order(units, importance, plan.seed),
-        ALL_MOVED: in_order(units, reliance, plan.seed),
+        NAMED: in_order(named, ranked.alike, plan.seed),
+        PLAIN: in_order(named, ranked.plain, plan.seed),
+        MOVED: in_order(named, ranked.lettered, plan.seed),
+        SORTED: in_order(units, ranked.alike, plan.seed),
+        ALL_MOVED: in_order(units, ranked.lettered, plan.seed),
     }
     if known:
-        found[KNOWN] = in_order(known, reliance, plan.seed)
+        found[KNOWN] = in_order(known, ranked.lettered, plan.seed)
     for draw in range(plan.draws):
         rows = np.random.default_rng([plan.seed, draw]).permutation(len(units))
         found[f"random {draw + 1}"] = [units[row] for row in rows[: len(found[NAMED])].tolist()]
@@ -205,8 +225,8 @@ def _case(found: Edited, unit: Unit, place: int) -> dict[str, Any]:
         truth = f"{'Detects' if detects else 'Does not detect'} text (IoU {found.overlap(unit):.2f})"
     told = {
         found.described.entrant.name: (text, f"no. {place}"),
-        "without it": (f"{100 * found.importance[unit]:.1f} % of the validation images right", ""),
-        "with text": (f"{100 * found.reliance[unit]:.1f} % of those with names by lot", ""),
+        "without it": (f"{100 * found.importance[unit]:.1f} % of held-out training images right", ""),
+        "with text": (f"{100 * found.reliance[unit]:.1f} % of images with names of random classes", ""),
     }
     said = [{"name": name, "role": "", "text": line, "mark": "", "reason": "", "score": score} for name, (line, score) in told.items()]
     return {"id": str(unit), "group": unit.layer, "truth": truth, "said": said}

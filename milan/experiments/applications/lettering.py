@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from milan.errors import BadInput
+from milan.integrity import json_or_none
 from milan.storage import write_text
 
 if TYPE_CHECKING:  # PIL and torch are imported when there is work to do
@@ -95,7 +96,7 @@ def build(images: "Probe", tests: "Probe | None", folder: Path, how: Lettering) 
     known = {"images": images.fingerprint, "tests": tests.fingerprint if tests else "", "lettering": asdict(how), "format": FORMAT}
     found = {f"{kind}/{part}": folder / kind / part for kind, several in KINDS.items() for part in several}
     done = folder / "built.json"
-    if done.is_file() and json.loads(done.read_text()) == known:
+    if json_or_none(done) == known:
         return found
     done.unlink(missing_ok=True)
     names = _names(images)
@@ -110,7 +111,7 @@ def _write(source: "Probe", rows: Sequence[int], part: str, names: Sequence[str]
 
     from milan.progress import progress
 
-    labels = source.labels or []
+    labels = _labels(source)
     for row in progress(rows, text=f"writing {part} images"):
         picture = Image.fromarray(source.image(row).permute(1, 2, 0).numpy())
         dice = np.random.default_rng([how.seed, len(part), row])  # each image has its own lots, whatever else is written
@@ -165,9 +166,11 @@ def _font(file: str, points: int) -> object:
 
 
 def _labels(images: "Probe") -> list[int]:
+    from milan.probes.superclasses import known_labels
+
     if images.labels is None or images.classes is None:
         raise BadInput(f"the images {images.spec or images.name!r} have no classes; put those of each class into a folder of their own")
-    return images.labels
+    return known_labels(images)
 
 
 def _names(images: "Probe") -> list[str]:

@@ -49,7 +49,7 @@ PUSHED = (
 INTERVALS = "Intervals are of 95%, by drawing units again a thousand times (for one unit: its originals)."
 
 
-def report_of(described: Described, found: Sequence[Attacked], plan: Attacks) -> Report:
+def report_of(described: Described, found: Sequence[Attacked], plan: Attacks, vectors: str) -> Report:
     """Tables and notes.
 
     Raises:
@@ -81,8 +81,10 @@ def report_of(described: Described, found: Sequence[Attacked], plan: Attacks) ->
         (f"{100 * float(shares['control'].mean()):.1f} %", "with pieces that the unit does not answer to"),
         (f"{100 * float(shares['without the unit'].mean()):.1f} %", "with the unit at 0"),
     )
+    sources = {**described.sources, "word vectors": vectors}
     tables = (every, Table("units", (*UNIT, *COLUMNS), rows, "unit"))
-    return Report("cut_and_paste", "Does a piece of one thing make it see another?", lede, tables, headlines, notes, facts)
+    title = "Does a piece of one thing make it see another?"
+    return Report("cut_and_paste", title, lede, tables, headlines, notes, facts, sources=sources)
 
 
 def _shares(one: Attacked) -> dict[str, float]:

@@ -10,7 +10,7 @@ import torch
 from milan.experiments.applications.classifying import Training, trained
 from milan.experiments.applications.lettering import Lettering, build
 from milan.probes import Probe, load_probe
-from milan.storage import cache_folder
+from milan.storage import cache_root
 from milan.targets import Target, load_target
 
 APART = 10_000  # scenes between those tested with and those validated with
@@ -25,12 +25,14 @@ class Spoilt:
         target: the network.
         clean: one trained on images without text.
         seen: images with text, to dissect on.
-        validation: images without text: what a unit is worth, and by the paper's rule when to stop, is told by these alone.
-        lettered: the same images, each with the name of a class drawn by lot.
-        alike: images for validation that are as those trained on: half of them carry their class's name.
+        validation: images without text.
+        lettered: the same images, each with the name of a random class.
+        alike: held-out training images, half of which carry their class's name: by these the paper tells what a unit is
+            worth and when to stop (section 7, appendix E).
         plain: test images without text.
         adversarial: the same test images, each with the name of a class drawn by lot.
         note: how all this was made.
+        images: where they are from.
     """
 
     target: Target
@@ -42,6 +44,7 @@ class Spoilt:
     plain: Probe
     adversarial: Probe
     note: str
+    images: str
     layers: Sequence[str] = LAYERS
 
 
@@ -65,6 +68,7 @@ def dioramas(scenes: int, validated: int, tests: int, device: str) -> Spoilt:
         _scenes("objects", HELD_OUT + 2 * APART, tests),  # those before were looked at while words and orders were chosen
         _scenes("objects-spurious", HELD_OUT + 2 * APART, tests),
         note,
+        "diorama:objects",
     )
 
 
@@ -72,7 +76,7 @@ def _scenes(world: str, first: int, count: int) -> Probe:
     from milan.diorama.album import album
     from milan.diorama.names import THINGS
 
-    shown = album(world, first, count, cache_folder() / "diorama")
+    shown = album(world, first, count, cache_root() / "diorama")
     return Probe.from_tensor(torch.from_numpy(np.array(shown.images)), shown.things.tolist(), list(THINGS))
 
 
@@ -100,9 +104,9 @@ def made(images: str, tests: str, size: int, lettering: Lettering, training: Tra
         f"name ({lettering.place}) in {share:.0f} % of them; {held:.0f} % of each class were held out for validation, and dissected too."
     )
     seen = load_probe(str(folders["lettered/validation"]), size=size, resize=size)
-    validation = [opened(f"{kind}/validation", validated) for kind in ("plain", "adversarial", "lettered")]
-    tests_of = [opened(f"{kind}/test", count) for kind in ("plain", "adversarial")]
-    return Spoilt(reading, clean, seen, validation[0], validation[1], validation[2], tests_of[0], tests_of[1], note)
+    plain, adversarial, own = (opened(f"{kind}/validation", validated) for kind in ("plain", "adversarial", "lettered"))
+    tested, misled = (opened(f"{kind}/test", count) for kind in ("plain", "adversarial"))
+    return Spoilt(reading, clean, seen, plain, adversarial, own, tested, misled, note, images)
 
 
 def _mixed(probe: Probe, limit: int | None, seed: int) -> Probe:

@@ -16,6 +16,7 @@ from milan.pretrained.embedder import load_embedder
 from milan.pretrained.sentences import load_sentence_encoder
 from milan.probes import Probe
 from milan.probes.labels import of_diorama
+from milan.probes.superclasses import known_labels
 from milan.scores.intervals import mean
 from milan.scores.known import final_layer, nearest_classifiers
 from milan.scores.painted import in_words, painted_auc
@@ -43,6 +44,7 @@ class Answers:
         self.describers, self.target, self.probe, self.look, self.folder = describers, target, probe, look, folder
         self.tables: list[Table] = []
         self.notes: list[str] = []
+        self._others: dict[str, str] = {}  # sources of single tables
 
     @cached_property
     def _inner(self) -> Scored:
@@ -71,11 +73,13 @@ class Answers:
         Raises:
             MissingEvidence: the probe has no labels.
         """
-        if probe.labels is None or not probe.classes:
+        if not probe.classes:
             raise MissingEvidence(f"the probe {probe.spec} has no class labels to be told apart by; set --unseen ''")
+        labels = known_labels(probe)
         looked = dissect(self.target, probe, list(self._inner.dissections), self.folder / "unseen", k=1)
         activations = {layer: one.activations("mean").numpy() for layer, one in looked.items()}
-        labels, classes, space = probe.labels, probe.classes, _encoder(encoder, self.look.device)
+        self._others |= {"probe of unseen classes": probe.spec, "encoder of texts": encoder}
+        classes, space = probe.classes, _encoder(encoder, self.look.device)
 
         def values(party: Party) -> dict[str, Any]:
             said = _plain(party)
@@ -104,9 +108,10 @@ class Answers:
         names = ", ".join(self._inner.dissections)
         lede = f"{len(self.describers)} describers where the answer is known: {', '.join(table.name for table in self.tables)}."
         note = "Of a weighted sum the concept that raises the unit most is compared with a name."
-        return Report(
-            "known", f"{self._inner.name}, {names}", lede, tuple(self.tables), (), (*self.notes, note, self._inner.note), self._inner.facts
-        )
+        inner = self._inner
+        notes, sources = (*self.notes, note, inner.note), {**inner.sources, **self._others}
+        title, tables = f"{inner.name}, {names}", tuple(self.tables)
+        return Report("known", title, lede, tables, (), notes, inner.facts, sources=sources)
 
 
 def _plain(party: Party) -> list[Description]:

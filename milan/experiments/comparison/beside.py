@@ -9,7 +9,7 @@ import numpy as np
 
 from milan.command import warnings_so_far
 from milan.dissection.store import Dissection
-from milan.experiments.describing.runs import Run
+from milan.experiments.describing.runs import Run, sources_of
 from milan.experiments.reporting.report import Column, Report, Row, Table, Value
 from milan.probes.labels import of_diorama
 from milan.scores.intervals import mean, share
@@ -78,7 +78,16 @@ def report_of(runs: Sequence[Run], units: Sequence[Unit], dissections: Mapping[s
     }
     both = len([unit for unit in units if all(unit in run.said for run in runs)])
     lede = f"{len(runs)} runs and {len(units):,} units, of which {both:,} are described in every one."
-    return Report("compare", " · ".join(run.name for run in runs), lede, tuple(tables), _headlines(rows), tuple(notes), facts)
+    return Report(
+        "compare",
+        " · ".join(run.name for run in runs),
+        lede,
+        tuple(tables),
+        _headlines(rows),
+        tuple(notes),
+        facts,
+        sources=sources_of(runs),
+    )
 
 
 def cases(runs: Sequence[Run], units: Sequence[Unit], dissections: Mapping[str, Dissection]) -> list[dict[str, Any]]:

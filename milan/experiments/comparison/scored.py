@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from milan.command import warnings_so_far
+from milan.describers import sources_of
 from milan.dissection.dissect import dissect
 from milan.dissection.store import Dissection
 from milan.experiments.comparison.floors import COUNTS, SAID, counted, floors_of
@@ -42,11 +43,15 @@ class Look(NamedTuple):
 
 @dataclass(frozen=True)
 class Scored:
-    """A network's dissected layers and what was said of them; the last parties are the floors."""
+    """A network's dissected layers and what was said of them; the last parties are the floors.
+
+    ``sources`` tells by role what the descriptions were made from.
+    """
 
     target: Target
     dissections: Mapping[str, Dissection]
     parties: tuple[Party, ...]
+    sources: Mapping[str, str]
     seed: int = 0
 
     @classmethod
@@ -62,7 +67,9 @@ class Scored:
             Party(each.name, each.role, [entry.description for entry in each.entries if entry.description is not None]) for each in entrants
         ]
         floors = floors_of(said[0].said, [each for party in said for each in party.said], look.seed)
-        return cls(target, dissections, (*said, *(Party(name, "floor", each) for name, each in floors.items())), look.seed)
+        sources = sources_of(dissections.values(), {each.name: each.describer for each in entrants})
+        parties = (*said, *(Party(name, "floor", each) for name, each in floors.items()))
+        return cls(target, dissections, parties, sources, look.seed)
 
     @property
     def name(self) -> str:

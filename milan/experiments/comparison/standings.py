@@ -9,9 +9,8 @@ from typing import Any
 
 from milan.catalogue import OK
 from milan.command import warnings_so_far
-from milan.describers import Describer
+from milan.describers import Describer, sources_of
 from milan.dissection.store import Dissection
-from milan.errors import BadInput
 from milan.experiments.describing.entrants import Entrant
 from milan.experiments.reporting.report import Column, Report, Row, Table
 from milan.scores.intervals import Measure, mean, share
@@ -107,10 +106,8 @@ class Stage:
 def planted_units(target: Target, file: Path | None = None) -> dict[Unit, Planted]:
     """What is known of how the target was made: from a csv, or of Diorama's planted network; else nothing."""
     if file is not None:
-        try:
-            return {Unit(row["layer"], int(row["unit"])): Planted(row["kind"], row["text"]) for row in read_csv(file)}
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise BadInput(f"{file} is no csv of layer, unit, kind and text: {type(error).__name__} {error}") from None
+        rows = read_csv(file, "layer", "unit", "kind", "text")
+        return {Unit(row["layer"], row["unit"]): Planted(row["kind"], row["text"]) for row in rows}
     if target.spec != PLANTED:
         return {}
     from milan.diorama.planted import planted_truth
@@ -148,9 +145,10 @@ def report_of(stage: Stage, entrants: Sequence[Entrant], seed: int) -> Report:
     count = f"{len(stage.units)} living units of {len(stage.dissections)} {'layer' if len(stage.dissections) == 1 else 'layers'}"
     lede = f"{len(entrants)} describers say what they see in {count}, from one dissection; what is true of each is known to the pixel."
     notes = [*([NAMED_EXACTLY] if stage.planted else []), *NOTES, *_told_labels(entrants)]
-    return Report(
-        "bench", str(facts["target"]), lede, (table, _divided(stage, entrants, seed)), _headlines(stage, table), tuple(notes), facts
-    )
+    sources = sources_of(stage.dissections.values(), {entrant.name: entrant.describer for entrant in entrants})
+    tables = (table, _divided(stage, entrants, seed))
+    name, heads = str(facts["target"]), _headlines(stage, table)
+    return Report("bench", name, lede, tables, heads, tuple(notes), facts, sources=sources)
 
 
 def _told_labels(entrants: Sequence[Entrant]) -> list[str]:

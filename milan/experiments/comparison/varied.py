@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from milan.command import warnings_so_far
-from milan.describers import Describer
+from milan.describers import Describer, sources_of
 from milan.dissection.dissect import dissect
 from milan.dissection.fewer import FewerExemplars
 from milan.dissection.store import Dissection
@@ -183,6 +183,11 @@ class Compared:
     def seed(self) -> int:
         return self.frame.plain[2]
 
+    @property
+    def sources(self) -> dict[str, str]:
+        """What was described, and by what, by role."""
+        return sources_of(map(_inner, self.frame.shown.values()), {self.frame.describer.name: self.frame.describer})
+
     @cached_property
     def truths(self) -> dict[str, Truth]:
         """Of each layer, where it is known."""
@@ -247,7 +252,7 @@ def report_of(frame: Frame, changes: Sequence[Change], embedder: Embedder, named
     notes = (*NOTES, *([] if "seed" in frame.describer.settings else [f"{frame.describer.name} has no seed."]), *frame.refused)
     report = Report(
         "robustness", f"How steady is {frame.describer.name}?", lede, tuple(tables), _headlines(tables[0], changes), notes, facts,
-        _figures(tables[0]),
+        _figures(tables[0]), sources=found.sources | {"embedder of the comparison": named},
     )  # fmt: skip
     return report, _cases(found, changes)
 

@@ -18,6 +18,7 @@ from milan.scores.known import same_name
 from milan.scores.painted import in_words
 from milan.scores.text import TextScore, bert_score, bleu, embedding_cosine, rouge
 from milan.storage import versions
+from milan.text_files import read_lines
 from milan.units import Description, Unit
 
 References = Mapping[Unit, Sequence[str]]
@@ -43,11 +44,8 @@ def references_of(file: Path, layer: str = "") -> dict[Unit, list[str]]:
     if file.suffix == ".txt":
         if not layer:
             raise BadInput(f"{file} is a list of class names, one for each unit of a layer; say which with --layer NAME")
-        try:
-            names = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(f"cannot read class names from {file}: {error}") from None
-        return {Unit(layer, number): [part.strip() for part in name.split(",")] for number, name in enumerate(names) if name.strip()}
+        names = enumerate(read_lines(file))
+        return {Unit(layer, number): [part.strip() for part in name.split(",")] for number, name in names if name}
     try:
         return {unit: list(texts) for unit, texts in annotations_of(file).items()}
     except BadInput as reason:
@@ -67,6 +65,7 @@ class Wording:
     columns: list[Column] = field(default_factory=list)
     values: dict[str, dict[str, Any]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, said: Mapping[str, Sequence[Description]], references: References, layer: str, seed: int) -> "Wording":
@@ -144,7 +143,9 @@ class Wording:
         facts = {"references": Path(references).name, "seed": self.seed, "settings": self.settings, "versions": versions()}
         lede = f"{sum(not each.role for each in self.parties)} tables of descriptions against what is said of {len(self._units):,} units."
         table = Table("all units", (*self.columns, *COUNTS), tuple(rows))
-        return Report("words", Path(references).stem, lede, (table,), (), notes, facts | {"warnings": warnings_so_far()})
+        facts |= {"warnings": warnings_so_far()}
+        sources = {**self.sources, "references": references}
+        return Report("words", Path(references).stem, lede, (table,), (), notes, facts, sources=sources)
 
 
 def _measure(score: TextScore) -> Measure:

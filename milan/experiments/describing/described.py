@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from milan.catalogue import OK
+from milan.describers import sources_of
 from milan.dissection.dissect import dissect
 from milan.dissection.store import Dissection
 from milan.experiments.describing.entrants import Entrant, describe_with, entrant_of
@@ -73,6 +74,11 @@ class Described:
     def mentioning(self, words: Iterable[str]) -> list[Unit]:
         """The units of which one of the words was said."""
         return [unit for unit, text in self.texts.items() if mentions(text, words)]
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """What the descriptions were made from, by role."""
+        return sources_of(self.dissections.values(), {self.entrant.name: self.entrant.describer})
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -12,11 +12,13 @@ from typing import Any
 import yaml
 
 from milan.catalogue import Catalogue, Entry
-from milan.describers import Describer, describer_class, load_describer, typed_settings
+from milan.describers import Describer, describer_class, load_describer, sources_of, typed_settings
 from milan.describers.resuming import describe_units, journal_key, missing_units
 from milan.dissection.store import Dissection
 from milan.embedded import embedded
 from milan.errors import BadInput, MilanWarning
+from milan.integrity import json_or_none
+from milan.provenance import simulated_note
 from milan.storage import atomic, content_key
 from milan.units import Unit
 
@@ -102,11 +104,13 @@ def describe_with(entrant: Entrant, dissections: Mapping[str, Dissection], wante
     before = sum(map(len, missing_units(*journal, dissections, wanted).values()))
     entrant.entries = describe_units(entrant.describer, dissections, wanted, folder)
     file = folder / "seconds.json"
-    spent = json.loads(file.read_text()) if file.exists() else {}
-    spent = spent if spent.get("key") == key else {"key": key, "units": 0, "seconds": 0.0}
+    spent = json_or_none(file)
+    spent = spent if isinstance(spent, dict) and spent.get("key") == key else {"key": key, "units": 0, "seconds": 0.0}
     if before:
         spent |= {"units": spent["units"] + before, "seconds": round(spent["seconds"] + time.monotonic() - start, 3)}
         with atomic(file) as partial:
             partial.write_text(json.dumps(spent) + "\n")
     entrant.seconds = spent["seconds"] / spent["units"] if spent["units"] else math.nan
-    Catalogue(tuple(entrant.entries), {"describer": entrant.name}).write(folder)
+    sources = sources_of(dissections.values(), {entrant.name: entrant.describer})
+    facts = {"describer": entrant.name, "sources": sources, "simulated": simulated_note(sources)}
+    Catalogue(tuple(entrant.entries), facts).write(folder)

@@ -8,6 +8,7 @@ from pathlib import Path
 from milan.catalogue import natural, read_catalogue, read_descriptions
 from milan.dissection.store import Dissection, load_dissection
 from milan.errors import BadInput, MilanError, MilanWarning
+from milan.provenance import joined
 from milan.published import published_descriptions
 from milan.units import Description, Unit
 
@@ -29,6 +30,15 @@ class Run:
     said: Mapping[Unit, Description]
     facts: Mapping[str, object] = field(default_factory=dict)
     dissections: Mapping[str, Dissection] = field(default_factory=dict)
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """What the descriptions were made from, by role, as far as the run or its dissections tell."""
+        if isinstance(known := self.facts.get("sources"), dict):
+            return known
+        first = next(iter(self.dissections.values()), None)
+        told = {name: self.facts.get(name) or getattr(first, name, "") for name in ("target", "probe")}
+        return {role: str(spec) for role, spec in told.items() if spec}
 
     @property
     def texts(self) -> dict[Unit, str]:
@@ -82,6 +92,11 @@ def pictured(runs: Sequence[Run], units: Sequence[Unit]) -> dict[str, Dissection
                 text = f"{layer}: the exemplars are those of {there[0][0]}; {', '.join(others)} had others (probe, k or quantile differ)"
                 warnings.warn(text, MilanWarning, stacklevel=2)
     return found
+
+
+def sources_of(runs: Sequence[Run]) -> dict[str, str]:
+    """What all runs were made from, by role."""
+    return joined({run.name: run.sources for run in runs})
 
 
 def with_pictures(dissections: Mapping[str, Dissection], units: Sequence[Unit]) -> list[Unit]:

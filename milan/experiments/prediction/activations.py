@@ -12,6 +12,7 @@ from milan.dissection.store import Dissection
 from milan.experiments.comparison import floors
 from milan.experiments.describing.entrants import Entrant
 from milan.experiments.reporting.report import Column, Report, Row, Table, Value
+from milan.provenance import Sources
 from milan.scores.intervals import mean
 from milan.scores.simulation import BANDS, TRUSTED, Simulator, simulate
 from milan.storage import versions
@@ -121,8 +122,15 @@ class Stage:
         values = {name: mean([float(each[place]) for each in one.bands], self.seed) for place, name in enumerate(names)}
         return Row(one.name, values, one.role)  # type: ignore[arg-type]
 
-    def report(self, found: Sequence[Judged], more: Sequence[Table], notes: Sequence[str] = ()) -> Report:
-        """All tables, with what a reader must know."""
+    def report(
+        self,
+        found: Sequence[Judged],
+        more: Sequence[Table],
+        sources: Sources,
+        notes: Sequence[str] = (),
+    ) -> Report:
+        """All tables, with what a reader must know; ``sources`` are the describers', to which what judges is added."""
+        sources = {**sources, "simulator": self.seer.spec, "judged images": self.seer.judged.spec}
         probe = next(iter(self.explained.values())).open_probe().spec
         kin = [f"{one.name}: {one.kin}, so its figures may be too high." for one in found if one.kin]
         told = (
@@ -150,7 +158,8 @@ class Stage:
         heads = ((f"{best[0]:.2f}", f"correlation: {best[1]}"),) if best else ()
         asked, images = sum(not one.role for one in found), f"{len(self.seer.judged):,} images"
         lede = f"What {asked} describers say of {len(found[0].said)} units, as predictions of their activations on {images} kept from them."
-        return Report("simulation", self.target, lede, (*self.tables(found), *more), heads, told, facts)
+        tables = (*self.tables(found), *more)
+        return Report("simulation", self.target, lede, tables, heads, told, facts, sources=sources)
 
 
 def told_by(entrant: Entrant) -> list[Description]:

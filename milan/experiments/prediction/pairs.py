@@ -13,6 +13,7 @@ from milan.errors import UnknownName
 from milan.experiments.describing.entrants import Entrant
 from milan.experiments.reporting.report import Column, Report, Row, Table
 from milan.pretrained.asking import NoAnswer
+from milan.provenance import Sources
 from milan.scores.assessment import Assessment, assess, figures
 from milan.simulated import FEWEST, MOST, WIDTH
 from milan.storage import versions
@@ -110,7 +111,13 @@ def _assessed(entry: Entry, dissection: Dissection, judge: Explainer, share: flo
 
 
 def report_of(
-    found: Sequence[Judged], judges: Mapping[str, Explainer], target: str, dissections: Mapping[str, Dissection], share: float, seed: int
+    found: Sequence[Judged],
+    judges: Mapping[str, Explainer],
+    target: str,
+    dissections: Mapping[str, Dissection],
+    share: float,
+    seed: int,
+    sources: Sources,
 ) -> Report:
     tables = tuple(Table(kind, COLUMNS, tuple(_row(one, kind, seed) for one in found)) for kind in judges)
     first = next(iter(judges.values()))
@@ -136,7 +143,7 @@ def report_of(
     count = max((len(each) for one in found for each in one.found.values()), default=0)
     asked = sum(not one.role for one in found)
     lede = f"What {asked} describers say of up to {count} units, as predictions of integers that were kept from them."
-    return Report("assessment", target, lede, tables, (), told, facts)
+    return Report("assessment", target, lede, tables, (), told, facts, sources=sources)
 
 
 def _row(one: Judged, kind: str, seed: int) -> Row:

@@ -17,7 +17,7 @@ from milan.experiments.reporting.lines import Curve, lines
 from milan.experiments.reporting.report import Column, Report, Row, Table, Value
 from milan.language import load_language, named
 from milan.scores.ablations import difference
-from milan.scores.criteria import CRITERIA, STRUCTURAL, SYNTACTIC, by_lot, like_layers, ordered
+from milan.scores.criteria import CRITERIA, PIPELINE, STRUCTURAL, SYNTACTIC, by_lot, like_layers, ordered
 from milan.scores.intervals import Measure, mean
 from milan.storage import versions
 from milan.units import Unit
@@ -168,13 +168,16 @@ class Outcome:
             notes,
             facts,
             self._figures(),
+            sources={**self.described.sources, "judged images": judged, "word vectors": self.settings["vectors"]},
         )
 
     def _cautions(self) -> list[str]:
         pipeline = named(load_language(self.settings["language"]))
-        told = [
-            f"Parts of speech and parses by {pipeline}; word vectors: {self.settings['vectors']}. Both are estimates in texts this short."
-        ]
+        vectors = self.settings["vectors"]
+        if not vectors.startswith(PIPELINE):
+            vectors = f"the text side of {vectors}, word by word"
+        words = f"Parts of speech and parses by {pipeline}; word vectors: {vectors}."
+        told = [f"{words} Both are estimates in texts this short."]
         if self.described.entrant.name == "milan" and self.described.name.startswith("diorama:"):
             told.append("MILAN learnt from simulated annotators of Diorama's networks, of some of them about these very units.")
         return told

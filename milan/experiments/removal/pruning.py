@@ -174,8 +174,11 @@ def report_of(plan: Plan, judged: Judged, settings: Mapping[str, Any]) -> Report
         f"Of {len(plan.units)} units of {plan.described.name} that {plan.described.entrant.name} described, those are pruned whose "
         f"description is like no other's in their layer, and those of common terms; accuracy on {settings['judged']}."
     )
+    judged_by = {"judged images": settings["judged"], "embedder of groups": settings["embedder"]}
+    sources = {**plan.described.sources, **judged_by}
     title = "Pruning units that are said to be like no other"
-    return Report("pruning", title, lede, tuple(tables), _headlines(main), NOTES, facts, _figures(plan, main))
+    figures = _figures(plan, main)
+    return Report("pruning", title, lede, tuple(tables), _headlines(main), NOTES, facts, figures, sources=sources)
 
 
 def _main(plan: Plan, judged: Judged) -> Table:

@@ -65,7 +65,8 @@ class Worth:
             "seed": self.seed, "versions": versions(), "warnings": warnings_so_far(),
         }  # fmt: skip
         lede = f"{self.units} units of each layer, drawn by lot, and {facts['images']:,} images of {self.probe.spec}."
-        return Report("impact", name, lede, (table,), notes=NOTES, facts=facts)
+        sources = {"target": name, "probe": self.probe.spec}
+        return Report("impact", name, lede, (table,), notes=NOTES, facts=facts, sources=sources)
 
     def _row(self, layer: str, folder: Path) -> Row:
         found = self._measured(layer, folder)

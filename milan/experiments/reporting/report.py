@@ -10,6 +10,7 @@ from typing import Any, Literal
 from milan.command import clean, escaped, terminal
 from milan.errors import BadInput
 from milan.page.report import write_report_page
+from milan.provenance import Sources, simulated_note
 from milan.scores.intervals import Measure
 from milan.storage import write_text
 from milan.tables import write_csv
@@ -107,6 +108,7 @@ class Report:
         tables: the first is the result; further ones divide it.
         headlines: the numbers to remember, as a number and what it is of.
         notes: what a reader must know to read the numbers rightly.
+        sources: what the result was made from, by role; see ``milan.provenance``.
         facts: what another run needs for the same numbers, and what this one was made with.
         figures: each a caption and an SVG, shown above the tables.
     """
@@ -119,6 +121,12 @@ class Report:
     notes: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     figures: tuple[tuple[str, str], ...] = ()
+    sources: Sources = field(kw_only=True)
+
+    @property
+    def simulated(self) -> str:
+        """What must be said of simulated parts; empty where there are none."""
+        return simulated_note(self.sources)
 
     def write(self, folder: Path, units: Sequence[Mapping[str, Any]] = ()) -> None:
         """Writes ``table.csv`` (further tables by their names), ``table.md``, ``report.json`` and ``page/index.html``, each whole or not.
@@ -146,7 +154,7 @@ class Report:
         ]
         return {
             "name": self.name, "title": self.title, "lede": self.lede, "headlines": [list(pair) for pair in self.headlines],
-            "notes": list(self.notes), "tables": tables, "facts": dict(self.facts),
+            "notes": list(self.notes), "tables": tables, "facts": self._all_facts(),
         }  # fmt: skip
 
     def markdown(self) -> str:
@@ -154,10 +162,11 @@ class Report:
         tables = "\n".join(
             f"{f'**{table.name}**' + 2 * chr(10) if number else ''}{table.markdown()}" for number, table in enumerate(self.tables)
         )
-        return f"# {self.title}\n\n{self.lede}\n\n{tables}\n" + "".join(f"- {note}\n" for note in self.notes)
+        notes = (*([self.simulated] if self.simulated else []), *self.notes)
+        return f"# {self.title}\n\n{self.lede}\n\n{tables}\n" + "".join(f"- {note}\n" for note in notes)
 
     def tell(self) -> None:
-        """Prints the first table and the notes."""
+        """Prints the first table and the notes, last what is simulated."""
         from rich.table import Table as Shown
 
         console = terminal(200)
@@ -172,13 +181,16 @@ class Report:
             )
         console.print(shown)
         console.print()
-        for note in self.notes:
-            console.print(f"[dim]{escaped(note)}[/]")
+        for note in (*self.notes, *([self.simulated] if self.simulated else [])):
+            console.print(f"[dim]{escaped(note)}[/]", soft_wrap=True)
+
+    def _all_facts(self) -> dict[str, Any]:
+        return {**self.facts, "sources": dict(self.sources), "simulated": self.simulated}
 
     def _view(self) -> dict[str, Any]:
         return {
             "name": self.name, "title": self.title, "lede": self.lede, "headlines": self.headlines, "notes": self.notes,
-            "facts": self.facts,
+            "facts": self._all_facts(), "simulated": self.simulated,
             "tables": [_table_view(table, bool(number)) for number, table in enumerate(self.tables)],
             "figures": [{"file": f"figure-{number}.svg", "text": text} for number, (text, _) in enumerate(self.figures, 1)],
         }  # fmt: skip

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from milan.experiments.describing.runs import Run
 from milan.page.form import Form, Item, Part, write_form
 from milan.page.sheets import SIZE, Sheet
 from milan.pictures import fitting, lit, sheet, webp
+from milan.provenance import Sources
 from milan.scores.text import tidied
 from milan.scores.truth import Truth
 from milan.storage import atomic, content_key
@@ -143,10 +144,10 @@ def draw_units(dissections: Mapping[str, Dissection], runs: Sequence[Run], asked
     return [found[row] for row in dice.permutation(len(found)).tolist()]
 
 
-def write_study(study: Study, folder: Path, facts: Mapping[str, Any]) -> list[Path]:
+def write_study(study: Study, folder: Path, sources: Sources) -> list[Path]:
     """Writes ``form-1.html`` and so on, and ``key.json``, which raters must not see."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = [write_form(form, folder / f"form-{number}.html", facts) for number, form in enumerate(study.forms, 1)]
+    files = [write_form(form, folder / f"form-{number}.html", sources) for number, form in enumerate(study.forms, 1)]
     told = {
         "forms": [form.id for form in study.forms],
         "items": {id: {"unit": str(unit), "options": study.key.options.get(id, []), "right": study.key.right.get(id)}
@@ -219,10 +220,7 @@ def _qualifying(dissections: Mapping[str, Dissection], units: Sequence[Unit], as
 
 
 def _from_file(file: Path) -> list[tuple[Unit, str, list[str]]]:
-    try:
-        rows = read_csv(file) if file.is_file() else None
-    except OSError as error:
-        raise BadInput(f"cannot read the test in {file}: {error.strerror}") from None
+    rows = read_csv(file) if file.is_file() else None
     if not rows or not {"id", "right"} <= rows[0].keys() or not any(name.startswith("wrong") for name in rows[0]):
         raise BadInput(f"{file} is no test: give a csv of id (as layer4:17), right, wrong, wrong2 and so on, or truth (on Diorama)")
     wrong = [name for name in rows[0] if name.startswith("wrong")]

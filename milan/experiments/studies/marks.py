@@ -1,6 +1,5 @@
 """What people answered in a form, as the page saved it: read back, and what cannot be used told and left out."""
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from typing import Any
 
 from milan.errors import BadInput, MilanWarning
 from milan.page.form import Form, Item, Part
+from milan.text_files import read_json_object
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ def read_answers(files: Sequence[str | Path], *forms: Form) -> list[Answers]:
 
 def _saved(file: Path) -> dict[str, Any]:
     try:
-        saved = json.loads(file.read_text(encoding="utf-8"))
+        saved = read_json_object(file)
         if isinstance(saved["form"], str) and isinstance(saved["answers"], dict):
             return saved
-    except (OSError, ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (BadInput, KeyError) as error:
         raise BadInput(f"{file} is no file that a form saved: {type(error).__name__} {error}") from None
     raise BadInput(f"{file} is no file that a form saved: form or answers are of another kind")
 

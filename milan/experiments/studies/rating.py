@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from milan.errors import BadInput
 from milan.experiments.studies.forms import Key
 from milan.experiments.studies.marks import Answers
 from milan.scores.intervals import Measure, mean, share
-from milan.tables import read_known
+from milan.text_files import CsvTable
 from milan.units import Unit
 
 ROUNDS = 200  # of alternating means, for raters' levels; a few suffice
@@ -67,18 +66,12 @@ def published_ratings(file: Path) -> list[Response] | None:
     Raises:
         BadInput: a row is not as the columns say.
     """
-    table = read_known(file, lambda columns: {"Layer", "Unit"} <= set(columns) and _raters(columns))
-    if table is None:
+    table = CsvTable(file)
+    raters = _raters(table.columns)
+    if not {"Layer", "Unit"} <= set(table.columns) or not raters:
         return None
-    columns, rows = table
-    raters = _raters(columns)
-    found = []
-    for number, row in enumerate(rows, start=2):
-        try:
-            found += [one for rater in raters if (one := _published(row, rater)) is not None]
-        except ValueError as error:
-            raise BadInput(f"{file}, line {number}, is not a row of such a table: {error}") from None
-    return found
+    by_row = table.parse(lambda row: [one for rater in raters if (one := _published(row, rater)) is not None])
+    return [one for several in by_row for one in several]
 
 
 def _raters(columns: Sequence[str]) -> list[str]:

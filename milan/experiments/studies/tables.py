@@ -10,12 +10,13 @@ import numpy as np
 from milan.command import warnings_so_far
 from milan.errors import BadInput
 from milan.experiments.comparison.beside import likeness
-from milan.experiments.describing.runs import Run
+from milan.experiments.describing.runs import Run, sources_of
 from milan.experiments.reporting.report import Column, Report, Row, Table, Value
 from milan.experiments.studies.forms import Study
 from milan.experiments.studies.marks import Answers, read_answers
 from milan.experiments.studies.rating import Response, alpha, called_best, levelled, levels, qualified, rated, responses_of, valid_share
 from milan.experiments.studies.turk import read_turk
+from milan.provenance import Sources
 from milan.scores.intervals import mean
 from milan.storage import versions
 from milan.tables import write_csv
@@ -67,7 +68,16 @@ def report_of_forms(study: Study, runs: Sequence[Run], files: Sequence[Path], ou
         THEN,
         SAME,
     )
-    return Report("study", "Forms for a human study", lede, (Table("files", columns, tuple(rows), "file"),), (), notes, _facts(study, runs))
+    return Report(
+        "study",
+        "Forms for a human study",
+        lede,
+        (Table("files", columns, tuple(rows), "file"),),
+        (),
+        notes,
+        _facts(study, runs),
+        sources=sources_of(runs),
+    )
 
 
 def answered(study: Study, runs: Sequence[Run], files: Sequence[str], out: Path) -> Report:
@@ -92,15 +102,23 @@ def answered(study: Study, runs: Sequence[Run], files: Sequence[str], out: Path)
         raise BadInput(
             f"none of {len(responses)} responses in {', '.join(files)} is valid: what is called best must be among the highest rated"
         )
-    return _rated(responses, passed, (*notes, SAME), _facts(study, runs), study.asked.seed)
+    return _rated(responses, passed, (*notes, SAME), _facts(study, runs), sources_of(runs), study.asked.seed)
 
 
 def published(responses: Sequence[Response], seed: int) -> Report:
     """The report of a published table of ratings."""
-    return _rated(responses, [], (PUBLISHED,), {"seed": seed, "versions": versions(), "warnings": warnings_so_far()}, seed)
+    facts = {"seed": seed, "versions": versions(), "warnings": warnings_so_far()}
+    return _rated(responses, [], (PUBLISHED,), facts, {}, seed)
 
 
-def _rated(responses: Sequence[Response], raters: Sequence[Answers], notes: Sequence[str], facts: dict[str, Any], seed: int) -> Report:
+def _rated(
+    responses: Sequence[Response],
+    raters: Sequence[Answers],
+    notes: Sequence[str],
+    facts: dict[str, Any],
+    sources: Sources,
+    seed: int,
+) -> Report:
     valid = [one for one in responses if one.valid]
     names = list(dict.fromkeys(name for one in valid for name in one.ratings))
     best = any(one.best for one in valid)
@@ -118,7 +136,8 @@ def _rated(responses: Sequence[Response], raters: Sequence[Answers], notes: Sequ
     lede = f"{who} raters, {len(valid)} valid responses of {len(responses)}, {units} units, {len(names)} describers."
     told = (VALID if best else UNASKED, AGREE, INTERVALS, *notes)
     facts = facts | {"responses": len(responses), "valid": len(valid), "alpha": None if math.isnan(agreed) else round(agreed, 4)}
-    return Report("study", "How people rate descriptions", lede, tuple(tables), tuple(headlines), told, facts)
+    title, heads = "How people rate descriptions", tuple(headlines)
+    return Report("study", title, lede, tuple(tables), heads, told, facts, sources=sources)
 
 
 def _values(valid: Sequence[Response], name: str, best: bool, seed: int) -> dict[str, Value]:
@@ -185,7 +204,9 @@ def _annotated(study: Study, runs: Sequence[Run], given: Sequence[Answers], note
     )
     lede = f"{len(given)} annotators wrote {len(texts)} sentences about {len(said)} units."
     tables = (Table("annotations", columns, tuple(table_rows), "layer"),)
-    return Report("study", "What people see in units", lede, tables, ((str(len(texts)), "annotations"),), told, _facts(study, runs))
+    heads = ((str(len(texts)), "annotations"),)
+    facts, sources = _facts(study, runs), sources_of(runs)
+    return Report("study", "What people see in units", lede, tables, heads, told, facts, sources=sources)
 
 
 def _corpus(said: dict[Unit, list[str]]) -> dict[str, Value]:

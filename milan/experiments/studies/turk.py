@@ -14,7 +14,8 @@ from milan.experiments.studies.marks import Answers, is_whole
 from milan.page.document import filled
 from milan.page.form import AGREEMENT, Form, Item, Part
 from milan.storage import atomic
-from milan.tables import read_known, write_csv
+from milan.tables import write_csv
+from milan.text_files import CsvTable
 
 LARGEST = 1_000_000  # bytes of a HIT's question, the service's limit
 XML = 65_535  # bytes of a qualification test, the service's limit
@@ -115,15 +116,15 @@ def read_turk(file: Path, forms: Sequence[Form]) -> list[Answers] | None:
     Raises:
         BadInput: the file cannot be read.
     """
-    table = read_known(file, {"WorkerId", "Input.item"}.issubset)
-    if table is None:
+    table = CsvTable(file)
+    if not {"WorkerId", "Input.item"} <= set(table.columns):
         return None
-    _, rows = table
+    rows = table.parse(lambda row: (row, float(row.get("WorkTimeInSeconds") or 0)))
     items = {item.id: (part, item) for form in forms for part in form.parts for item in part.items}
     given: dict[str, dict[str, Mapping[str, Any]]] = {}
     seconds: dict[str, float] = {}
     lost = dict.fromkeys(("rejected", "of other units", "not whole", "a second answer"), 0)
-    for row in rows:
+    for row, worked in rows:
         id, who = row["Input.item"], row["WorkerId"]
         answer = _answer(row, *items[id]) if id in items else {}
         fault = _fault(row, answer, items.get(id), given.get(who, {}))
@@ -131,7 +132,7 @@ def read_turk(file: Path, forms: Sequence[Form]) -> list[Answers] | None:
             lost[fault] += 1
             continue
         given.setdefault(who, {})[id] = answer
-        seconds[who] = seconds.get(who, 0.0) + float(row.get("WorkTimeInSeconds") or 0)
+        seconds[who] = seconds.get(who, 0.0) + worked
     if any(lost.values()):
         told = ", ".join(f"{count} {what}" for what, count in lost.items() if count)
         warnings.warn(f"{file}: of {len(rows)} assignments left out: {told}", MilanWarning, stacklevel=2)

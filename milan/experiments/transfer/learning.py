@@ -20,11 +20,13 @@ from milan.dissection.store import Dissection
 from milan.errors import MissingEvidence
 from milan.experiments.transfer.fitting import LEAST_STEPS, Components, Evidence, Fitted, Lessons, Recipe, chosen, fit_models, search
 from milan.experiments.transfer.splits import Network, Share, Split, share_of
+from milan.integrity import checksums, is_sound, json_or_none
 from milan.models import Captioner, Prior
 from milan.probes.labels import of_diorama
 from milan.scores.truth import Truth
 from milan.storage import Journal, atomic, cache_folder, content_key
 from milan.targets import Target, load_target
+from milan.text_files import read_json_object
 from milan.units import Unit
 from milan.vocabulary import tokenize
 
@@ -129,7 +131,7 @@ def _marks(units: Sequence[Annotated], evidence: Evidence) -> list[Any]:
 def trained(split: Split, share: Share, plan: Plan, evidence: Evidence, seed: int, folder: Path) -> Fitted:
     """Captioner and prior of a split and seed, kept under ``folder/models``: another λ or beam needs no training."""
     home = folder / "models" / training_key(split, share, plan, evidence, seed)
-    if not (home / DONE).is_file():
+    if not is_sound(json_or_none(home / DONE), home):
         begun, spent = time.monotonic(), time.process_time()
         fitted = fit_models(Lessons(share, evidence, plan.recipe, seed, plan.device), max(plan.recipe.patience, split.patience))
         fitted.captioner.save_pretrained(home / "captioner")
@@ -139,12 +141,14 @@ def trained(split: Split, share: Share, plan: Plan, evidence: Evidence, seed: in
         counts = {name: len(getattr(share, name)) for name in ("train", "stop", "test")}
         seconds = {"seconds": round(time.monotonic() - begun, 1), "processor seconds": round(time.process_time() - spent, 1)}
         facts = {"split": f"{split.kind}, {split.name}", "seed": seed, "units": counts, **fitted.facts, **seconds}
+        files = [file for file in sorted(home.rglob("*")) if file.is_file() and file.name != DONE]
+        marks = checksums(home, [str(file.relative_to(home)) for file in files])
         with atomic(home / DONE) as partial:
-            partial.write_text(json.dumps(facts))
+            partial.write_text(json.dumps({"facts": facts, "files": marks}))
         print(json.dumps(facts), file=sys.stderr, flush=True)
     captioner, prior = Captioner.from_pretrained(home / "captioner"), Prior.from_pretrained(home / "prior")
     components = Components(**load_file(home / COMPONENTS)) if (home / COMPONENTS).is_file() else None
-    return Fitted(captioner.to(plan.device), prior.to(plan.device), json.loads((home / DONE).read_text()), components)
+    return Fitted(captioner.to(plan.device), prior.to(plan.device), read_json_object(home / DONE)["facts"], components)
 
 
 def _asked(fitted: Fitted, share: Share, plan: Plan, evidence: Evidence) -> dict[str, Any]:

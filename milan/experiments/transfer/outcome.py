@@ -12,6 +12,7 @@ import numpy as np
 
 from milan.annotations import Annotated
 from milan.command import warnings_so_far
+from milan.describers import sources_of
 from milan.errors import MissingEvidence
 from milan.experiments.comparison.judging import ALONE, COLUMNS, Bert, Judge, Round, joined
 from milan.experiments.reporting.dots import dots
@@ -125,7 +126,16 @@ class Outcome(AbstractContextManager["Outcome"]):
             (*NOTES, *([TOLD] if self.stages else []), *self._order(), *self.reasons),
             self._facts(),
             figures=((FIGURE, figure),),
+            sources=self._sources(),
         )
+
+    def _sources(self) -> dict[str, str]:
+        """The networks that were annotated, their probes, where the annotations are, and the encoder."""
+        networks = dict.fromkeys(network for split in self.found for network in (*split.train, *split.test))
+        layers = [layer for network in networks for layer in network.layers]
+        annotations = ", ".join(dict.fromkeys(str(layer.parent) for layer in layers))
+        known = sources_of([self.evidence.dissection(layer) for layer in layers], {})
+        return {**known, "annotations": annotations, "encoder": str(self.evidence.encoder.settings["spec"])}
 
     def _lede(self) -> str:
         networks = {network.name for split in self.found for network in (*split.train, *split.test)}

@@ -1,0 +1,106 @@
+"""Class labels as tables and callers give them: numbers, names or truth values, one for each image."""
+
+import math
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from milan.command import clean
+from milan.errors import BadInput, MilanWarning
+
+UNKNOWN = -1  # the label of an image whose class nobody knows, as in the test splits of public data sets
+NOT_KNOWN = (UNKNOWN, -100)  # -100 is what PyTorch's losses ignore
+MOST_CLASSES = 2**20  # names for more would fill the memory; ImageNet-21k has 21,841 classes, Google Landmarks 203,094
+WNID = re.compile(r"n\d{8}")  # WordNet ids: ImageNet's names of its classes
+DIGITS = re.compile(r"0|-?[1-9]\d{0,18}")
+
+
+class ClassLabels(NamedTuple):
+    """The class of each image.
+
+    Attributes:
+        labels: class numbers from 0, -1 where unknown; None if no image has a label.
+        classes: names by number, or None.
+    """
+
+    labels: list[int] | None = None
+    classes: list[str] | None = None
+
+
+def class_labels(values: Iterable[Any], declared: Sequence[str] | None = None) -> ClassLabels:
+    """Return labels as class numbers.
+
+    Numbers stand for themselves, whole floats and digits too; other texts, and truth values, are names of classes, numbered
+    by ``declared`` or else in alphabetical order. Missing values, empty texts, -1 and -100 mean that the class is unknown.
+
+    Args:
+        values: one for each image.
+        declared: names of the classes by number, if they are known.
+
+    Raises:
+        BadInput: a label is neither number nor name, or is not the number of a class; the message names it and its row.
+    """
+    given = [_plain(value) for value in values]
+    known = {value for value in given if value is not None}
+    classes = list(declared) if declared else None
+    if not known:
+        return ClassLabels(None, classes)
+    numbers: dict[int | str | None, int] = {None: UNKNOWN}
+    names = {value for value in known if isinstance(value, str)}
+    if names == known and not all(map(DIGITS.fullmatch, names)):
+        classes = classes if classes and names <= set(classes) else sorted(names)
+        numbers |= {name: number for number, name in enumerate(classes)}
+    else:
+        numbers |= {value: _number(value, given, len(classes) if classes else MOST_CLASSES) for value in known}
+    labels = [numbers[value] for value in given]
+    return ClassLabels(labels if any(label != UNKNOWN for label in labels) else None, classes)
+
+
+def usable_labels(values: Iterable[Any], declared: Sequence[str] | None, where: str) -> ClassLabels:
+    """Return ``class_labels``, or none, with a warning, where a table's column holds something else than labels."""
+    try:
+        return class_labels(values, declared)
+    except BadInput as error:
+        warnings.warn(f"the labels of {where} are not used: {error}", MilanWarning, stacklevel=3)
+        return ClassLabels(None, list(declared) if declared else None)
+
+
+def names_by_label(labels: Sequence[int], names: Sequence[Any]) -> list[str] | None:
+    """Return class names by label, from a table with both in each row; None where they disagree or a label has no name."""
+    pairs = {(label, name) for label, name in zip(labels, names, strict=True) if label != UNKNOWN}
+    found = dict(pairs)
+    if len(found) < len(pairs) or any(not isinstance(name, str) for name in found.values()):
+        return None
+    return [found.get(label, str(label)) for label in range(max(found, default=-1) + 1)] or None
+
+
+def wordnet_ids(classes: Sequence[str] | None) -> list[str] | None:
+    """Return the classes' names if all are WordNet ids, as in ImageNet's folders."""
+    return list(classes) if classes and all(WNID.fullmatch(name) for name in classes) else None
+
+
+def _plain(value: Any) -> int | str | None:
+    """A label as a class number or a name; None for an unknown class."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", errors="replace")
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and (math.isnan(value) or value.is_integer()):
+        value = None if math.isnan(value) else int(value)
+    if value is None or value == "" or value in NOT_KNOWN:
+        return None
+    if isinstance(value, int | str):
+        return value
+    raise BadInput(f"{clean(str(value))[:60]} is of the type {type(value).__name__}, neither a class number nor a name")
+
+
+def _number(value: int | str, given: Sequence[int | str | None], end: int) -> int:
+    """A label as a class number below ``end``."""
+    number = int(value) if isinstance(value, int) or DIGITS.fullmatch(value) else None
+    if number in NOT_KNOWN:
+        return UNKNOWN
+    if number is not None and 0 <= number < end:
+        return number
+    what = f"label {str(value)[:60]!r} in row {given.index(value)}"
+    raise BadInput(f"{what} is not a class number from 0 to {end - 1}, nor -1 for unknown")
