@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -81,10 +82,13 @@ class Catalogue:
     def entry(self, unit: Unit | str) -> Entry:
         """The row of a unit; a unit that is not here is answered with the nearest."""
         wanted = Unit.parse(unit) if isinstance(unit, str) else unit
-        for entry in self.entries:
-            if entry.unit == wanted:
-                return entry
-        raise UnknownName("unit", str(wanted), [str(entry.unit) for entry in self.entries])
+        if wanted not in self._by_unit:
+            raise UnknownName("unit", str(wanted), [str(entry.unit) for entry in self.entries])
+        return self._by_unit[wanted]
+
+    @cached_property
+    def _by_unit(self) -> dict[Unit, Entry]:
+        return {entry.unit: entry for entry in self.entries}
 
     def __getitem__(self, unit: Unit | str) -> Description:
         found = self.entry(unit)

@@ -13,22 +13,52 @@ import sys
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
+from functools import partial
+from pathlib import Path
 from types import FrameType, UnionType
-from typing import Any, NoReturn, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, NoReturn, Union, get_args, get_origin
 
 import jsonargparse
+import yaml
+from jsonargparse import get_loader, set_loader
 
 from milan.errors import MilanError, MilanNotice, MilanWarning, nearest
 
 RESUME = "run the same command again to continue where it stopped"
 _UNKNOWN = re.compile(r"unrecognized arguments: --?([\w.-]+)|Option '([\w.-]+)' is not accepted|Key '([\w.-]+)' is not expected")
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+MOST_VALUES = 100_000  # in a file of options, aliases written out
 _warnings: list[str] = []
 
+if TYPE_CHECKING:
+    from rich.console import Console
 
-class ArgumentParser(jsonargparse.ArgumentParser):
+
+class OptionErrors(jsonargparse.ArgumentParser):
+    """A parser that reports faults of options and of files of options in one line, and exits with status 2."""
+
+    def parse_path(self, path: str | os.PathLike, *args: Any, **settings: Any) -> Any:
+        with suppress(OSError):  # jsonargparse reports a file that cannot be read
+            try:
+                bounded_yaml(Path(path).read_bytes().decode())
+            except UnicodeDecodeError as error:
+                where = f"{error.reason} at byte {error.start}"
+                self.error(f"{os.fspath(path)} is not UTF-8 text ({where}); save it as UTF-8", error)
+            except yaml.YAMLError as error:
+                self.error(f"{os.fspath(path)} is no YAML of options: {error}", error)
+        return super().parse_path(path, *args, **settings)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print one line on stderr, with the three nearest options if one is unknown, and exit with status 2."""
+        options = {option for action in self._actions for option in action.option_strings}
+        known = sorted(option.strip("-") for option in options if option.startswith("--") and not option.endswith("+"))
+        sys.stderr.write(f"{self.prog}: {clean(_told(message, known))}\n")
+        raise SystemExit(2)
+
+
+class ArgumentParser(OptionErrors):
     """jsonargparse's parser, but lists take several words, switches need no value, and faults name the nearest options."""
 
     lists: frozenset[str] = frozenset()
@@ -53,13 +83,6 @@ class ArgumentParser(jsonargparse.ArgumentParser):
                 word = f"{word}={rest.pop(0) if rest and rest[0].lower() in ('true', 'false') else 'true'}"
             spelled.append(word)
         return spelled
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """One line on stderr, with the three nearest options where one was not known, and exit status 2."""
-        options = [option for action in self._actions for option in action.option_strings]
-        known = sorted({option.strip("-") for option in options if option.startswith("--") and not option.endswith("+")})
-        sys.stderr.write(f"{self.prog}: {clean(_told(message, known))}\n")
-        raise SystemExit(2)
 
 
 def parser(prog: str, description: str, function: Callable[..., object]) -> ArgumentParser:
@@ -102,44 +125,105 @@ def _flat_options(function: Callable[..., object]) -> dict[str, Any]:
     return {name: kind for name, kind in kinds.items() if is_dataclass(kind) and getattr(kind, "flat", False)}
 
 
-def run(main: Callable[[], object]) -> int:
-    """Runs a program and gives its exit status; ``sys.exit(run(main))`` is all of a program's last line.
+def program(prog: str, text: str, main: Callable[..., object], words: Sequence[str] | None, command: str = "") -> int:
+    """Read the options of ``main`` from ``words`` (else the command line), call it, and return the exit status.
 
-    A ``MilanError`` or a full disk is told in one line (2); Ctrl-C (130) and SIGTERM (143) end it with how to go on, what was
-    being written being whole or absent; each ``MilanWarning`` is told once and kept for ``warnings_so_far``.
+    Args:
+        command: a word that may stand before the options, as ``build``.
     """
+
+    def started() -> None:
+        options, given = parser(prog, text, main), list(sys.argv[1:] if words is None else words)
+        first = given.pop(0) if command and given and not given[0].startswith("-") else command
+        if first != command:
+            options.error(f"unknown command {first!r}; the only one is {command}")
+        chosen = options.instantiate_classes(options.parse_args(given)).as_dict()
+        main(**arguments_of(main, chosen))
+
+    return run(started)
+
+
+def run(main: Callable[[], object]) -> int:
+    """Run a program and return its exit status; ``sys.exit(run(main))`` is all of a program's last line.
+
+    A ``MilanError`` or a full disk is one line on stderr (2). Ctrl-C (130) and SIGTERM (143) end it with how to go on;
+    what was being written is whole or absent. A reader that leaves (``... | head``) ends it silently (141).
+    Each ``MilanWarning`` is printed once and kept for ``warnings_so_far``.
+    """
+    _open_streams()
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        with collected_warnings():
-            main()
-        sys.stdout.flush()
+        _flushed(main)
     except MilanError as error:
         return _ends(2, clean(f"error: {error}"))
     except KeyboardInterrupt:
         return _ends(130, f"interrupted; {RESUME}")
     except _Terminated:
         return _ends(143, f"terminated; {RESUME}")
-    except BrokenPipeError:  # the reader of our output has gone, as in `... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        _discard_output()
         return 141
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        return _ends(2, clean(f"error: cannot write {error.filename or 'on'}: {error.strerror}; make room, then {RESUME}"))
+        _discard_output()
+        where = error.filename or "the output"
+        return _ends(2, clean(f"error: cannot write {where}: {error.strerror}; make room, then {RESUME}"))
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def terminal(width: int) -> "Console":
+    """Return a console on stdout that prints ``width`` columns where stdout is no terminal."""
+    from rich.console import Console
+
+    class Stdout(Console):
+        def on_broken_pipe(self) -> None:
+            """Let ``run`` end the program, where rich would exit with status 1."""
+            raise BrokenPipeError
+
+    return Stdout(highlight=False, width=None if sys.stdout.isatty() else width)
+
+
+def bounded_yaml(text: str, load: Callable[[str], Any] = yaml.safe_load) -> Any:
+    """Read YAML, unless its aliases would make it larger than ``MOST_VALUES`` values or infinite.
+
+    Raises:
+        yaml.YAMLError: it is no YAML, or too large.
+    """
+    if "*" in text and _values_in(yaml.compose(text, yaml.SafeLoader), {}) > MOST_VALUES:
+        raise yaml.YAMLError(f"its aliases (*) make more than {MOST_VALUES:,} values of it; write it without them")
+    return load(text)
+
+
+# for every file of options: jsonargparse's own loader, with the bound
+set_loader("yaml", partial(bounded_yaml, load=get_loader("yaml")), (yaml.YAMLError,))
+
+
+def _values_in(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """How many values a node stands for, aliases written out."""
+    if node is None or isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = MOST_VALUES + 1  # while it is counted: a node within itself is infinite
+        inner = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        known[id(node)] = 1 + sum(_values_in(part, known) for part in inner)
+    return known[id(node)]
 
 
 @contextmanager
 def collected_warnings() -> Iterator[None]:
     """Print every ``MilanWarning`` within it once, on one line, and keep it for ``warnings_so_far``, empty at first.
 
-    A ``MilanNotice`` is printed once and not kept.
+    A ``MilanNotice`` is printed once and not kept. No warning is an error within it: with ``python -W error`` a
+    deprecation in some library would end a run.
     """
     _warnings.clear()
     printed: set[str] = set()
     with warnings.catch_warnings():
+        if any(action == "error" for action, *_ in warnings.filters):
+            warnings.simplefilter("default")
         warnings.simplefilter("always", MilanWarning)
         others = warnings.showwarning
 
@@ -197,6 +281,33 @@ class _Terminated(BaseException):
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     raise _Terminated
+
+
+def _flushed(main: Callable[[], object]) -> None:
+    """Call ``main`` and flush its output, also that of ``--help``, which ends with ``SystemExit``."""
+    try:
+        with collected_warnings():
+            main()
+    except SystemExit:
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+
+
+def _open_streams() -> None:
+    """Make stdout and stderr writable: closed ones discard, and what their encoding lacks is written as an escape."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123 (open to the end)
+        stream = getattr(sys, name)
+        if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _discard_output() -> None:
+    """Send what is left in stdout's buffer nowhere, so that the interpreter's last flush does not fail."""
+    with suppress(OSError, ValueError):  # a stream without a file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _ends(status: int, text: str) -> int:

@@ -1,6 +1,8 @@
 """What the package raises and warns with: one line that names the thing, shows its value, and says what to do."""
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -32,6 +34,42 @@ class UnknownName(MilanError):
 
 class MilanWarning(UserWarning):
     """Something a user should know of a result; a program prints it once and keeps it in ``run.json``."""
+
+    def __init__(self, *args: object):
+        super().__init__(*args)
+        for record in list(_recorders):
+            record(str(self))
+
+
+_recorders: list[Callable[[str], None]] = []
+
+
+@contextmanager
+def recorded_warnings(record: Callable[[str], None]) -> Iterator[None]:
+    """Within it ``record`` is called with the text of every ``MilanWarning``, of any thread and whatever filters say.
+
+    What is kept to be read again (a dissection, a journal) keeps the warnings of its making, and gives them again with
+    ``warn_again``: they are part of the result.
+
+    >>> import warnings
+    >>> texts: list[str] = []
+    >>> with recorded_warnings(texts.append), warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore")
+    ...     warnings.warn("2 images skipped", MilanWarning)
+    >>> texts
+    ['2 images skipped']
+    """
+    _recorders.append(record)
+    try:
+        yield
+    finally:
+        _recorders.remove(record)
+
+
+def warn_again(texts: Iterable[str]) -> None:
+    """Give each text as a ``MilanWarning``: those of a result that was made before."""
+    for text in texts:
+        warnings.warn(text, MilanWarning, stacklevel=3)
 
 
 class MilanNotice(MilanWarning):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # units know how they show themselves, so this module stands 
 
 ROWS = 60  # of a catalogue; the page shows all
 CANDIDATES = 10
+SHOWN = 80  # exemplars of a unit
 QUIET = 'style="opacity:.65;font-size:90%"'
 
 
@@ -20,9 +21,11 @@ def exemplars_html(exemplars: "Exemplars") -> str:
     name = escape(str(exemplars.unit))
     if len(exemplars.ids) == 0:
         return f"<div>{name}: no exemplars</div>"
-    picture = base64.b64encode(webp(sheet(lit(exemplars.images, exemplars.masks, 112), across=min(8, len(exemplars.ids))))).decode()
+    shown, masks = exemplars.images[:SHOWN], exemplars.masks[:SHOWN]
+    picture = base64.b64encode(webp(sheet(lit(shown, masks, 112), across=min(8, len(shown))))).decode()
     strongest, weakest = float(exemplars.activations[0]), float(exemplars.activations[-1])
-    told = f"{name}: {len(exemplars.ids)} exemplars, activations {strongest:.3g} to {weakest:.3g}"
+    first = f"; the first {SHOWN} are shown" if len(exemplars.ids) > SHOWN else ""
+    told = f"{name}: {len(exemplars.ids)} exemplars, activations {strongest:.3g} to {weakest:.3g}{first}"
     image = f'<img alt="{told}" src="data:image/webp;base64,{picture}">'
     return f'<figure style="margin:0">{image}<figcaption {QUIET}>{told}</figcaption></figure>'
 

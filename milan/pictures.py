@@ -13,6 +13,7 @@ from torch.nn.functional import interpolate, max_pool2d
 DIM = 0.25  # what is left of the brightness outside the mask, as in the forms of the 2022 study
 OUTLINE = (255, 214, 92)  # a warm yellow, seen on dark and on light pictures alike
 QUALITY = 74  # of WebP
+LONGEST = 16383  # pixels of a WebP picture's side at most
 
 
 def lit(
@@ -37,6 +38,15 @@ def sheet(pictures: UInt8[np.ndarray, "k rows columns 3"], across: int) -> UInt8
     full = np.zeros((down * across, rows, columns, 3), np.uint8)
     full[:count] = pictures
     return full.reshape(down, across, rows, columns, 3).transpose(0, 2, 1, 3, 4).reshape(down * rows, across * columns, 3)
+
+
+def fitting(size: int, count: int, across: int) -> int:
+    """The side of each of ``count`` pictures in rows of ``across``: ``size``, or less to keep the sheet within WebP's.
+
+    >>> fitting(128, 30, 3), fitting(128, 1000, 3)
+    (128, 49)
+    """
+    return max(1, min(size, LONGEST // max(across, -(-count // across))))
 
 
 def webp(picture: UInt8[np.ndarray, "height width 3"], quality: int = QUALITY) -> bytes:

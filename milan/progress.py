@@ -21,7 +21,7 @@ def progress(items: Iterable[T], *, total: int | None = None, text: str = "") ->
     if total is None:
         with suppress(TypeError):
             total = len(items)  # type: ignore[arg-type]
-    if sys.stderr.isatty():
+    if sys.stderr is not None and sys.stderr.isatty():
         return iter(tqdm(items, total=total, desc=text or None, delay=QUIET, dynamic_ncols=True, file=sys.stderr))
     return _logged(items, total, text)
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import socket
 import sqlite3
 import subprocess
@@ -17,12 +18,16 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import psutil
 from filelock import BaseFileLock, FileLock, Timeout
 
 from milan.errors import BadInput, MilanNotice
 from milan.version import __version__
+
+if TYPE_CHECKING:
+    import numpy as np
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "transformers", "timm", "datasets", "numpy", "pillow", "safetensors")
 # Format of what the cache keeps. Version 0.1 kept its results beside the folder that is named for the format.
@@ -32,6 +37,14 @@ _FIRST_CACHE = (
     *("overlap", "pictures", "replies", "segmented", "thresholds"),
 )
 _PARTIAL = ".partial-"
+_FULL_DISK = re.compile(
+    r"\(os error (?:28|122|27)\)"  # safetensors: ENOSPC, EDQUOT, EFBIG
+    r"|^\d+ requested and \d+ written"  # numpy.save
+    r"|unexpected pos \d+ vs \d+|PytorchStreamWriter failed"  # torch.save
+)
+_PLAIN_NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,98}[a-z0-9_-])?")
+# names that Windows gives to devices, whatever their suffix
+_RESERVED_NAMES = {"con", "prn", "aux", "nul", *(f"{port}{one}" for port in ("com", "lpt") for one in "0123456789")}
 _LOCK, _HOLDER, _TURN = ".lock", ".holder", ".turn"
 
 
@@ -41,6 +54,9 @@ def atomic(path: Path) -> Iterator[Path]:
 
     The temporary name keeps the suffix, since savers such as ``numpy.save`` look at it. What a killed process leaves behind is
     removed by the next ``locked``.
+
+    Raises:
+        OSError: as the block raises; ``ENOSPC`` with the file's name however a saver reports a full disk.
     """
     path = Path(path)
     partial = path.with_name(f"{_PARTIAL}{os.getpid()}-{uuid.uuid4().hex[:8]}{path.suffix}")
@@ -49,8 +65,42 @@ def atomic(path: Path) -> Iterator[Path]:
         _flush(partial)
         partial.replace(path)
         _flush(path.parent)
+    except Exception as error:
+        if _is_full_disk(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all."""
+    with atomic(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def _is_full_disk(error: Exception) -> bool:
+    """Whether an error says that there is no room: safetensors, numpy and torch do it in words alone."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return _FULL_DISK.search(str(error)) is not None
+
+
+def new_array(file: Path, kind: type, shape: tuple[int, ...]) -> "np.memmap":
+    """Create a .npy file and map it for writing, with its space taken on disk.
+
+    Without that a full disk would be noticed when a page of the map is written, by a signal that kills the process.
+
+    Raises:
+        OSError: there is no room.
+    """
+    import numpy as np  # not needed for --help
+
+    array = np.lib.format.open_memmap(file, "w+", kind, shape)
+    if hasattr(os, "posix_fallocate"):  # macOS has none
+        with file.open("r+b") as opened:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+    return array
 
 
 def content_key(**parts: object) -> str:
@@ -223,6 +273,20 @@ def versions() -> dict[str, str]:
     return found | ({"git": git} if git else {})
 
 
+def safe_name(text: str) -> str:
+    """A file name that stands for ``text`` on every file system and in a URL, and that no other text has.
+
+    Short plain lower-case names are kept. Others, such as those that differ in case only, end in a hash of the text.
+
+    >>> safe_name("layer4.1.conv2"), safe_name("Conv/1"), safe_name("..")
+    ('layer4.1.conv2', 'Conv_1-dacd7473', '_-5ec1f7e7')
+    """
+    if _PLAIN_NAME.fullmatch(text) and text.partition(".")[0] not in _RESERVED_NAMES:
+        return text
+    readable = re.sub(r"[^A-Za-z0-9_.-]", "_", text)[:60].strip(".-") or "_"
+    return f"{readable}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}"
+
+
 def cache_root() -> Path:
     """Where what can be made again is kept: ``$MILAN_CACHE``, else ``~/.cache/milan``."""
     chosen = os.environ.get("MILAN_CACHE")
@@ -247,6 +311,8 @@ def _path_text(value: object) -> str:
 
 
 def _flush(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():  # Windows opens no folders
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

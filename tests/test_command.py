@@ -7,6 +7,7 @@ import sys
 import textwrap
 import time
 import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milan import progress as progress_module
-from milan.command import clean, collected_warnings, escaped, parser, run, warnings_so_far
+from milan.command import bounded_yaml, clean, collected_warnings, escaped, parser, run, warnings_so_far
 from milan.embedded import embedded
 from milan.errors import BadInput, MilanWarning
 from milan.progress import progress
@@ -96,6 +97,36 @@ def test_unknown_option_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture)
     with pytest.raises(SystemExit):
         options("--config", str(tmp_path / "c.yaml"))
     assert "unknown option '--layrs'; nearest: --layers" in capsys.readouterr().err
+
+
+BOMB = "a: &a [1, 1, 1, 1]\n" + "".join(f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}]\n" for a, b in pairwise("abcdefghi"))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (BOMB.encode(), "more than 100,000 values"),
+        (b"layers: &a [*a]", "more than 100,000 values"),
+        (b'target: "caf\xe9"', "not UTF-8 text (invalid continuation byte at byte 12)"),
+        (b"target: [", "no YAML"),
+    ],
+    ids=["aliases", "within itself", "latin-1", "cut"],
+)
+def test_a_file_of_options_that_is_none_is_named(content: bytes, told: str, tmp_path: Path, capsys) -> None:
+    (tmp_path / "c.yaml").write_bytes(content)
+    with pytest.raises(SystemExit) as ended:
+        options("--config", str(tmp_path / "c.yaml"))
+    assert ended.value.code == 2
+    printed = capsys.readouterr().err
+    assert told in printed
+    assert "c.yaml" in printed
+    assert printed.count("\n") == 1
+
+
+def test_aliases_that_stay_small_are_read(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("layers: &a [x, y]\nunits: [1]\n")
+    assert options("--config", str(tmp_path / "c.yaml"))["layers"] == ["x", "y"]
+    assert bounded_yaml("a: &a [1]\nb: [*a, *a]") == {"a": [1], "b": [[1], [1]]}
 
 
 def test_help_tells_the_docstring(capsys: pytest.CaptureFixture) -> None:
@@ -179,7 +210,8 @@ def test_signals_end_it_cleanly(tmp_path: Path, number: signal.Signals, status: 
 
 
 def test_a_reader_that_leaves_is_no_fault() -> None:
-    code = "import sys; from milan.command import run; sys.exit(run(lambda: [print('x' * 1000) for _ in range(1000)]))"
+    printed = "[terminal(80).print('x' * 1000) for _ in range(1000)]"
+    code = f"import sys; from milan.command import run, terminal; sys.exit(run(lambda: {printed}))"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stderr is not None
@@ -187,6 +219,31 @@ def test_a_reader_that_leaves_is_no_fault() -> None:
     process.stdout.close()
     assert process.wait(timeout=30) == 141
     assert process.stderr.read() == b""
+
+
+FULL = pytest.param("{} >/dev/full", marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full"))
+
+
+@pytest.mark.parametrize("shell", ["{} >&-", "{} >&- 2>&-", "PYTHONIOENCODING=ascii {} | cat", FULL])
+def test_an_output_that_takes_little_or_nothing_is_no_fault(shell: str) -> None:
+    """Closed, in ASCII, full: a plain message, the console of rich and a warning are printed, escaped or discarded."""
+    code = (
+        "import sys, warnings; from milan.command import run, terminal; from milan.errors import MilanWarning\n"
+        "def main(): print('ü'); terminal(80).print('ü'); warnings.warn('ü', MilanWarning)\n"
+        "sys.exit(run(main))"
+    )
+    command = shell.format(f'{sys.executable} -c "{code}"')
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    full = "full" in shell
+    assert done.returncode == (2 if full else 0)
+    assert "Traceback" not in done.stderr
+    assert ("cannot write the output: No space left on device" in done.stderr) == full
+    assert done.stdout == ("\\xfc\n\\xfc\n" if "ascii" in shell else "")
+
+
+def test_a_warning_of_a_library_ends_no_run() -> None:
+    code = "import warnings; from milan.command import run; exit(run(lambda: warnings.warn('old', DeprecationWarning)))"
+    assert subprocess.run([sys.executable, "-W", "error", "-c", code], check=False).returncode == 0
 
 
 def test_warnings_are_told_once_and_kept(capsys: pytest.CaptureFixture) -> None:

@@ -282,6 +282,41 @@ def test_a_module_and_pixels_from_python(tmp_path):
     assert "mine" in (tmp_path / "out/page/index.html").read_text()
 
 
+NAMES = ("a#1", "A#1", "a", "a/b", "é", "a:b", "a,b:3", " a b", "a\nb", "x" * 300, "层" * 60, "con", "..", "=1")
+
+
+class Named(nn.Module):
+    """One layer of each name, the one called ``a`` being called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        for name in NAMES:
+            self._modules[name] = nn.Conv2d(3, 2, 3)
+
+    def forward(self, images):
+        return sum(self._modules[name](images).mean() for name in ("a", *NAMES))
+
+
+def test_a_layer_may_have_any_name(tmp_path):
+    target = milan.Target(Named(), name="named", image_size=16)
+    images = milan.Probe.from_tensor(torch.randint(0, 256, (9, 3, 16, 16), dtype=torch.uint8))
+    layers = ["a#0", "a##1", *(name for name in NAMES if name != "a")]
+    options = {"layers": layers, "out": tmp_path / "out" / "run", "k": 2}
+    catalogue = milan.describe(target, images, "constant", **options)
+    assert set(catalogue.layers) == set(layers)
+    units = {each.unit for each in catalogue}
+    for table in TABLES:
+        assert {each.unit for each in milan.read_descriptions(tmp_path / "out" / "run" / table)} == units
+    folders = [file.parent for file in tmp_path.glob("out/run/dissection/*/dissection.json")]
+    assert {milan.load_dissection(folder).layer for folder in folders} == set(layers)
+    assert len({folder.name.casefold() for folder in folders}) == len(layers)
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["run"]
+    fewer = {"units": "a,b:3:0-1, =1:1,a\nb:0", "out": tmp_path / "few"}
+    few = milan.describe(target, images, "constant", **options | fewer)
+    assert {str(each.unit) for each in few} == {"a,b:3:0", "a,b:3:1", "=1:1", "a\nb:0"}
+
+
 def test_help_answers_in_a_second_without_torch():
     start = time.monotonic()
     told = subprocess.run([sys.executable, str(ROOT / "describe.py"), "--help"], capture_output=True, text=True, check=True)

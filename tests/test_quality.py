@@ -106,7 +106,8 @@ def imported(file: Path) -> set[str]:
 
 def test_what_is_imported_is_declared() -> None:
     project = PROJECT["project"]
-    needed = project["dependencies"] + project["optional-dependencies"]["timm"] + project["optional-dependencies"]["forest"]
+    extras = project["optional-dependencies"]
+    needed = project["dependencies"] + extras["timm"] + extras["forest"] + extras["bands"]
     declared = {re.split(r"[\[<>=~! ]", line)[0].lower().replace("_", "-") for line in needed}
     homes = packages_distributions()
     names = set().union(*(imported(file) for file in PACKAGE.rglob("*.py"))) - sys.stdlib_module_names - {"milan"}

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -18,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milan.errors import BadInput, MilanNotice
-from milan.storage import Journal, atomic, cache_folder, cache_root, content_key, locked, versions
+from milan.storage import Journal, atomic, cache_folder, cache_root, content_key, locked, safe_name, versions
 
 
 def started(code: str, *arguments: object) -> subprocess.Popen:
@@ -56,6 +57,50 @@ def test_atomic_leaves_nothing_after_a_fault(tmp_path: Path, fault: BaseExceptio
         write()
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+FULL = """
+    import resource, sys
+    from pathlib import Path
+    import numpy, pyarrow, pyarrow.parquet, safetensors.torch, torch
+    from milan.storage import atomic, new_array
+    values, out = torch.rand(100, 100), Path(sys.argv[1])
+    savers = {
+        ".safetensors": lambda path: safetensors.torch.save_file({"a": values}, path),
+        ".npy": lambda path: numpy.save(path, values),
+        ".npz": lambda path: numpy.savez(path, values),
+        ".pt": lambda path: torch.save({"a": values}, path),
+        ".parquet": lambda path: pyarrow.parquet.write_table(pyarrow.table({"a": values.flatten().numpy()}), path),
+        ".map.npy": lambda path: new_array(path, numpy.float32, (100, 100)),
+        ".txt": lambda path: path.write_text("a" * 40000),
+    }
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # as on a full disk, what is written ends here
+    print("ready", flush=True)
+    for suffix, save in savers.items():
+        try:
+            with atomic(out / f"a{suffix}") as path:
+                save(path)
+        except OSError as error:
+            print(suffix, error.errno, Path(error.filename).name)
+    print(list(out.iterdir()))
+"""
+
+
+def test_a_full_disk_is_one_error_whatever_saves(tmp_path: Path) -> None:
+    process = started(FULL, tmp_path)
+    assert process.stdout is not None
+    *told, left = process.communicate(timeout=120)[0].splitlines()
+    suffixes = (".safetensors", ".npy", ".npz", ".pt", ".parquet", ".map.npy", ".txt")
+    assert told == [f"{suffix} {errno.ENOSPC} a{suffix}" for suffix in suffixes]
+    assert left == "[]"
+
+
+def test_names_of_files_are_safe_and_differ(tmp_path: Path) -> None:
+    texts = ["conv1", "Conv1", "CONV1", "é", "e\u0301", "a/b", "a_b", "..", ".", "", "con", "x" * 300, "a#1", "\ud800"]
+    names = [safe_name(text) for text in texts]
+    assert names[0] == "conv1"
+    assert len({name.casefold() for name in names}) == len(texts)
+    assert all(re.fullmatch(r"[\w.-]{1,100}", name, re.ASCII) and name[0] not in ".-" for name in names)
 
 
 WRITER = """

@@ -32,7 +32,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def arguments(kind: str, folder: Path, out: Path, *more: str) -> list[str]:
     sizes = ["--model.embedding=8", "--model.hidden=12", *(["--model.attention=8"] if kind == "captioner" else [])]
     encoder = ENCODER if kind == "captioner" else "null"
-    quiet = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.logger=false"]
+    silent = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+    quiet = [*silent, "--trainer.log_every_n_steps=1"]
     paths = [f"--data.folders=['{folder}']", f"--data.encoder={encoder}", "--data.batch_size=32", f"--out={out}"]
     return ["fit", f"--config={ROOT / 'configs' / f'{kind}.yaml'}", *paths, *sizes, "--trainer.max_epochs=3", *quiet, *more]
 
@@ -45,34 +46,59 @@ def finished(request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pyt
     return request.param, out
 
 
+def metrics(out: Path) -> str:
+    return (out / "logs" / "csv" / "metrics.csv").read_text()
+
+
 def same(one: Path, other: Path) -> bool:
+    """Whether two runs have the same weights, bit for bit, and have logged the same rows."""
+    assert metrics(one) == metrics(other)
     weights, others = (load_file(out / "model.safetensors") for out in (one, other))
     return weights.keys() == others.keys() and all(torch.equal(value, others[name]) for name, value in weights.items())
 
 
-@pytest.mark.parametrize("steps", [(1, 3), (8, 4), (6, 11)])
-def test_a_run_stopped_at_any_step_ends_with_the_same_weights(
-    steps: tuple[int, int], finished: tuple[str, Path], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Steps 3, 4, 8 and 11 are the last of an epoch, its validation and the first of the next; each kind is stopped at three of the six."""
-    kind, whole = finished
-    step = steps[KINDS.index(kind)]
+def stopped_at(step: int, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trains, and stops before the batch of that step."""
     begin = Resumable.on_train_batch_start
 
     def stop(self: Resumable, trainer: object, *rest: object) -> None:
+        begin(self, trainer, *rest)
         if trainer.global_step == step:
             raise RuntimeError("stopped")
-        begin(self, trainer, *rest)
 
     monkeypatch.setattr(Resumable, "on_train_batch_start", stop)
     with pytest.raises(RuntimeError, match="stopped"):
-        train(arguments(kind, folder, tmp_path / "run", "--checkpoint_seconds=0"))
+        train(words)
     monkeypatch.setattr(Resumable, "on_train_batch_start", begin)
+
+
+@pytest.mark.parametrize("steps", [(1, 3), (8, 4), (6, 11)])
+def test_a_run_stopped_at_any_step_ends_with_the_same_weights_and_rows(
+    steps: tuple[int, int], finished: tuple[str, Path], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Step 3 is the last of an epoch, 4 and 8 are the first of one; each kind is stopped at three of the six."""
+    kind, whole = finished
+    step = steps[KINDS.index(kind)]
+    words = arguments(kind, folder, tmp_path / "run", "--checkpoint_seconds=0")
+    stopped_at(step, words, monkeypatch)
     assert not (tmp_path / "run" / "model.safetensors").exists()
     saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert step - 1 <= saved["global_step"] <= step, "it goes on from where it was stopped, or from the step before an epoch's last"
-    train(arguments(kind, folder, tmp_path / "run", "--checkpoint_seconds=0"))
+    assert saved["global_step"] == step
+    train(words)
     assert same(tmp_path / "run", whole)
+
+
+def test_a_run_of_one_batch_an_epoch_stopped_twice_is_the_same(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    runs = {name: arguments("prior", folder, tmp_path / name, "--data.batch_size=9999") for name in ("whole", "run")}
+    train(runs["whole"])
+    words = [*runs["run"], "--checkpoint_seconds=0"]
+    for step in (1, 2):
+        stopped_at(step, words, monkeypatch)
+        assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == step
+    with (tmp_path / "run" / "logs" / "csv" / "metrics.csv").open("a") as file:
+        file.write("1,,2.5,1")  # cut off by a kill
+    train(words)
+    assert same(tmp_path / "run", tmp_path / "whole")
 
 
 def killed(command: list[str], out: Path) -> None:
@@ -114,7 +140,7 @@ def test_ctrl_c_ends_with_how_to_go_on(folder: Path, tmp_path: Path, monkeypatch
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Resumable, "on_train_batch_end", interrupt)
+    monkeypatch.setattr(Resumable, "on_train_batch_start", interrupt)
     before = signal.getsignal(signal.SIGINT)
     try:
         assert main(arguments("prior", folder, tmp_path / "run")) == 130
@@ -126,11 +152,9 @@ def test_ctrl_c_ends_with_how_to_go_on(folder: Path, tmp_path: Path, monkeypatch
 def test_the_best_epochs_weights_are_what_is_saved(folder: Path, tmp_path: Path) -> None:
     """The learning rate is so large that the held-out loss soon rises: the last weights are not the best."""
     out = tmp_path / "run"
-    logged = [word for word in arguments("prior", folder, out) if "logger" not in word]
-    logger = ["--trainer.logger=CSVLogger", f"--trainer.logger.save_dir={out}"]
-    train([*logged, *logger, "--model.learning_rate=1", "--patience=2", "--trainer.max_epochs=30"])
-    with next(out.rglob("metrics.csv")).open() as opened:
-        losses = [float(row["held_out_loss"]) for row in csv.DictReader(opened) if row["held_out_loss"]]
+    train([*arguments("prior", folder, out), "--model.learning_rate=1", "--patience=2", "--trainer.max_epochs=30"])
+    rows = csv.DictReader(metrics(out).splitlines())
+    losses = [float(row["held_out_loss"]) for row in rows if row["held_out_loss"]]
     best = losses.index(min(losses))
     assert len(losses) == best + 1 + 2, "two epochs without a better one, then it stops"
     model, annotations = Prior.from_pretrained(out), data(folder, encoder=None, batch_size=32)

@@ -1,16 +1,16 @@
 """One file per method: ``load_describer("milan")`` takes the describer of ``milan/describers/milan.py``."""
 
-import importlib.util
+import importlib
 import inspect
 import pkgutil
 from collections.abc import Mapping
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from milan.describers.base import Describer, Failure, living, sources_of
 from milan.describers.contract import check_describer
-from milan.errors import BadInput, UnknownName
+from milan.errors import BadInput, MilanError, UnknownName
+from milan.user_code import is_file_spec, module_of, one_line
 
 __all__ = [
     "Describer",
@@ -41,7 +41,7 @@ def describer_class(name: str) -> type[Describer]:
     Raises:
         UnknownName: there is none of that name; the nearest are told.
     """
-    if name.rpartition(":")[0].endswith(".py"):
+    if is_file_spec(name):
         return _from_file(name)
     if name not in describer_names():
         raise UnknownName("describer", name, describer_names(), "or give one of yours as PATH/FILE.py:CLASS")
@@ -50,18 +50,13 @@ def describer_class(name: str) -> type[Describer]:
 
 
 def _from_file(spec: str) -> type[Describer]:
-    file, _, name = spec.rpartition(":")
-    path = Path(file)
-    if not path.is_file():
-        raise BadInput(f"no file {file} (asked for as describer {spec!r})")
-    found = importlib.util.spec_from_file_location(path.stem, path)
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    if name not in (known := _describers(module)):
-        raise UnknownName(f"describer in {file}", name, known)
-    return known[name]
+    module, name = module_of(spec, "describer")
+    if name in (known := _describers(module)):
+        return known[name]
+    found = getattr(module, name, None)
+    unfinished = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
+    kind = f"it lacks {unfinished}" if unfinished else "it is no subclass of milan.Describer"
+    raise UnknownName(f"describer in {spec.rpartition(':')[0]}", name, known, kind if found is not None else "")
 
 
 def _describers(module: ModuleType) -> dict[str, type[Describer]]:
@@ -73,14 +68,22 @@ def _describers(module: ModuleType) -> dict[str, type[Describer]]:
 def load_describer(name: str, **settings: Any) -> Describer:
     """The describer of that name with its settings (the arguments of its constructor); typos are answered with the nearest."""
     cls = describer_class(name)
-    known = [setting for setting in inspect.signature(cls.__init__).parameters if setting != "self"]
+    known = cls.setting_names()
     for setting in settings:
         if setting not in known:
-            raise UnknownName(f"setting of {name}", setting, known, f"it has: {', '.join(known)}")
+            has = f"it has: {', '.join(known)}" if known else "it has no settings"
+            raise UnknownName(f"setting of {name}", setting, known, has)
     try:
         return cls(**settings)
+    except MilanError:
+        raise
     except TypeError as error:
         raise BadInput(f"describer {name}: {error}") from error
+    except Exception as error:
+        # the package's own faults are not hidden
+        if not is_file_spec(name):
+            raise
+        raise BadInput(f"describer {name} cannot be made: {one_line(error)}") from error
 
 
 def typed_settings(name: str, settings: Mapping[str, Any], device: str = "cpu") -> dict[str, Any]:
@@ -101,4 +104,4 @@ def typed_settings(name: str, settings: Mapping[str, Any], device: str = "cpu") 
     except jsonargparse.ArgumentError as error:
         raise BadInput(f"settings of {name}: {' '.join(str(error).split())}") from None
     kept = {setting: typed[setting] for setting in settings}
-    return ({"device": device} if "device" in inspect.signature(cls.__init__).parameters else {}) | kept
+    return ({"device": device} if "device" in cls.setting_names() else {}) | kept

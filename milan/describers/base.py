@@ -10,6 +10,7 @@ from types import CodeType
 from typing import Any, ClassVar
 
 from milan.dissection.store import Dissection
+from milan.errors import BadInput
 from milan.provenance import LANGUAGE_MODEL, joined, united
 from milan.storage import content_key
 from milan.units import Description, Unit
@@ -38,6 +39,11 @@ class Describer(ABC):
     # To be raised by one whenever answers change. Without it the text of the class's file counts as its version.
     version: ClassVar[int | None] = None
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if not hasattr(cls, "name"):
+            cls.name = cls.__name__.lower()
+
     @abstractmethod
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | Failure]:
         """Yields one description for each of ``units`` that lives, in their order, each as soon as it is known.
@@ -48,9 +54,21 @@ class Describer(ABC):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The constructor's arguments as they were given, by name."""
-        names = [name for name in inspect.signature(type(self).__init__).parameters if name != "self"]
-        return {name: getattr(self, name) for name in names}
+        """The constructor's arguments as they were given, by name.
+
+        Raises:
+            BadInput: the constructor has not stored one of them under its name.
+        """
+        try:
+            return {name: getattr(self, name) for name in self.setting_names()}
+        except AttributeError as error:
+            where = f"the constructor of {type(self).__name__} stores each of its arguments under its own name"
+            raise BadInput(f"describer {type(self).__name__}: {error}; {where}") from None
+
+    @classmethod
+    def setting_names(cls) -> list[str]:
+        """The names of the constructor's arguments; none without a constructor."""
+        return list(inspect.signature(cls).parameters)
 
     @property
     def key(self) -> str:

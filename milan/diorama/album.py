@@ -13,7 +13,7 @@ import numpy as np
 
 from milan.diorama.scenes import draw, parted
 from milan.progress import progress
-from milan.storage import atomic, in_turn
+from milan.storage import atomic, in_turn, new_array
 
 CHUNK = 500
 KINDS = ("colour", "pattern", "part", "object")
@@ -64,8 +64,8 @@ def _draw_into(home: Path, world: str, indices: range, workers: int) -> None:
     chunks = [indices[first : first + CHUNK] for first in range(0, len(indices), CHUNK)]
     facts = np.zeros((len(indices), 2), dtype=np.int64)
     with atomic(home / "images.npy") as images_path, atomic(home / "places.npy") as places_path:
-        images = np.lib.format.open_memmap(images_path, "w+", np.uint8, (len(indices), 3, 64, 64))
-        places = np.lib.format.open_memmap(places_path, "w+", np.uint8, (len(indices), len(KINDS), PLACES, PLACES))
+        images = new_array(images_path, np.uint8, (len(indices), 3, 64, 64))
+        places = new_array(places_path, np.uint8, (len(indices), len(KINDS), PLACES, PLACES))
         for number, (pixels, known, seen) in enumerate(_drawn(world, chunks, workers)):
             part = slice(number * CHUNK, number * CHUNK + len(pixels))
             images[part], facts[part], places[part] = pixels, known, seen

@@ -20,7 +20,7 @@ from milan.diorama.names import SETTINGS, THINGS
 from milan.diorama.scenes import WORLDS, draw
 from milan.diorama.sentences import sentences
 from milan.progress import progress
-from milan.storage import atomic, in_turn
+from milan.storage import atomic, in_turn, new_array
 
 CHUNK = 500
 SAID = 4  # sentences kept of each scene
@@ -66,7 +66,7 @@ def lessons(start: int, count: int, folder: Path, workers: int | None = None) ->
 def _draw_into(home: Path, start: int, count: int, workers: int) -> None:
     tasks = [(world, range(first, min(first + CHUNK, start + count))) for world in WORLDS for first in range(start, start + count, CHUNK)]
     with atomic(home / "images.npy") as path:
-        images = np.lib.format.open_memmap(path, "w+", np.uint8, (len(WORLDS) * count, 3, 64, 64))
+        images = new_array(path, np.uint8, (len(WORLDS) * count, 3, 64, 64))
         numbers: list[np.ndarray] = []
         facts: list[tuple[int, int]] = []
         said: list[list[str]] = []

@@ -32,7 +32,7 @@ from milan.dissection.store import (
     layer_folder,
     read_facts,
 )
-from milan.errors import BadInput, MilanNotice, MilanWarning
+from milan.errors import BadInput, MilanNotice, MilanWarning, warn_again
 from milan.integrity import checksums, damage, read_sealed, sealed
 from milan.preprocessing import pixel_count
 from milan.probes import Probe
@@ -98,7 +98,7 @@ def dissect(
         with locked(out) if shard.rank == 0 else nullcontext():
             _find(target, probe, missing, out, shard, batch_size, workers, _bytes(memory) // 4)
         shard.wait()
-    _tell_errors(plans, out)
+    _warn_of(plans, out, {plan.layer.name for plan in missing})
     return {plan.layer.name: StoredDissection(layer_folder(out, plan.layer.name), probe, target) for plan in plans}
 
 
@@ -321,6 +321,7 @@ def _facts(record: LayerRecord, run: Run, target: Target, probe: Probe, k: int) 
         "sampled": plan.rate,
         "rank_error": record.rank_error(),
         "exemplars": sorted(record.topk.members()),
+        "warnings": list(run.warnings),
     }
 
 
@@ -336,10 +337,12 @@ def _commit(folder: Path) -> None:
     (folder / _pending(FACTS)).replace(folder / FACTS)
 
 
-def _tell_errors(plans: list[LayerPlan], out: Path) -> None:
+def _warn_of(plans: list[LayerPlan], out: Path, new: set[str]) -> None:
     """Warns of what a reader of the result should know, also where it was found before."""
     for plan in plans:
         facts = read_facts(layer_folder(out, plan.layer.name))
+        if plan.layer.name not in new:
+            warn_again(facts.get("warnings", []))
         if facts["not_finite"]:
             units, more = facts["not_finite"][:10], len(facts["not_finite"]) - 10
             text = f"{plan.layer.name}: NaN or infinite activations in units {', '.join(map(str, units))}{f' and {more} more' * (more > 0)}"

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 import torch
@@ -23,20 +22,19 @@ from torch import Tensor
 
 from milan.dissection.images import written_array
 from milan.dissection.masks import whole_where_empty
-from milan.dissection.store import Dissection, Pooling, layer_folder
+from milan.dissection.store import PROBE, Dissection, Pooling, layer_folder, layer_of
 from milan.errors import BadInput, MissingEvidence
 from milan.file_kinds import wrong_kind
 from milan.preprocessing import as_size, height_width
 from milan.probes import Probe, load_probe
-from milan.storage import atomic, content_key
+from milan.storage import atomic, content_key, safe_name
 from milan.targets import Target
 from milan.targets.hubs import first_line
 from milan.text_files import CsvTable, read_json_object, whole_number
 from milan.units import Exemplars, Unit
 
 SETTINGS = ("spec", "size", "resize", "interpolation", "crop", "resampler", "crop_rounding", "limit")  # of load_probe
-ANNOTATIONS, IDS, PEAKS, UNITS, PROBE = "annotations.csv", "ids.csv", "activations.csv", "units.npy", "probe.json"
-IMAGES = "images.npy"
+ANNOTATIONS, IDS, PEAKS, UNITS, IMAGES = "annotations.csv", "ids.csv", "activations.csv", "units.npy", "images.npy"
 _COLUMNS = ["layer", "unit", "summary"]
 _HASHED = 64 * 2**20  # larger files are told apart by size and time
 
@@ -57,7 +55,7 @@ class ReleasedDissection(Dissection):
     def __init__(self, folder: Path, source: Probe | None = None):
         self.folder, self._source = Path(folder), source
         self._ids = torch.from_numpy(_table(self.folder / IDS, np.int64))
-        self.layer = unquote(self.folder.resolve().name)
+        self.layer = layer_of(self.folder)
         self.units = [Unit(self.layer, int(index)) for index in self._indices()]
         self.status = dict.fromkeys(self.units, "ok")
         self.k = self._ids.shape[1]
@@ -106,8 +104,11 @@ class ReleasedDissection(Dissection):
 
     @cached_property
     def _about(self) -> dict[str, Any]:
-        file = next((place / PROBE for place in (self.folder, self.folder.parent) if (place / PROBE).exists()), None)
-        return read_json_object(file) if file else {}
+        """What ``probe.json`` says, of all layers and of this one."""
+        about: dict[str, Any] = {}
+        for file in (self.folder.parent / PROBE, self.folder / PROBE):
+            about |= read_json_object(file) if file.exists() else {}
+        return about
 
     def open_probe(self) -> Probe:
         return self._again
@@ -176,7 +177,7 @@ def annotations_of(path: str | Path) -> dict[Unit, list[str]]:
     inner = sorted(path.glob(f"*/{ANNOTATIONS}"))
     if inner:
         return {unit: texts for file in inner for unit, texts in _annotations(file).items()}
-    above, layer = path.parent / ANNOTATIONS, unquote(path.name)
+    above, layer = path.parent / ANNOTATIONS, layer_of(path)
     if above.is_file():
         return {unit: texts for unit, texts in _annotations(above).items() if unit.layer == layer}
     raise BadInput(f"no {ANNOTATIONS} in {path}, nor in the folders in it, nor above it")
@@ -186,6 +187,8 @@ def export_milannotations(dissection: Dissection, folder: str | Path, annotation
     """Writes a layer in the published layout, into ``folder/LAYER``, and its annotations beside those of other layers; says where."""
     place = layer_folder(Path(folder), dissection.layer)
     place.mkdir(parents=True, exist_ok=True)
+    if place.name != dissection.layer:
+        _write_json(place / PROBE, {"layer": dissection.layer})
     shape = (len(dissection.units), dissection.k)
     side = height_width(dissection.image_size)
     written_images = written_array(place / IMAGES, (*shape, 3, *side))
@@ -217,17 +220,22 @@ def export_compact(dissection: Dissection, folder: str | Path, annotations: Mapp
         np.savez_compressed(partial, masks=np.packbits(masks, axis=-1), shape=np.array(masks.shape))
     ids, peaks = torch.stack([one.ids for one in found]), torch.stack([one.activations for one in found])
     _write_tables(dissection, place, ids.numpy(), peaks.numpy())
-    with atomic(place / PROBE) as partial:
-        partial.write_text(json.dumps(_probe_facts(dissection), indent=1) + "\n")
+    _write_json(place / PROBE, _probe_facts(dissection))
     if annotations is not None:
         _write_annotations(place / ANNOTATIONS, dissection, annotations)
     return place
 
 
+def _write_json(file: Path, value: Mapping[str, Any]) -> None:
+    with atomic(file) as partial:
+        partial.write_text(json.dumps(value, indent=1) + "\n")
+
+
 def _probe_facts(dissection: Dissection) -> dict[str, Any]:
     known = getattr(dissection, "facts", {}).get("probe", {}).get("settings", {"spec": dissection.probe, "size": dissection.image_size})
     settings = {name: value for name, value in known.items() if value is not None}
-    return {**settings, "target": dissection.target, "quantile": dissection.quantile}
+    named = {"layer": dissection.layer} if safe_name(dissection.layer) != dissection.layer else {}
+    return {**named, **settings, "target": dissection.target, "quantile": dissection.quantile}
 
 
 def _write_tables(dissection: Dissection, place: Path, ids: Int[np.ndarray, "units k"], peaks: Float[np.ndarray, "units k"]) -> None:

@@ -10,10 +10,9 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from milan.dissection.record import allocate
 from milan.errors import BadInput
 from milan.integrity import checksums, damage, read_sealed, sealed
-from milan.storage import atomic
+from milan.storage import atomic, new_array
 
 _PIXELS, _LIST = "images.npy", "images.json"
 
@@ -67,8 +66,7 @@ def keep_images(folder: Path, probe: str, ids: Iterable[int], image: Callable[[i
 def written_array(file: Path, shape: tuple[int, ...]) -> Iterator[np.memmap]:
     """A new .npy file of bytes, to be filled row by row without holding it in memory; whole or absent in the end."""
     with atomic(file) as partial:
-        array = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
-        allocate(partial)
+        array = new_array(partial, np.uint8, shape)
         yield array
         array.flush()
 

@@ -21,7 +21,7 @@ from milan.dissection.dissect import dissect
 from milan.dissection.masks import masks_from_maps
 from milan.dissection.passes import Batches, Seen, looked
 from milan.dissection.store import Dissection
-from milan.errors import BadInput, MilanWarning, UnknownName
+from milan.errors import BadInput, MilanWarning, UnknownName, recorded_warnings, warn_again
 from milan.integrity import made_once
 from milan.preprocessing import Size, height_width, pixel_count, size_text
 from milan.probes import Probe
@@ -166,13 +166,17 @@ def overlap(
     quantile = dissection.quantile if quantile is None else quantile
     key = content_key(format=FORMAT, dissection=dissection.key, labels=labels.key, quantile=quantile)
     file = (folder or cache_folder() / "overlap") / f"{key}.npz"
+    known = file.is_file()
 
     def count(path: Path) -> None:
         levels = dissection.thresholds() if quantile == dissection.quantile else thresholds_at(dissection, quantile)
-        found = _Count(dissection, target or dissection.open_target(), labels, levels).run()
+        texts: list[str] = []
+        with recorded_warnings(texts.append):
+            found = _Count(dissection, target or dissection.open_target(), labels, levels).run()
+        found["warnings"] = np.array(list(dict.fromkeys(texts)), np.str_)
         np.savez_compressed(path, allow_pickle=False, **found)
 
-    return made_once(file, count, lambda path: _read(path, dissection, labels))
+    return made_once(file, count, lambda path: _read(path, dissection, labels, again=known))
 
 
 def thresholds_at(dissection: Dissection, quantile: float) -> Float[Tensor, " units"]:
@@ -183,9 +187,11 @@ def thresholds_at(dissection: Dissection, quantile: float) -> Float[Tensor, " un
     return dissect(target, probe, [dissection.layer], folder, k=1, quantile=quantile, units=units)[dissection.layer].thresholds()
 
 
-def _read(file: Path, dissection: Dissection, labels: PixelLabels) -> Overlap:
+def _read(file: Path, dissection: Dissection, labels: PixelLabels, again: bool) -> Overlap:
     with np.load(file, allow_pickle=False) as kept:
         parts = {name: kept[name] for name in kept.files}
+    if again:
+        warn_again(map(str, parts.get("warnings", [])))
     shape = (len(dissection.units), len(parts["table"]))
     counts = sparse.csr_matrix((parts["counts"], (parts["rows"], parts["columns"])), shape=shape)
     named = {name: parts[name] for name in ("table", "present", "area", "images")}

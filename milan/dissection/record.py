@@ -1,7 +1,6 @@
 """What is kept of one layer while the probe streams by."""
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from milan.dissection.statistics import (
     sampled,
     spare,
 )
+from milan.storage import new_array
 from milan.targets import Layer
 
 _BYTES = 4  # of a float
@@ -144,8 +144,7 @@ class LayerRecord:
         """Makes the files of the pooled activations, with their space taken on disk."""
         shape = (self.stop - self.start, len(self.plan.units))
         for name in self.plan.poolings:
-            self.pooled[name] = np.lib.format.open_memmap(folder / pooled_name(name), "w+", np.float32, shape)
-            allocate(folder / pooled_name(name))
+            self.pooled[name] = new_array(folder / pooled_name(name), np.float32, shape)
 
     def open_pooled(self, folder: Path) -> None:
         """Goes on with files that ``make_pooled`` made.
@@ -199,13 +198,6 @@ def pooled_name(pooling: str) -> str:
 def under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """What stands under names that begin so, without that beginning."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-
-
-def allocate(file: Path) -> None:
-    """Takes a file's space on disk, so that a full disk is an error now and not a crash while its memory map is written."""
-    if hasattr(os, "posix_fallocate"):  # macOS has none
-        with file.open("r+b") as opened:
-            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
 
 
 def _finite(maps: Float[Tensor, "b units gh gw"]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -15,14 +15,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from milan.dissection.passes import Seen, block_length, looked
-from milan.dissection.record import LayerPlan, LayerRecord, Reduced, allocate, pooled_name, under
+from milan.dissection.record import LayerPlan, LayerRecord, Reduced, pooled_name, under
 from milan.dissection.shards import Shard
 from milan.dissection.store import layer_folder
-from milan.errors import BadInput, MilanWarning
+from milan.errors import BadInput, MilanWarning, recorded_warnings, warn_again
 from milan.probes import Probe
 from milan.probes.probe import BAD_SHARE
 from milan.progress import progress
-from milan.storage import atomic, content_key
+from milan.storage import atomic, content_key, new_array
 from milan.targets import Target
 
 PAUSE = 5.0  # seconds between two checkpoints, at least
@@ -37,6 +37,7 @@ class Run:
         images: pixels of images that are or were exemplars, as many as ``pixels`` bytes hold.
         seen: which images of the part were read.
         next: the first image that has not been looked at.
+        warnings: those of the pass, each once, also from before a kill.
     """
 
     next: int
@@ -48,6 +49,7 @@ class Run:
         self.block = block_length(probe.size, target.device)
         self.key = content_key(layers=[plan.key for plan in plans], processes=shard.count)
         self.images: dict[int, Tensor] = {}
+        self.warnings: dict[str, None] = {}  # in order
         self.start, self.stop = shard.part(len(probe), self.block)
         self._begin()
 
@@ -59,10 +61,12 @@ class Run:
         shown = progress(batches, total=-(-(self.stop - self.next) // size), text="dissecting") if self.shard.rank == 0 else batches
         names = [plan.layer.name for plan in self.plans]
         due = time.monotonic() + PAUSE
-        for seen, reduced in looked(self.target, names, shown, self._reduce):
-            self._take(seen, reduced)
-            if time.monotonic() > due:
-                due = self._checkpoint()
+        warn_again(self.warnings)
+        with recorded_warnings(lambda text: self.warnings.setdefault(text)):
+            for seen, reduced in looked(self.target, names, shown, self._reduce):
+                self._take(seen, reduced)
+                if time.monotonic() > due:
+                    due = self._checkpoint()
         self.next = self.stop
         if self.shard.count > 1:
             self._checkpoint()
@@ -83,6 +87,7 @@ class Run:
             for name, record in self.records.items():
                 record.merge(other.records[name])
             self.seen = torch.cat([self.seen, other.seen])
+            self.warnings |= other.warnings
             with safe_open(other._own / _PIXELS, "pt") as file:
                 self.images |= {int(id): file.get_tensor(id) for id in file.keys()}  # noqa: SIM118 (a file handle, no dict)
         if len(self.skipped) > BAD_SHARE * len(self.seen):  # the probe judges only what this process read since it began
@@ -109,8 +114,7 @@ class Run:
                     parts[0].replace(partial)
                     whole = np.lib.format.open_memmap(partial, "r+")
                 else:
-                    whole = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
-                    allocate(partial)
+                    whole = new_array(partial, np.float32, shape)
                     np.concatenate([np.load(part, mmap_mode="r", allow_pickle=False) for part in parts], out=whole)
                 whole[self.skipped] = np.nan
                 whole.flush()
@@ -171,7 +175,7 @@ class Run:
                 if (file.metadata() or {}).get("key") != self.key:
                     return False
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a file handle, no dict)
-                self.next = json.loads(file.metadata()["next"])
+                kept = {name: json.loads(file.metadata()[name]) for name in ("next", "warnings", "bad")}
             for number, record in enumerate(self.records.values()):
                 record.open_pooled(self._part(self.shard.rank, record.plan))
                 record.restore(under(f"{number}:", state))
@@ -179,7 +183,8 @@ class Run:
             if not isinstance(error, FileNotFoundError):
                 warnings.warn(f"the checkpoint in {self._own} cannot be used ({error}): starting afresh", MilanWarning, stacklevel=2)
             return False
-        self.seen = state["seen"]
+        self.seen, self.next, self.warnings = state["seen"], kept["next"], dict.fromkeys(kept["warnings"])
+        self.probe.was_read(range(self.start, self.next), {int(id): reason for id, reason in kept["bad"].items()})
         return True
 
     def _checkpoint(self) -> float:
@@ -190,6 +195,7 @@ class Run:
             record.flush()
             state |= {f"{number}:{name}": tensor for name, tensor in record.state().items()}
         with atomic(self._own / _STATE) as partial:
-            save_file(state, partial, {"key": self.key, "next": json.dumps(self.next)})
+            facts = {"next": self.next, "warnings": list(self.warnings), "bad": self.probe.bad}
+            save_file(state, partial, {"key": self.key} | {name: json.dumps(value) for name, value in facts.items()})
         ended = time.monotonic()
         return ended + max(PAUSE, SHARE * (ended - began))

@@ -3,11 +3,11 @@
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote
+from urllib.parse import unquote
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
 from milan.integrity import damage, read_sealed
 from milan.preprocessing import Size, as_size
 from milan.probes import Probe, load_probe
+from milan.storage import safe_name
 from milan.targets import Target, load_target
 from milan.text_files import read_json_object
 from milan.units import Exemplars, Unit
@@ -29,7 +30,7 @@ from milan.units import Exemplars, Unit
 FORMAT = 2  # of the files, 1 in milan 0.1; another number is another dissection
 Pooling = Literal["max", "mean", "cls", "tokens"]
 Status = Literal["ok", "dead", "sparse", "invalid"]
-FACTS, EXEMPLARS, STATISTICS = "dissection.json", "exemplars.safetensors", "statistics.safetensors"
+FACTS, EXEMPLARS, STATISTICS, PROBE = "dissection.json", "exemplars.safetensors", "statistics.safetensors", "probe.json"
 
 
 class Dissection(ABC):
@@ -169,7 +170,7 @@ class StoredDissection(Dissection):
         masks = masks_from_maps(maps, float(self.thresholds()[row]), self.image_size)
         if self.status[unit] == "ok" and not self._told and not masks.flatten(1).any(1).all():
             self._told = True
-            text = f"{self.layer}: exemplars in which no place exceeds the unit's threshold are shown whole ({unit} has some)"
+            text = f"{self.layer}: exemplars in which no place exceeds the unit's threshold are shown whole"
             warnings.warn(text, MilanWarning, stacklevel=2)
         return Exemplars(unit, self.images(ids), whole_where_empty(masks)[:, None], peaks, ids)
 
@@ -274,12 +275,16 @@ def load_dissection(path: str | Path) -> Dissection:
 
 
 def layer_folder(out: Path, layer: str) -> Path:
-    """Where a layer lies in a folder of dissections; any name is a safe file name there.
+    """Where a layer lies in a folder of dissections; ``layer_of`` tells the layer of such a folder."""
+    return out / safe_name(layer)
 
-    >>> layer_folder(Path("out"), "layer4.1.conv2").name, layer_folder(Path("out"), "a/b#1").name
-    ('layer4.1.conv2', 'a%2Fb#1')
-    """
-    return out / quote(layer, safe="#@+,=~ ()[]")
+
+def layer_of(folder: Path) -> str:
+    """The layer of a folder of dissections or annotations: as a file in it says, else the folder's name."""
+    for name in (FACTS, PROBE):
+        with suppress(BadInput, KeyError):
+            return str(read_json_object(folder / name)["layer"])
+    return unquote(folder.resolve().name)
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

@@ -48,17 +48,17 @@ def listed() -> str:
 
 def main(words: Sequence[str] | None = None) -> int:
     """The program: reads the options, makes the experiment, and gives the exit status."""
-    words = list(sys.argv[1:] if words is None else words)
+    return run(lambda: _main(list(sys.argv[1:] if words is None else words)))
+
+
+def _main(words: list[str]) -> None:
     if not words or words[0] in ("-h", "--help"):
         print(listed())
-        return 0
-    name = words.pop(0)
-    made: list[Callable[..., Report]] = []
-    if status := run(lambda: made.append(experiment(name))):
-        return status
-    options = parser(f"{PROGRAM} {name}", (inspect.getdoc(made[0]) or "").splitlines()[0], made[0])
-    chosen = options.parse_args(_spelled_out(words, made[0])).as_dict()
-    return run(lambda: _told(made[0], arguments_of(made[0], chosen)))
+        return
+    function = experiment(name := words.pop(0))
+    options = parser(f"{PROGRAM} {name}", (inspect.getdoc(function) or "").splitlines()[0], function)
+    chosen = options.parse_args(_spelled_out(words, function)).as_dict()
+    _told(function, arguments_of(function, chosen))
 
 
 def _spelled_out(words: Sequence[str], function: "Callable[..., Report]") -> list[str]:

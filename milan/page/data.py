@@ -12,7 +12,7 @@ from milan.dissection.store import Dissection
 from milan.errors import MissingEvidence
 from milan.page.ranges import class_ranges
 from milan.page.reasons import Reason, told
-from milan.page.sheets import ACROSS, Sheet
+from milan.page.sheets import ACROSS, MOST, Sheet
 from milan.units import Unit
 
 BINS = 40
@@ -24,14 +24,12 @@ def page_data(
 ) -> dict[str, Any]:
     """The page's data block: layers in order, in each its units with texts, scores, pictures, histograms and reasons."""
     reasons = reasons or {}
-    layers = sorted({entry.unit.layer for entry in catalogue.entries}, key=_place(catalogue))
-    return {
-        "describer": str(catalogue.facts.get("describer", "")),
-        "layers": [
-            _layer(layer, [entry for entry in catalogue.entries if entry.unit.layer == layer], dissections.get(layer), sheets, reasons)
-            for layer in layers
-        ],
-    }
+    by_layer: dict[str, list[Entry]] = {}
+    for entry in catalogue.entries:
+        by_layer.setdefault(entry.unit.layer, []).append(entry)
+    order = sorted(by_layer, key=_place(catalogue))
+    layers = [_layer(layer, by_layer[layer], dissections.get(layer), sheets, reasons) for layer in order]
+    return {"describer": str(catalogue.facts.get("describer", "")), "layers": layers}
 
 
 def evidence(dissection: Dissection, units: Sequence[Unit]) -> list[dict[str, Any]]:
@@ -70,7 +68,7 @@ def _layer(
     return {
         "name": name,
         "shape": _shape(dissection),
-        "sheet": {"across": ACROSS} | size,
+        "sheet": {"across": ACROSS, "most": MOST} | size,
         "classes": classes,
         "units": [
             _unit(entry, sheets.get(entry.unit)) | more | {"ranges": shares, "reasoning": told(reasons.get(entry.unit))}
@@ -111,5 +109,6 @@ def _histogram(peaks: np.ndarray) -> dict[str, Any] | None:
     finite = peaks[np.isfinite(peaks)]
     if not len(finite):
         return None
-    counts, edges = np.histogram(finite, BINS)
+    # in float64, neighbouring float32 values are far enough apart for 40 bins between them, and no range overflows
+    counts, edges = np.histogram(finite.astype(np.float64), BINS)
     return {"counts": counts.tolist(), "low": _short(float(edges[0])), "high": _short(float(edges[-1]))}

@@ -55,7 +55,8 @@ def _labelled(dissection: Dissection) -> tuple[Float[np.ndarray, "images units"]
 
 def _unit(values: Float[np.ndarray, " images"], labels: Int[np.ndarray, " images"]) -> dict[str, Any] | None:
     finite = np.isfinite(values)
-    values, labels = values[finite], labels[finite]
+    # float64: see the histogram of milan.page.data
+    values, labels = values[finite].astype(np.float64), labels[finite]
     if not len(values) or values.min() == values.max():
         return None
     fewest = max(FEWEST, len(values) // SHARE)

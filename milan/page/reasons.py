@@ -16,7 +16,7 @@ from milan.dissection.crops import cropped
 from milan.dissection.store import Dissection
 from milan.errors import MissingEvidence
 from milan.page.sheets import Sheet
-from milan.pictures import is_whole_webp, sheet, webp
+from milan.pictures import fitting, is_whole_webp, sheet, webp
 from milan.pretrained.painter import Wanted, fitted, kept_picture
 from milan.progress import progress
 from milan.storage import atomic, content_key
@@ -110,9 +110,10 @@ def order(activations: Sequence[float | None]) -> list[int]:
 
 def _small(images: UInt8[Tensor, "n 3 h w"]) -> UInt8[np.ndarray, "n rows columns 3"]:
     """Whole images in squares of the page's size, black beside those that are not square."""
-    height, width = (max(1, round(side * SIZE / max(images.shape[-2:]))) for side in images.shape[-2:])
-    left, top = (SIZE - width) // 2, (SIZE - height) // 2
-    small = pad(fitted(images, (height, width)), (left, SIZE - width - left, top, SIZE - height - top))
+    across = fitting(SIZE, len(images), ACROSS)
+    height, width = (max(1, round(side * across / max(images.shape[-2:]))) for side in images.shape[-2:])
+    left, top = (across - width) // 2, (across - height) // 2
+    small = pad(fitted(images, (height, width)), (left, across - width - left, top, across - height - top))
     return small.permute(0, 2, 3, 1).contiguous().numpy()
 
 

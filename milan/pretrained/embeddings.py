@@ -16,7 +16,7 @@ from torch import Tensor
 
 from milan.errors import BadInput
 from milan.integrity import json_or_none
-from milan.storage import atomic, in_turn
+from milan.storage import atomic, in_turn, new_array
 
 PAUSE = 5.0  # seconds of work that a kill may cost
 ASKED = 500  # texts looked up at once
@@ -74,7 +74,7 @@ class Rows:
         path, shape = self.folder / "rows.npy", (self.count, self.features)
         if not done:
             try:
-                self._map = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+                self._map = new_array(path, np.float32, shape)
                 self._map[:] = np.nan
             except OSError as error:
                 raise BadInput(f"cannot write {path}: {error.strerror}; MILAN_CACHE=FOLDER sets another cache") from None

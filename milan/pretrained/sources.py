@@ -1,6 +1,5 @@
 """Where a borrowed network comes from, and what is told when it cannot be had."""
 
-import importlib.util
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +9,7 @@ from milan.errors import BadInput, MilanError, UnknownName
 from milan.file_kinds import check_model_folder
 from milan.targets.families import looks_like_path
 from milan.targets.hubs import first_line, only_cached
+from milan.user_code import module_of, one_line
 
 Precision = Literal["float32", "bfloat16", "float16"]
 PRECISIONS: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -44,24 +44,18 @@ def from_file(spec: str, kind: str) -> Any:
         BadInput: there is no such file, or its own code fails.
         UnknownName: nothing in it has the name.
     """
-    file, _, name = spec.rpartition(":")
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise BadInput(f"no file {file} (asked for as {kind} {spec!r})")
-    found = importlib.util.spec_from_file_location(path.stem, path)
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
+    module, name = module_of(spec, kind)
+    make = getattr(module, name, None)
+    if not callable(make):
+        known = [each for each in vars(module) if not each.startswith("_")]
+        raise UnknownName(f"{kind} in {spec.rpartition(':')[0]}", name, known)
     try:
-        found.loader.exec_module(module)
-        make = getattr(module, name, None)
-        if callable(make):
-            return make()
+        return make()
     except MilanError:
         raise
-    except Exception as error:  # whatever the user's own code raises
-        raise BadInput(f"the {kind} {spec!r} cannot be made: {type(error).__name__}: {first_line(error)}") from error
-    raise UnknownName(f"{kind} in {file}", name, [each for each in vars(module) if not each.startswith("_")])
+    # whatever the user's own code raises
+    except Exception as error:
+        raise BadInput(f"the {kind} {spec!r} cannot be made: {one_line(error)}") from error
 
 
 def dtype_of(precision: str) -> torch.dtype:

@@ -2,7 +2,7 @@
 
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
@@ -45,6 +45,7 @@ class Probe:
         self.name = spec.rstrip("/").rpartition("/")[2]
         self.bad: dict[int, str] = {}
         self._read: set[int] = set()
+        self._inherited = False  # whether another run's bad images are still to be warned of
         self._length = min(len(source), limit or len(source))
         if source.bands:
             self._shown = shown_bands(preprocessing.display_bands, source.bands)
@@ -208,6 +209,12 @@ class Probe:
                 ids, images = [], []
         self._judge(range(start, stop))
 
+    def was_read(self, ids: Iterable[int], bad: Mapping[int, str]) -> None:
+        """Count images as read that were read by another run of the same work, and what was wrong with the bad ones."""
+        self._read.update(ids)
+        self.bad.update(bad)
+        self._inherited = bool(bad)
+
     def _attempts(self, ids: range, workers: int) -> Iterator[tuple[int, np.ndarray | str]]:
         if workers < 1:
             yield from ((index, self._attempt(index)) for index in ids)
@@ -240,15 +247,17 @@ class Probe:
             raise BadInput(f"no image {index} in a probe of {len(self)} (0 to {len(self) - 1})")
 
     def _judge(self, ids: range) -> None:
-        """Warns of the bad images among ``ids``; too many of all that were read so far is an error."""
-        found = [self.bad[index] for index in ids if index in self.bad]
-        if not found:
+        """Warns of the bad images among all that were read so far, if some are new; too many of them are an error."""
+        if not self._inherited and not any(index in self.bad for index in ids):
             return
+        found = [self.bad[index] for index in sorted(self.bad)]
+        self._inherited = False
         base = len(self._read) if len(self._read) == len(self) else max(len(self._read), 100)  # a first small part proves nothing
         told = "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
-        if len(self.bad) > BAD_SHARE * base:
-            raise BadInput(f"{len(self.bad)} of {len(self._read)} images of {self.spec} cannot be read (more than 5%): {told}")
-        warnings.warn(f"{len(found)} of {len(ids)} images of {self.spec} skipped: {told}", MilanWarning, stacklevel=3)
+        share = f"{len(found)} of {len(self._read)} images of {self.spec or self.name}"
+        if len(found) > BAD_SHARE * base:
+            raise BadInput(f"{share} cannot be read (more than 5%): {told}")
+        warnings.warn(f"{share} skipped: {told}", MilanWarning, stacklevel=3)
 
 
 class _Pixels(Source):

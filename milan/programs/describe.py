@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from milan.command import arguments_of, collected_warnings, parser, run
+from milan.command import collected_warnings, program
 from milan.preprocessing import TargetOptions
 
 if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
@@ -124,9 +124,7 @@ def command(
 
 def main(words: Sequence[str] | None = None) -> int:
     """The program: reads the options, runs, and gives the exit status."""
-    options = parser("describe.py", "Describes the units of a network in words.", command)
-    chosen = options.instantiate_classes(options.parse_args(words)).as_dict()
-    return run(lambda: command(**arguments_of(command, chosen)))
+    return program("describe.py", "Describes the units of a network in words.", command, words)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from milan.page import write_page, write_sheets
 from milan.probes import Probe, load_probe
 from milan.programs.describe import PROBE
 from milan.provenance import simulated_note
-from milan.storage import atomic, locked, versions
+from milan.storage import locked, versions, write_text
 from milan.targets import GeneratorTarget, Target, load_target
 from milan.targets.choosing import units_of
 from milan.units import Unit
@@ -93,7 +93,7 @@ def perform(plan: Plan) -> Catalogue:
     _ = plan.describer.key  # weights that are not to be had are told before the long work, not after it
     with locked(plan.out) if shard.rank == 0 else nullcontext():
         if shard.rank == 0 and plan.options:
-            _write_text(plan.out / "config.yaml", yaml.safe_dump(plan.options, sort_keys=False, allow_unicode=True))
+            write_text(plan.out / "config.yaml", yaml.safe_dump(plan.options, sort_keys=False, allow_unicode=True))
         with _timed(plan, "dissecting"):
             dissections = dissect(plan.target, plan.probe, plan.layers, plan.out / "dissection", **plan.dissecting)
         wanted = {layer: [Unit(layer, index) for index in indices] for layer, indices in plan.units.items()}
@@ -138,7 +138,7 @@ def _write(plan: Plan, dissections: dict[str, Dissection], entries: list[Entry],
         write_page(catalogue, dissections, plan.out / "page", sheets)
     catalogue.write(plan.out)
     made = {"seconds": plan.seconds, "made": datetime.now(UTC).isoformat(timespec="seconds")}
-    _write_text(plan.out / "run.json", json.dumps({**catalogue.facts, **made}, indent=1) + "\n")
+    write_text(plan.out / "run.json", json.dumps({**catalogue.facts, **made}, indent=1) + "\n")
     return catalogue
 
 
@@ -182,11 +182,6 @@ def _facts(plan: Plan, dissections: dict[str, Dissection], entries: list[Entry])
         "versions": versions(),
         "warnings": [*warnings_so_far(), *told],
     }
-
-
-def _write_text(path: Path, text: str) -> None:
-    with atomic(path) as partial:
-        partial.write_text(text, encoding="utf-8")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from milan.command import parser, run
+from milan.command import program
 from milan.embedded import embedded
 from milan.errors import BadInput, UnknownName
 from milan.programs.building import NotBuilt, in_process, record, record_whole, side_by_side, timed
@@ -374,11 +374,5 @@ def make_part(name: str, shop: Workshop) -> None:
 
 def main(words: Sequence[str] | None = None) -> int:
     """``python -m milan.diorama build``: reads the options, builds, and gives the exit status."""
-    words = list(sys.argv[1:] if words is None else words)
-    command = words.pop(0) if words and not words[0].startswith("-") else None
-    options = parser("python -m milan.diorama build", "Makes Diorama's networks and annotations anew. Parts: " + ", ".join(PARTS), build)
-    if command not in (None, "build"):
-        options.error(f"unknown command {command!r}; the only one is build")
-    chosen = options.parse_args(words).as_dict()
-    chosen.pop("config", None)
-    return run(lambda: build(**chosen))
+    text = "Makes Diorama's networks and annotations anew. Parts: " + ", ".join(PARTS)
+    return program("python -m milan.diorama build", text, build, words, "build")

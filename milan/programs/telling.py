@@ -1,18 +1,16 @@
 """What describe.py prints: the size of what it would do, and what it has found."""
 
 import math
-import sys
 import time
 import warnings
 from collections.abc import Iterator
 from itertools import groupby, islice
 
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from milan.catalogue import Catalogue, Entry
-from milan.command import escaped
+from milan.command import escaped, terminal
 from milan.dissection.determinism import examine
 from milan.dissection.hooks import recorded
 from milan.errors import MilanWarning
@@ -20,12 +18,13 @@ from milan.preprocessing import pixel_count, size_text
 from milan.programs.describing import Plan
 
 SHOWN = 15  # units in the table that is printed
+WIDTH = 160  # columns of what is printed where there is no terminal
 SHEET_BYTES = 45_000  # of 15 photographs, found on ImageNet
 
 
 def tell_result(catalogue: Catalogue, out: "str | object") -> None:
     """A table of some units of every layer, the best first, and where everything is."""
-    console = _console()
+    console = terminal(WIDTH)
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("unit", style="cyan", overflow="fold")
     table.add_column("score", style="dim", justify="right")
@@ -60,7 +59,7 @@ def tell_plan(plan: Plan) -> None:
     """What a run would do and how large it is; runs the target on a few images to tell how long it takes, and writes nothing."""
     for fault in examine(plan.target, plan.layers, plan.probe.size).faults.values():
         warnings.warn(fault, MilanWarning, stacklevel=2)
-    console = _console()
+    console = terminal(WIDTH)
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("layer", "units", "asked for", "map"):
         table.add_column(name, justify="left" if name == "layer" else "right", overflow="fold")
@@ -112,8 +111,3 @@ def _seconds(plan: Plan) -> float:
 
 def _few(plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
     return islice(plan.probe.inputs(8, 0, 16), 2)
-
-
-def _console() -> Console:
-    """Where there is no terminal, lines are as long as they are."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)

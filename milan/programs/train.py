@@ -1,5 +1,6 @@
 """train.py: LightningCLI over MILAN's models, made so that a run stopped at any moment goes on as if it had not been."""
 
+import csv
 import sys
 import time
 import warnings
@@ -15,10 +16,10 @@ import yaml
 from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from milan.annotations import Milannotations
-from milan.command import ArgumentParser, run
+from milan.command import OptionErrors, run
 from milan.errors import BadInput, MilanError
 from milan.models.saving import CONFIG
 from milan.storage import atomic, locked
@@ -27,10 +28,69 @@ CHECKPOINTS, LAST, BEST, SETTINGS = "checkpoints", "last.ckpt", "best.ckpt", "co
 DECIDING = ("model", "data", "patience", "seed_everything")  # what a resumed run must have in common with the one it goes on with
 
 
+class MetricsFile(Logger):
+    """``metrics.csv``: a row for each time that metrics are logged, on disk at once; a resumed run keeps earlier rows.
+
+    Args:
+        file: the path.
+    """
+
+    def __init__(self, file: Path):
+        super().__init__()
+        self.file = file
+        self.rows: list[dict[str, str]] = []
+
+    @property
+    def name(self) -> str:
+        return self.file.stem
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **values: Any) -> None:
+        """Nothing: ``config.yaml`` has them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        row = {name: str(float(value)) for name, value in metrics.items()} | {"step": str(step)}
+        row |= {"epoch": str(int(metrics["epoch"]))} if "epoch" in metrics else {}
+        known = self._columns()
+        self.rows.append(row)
+        if self._columns() == known and self.file.is_file():
+            with self.file.open("a", newline="", encoding="utf-8") as opened:
+                csv.DictWriter(opened, known).writerow(row)
+        else:
+            self._write()
+
+    @rank_zero_only
+    def keep_before(self, step: int) -> None:
+        """Keep the rows of an earlier run for steps before this one; the others will be logged again."""
+        if self.file.is_file():
+            # without the last line, if a kill cut it off
+            text = self.file.read_text(encoding="utf-8", errors="replace")
+            lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+            rows = [{name: cell for name, cell in row.items() if name and cell} for row in csv.DictReader(lines)]
+            self.rows = [row for row in rows if row.get("step", "").isdecimal() and int(row["step"]) < step]
+            self._write()
+
+    def _columns(self) -> list[str]:
+        return sorted(set().union(*self.rows))
+
+    def _write(self) -> None:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(self.file) as path, path.open("w", newline="", encoding="utf-8") as opened:
+            table = csv.DictWriter(opened, self._columns())
+            table.writeheader()
+            table.writerows(self.rows)
+
+
 class Resumable(Callback):
     """Keeps ``last.ckpt``, from which the training goes on bit for bit: it holds the random states too.
 
-    It is written between two batches of an epoch, never after its last one, where Lightning would go on without the epoch's validation.
+    It is written before a batch, when all metrics of the batches before have been logged and no gradients wait, and
+    before an epoch's first batch when its epoch begins.
 
     Args:
         folder: where it is written.
@@ -43,6 +103,15 @@ class Resumable(Callback):
         self.states: list[dict[str, torch.Tensor]] = []  # of the random generators, by process
         self.restored = False
 
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsFile):
+                logger.keep_before(trainer.global_step)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.current_epoch and not self.restored:
+            self._write_if_due(trainer, module)
+
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, index: int) -> None:
         if self.restored:
             state = self.states[trainer.global_rank % len(self.states)]
@@ -50,10 +119,13 @@ class Resumable(Callback):
             if "cuda" in state and module.device.type == "cuda":
                 torch.cuda.set_rng_state(state["cuda"], module.device)
             self.restored = False
+        elif index and index % trainer.accumulate_grad_batches == 0:
+            self._write_if_due(trainer, module)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int) -> None:
+    def _write_if_due(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         due = time.monotonic() - self.written >= self.seconds
-        if trainer.is_last_batch or not trainer.strategy.broadcast(due):  # the first process's clock decides for all
+        # the first process's clock decides for all
+        if not trainer.strategy.broadcast(due):
             return
         self.states = _gathered(_random_state(module.device))
         if trainer.is_global_zero:
@@ -63,6 +135,16 @@ class Resumable(Callback):
         else:
             trainer.save_checkpoint(self.path, weights_only=False)  # takes part in gathering the state, and writes nothing
         self.written = time.monotonic()
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take back that an epoch or a batch is about to start, so that Lightning starts it when it resumes."""
+        loop = checkpoint["loops"]["fit_loop"]
+        batches, epochs = loop["epoch_loop.batch_progress"], loop["epoch_progress"]
+        if epochs["total"]["ready"] > epochs["total"]["started"]:
+            batches["current"] = dict.fromkeys(batches["current"], 0)
+            batches["is_last_batch"] = False
+        for counts in (batches["total"], batches["current"], epochs["total"], epochs["current"]):
+            counts["ready"] = counts["started"]
 
     def state_dict(self) -> dict[str, Any]:
         return {"states": self.states}
@@ -85,10 +167,8 @@ def _gathered(state: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
     return states
 
 
-class Parser(LightningArgumentParser):
-    """Lightning's parser, its faults told in one line with the nearest options."""
-
-    error = ArgumentParser.error
+class Parser(OptionErrors, LightningArgumentParser):
+    """Lightning's parser, with faults in one line."""
 
 
 class TrainCLI(LightningCLI):
@@ -123,7 +203,8 @@ class TrainCLI(LightningCLI):
         given = self.config_init[self.subcommand].trainer
         options["callbacks"] = [*(given.callbacks or []), stopping, Resumable(checkpoints, self.options.checkpoint_seconds), best]
         if given.logger is None:
-            options["logger"] = [TensorBoardLogger(self.out, "logs", version=""), CSVLogger(self.out, "logs", version="csv")]
+            metrics = MetricsFile(self.out / "logs" / "csv" / "metrics.csv")
+            options["logger"] = [TensorBoardLogger(self.out, "logs", version=""), metrics]
         return super().instantiate_trainer(**options)
 
     def fit(self, model: pl.LightningModule, **options: Any) -> None:

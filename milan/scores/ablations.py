@@ -17,7 +17,7 @@ from milan.preprocessing import Size
 from milan.probes import Probe
 from milan.progress import progress
 from milan.scores.intervals import LEVEL, RESAMPLES, Measure
-from milan.storage import Journal, content_key
+from milan.storage import Journal, content_key, new_array
 from milan.targets import Target
 from milan.targets.outputs import chosen
 from milan.units import Unit
@@ -112,7 +112,7 @@ def _opened(kept: Path, shape: tuple[int, int, int], fresh: bool) -> np.ndarray:
         return np.zeros(shape, dtype=np.float32)
     file = features_file(kept)
     if fresh:
-        return np.lib.format.open_memmap(file, "w+", np.float32, shape)
+        return new_array(file, np.float32, shape)
     with suppress(OSError, ValueError):
         found = np.lib.format.open_memmap(file, "r+")
         if found.shape == shape:

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from milan.diorama.networks import LAYERS
@@ -44,24 +44,32 @@ def choose_units(wanted: str | Iterable[Unit], counts: Mapping[str, int]) -> dic
     if not wanted:
         return {layer: list(range(count)) for layer, count in counts.items()}
     found: dict[str, set[int]] = {layer: set() for layer in counts}
-    for part in wanted.split(",") if isinstance(wanted, str) else map(str, wanted):
-        layer, first, last = _range(part)
+    units = [] if isinstance(wanted, str) else [(unit.layer, unit.index, unit.index) for unit in wanted]
+    for layer, first, last in _ranges(wanted, counts) if isinstance(wanted, str) else units:
+        part = f"{layer}{':' * bool(layer)}{first}{f'-{last}' * (last > first)}"
         if layer and layer not in counts:
-            raise UnknownName("layer of units", layer, counts, f"it is in {part.strip()!r}; name it among the layers too")
+            raise UnknownName("layer of units", layer, counts, f"it is in {part!r}; name it among the layers too")
         for name in [layer] if layer else counts:
             if first >= counts[name] or (layer and last >= counts[name]):
-                raise BadInput(f"units of {name} lie between 0 and {counts[name] - 1}; {part.strip()!r} asks for others")
+                raise BadInput(f"units of {name} lie between 0 and {counts[name] - 1}; {part!r} asks for others")
             if last >= counts[name]:
-                warnings.warn(
-                    f"{name} has {counts[name]} units: of {part.strip()!r} took up to {counts[name] - 1}", MilanWarning, stacklevel=2
-                )
+                text = f"{name} has {counts[name]} units: of {part!r} took up to {counts[name] - 1}"
+                warnings.warn(text, MilanWarning, stacklevel=2)
             found[name] |= set(range(first, min(last, counts[name] - 1) + 1))
     return {layer: sorted(indices) for layer, indices in found.items() if indices}
 
 
-def _range(part: str) -> tuple[str, int, int]:
-    """``LAYER:FIRST-LAST``, of which the layer and the last may be left out."""
-    match = re.fullmatch(r"\s*(?:(.+):)?(\d+)(?:-(\d+))?\s*", part)
-    if not match or int(match[3] or match[2]) < int(match[2]):
-        raise BadInput(f"not units: {part.strip()!r}; write 0-99 or 3,17 or LAYER:0-9")
-    return match[1] or "", int(match[2]), int(match[3] or match[2])
+def _ranges(text: str, layers: Iterable[str]) -> Iterator[tuple[str, int, int]]:
+    """Each ``LAYER:FIRST-LAST`` of a list, in which the layer and the last may be left out.
+
+    The layers' names may have commas and colons in them; the longest name that fits is taken.
+    """
+    names = "|".join(re.escape(layer) for layer in sorted(layers, key=len, reverse=True))
+    part = re.compile(rf"\s*(?:({names}|[^,]+):)?(\d+)(?:-(\d+))?\s*(?:,|$)")
+    place = 0
+    while place < len(text):
+        match = part.match(text, place)
+        if not match or int(match[3] or match[2]) < int(match[2]):
+            raise BadInput(f"not units: {text[place:].partition(',')[0].strip()!r}; write 0-99 or 3,17 or LAYER:0-9")
+        yield match[1] or "", int(match[2]), int(match[3] or match[2])
+        place = match.end()

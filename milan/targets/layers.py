@@ -34,6 +34,8 @@ class Layer:
     cls: bool = False  # whether the first of them is a class token
     # Which of the layer's places is which of the image's, row by row; empty where they lie so themselves.
     order: Order = field(default=(), repr=False)
+    module: str = ""  # dotted path of the module, without the number of the call
+    call: int = 0  # which call of the module in one forward pass, from 0
 
     def maps(self, output: Tensor) -> Tensor:
         """Return the module's output as (batch, units, height, width), in float32 where it was 16 bits."""
@@ -46,16 +48,6 @@ class Layer:
             text = f"the order of places in {self.name} is known for {self.grid}, not for {tuple(maps.shape[2:])}"
             raise BadInput(f"{text}; take images of the target's own size")
         return maps.flatten(2)[:, :, list(self.order)].unflatten(2, self.grid)
-
-    @property
-    def module(self) -> str:
-        """The module's name, without the number of the call."""
-        return self.name.partition("#")[0]
-
-    @property
-    def call(self) -> int:
-        """Which call of the module in one forward pass, from 0."""
-        return int(self.name.partition("#")[2] or 0)
 
 
 class Layers:
@@ -126,7 +118,11 @@ class _Reading:
 
     def name(self, call: Call) -> str:
         """Return the name of the layer that a call makes."""
-        return call.module if self.counts[call.module] == 1 else f"{call.module}#{call.index}"
+        name = call.module if self.counts[call.module] == 1 else f"{call.module}#{call.index}"
+        while name != call.module and name in self.modules:
+            # a module may be called "relu#1" itself
+            name = f"{call.module}#{name.removeprefix(call.module)}"
+        return name
 
     def layer(self, call: Call, aliases: tuple[str, ...]) -> Layer:
         """Return the layer that a call makes.
@@ -139,7 +135,8 @@ class _Reading:
         order = self._order(call, layout)
         self.evidence.keep(layout, two)
         cls = layout.prefix > 0 and bool(getattr(self.target.core, "has_class_token", True))
-        return Layer(self.name(call), one, layout.units, layout.name, layout.grid, aliases, layout.prefix, cls, order)
+        place = layout.grid, aliases, layout.prefix, cls, order
+        return Layer(self.name(call), one, layout.units, layout.name, *place, call.module, call.index)
 
     def _run(self, images: Tensor, compare: bool = False) -> Survey:
         return Survey(self.modules, self.target.output_index, compare).run(self.target.core, images)

@@ -1,12 +1,9 @@
 """A target by name: of torchvision, timm, transformers or Diorama, or from a file of yours."""
 
 import hashlib
-import importlib.util
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -21,6 +18,7 @@ from milan.targets.library_transforms import KnownPreprocessing
 from milan.targets.modules import check_usable, is_half, seeded
 from milan.targets.sources import RANDOM, Network, Source
 from milan.targets.target import Target, warn_assumed
+from milan.user_code import is_file_spec, module_of, one_line
 
 FAMILIES: dict[str, Callable[[str, Source], Network]] = {
     "torchvision": from_torchvision,
@@ -54,7 +52,7 @@ def load_target(spec: str, *, weights: str | Path | None = None, device: str | t
     with seeded(torch.device("cpu")):
         if kind in FAMILIES and name:
             target = _target(FAMILIES[kind](name, source), spec, stated, device)
-        elif spec.rpartition(":")[0].endswith(".py"):
+        elif is_file_spec(spec):
             target = _from_file(spec, source, stated, device)
         else:
             raise _unknown(spec)
@@ -101,8 +99,8 @@ def _tell_preprocessing(target: Target, known: KnownPreprocessing, stated: Targe
 
 
 def _from_file(spec: str, source: Source, stated: TargetOptions, device: str | torch.device) -> Target:
-    file, _, name = spec.rpartition(":")
-    module = _imported(Path(file), spec)
+    module, name = module_of(spec, "target")
+    file = spec.rpartition(":")[0]
     known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
     if not callable(getattr(module, name, None)):
         raise UnknownName(f"function in {file}", name, known)
@@ -111,7 +109,7 @@ def _from_file(spec: str, source: Source, stated: TargetOptions, device: str | t
     except MilanError:
         raise
     except Exception as error:  # whatever the user's own code raises
-        raise BadInput(f"{name}() in {file} failed: {type(error).__name__}: {error}") from error
+        raise BadInput(f"{name}() in {file} failed: {one_line(error)}") from error
     if isinstance(made, Target):
         source.fill(made.core)
         return _with_options(made, stated, device)
@@ -136,25 +134,7 @@ def _with_options(target: Target, stated: TargetOptions, device: str | torch.dev
 def _code_hash(spec: str) -> str:
     """Return the sha256 of the Python file that a spec names; empty if it names none."""
     file = spec.rpartition(":")[0]
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file.endswith(".py") else ""
-
-
-def _imported(path: Path, spec: str) -> ModuleType:
-    if not path.is_file():
-        raise BadInput(f"no file {str(path)!r} (of target {spec!r})")
-    found = importlib.util.spec_from_file_location(f"milan_target_{path.stem}", path)
-    if found is None or found.loader is None:
-        raise BadInput(f"{path} cannot be imported")
-    module = importlib.util.module_from_spec(found)
-    sys.modules[found.name] = module  # dataclasses and pickles look their module up by name
-    sys.path.insert(0, str(path.parent.resolve()))  # a file may import its neighbours
-    try:
-        found.loader.exec_module(module)
-    except Exception as error:  # whatever the user's own code raises
-        raise BadInput(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove(str(path.parent.resolve()))
-    return module
+    return hashlib.sha256(Path(file).expanduser().read_bytes()).hexdigest() if is_file_spec(spec) else ""
 
 
 def _unknown(spec: str) -> MilanError:

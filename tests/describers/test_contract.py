@@ -8,7 +8,8 @@ import milan
 from milan.command import parser
 from milan.describers import Describer, check_describer, describer_class, describer_names, load_describer, typed_settings
 from milan.describers.contract import UNITS, toy_dissection, watched
-from milan.errors import BadInput, UnknownName
+from milan.errors import BadInput, MilanError, UnknownName
+from milan.pretrained.embedder import load_embedder
 from milan.programs.describe import command
 from tests.describers import worlds
 from tests.describers.makers import MAKERS
@@ -84,6 +85,50 @@ def test_a_describer_from_a_file():
         describer_class(f"{worlds.__file__}:Color")
     with pytest.raises(BadInput, match=r"no file nowhere\.py"):
         describer_class("nowhere.py:Colour")
+
+
+OWN = """
+from __future__ import annotations
+from dataclasses import dataclass
+from milan.describers import Describer
+import neighbour
+@dataclass
+class Facts: number: int
+class Whole(Describer):
+    def describe(self, dissection, units): yield
+class Half(Describer): pass
+class Forgets(Whole):
+    def __init__(self, depth: int = 1): pass
+class Fails(Whole):
+    def __init__(self, depth: int = 1): raise OSError("no depth")
+"""
+
+
+def test_a_describer_of_ones_own_may_be_short_and_its_faults_are_told(tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "neighbour.py").write_text("")
+    made = load_describer(f"{tmp_path}/own.py:Whole")
+    assert (made.name, made.settings) == ("whole", {})
+    assert made.key == load_describer(f"{tmp_path}/own.py:Whole").key
+    faults = {"Half": "lacks describe", "Facts": "no subclass of milan.Describer", "Fails": "OSError: no depth"}
+    for name, told in faults.items():
+        with pytest.raises(MilanError, match=told):
+            load_describer(f"{tmp_path}/own.py:{name}")
+    with pytest.raises(UnknownName, match="it has no settings"):
+        load_describer(f"{tmp_path}/own.py:Whole", depth=1)
+    with pytest.raises(BadInput, match="stores each of its arguments"):
+        _ = load_describer(f"{tmp_path}/own.py:Forgets").settings
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [("def x(:", r"SyntaxError: .* \(own.py, line 1\)"), ("1 / 0", "ZeroDivisionError"), ("exit()", "SystemExit")],
+)
+@pytest.mark.parametrize("load", [load_describer, milan.load_target, load_embedder])
+def test_a_file_of_ones_own_that_does_not_run_is_one_line(load, code, told, tmp_path):
+    (tmp_path / "own.py").write_text(code)
+    with pytest.raises(BadInput, match=told):
+        load(f"{tmp_path}/own.py:Mine")
 
 
 def test_the_key_follows_settings_and_code():

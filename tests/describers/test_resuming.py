@@ -1,11 +1,14 @@
 """What is finished is kept: never lost, never asked twice, and never a failure's text."""
 
+import warnings
+
 import pytest
 
+from milan.describers import Describer, Failure, living
 from milan.describers.contract import toy_dissection
 from milan.describers.resuming import describe_units
 from milan.dissection.shards import Shard
-from milan.errors import BadInput
+from milan.errors import BadInput, MilanWarning, recorded_warnings
 from milan.units import Description, Unit
 from tests.describers.worlds import Colour, Counting, Mute
 
@@ -76,6 +79,76 @@ def test_an_answer_for_a_unit_not_asked_for_is_refused(tmp_path, toys):
 
     with pytest.raises(BadInput, match="spoke of answers:99, which it was not asked for"):
         run(Chatty(), toys, tmp_path)
+
+
+def answering(answers):
+    """A describer that gives these for each unit; it has no constructor and no name."""
+
+    class Any_(Describer):
+        def describe(self, dissection, units):
+            return (answer for unit in living(dissection, units) for answer in answers(unit))
+
+    return Any_()
+
+
+def unchecked(kind, unit, **values):
+    """An answer with values of wrong types, which the checks of the test suite would refuse."""
+    made = kind(unit, "x", 1.0) if kind is Description else kind(unit, "x")
+    for name, value in values.items():
+        object.__setattr__(made, name, value)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("answers", "told"),
+    [
+        (lambda unit: [Description(unit, "x", 1.0)] * 2, "answers:0, twice"),
+        (lambda unit: ["red"], r"'red' \(str\)"),
+        (lambda unit: [None], r"None \(NoneType\)"),
+        (lambda unit: [unchecked(Description, unit, text=7)], "7 of answers:0.* int"),
+        (lambda unit: [unchecked(Failure, unit, reason=None)], "None of answers:0.* NoneType"),
+        (lambda unit: [unchecked(Description, unit, score=None)], "answers:0 cannot be kept: Type"),
+        (lambda unit: [unchecked(Description, unit, concepts="ab")], "answers:0 cannot be kept: "),
+        (lambda unit: [Description(unit, "x", 1.0, reasoning={"seen": {1}})], "answers:0 cannot be kept: TypeError"),
+        (lambda unit: 1 / 0, r"failed on answers: ZeroDivisionError: division by zero \(test_resuming.py, line \d+\)"),
+    ],
+)
+def test_answers_that_are_none_are_told_with_the_unit(answers, told, tmp_path, toys):
+    with pytest.raises(BadInput, match=told) as raised:
+        run(answering(answers), toys, tmp_path)
+    assert "describer any_" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_bookkeeping_does_not_search_the_units_for_each(tmp_path, toys, monkeypatch):
+    units, compared, equal = [Unit("a", index) for index in range(300)], [], Unit.__eq__
+    many = object.__new__(type(toys))
+    vars(many).update(layer="a", key="k", units=units, status=dict.fromkeys(units, "ok"))
+    monkeypatch.setattr(Unit, "__eq__", lambda self, other: compared.append(self) or equal(self, other))
+    describer = answering(lambda unit: [Description(Unit(unit.layer, unit.index), "x", 1.0)])
+    assert len(describe_units(describer, {"a": many}, {"a": units}, tmp_path)) == 300
+    assert len(compared) < 10 * len(units)
+
+
+def test_warnings_are_given_again_with_the_answers_they_are_of(tmp_path, toys, monkeypatch):
+    class Warning_(Counting):
+        def describe(self, dissection, units):
+            warnings.warn("guessed", MilanWarning, stacklevel=1)
+            yield from super().describe(dissection, units)
+
+    def warned(folder, **options):
+        texts = []
+        with recorded_warnings(texts.append), warnings.catch_warnings(action="ignore"):
+            run(Warning_(**options), toys, folder)
+        return set(texts)
+
+    monkeypatch.setattr(Counting, "interrupted_at", 2)
+    with pytest.raises(KeyboardInterrupt):
+        warned(tmp_path)
+    monkeypatch.setattr(Counting, "interrupted_at", None)
+    monkeypatch.setattr(Warning_, "describe", Counting.describe)
+    assert warned(tmp_path) == warned(tmp_path) == {"guessed"}
+    assert warned(tmp_path, times=2) == set()
 
 
 def test_two_processes_share_the_work_and_have_it_all(tmp_path, toys):

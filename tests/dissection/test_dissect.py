@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from milan.dissection.dissect import dissect
 from milan.dissection.hooks import ablated, recorded
 from milan.dissection.masks import masks_from_maps
 from milan.dissection.store import Dissection, load_dissection
-from milan.errors import BadInput, MilanNotice, MilanWarning, MissingEvidence, UnknownName
+from milan.errors import BadInput, MilanNotice, MilanWarning, MissingEvidence, UnknownName, recorded_warnings
 from milan.probes import Probe, load_probe
 from milan.storage import locked
 from milan.targets import Target, load_target
@@ -423,6 +424,35 @@ def test_bad_files_do_not_shift_the_others(tmp_path: Path) -> None:
     assert torch.allclose(activations[good], peaks[good], atol=1e-5)
     assert json.loads((found.folder / "dissection.json").read_text())["skipped"] == [31, 32, 79]
     assert not {31, 32, 79} & {id for unit in found.units for id in found.exemplars(unit).ids.tolist()}
+
+
+@pytest.mark.parametrize("blocks", [0, 2, 99])
+def test_warnings_of_the_pass_are_kept_whenever_it_is_stopped(blocks: int, tmp_path: Path, monkeypatch) -> None:
+    """Stopped after so many blocks, or not at all, and run once more when it is done."""
+    monkeypatch.setattr(running, "PAUSE", 0)
+    monkeypatch.setattr(running, "SHARE", 0)
+    spec = picture_folder(tmp_path / "pictures", 80, [1, 79])
+    take, taken = running.Run._take, []
+
+    def taking(self: running.Run, *arguments: object) -> None:
+        if len(taken) == blocks:
+            taken.append("stopped")
+            raise KeyboardInterrupt
+        taken.append("a block")
+        take(self, *arguments)
+
+    monkeypatch.setattr(running.Run, "_take", taking)
+    told: list[dict[str, None]] = []
+    for _ in range(3):
+        told.append({})
+        probe = load_probe(spec, size=SIZE, resize=SIZE)
+        record = recorded_warnings(told[-1].setdefault)
+        with record, warnings.catch_warnings(action="ignore"), suppress(KeyboardInterrupt):
+            dissect(toy_target(), probe, ["conv2"], tmp_path / "out", k=5)
+    assert told[2] == told[1]
+    (text,) = told[1]
+    assert "2 of 80 images" in text
+    assert "001.png: not a picture; " in text
 
 
 def test_too_many_bad_files_are_an_error(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from milan.dissection.exchange import annotations_of, export_compact, export_mil
 from milan.dissection.store import Dissection, load_dissection
 from milan.errors import BadInput, MissingEvidence, UnknownName
 from milan.probes import load_probe
+from milan.targets import Target
 from milan.units import Unit
 from tests.dissection.test_dissect import picture_folder
 from tests.dissection.world import SIZE, toy_probe, toy_target
@@ -46,6 +47,18 @@ def test_released_layout_there_and_back(tmp_path: Path, dissection: Dissection) 
     assert (images.shape, images.dtype) == ((3, 4, 3, SIZE, SIZE), np.uint8)
     assert (masks.shape, masks.dtype, masks.max()) == ((3, 4, 1, SIZE, SIZE), np.uint8, 1)
     assert len((place / "ids.csv").read_text().splitlines()) == 3
+
+
+def test_a_layer_that_is_no_file_name_is_found_again(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    target = Target(torch.nn.ModuleDict({"Conv/1": torch.nn.Conv2d(3, 2, 3)}), image_size=SIZE)
+    target.model.forward = lambda images: target.model["Conv/1"](images)
+    probe = load_probe(picture_folder(tmp_path / "pictures", 40, []), size=SIZE, resize=SIZE)
+    own = dissect(target, probe, ["Conv/1"], tmp_path / "own", k=4)["Conv/1"]
+    for export in (export_milannotations, export_compact):
+        place = export(own, tmp_path / export.__name__, said(own))
+        assert load_dissection(place).layer == "Conv/1"
+        assert annotations_of(place) == said(own)
 
 
 def test_a_layer_written_again_replaces_its_annotations_and_no_others(tmp_path: Path, dissection: Dissection) -> None:

@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
-from milan.catalogue import Catalogue
+from milan.catalogue import Catalogue, Entry
+from milan.dissection.dissect import dissect
 from milan.page import write_page, write_sheets
 from milan.page.data import BINS, evidence
 from milan.pictures import DIM, OUTLINE, lit, sheet, webp
+from milan.probes import Probe
+from milan.targets import Target
 from milan.units import Description, Unit
 from tests.page.conftest import EVIL, FACTS
 
@@ -129,3 +133,35 @@ def test_layers_stand_in_the_order_of_the_target(page_file):
 def test_webp_is_small(toys):
     shown = toys["answers"].exemplars(toys["answers"].alive()[0])
     assert len(webp(sheet(lit(shown.images, shown.masks, 128), 3))) < 20_000
+
+
+class Faint(nn.Module):
+    """Units that differ by one step of float32, that overflow a float32 range, and below the normal numbers."""
+
+    def forward(self, images):
+        bright = images.mean((1, 2, 3))
+        faint = 1 + (bright > 0.5) * 2.0**-23
+        units = [faint, 3e38 * torch.sign(bright - 0.5), 1e-44 * torch.round(bright * 7)]
+        return torch.stack(units, 1)[:, :, None, None]
+
+
+def test_units_that_barely_move_and_many_exemplars_are_shown(tmp_path, visit):
+    """Histograms and class ranges of any float32 values; 500 exemplars, which are more than one WebP picture holds."""
+    levels = torch.arange(500) % 250
+    images = levels.to(torch.uint8)[:, None, None, None].expand(-1, 3, 8, 8)
+    probe = Probe.from_tensor(images, [int(level > 127) for level in levels], ["dark", "bright"])
+    target = Target(nn.Sequential(Faint()), image_size=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    dissections = dissect(target, probe, ["0"], tmp_path / "dissection", k=500)
+    layer = dissections["0"]
+    entries = [Entry(unit, "ok", Description(unit, "bright", 1.0)) for unit in layer.units]
+    file = write_page(Catalogue(tuple(entries)), dissections, tmp_path / "page")
+    found = json.loads(next(scripts(file.read_text())))["layers"][0]["units"]
+    assert [sum(each["histogram"]["counts"]) for each in found] == [500] * 3
+    assert [bool(each["ranges"]) for each in found] == [True] * 3
+    assert len(list(file.parent.glob("units/*/0*.webp"))) == 5
+    seen = visit("#0:0", file=file)
+    last = seen.page.locator(".exemplar").last
+    assert seen.page.locator(".exemplar").count() == 500
+    assert "0-4.webp" in last.evaluate("tile => tile.style.backgroundImage")
+    # the twentieth of its part, three in a row
+    assert last.evaluate("tile => tile.style.backgroundPosition") == "50% 100%"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from milan.errors import BadInput
 from milan.integrity import checksums, is_sound, json_or_none
+from milan.storage import atomic, write_text
 
 if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
     import torch
@@ -72,15 +73,13 @@ def trained(images: "Probe", validation: "Probe", how: Training, folder: Path, d
     if is_sound(found, folder) and found["made"] == known:
         return spec, weights
     classes = len(images.classes or [])
-    script.write_text(
-        NETWORK.format(weights=weights.name, architecture=how.architecture, classes=classes, name=folder.name, size=images.size),
-        encoding="utf-8",
-    )
+    named = {"weights": weights.name, "architecture": how.architecture, "name": folder.name}
+    write_text(script, NETWORK.format(classes=classes, size=images.size, **named))
     best = _fit(spec, images, validation, how, folder / "training.pt", known, device)
     _save(weights, best["weights"])
     files = checksums(folder, [weights.name, script.name])
     made = {"made": known, "epoch": best["epoch"], "loss": best["loss"], "files": files}
-    facts.write_text(json.dumps(made, indent=1) + "\n")
+    write_text(facts, json.dumps(made, indent=1) + "\n")
     (folder / "training.pt").unlink(missing_ok=True)
     return spec, weights
 
@@ -161,8 +160,6 @@ def _copied(model: "nn.Module") -> "dict[str, Tensor]":
 def _keep(record: Path, known: dict[str, Any], model: "nn.Module", optimizer: Any, state: dict[str, Any]) -> None:
     import torch
 
-    from milan.storage import atomic
-
     with atomic(record) as path:
         torch.save({"made": known, "model": _copied(model), "optimizer": optimizer.state_dict(), "state": state}, path)
 
@@ -183,8 +180,6 @@ def _resumed(record: Path, known: dict[str, Any], model: "nn.Module", optimizer:
 
 def _save(file: Path, weights: "dict[str, Tensor]") -> None:
     from safetensors.torch import save_file
-
-    from milan.storage import atomic
 
     with atomic(file) as path:
         save_file({name: value.contiguous() for name, value in weights.items()}, path)

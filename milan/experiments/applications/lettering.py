@@ -15,6 +15,7 @@ import numpy as np
 
 from milan.errors import BadInput
 from milan.integrity import json_or_none
+from milan.storage import write_text
 
 if TYPE_CHECKING:  # PIL and torch are imported when there is work to do
     from PIL import Image
@@ -101,7 +102,7 @@ def build(images: "Probe", tests: "Probe | None", folder: Path, how: Lettering) 
     names = _names(images)
     for part, (source, rows) in parts.items():
         _write(source, rows, part, names, folder, how)
-    done.write_text(json.dumps(known, indent=1) + "\n")
+    write_text(done, json.dumps(known, indent=1) + "\n")
     return found
 
 
@@ -178,7 +179,7 @@ def _names(images: "Probe") -> list[str]:
 
     _labels(images)
     names = [name.partition(",")[0].strip() for name in readable_classes(images)]
-    if len({folder_name(name) for name in names}) < len(names):
+    if len({folder_name(name).casefold() for name in names}) < len(names):
         raise BadInput(f"two classes of {images.spec or images.name!r} have one name once commas and signs are taken off; rename one")
     return names
 

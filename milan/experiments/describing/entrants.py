@@ -101,7 +101,7 @@ def describe_with(entrant: Entrant, dissections: Mapping[str, Dissection], wante
     start = time.monotonic()
     key = content_key(describer=entrant.describer.key, dissections=[dissection.key for dissection in dissections.values()])
     journal = folder / "journal.sqlite", journal_key(entrant.describer)
-    before = sum(len(missing_units(*journal, dissections[layer], units)) for layer, units in wanted.items())
+    before = sum(map(len, missing_units(*journal, dissections, wanted).values()))
     entrant.entries = describe_units(entrant.describer, dissections, wanted, folder)
     file = folder / "seconds.json"
     spent = json_or_none(file)

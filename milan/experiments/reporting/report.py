@@ -2,18 +2,17 @@
 
 import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from milan.command import clean, escaped
+from milan.command import clean, escaped, terminal
 from milan.errors import BadInput
 from milan.page.report import write_report_page
 from milan.provenance import Sources, simulated_note
 from milan.scores.intervals import Measure
-from milan.storage import atomic
+from milan.storage import write_text
 from milan.tables import write_csv
 
 Value = Measure | float | int | str | None
@@ -140,11 +139,12 @@ class Report:
         folder.mkdir(parents=True, exist_ok=True)
         for number, table in enumerate(self.tables):
             write_csv(folder / (f"{table.name.replace(' ', '-')}.csv" if number else "table.csv"), table.plain())
-        _write(folder / "table.md", self.markdown())
-        _write(folder / "report.json", json.dumps(self.plain(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        write_text(folder / "table.md", self.markdown())
+        plain = json.dumps(self.plain(), indent=1, ensure_ascii=False, allow_nan=False)
+        write_text(folder / "report.json", plain + "\n")
         (folder / "page").mkdir(exist_ok=True)
         for number, (_, drawing) in enumerate(self.figures, 1):
-            _write(folder / "page" / f"figure-{number}.svg", drawing)
+            write_text(folder / "page" / f"figure-{number}.svg", drawing)
         write_report_page(self._view(), folder / "page", units)
 
     def plain(self) -> dict[str, Any]:
@@ -167,10 +167,9 @@ class Report:
 
     def tell(self) -> None:
         """Prints the first table and the notes, last what is simulated."""
-        from rich.console import Console
         from rich.table import Table as Shown
 
-        console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+        console = terminal(200)
         first = self.tables[0]
         shown = Shown(box=None, pad_edge=False, header_style="dim")
         shown.add_column(escaped(first.first), style="cyan", overflow="fold")
@@ -239,8 +238,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value
-
-
-def _write(file: Path, text: str) -> None:
-    with atomic(file) as partial:
-        partial.write_text(text, encoding="utf-8")

@@ -14,7 +14,7 @@ from milan.errors import BadInput
 from milan.experiments.describing.runs import Run
 from milan.page.form import Form, Item, Part, write_form
 from milan.page.sheets import SIZE, Sheet
-from milan.pictures import lit, sheet, webp
+from milan.pictures import fitting, lit, sheet, webp
 from milan.provenance import Sources
 from milan.scores.text import tidied
 from milan.scores.truth import Truth
@@ -199,7 +199,7 @@ def _sheet(dissections: Mapping[str, Dissection], unit: Unit, asked: Asked) -> S
         raise BadInput(f"there are no pictures of {unit}; one of the runs must be a folder that describe.py wrote, of that unit")
     exemplars = dissections[unit.layer].exemplars(unit)
     images, masks = exemplars.images[: asked.exemplars], exemplars.masks[: asked.exemplars]
-    shown = lit(images, masks if asked.highlighted else masks | True, SIZE)
+    shown = lit(images, masks if asked.highlighted else masks | True, fitting(SIZE, len(images), ACROSS))
     data = base64.b64encode(webp(sheet(shown, ACROSS))).decode()
     return Sheet(f"data:image/webp;base64,{data}", shown.shape[2], shown.shape[1], [], [])
 

@@ -43,7 +43,7 @@
     image.decoding = "async";
     image.alt = "";
     image.width = sheet.across * sheet.width;
-    image.height = Math.ceil(unit.activations.length / sheet.across) * sheet.height;
+    image.height = Math.ceil(Math.min(unit.activations.length, sheet.most) / sheet.across) * sheet.height;
     image.src = unit.picture;
     frame.append(image);
     return frame;

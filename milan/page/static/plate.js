@@ -13,19 +13,22 @@ const milanPlate = ({ page, units, at, make, number, focus, shown }) => {
   const exemplars = (unit) => {
     if (!unit.picture) return [];
     const sheet = unit.layer.sheet;
-    const down = Math.ceil(unit.activations.length / sheet.across);
     const list = make("ol", "exemplars");
     unit.activations.forEach((activation, place) => {
+      // A sheet of many exemplars is several files, each with at most so many of them.
+      const part = Math.floor(place / sheet.most);
+      const down = Math.ceil(Math.min(sheet.most, unit.activations.length - part * sheet.most) / sheet.across);
+      const row = Math.floor((place % sheet.most) / sheet.across);
       const item = make("li");
       const tile = make("div", "exemplar");
       tile.role = "img";
       tile.ariaLabel = `exemplar ${place + 1}, image ${unit.images[place]}, activation ${number(activation)}`;
       tile.title = `image ${unit.images[place]} of the probe`;
       tile.style.aspectRatio = `${sheet.width} / ${sheet.height}`;
-      tile.style.backgroundImage = `url("${unit.picture}")`;
+      tile.style.backgroundImage = `url("${part ? unit.picture.replace(/\.webp$/, `-${part}.webp`) : unit.picture}")`;
       tile.style.backgroundSize = `${100 * sheet.across}% ${100 * down}%`;
       const x = sheet.across > 1 ? (100 * (place % sheet.across)) / (sheet.across - 1) : 0;
-      const y = down > 1 ? (100 * Math.floor(place / sheet.across)) / (down - 1) : 0;
+      const y = down > 1 ? (100 * row) / (down - 1) : 0;
       tile.style.backgroundPosition = `${x}% ${y}%`;
       item.append(tile, make("small", "", number(activation)));
       list.append(item);
