@@ -2,7 +2,7 @@
 
 import sys
 
-from milan.programs.describe import main
+from milan.cli.describe import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,7 +2,7 @@
 
 import sys
 
-from milan.programs.train import main
+from milan.cli.train import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,13 +1,16 @@
-"""What makes MILAN better? Changes to its training and search, chosen on some networks left out, judged on others by the truth score.
+"""What makes MILAN better? Changes to its training and search, chosen on some networks left out, judged on others by
+the truth score.
 
-    python -m benchmarks.better_describer --out runs/generalization [--seeds 5] [--embedder diorama] [--changes λ ensemble]
+    python -m benchmarks.better_describer --out runs/generalization [--seeds 5] [--embedder diorama] [--changes λ
+    ensemble]
 
-Captioners and priors are those that ``python -m milan.experiments generalization --updates 400 --epochs 16`` trained in the same folder for
-the splits that leave one network out; what is not there is trained. Of each kind of change the setting is taken that is truest on the
-AlexNets; the table tells what it gives there and on the ResNets, which had no part in the choice, beside MILAN (beam 50, λ 0.2), and the
-interval of the difference by drawing units again. What needs a training of its own (the paper's stopping, all features, the last layer's
-alone, a transformer for the LSTM) is trained under the first seed, kept, and compared with MILAN under that seed. Annotators and world are
-simulated (Diorama).
+Captioners and priors are those that ``python -m milan.experiments generalization --updates 400 --epochs 16`` trained in
+the same folder for the splits that leave one network out; what is not there is trained. Of each kind of change the
+setting is taken that is truest on the AlexNets; the table tells what it gives there and on the ResNets, which had no
+part in the choice, beside MILAN (beam 50, λ 0.2), and the interval of the difference by drawing units again. What needs
+a training of its own (the paper's stopping, all features, the last layer's alone, a transformer for the LSTM) is
+trained under the first seed, kept, and compared with MILAN under that seed. Annotators and world are simulated
+(Diorama).
 """
 
 import argparse
@@ -22,23 +25,41 @@ import yaml
 from torch import Tensor
 
 from benchmarks.transformer_captioner import TransformerCaptioner
-from milan.annotations import Annotated
-from milan.describers.sand import masked
-from milan.embedded import embedded
-from milan.experiments.comparison.judging import Judge, Round
-from milan.experiments.transfer.fitting import Evidence, Fitted, Lessons, Recipe, fit_by_schedule, fit_captioner, search, seeded
-from milan.experiments.transfer.learning import Plan, Stage, trained
-from milan.experiments.transfer.splits import Share, Split, networks_of, share_of, splits_of
+from milan.describers.sand import mask_images
+from milan.experiments.core.description_scores import DescriptionScorer, TextsWithReferences
+from milan.experiments.generalization.model_training import (
+    FeatureStore,
+    SplitTensors,
+    TrainedModels,
+    TrainingRecipe,
+    fork_seed,
+    search_texts,
+    train_captioner,
+    train_for_updates,
+)
+from milan.experiments.generalization.network_splits import (
+    NetworkSplit,
+    SplitUnits,
+    divide_units,
+    load_networks,
+    make_splits,
+)
+from milan.experiments.generalization.trained_splits import GeneralizationConfig, RedissectedNetwork, load_or_train
 from milan.models import load_encoder
+from milan.models.data_module import AnnotatedUnit
 from milan.pretrained.embedder import Embedder, load_embedder
-from milan.scores.intervals import mean
-from milan.scores.truth import Truth
+from milan.scores.confidence_intervals import estimate_mean
+from milan.scores.truth_score import Truth
+from milan.storage.packaged_data import locate_packaged_data
 
 BEAM, STEPS, WEIGHT = 50, 15, 0.2  # as published
 WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8)
 BEAMS = (5, 20, 50, 100)
 PULLS = (0.0, 2.0, 5.0, 10.0, 20.0, 40.0)  # of the embedder's cosine
-QUICK = {"updates": 400, "epochs": 16}  # a short training, so that many can be compared; "stopped by BLEU" is the experiment's own
+QUICK = {
+    "updates": 400,
+    "epochs": 16,
+}  # a short training, so that many can be compared; "stopped by BLEU" is the experiment's own
 Texts = list[str]  # one for each unit
 
 
@@ -46,12 +67,14 @@ Texts = list[str]  # one for each unit
 class Heard:
     """The texts that one training finds for each of some units, and how likely each is."""
 
-    units: tuple[Annotated, ...]
+    units: tuple[AnnotatedUnit, ...]
     texts: list[Texts]
     likelihood: list[np.ndarray]
     prior: list[np.ndarray]
 
-    def best(self, weight: float = WEIGHT, shrink: float = 0.0, pull: float = 0.0, near: Sequence[np.ndarray] = ()) -> Texts:
+    def best(
+        self, weight: float = WEIGHT, shrink: float = 0.0, pull: float = 0.0, near: Sequence[np.ndarray] = ()
+    ) -> Texts:
         """The text of highest (log p(d|E) - weight * log p(d)) / words^shrink + pull * cosine, of each unit."""
         found = []
         for row, texts in enumerate(self.texts):
@@ -64,24 +87,24 @@ class Heard:
         return found
 
 
-def heard(fitted: Fitted, evidence: Evidence, units: Sequence[Annotated], beam: int = BEAM) -> Heard:
+def heard(fitted: TrainedModels, evidence: FeatureStore, units: Sequence[AnnotatedUnit], beam: int = BEAM) -> Heard:
     vocabulary = fitted.captioner.vocabulary
     texts, likelihood, prior = [], [], []
-    for batch in search(fitted, evidence.features(units), beam, STEPS):
+    for batch in search_texts(fitted, evidence.load_features(units), beam, STEPS):
         for row in range(len(batch.likelihood)):
             kept = batch.likelihood[row].isfinite()
-            texts.append([vocabulary.decode(tokens.tolist()) for tokens in batch.found.tokens[row][kept]])
+            texts.append([vocabulary.decode(tokens.tolist()) for tokens in batch.decoded.tokens[row][kept]])
             likelihood.append(batch.likelihood[row][kept].numpy())
             prior.append(batch.prior[row][kept].numpy())
     return Heard(tuple(units), texts, likelihood, prior)
 
 
-class LastLayer(Evidence):
+class LastLayer(FeatureStore):
     """The features of the encoder's last stage alone."""
 
-    def features(self, units: Sequence[Annotated]) -> Tensor:
+    def load_features(self, units: Sequence[AnnotatedUnit]) -> Tensor:
         last = self.encoder.target.layer(self.encoder.layers[-1]).units
-        return super().features(units)[..., -last:].contiguous()
+        return super().load_features(units)[..., -last:].contiguous()
 
 
 @dataclass
@@ -91,13 +114,13 @@ class Court:
     truths: Mapping[Path, Truth]
     known: dict[tuple[Path, str, str], float] = field(default_factory=dict)
 
-    def score(self, one: Annotated, text: str) -> float:
+    def score(self, one: AnnotatedUnit, text: str) -> float:
         key = (one.source, str(one.unit), text)
         if key not in self.known:
             self.known[key] = self.truths[one.source].score(one.unit, text)
         return self.known[key]
 
-    def mean(self, units: Sequence[Annotated], texts: Texts) -> float:
+    def mean(self, units: Sequence[AnnotatedUnit], texts: Texts) -> float:
         return float(np.nanmean([self.score(one, text) for one, text in zip(units, texts, strict=True)]))
 
 
@@ -105,9 +128,9 @@ class Court:
 class Case:
     """One network left out: its trainings, and what they find."""
 
-    split: Split
-    plan: Plan
-    evidence: Evidence
+    split: NetworkSplit
+    plan: GeneralizationConfig
+    evidence: FeatureStore
     court: Court
     folder: Path
     found: dict[object, Heard] = field(default_factory=dict)
@@ -118,7 +141,7 @@ class Case:
         return not self.split.name.startswith("alexnet")
 
     @property
-    def units(self) -> tuple[Annotated, ...]:
+    def units(self) -> tuple[AnnotatedUnit, ...]:
         """Those of the network left out, the same under every seed."""
         return self.heard(self.plan.first_seed).units
 
@@ -126,11 +149,11 @@ class Case:
         """Of each unit's text, 0..1; NaN where the unit has no masks."""
         return np.array([self.court.score(one, text) for one, text in zip(self.units, texts, strict=True)])
 
-    def share(self, seed: int) -> Share:
-        return share_of(self.split, seed)
+    def share(self, seed: int) -> SplitUnits:
+        return divide_units(self.split, seed)
 
-    def fitted(self, seed: int) -> Fitted:
-        return trained(self.split, self.share(seed), self.plan, self.evidence, seed, self.folder)
+    def fitted(self, seed: int) -> TrainedModels:
+        return load_or_train(self.split, self.share(seed), self.plan, self.evidence, seed, self.folder)
 
     def heard(self, seed: int, beam: int = BEAM, *, stop: bool = False) -> Heard:
         """What a training finds for the units of the network left out, or for those kept for stopping."""
@@ -143,12 +166,14 @@ class Case:
     def together(self) -> Heard:
         """The texts of all trainings, each as likely as it is to them all in the mean."""
         if ("together",) not in self.found:
-            several = [self.fitted(seed) for seed in self.plan.rounds]
-            parts = [self.heard(seed) for seed in self.plan.rounds]
+            several = [self.fitted(seed) for seed in self.plan.seed_range]
+            parts = [self.heard(seed) for seed in self.plan.seed_range]
             units = parts[0].units
-            texts = [list(dict.fromkeys(text for part in parts for text in part.texts[row])) for row in range(len(units))]
-            features = self.evidence.features(units)
-            scores = [_scored(fitted, fitted.seen(features), texts) for fitted in several]
+            texts = [
+                list(dict.fromkeys(text for part in parts for text in part.texts[row])) for row in range(len(units))
+            ]
+            features = self.evidence.load_features(units)
+            scores = [_scored(fitted, fitted.project(features), texts) for fitted in several]
             likelihood = [np.mean([score[0][row] for score in scores], 0) for row in range(len(units))]
             prior = [np.mean([score[1][row] for score in scores], 0) for row in range(len(units))]
             self.found[("together",)] = Heard(units, texts, likelihood, prior)
@@ -156,7 +181,7 @@ class Case:
 
 
 @torch.no_grad()
-def _scored(fitted: Fitted, features: Tensor, texts: list[Texts]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _scored(fitted: TrainedModels, features: Tensor, texts: list[Texts]) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """log p(d|E) and log p(d) of each unit's texts under one training, in its own words."""
     vocabulary = fitted.captioner.vocabulary
     likelihood, prior = [], []
@@ -185,8 +210,8 @@ class Change:
     seeds: int = 0
     together: bool = False
 
-    def rounds(self, plan: Plan) -> range:
-        return plan.rounds[: 1 if self.together else self.seeds or plan.seeds]
+    def rounds(self, plan: GeneralizationConfig) -> range:
+        return plan.seed_range[: 1 if self.together else self.seeds or plan.seeds]
 
 
 def changes(near: Callable[[Case, int], list[np.ndarray]] | None) -> list[Change]:
@@ -237,23 +262,23 @@ class Looking:
         new = sorted({text for texts in found.texts for text in texts} - self.vectors.keys())
         for begin in range(0, len(new), 256):
             part = new[begin : begin + 256]
-            self.vectors.update(zip(part, self.embedder.texts(part), strict=True))
+            self.vectors.update(zip(part, self.embedder.encode_texts(part), strict=True))
         return [
             (torch.stack([self.vectors[text] for text in texts]) @ self._picture(case, one)).numpy()
             for one, texts in zip(found.units, found.texts, strict=True)
         ]
 
-    def _picture(self, case: Case, one: Annotated) -> Tensor:
+    def _picture(self, case: Case, one: AnnotatedUnit) -> Tensor:
         key = (one.source, str(one.unit))
         if key not in self.pictures:
             exemplars = case.evidence.dissection(one.source).exemplars(one.unit)
-            self.pictures[key] = self.embedder.images(masked(exemplars.images, exemplars.masks)).mean(0)
+            self.pictures[key] = self.embedder.encode_images(mask_images(exemplars.images, exemplars.masks)).mean(0)
         return self.pictures[key]
 
 
-def trainings(evidence: Evidence, recipe: Recipe) -> list[Change]:
+def trainings(evidence: FeatureStore, recipe: TrainingRecipe) -> list[Change]:
     """Those that need one, under the first seed only; decoded with λ 0 and as published."""
-    makers: dict[str, tuple[Evidence, Recipe, str]] = {
+    makers: dict[str, tuple[FeatureStore, TrainingRecipe, str]] = {
         "stopped by BLEU": (evidence, replace(recipe, updates=0, epochs=100), "lstm"),
         "all features": (evidence, replace(recipe, components=0), "lstm"),
         "last layer's features": (LastLayer(evidence.encoder), recipe, "lstm"),
@@ -266,31 +291,37 @@ def trainings(evidence: Evidence, recipe: Recipe) -> list[Change]:
     ]  # fmt: skip
 
 
-def _once(case: Case, name: str, evidence: Evidence, recipe: Recipe, model: str) -> Heard:
+def _once(case: Case, name: str, evidence: FeatureStore, recipe: TrainingRecipe, model: str) -> Heard:
     """What a captioner of another kind says beside the same prior, first seed; kept in the folder."""
     if name not in case.found:
         seed = case.plan.first_seed
-        lessons = Lessons(case.share(seed), evidence, recipe, seed)
+        dataset = SplitTensors(case.share(seed), evidence, recipe, seed)
         file = case.folder / "models" / f"{name}-{case.split.name}-{seed}.pt"
         if not file.exists():
-            captioner, facts = fit_captioner(lessons, recipe.patience) if model == "lstm" else fit_transformer(lessons)
+            captioner, facts = (
+                train_captioner(dataset, recipe.patience) if model == "lstm" else fit_transformer(dataset)
+            )
             print(f"{case.split.name}, {name}: {facts}", flush=True)
             torch.save(captioner, file)
-        fitted = Fitted(torch.load(file, weights_only=False), case.fitted(seed).prior, {}, lessons.components)
-        case.found[name] = heard(fitted, evidence, lessons.share.test)
+        fitted = TrainedModels(torch.load(file, weights_only=False), case.fitted(seed).prior, {}, dataset.components)
+        case.found[name] = heard(fitted, evidence, dataset.units.test)
     return case.found[name]
 
 
-def fit_transformer(lessons: Lessons) -> tuple[TransformerCaptioner, dict[str, object]]:
-    with seeded(lessons.seed):
-        model = TransformerCaptioner(lessons.vocabulary.words, lessons.features.shape[-1])
-        updates = lessons.updates(lessons.recipe.updates)
-        return model, fit_by_schedule(model, model.loss, lessons.batches, updates, rate=1e-3, half=lessons.recipe.half)
+def fit_transformer(dataset: SplitTensors) -> tuple[TransformerCaptioner, dict[str, object]]:
+    with fork_seed(dataset.seed):
+        model = TransformerCaptioner(dataset.vocabulary.words, dataset.features.shape[-1])
+        updates = dataset.limit_updates(dataset.recipe.updates)
+        return model, train_for_updates(
+            model, model.loss, dataset.iter_batches, updates, learning_rate=1e-3, half=dataset.recipe.half
+        )
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A setting's truth on the networks chosen on and on those judged on, and its difference to MILAN as published there."""
+    """A setting's truth on the networks chosen on and on those judged on, and its difference to MILAN as published
+    there.
+    """
 
     change: str
     setting: str
@@ -325,37 +356,66 @@ def _verdict(change: Change, best: str, value: float, judged: Sequence[Case]) ->
         rounds = change.rounds(case.plan)
         texts = [say(case, seed) for seed in rounds]
         own = np.array([case.truth(each) for each in texts])
-        plain = np.array([case.truth(case.heard(seed).best()) for seed in (case.plan.rounds if change.together else rounds)])
+        plain = np.array(
+            [case.truth(case.heard(seed).best()) for seed in (case.plan.seed_range if change.together else rounds)]
+        )
         differences += (own.mean(0) - plain.mean(0)).tolist()
         scores += own.mean(0).tolist()
-        measured = Judge().scores([Round.of(case.units, each) for each in texts])
+        measured = DescriptionScorer().compute_scores(
+            [TextsWithReferences.from_annotations(case.units, each) for each in texts]
+        )
         rouges.append(measured["ROUGE-L"].value)  # type: ignore[union-attr]
         distinct.append(measured["distinct"].value)  # type: ignore[union-attr]
-    found = mean(differences)
+    found = estimate_mean(differences)
     told = f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
-    return Verdict(change.name, best, value, float(np.nanmean(scores)), told, float(np.mean(rouges)), float(np.mean(distinct)))
+    return Verdict(
+        change.name, best, value, float(np.nanmean(scores)), told, float(np.mean(rouges)), float(np.mean(distinct))
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/generalization"), help="folder of the experiment generalization")
-    parser.add_argument("--annotations", nargs="*", default=["diorama"], help="folders of annotated networks; those that ship by default")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/generalization"), help="folder of the experiment generalization"
+    )
+    parser.add_argument(
+        "--annotations",
+        nargs="*",
+        default=["diorama"],
+        help="folders of annotated networks; those that ship by default",
+    )
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--changes", nargs="*", help="only these, by the first words of their names; those that need other trainings too")
+    parser.add_argument(
+        "--changes",
+        nargs="*",
+        help="only these, by the first words of their names; those that need other trainings too",
+    )
     parser.add_argument("--networks", nargs="*", help="only these left out; all classifiers by default")
     parser.add_argument("--embedder", default="diorama", help="image-text model to rerank by; none leaves it out")
     options = parser.parse_args()
-    known = yaml.safe_load((embedded("configs/experiments") / "generalization.yaml").read_text())
-    recipe = Recipe(**{name: value for name, value in (known | QUICK).items() if name in Recipe().settings})
-    plan = Plan(recipe, options.seeds, BEAM, STEPS, WEIGHT, first_seed=known["first_seed"])
-    evidence = Evidence(load_encoder(known["encoder"]))
-    networks = networks_of(options.annotations)
-    court = Court({layer: truth for network in networks for layer, truth in Stage(network, evidence).truths().items()})
+    known = yaml.safe_load((locate_packaged_data("configs/experiments") / "generalization.yaml").read_text())
+    recipe = TrainingRecipe(
+        **{name: value for name, value in (known | QUICK).items() if name in TrainingRecipe().settings}
+    )
+    plan = GeneralizationConfig(recipe, options.seeds, BEAM, STEPS, WEIGHT, first_seed=known["first_seed"])
+    evidence = FeatureStore(load_encoder(known["encoder"]))
+    networks = load_networks(options.annotations)
+    court = Court(
+        {
+            layer: truth
+            for network in networks
+            for layer, truth in RedissectedNetwork(network, evidence).measure_truths().items()
+        }
+    )
     wanted = options.networks or [network.name for network in networks if network.task == "classifiers"]
-    splits = [split for split in splits_of(networks) if split.kind == "leave one out" and split.name in wanted]
+    splits = [split for split in make_splits(networks) if split.kind == "leave one out" and split.name in wanted]
     cases = [Case(split, plan, evidence, court, options.out) for split in splits]
     near = None if options.embedder == "none" else Looking(options.embedder).near
-    every = [Change("MILAN", {"beam 50, λ 0.2": lambda case, seed: case.heard(seed).best()}), *changes(near), *trainings(evidence, recipe)]
+    every = [
+        Change("MILAN", {"beam 50, λ 0.2": lambda case, seed: case.heard(seed).best()}),
+        *changes(near),
+        *trainings(evidence, recipe),
+    ]
     every = [change for change in every if not options.changes or change.name.startswith((*options.changes, "MILAN"))]
     rows = [verdict.row() for verdict in verdicts(cases, every)]
     print("\n| change | setting | truth, AlexNets | truth, ResNets | difference to MILAN | ROUGE-L | distinct |")

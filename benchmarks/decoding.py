@@ -1,10 +1,12 @@
-"""Neurons described a second: beam 50, 15 steps, vocabulary 5,000, hidden 512, 15 x 3,904 features, batch 16, reranked by the prior.
+"""Neurons described a second: beam 50, 15 steps, vocabulary 5,000, hidden 512, 15 x 3,904 features, batch 16, reranked
+by the prior.
 
     python -m benchmarks.decoding [--batch 16] [--rounds 5]
 
-The captioner's weights are random and it never says <stop>, so that all 15 steps are taken. The arithmetic is counted two ways: as if
-every beam paid for every step, and as it is here, where the beams that grow out of one state share its attention, gate and matrix
-products, and texts that begin alike share the prior's. The 2022 code's figure was taken on the same kind of machine with the same sizes.
+The captioner's weights are random and it never says <stop>, so that all 15 steps are taken. The arithmetic is counted
+two ways: as if every beam paid for every step, and as it is here, where the beams that grow out of one state share its
+attention, gate and matrix products, and texts that begin alike share the prior's. The 2022 code's figure was taken on
+the same kind of machine with the same sizes.
 """
 
 import argparse
@@ -16,10 +18,10 @@ import torch
 
 from milan.describers.milan import Milan
 from milan.dissection.store import load_dissection
-from milan.embedded import embedded
 from milan.models import Captioner, Prior
-from milan.models.decoding import STEPS, Found, Speller, beam_search
-from milan.models.reranking import ranked
+from milan.models.decoding import MAX_STEPS, DecodedTexts, TokenConstraints, beam_search
+from milan.models.reranking import rank_texts
+from milan.storage.packaged_data import locate_packaged_data
 
 WORDS, HIDDEN, EMBEDDING, FEATURES, EXEMPLARS, BEAM = 4996, 512, 128, 3904, 15, 50
 OFFICIAL = 1.61  # neurons a second of the 2022 code, same sizes, 2 cores
@@ -60,9 +62,19 @@ class Count:
 def unshared(batch: int) -> int:
     """Operations if every beam paid for every step and every text for every token of the prior."""
     gates, words = 4 * HIDDEN, WORDS + 4
-    step = HIDDEN * HIDDEN + EXEMPLARS * (HIDDEN + FEATURES) + HIDDEN * FEATURES + (EMBEDDING + FEATURES + HIDDEN) * gates + HIDDEN * words
+    step = (
+        HIDDEN * HIDDEN
+        + EXEMPLARS * (HIDDEN + FEATURES)
+        + HIDDEN * FEATURES
+        + (EMBEDDING + FEATURES + HIDDEN) * gates
+        + HIDDEN * words
+    )
     prior = (EMBEDDING + 3 * HIDDEN) * gates + HIDDEN * words
-    return 2 * batch * (step * (1 + BEAM * (STEPS - 1)) + prior * BEAM * STEPS + FEATURES * HIDDEN * (EXEMPLARS + 2))
+    return (
+        2
+        * batch
+        * (step * (1 + BEAM * (MAX_STEPS - 1)) + prior * BEAM * MAX_STEPS + FEATURES * HIDDEN * (EXEMPLARS + 2))
+    )
 
 
 def models() -> tuple[Captioner, Prior]:
@@ -77,9 +89,9 @@ def models() -> tuple[Captioner, Prior]:
 def trained(batch: int, rounds: int) -> float:
     """Neurons a second of the captioner and prior trained on Diorama, on units it describes, where beams end early."""
     describer = Milan()
-    layer = load_dissection(embedded("data/diorama/annotations") / "resnet-objects" / "layer4")
-    exemplars = [layer.exemplars(unit) for unit in layer.alive()[: 4 * batch]]
-    features = torch.stack([describer.models.encoder.features(one.images, one.masks) for one in exemplars]).split(batch)
+    layer = load_dissection(locate_packaged_data("data/diorama/annotations") / "resnet-objects" / "layer4")
+    exemplars = [layer.exemplars(unit) for unit in layer.active_units()[: 4 * batch]]
+    features = torch.stack([describer.models.encoder.encode(one.images, one.masks) for one in exemplars]).split(batch)
     return sum(map(len, features)) / best_of(rounds, lambda: [describer.search(one) for one in features])
 
 
@@ -89,18 +101,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="the fastest of so many rounds counts")
     options = parser.parse_args()
     captioner, prior = models()
-    speller = Speller(captioner.vocabulary)
+    speller = TokenConstraints(captioner.vocabulary)
     features = torch.rand(options.batch, EXEMPLARS, FEATURES, generator=torch.Generator().manual_seed(1))
 
     @torch.no_grad()
-    def beams() -> Found:
-        found = beam_search(captioner.walk(features), options.batch, speller, beam=BEAM, steps=STEPS)
-        assert (found.tokens != captioner.vocabulary.stop).all(), "a beam ended early: this would be no measure of 15 steps"
+    def beams() -> DecodedTexts:
+        found = beam_search(captioner.start_decoding(features), options.batch, speller, beam=BEAM, steps=MAX_STEPS)
+        assert (found.tokens != captioner.vocabulary.stop).all(), (
+            "a beam ended early: this would be no measure of 15 steps"
+        )
         return found
 
     def search() -> None:
         found = beams()
-        ranked(found, found.scores, prior.score(found.tokens), weight=0.2, by="pmi")
+        rank_texts(found, found.scores, prior.score(found.tokens), weight=0.2, by="pmi")
 
     with Count() as count:
         search()
@@ -110,15 +124,21 @@ def main() -> None:
     rerank = best_of(options.rounds, lambda: prior.score(found.tokens))
     rate = options.batch / seconds
     print("| | figure |\n| --- | --- |")
-    print(f"| beam search and reranking, batch {options.batch} | {seconds:.2f} s ({beam:.2f} beam, {rerank:.2f} prior) |")
+    print(
+        f"| beam search and reranking, batch {options.batch} | {seconds:.2f} s ({beam:.2f} beam, {rerank:.2f} prior) |"
+    )
     print(f"| neurons a second | {rate:.2f} ({rate / OFFICIAL:.1f} times the 2022 code's {OFFICIAL}) |")
-    print(f"| matrix products done | {count.total / 1e9:.0f} GFLOP ({unshared(options.batch) / 1e9:.0f} if nothing were shared) |")
+    print(
+        f"| matrix products done | {count.total / 1e9:.0f} GFLOP ({unshared(options.batch) / 1e9:.0f} if nothing were shared) |"
+    )
     print(f"| a large matrix product here and now | {flops / 1e9:.0f} GFLOP/s, {torch.get_num_threads()} threads |")
     bound = options.batch * flops / count.total
     print(f"| arithmetic bound | {bound:.1f} neurons a second; reached: {rate / bound:.0%} |")
     print(f"| bound if nothing were shared | {options.batch * flops / unshared(options.batch):.1f} neurons a second |")
     found_rate = trained(options.batch, options.rounds)
-    print(f"| trained weights, beams end early | {found_rate:.1f} neurons a second (Diorama's, hidden 256, its layer4) |")
+    print(
+        f"| trained weights, beams end early | {found_rate:.1f} neurons a second (Diorama's, hidden 256, its layer4) |"
+    )
     print(f"| peak memory | {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GB |")
 
 

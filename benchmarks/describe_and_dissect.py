@@ -3,9 +3,10 @@
     python -m benchmarks.describe_and_dissect --device cuda --precision float16 --units 8
     python -m benchmarks.describe_and_dissect --sizes tiny --units 2 --steps 2    # whether it runs, on any machine
 
-The models are saved to a folder first and then loaded by the package as published ones are: BLIP base, CLIP ViT-B/16, Stable Diffusion 1.x
-(50 steps, guidance 7.5), and a ResNet-50 as the network. The paper gives 38.8 s a unit on a V100, its language model included; here no
-language model is asked. Times are of the work alone: models are loaded and one unit has been done before the clock starts.
+The models are saved to a folder first and then loaded by the package as published ones are: BLIP base, CLIP ViT-B/16,
+Stable Diffusion 1.x (50 steps, guidance 7.5), and a ResNet-50 as the network. The paper gives 38.8 s a unit on a V100,
+its language model included; here no language model is asked. Times are of the work alone: models are loaded and one
+unit has been done before the clock starts.
 """
 
 import argparse
@@ -27,9 +28,13 @@ def blip(folder: Path, tiny: bool) -> str:
     from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
 
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", *dict.fromkeys(SENTENCE.replace(",", "").split())]
-    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2} if tiny else {}
+    small = (
+        {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2} if tiny else {}
+    )
     ends = {"bos_token_id": 5, "sep_token_id": 3, "eos_token_id": 3, "pad_token_id": 0}
-    reads = ends | (small | {"encoder_hidden_size": 16, "vocab_size": len(words), "max_position_embeddings": 64} if tiny else {})
+    reads = ends | (
+        small | {"encoder_hidden_size": 16, "vocab_size": len(words), "max_position_embeddings": 64} if tiny else {}
+    )
     sees = small | ({"image_size": 32, "patch_size": 16} if tiny else {"image_size": 384})
     model = BlipForConditionalGeneration(BlipConfig(text_config=reads, vision_config=sees))
     model.save_pretrained(folder)
@@ -68,10 +73,28 @@ def stable_diffusion(folder: Path, tiny: bool) -> str:
 
     letters = [*"abcdefghijklmnopqrstuvwxyz"]
     pieces = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizer(vocab={piece: number for number, piece in enumerate(pieces)}, merges=[], model_max_length=77)
-    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "projection_dim": 16}
-    large = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12, "projection_dim": 768}
+    tokenizer = CLIPTokenizer(
+        vocab={piece: number for number, piece in enumerate(pieces)}, merges=[], model_max_length=77
+    )
+    ends = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    small = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "projection_dim": 16,
+    }
+    large = {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "projection_dim": 768,
+    }
     reads = CLIPTextConfig(**(small if tiny else large), **ends)
     if tiny:
         unet = UNet2DConditionModel(sample_size=16, block_out_channels=(4, 8), layers_per_block=1, cross_attention_dim=16,
@@ -83,7 +106,9 @@ def stable_diffusion(folder: Path, tiny: bool) -> str:
         unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)  # its other defaults are those of 1.x
         vae = AutoencoderKL(block_out_channels=[128, 256, 512, 512], layers_per_block=2, sample_size=512,
                             down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4)  # fmt: skip
-    noise = DPMSolverMultistepScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
+    noise = DPMSolverMultistepScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+    )
     StableDiffusionPipeline(
         vae=vae, text_encoder=CLIPTextModel(reads), tokenizer=tokenizer, unet=unet, scheduler=noise, safety_checker=None,
         feature_extractor=None, requires_safety_checker=False,
@@ -118,9 +143,9 @@ def main() -> None:
 
 def measure(folder: Path, chosen: argparse.Namespace) -> None:
     """Prints the seconds of each step for each unit."""
-    from milan.describers.selecting import Selection, Wish, looked_at
-    from milan.pretrained.captioner import captions_of, load_captioner
+    from milan.describers._shared.candidate_selection import CandidateSelection, SelectionRequest, measure_maps
     from milan.pretrained.embedder import load_embedder
+    from milan.pretrained.image_captioner import caption_with_cache, load_image_captioner
     from milan.pretrained.painter import load_painter
     from milan.targets import load_target
     from milan.units import Unit
@@ -128,29 +153,40 @@ def measure(folder: Path, chosen: argparse.Namespace) -> None:
     tiny, device, precision = chosen.sizes == "tiny", chosen.device, chosen.precision
     torch.manual_seed(0)
     target = load_target("torchvision:resnet18" if tiny else "torchvision:resnet50", weights="random", device=device)
-    captioner = load_captioner(blip(folder / "blip", tiny), device=device, precision=precision, batch_size=64)
+    captioner = load_image_captioner(blip(folder / "blip", tiny), device=device, precision=precision, batch_size=64)
     embedder = load_embedder(clip(folder / "clip", tiny), device=device, precision=precision)
     painter = load_painter(
-        stable_diffusion(folder / "sd", tiny), device=device, precision=precision, batch_size=chosen.batch, steps=chosen.steps
+        stable_diffusion(folder / "sd", tiny),
+        device=device,
+        precision=precision,
+        batch_size=chosen.batch,
+        steps=chosen.steps,
     )
-    selection = Selection(painter, embedder)
+    selection = CandidateSelection(painter, embedder)
 
     def once(first: int, count: int) -> dict[str, float]:
         """The work of some units that no earlier ones have had, so that nothing is found in a cache."""
-        dice = torch.Generator().manual_seed(first)
-        images = torch.randint(0, 256, (count * 10, 3, target.image_size, target.image_size), dtype=torch.uint8, generator=dice)
+        rng = torch.Generator().manual_seed(first)
+        images = torch.randint(
+            0, 256, (count * 10, 3, target.image_size, target.image_size), dtype=torch.uint8, generator=rng
+        )
         units = [Unit("layer4", first + number) for number in range(count)]
-        spent = {"crops": timed(device, lambda: looked_at(target, units, images, "mean", 10))[0]}
-        spent["captions"], _ = timed(device, lambda: captions_of(captioner, images))
-        wishes = [Wish(unit, tuple(f"{SENTENCE} {unit.index} {name}" for name in "abcde"), images[:10]) for unit in units]
-        spent["painting"], _ = timed(device, lambda: [painted(wish) for wish in [tuple(text for wish in wishes for text in wish.texts)]])
+        spent = {"crops": timed(device, lambda: measure_maps(target, units, images, "mean", 10))[0]}
+        spent["captions"], _ = timed(device, lambda: caption_with_cache(captioner, images))
+        wishes = [
+            SelectionRequest(unit, tuple(f"{SENTENCE} {unit.index} {name}" for name in "abcde"), images[:10])
+            for unit in units
+        ]
+        spent["painting"], _ = timed(
+            device, lambda: [painted(wish) for wish in [tuple(text for wish in wishes for text in wish.texts)]]
+        )
         spent["choosing"], _ = timed(device, lambda: selection.choose(target, wishes))
         return {name: value / count for name, value in spent.items()}
 
     def painted(texts: tuple[str, ...]) -> None:
-        from milan.pretrained.painter import pictures_of
+        from milan.pretrained.painter import paint_texts
 
-        pictures_of(painter, texts, 10, seed=0)
+        paint_texts(painter, texts, 10, seed=0)
 
     once(0, 1)
     spent = once(1, chosen.units)

@@ -1,8 +1,9 @@
-"""What dissecting costs beyond what it cannot do without: decoding the images and running the network up to the last layer.
+"""What dissecting costs beyond what it cannot do without: decoding the images and running the network up to the last
+layer.
 
-``python -m benchmarks.dissection`` (SqueezeNet on 1,000 photographs, two layers) prints a table; each figure is of a process of
-its own, and the two kinds of run take turns, so that whatever else the machine does falls on both. The 2022 code takes 213 s
-and 5.0 GB for the same.
+``python -m benchmarks.dissection`` (SqueezeNet on 1,000 photographs, two layers) prints a table; each figure is of a
+process of its own, and the two kinds of run take turns, so that whatever else the machine does falls on both. The 2022
+code takes 213 s and 5.0 GB for the same.
 """
 
 import argparse
@@ -24,7 +25,9 @@ def loaded(images: int):
     from milan.probes import load_probe
     from milan.targets import load_target
 
-    target = load_target("torchvision:squeezenet1_0", weights=SHARED / "squeezenet" / "squeezenet1_0_imagenet.safetensors")
+    target = load_target(
+        "torchvision:squeezenet1_0", weights=SHARED / "squeezenet" / "squeezenet1_0_imagenet.safetensors"
+    )
     return target, load_probe(str(SHARED / "imagenet_sample" / "train.parquet"), target=target, limit=images)
 
 
@@ -37,7 +40,7 @@ def floor(images: int) -> None:
     model = target.model.eval().features[:13]
     with torch.inference_mode():
         for _, batch in probe.batches(BATCH):
-            model(target.prepare(batch))
+            model(target.preprocess(batch))
     report(began)
 
 

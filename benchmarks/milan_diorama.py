@@ -2,10 +2,10 @@
 
     python -m benchmarks.milan_diorama [--captioner FOLDER --prior FOLDER] [--bert FOLDER --bert_layers 6]
 
-One tenth of the units of each layer of the four networks were not trained on; all rows are of these. The two searches use the same beam,
-so that they differ in the reranking alone. An annotator is scored against the other two, and MILAN's texts once more so, since two
-references give less BLEU than three. The floor is the training texts' most frequent one, and MILAN's own texts dealt to other units.
-BERTScore needs a transformers encoder in a folder.
+One tenth of the units of each layer of the four networks were not trained on; all rows are of these. The two searches
+use the same beam, so that they differ in the reranking alone. An annotator is scored against the other two, and MILAN's
+texts once more so, since two references give less BLEU than three. The floor is the training texts' most frequent one,
+and MILAN's own texts dealt to other units. BERTScore needs a transformers encoder in a folder.
 """
 
 import argparse
@@ -16,37 +16,38 @@ from pathlib import Path
 
 import numpy as np
 
-from milan.annotations import Annotated, Milannotations
 from milan.describers.milan import Milan
+from milan.diorama_build.build_steps import CLASSIFIERS, BuildFolders
 from milan.dissection.store import load_dissection
-from milan.embedded import embedded
-from milan.programs.diorama_build import DESCRIBED, Workshop
-from milan.scores.text import bert_score, bleu
-from milan.scores.truth import Truth
-from milan.storage import cache_root
+from milan.models.data_module import AnnotatedUnit, MilannotationsDataModule
+from milan.scores.text_similarity import bert_score, bleu_score
+from milan.scores.truth_score import Truth
+from milan.storage.files import cache_root
+from milan.storage.packaged_data import locate_packaged_data
 
 
 @dataclass
 class Judge:
     """Scores texts of the held-out units."""
 
-    units: Sequence[Annotated]
+    units: Sequence[AnnotatedUnit]
     bert: str
     layers: int
 
     def __post_init__(self) -> None:
-        shop = Workshop(embedded("data/diorama"), cache_root() / "diorama")
+        shop = BuildFolders(locate_packaged_data("data/diorama"), cache_root() / "diorama")
         networks = sorted({one.source.parent.name for one in self.units})
         self.truths: dict[tuple[str, str], Truth] = {}
         for network in networks:
             target = shop.target(network)
             for layer, dissection in shop.dissections(network).items():
-                self.truths[network, layer] = Truth.of(dissection, target, shop.work)
+                self.truths[network, layer] = Truth.measure(dissection, target, shop.work)
 
     def truth(self, texts: Sequence[str]) -> tuple[float, float]:
         """Mean truth score and its standard error."""
         scores = [
-            self.truths[one.source.parent.name, one.unit.layer].score(one.unit, text) for one, text in zip(self.units, texts, strict=True)
+            self.truths[one.source.parent.name, one.unit.layer].score(one.unit, text)
+            for one, text in zip(self.units, texts, strict=True)
         ]
         known = np.array([score for score in scores if not np.isnan(score)])
         return float(known.mean()), float(known.std(ddof=1) / np.sqrt(len(known)))
@@ -54,18 +55,18 @@ class Judge:
     def row(self, name: str, texts: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> str:
         """A line of the table; ``texts`` and ``references`` may be of several rounds over the units, which are pooled."""
         said, known = [text for one in texts for text in one], [one for some in references for one in some]
-        found = bleu(said, known)
+        found = bleu_score(said, known)
         truths = [self.truth(one) for one in texts]
         mean, error = float(np.mean([one for one, _ in truths])), float(np.mean([one for _, one in truths]))
         cells = [f"{found.value:.1f} [{found.low:.1f}, {found.high:.1f}]", f"{mean:.3f} ± {error:.3f}"]
-        cells += [str(found.distinct), f"{found.length:.2f}"]
+        cells += [str(found.distinct), f"{found.mean_words:.2f}"]
         if self.bert:
             score = bert_score(said, known, model=self.bert, num_layers=self.layers, rescale=False)["f1"]
             cells.insert(1, f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]")
         return f"| {name} | {' | '.join(cells)} |"
 
 
-def described(units: Sequence[Annotated], **settings: object) -> list[str]:
+def described(units: Sequence[AnnotatedUnit], **settings: object) -> list[str]:
     """MILAN's text for each unit."""
     describer = Milan(**settings)  # type: ignore[arg-type]
     texts: dict[tuple[Path, int], str] = {}
@@ -76,7 +77,7 @@ def described(units: Sequence[Annotated], **settings: object) -> list[str]:
     return [texts[one.source, one.unit.index] for one in units]
 
 
-def tables(judge: Judge, models: Mapping[str, str], train: Sequence[Annotated]) -> list[str]:
+def tables(judge: Judge, models: Mapping[str, str], train: Sequence[AnnotatedUnit]) -> list[str]:
     units = judge.units
     three = [list(one.texts) for one in units]
     pmi, likely, greedy = (described(units, strategy=strategy, **models) for strategy in ("rerank", "beam", "greedy"))
@@ -106,9 +107,11 @@ def main() -> None:
     parser.add_argument("--bert", default="", help="folder of a transformers encoder for BERTScore")
     parser.add_argument("--bert_layers", type=int, default=6, help="which of its layers")
     options = parser.parse_args()
-    split = Milannotations([f"diorama:{network}" for network in sorted(DESCRIBED)], encoder=None).split
+    split = MilannotationsDataModule([f"diorama:{network}" for network in sorted(CLASSIFIERS)], encoder=None).split
     units = [one for one in split.held_out if len(one.texts) == 3]
-    print(f"{len(units)} held-out units with three annotations (simulated annotators) of {len(split.train)} trained on\n")
+    print(
+        f"{len(units)} held-out units with three annotations (simulated annotators) of {len(split.train)} trained on\n"
+    )
     models = {"captioner": options.captioner, "prior": options.prior}
     for line in tables(Judge(units, options.bert, options.bert_layers), models, split.train):
         print(line)

@@ -1,9 +1,11 @@
-"""The prior's perplexity on held-out units of real annotations, against counted n-grams on the same split and vocabulary.
+"""The prior's perplexity on held-out units of real annotations, against counted n-grams on the same split and
+vocabulary.
 
     python -m benchmarks.prior ../shared/data/milannotations/resnet152_imagenet.csv --out FOLDER
 
-Split by unit, so that no other annotation of a held-out unit is seen; words that occur once in the training texts are <unk> for all;
-each text is scored with its end. The discount of the Kneser-Ney trigram is the best of four on the held-out texts, in its favour.
+Split by unit, so that no other annotation of a held-out unit is seen; words that occur once in the training texts are
+<unk> for all; each text is scored with its end. The discount of the Kneser-Ney trigram is the best of four on the
+held-out texts, in its favour.
 """
 
 import argparse
@@ -15,9 +17,9 @@ from pathlib import Path
 import torch
 from nltk.lm import KneserNeyInterpolated
 
-from milan.annotations import Milannotations
+from milan.cli.train import train
 from milan.models import Prior
-from milan.programs.train import train
+from milan.models.data_module import MilannotationsDataModule
 
 DISCOUNTS = (0.1, 0.5, 0.75, 0.9)
 Ids = Sequence[int]
@@ -65,21 +67,38 @@ def main() -> None:
     config = Path(__file__).parents[1] / "configs" / "prior.yaml"
     quiet = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
     sizes = ["--model.hidden=512", "--model.embedding=128", f"--trainer.max_epochs={options.epochs}"]
-    train(["fit", f"--config={config}", f"--data.folders=['{options.annotations}']", f"--out={options.out}", *sizes, *quiet])
-    data, model = Milannotations([options.annotations], encoder=None), Prior.from_pretrained(options.out)
+    train(
+        [
+            "fit",
+            f"--config={config}",
+            f"--data.folders=['{options.annotations}']",
+            f"--out={options.out}",
+            *sizes,
+            *quiet,
+        ]
+    )
+    data, model = MilannotationsDataModule([options.annotations], encoder=None), Prior.from_pretrained(options.out)
     vocabulary = data.vocabulary
     assert model.vocabulary == vocabulary
     split = data.split
-    seen, held_out = ([vocabulary.encode(text) for one in part for text in one.texts] for part in (split.train, split.held_out))
+    seen, held_out = (
+        [vocabulary.encode(text) for one in part for text in one.texts] for part in (split.train, split.held_out)
+    )
     words = [*vocabulary.words, "<start>", "<stop>", "<pad>", "<unk>"]
     unknown = sum(token == vocabulary.unk for text in held_out for token in text)
     tokens = sum(map(len, held_out))
     counted = {discount: perplexity(held_out, trigram(seen, words, discount)) for discount in DISCOUNTS}
     discount = min(counted, key=lambda one: counted[one])
-    print(f"\n{len(split.train)} units ({len(seen)} texts) seen, {len(split.held_out)} units ({len(held_out)} texts, {tokens} tokens,")
-    print(f"{unknown} of them <unk>) held out; {len(vocabulary)} words with specials; {model.trained_on['epochs']} epochs\n")
+    print(
+        f"\n{len(split.train)} units ({len(seen)} texts) seen, {len(split.held_out)} units ({len(held_out)} texts, {tokens} tokens,"
+    )
+    print(
+        f"{unknown} of them <unk>) held out; {len(vocabulary)} words with specials; {model.trained_on['epochs']} epochs\n"
+    )
     print("| | perplexity of a held-out token |\n| --- | --- |")
-    print(f"| unigram, add-one | {perplexity(held_out, unigram(seen, len(words) - 2)):.1f} |")  # neither <start> nor <pad> is ever said
+    print(
+        f"| unigram, add-one | {perplexity(held_out, unigram(seen, len(words) - 2)):.1f} |"
+    )  # neither <start> nor <pad> is ever said
     print(f"| trigram, interpolated Kneser-Ney (discount {discount}) | {counted[discount]:.1f} |")
     print(f"| prior: LSTM of two layers | {prior_perplexity(model, held_out):.1f} |")
 

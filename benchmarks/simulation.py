@@ -1,11 +1,13 @@
-"""How long it takes to score a unit's description by simulation, against a plain reading of the paper that goes from unit to unit.
+"""How long it takes to score a unit's description by simulation, against a plain reading of the paper that goes from
+unit to unit.
 
-``python -m benchmarks.simulation`` draws vectors of 10,000 images and of 1,959 texts as an image-text model of 1,152 features gives them,
-2,048 units whose activations are sums of two to eight of the texts' probabilities and noise, and their descriptions: the sizes of Linear
-Explanations' ResNet-50. Both score the same descriptions in one process and take turns; texts and images are encoded beforehand, which is
-not timed. Times are the processor's, which other programs on the machine hardly lengthen. The reference does what the paper's released
-code does for each unit: probabilities of its own texts, their weighted sum, and the correlation; that code also encodes the texts anew
-for each unit, which the reference is spared.
+``python -m benchmarks.simulation`` draws vectors of 10,000 images and of 1,959 texts as an image-text model of 1,152
+features gives them, 2,048 units whose activations are sums of two to eight of the texts' probabilities and noise, and
+their descriptions: the sizes of Linear Explanations' ResNet-50. Both score the same descriptions in one process and
+take turns; texts and images are encoded beforehand, which is not timed. Times are the processor's, which other programs
+on the machine hardly lengthen. The reference does what the paper's released
+code does for each unit: probabilities of its own texts, their weighted sum, and the correlation; that code also encodes
+the texts anew for each unit, which the reference is spared.
 """
 
 import argparse
@@ -16,9 +18,9 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from milan.presence import Calibration, Presence
+from milan.concepts.presence import Calibration, Presence
 from milan.probes import Probe
-from milan.scores.simulation import TRUSTED, Simulator, simulate
+from milan.scores.activation_simulation import TRUSTED_METRICS, Simulator, simulate
 from milan.units import Description, Unit
 
 IMAGES, TEXTS, FEATURES, UNITS = 10_000, 1_959, 1_152, 2_048
@@ -30,10 +32,12 @@ class Drawn(Simulator):
     """Has vectors of all images and texts at hand."""
 
     def __init__(self, images: torch.Tensor, texts: torch.Tensor):
-        super().__init__("drawn", Probe.from_tensor(torch.zeros(1, 3, 1, 1, dtype=torch.uint8).expand(len(images), 3, 1, 1)))
+        super().__init__(
+            "drawn", Probe.from_tensor(torch.zeros(1, 3, 1, 1, dtype=torch.uint8).expand(len(images), 3, 1, 1))
+        )
         self.images, self.vectors = images, texts
 
-    def presence(self, texts):
+    def predict_presence(self, texts):
         rows = self.vectors[[int(text) for text in texts]]
         cosines = self.images @ rows.T
         return Presence(list(texts), cosines.add_(CALIBRATION.offset).mul_(CALIBRATION.scale).sigmoid_())
@@ -41,22 +45,26 @@ class Drawn(Simulator):
 
 def world(units: int, seed: int) -> tuple[Drawn, list[Description], np.ndarray]:
     """Vectors that lie near each other as those of such a model do, descriptions, and activations."""
-    dice = torch.Generator().manual_seed(seed)
-    latent = torch.randn(64, FEATURES, generator=dice)
-    images, texts = (normalize(torch.randn(count, 64, generator=dice) @ latent, dim=1) for count in (IMAGES, TEXTS))
+    rng = torch.Generator().manual_seed(seed)
+    latent = torch.randn(64, FEATURES, generator=rng)
+    images, texts = (normalize(torch.randn(count, 64, generator=rng) @ latent, dim=1) for count in (IMAGES, TEXTS))
     simulator = Drawn(images, texts)
     numbers = np.random.default_rng(seed)
     said = []
     for index in range(units):
         chosen = numbers.choice(TEXTS, numbers.integers(2, 9), replace=False)
-        said.append(Description(Unit("layer4", index), "", 0.0, tuple((str(text), float(numbers.uniform(0.5, 2))) for text in chosen)))
-    shown = simulator.presence([str(number) for number in range(TEXTS)]).matrix
+        said.append(
+            Description(
+                Unit("layer4", index), "", 0.0, tuple((str(text), float(numbers.uniform(0.5, 2))) for text in chosen)
+            )
+        )
+    shown = simulator.predict_presence([str(number) for number in range(TEXTS)]).matrix
     weights = torch.zeros(TEXTS, units)
     for index, each in enumerate(said):
         for text, weight in each.concepts:
             weights[int(text), index] = weight
     clean = shown @ weights
-    return simulator, said, (clean + clean.std(0) * torch.randn(clean.shape, generator=dice)).numpy()
+    return simulator, said, (clean + clean.std(0) * torch.randn(clean.shape, generator=rng)).numpy()
 
 
 def unit_by_unit(simulator: Drawn, said: list[Description], activation: np.ndarray) -> np.ndarray:
@@ -88,7 +96,7 @@ def compare(units: int, reference: int, rounds: int, seed: int) -> None:
     print(f"{units:,} units, {IMAGES:,} images, {TEXTS:,} texts of {FEATURES:,} features")
     print(f"{rounds} rounds, {torch.get_num_threads()} threads\n")
     print("| | ms of processor time per unit |\n|---|---|")
-    print(f"| correlation and bands | {plain:.3f} |\n| {', '.join(TRUSTED)} and bands | {every:.3f} |")
+    print(f"| correlation and bands | {plain:.3f} |\n| {', '.join(TRUSTED_METRICS)} and bands | {every:.3f} |")
     print(f"| unit by unit, correlation alone, texts encoded already ({reference} units) | {slow:.2f} |")
     print(f"\nratio {plain / slow:.3f}, all scores {every / slow:.3f}; correlations differ by {apart:.1e} at most")
     print(f"at most {1000 * MOST} ms: {'kept' if every <= 1000 * MOST else 'not kept'}")

@@ -1,10 +1,12 @@
-"""Soft WPMI of a whole layer: time and memory, and the error against float64, beside the published formula written down plainly.
+"""Soft WPMI of a whole layer: time and memory, and the error against float64, beside the published formula written down
+plainly.
 
-``python -m benchmarks.soft_wpmi`` (10,000 images, 2,048 units, 20,000 concepts) prints a table. Pictures and words are random vectors of
-512 numbers, drawn so that their cosines lie where CLIP's do and a unit's strongest images are alike. Ours and the plain one take turns in
-one process; the plain one, unit after unit in float32 with the logarithm of each probability, does ``--plain`` units, which are scaled
-up. The error is over all units and concepts, in blocks, against the formula in float64. The released implementation took 72 to 129 s
-and 3 to 18 GB for the whole on a machine of this kind.
+``python -m benchmarks.soft_wpmi`` (10,000 images, 2,048 units, 20,000 concepts) prints a table. Pictures and words are
+random vectors of 512 numbers, drawn so that their cosines lie where CLIP's do and a unit's strongest images are alike.
+Ours and the plain one take turns in one process; the plain one, unit after unit in float32 with the logarithm of each
+probability, does ``--plain`` units, which are scaled up. The error is over all units and concepts, in blocks, against
+the formula in float64. The released implementation took 72 to 129 s and 3 to 18 GB for the whole on a machine of this
+kind.
 """
 
 import argparse
@@ -18,42 +20,48 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from milan.describers.clip_dissect import FIRST, LAST, TEMPERATURE, TOP, soft_wpmi, strongest
+from milan.describers.clip_dissect import FIRST_INCLUSION, LAST_INCLUSION, TEMPERATURE, TOP, find_top_images, soft_wpmi
 
 FEATURES, PARTS = 512, 200  # parts: what the random pictures and words have in common
 
 
 def world(images: int, units: int, concepts: int) -> tuple[Tensor, Tensor]:
-    """Likeness (images, concepts), about 0.2 ± 0.05 as CLIP's is, and activations (images, units) that go with what is in the images."""
-    dice = torch.Generator().manual_seed(0)
-    parts = normalize(torch.randn(PARTS, FEATURES, generator=dice), dim=1)
-    shown = torch.rand(images, PARTS, generator=dice).pow(20)
-    pictures = normalize(normalize(shown @ parts, dim=1) + 0.04 * torch.randn(images, FEATURES, generator=dice), dim=1)
-    meant = torch.randint(PARTS, (concepts,), generator=dice)
-    words = normalize(parts[meant] + 0.1 * torch.randn(concepts, FEATURES, generator=dice), dim=1)
+    """Likeness (images, concepts), about 0.2 ± 0.05 as CLIP's is, and activations (images, units) that go with what is
+    in the images.
+    """
+    rng = torch.Generator().manual_seed(0)
+    parts = normalize(torch.randn(PARTS, FEATURES, generator=rng), dim=1)
+    shown = torch.rand(images, PARTS, generator=rng).pow(20)
+    pictures = normalize(normalize(shown @ parts, dim=1) + 0.04 * torch.randn(images, FEATURES, generator=rng), dim=1)
+    meant = torch.randint(PARTS, (concepts,), generator=rng)
+    words = normalize(parts[meant] + 0.1 * torch.randn(concepts, FEATURES, generator=rng), dim=1)
     likeness = (pictures @ words.T).mul_(0.7).add_(0.15)
-    sought = torch.randint(PARTS, (units,), generator=dice)
-    activations = (shown[:, sought] + 0.3 * torch.randn(images, units, generator=dice)).clamp_min_(0)
+    sought = torch.randint(PARTS, (units,), generator=rng)
+    activations = (shown[:, sought] + 0.3 * torch.randn(images, units, generator=rng)).clamp_min_(0)
     return likeness, activations
 
 
 def surely(dtype: torch.dtype) -> Tensor:
     top = TOP["soft_wpmi"]
-    return FIRST + (LAST - FIRST) * torch.arange(top, dtype=dtype)[:, None] / top
+    return FIRST_INCLUSION + (LAST_INCLUSION - FIRST_INCLUSION) * torch.arange(top, dtype=dtype)[:, None] / top
 
 
 def plain(likeness: Tensor, activations: Tensor, units: int) -> None:
     """The formula as it is printed, for the first units: a softmax, then for each unit the sum of logarithms."""
     chances = torch.softmax(TEMPERATURE["soft_wpmi"] * likeness, dim=1)
     best = activations.topk(TOP["soft_wpmi"], dim=0).indices
-    evidence = torch.stack([torch.log(1 + surely(torch.float32) * (chances[best[:, unit]] - 1)).sum(0) for unit in range(units)])
+    evidence = torch.stack(
+        [torch.log(1 + surely(torch.float32) * (chances[best[:, unit]] - 1)).sum(0) for unit in range(units)]
+    )
     evidence -= torch.logsumexp(evidence, dim=0) - math.log(units)
 
 
 def exact(likeness: Tensor, activations: Tensor, block: int) -> Iterator[tuple[int, Tensor]]:
     """The formula in float64, some concepts at a time: where they begin, and (units, some)."""
-    best = strongest(activations, TOP["soft_wpmi"])
-    norms = torch.cat([torch.logsumexp(TEMPERATURE["soft_wpmi"] * rows.double(), dim=1) for rows in likeness.split(256)])
+    best = find_top_images(activations, TOP["soft_wpmi"])
+    norms = torch.cat(
+        [torch.logsumexp(TEMPERATURE["soft_wpmi"] * rows.double(), dim=1) for rows in likeness.split(256)]
+    )
     chance = surely(torch.float64)
     for begin in range(0, likeness.shape[1], block):
         chances = torch.exp(TEMPERATURE["soft_wpmi"] * likeness[:, begin : begin + block].double() - norms[:, None])
@@ -99,14 +107,20 @@ def compare(options: argparse.Namespace) -> None:
         part, _ = timed(lambda: plain(likeness, activations, options.plain))
         others.append(part * options.units / options.plain)
     assert isinstance(scores, Tensor)
-    print(f"{options.images:,} images, {options.units:,} units, {options.concepts:,} concepts, {torch.get_num_threads()} threads\n")
+    print(
+        f"{options.images:,} images, {options.units:,} units, {options.concepts:,} concepts, {torch.get_num_threads()} threads\n"
+    )
     print(f"| median of {options.rounds} | seconds | peak GB |\n|---|---|---|")
-    print(f"| ours | {median(ours):.1f} ({min(ours):.1f} to {max(ours):.1f}) | {memory:.2f}, of which arguments {before:.2f} |")
+    print(
+        f"| ours | {median(ours):.1f} ({min(ours):.1f} to {max(ours):.1f}) | {memory:.2f}, of which arguments {before:.2f} |"
+    )
     print(f"| plain, from {options.plain} units | {median(others):.0f} ({min(others):.0f} to {max(others):.0f}) | |")
     print(f"\nratio {median(others) / median(ours):.1f}")
     compared = min(options.checked or options.concepts, options.concepts)
     largest, same = errors(scores, likeness, activations, compared)
-    print(f"largest error against float64, {options.units:,} units x {compared:,} concepts: {largest:.1e}; same best concept: {same:.2%}")
+    print(
+        f"largest error against float64, {options.units:,} units x {compared:,} concepts: {largest:.1e}; same best concept: {same:.2%}"
+    )
 
 
 def main() -> None:

@@ -1,9 +1,11 @@
-"""Seconds of one training step of the captioner at batch 64 from cached features, sizes as in MILAN's paper, lengths as in MILANNOTATIONS.
+"""Seconds of one training step of the captioner at batch 64 from cached features, sizes as in MILAN's paper, lengths as
+in MILANNOTATIONS.
 
     python -m benchmarks.training_step [--rounds 5]
 
-Captions have 1 to 14 words, 4.05 in the mean, as those of the 2022 measurement (its loop ran 14.2 steps for each batch); one step is loss,
-backward pass and AdamW. The 2022 code's figure was taken on the same kind of machine with the same sizes.
+Captions have 1 to 14 words, 4.05 in the mean, as those of the 2022 measurement (its loop ran 14.2 steps for each
+batch); one step is loss, backward pass and AdamW. The 2022 code's figure was taken on the same kind of machine with the
+same sizes.
 """
 
 import argparse
@@ -21,10 +23,10 @@ OFFICIAL = 1.57  # seconds of the 2022 code
 
 def captions(model: Captioner) -> torch.Tensor:
     """Random words, the numbers of words geometric with the right mean, one caption of the greatest length."""
-    dice = torch.Generator().manual_seed(0)
-    lengths = torch.empty(BATCH).geometric_(1 / MEAN_WORDS, generator=dice).clamp_(1, LONGEST).long()
+    rng = torch.Generator().manual_seed(0)
+    lengths = torch.empty(BATCH).geometric_(1 / MEAN_WORDS, generator=rng).clamp_(1, LONGEST).long()
     lengths[0] = LONGEST
-    tokens = torch.randint(WORDS, (BATCH, LONGEST + 1), generator=dice)
+    tokens = torch.randint(WORDS, (BATCH, LONGEST + 1), generator=rng)
     steps = torch.arange(LONGEST + 1)
     tokens[steps == lengths.unsqueeze(1)] = model.vocabulary.stop
     tokens[steps > lengths.unsqueeze(1)] = model.vocabulary.pad

@@ -1,4 +1,6 @@
-"""A transformer in the place of MILAN's LSTM: it reads the exemplars' features as a memory and says a text word by word."""
+"""A transformer in the place of MILAN's LSTM: it reads the exemplars' features as a memory and says a text word by
+word.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,14 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from milan.models import CaptionBatch
-from milan.models.decoding import STEPS, Speller, greedy
-from milan.vocabulary import Vocabulary
+from milan.models.decoding import MAX_STEPS, TokenConstraints, greedy_search
+from milan.models.vocabulary import Vocabulary
 
 LONGEST = 64  # tokens of a training text
 
 
 class TransformerCaptioner(nn.Module):
-    """Two layers of a decoder (Vaswani et al. 2017) over the projected features; answers as ``milan.models.Captioner`` does.
+    """Two layers of a decoder (Vaswani et al. 2017) over the projected features; answers as ``milan.models.Captioner``
+    does.
 
     Args:
         words: the vocabulary, specials not included.
@@ -27,7 +30,15 @@ class TransformerCaptioner(nn.Module):
         dropout: within it.
     """
 
-    def __init__(self, words: Sequence[str], features: int, width: int = 128, layers: int = 2, heads: int = 4, dropout: float = 0.3):
+    def __init__(
+        self,
+        words: Sequence[str],
+        features: int,
+        width: int = 128,
+        layers: int = 2,
+        heads: int = 4,
+        dropout: float = 0.3,
+    ):
         super().__init__()
         self.vocabulary = Vocabulary(words)
         self.project = nn.Sequential(nn.LayerNorm(features), nn.Linear(features, width))
@@ -36,7 +47,9 @@ class TransformerCaptioner(nn.Module):
         self.decoder = nn.TransformerDecoder(layer, layers, nn.LayerNorm(width))
         self.readout = nn.Linear(width, len(self.vocabulary))
 
-    def forward(self, memory: Float[Tensor, "rows k width"], before: Int[Tensor, "rows length"]) -> Float[Tensor, "rows length vocabulary"]:
+    def forward(
+        self, memory: Float[Tensor, "rows k width"], before: Int[Tensor, "rows length"]
+    ) -> Float[Tensor, "rows length vocabulary"]:
         """Logits of what follows each token."""
         length = before.shape[1]
         said = self.embedding(before) + self.position.weight[:length]
@@ -55,7 +68,7 @@ class TransformerCaptioner(nn.Module):
 
     @torch.no_grad()
     def greedy_texts(self, features: Float[Tensor, "units k features"]) -> list[str]:
-        found = greedy(self.walk(features), len(features), Speller(self.vocabulary), steps=STEPS)
+        found = greedy_search(self.walk(features), len(features), TokenConstraints(self.vocabulary), steps=MAX_STEPS)
         return [self.vocabulary.decode(tokens[0].tolist()) for tokens in found.tokens]
 
 

@@ -1,4 +1,5 @@
-"""Makes the README's pictures of Diorama: one scene of each setting with its labels, and each network's best and worst units.
+"""Makes the README's pictures of Diorama: one scene of each setting with its labels, and each network's best and worst
+units.
 
     python docs/pictures.py
 
@@ -11,15 +12,15 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from milan.diorama import Scene, draw, sentences
+from milan.diorama import Scene, draw_scene, generate_sentences
 from milan.diorama.canvas import RGB
-from milan.diorama.names import OBJECTS, SETTINGS
-from milan.dissection.exchange import annotations_of
+from milan.diorama.scene_vocabulary import OBJECTS, SETTINGS
+from milan.diorama_build.build_steps import CLASSIFIERS, BuildFolders
+from milan.dissection.milannotations import read_unit_annotations
 from milan.dissection.store import Dissection
-from milan.embedded import embedded
-from milan.programs.diorama_build import DESCRIBED, Workshop
-from milan.scores.truth import Truth
-from milan.storage import cache_root
+from milan.scores.truth_score import Truth
+from milan.storage.files import cache_root
+from milan.storage.packaged_data import locate_packaged_data
 from milan.units import Unit
 
 HERE = Path(__file__).parent / "pictures"
@@ -46,8 +47,12 @@ def settings() -> Image.Image:
 
 def _good_scene(setting: str) -> Scene:
     """The first scene of the setting in which three things can well be seen."""
-    scenes = (draw(index, world="scenes", size=SIDE) for index in range(4000))
-    return next(scene for scene in scenes if scene.setting == setting and sum(placed.area > 900 for placed in scene.objects) == 3)
+    scenes = (draw_scene(index, world="scenes", size=SIDE) for index in range(4000))
+    return next(
+        scene
+        for scene in scenes
+        if scene.setting == setting and sum(placed.area > 900 for placed in scene.objects) == 3
+    )
 
 
 def _scene(sheet: Image.Image, place: tuple[int, int], scene: Scene) -> None:
@@ -66,7 +71,7 @@ def _scene(sheet: Image.Image, place: tuple[int, int], scene: Scene) -> None:
         middle = int(np.median(rows[np.abs(columns - np.median(columns)) < 12]))
         at = (x + SIDE + 4 + int(np.median(columns)), y + middle)
         pen.text(at, OBJECTS[number - 1], INK, SMALL, anchor="mm", stroke_width=2, stroke_fill=PAPER)
-    first, second = sentences(scene, 2)
+    first, second = generate_sentences(scene, 2)
     pen.text((x, y + SIDE + 3), scene.setting, INK, FONT)
     pen.text((x, y + SIDE + 19), _cut(first, 62), PALE, SMALL)
     pen.text((x, y + SIDE + 33), _cut(second, 62), PALE, SMALL)
@@ -86,18 +91,20 @@ class Told(NamedTuple):
     note: str
 
 
-def units(network: str, shop: Workshop, count: int = 4) -> Image.Image:
+def units(network: str, shop: BuildFolders, count: int = 4) -> Image.Image:
     """The units of which the simulated annotators say what is truest, and what is least true, with their exemplars."""
-    said = annotations_of(shop.data / "annotations" / network)
+    said = read_unit_annotations(shop.data / "annotations" / network)
     found: list[Told] = []
     for layer, dissection in shop.dissections(network).items():
-        truth = Truth.of(dissection, shop.target(network), shop.work)
+        truth = Truth.measure(dissection, shop.target(network), shop.work)
         for unit in (unit for unit in said if unit.layer == layer):
             scores = [truth.score(unit, text) for text in said[unit]]
-            best = truth.best(unit, 2)
+            best = truth.find_best(unit, 2)
             note = f"truth {np.mean(scores):.2f}; best of two concepts: {best.text} (IoU {best.overlap:.2f})"
             # Of equally true ones those come first whose masks are clearly of something.
-            found.append(Told(float(np.mean(scores)) + best.overlap, unit, dissection, truth.best(unit, 1).text, note))
+            found.append(
+                Told(float(np.mean(scores)) + best.overlap, unit, dissection, truth.find_best(unit, 1).text, note)
+            )
     found.sort(key=lambda told: -told.rank)
     first = {told.about: told for told in reversed(found)}  # of units about the same, the best
     rows = [*sorted(first.values(), key=lambda told: -told.rank)[:count], *found[-count:]]
@@ -107,7 +114,10 @@ def units(network: str, shop: Workshop, count: int = 4) -> Image.Image:
     for number, told in enumerate(rows):
         if number in (0, count):
             pen.text(
-                (10, top), f"{network}: {'the best' if number == 0 else 'the worst'} described units (simulated annotators)", INK, FONT
+                (10, top),
+                f"{network}: {'the best' if number == 0 else 'the worst'} described units (simulated annotators)",
+                INK,
+                FONT,
             )
             top += 22
         _row(sheet, top, told.dissection, told.unit)
@@ -135,6 +145,6 @@ def _save(sheet: Image.Image, name: str) -> None:
 
 if __name__ == "__main__":
     _save(settings(), "diorama-settings.png")
-    shop = Workshop(embedded("data") / "diorama", cache_root() / "diorama")
-    for network in DESCRIBED:
+    shop = BuildFolders(locate_packaged_data("data") / "diorama", cache_root() / "diorama")
+    for network in CLASSIFIERS:
         _save(units(network, shop), f"units-{network}.png")

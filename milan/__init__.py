@@ -6,7 +6,7 @@ Names are imported when they are first used, so that ``import milan`` and every 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from milan.version import __version__
+from milan.storage.version import __version__
 
 _HOMES = {
     "Unit": "milan.units",
@@ -17,38 +17,38 @@ _HOMES = {
     "load_target": "milan.targets",
     "GeneratorTarget": "milan.targets",
     "Latents": "milan.targets",
-    "Preprocessing": "milan.preprocessing",
+    "Preprocessing": "milan.targets.preprocessing",
     "Probe": "milan.probes",
     "load_probe": "milan.probes",
     "dissect": "milan.dissection.dissect",
     "Dissection": "milan.dissection.store",
     "load_dissection": "milan.dissection.store",
-    "recorded": "milan.dissection.hooks",
-    "ablated": "milan.dissection.hooks",
+    "recorded": "milan.targets.hooks",
+    "ablated": "milan.targets.hooks",
     "Describer": "milan.describers",
     "load_describer": "milan.describers",
     "check_describer": "milan.describers",
     "Milan": "milan.describers.milan",
     "BestConcept": "milan.describers.best_concept",
-    "Catalogue": "milan.catalogue",
-    "read_descriptions": "milan.catalogue",
-    "describe": "milan.programs.describe",
+    "Catalogue": "milan.results.catalogue",
+    "read_descriptions": "milan.results.catalogue",
+    "describe": "milan.cli.describe",
 }
 
 __all__ = [*_HOMES]
 
 if TYPE_CHECKING:
-    from milan.catalogue import Catalogue, read_descriptions
+    from milan.cli.describe import describe
     from milan.describers import Describer, check_describer, load_describer
     from milan.describers.best_concept import BestConcept
     from milan.describers.milan import Milan
     from milan.dissection.dissect import dissect
-    from milan.dissection.hooks import ablated, recorded
     from milan.dissection.store import Dissection, load_dissection
-    from milan.preprocessing import Preprocessing
     from milan.probes import Probe, load_probe
-    from milan.programs.describe import describe
+    from milan.results.catalogue import Catalogue, read_descriptions
     from milan.targets import GeneratorTarget, Latents, Target, load_target
+    from milan.targets.hooks import ablated, recorded
+    from milan.targets.preprocessing import Preprocessing
     from milan.units import Candidate, Description, Exemplars, Unit
 
 

@@ -25,8 +25,8 @@ class UnknownName(MilanError):
     unknown layer 'layer5'; nearest: layer4, layer1; list them with --list_layers
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = ""):
-        near = nearest(name, known)
+    def __init__(self, kind: str, name: str, available: Iterable[str], hint: str = ""):
+        near = find_nearest_names(name, available)
         parts = [f"unknown {kind} {name!r}", f"nearest: {', '.join(near)}" if near else "", hint]
         super().__init__("; ".join(part for part in parts if part))
         self.nearest = near
@@ -76,6 +76,6 @@ class MilanNotice(MilanWarning):
     """Something to know about a run but not about its result; a program prints it once and does not keep it."""
 
 
-def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+def find_nearest_names(name: str, candidates: Iterable[str], count: int = 3) -> list[str]:
     """The names most like ``name``, likest first."""
-    return get_close_matches(name, list(known), n=count, cutoff=0.3)
+    return get_close_matches(name, list(candidates), n=count, cutoff=0.3)

@@ -43,9 +43,9 @@ class Exemplars:
     ids: Int[Tensor, " k"]  # row of each image in the probe
 
     def _repr_html_(self) -> str:
-        from milan.notebook import exemplars_html  # only a notebook asks
+        from milan.console.notebook import render_exemplars  # only a notebook asks
 
-        return exemplars_html(self)
+        return render_exemplars(self)
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,17 @@ class Description:
     score: float  # larger is better; scales differ between describers
     concepts: tuple[tuple[str, float], ...] = ()  # weighted parts that add up (Linear Explanations)
     bias: float = 0.0
-    candidates: tuple["Candidate", ...] = field(default=(), repr=False)  # runners-up, best first, the chosen one included
-    reasoning: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)  # what led there, as plain values, for the page
+    candidates: tuple["Candidate", ...] = field(
+        default=(), repr=False
+    )  # runners-up, best first, the chosen one included
+    reasoning: Mapping[str, Any] = field(
+        default_factory=dict, repr=False, hash=False
+    )  # what led there, as plain values, for the page
 
     def _repr_html_(self) -> str:
-        from milan.notebook import description_html  # only a notebook asks
+        from milan.console.notebook import render_description  # only a notebook asks
 
-        return description_html(self)
+        return render_description(self)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here may need a hub
 os.environ["MILAN_CACHE"] = tempfile.mkdtemp(prefix="milan-tests-")
 os.environ["HF_HOME"] = os.environ["MILAN_CACHE"] + "/huggingface"
 torch.set_num_threads(1)
-settings.register_profile("milan", deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+settings.register_profile(
+    "milan", deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 settings.load_profile("milan")
 
 

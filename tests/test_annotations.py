@@ -1,4 +1,6 @@
-"""Annotations as training data: groups, splits that leak nothing, features in the cache, orders that can be gone on with."""
+"""Annotations as training data: groups, splits that leak nothing, features in the cache, orders that can be gone on
+with.
+"""
 
 import csv
 from itertools import chain
@@ -8,9 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from milan.annotations import GROUPS, Milannotations, Progress, Shuffled, group, read_annotations, sources, split_by_unit
 from milan.errors import BadInput, MilanWarning, UnknownName
-from milan.storage import cache_folder
+from milan.models.data_module import (
+    MILANNOTATIONS_GROUPS,
+    EpochBatchSampler,
+    MilannotationsDataModule,
+    TrainingProgress,
+    find_annotation_sources,
+    find_group_folders,
+    read_annotations,
+    split_by_unit,
+)
+from milan.storage.files import cache_folder
 from milan.units import Unit
 
 ENCODER = f"{Path(__file__).parent / 'tiny_encoder.py'}:encoder"
@@ -18,20 +29,28 @@ COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white
 
 
 def annotated(root: Path, layers: tuple[str, ...] = ("a", "b"), units: int = 20, k: int = 4) -> Path:
-    """A data set in MILANNOTATIONS' layout whose units answer to squares of one colour, left or right, and are described so."""
-    dice = np.random.default_rng(len(layers) + units)
+    """A data set in MILANNOTATIONS' layout whose units answer to squares of one colour, left or right, and are
+    described so.
+    """
+    rng = np.random.default_rng(len(layers) + units)
     rows = []
     for layer in layers:
         folder = root / layer
         folder.mkdir(parents=True)
-        images, masks = dice.integers(0, 60, (units, k, 3, 32, 32)).astype(np.uint8), np.zeros((units, k, 1, 32, 32), np.uint8)
+        images, masks = (
+            rng.integers(0, 60, (units, k, 3, 32, 32)).astype(np.uint8),
+            np.zeros((units, k, 1, 32, 32), np.uint8),
+        )
         for unit in range(units):
             colour, side = list(COLOURS)[unit % 4], ("left", "right")[unit // 4 % 2]
             for rank in range(k):
-                x, y = dice.integers(0, 8) + 16 * (side == "right"), dice.integers(0, 24)
+                x, y = rng.integers(0, 8) + 16 * (side == "right"), rng.integers(0, 24)
                 images[unit, rank, :, y : y + 8, x : x + 8] = np.array(COLOURS[colour])[:, None, None]
                 masks[unit, rank, 0, y : y + 8, x : x + 8] = 1
-            rows += [(layer, 2 * unit, text) for text in (f"{colour} squares", f"{colour} areas on the {side}", f"{colour} things")]
+            rows += [
+                (layer, 2 * unit, text)
+                for text in (f"{colour} squares", f"{colour} areas on the {side}", f"{colour} things")
+            ]
         np.save(folder / "images.npy", images)
         np.save(folder / "masks.npy", masks)
         np.save(folder / "units.npy", 2 * np.arange(units))
@@ -41,31 +60,39 @@ def annotated(root: Path, layers: tuple[str, ...] = ("a", "b"), units: int = 20,
     return root
 
 
-def data(folder: Path, **settings: object) -> Milannotations:
-    return Milannotations([str(folder)], **{"encoder": ENCODER, "batch_size": 16} | settings)
+def data(folder: Path, **settings: object) -> MilannotationsDataModule:
+    return MilannotationsDataModule([str(folder)], **{"encoder": ENCODER, "batch_size": 16} | settings)
 
 
 def test_groups_are_lists_of_folders() -> None:
     root = Path("root")
-    assert group("imagenet", root) == [root / "alexnet/imagenet", root / "resnet152/imagenet", root / "biggan/imagenet"]
-    assert group("not-alexnet", root) == [root / path for path in GROUPS["base"] if not path.startswith("alexnet")]
-    assert len(group("not-resnet152/places365", root)) == 5
+    assert find_group_folders("imagenet", root) == [
+        root / "alexnet/imagenet",
+        root / "resnet152/imagenet",
+        root / "biggan/imagenet",
+    ]
+    assert find_group_folders("not-alexnet", root) == [
+        root / path for path in MILANNOTATIONS_GROUPS["base"] if not path.startswith("alexnet")
+    ]
+    assert len(find_group_folders("not-resnet152/places365", root)) == 5
     with pytest.raises(UnknownName, match=r"nearest: .*not-alexnet"):
-        group("not-alexnett", root)
+        find_group_folders("not-alexnett", root)
 
 
 def test_folders_csv_files_and_groups_are_found(tmp_path: Path) -> None:
-    for name in GROUPS["imagenet"]:
+    for name in MILANNOTATIONS_GROUPS["imagenet"]:
         annotated(tmp_path / name, units=2)
-    found = sources(["imagenet"], tmp_path)
-    assert found == [tmp_path / name / layer for name in GROUPS["imagenet"] for layer in "ab"]
+    found = find_annotation_sources(["imagenet"], tmp_path)
+    assert found == [tmp_path / name / layer for name in MILANNOTATIONS_GROUPS["imagenet"] for layer in "ab"]
     single = tmp_path / "alexnet/imagenet/b"
-    assert sources([str(single), str(single)]) == [single]
-    assert sources([str(tmp_path / "alexnet")]) == [tmp_path / "alexnet/imagenet" / layer for layer in "ab"]
+    assert find_annotation_sources([str(single), str(single)]) == [single]
+    assert find_annotation_sources([str(tmp_path / "alexnet")]) == [
+        tmp_path / "alexnet/imagenet" / layer for layer in "ab"
+    ]
     assert read_annotations(single)[Unit("b", 2)] == ("green squares", "green areas on the left", "green things")
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadInput, match="no annotated dissections under"):
-        sources([str(tmp_path / "empty")])
+        find_annotation_sources([str(tmp_path / "empty")])
 
 
 def test_odd_annotations_are_made_plain(tmp_path: Path) -> None:
@@ -76,7 +103,11 @@ def test_odd_annotations_are_made_plain(tmp_path: Path) -> None:
         csv.writer(opened).writerows(rows)
     with pytest.warns(MilanWarning, match="1 annotations of more than 60 words"):
         said = read_annotations(file)
-    assert {unit.index: texts for unit, texts in said.items()} == {0: ("red dots",), 1: (" ".join(["word"] * 60),), 3: ("日本語", "日本語")}
+    assert {unit.index: texts for unit, texts in said.items()} == {
+        0: ("red dots",),
+        1: (" ".join(["word"] * 60),),
+        3: ("日本語", "日本語"),
+    }
 
 
 def test_no_unit_is_on_both_sides_and_every_layer_is_held_out_from(tmp_path: Path) -> None:
@@ -90,8 +121,10 @@ def test_no_unit_is_on_both_sides_and_every_layer_is_held_out_from(tmp_path: Pat
 def test_the_split_of_a_layer_is_the_same_with_any_others_and_with_texts_alone(tmp_path: Path) -> None:
     folder, other = annotated(tmp_path / "set"), annotated(tmp_path / "other")
     own = data(folder)
-    both = Milannotations([str(other), str(folder)], encoder=None)
-    assert {one.unit for one in own.split.held_out} == {one.unit for one in both.split.held_out if one.source.parent == folder}
+    both = MilannotationsDataModule([str(other), str(folder)], encoder=None)
+    assert {one.unit for one in own.split.held_out} == {
+        one.unit for one in both.split.held_out if one.source.parent == folder
+    }
     assert data(folder, seed=1).split != own.split
     assert data(folder, encoder=None).words == own.words
 
@@ -117,21 +150,23 @@ def test_a_split_needs_two_sides(held_out: float, tmp_path: Path) -> None:
         split_by_unit(annotations[:1], 0.1, 0)
 
 
-def test_features_are_computed_once_and_follow_the_content(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_are_computed_once_and_follow_the_content(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = annotated(tmp_path / "set")
     first = data(folder)
     first.prepare_data()
     unit = first.split.train[3]
-    features = first.features_of([unit])
+    features = first.load_features([unit])
     exemplars = first._dissection(unit.source).exemplars(unit.unit)
-    assert torch.equal(features[0], first.encoder.features(exemplars.images, exemplars.masks))
+    assert torch.equal(features[0], first.encoder.encode(exemplars.images, exemplars.masks))
     assert features.shape == (1, 4, 32)
     files = sorted((cache_folder() / "features").iterdir())
     assert len(files) == 2
-    monkeypatch.setattr("milan.models.encoder.Encoder.features", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr("milan.models.encoder.Encoder.encode", lambda *_: pytest.fail("computed again"))
     again = data(folder)
     again.prepare_data()
-    assert torch.equal(again.features_of([unit]), features)
+    assert torch.equal(again.load_features([unit]), features)
     monkeypatch.undo()
     monkeypatch.setenv("MILAN_CACHE", str(cache))
     data(folder, pooling="sum").prepare_data()
@@ -148,7 +183,9 @@ def test_batches_hold_annotations_with_their_units_features(tmp_path: Path, cach
     for batch in annotations.train_dataloader():
         for features, tokens in zip(batch.features, batch.tokens, strict=True):
             text = annotations.vocabulary.decode(tokens.tolist())
-            unit = next(one for one in annotations.split.train if torch.equal(annotations.features_of([one])[0], features))
+            unit = next(
+                one for one in annotations.split.train if torch.equal(annotations.load_features([one])[0], features)
+            )
             said.append((unit.unit, text))
     assert sorted(said) == sorted(texts)
     held_out = [batch.references for batch in annotations.val_dataloader()]
@@ -156,20 +193,23 @@ def test_batches_hold_annotations_with_their_units_features(tmp_path: Path, cach
 
 
 def test_an_order_is_its_epochs_own_and_can_be_gone_on_with() -> None:
-    now = Progress()
-    order = Shuffled(50, 8, seed=3, progress=lambda: now)
+    now = TrainingProgress()
+    order = EpochBatchSampler(50, 8, seed=3, progress=lambda: now)
     first = list(order)
     assert sorted(chain(*first)) == list(range(50))
     assert len(order) == len(first) == 7
-    now = Progress(epoch=0, batches=3)
+    now = TrainingProgress(epoch=0, batches=3)
     assert list(order) == first[3:]
-    now = Progress(epoch=1)
+    now = TrainingProgress(epoch=1)
     assert list(order) != first
-    assert list(Shuffled(50, 8, seed=4)) != first
+    assert list(EpochBatchSampler(50, 8, seed=4)) != first
 
 
 def test_processes_share_each_batch() -> None:
-    parts = [list(Shuffled(50, 4, seed=3, progress=lambda rank=rank: Progress(rank=rank, world=3))) for rank in range(3)]
+    parts = [
+        list(EpochBatchSampler(50, 4, seed=3, progress=lambda rank=rank: TrainingProgress(rank=rank, world=3)))
+        for rank in range(3)
+    ]
     assert [len(part) for part in parts] == [5, 5, 5]
     assert {tuple(map(len, batches)) for batches in zip(*parts, strict=True)} == {(4, 4, 4), (1, 1, 1)}
     assert {index for part in parts for batch in part for index in batch} == set(range(50))
@@ -177,17 +217,17 @@ def test_processes_share_each_batch() -> None:
 
 def test_texts_alone_train_no_captioner(tmp_path: Path) -> None:
     file = annotated(tmp_path / "set") / "annotations.csv"
-    assert len(Milannotations([str(file)], encoder=None).split.held_out) == 4
+    assert len(MilannotationsDataModule([str(file)], encoder=None).split.held_out) == 4
     with pytest.raises(BadInput, match="holds texts alone"):
         _ = data(file).split
 
 
 def test_diorama_says_that_its_annotators_are_simulated() -> None:
-    annotations = Milannotations(["diorama"], encoder=None)
+    annotations = MilannotationsDataModule(["diorama"], encoder=None)
     assert "simulated" in str(annotations.facts["data"])
     assert annotations.facts["units"] > 1000
-    few = Milannotations(["diorama:resnet-objects", "diorama:resnet-scenes"], encoder=None)
+    few = MilannotationsDataModule(["diorama:resnet-objects", "diorama:resnet-scenes"], encoder=None)
     assert few.facts["data"] == annotations.facts["data"]
     assert {one.source.parent.name for one in few.split.train} == {"resnet-objects", "resnet-scenes"}
     with pytest.raises(UnknownName, match="resnet-objects"):
-        _ = Milannotations(["diorama:resnet-object"], encoder=None).split
+        _ = MilannotationsDataModule(["diorama:resnet-object"], encoder=None).split

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milan.archives import unpack
 from milan.errors import BadInput
+from milan.storage.archives import unpack
 
 
 def zipped(path: Path, members: dict[str, bytes]) -> Path:
@@ -43,7 +43,9 @@ def left_in(folder: Path) -> set[str]:
 
 def test_zip_and_tar_keep_names_content_and_times(tmp_path: Path) -> None:
     unpack(zipped(tmp_path / "a.zip", {"b/c.txt": b"1", "d e.txt": b"2"}), tmp_path / "zip")
-    assert {file.relative_to(tmp_path / "zip").as_posix(): file.read_bytes() for file in (tmp_path / "zip").rglob("*.txt")} == {
+    assert {
+        file.relative_to(tmp_path / "zip").as_posix(): file.read_bytes() for file in (tmp_path / "zip").rglob("*.txt")
+    } == {
         "b/c.txt": b"1",
         "d e.txt": b"2",
     }
@@ -59,7 +61,10 @@ OUTSIDE = ["../evil.txt", "/evil.txt", "a/../../evil.txt", "..\\evil.txt"]
 def test_nothing_lands_outside(tmp_path: Path, name: str) -> None:
     inner = tmp_path / "inner"
     inner.mkdir()
-    for archive in (zipped(tmp_path / "a.zip", {"good.txt": b"", name: b"evil"}), tarred(tmp_path / "a.tgz", member(name))):
+    for archive in (
+        zipped(tmp_path / "a.zip", {"good.txt": b"", name: b"evil"}),
+        tarred(tmp_path / "a.tgz", member(name)),
+    ):
         with pytest.raises(BadInput, match=r"is refused: .*evil.txt' would lie outside"):
             unpack(archive, inner / "out")
     assert left_in(inner) == set()
@@ -99,13 +104,13 @@ def test_a_name_that_is_in_it_twice(tmp_path: Path, names: tuple[str, ...]) -> N
 def test_too_much_by_what_it_says_and_by_what_it_holds(tmp_path: Path) -> None:
     archive = zipped(tmp_path / "a.zip", {"zeros": bytes(100_000)})
     with pytest.raises(BadInput, match="100,000 bytes unpacked, more than 5,000"):
-        unpack(archive, tmp_path / "out", limit=5_000)
+        unpack(archive, tmp_path / "out", max_bytes=5_000)
     data = bytearray(archive.read_bytes())
     for at in (22, data.rindex(b"PK\x01\x02") + 24):  # the sizes in both headers lie
         data[at : at + 4] = (10).to_bytes(4, "little")
     archive.write_bytes(data)
     with pytest.raises(BadInput):
-        unpack(archive, tmp_path / "out", limit=5_000)
+        unpack(archive, tmp_path / "out", max_bytes=5_000)
     assert left_in(tmp_path) == {"a.zip"}
 
 
@@ -141,7 +146,7 @@ def test_what_comes_after_too_much_is_not_read(tmp_path: Path) -> None:
     whole = tarred(tmp_path / "a.tgz", member("zeros", size=50 << 20)).read_bytes()
     (tmp_path / "a.tgz").write_bytes(whole[:1000])
     with pytest.raises(BadInput, match="52,428,800 bytes unpacked, more than 1,000"):
-        unpack(tmp_path / "a.tgz", tmp_path / "out", limit=1000)
+        unpack(tmp_path / "a.tgz", tmp_path / "out", max_bytes=1000)
 
 
 @pytest.mark.parametrize("data", [b"", b"no archive", b"PK\x03\x04 cut short", b"\x1f\x8b\x08 cut short"])
@@ -170,7 +175,9 @@ def test_damaged_archives_raise_one_kind_of_error(tmp_path: Path, mode: str) -> 
 
 
 @given(st.lists(st.text(max_size=12).filter(lambda name: "\0" not in name), max_size=5), st.booleans())
-def test_wild_names_stay_inside_or_are_refused(tmp_path_factory: pytest.TempPathFactory, names: list[str], as_zip: bool) -> None:
+def test_wild_names_stay_inside_or_are_refused(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str], as_zip: bool
+) -> None:
     base = tmp_path_factory.mktemp("wild")
     try:
         archive = zipped(base / "a", dict.fromkeys(names, b"x")) if as_zip else tarred(base / "a", *map(member, names))

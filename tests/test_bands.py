@@ -12,14 +12,14 @@ import transformers
 from PIL import Image
 from torch import Tensor, nn
 
+from milan.cli.describe import main
 from milan.dissection.dissect import dissect
 from milan.dissection.store import load_dissection
 from milan.errors import BadInput, MilanWarning
 from milan.probes import Probe, load_probe
 from milan.probes.band_files import read_bands
-from milan.probes.pictures import Unreadable
-from milan.programs.describe import main
-from milan.scores.ablations import right_without
+from milan.probes.image_decoding import UnreadableImage
+from milan.scores.accuracy_under_ablation import evaluate_ablations
 from milan.targets import GeneratorTarget, Latents, Target, load_target
 from milan.units import Unit
 
@@ -108,7 +108,7 @@ def test_coloured_pictures_become_grey_as_pillow_makes_them() -> None:
     pixels = torch.randint(0, 256, (2, 3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     target = Target(net(1), mean=(0.0,), std=(1.0,), image_size=40)
     grey = [np.asarray(Image.fromarray(each.permute(1, 2, 0).numpy()).convert("L")) for each in pixels]
-    assert torch.equal(target.prepare(pixels)[:, 0] * 255, torch.from_numpy(np.stack(grey)).float())
+    assert torch.equal(target.preprocess(pixels)[:, 0] * 255, torch.from_numpy(np.stack(grey)).float())
 
 
 def test_a_grey_network_goes_through_a_whole_run(grey_folder: Path, tmp_path: Path) -> None:
@@ -123,8 +123,8 @@ def test_a_grey_network_goes_through_a_whole_run(grey_folder: Path, tmp_path: Pa
 def test_accuracy_without_units_of_networks_of_other_channels(grey_folder: Path, tmp_path: Path) -> None:
     for target, folder in ((grey_target(), grey_folder), (band_target(), folder_of(tmp_path / "bands"))):
         probe = load_probe(str(folder), target=target)
-        _, right = right_without(target, probe, [(), [Unit("0", 0)]], tmp_path / f"{target.name}.sqlite")
-        given = torch.cat([target.feed(ids, images) for ids, images in probe.inputs(5)])
+        _, right = evaluate_ablations(target, probe, [(), [Unit("0", 0)]], tmp_path / f"{target.name}.sqlite")
+        given = torch.cat([target.make_input(ids, images) for ids, images in probe.inputs(5)])
         with torch.no_grad():
             own = target.model(given).argmax(1) == torch.tensor(probe.labels)
         assert right[0].tolist() == own.tolist()
@@ -134,14 +134,14 @@ def test_grey_pictures_in_memory() -> None:
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (COUNT, 1, SIZE, SIZE), dtype=np.uint8))
     probe = Probe.from_tensor(pixels)
     assert torch.equal(probe.image(3), pixels[3].expand(3, -1, -1))
-    given = grey_target().feed(torch.tensor([3]), probe.input(3)[None])
+    given = grey_target().make_input(torch.tensor([3]), probe.input(3)[None])
     assert torch.allclose(given, (pixels[3:4] / 255 - 0.4) / 0.3)
 
 
 def test_a_generator_of_grey_pictures() -> None:
     model = nn.Sequential(nn.Linear(4, SIZE * SIZE), nn.Tanh(), nn.Unflatten(1, (1, SIZE, SIZE)))
     target = GeneratorTarget(model, Latents(4, count=6), image_size=SIZE)
-    picture = target.picture(2)
+    picture = target.generate_image(2)
     assert picture.shape == (3, SIZE, SIZE)
     assert torch.equal(picture[0], picture[2])
 
@@ -193,7 +193,7 @@ def test_a_dissection_of_bands_opens_its_probe_again(tmp_path: Path) -> None:
     part = load_probe(f"{tmp_path / 'eurosat'}@judge", target=target)
     assert part.channels == BANDS
     assert part.image(0).shape == (3, SIZE, SIZE)
-    assert probe.some([5, 2]).input(1).equal(probe.input(2))
+    assert probe.subset([5, 2]).input(1).equal(probe.input(2))
     other = load_probe(str(tmp_path / "eurosat"), target=band_target(display_bands=(0, 1, 2)))
     assert other.fingerprint != probe.fingerprint
 
@@ -254,8 +254,8 @@ def test_a_folder_of_arrays_alone_serves_networks_of_pictures(tmp_path: Path) ->
     pixels = np.random.default_rng(0).integers(0, 256, (COUNT, 3, SIZE, SIZE), dtype=np.uint8)
     target = Target(net(3), image_size=SIZE)
     probe = load_probe(str(folder_of(tmp_path / "tiles", images=pixels)), target=target)
-    given = target.feed(torch.tensor([0]), probe.input(0)[None])
-    assert torch.allclose(given, target.prepare(torch.from_numpy(pixels[:1])), atol=1e-5)
+    given = target.make_input(torch.tensor([0]), probe.input(0)[None])
+    assert torch.allclose(given, target.preprocess(torch.from_numpy(pixels[:1])), atol=1e-5)
     assert torch.equal(probe.image(0), torch.from_numpy(pixels[0]))
 
 
@@ -272,7 +272,7 @@ def test_a_folder_of_arrays_alone_serves_networks_of_pictures(tmp_path: Path) ->
 )
 def test_damaged_arrays_are_unreadable(name: str, content: object, told: str, tmp_path: Path) -> None:
     content(tmp_path / name)  # type: ignore[operator]
-    with pytest.raises(Unreadable, match=told):
+    with pytest.raises(UnreadableImage, match=told):
         read_bands(tmp_path / name)
 
 
@@ -280,7 +280,7 @@ def test_an_array_that_claims_to_be_huge_is_unreadable(tmp_path: Path) -> None:
     header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (100000, 100000, 13), }"
     header += b" " * (118 - len(header) - 1) + b"\n"
     (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
-    with pytest.raises(Unreadable):
+    with pytest.raises(UnreadableImage):
         read_bands(tmp_path / "a.npy")
 
 

@@ -8,17 +8,17 @@ import torch
 
 from benchmarks.better_describer import Change, Heard, verdicts
 from benchmarks.transformer_captioner import TransformerCaptioner
-from milan.annotations import Annotated
-from milan.experiments.transfer.learning import Plan
+from milan.experiments.generalization.trained_splits import GeneralizationConfig
 from milan.models import CaptionBatch
-from milan.models.decoding import Speller, beam_search
+from milan.models.data_module import AnnotatedUnit
+from milan.models.decoding import TokenConstraints, beam_search
 from milan.units import Unit
 
 WORDS = [f"word{number}" for number in range(12)]
 
 
 def test_each_rule_chooses_by_its_own_sum() -> None:
-    unit = Annotated(Path("layer"), Unit("layer", 0), ("dots",))
+    unit = AnnotatedUnit(Path("layer"), Unit("layer", 0), ("dots",))
     texts = ["dots", "red dots", "red and blue dots"]
     found = Heard((unit,), [texts], [np.array([-3.0, -3.2, -5.0])], [np.array([-2.0, -4.0, -10.0])])
     assert found.best(0.0) == ["dots"]
@@ -30,7 +30,7 @@ def test_each_rule_chooses_by_its_own_sum() -> None:
 
 
 def test_a_change_is_asked_under_its_seeds() -> None:
-    plan = Plan(seeds=5, first_seed=1)
+    plan = GeneralizationConfig(seeds=5, first_seed=1)
     assert list(Change("beam", {}, seeds=2).rounds(plan)) == [1, 2]
     assert list(Change("λ", {}).rounds(plan)) == [1, 2, 3, 4, 5]
     assert list(Change("ensemble", {}, together=True).rounds(plan)) == [1], "it says one thing"
@@ -42,8 +42,12 @@ def test_the_best_setting_where_it_was_chosen_is_judged_elsewhere(capsys: pytest
 
     class Told:
         def __init__(self, name: str, texts: dict[str, list[str]]):
-            self.judging, self.plan, self.texts = name.startswith("resnet"), Plan(seeds=1, first_seed=1), texts
-            self.units = tuple(Annotated(Path("layer"), Unit("layer", index), ("dots",)) for index in range(2))
+            self.judging, self.plan, self.texts = (
+                name.startswith("resnet"),
+                GeneralizationConfig(seeds=1, first_seed=1),
+                texts,
+            )
+            self.units = tuple(AnnotatedUnit(Path("layer"), Unit("layer", index), ("dots",)) for index in range(2))
 
         def truth(self, texts: list[str]) -> np.ndarray:
             return np.array([worth[text] for text in texts])
@@ -51,7 +55,10 @@ def test_the_best_setting_where_it_was_chosen_is_judged_elsewhere(capsys: pytest
         def heard(self, _seed: int) -> Heard:
             return Heard(self.units, [["blue"], ["none"]], [np.zeros(1)] * 2, [np.zeros(1)] * 2)
 
-    cases = [Told("alexnet", {"a": ["red", "red"], "b": ["none", "blue"]}), Told("resnet", {"a": ["blue", "blue"], "b": ["red", "red"]})]
+    cases = [
+        Told("alexnet", {"a": ["red", "red"], "b": ["none", "blue"]}),
+        Told("resnet", {"a": ["blue", "blue"], "b": ["red", "red"]}),
+    ]
     change = Change("words", {name: lambda case, _seed, name=name: case.texts[name] for name in "ab"})
     (found,) = verdicts(cases, [change])
     assert (found.setting, found.chosen, found.judged) == ("a", 1.0, 0.5)
@@ -67,7 +74,7 @@ def model() -> TransformerCaptioner:
 
 def test_a_walk_says_what_reading_the_whole_text_says(model: TransformerCaptioner) -> None:
     features = torch.randn(3, 4, 6)
-    found = beam_search(model.walk(features), 3, Speller(model.vocabulary), beam=4, steps=5)
+    found = beam_search(model.walk(features), 3, TokenConstraints(model.vocabulary), beam=4, steps=5)
     for unit in range(3):
         for beam in range(4):
             tokens = found.tokens[unit, beam]

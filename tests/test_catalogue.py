@@ -10,12 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milan import Candidate, Catalogue, Description, Unit, read_descriptions
-from milan.catalogue import Entry, read_catalogue
 from milan.errors import BadInput, UnknownName
-from milan.tables import guard, unguard
+from milan.results.catalogue import Entry, read_catalogue
+from milan.storage.tables import escape_formula, unescape_formula
 
 PMI = (("likelihood", -3.25), ("prior", -12.5), ("pmi", -0.75))
-RED = Description(Unit("layer4.1", 17), "red things", -0.75, candidates=(Candidate("red things", -0.75, PMI), Candidate("a dog", -2.0, ())))
+RED = Description(
+    Unit("layer4.1", 17),
+    "red things",
+    -0.75,
+    candidates=(Candidate("red things", -0.75, PMI), Candidate("a dog", -2.0, ())),
+)
 LINEAR = Description(Unit("fc", 2), "3.2 dog - 1.1 cat", 0.5, concepts=(("dog", 3.2), ("cat", -1.1)), bias=0.25)
 FULL = Catalogue(
     (
@@ -51,7 +56,12 @@ def test_the_columns_are_those_promised(tmp_path):
 
 def test_rows_stand_by_layer_and_unit_and_layers_count_as_people_do(tmp_path):
     said = [Description(Unit(layer, unit), "x", 0.0) for layer in ("features.12", "features.3") for unit in (10, 2)]
-    assert [str(each.unit) for each in Catalogue.of(said)] == ["features.3:2", "features.3:10", "features.12:2", "features.12:10"]
+    assert [str(each.unit) for each in Catalogue.from_descriptions(said)] == [
+        "features.3:2",
+        "features.3:10",
+        "features.12:2",
+        "features.12:10",
+    ]
 
 
 def test_the_same_answers_are_the_same_bytes(tmp_path):
@@ -63,14 +73,20 @@ def test_the_same_answers_are_the_same_bytes(tmp_path):
 
 
 def test_floats_are_fixed_at_six_digits():
-    kept = Catalogue.of([Description(Unit("a", 0), "x", 1 / 3, candidates=(Candidate("x", -1e-20 / 3, (("p", 2 / 3),)),))])["a:0"]
-    assert (kept.score, kept.candidates[0].score, kept.candidates[0].parts) == (0.333333, -3.33333e-21, (("p", 0.666667),))
+    kept = Catalogue.from_descriptions(
+        [Description(Unit("a", 0), "x", 1 / 3, candidates=(Candidate("x", -1e-20 / 3, (("p", 2 / 3),)),))]
+    )["a:0"]
+    assert (kept.score, kept.candidates[0].score, kept.candidates[0].parts) == (
+        0.333333,
+        -3.33333e-21,
+        (("p", 0.666667),),
+    )
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-cmd", "@sum", "'=quoted", "\uff1dwide", " =1", "a = b", "plain"])
 def test_no_cell_is_a_formula(tmp_path, text):
     said = Description(Unit("=layer", 0), text, 1.0)
-    Catalogue.of([said]).write(tmp_path)
+    Catalogue.from_descriptions([said]).write(tmp_path)
     with (tmp_path / "descriptions.csv").open() as file:
         row = list(csv.reader(file))[1]
     assert all(cell.lstrip()[:1] not in {"=", "+", "-", "@", "\uff1d"} for cell in row)
@@ -79,42 +95,45 @@ def test_no_cell_is_a_formula(tmp_path, text):
 
 @given(st.text())
 def test_guards_come_off_as_they_went_on(text):
-    assert unguard(guard(text)) == text
+    assert unescape_formula(escape_formula(text)) == text
 
 
 @given(text=st.text(st.characters(), min_size=1), reason=st.text(st.characters()))
 def test_any_text_is_kept_on_one_clean_line(tmp_path_factory, text, reason):
     folder = tmp_path_factory.mktemp("any")
-    whole = Catalogue((Entry(Unit("a", 0), "ok", Description(Unit("a", 0), text, 1.0)), Entry(Unit("a", 1), "failed", None, reason)))
+    whole = Catalogue(
+        (Entry(Unit("a", 0), "ok", Description(Unit("a", 0), text, 1.0)), Entry(Unit("a", 1), "failed", None, reason))
+    )
     whole.write(folder)
     for name in ("descriptions.csv", "descriptions.jsonl", "descriptions.parquet"):
         assert read_catalogue(folder / name).entries == whole.entries
     kept = whole.entries[0].description
     assert kept is None or (
-        kept.text == " ".join(kept.text.split()) and not any(sign < " " or "\ud800" <= sign <= "\udfff" for sign in kept.text)
+        kept.text == " ".join(kept.text.split())
+        and not any(sign < " " or "\ud800" <= sign <= "\udfff" for sign in kept.text)
     )
 
 
 def test_control_characters_surrogates_and_directions_are_not_kept():
-    kept = Catalogue.of([Description(Unit("a", 0), "one\x1b[31m\ntwo\udc80 \u202ethree", 1.0)])["a:0"]
+    kept = Catalogue.from_descriptions([Description(Unit("a", 0), "one\x1b[31m\ntwo\udc80 \u202ethree", 1.0)])["a:0"]
     assert kept.text == "one[31m two\ufffd three"
 
 
 def test_an_empty_description_is_a_failure_and_not_a_description():
-    whole = Catalogue.of([Description(Unit("a", 0), " \n\t", 1.0)])
+    whole = Catalogue.from_descriptions([Description(Unit("a", 0), " \n\t", 1.0)])
     assert whole.descriptions == []
     assert (whole.entries[0].status, whole.entries[0].reason) == ("failed", "the describer gave an empty text")
 
 
 def test_scores_that_are_no_number_are_empty(tmp_path):
-    Catalogue.of([Description(Unit("a", 0), "x", math.nan)]).write(tmp_path)
+    Catalogue.from_descriptions([Description(Unit("a", 0), "x", math.nan)]).write(tmp_path)
     assert json.loads((tmp_path / "descriptions.jsonl").read_text())["score"] is None
     assert math.isnan(read_descriptions(tmp_path)[0].score)
 
 
 def test_long_and_foreign_texts_are_kept_whole(tmp_path):
     text = " ".join(["mot"] * 300 + ["赤い犬", "🐕"])
-    Catalogue.of([Description(Unit("a", 0), text, 1.0)]).write(tmp_path)
+    Catalogue.from_descriptions([Description(Unit("a", 0), text, 1.0)]).write(tmp_path)
     assert [each.text for each in read_descriptions(tmp_path / "descriptions.csv")] == [text]
 
 
@@ -126,12 +145,14 @@ def test_units_by_name():
     with pytest.raises(BadInput, match=r"layer4.1:5 has no description: it is failed \(HTTP 500\)"):
         FULL["layer4.1:5"]
     with pytest.raises(BadInput, match="fc:2 is in the catalogue twice"):
-        Catalogue.of([LINEAR, LINEAR])
+        Catalogue.from_descriptions([LINEAR, LINEAR])
 
 
 def test_a_part_named_as_a_column_is_refused(tmp_path):
     with pytest.raises(BadInput, match="part of a candidate's score is named 'text'"):
-        Catalogue.of([Description(Unit("a", 0), "x", 1.0, candidates=(Candidate("x", 1.0, (("text", 1.0),)),))]).write(tmp_path)
+        Catalogue.from_descriptions(
+            [Description(Unit("a", 0), "x", 1.0, candidates=(Candidate("x", 1.0, (("text", 1.0),)),))]
+        ).write(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -144,9 +165,17 @@ def test_a_part_named_as_a_column_is_refused(tmp_path):
         ("list.jsonl", "[]", r"list.jsonl, line 1: a JSON list"),
         ("null.jsonl", '{"layer": "a", "unit": 0, "description": null}', r"null.jsonl, row 1: description None"),
         ("layer.jsonl", '{"layer": null, "unit": 0, "description": "x"}', r"layer.jsonl, row 1: layer None"),
-        ("text.jsonl", '{"layer": "a", "unit": 0, "description": "x", "candidates": [{"text": 1, "score": 2}]}', "row 1: "),
+        (
+            "text.jsonl",
+            '{"layer": "a", "unit": 0, "description": "x", "candidates": [{"text": 1, "score": 2}]}',
+            "row 1: ",
+        ),
         ("unit.csv", "layer,unit,description,describer\na,0.0,x,me\n", r"unit.csv, line 2: unit '0.0'"),
-        ("json.csv", "layer,unit,description,concepts\na,0,x," + "[" * 100_000, "line 2: nested too deeply in the column concepts"),
+        (
+            "json.csv",
+            "layer,unit,description,concepts\na,0,x," + "[" * 100_000,
+            "line 2: nested too deeply in the column concepts",
+        ),
         ("broken.parquet", "PAR", "cannot be read as parquet"),
         ("table.xlsx", "x", "unknown kind of table '.xlsx'"),
         ("bytes.csv", b"\xff\xfe\x00", "bytes.csv, line 1: "),

@@ -11,17 +11,17 @@ import torch
 from PIL import Image
 from torch import nn
 
+from milan.concepts.presence import presence_from_classes
 from milan.describers.caption_activation import CaptionActivation
 from milan.dissection.dissect import dissect
 from milan.errors import BadInput, MilanWarning, MissingEvidence
-from milan.page.ranges import class_ranges
-from milan.presence import by_classes
 from milan.probes import Probe, load_probe
 from milan.probes.class_labels import class_labels, names_by_label
-from milan.probes.superclasses import class_concepts, known_labels, outputs_of
-from milan.scores.ablations import right_without
-from milan.scores.causal import impacts
-from milan.scores.simulation import ByClasses
+from milan.probes.superclasses import known_labels, load_class_concepts, match_outputs
+from milan.results.page.activation_ranges import compute_class_ranges
+from milan.scores.ablation_score import compute_impacts
+from milan.scores.accuracy_under_ablation import evaluate_ablations
+from milan.scores.activation_simulation import ClassSimulator
 from milan.targets import Target
 
 
@@ -95,7 +95,7 @@ def test_a_hub_split_without_labels_has_none(tmp_path):
     probe = load_probe(f"hf:{tmp_path / 'set'}", size=8)
     assert (probe.labels, probe.classes) == (None, ["tench", "goldfish"])
     with pytest.raises(MissingEvidence, match="no class labels"):
-        by_classes(probe)
+        presence_from_classes(probe)
 
 
 class Levels(nn.Module):
@@ -120,11 +120,11 @@ def partly():
 
 
 def test_an_image_of_unknown_class_is_of_no_class_in_particular(partly):
-    found = by_classes(partly)
+    found = presence_from_classes(partly)
     unknown = torch.arange(40) % 4 == 0
     assert found.matrix[unknown].isnan().all()
     assert torch.equal(found.matrix[~unknown].sum(1), torch.ones(30))
-    simulated = ByClasses(partly).presence(["dark", "nothing of the kind"]).matrix
+    simulated = ClassSimulator(partly).predict_presence(["dark", "nothing of the kind"]).matrix
     assert simulated[unknown].isnan().all()
     assert simulated[~unknown].sum(0).tolist() == [15, 0]
 
@@ -132,7 +132,7 @@ def test_an_image_of_unknown_class_is_of_no_class_in_particular(partly):
 def test_charts_of_classes_are_of_the_images_whose_class_is_known(partly, tmp_path):
     target = Target(Levels(), image_size=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     found = dissect(target, partly, ["unit"], tmp_path, k=3)["unit"]
-    names, (chart,) = class_ranges(found, found.units)
+    names, (chart,) = compute_class_ranges(found, found.units)
     assert [names[place] for place in chart["classes"]] == ["bright", "dark"]
     assert np.allclose(np.sum(chart["shares"], axis=0), 100, atol=2)
 
@@ -141,10 +141,10 @@ def test_accuracy_needs_the_class_of_every_image(partly, tmp_path):
     target = Target(Levels(), image_size=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     tries = [
         lambda: known_labels(partly),
-        lambda: outputs_of(partly, 2),
-        lambda: right_without(target, partly, [()], tmp_path / "kept.sqlite"),
-        lambda: impacts(target, "unit", [0], partly),
-        lambda: CaptionActivation(captioner="labels", llm="echo")._captioned(partly, [0]),
+        lambda: match_outputs(partly, 2),
+        lambda: evaluate_ablations(target, partly, [()], tmp_path / "kept.sqlite"),
+        lambda: compute_impacts(target, "unit", [0], partly),
+        lambda: CaptionActivation(captioner="labels", llm="echo")._caption_images(partly, [0]),
     ]
     for each in tries:
         with pytest.raises(MissingEvidence, match=r"10 of 40 images .*image 0 of a tensor"):
@@ -154,4 +154,4 @@ def test_accuracy_needs_the_class_of_every_image(partly, tmp_path):
 def test_too_many_classes_are_no_concepts():
     probe = Probe.from_tensor(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), [0, 500_000])
     with pytest.raises(BadInput, match="500001 classes"):
-        class_concepts(probe)
+        load_class_concepts(probe)

@@ -16,11 +16,19 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milan import progress as progress_module
-from milan.command import bounded_yaml, clean, collected_warnings, escaped, parser, run, warnings_so_far
-from milan.embedded import embedded
+from milan.console import progress as progress_module
+from milan.console.command_line import (
+    bounded_yaml,
+    build_parser,
+    clean_text,
+    escape_markup,
+    get_recorded_warnings,
+    record_warnings,
+    run_program,
+)
+from milan.console.progress import track_progress
 from milan.errors import BadInput, MilanWarning
-from milan.progress import progress
+from milan.storage.packaged_data import locate_packaged_data
 
 
 def program(
@@ -41,7 +49,7 @@ def program(
 
 
 def options(*words: str) -> dict:
-    return parser("program", "Does it.", program).parse_args(list(words)).as_dict()
+    return build_parser("program", "Does it.", program).parse_args(list(words)).as_dict()
 
 
 def test_words_become_options() -> None:
@@ -137,7 +145,7 @@ def test_help_tells_the_docstring(capsys: pytest.CaptureFixture) -> None:
 
 
 def test_command_and_package_import_no_torch() -> None:
-    code = "import sys, milan, milan.command, milan.storage, milan.progress, milan.embedded; print('torch' in sys.modules)"
+    code = "import sys, milan, milan.console.command_line, milan.storage.files, milan.console.progress, milan.storage.packaged_data; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
@@ -162,11 +170,15 @@ def raising(error: BaseException):
     [
         (BadInput("no images under a\x1b[2J/b\nor so"), 2, "error: no images under a[2J/b or so\n"),
         (KeyboardInterrupt(), 130, "interrupted; run the same command again to continue where it stopped\n"),
-        (OSError(28, "No space left on device", "out/x.npy"), 2, "error: cannot write out/x.npy: No space left on device; make room"),
+        (
+            OSError(28, "No space left on device", "out/x.npy"),
+            2,
+            "error: cannot write out/x.npy: No space left on device; make room",
+        ),
     ],
 )
 def test_run_ends(error: BaseException, status: int, told: str, capsys: pytest.CaptureFixture) -> None:
-    assert run(raising(error)) == status
+    assert run_program(raising(error)) == status
     printed = capsys.readouterr().err
     assert printed.startswith(told)
     assert printed.count("\n") == 1
@@ -174,24 +186,24 @@ def test_run_ends(error: BaseException, status: int, told: str, capsys: pytest.C
 
 def test_run_hides_no_fault_of_ours() -> None:
     with pytest.raises(ZeroDivisionError):
-        run(raising(ZeroDivisionError()))
+        run_program(raising(ZeroDivisionError()))
 
 
 def test_run_well() -> None:
-    assert run(lambda: None) == 0
+    assert run_program(lambda: None) == 0
 
 
 WAITING = """
     import sys, time
     from pathlib import Path
-    from milan.command import run
-    from milan.storage import atomic, locked
+    from milan.console.command_line import run_program
+    from milan.storage.files import atomic_write, lock_folder
     def main():
-        with locked(Path(sys.argv[1])), atomic(Path(sys.argv[1], "a.txt")) as partial:
+        with lock_folder(Path(sys.argv[1])), atomic_write(Path(sys.argv[1], "a.txt")) as partial:
             partial.write_text("half")
             print("ready", flush=True)
             time.sleep(60)
-    sys.exit(run(main))
+    sys.exit(run_program(main))
 """
 
 
@@ -211,7 +223,7 @@ def test_signals_end_it_cleanly(tmp_path: Path, number: signal.Signals, status: 
 
 def test_a_reader_that_leaves_is_no_fault() -> None:
     printed = "[terminal(80).print('x' * 1000) for _ in range(1000)]"
-    code = f"import sys; from milan.command import run, terminal; sys.exit(run(lambda: {printed}))"
+    code = f"import sys; from milan.console.command_line import run_program, terminal; sys.exit(run_program(lambda: {printed}))"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stderr is not None
@@ -228,7 +240,7 @@ FULL = pytest.param("{} >/dev/full", marks=pytest.mark.skipif(not Path("/dev/ful
 def test_an_output_that_takes_little_or_nothing_is_no_fault(shell: str) -> None:
     """Closed, in ASCII, full: a plain message, the console of rich and a warning are printed, escaped or discarded."""
     code = (
-        "import sys, warnings; from milan.command import run, terminal; from milan.errors import MilanWarning\n"
+        "import sys, warnings; from milan.console.command_line import run_program, terminal; from milan.errors import MilanWarning\n"
         "def main(): print('ü'); terminal(80).print('ü'); warnings.warn('ü', MilanWarning)\n"
         "sys.exit(run(main))"
     )
@@ -242,24 +254,24 @@ def test_an_output_that_takes_little_or_nothing_is_no_fault(shell: str) -> None:
 
 
 def test_a_warning_of_a_library_ends_no_run() -> None:
-    code = "import warnings; from milan.command import run; exit(run(lambda: warnings.warn('old', DeprecationWarning)))"
+    code = "import warnings; from milan.console.command_line import run_program; exit(run_program(lambda: warnings.warn('old', DeprecationWarning)))"
     assert subprocess.run([sys.executable, "-W", "error", "-c", code], check=False).returncode == 0
 
 
 def test_warnings_are_told_once_and_kept(capsys: pytest.CaptureFixture) -> None:
-    with collected_warnings():
+    with record_warnings():
         for _ in range(3):
             warnings.warn("2 images skipped: a\x1b.png", MilanWarning, stacklevel=1)
-        assert warnings_so_far() == ["2 images skipped: a.png"]
+        assert get_recorded_warnings() == ["2 images skipped: a.png"]
     assert capsys.readouterr().err == "warning: 2 images skipped: a.png\n"
-    with collected_warnings():
-        assert warnings_so_far() == []
+    with record_warnings():
+        assert get_recorded_warnings() == []
 
 
 @given(st.text())
 def test_clean_is_harmless_and_settled(text: str) -> None:
-    once = clean(text)
-    assert clean(once) == once
+    once = clean_text(text)
+    assert clean_text(once) == once
     assert not any(ord(sign) < 32 or 127 <= ord(sign) < 160 or "\ud800" <= sign <= "\udfff" for sign in once)
     once.encode()
 
@@ -268,14 +280,16 @@ def test_clean_is_harmless_and_settled(text: str) -> None:
 def test_escaped_is_printed_as_it_is(text: str) -> None:
     from rich.text import Text
 
-    assert Text.from_markup(escaped(text)).plain == clean(text)
+    assert Text.from_markup(escape_markup(text)).plain == clean_text(text)
 
 
-def test_progress_gives_all_and_logs_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    assert list(progress(range(5), text="counting")) == [0, 1, 2, 3, 4]
+def test_progress_gives_all_and_logs_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert list(track_progress(range(5), description="counting")) == [0, 1, 2, 3, 4]
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(progress_module, "PAUSE", 0.02)
-    for _ in progress(iter(range(4)), total=4, text="waiting"):
+    monkeypatch.setattr(progress_module, "LOG_INTERVAL", 0.02)
+    for _ in track_progress(iter(range(4)), total=4, description="waiting"):
         time.sleep(0.03)
     lines = capsys.readouterr().err.splitlines()
     assert lines
@@ -283,16 +297,18 @@ def test_progress_gives_all_and_logs_now_and_then(monkeypatch: pytest.MonkeyPatc
 
 
 def test_embedded_finds_the_checkout_and_says_what_is_missing() -> None:
-    assert embedded("data").is_dir()
-    assert embedded("configs").is_dir()
+    assert locate_packaged_data("data").is_dir()
+    assert locate_packaged_data("configs").is_dir()
     with pytest.raises(BadInput, match="data/nothing does not come with"):
-        embedded("data/nothing")
+        locate_packaged_data("data/nothing")
 
 
 def test_locale_changes_nothing() -> None:
-    code = "from milan.command import clean; print(ascii(clean('Ünit\\x07 — 1')))"
+    code = "from milan.console.command_line import clean_text; print(ascii(clean_text('Ünit\\x07 — 1')))"
     told = {
-        subprocess.run([sys.executable, "-c", code], env=os.environ | {"LC_ALL": name}, capture_output=True, check=True).stdout
+        subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | {"LC_ALL": name}, capture_output=True, check=True
+        ).stdout
         for name in ("C", "C.UTF-8")
     }
     assert len(told) == 1

@@ -14,15 +14,15 @@ import yaml
 from torch import nn
 
 import milan
-from milan.describers.contract import toy_dissection
+from milan.cli.describe import main
+from milan.describers._shared.contract import make_toy_dissection
 from milan.errors import BadInput, UnknownName
-from milan.programs.describe import main
-from milan.targets.choosing import choose_units
+from milan.targets.unit_selection import parse_unit_selection
 from tests.describers import worlds
 
 ROOT = Path(__file__).parents[1]
 TABLES = ("descriptions.csv", "descriptions.jsonl", "descriptions.parquet")
-DETECTORS = f"{ROOT / 'milan/describers/contract.py'}:detectors"
+DETECTORS = f"{ROOT / 'milan/describers/_shared/contract.py'}:make_detectors"
 COLOUR = f"{worlds.__file__}:Colour"
 SLOW = """
 import os, time
@@ -42,7 +42,7 @@ class Slow(Colour):
 @pytest.fixture(scope="module")
 def probe(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
-    toy_dissection(folder)
+    make_toy_dissection(folder)
     return str(folder / "probe")
 
 
@@ -62,7 +62,10 @@ def test_a_run_leaves_table_page_config_and_facts(words, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "11 of 14 units described (2 dead, 1 sparse)" in shown
     assert str(tmp_path / "out/page/index.html") in shown.replace("\n", "")
-    assert {unit.layer for unit in (each.unit for each in milan.read_descriptions(tmp_path / "out"))} == {"answers", "detectors"}
+    assert {unit.layer for unit in (each.unit for each in milan.read_descriptions(tmp_path / "out"))} == {
+        "answers",
+        "detectors",
+    }
     facts = json.loads((tmp_path / "out/run.json").read_text())
     assert facts["layers"] == ["detectors", "answers"]
     assert {"target", "probe", "describer", "answers"} <= facts["hashes"].keys()
@@ -78,7 +81,22 @@ def test_the_first_lines_of_the_table_are_as_always(words, tmp_path, capsys):
     assert first == {"layer": "answers", "unit": 0, "description": "red", "describer": "colour", "status": "ok"}
     assert rows[0]["candidates"][0]["text"] == "red"
     assert set(rows[0]["candidates"][0]) == {"text", "score", "likelihood", "prior"}
-    assert [row["status"] for row in rows] == ["ok", "ok", "ok", "ok", "dead", "sparse", "ok", "ok", "ok", "ok", "ok", "dead", "ok", "ok"]
+    assert [row["status"] for row in rows] == [
+        "ok",
+        "ok",
+        "ok",
+        "ok",
+        "dead",
+        "sparse",
+        "ok",
+        "ok",
+        "ok",
+        "ok",
+        "ok",
+        "dead",
+        "ok",
+        "ok",
+    ]
     assert [row["description"] for row in rows if row["status"] != "ok"] == ["", "", ""]
 
 
@@ -118,16 +136,21 @@ def test_units_choose_and_layers_are_whole_beneath(words, tmp_path):
 
 def test_units_by_layer_and_range():
     counts = {"one": 10, "two": 4}
-    assert choose_units("", counts) == {"one": list(range(10)), "two": [0, 1, 2, 3]}
-    assert choose_units("two:1-2, one:9", counts) == {"one": [9], "two": [1, 2]}
+    assert parse_unit_selection("", counts) == {"one": list(range(10)), "two": [0, 1, 2, 3]}
+    assert parse_unit_selection("two:1-2, one:9", counts) == {"one": [9], "two": [1, 2]}
     with pytest.warns(milan.errors.MilanWarning, match="two has 4 units: of '2-5' took up to 3"):
-        assert choose_units("2-5", counts) == {"one": [2, 3, 4, 5], "two": [2, 3]}
-    faults = {"7-8": "units of two lie between 0 and 3", "5-2": "not units: '5-2'", "x": "not units", "two:4": "'two:4' asks for others"}
+        assert parse_unit_selection("2-5", counts) == {"one": [2, 3, 4, 5], "two": [2, 3]}
+    faults = {
+        "7-8": "units of two lie between 0 and 3",
+        "5-2": "not units: '5-2'",
+        "x": "not units",
+        "two:4": "'two:4' asks for others",
+    }
     for wrong, told in faults.items():
         with pytest.raises(BadInput, match=told):
-            choose_units(wrong, counts)
+            parse_unit_selection(wrong, counts)
     with pytest.raises(UnknownName, match="unknown layer of units 'tow'; nearest: two"):
-        choose_units("tow:1", counts)
+        parse_unit_selection("tow:1", counts)
 
 
 def test_a_dry_run_tells_the_size_and_writes_nothing(words, tmp_path, capsys):
@@ -188,9 +211,9 @@ def test_an_out_that_cannot_be(words, tmp_path, capsys):
 
 
 def test_two_runs_do_not_share_a_folder(words, tmp_path, capsys):
-    from milan.storage import locked
+    from milan.storage.files import lock_folder
 
-    with locked(tmp_path / "out"):
+    with lock_folder(tmp_path / "out"):
         assert main([*words, "--out", str(tmp_path / "out")]) == 2
     assert "is being written by this process" in capsys.readouterr().err
 
@@ -246,12 +269,24 @@ def test_a_rerun_asks_nothing_again_and_a_changed_image_is_no_hit(words, tmp_pat
 
 def test_two_processes_describe_as_one_does(words, tmp_path):
     assert main([*words, "--out", str(tmp_path / "one")]) == 0
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(ROOT / "describe.py")]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        str(ROOT / "describe.py"),
+    ]
     surroundings = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    shown = subprocess.run([*command, *words, "--out", str(tmp_path / "two")], env=surroundings, capture_output=True, text=True, check=True)
+    shown = subprocess.run(
+        [*command, *words, "--out", str(tmp_path / "two")], env=surroundings, capture_output=True, text=True, check=True
+    )
     assert shown.stdout.count("11 of 14 units described") == 1
     assert tables(tmp_path / "one") == tables(tmp_path / "two")
-    pictures = [sorted(file.relative_to(out) for file in out.rglob("*.webp")) for out in (tmp_path / "one", tmp_path / "two")]
+    pictures = [
+        sorted(file.relative_to(out) for file in out.rglob("*.webp")) for out in (tmp_path / "one", tmp_path / "two")
+    ]
     assert pictures[0] == pictures[1] != []
 
 
@@ -260,12 +295,18 @@ def test_failures_are_told_and_tried_again(words, tmp_path, probe, monkeypatch):
     monkeypatch.setattr(worlds.Counting, "failing", {2})
     options = {"layers": ["answers"], "out": tmp_path / "out", "k": 5}
     first = milan.describe(DETECTORS, probe, worlds.Counting(), **options)
-    assert first.counts == {"dead": 1, "failed": 1, "ok": 4, "sparse": 1}
+    assert first.status_counts == {"dead": 1, "failed": 1, "ok": 4, "sparse": 1}
     facts = json.loads((tmp_path / "out/run.json").read_text())
     assert any("answers:2: HTTP 500" in warning for warning in facts["warnings"])
-    assert "HTTP" not in json.dumps([each["description"] for each in map(json.loads, (tmp_path / "out/descriptions.jsonl").open())])
+    assert "HTTP" not in json.dumps(
+        [each["description"] for each in map(json.loads, (tmp_path / "out/descriptions.jsonl").open())]
+    )
     monkeypatch.setattr(worlds.Counting, "failing", set())
-    assert milan.describe(DETECTORS, probe, worlds.Counting(), **options).counts == {"dead": 1, "ok": 5, "sparse": 1}
+    assert milan.describe(DETECTORS, probe, worlds.Counting(), **options).status_counts == {
+        "dead": 1,
+        "ok": 5,
+        "sparse": 1,
+    }
     assert len(worlds.Counting.asked) == 6
 
 
@@ -275,7 +316,9 @@ def test_a_module_and_pixels_from_python(tmp_path):
     network.train()
     images = milan.Probe.from_tensor(torch.randint(0, 256, (20, 3, 64, 64), dtype=torch.uint8))
     target = milan.Target(network, name="mine", image_size=64)
-    found = milan.describe(target, images, worlds.Colour(), layers=["1"], units=[milan.Unit("1", 2)], out=tmp_path / "out", k=3)
+    found = milan.describe(
+        target, images, worlds.Colour(), layers=["1"], units=[milan.Unit("1", 2)], out=tmp_path / "out", k=3
+    )
     assert [each.unit for each in found] == [milan.Unit("1", 2)]
     assert network.training
     assert not (tmp_path / "out/config.yaml").exists()  # nothing that could be written makes a module of Python's again
@@ -319,9 +362,11 @@ def test_a_layer_may_have_any_name(tmp_path):
 
 def test_help_answers_in_a_second_without_torch():
     start = time.monotonic()
-    told = subprocess.run([sys.executable, str(ROOT / "describe.py"), "--help"], capture_output=True, text=True, check=True)
+    told = subprocess.run(
+        [sys.executable, str(ROOT / "describe.py"), "--help"], capture_output=True, text=True, check=True
+    )
     seconds = time.monotonic() - start
     assert "--settings.KEY VALUE" in " ".join(told.stdout.split())
     assert seconds < 10  # about 0.4 on a free core
-    without = "import sys; sys.modules['torch'] = None; from milan.programs.describe import main; main(['--help'])"
+    without = "import sys; sys.modules['torch'] = None; from milan.cli.describe import main; main(['--help'])"
     assert subprocess.run([sys.executable, "-c", without], capture_output=True, cwd=ROOT, check=False).returncode == 0

@@ -1,8 +1,8 @@
 """The contract of targets and hooks over families of published architectures, with random weights.
 
-For each family: the layers named below have the units and grid that the architecture prescribes; for every layer that is listed, what is
-recorded is the module's own output, taken down independently; the maps lie the right way round; ablation sets what it should, and nothing
-is left of it.
+For each family: the layers named below have the units and grid that the architecture prescribes; for every layer that
+is listed, what is recorded is the module's own output, taken down independently; the maps lie the right way round;
+ablation sets what it should, and nothing is left of it.
 """
 
 import re
@@ -19,9 +19,9 @@ import transformers
 from torch import Tensor, nn
 from torchvision import models
 
-from milan.dissection.hooks import ablated, recorded
 from milan.errors import UnknownName
 from milan.targets import Layer, Target, load_target
+from milan.targets.hooks import ablated, recorded
 from milan.units import Unit
 
 Expected = dict[str, tuple[int, int, int]]  # layer -> units, side of its grid, prefix tokens
@@ -40,15 +40,37 @@ class Family:
 
 
 MAXVIT = (
-    *(("input_size", (64, 64)), ("stem_channels", 8), ("partition_size", 4), ("block_channels", [8, 12]), ("block_layers", [1, 1])),
+    *(
+        ("input_size", (64, 64)),
+        ("stem_channels", 8),
+        ("partition_size", 4),
+        ("block_channels", [8, 12]),
+        ("block_layers", [1, 1]),
+    ),
     *(("head_dim", 4), ("stochastic_depth_prob", 0.0)),
 )
 TORCHVISION = [
     Family(
-        "alexnet", 64, {"features.0": (64, 15, 0), "features.12": (256, 1, 0), "classifier.4": (4096, 1, 0)}, "features.8", "features.0"
+        "alexnet",
+        64,
+        {"features.0": (64, 15, 0), "features.12": (256, 1, 0), "classifier.4": (4096, 1, 0)},
+        "features.8",
+        "features.0",
     ),
-    Family("vgg11", 32, {"features.0": (64, 32, 0), "features.13": (512, 4, 0), "classifier.6": (1000, 1, 0)}, "features.6", "features.4"),
-    Family("squeezenet1_1", 64, {"features.3": (128, 15, 0), "features.12": (512, 3, 0)}, "features.7.expand3x3", "features.3"),
+    Family(
+        "vgg11",
+        32,
+        {"features.0": (64, 32, 0), "features.13": (512, 4, 0), "classifier.6": (1000, 1, 0)},
+        "features.6",
+        "features.4",
+    ),
+    Family(
+        "squeezenet1_1",
+        64,
+        {"features.3": (128, 15, 0), "features.12": (512, 3, 0)},
+        "features.7.expand3x3",
+        "features.3",
+    ),
     Family(
         "resnet18",
         64,
@@ -57,14 +79,40 @@ TORCHVISION = [
         "layer1",
     ),
     Family(
-        "densenet121", 64, {"features.denseblock1": (256, 16, 0), "features.norm5": (1024, 2, 0)}, "features.denseblock2", "features.conv0"
+        "densenet121",
+        64,
+        {"features.denseblock1": (256, 16, 0), "features.norm5": (1024, 2, 0)},
+        "features.denseblock2",
+        "features.conv0",
     ),
-    Family("googlenet", 64, {"inception3a": (256, 8, 0), "inception5b": (1024, 2, 0)}, "inception4a.branch2.1.bn", "conv2"),
-    Family("inception_v3", 107, {"Conv2d_1a_3x3": (32, 53, 0), "Mixed_7c": (2048, 2, 0)}, "Mixed_5b.branch1x1", "Conv2d_2b_3x3"),
-    Family("mobilenet_v2", 64, {"features.1": (16, 32, 0), "features.18": (1280, 2, 0)}, "features.7.conv.2", "features.2"),
-    Family("mobilenet_v3_small", 64, {"features.4.block.2.fc1": (24, 1, 0), "features.12": (576, 2, 0)}, "features.5", "features.0"),
+    Family(
+        "googlenet", 64, {"inception3a": (256, 8, 0), "inception5b": (1024, 2, 0)}, "inception4a.branch2.1.bn", "conv2"
+    ),
+    Family(
+        "inception_v3",
+        107,
+        {"Conv2d_1a_3x3": (32, 53, 0), "Mixed_7c": (2048, 2, 0)},
+        "Mixed_5b.branch1x1",
+        "Conv2d_2b_3x3",
+    ),
+    Family(
+        "mobilenet_v2", 64, {"features.1": (16, 32, 0), "features.18": (1280, 2, 0)}, "features.7.conv.2", "features.2"
+    ),
+    Family(
+        "mobilenet_v3_small",
+        64,
+        {"features.4.block.2.fc1": (24, 1, 0), "features.12": (576, 2, 0)},
+        "features.5",
+        "features.0",
+    ),
     Family("efficientnet_b0", 64, {"features.3": (40, 8, 0), "features.8": (1280, 2, 0)}, "features.4.0", "features.1"),
-    Family("regnet_y_400mf", 64, {"trunk_output.block1": (48, 16, 0), "trunk_output.block4": (440, 2, 0)}, "trunk_output.block2", "stem"),
+    Family(
+        "regnet_y_400mf",
+        64,
+        {"trunk_output.block1": (48, 16, 0), "trunk_output.block4": (440, 2, 0)},
+        "trunk_output.block2",
+        "stem",
+    ),
     Family("shufflenet_v2_x0_5", 64, {"stage2": (48, 8, 0), "conv5": (1024, 2, 0)}, "stage3.0", "conv1"),
     Family("mnasnet0_5", 64, {"layers.8": (16, 16, 0), "layers.15": (1280, 2, 0)}, "layers.9", "layers.3"),
     Family(
@@ -74,7 +122,13 @@ TORCHVISION = [
         "features.3.0.block.3",
         "features.1.0.block.2",
     ),
-    Family("swin_t", 64, {"features.1": (96, 16, 0), "features.5.0.mlp.0": (1536, 4, 0)}, "features.3.0.mlp.0", "features.1.0.mlp.3"),
+    Family(
+        "swin_t",
+        64,
+        {"features.1": (96, 16, 0), "features.5.0.mlp.0": (1536, 4, 0)},
+        "features.3.0.mlp.0",
+        "features.1.0.mlp.3",
+    ),
     Family(
         "vit_b_32",
         64,
@@ -94,9 +148,23 @@ TORCHVISION = [
 ]
 
 TIMM = [
-    Family("vit_tiny_patch16_224", 64, {"patch_embed": (192, 4, 0), "blocks.5.mlp.act": (768, 4, 1)}, "blocks.5.mlp.act", "blocks.0"),
-    Family("deit_tiny_distilled_patch16_224", 64, {"blocks.3": (192, 4, 2), "norm": (192, 4, 2)}, "blocks.3", "blocks.0"),
-    Family("vit_small_patch14_reg4_dinov2", 56, {"blocks.0.mlp.fc1": (1536, 4, 5), "norm": (384, 4, 5)}, "blocks.2.mlp.fc1", "blocks.0"),
+    Family(
+        "vit_tiny_patch16_224",
+        64,
+        {"patch_embed": (192, 4, 0), "blocks.5.mlp.act": (768, 4, 1)},
+        "blocks.5.mlp.act",
+        "blocks.0",
+    ),
+    Family(
+        "deit_tiny_distilled_patch16_224", 64, {"blocks.3": (192, 4, 2), "norm": (192, 4, 2)}, "blocks.3", "blocks.0"
+    ),
+    Family(
+        "vit_small_patch14_reg4_dinov2",
+        56,
+        {"blocks.0.mlp.fc1": (1536, 4, 5), "norm": (384, 4, 5)},
+        "blocks.2.mlp.fc1",
+        "blocks.0",
+    ),
     Family(
         "swin_tiny_patch4_window7_224",
         64,
@@ -106,7 +174,13 @@ TIMM = [
     ),
     Family("test_maxvit", 160, {"stages.0": (32, 40, 0), "stages.3": (128, 5, 0)}, "stages.1", "stages.0"),
     Family("convnext_atto", 64, {"stages.0": (40, 16, 0), "stages.3": (320, 2, 0)}, "stages.1.blocks.0", "stages.0"),
-    Family("mixer_s32_224", 64, {"blocks.2": (512, 2, 0), "blocks.2.mlp_channels.fc1": (2048, 2, 0)}, "blocks.2", "blocks.0.norm1"),
+    Family(
+        "mixer_s32_224",
+        64,
+        {"blocks.2": (512, 2, 0), "blocks.2.mlp_channels.fc1": (2048, 2, 0)},
+        "blocks.2",
+        "blocks.0.norm1",
+    ),
 ]
 
 SIZED_BY_INPUT = ("convnext_atto", "test_maxvit")
@@ -115,25 +189,63 @@ TINY = (
     *(("hidden_size", 16), ("intermediate_size", 24), ("num_hidden_layers", 2), ("num_attention_heads", 2)),
     *(("image_size", 32), ("patch_size", 8)),
 )
-SWIN = (("image_size", 32), ("patch_size", 2), ("embed_dim", 8), ("depths", [1, 1]), ("num_heads", [2, 2]), ("window_size", 4))
+SWIN = (
+    ("image_size", 32),
+    ("patch_size", 2),
+    ("embed_dim", 8),
+    ("depths", [1, 1]),
+    ("num_heads", [2, 2]),
+    ("window_size", 4),
+)
 CONVNEXT = (("hidden_sizes", [8, 12]), ("depths", [1, 1]), ("num_stages", 2), ("image_size", 32))
 RESNET = (("embedding_size", 8), ("hidden_sizes", [8, 16]), ("depths", [1, 1]), ("layer_type", "basic"))
 BLOCK, FIRST, HIDDEN = r"layers?\.1", r"layers?\.0", r"layers?\.0\.mlp\.fc1"  # transformers renames what stands before
 TRANSFORMERS = [  # layers by what their names end in
-    Family("ViTForImageClassification", 32, {BLOCK: (16, 4, 1), HIDDEN: (24, 4, 1), "classifier": (2, 1, 0)}, HIDDEN, FIRST, TINY),
+    Family(
+        "ViTForImageClassification",
+        32,
+        {BLOCK: (16, 4, 1), HIDDEN: (24, 4, 1), "classifier": (2, 1, 0)},
+        HIDDEN,
+        FIRST,
+        TINY,
+    ),
     Family("DeiTForImageClassification", 32, {BLOCK: (16, 4, 2), HIDDEN: (24, 4, 2)}, HIDDEN, FIRST, TINY),
     Family(
-        "BeitForImageClassification", 32, {BLOCK: (16, 4, 1), HIDDEN: (24, 4, 1)}, HIDDEN, FIRST, (*TINY, ("layer_scale_init_value", 1.0))
+        "BeitForImageClassification",
+        32,
+        {BLOCK: (16, 4, 1), HIDDEN: (24, 4, 1)},
+        HIDDEN,
+        FIRST,
+        (*TINY, ("layer_scale_init_value", 1.0)),
     ),
     Family("Dinov2Model", 32, {BLOCK: (16, 4, 1), "mlp.fc1": (64, 4, 1)}, FIRST, FIRST, TINY),
     Family("Dinov2WithRegistersModel", 32, {BLOCK: (16, 4, 5)}, FIRST, FIRST, (*TINY, ("num_register_tokens", 4))),
     Family("CLIPVisionModel", 32, {BLOCK: (16, 4, 1), HIDDEN: (24, 4, 1)}, HIDDEN, FIRST, TINY),
     Family("SiglipVisionModel", 32, {BLOCK: (16, 4, 0), HIDDEN: (24, 4, 0)}, HIDDEN, FIRST, TINY),
     Family(
-        "SwinForImageClassification", 32, {r"layers\.0\.blocks\.0": (8, 16, 0), "swin.layernorm": (16, 8, 0)}, FIRST, r"blocks\.0", SWIN
+        "SwinForImageClassification",
+        32,
+        {r"layers\.0\.blocks\.0": (8, 16, 0), "swin.layernorm": (16, 8, 0)},
+        FIRST,
+        r"blocks\.0",
+        SWIN,
     ),
-    Family("ConvNextForImageClassification", 32, {r"stages\.0": (8, 8, 0), "encoder": (12, 4, 0)}, "pwconv1", r"stages\.0", CONVNEXT),
-    Family("ResNetForImageClassification", 32, {"embedder": (8, 8, 0), "encoder": (16, 4, 0)}, r"layers?\.0", "embedder", RESNET),
+    Family(
+        "ConvNextForImageClassification",
+        32,
+        {r"stages\.0": (8, 8, 0), "encoder": (12, 4, 0)},
+        "pwconv1",
+        r"stages\.0",
+        CONVNEXT,
+    ),
+    Family(
+        "ResNetForImageClassification",
+        32,
+        {"embedder": (8, 8, 0), "encoder": (16, 4, 0)},
+        r"layers?\.0",
+        "embedder",
+        RESNET,
+    ),
 ]
 
 
@@ -242,7 +354,9 @@ def test_units_are_the_output_channels_of_every_leaf(case: tuple[Target, Family]
     for layer in target.layers():
         module = modules[layer.module]
         for kind, width in widths.items():
-            if isinstance(module, kind) and "mlp_tokens" not in layer.name:  # a mixer's token MLP mixes places, not channels
+            if (
+                isinstance(module, kind) and "mlp_tokens" not in layer.name
+            ):  # a mixer's token MLP mixes places, not channels
                 assert layer.units == getattr(module, width), layer
                 checked += 1
     assert checked >= 5
@@ -250,15 +364,17 @@ def test_units_are_the_output_channels_of_every_leaf(case: tuple[Target, Family]
 
 def test_recorded_is_the_modules_own_output(case: tuple[Target, Family]) -> None:
     target, _ = case
-    layers, images = target.layers(), target.noise(2, target.image_size)
+    layers, images = target.layers(), target.make_noise(2, target.image_size)
     plain = taken_down(target, layers, images)
     seen: dict[str, Tensor] = {}
 
     def compare(name: str, maps: Tensor, cls: Tensor | None) -> None:
         layer = target.layer(name)
         assert maps.shape == (2, layer.units, *layer.grid)
-        torch.testing.assert_close(maps, as_maps(plain[name], layer), rtol=0, atol=0, msg=lambda text: f"{name}: {text}")
-        if layer.cls:
+        torch.testing.assert_close(
+            maps, as_maps(plain[name], layer), rtol=0, atol=0, msg=lambda text: f"{name}: {text}"
+        )
+        if layer.has_class_token:
             assert cls is not None
             assert torch.equal(cls, plain[name][:, 0])
         seen[name] = maps.amax()
@@ -278,11 +394,16 @@ def test_maps_lie_the_way_the_image_does(case: tuple[Target, Family], rows: int,
     pixels[1, :, spot[0], spot[1]] = 255
     maps = []
     with recorded(target, [layer.name], lambda _, values, cls: maps.append(values.clone())) as look:
-        look(target.prepare(pixels))
+        look(target.preprocess(pixels))
     change = (maps[0][1] - maps[0][0]).abs().sum(0)
     assert torch.isfinite(change).all()
     half = change.shape[0] // 2  # a middle row or column belongs to neither half
-    quarters = {(0, 0): change[:half, :half], (0, 1): change[:half, -half:], (1, 0): change[-half:, :half], (1, 1): change[-half:, -half:]}
+    quarters = {
+        (0, 0): change[:half, :half],
+        (0, 1): change[:half, -half:],
+        (1, 0): change[-half:, :half],
+        (1, 1): change[-half:, -half:],
+    }
     assert max(quarters, key=lambda place: float(quarters[place].sum())) == (rows, columns)
 
 
@@ -293,7 +414,7 @@ def test_ablation_sets_the_unit_and_nothing_remains(case: tuple[Target, Family])
     frozen = next(module for module in target.model.modules() if not list(module.children()))
     frozen.eval()
     modes = [module.training for module in target.model.modules()]
-    images = target.noise(2, target.image_size)
+    images = target.make_noise(2, target.image_size)
     maps: list[Tensor] = []
 
     def look_once() -> Tensor:

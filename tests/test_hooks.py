@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from milan.dissection.hooks import ablated, recorded
 from milan.errors import BadInput, UnknownName
 from milan.targets import Target
+from milan.targets.hooks import ablated, recorded
 from milan.units import Unit
 
 SIZE = 8
@@ -73,7 +73,9 @@ def look_at(target: Target, *layers: str, batch: Tensor | None = None) -> dict[s
 
 def traces(model: nn.Module) -> list[Any]:
     """All that a visit could leave behind."""
-    parts = [(m.training, dict(m._forward_hooks), dict(m._forward_pre_hooks), m.forward.__func__) for m in model.modules()]
+    parts = [
+        (m.training, dict(m._forward_hooks), dict(m._forward_pre_hooks), m.forward.__func__) for m in model.modules()
+    ]
     return [parts, [(tensor.device, tensor.dtype, tensor.data_ptr()) for tensor in model.state_dict().values()]]
 
 
@@ -268,7 +270,9 @@ class _Part(nn.Module):
         (lambda x: Answer(loss=x * 2, values=x), lambda o: o[1], 1),
     ],
 )
-def test_tuples_mappings_and_dataclasses(wrap: Callable[[Tensor], Any], unwrap: Callable[[Any], Tensor], index: int | None) -> None:
+def test_tuples_mappings_and_dataclasses(
+    wrap: Callable[[Tensor], Any], unwrap: Callable[[Any], Tensor], index: int | None
+) -> None:
     target = Target(Wrapped(wrap, unwrap), image_size=SIZE, output_index=index)
     seen = look_at(target, "part", "part.conv")
     assert torch.equal(seen["part"], seen["part.conv"])
@@ -377,13 +381,13 @@ class Moved(Toy):
 def test_the_network_is_sent_to_the_device_and_home_again_also_after_an_exception() -> None:
     model = Moved()
     target = Target(model, image_size=SIZE, device="meta")
-    with target.borrowed():
+    with target.evaluation_mode():
         assert model.sent == ["meta"]
     assert model.sent == ["meta", "cpu"]
-    with pytest.raises(KeyError), target.borrowed():
+    with pytest.raises(KeyError), target.evaluation_mode():
         raise KeyError
     assert model.sent == ["meta", "cpu"] * 2
-    with Target(model, image_size=SIZE, device="cpu").borrowed():
+    with Target(model, image_size=SIZE, device="cpu").evaluation_mode():
         pass
     assert model.sent == ["meta", "cpu"] * 2  # where it already is, it is not sent
 
@@ -394,6 +398,6 @@ def test_maps_are_of_the_targets_device_and_the_network_is_at_home_after_it(devi
     target = Target(model, image_size=SIZE, device=device)
     where: list[str] = []
     with recorded(target, ["bn"], lambda name, maps, cls: where.append(maps.device.type)) as look:
-        look(target.prepare(torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8)))
+        look(target.preprocess(torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8)))
     assert where == [device]
     assert next(model.parameters()).device.type == "cpu"

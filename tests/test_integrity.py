@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from milan.errors import BadInput, MilanNotice
-from milan.integrity import checksums, damage, is_sound, json_or_none, made_once, read_sealed, sealed
+from milan.storage.integrity import checksums, damage, is_sound, json_or_none, made_once, read_sealed, sealed
 
 
 def read_archive(file: Path) -> list[int]:

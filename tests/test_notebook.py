@@ -8,19 +8,19 @@ import torch
 from PIL import Image
 
 from milan import Candidate, Catalogue, Description, Exemplars, Unit
-from milan.catalogue import Entry
-from milan.notebook import CANDIDATES, ROWS
+from milan.console.notebook import MAX_CANDIDATES, MAX_ROWS
+from milan.results.catalogue import Entry
 
 EVIL = "<img src=x onerror=alert(1)>"
 
 
 def test_a_description_shows_its_text_and_what_else_was_considered():
-    many = tuple(Candidate(f"text {at} {EVIL}", -float(at)) for at in range(CANDIDATES + 3))
+    many = tuple(Candidate(f"text {at} {EVIL}", -float(at)) for at in range(MAX_CANDIDATES + 3))
     shown = Description(Unit("layer4", 17), f"red {EVIL}", -0.5, (("dog", 2.0),), candidates=many)._repr_html_()
     assert "layer4:17" in shown
     assert "&lt;img" in shown
     assert "<img" not in shown
-    assert shown.count("<tr>") == CANDIDATES + 2  # one concept, the candidates shown, and how many more there are
+    assert shown.count("<tr>") == MAX_CANDIDATES + 2  # one concept, the candidates shown, and how many more there are
     assert "and 3 more" in shown
 
 
@@ -28,7 +28,9 @@ def test_exemplars_show_the_pictures_with_the_mask_lit():
     images = torch.full((3, 3, 32, 32), 200, dtype=torch.uint8)
     masks = torch.zeros(3, 1, 32, 32, dtype=torch.bool)
     masks[:, :, :16] = True
-    shown = Exemplars(Unit("a<b", 0), images, masks, torch.tensor([3.0, 2.0, 1.0]), torch.tensor([4, 5, 6]))._repr_html_()
+    shown = Exemplars(
+        Unit("a<b", 0), images, masks, torch.tensor([3.0, 2.0, 1.0]), torch.tensor([4, 5, 6])
+    )._repr_html_()
     picture = Image.open(io.BytesIO(base64.b64decode(re.search('base64,([^"]+)', shown)[1]))).convert("L")
     assert picture.size == (3 * 112, 112)
     assert picture.getpixel((56, 20)) > 180 > 80 > picture.getpixel((56, 100))
@@ -38,14 +40,18 @@ def test_exemplars_show_the_pictures_with_the_mask_lit():
 def test_no_exemplars_are_told():
     none = torch.zeros(0)
     empty = Exemplars(
-        Unit("a", 0), torch.zeros(0, 3, 8, 8, dtype=torch.uint8), torch.zeros(0, 1, 8, 8, dtype=torch.bool), none, none.long()
+        Unit("a", 0),
+        torch.zeros(0, 3, 8, 8, dtype=torch.uint8),
+        torch.zeros(0, 1, 8, 8, dtype=torch.bool),
+        none,
+        none.long(),
     )
     assert "no exemplars" in empty._repr_html_()
 
 
 def test_a_catalogue_shows_its_first_rows_and_counts():
-    said = [Entry(Unit("a", at), "ok", Description(Unit("a", at), EVIL, 1.0)) for at in range(ROWS + 5)]
+    said = [Entry(Unit("a", at), "ok", Description(Unit("a", at), EVIL, 1.0)) for at in range(MAX_ROWS + 5)]
     shown = Catalogue((*said, Entry(Unit("a", 999), "dead")))._repr_html_()
-    assert shown.count("<tr>") == ROWS + 1
-    assert f"1 dead, {ROWS + 5} ok; the first {ROWS} are shown" in shown
+    assert shown.count("<tr>") == MAX_ROWS + 1
+    assert f"1 dead, {MAX_ROWS + 5} ok; the first {MAX_ROWS} are shown" in shown
     assert "<img" not in shown

@@ -9,10 +9,10 @@ from timm.models.mobilevit import MobileVitV2Block
 from timm.models.xcit import Xcit
 from torch import Tensor, nn
 
-from milan.dissection.hooks import ablated, recorded
 from milan.errors import BadInput
 from milan.targets import Target
-from milan.targets.places import digits, raster_order
+from milan.targets.hooks import ablated, recorded
+from milan.targets.spatial_order import digits, raster_order
 from milan.units import Unit
 
 SIZE = 32
@@ -41,7 +41,7 @@ def one_size(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]
 def look_at(target: Target, *layers: str) -> dict[str, Tensor]:
     seen: dict[str, Tensor] = {}
     with recorded(target, layers, lambda name, maps, cls: seen.update({name: maps.clone()})) as look:
-        look(target.noise(2, target.image_size))
+        look(target.make_noise(2, target.image_size))
     return seen
 
 
@@ -136,8 +136,8 @@ def test_hieras_tokens_lie_as_its_own_reroll_puts_them(hiera: Target) -> None:
     blocks = ["blocks.0", "blocks.1", "blocks.2"]
     assert [len(hiera.layer(name).order) for name in ["unroll", *blocks]] == [256, 256, 64, 0]
     seen = look_at(hiera, *blocks)
-    with hiera.borrowed(), torch.no_grad():
-        _, own = hiera.core.forward_intermediates(hiera.noise(2, 64))
+    with hiera.evaluation_mode(), torch.no_grad():
+        _, own = hiera.core.forward_intermediates(hiera.make_noise(2, 64))
     for name, maps in zip(blocks, own, strict=True):
         torch.testing.assert_close(seen[name], maps, rtol=0, atol=0)
 

@@ -1,4 +1,6 @@
-"""Preprocessing: what a network is shown of a picture is what its own library shows it, pixel by pixel, or it is refused."""
+"""Preprocessing: what a network is shown of a picture is what its own library shows it, pixel by pixel, or it is
+refused.
+"""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -16,9 +18,9 @@ from torchvision import models
 from torchvision.transforms import functional
 
 from milan.errors import BadInput
-from milan.preprocessing import Preprocessing, TargetOptions
 from milan.targets.library_preprocessing import processor_preprocessing, timm_preprocessing, torchvision_preprocessing
 from milan.targets.library_transforms import KnownPreprocessing
+from milan.targets.preprocessing import Preprocessing, TargetOptions
 
 LIMIT = 0.05  # grey levels
 
@@ -37,7 +39,9 @@ PHOTOGRAPHS = [photograph(500, 375), photograph(341, 427), photograph(300, 300)]
 
 
 def difference(found: KnownPreprocessing, transform: Callable[[Image.Image], Tensor]) -> float:
-    """Mean difference to the library's own pixels in grey levels, on the worst photograph; of a larger input the middle counts."""
+    """Mean difference to the library's own pixels in grey levels, on the worst photograph; of a larger input the middle
+    counts.
+    """
     own, worst = found.preprocessing, 0.0
     mean, std = (np.array(values)[:, None, None] for values in (own.mean, own.std))
     for image in PHOTOGRAPHS:
@@ -64,13 +68,18 @@ PROCESSORS: list[tuple[str, dict[str, Any]]] = [
     ("EfficientNetImageProcessor", {}),
     ("ChameleonImageProcessor", {}),  # Lanczos
     ("Sapiens2ImageProcessor", {"size": {"height": 96, "width": 64}}),
-    ("DetrImageProcessor", {"size": {"shortest_edge": 200, "longest_edge": 333}}),  # every picture has a size of its own
+    (
+        "DetrImageProcessor",
+        {"size": {"shortest_edge": 200, "longest_edge": 333}},
+    ),  # every picture has a size of its own
     ("ViTImageProcessor", {"do_rescale": False, "image_mean": [120.0] * 3, "image_std": [60.0] * 3}),
     ("ViTImageProcessor", {"rescale_factor": 1 / 127.5, "image_mean": [1.0] * 3, "image_std": [1.0] * 3}),
 ]
 
 
-@pytest.mark.parametrize(("name", "options"), PROCESSORS, ids=[f"{name}-{place}" for place, (name, _) in enumerate(PROCESSORS)])
+@pytest.mark.parametrize(
+    ("name", "options"), PROCESSORS, ids=[f"{name}-{place}" for place, (name, _) in enumerate(PROCESSORS)]
+)
 def test_image_processors_of_transformers(name: str, options: dict[str, Any], tmp_path: Any) -> None:
     getattr(transformers, name)(**options).save_pretrained(tmp_path)
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
@@ -82,7 +91,10 @@ def test_image_processors_of_transformers(name: str, options: dict[str, Any], tm
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("DINOv3ViTImageProcessor", "grey levels"),  # scales floating-point numbers, which pixels of eight bits cannot hold
+        (
+            "DINOv3ViTImageProcessor",
+            "grey levels",
+        ),  # scales floating-point numbers, which pixels of eight bits cannot hold
         ("PPLCNetImageProcessor", "grey levels"),  # rounds sides up
         ("MobileViTImageProcessor", "grey levels"),  # cuts more than there is
         ("Swin2SRImageProcessor", "grey levels"),
@@ -95,7 +107,15 @@ def test_what_cannot_be_reproduced_is_a_fault(name: str, why: str, tmp_path: Any
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet18.tv_in1k", "vit_small_patch16_224", "dm_nfnet_f0", "beit_base_patch16_224", "vit_base_patch16_sapiens2", "csatv2"]
+    "name",
+    [
+        "resnet18.tv_in1k",
+        "vit_small_patch16_224",
+        "dm_nfnet_f0",
+        "beit_base_patch16_224",
+        "vit_base_patch16_sapiens2",
+        "csatv2",
+    ],
 )
 def test_data_configurations_of_timm(name: str) -> None:
     data = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
@@ -113,7 +133,16 @@ def test_timm_on_images_that_are_not_square_and_with_borders() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet50", "efficientnet_b0", "swin_t", "vit_b_16", "inception_v3", "regnet_y_16gf", "deeplabv3_mobilenet_v3_large"]
+    "name",
+    [
+        "resnet50",
+        "efficientnet_b0",
+        "swin_t",
+        "vit_b_16",
+        "inception_v3",
+        "regnet_y_16gf",
+        "deeplabv3_mobilenet_v3_large",
+    ],
 )
 def test_presets_of_torchvision(name: str) -> None:
     published = models.get_model_weights(name).DEFAULT

@@ -26,9 +26,10 @@ from PIL import Image, ImageOps, features
 from torchvision.transforms import functional
 
 from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
-from milan.preprocessing import Preprocessing
-from milan.probes import Probe, load_probe, pictures
-from milan.probes.pictures import Unreadable, decoded, formats, label_map
+from milan.probes import Probe, load_probe
+from milan.probes import image_decoding as pictures
+from milan.probes.image_decoding import UnreadableImage, decode_image, decode_label_map, formats
+from milan.targets.preprocessing import Preprocessing
 from tests import toys
 
 
@@ -72,31 +73,35 @@ def greys(probe: Probe, size: int = 4, workers: int = 0) -> dict[int, int]:
 
 def test_modes_that_mean_the_same_colour_give_it() -> None:
     orange = (255, 128, 0)
-    for image in (picture(orange), picture(orange).convert("RGBA"), picture(orange).convert("P", palette=Image.Palette.ADAPTIVE)):
-        assert pixels(decoded(encoded(image)))[:, 0, 0].tolist() == list(orange)
-    cmyk = pixels(decoded(encoded(picture(orange).convert("CMYK"), "TIFF")))[:, 0, 0]
+    for image in (
+        picture(orange),
+        picture(orange).convert("RGBA"),
+        picture(orange).convert("P", palette=Image.Palette.ADAPTIVE),
+    ):
+        assert pixels(decode_image(encoded(image)))[:, 0, 0].tolist() == list(orange)
+    cmyk = pixels(decode_image(encoded(picture(orange).convert("CMYK"), "TIFF")))[:, 0, 0]
     assert cmyk.tolist() == list(orange)
     for grey in (Image.new("L", (9, 9), 100), Image.new("LA", (9, 9), (100, 255))):
-        assert pixels(decoded(encoded(grey)))[:, 4, 4].tolist() == [100] * 3
-    assert pixels(decoded(encoded(Image.new("1", (9, 9), 1))))[:, 4, 4].tolist() == [255] * 3
+        assert pixels(decode_image(encoded(grey)))[:, 4, 4].tolist() == [100] * 3
+    assert pixels(decode_image(encoded(Image.new("1", (9, 9), 1))))[:, 4, 4].tolist() == [255] * 3
 
 
 def test_what_is_transparent_is_white() -> None:
     for image in (Image.new("RGBA", (9, 9), (255, 0, 0, 0)), Image.new("LA", (9, 9), (0, 0))):
-        assert pixels(decoded(encoded(image))).min() == 255
-    half = pixels(decoded(encoded(Image.new("RGBA", (9, 9), (0, 0, 0, 51)))))
+        assert pixels(decode_image(encoded(image))).min() == 255
+    half = pixels(decode_image(encoded(Image.new("RGBA", (9, 9), (0, 0, 0, 51)))))
     assert half[:, 0, 0].tolist() == [204] * 3
     palette = Image.new("P", (9, 9), 0)
     palette.putpalette([255, 0, 0])
-    assert pixels(decoded(encoded(palette, transparency=0)))[:, 0, 0].tolist() == [255] * 3
+    assert pixels(decode_image(encoded(palette, transparency=0)))[:, 0, 0].tolist() == [255] * 3
 
 
 def test_sixteen_bits_are_scaled() -> None:
     values = np.array([[0, 257, 25_700, 65_535]], dtype=np.uint16)
     for format in ("PNG", "TIFF"):
-        assert pixels(decoded(encoded(Image.fromarray(values), format)))[0, 0].tolist() == [0, 1, 100, 255]
+        assert pixels(decode_image(encoded(Image.fromarray(values), format)))[0, 0].tolist() == [0, 1, 100, 255]
     floats = Image.fromarray(np.array([[0, 0.5, 1, np.nan]], dtype=np.float32))
-    assert pixels(decoded(encoded(floats, "TIFF")))[0, 0].tolist() == [0, 128, 255, 0]
+    assert pixels(decode_image(encoded(floats, "TIFF")))[0, 0].tolist() == [0, 128, 255, 0]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -107,13 +112,13 @@ def test_exif_rotation(orientation: int) -> None:
     exif[0x0112] = orientation
     data = encoded(image, exif=exif)
     expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
-    assert np.array_equal(pixels(decoded(data)), pixels(expected))
-    assert decoded(data).size == ((32, 16) if orientation < 5 else (16, 32))
+    assert np.array_equal(pixels(decode_image(data)), pixels(expected))
+    assert decode_image(data).size == ((32, 16) if orientation < 5 else (16, 32))
 
 
 def test_damaged_exif_is_no_reason_to_lose_the_picture() -> None:
     data = encoded(picture((9, 9, 9)), "JPEG", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff")
-    assert decoded(data).size == (20, 10)
+    assert decode_image(data).size == (20, 10)
 
 
 def bomb() -> bytes:
@@ -138,8 +143,8 @@ def bomb() -> bytes:
     ids=["empty", "html", "cut jpeg", "cut png", "bomb"],
 )
 def test_what_cannot_be_decoded_says_why(data: bytes, why: str) -> None:
-    with pytest.raises(Unreadable, match=why):
-        decoded(data)
+    with pytest.raises(UnreadableImage, match=why):
+        decode_image(data)
 
 
 def test_every_format_that_pillow_reads_here_is_found_whatever_its_suffix(tmp_path: Path) -> None:
@@ -171,8 +176,8 @@ def test_postscript_named_as_a_picture_starts_no_program(tmp_path: Path, monkeyp
     (tmp_path / "gs").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     data = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
-    for read in (decoded, label_map):
-        with pytest.raises(Unreadable, match="not a picture in a format that is read"):
+    for read in (decode_image, decode_label_map):
+        with pytest.raises(UnreadableImage, match="not a picture in a format that is read"):
             read(data)
     assert not (tmp_path / "ran").exists()
 
@@ -181,28 +186,28 @@ def test_postscript_named_as_a_picture_starts_no_program(tmp_path: Path, monkeyp
 def test_a_picture_is_decoded_up_to_a_size_in_memory(monkeypatch: pytest.MonkeyPatch, mode: str, depth: int) -> None:
     data = encoded(Image.new(mode, (30, 20)))
     monkeypatch.setattr(pictures, "MOST_BYTES", 600 * depth)
-    assert decoded(data).size == (30, 20)
+    assert decode_image(data).size == (30, 20)
     monkeypatch.setattr(pictures, "MOST_BYTES", 600 * depth - 1)
-    with pytest.raises(Unreadable, match=f"30 x 20 pixels of mode {mode}"):
-        decoded(data)
+    with pytest.raises(UnreadableImage, match=f"30 x 20 pixels of mode {mode}"):
+        decode_image(data)
 
 
 def test_a_file_is_read_up_to_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.png").write_bytes(encoded(picture((1, 1, 1))))
     with (tmp_path / "b.png").open("wb") as file:
         file.truncate(pictures.MOST_FILE_BYTES + 1)  # a hole: nothing is written
-    assert decoded(tmp_path / "a.png").size == (20, 10)
-    with pytest.raises(Unreadable, match=r"a file of 0\.5 GB"):
-        decoded(tmp_path / "b.png")
+    assert decode_image(tmp_path / "a.png").size == (20, 10)
+    with pytest.raises(UnreadableImage, match=r"a file of 0\.5 GB"):
+        decode_image(tmp_path / "b.png")
 
 
 def test_what_does_not_fit_into_memory_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(pictures, "_upright", full)
-    with pytest.raises(Unreadable, match="not enough memory"):
-        decoded(encoded(picture((1, 1, 1))))
+    monkeypatch.setattr(pictures, "_apply_orientation", full)
+    with pytest.raises(UnreadableImage, match="not enough memory"):
+        decode_image(encoded(picture((1, 1, 1))))
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16", "F", "RGB"])
@@ -216,19 +221,21 @@ def test_strips_are_converted_as_the_whole(monkeypatch: pytest.MonkeyPatch, mode
         image = image.convert("RGB").convert(mode)
     if mode in ("P", "RGB"):
         image.info["transparency"] = 3 if mode == "P" else image.getpixel((5, 11))
-    whole = pixels(pictures._rgb(image))
+    whole = pixels(pictures._to_rgb(image))
     monkeypatch.setattr(pictures, "STRIP", 40)  # three rows of twelve
-    assert np.array_equal(pixels(pictures._rgb(image)), whole)
+    assert np.array_equal(pixels(pictures._to_rgb(image)), whole)
 
 
-@given(st.binary(max_size=300), st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"]), st.integers(0, 400))
+@given(
+    st.binary(max_size=300), st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"]), st.integers(0, 400)
+)
 def test_wild_bytes_are_a_picture_or_unreadable(noise: bytes, format: str, at: int) -> None:
     sound = encoded(picture((200, 100, 50)), format)
     for data in (noise, sound[:at], sound[:at] + noise + sound[at + len(noise) :]):
         try:
             with warnings.catch_warnings(action="ignore"):
-                found = decoded(data)
-        except Unreadable:  # any other exception fails the test
+                found = decode_image(data)
+        except UnreadableImage:  # any other exception fails the test
             continue
         assert found.mode == "RGB"
 
@@ -245,11 +252,13 @@ SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 40), st.just(3))
     st.sampled_from(["center", "squash"]),
     st.data(),
 )
-def test_every_mode_and_shape_becomes_the_square(mode: str, width: int, height: int, size: int, kind: str, data: st.DataObject) -> None:
+def test_every_mode_and_shape_becomes_the_square(
+    mode: str, width: int, height: int, size: int, kind: str, data: st.DataObject
+) -> None:
     values = data.draw(arrays.arrays(np.uint8, (height, width, 3)))
     image = Image.fromarray(values).convert(mode)
     format = "TIFF" if mode in ("CMYK", "YCbCr") else "PNG"
-    square = Preprocessing(size, size + 3, crop=kind).pixels(decoded(encoded(image, format)))
+    square = Preprocessing(size, size + 3, crop=kind).pixels(decode_image(encoded(image, format)))
     assert square.shape == (3, size, size)
     assert square.dtype == np.uint8
 
@@ -262,7 +271,7 @@ def test_folder_is_in_order_and_skips_bad_files_without_a_shift(tmp_path: Path) 
     with pytest.warns(MilanWarning, match=r"2 of 100 images of .* skipped: .*003.png: not a picture in .*; .*050.png"):
         found = greys(probe)
     assert found == {index: index for index in range(100) if index not in (3, 50)}
-    assert set(probe.bad) == {3, 50}
+    assert set(probe.unreadable) == {3, 50}
     assert probe.image(4)[0, 0, 0] == 4
     with pytest.raises(BadInput, match=r"cannot read .*003\.png: not a picture"):
         probe.image(3)
@@ -368,7 +377,7 @@ def test_names_of_any_bytes(tmp_path: Path) -> None:
     probe = load_probe(str(tmp_path), size=8)
     assert greys(probe) == {0: 0, 1: 1, 2: 2, 3: 3}
     for index in range(4):
-        where = probe.source.where(index)
+        where = probe.source.format_location(index)
         where.encode()
         assert where.isprintable()
     assert len(probe.fingerprint) == 16
@@ -380,7 +389,10 @@ def test_order_does_not_depend_on_the_locale(tmp_path: Path) -> None:
     code = f"from milan import load_probe; print([f.name for f in load_probe({str(tmp_path)!r}).source.files])"
     told = {
         subprocess.run(
-            [sys.executable, "-c", code], env=os.environ | {"LC_ALL": name, "PYTHONUTF8": "1"}, capture_output=True, check=True
+            [sys.executable, "-c", code],
+            env=os.environ | {"LC_ALL": name, "PYTHONUTF8": "1"},
+            capture_output=True,
+            check=True,
         ).stdout
         for name in ("C", "C.UTF-8")
     }
@@ -472,7 +484,9 @@ def test_parquet_labels_and_names(tmp_path: Path) -> None:
 
 def test_parquet_of_hugging_face_declares_its_classes(tmp_path: Path) -> None:
     features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["dog", "cat"])})
-    rows = datasets.Dataset.from_dict({"img": [picture((1, 1, 1)), picture((2, 2, 2))], "label": [1, 0]}, features=features)
+    rows = datasets.Dataset.from_dict(
+        {"img": [picture((1, 1, 1)), picture((2, 2, 2))], "label": [1, 0]}, features=features
+    )
     rows.to_parquet(tmp_path / "t.parquet")
     probe = load_probe(str(tmp_path / "t.parquet"), size=8)
     assert (probe.labels, probe.classes) == ([1, 0], ["dog", "cat"])
@@ -530,7 +544,9 @@ def test_segmentation_lies_on_its_picture(tmp_path: Path) -> None:
     image.paste((255, 255, 255), (10, 5, 30, 25))
     classes.paste(11, (10, 5, 30, 25))
     cell = [{"bytes": encoded(classes), "path": None}]
-    pq.write_table(pa.table({"image": [{"bytes": encoded(image), "path": None}], "segmentation": cell}), tmp_path / "t.parquet")
+    pq.write_table(
+        pa.table({"image": [{"bytes": encoded(image), "path": None}], "segmentation": cell}), tmp_path / "t.parquet"
+    )
     probe = load_probe(str(tmp_path / "t.parquet"), size=30, resize=30)
     found = probe.segmentation(0)
     assert sorted(found.unique().tolist()) == [3, 11]
@@ -557,7 +573,9 @@ def test_parquet_without_pictures(tmp_path: Path) -> None:
 
 def saved(path: Path) -> Path:
     features = datasets.Features({"image": datasets.Image(), "kind": datasets.ClassLabel(names=["a", "b"])})
-    split = datasets.Dataset.from_dict({"image": [picture((i,) * 3) for i in (1, 2)], "kind": [1, 0]}, features=features)
+    split = datasets.Dataset.from_dict(
+        {"image": [picture((i,) * 3) for i in (1, 2)], "kind": [1, 0]}, features=features
+    )
     datasets.DatasetDict({"train": split, "test": split}).save_to_disk(path)
     return path
 
@@ -591,14 +609,22 @@ def test_paths_are_never_sent_to_the_hub(name: str, monkeypatch: pytest.MonkeyPa
 def test_no_hub_is_told_within_seconds(tmp_path: Path, offline: str) -> None:
     code = "import time; start = time.time()\nfrom milan import load_probe\nfrom milan.errors import BadInput\n"
     code += "try: load_probe('hf:nobody/nothing')\nexcept BadInput as error: print(error, '|', time.time() - start)"
-    environment = os.environ | {"HF_HUB_OFFLINE": offline, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    environment = os.environ | {
+        "HF_HUB_OFFLINE": offline,
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+        "HF_HOME": str(tmp_path),
+    }
     start = time.time()
-    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
+    told = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    ).stdout
     assert "'nobody/nothing' is not in the cache and the hub cannot be reached" in told
     assert str(tmp_path) in told
     assert "or pass a local copy" in told
     assert told.count("\n") == 1
-    assert time.time() - start < 60  # loading the libraries included, on a busy machine; the libraries alone would retry for half a minute
+    assert (
+        time.time() - start < 60
+    )  # loading the libraries included, on a busy machine; the libraries alone would retry for half a minute
 
 
 # --- Diorama, tensors
@@ -675,7 +701,8 @@ def test_what_is_learnt_from_is_not_judged_by(tmp_path):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
     whole, learn, judge = (load_probe(f"{tmp_path}{part}", size=8) for part in ("", "@learn", "@judge"))
     seen = [
-        [(int(probe.image(index)[0, 0, 0]), probe.classes[probe.labels[index]]) for index in range(len(probe))] for probe in (learn, judge)
+        [(int(probe.image(index)[0, 0, 0]), probe.classes[probe.labels[index]]) for index in range(len(probe))]
+        for probe in (learn, judge)
     ]
     assert [len(part) for part in seen] == [8, 2]
     assert sorted(seen[0] + seen[1]) == sorted((number, ["even", "odd"][number % 2]) for number in range(10))

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from pyarrow import parquet
 
-from milan.catalogue import Catalogue, read_catalogue, table_sources
 from milan.describers import load_describer, sources_of
-from milan.describers.contract import toy_dissection
+from milan.describers._shared.contract import make_toy_dissection
 from milan.dissection.store import Dissection
-from milan.embedded import embedded
-from milan.provenance import is_simulated, simulated_note
+from milan.results.catalogue import Catalogue, read_catalogue, table_sources
+from milan.storage.packaged_data import locate_packaged_data
+from milan.storage.provenance import is_simulated, simulated_note
 from milan.units import Description, Unit
 
 MILAN = {"captioner": "diorama", "prior": "diorama", "encoder": "diorama:encoder"}
@@ -23,7 +23,7 @@ TRAINED = {"annotations": "Diorama (drawn scenes; simulated annotators)"}
 @pytest.fixture(scope="module")
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Dissection:
     """A layer of a network and images of nobody's."""
-    return toy_dissection(tmp_path_factory.mktemp("world"))
+    return make_toy_dissection(tmp_path_factory.mktemp("world"))
 
 
 @pytest.mark.parametrize(
@@ -77,9 +77,9 @@ def test_annotations_of_people_are_not_called_simulated(toys: Dissection, tmp_pa
 
 
 def test_a_copy_of_a_stand_in_is_known_as_one(tmp_path: Path) -> None:
-    shutil.copytree(embedded("data/diorama/clip"), tmp_path / "mine")
+    shutil.copytree(locate_packaged_data("data/diorama/clip"), tmp_path / "mine")
     assert is_simulated(f"open_clip:local-dir:{tmp_path / 'mine'}")
-    assert is_simulated(str(embedded("data/diorama/annotations")))
+    assert is_simulated(str(locate_packaged_data("data/diorama/annotations")))
     assert not is_simulated(str(tmp_path))
 
 
@@ -99,7 +99,7 @@ def test_the_note_names_the_parts_and_the_counter_of_phrases() -> None:
 def test_a_table_keeps_its_sources_in_its_metadata(toys: Dissection, tmp_path: Path) -> None:
     sources = {"target": "diorama:x", "embedder": "diorama"}
     facts = {"describer": "toy", "sources": sources, "simulated": simulated_note(sources)}
-    Catalogue.of([Description(Unit("a", 0), "red", 1.0)], **facts).write(tmp_path)
+    Catalogue.from_descriptions([Description(Unit("a", 0), "red", 1.0)], **facts).write(tmp_path)
     kept = json.loads(parquet.read_schema(tmp_path / "descriptions.parquet").metadata[b"milan"])
     assert kept == facts
     assert read_catalogue(tmp_path).facts == facts

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from milan import Catalogue, Unit, read_descriptions
-from milan.catalogue import read_catalogue
 from milan.errors import BadInput
+from milan.results.catalogue import read_catalogue
 
 
 def write(folder, name, *lines):
@@ -16,14 +16,20 @@ def write(folder, name, *lines):
 
 
 def test_milan_and_clip_dissect_name_their_layers(tmp_path):
-    said = read_descriptions(write(tmp_path, "anything.csv", "layer,unit,description", 'conv1,0,"red, or orange"', "fc,12, null "))
+    said = read_descriptions(
+        write(tmp_path, "anything.csv", "layer,unit,description", 'conv1,0,"red, or orange"', "fc,12, null ")
+    )
     assert [(str(each.unit), each.text) for each in said] == [("conv1:0", "red, or orange"), ("fc:12", "null")]
     assert all(math.isnan(each.score) for each in said)
-    (said,) = read_descriptions(write(tmp_path, "clip.csv", "layer,unit,description,similarity", "layer4,7,snorkeling,0.25"))
+    (said,) = read_descriptions(
+        write(tmp_path, "clip.csv", "layer,unit,description,similarity", "layer4,7,snorkeling,0.25")
+    )
     assert (said.unit, said.text, said.score) == (Unit("layer4", 7), "snorkeling", 0.25)
 
 
-NETDISSECT = "unit,category,label,score,color-label,color-truth,color-iou,scene-label,scene-iou,texture-label,texture-iou"
+NETDISSECT = (
+    "unit,category,label,score,color-label,color-truth,color-iou,scene-label,scene-iou,texture-label,texture-iou"
+)
 
 
 def test_network_dissection_counts_from_one_and_has_candidates(tmp_path):
@@ -40,7 +46,9 @@ def test_describe_and_dissect_has_one_label_or_several(tmp_path):
     assert (said.unit, said.text, said.candidates) == (Unit("fc", 3), "aquatic life", ())
     head = "Neuron ID,Label 1,Label 2,Label 3"
     said = read_descriptions(write(tmp_path, "layer1.csv", head, "6,stripes,lines, ", "7, , , "), layer="")
-    assert [(str(each.unit), [one.text for one in each.candidates]) for each in said] == [("layer1:6", ["stripes", "lines"])]
+    assert [(str(each.unit), [one.text for one in each.candidates]) for each in said] == [
+        ("layer1:6", ["stripes", "lines"])
+    ]
     (said,) = read_descriptions(tmp_path / "dnd_fc.csv", layer="classifier")
     assert said.unit == Unit("classifier", 3)
 
@@ -81,7 +89,9 @@ def test_baselines_of_linear_explanations_are_of_the_layer_in_the_files_name(tmp
 
 
 def test_the_tables_of_cosy(tmp_path):
-    invert = write(tmp_path, "resnet50_places-avgpool.csv", "neuron,concept,concept_id,metric", '7,"arena, rodeo",17,0.97')
+    invert = write(
+        tmp_path, "resnet50_places-avgpool.csv", "neuron,concept,concept_id,metric", '7,"arena, rodeo",17,0.97'
+    )
     (said,) = read_descriptions(invert)
     assert (said.unit, said.text, said.score) == (Unit("avgpool", 7), "arena, rodeo", 0.97)
     (said,) = read_descriptions(write(tmp_path, "resnet18_layer1.csv", "layer,unit,description", "1,12,Seashells"))
@@ -90,8 +100,14 @@ def test_the_tables_of_cosy(tmp_path):
     words, phrases = "[('grass', 0.5), ('green', 0.25)]", "[('grass web site', 0.125), ('green grass', 0.0625)]"
     rows = [f'2,2,"{words}","{phrases}"', f'9,9,"{words}",[]']
     said = read_descriptions(write(tmp_path, "resnet18-layer3_original.csv", head, *rows))
-    assert [(str(each.unit), each.text, each.score) for each in said] == [("layer3:2", "grass web site", 0.125), ("layer3:9", "grass", 0.5)]
-    assert [(each.text, each.score) for each in said[0].candidates] == [("grass web site", 0.125), ("green grass", 0.0625)]
+    assert [(str(each.unit), each.text, each.score) for each in said] == [
+        ("layer3:2", "grass web site", 0.125),
+        ("layer3:9", "grass", 0.5),
+    ]
+    assert [(each.text, each.score) for each in said[0].candidates] == [
+        ("grass web site", 0.125),
+        ("green grass", 0.0625),
+    ]
     for cell in ("__import__('os')", "[" * 100_000, "[1]", "[('a', 'b')]"):
         with pytest.raises(BadInput, match=r"layer4\.csv, line 2: .* is not a list of texts with scores"):
             read_descriptions(write(tmp_path, "resnet18-layer4.csv", head, f'2,2,[],"{cell}"'))
@@ -147,8 +163,10 @@ def test_our_own_table_is_still_ours(tmp_path):
     published = read_descriptions(
         write(tmp_path, "clip.csv", "layer,unit,description,similarity", "layer4,7,a dog,0.25", "conv1,1,red,0.5")
     )
-    Catalogue.of(published, describer="clip_dissect").write(tmp_path)
-    assert sorted(read_descriptions(tmp_path), key=lambda each: each.unit) == sorted(published, key=lambda each: each.unit)
+    Catalogue.from_descriptions(published, describer="clip_dissect").write(tmp_path)
+    assert sorted(read_descriptions(tmp_path), key=lambda each: each.unit) == sorted(
+        published, key=lambda each: each.unit
+    )
     assert read_catalogue(tmp_path)["layer4:7"].text == "a dog"
 
 
@@ -170,7 +188,7 @@ REAL = [
 def test_the_real_tables_are_read(shared_data, name, count, unit, text):
     said = read_descriptions(shared_data / "published" / "resnet50_imagenet" / name)
     assert len({each.unit for each in said}) == len(said) == count
-    assert Catalogue.of(said)[unit].text == text
+    assert Catalogue.from_descriptions(said)[unit].text == text
     assert all(each.text.strip() for each in said)
 
 
@@ -178,6 +196,12 @@ def test_the_real_tables_have_the_published_counts(shared_data):
     folder = shared_data / "published" / "resnet50_imagenet"
     clip = read_descriptions(folder / "clip_dissect.csv")
     layers = ("conv1", "layer1", "layer2", "layer3", "layer4")
-    assert [len({each.text for each in clip if each.unit.layer == layer}) for layer in layers] == [22, 90, 176, 430, 811]
+    assert [len({each.text for each in clip if each.unit.layer == layer}) for layer in layers] == [
+        22,
+        90,
+        176,
+        430,
+        811,
+    ]
     found = [read_descriptions(folder / f"netdissect_{layer}.csv") for layer in layers[1:]]
     assert [sum(each.score > 0.04 for each in said) for said in found] == [61, 62, 276, 1355]

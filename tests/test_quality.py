@@ -1,4 +1,6 @@
-"""What every file of the project owes: lint, format, types, one import direction, doctests, moderate length, no path of one machine."""
+"""What every file of the project owes: lint, format, types, one import direction, doctests, moderate length, no path of
+one machine.
+"""
 
 import ast
 import importlib
@@ -35,13 +37,20 @@ def ours() -> list[Path]:
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode == 0:
         return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
-    return [file for folder in ("milan", "tests", "benchmarks", "configs", "docs") for file in (ROOT / folder).rglob("*") if file.is_file()]
+    return [
+        file
+        for folder in ("milan", "tests", "benchmarks", "configs", "docs")
+        for file in (ROOT / folder).rglob("*")
+        if file.is_file()
+    ]
 
 
 def texts() -> list[tuple[Path, str]]:
     weights = ROOT / "data" / "language"  # spaCy's files have no suffix
     return [
-        (file, file.read_text(encoding="utf-8")) for file in ours() if file.suffix in TEXT and (file.suffix or weights not in file.parents)
+        (file, file.read_text(encoding="utf-8"))
+        for file in ours()
+        if file.suffix in TEXT and (file.suffix or weights not in file.parents)
     ]
 
 
@@ -64,9 +73,12 @@ def test_imports_point_down() -> None:
 
 def test_nothing_imports_an_experiment_but_the_program() -> None:
     names = "|".join(experiment_names())
-    line = re.compile(rf"^ *(?:from milan\.experiments import .*\b(?:{names})\b|(?:from|import) milan\.experiments\.(?:{names})\b)", re.M)
-    assert line.search("    from milan.experiments.bench import bench")
-    assert not line.search("from milan.experiments.removal.pruning import bench")
+    line = re.compile(
+        rf"^ *(?:from milan\.experiments import .*\b(?:{names})\b|(?:from|import) milan\.experiments\.(?:{names})\b)",
+        re.M,
+    )
+    assert line.search("    from milan.experiments.bench.bench import bench")
+    assert not line.search("from milan.experiments.pruning.tables import bench")
     assert [str(file.relative_to(ROOT)) for file in PACKAGE.rglob("*.py") if line.search(file.read_text())] == []
 
 
@@ -82,7 +94,10 @@ def test_no_file_is_long(file: Path) -> None:
 def test_no_path_of_one_machine() -> None:
     machine = re.compile(r"(?<![\w.~}])/(?:work|root|home/\w+|Users/\w+)(?:/|\b)")
     found = [
-        f"{file.relative_to(ROOT)}: {line.strip():.100}" for file, text in texts() for line in text.splitlines() if machine.search(line)
+        f"{file.relative_to(ROOT)}: {line.strip():.100}"
+        for file, text in texts()
+        for line in text.splitlines()
+        if machine.search(line)
     ]
     here = Path(__file__)
     assert [line for line in found if not line.startswith(str(here.relative_to(ROOT)))] == []
@@ -111,7 +126,9 @@ def test_what_is_imported_is_declared() -> None:
     declared = {re.split(r"[\[<>=~! ]", line)[0].lower().replace("_", "-") for line in needed}
     homes = packages_distributions()
     names = set().union(*(imported(file) for file in PACKAGE.rglob("*.py"))) - sys.stdlib_module_names - {"milan"}
-    missing = {name for name in names if not {home.lower().replace("_", "-") for home in homes.get(name, [name])} & declared}
+    missing = {
+        name for name in names if not {home.lower().replace("_", "-") for home in homes.get(name, [name])} & declared
+    }
     assert missing <= {"lightning_fabric", "lightning_utilities"}  # parts of pytorch-lightning, which brings them
 
 

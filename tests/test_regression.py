@@ -1,4 +1,6 @@
-"""Sparse regression against scikit-learn and numpy, on planted structure, and with the faults of released code that must not come back."""
+"""Sparse regression against scikit-learn and numpy, on planted structure, and with the faults of released code that
+must not come back.
+"""
 
 from itertools import pairwise
 
@@ -8,21 +10,27 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from milan.describers._shared.elastic_net import (
+    MultiTargetRegression,
+    Penalty,
+    RowSplit,
+    compute_correlations,
+    solve_elastic_net,
+)
 from milan.errors import BadInput
-from milan.regression import Penalty, Regression, Split, correlations_of, elastic_net
 
 PUBLISHED = Penalty(0.05 / 0.99, 0.99)
 
 
 def world(rows=900, columns=60, targets=7, seed=0, noise=0.3, shared=8):
     """Correlated probabilities, and targets that are sums of four of them with signs."""
-    dice = np.random.default_rng(seed)
-    mixed = dice.normal(size=(rows, shared)) @ dice.normal(size=(shared, columns)) + dice.normal(size=(rows, columns))
+    rng = np.random.default_rng(seed)
+    mixed = rng.normal(size=(rows, shared)) @ rng.normal(size=(shared, columns)) + rng.normal(size=(rows, columns))
     features = 1 / (1 + np.exp(-mixed))
     weights = np.zeros((columns, targets))
     for target in range(targets):
-        weights[dice.choice(columns, 4, replace=False), target] = dice.choice([-1, 1], 4) * dice.uniform(1, 3, 4)
-    values = features @ weights + noise * dice.normal(size=(rows, targets)) + 5
+        weights[rng.choice(columns, 4, replace=False), target] = rng.choice([-1, 1], 4) * rng.uniform(1, 3, 4)
+    values = features @ weights + noise * rng.normal(size=(rows, targets)) + 5
     return torch.from_numpy(features).float(), torch.from_numpy(values).float(), weights
 
 
@@ -36,10 +44,12 @@ def test_the_elastic_net_is_scikit_learns(penalty):
     from sklearn.linear_model import ElasticNet
 
     features, values, _ = world()
-    split = Split.of(len(features))
-    found = Regression(features, split).targets(values).elastic_net(penalty).numpy()
+    split = RowSplit.random(len(features))
+    found = MultiTargetRegression(features, split).make_targets(values).fit_elastic_net(penalty).numpy()
     x, y = scaled(features, values, split.train)
-    reference = ElasticNet(alpha=penalty.strength, l1_ratio=penalty.mix, fit_intercept=False, tol=1e-10, max_iter=200_000)
+    reference = ElasticNet(
+        alpha=penalty.alpha, l1_ratio=penalty.l1_ratio, fit_intercept=False, tol=1e-10, max_iter=200_000
+    )
     for target in range(values.shape[1]):
         assert np.abs(reference.fit(x, y[:, target]).coef_ - found[:, target]).max() < 1e-4
         assert ((reference.coef_ != 0) == (found[:, target] != 0)).mean() > 0.98
@@ -49,13 +59,13 @@ def test_the_elastic_net_is_scikit_learns(penalty):
 @settings(max_examples=25)
 def test_the_weights_are_optimal(seed, strength, mix):
     """The conditions that a minimum of the elastic net must meet, on problems with nearly equal columns."""
-    dice = np.random.default_rng(seed)
-    columns = dice.normal(size=(80, 12))
-    columns = np.concatenate([columns, columns[:, :4] + 0.05 * dice.normal(size=(80, 4))], axis=1)
+    rng = np.random.default_rng(seed)
+    columns = rng.normal(size=(80, 12))
+    columns = np.concatenate([columns, columns[:, :4] + 0.05 * rng.normal(size=(80, 4))], axis=1)
     columns = (columns - columns.mean(0)) / columns.std(0)
-    targets = columns @ dice.normal(size=(16, 3)) + dice.normal(size=(80, 3))
+    targets = columns @ rng.normal(size=(16, 3)) + rng.normal(size=(80, 3))
     gram, products = torch.from_numpy(columns.T @ columns / 80), torch.from_numpy(columns.T @ targets / 80)
-    weights = elastic_net(gram, products, Penalty(strength, mix))
+    weights = solve_elastic_net(gram, products, Penalty(strength, mix))
     slope = products - gram @ weights - strength * (1 - mix) * weights
     assert torch.allclose(slope[weights != 0], strength * mix * weights[weights != 0].sign(), atol=1e-5)
     assert (slope[weights == 0].abs() <= strength * mix + 1e-5).all()
@@ -63,13 +73,18 @@ def test_the_weights_are_optimal(seed, strength, mix):
 
 def test_a_strong_penalty_leaves_nothing():
     features, values, _ = world()
-    assert not Regression(features, Split.of(len(features))).targets(values).elastic_net(Penalty(2.0, 0.99)).any()
+    assert (
+        not MultiTargetRegression(features, RowSplit.random(len(features)))
+        .make_targets(values)
+        .fit_elastic_net(Penalty(2.0, 0.99))
+        .any()
+    )
 
 
 def fits(features, values, longest=10, width=10, tolerance=0.02, seed=0):
-    split = Split.of(len(features), seed)
-    targets = Regression(features, split).targets(values)
-    return targets.greedy(targets.elastic_net(PUBLISHED), longest, width, tolerance), split
+    split = RowSplit.random(len(features), seed)
+    targets = MultiTargetRegression(features, split).make_targets(values)
+    return targets.fit_greedily(targets.fit_elastic_net(PUBLISHED), longest, width, tolerance), split
 
 
 def test_the_weights_are_those_of_least_squares_on_the_training_rows():
@@ -98,25 +113,34 @@ def test_planted_sums_are_found_with_their_signs():
 
 @pytest.mark.parametrize(("ranking", "first"), [("absolute", 0), ("signed", 1)])
 def test_the_ranking_decides_which_columns_are_tried_first(ranking, first):
-    dice = np.random.default_rng(0)
-    features = torch.from_numpy(dice.random((1000, 5))).float()
-    targets = Regression(features, Split.of(1000)).targets(features @ torch.tensor([-3.0, 2.0, 1.0, 0.0, 0.0])[:, None])
-    weights = targets.elastic_net(PUBLISHED)
-    assert targets.greedy(weights, 1, 1, 0.02, ranking)[0][0].columns == (first,)
-    assert targets.largest(weights, 1, ranking)[0][0].columns == (first,)
+    rng = np.random.default_rng(0)
+    features = torch.from_numpy(rng.random((1000, 5))).float()
+    targets = MultiTargetRegression(features, RowSplit.random(1000)).make_targets(
+        features @ torch.tensor([-3.0, 2.0, 1.0, 0.0, 0.0])[:, None]
+    )
+    weights = targets.fit_elastic_net(PUBLISHED)
+    assert targets.fit_greedily(weights, 1, 1, 0.02, ranking)[0][0].columns == (first,)
+    assert targets.fit_largest(weights, 1, ranking)[0][0].columns == (first,)
 
 
 @pytest.mark.parametrize("longest", [1, 3, 10])
 def test_the_columns_are_those_of_the_weights_at_the_longest(longest):
-    """The released code's greedy_search gave the last tried columns beside the weights of the best ones, once the length was reached."""
-    dice = np.random.default_rng(1)
-    features = torch.from_numpy(dice.random((2000, 40))).float()
-    values = features[:, :15] @ torch.linspace(3, 1, 15)[:, None] + 0.01 * torch.from_numpy(dice.normal(size=(2000, 1))).float()
+    """The released code's greedy_search gave the last tried columns beside the weights of the best ones, once the
+    length was reached.
+    """
+    rng = np.random.default_rng(1)
+    features = torch.from_numpy(rng.random((2000, 40))).float()
+    values = (
+        features[:, :15] @ torch.linspace(3, 1, 15)[:, None]
+        + 0.01 * torch.from_numpy(rng.normal(size=(2000, 1))).float()
+    )
     found, split = fits(features, values, longest=longest, tolerance=0.0001)
     best = found[0][-1]
     assert len(best.columns) == longest, "the limit is reached"
     predicted = best.predict(features[split.validation])
-    assert correlations_of(predicted[None].numpy(), values[split.validation, 0].double().numpy())[0] == pytest.approx(best.correlation)
+    assert compute_correlations(predicted[None].numpy(), values[split.validation, 0].double().numpy())[
+        0
+    ] == pytest.approx(best.correlation)
     assert len(set(best.columns)) == longest
 
 
@@ -149,21 +173,21 @@ def test_rows_of_the_test_part_change_nothing():
 
 
 def test_the_parts_are_disjoint_whole_and_follow_the_seed():
-    split = Split.of(1001, seed=3)
+    split = RowSplit.random(1001, seed=3)
     parts = [split.train, split.validation, split.test]
     assert [len(part) for part in parts] == [701, 100, 200]
     assert torch.cat(parts).sort().values.tolist() == list(range(1001))
-    assert torch.equal(Split.of(1001, seed=3).train, split.train)
-    assert not torch.equal(Split.of(1001, seed=4).train, split.train)
+    assert torch.equal(RowSplit.random(1001, seed=3).train, split.train)
+    assert not torch.equal(RowSplit.random(1001, seed=4).train, split.train)
     kept = torch.arange(1001) % 2 == 0
-    assert torch.equal(split.only(kept).test, split.test[split.test % 2 == 0])
+    assert torch.equal(split.restrict(kept).test, split.test[split.test % 2 == 0])
 
 
 def test_equal_constant_and_few_columns_are_no_trouble():
     features, values, _ = world(columns=6)
     twice = torch.cat([features, features, torch.ones(len(features), 2)], dim=1)
-    regression = Regression(twice, Split.of(len(twice)))
-    assert regression.kept.tolist() == list(range(12))
+    regression = MultiTargetRegression(twice, RowSplit.random(len(twice)))
+    assert regression.kept_columns.tolist() == list(range(12))
     found, _ = fits(twice, values)
     for steps in found:
         assert np.isfinite(steps[-1].weights).all()
@@ -182,4 +206,4 @@ def test_a_target_that_does_not_vary_gets_an_answer_of_correlation_zero():
 
 def test_too_few_rows_are_told():
     with pytest.raises(BadInput, match="1 images to learn from"):
-        Regression(torch.rand(2, 3), Split.of(2))
+        MultiTargetRegression(torch.rand(2, 3), RowSplit.random(2))

@@ -1,4 +1,6 @@
-"""Segmenters: the embedded one against the scenes' own labels, real classes of transformers and torchvision from folders and files."""
+"""Segmenters: the embedded one against the scenes' own labels, real classes of transformers and torchvision from
+folders and files.
+"""
 
 from pathlib import Path
 
@@ -6,14 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from milan.diorama import DioramaImages, labelling
-from milan.diorama.labeller import Labeller, classes, load_labeller
-from milan.diorama.labelling import check_labeller, held_out, labelled, train_labeller
-from milan.embedded import embedded
+from milan.diorama import DioramaImages
+from milan.diorama.segmenter_network import SceneSegmenter, count_classes, load_scene_segmenter
+from milan.diorama_build import segmenter_training as labelling
+from milan.diorama_build.segmenter_training import (
+    evaluate_segmenter,
+    iter_held_out_scenes,
+    stack_labels,
+    train_scene_segmenter,
+)
 from milan.errors import BadInput, MissingEvidence, UnknownName
-from milan.pretrained.labels import pixel_labels
 from milan.pretrained.segmenter import Segmenter, load_segmenter
+from milan.pretrained.segmenter_labels import load_pixel_labels
 from milan.probes import load_probe
+from milan.storage.packaged_data import locate_packaged_data
 
 COUNT = 40
 
@@ -28,8 +36,8 @@ def test_the_embedded_segmenter_tells_what_pixels_show(images: torch.Tensor) -> 
     """Against the labels of the probe, concept by concept, on scenes that it was neither trained on nor measured with."""
     segmenter = load_segmenter()
     found = segmenter.segment(images)
-    truth = pixel_labels(load_probe("diorama:objects", limit=COUNT))
-    exact = truth.of(range(COUNT))
+    truth = load_pixel_labels(load_probe("diorama:objects", limit=COUNT))
+    exact = truth.load(range(COUNT))
     assert found.shape == (COUNT, 6, 64, 64)
     assert set(segmenter.level_names) == set(truth.level_names)
     assert set(segmenter.concepts) == set(truth.concepts)
@@ -79,7 +87,10 @@ def test_transformers_by_folder_answers_as_the_library_does(segformer: Path, ima
     pictures = images[:6, :, :48]  # not square
     found = segmenter.segment(pictures)
     assert found.shape == (6, 1, 48, 64)
-    model, processor = AutoModelForSemanticSegmentation.from_pretrained(segformer), AutoImageProcessor.from_pretrained(segformer)
+    model, processor = (
+        AutoModelForSemanticSegmentation.from_pretrained(segformer),
+        AutoImageProcessor.from_pretrained(segformer),
+    )
     with torch.no_grad():
         output = model(**processor(images=list(pictures), return_tensors="pt"))
     expected = processor.post_process_semantic_segmentation(output, target_sizes=[(48, 64)] * 6)
@@ -97,7 +108,9 @@ def test_transformers_key_covers_weights_and_processor(segformer: Path, tmp_path
         model.decode_head.classifier.bias += 1
     model.save_pretrained(tmp_path / "third")
     SegformerImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "third")
-    keys = [load_segmenter(f"hf:{folder}").key for folder in (segformer, segformer, tmp_path / "other", tmp_path / "third")]
+    keys = [
+        load_segmenter(f"hf:{folder}").key for folder in (segformer, segformer, tmp_path / "other", tmp_path / "third")
+    ]
     assert keys[0] == keys[1]
     assert len(set(keys)) == 3
 
@@ -150,7 +163,12 @@ def test_one_of_your_own(tmp_path: Path, images: torch.Tensor) -> None:
 
 @pytest.mark.parametrize(
     ("spec", "words"),
-    [("dioramma", "diorama"), ("hf:", "hf:ID_OR_FOLDER"), ("diorama:small", "write diorama"), ("torchvision:fcn_resnet5", "fcn_resnet50")],
+    [
+        ("dioramma", "diorama"),
+        ("hf:", "hf:ID_OR_FOLDER"),
+        ("diorama:small", "write diorama"),
+        ("torchvision:fcn_resnet5", "fcn_resnet50"),
+    ],
 )
 def test_unknown_names_are_told(spec: str, words: str) -> None:
     with pytest.raises(UnknownName, match=words):
@@ -165,70 +183,86 @@ def test_what_cannot_be_is_told(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="device"):
         load_segmenter(device="abacus")
     with pytest.raises(MissingEvidence, match="--only segmenter"):
-        load_labeller(tmp_path)
+        load_scene_segmenter(tmp_path)
 
 
 def test_labels_of_a_scene_are_counted_as_the_heads_count_them() -> None:
     scene = DioramaImages("objects", length=1).scene(0)
-    truth = labelled([scene])
+    truth = stack_labels([scene])
     assert torch.equal(truth["object"][0], torch.from_numpy(scene.labels["object"].astype(np.int64)))  # 0 is nothing
-    assert torch.equal(truth["colour"][0] + 1, torch.from_numpy(scene.labels["colour"].astype(np.int64)))  # every pixel has one
-    assert {kind: tuple(maps.shape) for kind, maps in Labeller()(torch.zeros(1, 3, 64, 64)).items()}["part"] == (1, 49, 64, 64)
+    assert torch.equal(
+        truth["colour"][0] + 1, torch.from_numpy(scene.labels["colour"].astype(np.int64))
+    )  # every pixel has one
+    assert {kind: tuple(maps.shape) for kind, maps in SceneSegmenter()(torch.zeros(1, 3, 64, 64)).items()}["part"] == (
+        1,
+        49,
+        64,
+        64,
+    )
 
 
 @pytest.fixture
 def workshop(tmp_path: Path) -> Path:
     """A folder that has nothing but the encoder."""
     (tmp_path / "networks").mkdir()
-    (tmp_path / "networks" / "encoder.safetensors").symlink_to(embedded("data") / "diorama" / "networks" / "encoder.safetensors")
+    (tmp_path / "networks" / "encoder.safetensors").symlink_to(
+        locate_packaged_data("data") / "diorama" / "networks" / "encoder.safetensors"
+    )
     return tmp_path
 
 
-def test_training_makes_the_same_file_twice_and_goes_on_after_a_kill(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"KEPT": 2, "CHECKING": 8, "BATCH": 4, "COUNTED": 2}.items():
+def test_training_makes_the_same_file_twice_and_goes_on_after_a_kill(
+    workshop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"CHECKPOINT_STEPS": 2, "CHECKING_SCENES": 8, "BATCH_SIZE": 4, "COUNTED_BATCHES": 2}.items():
         monkeypatch.setattr(labelling, name, value)
-    measured = train_labeller(workshop, workshop / "work", scenes=16)
+    measured = train_scene_segmenter(workshop, workshop / "work", scenes=16)
     file = workshop / "segmenter" / "model.safetensors"
     once = file.read_bytes()
     assert set(measured) == {"objects", "scenes"}
     assert not list((workshop / "work").glob("*.pt"))
     file.unlink()
 
-    def killed(step: int, seed: int, batch: object = labelling._batch) -> object:
+    def killed(step: int, seed: int, batch: object = labelling._make_batch) -> object:
         if step == 3:
             raise KeyboardInterrupt
         return batch(step, seed)  # type: ignore[operator]
 
     with monkeypatch.context() as patched:
-        patched.setattr(labelling, "_batch", killed)
+        patched.setattr(labelling, "_make_batch", killed)
         with pytest.raises(KeyboardInterrupt):
-            train_labeller(workshop, workshop / "work", scenes=16)
+            train_scene_segmenter(workshop, workshop / "work", scenes=16)
     assert len(list((workshop / "work").glob("*.pt"))) == 1
-    train_labeller(workshop, workshop / "work", scenes=16)
+    train_scene_segmenter(workshop, workshop / "work", scenes=16)
     assert file.read_bytes() == once
 
 
 def test_rare_classes_count_for_more_and_a_pixel_for_1_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(labelling, "COUNTED", 2)
-    weights = labelling.rarity(0)
-    truth = [labelling._batch(step, 0)[1]["part"].flatten() for step in range(2)]
+    monkeypatch.setattr(labelling, "COUNTED_BATCHES", 2)
+    weights = labelling.compute_class_weights(0)
+    truth = [labelling._make_batch(step, 0)[1]["part"].flatten() for step in range(2)]
     assert weights["part"][torch.cat(truth)].mean().item() == pytest.approx(1, abs=1e-3)
     assert weights["part"].argmin() == 0  # nothing is what most pixels show
     assert weights["text"].max() > 10
 
 
 def test_the_measure_is_1_for_the_truth_itself() -> None:
-    class Knowing(Labeller):
+    class Knowing(SceneSegmenter):
         """Answers with the labels of the held-out scenes, in the order in which they are asked for."""
 
         def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-            truth = labelled(self.scenes[: len(images)])
+            truth = stack_labels(self.scenes[: len(images)])
             del self.scenes[: len(images)]
-            return {kind: torch.nn.functional.one_hot(maps, classes(kind)).permute(0, 3, 1, 2) for kind, maps in truth.items()}
+            return {
+                kind: torch.nn.functional.one_hot(maps, count_classes(kind)).permute(0, 3, 1, 2)
+                for kind, maps in truth.items()
+            }
 
     model = Knowing()
-    model.scenes = [scene for world in ("objects", "scenes") for scenes in held_out(world, 6) for scene in scenes]
-    measured = check_labeller(model, 6)
+    model.scenes = [
+        scene for world in ("objects", "scenes") for scenes in iter_held_out_scenes(world, 6) for scene in scenes
+    ]
+    measured = evaluate_segmenter(model, 6)
     measured["objects"].pop("text")  # of which these few scenes show none
     measured["scenes"].pop("text")
     assert [set(world.values()) for world in measured.values()] == [{1.0}, {1.0}]

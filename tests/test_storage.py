@@ -19,7 +19,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milan.errors import BadInput, MilanNotice
-from milan.storage import Journal, atomic, cache_folder, cache_root, content_key, locked, safe_name, versions
+from milan.storage.files import (
+    Journal,
+    atomic_write,
+    cache_folder,
+    cache_root,
+    collect_versions,
+    content_key,
+    lock_folder,
+    safe_name,
+)
 
 
 def started(code: str, *arguments: object) -> subprocess.Popen:
@@ -34,7 +43,7 @@ def started(code: str, *arguments: object) -> subprocess.Popen:
 def test_atomic_appears_whole_and_keeps_the_suffix(tmp_path: Path) -> None:
     target = tmp_path / "a.npy"
     target.write_text("old")
-    with atomic(target) as partial:
+    with atomic_write(target) as partial:
         assert partial.suffix == ".npy"
         assert partial.parent == tmp_path
         partial.write_text("new")
@@ -49,7 +58,7 @@ def test_atomic_leaves_nothing_after_a_fault(tmp_path: Path, fault: BaseExceptio
     target.write_text("old")
 
     def write() -> None:
-        with atomic(target) as partial:
+        with atomic_write(target) as partial:
             partial.write_text("half")
             raise fault
 
@@ -63,7 +72,7 @@ FULL = """
     import resource, sys
     from pathlib import Path
     import numpy, pyarrow, pyarrow.parquet, safetensors.torch, torch
-    from milan.storage import atomic, new_array
+    from milan.storage.files import atomic_write, new_array
     values, out = torch.rand(100, 100), Path(sys.argv[1])
     savers = {
         ".safetensors": lambda path: safetensors.torch.save_file({"a": values}, path),
@@ -78,7 +87,7 @@ FULL = """
     print("ready", flush=True)
     for suffix, save in savers.items():
         try:
-            with atomic(out / f"a{suffix}") as path:
+            with atomic_write(out / f"a{suffix}") as path:
                 save(path)
         except OSError as error:
             print(suffix, error.errno, Path(error.filename).name)
@@ -106,8 +115,8 @@ def test_names_of_files_are_safe_and_differ(tmp_path: Path) -> None:
 WRITER = """
     import sys, time
     from pathlib import Path
-    from milan.storage import atomic, locked
-    with locked(Path(sys.argv[1])), atomic(Path(sys.argv[1]) / "a.txt") as partial:
+    from milan.storage.files import atomic_write, lock_folder
+    with lock_folder(Path(sys.argv[1])), atomic_write(Path(sys.argv[1]) / "a.txt") as partial:
         partial.write_text("half")
         print("ready", flush=True)
         time.sleep(60)
@@ -117,37 +126,37 @@ WRITER = """
 def test_killed_writer_leaves_no_half_file_and_no_lock(tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = started(WRITER, out)
-    with pytest.raises(BadInput, match=rf"being written by process {process.pid} on "), locked(out):
+    with pytest.raises(BadInput, match=rf"being written by process {process.pid} on "), lock_folder(out):
         pass
     process.kill()
     process.wait()
     assert not (out / "a.txt").exists()
-    with locked(out):
+    with lock_folder(out):
         assert {file.name for file in out.iterdir()} == {".lock", ".holder"}, "the half file has gone too"
     assert list(out.iterdir()) == []
 
 
 def test_two_holders_in_one_process(tmp_path: Path) -> None:
-    with locked(tmp_path), pytest.raises(BadInput, match=f"this process {os.getpid()}"), locked(tmp_path):
+    with lock_folder(tmp_path), pytest.raises(BadInput, match=f"this process {os.getpid()}"), lock_folder(tmp_path):
         pass
-    with locked(tmp_path):
+    with lock_folder(tmp_path):
         pass
 
 
 def test_holder_on_another_machine_is_respected(tmp_path: Path) -> None:
     holder = tmp_path / ".holder"
     holder.write_text(json.dumps({"pid": 7, "host": "elsewhere", "boot": "another"}))
-    with pytest.raises(BadInput, match=r"process 7 on elsewhere.* delete .*\.holder"), locked(tmp_path):
+    with pytest.raises(BadInput, match=r"process 7 on elsewhere.* delete .*\.holder"), lock_folder(tmp_path):
         pass
     holder.unlink()
-    with locked(tmp_path):
+    with lock_folder(tmp_path):
         pass
 
 
 @pytest.mark.parametrize("written", ["", "[]", "{"])
 def test_holder_that_was_killed_before_it_had_signed(tmp_path: Path, written: str) -> None:
     (tmp_path / ".holder").write_text(written)
-    with locked(tmp_path):
+    with lock_folder(tmp_path):
         pass
 
 
@@ -155,8 +164,8 @@ def test_lock_ends_with_its_holder_though_a_process_that_it_forked_goes_on(tmp_p
     forking = """
         import os, sys, time
         from pathlib import Path
-        from milan.storage import locked
-        with locked(Path(sys.argv[1])):
+        from milan.storage.files import lock_folder
+        with lock_folder(Path(sys.argv[1])):
             child = os.fork() or time.sleep(60)
             print(f"ready\\n{child}", flush=True)
             time.sleep(60)
@@ -167,7 +176,7 @@ def test_lock_ends_with_its_holder_though_a_process_that_it_forked_goes_on(tmp_p
     process.kill()
     process.wait()
     try:
-        with locked(tmp_path):
+        with lock_folder(tmp_path):
             pass
     finally:
         os.kill(child, signal.SIGKILL)
@@ -188,18 +197,22 @@ def test_locks_need_no_fcntl(tmp_path: Path) -> None:
 
 def test_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(BadInput, match="is a file"), locked(tmp_path / "file"):
+    with pytest.raises(BadInput, match="is a file"), lock_folder(tmp_path / "file"):
         pass
-    with pytest.raises(BadInput, match="part of its path is a file"), locked(tmp_path / "file" / "below"):
+    with pytest.raises(BadInput, match="part of its path is a file"), lock_folder(tmp_path / "file" / "below"):
         pass
 
 
 def test_folder_that_cannot_be_written() -> None:
-    with pytest.raises(BadInput, match="cannot write to /proc/self/milan"), locked(Path("/proc/self/milan")):
+    with pytest.raises(BadInput, match="cannot write to /proc/self/milan"), lock_folder(Path("/proc/self/milan")):
         pass
 
 
-@given(st.dictionaries(st.text(max_size=5), st.one_of(st.integers(), st.text(max_size=9), st.lists(st.booleans())), max_size=5))
+@given(
+    st.dictionaries(
+        st.text(max_size=5), st.one_of(st.integers(), st.text(max_size=9), st.lists(st.booleans())), max_size=5
+    )
+)
 def test_content_key_forgets_order_only(parts: dict) -> None:
     key = content_key(parts=parts)
     assert key == content_key(parts=dict(reversed(parts.items())))
@@ -208,9 +221,11 @@ def test_content_key_forgets_order_only(parts: dict) -> None:
 
 
 def test_content_key_is_the_same_in_every_process() -> None:
-    code = "from milan.storage import content_key; print(content_key(b=[1, 2.5, None], a='\\udcff'))"
+    code = "from milan.storage.files import content_key; print(content_key(b=[1, 2.5, None], a='\\udcff'))"
     keys = {
-        subprocess.run([sys.executable, "-c", code], env=os.environ | extra, capture_output=True, text=True, check=True).stdout.strip()
+        subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | extra, capture_output=True, text=True, check=True
+        ).stdout.strip()
         for extra in ({"PYTHONHASHSEED": "1"}, {"PYTHONHASHSEED": "2", "LC_ALL": "C", "TZ": "Asia/Tokyo"})
     }
     assert keys == {content_key(a="\udcff", b=[1, 2.5, None])}
@@ -221,7 +236,9 @@ def test_content_key_of_what_is_not_plain() -> None:
         content_key(a=object())
 
 
-@given(st.text(), st.dictionaries(st.text(), st.one_of(st.none(), st.text(), st.floats(allow_nan=False), st.integers())))
+@given(
+    st.text(), st.dictionaries(st.text(), st.one_of(st.none(), st.text(), st.floats(allow_nan=False), st.integers()))
+)
 def test_journal_gives_back_what_was_put(tmp_path: Path, id: str, value: dict) -> None:
     with Journal(tmp_path / "journal.sqlite", "key") as journal:
         journal.put(id, value)
@@ -250,7 +267,7 @@ def test_journal_of_another_key_starts_afresh(tmp_path: Path) -> None:
 PUTTER = """
     import itertools, sys
     from pathlib import Path
-    from milan.storage import Journal
+    from milan.storage.files import Journal
     journal = Journal(Path(sys.argv[1]), "key")
     print("ready", flush=True)
     for number in itertools.count():
@@ -276,8 +293,8 @@ def test_journal_survives_kill(tmp_path: Path) -> None:
 def test_journal_on_a_full_disk_keeps_what_it_has(tmp_path: Path) -> None:
     with Journal(tmp_path / "journal.sqlite", "key") as journal:
         journal.put("a", {"text": "kept"})
-        pages = journal._base.execute("PRAGMA page_count").fetchone()[0]
-        journal._base.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own way to a full disk
+        pages = journal._connection.execute("PRAGMA page_count").fetchone()[0]
+        journal._connection.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own way to a full disk
         with pytest.raises(BadInput, match="database or disk is full; what was finished is kept"):
             journal.put("b", {"text": "x" * 100_000})
     with Journal(tmp_path / "journal.sqlite", "key") as journal:
@@ -327,7 +344,7 @@ def test_journal_of_the_first_version_starts_afresh(tmp_path: Path) -> None:
 
 
 def test_versions_name_what_decides_numbers() -> None:
-    found = versions()
+    found = collect_versions()
     assert {"python", "milan", "torch", "torchvision", "numpy", "pillow"} <= found.keys()
     assert all(isinstance(value, str) and value for value in found.values())
 

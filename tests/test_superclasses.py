@@ -1,4 +1,6 @@
-"""Which class of a probe counts as which concept: superclasses by number, name and WordNet id, and the real ones of ImageNet."""
+"""Which class of a probe counts as which concept: superclasses by number, name and WordNet id, and the real ones of
+ImageNet.
+"""
 
 import json
 
@@ -8,7 +10,7 @@ import torch
 
 from milan.errors import BadInput, MilanWarning, MissingEvidence
 from milan.probes import Probe, load_probe
-from milan.probes.superclasses import class_concepts, readable_classes
+from milan.probes.superclasses import format_class_names, load_class_concepts
 
 
 def probe(classes, wnids=None, labels=None):
@@ -28,16 +30,32 @@ def written(tmp_path, name, content):
 
 
 def test_superclasses_name_classes_by_number_or_name(tmp_path):
-    file = written(tmp_path, "super.json", {"animal": [0, "dog, domestic dog"], "thing": [2, 3], "all": [0, 1, 2, 3], "none": []})
-    found = class_concepts(probe(["cat", "dog, domestic dog", "cup", "lamp"]), file)
-    assert shown(found) == {"cat": [0], "dog": [1], "cup": [2], "lamp": [3], "animal": [0, 1], "thing": [2, 3], "all": [0, 1, 2, 3]}
-    assert found.shown([1, 3, 1]).tolist() == [[0, 1, 0, 0, 1, 0, 1], [0, 0, 0, 1, 0, 1, 1], [0, 1, 0, 0, 1, 0, 1]]
+    file = written(
+        tmp_path, "super.json", {"animal": [0, "dog, domestic dog"], "thing": [2, 3], "all": [0, 1, 2, 3], "none": []}
+    )
+    found = load_class_concepts(probe(["cat", "dog, domestic dog", "cup", "lamp"]), file)
+    assert shown(found) == {
+        "cat": [0],
+        "dog": [1],
+        "cup": [2],
+        "lamp": [3],
+        "animal": [0, 1],
+        "thing": [2, 3],
+        "all": [0, 1, 2, 3],
+    }
+    assert found.presence_matrix([1, 3, 1]).tolist() == [
+        [0, 1, 0, 0, 1, 0, 1],
+        [0, 0, 0, 1, 0, 1, 1],
+        [0, 1, 0, 0, 1, 0, 1],
+    ]
 
 
 def test_of_concepts_with_the_same_classes_the_narrowest_stays(tmp_path):
-    synsets = written(tmp_path, "synsets.json", {n: {"id": f"0000000{n}-n", "label": name} for n, name in enumerate("abcd")})
+    synsets = written(
+        tmp_path, "synsets.json", {n: {"id": f"0000000{n}-n", "label": name} for n, name in enumerate("abcd")}
+    )
     file = written(tmp_path, "super.json", {"wide": [0, 1, 2, 3], "narrow": [0, 1, 2], "one": [0, 3], "other": [2, 3]})
-    assert shown(class_concepts(probe(["a", "b"]), file, synsets)) == {"a": [0], "b": [1], "narrow": [0, 1]}
+    assert shown(load_class_concepts(probe(["a", "b"]), file, synsets)) == {"a": [0], "b": [1], "narrow": [0, 1]}
 
 
 def test_numbers_of_another_data_set_are_found_by_wordnet_id_even_where_names_are_shared(tmp_path):
@@ -48,19 +66,21 @@ def test_numbers_of_another_data_set_are_found_by_wordnet_id_even_where_names_ar
         "{134: {'id': '02012849-n', 'label': 'crane'}, 517: {'id': '03126707-n', 'label': 'crane'},\n"
         " 1: {'id': '01443537-n', 'label': 'fish'}}",
     )
-    file = written(tmp_path, "super.json", {"bird": [134], "animal": [134, 1], "machine": [517], "entity": [1, 134, 517]})
-    ids = class_concepts(probe(["crane", "fish"], ["n03126707", "n01443537"]), file, synsets)
+    file = written(
+        tmp_path, "super.json", {"bird": [134], "animal": [134, 1], "machine": [517], "entity": [1, 134, 517]}
+    )
+    ids = load_class_concepts(probe(["crane", "fish"], ["n03126707", "n01443537"]), file, synsets)
     assert shown(ids) == {"crane": [0], "fish": [1], "entity": [0, 1]}
     file = written(tmp_path, "super.json", {"machine": [517], "living": [1, 134]})
     with pytest.warns(MilanWarning, match="1 of 2 classes .* not among the synsets.*: crane"):
-        assert shown(class_concepts(probe(["crane", "fish"]), file, synsets)) == {"crane": [0], "fish": [1]}
+        assert shown(load_class_concepts(probe(["crane", "fish"]), file, synsets)) == {"crane": [0], "fish": [1]}
 
 
 def test_classes_that_are_called_by_their_ids_get_their_names(tmp_path):
     synsets = written(tmp_path, "synsets.json", {7: {"id": "01443537-n", "label": "goldfish, Carassius auratus"}})
     made = probe(["n01443537", "n00000001"], ["n01443537", "n00000001"])
     with pytest.warns(MilanWarning, match="n00000001"):
-        assert class_concepts(made, synsets=synsets).names == ["goldfish", "n00000001"]
+        assert load_class_concepts(made, synsets=synsets).names == ["goldfish", "n00000001"]
 
 
 def test_a_folder_of_wordnet_ids_tells_them(tmp_path):
@@ -76,7 +96,7 @@ def test_a_folder_of_wordnet_ids_tells_them(tmp_path):
 
 
 def test_names_are_short_where_that_is_their_own():
-    assert readable_classes(probe(["cat, kitty", "maillot", "maillot, tank suit", "crane", "crane"])) == [
+    assert format_class_names(probe(["cat, kitty", "maillot", "maillot, tank suit", "crane", "crane"])) == [
         "cat",
         "maillot",
         "maillot, tank suit",
@@ -87,31 +107,35 @@ def test_names_are_short_where_that_is_their_own():
 
 def test_a_superclass_with_the_name_of_a_class_is_told_apart(tmp_path):
     file = written(tmp_path, "super.json", {"plate": [0, 1]})
-    assert class_concepts(probe(["plate", "cup"]), file).names == ["plate", "cup", "plate (any)"]
+    assert load_class_concepts(probe(["plate", "cup"]), file).names == ["plate", "cup", "plate (any)"]
 
 
 def test_numbers_that_mean_nothing_here_are_told_with_what_to_do(tmp_path):
     file = written(tmp_path, "super.json", {"entity": [0, 1, 999]})
-    with pytest.raises(BadInput, match=r"superclass 'entity' lists 999, which is no class of this probe \(it has 2\).*synsets=FILE"):
-        class_concepts(probe(["a", "b"]), file)
+    with pytest.raises(
+        BadInput, match=r"superclass 'entity' lists 999, which is no class of this probe \(it has 2\).*synsets=FILE"
+    ):
+        load_class_concepts(probe(["a", "b"]), file)
     with pytest.raises(BadInput, match="none of the 2 classes"):
-        class_concepts(probe(["a", "b"]), file, written(tmp_path, "synsets.json", {1: {"id": "00000001-n", "label": "z"}}))
+        load_class_concepts(
+            probe(["a", "b"]), file, written(tmp_path, "synsets.json", {1: {"id": "00000001-n", "label": "z"}})
+        )
 
 
 @pytest.mark.parametrize("content", ["[1, 2]", '{"a": 3}', "{", ""])
 def test_a_file_of_another_form_is_refused(tmp_path, content):
     with pytest.raises(BadInput, match="superclass"):
-        class_concepts(probe(["a", "b"]), written(tmp_path, "super.json", content))
+        load_class_concepts(probe(["a", "b"]), written(tmp_path, "super.json", content))
 
 
 def test_a_probe_without_labels_is_refused():
     plain = Probe.from_tensor(torch.zeros(3, 3, 4, 4, dtype=torch.uint8))
     with pytest.raises(MissingEvidence, match="no class labels"):
-        class_concepts(plain)
+        load_class_concepts(plain)
 
 
 def test_dioramas_classes_have_its_groups():
-    found = shown(class_concepts(load_probe("diorama:objects", limit=3)))
+    found = shown(load_class_concepts(load_probe("diorama:objects", limit=3)))
     assert len(found["animals"]) == 5
     assert len(found["vehicles"]) == 7
 
@@ -119,7 +143,9 @@ def test_dioramas_classes_have_its_groups():
 def test_the_two_hundred_classes_of_tiny_imagenet_find_their_superclasses(shared_data):
     concepts = shared_data / "concepts"
     real = load_probe(str(shared_data / "tiny_imagenet" / "val.parquet"))
-    found = class_concepts(real, str(concepts / "imagenet_superclass_to_ids.json"), str(concepts / "imagenet_label_to_wordnet_synset.txt"))
+    found = load_class_concepts(
+        real, str(concepts / "imagenet_superclass_to_ids.json"), str(concepts / "imagenet_label_to_wordnet_synset.txt")
+    )
     groups = {name: [found.names[place] for place in places] for name, places in shown(found).items()}
     assert found.names[:2] == ["goldfish", "European fire salamander"]
     assert set(groups["aquatic bird"]) == {"goose", "black stork", "king penguin", "albatross"}

@@ -17,12 +17,19 @@ from torch import Tensor, nn
 from torchvision import models
 
 from milan.errors import BadInput, MilanWarning, UnknownName
-from milan.preprocessing import Preprocessing
 from milan.targets import Target, load_target
-from milan.targets.weights import put_weights
+from milan.targets.preprocessing import Preprocessing
+from milan.targets.weight_files import load_weights_into
 
 SMALL = "torchvision:squeezenet1_1"
-VIT = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 16}
+VIT = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 16,
+}
 
 
 def refused(*args: Any, **options: Any) -> str:
@@ -74,7 +81,7 @@ def test_a_bare_name_is_answered_with_how_to_write_it() -> None:
 
 @pytest.mark.parametrize("name", ["./vit", "/no/where", "~/vit", "models/vit/final", "vit/"])
 def test_what_looks_like_a_path_is_never_sent_to_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("milan.targets.hubs.reachable", lambda url: pytest.fail("asked a hub"))
+    monkeypatch.setattr("milan.storage.hub_access.is_reachable", lambda url: pytest.fail("asked a hub"))
     assert f"no folder '{name}'" in refused(f"hf:{name}")
 
 
@@ -116,7 +123,10 @@ def test_offline_torchvisions_cache_is_used(name: str, offline: Path) -> None:
     torch.save(network.state_dict(), cached)
     target = load_target(f"torchvision:{name}")
     assert holds(target, network.state_dict())
-    assert getattr(target.model, "transform_input", None) in (True, None)  # what GoogLeNet's and Inception's published weights expect
+    assert getattr(target.model, "transform_input", None) in (
+        True,
+        None,
+    )  # what GoogLeNet's and Inception's published weights expect
 
 
 def test_a_damaged_file_in_the_cache_is_told(offline: Path) -> None:
@@ -237,7 +247,9 @@ def test_safetensors(name: str, weights: dict[str, Tensor], tmp_path: Path) -> N
 
 
 def test_real_weights(shared_data: Path) -> None:
-    target = load_target("torchvision:squeezenet1_0", weights=shared_data / "squeezenet/squeezenet1_0_imagenet.safetensors")
+    target = load_target(
+        "torchvision:squeezenet1_0", weights=shared_data / "squeezenet/squeezenet1_0_imagenet.safetensors"
+    )
     assert target.layer("features.12").shape == (512, 13, 13)
 
 
@@ -248,7 +260,11 @@ def test_random_weights_need_no_file() -> None:
 @pytest.mark.parametrize("spec", [SMALL, "torchvision:resnet18", "timm:test_resnet"])
 def test_as_many_classes_as_the_weights_have(spec: str, tmp_path: Path) -> None:
     kind, _, name = spec.partition(":")
-    network = models.get_model(name, weights=None, num_classes=7) if kind == "torchvision" else timm.create_model(name, num_classes=7)
+    network = (
+        models.get_model(name, weights=None, num_classes=7)
+        if kind == "torchvision"
+        else timm.create_model(name, num_classes=7)
+    )
     torch.save(network.state_dict(), tmp_path / "w.pt")
     assert load_target(spec, weights=tmp_path / "w.pt").outputs(torch.zeros(1, 3, 64, 64)).shape == (1, 7)
 
@@ -339,12 +355,14 @@ class Tied(nn.Module):
 @pytest.mark.parametrize("kept", ["a", "b"])
 def test_of_tied_weights_one_is_enough(kept: str) -> None:
     model, weights = Tied(), Tied().state_dict()
-    put_weights(model, {name: value for name, value in weights.items() if name.startswith(("conv", kept))}, "file")
+    load_weights_into(
+        model, {name: value for name, value in weights.items() if name.startswith(("conv", kept))}, "file"
+    )
     assert torch.equal(model.b.weight, weights["a.weight"])
     with pytest.raises(BadInput, match=r"a\.weight and b\.weight"):
-        put_weights(model, weights | {"b.weight": weights["a.weight"] + 1}, "file")
+        load_weights_into(model, weights | {"b.weight": weights["a.weight"] + 1}, "file")
     with pytest.raises(BadInput, match=r"missing: a\.weight, b\.weight"):
-        put_weights(model, {name: weights[name] for name in ("conv.weight", "conv.bias")}, "file")
+        load_weights_into(model, {name: weights[name] for name in ("conv.weight", "conv.bias")}, "file")
 
 
 def test_files_that_hold_no_state_dict_are_refused(tmp_path: Path) -> None:
@@ -359,7 +377,10 @@ def test_files_that_hold_no_state_dict_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "own"),
     [
-        ("timm:vit_tiny_patch16_224", Preprocessing(224, 248, interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3)),
+        (
+            "timm:vit_tiny_patch16_224",
+            Preprocessing(224, 248, interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3),
+        ),
         ("torchvision:efficientnet_b0", Preprocessing(224, 256, interpolation="bicubic")),
         ("torchvision:mobilenet_v2", Preprocessing(224, 232)),
     ],
@@ -411,7 +432,7 @@ def test_a_folder_of_transformers(tmp_path: Path) -> None:
     model = saved_vit(tmp_path, image_mean=[0.4, 0.5, 0.6], image_std=[0.1, 0.2, 0.3])
     target = load_target(f"hf:{tmp_path}")
     assert (target.image_size, target.mean, target.std) == (32, (0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
-    images = target.noise(2, 32)
+    images = target.make_noise(2, 32)
     with torch.no_grad():
         torch.testing.assert_close(target.outputs(images), model.eval()(images).logits)
     assert target.layer("vit").layout == "BNC"  # an output object: its first tensor
@@ -424,23 +445,31 @@ def test_pixels_reach_the_network_as_its_processor_would_bring_them(kind: str, t
     with pytest.warns(MilanWarning, match="a size of its own"):
         target = load_target(f"hf:{tmp_path}")
     pixels = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
-    wanted = transformers.AutoImageProcessor.from_pretrained(tmp_path)(images=pixels[0], return_tensors="pt")["pixel_values"]
-    torch.testing.assert_close(target.prepare(pixels), wanted.float(), rtol=1e-4, atol=1e-4)
+    wanted = transformers.AutoImageProcessor.from_pretrained(tmp_path)(images=pixels[0], return_tensors="pt")[
+        "pixel_values"
+    ]
+    torch.testing.assert_close(target.preprocess(pixels), wanted.float(), rtol=1e-4, atol=1e-4)
 
 
 def test_of_an_image_text_network_the_vision_part_is_taken(tmp_path: Path) -> None:
     text = {"vocab_size": 20, "max_position_embeddings": 8, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
     text |= {key: VIT[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")}
-    transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=VIT, projection_dim=8)).save_pretrained(tmp_path)
-    transformers.CLIPImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    transformers.CLIPModel(
+        transformers.CLIPConfig(text_config=text, vision_config=VIT, projection_dim=8)
+    ).save_pretrained(tmp_path)
+    transformers.CLIPImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}).save_pretrained(
+        tmp_path
+    )
     target = load_target(f"hf:{tmp_path}")
     assert (target.image_size, target.resize) == (32, 40)
     assert target.layer("encoder.layers.0").prefix_tokens == 1
-    assert target.outputs(target.noise(1, 32)).shape == (1, 5, 16)
+    assert target.outputs(target.make_noise(1, 32)).shape == (1, 5, 16)
 
 
 def test_a_language_model_is_refused(tmp_path: Path) -> None:
-    config = transformers.BertConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=9)
+    config = transformers.BertConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=9
+    )
     transformers.BertModel(config).save_pretrained(tmp_path)
     assert "takes no images" in refused(f"hf:{tmp_path}")
 
@@ -451,7 +480,9 @@ def test_weights_for_a_folder_of_transformers(tmp_path: Path) -> None:
     torch.save(other.state_dict(), tmp_path / "w.pth")
     for file in (tmp_path / "b" / "model.safetensors", tmp_path / "w.pth"):  # names as saved, and as in memory
         assert holds(load_target(f"hf:{tmp_path / 'a'}", weights=file), other.state_dict())
-    torch.save({name: value for name, value in other.state_dict().items() if "classifier" not in name}, tmp_path / "w.pth")
+    torch.save(
+        {name: value for name, value in other.state_dict().items() if "classifier" not in name}, tmp_path / "w.pth"
+    )
     assert "missing: classifier.bias, classifier.weight" in refused(f"hf:{tmp_path / 'a'}", weights=tmp_path / "w.pth")
 
 
@@ -493,7 +524,9 @@ def test_a_file_of_yours(file: Path, tmp_path: Path) -> None:
     assert [layer.units for layer in target.layers()] == [5, 5, 5]
     torch.save({f"module.{name}": value + 1 for name, value in target.model.state_dict().items()}, tmp_path / "w.pth")
     changed = load_target(f"{file}:network", weights=tmp_path / "w.pth")
-    assert torch.equal(changed.model[0].weight, target.model[0].weight * 0 + torch.load(tmp_path / "w.pth")["module.0.weight"])
+    assert torch.equal(
+        changed.model[0].weight, target.model[0].weight * 0 + torch.load(tmp_path / "w.pth")["module.0.weight"]
+    )
     assert changed.fingerprint != target.fingerprint
     file.write_text(FILE + "\n")
     edited = load_target(f"{file}:own")
@@ -544,7 +577,9 @@ def test_of_a_bare_module_it_is_said_what_is_assumed(file: Path, recwarn: pytest
 
 def test_networks_have_folders_of_their_own(file: Path) -> None:
     modules = [nn.Conv2d(3, 4, 3) for _ in range(2)]
-    slugs = [Target(module, image_size=8).slug for module in modules] + [Target(modules[0], image_size=8, name="a b/c").slug]
+    slugs = [Target(module, image_size=8).slug for module in modules] + [
+        Target(modules[0], image_size=8, name="a b/c").slug
+    ]
     slugs += [load_target(SMALL, weights="random").slug]
     assert [re.sub("-[0-9a-f]{8}$", "-KEY", slug) for slug in slugs] == [
         "Conv2d-KEY", "Conv2d-KEY", "a-b-c", "torchvision-squeezenet1_1-random"

@@ -39,7 +39,7 @@ def test_half_precision_is_run_in_single_on_the_cpu() -> None:
         target = Target(model, image_size=16)
     assert target.dtype == torch.float32
     assert next(model.parameters()).dtype == torch.float16
-    assert target.outputs(target.noise(1, 16)).dtype == torch.float32
+    assert target.outputs(target.make_noise(1, 16)).dtype == torch.float32
 
 
 def test_a_network_of_other_input_is_told_what_to_do() -> None:
@@ -48,7 +48,13 @@ def test_a_network_of_other_input_is_told_what_to_do() -> None:
 
 
 def test_options_that_cannot_be_are_refused() -> None:
-    for options in ({"layout": "NCHW"}, {"prefix_tokens": -1}, {"device": "tpu9"}, {"std": (1.0, 0.0, 1.0)}, {"mean": (0.0,)}):
+    for options in (
+        {"layout": "NCHW"},
+        {"prefix_tokens": -1},
+        {"device": "tpu9"},
+        {"std": (1.0, 0.0, 1.0)},
+        {"mean": (0.0,)},
+    ):
         with pytest.raises(BadInput):
             Target(small(), **options)
 
@@ -93,7 +99,7 @@ def test_layouts_are_told_apart(function: Any, layout: str, prefix: int, size: i
     layer = Target(Reads(strict), image_size=size).layer("layer")
     side = 1 if layout == "BC" else size // 4
     assert (layer.layout, layer.units, layer.grid, layer.prefix_tokens) == (layout, 6, (side, side), prefix)
-    assert layer.cls == (prefix > 0)
+    assert layer.has_class_token == (prefix > 0)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +142,7 @@ def test_attention_is_not_taken_for_maps() -> None:
 
     target = Target(Attends(), image_size=32)
     assert [layer.name for layer in target.layers()] == ["conv", "norm"]
-    assert "(attention" in target.found.reasons["soft"]
+    assert "(attention" in target.dissectable_layers.reasons["soft"]
 
 
 class Shares(nn.Module):
@@ -156,7 +162,7 @@ def test_shared_modules_are_listed_once_with_their_other_names() -> None:
     assert [(layer.name, layer.aliases) for layer in target.layers()] == [("first", ("again",))]
     assert target.layer("again").name == "first"
     with pytest.warns(MilanWarning, match="'again' is asked for twice"):
-        assert [layer.name for layer in target.select(["first", "again"])] == ["first"]
+        assert [layer.name for layer in target.select_layers(["first", "again"])] == ["first"]
     with pytest.raises(BadInput, match="is not run"):
         target.layer("idle")
 
@@ -269,7 +275,7 @@ def test_the_fingerprint_changes_with_the_network_only_and_leaves_it_as_it_is(ca
     assert model.last.dtype == torch.float32  # what it keeps fits its weights
     assert torch.equal(torch.get_rng_state(), state)
     torch.set_num_threads(2)
-    target.outputs(target.noise(1, 32))
+    target.outputs(target.make_noise(1, 32))
     model.train()
     assert target.fingerprint == before == mark(Answers(cast=cast))
     torch.set_num_threads(1)

@@ -13,7 +13,9 @@ def peaks() -> torch.Tensor:
 
 @pytest.mark.parametrize("unit", range(len(toys.UNITS)), ids=toys.UNITS)
 def test_peaks(unit: int) -> None:
-    torch.testing.assert_close(peaks()[:, unit], torch.tensor(toys.PEAKS[unit], dtype=torch.float32), equal_nan=True, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        peaks()[:, unit], torch.tensor(toys.PEAKS[unit], dtype=torch.float32), equal_nan=True, atol=1e-6, rtol=0
+    )
 
 
 @pytest.mark.parametrize("unit", toys.TOP, ids=[toys.UNITS[unit] for unit in toys.TOP])
@@ -31,4 +33,4 @@ def test_target_and_probe_agree_in_size() -> None:
     assert (probe.size, len(probe), target.image_size) == (toys.SIZE, len(toys.PICTURES), toys.SIZE)
     (ids, images), *_ = probe.batches(12)
     assert ids.tolist() == list(range(12))
-    assert torch.equal(target.prepare(images), images / 255)
+    assert torch.equal(target.preprocess(images), images / 255)

@@ -13,11 +13,11 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from milan.cli import train as program
+from milan.cli.train import Resumable, main, train
 from milan.errors import BadInput
 from milan.models import Captioner, Prior
-from milan.models.captioner import bleu
-from milan.programs import train as program
-from milan.programs.train import Resumable, main, train
+from milan.models.captioner import compute_bleu
 from tests.test_annotations import ENCODER, annotated, data
 
 ROOT = Path(__file__).parents[1]
@@ -35,11 +35,21 @@ def arguments(kind: str, folder: Path, out: Path, *more: str) -> list[str]:
     silent = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
     quiet = [*silent, "--trainer.log_every_n_steps=1"]
     paths = [f"--data.folders=['{folder}']", f"--data.encoder={encoder}", "--data.batch_size=32", f"--out={out}"]
-    return ["fit", f"--config={ROOT / 'configs' / f'{kind}.yaml'}", *paths, *sizes, "--trainer.max_epochs=3", *quiet, *more]
+    return [
+        "fit",
+        f"--config={ROOT / 'configs' / f'{kind}.yaml'}",
+        *paths,
+        *sizes,
+        "--trainer.max_epochs=3",
+        *quiet,
+        *more,
+    ]
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def finished(request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+def finished(
+    request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path]:
     """A run that was never stopped: 3 epochs of 4 batches."""
     out = tmp_path_factory.mktemp("finished") / request.param
     train(arguments(request.param, folder, out))
@@ -103,7 +113,9 @@ def test_a_run_of_one_batch_an_epoch_stopped_twice_is_the_same(folder: Path, tmp
 
 def killed(command: list[str], out: Path) -> None:
     """Starts a run and kills all its processes when it has written its first checkpoint."""
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     deadline = time.monotonic() + 300
     while process.poll() is None and not (out / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -129,14 +141,19 @@ def test_a_killed_run_ends_with_the_same_weights(finished: tuple[str, Path], fol
 
 def test_two_processes_killed_end_with_the_same_weights_as_two_never_stopped(folder: Path, tmp_path: Path) -> None:
     both = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp", "--checkpoint_seconds=0"]
-    commands = [[sys.executable, "train.py", *arguments("captioner", folder, tmp_path / name, *both)] for name in ("whole", "killed")]
+    commands = [
+        [sys.executable, "train.py", *arguments("captioner", folder, tmp_path / name, *both)]
+        for name in ("whole", "killed")
+    ]
     ended(commands[0])
     killed(commands[1], tmp_path / "killed")
     ended(commands[1])
     assert same(tmp_path / "whole", tmp_path / "killed")
 
 
-def test_ctrl_c_ends_with_how_to_go_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
+def test_ctrl_c_ends_with_how_to_go_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -172,8 +189,10 @@ def test_the_saved_captioner_has_the_bleu_it_says(folder: Path, finished: tuple[
         return
     model, annotations = Captioner.from_pretrained(out), data(folder)
     held_out = annotations.split.held_out
-    texts = model.greedy_texts(annotations.features_of(held_out))
-    assert bleu(texts, [list(one.texts) for one in held_out]) == pytest.approx(model.trained_on["bleu on held-out units"], abs=1e-3)
+    texts = model.decode_greedily(annotations.load_features(held_out))
+    assert compute_bleu(texts, [list(one.texts) for one in held_out]) == pytest.approx(
+        model.trained_on["bleu on held-out units"], abs=1e-3
+    )
     assert model.encoder["spec"] == ENCODER
     assert model.vocabulary == annotations.vocabulary
 
@@ -185,11 +204,13 @@ def test_training_learns_what_is_seen(folder: Path, tmp_path: Path) -> None:
     train([*arguments("captioner", folder, out), *longer])
     model, annotations = Captioner.from_pretrained(out), data(folder)
     held_out = annotations.split.held_out
-    texts = model.greedy_texts(annotations.features_of(held_out))
+    texts = model.decode_greedily(annotations.load_features(held_out))
     assert [text.split()[0] for text in texts] == [one.texts[0].split()[0] for one in held_out]
 
 
-def test_a_finished_run_is_not_done_again(finished: tuple[str, Path], folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: object) -> None:
+def test_a_finished_run_is_not_done_again(
+    finished: tuple[str, Path], folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: object
+) -> None:
     kind, out = finished
     before = (out / "model.safetensors").stat().st_mtime_ns
     monkeypatch.setattr(program.pl.Trainer, "fit", lambda *_, **__: pytest.fail("trained again"))
@@ -198,7 +219,9 @@ def test_a_finished_run_is_not_done_again(finished: tuple[str, Path], folder: Pa
     assert "holds the finished model" in capfd.readouterr().err
 
 
-def test_other_settings_in_the_same_folder_are_refused(finished: tuple[str, Path], folder: Path, capfd: pytest.CaptureFixture) -> None:
+def test_other_settings_in_the_same_folder_are_refused(
+    finished: tuple[str, Path], folder: Path, capfd: pytest.CaptureFixture
+) -> None:
     kind, out = finished
     with pytest.raises(BadInput, match=r"model.init_args.dropout was 0.5, is 0.25"):
         train(arguments(kind, folder, out, "--model.dropout=0.25"))
@@ -213,7 +236,9 @@ def test_the_kept_config_makes_it_again(finished: tuple[str, Path], tmp_path: Pa
     assert same(out, tmp_path / "again")
 
 
-def test_a_captioner_without_an_encoder_is_told_what_it_lacks(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+def test_a_captioner_without_an_encoder_is_told_what_it_lacks(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
     assert main(arguments("captioner", folder, tmp_path / "run", "--data.encoder=null")) == 2
     assert "a captioner needs features; give data.encoder" in capfd.readouterr().err
 

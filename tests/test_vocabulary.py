@@ -4,12 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milan.dissection.exchange import annotations_of
+from milan.dissection.milannotations import read_unit_annotations
 from milan.errors import BadInput
-from milan.vocabulary import Vocabulary, detokenize, tokenize
+from milan.models.vocabulary import Vocabulary, detokenize, tokenize
 
 
-@pytest.mark.parametrize("text", ["", "   ", "\t\n", "…", "日本語 text", "a" * 10_000, "x " * 300, "don't", "dog's", "'s", "A-b/c (d)"])
+@pytest.mark.parametrize(
+    "text", ["", "   ", "\t\n", "…", "日本語 text", "a" * 10_000, "x " * 300, "don't", "dog's", "'s", "A-b/c (d)"]
+)
 def test_any_text_has_ids_and_an_end(text: str) -> None:
     vocabulary = Vocabulary.build([text], minimum=1)
     ids = vocabulary.encode(text)
@@ -39,6 +41,10 @@ def test_words_twice_or_special_are_refused() -> None:
 def test_real_annotations_are_split_as_spacy_splits_them(shared_data: object) -> None:
     spacy = pytest.importorskip("spacy")
     english = spacy.blank("en").tokenizer
-    texts = [text for said in annotations_of(shared_data / "milannotations" / "resnet152_imagenet.csv").values() for text in said]
+    texts = [
+        text
+        for said in read_unit_annotations(shared_data / "milannotations" / "resnet152_imagenet.csv").values()
+        for text in said
+    ]
     assert len(texts) == 11_712
     assert all(tokenize(text) == [word.text for word in english(text.lower()) if not word.is_space] for text in texts)

@@ -38,7 +38,9 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pip(*words: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "pip", "--disable-pip-version-check", *words], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "--disable-pip-version-check", *words], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -52,7 +54,9 @@ def run(installed: Path, *words: str, **environment: str) -> str:
 
 def test_no_package_is_missing() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    assert {name for name in listed if not name.startswith("milan._embedded")} == set(find_packages(str(ROOT), include=["milan*"]))
+    assert {name for name in listed if not name.startswith("milan._embedded")} == set(
+        find_packages(str(ROOT), include=["milan*"])
+    )
 
 
 def test_all_that_the_default_needs_travels(wheel: Path) -> None:
@@ -68,9 +72,7 @@ def test_all_that_the_default_needs_travels(wheel: Path) -> None:
 
 
 def test_embedded_files_are_those_of_the_wheel(installed: Path) -> None:
-    code = (
-        "import milan; from milan.embedded import embedded; print(milan.__file__, embedded('data/diorama'), embedded('configs/prior.yaml'))"
-    )
+    code = "import milan; from milan.storage.packaged_data import locate_packaged_data; print(milan.__file__, locate_packaged_data('data/diorama'), locate_packaged_data('configs/prior.yaml'))"
     for path in run(installed, "-c", code).split():
         assert path.startswith(str(installed))
 

@@ -1,6 +1,7 @@
 """A toy world whose every answer is known by heart: a network of hand-set units and a probe of hand-made pictures.
 
-``conv`` has one unit for each name in UNITS; ``relu`` works on it in place; ``head`` are two classes. Pixels go in as 0..1.
+``conv`` has one unit for each name in UNITS; ``relu`` works on it in place; ``head`` are two classes. Pixels go in as
+0..1.
 """
 
 import math
@@ -43,7 +44,13 @@ PEAKS = {
     INVALID: [math.nan] * 12,
 }
 # The pictures that activate a unit most, strongest first, ties by number.
-TOP = {RED: [1, 4, 11, 0, 5], GREEN: [2, 5, 11, 0, 4], BLUE: [3, 6, 0, 4, 5], EDGE: [7, 4, 5, 0, 1], NEGATIVE: [1, 7, 8, 10, 11]}
+TOP = {
+    RED: [1, 4, 11, 0, 5],
+    GREEN: [2, 5, 11, 0, 4],
+    BLUE: [3, 6, 0, 4, 5],
+    EDGE: [7, 4, 5, 0, 1],
+    NEGATIVE: [1, 7, 8, 10, 11],
+}
 
 
 class ToyNet(nn.Module):

@@ -6,24 +6,26 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 from milan.describers import load_describer
-from milan.describers.base import Describer, Failure, living
-from milan.describers.selecting import Scoring, Selection, Wish
+from milan.describers._shared.base import Describer, DescriptionFailure, select_active
+from milan.describers._shared.candidate_selection import CandidateScoring, CandidateSelection, SelectionRequest
 from milan.dissection.store import Dissection
 from milan.errors import BadInput
 from milan.pretrained.embedder import Embedder, load_embedder
+from milan.pretrained.model_sources import Precision
 from milan.pretrained.painter import load_painter
-from milan.pretrained.sources import Precision
-from milan.provenance import joined
+from milan.storage.provenance import joined
 from milan.units import Description, Unit
 
-GROUP = 8  # units whose pictures are painted together
+UNITS_PER_GROUP = 8  # units whose pictures are painted together
 
 
 class BestConcept(Describer):
-    """Paints the best few candidates of another describer; the one whose pictures move the unit most is the description.
+    """Paints the best few candidates of another describer; the one whose pictures move the unit most is the
+    description.
 
     Args:
-        of: the other describer, by name, as PATH/FILE.py:CLASS, or, in Python, itself; one with candidates, such as milan or clip_dissect.
+        of: the other describer, by name, as PATH/FILE.py:CLASS, or, in Python, itself; one with candidates, such as
+            milan or clip_dissect.
         options: settings of the other describer, by name.
         candidates: how many of its best are tried.
         painter: draws them, as ``milan.pretrained.painter.load_painter`` takes it.
@@ -47,7 +49,7 @@ class BestConcept(Describer):
         candidates: int = 5,
         painter: str = "diorama",
         embedder: str = "diorama",
-        scoring: Scoring = "topk_squared_image_products",
+        scoring: CandidateScoring = "topk_squared_image_products",
         pictures: int = 10,
         painting: str = "{}",
         pooling: Literal["mean", "max"] = "mean",
@@ -63,14 +65,19 @@ class BestConcept(Describer):
 
     @property
     def key(self) -> str:
-        return self.key_of(of=self.other.key, candidates=self.candidates, selection=self.selection.key)
+        return self.key_of(of=self.candidate_describer.key, candidates=self.candidates, selection=self.selection.key)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
         """Painter and image-text model, and what the other describer uses."""
-        return joined({self.name: self.specs("painter", "embedder"), self.other.name: self.other.sources(dissection)})
+        return joined(
+            {
+                self.name: self.specs("painter", "embedder"),
+                self.candidate_describer.name: self.candidate_describer.sources(dissection),
+            }
+        )
 
     @cached_property
-    def other(self) -> Describer:
+    def candidate_describer(self) -> Describer:
         """The describer whose candidates they are."""
         return load_describer(self.of, **self.options or {}) if isinstance(self.of, str) else self.of
 
@@ -80,35 +87,49 @@ class BestConcept(Describer):
         return load_embedder(self.embedder, device=self.device, precision=self.precision)
 
     @cached_property
-    def selection(self) -> Selection:
+    def selection(self) -> CandidateSelection:
         """How the best candidate is found; the painter is loaded when it is first asked for."""
         painter = load_painter(self.painter, device=self.device, precision=self.precision)
-        return Selection(
-            painter, self.model, prompt=self.painting, scoring=self.scoring, count=self.pictures, pooling=self.pooling, seed=self.seed
+        return CandidateSelection(
+            painter,
+            self.model,
+            prompt=self.painting,
+            scoring=self.scoring,
+            count=self.pictures,
+            pooling=self.pooling,
+            seed=self.seed,
         )
 
-    def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | Failure]:
-        alive = living(dissection, units)
-        said = self.other.describe(dissection, alive) if alive else iter(())
-        waiting: list[Description | Failure] = []
+    def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
+        alive = select_active(dissection, units)
+        said = self.candidate_describer.describe(dissection, alive) if alive else iter(())
+        waiting: list[Description | DescriptionFailure] = []
         for number, each in enumerate(said, 1):
             waiting.append(each)
-            if len(waiting) == GROUP or number == len(alive):
-                yield from self._group(dissection, waiting)
+            if len(waiting) == UNITS_PER_GROUP or number == len(alive):
+                yield from self._describe_group(dissection, waiting)
                 waiting = []
 
-    def _group(self, dissection: Dissection, said: Sequence[Description | Failure]) -> Iterator[Description | Failure]:
-        wishes = [self._wish(dissection, each) for each in said if isinstance(each, Description)]
+    def _describe_group(
+        self, dissection: Dissection, descriptions: Sequence[Description | DescriptionFailure]
+    ) -> Iterator[Description | DescriptionFailure]:
+        wishes = [self._make_request(dissection, each) for each in descriptions if isinstance(each, Description)]
         chosen = iter(self.selection.choose(dissection.open_target(), wishes))
-        for each in said:
-            if isinstance(each, Failure):
+        for each in descriptions:
+            if isinstance(each, DescriptionFailure):
                 yield each
                 continue
             choices = next(chosen)
-            found = self.selection.candidates(choices)
-            yield replace(each, text=found[0].text, score=found[0].score, candidates=found, reasoning=self.selection.reasoning(choices))
+            found = self.selection.make_candidates(choices)
+            yield replace(
+                each,
+                text=found[0].text,
+                score=found[0].score,
+                candidates=found,
+                reasoning=self.selection.make_reasoning(choices),
+            )
 
-    def _wish(self, dissection: Dissection, said: Description) -> Wish:
-        texts = dict.fromkeys([said.text, *(candidate.text for candidate in said.candidates)])
-        images = dissection.exemplars(said.unit).images[: self.selection.top]
-        return Wish(said.unit, tuple(texts)[: self.candidates], images)
+    def _make_request(self, dissection: Dissection, description: Description) -> SelectionRequest:
+        texts = dict.fromkeys([description.text, *(candidate.text for candidate in description.candidates)])
+        images = dissection.exemplars(description.unit).images[: self.selection.top]
+        return SelectionRequest(description.unit, tuple(texts)[: self.candidates], images)

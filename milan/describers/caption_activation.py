@@ -1,4 +1,6 @@
-"""Caption-Activation of *Tell me what you see* (section 3.1): a language model reads captions of images and how strongly a unit answers."""
+"""Caption-Activation of *Tell me what you see* (section 3.1): a language model reads captions of images and how
+strongly a unit answers.
+"""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -6,37 +8,44 @@ from typing import Any, ClassVar
 
 import torch
 
-from milan.describers.explaining import Explainer
-from milan.dissection.store import Dissection, Pooling
+from milan.describers._shared.llm_explainer import LlmExplainer
+from milan.dissection.store import ActivationPooling, Dissection
 from milan.errors import BadInput
-from milan.pairs import Pairs, scaled
-from milan.pretrained.captioner import ImageCaptioner, captions_of, load_captioner
+from milan.pretrained.image_captioner import ImageCaptioner, caption_with_cache, load_image_captioner
 from milan.probes import Probe
-from milan.probes.superclasses import known_labels, readable_classes
-from milan.storage import content_key
+from milan.probes.superclasses import format_class_names, known_labels
+from milan.scores.prediction_pairs import PredictionPairs, scale_to_integers
+from milan.storage.files import content_key
 from milan.units import Unit
 
 LABELS = "labels"
 
 
-class CaptionActivation(Explainer):
-    """Shows the 75 images that move a unit most, as captions with activations of 1 to 10, weakest first, and asks what it looks for.
+class CaptionActivation(LlmExplainer):
+    """Shows the 75 images that move a unit most, as captions with activations of 1 to 10, weakest first, and asks what
+    it looks for.
 
-    Only images that are shown are captioned. The unit's largest activation on the probe is 10; what is below 0 counts as 0.
+    Only images that are shown are captioned. The unit's largest activation on the probe is 10; what is below 0 counts
+    as 0.
 
     Args:
-        captioner: of the images, as ``milan.pretrained.captioner.load_captioner`` takes it; ``labels`` takes the names of their classes,
-            which say less than a caption and nothing of what else is there.
+        captioner: of the images, as ``milan.pretrained.image_captioner.load_image_captioner`` takes it; ``labels``
+            takes the names of their classes, which say less than a caption and nothing of what else is there.
         llm: ``phrases``, ``openai:MODEL``, ``hf:ID_OR_FOLDER`` or your own, see ``milan.pretrained.llm.load_llm``.
-        base_url: of an endpoint, as http://localhost:8000/v1; else $OPENAI_BASE_URL, else OpenAI's. The key is in $OPENAI_API_KEY.
+        base_url: of an endpoint, as http://localhost:8000/v1; else $OPENAI_BASE_URL, else OpenAI's. The key is in
+            $OPENAI_API_KEY.
         max_calls: requests to the language model at most, repeated ones included.
-        llm_options: temperature, longest, timeout, workers, tries, pause and others, see ``milan.pretrained.asking.asker_for``.
+        llm_options: temperature, longest, timeout, workers, tries, pause and others, see
+            ``milan.pretrained.llm_client.load_llm_client``.
         prompts: a folder with files that replace those of configs/prompts.
-        examples: a csv of units described by hand (layer, unit, description), of which those of the same layer are shown first.
+        examples: a csv of units described by hand (layer, unit, description), of which those of the same layer are
+            shown first.
         shots: such units at most; the paper shows 2.
         shown: pairs at most; the paper shows 75.
-        explanations: how many are asked for; the best predictor of pairs that are kept for choosing is taken. The paper takes 10.
-        share: of the images that may be shown; half of the others is for choosing, half for ``milan.scores.assessment``.
+        explanations: how many are asked for; the best predictor of pairs that are kept for choosing is taken. The paper
+            takes 10.
+        share: of the images that may be shown; half of the others is for choosing, half for
+            ``milan.scores.explanation_assessment``.
         pooling: of an activation map into one number for an image.
         seed: of that division and of what is drawn for choosing.
         device: where captioner and language model run.
@@ -58,19 +67,31 @@ class CaptionActivation(Explainer):
         shown: int = 75,
         explanations: int = 1,
         share: float = 1.0,
-        pooling: Pooling = "max",
+        pooling: ActivationPooling = "max",
         seed: int = 0,
         device: str = "cpu",
     ):
-        self.captioner, self.llm, self.base_url, self.max_calls, self.llm_options = captioner, llm, base_url, max_calls, llm_options
-        self.prompts, self.examples, self.shots, self.shown, self.explanations = prompts, examples, shots, shown, explanations
+        self.captioner, self.llm, self.base_url, self.max_calls, self.llm_options = (
+            captioner,
+            llm,
+            base_url,
+            max_calls,
+            llm_options,
+        )
+        self.prompts, self.examples, self.shots, self.shown, self.explanations = (
+            prompts,
+            examples,
+            shots,
+            shown,
+            explanations,
+        )
         self.share, self.pooling, self.seed, self.device = share, pooling, seed, device
-        self._known: dict[str, dict[int, str]] = {}  # by dissection and image
+        self._caption_cache: dict[str, dict[int, str]] = {}  # by dissection and image
         self._check()
 
     @property
     def key(self) -> str:
-        captions = LABELS if self._model is None else self._model.key
+        captions = LABELS if self._captioner_model is None else self._captioner_model.key
         return content_key(explainer=super().key, captions=captions, pooling=self.pooling)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
@@ -78,31 +99,36 @@ class CaptionActivation(Explainer):
         return self.specs("llm", *(() if self.captioner == LABELS else ("captioner",)))
 
     @cached_property
-    def _model(self) -> ImageCaptioner | None:
-        return None if self.captioner == LABELS else load_captioner(self.captioner, device=self.device)
+    def _captioner_model(self) -> ImageCaptioner | None:
+        return None if self.captioner == LABELS else load_image_captioner(self.captioner, device=self.device)
 
-    def pairs(self, dissection: Dissection, unit: Unit) -> Pairs:
-        values = scaled(dissection.activations(self.pooling)[:, dissection.row(unit)].numpy())
+    def make_pairs(self, dissection: Dissection, unit: Unit) -> PredictionPairs:
+        values = scale_to_integers(dissection.activations(self.pooling)[:, dissection.row_of(unit)].numpy())
 
         def say(places: Sequence[int]) -> list[str]:
-            return self._captions(dissection, places)
+            return self._load_captions(dissection, places)
 
-        return Pairs(values, say, self.name, highest=True, strong=0.5)
+        return PredictionPairs(values, say, self.name, use_strongest=True, strong_share=0.5)
 
-    def _captions(self, dissection: Dissection, places: Sequence[int]) -> list[str]:
+    def _load_captions(self, dissection: Dissection, places: Sequence[int]) -> list[str]:
         """Of images of the probe, each of which is opened once."""
-        if dissection.key not in self._known:
-            self._known = {dissection.key: {}}
-        known = self._known[dissection.key]
+        if dissection.key not in self._caption_cache:
+            self._caption_cache = {dissection.key: {}}
+        known = self._caption_cache[dissection.key]
         new = [place for place in dict.fromkeys(places) if place not in known]
         if new:
-            known |= dict(zip(new, self._captioned(dissection.open_probe(), new), strict=True))
+            known |= dict(zip(new, self._caption_images(dissection.open_probe(), new), strict=True))
         return [known[place] for place in places]
 
-    def _captioned(self, probe: Probe, places: Sequence[int]) -> list[str]:
-        if self._model is not None:
-            return [text or "nothing" for text in captions_of(self._model, torch.stack([probe.image(place) for place in places]))]
+    def _caption_images(self, probe: Probe, places: Sequence[int]) -> list[str]:
+        if self._captioner_model is not None:
+            return [
+                text or "nothing"
+                for text in caption_with_cache(
+                    self._captioner_model, torch.stack([probe.image(place) for place in places])
+                )
+            ]
         if probe.labels is None:
             raise BadInput(f"the images of {probe.spec} have no labels to stand for captions; name a captioner")
-        names, labels = readable_classes(probe), known_labels(probe)
+        names, labels = format_class_names(probe), known_labels(probe)
         return [names[labels[place]] for place in places]

@@ -1,4 +1,6 @@
-"""CLIP-Dissect (Oikarinen & Weng 2023): the concept whose likeness to the probe's images goes with the unit's activations."""
+"""CLIP-Dissect (Oikarinen & Weng 2023): the concept whose likeness to the probe's images goes with the unit's
+activations.
+"""
 
 import math
 import warnings
@@ -10,62 +12,71 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from milan.concepts import concept_set
-from milan.describers.base import Describer, living
-from milan.dissection.store import Dissection, Pooling
+from milan.concepts.concept_sets import load_concept_set
+from milan.describers._shared.base import Describer, select_active
+from milan.dissection.store import ActivationPooling, Dissection
 from milan.errors import BadInput, MilanWarning
-from milan.pretrained.embedder import Embedder, load_embedder, probe_embeddings, text_embeddings
-from milan.pretrained.sources import Precision
+from milan.pretrained.embedder import Embedder, embed_probe, embed_texts, load_embedder
+from milan.pretrained.model_sources import Precision
 from milan.units import Candidate, Description, Unit
 
 Similarity = Literal["soft_wpmi", "wpmi", "rank_reorder", "cos_similarity", "cos_similarity_cubed"]
 # Constants of the released code, similarity.py (Trustworthy-ML-Lab/CLIP-dissect at 21e7697).
 TOP = {"soft_wpmi": 100, "wpmi": 28}
 TEMPERATURE = {"soft_wpmi": 10.0, "wpmi": 2.0}
-OWN_TEMPERATURE = 1.0  # with Diorama's embedders: the best of 10, 5, 2 and 1 by truth score on alexnet-scenes
+DIORAMA_TEMPERATURE = 1.0  # with Diorama's embedders: the best of 10, 5, 2 and 1 by truth score on alexnet-scenes
 PRIOR_WEIGHT = {"soft_wpmi": 1.0, "wpmi": 0.6}
-FIRST, LAST = 0.998, 0.970  # how surely the strongest image, and the one after the last, belongs to the unit's images
-TOP_SHARE, POWER, LIKENESS_POWER = 0.05, 3, 0.5  # of rank_reorder
-LEAST_NORM = 1e-3  # of the cosines
-FEWEST = 10  # images of rank_reorder, so that there is an order to speak of
-LEAST_LIKENESS = 1e-6  # mean likeness that rank_reorder divides by; the released code has NaN where it is negative
-SHOWN = 10  # candidates kept with a description
-CONCEPTS, UNITS = 128, 512  # of a block of soft WPMI: 256 kB, so that it stays near the processor
-ROWS = 64  # images whose softmax is summed together
-FULL = 80.0  # log of the largest product kept in float32
+FIRST_INCLUSION, LAST_INCLUSION = (
+    0.998,
+    0.970,
+)  # how surely the strongest image, and the one after the last, belongs to the unit's images
+TOP_SHARE, DIFFERENCE_POWER, SIMILARITY_POWER = 0.05, 3, 0.5  # of rank_reorder
+MIN_NORM = 1e-3  # of the cosines
+MIN_RANKED_IMAGES = 10  # images of rank_reorder, so that there is an order to speak of
+MIN_SIMILARITY = 1e-6  # mean likeness that rank_reorder divides by; the released code has NaN where it is negative
+KEPT_CANDIDATES = 10  # candidates kept with a description
+CONCEPTS_PER_BLOCK, UNITS_PER_BLOCK = 128, 512  # of a block of soft WPMI: 256 kB, so that it stays near the processor
+IMAGES_PER_BLOCK = 64  # images whose softmax is summed together
+MAX_LOG_PRODUCT = 80.0  # log of the largest product kept in float32
 
 
-class _Layer(NamedTuple):
+class _LayerEvidence(NamedTuple):
     """What is known of a layer once for all of its units."""
 
-    likeness: Tensor  # images concepts
+    similarities: Tensor  # images concepts
     activations: Tensor  # images units, of the living units and the background
     columns: dict[Unit, int]  # of the activations
     prior: Tensor  # concepts
 
 
 class ClipDissect(Describer):
-    """Chooses from a set of concepts by the likeness that an image-text model sees between it and images that activate the unit.
+    """Chooses from a set of concepts by the likeness that an image-text model sees between it and images that activate
+    the unit.
 
-    Of the five similarities ``soft_wpmi`` is the paper's best: how likely a concept is of the unit's strongest images, over how likely it
-    is of those of the layer's units in general. The released code takes "in general" over whatever units are dissected together, so that
-    one unit alone scores 0 for every concept; here it is over ``background_units``, the whole layer unless given, and an answer never
-    depends on what else is asked. Scores compare concepts of one unit and grow as the concept set shrinks; ``deviations`` of a candidate
-    says how many standard deviations it stands above the unit's mean concept.
+    Of the five similarities ``soft_wpmi`` is the paper's best: how likely a concept is of the unit's strongest images,
+    over how likely it is of those of the layer's units in general. The released code takes "in general" over whatever
+    units are dissected together, so that one unit alone scores 0 for every concept; here it is over
+    ``background_units``, the whole layer unless given, and an answer never depends on what else is asked. Scores
+    compare concepts of one unit and grow as the concept set shrinks; ``deviations`` of a candidate says how many
+    standard deviations it stands above the unit's mean concept.
 
-    Differences from the released code: rank_reorder's baseline is the exact mean over all orders, not five random ones; soft_wpmi has no
-    1e-7 added inside the logarithm; ties between images go by their place in the probe. An image that cannot be read is left out.
+    Differences from the released code: rank_reorder's baseline is the exact mean over all orders, not five random ones;
+    soft_wpmi has no 1e-7 added inside the logarithm; ties between images go by their place in the probe. An image that
+    cannot be read is left out.
 
     Args:
-        similarity: soft_wpmi, wpmi, rank_reorder, cos_similarity, or cos_similarity_cubed (in the released code, not in the paper).
-        concepts: the set to choose from, as ``milan.concepts.concept_set`` takes it.
+        similarity: soft_wpmi, wpmi, rank_reorder, cos_similarity, or cos_similarity_cubed (in the released code, not in
+            the paper).
+        concepts: the set to choose from, as ``milan.concepts.concept_sets.load_concept_set`` takes it.
         embedder: the image-text model, as ``milan.pretrained.embedder.load_embedder`` takes it.
         prompt: what a concept is put into; the released code takes the bare concept.
         pooling: of an activation map into one number for an image: mean (published), max, cls or tokens.
-        background_units: indices of the layer's units over which the prior of soft_wpmi and wpmi is taken; all living ones unless given.
+        background_units: indices of the layer's units over which the prior of soft_wpmi and wpmi is taken; all living
+            ones unless given.
         top: strongest images taken; 100 for soft_wpmi, 28 for wpmi unless given, and never more than there are.
-        temperature: that multiplies likeness before the softmax over concepts; unless given 10 for soft_wpmi and 2 for wpmi, as published,
-            and 1 with Diorama's embedders, whose cosines differ by more: at 10 a single image would decide.
+        temperature: that multiplies likeness before the softmax over concepts; unless given 10 for soft_wpmi and 2 for
+            wpmi, as published, and 1 with Diorama's embedders, whose cosines differ by more: at 10 a single image would
+            decide.
         prior_weight: λ; 1 for soft_wpmi, 0.6 for wpmi unless given.
         spacy_model: finds the phrases where ``concepts`` asks for a harvest.
         precision: of the image-text model.
@@ -82,7 +93,7 @@ class ClipDissect(Describer):
         concepts: str | list[str] = "diorama",
         embedder: str = "diorama",
         prompt: str = "{}",
-        pooling: Pooling = "mean",
+        pooling: ActivationPooling = "mean",
         background_units: list[int] | None = None,
         top: int | None = None,
         temperature: float | None = None,
@@ -94,17 +105,30 @@ class ClipDissect(Describer):
     ):
         if "{}" not in prompt:
             raise BadInput(f"the prompt {prompt!r} has no {{}} for the concept")
-        self.similarity, self.concepts, self.embedder, self.prompt, self.pooling = similarity, concepts, embedder, prompt, pooling
-        self.background_units, self.top, self.temperature, self.prior_weight = background_units, top, temperature, prior_weight
+        self.similarity, self.concepts, self.embedder, self.prompt, self.pooling = (
+            similarity,
+            concepts,
+            embedder,
+            prompt,
+            pooling,
+        )
+        self.background_units, self.top, self.temperature, self.prior_weight = (
+            background_units,
+            top,
+            temperature,
+            prior_weight,
+        )
         self.spacy_model, self.precision, self.batch_size, self.device = spacy_model, precision, batch_size, device
-        self._known: tuple[str, _Layer] | None = None
+        self._cached_layer: tuple[str, _LayerEvidence] | None = None
 
     @property
     def key(self) -> str:
         """Content key of the settings that change answers, of the concepts themselves and of the image-text model."""
         places = ("batch_size", "device", "concepts", "embedder", "precision", "spacy_model")
-        settings = {name: value for name, value in self.settings.items() if name not in places} | {"temperature": self._temperature}
-        return self.key_of(choices=self.choices, model=self.model.key, **settings)
+        settings = {name: value for name, value in self.settings.items() if name not in places} | {
+            "temperature": self._resolved_temperature
+        }
+        return self.key_of(choices=self.concept_names, model=self.model.key, **settings)
 
     @cached_property
     def model(self) -> Embedder:
@@ -112,92 +136,104 @@ class ClipDissect(Describer):
         return load_embedder(self.embedder, device=self.device, precision=self.precision)
 
     @cached_property
-    def choices(self) -> list[str]:
+    def concept_names(self) -> list[str]:
         """The concepts, each once."""
-        return concept_set(self.concepts, spacy_model=self.spacy_model)
+        return load_concept_set(self.concepts, spacy_model=self.spacy_model)
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
-        alive = living(dissection, units)
+        alive = select_active(dissection, units)
         if not alive:
             return
-        layer = self._layer(dissection)
+        layer = self._load_layer(dissection)
         for begin in range(0, len(alive), self.batch_size):
             batch = alive[begin : begin + self.batch_size]
-            evidence = self._evidence(layer, [layer.columns[unit] for unit in batch])
+            evidence = self._compute_evidence(layer, [layer.columns[unit] for unit in batch])
             for unit, row in zip(batch, evidence, strict=True):
-                yield self._description(unit, row, layer.prior)
+                yield self._make_description(unit, row, layer.prior)
 
-    def _description(self, unit: Unit, evidence: Float[Tensor, " concepts"], prior: Float[Tensor, " concepts"]) -> Description:
-        scores = evidence - self._setting("prior_weight", PRIOR_WEIGHT, 0.0) * prior
+    def _make_description(
+        self, unit: Unit, evidence: Float[Tensor, " concepts"], prior: Float[Tensor, " concepts"]
+    ) -> Description:
+        scores = evidence - self._resolve_setting("prior_weight", PRIOR_WEIGHT, 0.0) * prior
         spread = float(scores.std(correction=0)) or 1.0
-        best = torch.sort(scores, descending=True, stable=True).indices[:SHOWN].tolist()
+        best = torch.sort(scores, descending=True, stable=True).indices[:KEPT_CANDIDATES].tolist()
         candidates = []
         for place in best:
             score = float(scores[place])
             parts = (("deviations", (score - float(scores.mean())) / spread),)
             if self.similarity in TOP:
                 parts += (("likelihood", float(evidence[place])), ("prior", float(prior[place])))  # type: ignore[assignment]
-            candidates.append(Candidate(self.choices[place], score, parts))
+            candidates.append(Candidate(self.concept_names[place], score, parts))
         return Description(unit, candidates[0].text, candidates[0].score, candidates=tuple(candidates))
 
-    def _layer(self, dissection: Dissection) -> _Layer:
+    def _load_layer(self, dissection: Dissection) -> _LayerEvidence:
         """Read once for a dissection, however often units of it are asked for."""
-        if self._known is None or self._known[0] != dissection.key:
-            self._known = dissection.key, self._read(dissection)
-        return self._known[1]
+        if self._cached_layer is None or self._cached_layer[0] != dissection.key:
+            self._cached_layer = dissection.key, self._compute_layer(dissection)
+        return self._cached_layer[1]
 
-    def _read(self, dissection: Dissection) -> _Layer:
-        background = self._background(dissection)
-        units = list(dict.fromkeys([*dissection.alive(), *background]))
-        activations = dissection.activations(self.pooling)[:, [dissection.row(unit) for unit in units]].float()
-        pictures = probe_embeddings(self.model, dissection.open_probe())
+    def _compute_layer(self, dissection: Dissection) -> _LayerEvidence:
+        background = self._select_background(dissection)
+        units = list(dict.fromkeys([*dissection.active_units(), *background]))
+        activations = dissection.activations(self.pooling)[:, [dissection.row_of(unit) for unit in units]].float()
+        pictures = embed_probe(self.model, dissection.open_probe())
         seen = ~(activations.isnan().all(1) | pictures.isnan().any(1))
-        texts = text_embeddings(self.model, [self.prompt.replace("{}", concept) for concept in self.choices])
-        layer = _Layer(
-            pictures[seen] @ texts.T, finite(activations[seen]), {unit: place for place, unit in enumerate(units)}, texts[:, 0] * 0
+        texts = embed_texts(self.model, [self.prompt.replace("{}", concept) for concept in self.concept_names])
+        layer = _LayerEvidence(
+            pictures[seen] @ texts.T,
+            replace_nonfinite(activations[seen]),
+            {unit: place for place, unit in enumerate(units)},
+            texts[:, 0] * 0,
         )
         if self.similarity not in TOP:
             return layer
         columns = [layer.columns[unit] for unit in background]
-        parts = (self._evidence(layer, columns[begin : begin + self.batch_size]) for begin in range(0, len(columns), self.batch_size))
-        return layer._replace(prior=over_units(parts))
+        parts = (
+            self._compute_evidence(layer, columns[begin : begin + self.batch_size])
+            for begin in range(0, len(columns), self.batch_size)
+        )
+        return layer._replace(prior=average_over_units(parts))
 
-    def _background(self, dissection: Dissection) -> list[Unit]:
+    def _select_background(self, dissection: Dissection) -> list[Unit]:
         indices = self.background_units
-        found = dissection.alive() if indices is None else [Unit(dissection.layer, index) for index in indices]
+        found = dissection.active_units() if indices is None else [Unit(dissection.layer, index) for index in indices]
         if len(found) < 2 and self.similarity in TOP:
             given = ", ".join(map(str, found)) or "none"
             text = f"{dissection.layer}: the prior is over {len(found)} background units ({given}); it says little"
             warnings.warn(text, MilanWarning, stacklevel=2)
         return found
 
-    def _evidence(self, layer: _Layer, columns: Sequence[int]) -> Float[Tensor, "units concepts"]:
+    def _compute_evidence(self, layer: _LayerEvidence, columns: Sequence[int]) -> Float[Tensor, "units concepts"]:
         """How well each concept fits each unit, before the prior."""
         if self.similarity in TOP:
-            best = strongest(layer.activations[:, columns], self._setting("top", TOP, 1))
-            temperature = self._temperature
+            best = find_top_images(layer.activations[:, columns], self._resolve_setting("top", TOP, 1))
+            temperature = self._resolved_temperature
             if self.similarity == "wpmi":
-                return log_likelihood(layer.likeness, best, temperature)
-            return soft_log_likelihood(layer.likeness, best, inclusion(best.shape[1]), temperature)
+                return compute_log_likelihood(layer.similarities, best, temperature)
+            return compute_soft_log_likelihood(layer.similarities, best, make_inclusion(best.shape[1]), temperature)
         if self.similarity == "rank_reorder":
-            return rank_reorder(layer.likeness, layer.activations[:, columns])
+            return rank_reorder(layer.similarities, layer.activations[:, columns])
         together = torch.zeros(len(layer.activations), max(self.batch_size, len(columns)))
-        together[:, : len(columns)] = layer.activations[:, columns]  # always as many at once: a product's last digits vary with its shape
-        return (cosine_cubed if self.similarity == "cos_similarity_cubed" else cosine)(layer.likeness, together)[: len(columns)]
+        together[:, : len(columns)] = layer.activations[
+            :, columns
+        ]  # always as many at once: a product's last digits vary with its shape
+        return (cosine_cubed if self.similarity == "cos_similarity_cubed" else cosine)(layer.similarities, together)[
+            : len(columns)
+        ]
 
     @property
-    def _temperature(self) -> float:
+    def _resolved_temperature(self) -> float:
         if self.temperature is None and self.embedder.partition(":")[0] == "diorama":
-            return OWN_TEMPERATURE
-        return self._setting("temperature", TEMPERATURE, 1.0)
+            return DIORAMA_TEMPERATURE
+        return self._resolve_setting("temperature", TEMPERATURE, 1.0)
 
-    def _setting(self, name: str, published: Mapping[str, Any], other: Any) -> Any:
+    def _resolve_setting(self, name: str, published: Mapping[str, Any], other: Any) -> Any:
         """A setting as it was given, else as published for the similarity."""
         given = getattr(self, name)
         return published.get(self.similarity, other) if given is None else given
 
 
-def finite(activations: Float[Tensor, "images units"]) -> Float[Tensor, "images units"]:
+def replace_nonfinite(activations: Float[Tensor, "images units"]) -> Float[Tensor, "images units"]:
     """Values that are not finite as each unit's least finite one."""
     good = activations.isfinite()
     if good.all():
@@ -206,10 +242,11 @@ def finite(activations: Float[Tensor, "images units"]) -> Float[Tensor, "images 
     return activations.where(good, least.where(least.isfinite(), 0.0))
 
 
-def strongest(activations: Float[Tensor, "images units"], count: int) -> Int[Tensor, "units top"]:
-    """The images that activate each unit most, strongest first, ties by number; all images where there are fewer than ``count``.
+def find_top_images(activations: Float[Tensor, "images units"], count: int) -> Int[Tensor, "units top"]:
+    """The images that activate each unit most, strongest first, ties by number; all images where there are fewer than
+    ``count``.
 
-    >>> strongest(torch.tensor([[0.0, 2.0], [1.0, 2.0], [0.0, 3.0]]), 2)
+    >>> find_top_images(torch.tensor([[0.0, 2.0], [1.0, 2.0], [0.0, 3.0]]), 2)
     tensor([[1, 0],
             [2, 0]])
     """
@@ -217,46 +254,61 @@ def strongest(activations: Float[Tensor, "images units"], count: int) -> Int[Ten
     count = min(count, rows.shape[1])
     found = rows.topk(count)
     last = found.values[:, -1:]
-    tied = (found.values[:, 1:] == found.values[:, :-1]).any(1) | ((rows >= last).sum(1) > count)  # topk breaks ties as it likes
+    tied = (found.values[:, 1:] == found.values[:, :-1]).any(1) | (
+        (rows >= last).sum(1) > count
+    )  # topk breaks ties as it likes
     best = found.indices
     best[tied] = rows[tied].sort(dim=1, descending=True, stable=True).indices[:, :count]
     return best
 
 
-def inclusion(count: int, first: float = FIRST, last: float = LAST) -> Float[Tensor, " top"]:
+def make_inclusion(count: int, first: float = FIRST_INCLUSION, last: float = LAST_INCLUSION) -> Float[Tensor, " top"]:
     """How surely each of the strongest images belongs to the unit's: from ``first`` down to just above ``last``.
 
-    >>> inclusion(4)
+    >>> make_inclusion(4)
     tensor([0.9980, 0.9910, 0.9840, 0.9770])
     """
     return (first + (last - first) * torch.arange(count, dtype=torch.float64) / count).float()
 
 
-def soft_log_likelihood(
-    likeness: Float[Tensor, "images concepts"], best: Int[Tensor, "units top"], surely: Float[Tensor, " top"], temperature: float
+def compute_soft_log_likelihood(
+    similarities: Float[Tensor, "images concepts"],
+    top_images: Int[Tensor, "units top"],
+    inclusion: Float[Tensor, " top"],
+    temperature: float,
 ) -> Float[Tensor, "units concepts"]:
-    """log p(concept | the unit's images) of soft WPMI: Σ log(1 + p (x - 1)), x the softmax over concepts of likeness times temperature.
+    """log p(concept | the unit's images) of soft WPMI: Σ log(1 + p (x - 1)), x the softmax over concepts of likeness
+    times temperature.
 
-    It is given without the constant Σ log(1 - p), the same for all units and concepts, whose size would cost float32 its last digits:
-    what is left is log Π (1 + x p / (1 - p)), and the product needs one multiplication for each image and no logarithm.
+    It is given without the constant Σ log(1 - p), the same for all units and concepts, whose size would cost float32
+    its last digits: what is left is log Π (1 + x p / (1 - p)), and the product needs one multiplication for each image
+    and no logarithm.
     """
-    odds = (surely.double() / (1 - surely.double())).tolist()
-    norms = log_norms(likeness, temperature)[:, None]
-    ranks = [rank.split(UNITS) for rank in best.T.contiguous()]
-    total = torch.empty(len(best), likeness.shape[1])
+    odds = (inclusion.double() / (1 - inclusion.double())).tolist()
+    norms = compute_log_norms(similarities, temperature)[:, None]
+    ranks = [rank.split(UNITS_PER_BLOCK) for rank in top_images.T.contiguous()]
+    total = torch.empty(len(top_images), similarities.shape[1])
     chances = work = torch.empty(0)
-    for begin in range(0, likeness.shape[1], CONCEPTS):
-        block = likeness[:, begin : begin + CONCEPTS]
+    for begin in range(0, similarities.shape[1], CONCEPTS_PER_BLOCK):
+        block = similarities[:, begin : begin + CONCEPTS_PER_BLOCK]
         if block.shape != chances.shape:  # new memory for each block would have to be cleared by the system first
-            chances, work = torch.empty(block.shape), torch.empty(2, min(UNITS, len(best)), block.shape[1])
+            chances, work = (
+                torch.empty(block.shape),
+                torch.empty(2, min(UNITS_PER_BLOCK, len(top_images)), block.shape[1]),
+            )
         torch.sub(torch.mul(block, temperature, out=chances), norms, out=chances).exp_()
-        for start, part in zip(range(0, len(best), UNITS), zip(*ranks, strict=True), strict=True):
-            total[start : start + UNITS, begin : begin + CONCEPTS] = _log_product(chances, part, odds, work)
+        for start, part in zip(range(0, len(top_images), UNITS_PER_BLOCK), zip(*ranks, strict=True), strict=True):
+            total[start : start + UNITS_PER_BLOCK, begin : begin + CONCEPTS_PER_BLOCK] = _compute_log_product(
+                chances, part, odds, work
+            )
     return total
 
 
-def _log_product(
-    chances: Float[Tensor, "images some"], ranks: Sequence[Tensor], odds: Sequence[float], work: Float[Tensor, "2 most some"]
+def _compute_log_product(
+    chances: Float[Tensor, "images some"],
+    ranks: Sequence[Tensor],
+    odds: Sequence[float],
+    work: Float[Tensor, "2 most some"],
 ) -> Float[Tensor, "units some"]:
     """Σ log(1 + odds x) over ranks; the logarithm is taken whenever the product might leave float32."""
     product, rows = work[:, : len(ranks[0])]
@@ -265,7 +317,7 @@ def _log_product(
     product.fill_(1.0)
     for rank, factor in zip(ranks, odds, strict=True):
         size += math.log1p(factor * largest)
-        if size > FULL:
+        if size > MAX_LOG_PRODUCT:
             total += product.log_()
             product.fill_(1.0)
             size = math.log1p(factor * largest)
@@ -274,26 +326,28 @@ def _log_product(
     return total.add_(product.log_())
 
 
-def log_likelihood(
-    likeness: Float[Tensor, "images concepts"], best: Int[Tensor, "units top"], temperature: float
+def compute_log_likelihood(
+    similarities: Float[Tensor, "images concepts"], top_images: Int[Tensor, "units top"], temperature: float
 ) -> Float[Tensor, "units concepts"]:
     """log p(concept | the unit's images) of WPMI: Σ log x, x the softmax over concepts of likeness times temperature."""
-    norms = log_norms(likeness, temperature)[best].sum(1)
-    summed = torch.nn.functional.embedding_bag(best, likeness, mode="sum")
+    norms = compute_log_norms(similarities, temperature)[top_images].sum(1)
+    summed = torch.nn.functional.embedding_bag(top_images, similarities, mode="sum")
     return summed * temperature - norms[:, None]
 
 
-def log_norms(likeness: Float[Tensor, "images concepts"], temperature: float) -> Float[Tensor, " images"]:
+def compute_log_norms(similarities: Float[Tensor, "images concepts"], temperature: float) -> Float[Tensor, " images"]:
     """The logarithm of each image's sum over concepts of exp(temperature likeness)."""
-    norms, work = torch.empty(len(likeness)), torch.empty(ROWS, likeness.shape[1])
-    for begin in range(0, len(likeness), ROWS):
-        rows = torch.mul(likeness[begin : begin + ROWS], temperature, out=work[: len(likeness) - begin])
+    norms, work = torch.empty(len(similarities)), torch.empty(IMAGES_PER_BLOCK, similarities.shape[1])
+    for begin in range(0, len(similarities), IMAGES_PER_BLOCK):
+        rows = torch.mul(
+            similarities[begin : begin + IMAGES_PER_BLOCK], temperature, out=work[: len(similarities) - begin]
+        )
         most = rows.amax(1, keepdim=True)
-        norms[begin : begin + ROWS] = rows.sub_(most).exp_().sum(1).log_().add_(most[:, 0])
+        norms[begin : begin + IMAGES_PER_BLOCK] = rows.sub_(most).exp_().sum(1).log_().add_(most[:, 0])
     return norms
 
 
-def over_units(parts: Iterator[Float[Tensor, "units concepts"]]) -> Float[Tensor, " concepts"]:
+def average_over_units(parts: Iterator[Float[Tensor, "units concepts"]]) -> Float[Tensor, " concepts"]:
     """log p(concept): the mean over units, some at a time, of p(concept | the unit's images)."""
     sums, count = [], 0
     for part in parts:
@@ -303,58 +357,81 @@ def over_units(parts: Iterator[Float[Tensor, "units concepts"]]) -> Float[Tensor
 
 
 def soft_wpmi(
-    likeness: Float[Tensor, "images concepts"], activations: Float[Tensor, "images units"], prior_weight: float = 1.0
+    similarities: Float[Tensor, "images concepts"],
+    activations: Float[Tensor, "images units"],
+    prior_weight: float = 1.0,
 ) -> Float[Tensor, "units concepts"]:
-    """Soft WPMI of all units of a layer, which are their own background, with the published constants; larger is better.
+    """Soft WPMI of all units of a layer, which are their own background, with the published constants; larger is
+    better.
 
-    Exact up to rounding (``benchmarks/soft_wpmi.py``), whatever the size of the concept set; beside its arguments it takes the memory of
-    the result and little more.
+    Exact up to rounding (``benchmarks/soft_wpmi.py``), whatever the size of the concept set; beside its arguments it
+    takes the memory of the result and little more.
     """
-    best = strongest(activations, TOP["soft_wpmi"])
-    surely = inclusion(best.shape[1])
-    scores = soft_log_likelihood(likeness, best, surely, TEMPERATURE["soft_wpmi"])
+    best = find_top_images(activations, TOP["soft_wpmi"])
+    surely = make_inclusion(best.shape[1])
+    scores = compute_soft_log_likelihood(similarities, best, surely, TEMPERATURE["soft_wpmi"])
     constant = float(torch.log1p(-surely.double()).sum())
     for block in scores.split(1024, dim=1):
-        block -= prior_weight * over_units(iter([block]))
+        block -= prior_weight * average_over_units(iter([block]))
         block += (1 - prior_weight) * constant
     return scores
 
 
-def rank_reorder(likeness: Float[Tensor, "images concepts"], activations: Float[Tensor, "images units"]) -> Float[Tensor, "units concepts"]:
-    """How far the order of a unit's strongest images by likeness to a concept is from that by activation; 0 is the same, less is worse.
+def rank_reorder(
+    similarities: Float[Tensor, "images concepts"], activations: Float[Tensor, "images units"]
+) -> Float[Tensor, "units concepts"]:
+    """How far the order of a unit's strongest images by likeness to a concept is from that by activation; 0 is the
+    same, less is worse.
 
-    The strongest 5% (at least 10) of the images are put in the order of their likeness, and what each then has for an activation is
-    compared with its own: mean of |difference|³, over the same for orders drawn by lot, over the square root of the mean likeness.
+    The strongest 5% (at least 10) of the images are put in the order of their likeness, and what each then has for an
+    activation is
+    compared with its own: mean of |difference|³, over the same for orders drawn by lot, over the square root of the
+        mean likeness.
     """
-    best = strongest(activations, max(int(len(likeness) * TOP_SHARE), FEWEST))
-    return torch.stack([_reordered(likeness[images], activations[images, unit]) for unit, images in enumerate(best)])
+    best = find_top_images(activations, max(int(len(similarities) * TOP_SHARE), MIN_RANKED_IMAGES))
+    return torch.stack(
+        [_score_reordering(similarities[images], activations[images, unit]) for unit, images in enumerate(best)]
+    )
 
 
-def _reordered(likeness: Float[Tensor, "top concepts"], strength: Float[Tensor, " top"]) -> Float[Tensor, " concepts"]:
-    order = likeness.T.contiguous().argsort(dim=1, stable=True)
+def _score_reordering(
+    similarities: Float[Tensor, "top concepts"], strength: Float[Tensor, " top"]
+) -> Float[Tensor, " concepts"]:
+    order = similarities.T.contiguous().argsort(dim=1, stable=True)
     weakest_first = strength.flip(0)
-    error = (strength[order] - weakest_first).abs().pow(POWER).mean(1)
-    chance = (strength[:, None] - strength).abs().pow(POWER).mean()
+    error = (strength[order] - weakest_first).abs().pow(DIFFERENCE_POWER).mean(1)
+    chance = (strength[:, None] - strength).abs().pow(DIFFERENCE_POWER).mean()
     error = error / chance if chance > 0 else torch.ones_like(error)  # all equally strong: any order is as good
-    return -error / likeness.mean(0).clamp_min(LEAST_LIKENESS).pow(LIKENESS_POWER)
+    return -error / similarities.mean(0).clamp_min(MIN_SIMILARITY).pow(SIMILARITY_POWER)
 
 
-def cosine(likeness: Float[Tensor, "images concepts"], activations: Float[Tensor, "images units"]) -> Float[Tensor, "units concepts"]:
+def cosine(
+    similarities: Float[Tensor, "images concepts"], activations: Float[Tensor, "images units"]
+) -> Float[Tensor, "units concepts"]:
     """The cosine over images of likeness and activation; nothing is centred."""
-    products = (activations / _norm(activations)).T @ likeness
-    return products / torch.cat([_norm(block) for block in likeness.split(256, dim=1)])
+    products = (activations / _compute_norm(activations)).T @ similarities
+    return products / torch.cat([_compute_norm(block) for block in similarities.split(256, dim=1)])
 
 
-def cosine_cubed(likeness: Float[Tensor, "images concepts"], activations: Float[Tensor, "images units"]) -> Float[Tensor, "units concepts"]:
+def cosine_cubed(
+    similarities: Float[Tensor, "images concepts"], activations: Float[Tensor, "images units"]
+) -> Float[Tensor, "units concepts"]:
     """The cosine over images of the cubes of likeness and activation, each less its mean: strong images count most."""
-    units = _cubed(activations)
-    units = (units / _norm(units)).T
-    return torch.cat([units @ (cubed / _norm(cubed)) for block in likeness.split(256, dim=1) for cubed in [_cubed(block)]], dim=1)
+    units = _cube_centred(activations)
+    units = (units / _compute_norm(units)).T
+    return torch.cat(
+        [
+            units @ (cubed / _compute_norm(cubed))
+            for block in similarities.split(256, dim=1)
+            for cubed in [_cube_centred(block)]
+        ],
+        dim=1,
+    )
 
 
-def _cubed(values: Float[Tensor, "images some"]) -> Float[Tensor, "images some"]:
+def _cube_centred(values: Float[Tensor, "images some"]) -> Float[Tensor, "images some"]:
     return (values - values.mean(0)).pow(3)
 
 
-def _norm(values: Float[Tensor, "images some"]) -> Float[Tensor, " some"]:
-    return values.norm(dim=0).clamp_min(LEAST_NORM)
+def _compute_norm(values: Float[Tensor, "images some"]) -> Float[Tensor, " some"]:
+    return values.norm(dim=0).clamp_min(MIN_NORM)

@@ -1,4 +1,6 @@
-"""Compositional Explanations (Mu and Andreas 2020): a unit is named by the formula of concepts that its masks overlap most with."""
+"""Compositional Explanations (Mu and Andreas 2020): a unit is named by the formula of concepts that its masks overlap
+most with.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,39 +10,40 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import sparse
 
-from milan.describers.base import Describer, living
-from milan.dissection.overlap import overlap
+from milan.describers._shared.base import Describer, select_active
+from milan.dissection.concept_overlap import count_overlap
 from milan.dissection.store import Dissection
 from milan.errors import BadInput
-from milan.pretrained.labels import pixel_labels, segmenter_of, source_key
-from milan.probes.labels import IGNORED
+from milan.pretrained.segmenter_labels import compute_source_key, load_pixel_labels, segmenter_of
+from milan.probes.pixel_labels import IGNORED_NAMES
 from milan.units import Candidate, Description, Unit
 
 SIGNS = ((True, True), (True, False), (False, True), (False, False))  # of two concepts: do they hold?
-FEW = 16  # concepts of which all formulas of two are kept, so that all of three are tried
-SHOWN = 10  # candidates kept with a description
+EXHAUSTIVE_CONCEPTS = 16  # concepts of which all formulas of two are kept, so that all of three are tried
+KEPT_CANDIDATES = 10  # candidates kept with a description
 BOTH = "both "  # "red and car" alone would be read as either
 
 
 class Compositional(Describer):
     """The formula of largest IoU with the unit's masks over the whole probe; ``score`` is the IoU.
 
-    Formulas are concepts joined by and, or and not (Mu and Andreas 2020, section 3). Every formula of one and of two concepts is tried;
-    the ``beam`` best that join by and, and as many that join by or, are lengthened by every concept, and so on. (The paper keeps the best
-    single concepts, too, and misses what none of them is part of.) Of up to 16 concepts every formula of three is tried. Of equal IoUs
-    the shorter formula is taken, then the one with fewer negations, then the one whose concepts come first; formulas that hold at the
-    same pixels of the probe are one.
+    Formulas are concepts joined by and, or and not (Mu and Andreas 2020, section 3). Every formula of one and of two
+    concepts is tried; the ``beam`` best that join by and, and as many that join by or, are lengthened by every concept,
+    and so on. (The paper keeps the best single concepts, too, and misses what none of them is part of.) Of up to 16
+    concepts every formula of three is tried. Of equal IoUs the shorter formula is taken, then the one with fewer
+    negations, then the one whose concepts come first; formulas that hold at the same pixels of the probe are one.
 
     Args:
         labels: ``probe`` (the probe's own pixel labels), ``segmenter`` (Diorama's), or ``segmenter:SPEC``.
-        classes: names of the class numbers in the probe's label maps (a file, or names separated by commas); ``classes.txt`` beside
-            the data unless given.
+        classes: names of the class numbers in the probe's label maps (a file, or names separated by commas);
+            ``classes.txt`` beside the data unless given.
         ignored: names, separated by commas, that are no concepts.
-        only: concepts or levels of labels (such as colour, object), separated by commas, that alone may be named; empty for all.
+        only: concepts or levels of labels (such as colour, object), separated by commas, that alone may be named; empty
+            for all.
         without: concepts or levels that may not be named.
         least_images: in how many of the probe's images a concept must be seen to be named.
-        quantile: of a unit's activations, above which a place belongs to its masks: 0.995 in the paper; 0 takes the masks of the
-            dissection, whatever its quantile is.
+        quantile: of a unit's activations, above which a place belongs to its masks: 0.995 in the paper; 0 takes the
+            masks of the dissection, whatever its quantile is.
         length: concepts in a formula, at most.
         beam: formulas of each kind kept at each length.
         device: where a segmenter runs.
@@ -53,7 +56,7 @@ class Compositional(Describer):
         self,
         labels: str = "probe",
         classes: str = "",
-        ignored: str = IGNORED,
+        ignored: str = IGNORED_NAMES,
         only: str = "",
         without: str = "",
         least_images: int = 1,
@@ -72,23 +75,27 @@ class Compositional(Describer):
     def key(self) -> str:
         """Content key of the settings that change answers, and of a segmenter's weights."""
         settings = {name: value for name, value in self.settings.items() if name not in ("device", "classes")}
-        return self.key_of(labels_of=source_key(self.labels, self.classes, self.device), **settings)
+        return self.key_of(labels_of=compute_source_key(self.labels, self.classes, self.device), **settings)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
         """The segmenter, where it gives the labels; labels of the probe's own come with the probe."""
         return segmenter_of(self.labels)
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
-        alive = living(dissection, units)
+        alive = select_active(dissection, units)
         if not alive:
             return
-        labels = pixel_labels(dissection.open_probe(), self.labels, classes=self.classes, ignored=self.ignored, device=self.device)
-        found = overlap(dissection, labels, self.quantile or None)
-        allowed = np.flatnonzero(found.allowed(self.only, self.without, self.least_images))
-        concepts = Concepts([found.concepts[place] for place in allowed], found.shows[:, allowed], found.area)
+        labels = load_pixel_labels(
+            dissection.open_probe(), self.labels, classes=self.classes, ignored=self.ignored, device=self.device
+        )
+        found = count_overlap(dissection, labels, self.quantile or None)
+        allowed = np.flatnonzero(found.select_concepts(self.only, self.without, self.least_images))
+        concepts = ConceptSignatures(
+            [found.concepts[place] for place in allowed], found.has_concept[:, allowed], found.area
+        )
         for unit in alive:
-            best = search(concepts, found.inside(unit), self.length, self.beam)[:SHOWN]
-            candidates = tuple(concepts.candidate(formula) for formula in best)
+            best = search_formulas(concepts, found.pixels_inside(unit), self.length, self.beam)[:KEPT_CANDIDATES]
+            candidates = tuple(concepts.make_candidate(formula) for formula in best)
             yield Description(unit, candidates[0].text, candidates[0].score, candidates=candidates)
 
 
@@ -105,81 +112,88 @@ class Formula:
     """Concepts joined from left to right: ``((first second) third)``."""
 
     terms: tuple[Term, ...]
-    where: Bool[np.ndarray, " signatures"]  # at which signatures it holds
+    holds_at: Bool[np.ndarray, " signatures"]  # at which signatures it holds
     iou: float
 
 
-class Concepts:
+class ConceptSignatures:
     """What formulas are made of, and where each holds.
 
-    shows: 0 or 1, (signatures, concepts); area: how many pixels of the probe have each signature.
+    has_concept: 0 or 1, (signatures, concepts); area: how many pixels of the probe have each signature.
     """
 
-    def __init__(self, names: Sequence[str], shows: sparse.csr_matrix, area: Int[np.ndarray, " signatures"]):
-        self.names, self.shows, self.area = list(names), sparse.csr_matrix(shows), area.astype(np.float64)
-        self._columns = sparse.csc_matrix(shows)
-        self.alone, self.together = counted(self.shows, self.area)
+    def __init__(self, names: Sequence[str], has_concept: sparse.csr_matrix, area: Int[np.ndarray, " signatures"]):
+        self.names, self.has_concept, self.area = list(names), sparse.csr_matrix(has_concept), area.astype(np.float64)
+        self._columns = sparse.csc_matrix(has_concept)
+        self.alone, self.together = count_concepts(self.has_concept, self.area)
 
-    def where(self, terms: Sequence[Term]) -> Bool[np.ndarray, " signatures"]:
+    def find_where(self, terms: Sequence[Term]) -> Bool[np.ndarray, " signatures"]:
         """At which signatures the terms hold, joined from left to right."""
-        found = self._holds(terms[0])
+        found = self._holds_at(terms[0])
         for term in terms[1:]:
-            found = found & self._holds(term) if term.join == "and" else found | self._holds(term)
+            found = found & self._holds_at(term) if term.join == "and" else found | self._holds_at(term)
         return found
 
-    def _holds(self, term: Term) -> Bool[np.ndarray, " signatures"]:
+    def _holds_at(self, term: Term) -> Bool[np.ndarray, " signatures"]:
         shown = np.zeros(len(self.area), dtype=bool)
         shown[self._columns.indices[self._columns.indptr[term.concept] : self._columns.indptr[term.concept + 1]]] = True
         return shown if term.holds else ~shown
 
-    def candidate(self, formula: Formula) -> Candidate:
+    def make_candidate(self, formula: Formula) -> Candidate:
         parts = (("iou", formula.iou), ("length", float(len(formula.terms))))
-        return Candidate(spelled(formula.terms, self.names), formula.iou, parts)
+        return Candidate(format_formula(formula.terms, self.names), formula.iou, parts)
 
 
-def counted(
-    shows: sparse.csr_matrix, weights: Float[np.ndarray, " signatures"]
+def count_concepts(
+    has_concept: sparse.csr_matrix, weights: Float[np.ndarray, " signatures"]
 ) -> tuple[Float[np.ndarray, " concepts"], Float[np.ndarray, "concepts concepts"]]:
     """The weights of the signatures that show each concept, and that show both of two, summed."""
     rows = np.flatnonzero(weights)
-    shown = shows[rows]
+    shown = has_concept[rows]
     both = np.asarray((shown.T @ sparse.diags(weights[rows]) @ shown).todense())
     return np.diag(both).copy(), both
 
 
-def search(concepts: Concepts, inside: Float[np.ndarray, " signatures"], length: int = 3, beam: int = 5) -> list[Formula]:
+def search_formulas(
+    concepts: ConceptSignatures, inside: Float[np.ndarray, " signatures"], length: int = 3, beam: int = 5
+) -> list[Formula]:
     """The best formulas that were met, best first, for a unit whose masks have ``inside`` pixels of each signature."""
-    alone, together = counted(concepts.shows, inside)
+    alone, together = count_concepts(concepts.has_concept, inside)
     found: list[Formula] = []
     kept: list[Formula] = []
     for number in range(1, length + 1):
         if number <= 2:
-            scored = _singles(concepts, inside, alone) if number == 1 else _pairs(concepts, inside, together)
+            scored = _list_singles(concepts, inside, alone) if number == 1 else _list_pairs(concepts, inside, together)
         else:
-            scored = _longer(concepts, inside, alone, kept)
-        whole = number == 2 and len(concepts.names) <= FEW
-        kept = _kept(concepts, scored, sum(overlaps.size for overlaps, _ in scored) if whole else beam, found)
+            scored = _extend_formulas(concepts, inside, alone, kept)
+        whole = number == 2 and len(concepts.names) <= EXHAUSTIVE_CONCEPTS
+        kept = _select_best(concepts, scored, sum(overlaps.size for overlaps, _ in scored) if whole else beam, found)
         found += kept
         if not kept:
             break
-    return sorted(found, key=_rank)  # a stable sort: of equals the one whose concepts come first
+    return sorted(found, key=_make_sort_key)  # a stable sort: of equals the one whose concepts come first
 
 
-Scored = list[tuple[np.ndarray, Callable[[int], tuple[Term, ...]]]]  # overlaps of possible formulas, and the formula at each place
+FormulaOverlaps = list[
+    tuple[np.ndarray, Callable[[int], tuple[Term, ...]]]
+]  # overlaps of possible formulas, and the formula at each place
 
 
-def _singles(concepts: Concepts, inside: np.ndarray, alone: np.ndarray) -> Scored:
+def _list_singles(concepts: ConceptSignatures, inside: np.ndarray, alone: np.ndarray) -> FormulaOverlaps:
     """Every concept, and every one negated."""
     total, area = inside.sum(), concepts.area.sum()
-    overlaps = _iou(np.stack([alone, total - alone]), np.stack([concepts.alone, area - concepts.alone]), total)
+    overlaps = _compute_iou(np.stack([alone, total - alone]), np.stack([concepts.alone, area - concepts.alone]), total)
     count = len(concepts.names)
     return [(overlaps.ravel(), lambda place: (Term("", place < count, place % count),))]
 
 
-def _pairs(concepts: Concepts, inside: np.ndarray, together: np.ndarray) -> Scored:
+def _list_pairs(concepts: ConceptSignatures, inside: np.ndarray, overlaps: np.ndarray) -> FormulaOverlaps:
     """Every two concepts, negated or not, joined by and, and by or."""
     one, other = np.triu_indices(len(concepts.names), 1)
-    both, shown = _four(together, inside.sum(), one, other), _four(concepts.together, concepts.area.sum(), one, other)
+    both, shown = (
+        _signed_overlaps(overlaps, inside.sum(), one, other),
+        _signed_overlaps(concepts.together, concepts.area.sum(), one, other),
+    )
     total = inside.sum()
 
     def terms(join: str) -> Callable[[int], tuple[Term, ...]]:
@@ -191,23 +205,27 @@ def _pairs(concepts: Concepts, inside: np.ndarray, together: np.ndarray) -> Scor
 
     either = total - both[::-1]  # where not neither of the two, each the other way round, holds
     return [
-        (_iou(both, shown, total).ravel(), terms("and")),
-        (_iou(either, concepts.area.sum() - shown[::-1], total).ravel(), terms("or")),
+        (_compute_iou(both, shown, total).ravel(), terms("and")),
+        (_compute_iou(either, concepts.area.sum() - shown[::-1], total).ravel(), terms("or")),
     ]
 
 
-def _four(together: np.ndarray, total: float, one: np.ndarray, other: np.ndarray) -> Float[np.ndarray, "signs pairs"]:
+def _signed_overlaps(
+    overlaps: np.ndarray, total: float, one: np.ndarray, other: np.ndarray
+) -> Float[np.ndarray, "signs pairs"]:
     """How much shows both of two concepts, each negated or not, in the order of SIGNS."""
-    alone, both = np.diag(together), together[one, other]
+    alone, both = np.diag(overlaps), overlaps[one, other]
     return np.stack([both, alone[one] - both, alone[other] - both, total - alone[one] - alone[other] + both])
 
 
-def _longer(concepts: Concepts, inside: np.ndarray, alone: np.ndarray, starts: list[Formula]) -> Scored:
+def _extend_formulas(
+    concepts: ConceptSignatures, inside: np.ndarray, alone: np.ndarray, starts: list[Formula]
+) -> FormulaOverlaps:
     """Each of some formulas with one more concept, negated or not, joined by and, and by or."""
-    holds = np.stack([start.where for start in starts], axis=1).astype(np.float64)  # signatures, starts
+    holds = np.stack([start.holds_at for start in starts], axis=1).astype(np.float64)  # signatures, starts
     total, count = inside.sum(), len(concepts.names)
-    both = _joined(concepts.shows, inside, holds, alone)
-    shown = _joined(concepts.shows, concepts.area, holds, concepts.alone)
+    both = _count_joined(concepts.has_concept, inside, holds, alone)
+    shown = _count_joined(concepts.has_concept, concepts.area, holds, concepts.alone)
 
     def terms(join: str) -> Callable[[int], tuple[Term, ...]]:
         def at(place: int) -> tuple[Term, ...]:
@@ -216,42 +234,46 @@ def _longer(concepts: Concepts, inside: np.ndarray, alone: np.ndarray, starts: l
 
         return at
 
-    return [(_iou(both[join], shown[join], total).ravel(), terms(join)) for join in ("and", "or")]
+    return [(_compute_iou(both[join], shown[join], total).ravel(), terms(join)) for join in ("and", "or")]
 
 
-def _joined(shows: sparse.csr_matrix, weights: np.ndarray, holds: np.ndarray, alone: np.ndarray) -> dict[str, np.ndarray]:
+def _count_joined(
+    has_concept: sparse.csr_matrix, weights: np.ndarray, holds: np.ndarray, alone: np.ndarray
+) -> dict[str, np.ndarray]:
     """How much some formulas hold of, joined with each concept and with each negated one: (2, starts, concepts)."""
     rows = np.flatnonzero(weights)
     inner = holds[rows] * weights[rows, None]
-    common, mine = (shows[rows].T @ inner).T, inner.sum(axis=0)[:, None]
+    common, mine = (has_concept[rows].T @ inner).T, inner.sum(axis=0)[:, None]
     joined = {"and": [common, mine - common], "or": [mine + alone - common, weights.sum() - alone + common]}
     return {join: np.stack(found) for join, found in joined.items()}
 
 
-def _kept(concepts: Concepts, scored: Scored, most: int, met: Sequence[Formula]) -> list[Formula]:
+def _select_best(
+    concepts: ConceptSignatures, scored: FormulaOverlaps, max_formulas: int, known: Sequence[Formula]
+) -> list[Formula]:
     """The best of each kind that hold where no other one does, best first, ties by place."""
     found: list[Formula] = []
-    seen = {formula.where.tobytes() for formula in met}
+    seen = {formula.holds_at.tobytes() for formula in known}
     for overlaps, terms in scored:
-        left = most
-        for place in _descending(overlaps, 8 * most):
+        left = max_formulas
+        for place in _iter_descending(overlaps, 8 * max_formulas):
             joined = terms(place)
-            where = concepts.where(joined)
+            where = concepts.find_where(joined)
             if where.tobytes() not in seen:
                 seen.add(where.tobytes())
                 found.append(Formula(joined, where, float(overlaps[place])))
                 left -= 1
             if not left:
                 break
-    return sorted(found, key=_rank)
+    return sorted(found, key=_make_sort_key)
 
 
-def _rank(formula: Formula) -> tuple[float, int, int]:
+def _make_sort_key(formula: Formula) -> tuple[float, int, int]:
     """Smaller is better: a larger IoU, fewer concepts, fewer negations."""
     return -formula.iou, len(formula.terms), sum(not term.holds for term in formula.terms)
 
 
-def _descending(values: np.ndarray, first: int) -> Iterator[int]:
+def _iter_descending(values: np.ndarray, first: int) -> Iterator[int]:
     """Where the largest values are, ties by place; only the first ones are sorted unless more are asked for."""
     if first < len(values):
         level = np.partition(values, len(values) - first)[len(values) - first]
@@ -263,37 +285,37 @@ def _descending(values: np.ndarray, first: int) -> Iterator[int]:
         yield from np.argsort(-values, kind="stable").tolist()
 
 
-def _iou(both: np.ndarray, shown: np.ndarray, total: float) -> np.ndarray:
+def _compute_iou(both: np.ndarray, shown: np.ndarray, total: float) -> np.ndarray:
     either = total + shown - both
     return np.divide(both, either, out=np.zeros_like(both), where=either > 0)
 
 
-def spelled(terms: Sequence[Term], names: Sequence[str]) -> str:
+def format_formula(terms: Sequence[Term], names: Sequence[str]) -> str:
     """A formula in words, always the same for the same terms, whatever order they were found in.
 
     >>> names = ["red", "car", "boat"]
-    >>> spelled([Term("", True, 1), Term("or", True, 2), Term("and", True, 0)], names)
+    >>> format_formula([Term("", True, 1), Term("or", True, 2), Term("and", True, 0)], names)
     'red and (car or boat)'
-    >>> spelled([Term("", True, 1), Term("and", False, 0)], names)
+    >>> format_formula([Term("", True, 1), Term("and", False, 0)], names)
     'car but not red'
     """
-    join, parts = "", [_literal(terms[0], names)]
+    join, parts = "", [_format_literal(terms[0], names)]
     for term in terms[1:]:
         if join and term.join != join:
-            parts = [(2, 0, f"({_worded(join, parts).removeprefix(BOTH)})")]  # the brackets tell how it is meant
+            parts = [(2, 0, f"({_join_parts(join, parts).removeprefix(BOTH)})")]  # the brackets tell how it is meant
         join = term.join
-        parts.append(_literal(term, names))
-    return _worded(join, parts)
+        parts.append(_format_literal(term, names))
+    return _join_parts(join, parts)
 
 
-Part = tuple[int, int, str]  # 0 a concept, 1 a negated one, 2 a formula in brackets; its place; its words
+FormulaText = tuple[int, int, str]  # 0 a concept, 1 a negated one, 2 a formula in brackets; its place; its words
 
 
-def _literal(term: Term, names: Sequence[str]) -> Part:
+def _format_literal(term: Term, names: Sequence[str]) -> FormulaText:
     return (0 if term.holds else 1, term.concept, names[term.concept])
 
 
-def _worded(join: str, parts: Sequence[Part]) -> str:
+def _join_parts(join: str, parts: Sequence[FormulaText]) -> str:
     ordered = sorted(parts, key=lambda part: ((0, 2, 1)[part[0]], part[1]))  # what holds first
     if join == "or":
         return " or ".join(f"not {words}" if kind == 1 else words for kind, _, words in ordered)

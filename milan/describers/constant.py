@@ -6,11 +6,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from milan.describers.base import Describer, living
-from milan.dissection.exchange import annotations_of
+from milan.describers._shared.base import Describer, select_active
+from milan.dissection.milannotations import read_unit_annotations
 from milan.dissection.store import Dissection
-from milan.embedded import embedded
 from milan.errors import BadInput
+from milan.storage.packaged_data import locate_packaged_data
 from milan.units import Description, Unit
 
 
@@ -18,9 +18,10 @@ class Constant(Describer):
     """Says the same of all units; ``score`` is always 0.
 
     Args:
-        text: what it says; if empty, the text that occurs most often among the annotations (ties: the first by alphabet), which is what
-            a model says that learnt nothing from pictures.
-        annotations: whose most frequent text: ``diorama``, or the path of an ``annotations.csv`` or of a folder that holds some.
+        text: what it says; if empty, the text that occurs most often among the annotations (ties: the first by
+            alphabet), which is what a model says that learnt nothing from pictures.
+        annotations: whose most frequent text: ``diorama``, or the path of an ``annotations.csv`` or of a folder that
+            holds some.
     """
 
     name: ClassVar[str] = "constant"
@@ -31,30 +32,35 @@ class Constant(Describer):
 
     @property
     def key(self) -> str:
-        return self.key_of(says=self.says)
+        return self.key_of(says=self.constant_text)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
         """The annotations, unless a text was given."""
         return {} if self.text.strip() else self.specs("annotations")
 
     @cached_property
-    def says(self) -> str:
+    def constant_text(self) -> str:
         """The text."""
-        return self.text.strip() or most_frequent(self.annotations)
+        return self.text.strip() or find_most_frequent_text(self.annotations)
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
-        return (Description(unit, self.says, 0.0) for unit in living(dissection, units))
+        return (Description(unit, self.constant_text, 0.0) for unit in select_active(dissection, units))
 
 
-def most_frequent(annotations: str) -> str:
+def find_most_frequent_text(annotations: str) -> str:
     """The text that is said of most units, in lower case.
 
     Raises:
         BadInput: there are no annotations.
     """
-    place = embedded("data/diorama/annotations") if annotations == "diorama" else Path(annotations)
+    place = locate_packaged_data("data/diorama/annotations") if annotations == "diorama" else Path(annotations)
     files = [place] if place.is_file() else sorted(place.glob("**/annotations.csv"))
-    said = Counter(" ".join(text.lower().split()) for file in files for texts in annotations_of(file).values() for text in texts)
+    said = Counter(
+        " ".join(text.lower().split())
+        for file in files
+        for texts in read_unit_annotations(file).values()
+        for text in texts
+    )
     if not said:
         raise BadInput(f"no annotations at {place} to take the most frequent text of; give one with text=TEXT")
     return min(said, key=lambda text: (-said[text], text))

@@ -1,4 +1,6 @@
-"""Describe-and-Dissect (Bai et al.): captions of what moves a unit, summed up by a language model, and put to the test by painting them."""
+"""Describe-and-Dissect (Bai et al.): captions of what moves a unit, summed up by a language model, and put to the test
+by painting them.
+"""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -11,33 +13,45 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from milan.concepts import concept_set
-from milan.describers.base import Describer, Failure, living
-from milan.describers.selecting import Choice, Scoring, Selection, Wish, looked_at, rounded
-from milan.dissection.crops import CROPS, Box, attention_boxes, cropped, heat_maps
+from milan.concepts.concept_sets import load_concept_set
+from milan.describers._shared.base import Describer, DescriptionFailure, select_active
+from milan.describers._shared.candidate_selection import (
+    CandidateScoring,
+    CandidateSelection,
+    ScoredCandidate,
+    SelectionRequest,
+    measure_maps,
+    round_or_none,
+)
+from milan.dissection.attention_crops import CROPS, Box, crop_and_resize, find_attention_boxes, make_heat_maps
 from milan.dissection.store import Dissection
 from milan.errors import BadInput, MilanWarning
-from milan.preprocessing import as_size
-from milan.pretrained.asking import Asker, NoAnswer, asker_for
-from milan.pretrained.captioner import ImageCaptioner, captions_of, load_captioner
-from milan.pretrained.embedder import Embedder, load_embedder, text_embeddings
+from milan.pretrained.embedder import Embedder, embed_texts, load_embedder
+from milan.pretrained.image_captioner import ImageCaptioner, caption_with_cache, load_image_captioner
 from milan.pretrained.llm import Question
+from milan.pretrained.llm_client import LlmClient, NoAnswer, load_llm_client
+from milan.pretrained.model_sources import Precision
 from milan.pretrained.painter import load_painter
-from milan.pretrained.prompts import Prompt, load_prompt, plain
-from milan.pretrained.reading import a_label
-from milan.pretrained.sources import Precision
+from milan.pretrained.prompts import Prompt, load_prompt, sanitize_item
+from milan.pretrained.reply_parsing import make_label_parser
 from milan.probes import Probe
 from milan.targets import Target
+from milan.targets.preprocessing import as_size
 from milan.units import Candidate, Description, Unit
 
 LABEL_WORDS, SIMPLE_WORDS = 10, 20  # at most; asked for are five and a few (released labels have up to 8)
-BARE = ("design", "designs", "graphic", "graphics")  # which painters take for a task: "background" is added (released code)
+BARE_WORDS = (
+    "design",
+    "designs",
+    "graphic",
+    "graphics",
+)  # which painters take for a task: "background" is added (released code)
 TEMPERATURE = 0.3  # with which the names are drawn (released code)
-GROUP = 8  # units whose pictures are captioned and painted together
+UNITS_PER_GROUP = 8  # units whose pictures are captioned and painted together
 
 
 @dataclass(frozen=True)
-class Look:
+class ImageRegion:
     """An image of the probe, or a part of one, and how it moves a unit."""
 
     image: int  # in the probe
@@ -47,23 +61,25 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What step 2 found of a unit: looks with captions and shorter labels, and candidates with how often each was given."""
+class CandidateNames:
+    """What step 2 found of a unit: looks with captions and shorter labels, and candidates with how often each was
+    given.
+    """
 
-    looks: tuple[Look, ...]
+    regions: tuple[ImageRegion, ...]
     captions: tuple[str, ...]
     labels: tuple[str, ...]
     texts: tuple[str, ...]
-    given: tuple[int, ...]
+    counts: tuple[int, ...]
 
 
 class DescribeAndDissect(Describer):
     """Crops, captions, candidates, pictures of the candidates: the unit itself says which candidate it answers to.
 
-    (1) Of the probe's 10 images that move a unit most, the parts where it does so are cut out; of images and parts together the 10 that
-    move it most are kept. (2) They are captioned, a language model shortens each caption, and five times names what they share, reading
-    them in another order each time. (3) Ten pictures of each name are painted, at the target's own size, and ranked by how they move the
-    unit; how like the first images they are counts too.
+    (1) Of the probe's 10 images that move a unit most, the parts where it does so are cut out; of images and parts
+    together the 10 that move it most are kept. (2) They are captioned, a language model shortens each caption, and five
+    times names what they share, reading them in another order each time. (3) Ten pictures of each name are painted, at
+    the target's own size, and ranked by how they move the unit; how like the first images they are counts too.
 
     Where the released code differs from the paper: it wraps heat maps above 1, shrinks painted pictures to 32 pixels,
     takes only those for Image Products that are among the ten best of all candidates, counts ranks from 0 (so that its
@@ -73,12 +89,13 @@ class DescribeAndDissect(Describer):
     replace.
 
     Args:
-        captioner: of images, as ``milan.pretrained.captioner.load_captioner`` takes it.
+        captioner: of images, as ``milan.pretrained.image_captioner.load_image_captioner`` takes it.
         llm: ``phrases``, ``openai:MODEL``, ``hf:ID_OR_FOLDER`` or your own, see ``milan.pretrained.llm.load_llm``.
         painter: of candidates, as ``milan.pretrained.painter.load_painter`` takes it.
-        embedder: compares pictures and labels, as ``milan.pretrained.embedder.load_embedder`` takes it; CLIP ViT-B/16 in the paper.
-        concepts: if given, each image is named by the nearest of these by the embedder instead of captioned (section 4.4.1), see
-            ``milan.concepts.concept_set``.
+        embedder: compares pictures and labels, as ``milan.pretrained.embedder.load_embedder`` takes it; CLIP ViT-B/16
+            in the paper.
+        concepts: if given, each image is named by the nearest of these by the embedder instead of captioned (section
+            4.4.1), see ``milan.concepts.concept_sets.load_concept_set``.
         select: whether step 3 is done; without it the name given most often, of equals the first, is the description.
         scoring: mean, topk_squared, image_products, or topk_squared_image_products (the paper's).
         labels: how many names the description has at most, joined by ";" and no two of them alike (appendix A.7).
@@ -87,9 +104,11 @@ class DescribeAndDissect(Describer):
         pictures: Q, of each name.
         painting: what a name is put into for the painter, {} standing for it.
         pooling: of an activation map into one number: mean (the paper's), or max.
-        base_url: of an endpoint, as http://localhost:8000/v1; else $OPENAI_BASE_URL, else OpenAI's. The key is in $OPENAI_API_KEY.
+        base_url: of an endpoint, as http://localhost:8000/v1; else $OPENAI_BASE_URL, else OpenAI's. The key is in
+            $OPENAI_API_KEY.
         max_calls: requests to the language model at most, repeated ones included; a unit takes 15.
-        llm_options: temperature, longest, timeout, workers, tries, pause and others, see ``milan.pretrained.asking.asker_for``.
+        llm_options: temperature, longest, timeout, workers, tries, pause and others, see
+            ``milan.pretrained.llm_client.load_llm_client``.
         prompts: a folder with files that replace those of configs/prompts.
         seed: of the order of captions and of the pictures.
         precision: of captioner, painter and embedder.
@@ -107,7 +126,7 @@ class DescribeAndDissect(Describer):
         embedder: str = "diorama",
         concepts: str | list[str] = "",
         select: bool = True,
-        scoring: Scoring = "topk_squared_image_products",
+        scoring: CandidateScoring = "topk_squared_image_products",
         labels: int = 1,
         images: int = 10,
         count: int = 5,
@@ -127,28 +146,48 @@ class DescribeAndDissect(Describer):
                 raise BadInput(f"{name} is {value}; give at least 1")
         if "{}" not in painting:
             raise BadInput(f"the painting prompt {painting!r} has no {{}} for the name")
-        self.captioner, self.llm, self.painter, self.embedder, self.concepts = captioner, llm, painter, embedder, concepts
+        self.captioner, self.llm, self.painter, self.embedder, self.concepts = (
+            captioner,
+            llm,
+            painter,
+            embedder,
+            concepts,
+        )
         self.select, self.scoring, self.labels, self.images, self.count = select, scoring, labels, images, count
-        self.pictures, self.painting, self.pooling, self.base_url, self.max_calls = pictures, painting, pooling, base_url, max_calls
-        self.llm_options, self.prompts, self.seed, self.precision, self.device = llm_options, prompts, seed, precision, device
+        self.pictures, self.painting, self.pooling, self.base_url, self.max_calls = (
+            pictures,
+            painting,
+            pooling,
+            base_url,
+            max_calls,
+        )
+        self.llm_options, self.prompts, self.seed, self.precision, self.device = (
+            llm_options,
+            prompts,
+            seed,
+            precision,
+            device,
+        )
 
     @property
     def key(self) -> str:
         """Content key of the models, the prompts and the settings that change answers."""
         names = ("select", "labels", "images", "count", "pooling", "seed")
-        seeing = [self.model.key, *self._choices] if self.concepts else self._captions.key
-        prompts = [prompt.key for prompt in self._prompts]
-        chosen, llm = self.selection.key if self.select else "", self.asker.key
+        seeing = [self.model.key, *self._concept_names] if self.concepts else self._captioner_model.key
+        prompts = [prompt.key for prompt in self._loaded_prompts]
+        chosen, llm = self.selection.key if self.select else "", self.llm_client.key
         settings = {name: getattr(self, name) for name in names}
         parts = {"seeing": seeing, "llm": llm, "prompts": prompts, "selection": chosen, "crops": CROPS}
         return self.key_of(**parts, **settings)
 
     @cached_property
-    def asker(self) -> Asker:
+    def llm_client(self) -> LlmClient:
         """The language model, loaded when first asked for."""
         cool = {"temperature": TEMPERATURE} if self.llm.startswith(("openai:", "hf:")) else {}
         options = cool | (self.llm_options or {})
-        return asker_for(self.llm, base_url=self.base_url, max_calls=self.max_calls, options=options, device=self.device)
+        return load_llm_client(
+            self.llm, base_url=self.base_url, max_calls=self.max_calls, options=options, device=self.device
+        )
 
     @cached_property
     def model(self) -> Embedder:
@@ -156,23 +195,29 @@ class DescribeAndDissect(Describer):
         return load_embedder(self.embedder, device=self.device, precision=self.precision)
 
     @cached_property
-    def selection(self) -> Selection:
+    def selection(self) -> CandidateSelection:
         """How the best candidate is found; the painter is loaded when it is first asked for."""
         painter = load_painter(self.painter, device=self.device, precision=self.precision)
-        return Selection(
-            painter, self.model, prompt=self.painting, scoring=self.scoring, count=self.pictures, pooling=self.pooling, seed=self.seed
+        return CandidateSelection(
+            painter,
+            self.model,
+            prompt=self.painting,
+            scoring=self.scoring,
+            count=self.pictures,
+            pooling=self.pooling,
+            seed=self.seed,
         )
 
     @cached_property
-    def _captions(self) -> ImageCaptioner:
-        return load_captioner(self.captioner, device=self.device, precision=self.precision)
+    def _captioner_model(self) -> ImageCaptioner:
+        return load_image_captioner(self.captioner, device=self.device, precision=self.precision)
 
     @cached_property
-    def _choices(self) -> list[str]:
-        return concept_set(self.concepts)
+    def _concept_names(self) -> list[str]:
+        return load_concept_set(self.concepts)
 
     @cached_property
-    def _prompts(self) -> tuple[Prompt, Prompt]:
+    def _loaded_prompts(self) -> tuple[Prompt, Prompt]:
         return load_prompt("simplify", self.prompts), load_prompt("summarize", self.prompts)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
@@ -180,80 +225,99 @@ class DescribeAndDissect(Describer):
         seeing = ("concepts", "embedder") if self.concepts else ("captioner",)
         return self.specs(*seeing, "llm", *(("painter", "embedder") if self.select else ()))
 
-    def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | Failure]:
-        if self.asker.llm.note:
-            warnings.warn(f"{self.name}: {self.asker.llm.note}", MilanWarning, stacklevel=2)
-        alive = living(dissection, units)
-        for start in range(0, len(alive), GROUP):
-            yield from self._group(dissection, alive[start : start + GROUP])
+    def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
+        if self.llm_client.llm.note:
+            warnings.warn(f"{self.name}: {self.llm_client.llm.note}", MilanWarning, stacklevel=2)
+        alive = select_active(dissection, units)
+        for start in range(0, len(alive), UNITS_PER_GROUP):
+            yield from self._describe_group(dissection, alive[start : start + UNITS_PER_GROUP])
 
-    def _group(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | Failure]:
+    def _describe_group(
+        self, dissection: Dissection, units: Sequence[Unit]
+    ) -> Iterator[Description | DescriptionFailure]:
         target, probe = dissection.open_target(), dissection.open_probe()
-        looks = {unit: looks_of(target, probe, dissection, unit, self.images, self.pooling) for unit in units}
-        found = self._named(looks)
+        looks = {unit: find_regions(target, probe, dissection, unit, self.images, self.pooling) for unit in units}
+        found = self._propose_names(looks)
         wishes = [
-            Wish(unit, each.texts, torch.stack([look.pixels for look in each.looks]))
+            SelectionRequest(unit, each.texts, torch.stack([look.pixels for look in each.regions]))
             for unit, each in found.items()
-            if isinstance(each, Found)
+            if isinstance(each, CandidateNames)
         ]
         chosen = self.selection.choose(target, wishes) if self.select else [[] for _ in wishes]
         choices = {wish.unit: each for wish, each in zip(wishes, chosen, strict=True)}
         for unit in units:
             each = found[unit]
-            yield each if isinstance(each, Failure) else self._described(unit, each, choices[unit])
+            yield each if isinstance(each, DescriptionFailure) else self._make_description(unit, each, choices[unit])
 
-    def _described(self, unit: Unit, found: Found, choices: Sequence[Choice]) -> Description:
-        seen = [_told(*each) for each in zip(found.looks, found.captions, found.labels, strict=True)]
-        if not choices:
-            ranked = sorted(zip(found.texts, found.given, strict=True), key=lambda each: -each[1])
+    def _make_description(self, unit: Unit, names: CandidateNames, scored: Sequence[ScoredCandidate]) -> Description:
+        seen = [_make_region_facts(*each) for each in zip(names.regions, names.captions, names.labels, strict=True)]
+        if not scored:
+            ranked = sorted(zip(names.texts, names.counts, strict=True), key=lambda each: -each[1])
             candidates = tuple(Candidate(text, given / self.count) for text, given in ranked)
-            return Description(unit, candidates[0].text, candidates[0].score, candidates=candidates, reasoning={"seen": seen})
-        candidates = self.selection.candidates(choices)
-        text = "; ".join(self.selection.labels(choices, self.labels))
+            return Description(
+                unit, candidates[0].text, candidates[0].score, candidates=candidates, reasoning={"seen": seen}
+            )
+        candidates = self.selection.make_candidates(scored)
+        text = "; ".join(self.selection.select_labels(scored, self.labels))
         if self.labels > 1 and text != candidates[0].text:
             candidates = (Candidate(text, candidates[0].score), *candidates)
-        reasoning = {"seen": seen, **self.selection.reasoning(choices)}
+        reasoning = {"seen": seen, **self.selection.make_reasoning(scored)}
         return Description(unit, text, candidates[0].score, candidates=candidates, reasoning=reasoning)
 
-    def _named(self, looks: dict[Unit, list[Look]]) -> dict[Unit, Found | Failure]:
+    def _propose_names(self, regions: dict[Unit, list[ImageRegion]]) -> dict[Unit, CandidateNames | DescriptionFailure]:
         """Step 2 for several units at once."""
-        captions = self._captioned(looks)
-        labels = self._simplified(captions)
-        found: dict[Unit, Found | Failure] = {
-            unit: Failure(unit, each.reason) for unit, each in labels.items() if isinstance(each, NoAnswer)
+        captions = self._caption_regions(regions)
+        labels = self._simplify_captions(captions)
+        found: dict[Unit, CandidateNames | DescriptionFailure] = {
+            unit: DescriptionFailure(unit, each.reason) for unit, each in labels.items() if isinstance(each, NoAnswer)
         }
-        told = {unit: each for unit, each in labels.items() if not isinstance(each, NoAnswer)}
-        questions = {unit: [self._summary(unit, texts, draw) for draw in range(self.count)] for unit, texts in told.items()}
+        answered = {unit: each for unit, each in labels.items() if not isinstance(each, NoAnswer)}
+        questions = {
+            unit: [self._make_summary_question(unit, texts, draw) for draw in range(self.count)]
+            for unit, texts in answered.items()
+        }
         flat = [each for those in questions.values() for each in those]
-        answers = iter(self.asker.ask(flat, a_label(LABEL_WORDS, self.asker.language)))
+        answers = iter(self.llm_client.ask(flat, make_label_parser(LABEL_WORDS, self.llm_client.language)))
         for unit, those in questions.items():
             named = [next(answers) for _ in those]
-            texts = [painted_name(each) for each in named if isinstance(each, str)]
+            texts = [clean_candidate(each) for each in named if isinstance(each, str)]
             if not texts:
-                found[unit] = Failure(unit, next(each.reason for each in named if isinstance(each, NoAnswer)))
+                found[unit] = DescriptionFailure(
+                    unit, next(each.reason for each in named if isinstance(each, NoAnswer))
+                )
                 continue
             once = tuple(dict.fromkeys(texts))
-            found[unit] = Found(tuple(looks[unit]), tuple(captions[unit]), tuple(told[unit]), once, tuple(map(texts.count, once)))
-        return {unit: found[unit] for unit in looks}
+            found[unit] = CandidateNames(
+                tuple(regions[unit]), tuple(captions[unit]), tuple(answered[unit]), once, tuple(map(texts.count, once))
+            )
+        return {unit: found[unit] for unit in regions}
 
-    def _captioned(self, looks: dict[Unit, list[Look]]) -> dict[Unit, list[str]]:
-        """A caption of each look, or the nearest concept; an image of which nothing is said is left out of what is summed up."""
-        flat = torch.stack([look.pixels for each in looks.values() for look in each])
+    def _caption_regions(self, regions: dict[Unit, list[ImageRegion]]) -> dict[Unit, list[str]]:
+        """A caption of each look, or the nearest concept; an image of which nothing is said is left out of what is
+        summed up.
+        """
+        flat = torch.stack([look.pixels for each in regions.values() for look in each])
         if self.concepts:
-            nearest = (self.model.images(flat) @ text_embeddings(self.model, self._choices).T).argmax(1)
-            said = iter([self._choices[place] for place in nearest.tolist()])
+            nearest = (self.model.encode_images(flat) @ embed_texts(self.model, self._concept_names).T).argmax(1)
+            said = iter([self._concept_names[place] for place in nearest.tolist()])
         else:
-            said = iter(captions_of(self._captions, flat))
-        return {unit: [plain(next(said)) for _ in each] for unit, each in looks.items()}
+            said = iter(caption_with_cache(self._captioner_model, flat))
+        return {unit: [sanitize_item(next(said)) for _ in each] for unit, each in regions.items()}
 
-    def _simplified(self, captions: dict[Unit, list[str]]) -> dict[Unit, list[str] | NoAnswer]:
+    def _simplify_captions(self, captions: dict[Unit, list[str]]) -> dict[Unit, list[str] | NoAnswer]:
         """A shorter label for each caption; concepts are short as they are."""
         if self.concepts:
             return dict(captions)
-        prompt, _ = self._prompts
+        prompt, _ = self._loaded_prompts
         said = [text for texts in captions.values() for text in texts if text]
         questions = [Question(prompt.messages([text]), "simplify", ((text, 0),)) for text in said]
-        short = dict(zip(said, self.asker.ask(questions, a_label(SIMPLE_WORDS, self.asker.language)), strict=True))
+        short = dict(
+            zip(
+                said,
+                self.llm_client.ask(questions, make_label_parser(SIMPLE_WORDS, self.llm_client.language)),
+                strict=True,
+            )
+        )
         found: dict[Unit, list[str] | NoAnswer] = {}
         for unit, texts in captions.items():
             labels = [short[text] if text else "" for text in texts]
@@ -262,40 +326,62 @@ class DescribeAndDissect(Describer):
             found[unit] = failed[0] if failed else [str(each) for each in labels] if any(labels) else none
         return found
 
-    def _summary(self, unit: Unit, labels: Sequence[str], draw: int) -> Question:
+    def _make_summary_question(self, unit: Unit, labels: Sequence[str], sample_index: int) -> Question:
         """What they share is asked, in another order for each draw."""
-        told = [label for label in labels if label]
-        dice = np.random.default_rng([self.seed, unit.index, draw])
-        order = [told[place] for place in dice.permutation(len(told))]
-        return Question(self._prompts[1].messages(order), "summarize", tuple((text, 0) for text in order), draw=draw)
+        shown = [label for label in labels if label]
+        rng = np.random.default_rng([self.seed, unit.index, sample_index])
+        order = [shown[place] for place in rng.permutation(len(shown))]
+        return Question(
+            self._loaded_prompts[1].messages(order),
+            "summarize",
+            tuple((text, 0) for text in order),
+            sample_index=sample_index,
+        )
 
 
-def looks_of(target: Target, probe: Probe, dissection: Dissection, unit: Unit, count: int, pooling: Literal["mean", "max"]) -> list[Look]:
-    """Step 1: of the images that move a unit most and their attention crops the strongest, strongest first; ties by image and box."""
-    values = dissection.activations(pooling)[:, dissection.row(unit)].nan_to_num(nan=-torch.inf)
+def find_regions(
+    target: Target, probe: Probe, dissection: Dissection, unit: Unit, count: int, pooling: Literal["mean", "max"]
+) -> list[ImageRegion]:
+    """Step 1: of the images that move a unit most and their attention crops the strongest, strongest first; ties by
+    image and box.
+    """
+    values = dissection.activations(pooling)[:, dissection.row_of(unit)].nan_to_num(nan=-torch.inf)
     ids = torch.sort(values, descending=True, stable=True).indices[:count].tolist()
     images = torch.stack([probe.image(id) for id in ids])
-    moved, maps = looked_at(target, [unit], images, pooling, len(images))[unit]
-    found = [Look(id, None, float(value), image) for id, value, image in zip(ids, moved, images, strict=True)]
-    boxes = [(place, box) for place, heat in enumerate(heat_maps(maps, as_size(images.shape[-2:]))) for box in attention_boxes(heat)]
+    moved, maps = measure_maps(target, [unit], images, pooling, len(images))[unit]
+    found = [ImageRegion(id, None, float(value), image) for id, value, image in zip(ids, moved, images, strict=True)]
+    boxes = [
+        (place, box)
+        for place, heat in enumerate(make_heat_maps(maps, as_size(images.shape[-2:])))
+        for box in find_attention_boxes(heat)
+    ]
     if boxes:
-        parts = torch.stack([cropped(images[place], box) for place, box in boxes])
-        again = looked_at(target, [unit], parts, pooling, len(images))[unit][0]
-        found += [Look(ids[place], box, float(value), part) for (place, box), value, part in zip(boxes, again, parts, strict=True)]
+        parts = torch.stack([crop_and_resize(images[place], box) for place, box in boxes])
+        again = measure_maps(target, [unit], parts, pooling, len(images))[unit][0]
+        found += [
+            ImageRegion(ids[place], box, float(value), part)
+            for (place, box), value, part in zip(boxes, again, parts, strict=True)
+        ]
     return sorted(found, key=lambda look: (-look.activation, look.image, look.box or ()))[:count]
 
 
-def _told(look: Look, caption: str, label: str) -> dict[str, Any]:
+def _make_region_facts(region: ImageRegion, caption: str, label: str) -> dict[str, Any]:
     """A look as plain values."""
-    box = list(look.box) if look.box else None
-    return {"image": look.image, "box": box, "activation": rounded(look.activation), "caption": caption, "label": label}
+    box = list(region.box) if region.box else None
+    return {
+        "image": region.image,
+        "box": box,
+        "activation": round_or_none(region.activation),
+        "caption": caption,
+        "label": label,
+    }
 
 
-def painted_name(text: str) -> str:
+def clean_candidate(text: str) -> str:
     """A candidate as it is painted and compared: lower case, without a full stop, and no bare "designs".
 
-    >>> painted_name("Red."), painted_name("Striped designs")
+    >>> clean_candidate("Red."), clean_candidate("Striped designs")
     ('red', 'striped designs background')
     """
     name = " ".join(text.lower().replace(".", "").split())
-    return f"{name} background" if name.split()[-1:] and name.split()[-1] in BARE else name
+    return f"{name} background" if name.split()[-1:] and name.split()[-1] in BARE_WORDS else name

@@ -1,4 +1,6 @@
-"""Linear Explanations (Oikarinen & Weng 2024): a unit as a weighted sum of a few concepts, over the whole range of its activation."""
+"""Linear Explanations (Oikarinen & Weng 2024): a unit as a weighted sum of a few concepts, over the whole range of its
+activation.
+"""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -11,29 +13,42 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from milan import presence
-from milan.describers.base import Describer, living
+from milan.concepts import presence
+from milan.concepts.presence import Presence
+from milan.describers._shared.base import Describer, select_active
+from milan.describers._shared.elastic_net import (
+    LinearFit,
+    MultiTargetRegression,
+    Penalty,
+    Ranking,
+    RowSplit,
+    compute_correlations,
+)
 from milan.dissection.store import Dissection
 from milan.errors import BadInput
-from milan.presence import Presence
 from milan.pretrained.embedder import Embedder, load_embedder
 from milan.probes import Probe
-from milan.regression import Fit, Penalty, Ranking, Regression, Split, correlations_of
-from milan.storage import content_key
+from milan.storage.files import content_key
 from milan.units import Candidate, Description, Unit, weighted_sum
 
-BLOCK = 64  # units that are regressed together: always the same ones, so that what is said of one never depends on who asked
-POSITIVES, CERTAIN, VARYING = 5, 0.5, 1e-5  # a concept counts if its five highest probabilities average so much and it varies so much
+# units that are regressed together: always the same ones, so that what is said of one never depends on who asked
+UNITS_PER_BLOCK = 64
+TOP_IMAGES, MIN_TOP_MEAN, MIN_DEVIATION = (
+    5,
+    0.5,
+    1e-5,
+)  # a concept counts if its five highest probabilities average so much and it varies so much
 
 
 class LinearExplanations(Describer):
-    """A sparse linear function of concepts is learnt from the training images; the fewest concepts that predict the validation images stay.
+    """A sparse linear function of concepts is learnt from the training images; the fewest concepts that predict the
+    validation images stay.
 
     Section 3 of the paper: an elastic net gives each concept a weight, a greedy search (Algorithm 1) tries those of
     largest weight and adds one after the other while each raises the validation correlation by the tolerance, and least
     squares on those chosen gives the weights of the explanation. They and the bias are in standard deviations of the
     unit's mean activation over the training images: 2.60 ski raises it by 2.6 of them. ``score`` is the validation
-    correlation; ``held_out`` gives the correlation on the test images, which nothing here has looked at.
+    correlation; ``correlate_held_out`` gives the correlation on the test images, which nothing here has looked at.
 
     Where this differs from the paper and its released code: concepts are ranked by absolute weight, so that the search
     also finds those whose absence activates the unit (Algorithm 1 and the code rank by signed weight, which ``ranking``
@@ -43,16 +58,18 @@ class LinearExplanations(Describer):
     where the code looks at the test images too.
 
     Args:
-        evidence: where the concepts come from. ``labels``: the probe's classes and superclasses. ``pixels``: what its pixel labels show.
-            ``embedder``: an image-text model's guess. ``auto``: pixels on Diorama, whose scenes know all they show, else labels.
+        evidence: where the concepts come from. ``labels``: the probe's classes and superclasses. ``pixels``: what its
+            pixel labels show. ``embedder``: an image-text model's guess. ``auto``: pixels on Diorama, whose scenes know
+            all they show, else labels.
         superclasses: FILE.json of {superclass: [class, ...]} for ``labels``; see ``milan.probes.superclasses``.
         synsets: FILE that says what the numbers in ``superclasses`` mean, where they are not the probe's own labels.
         embedder: spec of the image-text model.
         concepts: concept set for it; the names of the label concepts unless given.
-        calibration: of its probabilities sigmoid(a * (cosine + b)): "A,B"; ``model`` (its own scale and bias); ``labels`` (fitted on the
-            training images' labels); empty: as published for the model, else by labels.
+        calibration: of its probabilities sigmoid(a * (cosine + b)): "A,B"; ``model`` (its own scale and bias);
+            ``labels`` (fitted on the training images' labels); empty: as published for the model, else by labels.
         pooling: of the activation over the image; mean in the paper, cls for the last block of a transformer.
-        strength: λ of the elastic net, for standardised concepts and activations and half the mean squared error (the released code's).
+        strength: λ of the elastic net, for standardised concepts and activations and half the mean squared error (the
+            released code's).
         mix: η, the share of the absolute weights in the penalty.
         ranking: of concepts by the elastic net's weights: ``absolute``, or ``signed`` as in the paper.
         search: ``greedy``, or ``largest``: the first ``longest`` concepts of the ranking, all of them (appendix B.4).
@@ -93,16 +110,16 @@ class LinearExplanations(Describer):
         self.ranking, self.search = ranking, search
         self.longest, self.width, self.tolerance, self.seed = longest, width, tolerance, seed
         self.batch_size, self.device = batch_size, device
-        self._studies: dict[str, _Study] = {}
-        self._grounds: dict[str, _Ground] = {}
+        self._layers: dict[str, _LayerRegression] = {}
+        self._probes: dict[str, _ProbeConcepts] = {}
 
     @property
     def key(self) -> str:
         """Content key of the settings that change answers, the files they name, and the weights."""
         places = ("superclasses", "synsets", "embedder", "concepts", "batch_size", "device")
         settings = {name: value for name, value in self.settings.items() if name not in places}
-        files = [_content(file) for file in (self.superclasses, self.synsets)]
-        model = [self._embedder.key, self.concepts, _content(self.concepts)] if self.evidence == "embedder" else []
+        files = [_read_content(file) for file in (self.superclasses, self.synsets)]
+        model = [self._embedder.key, self.concepts, _read_content(self.concepts)] if self.evidence == "embedder" else []
         return self.key_of(files=files, model=model, **settings)
 
     @cached_property
@@ -114,92 +131,116 @@ class LinearExplanations(Describer):
         return self.specs("embedder", "concepts") if self.evidence == "embedder" else {}
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
-        alive = living(dissection, units)
+        alive = select_active(dissection, units)
         if alive:
-            study = self._study(dissection)
+            study = self._load_layer(dissection)
             for unit in alive:
-                yield study.description(unit)
+                yield study.make_description(unit)
 
-    def held_out(self, dissection: Dissection, descriptions: Sequence[Description]) -> Float[np.ndarray, " descriptions"]:
-        """Correlation of each explanation's prediction with its unit's activation over the test images; NaN where one does not vary.
+    def correlate_held_out(
+        self, dissection: Dissection, descriptions: Sequence[Description]
+    ) -> Float[np.ndarray, " descriptions"]:
+        """Correlation of each explanation's prediction with its unit's activation over the test images; NaN where one
+        does not vary.
 
-        Any description with ``concepts`` can be judged, if its concepts are among the evidence; those that are not count as never shown.
+        Any description with ``concepts`` can be judged, if its concepts are among the evidence; those that are not
+        count as never shown.
         """
-        return np.array([self._study(dissection).held_out(each) for each in descriptions])
+        return np.array([self._load_layer(dissection).correlate_held_out(each) for each in descriptions])
 
-    def otherwise(self, search: Literal["greedy", "largest"], longest: int) -> "LinearExplanations":
+    def with_search(self, search: Literal["greedy", "largest"], longest: int) -> "LinearExplanations":
         """The same describer with another search, which shares what this one knows of a probe."""
         other = LinearExplanations(**self.settings | {"search": search, "longest": longest})
-        other._grounds = self._grounds
+        other._probes = self._probes
         return other
 
-    def ground(self, probe: Probe, finite: Bool[Tensor, " images"]) -> "_Ground":
+    def load_probe_concepts(self, probe: Probe, finite: Bool[Tensor, " images"]) -> "_ProbeConcepts":
         """What the layers of a probe share: the concepts of its images, split and multiplied with each other.
 
         Args:
             finite: the images on which there are activations.
         """
         key = content_key(probe=probe.fingerprint, finite=torch.nonzero(~finite).flatten().tolist())
-        if key not in self._grounds:
-            self._grounds.clear()  # one at a time in memory
-            split = Split.of(len(finite), self.seed)
-            found = self.evidence_of(probe, split)
-            self._grounds[key] = _Ground(found, split.only(finite & found.matrix.isfinite().all(1)))
-        return self._grounds[key]
+        if key not in self._probes:
+            self._probes.clear()  # one at a time in memory
+            split = RowSplit.random(len(finite), self.seed)
+            found = self.load_evidence(probe, split)
+            self._probes[key] = _ProbeConcepts(found, split.restrict(finite & found.matrix.isfinite().all(1)))
+        return self._probes[key]
 
-    def _study(self, dissection: Dissection) -> "_Study":
-        if dissection.key not in self._studies:
-            self._studies = {dissection.key: _Study(self, dissection)}  # one layer at a time in memory
-        return self._studies[dissection.key]
+    def _load_layer(self, dissection: Dissection) -> "_LayerRegression":
+        if dissection.key not in self._layers:
+            self._layers = {dissection.key: _LayerRegression(self, dissection)}  # one layer at a time in memory
+        return self._layers[dissection.key]
 
-    def evidence_of(self, probe: Probe, split: Split) -> Presence:
+    def load_evidence(self, probe: Probe, split: RowSplit) -> Presence:
         """Which image of the probe shows which concept; calibration looks at the training images of the split only."""
-        evidence = self.evidence if self.evidence != "auto" else "pixels" if probe.spec.startswith("diorama:") else "labels"
+        evidence = (
+            self.evidence if self.evidence != "auto" else "pixels" if probe.spec.startswith("diorama:") else "labels"
+        )
         if evidence == "embedder":
-            return self._by_embedder(probe, split)
-        return presence.by_classes(probe, self.superclasses, self.synsets) if evidence == "labels" else presence.by_pixels(probe)
+            return self._load_embedder_evidence(probe, split)
+        return (
+            presence.presence_from_classes(probe, self.superclasses, self.synsets)
+            if evidence == "labels"
+            else presence.presence_from_pixels(probe)
+        )
 
-    def _by_embedder(self, probe: Probe, split: Split) -> Presence:
-        calibration = presence.calibrate(self._embedder, self.embedder, self.calibration, probe, lambda: self._known(probe), split.train)
-        return presence.by_embedder(self._embedder, probe, self._concept_names(probe), calibration)
+    def _load_embedder_evidence(self, probe: Probe, split: RowSplit) -> Presence:
+        calibration = presence.calibrate(
+            self._embedder,
+            self.embedder,
+            self.calibration,
+            probe,
+            lambda: self._load_label_evidence(probe),
+            split.train,
+        )
+        return presence.presence_from_embedder(self._embedder, probe, self._list_concept_names(probe), calibration)
 
-    def _concept_names(self, probe: Probe) -> list[str]:
+    def _list_concept_names(self, probe: Probe) -> list[str]:
         if not self.concepts:
-            return self._known(probe).names
-        from milan.concepts import concept_set
+            return self._load_label_evidence(probe).names
+        from milan.concepts.concept_sets import load_concept_set
 
-        return concept_set(self.concepts)
+        return load_concept_set(self.concepts)
 
-    def _known(self, probe: Probe) -> Presence:
-        return presence.told(probe, self.superclasses, self.synsets)
+    def _load_label_evidence(self, probe: Probe) -> Presence:
+        return presence.presence_from_labels(probe, self.superclasses, self.synsets)
 
 
-class _Ground:
+class _ProbeConcepts:
     """The concepts that count, their presence in the images, and their regression."""
 
-    def __init__(self, found: Presence, split: Split):
+    def __init__(self, found: Presence, split: RowSplit):
         self.split = split
-        self.names, self.matrix = _filtered(found, split)
-        self.regression = Regression(self.matrix, split)
+        self.names, self.matrix = _filter_concepts(found, split)
+        self.regression = MultiTargetRegression(self.matrix, split)
 
 
-class _Study:
+class _LayerRegression:
     """One layer's activations as a regression on the concepts of its probe."""
 
     def __init__(self, describer: LinearExplanations, dissection: Dissection):
         self.describer, self.dissection = describer, dissection
         activations = dissection.activations(describer.pooling)
-        self.alive = dissection.alive()
-        self.places = {unit: place for place, unit in enumerate(self.alive)}
-        ground = describer.ground(dissection.open_probe(), activations.isfinite().any(1))
-        self.split, self.names, self.matrix, self.regression = ground.split, ground.names, ground.matrix, ground.regression
-        self._blocks: dict[int, list[list[Fit]]] = {}
+        self.active_units = dissection.active_units()
+        self.places = {unit: place for place, unit in enumerate(self.active_units)}
+        ground = describer.load_probe_concepts(dissection.open_probe(), activations.isfinite().any(1))
+        self.split, self.names, self.matrix, self.regression = (
+            ground.split,
+            ground.names,
+            ground.matrix,
+            ground.regression,
+        )
+        self._blocks: dict[int, list[list[LinearFit]]] = {}
 
-    def description(self, unit: Unit) -> Description:
-        number, place = divmod(self.places[unit], BLOCK)
+    def make_description(self, unit: Unit) -> Description:
+        number, place = divmod(self.places[unit], UNITS_PER_BLOCK)
         if number not in self._blocks:
-            self._blocks[number] = self._fitted(self.alive[number * BLOCK : (number + 1) * BLOCK])
-        steps = [self._told(unit, fit) for fit in self._blocks[number][place]]
+            self._blocks[number] = self._fit_units(
+                self.active_units[number * UNITS_PER_BLOCK : (number + 1) * UNITS_PER_BLOCK]
+            )
+        steps = [self._format_fit(unit, fit) for fit in self._blocks[number][place]]
         best = steps[-1]
         candidates = tuple(
             Candidate(each.text, each.score, (("length", float(len(each.concepts))),))
@@ -207,41 +248,47 @@ class _Study:
         )
         return Description(unit, best.text, best.score, best.concepts, best.bias, candidates)
 
-    def held_out(self, description: Description) -> float:
+    def correlate_held_out(self, description: Description) -> float:
         columns = {name: column for column, name in enumerate(self.names)}
         shown = self.matrix[self.split.test].double()
         empty = shown.new_zeros(len(shown))
-        parts = [weight * (shown[:, columns[name]] if name in columns else empty) for name, weight in description.concepts]
+        parts = [
+            weight * (shown[:, columns[name]] if name in columns else empty) for name, weight in description.concepts
+        ]
         predicted = sum(parts, empty) + description.bias
-        true = self._values([description.unit])[self.split.test, 0]
+        true = self._load_values([description.unit])[self.split.test, 0]
         if predicted.std() < 1e-12 or true.std() < 1e-12:
             return math.nan
-        return float(correlations_of(predicted[None].numpy(), true.double().numpy())[0])
+        return float(compute_correlations(predicted[None].numpy(), true.double().numpy())[0])
 
-    def _fitted(self, units: Sequence[Unit]) -> list[list[Fit]]:
-        say, targets = self.describer, self.regression.targets(self._values(units))
-        weights = targets.elastic_net(Penalty(say.strength, say.mix))
+    def _fit_units(self, units: Sequence[Unit]) -> list[list[LinearFit]]:
+        say, targets = self.describer, self.regression.make_targets(self._load_values(units))
+        weights = targets.fit_elastic_net(Penalty(say.strength, say.mix))
         if say.search == "largest":
-            return targets.largest(weights, say.longest, say.ranking)
-        return targets.greedy(weights, say.longest, say.width, say.tolerance, say.ranking)
+            return targets.fit_largest(weights, say.longest, say.ranking)
+        return targets.fit_greedily(weights, say.longest, say.width, say.tolerance, say.ranking)
 
-    def _values(self, units: Sequence[Unit]) -> Float[Tensor, "images units"]:
+    def _load_values(self, units: Sequence[Unit]) -> Float[Tensor, "images units"]:
         """Activations; one that is not a finite number counts as the unit's mean over the training images."""
-        values = self.dissection.activations(self.describer.pooling)[:, [self.dissection.row(unit) for unit in units]]
+        values = self.dissection.activations(self.describer.pooling)[
+            :, [self.dissection.row_of(unit) for unit in units]
+        ]
         mean = values[self.split.train].where(values[self.split.train].isfinite(), torch.nan).nanmean(0).nan_to_num()
         return values.where(values.isfinite(), mean)
 
-    def _told(self, unit: Unit, fit: Fit) -> Description:
+    def _format_fit(self, unit: Unit, fit: LinearFit) -> Description:
         parts = [(self.names[column], weight) for column, weight in zip(fit.columns, fit.weights, strict=True)]
         parts.sort(key=lambda part: (part[1] < 0, -abs(part[1])))
         return Description(unit, weighted_sum(parts), fit.correlation, tuple(parts), fit.bias)
 
 
-def _filtered(found: Presence, split: Split) -> tuple[list[str], Float[Tensor, "images concepts"]]:
-    """The concepts that enough training images show and that vary over them (the released code's explain_neurons.py, l. 60-65)."""
+def _filter_concepts(found: Presence, split: RowSplit) -> tuple[list[str], Float[Tensor, "images concepts"]]:
+    """The concepts that enough training images show and that vary over them (the released code's explain_neurons.py, l.
+    60-65).
+    """
     train = found.matrix[split.train]
-    surest = train.topk(min(POSITIVES, len(train)), dim=0).values.mean(0)
-    kept = torch.nonzero((surest >= CERTAIN) & (train.std(0, correction=0) >= VARYING)).flatten()
+    surest = train.topk(min(TOP_IMAGES, len(train)), dim=0).values.mean(0)
+    kept = torch.nonzero((surest >= MIN_TOP_MEAN) & (train.std(0, correction=0) >= MIN_DEVIATION)).flatten()
     if not len(kept):
         raise BadInput(
             f"none of {len(found.names)} concepts is shown by at least three of {len(train)} training images and absent from others; "
@@ -250,6 +297,6 @@ def _filtered(found: Presence, split: Split) -> tuple[list[str], Float[Tensor, "
     return [found.names[column] for column in kept.tolist()], found.matrix[:, kept]
 
 
-def _content(file: str) -> str:
+def _read_content(file: str) -> str:
     path = Path(file)
     return path.read_text(encoding="utf-8", errors="replace") if file and path.is_file() else file

@@ -1,4 +1,6 @@
-"""MILAN (Hernandez et al. 2022, section 3): the description that is likely of this unit, and likelier than of units in general."""
+"""MILAN (Hernandez et al. 2022, section 3): the description that is likely of this unit, and likelier than of units in
+general.
+"""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -11,23 +13,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from milan.describers.base import Describer, living
+from milan.describers._shared.base import Describer, select_active
 from milan.dissection.store import Dissection
-from milan.embedded import embedded
 from milan.errors import BadInput
 from milan.models import Captioner, Encoder, Prior, build_encoder, load_encoder
-from milan.models.decoding import Found, Mixture, Speller, Walk, beam_search, sample
-from milan.models.released import Released, read_released, read_released_prior
-from milan.models.reranking import Ranked, ranked
-from milan.models.saving import load_weights
+from milan.models.decoding import DecodedTexts, DecoderState, ScoreMixture, TokenConstraints, beam_search, sample_texts
+from milan.models.model_files import load_weights
+from milan.models.released_checkpoint import ReleasedModels, load_released_checkpoint, read_released_prior
+from milan.models.reranking import RankedTexts, rank_texts
+from milan.storage.packaged_data import locate_packaged_data
 from milan.targets import Target
 from milan.units import Description, Unit
 
 Strategy = Literal["rerank", "beam", "greedy", "sample", "pmi"]
-SHOWN = 50  # candidates kept with a description
+KEPT_CANDIDATES = 50  # candidates kept with a description
 
 
-class Models(NamedTuple):
+class MilanModels(NamedTuple):
     """The three that describe together."""
 
     captioner: Captioner
@@ -36,11 +38,13 @@ class Models(NamedTuple):
 
 
 class Milan(Describer):
-    """A captioner finds likely texts for the masked exemplars; the one of highest PMI, log p(d|E) - λ log p(d), is the description.
+    """A captioner finds likely texts for the masked exemplars; the one of highest PMI, log p(d|E) - λ log p(d), is the
+    description.
 
-    Strategies: ``rerank`` is MILAN's (a beam of likely texts, reranked by PMI); ``beam`` takes the likeliest text of the same beam (the
-    p(d|E) baseline); ``greedy`` takes the likeliest word at each step; ``sample`` draws a text; ``pmi`` searches by PMI token by token, as
-    the 2022 code does for its ``beam``. Every candidate is kept with its log p(d|E), log p(d) and PMI; ``score`` is what it was chosen by.
+    Strategies: ``rerank`` is MILAN's (a beam of likely texts, reranked by PMI); ``beam`` takes the likeliest text of
+    the same beam (the p(d|E) baseline); ``greedy`` takes the likeliest word at each step; ``sample`` draws a text;
+    ``pmi`` searches by PMI token by token, as the 2022 code does for its ``beam``. Every candidate is kept with its log
+    p(d|E), log p(d) and PMI; ``score`` is what it was chosen by.
 
     Args:
         captioner: ``diorama`` (trained on Diorama's simulated annotators), a folder, a hub id, or a 2022 checkpoint.
@@ -54,7 +58,8 @@ class Milan(Describer):
         prior_weight: λ.
         temperature: of ``sample``.
         seed: of ``sample``.
-        as_released: decode as the 2022 code: special words and the empty text may be said, and the prior counts a token past the end.
+        as_released: decode as the 2022 code: special words and the empty text may be said, and the prior counts a token
+            past the end.
         batch_size: units searched for together; changes no answer.
         device: where it runs.
     """
@@ -90,13 +95,13 @@ class Milan(Describer):
         The strategy, beam, length and λ are the file's unless given. A file without a prior, as of ``--no-lm`` in 2022,
         is decoded by likelihood.
         """
-        released = read_released(file)
+        released = load_released_checkpoint(file)
         prior = str(file) if released.prior else ""
         own: dict[str, Any] = {"captioner": str(file), "prior": prior, "as_released": True}
         own |= {"strategy": released.strategy, "beam": released.beam, "steps": released.steps}
         own |= {"prior_weight": released.prior_weight}
         describer = cls(**own | settings)
-        describer._released = released
+        describer._released_models = released
         return describer
 
     @property
@@ -109,15 +114,19 @@ class Milan(Describer):
         return self.key_of(weights=weights, **settings)
 
     @cached_property
-    def _released(self) -> Released:
-        return read_released(self.captioner)
+    def _released_models(self) -> ReleasedModels:
+        return load_released_checkpoint(self.captioner)
 
     @cached_property
-    def models(self) -> Models:
+    def models(self) -> MilanModels:
         """Captioner, prior and encoder, read when first asked for."""
         released = _is_checkpoint(self.captioner)
-        captioner = self._released.captioner if released else Captioner.from_pretrained(_folder(self.captioner, "captioner"))
-        prior = self._read_prior()
+        captioner = (
+            self._released_models.captioner
+            if released
+            else Captioner.from_pretrained(_resolve_folder(self.captioner, "captioner"))
+        )
+        prior = self._load_prior()
         if prior and prior.vocabulary != captioner.vocabulary:
             differing = sorted(set(prior.vocabulary.words) ^ set(captioner.vocabulary.words))
             raise BadInput(
@@ -125,30 +134,32 @@ class Milan(Describer):
                 f"{', '.join(differing[:5]) or 'their order'}); use two that were trained together"
             )
         prior = prior.to(self.device).eval() if prior else None
-        return Models(captioner.to(self.device).eval(), prior, self._encoder(captioner))
+        return MilanModels(captioner.to(self.device).eval(), prior, self._load_encoder(captioner))
 
-    def _read_prior(self) -> Prior | None:
+    def _load_prior(self) -> Prior | None:
         if _is_checkpoint(self.captioner) and self.prior in ("diorama", self.captioner):
-            prior = self._released.prior
+            prior = self._released_models.prior
         elif _is_checkpoint(self.prior):
             prior = read_released_prior(self.prior)
         else:
-            prior = Prior.from_pretrained(_folder(self.prior, "prior")) if self.prior else None
+            prior = Prior.from_pretrained(_resolve_folder(self.prior, "prior")) if self.prior else None
         if prior is None and self.strategy in ("rerank", "pmi"):
             found = f"strategy {self.strategy} needs a prior, and {self.prior or self.captioner} holds none"
             raise BadInput(f"{found}; give prior=FOLDER_OR_FILE, or strategy=beam")
         return prior
 
-    def _encoder(self, captioner: Captioner) -> Encoder:
+    def _load_encoder(self, captioner: Captioner) -> Encoder:
         if _is_checkpoint(self.captioner) and not self.encoder:
-            return _released_encoder(self._released, self.device)
+            return _load_released_encoder(self._released_models, self.device)
         settings: dict[str, Any] = dict(captioner.encoder)
         if self.encoder:
             settings |= {"spec": self.encoder}
         if self.encoder_weights:
             settings |= {"weights": self.encoder_weights}
         if "spec" not in settings:
-            raise BadInput(f"the captioner {self.captioner} does not say what encoder it was trained with; give encoder=SPEC")
+            raise BadInput(
+                f"the captioner {self.captioner} does not say what encoder it was trained with; give encoder=SPEC"
+            )
         return load_encoder(**settings, device=self.device)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
@@ -161,45 +172,56 @@ class Milan(Describer):
         return {role: spec for role, spec in found.items() if spec}
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
-        alive = living(dissection, units)
+        alive = select_active(dissection, units)
         for begin in range(0, len(alive), self.batch_size):
             batch = alive[begin : begin + self.batch_size]
-            features = [self._features(dissection, unit) for unit in batch]
-            for _, group in groupby(zip(batch, features, strict=True), key=lambda pair: len(pair[1])):  # a search takes units of one k
-                yield from self._described(*zip(*group, strict=True))
+            features = [self._encode_unit(dissection, unit) for unit in batch]
+            for _, group in groupby(
+                zip(batch, features, strict=True), key=lambda pair: len(pair[1])
+            ):  # a search takes units of one k
+                yield from self._describe_group(*zip(*group, strict=True))
 
-    def _features(self, dissection: Dissection, unit: Unit) -> Float[Tensor, "k features"]:
+    def _encode_unit(self, dissection: Dissection, unit: Unit) -> Float[Tensor, "k features"]:
         exemplars = dissection.exemplars(unit)
-        return self.models.encoder.features(exemplars.images, exemplars.masks)
+        return self.models.encoder.encode(exemplars.images, exemplars.masks)
 
-    def _described(self, units: Sequence[Unit], features: Sequence[Float[Tensor, "k features"]]) -> Iterator[Description]:
+    def _describe_group(
+        self, units: Sequence[Unit], features: Sequence[Float[Tensor, "k features"]]
+    ) -> Iterator[Description]:
         found = self.search(torch.stack(list(features)), units)
         for index, unit in enumerate(units):
-            candidates = found.candidates(index, self.models.captioner.vocabulary)[:SHOWN]
+            candidates = found.make_candidates(index, self.models.captioner.vocabulary)[:KEPT_CANDIDATES]
             yield Description(unit, candidates[0].text, candidates[0].score, candidates=candidates)
 
     @torch.no_grad()
-    def search(self, features: Float[Tensor, "units k features"], units: Sequence[Unit] = ()) -> Ranked:
+    def search(self, features: Float[Tensor, "units k features"], units: Sequence[Unit] = ()) -> RankedTexts:
         """Texts for units' features, with their scores, best first; ``units`` name the dice of ``sample``."""
         captioner, prior, _ = self.models
-        found = self._found(features.to(self.device), units)
+        found = self._decode(features.to(self.device), units)
         exact = self.strategy in ("rerank", "beam", "greedy")  # what the search has added up is the likelihood itself
         likelihood = found.scores if exact else captioner.score(features.to(self.device), found.tokens)
         by = {"rerank": "pmi", "pmi": "found"}.get(self.strategy, "likelihood")
         unknown = torch.full_like(likelihood, torch.nan)
         of_prior = prior.score(found.tokens, trailing=self.as_released) if prior else unknown
-        return ranked(found, likelihood, of_prior, weight=self.prior_weight, by=by)
+        return rank_texts(found, likelihood, of_prior, weight=self.prior_weight, by=by)
 
-    def _found(self, features: Float[Tensor, "units k features"], units: Sequence[Unit]) -> Found:
+    def _decode(self, features: Float[Tensor, "units k features"], units: Sequence[Unit]) -> DecodedTexts:
         captioner, prior, _ = self.models
-        speller, walk = Speller(captioner.vocabulary, self.as_released), cast(Walk, captioner.walk(features))
+        speller, walk = (
+            TokenConstraints(captioner.vocabulary, self.as_released),
+            cast(DecoderState, captioner.start_decoding(features)),
+        )
         if self.strategy == "sample":
-            return sample(walk, speller, self._dice(units, len(features)).to(self.device), temperature=self.temperature)
+            return sample_texts(
+                walk, speller, self._draw_uniforms(units, len(features)).to(self.device), temperature=self.temperature
+            )
         if self.strategy == "pmi" and prior:
-            walk = Mixture([(1.0, walk), (-self.prior_weight, prior.walk(len(features)))])
-        return beam_search(walk, len(features), speller, beam=1 if self.strategy == "greedy" else self.beam, steps=self.steps)
+            walk = ScoreMixture([(1.0, walk), (-self.prior_weight, prior.start_decoding(len(features)))])
+        return beam_search(
+            walk, len(features), speller, beam=1 if self.strategy == "greedy" else self.beam, steps=self.steps
+        )
 
-    def _dice(self, units: Sequence[Unit], count: int) -> Float[Tensor, "units steps"]:
+    def _draw_uniforms(self, units: Sequence[Unit], count: int) -> Float[Tensor, "units steps"]:
         """Uniform numbers that are each unit's own, whichever are described together."""
         names = [str(unit) for unit in units] or [str(index) for index in range(count)]
         seeds = [int.from_bytes(hashlib.sha256(f"{self.seed} {name}".encode()).digest()[:7], "big") for name in names]
@@ -210,11 +232,11 @@ def _is_checkpoint(source: str) -> bool:
     return Path(source).is_file() or source.endswith((".pth", ".pth.gz", ".pt"))
 
 
-def _folder(source: str, part: str) -> str | Path:
-    return embedded(f"data/diorama/{part}") if source == "diorama" else source
+def _resolve_folder(source: str, part: str) -> str | Path:
+    return locate_packaged_data(f"data/diorama/{part}") if source == "diorama" else source
 
 
-def _released_encoder(released: Released, device: str) -> Encoder:
+def _load_released_encoder(released: ReleasedModels, device: str) -> Encoder:
     """The encoder with the weights that the checkpoint brings."""
     import torchvision
 

@@ -6,35 +6,36 @@ from typing import ClassVar, Literal
 import numpy as np
 from jaxtyping import Float
 
-from milan.describers.base import Describer, living
-from milan.dissection.overlap import Overlap, overlap
+from milan.describers._shared.base import Describer, select_active
+from milan.dissection.concept_overlap import ConceptOverlap, count_overlap
 from milan.dissection.store import Dissection
 from milan.errors import BadInput
-from milan.pretrained.labels import pixel_labels, segmenter_of, source_key
-from milan.probes.labels import IGNORED
+from milan.pretrained.segmenter_labels import compute_source_key, load_pixel_labels, segmenter_of
+from milan.probes.pixel_labels import IGNORED_NAMES
 from milan.units import Candidate, Description, Unit
 
-SHOWN = 10  # candidates kept with a description
+KEPT_CANDIDATES = 10  # candidates kept with a description
 
 
 class NetDissect(Describer):
     """The concept of largest IoU with the unit's masks over the whole probe; the next ones are kept as candidates.
 
-    A unit whose IoU exceeds ``cut`` is a detector of its concept (Bau et al. 2017, section 2.3); the others are named too, for what their
-    masks overlap most with, and the candidate's part ``detector`` is then 0. ``score`` is the IoU.
+    A unit whose IoU exceeds ``cut`` is a detector of its concept (Bau et al. 2017, section 2.3); the others are named
+    too, for what their masks overlap most with, and the candidate's part ``detector`` is then 0. ``score`` is the IoU.
 
     Args:
         labels: ``probe`` (the probe's own pixel labels), ``segmenter`` (Diorama's), or ``segmenter:SPEC``.
-        classes: names of the class numbers in the probe's label maps (a file, or names separated by commas); ``classes.txt`` beside
-            the data unless given.
+        classes: names of the class numbers in the probe's label maps (a file, or names separated by commas);
+            ``classes.txt`` beside the data unless given.
         ignored: names, separated by commas, that are no concepts.
-        only: concepts or levels of labels (such as colour, object), separated by commas, that alone may be named; empty for all.
+        only: concepts or levels of labels (such as colour, object), separated by commas, that alone may be named; empty
+            for all.
         without: concepts or levels that may not be named.
         least_images: in how many of the probe's images a concept must be seen to be named.
-        quantile: of a unit's activations, above which a place belongs to its masks: 0.995 in the paper; 0 takes the masks of the
-            dissection, whatever its quantile is.
-        over: ``probe``: all images count; ``category``: for a concept only those images that have some label of its level, as in the
-            paper, whose images do not all have every kind of label.
+        quantile: of a unit's activations, above which a place belongs to its masks: 0.995 in the paper; 0 takes the
+            masks of the dissection, whatever its quantile is.
+        over: ``probe``: all images count; ``category``: for a concept only those images that have some label of its
+            level, as in the paper, whose images do not all have every kind of label.
         cut: IoU above which a unit is a detector.
         device: where a segmenter runs.
     """
@@ -46,7 +47,7 @@ class NetDissect(Describer):
         self,
         labels: str = "probe",
         classes: str = "",
-        ignored: str = IGNORED,
+        ignored: str = IGNORED_NAMES,
         only: str = "",
         without: str = "",
         least_images: int = 1,
@@ -65,27 +66,31 @@ class NetDissect(Describer):
     def key(self) -> str:
         """Content key of the settings that change answers, and of a segmenter's weights."""
         settings = {name: value for name, value in self.settings.items() if name not in ("device", "classes")}
-        return self.key_of(labels_of=source_key(self.labels, self.classes, self.device), **settings)
+        return self.key_of(labels_of=compute_source_key(self.labels, self.classes, self.device), **settings)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
         """The segmenter, where it gives the labels; labels of the probe's own come with the probe."""
         return segmenter_of(self.labels)
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
-        alive = living(dissection, units)
+        alive = select_active(dissection, units)
         if not alive:
             return
-        labels = pixel_labels(dissection.open_probe(), self.labels, classes=self.classes, ignored=self.ignored, device=self.device)
-        found = overlap(dissection, labels, self.quantile or None)
-        allowed = np.flatnonzero(found.allowed(self.only, self.without, self.least_images))
+        labels = load_pixel_labels(
+            dissection.open_probe(), self.labels, classes=self.classes, ignored=self.ignored, device=self.device
+        )
+        found = count_overlap(dissection, labels, self.quantile or None)
+        allowed = np.flatnonzero(found.select_concepts(self.only, self.without, self.least_images))
         table = found.iou(self.over)
         for unit in alive:
-            yield self._described(unit, found, allowed, table[found.row(unit)])
+            yield self._make_description(unit, found, allowed, table[found.row_of(unit)])
 
-    def _described(self, unit: Unit, found: Overlap, allowed: np.ndarray, overlaps: Float[np.ndarray, " concepts"]) -> Description:
-        order = allowed[np.argsort(-overlaps[allowed], kind="stable")][:SHOWN]  # ties by the concepts' order
-        candidates = tuple(self._candidate(found.concepts[place], float(overlaps[place])) for place in order)
+    def _make_description(
+        self, unit: Unit, overlap: ConceptOverlap, allowed: np.ndarray, overlaps: Float[np.ndarray, " concepts"]
+    ) -> Description:
+        order = allowed[np.argsort(-overlaps[allowed], kind="stable")][:KEPT_CANDIDATES]  # ties by the concepts' order
+        candidates = tuple(self._make_candidate(overlap.concepts[place], float(overlaps[place])) for place in order)
         return Description(unit, candidates[0].text, candidates[0].score, candidates=candidates)
 
-    def _candidate(self, text: str, score: float) -> Candidate:
+    def _make_candidate(self, text: str, score: float) -> Candidate:
         return Candidate(text, score, (("iou", score), ("detector", float(score > self.cut))))

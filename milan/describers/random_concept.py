@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import ClassVar
 
-from milan.describers.base import Describer, living
+from milan.describers._shared.base import Describer, select_active
 from milan.dissection.store import Dissection
 from milan.units import Description, Unit
 
@@ -14,7 +14,8 @@ class RandomConcept(Describer):
     """Says of each unit a concept of a set, all of them equally likely; ``score`` is always 0.
 
     Args:
-        concepts: the set, as ``milan.concepts.concept_set`` takes it: ``diorama``, or a text file with a concept on each line.
+        concepts: the set, as ``milan.concepts.concept_sets.load_concept_set`` takes it: ``diorama``, or a text file
+            with a concept on each line.
         seed: of the lots; what a unit draws depends on the seed, the set and the unit's own name.
     """
 
@@ -26,23 +27,26 @@ class RandomConcept(Describer):
 
     @property
     def key(self) -> str:
-        return self.key_of(concepts=self.choices, seed=self.seed)
+        return self.key_of(concepts=self.concept_names, seed=self.seed)
 
     @cached_property
-    def choices(self) -> list[str]:
+    def concept_names(self) -> list[str]:
         """The concepts that may be drawn."""
-        from milan.concepts import concept_set
+        from milan.concepts.concept_sets import load_concept_set
 
-        return concept_set(self.concepts)
+        return load_concept_set(self.concepts)
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
-        return (Description(unit, self.choices[lot(f"{self.seed} {unit}", len(self.choices))], 0.0) for unit in living(dissection, units))
+        return (
+            Description(unit, self.concept_names[choose_index(f"{self.seed} {unit}", len(self.concept_names))], 0.0)
+            for unit in select_active(dissection, units)
+        )
 
 
-def lot(name: str, count: int) -> int:
+def choose_index(name: str, count: int) -> int:
     """A number from 0 to ``count - 1`` that the name decides, all equally likely.
 
-    >>> lot("0 layer4:17", 10), lot("1 layer4:17", 10)
+    >>> choose_index("0 layer4:17", 10), choose_index("1 layer4:17", 10)
     (2, 5)
     """
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % count

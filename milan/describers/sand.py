@@ -1,4 +1,6 @@
-"""SAND (Srinivas et al. 2025): the concept most like what is left of a unit's exemplars when all it does not respond to is masked."""
+"""SAND (Srinivas et al. 2025): the concept most like what is left of a unit's exemplars when all it does not respond to
+is masked.
+"""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -11,46 +13,52 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from milan.concepts import concept_set
-from milan.describers.base import Describer, living
-from milan.dissection.masks import masks_from_maps, whole_where_empty
+from milan.concepts.concept_sets import load_concept_set
+from milan.describers._shared.base import Describer, select_active
+from milan.dissection.masks import fill_empty_masks, masks_from_maps
 from milan.dissection.store import Dissection
-from milan.embedded import embedded
 from milan.errors import BadInput, MilanWarning
-from milan.preprocessing import Size, as_size
-from milan.pretrained.embedder import Embedder, load_embedder, text_embeddings
-from milan.pretrained.sources import Precision
-from milan.text_files import read_lines
+from milan.pretrained.embedder import Embedder, embed_texts, load_embedder
+from milan.pretrained.model_sources import Precision
+from milan.storage.packaged_data import locate_packaged_data
+from milan.storage.text_files import read_lines
+from milan.targets.preprocessing import Size, as_size
 from milan.units import Candidate, Description, Exemplars, Unit
 
-Threshold = Literal["peak", "dissection"]
-Outside = Literal["black", "grey", "mean"]
-SHOWN = 10  # candidates kept with a description
+MaskThreshold = Literal["peak", "dissection"]
+MaskFill = Literal["black", "grey", "mean"]
+KEPT_CANDIDATES = 10  # candidates kept with a description
 GREY = 128
-INFERRED = (
+INFERRED_NOTICE = (
     "SAND is built from its paper's appendix; inferred are: η as a share of each image's peak activation, black outside the mask, "
     "exemplars that count alike, and the mean cosine as the score"
 )
 
 
 class Sand(Describer):
-    """Masks a unit's exemplars to where it responds and chooses the concept whose prompts an image-text model finds most like them.
+    """Masks a unit's exemplars to where it responds and chooses the concept whose prompts an image-text model finds
+    most like them.
 
-    The appendix of the paper is at hand, its main text is not. From the appendix: the concepts (nouns, noun phrases, verbs and adjectives
-    of captions and product texts, at most four words, appendix A.1), an ensemble of twenty prompts (B), masks by a threshold η = 0.10 on
-    the activation, to whose value between 0.05 and 0.20 four answers in five are indifferent (C). Inferred: that η is a share of the peak
-    activation in each image (``threshold``); that what is masked turns black (``outside``); that the exemplars count alike and the score
-    is the mean cosine with the mean of a concept's prompts. A warning, kept with the results and shown on their page, says so too. The
-    twenty prompts are our own words to the purpose of the published ones, which a file of yours may hold (``prompts``).
+    The appendix of the paper is at hand, its main text is not. From the appendix: the concepts (nouns, noun phrases,
+    verbs and adjectives of captions and product texts, at most four words, appendix A.1), an ensemble of twenty prompts
+    (B), masks by a threshold η = 0.10 on the activation, to whose value between 0.05 and 0.20 four answers in five are
+    indifferent (C). Inferred: that η is a share of the peak activation in each image (``threshold``); that what is
+    masked turns black (``outside``); that the exemplars count alike and the score is the mean cosine with the mean of a
+    concept's prompts. A warning, kept with the results and shown on their page, says so too. The twenty prompts are our
+    own words to the purpose of the published ones, which a file of yours may hold (``prompts``).
 
     Args:
-        concepts: the set to choose from, as ``milan.concepts.concept_set`` takes it; ``harvest:FILE`` makes it from captions.
-        spacy_model: finds the phrases of a harvest: ``lexicon``, an installed pipeline such as en_core_web_sm (as published), or a folder.
+        concepts: the set to choose from, as ``milan.concepts.concept_sets.load_concept_set`` takes it; ``harvest:FILE``
+            makes it from captions.
+        spacy_model: finds the phrases of a harvest: ``lexicon``, an installed pipeline such as en_core_web_sm (as
+            published), or a folder.
         minimum: how often a harvested phrase must occur.
         embedder: the image-text model, as ``milan.pretrained.embedder.load_embedder`` takes it.
-        prompts: ``sand`` (twenty), ``plain`` (the bare concept), or a text file with one in each line, {} standing for the concept.
+        prompts: ``sand`` (twenty), ``plain`` (the bare concept), or a text file with one in each line, {} standing for
+            the concept.
         eta: η, the share of the peak activation above which a place belongs to the mask.
-        threshold: ``peak`` masks by η; ``dissection`` takes the dissection's own masks, by its quantile over the whole probe.
+        threshold: ``peak`` masks by η; ``dissection`` takes the dissection's own masks, by its quantile over the whole
+            probe.
         outside: what the rest of an image becomes: ``black``, ``grey``, or the ``mean`` colour of the image.
         precision: of the image-text model.
         device: where it runs.
@@ -67,21 +75,27 @@ class Sand(Describer):
         embedder: str = "diorama",
         prompts: str = "sand",
         eta: float = 0.10,
-        threshold: Threshold = "peak",
-        outside: Outside = "black",
+        threshold: MaskThreshold = "peak",
+        outside: MaskFill = "black",
         precision: Precision = "float32",
         device: str = "cpu",
     ):
         if not 0 <= eta < 1:
             raise BadInput(f"eta is {eta}; give a share of the peak activation from 0 to below 1")
-        self.concepts, self.spacy_model, self.minimum, self.embedder, self.prompts = concepts, spacy_model, minimum, embedder, prompts
+        self.concepts, self.spacy_model, self.minimum, self.embedder, self.prompts = (
+            concepts,
+            spacy_model,
+            minimum,
+            embedder,
+            prompts,
+        )
         self.eta, self.threshold, self.outside, self.precision, self.device = eta, threshold, outside, precision, device
 
     @property
     def key(self) -> str:
         """Content key of the concepts, the prompts, the image-text model and the settings that change answers."""
         settings = {"eta": self.eta, "threshold": self.threshold, "outside": self.outside}
-        return self.key_of(choices=self.choices, templates=self.templates, model=self.model.key, **settings)
+        return self.key_of(choices=self.concept_names, templates=self.templates, model=self.model.key, **settings)
 
     @cached_property
     def model(self) -> Embedder:
@@ -89,16 +103,20 @@ class Sand(Describer):
         return load_embedder(self.embedder, device=self.device, precision=self.precision)
 
     @cached_property
-    def choices(self) -> list[str]:
+    def concept_names(self) -> list[str]:
         """The concepts, each once."""
-        return concept_set(self.concepts, spacy_model=self.spacy_model, minimum=self.minimum)
+        return load_concept_set(self.concepts, spacy_model=self.spacy_model, minimum=self.minimum)
 
     @cached_property
     def templates(self) -> list[str]:
         """The prompts, with {} for the concept."""
         if self.prompts == "plain":
             return ["{}"]
-        path = embedded("data/concepts/prompts/sand.txt") if self.prompts == "sand" else Path(self.prompts).expanduser()
+        path = (
+            locate_packaged_data("data/concepts/prompts/sand.txt")
+            if self.prompts == "sand"
+            else Path(self.prompts).expanduser()
+        )
         try:
             found = [line for line in read_lines(path) if line]
         except BadInput as error:
@@ -109,48 +127,53 @@ class Sand(Describer):
         return found
 
     @cached_property
-    def texts(self) -> Float[Tensor, "concepts features"]:
+    def concept_embeddings(self) -> Float[Tensor, "concepts features"]:
         """Each concept as the mean of its prompts, of unit length."""
-        total = torch.zeros(len(self.choices), self.model.features)
+        total = torch.zeros(len(self.concept_names), self.model.features)
         for template in self.templates:
-            total += text_embeddings(self.model, [template.replace("{}", concept) for concept in self.choices])
+            total += embed_texts(self.model, [template.replace("{}", concept) for concept in self.concept_names])
         return normalize(total, dim=1)
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
-        warnings.warn(INFERRED, MilanWarning, stacklevel=2)
-        for unit in living(dissection, units):
+        warnings.warn(INFERRED_NOTICE, MilanWarning, stacklevel=2)
+        for unit in select_active(dissection, units):
             exemplars = dissection.exemplars(unit)
-            shown = masked(exemplars.images, self._masks(dissection, exemplars), self.outside)
-            yield self._description(unit, self.model.images(shown) @ self.texts.T)
+            shown = mask_images(exemplars.images, self._make_masks(dissection, exemplars), self.outside)
+            yield self._make_description(unit, self.model.encode_images(shown) @ self.concept_embeddings.T)
 
-    def _masks(self, dissection: Dissection, exemplars: Exemplars) -> Bool[Tensor, "k 1 height width"]:
+    def _make_masks(self, dissection: Dissection, exemplars: Exemplars) -> Bool[Tensor, "k 1 height width"]:
         if self.threshold == "dissection":
             return exemplars.masks
-        return peak_masks(dissection.maps(exemplars.unit), self.eta, as_size(exemplars.images.shape[-2:]))
+        return make_peak_masks(dissection.maps(exemplars.unit), self.eta, as_size(exemplars.images.shape[-2:]))
 
-    def _description(self, unit: Unit, likeness: Float[Tensor, "k concepts"]) -> Description:
-        scores = likeness.mean(0)
+    def _make_description(self, unit: Unit, similarities: Float[Tensor, "k concepts"]) -> Description:
+        scores = similarities.mean(0)
         mean, spread = float(scores.mean()), float(scores.std(correction=0)) or 1.0
-        best = torch.sort(scores, descending=True, stable=True).indices[:SHOWN].tolist()
+        best = torch.sort(scores, descending=True, stable=True).indices[:KEPT_CANDIDATES].tolist()
         candidates = tuple(
-            Candidate(self.choices[place], float(scores[place]), (("deviations", (float(scores[place]) - mean) / spread),))
+            Candidate(
+                self.concept_names[place],
+                float(scores[place]),
+                (("deviations", (float(scores[place]) - mean) / spread),),
+            )
             for place in best
         )
         return Description(unit, candidates[0].text, candidates[0].score, candidates=candidates)
 
 
-def peak_masks(maps: Float[Tensor, "k h w"], eta: float, size: Size) -> Bool[Tensor, "k 1 height width"]:
-    """True where an activation map, upsampled, exceeds the share ``eta`` of its peak; the whole image where nothing does.
+def make_peak_masks(maps: Float[Tensor, "k h w"], eta: float, size: Size) -> Bool[Tensor, "k 1 height width"]:
+    """True where an activation map, upsampled, exceeds the share ``eta`` of its peak; the whole image where nothing
+    does.
 
-    >>> peak_masks(torch.tensor([[[0.0, 8.0]], [[-2.0, -1.0]]]), 0.5, 4)[:, 0, 0]
+    >>> make_peak_masks(torch.tensor([[[0.0, 8.0]], [[-2.0, -1.0]]]), 0.5, 4)[:, 0, 0]
     tensor([[False, False,  True,  True],
             [ True,  True,  True,  True]])
     """
-    return whole_where_empty(masks_from_maps(maps, maps.amax((1, 2)) * eta, size))[:, None]
+    return fill_empty_masks(masks_from_maps(maps, maps.amax((1, 2)) * eta, size))[:, None]
 
 
-def masked(
-    images: UInt8[Tensor, "k 3 height width"], masks: Bool[Tensor, "k 1 height width"], outside: Outside = "black"
+def mask_images(
+    images: UInt8[Tensor, "k 3 height width"], masks: Bool[Tensor, "k 1 height width"], outside: MaskFill = "black"
 ) -> UInt8[Tensor, "k 3 height width"]:
     """The images with all that lies outside the masks in one colour."""
     if outside == "mean":

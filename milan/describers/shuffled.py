@@ -7,22 +7,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from milan.catalogue import read_descriptions, table_sources
 from milan.describers import load_describer
-from milan.describers.base import Describer, Failure, living
+from milan.describers._shared.base import Describer, DescriptionFailure, select_active
 from milan.dissection.store import Dissection
+from milan.results.catalogue import read_descriptions, table_sources
 from milan.units import Description, Unit
 
 
 class Shuffled(Describer):
     """Says of each unit what another describer says of another living unit of the layer; no unit keeps its own.
 
-    Whose text a unit gets depends on the seed and on the layer's living units alone, never on which are asked for. Two units may still have
-    the same text, where the other describer says the same of both.
+    Whose text a unit gets depends on the seed and on the layer's living units alone, never on which are asked for. Two
+    units may still have the same text, where the other describer says the same of both.
 
     Args:
-        of: the other describer, by name or as PATH/FILE.py:CLASS; or a table of descriptions: a folder of describe.py, or a csv, jsonl or
-            parquet file.
+        of: the other describer, by name or as PATH/FILE.py:CLASS; or a table of descriptions: a folder of describe.py,
+            or a csv, jsonl or parquet file.
         options: settings of the other describer, by name.
         seed: of the shuffling.
     """
@@ -51,25 +51,32 @@ class Shuffled(Describer):
     def _other(self) -> Describer | None:
         return load_describer(self.of, **self.options or {}) if self._table is None else None
 
-    def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | Failure]:
-        alive = living(dissection, units)
-        others = exchanged(dissection.alive(), self.seed)
+    def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
+        alive = select_active(dissection, units)
+        others = permute_units(dissection.active_units(), self.seed)
         wanted = [others[unit] for unit in alive if unit in others]
-        said = self._said(dissection, wanted)
+        said = self._describe_originally(dissection, wanted)
         for unit in alive:
-            yield _as(unit, next(said)) if unit in others else Failure(unit, f"{unit} is the only living unit of its layer")
+            yield (
+                _relabel(unit, next(said))
+                if unit in others
+                else DescriptionFailure(unit, f"{unit} is the only living unit of its layer")
+            )
 
-    def _said(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | Failure]:
+    def _describe_originally(
+        self, dissection: Dissection, units: Sequence[Unit]
+    ) -> Iterator[Description | DescriptionFailure]:
         if self._other is not None:
             return self._other.describe(dissection, units) if units else iter(())
         known = self._table or {}
-        return (known.get(unit) or Failure(unit, f"{self.of} says nothing of it") for unit in units)
+        return (known.get(unit) or DescriptionFailure(unit, f"{self.of} says nothing of it") for unit in units)
 
 
-def exchanged(units: Sequence[Unit], seed: int) -> dict[Unit, Unit]:
-    """For each unit another one: all of them in one round, in an order drawn from the seed. Empty if there are fewer than two.
+def permute_units(units: Sequence[Unit], seed: int) -> dict[Unit, Unit]:
+    """For each unit another one: all of them in one round, in an order drawn from the seed. Empty if there are fewer
+    than two.
 
-    >>> exchanged([Unit("a", 0), Unit("a", 1)], seed=0)
+    >>> permute_units([Unit("a", 0), Unit("a", 1)], seed=0)
     {Unit(layer='a', index=0): Unit(layer='a', index=1), Unit(layer='a', index=1): Unit(layer='a', index=0)}
     """
     order = sorted(units, key=lambda unit: hashlib.sha256(f"{seed} {unit}".encode()).digest())
@@ -77,8 +84,10 @@ def exchanged(units: Sequence[Unit], seed: int) -> dict[Unit, Unit]:
     return {unit: found[unit] for unit in units if unit in found}
 
 
-def _as(unit: Unit, said: Description | Failure) -> Description | Failure:
+def _relabel(unit: Unit, description: Description | DescriptionFailure) -> Description | DescriptionFailure:
     """What was said of another unit, said of this one."""
-    if isinstance(said, Failure):
-        return Failure(unit, f"{said.unit}, whose description it would have had: {said.reason}")
-    return replace(said, unit=unit)
+    if isinstance(description, DescriptionFailure):
+        return DescriptionFailure(
+            unit, f"{description.unit}, whose description it would have had: {description.reason}"
+        )
+    return replace(description, unit=unit)

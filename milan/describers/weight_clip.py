@@ -7,53 +7,61 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
-from milan.catalogue import read_descriptions, table_sources
 from milan.describers import load_describer
-from milan.describers.base import Describer
-from milan.describers.explaining import Explainer
-from milan.describers.resuming import describe_units
-from milan.describers.weighing import class_names, given_classes, weight_pairs
-from milan.dissection.onward import onward_weights
+from milan.describers._shared.base import Describer
+from milan.describers._shared.llm_explainer import LlmExplainer
+from milan.describers._shared.runner import describe_units
+from milan.describers._shared.weight_pairs import make_weight_pairs, match_class_names, read_class_names
 from milan.dissection.store import Dissection, load_dissection
 from milan.errors import BadInput, MissingEvidence
-from milan.pairs import Pairs, Signs
-from milan.provenance import joined
-from milan.storage import cache_folder, content_key
+from milan.results.catalogue import read_descriptions, table_sources
+from milan.scores.prediction_pairs import PredictionPairs, Signs
+from milan.storage.files import cache_folder, content_key
+from milan.storage.provenance import joined
+from milan.targets.effective_weights import compute_effective_weights
 from milan.units import Unit
 
 CLASSES = "classes"
 
 
-class _Further(NamedTuple):
+class _NextLayer(NamedTuple):
     """The described units of the next layer and the weights that lead to them."""
 
     weights: Tensor  # described units, units
     texts: list[str]
 
 
-class WeightClip(Explainer):
-    """Shows the 25 units of the next layer that a unit drives most, as descriptions with weights of 1 to 10, and asks what it looks for.
+class WeightClip(LlmExplainer):
+    """Shows the 25 units of the next layer that a unit drives most, as descriptions with weights of 1 to 10, and asks
+    what it looks for.
 
-    The descriptions are CLIP-Dissect's in the paper and here unless another describer is named; they are made once and kept. The next
-    layer must have been dissected with this one. From the last layer on there are classes instead, as in ``weight_label``.
+    The descriptions are CLIP-Dissect's in the paper and here unless another describer is named; they are made once and
+    kept. The next layer must have been dissected with this one. From the last layer on there are classes instead, as in
+    ``weight_label``.
 
     Args:
-        of: what describes the next layer: a describer by name or as PATH/FILE.py:CLASS, or a table of descriptions (a folder of
-            describe.py, a csv, jsonl or parquet file).
+        of: what describes the next layer: a describer by name or as PATH/FILE.py:CLASS, or a table of descriptions (a
+            folder of describe.py, a csv, jsonl or parquet file).
         options: settings of that describer, by name.
-        next_layer: dotted path; the one after this among those dissected together, unless given; ``classes`` for the network's answers.
+        next_layer: dotted path; the one after this among those dissected together, unless given; ``classes`` for the
+            network's answers.
         classes: the names of the answers, as for ``weight_label``.
         llm: ``phrases``, ``openai:MODEL``, ``hf:ID_OR_FOLDER`` or your own, see ``milan.pretrained.llm.load_llm``.
-        base_url: of an endpoint, as http://localhost:8000/v1; else $OPENAI_BASE_URL, else OpenAI's. The key is in $OPENAI_API_KEY.
+        base_url: of an endpoint, as http://localhost:8000/v1; else $OPENAI_BASE_URL, else OpenAI's. The key is in
+            $OPENAI_API_KEY.
         max_calls: requests to the language model at most, repeated ones included.
-        llm_options: temperature, longest, timeout, workers, tries, pause and others, see ``milan.pretrained.asking.asker_for``.
+        llm_options: temperature, longest, timeout, workers, tries, pause and others, see
+            ``milan.pretrained.llm_client.load_llm_client``.
         prompts: a folder with files that replace those of configs/prompts.
-        examples: a csv of units described by hand (layer, unit, description), of which those of the same layer are shown first.
+        examples: a csv of units described by hand (layer, unit, description), of which those of the same layer are
+            shown first.
         shots: such units at most; the paper shows 2.
         shown: pairs at most; the paper shows 25.
         signs: ``positive`` weights (the paper's), ``negative`` ones, or ``both`` at once.
-        explanations: how many are asked for; the best predictor of pairs that are kept for choosing is taken. The paper takes 10.
-        share: of the next layer's units that may be shown; half of the others is for choosing, half for ``milan.scores.assessment``.
+        explanations: how many are asked for; the best predictor of pairs that are kept for choosing is taken. The paper
+            takes 10.
+        share: of the next layer's units that may be shown; half of the others is for choosing, half for
+            ``milan.scores.explanation_assessment``.
         seed: of that division and of what is drawn for choosing.
         device: where the describer and a language model in process run.
     """
@@ -85,25 +93,25 @@ class WeightClip(Explainer):
         self.llm, self.base_url, self.max_calls, self.llm_options = llm, base_url, max_calls, llm_options
         self.prompts, self.examples, self.shots, self.shown, self.signs = prompts, examples, shots, shown, signs
         self.explanations, self.share, self.seed, self.device = explanations, share, seed, device
-        self._known: dict[str, _Further] = {}
+        self._cached_next_layer: dict[str, _NextLayer] = {}
         self._check()
 
     @property
     def key(self) -> str:
-        told = self._other.key if self._other else sorted((str(unit), text) for unit, text in self._table.items())
-        return content_key(explainer=super().key, of=told, next_layer=self.next_layer, classes=self._given)
+        source = self._other.key if self._other else sorted((str(unit), text) for unit, text in self._table.items())
+        return content_key(explainer=super().key, of=source, next_layer=self.next_layer, classes=self._class_names)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
         """The language model, and what the next layer is described by, unless classes stand in its place."""
         found = self.specs("llm")
-        if (self.next_layer or self._after(dissection)) == CLASSES:
+        if (self.next_layer or self._find_next_layer(dissection)) == CLASSES:
             return found
         other = table_sources(self.of) if self._other is None else self._other.sources(dissection)
         return joined({self.name: found, self.of: other})
 
     @cached_property
-    def _given(self) -> list[str]:
-        return given_classes(self.classes)
+    def _class_names(self) -> list[str]:
+        return read_class_names(self.classes)
 
     @cached_property
     def _table(self) -> dict[Unit, str]:
@@ -114,49 +122,53 @@ class WeightClip(Explainer):
     def _other(self) -> Describer | None:
         return None if self._table else load_describer(self.of, **self.options or {})
 
-    def pairs(self, dissection: Dissection, unit: Unit) -> Pairs:
-        if dissection.key not in self._known:
-            self._known = {dissection.key: self._further(dissection)}
-        further = self._known[dissection.key]
-        return weight_pairs(further.weights[:, unit.index].numpy(), further.texts, self.signs, self.name)
+    def make_pairs(self, dissection: Dissection, unit: Unit) -> PredictionPairs:
+        if dissection.key not in self._cached_next_layer:
+            self._cached_next_layer = {dissection.key: self._load_next_layer(dissection)}
+        further = self._cached_next_layer[dissection.key]
+        return make_weight_pairs(further.weights[:, unit.index].numpy(), further.texts, self.signs, self.name)
 
-    def _further(self, dissection: Dissection) -> _Further:
+    def _load_next_layer(self, dissection: Dissection) -> _NextLayer:
         target = dissection.open_target()
-        layer = self.next_layer or self._after(dissection)
+        layer = self.next_layer or self._find_next_layer(dissection)
         if layer == CLASSES:
-            weights = onward_weights(target, dissection.layer)
-            return _Further(weights, class_names(self._given, dissection, len(weights)))
-        said = self._described(dissection, layer)
+            weights = compute_effective_weights(target, dissection.layer)
+            return _NextLayer(weights, match_class_names(self._class_names, dissection, len(weights)))
+        said = self._describe_layer(dissection, layer)
         units = sorted(said)
-        weights = onward_weights(target, dissection.layer, layer)
-        return _Further(weights[[unit.index for unit in units]], [said[unit] for unit in units])
+        weights = compute_effective_weights(target, dissection.layer, layer)
+        return _NextLayer(weights[[unit.index for unit in units]], [said[unit] for unit in units])
 
-    def _after(self, dissection: Dissection) -> str:
+    def _find_next_layer(self, dissection: Dissection) -> str:
         """The first layer after this one of which the units can be described."""
         order = [layer.name for layer in dissection.open_target().layers()]
         later = order[order.index(dissection.layer) + 1 :] if dissection.layer in order else []
-        known = {unit.layer for unit in self._table} or {each.layer for each in _beside(dissection)}
+        known = {unit.layer for unit in self._table} or {each.layer for each in _find_sibling_dissections(dissection)}
         return next((layer for layer in later if layer in known), CLASSES)
 
-    def _described(self, dissection: Dissection, layer: str) -> dict[Unit, str]:
+    def _describe_layer(self, dissection: Dissection, layer: str) -> dict[Unit, str]:
         """The next layer's units with descriptions."""
         if self._other is None:
             found = {unit: text for unit, text in self._table.items() if unit.layer == layer}
             if not found:
-                raise BadInput(f"{self.of} describes no unit of {layer}; it has {', '.join(sorted({unit.layer for unit in self._table}))}")
+                raise BadInput(
+                    f"{self.of} describes no unit of {layer}; it has {', '.join(sorted({unit.layer for unit in self._table}))}"
+                )
             return found
-        other = next((each for each in _beside(dissection) if each.layer == layer), None)
+        other = next((each for each in _find_sibling_dissections(dissection) if each.layer == layer), None)
         if other is None:
-            raise MissingEvidence(f"{layer} was not dissected with {dissection.layer}; give both as --layers {dissection.layer} {layer}")
+            raise MissingEvidence(
+                f"{layer} was not dissected with {dissection.layer}; give both as --layers {dissection.layer} {layer}"
+            )
         folder = cache_folder() / "next_layer" / content_key(describer=self._other.key, dissection=other.key)
-        entries = describe_units(self._other, {layer: other}, {layer: other.alive()}, folder)
+        entries = describe_units(self._other, {layer: other}, {layer: other.active_units()}, folder)
         said = {entry.unit: entry.description.text for entry in entries if entry.description is not None}
         if not said:
             raise MissingEvidence(f"{self._other.name} describes no unit of {layer}")
         return said
 
 
-def _beside(dissection: Dissection) -> Sequence[Dissection]:
+def _find_sibling_dissections(dissection: Dissection) -> Sequence[Dissection]:
     """The other layers that were dissected into the same folder."""
     folders = [file.parent for file in sorted(dissection.folder.parent.glob("*/dissection.json"))]
     found = [load_dissection(folder) for folder in folders if folder != dissection.folder]

@@ -2,7 +2,7 @@
 
 import sys
 
-from milan.programs.diorama_build import main
+from milan.diorama_build.build_steps import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,18 +1,20 @@
-"""A picture of paint numbers: every pixel keeps which paint covers it, so that pixels and labels come from one table and always agree."""
+"""A picture of paint numbers: every pixel keeps which paint covers it, so that pixels and labels come from one table
+and always agree.
+"""
 
 from typing import NamedTuple
 
 import numpy as np
 
-from milan.diorama.names import COLOURS, KINDS, LETTERS, OBJECTS, PARTS, PATTERNS
-from milan.diorama.raster import SPAN, cells, fill, tile
+from milan.diorama.raster import SPAN, fill_polygon, make_letter_cells, make_pattern_tile
+from milan.diorama.scene_vocabulary import COLOURS, KINDS, LETTERS, OBJECTS, PARTS, PATTERNS
 
 RGB = {
     "red": (205, 35, 35), "orange": (240, 135, 25), "yellow": (243, 215, 50), "green": (50, 150, 55), "blue": (50, 100, 210),
     "purple": (130, 55, 165), "pink": (245, 150, 180), "brown": (120, 75, 40), "black": (25, 25, 28), "white": (242, 242, 240),
     "grey": (135, 137, 140),
 }  # fmt: skip
-INDEX = {kind: {name: number for number, name in enumerate(names, 1)} for kind, names in KINDS.items()}
+LABEL_INDEX = {kind: {name: number for number, name in enumerate(names, 1)} for kind, names in KINDS.items()}
 
 
 class Paint(NamedTuple):
@@ -21,7 +23,7 @@ class Paint(NamedTuple):
     colour: str
     shade: int = 0  # added to all of red, green and blue
     pattern: str = "plain"
-    second: str = ""  # the pattern's other colour; the same colour, darker, when empty
+    second_colour: str = ""  # the pattern's other colour; the same colour, darker, when empty
     period: int = 6  # of the pattern, in 64ths of the picture
     phase: int = 0
     thing: str = ""  # a thing or stuff
@@ -34,17 +36,19 @@ class Paint(NamedTuple):
 class Canvas:
     """Paints shapes over one another, and reads off the colours and the label maps at the end."""
 
-    def __init__(self, size: int, ground: Paint):
+    def __init__(self, size: int, background: Paint):
         self.size = size
-        self.paints: list[Paint] = [ground]
-        self.numbers = np.zeros((size, size), dtype=np.uint16)  # twice the paint's number, plus 1 on its pattern's second colour
-        self.cover(slice(None), slice(None), ground)
+        self.paints: list[Paint] = [background]
+        self.paint_ids = np.zeros(
+            (size, size), dtype=np.uint16
+        )  # twice the paint's number, plus 1 on its pattern's second colour
+        self.paint_pixels(slice(None), slice(None), background)
 
-    def _mixed(self, rows: slice, columns: slice, paint: Paint) -> np.ndarray | int:
+    def _patterned_ids(self, rows: slice, columns: slice, paint: Paint) -> np.ndarray | int:
         value = 2 * (len(self.paints) - 1)
         if paint.pattern == "plain":
             return value
-        bits = tile(paint.pattern, paint.period, self.size)
+        bits = make_pattern_tile(paint.pattern, paint.period, self.size)
         shift = paint.phase % self.size
         top, left = rows.start or 0, columns.start or 0
         bottom, right = rows.stop or self.size, columns.stop or self.size
@@ -52,68 +56,79 @@ class Canvas:
         down, across = min(shift, 2 * self.size - bottom), min(shift // 2, 2 * self.size - right)
         return bits[top + down : bottom + down, left + across : right + across] + np.uint16(value)
 
-    def cover(self, rows: slice, columns: slice, paint: Paint) -> None:
+    def paint_pixels(self, rows: slice, columns: slice, paint: Paint) -> None:
         """Paints a whole rectangle of pixels."""
         self.paints.append(paint)
-        self.numbers[rows, columns] = self._mixed(rows, columns, paint)
+        self.paint_ids[rows, columns] = self._patterned_ids(rows, columns, paint)
 
-    def polygon(self, points: np.ndarray, paint: Paint) -> None:
+    def draw_polygon(self, points: np.ndarray, paint: Paint) -> None:
         """Paints a polygon given in SPAN units."""
-        patch = fill(points, self.size)
+        patch = fill_polygon(points, self.size)
         if patch is None:
             return
         self.paints.append(paint)
         height, width = patch.mask.shape
         rows, columns = slice(patch.row, patch.row + height), slice(patch.column, patch.column + width)
-        np.copyto(self.numbers[rows, columns], np.asarray(self._mixed(rows, columns, paint), dtype=np.uint16), where=patch.mask)
+        np.copyto(
+            self.paint_ids[rows, columns],
+            np.asarray(self._patterned_ids(rows, columns, paint), dtype=np.uint16),
+            where=patch.mask,
+        )
 
-    def rectangle(self, left: int, top: int, right: int, bottom: int, paint: Paint) -> None:
+    def draw_rectangle(self, left: int, top: int, right: int, bottom: int, paint: Paint) -> None:
         """Paints the pixels whose centres lie in a rectangle given in SPAN units."""
-        edges = [max(0, min(self.size, (2 * self.size * value + SPAN - 1) // (2 * SPAN))) for value in (left, top, right, bottom)]
+        edges = [
+            max(0, min(self.size, (2 * self.size * value + SPAN - 1) // (2 * SPAN)))
+            for value in (left, top, right, bottom)
+        ]
         if edges[0] < edges[2] and edges[1] < edges[3]:
-            self.cover(slice(edges[1], edges[3]), slice(edges[0], edges[2]), paint)
+            self.paint_pixels(slice(edges[1], edges[3]), slice(edges[0], edges[2]), paint)
 
-    def word(self, text: str, row: int, column: int, height: int, plate: Paint, ink: Paint) -> None:
+    def draw_word(self, text: str, row: int, column: int, height: int, plate: Paint, ink: Paint) -> None:
         """Writes letters on a plate from a pixel on, as far as they fit; the letters' whole cells are labelled as text."""
-        for cell in cells(text, height):
+        for cell in make_letter_cells(text, height):
             tall, wide = cell.shape
             if row < 0 or column < 0 or row + tall > self.size or column + wide > self.size:
                 break
             letter = text[0]
             text = text[1:]
-            place = self.numbers[row : row + tall, column : column + wide]
+            place = self.paint_ids[row : row + tall, column : column + wide]
             self.paints.extend([plate._replace(letter=letter), ink._replace(letter=letter)])
             place[...] = np.where(cell, 2 * (len(self.paints) - 1), 2 * (len(self.paints) - 2))
             column += wide
 
-    def pixels(self) -> np.ndarray:
+    def render_rgb(self) -> np.ndarray:
         """Red, green and blue before light and noise, int32 (height, width, 3)."""
-        table = np.array([rgb for paint in self.paints for rgb in _two_colours(paint)], dtype=np.int32)
-        return table[self.numbers]
+        table = np.array([rgb for paint in self.paints for rgb in _pattern_colours(paint)], dtype=np.int32)
+        return table[self.paint_ids]
 
-    def things(self) -> np.ndarray:
+    def render_instances(self) -> np.ndarray:
         """Which of the scene's things each pixel shows, uint8; 0 for none."""
-        return np.array([paint.number for paint in self.paints], dtype=np.uint8)[self.numbers >> 1]
+        return np.array([paint.number for paint in self.paints], dtype=np.uint8)[self.paint_ids >> 1]
 
-    def labels(self) -> dict[str, np.ndarray]:
+    def render_labels(self) -> dict[str, np.ndarray]:
         """Index maps, uint8 (height, width), of colour, pattern, part, object and text; 0 is none of the kind."""
-        colours = [INDEX["colour"][name] for paint in self.paints for name in (paint.colour, paint.second or paint.colour)]
-        maps = {"colour": np.array(colours, dtype=np.uint8)[self.numbers]}
-        which = self.numbers >> 1
+        colours = [
+            LABEL_INDEX["colour"][name]
+            for paint in self.paints
+            for name in (paint.colour, paint.second_colour or paint.colour)
+        ]
+        maps = {"colour": np.array(colours, dtype=np.uint8)[self.paint_ids]}
+        which = self.paint_ids >> 1
         for kind, names in (
             ("pattern", [paint.pattern for paint in self.paints]),
             ("part", [paint.part for paint in self.paints]),
             ("object", [paint.thing for paint in self.paints]),
             ("text", [paint.letter for paint in self.paints]),
         ):
-            maps[kind] = np.array([INDEX[kind].get(name, 0) for name in names], dtype=np.uint8)[which]
+            maps[kind] = np.array([LABEL_INDEX[kind].get(name, 0) for name in names], dtype=np.uint8)[which]
         return maps
 
 
-def _two_colours(paint: Paint) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _pattern_colours(paint: Paint) -> tuple[tuple[int, ...], tuple[int, ...]]:
     first = tuple(value + paint.shade + tint for value, tint in zip(RGB[paint.colour], paint.tint, strict=True))
-    if paint.second and paint.second != paint.colour:
-        return first, tuple(value + paint.shade for value in RGB[paint.second])
+    if paint.second_colour and paint.second_colour != paint.colour:
+        return first, tuple(value + paint.shade for value in RGB[paint.second_colour])
     # A pattern in one colour is told by light and dark.
     step = 55 if sum(first) < 240 else -48
     return first, tuple(value + step for value in first)

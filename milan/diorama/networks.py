@@ -1,8 +1,8 @@
-"""The networks of Diorama: small classifiers and a transformer that taught itself to dissect, the encoder that MILAN looks through, and
-``planted``, of known units.
+"""The networks of Diorama: small classifiers and a transformer that taught itself to dissect, the encoder that MILAN
+looks through, and ``planted``, of known units.
 
-``resnet-spurious`` has seen scenes half of which carry their class's name in a corner, ``resnet-blurred`` scenes whose faces are blurred.
-Their weights lie in ``data/diorama/networks``.
+``resnet-spurious`` has seen scenes half of which carry their class's name in a corner, ``resnet-blurred`` scenes whose
+faces are blurred. Their weights lie in ``data/diorama/networks``.
 """
 
 from collections.abc import Callable
@@ -11,10 +11,10 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from milan.diorama.names import COLOURS, OBJECTS, PARTS, PATTERNS, SETTINGS, THINGS
-from milan.diorama.vit import MLPS, ViT
-from milan.embedded import embedded
+from milan.diorama.scene_vocabulary import COLOURS, OBJECTS, PARTS, PATTERNS, SETTINGS, THINGS
+from milan.diorama.vit import MLP_LAYERS, ViT
 from milan.errors import MissingEvidence, UnknownName
+from milan.storage.packaged_data import locate_packaged_data
 
 IMAGE_SIZE = 64
 MEAN = (0.5, 0.5, 0.5)
@@ -31,7 +31,7 @@ LAYERS: dict[str, list[str]] = {
     "resnet-scenes": RESNET_LAYERS,
     "resnet-spurious": RESNET_LAYERS,
     "resnet-blurred": RESNET_LAYERS,
-    "dino-objects": list(MLPS),
+    "dino-objects": list(MLP_LAYERS),
     "encoder": RESNET_LAYERS,
     "planted": ["units"],
     **{name: [f"stage{number}" for number in range(1, 6)] for name in GENERATORS},
@@ -39,7 +39,9 @@ LAYERS: dict[str, list[str]] = {
 
 
 class AlexNet(nn.Sequential):
-    """Five convolutions and two fully connected layers, as AlexNet has them; 64 x 64 pixels in, one logit per class out."""
+    """Five convolutions and two fully connected layers, as AlexNet has them; 64 x 64 pixels in, one logit per class
+    out.
+    """
 
     def __init__(self, classes: int, widths: tuple[int, ...] = (32, 64, 112, 112, 96), hidden: int = 256):
         super().__init__()
@@ -57,7 +59,7 @@ class AlexNet(nn.Sequential):
         self.add_module("fc7", nn.Linear(hidden, classes))
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """Two convolutions and a way around them."""
 
     def __init__(self, before: int, width: int, stride: int):
@@ -78,11 +80,11 @@ class ResNet(nn.Module):
     def __init__(self, classes: int, widths: tuple[int, ...] = (32, 48, 72, 104, 160)):
         super().__init__()
         self.conv1 = nn.Sequential(nn.Conv2d(3, widths[0], 3, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU())
-        self.layer1, self.layer2 = Block(widths[0], widths[1], 2), Block(widths[1], widths[2], 2)
-        self.layer3, self.layer4 = Block(widths[2], widths[3], 1), Block(widths[3], widths[4], 2)
+        self.layer1, self.layer2 = ResidualBlock(widths[0], widths[1], 2), ResidualBlock(widths[1], widths[2], 2)
+        self.layer3, self.layer4 = ResidualBlock(widths[2], widths[3], 1), ResidualBlock(widths[3], widths[4], 2)
         self.fc = nn.Linear(widths[4], classes)
 
-    def stages(self, images: Tensor) -> list[Tensor]:
+    def forward_stages(self, images: Tensor) -> list[Tensor]:
         """What each of the five layers puts out."""
         maps, seen = images, []
         for stage in (self.conv1, self.layer1, self.layer2, self.layer3, self.layer4):
@@ -91,14 +93,20 @@ class ResNet(nn.Module):
         return seen
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.fc(self.stages(images)[-1].mean(dim=(2, 3)))
+        return self.fc(self.forward_stages(images)[-1].mean(dim=(2, 3)))
 
 
-PLACES = {"colour": (1, len(COLOURS)), "pattern": (2, len(PATTERNS)), "part": (3, len(PARTS) + 1), "object": (3, len(OBJECTS) + 1)}
+HEAD_SPECS = {
+    "colour": (1, len(COLOURS)),
+    "pattern": (2, len(PATTERNS)),
+    "part": (3, len(PARTS) + 1),
+    "object": (3, len(OBJECTS) + 1),
+}
 
 
-class Encoder(ResNet):
-    """A wider ResNet taught both tasks at once, and what is where: colour, pattern, part and object at each place, by inner heads.
+class SceneEncoder(ResNet):
+    """A wider ResNet taught both tasks at once, and what is where: colour, pattern, part and object at each place, by
+    inner heads.
 
     Calling it gives the logits of all things, then of all settings.
     """
@@ -106,15 +114,19 @@ class Encoder(ResNet):
     def __init__(self) -> None:
         super().__init__(len(THINGS) + len(SETTINGS), (48, 64, 96, 144, 224))
         widths = (48, 64, 96, 144, 224)
-        self.heads = nn.ModuleDict({kind: nn.Conv2d(widths[stage], count, 1) for kind, (stage, count) in PLACES.items()})
+        self.heads = nn.ModuleDict(
+            {kind: nn.Conv2d(widths[stage], count, 1) for kind, (stage, count) in HEAD_SPECS.items()}
+        )
 
-    def everything(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_with_heads(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The logits, and for each kind of label its logits at each place."""
-        stages = self.stages(images)
-        return self.fc(stages[-1].mean(dim=(2, 3))), {kind: self.heads[kind](stages[stage]) for kind, (stage, _) in PLACES.items()}
+        stages = self.forward_stages(images)
+        return self.fc(stages[-1].mean(dim=(2, 3))), {
+            kind: self.heads[kind](stages[stage]) for kind, (stage, _) in HEAD_SPECS.items()
+        }
 
 
-MAKERS: dict[str, Callable[[], nn.Module]] = {
+NETWORK_BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "alexnet-objects": lambda: AlexNet(len(THINGS)),
     "alexnet-scenes": lambda: AlexNet(len(SETTINGS)),
     "resnet-objects": lambda: ResNet(len(THINGS)),
@@ -122,17 +134,17 @@ MAKERS: dict[str, Callable[[], nn.Module]] = {
     "resnet-spurious": lambda: ResNet(len(THINGS)),
     "resnet-blurred": lambda: ResNet(len(THINGS)),
     "dino-objects": ViT,
-    "encoder": Encoder,
+    "encoder": SceneEncoder,
 }
 
 
-def _generator(name: str) -> nn.Module:
-    from milan.diorama.generators import Generator
+def _build_generator(name: str) -> nn.Module:
+    from milan.diorama.generator_networks import SceneGenerator
 
-    return Generator(name.partition("-")[2])
+    return SceneGenerator(name.partition("-")[2])
 
 
-def network(name: str, weights: bool = True, folder: Path | None = None) -> nn.Module:
+def load_network(name: str, weights: bool = True, folder: Path | None = None) -> nn.Module:
     """One of Diorama's networks in evaluation mode, trained, or with random weights.
 
     folder: where its weights lie; the ``data/diorama/networks`` of this installation unless given.
@@ -140,16 +152,18 @@ def network(name: str, weights: bool = True, folder: Path | None = None) -> nn.M
     Raises UnknownName for a network there is not, MissingEvidence if its weights were not built.
     """
     if name == "planted":
-        from milan.diorama.planted import planted_network
+        from milan.diorama.planted_network import load_planted_network
 
-        return planted_network(folder and folder.parent, weights=weights)
-    if name not in MAKERS and name not in GENERATORS:
+        return load_planted_network(folder and folder.parent, weights=weights)
+    if name not in NETWORK_BUILDERS and name not in GENERATORS:
         raise UnknownName("Diorama network", name, LAYERS, "one of: " + ", ".join(LAYERS))
-    model = _generator(name) if name in GENERATORS else MAKERS[name]()
+    model = _build_generator(name) if name in GENERATORS else NETWORK_BUILDERS[name]()
     if weights:
-        path = (folder or embedded("data") / "diorama" / "networks") / f"{name}.safetensors"
+        path = (folder or locate_packaged_data("data") / "diorama" / "networks") / f"{name}.safetensors"
         if not path.is_file():
             command = f"python -m milan.diorama build --only {name}"
             raise MissingEvidence(f"no weights of the Diorama network {name!r} at {path}; make them with: {command}")
-        model.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()})
+        model.load_state_dict(
+            {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
+        )
     return model.eval()

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 SPAN = 1 << 14
-COSINE = tuple(round(1024 * float(np.cos(2 * np.pi * step / 64))) for step in range(64))  # a turn is 64 steps
+COSINE_TABLE = tuple(round(1024 * float(np.cos(2 * np.pi * step / 64))) for step in range(64))  # a turn is 64 steps
 
 
-class Patch(NamedTuple):
+class MaskPatch(NamedTuple):
     """A mask and where its top left corner lies."""
 
     row: int
@@ -20,21 +20,21 @@ class Patch(NamedTuple):
     mask: np.ndarray  # bool, (height, width)
 
 
-def circle(x: int, y: int, radius_x: int, radius_y: int, corners: int = 16) -> np.ndarray:
+def make_ellipse(x: int, y: int, radius_x: int, radius_y: int, corners: int = 16) -> np.ndarray:
     """The corners of a many-cornered ellipse, int64 (corners, 2)."""
     step = 64 // corners
-    turns = [(COSINE[(i * step) % 64], COSINE[(i * step - 16) % 64]) for i in range(corners)]
+    turns = [(COSINE_TABLE[(i * step) % 64], COSINE_TABLE[(i * step - 16) % 64]) for i in range(corners)]
     return np.array([(x + (c * radius_x) // 1024, y + (s * radius_y) // 1024) for c, s in turns], dtype=np.int64)
 
 
-def turned(points: np.ndarray, steps: int) -> np.ndarray:
+def rotate_points(points: np.ndarray, steps: int) -> np.ndarray:
     """The points turned about the origin by ``steps`` 64ths of a turn."""
-    cos, sin = COSINE[steps % 64], COSINE[(steps - 16) % 64]
+    cos, sin = COSINE_TABLE[steps % 64], COSINE_TABLE[(steps - 16) % 64]
     x, y = points[:, 0], points[:, 1]
     return np.stack([(x * cos - y * sin) >> 10, (x * sin + y * cos) >> 10], axis=1)
 
 
-def fill(points: np.ndarray, size: int) -> Patch | None:
+def fill_polygon(points: np.ndarray, size: int) -> MaskPatch | None:
     """The pixels whose centre lies inside the polygon (even-odd rule), cut to the picture; None if there are none.
 
     points: (corners, 2) of x, y. A pixel's centre is at ``(2 i + 1) SPAN / (2 size)``.
@@ -56,11 +56,11 @@ def fill(points: np.ndarray, size: int) -> Patch | None:
     places = (column + width * np.arange(bottom - top))[crossed]
     flips = np.bincount(places, minlength=width * (bottom - top)).reshape(bottom - top, width)
     mask = (np.cumsum(flips, axis=1)[:, :-1] & 1).astype(bool)
-    return Patch(top, left, mask)
+    return MaskPatch(top, left, mask)
 
 
 @cache
-def tile(pattern: str, period: int, size: int) -> np.ndarray:
+def make_pattern_tile(pattern: str, period: int, size: int) -> np.ndarray:
     """Where a pattern's second colour lies, uint8 0 or 1 of (2 size, 2 size); ``period`` in 64ths of the picture."""
     step = np.arange(2 * size) * 64 * 4 // size  # quarters of a 64th
     row, column = step[:, None], step[None, :]
@@ -76,12 +76,12 @@ def tile(pattern: str, period: int, size: int) -> np.ndarray:
         "grid": (row % turn < fifth) | (column % turn < fifth),
         "waves": (row + along * (2 * turn - along) // (turn + half)) % (turn + half) < half,
         "zigzag": (row + along) % turn < half - 1,
-        "speckle": _scatter(row // 6, column // 6) % 100 < 22,
+        "speckle": _scatter_bits(row // 6, column // 6) % 100 < 22,
     }[pattern]
     return bits.astype(np.uint8)
 
 
-def _scatter(row: np.ndarray, column: np.ndarray) -> np.ndarray:
+def _scatter_bits(row: np.ndarray, column: np.ndarray) -> np.ndarray:
     mixed = (row * 73856093) ^ (column * 19349663)
     return ((mixed ^ (mixed >> 13)) * 1274126177 & 0x7FFFFFFF) >> 8
 
@@ -97,10 +97,10 @@ GLYPHS = {
 
 
 @cache
-def glyph(letter: str) -> np.ndarray:
+def get_letter_mask(letter: str) -> np.ndarray:
     """A capital letter, bool (7, 5).
 
-    >>> print("\\n".join("".join(".#"[bit] for bit in row) for row in glyph("l").astype(int)))
+    >>> print("\\n".join("".join(".#"[bit] for bit in row) for row in get_letter_mask("l").astype(int)))
     #....
     #....
     #....
@@ -113,9 +113,11 @@ def glyph(letter: str) -> np.ndarray:
     return np.array([[bool(row >> (4 - column) & 1) for column in range(5)] for row in rows])
 
 
-def cells(word: str, height: int) -> list[np.ndarray]:
-    """Each letter's cell, bool (height, width), a margin of one stroke around it; ``height`` in pixels, margins included."""
+def make_letter_cells(word: str, height: int) -> list[np.ndarray]:
+    """Each letter's cell, bool (height, width), a margin of one stroke around it; ``height`` in pixels, margins
+    included.
+    """
     width = height * 6 // 9
     rows = (np.arange(height) * 9 // height)[:, None]
     columns = (np.arange(width) * 6 // width)[None, :]
-    return [np.pad(glyph(letter), ((1, 1), (0, 1)))[rows, columns] for letter in word]
+    return [np.pad(get_letter_mask(letter), ((1, 1), (0, 1)))[rows, columns] for letter in word]

@@ -7,10 +7,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import gelu, interpolate, scaled_dot_product_attention
 
-GRID = 8  # tokens a side
+TOKEN_GRID = 8  # tokens a side
 WIDTH, DEPTH, HEADS, HIDDEN = 96, 2, 3, 288
-STEM = (3, 32, 64, WIDTH)
-MLPS = tuple(f"blocks.{number}.mlp.fc1" for number in range(DEPTH))  # the layers to dissect, as MILANNOTATIONS names them
+STEM_CHANNELS = (3, 32, 64, WIDTH)
+MLP_LAYERS = tuple(
+    f"blocks.{number}.mlp.fc1" for number in range(DEPTH)
+)  # the layers to dissect, as MILANNOTATIONS names them
 
 
 class Mlp(nn.Module):
@@ -37,8 +39,10 @@ class Attention(nn.Module):
         return self.proj(scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
 
 
-class Layer(nn.Module):
-    """Attention, then an MLP, each on normalised tokens and with a way around it (Dosovitskiy et al. 2021, section 3.1)."""
+class TransformerLayer(nn.Module):
+    """Attention, then an MLP, each on normalised tokens and with a way around it (Dosovitskiy et al. 2021, section
+    3.1).
+    """
 
     def __init__(self, width: int, heads: int, hidden: int):
         super().__init__()
@@ -50,7 +54,7 @@ class Layer(nn.Module):
         return tokens + self.mlp(self.norm2(tokens))
 
 
-class Around(nn.Module):
+class ResidualConv(nn.Module):
     """A convolution of a patch with its neighbours, and a way around it."""
 
     def __init__(self, width: int):
@@ -62,35 +66,40 @@ class Around(nn.Module):
 
 
 class ViT(nn.Module):
-    """A vision transformer whose patches pass four small convolutions (Xiao et al. 2021: it learns sooner so); gives the class token.
+    """A vision transformer whose patches pass four small convolutions (Xiao et al. 2021: it learns sooner so); gives
+    the class token.
 
     Pictures of other sizes than 64 pixels have as many more or fewer tokens: the embedding of places is interpolated.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        steps = pairwise(STEM)
-        halvings = [part for before, width in steps for part in _step(before, width)]
-        self.patch_embed = nn.Sequential(*halvings, Around(WIDTH))
+        steps = pairwise(STEM_CHANNELS)
+        halvings = [part for before, width in steps for part in _make_downsampling(before, width)]
+        self.patch_embed = nn.Sequential(*halvings, ResidualConv(WIDTH))
         self.cls_token = nn.Parameter(torch.zeros(1, 1, WIDTH))
-        self.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, WIDTH, GRID, GRID), std=0.02))
-        self.blocks = nn.ModuleList([Layer(WIDTH, HEADS, HIDDEN) for _ in range(DEPTH)])
+        self.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, WIDTH, TOKEN_GRID, TOKEN_GRID), std=0.02))
+        self.blocks = nn.ModuleList([TransformerLayer(WIDTH, HEADS, HIDDEN) for _ in range(DEPTH)])
         self.norm = nn.LayerNorm(WIDTH)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features"]:
-        return self.tokens(images)[:, 0]
+        return self.forward_tokens(images)[:, 0]
 
-    def summary(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch twice_features"]:
+    def forward_summary(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch twice_features"]:
         """The class token, and the mean of the others after it."""
-        tokens = self.tokens(images)
+        tokens = self.forward_tokens(images)
         return torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], dim=1)
 
-    def tokens(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens features"]:
+    def forward_tokens(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens features"]:
         """The class token, then those of the patches, row by row."""
         patches = self.patch_embed(images)
         side = patches.shape[-1]
-        places = self.pos_embed if side == GRID else interpolate(self.pos_embed, (side, side), mode="bicubic", align_corners=False)
+        places = (
+            self.pos_embed
+            if side == TOKEN_GRID
+            else interpolate(self.pos_embed, (side, side), mode="bicubic", align_corners=False)
+        )
         patches = (patches + places).flatten(2).transpose(1, 2)
         tokens = torch.cat([self.cls_token.expand(len(images), -1, -1).to(patches.dtype), patches], dim=1)
         for block in self.blocks:
@@ -98,7 +107,7 @@ class ViT(nn.Module):
         return self.norm(tokens)
 
 
-def _step(before: int, width: int) -> list[nn.Module]:
+def _make_downsampling(before: int, width: int) -> list[nn.Module]:
     """Halves the side; the last step is linear, as a patch embedding is."""
     halved = nn.Conv2d(before, width, 3, 2, 1)
     return [halved] if width == WIDTH else [halved, nn.GroupNorm(4, width), nn.GELU()]

@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from milan.dissection.hooks import recorded
-from milan.dissection.passes import exact
+from milan.dissection.forward_blocks import exact
 from milan.errors import BadInput, MilanError
-from milan.preprocessing import Size
 from milan.targets import Target
-from milan.targets.outputs import chosen
+from milan.targets.hooks import recorded
+from milan.targets.module_outputs import select_tensor
+from milan.targets.preprocessing import Size
 
 # Which of three images make up the batch: the first of them is there twice, at ``SAME``, among others.
 BATCH, SAME = [1, 0, 2, 0], [1, 3]
@@ -54,7 +54,7 @@ def examine(target: Target, layers: Sequence[str], size: Size) -> Examination:
         BadInput: the network takes no single image, or a layer's values are no function of the image and the target
             does not allow that.
     """
-    images = target.noise(max(BATCH) + 1, size)
+    images = target.make_noise(max(BATCH) + 1, size)
     with exact(target.device):
         try:
             alone = _values(target, layers, images[:1])
@@ -131,14 +131,14 @@ def _marks(target: Target, images: Tensor, row: int) -> list[_Mark]:
     found: list[_Mark] = []
 
     def note(name: str, module: nn.Module, output: object) -> None:
-        tensor = chosen(output, target.output_index)
+        tensor = select_tensor(output, target.output_index)
         if tensor is None or not tensor[1].ndim or len(tensor[1]) != len(images):
             return
         values = tensor[1][row].detach().double().flatten()
         weights = torch.arange(len(values), device=values.device).double().cos()
         found.append(_Mark(name, type(module).__name__, torch.stack([values.abs().sum(), values @ weights])))
 
-    with target.borrowed(), torch.no_grad():
+    with target.evaluation_mode(), torch.no_grad():
         handles = [
             module.register_forward_hook(lambda module, inputs, output, name=name: note(name, module, output))
             for name, module in target.modules().items()

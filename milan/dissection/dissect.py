@@ -1,4 +1,6 @@
-"""Dissecting a target: one pass over a probe that finds, of every unit of some layers, exemplars, threshold and activations."""
+"""Dissecting a target: one pass over a probe that finds, of every unit of some layers, exemplars, threshold and
+activations.
+"""
 
 import json
 import math
@@ -16,16 +18,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from milan.dissection.determinism import examine
-from milan.dissection.images import keep_images, kept_images
-from milan.dissection.passes import block_length
-from milan.dissection.record import LayerPlan, LayerRecord, pooled_name
-from milan.dissection.running import Run
-from milan.dissection.shards import Shard, shard_here
+from milan.dissection.dissection_run import DissectionRun
+from milan.dissection.distributed import Shard, get_shard
+from milan.dissection.exemplar_images import open_stored_images, store_images
+from milan.dissection.forward_blocks import block_length
+from milan.dissection.layer_statistics import LayerPlan, LayerStatistics, format_pooled_file_name
 from milan.dissection.store import (
-    EXEMPLARS,
-    FACTS,
+    EXEMPLARS_FILE,
+    FACTS_FILE,
     FORMAT,
-    STATISTICS,
+    STATISTICS_FILE,
     Dissection,
     StoredDissection,
     facts_or_fault,
@@ -33,15 +35,25 @@ from milan.dissection.store import (
     read_facts,
 )
 from milan.errors import BadInput, MilanNotice, MilanWarning, warn_again
-from milan.integrity import checksums, damage, read_sealed, sealed
-from milan.preprocessing import pixel_count
 from milan.probes import Probe
-from milan.storage import atomic, content_key, locked
+from milan.storage.files import atomic_write, content_key, lock_folder
+from milan.storage.integrity import checksums, damage, read_sealed, sealed
 from milan.targets import GeneratorTarget, Target
+from milan.targets.preprocessing import pixel_count
 
-WORK = ".work"  # what a run that has not ended keeps, to go on after a kill
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-_SPARED = 64 * 2**20  # disk space to leave for what is small
+WORK_FOLDER = ".work"  # what a run that has not ended keeps, to go on after a kill
+_BYTE_UNITS = {
+    "": 1,
+    "k": 10**3,
+    "m": 10**6,
+    "g": 10**9,
+    "t": 10**12,
+    "ki": 2**10,
+    "mi": 2**20,
+    "gi": 2**30,
+    "ti": 2**40,
+}
+_RESERVED_BYTES = 64 * 2**20  # disk space to leave for what is small
 
 
 def dissect(
@@ -58,11 +70,13 @@ def dissect(
     units: Mapping[str, Sequence[int]] | None = None,
     allow_nondeterministic: bool = False,
 ) -> dict[str, Dissection]:
-    """Finds what activates each unit of the layers, in one pass of the target over the probe that stops after the last of them.
+    """Finds what activates each unit of the layers, in one pass of the target over the probe that stops after the last
+    of them.
 
-    What was found before for the same weights, layer, probe and settings is read instead. A run that was killed goes on where it was,
-    with the same result byte for byte. Nothing of it depends on ``batch_size``, ``workers``, the number of threads or, under
-    ``torchrun``, of processes, which must all see ``out`` (a shared folder where they are on several machines).
+    What was found before for the same weights, layer, probe and settings is read instead. A run that was killed goes on
+    where it was, with the same result byte for byte. Nothing of it depends on ``batch_size``, ``workers``, the number
+    of threads or, under ``torchrun``, of processes, which must all see ``out`` (a shared folder where they are on
+    several machines).
 
     Args:
         layers: dotted paths, as ``python describe.py --list_layers`` prints them.
@@ -70,8 +84,8 @@ def dissect(
         k: exemplars per unit.
         quantile: of all activations of a unit over all places and images; masks are what exceeds it.
         batch_size: images decoded at a time.
-        memory: for the statistics, such as ``4GiB``; where thresholds do not fit exactly they are taken of a sample, with a warning
-            that says how far their rank may be off.
+        memory: for the statistics, such as ``4GiB``; where thresholds do not fit exactly they are taken of a sample,
+            with a warning that says how far their rank may be off.
         workers: further threads that decode.
         units: for some layers the indices of the units to look at, in place of all.
         allow_nondeterministic: go on, with a warning, where an image's values change from one pass to the next or with
@@ -83,50 +97,59 @@ def dissect(
         UnknownName: a layer that the target does not have.
     """
     out = Path(out)
-    _check(k, quantile, batch_size)
+    _check_settings(k, quantile, batch_size)
     if allow_nondeterministic:
         target = target.allowing_nondeterminism()
     check_probe(target, probe)
-    shard = shard_here(target.device)
-    plans = _plans(target, probe, layers, dict(units or {}), k, quantile)
-    once, network = shard.agree(_once(target)), target.fingerprint
-    plans = [_with_key(plan, target, network, probe, once) for plan in _within(plans, _bytes(memory))]
+    shard = get_shard(target.device)
+    plans = _make_plans(target, probe, layers, dict(units or {}), k, quantile)
+    once, network = shard.broadcast(_make_one_time_key(target)), target.fingerprint
+    plans = [_add_key(plan, target, network, probe, once) for plan in _fit_memory(plans, _parse_bytes(memory))]
     missing = _missing(out, plans)
-    complete = not missing and _images_found(out, probe, plans) and not (out / WORK).exists()
-    shard.wait()  # nobody writes before all have looked
+    complete = not missing and _are_images_stored(out, probe, plans) and not (out / WORK_FOLDER).exists()
+    shard.barrier()  # nobody writes before all have looked
     if not complete:
-        with locked(out) if shard.rank == 0 else nullcontext():
-            _find(target, probe, missing, out, shard, batch_size, workers, _bytes(memory) // 4)
-        shard.wait()
+        with lock_folder(out) if shard.rank == 0 else nullcontext():
+            _run_missing(target, probe, missing, out, shard, batch_size, workers, _parse_bytes(memory) // 4)
+        shard.barrier()
     _warn_of(plans, out, {plan.layer.name for plan in missing})
     return {plan.layer.name: StoredDissection(layer_folder(out, plan.layer.name), probe, target) for plan in plans}
 
 
-def _find(
-    target: Target, probe: Probe, plans: list[LayerPlan], out: Path, shard: Shard, batch_size: int, workers: int, pixels: int
+def _run_missing(
+    target: Target,
+    probe: Probe,
+    plans: list[LayerPlan],
+    out: Path,
+    shard: Shard,
+    batch_size: int,
+    workers: int,
+    pixels: int,
 ) -> None:
     """Finds what is missing, all processes together; the first of them writes it."""
-    work = out / WORK
+    work = out / WORK_FOLDER
     if shard.rank == 0:
         _check_space(out, plans, probe)
         work.mkdir(exist_ok=True)
-        for leftover in out.glob(f"*/{_pending(FACTS)}"):
+        for leftover in out.glob(f"*/{_pending_name(FACTS_FILE)}"):
             leftover.unlink()
-    shard.wait()
+    shard.barrier()
     if not work.is_dir():
-        raise BadInput(f"process {shard.rank} does not see {work}: all processes need the same folder, shared between machines")
-    run = Run(target, probe, plans, work, shard, pixels)
+        raise BadInput(
+            f"process {shard.rank} does not see {work}: all processes need the same folder, shared between machines"
+        )
+    run = DissectionRun(target, probe, plans, work, shard, pixels)
     if plans:
-        run.look(batch_size, workers)
-    shard.wait()
+        run.run(batch_size, workers)
+    shard.barrier()
     if shard.rank == 0:
         if plans:
             run.gather()
         for record in run.records.values():
-            _write(record, run, out, target, probe)
-        _keep_images(out, probe, run.images)
+            _write_layer(record, run, out, target, probe)
+        _store_images(out, probe, run.images)
         for record in run.records.values():
-            _commit(layer_folder(out, record.plan.layer.name))
+            _commit_layer(layer_folder(out, record.plan.layer.name))
         shutil.rmtree(work)
 
 
@@ -137,17 +160,17 @@ def check_probe(target: Target, probe: Probe) -> None:
         BadInput: its images are of another size, or they are not what a generator makes.
     """
     if isinstance(target, GeneratorTarget):
-        target.expects(probe.image(0))
+        target.check_probe_image(probe.image(0))
         return
     target.check_size(probe.size)
     target.check_channels(probe.channels)
-    if not probe.source.drawn and probe.preprocessing.geometry != target.preprocessing.geometry:
+    if not probe.source.is_presized and probe.preprocessing.geometry != target.preprocessing.geometry:
         ways = f"are {probe.preprocessing.geometry_text}, those of {target.name} {target.preprocessing.geometry_text}"
         how = "load_probe(..., target=target) takes the target's"
         warnings.warn(f"the images of {probe.name} {ways}; {how}", MilanWarning, stacklevel=3)
 
 
-def _check(k: int, quantile: float, batch_size: int) -> None:
+def _check_settings(k: int, quantile: float, batch_size: int) -> None:
     if k < 1:
         raise BadInput(f"k is {k}; a unit needs at least 1 exemplar")
     if not 0 <= quantile <= 1:
@@ -156,13 +179,22 @@ def _check(k: int, quantile: float, batch_size: int) -> None:
         raise BadInput(f"batch_size is {batch_size}; at least 1")
 
 
-def _plans(target: Target, probe: Probe, names: Sequence[str], units: dict[str, Sequence[int]], k: int, quantile: float) -> list[LayerPlan]:
-    layers = target.select(names)
+def _make_plans(
+    target: Target, probe: Probe, names: Sequence[str], units: dict[str, Sequence[int]], k: int, quantile: float
+) -> list[LayerPlan]:
+    layers = target.select_layers(names)
     if not layers:
         raise BadInput("no layers to dissect were named; python describe.py --list_layers prints them")
     if k > len(probe):
-        warnings.warn(f"k is {k}, but {probe.name} has only {len(probe)} images: took k = {len(probe)}", MilanWarning, stacklevel=3)
-    wanted = {target.layer(name).name: _indices(name, indices, target.layer(name).units) for name, indices in units.items()}
+        warnings.warn(
+            f"k is {k}, but {probe.name} has only {len(probe)} images: took k = {len(probe)}",
+            MilanWarning,
+            stacklevel=3,
+        )
+    wanted = {
+        target.layer(name).name: _check_indices(name, indices, target.layer(name).units)
+        for name, indices in units.items()
+    }
     found = examine(target, [layer.name for layer in layers], probe.size)
     every = {layer.name: tuple(range(layer.units)) for layer in layers}
     return [
@@ -179,15 +211,17 @@ def _plans(target: Target, probe: Probe, names: Sequence[str], units: dict[str, 
     ]
 
 
-def _indices(layer: str, indices: Iterable[int], units: int) -> tuple[int, ...]:
+def _check_indices(layer: str, indices: Iterable[int], units: int) -> tuple[int, ...]:
     found = tuple(sorted({int(index) for index in indices}))
     wrong = [index for index in found if not 0 <= index < units]
     if wrong or not found:
-        raise BadInput(f"units of {layer} lie between 0 and {units - 1}; {f'there is no {wrong[0]}' if wrong else 'none was given'}")
+        raise BadInput(
+            f"units of {layer} lie between 0 and {units - 1}; {f'there is no {wrong[0]}' if wrong else 'none was given'}"
+        )
     return found
 
 
-def _within(plans: list[LayerPlan], memory: int) -> list[LayerPlan]:
+def _fit_memory(plans: list[LayerPlan], memory: int) -> list[LayerPlan]:
     """The plans with quantiles sampled as far as needed to fit the memory.
 
     Raises:
@@ -203,22 +237,28 @@ def _within(plans: list[LayerPlan], memory: int) -> list[LayerPlan]:
     rates = {}
     for done, plan in enumerate(waiting):
         fair = share // (len(waiting) - done)  # what small layers leave goes to the large ones
-        rates[plan.layer.name] = _rate(plan, fair)
-        share -= replace(plan, rate=rates[plan.layer.name]).buffer_bytes
-    return [replace(plan, rate=rates[plan.layer.name]) for plan in plans]
+        rates[plan.layer.name] = _choose_sampling_rate(plan, fair)
+        share -= replace(plan, sampling_rate=rates[plan.layer.name]).buffer_bytes
+    return [replace(plan, sampling_rate=rates[plan.layer.name]) for plan in plans]
 
 
-def _rate(plan: LayerPlan, room: int) -> float:
+def _choose_sampling_rate(plan: LayerPlan, room: int) -> float:
     """The largest share of a layer's values, of those tried, whose quantile fits."""
     rate = 1.0
-    while replace(plan, rate=rate).buffer_bytes > room and rate > 1e-6:
+    while replace(plan, sampling_rate=rate).buffer_bytes > room and rate > 1e-6:
         rate /= 2
     return rate
 
 
-def _with_key(plan: LayerPlan, target: Target, network: str, probe: Probe, once: str) -> LayerPlan:
+def _add_key(plan: LayerPlan, target: Target, network: str, probe: Probe, once: str) -> LayerPlan:
     length = block_length(probe.size, target.device)
-    settings = {"k": plan.k, "quantile": plan.quantile, "units": plan.units, "rate": plan.rate, "block": length}
+    settings = {
+        "k": plan.k,
+        "quantile": plan.quantile,
+        "units": plan.units,
+        "rate": plan.sampling_rate,
+        "block": length,
+    }
     made_by = {"format": FORMAT, "torch": torch.__version__, "device": target.device.type, "once": once}
     if plan.layer.order:
         settings["order"] = plan.layer.order
@@ -227,11 +267,18 @@ def _with_key(plan: LayerPlan, target: Target, network: str, probe: Probe, once:
     return replace(plan, key=key)
 
 
-def _once(target: Target) -> str:
-    """Nothing, or for a network whose behaviour is changed by hooks (as within ``ablated``) what no other run has: hooks have no
+def _make_one_time_key(target: Target) -> str:
+    """Nothing, or for a network whose behaviour is changed by hooks (as within ``ablated``) what no other run has:
+    hooks have no
     fingerprint, so what was found with them is never taken for anything else."""
-    hooks = [hook for module in target.core.modules() for hook in [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]]
-    foreign = [hook for hook in hooks if not getattr(hook, "__module__", "").startswith("torch.")]  # weight_norm's belong to the weights
+    hooks = [
+        hook
+        for module in target.core.modules()
+        for hook in [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    ]
+    foreign = [
+        hook for hook in hooks if not getattr(hook, "__module__", "").startswith("torch.")
+    ]  # weight_norm's belong to the weights
     return uuid.uuid4().hex if foreign else ""
 
 
@@ -246,60 +293,68 @@ def _missing(out: Path, plans: list[LayerPlan]) -> list[LayerPlan]:
         fault = fault or (damage(folder, facts["files"]) if same else "")
         if fault or not same:
             missing.append(plan)
-        if fault and (folder / FACTS).exists():
+        if fault and (folder / FACTS_FILE).exists():
             faults.setdefault(fault, []).append(plan.layer.name)
     for fault, layers in faults.items():
         warnings.warn(f"{out}: dissecting {', '.join(layers)} again, since {fault}", MilanNotice, stacklevel=3)
     return missing
 
 
-def _images_found(out: Path, probe: Probe, plans: list[LayerPlan]) -> bool:
-    kept = kept_images(out, probe.fingerprint)
-    return kept is not None and all(kept.holds(_exemplar_ids(layer_folder(out, plan.layer.name))) for plan in plans)
+def _are_images_stored(out: Path, probe: Probe, plans: list[LayerPlan]) -> bool:
+    kept = open_stored_images(out, probe.fingerprint)
+    return kept is not None and all(
+        kept.contains_all(_read_exemplar_ids(layer_folder(out, plan.layer.name))) for plan in plans
+    )
 
 
-def _exemplar_ids(folder: Path) -> set[int]:
+def _read_exemplar_ids(folder: Path) -> set[int]:
     return set(read_facts(folder)["exemplars"])
 
 
-def _keep_images(out: Path, probe: Probe, seen: dict[int, Tensor]) -> None:
+def _store_images(out: Path, probe: Probe, seen: dict[int, Tensor]) -> None:
     """Keeps the exemplars' images of all layers here that were dissected on this probe."""
     ids: set[int] = set()
-    for file in [*out.glob(f"*/{FACTS}"), *out.glob(f"*/{_pending(FACTS)}")]:
+    for file in [*out.glob(f"*/{FACTS_FILE}"), *out.glob(f"*/{_pending_name(FACTS_FILE)}")]:
         # A dissection may be damaged or of another format.
         with suppress(BadInput, KeyError):
             facts = read_sealed(file)
             if facts["format"] == FORMAT and facts["probe"]["fingerprint"] == probe.fingerprint:
                 ids |= set(facts["exemplars"])
-    before = kept_images(out, probe.fingerprint)
+    before = open_stored_images(out, probe.fingerprint)
 
     def image(id: int) -> Tensor:
         if id in seen:
             return seen[id]
         return before[torch.tensor([id])][0] if before and id in before else probe.image(id)
 
-    keep_images(out, probe.fingerprint, ids, image)
+    store_images(out, probe.fingerprint, ids, image)
 
 
-def _write(record: LayerRecord, run: Run, out: Path, target: Target, probe: Probe) -> None:
+def _write_layer(record: LayerStatistics, run: DissectionRun, out: Path, target: Target, probe: Probe) -> None:
     """Writes a layer's files, the facts under another name: without them nothing is found."""
     folder = layer_folder(out, record.plan.layer.name)
     folder.mkdir(exist_ok=True)
-    (folder / FACTS).unlink(missing_ok=True)
-    k = min(record.plan.k, run.good)
+    (folder / FACTS_FILE).unlink(missing_ok=True)
+    k = min(record.plan.k, run.readable_count)
     peaks, ids, maps = (tensor[:, :k].contiguous() for tensor in record.topk.ranked())
-    with atomic(folder / EXEMPLARS) as partial:
+    with atomic_write(folder / EXEMPLARS_FILE) as partial:
         save_file({"activations": peaks, "ids": ids, "maps": maps}, partial)
     ranges = {f"range.{name}": tensor for name, tensor in record.range.state().items()}
-    with atomic(folder / STATISTICS) as partial:
-        save_file({"thresholds": record.thresholds().float(), "units": torch.tensor(record.plan.units), **ranges}, partial)
+    with atomic_write(folder / STATISTICS_FILE) as partial:
+        save_file(
+            {"thresholds": record.thresholds().float(), "units": torch.tensor(record.plan.units), **ranges}, partial
+        )
     run.move_pooled(record, folder)
-    files = checksums(folder, [EXEMPLARS, STATISTICS, *map(pooled_name, record.plan.poolings)])
-    with atomic(folder / _pending(FACTS)) as partial:
-        partial.write_text(json.dumps(sealed(_facts(record, run, target, probe, k) | {"files": files}), indent=1))
+    files = checksums(folder, [EXEMPLARS_FILE, STATISTICS_FILE, *map(format_pooled_file_name, record.plan.poolings)])
+    with atomic_write(folder / _pending_name(FACTS_FILE)) as partial:
+        partial.write_text(
+            json.dumps(sealed(_collect_facts(record, run, target, probe, k) | {"files": files}), indent=1)
+        )
 
 
-def _facts(record: LayerRecord, run: Run, target: Target, probe: Probe, k: int) -> dict[str, object]:
+def _collect_facts(
+    record: LayerStatistics, run: DissectionRun, target: Target, probe: Probe, k: int
+) -> dict[str, object]:
     plan, words = record.plan, record.status(k)
     return {
         "format": FORMAT,
@@ -315,26 +370,28 @@ def _facts(record: LayerRecord, run: Run, target: Target, probe: Probe, k: int) 
         "image_size": probe.size,
         "images": plan.images,
         "skipped": run.skipped,
-        "status": {word: _listed(plan, [found == word for found in words]) for word in ("dead", "sparse", "invalid")},
-        "not_finite": _listed(plan, record.range.odd.bool().tolist()),
+        "status": {
+            word: _list_units(plan, [found == word for found in words]) for word in ("dead", "sparse", "invalid")
+        },
+        "not_finite": _list_units(plan, record.range.nonfinite_images.bool().tolist()),
         "nondeterministic": plan.nondeterministic,
-        "sampled": plan.rate,
+        "sampled": plan.sampling_rate,
         "rank_error": record.rank_error(),
-        "exemplars": sorted(record.topk.members()),
+        "exemplars": sorted(record.topk.image_ids()),
         "warnings": list(run.warnings),
     }
 
 
-def _listed(plan: LayerPlan, chosen: list[bool]) -> list[int]:
+def _list_units(plan: LayerPlan, chosen: list[bool]) -> list[int]:
     return [index for index, is_so in zip(plan.units, chosen, strict=True) if is_so]
 
 
-def _pending(name: str) -> str:
+def _pending_name(name: str) -> str:
     return f"{name}.pending"
 
 
-def _commit(folder: Path) -> None:
-    (folder / _pending(FACTS)).replace(folder / FACTS)
+def _commit_layer(folder: Path) -> None:
+    (folder / _pending_name(FACTS_FILE)).replace(folder / FACTS_FILE)
 
 
 def _warn_of(plans: list[LayerPlan], out: Path, new: set[str]) -> None:
@@ -358,20 +415,26 @@ def _warn_of(plans: list[LayerPlan], out: Path, new: set[str]) -> None:
 
 def _check_space(out: Path, plans: list[LayerPlan], probe: Probe) -> None:
     pixels = min(len(probe), sum(len(plan.units) * plan.k for plan in plans)) * 3 * pixel_count(probe.size)
-    needed = _SPARED + pixels + sum(plan.pooled_bytes + 2 * (plan.map_bytes + plan.buffer_bytes) for plan in plans)
-    needed -= sum(file.stat().st_size for file in (out / WORK).rglob("*") if file.is_file())  # what a killed run has taken already
+    needed = (
+        _RESERVED_BYTES + pixels + sum(plan.pooled_bytes + 2 * (plan.map_bytes + plan.buffer_bytes) for plan in plans)
+    )
+    needed -= sum(
+        file.stat().st_size for file in (out / WORK_FOLDER).rglob("*") if file.is_file()
+    )  # what a killed run has taken already
     free = shutil.disk_usage(out).free
     if free < needed:
-        raise BadInput(f"{out} has {free / 2**30:.2f} GiB free and this may take {needed / 2**30:.2f}; free some, or name another folder")
+        raise BadInput(
+            f"{out} has {free / 2**30:.2f} GiB free and this may take {needed / 2**30:.2f}; free some, or name another folder"
+        )
 
 
-def _bytes(memory: str | int) -> int:
+def _parse_bytes(memory: str | int) -> int:
     """Bytes of a size such as ``4GiB``.
 
-    >>> _bytes("4GiB") == 4 * 2**30, _bytes("1.5 MB"), _bytes(7)
+    >>> _parse_bytes("4GiB") == 4 * 2**30, _parse_bytes("1.5 MB"), _parse_bytes(7)
     (True, 1500000, 7)
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?|)b?\s*", str(memory).lower())
     if not found or not math.isfinite(float(found[1])):
         raise BadInput(f"not a size: memory={memory!r}; write it as 4GiB or 500MB")
-    return int(float(found[1]) * _UNITS[found[2]])
+    return int(float(found[1]) * _BYTE_UNITS[found[2]])

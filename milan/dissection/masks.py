@@ -7,11 +7,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from milan.dissection.passes import Seen, looked
+from milan.dissection.forward_blocks import BlockOutputs, map_blocks
 from milan.errors import BadInput
-from milan.preprocessing import Size, height_width
 from milan.probes import Probe
 from milan.targets import Target
+from milan.targets.preprocessing import Size, height_width
 
 _CHUNK = 2**24  # upsampled values at a time, so that many maps do not fill the memory
 
@@ -21,8 +21,8 @@ def masks_from_maps(
 ) -> Bool[Tensor, "*lead height width"]:
     """True where a map, upsampled bilinearly to the image's ``size``, exceeds its threshold.
 
-    Pixels have half-pixel centres and edge values are repeated, as image libraries do (the 2022 code let activations fade
-    towards the border, which shrank its masks there). ``thresholds`` broadcast against the axes before h and w.
+    Pixels have half-pixel centres and edge values are repeated, as image libraries do (the 2022 code let activations
+    fade towards the border, which shrank its masks there). ``thresholds`` broadcast against the axes before h and w.
 
     >>> masks_from_maps(torch.tensor([[0.0, 4.0]]), 1.0, (1, 4))
     tensor([[False, False,  True,  True]])
@@ -34,20 +34,31 @@ def masks_from_maps(
         return (maps > levels.reshape(*lead, 1, 1)).expand(*lead, height, width).clone()
     masks = torch.empty(len(levels), height, width, dtype=torch.bool, device=maps.device)
     rows = max(1, _CHUNK // (height * width))
-    for out, part, level in zip(masks.split(rows), maps.reshape(-1, *grid).split(rows), levels.split(rows), strict=True):
-        torch.gt(interpolate(part[:, None], size=(height, width), mode="bilinear", align_corners=False)[:, 0], level, out=out)
+    for out, part, level in zip(
+        masks.split(rows), maps.reshape(-1, *grid).split(rows), levels.split(rows), strict=True
+    ):
+        torch.gt(
+            interpolate(part[:, None], size=(height, width), mode="bilinear", align_corners=False)[:, 0], level, out=out
+        )
     return masks.reshape(*lead, height, width)
 
 
-def whole_where_empty(masks: Bool[Tensor, "*lead height width"]) -> Bool[Tensor, "*lead height width"]:
+def fill_empty_masks(masks: Bool[Tensor, "*lead height width"]) -> Bool[Tensor, "*lead height width"]:
     """A mask without any area becomes the whole image: nothing downstream can look at nothing."""
     return masks | ~masks.flatten(-2).any(-1)[..., None, None]
 
 
-def unit_masks(
-    target: Target, probe: Probe, layer: str, thresholds: Float[Tensor, " units"], *, size: Size | None = None, batch_size: int = 16
+def iter_unit_masks(
+    target: Target,
+    probe: Probe,
+    layer: str,
+    thresholds: Float[Tensor, " units"],
+    *,
+    size: Size | None = None,
+    batch_size: int = 16,
 ) -> Iterator[tuple[Int[Tensor, " images"], Bool[Tensor, "images units height width"]]]:
-    """The masks of all units of a layer over the whole probe, a few images at a time, in order; corrupt images are left out.
+    """The masks of all units of a layer over the whole probe, a few images at a time, in order; corrupt images are left
+    out.
 
     Args:
         thresholds: one per unit of the layer, as ``Dissection.thresholds()``.
@@ -60,7 +71,9 @@ def unit_masks(
     if len(thresholds) != found.units:
         raise BadInput(f"{len(thresholds)} thresholds for the {found.units} units of {found.name}: give one for each")
 
-    def masked(seen: Seen) -> tuple[Tensor, Tensor]:
-        return seen.ids, masks_from_maps(seen.maps[found.name], thresholds.to(seen.maps[found.name].device), size or probe.size)
+    def masked(seen: BlockOutputs) -> tuple[Tensor, Tensor]:
+        return seen.ids, masks_from_maps(
+            seen.maps[found.name], thresholds.to(seen.maps[found.name].device), size or probe.size
+        )
 
-    yield from looked(target, [found.name], probe.inputs(batch_size), masked)
+    yield from map_blocks(target, [found.name], probe.inputs(batch_size), masked)

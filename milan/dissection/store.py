@@ -15,22 +15,27 @@ from jaxtyping import Float, Int, UInt8
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from milan.dissection.images import KeptImages, kept_images
-from milan.dissection.masks import masks_from_maps, whole_where_empty
-from milan.dissection.record import pooled_name
+from milan.dissection.exemplar_images import StoredImages, open_stored_images
+from milan.dissection.layer_statistics import format_pooled_file_name
+from milan.dissection.masks import fill_empty_masks, masks_from_maps
 from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
-from milan.integrity import damage, read_sealed
-from milan.preprocessing import Size, as_size
 from milan.probes import Probe, load_probe
-from milan.storage import safe_name
+from milan.storage.files import safe_name
+from milan.storage.integrity import damage, read_sealed
+from milan.storage.text_files import read_json_object
 from milan.targets import Target, load_target
-from milan.text_files import read_json_object
+from milan.targets.preprocessing import Size, as_size
 from milan.units import Exemplars, Unit
 
 FORMAT = 2  # of the files, 1 in milan 0.1; another number is another dissection
-Pooling = Literal["max", "mean", "cls", "tokens"]
+ActivationPooling = Literal["max", "mean", "cls", "tokens"]
 Status = Literal["ok", "dead", "sparse", "invalid"]
-FACTS, EXEMPLARS, STATISTICS, PROBE = "dissection.json", "exemplars.safetensors", "statistics.safetensors", "probe.json"
+FACTS_FILE, EXEMPLARS_FILE, STATISTICS_FILE, PROBE = (
+    "dissection.json",
+    "exemplars.safetensors",
+    "statistics.safetensors",
+    "probe.json",
+)
 
 
 class Dissection(ABC):
@@ -43,8 +48,8 @@ class Dissection(ABC):
         quantile: of all activations of a unit, above which a place belongs to its mask.
         probe, target: how to load them again.
         key: stands for all that the result depends on; another key is another result.
-        status: of each unit: ``ok``, ``dead`` (never changes), ``sparse`` (positive in fewer than k images) or ``invalid``
-            (no finite value).
+        status: of each unit: ``ok``, ``dead`` (never changes), ``sparse`` (positive in fewer than k images) or
+            ``invalid`` (no finite value).
         image_size: side of the exemplars' images in pixels, or height and width.
         folder: where it lies.
     """
@@ -70,7 +75,7 @@ class Dissection(ABC):
         """
 
     @abstractmethod
-    def activations(self, pooling: Pooling = "max") -> Float[Tensor, "images units"]:
+    def activations(self, pooling: ActivationPooling = "max") -> Float[Tensor, "images units"]:
         """Each image's activation of each unit, over the whole probe; NaN for images that could not be read.
 
         Args:
@@ -95,7 +100,9 @@ class Dissection(ABC):
             UnknownName: the unit was not dissected.
             MissingEvidence: this dissection does not hold them.
         """
-        raise MissingEvidence(f"{self.folder} holds the masks of exemplars but no activation maps; dissect {self.layer} with milan.dissect")
+        raise MissingEvidence(
+            f"{self.folder} holds the masks of exemplars but no activation maps; dissect {self.layer} with milan.dissect"
+        )
 
     @abstractmethod
     def open_probe(self) -> Probe:
@@ -107,17 +114,18 @@ class Dissection(ABC):
 
     @abstractmethod
     def open_target(self) -> Target:
-        """The network that was dissected, for what needs it once more: masks over the whole probe, activations on other images.
+        """The network that was dissected, for what needs it once more: masks over the whole probe, activations on other
+        images.
 
         Raises:
             MissingEvidence: it has no name to be loaded by, or has other weights by now.
         """
 
-    def alive(self) -> list[Unit]:
+    def active_units(self) -> list[Unit]:
         """The units of which something can be said."""
         return [unit for unit in self.units if self.status[unit] == "ok"]
 
-    def row(self, unit: Unit) -> int:
+    def row_of(self, unit: Unit) -> int:
         """The unit's place in ``units``, and in all that is listed by unit.
 
         Raises:
@@ -159,35 +167,43 @@ class StoredDissection(Dissection):
         self.units = [Unit(self.layer, index) for index in facts["units"]]
         self.status = dict.fromkeys(self.units, "ok")
         self.status |= {Unit(self.layer, index): word for word, indices in facts["status"].items() for index in indices}
-        self._told = False
+        self._has_warned = False
         # Files whose checksums were compared.
         self._checked: set[str] = set()
 
     def exemplars(self, unit: Unit) -> Exemplars:
-        row = self.row(unit)
-        with self._opened(EXEMPLARS) as file:
+        row = self.row_of(unit)
+        with self._open_tensors(EXEMPLARS_FILE) as file:
             ids, peaks, maps = (file.get_slice(name)[row] for name in ("ids", "activations", "maps"))
         masks = masks_from_maps(maps, float(self.thresholds()[row]), self.image_size)
-        if self.status[unit] == "ok" and not self._told and not masks.flatten(1).any(1).all():
-            self._told = True
+        if self.status[unit] == "ok" and not self._has_warned and not masks.flatten(1).any(1).all():
+            self._has_warned = True
             text = f"{self.layer}: exemplars in which no place exceeds the unit's threshold are shown whole"
             warnings.warn(text, MilanWarning, stacklevel=2)
-        return Exemplars(unit, self.images(ids), whole_where_empty(masks)[:, None], peaks, ids)
+        return Exemplars(unit, self.images(ids), fill_empty_masks(masks)[:, None], peaks, ids)
 
     def maps(self, unit: Unit) -> Float[Tensor, "k h w"]:
-        row = self.row(unit)
-        with self._opened(EXEMPLARS) as file:
+        row = self.row_of(unit)
+        with self._open_tensors(EXEMPLARS_FILE) as file:
             return file.get_slice("maps")[row]
 
-    def activations(self, pooling: Pooling = "max") -> Float[Tensor, "images units"]:
+    def activations(self, pooling: ActivationPooling = "max") -> Float[Tensor, "images units"]:
         tokens = self.facts["layout"] == "BNC"
         if pooling == "tokens" and not tokens:
-            raise MissingEvidence(f"{self.layer} has no tokens (its layout is {self.facts['layout']}); take pooling='mean'")
-        file = self.folder / pooled_name("mean" if pooling == "tokens" else pooling)  # the grid's mean is that of its tokens
+            raise MissingEvidence(
+                f"{self.layer} has no tokens (its layout is {self.facts['layout']}); take pooling='mean'"
+            )
+        file = self.folder / format_pooled_file_name(
+            "mean" if pooling == "tokens" else pooling
+        )  # the grid's mean is that of its tokens
         if pooling == "cls" and not file.exists():
-            raise MissingEvidence(f"{self.layer} has no class token; take pooling='mean' or 'max', or a layer that has one")
+            raise MissingEvidence(
+                f"{self.layer} has no class token; take pooling='mean' or 'max', or a layer that has one"
+            )
         with self._sound(file.name):
-            return torch.from_numpy(np.load(file, mmap_mode="c", allow_pickle=False))  # "c": torch wants it writable; the file stays
+            return torch.from_numpy(
+                np.load(file, mmap_mode="c", allow_pickle=False)
+            )  # "c": torch wants it writable; the file stays
 
     def thresholds(self) -> Float[Tensor, " units"]:
         return self._statistics["thresholds"]
@@ -198,13 +214,13 @@ class StoredDissection(Dissection):
         Raises:
             MissingEvidence: neither has them.
         """
-        if self._kept is not None and self._kept.holds(ids.tolist()):
-            return self._kept[ids]
+        if self._stored_images is not None and self._stored_images.contains_all(ids.tolist()):
+            return self._stored_images[ids]
         return torch.stack([self.open_probe().image(id) for id in ids.tolist()])
 
     @cached_property
-    def _kept(self) -> KeptImages | None:
-        return kept_images(self.folder.parent, self.facts["probe"]["fingerprint"])
+    def _stored_images(self) -> StoredImages | None:
+        return open_stored_images(self.folder.parent, self.facts["probe"]["fingerprint"])
 
     def open_probe(self) -> Probe:
         return self._probe
@@ -216,29 +232,35 @@ class StoredDissection(Dissection):
     def _probe(self) -> Probe:
         facts = self.facts["probe"]
         if self._source is None and not self.probe:
-            raise MissingEvidence(f"the probe of {self.folder} was given in Python and has no name to be loaded by; {_again(self.folder)}")
+            raise MissingEvidence(
+                f"the probe of {self.folder} was given in Python and has no name to be loaded by; {_make_rerun_hint(self.folder)}"
+            )
         probe = self._source or load_probe(**facts["settings"])
         if probe.fingerprint != facts["fingerprint"]:
-            raise MissingEvidence(f"the probe {self.probe} has changed since {self.folder} was made; {_again(self.folder)}")
+            raise MissingEvidence(
+                f"the probe {self.probe} has changed since {self.folder} was made; {_make_rerun_hint(self.folder)}"
+            )
         return probe
 
     @cached_property
     def _target(self) -> Target:
         facts = self.facts["target"]
         if self._network is None and not facts.get("settings", {}).get("spec"):
-            raise MissingEvidence(f"the target of {self.folder} was given in Python and has no name to be loaded by; {_again(self.folder)}")
+            raise MissingEvidence(
+                f"the target of {self.folder} was given in Python and has no name to be loaded by; {_make_rerun_hint(self.folder)}"
+            )
         target = self._network or load_target(**facts["settings"])
         if target.fingerprint != facts["fingerprint"]:
             text = f"the target {self.target} is not the one dissected in {self.folder}"
-            raise MissingEvidence(f"{text}: its weights, code or preprocessing differ; {_again(self.folder)}")
+            raise MissingEvidence(f"{text}: its weights, code or preprocessing differ; {_make_rerun_hint(self.folder)}")
         return target
 
     @cached_property
     def _statistics(self) -> dict[str, Tensor]:
-        with self._opened(STATISTICS) as file:
+        with self._open_tensors(STATISTICS_FILE) as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a file handle, no dict)
 
-    def _opened(self, name: str) -> Any:
+    def _open_tensors(self, name: str) -> Any:
         with self._sound(name):
             return safe_open(self.folder / name, "pt")
 
@@ -246,12 +268,14 @@ class StoredDissection(Dissection):
     def _sound(self, name: str) -> Iterator[None]:
         """Read a file within; raise MissingEvidence if it cannot be read or was changed."""
         if name not in self._checked and (fault := damage(self.folder, {name: self.facts["files"][name]})):
-            raise MissingEvidence(f"{self.folder}: {fault}; {_again(self.folder)}")
+            raise MissingEvidence(f"{self.folder}: {fault}; {_make_rerun_hint(self.folder)}")
         self._checked.add(name)
         try:
             yield
         except (OSError, ValueError, SafetensorError) as error:
-            raise MissingEvidence(f"{self.folder}: {name} cannot be read ({error}); {_again(self.folder)}") from None
+            raise MissingEvidence(
+                f"{self.folder}: {name} cannot be read ({error}); {_make_rerun_hint(self.folder)}"
+            ) from None
 
 
 def load_dissection(path: str | Path) -> Dissection:
@@ -260,18 +284,20 @@ def load_dissection(path: str | Path) -> Dissection:
     Raises:
         BadInput: there is none, or it is damaged.
     """
-    from milan.dissection.exchange import CompactDissection, ReleasedDissection  # they build on this module
+    from milan.dissection.milannotations import CompactDissection, ReleasedDissection  # they build on this module
 
     folder = Path(path)
-    if (folder / FACTS).exists():
+    if (folder / FACTS_FILE).exists():
         return StoredDissection(folder)
     for kind in (CompactDissection, ReleasedDissection):
-        if kind.is_at(folder):
+        if kind.exists_at(folder):
             return kind(folder)
-    inner = sorted(file.parent.name for name in (FACTS, "ids.csv") for file in folder.glob(f"*/{name}"))
+    inner = sorted(file.parent.name for name in (FACTS_FILE, "ids.csv") for file in folder.glob(f"*/{name}"))
     if inner:
-        raise BadInput(f"{folder} holds several layers; give one of them: {', '.join(inner[:8])}{', ...' if len(inner) > 8 else ''}")
-    raise BadInput(f"no dissection in {folder} (looked for {FACTS} and ids.csv); make one with milan.dissect")
+        raise BadInput(
+            f"{folder} holds several layers; give one of them: {', '.join(inner[:8])}{', ...' if len(inner) > 8 else ''}"
+        )
+    raise BadInput(f"no dissection in {folder} (looked for {FACTS_FILE} and ids.csv); make one with milan.dissect")
 
 
 def layer_folder(out: Path, layer: str) -> Path:
@@ -281,7 +307,7 @@ def layer_folder(out: Path, layer: str) -> Path:
 
 def layer_of(folder: Path) -> str:
     """The layer of a folder of dissections or annotations: as a file in it says, else the folder's name."""
-    for name in (FACTS, PROBE):
+    for name in (FACTS_FILE, PROBE):
         with suppress(BadInput, KeyError):
             return str(read_json_object(folder / name)["layer"])
     return unquote(folder.resolve().name)
@@ -295,21 +321,21 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """
     facts, fault = facts_or_fault(folder)
     if fault:
-        raise BadInput(f"no dissection in {folder} that can be read: {fault}; {_again(folder)}")
+        raise BadInput(f"no dissection in {folder} that can be read: {fault}; {_make_rerun_hint(folder)}")
     return facts
 
 
 def facts_or_fault(folder: Path) -> tuple[dict[str, Any], str]:
     """Return the facts of ``dissection.json`` and an empty text, or no facts and why they cannot be read."""
     try:
-        written = read_json_object(folder / FACTS).get("format")
+        written = read_json_object(folder / FACTS_FILE).get("format")
         if written == FORMAT:
-            return read_sealed(folder / FACTS), ""
+            return read_sealed(folder / FACTS_FILE), ""
     except BadInput as error:
         return {}, str(error)
-    by = f"{FACTS} has format {written}" if written is not None else f"{FACTS} has no format"
+    by = f"{FACTS_FILE} has format {written}" if written is not None else f"{FACTS_FILE} has no format"
     return {}, f"{by}{' (of milan 0.1)' if written == 1 else ''} and this version reads {FORMAT}"
 
 
-def _again(folder: Path) -> str:
+def _make_rerun_hint(folder: Path) -> str:
     return f"dissect again with out={str(folder.parent)!r}"

@@ -1,36 +1,39 @@
 """English sentences taken apart: parts of speech and who depends on whom.
 
-An installed ``en_core_web_*`` of spaCy's does it where there is one, else the pipeline that comes with the package, which spaCy trained on
-the English Web Treebank of Universal Dependencies (``data/language/README.md`` says how well it does, and under which licence it is).
+An installed ``en_core_web_*`` of spaCy's does it where there is one, else the pipeline that comes with the package,
+which spaCy trained on the English Web Treebank of Universal Dependencies (``data/language/README.md`` says how well it
+does, and under which licence it is).
 """
 
 from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING
 
-from milan.embedded import embedded
 from milan.errors import BadInput, UnknownName
+from milan.storage.packaged_data import locate_packaged_data
 
 if TYPE_CHECKING:
     from spacy.language import Language
     from spacy.tokens import Doc, Span
 
-OURS = "ours"  # the pipeline in data/language
-INSTALLED = ("en_core_web_lg", "en_core_web_trf", "en_core_web_md", "en_core_web_sm")  # the 2022 code took lg
-NOUNS = frozenset({"NOUN", "PROPN"})
-_BEFORE = frozenset(
+PACKAGED_PIPELINE = "ours"  # the pipeline in data/language
+PREFERRED_PIPELINES = ("en_core_web_lg", "en_core_web_trf", "en_core_web_md", "en_core_web_sm")  # the 2022 code took lg
+NOUN_TAGS = frozenset({"NOUN", "PROPN"})
+_LEADING_DEPENDENCIES = frozenset(
     {"case", "cc", "mark", "cop", "aux", "punct", "advmod", "discourse"}
 )  # what stands before a noun and is none of its phrase
-_INSIDE = frozenset({"compound", "flat", "fixed", "goeswith", "amod", "nummod"})  # nouns that are part of another's phrase
+_INNER_DEPENDENCIES = frozenset(
+    {"compound", "flat", "fixed", "goeswith", "amod", "nummod"}
+)  # nouns that are part of another's phrase
 
 
 @cache
-def load_language(name: str = "") -> "Language":
+def load_pipeline(name: str = "") -> "Language":
     """The pipeline that tells parts of speech and parses.
 
     Args:
-        name: of an installed pipeline, the folder of one, or ``ours`` for that in data/language; "" for the first of ``en_core_web_lg``,
-            ``_trf``, ``_md`` and ``_sm`` that is installed, else ours.
+        name: of an installed pipeline, the folder of one, or ``ours`` for that in data/language; "" for the first of
+            ``en_core_web_lg``, ``_trf``, ``_md`` and ``_sm`` that is installed, else ours.
 
     Raises:
         UnknownName: it is neither installed nor a folder.
@@ -38,47 +41,51 @@ def load_language(name: str = "") -> "Language":
     """
     import spacy
 
-    name = name or default_language()
+    name = name or find_default_pipeline()
     try:
-        language = spacy.load(embedded("data/language") if name == OURS else name, exclude=["ner"])
+        language = spacy.load(
+            locate_packaged_data("data/language") if name == PACKAGED_PIPELINE else name, exclude=["ner"]
+        )
     except OSError:
         raise UnknownName(
             "spaCy pipeline",
             name,
-            [OURS, *spacy.util.get_installed_models()],
-            f"install it with `python -m spacy download {name}`, or give {OURS}",
+            [PACKAGED_PIPELINE, *spacy.util.get_installed_models()],
+            f"install it with `python -m spacy download {name}`, or give {PACKAGED_PIPELINE}",
         ) from None
     if "parser" not in language.pipe_names:
-        raise BadInput(f"the spaCy pipeline {name} does not parse (it has {', '.join(language.pipe_names) or 'no parts'}); give {OURS}")
-    if _universal(language):
-        language.vocab.get_noun_chunks = universal_noun_chunks
+        raise BadInput(
+            f"the spaCy pipeline {name} does not parse (it has {', '.join(language.pipe_names) or 'no parts'}); give {PACKAGED_PIPELINE}"
+        )
+    if _uses_universal_dependencies(language):
+        language.vocab.get_noun_chunks = find_noun_chunks
     return language
 
 
-def default_language() -> str:
-    """The first of ``INSTALLED`` that is, else ``ours``."""
+def find_default_pipeline() -> str:
+    """The first of ``PREFERRED_PIPELINES`` that is, else ``ours``."""
     from spacy.util import get_installed_models
 
-    return next((each for each in INSTALLED if each in get_installed_models()), OURS)
+    return next((each for each in PREFERRED_PIPELINES if each in get_installed_models()), PACKAGED_PIPELINE)
 
 
-def named(language: "Language") -> str:
+def format_pipeline_name(language: "Language") -> str:
     """How a report says which pipeline it was, as ``en_milan_ewt 1``."""
     return f"{language.meta['lang']}_{language.meta['name']} {language.meta['version']}"
 
 
-def universal_noun_chunks(doc: "Doc | Span") -> "Iterator[tuple[int, int, int]]":
+def find_noun_chunks(doc: "Doc | Span") -> "Iterator[tuple[int, int, int]]":
     """Noun phrases by universal dependencies, as spaCy wants them: start, end, label; its own know other labels."""
     label = doc.vocab.strings.add("NP")
     for token in doc:
-        if token.pos_ not in NOUNS or token.dep_.partition(":")[0] in _INSIDE:
+        if token.pos_ not in NOUN_TAGS or token.dep_.partition(":")[0] in _INNER_DEPENDENCIES:
             continue
         start = token.i
-        lefts = [left for left in token.lefts if left.dep_.partition(":")[0] not in _BEFORE]
+        lefts = [left for left in token.lefts if left.dep_.partition(":")[0] not in _LEADING_DEPENDENCIES]
         while lefts and lefts[-1].right_edge.i == start - 1:
             start = lefts.pop().left_edge.i
         yield start, token.i + 1, label
 
 
-def _universal(language: "Language") -> bool:
+def _uses_universal_dependencies(language: "Language") -> bool:
     return "obl" in language.get_pipe("parser").labels

@@ -3,12 +3,12 @@
 import sys
 from collections.abc import Sequence
 
-from milan.command import program
+from milan.console.command_line import program
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """The program: reads the options, builds, and gives the exit status."""
-    from milan.language.building import build
+    from milan.diorama_build.language_pipeline import build
 
     text = "Trains an English tagger and parser on a treebank, with spaCy's trainer."
     return program("python -m milan.language build", text, build, words, "build")

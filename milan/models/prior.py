@@ -8,10 +8,10 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from milan.models.captioner import CaptionBatch, lstm
-from milan.models.decoding import padded
-from milan.models.saving import Saved
-from milan.vocabulary import Vocabulary
+from milan.models.captioner import CaptionBatch, lstm_step
+from milan.models.decoding import pad_index
+from milan.models.model_files import PretrainedMixin
+from milan.models.vocabulary import Vocabulary
 
 
 class TextBatch(NamedTuple):
@@ -22,7 +22,7 @@ class TextBatch(NamedTuple):
 
 class Prior(
     LightningModule,
-    Saved,
+    PretrainedMixin,
     library_name="milan",
     tags=["milan", "interpretability", "language-model"],
     license="mit",
@@ -38,7 +38,7 @@ class Prior(
         learning_rate: of AdamW.
     """
 
-    what = "Says how likely a text is as the description of any unit of a vision network: p(d) of MILAN."
+    card_summary = "Says how likely a text is as the description of any unit of a vision network: p(d) of MILAN."
     monitor: ClassVar[tuple[str, Literal["min", "max"]]] = ("held_out_loss", "min")
 
     def __init__(
@@ -59,7 +59,9 @@ class Prior(
         self.learning_rate = learning_rate
         self.trained_on: dict[str, Any] = {}
 
-    def forward(self, tokens: Int[Tensor, "batch length"]) -> tuple[Float[Tensor, "words vocabulary"], Int[Tensor, " words"]]:
+    def forward(
+        self, tokens: Int[Tensor, "batch length"]
+    ) -> tuple[Float[Tensor, "words vocabulary"], Int[Tensor, " words"]]:
         """Logits of every token that is not ``<pad>``, given those before it, and those tokens."""
         before = torch.cat([torch.full_like(tokens[:, :1], self.vocabulary.start), tokens[:, :-1]], 1)
         states, _ = self.lstm(self.embedding(before))
@@ -70,21 +72,23 @@ class Prior(
         """Cross entropy by token."""
         return F.cross_entropy(*self(batch.tokens))
 
-    def walk(self, units: int) -> "PriorWalk":
+    def start_decoding(self, units: int) -> "PriorState":
         """For ``milan.models.decoding``: one row for each unit, before any word."""
-        return PriorWalk(self, units)
+        return PriorState(self, units)
 
     @torch.no_grad()
     def score(self, tokens: Int[Tensor, "*shape steps"], *, trailing: bool = False) -> Float[Tensor, "*shape"]:
         """Log probability of each text, summed over its tokens up to and with ``<stop>``; what follows that is ignored.
 
-        Texts that begin alike share the work as far as they do: a beam's fifty are a tree of far fewer beginnings than words.
+        Texts that begin alike share the work as far as they do: a beam's fifty are a tree of far fewer beginnings than
+            words.
 
         Args:
             tokens: texts, each filled up with anything after its ``<stop>``.
-            trailing: count one token after ``<stop>`` too, where there is one, as the 2022 code does, whose mask ends a token late.
+            trailing: count one token after ``<stop>`` too, where there is one, as the 2022 code does, whose mask ends a
+                token late.
         """
-        flat, walk = tokens.flatten(0, -2), self.walk(1)
+        flat, walk = tokens.flatten(0, -2), self.start_decoding(1)
         row = torch.zeros_like(flat[:, 0])  # the walk's row that each text has come to
         before = torch.full_like(row, self.vocabulary.start)
         going, total = torch.arange(len(flat), device=flat.device), self.readout.weight.new_zeros(len(flat))
@@ -107,30 +111,39 @@ class Prior(
 
     def validation_step(self, batch: TextBatch, _index: int) -> None:
         tokens = int((batch.tokens != self.vocabulary.pad).sum())
-        self.log("held_out_loss", self.loss(batch), batch_size=tokens, prog_bar=True)  # a mean over tokens, whatever the batches
+        self.log(
+            "held_out_loss", self.loss(batch), batch_size=tokens, prog_bar=True
+        )  # a mean over tokens, whatever the batches
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.parameters(), self.learning_rate)
 
 
-class PriorWalk:
+class PriorState:
     """Beginnings of texts on their way; what does not depend on the next word is done once for all that grow out of it."""
 
     def __init__(self, prior: Prior, units: int):
         self.prior, self.device = prior, prior.readout.weight.device
-        self.states = [(prior.readout.weight.new_zeros(units, prior.lstm.hidden_size),) * 2 for _ in range(prior.lstm.num_layers)]
+        self.states = [
+            (prior.readout.weight.new_zeros(units, prior.lstm.hidden_size),) * 2 for _ in range(prior.lstm.num_layers)
+        ]
         self.words = F.linear(prior.embedding.weight, self._weight("weight_ih", 0), self._weight("bias_ih", 0))
 
     @torch.no_grad()
     def advance(self, parents: Int[Tensor, " rows"], tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocabulary"]:
         grown, origin = parents.unique(return_inverse=True)
-        grown, origin, parents, entered = padded(grown), padded(origin), padded(parents), self.words[padded(tokens)]
+        grown, origin, parents, entered = (
+            pad_index(grown),
+            pad_index(origin),
+            pad_index(parents),
+            self.words[pad_index(tokens)],
+        )
         states = []
         for layer, (hidden, cell) in enumerate(self.states):
             carried = F.linear(hidden[grown], self._weight("weight_hh", layer), self._weight("bias_hh", layer))[origin]
             if layer:
                 entered = F.linear(entered, self._weight("weight_ih", layer), self._weight("bias_ih", layer))
-            entered, new = lstm(entered + carried, cell[parents])
+            entered, new = lstm_step(entered + carried, cell[parents])
             states.append((entered, new))
         logits = self.prior.readout(entered)[: len(tokens)]
         self.states = [(hidden[: len(tokens)], cell[: len(tokens)]) for hidden, cell in states]

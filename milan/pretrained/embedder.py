@@ -1,6 +1,6 @@
 """Image-text models as embedders: pictures and texts as vectors of one space, each computed once and kept.
 
-``load_embedder`` gives one by name or path, ``probe_embeddings`` and ``text_embeddings`` what it makes of a probe and of texts.
+``load_embedder`` gives one by name or path, ``embed_probe`` and ``embed_texts`` what it makes of a probe and of texts.
 """
 
 from abc import ABC, abstractmethod
@@ -11,15 +11,19 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from milan.embedded import embedded
+from milan.console.progress import track_progress
 from milan.errors import BadInput, MissingEvidence, UnknownName
-from milan.pretrained.embeddings import Rows, Texts
-from milan.pretrained.sources import Precision, dtype_of, from_file, usable
-from milan.probes.probe import BAD_SHARE, Probe
-from milan.progress import progress
-from milan.storage import cache_folder, content_key
+from milan.pretrained.embedding_cache import ImageEmbeddingFile, TextEmbeddingStore
+from milan.pretrained.model_sources import Precision, check_device, get_dtype, load_from_file
+from milan.probes.probe import MAX_UNREADABLE_SHARE, Probe
+from milan.storage.files import cache_folder, content_key
+from milan.storage.packaged_data import locate_packaged_data
 
-STAND_INS = ("clip", "siglip-small", "siglip-large")  # folders of data/diorama; the first is meant by "diorama" alone
+DIORAMA_MODELS = (
+    "clip",
+    "siglip-small",
+    "siglip-large",
+)  # folders of data/diorama; the first is meant by "diorama" alone
 FAMILIES = ("diorama", "open_clip", "hf")
 
 
@@ -38,23 +42,29 @@ class Embedder(ABC):
     batch_size: int = 64
 
     @abstractmethod
-    def images(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b features"]:
-        """Vectors of unit length, float32 and on the CPU, of pixels 0..255 of any size, fitted by the model's own preprocessing."""
+    def encode_images(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b features"]:
+        """Vectors of unit length, float32 and on the CPU, of pixels 0..255 of any size, fitted by the model's own
+        preprocessing.
+        """
 
     @abstractmethod
-    def texts(self, texts: Sequence[str]) -> Float[Tensor, "texts features"]:
-        """Vectors of unit length, float32 and on the CPU; what is longer than the model reads is cut as its own tokenizer does."""
+    def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "texts features"]:
+        """Vectors of unit length, float32 and on the CPU; what is longer than the model reads is cut as its own
+        tokenizer does.
+        """
 
 
-def load_embedder(spec: str = "diorama", *, device: str = "cpu", precision: Precision = "float32", batch_size: int = 64) -> Embedder:
+def load_embedder(
+    spec: str = "diorama", *, device: str = "cpu", precision: Precision = "float32", batch_size: int = 64
+) -> Embedder:
     """An image-text model by name or path.
 
     Args:
-        spec: ``diorama`` (the open_clip model trained on Diorama that comes with the package), ``diorama:siglip-small`` and
-            ``diorama:siglip-large`` (two SigLIPs trained on it), ``open_clip:MODEL/PRETRAINED`` (as in
-            open_clip:ViT-B-16/openai), ``open_clip:local-dir:FOLDER``, ``hf:ID_OR_FOLDER`` (CLIP, SigLIP and SigLIP 2 of transformers),
-            or one of yours as ``PATH/FILE.py:NAME``, a class or function that is called without arguments and sees to device and
-            precision itself.
+        spec: ``diorama`` (the open_clip model trained on Diorama that comes with the package), ``diorama:siglip-small``
+            and ``diorama:siglip-large`` (two SigLIPs trained on it), ``open_clip:MODEL/PRETRAINED`` (as in
+            open_clip:ViT-B-16/openai), ``open_clip:local-dir:FOLDER``, ``hf:ID_OR_FOLDER`` (CLIP, SigLIP and SigLIP 2
+            of transformers), or one of yours as ``PATH/FILE.py:NAME``, a class or function that is called without
+            arguments and sees to device and precision itself.
         device: where it runs.
         precision: of weights and computation; what comes out is float32 in any case.
         batch_size: pictures or texts at a time.
@@ -62,72 +72,87 @@ def load_embedder(spec: str = "diorama", *, device: str = "cpu", precision: Prec
     Raises:
         UnknownName: no such family, stand-in, model or precision.
         MissingEvidence: a stand-in that was not built.
-        BadInput: the path leads to no such model, the hub does not have it or is out of reach, or the device cannot be used.
+        BadInput: the path leads to no such model, the hub does not have it or is out of reach, or the device cannot be
+            used.
     """
     if spec.rpartition(":")[0].endswith(".py"):
-        return _own(spec)
-    from milan.pretrained.image_text import OpenClip, Running, Transformers
+        return _load_custom(spec)
+    from milan.pretrained.image_text_models import ComputeSettings, OpenClipEmbedder, TransformersEmbedder
 
-    dtype_of(precision)
+    get_dtype(precision)
     if batch_size < 1:
         raise BadInput(f"a batch size of {batch_size}; give at least 1")
-    settings = Running(usable(device), precision, batch_size)
+    settings = ComputeSettings(check_device(device), precision, batch_size)
     family, _, name = spec.partition(":")
     if family == "diorama":
-        folder = stand_in(name or STAND_INS[0])
-        return OpenClip(f"local-dir:{folder}", settings) if folder.name == STAND_INS[0] else Transformers(str(folder), settings)
+        folder = find_stand_in(name or DIORAMA_MODELS[0])
+        return (
+            OpenClipEmbedder(f"local-dir:{folder}", settings)
+            if folder.name == DIORAMA_MODELS[0]
+            else TransformersEmbedder(str(folder), settings)
+        )
     if family not in FAMILIES or not name:
         hint = "write diorama, open_clip:MODEL/PRETRAINED, open_clip:local-dir:FOLDER, hf:ID_OR_FOLDER or PATH/FILE.py:NAME"
-        raise UnknownName("embedder", spec, ["diorama", *(f"diorama:{each}" for each in STAND_INS[1:])], hint)
-    return OpenClip(name, settings) if family == "open_clip" else Transformers(name, settings)
+        raise UnknownName("embedder", spec, ["diorama", *(f"diorama:{each}" for each in DIORAMA_MODELS[1:])], hint)
+    return OpenClipEmbedder(name, settings) if family == "open_clip" else TransformersEmbedder(name, settings)
 
 
-def _own(spec: str) -> Embedder:
-    made = from_file(spec, "embedder")
+def _load_custom(spec: str) -> Embedder:
+    made = load_from_file(spec, "embedder")
     if not isinstance(made, Embedder):
         raise BadInput(f"{spec} makes a {type(made).__name__}; it must make a milan.pretrained.embedder.Embedder")
     return made
 
 
-def stand_in(name: str) -> Path:
+def find_stand_in(name: str) -> Path:
     """The folder of one of Diorama's image-text models. Raises UnknownName, or MissingEvidence where it was not built."""
-    if name not in STAND_INS:
-        raise UnknownName("stand-in", name, STAND_INS, "one of: " + ", ".join(STAND_INS))
-    folder = embedded("data/diorama") / name
+    if name not in DIORAMA_MODELS:
+        raise UnknownName("stand-in", name, DIORAMA_MODELS, "one of: " + ", ".join(DIORAMA_MODELS))
+    folder = locate_packaged_data("data/diorama") / name
     if not (folder / "quality.json").is_file():
-        raise MissingEvidence(f"Diorama's {name} is not at hand in {folder}; make it with: python -m milan.diorama build --only {name}")
+        raise MissingEvidence(
+            f"Diorama's {name} is not at hand in {folder}; make it with: python -m milan.diorama build --only {name}"
+        )
     return folder
 
 
-def probe_embeddings(embedder: Embedder, probe: Probe, workers: int = 0) -> Float[Tensor, "images features"]:
-    """The vectors of all of a probe's images, in their order, mapped from a file in the cache; those of unreadable images are NaN.
+def embed_probe(embedder: Embedder, probe: Probe, workers: int = 0) -> Float[Tensor, "images features"]:
+    """The vectors of all of a probe's images, in their order, mapped from a file in the cache; those of unreadable
+    images are NaN.
 
-    They are computed once for all who ask, found again by what the embedder and the probe are, and go on where a killed run stopped.
-    A second process that asks meanwhile waits for the first. ``workers`` threads decode the pictures ahead.
+    They are computed once for all who ask, found again by what the embedder and the probe are, and go on where a killed
+    run stopped. A second process that asks meanwhile waits for the first. ``workers`` threads decode the pictures
+    ahead.
 
     Raises:
         BadInput: more than 5% of the images are unreadable, or the cache cannot be written.
     """
     key = content_key(embedder=embedder.key, probe=probe.fingerprint)
-    rows = Rows(cache_folder() / "embeddings" / "images" / key, len(probe), embedder.features)
-    with rows.filling() as begun:
+    rows = ImageEmbeddingFile(cache_folder() / "embeddings" / "images" / key, len(probe), embedder.features)
+    with rows.lock_to_fill() as begun:
         if begun is not None:
             batches = probe.batches(embedder.batch_size, start=begun, workers=workers)
             steps = -(-(len(probe) - begun) // embedder.batch_size)
-            for ids, images in progress(batches, total=steps, text=f"embedding {len(probe)} images"):
-                rows.put(ids, embedder.images(images))
-            bad = rows.missing()
-            if bad > BAD_SHARE * len(probe):  # told by the probe itself, unless the run that met them was killed
+            for ids, images in track_progress(batches, total=steps, description=f"embedding {len(probe)} images"):
+                rows.put(ids, embedder.encode_images(images))
+            bad = rows.count_missing()
+            if bad > MAX_UNREADABLE_SHARE * len(
+                probe
+            ):  # told by the probe itself, unless the run that met them was killed
                 raise BadInput(f"{bad} of {len(probe)} images of {probe.spec} cannot be read (more than 5%)")
     return rows.open()
 
 
-def text_embeddings(embedder: Embedder, texts: Sequence[str]) -> Float[Tensor, "texts features"]:
-    """The vectors of texts, in their order; each text is encoded once ever and then found in the cache, by the embedder's key."""
-    with Texts(cache_folder() / "embeddings" / "texts" / f"{content_key(embedder=embedder.key)}.sqlite", embedder.features) as known:
-        new = known.lacking(texts)
+def embed_texts(embedder: Embedder, texts: Sequence[str]) -> Float[Tensor, "texts features"]:
+    """The vectors of texts, in their order; each text is encoded once ever and then found in the cache, by the
+    embedder's key.
+    """
+    with TextEmbeddingStore(
+        cache_folder() / "embeddings" / "texts" / f"{content_key(embedder=embedder.key)}.sqlite", embedder.features
+    ) as known:
+        new = known.find_missing(texts)
         starts = range(0, len(new), embedder.batch_size)
-        for start in progress(starts, text=f"embedding {len(new)} texts"):
+        for start in track_progress(starts, description=f"embedding {len(new)} texts"):
             part = new[start : start + embedder.batch_size]
-            known.put(part, embedder.texts(part))
+            known.put(part, embedder.encode_texts(part))
         return known.get(texts) if texts else torch.zeros(0, embedder.features)

@@ -10,20 +10,21 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from milan.errors import BadInput, UnknownName
-from milan.pretrained.sources import from_file, place, usable
-from milan.storage import content_key
+from milan.pretrained.model_sources import check_device, load_from_file, resolve_model
+from milan.storage.files import content_key
+from milan.storage.hub_access import format_error_line, quiet
 from milan.targets.fingerprints import network_hash
-from milan.targets.hubs import first_line, quiet
 
 FAMILIES = ("diorama", "hf", "torchvision")
-FORMS = "diorama, hf:ID_OR_FOLDER, torchvision:NAME, torchvision:NAME=WEIGHTS_FILE or PATH/FILE.py:NAME"
+SPEC_FORMS = "diorama, hf:ID_OR_FOLDER, torchvision:NAME, torchvision:NAME=WEIGHTS_FILE or PATH/FILE.py:NAME"
 
 
 class Segmenter(ABC):
     """Says of every pixel which concepts it shows.
 
     key: what its answers depend on: weights and preprocessing; concepts: the names that its numbers stand for;
-    level_names: of the labels that a pixel has beside each other; batch_size: pictures at a time, which changes no answer.
+    level_names: of the labels that a pixel has beside each other; batch_size: pictures at a time, which changes no
+        answer.
     """
 
     key: str
@@ -46,34 +47,39 @@ def load_segmenter(spec: str = "diorama", *, device: str = "cpu", batch_size: in
     """A segmentation network by name or path.
 
     Args:
-        spec: ``diorama`` (trained on its scenes, comes with the package: colour, pattern, part, object, text and setting);
-            ``hf:ID_OR_FOLDER`` (semantic segmentation of transformers: SegFormer, BEiT, DPT, UperNet, MobileViT, ...);
-            ``torchvision:NAME`` (such as deeplabv3_resnet50) with its published weights, ``torchvision:NAME=FILE`` with those of a
-            file, ``torchvision:NAME=random`` with none; or a Segmenter of yours as ``PATH/FILE.py:NAME``, a class or function that is
-            called without arguments.
+        spec: ``diorama`` (trained on its scenes, comes with the package: colour, pattern, part, object, text and
+            setting); ``hf:ID_OR_FOLDER`` (semantic segmentation of transformers: SegFormer, BEiT, DPT, UperNet,
+            MobileViT, ...); ``torchvision:NAME`` (such as deeplabv3_resnet50) with its published weights,
+            ``torchvision:NAME=FILE`` with those of a file, ``torchvision:NAME=random`` with none; or a Segmenter of
+            yours as ``PATH/FILE.py:NAME``, a class or function that is called without arguments.
         device: where it runs.
         batch_size: pictures at a time.
 
     Raises:
         UnknownName: no such family or model.
-        BadInput: the path leads to no such model, the hub does not have it or is out of reach, or the device cannot be used.
+        BadInput: the path leads to no such model, the hub does not have it or is out of reach, or the device cannot be
+            used.
         MissingEvidence: the embedded segmenter was not built.
     """
     if spec.rpartition(":")[0].endswith(".py"):
-        return _own(spec)
+        return _load_custom(spec)
     if batch_size < 1:
         raise BadInput(f"a batch size of {batch_size}; give at least 1")
     family, _, name = spec.partition(":")
     if family not in FAMILIES or bool(name) == (family == "diorama"):
-        raise UnknownName("segmenter", spec, ["diorama", *(f"{each}:" for each in FAMILIES[1:])], f"write {FORMS}")
-    device = usable(device)
-    made = DioramaSegmenter(device) if family == "diorama" else {"hf": Transformers, "torchvision": Torchvision}[family](name, device)
+        raise UnknownName("segmenter", spec, ["diorama", *(f"{each}:" for each in FAMILIES[1:])], f"write {SPEC_FORMS}")
+    device = check_device(device)
+    made = (
+        DioramaSegmenter(device)
+        if family == "diorama"
+        else {"hf": TransformersSegmenter, "torchvision": TorchvisionSegmenter}[family](name, device)
+    )
     made.batch_size = batch_size
     return made
 
 
-def _own(spec: str) -> Segmenter:
-    made = from_file(spec, "segmenter")
+def _load_custom(spec: str) -> Segmenter:
+    made = load_from_file(spec, "segmenter")
     if not isinstance(made, Segmenter):
         raise BadInput(f"{spec} makes a {type(made).__name__}; it must make a milan.pretrained.segmenter.Segmenter")
     return made
@@ -86,36 +92,44 @@ class DioramaSegmenter(Segmenter):
     """
 
     def __init__(self, device: str = "cpu"):
-        from milan.diorama.labeller import MAY_BE_NONE, NAMES, label_name, load_labeller
+        from milan.diorama.segmenter_network import CLASS_NAMES, OPTIONAL_KINDS, format_label_name, load_scene_segmenter
 
-        self.model, self.device = load_labeller().to(device), device
-        names = {kind: [label_name(kind, name) for name in known] for kind, known in NAMES.items()}
-        self.concepts = list(dict.fromkeys(name for kind in NAMES for name in names[kind]))
-        self.level_names = list(NAMES)
-        none = {kind: [-1] if kind in MAY_BE_NONE else [] for kind in NAMES}
-        self._numbers = {kind: torch.tensor(none[kind] + [self.concepts.index(name) for name in names[kind]]) for kind in NAMES}
+        self.model, self.device = load_scene_segmenter().to(device), device
+        names = {kind: [format_label_name(kind, name) for name in known] for kind, known in CLASS_NAMES.items()}
+        self.concepts = list(dict.fromkeys(name for kind in CLASS_NAMES for name in names[kind]))
+        self.level_names = list(CLASS_NAMES)
+        none = {kind: [-1] if kind in OPTIONAL_KINDS else [] for kind in CLASS_NAMES}
+        self._numbers = {
+            kind: torch.tensor(none[kind] + [self.concepts.index(name) for name in names[kind]]) for kind in CLASS_NAMES
+        }
         self.key = content_key(segmenter="diorama", weights=network_hash(self.model), concepts=self.concepts)
 
     @torch.no_grad()
     def _segment(self, images: UInt8[Tensor, "b 3 h w"]) -> Int[Tensor, "b levels h w"]:
         from milan.diorama.networks import IMAGE_SIZE
-        from milan.diorama.training import prepared
+        from milan.diorama_build.classifier_training import normalize_images
 
         size = tuple(images.shape[-2:])
         if size != (IMAGE_SIZE, IMAGE_SIZE):
-            images = interpolate(images.float(), (IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", antialias=True).round().clamp(0, 255)
-        judged = self.model(prepared(images).to(self.device))
-        levels = torch.stack([self._numbers[kind][judged[kind].argmax(1).cpu()] for kind in self.level_names], dim=1)
+            images = (
+                interpolate(images.float(), (IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", antialias=True)
+                .round()
+                .clamp(0, 255)
+            )
+        logits = self.model(normalize_images(images).to(self.device))
+        levels = torch.stack([self._numbers[kind][logits[kind].argmax(1).cpu()] for kind in self.level_names], dim=1)
         return interpolate(levels.double(), size, mode="nearest-exact").long() if levels.shape[-2:] != size else levels
 
 
-class Transformers(Segmenter):
-    """Semantic segmentation by a network of transformers, with its own image processor, but without the cutting out of a centre."""
+class TransformersSegmenter(Segmenter):
+    """Semantic segmentation by a network of transformers, with its own image processor, but without the cutting out of
+    a centre.
+    """
 
     def __init__(self, name: str, device: str = "cpu"):
         import transformers
 
-        path, local = place(name)
+        path, local = resolve_model(name)
         try:
             with quiet():
                 options = {"local_files_only": local, "trust_remote_code": False}
@@ -123,11 +137,13 @@ class Transformers(Segmenter):
                 self.model = kind.from_pretrained(path, **options).float().eval()
                 self.processor = transformers.AutoImageProcessor.from_pretrained(path, **options)
         except Exception as error:  # the hub's client, the network and transformers each raise their own
-            raise BadInput(f"hf:{name} cannot be loaded as a segmenter: {first_line(error)}") from error
+            raise BadInput(f"hf:{name} cannot be loaded as a segmenter: {format_error_line(error)}") from error
         self.model.to(device)
         self.device, self.level_names = device, ["label"]
         labels = self.model.config.id2label
-        self.concepts = [str(labels.get(number, f"class {number}")).strip() for number in range(self.model.config.num_labels)]
+        self.concepts = [
+            str(labels.get(number, f"class {number}")).strip() for number in range(self.model.config.num_labels)
+        ]
         read = {key: str(value) for key, value in self.processor.to_dict().items()}
         self.key = content_key(segmenter="hf", weights=network_hash(self.model), processor=read, concepts=self.concepts)
 
@@ -135,26 +151,28 @@ class Transformers(Segmenter):
     def _segment(self, images: UInt8[Tensor, "b 3 h w"]) -> Int[Tensor, "b levels h w"]:
         whole = {"do_center_crop": False} if hasattr(self.processor, "do_center_crop") else {}
         pixels = self.processor(images=list(images), return_tensors="pt", **whole)["pixel_values"]
-        return _best(self.model(pixel_values=pixels.to(self.device)).logits, images)
+        return _most_likely_labels(self.model(pixel_values=pixels.to(self.device)).logits, images)
 
 
-class Torchvision(Segmenter):
-    """A segmentation network of torchvision, ``NAME`` or ``NAME=FILE``; weights of a file with other classes count them "class 1", ..."""
+class TorchvisionSegmenter(Segmenter):
+    """A segmentation network of torchvision, ``NAME`` or ``NAME=FILE``; weights of a file with other classes count them
+    "class 1", ...
+    """
 
     def __init__(self, name: str, device: str = "cpu"):
         from torchvision import models
 
-        from milan.targets.families import from_torchvision
-        from milan.targets.sources import Source
+        from milan.targets.families import load_torchvision
+        from milan.targets.weight_source import WeightSource
 
         name, _, file = name.partition("=")
         known = models.list_models(module=models.segmentation)
         if name not in known:
             raise UnknownName("torchvision segmentation model", name, known, "one of: " + ", ".join(known))
-        self.model = from_torchvision(name, Source(_weights(file))).model.float().eval().to(device)
+        self.model = load_torchvision(name, WeightSource(_parse_weights(file))).model.float().eval().to(device)
         self.device, self.level_names = device, ["label"]
         published = models.get_model_weights(name).DEFAULT
-        self._size, self._mean, self._std = _reading(published)
+        self._size, self._mean, self._std = _read_preprocessing(published)
         with torch.no_grad():
             classes = self.model(torch.zeros(2, 3, 64, 64, device=device))["out"].shape[1]
         names = [str(each).strip("_") for each in published.meta["categories"]]
@@ -168,20 +186,22 @@ class Torchvision(Segmenter):
         short = min(images.shape[-2:])
         size = [max(1, side * self._size // short) for side in images.shape[-2:]]
         scaled = interpolate(images.float(), size, mode="bilinear", antialias=True) / 255
-        return _best(self.model(((scaled - self._mean) / self._std).to(self.device))["out"], images)
+        return _most_likely_labels(self.model(((scaled - self._mean) / self._std).to(self.device))["out"], images)
 
 
-def _weights(file: str) -> str | Path | None:
+def _parse_weights(file: str) -> str | Path | None:
     return file if file == "random" else Path(file).expanduser() if file else None
 
 
-def _reading(published: Any) -> tuple[int, Float[Tensor, "3 1 1"], Float[Tensor, "3 1 1"]]:
+def _read_preprocessing(published: Any) -> tuple[int, Float[Tensor, "3 1 1"], Float[Tensor, "3 1 1"]]:
     """Short side, mean and standard deviation that torchvision's published weights were trained with."""
     wanted = published.transforms()
     size = wanted.resize_size[0] if isinstance(wanted.resize_size, list | tuple) else wanted.resize_size
     return int(size), torch.tensor(wanted.mean).view(3, 1, 1), torch.tensor(wanted.std).view(3, 1, 1)
 
 
-def _best(logits: Float[Tensor, "b classes rows columns"], images: UInt8[Tensor, "b 3 h w"]) -> Int[Tensor, "b 1 h w"]:
+def _most_likely_labels(
+    logits: Float[Tensor, "b classes rows columns"], images: UInt8[Tensor, "b 3 h w"]
+) -> Int[Tensor, "b 1 h w"]:
     """The likeliest class of each pixel, the logits spread over the picture first, as both libraries do."""
     return interpolate(logits.float(), images.shape[-2:], mode="bilinear", align_corners=False).argmax(1, keepdim=True)

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from milan.command import clean
+from milan.console.command_line import clean_text
 from milan.errors import BadInput
-from milan.probes.pictures import MOST_BYTES, MOST_FILE_BYTES, Unreadable, suffixes
-from milan.probes.sources import Folder, sorted_out
+from milan.probes.image_decoding import MOST_BYTES, MOST_FILE_BYTES, UnreadableImage, suffixes
+from milan.probes.image_sources import FolderSource, sorted_out
 
 NPY, TIFF = (".npy",), (".tif", ".tiff")
 # Numbers of channels of the networks that take pictures: grey or coloured.
@@ -19,7 +19,7 @@ PICTURE_CHANNELS = (1, 3)
 TRIED = 20
 
 
-class BandFolder(Folder):
+class BandFolder(FolderSource):
     """All arrays under a folder, sorted by path; classes as of a folder of pictures.
 
     An array is (bands, height, width) or (height, width, bands), the shorter of the first and the last axis being the
@@ -29,10 +29,10 @@ class BandFolder(Folder):
 
     kinds = (*NPY, *TIFF)
 
-    def picture(self, index: int) -> Float[np.ndarray, "bands height width"]:
+    def load_image(self, index: int) -> Float[np.ndarray, "bands height width"]:
         found = read_bands(self.files[index])
         if found.shape[0] != self.bands:
-            raise Unreadable(f"{found.shape[0]} bands, and the first file of the folder has {self.bands}")
+            raise UnreadableImage(f"{found.shape[0]} bands, and the first file of the folder has {self.bands}")
         return found
 
     @cached_property
@@ -52,22 +52,23 @@ class BandFolder(Folder):
         for file in self.files[:TRIED]:
             try:
                 read_bands(file)
-            except Unreadable as error:
-                reason = f"{clean(str(file))}: {error}"
+            except UnreadableImage as error:
+                reason = f"{clean_text(str(file))}: {error}"
             else:
                 return file
         raise BadInput(f"cannot read the bands of {reason}")
 
 
-def open_folder(folder: Path, channels: int) -> Folder:
-    """The pictures of a folder; or its arrays, for a network of other channels than 1 or 3, and where no picture is there.
+def open_folder(folder: Path, channels: int) -> FolderSource:
+    """The pictures of a folder; or its arrays, for a network of other channels than 1 or 3, and where no picture is
+    there.
 
     Raises:
         BadInput: there are none.
     """
     pictures, others = sorted_out(folder, suffixes())
     arrays = channels not in PICTURE_CHANNELS or (not pictures and any(others[kind] for kind in NPY))
-    return BandFolder(folder) if arrays else Folder(folder)
+    return BandFolder(folder) if arrays else FolderSource(folder)
 
 
 def read_bands(file: Path) -> Float[np.ndarray, "bands height width"]:
@@ -78,7 +79,7 @@ def read_bands(file: Path) -> Float[np.ndarray, "bands height width"]:
     """
     array = _array(file)
     if array.ndim not in (2, 3) or array.dtype.kind not in "buif" or not array.size:
-        raise Unreadable(f"an array of {array.dtype} and the shape {array.shape}, which is no picture")
+        raise UnreadableImage(f"an array of {array.dtype} and the shape {array.shape}, which is no picture")
     values = np.asarray(array, dtype=np.float32)
     if array.dtype == np.uint8:
         values = values / np.float32(255)
@@ -92,16 +93,18 @@ def _array(file: Path) -> np.ndarray:
     try:
         facts = file.stat()
         if not stat.S_ISREG(facts.st_mode):
-            raise Unreadable("not a regular file")
+            raise UnreadableImage("not a regular file")
         if facts.st_size > MOST_FILE_BYTES:
-            raise Unreadable(f"a file of {facts.st_size / 1e9:.1f} GB; at most {MOST_FILE_BYTES / 1e9:.1f} GB are read")
+            raise UnreadableImage(
+                f"a file of {facts.st_size / 1e9:.1f} GB; at most {MOST_FILE_BYTES / 1e9:.1f} GB are read"
+            )
         return _read_npy(file) if file.suffix.lower() in NPY else _read_tiff(file)
-    except (Unreadable, BadInput):
+    except (UnreadableImage, BadInput):
         raise
     except MemoryError:
-        raise Unreadable("not enough memory to read it") from None
+        raise UnreadableImage("not enough memory to read it") from None
     except Exception as error:  # readers meet wild bytes with every kind of exception
-        raise Unreadable(" ".join(str(error).split())[:200] or type(error).__name__) from None
+        raise UnreadableImage(" ".join(str(error).split())[:200] or type(error).__name__) from None
 
 
 def _read_npy(file: Path) -> np.ndarray:
@@ -124,4 +127,4 @@ def _read_tiff(file: Path) -> np.ndarray:
 
 def _check_bytes(needed: int) -> None:
     if needed > MOST_BYTES:
-        raise Unreadable(f"an array of {needed / 1e9:.1f} GB; at most {MOST_BYTES / 1e9:.1f} GB are read")
+        raise UnreadableImage(f"an array of {needed / 1e9:.1f} GB; at most {MOST_BYTES / 1e9:.1f} GB are read")

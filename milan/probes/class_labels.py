@@ -6,13 +6,13 @@ import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from milan.command import clean
+from milan.console.command_line import clean_text
 from milan.errors import BadInput, MilanWarning
 
 UNKNOWN = -1  # the label of an image whose class nobody knows, as in the test splits of public data sets
 NOT_KNOWN = (UNKNOWN, -100)  # -100 is what PyTorch's losses ignore
 MOST_CLASSES = 2**20  # names for more would fill the memory; ImageNet-21k has 21,841 classes, Google Landmarks 203,094
-WNID = re.compile(r"n\d{8}")  # WordNet ids: ImageNet's names of its classes
+WNID_PATTERN = re.compile(r"n\d{8}")  # WordNet ids: ImageNet's names of its classes
 DIGITS = re.compile(r"0|-?[1-9]\d{0,18}")
 
 
@@ -31,8 +31,9 @@ class ClassLabels(NamedTuple):
 def class_labels(values: Iterable[Any], declared: Sequence[str] | None = None) -> ClassLabels:
     """Return labels as class numbers.
 
-    Numbers stand for themselves, whole floats and digits too; other texts, and truth values, are names of classes, numbered
-    by ``declared`` or else in alphabetical order. Missing values, empty texts, -1 and -100 mean that the class is unknown.
+    Numbers stand for themselves, whole floats and digits too; other texts, and truth values, are names of classes,
+    numbered by ``declared`` or else in alphabetical order. Missing values, empty texts, -1 and -100 mean that the class
+    is unknown.
 
     Args:
         values: one for each image.
@@ -77,7 +78,7 @@ def names_by_label(labels: Sequence[int], names: Sequence[Any]) -> list[str] | N
 
 def wordnet_ids(classes: Sequence[str] | None) -> list[str] | None:
     """Return the classes' names if all are WordNet ids, as in ImageNet's folders."""
-    return list(classes) if classes and all(WNID.fullmatch(name) for name in classes) else None
+    return list(classes) if classes and all(WNID_PATTERN.fullmatch(name) for name in classes) else None
 
 
 def _plain(value: Any) -> int | str | None:
@@ -92,7 +93,9 @@ def _plain(value: Any) -> int | str | None:
         return None
     if isinstance(value, int | str):
         return value
-    raise BadInput(f"{clean(str(value))[:60]} is of the type {type(value).__name__}, neither a class number nor a name")
+    raise BadInput(
+        f"{clean_text(str(value))[:60]} is of the type {type(value).__name__}, neither a class number nor a name"
+    )
 
 
 def _number(value: int | str, given: Sequence[int | str | None], end: int) -> int:

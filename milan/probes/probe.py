@@ -14,43 +14,45 @@ from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from milan.errors import BadInput, MilanWarning
-from milan.preprocessing import Preprocessing, Size, as_size, height_width, size_text
 from milan.probes.band_files import PICTURE_CHANNELS, open_folder
 from milan.probes.class_labels import class_labels
 from milan.probes.display import SAMPLED, as_rgb, levels, shown_bands
-from milan.probes.hub import open_dataset
-from milan.probes.made import Generator, Made, generator_named
-from milan.probes.parts import Part, Some, part_of
-from milan.probes.pictures import Unreadable
-from milan.probes.sources import Drawn, Source, open_file, picture_decoder
-from milan.storage import content_key
+from milan.probes.generated_images import GeneratorSource, ImageGenerator, load_generator_target
+from milan.probes.hub_datasets import open_dataset
+from milan.probes.image_decoding import UnreadableImage
+from milan.probes.image_sources import DioramaSource, ImageSource, get_decoder_version, open_path
+from milan.probes.probe_splits import SplitSource, SubsetSource, parse_split
+from milan.storage.files import content_key
+from milan.targets.preprocessing import Preprocessing, Size, as_size, height_width, size_text
 
 DIORAMA_SIZE = 64
-BAD_SHARE = 0.05  # more bad images than this and the probe is not what the user thinks it is
+MAX_UNREADABLE_SHARE = 0.05  # more bad images than this and the probe is not what the user thinks it is
 Labels = Sequence[Any] | np.ndarray | Tensor  # see ``milan.probes.class_labels``
-AHEAD = 8  # images each worker may be ahead of the reader
+PREFETCH = 8  # images each worker may be ahead of the reader
 
 
 class Probe:
     """The images that a network is looked at with.
 
-    ``name`` and ``spec`` say what they are; ``labels`` are their class numbers and ``classes`` the names of these, or None.
-    ``bad`` fills up, while reading, with the numbers of unreadable images and what is wrong with each.
+    ``name`` and ``spec`` say what they are; ``labels`` are their class numbers and ``classes`` the names of these, or
+    None. ``unreadable`` fills up, while reading, with the numbers of unreadable images and what is wrong with each.
     """
 
-    def __init__(self, source: Source, *, spec: str, preprocessing: Preprocessing, limit: int | None = None):
+    def __init__(self, source: ImageSource, *, spec: str, preprocessing: Preprocessing, limit: int | None = None):
         if limit is not None and limit < 1:
             raise BadInput(f"a limit of {limit} images; give at least 1")
         self.source, self.spec, self.preprocessing, self.limit = source, spec, preprocessing, limit
         self.name = spec.rstrip("/").rpartition("/")[2]
-        self.bad: dict[int, str] = {}
-        self._read: set[int] = set()
+        self.unreadable: dict[int, str] = {}
+        self._read_ids: set[int] = set()
         self._inherited = False  # whether another run's bad images are still to be warned of
         self._length = min(len(source), limit or len(source))
         if source.bands:
             self._shown = shown_bands(preprocessing.display_bands, source.bands)
         elif preprocessing.display_bands:
-            raise BadInput(f"display_bands is for images of bands (.npy or .tif files), and {spec or 'the probe'} has pictures")
+            raise BadInput(
+                f"display_bands is for images of bands (.npy or .tif files), and {spec or 'the probe'} has pictures"
+            )
 
     @classmethod
     def from_tensor(
@@ -64,8 +66,8 @@ class Probe:
         """A probe of pixels in memory.
 
         Args:
-            images: of the size that the target takes and not normalized: uint8 (n, 3, height, width), 0 to 255; grey ones with one
-                channel; or any other number of bands, as bytes or as floats in units of their own.
+            images: of the size that the target takes and not normalized: uint8 (n, 3, height, width), 0 to 255; grey
+                ones with one channel; or any other number of bands, as bytes or as floats in units of their own.
             labels: class of each, see ``milan.probes.class_labels``.
             classes: names of the classes by number.
             display_bands: of other images than grey or coloured ones, the three that are shown as red, green and blue.
@@ -73,26 +75,30 @@ class Probe:
         Raises:
             BadInput: there are no images, or they are not laid out so.
         """
-        source = _Pixels(images, labels, classes)
+        source = _TensorSource(images, labels, classes)
         stated = None if display_bands is None else tuple(display_bands)
         probe = cls(source, spec="", preprocessing=Preprocessing(as_size(source.size), display_bands=stated))
         warn_of_bands(probe)
         return probe
 
     @classmethod
-    def made_by(cls, generator: Generator, *, spec: str = "", limit: int | None = None) -> "Probe":
+    def from_generator(cls, generator: ImageGenerator, *, spec: str = "", limit: int | None = None) -> "Probe":
         """The pictures that a generator makes of its latents.
 
         spec: by which ``load_probe`` makes them again, ``latents:SPEC``; empty where none does.
         """
-        return cls(Made(generator), spec=spec, preprocessing=Preprocessing(generator.image_size), limit=limit)
+        return cls(
+            GeneratorSource(generator), spec=spec, preprocessing=Preprocessing(generator.image_size), limit=limit
+        )
 
-    def some(self, rows: Sequence[int]) -> "Probe":
+    def subset(self, rows: Sequence[int]) -> "Probe":
         """A probe of these images alone, by their numbers in this one."""
         outside = [row for row in rows if not 0 <= row < len(self)]
         if outside or not len(rows):
-            raise BadInput(f"images {outside[:3]} of a probe of {len(self)}; give at least one, from 0 to {len(self) - 1}")
-        return Probe(Some(self.source, np.asarray(rows)), spec=self.spec, preprocessing=self.preprocessing)
+            raise BadInput(
+                f"images {outside[:3]} of a probe of {len(self)}; give at least one, from 0 to {len(self) - 1}"
+            )
+        return Probe(SubsetSource(self.source, np.asarray(rows)), spec=self.spec, preprocessing=self.preprocessing)
 
     def __len__(self) -> int:
         return self._length
@@ -115,7 +121,13 @@ class Probe:
         """The arguments of ``load_probe`` that make this probe again."""
         geometry = self.preprocessing.geometry
         channels = self.preprocessing.channels
-        return {"spec": self.spec, "size": geometry.pop("image_size"), "channels": channels, **geometry, "limit": self.limit}
+        return {
+            "spec": self.spec,
+            "size": geometry.pop("image_size"),
+            "channels": channels,
+            **geometry,
+            "limit": self.limit,
+        }
 
     @cached_property
     def labels(self) -> list[int] | None:
@@ -136,8 +148,8 @@ class Probe:
     def fingerprint(self) -> str:
         """Changes whenever the pixels may: with files' paths, sizes and times, preprocessing, limit, decoder's version."""
         scaler = torch.__version__ if self.preprocessing.resampler == "torch" else ""
-        crop = () if self.source.drawn else (self.preprocessing.geometry, picture_decoder(), scaler)
-        return content_key(source=self.source.key(), size=self.size, crop=crop, count=len(self))
+        crop = () if self.source.is_presized else (self.preprocessing.geometry, get_decoder_version(), scaler)
+        return content_key(source=self.source.content_facts(), size=self.size, crop=crop, count=len(self))
 
     def image(self, index: int) -> UInt8[Tensor, "3 height width"]:
         """One image, as people see it. Raises BadInput, naming the file, if it cannot be read."""
@@ -146,7 +158,7 @@ class Probe:
     def input(self, index: int) -> Shaped[Tensor, "channels height width"]:
         """One image, as a target is fed with it. Raises BadInput, naming the file, if it cannot be read."""
         self._check(index)
-        found = self._attempt(index)
+        found = self._decode_one(index)
         if isinstance(found, str):
             raise BadInput(f"cannot read {found}")
         return torch.from_numpy(found)
@@ -155,9 +167,9 @@ class Probe:
         """The class number of each pixel of one image, under the same crop. Raises MissingEvidence where there is none."""
         self._check(index)
         try:
-            labels = self.preprocessing.label_map(self.source.segmentation(index))
-        except Unreadable as error:
-            raise BadInput(f"cannot read the segmentation of {self.source.where(index)}: {error}") from None
+            labels = self.preprocessing.label_map(self.source.load_segmentation(index))
+        except UnreadableImage as error:
+            raise BadInput(f"cannot read the segmentation of {self.source.format_location(index)}: {error}") from None
         return torch.from_numpy(labels.astype(np.int64))
 
     def shown(self, images: Shaped[Tensor, "b channels h w"]) -> UInt8[Tensor, "b 3 h w"]:
@@ -169,7 +181,7 @@ class Probe:
         if self.source.of_bytes:
             return torch.tensor([0.0, 1.0])[:, None].expand(2, 3)
         step = -(-len(self) // SAMPLED)
-        found = [found for _, found in self._attempts(range(0, len(self), step), 0) if not isinstance(found, str)]
+        found = [found for _, found in self._decode_all(range(0, len(self), step), 0) if not isinstance(found, str)]
         if not found:
             raise BadInput(f"none of {len(range(0, len(self), step))} images of {self.spec} can be read")
         return levels(map(torch.from_numpy, found), self._shown)
@@ -184,10 +196,11 @@ class Probe:
     def inputs(
         self, size: int, start: int = 0, stop: int | None = None, workers: int = 0
     ) -> Iterator[tuple[Int[Tensor, " b"], Shaped[Tensor, "b channels h w"]]]:
-        """Numbers of the readable images from ``start`` to ``stop``, in order, and what a target is fed with, ``size`` at a time.
+        """Numbers of the readable images from ``start`` to ``stop``, in order, and what a target is fed with, ``size``
+        at a time.
 
-        ``workers`` threads decode ahead (decoding does not hold Python's lock); what is yielded does not depend on how many.
-        Unreadable images are left out, kept in ``bad``, and warned of at the end.
+        ``workers`` threads decode ahead (decoding does not hold Python's lock); what is yielded does not depend on how
+        many. Unreadable images are left out, kept in ``unreadable``, and warned of at the end.
 
         Raises:
             BadInput: more than 5% of the images are unreadable (told at the end, when it is known).
@@ -197,34 +210,34 @@ class Probe:
         stop = len(self) if stop is None else min(stop, len(self))
         ids: list[int] = []
         images: list[np.ndarray] = []
-        for index, found in self._attempts(range(start, stop), workers):
-            self._read.add(index)
+        for index, found in self._decode_all(range(start, stop), workers):
+            self._read_ids.add(index)
             if isinstance(found, str):
-                self.bad[index] = found
+                self.unreadable[index] = found
             else:
                 ids.append(index)
                 images.append(found)
             if ids and (index + 1 == stop or (index + 1 - start) % size == 0):
                 yield torch.tensor(ids), torch.from_numpy(np.stack(images))
                 ids, images = [], []
-        self._judge(range(start, stop))
+        self._report_unreadable(range(start, stop))
 
     def was_read(self, ids: Iterable[int], bad: Mapping[int, str]) -> None:
         """Count images as read that were read by another run of the same work, and what was wrong with the bad ones."""
-        self._read.update(ids)
-        self.bad.update(bad)
+        self._read_ids.update(ids)
+        self.unreadable.update(bad)
         self._inherited = bool(bad)
 
-    def _attempts(self, ids: range, workers: int) -> Iterator[tuple[int, np.ndarray | str]]:
+    def _decode_all(self, ids: range, workers: int) -> Iterator[tuple[int, np.ndarray | str]]:
         if workers < 1:
-            yield from ((index, self._attempt(index)) for index in ids)
+            yield from ((index, self._decode_one(index)) for index in ids)
             return
         waiting: deque[tuple[int, Future]] = deque()
         with ThreadPoolExecutor(workers, thread_name_prefix="probe") as pool:
             try:
                 for index in ids:
-                    waiting.append((index, pool.submit(self._attempt, index)))
-                    if len(waiting) >= workers * AHEAD:
+                    waiting.append((index, pool.submit(self._decode_one, index)))
+                    if len(waiting) >= workers * PREFETCH:
                         first, future = waiting.popleft()
                         yield first, future.result()
                 for first, future in waiting:
@@ -232,38 +245,40 @@ class Probe:
             finally:  # the reader may stop early: nothing more is decoded for it
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _attempt(self, index: int) -> np.ndarray | str:
+    def _decode_one(self, index: int) -> np.ndarray | str:
         """The pixels of an image, or what is wrong with it."""
         try:
-            picture = self.source.picture(index)
+            picture = self.source.load_image(index)
             if not isinstance(picture, np.ndarray):
                 return self.preprocessing.pixels(picture)
-            return picture if self.source.drawn else self.preprocessing.bands(picture)
-        except Unreadable as error:
-            return f"{self.source.where(index)}: {error}"
+            return picture if self.source.is_presized else self.preprocessing.bands(picture)
+        except UnreadableImage as error:
+            return f"{self.source.format_location(index)}: {error}"
 
     def _check(self, index: int) -> None:
         if not 0 <= index < len(self):
             raise BadInput(f"no image {index} in a probe of {len(self)} (0 to {len(self) - 1})")
 
-    def _judge(self, ids: range) -> None:
+    def _report_unreadable(self, ids: range) -> None:
         """Warns of the bad images among all that were read so far, if some are new; too many of them are an error."""
-        if not self._inherited and not any(index in self.bad for index in ids):
+        if not self._inherited and not any(index in self.unreadable for index in ids):
             return
-        found = [self.bad[index] for index in sorted(self.bad)]
+        found = [self.unreadable[index] for index in sorted(self.unreadable)]
         self._inherited = False
-        base = len(self._read) if len(self._read) == len(self) else max(len(self._read), 100)  # a first small part proves nothing
-        told = "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
-        share = f"{len(found)} of {len(self._read)} images of {self.spec or self.name}"
-        if len(found) > BAD_SHARE * base:
-            raise BadInput(f"{share} cannot be read (more than 5%): {told}")
-        warnings.warn(f"{share} skipped: {told}", MilanWarning, stacklevel=3)
+        base = (
+            len(self._read_ids) if len(self._read_ids) == len(self) else max(len(self._read_ids), 100)
+        )  # a first small part proves nothing
+        reasons = "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
+        share = f"{len(found)} of {len(self._read_ids)} images of {self.spec or self.name}"
+        if len(found) > MAX_UNREADABLE_SHARE * base:
+            raise BadInput(f"{share} cannot be read (more than 5%): {reasons}")
+        warnings.warn(f"{share} skipped: {reasons}", MilanWarning, stacklevel=3)
 
 
-class _Pixels(Source):
+class _TensorSource(ImageSource):
     """Pixels in memory."""
 
-    drawn = True
+    is_presized = True
 
     def __init__(self, images: Tensor | np.ndarray, labels: Labels | None, classes: list[str] | None):
         self._images = _checked(images)
@@ -278,16 +293,16 @@ class _Pixels(Source):
     def __len__(self) -> int:
         return len(self._images)
 
-    def picture(self, index: int) -> np.ndarray:
+    def load_image(self, index: int) -> np.ndarray:
         image = self._images[index]
         if self.bands:
             return image.astype(np.float32) / (255 if self.of_bytes else 1)
         return np.ascontiguousarray(np.broadcast_to(image, (3, *self.size)))
 
-    def where(self, index: int) -> str:
+    def format_location(self, index: int) -> str:
         return f"image {index} of a tensor"
 
-    def key(self) -> dict[str, Any]:
+    def content_facts(self) -> dict[str, Any]:
         import hashlib
 
         return {"pixels": hashlib.sha256(self._images.tobytes()).hexdigest(), "shape": list(self._images.shape)}
@@ -296,7 +311,9 @@ class _Pixels(Source):
 def _checked(images: Tensor | np.ndarray) -> Shaped[np.ndarray, "n channels height width"]:
     """The pixels as an array, if they are laid out as a probe's."""
     if not isinstance(images, Tensor | np.ndarray):
-        raise BadInput(f"a probe's images are a {type(images).__name__}; give a tensor or an array of n x 3 x height x width, uint8")
+        raise BadInput(
+            f"a probe's images are a {type(images).__name__}; give a tensor or an array of n x 3 x height x width, uint8"
+        )
     array = images.detach().cpu().numpy() if isinstance(images, Tensor) else images
     shape, kind = " x ".join(map(str, array.shape)), str(array.dtype)
     bands = array.ndim == 4 and array.shape[1] not in PICTURE_CHANNELS and array.shape[-1] not in PICTURE_CHANNELS
@@ -333,36 +350,44 @@ def load_probe(
     """The images that ``spec`` names, as a network is to see them.
 
     Args:
-        spec: FOLDER (all images in it, the folders at its top being classes), FILE.parquet (columns image and, if there are any, label and
-            segmentation), hf:ID_OR_PATH[#SPLIT] (a Hugging Face data set), diorama:objects or diorama:scenes, or latents:TARGET (what
-            a generator makes of its latents, as latents:diorama:generator-objects; always of its own size). Ended by @learn or @judge:
-            four fifths of the images, drawn by lot, or the other fifth; of Diorama the usual scenes, or others.
+        spec: FOLDER (all images in it, the folders at its top being classes), FILE.parquet (columns image and, if there
+            are any, label and segmentation), hf:ID_OR_PATH[#SPLIT] (a Hugging Face data set), diorama:objects or
+            diorama:scenes, or latents:TARGET (what a generator makes of its latents, as
+            latents:diorama:generator-objects; always of its own size). Ended by @learn or @judge: four fifths of the
+            images, drawn by lot, or the other fifth; of Diorama the usual scenes, or others.
         target: the network that will look at them, whose preprocessing is taken: size, resize, interpolation and crop.
         size: of the images in pixels, where it is not the target's; without a target 224, or 64 for Diorama.
-        channels: of the network, without a target; for others than 1 or 3 a folder is read as one of arrays of bands (.npy, .tif).
+        channels: of the network, without a target; for others than 1 or 3 a folder is read as one of arrays of bands
+            (.npy, .tif).
         limit: only the first so many images.
-        preprocessing: resize, interpolation, crop and the other attributes of ``milan.preprocessing.Preprocessing``,
-            where they are not the target's. Without a target the short side is scaled to ``size`` and the middle cut out.
+        preprocessing: resize, interpolation, crop and the other attributes of
+            ``milan.targets.preprocessing.Preprocessing``, where they are not the target's. Without a target the short
+            side is scaled to ``size`` and the middle cut out.
 
     Raises:
         BadInput: there is nothing to read, or it cannot be read.
         UnknownName: no such folder, file or world.
     """
-    base, part = part_of(spec)
+    base, part = parse_split(spec)
     kind, _, rest = base.partition(":")
     if kind == "latents" and part:
         raise BadInput(f"a generator's latents have no parts: give {base}, without @{part}")
     if kind == "latents":
-        return Probe.made_by(generator_named(rest), spec=spec, limit=limit)
+        return Probe.from_generator(load_generator_target(rest), spec=spec, limit=limit)
     own = Preprocessing(DIORAMA_SIZE) if kind == "diorama" else Preprocessing()
     wanted = (own if target is None else target.preprocessing).changed(**{"image_size": size, **preprocessing})
     if kind == "diorama":
-        return Probe(Drawn(spec.partition(":")[2], _side(wanted.image_size, spec)), spec=spec, preprocessing=wanted, limit=limit)
+        return Probe(
+            DioramaSource(spec.partition(":")[2], _side(wanted.image_size, spec)),
+            spec=spec,
+            preprocessing=wanted,
+            limit=limit,
+        )
     if channels is not None and channels != wanted.channels:
         wanted = wanted.changed(mean=(0.0,) * channels, std=(1.0,) * channels)
     opened = partial(open_folder, channels=wanted.channels)
-    source = open_dataset(rest) if kind == "hf" else open_file(Path(base).expanduser(), opened)
-    probe = Probe(Part(source, part) if part else source, spec=spec, preprocessing=wanted, limit=limit)
+    source = open_dataset(rest) if kind == "hf" else open_path(Path(base).expanduser(), opened)
+    probe = Probe(SplitSource(source, part) if part else source, spec=spec, preprocessing=wanted, limit=limit)
     warn_of_bands(probe)
     return probe
 
@@ -377,5 +402,7 @@ def warn_of_bands(probe: Probe) -> None:
 def _side(size: Size, spec: str) -> int:
     height, width = height_width(size)
     if height != width:
-        raise BadInput(f"{spec} draws square scenes, and images of {size_text(size)} pixels are wanted; take a folder of images")
+        raise BadInput(
+            f"{spec} draws square scenes, and images of {size_text(size)} pixels are wanted; take a folder of images"
+        )
     return height

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from milan.errors import BadInput
-from milan.file_kinds import is_safetensors, wrong_kind
-from milan.targets.hubs import first_line
+from milan.storage.file_kinds import is_safetensors, wrong_kind
+from milan.storage.hub_access import format_error_line
 
 # Keys under which training programs save the state dict of the network, most common first.
-NESTS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "module", "params")
+STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "module", "params")
 DEEPEST = 4  # levels of a checkpoint at which a state dict is looked for
 SAVE_AGAIN = "save it again with torch.save(model.state_dict(), FILE) or as safetensors"
 # Bytes by which the size that a file claims for its tensors may exceed the file. No more is allocated.
@@ -52,7 +52,7 @@ def _read_safetensors(path: Path) -> Weights:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, MemoryError) as error:
-        damage = f"damaged or no safetensors: {first_line(error)}; copy or download it again"
+        damage = f"damaged or no safetensors: {format_error_line(error)}; copy or download it again"
         raise BadInput(f"{path} is {wrong_kind(path) or damage}") from error
 
 
@@ -66,7 +66,7 @@ def _read_checkpoint(path: Path) -> Weights:
         raise BadInput(f"{path} is not read, since {reason}; {SAVE_AGAIN}") from error
     # A damaged pickle makes the reader raise anything.
     except Exception as error:
-        raise BadInput(f"{path} is damaged or no weights file: {first_line(error)}") from error
+        raise BadInput(f"{path} is damaged or no weights file: {format_error_line(error)}") from error
     return _state_dict(content, path)
 
 
@@ -84,7 +84,7 @@ def _check_container(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise BadInput(f"{path} is damaged: {first_line(error)}; copy or download it again") from error
+        raise BadInput(f"{path} is damaged: {format_error_line(error)}; copy or download it again") from error
     names = {Path(member.filename).name for member in members}
     if "constants.pkl" in names:
         remedy = "write its weights with torch.save(torch.jit.load(FILE).state_dict(), OTHER)"
@@ -132,7 +132,7 @@ def _stand_in(name: str) -> type:
 def _state_dict(content: Any, path: Path) -> Weights:
     found = _candidates(content)
     if not found:
-        reason = f"no tensors by name, also under {', '.join(NESTS)}; whole pickled networks are not read"
+        reason = f"no tensors by name, also under {', '.join(STATE_DICT_KEYS)}; whole pickled networks are not read"
         raise BadInput(f"{path} holds no state dict ({reason}); {SAVE_AGAIN}")
     first, *others = sorted(found.items(), key=lambda item: -len(item[1]))
     rivals = [name for name, tensors in others if 2 * len(tensors) > len(first[1])]
@@ -143,11 +143,13 @@ def _state_dict(content: Any, path: Path) -> Weights:
 
 
 def _candidates(content: Any, depth: int = DEEPEST) -> dict[str, Weights]:
-    """Return the state dicts in a checkpoint by their key; only the one under the most common key of ``NESTS``."""
+    """Return the state dicts in a checkpoint by their key; only the one under the most common key of
+    ``STATE_DICT_KEYS``.
+    """
     # An optimizer's state has param_groups.
     if not isinstance(content, Mapping) or "param_groups" in content or not depth:
         return {}
-    for name in NESTS:
+    for name in STATE_DICT_KEYS:
         if inner := _candidates(content.get(name), depth - 1):
             return inner if len(inner) > 1 else {name: next(iter(inner.values()))}
     own = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}

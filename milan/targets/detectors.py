@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from milan.preprocessing import Preprocessing, as_size
+from milan.targets.preprocessing import Preprocessing, as_size
 
 TRANSFORM = "GeneralizedRCNNTransform"  # of torchvision, named here since importing it takes a second
 UNCHANGED: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}

@@ -1,4 +1,6 @@
-"""One function per family of networks: a name and a source of weights in, the network and how it wants its pictures out."""
+"""One function per family of networks: a name and a source of weights in, the network and how it wants its pictures
+out.
+"""
 
 import inspect
 import warnings
@@ -10,67 +12,83 @@ import torch
 from torch import nn
 
 from milan.errors import BadInput, MilanError, MilanWarning, UnknownName
-from milan.file_kinds import check_model_folder
-from milan.preprocessing import Preprocessing
+from milan.storage.file_kinds import check_model_folder
+from milan.storage.hub_access import (
+    find_cached_if_offline,
+    format_error_line,
+    is_reachable,
+    make_unreachable_error,
+    quiet,
+)
 from milan.targets.checkpoints import Weights, read_weights
-from milan.targets.hubs import first_line, only_cached, out_of_reach, quiet, reachable
 from milan.targets.latents import Latents
 from milan.targets.library_preprocessing import processor_preprocessing, timm_preprocessing, torchvision_preprocessing
 from milan.targets.library_transforms import KnownPreprocessing
-from milan.targets.sources import Network, Source
-from milan.targets.weights import classes_in, fitted, put_weights
+from milan.targets.preprocessing import Preprocessing
+from milan.targets.weight_files import infer_class_count, load_weights_into, match_weight_names
+from milan.targets.weight_source import LoadedNetwork, WeightSource
 
 
-def from_torchvision(name: str, source: Source) -> Network:
+def load_torchvision(name: str, source: WeightSource) -> LoadedNetwork:
     """A network of ``torchvision.models``, its pretrained weights downloaded and checked by torchvision."""
     from torchvision import models
 
     if name not in models.list_models():
-        raise UnknownName("torchvision model", name, models.list_models(), "torchvision.models.list_models() has them all")
+        raise UnknownName(
+            "torchvision model", name, models.list_models(), "torchvision.models.list_models() has them all"
+        )
     builder = models.get_model_builder(name)
     published = getattr(models.get_model_weights(name), "DEFAULT", None)
-    tensors = _published(name, published) if source.pretrained else source.tensors
-    model = _built(builder, _plain_options(builder, tensors), tensors, str(source.path or f"torchvision:{name}"))
-    return Network(model, torchvision_preprocessing(model, published))
+    tensors = _load_published_weights(name, published) if source.pretrained else source.tensors
+    model = _build_network(
+        builder, _builder_options(builder, tensors), tensors, str(source.path or f"torchvision:{name}")
+    )
+    return LoadedNetwork(model, torchvision_preprocessing(model, published))
 
 
-def _plain_options(builder: Any, tensors: Weights) -> dict[str, Any]:
-    """Options of the builders (GoogLeNet, Inception, segmentation) whose defaults without weights do not fit their published weights."""
+def _builder_options(builder: Any, tensors: Weights) -> dict[str, Any]:
+    """Options of the builders (GoogLeNet, Inception, segmentation) whose defaults without weights do not fit their
+    published weights.
+    """
     known = inspect.signature(inspect.unwrap(builder)).parameters
     auxiliary = any("aux" in key.lower() for key in tensors)  # heads that serve training only
     wanted = {"weights": None, "weights_backbone": None, "transform_input": True, "init_weights": False}
     wanted |= {"aux_logits": auxiliary, "aux_loss": auxiliary}
     inception = builder.__name__ in ("googlenet", "inception_v3")
-    return {key: value for key, value in wanted.items() if key in known or (inception and key not in ("weights_backbone", "aux_loss"))}
+    return {
+        key: value
+        for key, value in wanted.items()
+        if key in known or (inception and key not in ("weights_backbone", "aux_loss"))
+    }
 
 
-def _published(name: str, published: Any) -> Weights:
+def _load_published_weights(name: str, published: Any) -> Weights:
     """torchvision's pretrained weights, from its cache or downloaded by it."""
     if published is None:
         raise BadInput(f"torchvision has no pretrained weights of {name}; give --weights FILE (or --weights random)")
-    cached = _torch_cache(published.url)
+    cached = _torch_cache_path(published.url)
     if cached.is_file():
         return read_weights(cached)
-    if not reachable(published.url):
-        raise out_of_reach(f"torchvision:{name}", published.url, cached)
+    if not is_reachable(published.url):
+        raise make_unreachable_error(f"torchvision:{name}", published.url, cached)
     try:
         return dict(published.get_state_dict(progress=True, check_hash=True, weights_only=True, map_location="cpu"))
     except (OSError, RuntimeError) as error:
-        reason = f"could not be downloaded from {published.url}: {first_line(error)}"
+        reason = f"could not be downloaded from {published.url}: {format_error_line(error)}"
         raise BadInput(f"the weights of torchvision:{name} {reason}") from error
 
 
-def _built(build: Any, options: dict[str, Any], tensors: Weights, origin: str) -> nn.Module:
+def _build_network(build: Any, options: dict[str, Any], tensors: Weights, origin: str) -> nn.Module:
     """The network with the weights given, and as many classes as they have; without any, with random ones."""
     model: nn.Module = build(**options)
     if tensors:
-        classes = classes_in(tensors, model)
+        classes = infer_class_count(tensors, model)
         model = build(**options, num_classes=classes) if classes is not None else model
-        put_weights(model, tensors, origin)
+        load_weights_into(model, tensors, origin)
     return model
 
 
-def from_timm(name: str, source: Source) -> Network:
+def load_timm(name: str, source: WeightSource) -> LoadedNetwork:
     """A network of timm, by NAME, NAME.TAG, hf_hub:ID or local-dir:FOLDER, with its data configuration."""
     try:
         import timm
@@ -78,10 +96,10 @@ def from_timm(name: str, source: Source) -> Network:
         raise BadInput("timm is not installed; pip install 'milan[timm]'") from error
     _check_timm_name(name)
     if source.pretrained:
-        model = _timm_pretrained(name)
+        model = _load_pretrained_timm(name)
     else:
-        model = _built(partial(timm.create_model, name, pretrained=False), {}, source.tensors, str(source.path))
-    return Network(model, timm_preprocessing(timm.data.resolve_data_config({}, model=model)))
+        model = _build_network(partial(timm.create_model, name, pretrained=False), {}, source.tensors, str(source.path))
+    return LoadedNetwork(model, timm_preprocessing(timm.data.resolve_data_config({}, model=model)))
 
 
 def _check_timm_name(name: str) -> None:
@@ -90,7 +108,9 @@ def _check_timm_name(name: str) -> None:
 
     kind, _, place = name.partition(":")
     if kind in ("hf_hub", "hf-hub") and place:
-        only_cached(place.partition("@")[0], ("config.json",), "the path of a local copy, as in timm:local-dir:FOLDER")
+        find_cached_if_offline(
+            place.partition("@")[0], ("config.json",), "the path of a local copy, as in timm:local-dir:FOLDER"
+        )
     elif kind == "local-dir" and place:
         if not (Path(place) / "config.json").is_file():
             raise BadInput(f"{place} holds no config.json, so it is no folder of a timm model")
@@ -103,7 +123,7 @@ def _check_timm_name(name: str) -> None:
         raise UnknownName("timm weights", name.partition(".")[2], tags, f"{network} has: {', '.join(tags) or 'none'}")
 
 
-def _timm_pretrained(name: str) -> nn.Module:
+def _load_pretrained_timm(name: str) -> nn.Module:
     import timm
 
     config = timm.get_pretrained_cfg(name)
@@ -112,51 +132,53 @@ def _timm_pretrained(name: str) -> nn.Module:
     if ":" in name:  # of a hub or a folder, which has been looked at
         pass
     elif repository:
-        cached = only_cached(repository, ("model.safetensors", "pytorch_model.bin"))
+        cached = find_cached_if_offline(repository, ("model.safetensors", "pytorch_model.bin"))
         offline = {"pretrained_cfg_overlay": {"state_dict": read_weights(cached)}} if cached else {}
     elif not url:
         raise BadInput(f"timm has no pretrained weights of {name}; give --weights FILE (or --weights random)")
-    elif not (place := _torch_cache(url)).is_file() and not reachable(url):
-        raise out_of_reach(f"timm:{name}", url, place)
+    elif not (place := _torch_cache_path(url)).is_file() and not is_reachable(url):
+        raise make_unreachable_error(f"timm:{name}", url, place)
     try:
         return timm.create_model(name, pretrained=True, **offline)
     except Exception as error:  # the hub's client, the network and timm each raise their own
-        raise BadInput(f"the weights of timm:{name} could not be had: {first_line(error)}") from error
+        raise BadInput(f"the weights of timm:{name} could not be had: {format_error_line(error)}") from error
 
 
-def _torch_cache(url: str) -> Path:
+def _torch_cache_path(url: str) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
 
 
-def from_diorama(name: str, source: Source) -> Network:
+def load_diorama(name: str, source: WeightSource) -> LoadedNetwork:
     """A network of the embedded world; generators with the latents that they are fed."""
     from milan.diorama import networks
-    from milan.diorama.generators import LATENT, Generator
+    from milan.diorama.generator_networks import LATENT_SIZE, SceneGenerator
 
-    model = source.fill(networks.network(name, weights=source.pretrained))
-    latents = Latents(LATENT, networks.CLASSES[name.partition("-")[2]]) if isinstance(model, Generator) else None
+    model = source.load_into(networks.load_network(name, weights=source.pretrained))
+    latents = (
+        Latents(LATENT_SIZE, networks.CLASSES[name.partition("-")[2]]) if isinstance(model, SceneGenerator) else None
+    )
     known = Preprocessing(networks.IMAGE_SIZE, mean=tuple(networks.MEAN), std=tuple(networks.STD))
-    return Network(model, KnownPreprocessing(known), latents)
+    return LoadedNetwork(model, KnownPreprocessing(known), latents)
 
 
-def from_huggingface(name: str, source: Source) -> Network:
+def load_huggingface(name: str, source: WeightSource) -> LoadedNetwork:
     """A vision network of transformers, by hub id or folder; of an image-text network its vision part."""
     import transformers
 
-    name, local = _place(name)
+    name, local = _resolve_model(name)
     try:
         with quiet():
             config = transformers.AutoConfig.from_pretrained(name, local_files_only=local, trust_remote_code=False)
-            model = _transformers_model(name, config, source, local)
+            model = _load_transformers_model(name, config, source, local)
         known = processor_preprocessing(name, model.config, local)
     except MilanError:
         raise
     except Exception as error:  # the hub's client, the network and transformers each raise their own
-        raise BadInput(f"hf:{name} cannot be loaded: {first_line(error)}") from error
-    return Network(model, known)
+        raise BadInput(f"hf:{name} cannot be loaded: {format_error_line(error)}") from error
+    return LoadedNetwork(model, known)
 
 
-def _place(name: str) -> tuple[str, bool]:
+def _resolve_model(name: str) -> tuple[str, bool]:
     """The folder or hub id that is meant, and whether no hub is to be asked for it."""
     path = Path(name).expanduser()
     if path.is_dir():
@@ -164,23 +186,25 @@ def _place(name: str) -> tuple[str, bool]:
             raise BadInput(f"{name} holds no config.json, so it is no folder of a transformers model")
         check_model_folder(path)
         return str(path), True
-    if looks_like_path(name):
-        raise BadInput(f"no folder {name!r}; hf: takes a folder written by save_pretrained or a hub id (google/vit-base-patch16-224)")
-    return name, only_cached(name, ("config.json",), "the path of a local copy, as in hf:FOLDER") is not None
+    if is_path_like(name):
+        raise BadInput(
+            f"no folder {name!r}; hf: takes a folder written by save_pretrained or a hub id (google/vit-base-patch16-224)"
+        )
+    return name, find_cached_if_offline(name, ("config.json",), "the path of a local copy, as in hf:FOLDER") is not None
 
 
-def looks_like_path(name: str) -> bool:
+def is_path_like(name: str) -> bool:
     """Whether a name can only have been meant as a path, so that no hub is asked for it.
 
-    >>> [looks_like_path(name) for name in ("google/vit-base", "./vit", "a/b/c", "vit/", "~/vit", "C:\\\\vit")]
+    >>> [is_path_like(name) for name in ("google/vit-base", "./vit", "a/b/c", "vit/", "~/vit", "C:\\\\vit")]
     [False, True, True, True, True, True]
     """
     spelt = name.startswith((".", "/", "~")) or name.endswith("/") or "\\" in name or name.count("/") > 1
     return spelt or Path(name.split("/")[0]).is_dir()
 
 
-def _transformers_model(name: str, config: Any, source: Source, local: bool) -> nn.Module:
-    kind = _auto_class(config)
+def _load_transformers_model(name: str, config: Any, source: WeightSource, local: bool) -> nn.Module:
+    kind = _find_auto_class(config)
     if source.pretrained:
         safely = {"local_files_only": local, "trust_remote_code": False}
         model, told = kind.from_pretrained(name, output_loading_info=True, **safely)
@@ -188,21 +212,27 @@ def _transformers_model(name: str, config: Any, source: Source, local: bool) -> 
             text = f"hf:{name} has no weights for {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
             effect = f"these {len(missing)} are random, so layers that read them mean nothing"
             warnings.warn(f"{text}; {effect}", MilanWarning, stacklevel=5)
-        return _vision_part(model, name)
+        return _extract_vision_part(model, name)
     model = kind.from_config(config, trust_remote_code=False)
-    if source.path is not None and (filled := _with_saved_names(model, source)) is not None:
-        return _vision_part(filled, name)
-    return source.fill(_vision_part(model, name))
+    if source.path is not None and (filled := _load_with_saved_names(model, source)) is not None:
+        return _extract_vision_part(filled, name)
+    return source.load_into(_extract_vision_part(model, name))
 
 
-def _with_saved_names(model: Any, source: Source) -> nn.Module | None:
-    """The network with the file's weights, if they go by the names that transformers saves under, which differ from its modules' names."""
-    tensors = fitted(source.tensors, model.state_dict())
-    filled, told = type(model).from_pretrained(None, config=model.config, state_dict=tensors, output_loading_info=True)
-    return None if any(told[fault] for fault in ("missing_keys", "unexpected_keys", "mismatched_keys")) else filled
+def _load_with_saved_names(model: Any, source: WeightSource) -> nn.Module | None:
+    """The network with the file's weights, if they go by the names that transformers saves under, which differ from its
+    modules' names.
+    """
+    tensors = match_weight_names(source.tensors, model.state_dict())
+    filled, loading_info = type(model).from_pretrained(
+        None, config=model.config, state_dict=tensors, output_loading_info=True
+    )
+    return (
+        None if any(loading_info[fault] for fault in ("missing_keys", "unexpected_keys", "mismatched_keys")) else filled
+    )
 
 
-def _auto_class(config: Any) -> Any:
+def _find_auto_class(config: Any) -> Any:
     import transformers
 
     architecture = (getattr(config, "architectures", None) or [""])[0] or ""
@@ -211,10 +241,12 @@ def _auto_class(config: Any) -> Any:
     return transformers.AutoModelForImageClassification if head else transformers.AutoModel
 
 
-def _vision_part(model: nn.Module, name: str) -> nn.Module:
+def _extract_vision_part(model: nn.Module, name: str) -> nn.Module:
     if getattr(model, "main_input_name", "pixel_values") == "pixel_values" and not hasattr(model, "text_model"):
         return model
     for part in ("vision_model", "vision_tower", "visual"):
         if isinstance(getattr(model, part, None), nn.Module):
             return getattr(model, part)
-    raise BadInput(f"hf:{name} is a {type(model).__name__}, which takes no images alone and has no vision part that is known")
+    raise BadInput(
+        f"hf:{name} is a {type(model).__name__}, which takes no images alone and has no vision part that is known"
+    )

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from milan.targets.modules import modules_by_name, plain_name, seeded
-from milan.targets.outputs import chosen
+from milan.targets.module_access import list_modules, seeded, strip_wrapper_prefixes
+from milan.targets.module_outputs import select_tensor
 
 if TYPE_CHECKING:
     from milan.targets.target import Target
@@ -35,7 +35,7 @@ def network_hash(model: nn.Module) -> str:
     digest = hashlib.sha256(repr(described).encode())
     for name, value in sorted(model.state_dict().items()):
         if isinstance(value, Tensor):
-            entry = (plain_name(name), str(value.dtype), tuple(value.shape), tensor_hash(value))
+            entry = (strip_wrapper_prefixes(name), str(value.dtype), tuple(value.shape), tensor_hash(value))
             digest.update(repr(entry).encode())
     return digest.hexdigest()
 
@@ -90,10 +90,10 @@ def noise_outputs(target: "Target") -> list[str]:
     precision, and few digits are kept. A network that cannot be copied or run in double precision is run itself, and
     fewer digits are kept.
     """
-    shape = target.noise(1, target.image_size).shape
+    shape = target.make_noise(1, target.image_size).shape
     # Images are not prepared, since each device rounds them to single precision in its own way.
     noise = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(target.device)
-    with target.borrowed(), torch.no_grad():
+    with target.evaluation_mode(), torch.no_grad():
         try:
             with seeded(target.device):
                 return _summaries(_in_double_precision(target.core), noise, target.output_index, DOUBLE_DECIMALS)
@@ -126,13 +126,13 @@ def _summaries(core: nn.Module, noise: Tensor, output_index: int | None, decimal
 
     def hook(name: str) -> Any:
         def summarize(module: nn.Module, inputs: Any, output: Any) -> None:
-            tensor = chosen(output, output_index)
+            tensor = select_tensor(output, output_index)
             if tensor is not None and tensor[1].numel():
                 found.append(f"{name} {summary(tensor[1].detach().double().flatten(), decimals)}")
 
         return summarize
 
-    modules = {**modules_by_name(core)[0], "": core}
+    modules = {**list_modules(core)[0], "": core}
     handles = [module.register_forward_hook(hook(name)) for name, module in modules.items()]
     try:
         core(noise)

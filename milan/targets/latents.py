@@ -9,13 +9,14 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from milan.errors import BadInput
-from milan.storage import content_key
+from milan.storage.files import content_key
 
-COUNT = 3_000  # pictures of a generator's probe
+DEFAULT_COUNT = 3_000  # pictures of a generator's probe
 
 
 class Latents:
-    """What a generator is fed, row by row: normal numbers, then, where it has classes, one number for each, 1 for the row's own.
+    """What a generator is fed, row by row: normal numbers, then, where it has classes, one number for each, 1 for the
+    row's own.
 
     A row depends on its number and the seed alone. Rows take the classes in turn.
 
@@ -30,7 +31,7 @@ class Latents:
     (torch.Size([2, 4]), [0, 1])
     """
 
-    def __init__(self, width: int, classes: Sequence[str] = (), *, count: int = COUNT, seed: int = 0):
+    def __init__(self, width: int, classes: Sequence[str] = (), *, count: int = DEFAULT_COUNT, seed: int = 0):
         if width < 1 or count < 1:
             raise BadInput(f"latents of {width} numbers, {count} rows; give at least 1 of each")
         self.width, self.classes, self.count, self.seed = width, list(classes), count, seed
@@ -46,7 +47,10 @@ class Latents:
 
     def rows(self, ids: Int[Tensor, " b"]) -> Float[Tensor, "b numbers"]:
         """The rows of those numbers, on the CPU."""
-        drawn = [np.random.default_rng((self.seed, row)).standard_normal(self.width, dtype=np.float32) for row in ids.tolist()]
+        drawn = [
+            np.random.default_rng((self.seed, row)).standard_normal(self.width, dtype=np.float32)
+            for row in ids.tolist()
+        ]
         normal = torch.from_numpy(np.stack(drawn)) if drawn else torch.zeros(0, self.width)
         if not self.classes:
             return normal

@@ -10,11 +10,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from milan.errors import BadInput
-from milan.preprocessing import Size, as_size, height_width
-from milan.targets.layouts import Evidence, Layout, Shape, Unreadable, read_layout, to_maps
-from milan.targets.modules import modules_by_name
-from milan.targets.places import Grid, Order, Verdict, digits, halves, mixed, raster_order, verdict
-from milan.targets.survey import Call, Survey
+from milan.targets.forward_trace import ForwardTrace, ModuleCall
+from milan.targets.layouts import Layout, LayoutContext, Shape, UnknownLayout, infer_layout, to_maps
+from milan.targets.module_access import list_modules
+from milan.targets.preprocessing import Size, as_size, height_width
+from milan.targets.spatial_order import Grid, Order, Verdict, digits, halves, mixed, raster_order, verdict
 
 if TYPE_CHECKING:
     from milan.targets.target import Target
@@ -31,7 +31,7 @@ class Layer:
     grid: tuple[int, int]  # height and width of the map of one unit; (1, 1) for a vector
     aliases: tuple[str, ...] = ()  # further names of the same module
     prefix_tokens: int = 0  # tokens before the grid: class, distillation, registers
-    cls: bool = False  # whether the first of them is a class token
+    has_class_token: bool = False  # whether the first of them is a class token
     # Which of the layer's places is which of the image's, row by row; empty where they lie so themselves.
     order: Order = field(default=(), repr=False)
     module: str = ""  # dotted path of the module, without the number of the call
@@ -50,28 +50,33 @@ class Layer:
         return maps.flatten(2)[:, :, list(self.order)].unflatten(2, self.grid)
 
 
-class Layers:
+class DissectableLayers:
     """The layers found, by name, and why the others cannot be dissected."""
 
     def __init__(self, layers: Sequence[Layer], reasons: dict[str, str], calls: dict[str, int]):
         self.by_name = {layer.name: layer for layer in layers}
-        self.by_alias = {f"{alias}{layer.name[len(layer.module) :]}": layer for layer in layers for alias in layer.aliases}
+        self.by_alias = {
+            f"{alias}{layer.name[len(layer.module) :]}": layer for layer in layers for alias in layer.aliases
+        }
         self.reasons = reasons
-        self.calls = calls  # how often each module is called in one forward pass
+        self.call_counts = calls  # how often each module is called in one forward pass
 
 
-def second_sizes(size: Size) -> list[Size]:
+def choose_second_sizes(size: Size) -> list[Size]:
     """Image sizes to try beside ``size``: a smaller one (cheaper), then a larger one.
 
-    >>> second_sizes(224), second_sizes(64), second_sizes(32), second_sizes((96, 128))
+    >>> choose_second_sizes(224), choose_second_sizes(64), choose_second_sizes(32), choose_second_sizes((96, 128))
     ([160, 288], [32, 96], [64], [(64, 96), (128, 160)])
     """
     sides = height_width(size)
-    sizes = [tuple(32 * round(side * 5 / 7 / 32) for side in sides), tuple(side + 32 * max(1, round(side / 112)) for side in sides)]
+    sizes = [
+        tuple(32 * round(side * 5 / 7 / 32) for side in sides),
+        tuple(side + 32 * max(1, round(side / 112)) for side in sides),
+    ]
     return [as_size(other) for other in sizes if 0 not in other and other != sides]
 
 
-def find_layers(target: "Target") -> Layers:
+def find_layers(target: "Target") -> DissectableLayers:
     """Find the layers by running the target on two images with two mixtures of them, and on one of another size.
 
     The numbers of images differ so that the batch axis shows: a module that puts out position embeddings, or windows
@@ -80,8 +85,8 @@ def find_layers(target: "Target") -> Layers:
     Raises:
         BadInput: if the network does not take a batch of images.
     """
-    modules, aliases = modules_by_name(target.core)
-    with target.borrowed():
+    modules, aliases = list_modules(target.core)
+    with target.evaluation_mode():
         reading = _Reading(target, modules)
         found: list[Layer] = []
         idle = [name for name in modules if name not in reading.counts]
@@ -89,10 +94,12 @@ def find_layers(target: "Target") -> Layers:
         for call in reading.first.calls:
             try:
                 found.append(reading.layer(call, aliases.get(call.module, ())))
-            except Unreadable as why:
+            except UnknownLayout as why:
                 reasons[reading.name(call)] = str(why)
     order = {name: place for place, name in enumerate(modules)}
-    return Layers(sorted(found, key=lambda layer: (order[layer.module], layer.call)), reasons, reading.counts)
+    return DissectableLayers(
+        sorted(found, key=lambda layer: (order[layer.module], layer.call)), reasons, reading.counts
+    )
 
 
 class _Reading:
@@ -100,23 +107,23 @@ class _Reading:
 
     def __init__(self, target: "Target", modules: dict[str, nn.Module]):
         self.target, self.modules = target, modules
-        noise = target.noise(2, target.image_size)
+        noise = target.make_noise(2, target.image_size)
         # A generator is fed rows of numbers, of which no part lies anywhere.
         self.noise = noise if noise.ndim == 4 else None
         images = noise if self.noise is None else mixed(noise, halves(*noise.shape[2:]))
         self.first = self._run(images, compare=self.noise is not None)
         if self.first.error is not None:
-            raise _unusable(target, self.first.error) from self.first.error
+            raise _make_unusable_error(target, self.first.error) from self.first.error
         self.batch = len(images)
         second_size, self.second = self._second_size()
         self.counts = Counter(call.module for call in self.first.calls)
         sizes = height_width(target.image_size), height_width(second_size)
-        self.evidence = Evidence(target.layout, target.prefix_tokens, *sizes)
+        self.evidence = LayoutContext(target.layout, target.prefix_tokens, *sizes)
         self.orders: dict[tuple[str, Grid], Order | None] = {}
-        self.following: dict[Grid, tuple[Call, Layout]] = {}
-        self.numbered: dict[Grid, dict[tuple[str, int], list[Call]]] = {}
+        self.following: dict[Grid, tuple[ModuleCall, Layout]] = {}
+        self.numbered: dict[Grid, dict[tuple[str, int], list[ModuleCall]]] = {}
 
-    def name(self, call: Call) -> str:
+    def name(self, call: ModuleCall) -> str:
         """Return the name of the layer that a call makes."""
         name = call.module if self.counts[call.module] == 1 else f"{call.module}#{call.index}"
         while name != call.module and name in self.modules:
@@ -124,28 +131,28 @@ class _Reading:
             name = f"{call.module}#{name.removeprefix(call.module)}"
         return name
 
-    def layer(self, call: Call, aliases: tuple[str, ...]) -> Layer:
+    def layer(self, call: ModuleCall, aliases: tuple[str, ...]) -> Layer:
         """Return the layer that a call makes.
 
         Raises:
             Unreadable: it cannot be laid out over the image; the text says why.
         """
         one, two = self._without_batch(call)
-        layout = read_layout(self.modules[call.module], one, two, self.evidence)
+        layout = infer_layout(self.modules[call.module], one, two, self.evidence)
         order = self._order(call, layout)
         self.evidence.keep(layout, two)
         cls = layout.prefix > 0 and bool(getattr(self.target.core, "has_class_token", True))
         place = layout.grid, aliases, layout.prefix, cls, order
         return Layer(self.name(call), one, layout.units, layout.name, *place, call.module, call.index)
 
-    def _run(self, images: Tensor, compare: bool = False) -> Survey:
-        return Survey(self.modules, self.target.output_index, compare).run(self.target.core, images)
+    def _run(self, images: Tensor, compare: bool = False) -> ForwardTrace:
+        return ForwardTrace(self.modules, self.target.output_index, compare).run(self.target.core, images)
 
-    def _second_size(self) -> tuple[Size, dict[tuple[str, int], Call]]:
+    def _second_size(self) -> tuple[Size, dict[tuple[str, int], ModuleCall]]:
         """Another image size and the calls for one image of it, as far as they got; none if it changes no shape."""
-        best: tuple[Size, dict[tuple[str, int], Call]] = (self.target.image_size, {})
-        for size in second_sizes(self.target.image_size):
-            survey = self._run(self.target.noise(1, size))
+        best: tuple[Size, dict[tuple[str, int], ModuleCall]] = (self.target.image_size, {})
+        for size in choose_second_sizes(self.target.image_size):
+            survey = self._run(self.target.make_noise(1, size))
             best = max(best, (size, survey.by_call()), key=lambda each: len(each[1]))
             if survey.error is None:
                 break
@@ -154,16 +161,16 @@ class _Reading:
         # A network that brings its images to one size itself puts out the same shapes for all, which says nothing.
         return size, calls if any(one and two and one[1:] != two[1:] for one, two in seen) else {}
 
-    def _without_batch(self, call: Call) -> tuple[Shape, Shape | None]:
+    def _without_batch(self, call: ModuleCall) -> tuple[Shape, Shape | None]:
         one, other = call.shape, self.second.get((call.module, call.index))
         two = other.shape if other is not None else None
         if one is None:
-            raise Unreadable("puts out no tensor of numbers (or not as many as output_index asks for)")
+            raise UnknownLayout("puts out no tensor of numbers (or not as many as output_index asks for)")
         if not one or one[0] != self.batch or (two is not None and (not two or two[0] != 1)):
-            raise Unreadable(f"puts out {one} for a batch of {self.batch} images: its first axis is not the batch")
+            raise UnknownLayout(f"puts out {one} for a batch of {self.batch} images: its first axis is not the batch")
         return one[1:], two[1:] if two is not None else None
 
-    def _order(self, call: Call, layout: Layout) -> Order:
+    def _order(self, call: ModuleCall, layout: Layout) -> Order:
         """In which order the places of a call are those of the image, row by row; empty if they lie so.
 
         Where the call itself does not show it, as where each place attends to the whole image, it is that of the last
@@ -176,20 +183,22 @@ class _Reading:
         shown = verdict(near.unflatten(1, layout.grid))
         if shown is not Verdict.FOLLOWS and not layout.sure:
             shape = ("B", *(call.shape or ())[1:])
-            raise Unreadable(f"puts out {shape}, whose places are no parts of the image (attention, or tokens of none)")
+            raise UnknownLayout(
+                f"puts out {shape}, whose places are no parts of the image (attention, or tokens of none)"
+            )
         if shown is Verdict.FOLLOWS:
             self.orders[key], self.following[layout.grid] = (), (call, layout)
         elif shown is Verdict.SCRAMBLED and not self._fits(self.orders.get(key), near, layout.grid):
             self.orders[key] = self._searched(call, layout)
         order = self.orders.get(key, ())
         if order is None:
-            raise Unreadable("has its places in another order than the image's, which cannot be told")
+            raise UnknownLayout("has its places in another order than the image's, which cannot be told")
         return order
 
     def _fits(self, order: Order | None, near: Float[Tensor, "2 places"], grid: Grid) -> bool:
         return bool(order) and verdict(near[:, list(order or ())].unflatten(1, grid)) is Verdict.FOLLOWS
 
-    def _searched(self, call: Call, layout: Layout) -> Order | None:
+    def _searched(self, call: ModuleCall, layout: Layout) -> Order | None:
         """The order of a call's places, told by mixtures that number rows and columns; None if there is none."""
         grid = layout.grid
         if self.noise is None or grid[0] > self.noise.shape[2] or grid[1] > self.noise.shape[3]:
@@ -203,16 +212,16 @@ class _Reading:
         like = self._near(*self.following[grid]) if grid in self.following else None
         return None if near is None else raster_order(near, grid, like)
 
-    def _near(self, call: Call, layout: Layout) -> Float[Tensor, "masks places"] | None:
+    def _near(self, call: ModuleCall, layout: Layout) -> Float[Tensor, "masks places"] | None:
         """Closeness of a call's places for the mixtures that number its grid."""
         found = [seen.places(layout) for seen in self.numbered[layout.grid].get((call.module, call.index), [])]
         near = [part for part in found if part is not None]
         return torch.cat(near) if near else None
 
 
-def _unusable(target: "Target", error: Exception) -> BadInput:
+def _make_unusable_error(target: "Target", error: Exception) -> BadInput:
     text = (str(error).strip() or "no message").splitlines()[0]
-    batch = tuple(target.noise(2, target.image_size).shape)
+    batch = tuple(target.make_noise(2, target.image_size).shape)
     return BadInput(
         f"{target.name} cannot be run on images {batch}: {type(error).__name__}: {text}; if it takes others, set image_size "
         "or mean and std (a value for each channel: one for grey images), or wrap it in a module whose forward takes one batch of images"
@@ -220,12 +229,17 @@ def _unusable(target: "Target", error: Exception) -> BadInput:
 
 
 def format_layers(target: "Target") -> str:
-    """A table of the layers that can be dissected: name, output shape, units, layout, and other names of the same module."""
+    """A table of the layers that can be dissected: name, output shape, units, layout, and other names of the same
+    module.
+    """
     rows = [("layer", "output", "units", "layout", "")]
     for layer in target.layers():
         layout = f"{layer.layout}, {layer.prefix_tokens} prefix" if layer.prefix_tokens else layer.layout
         also = f"also {', '.join(layer.aliases)}" if layer.aliases else ""
         rows.append((layer.name, "x".join(map(str, layer.shape)), str(layer.units), layout, also))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:<{widths[3]}}  {e}".rstrip() for a, b, c, d, e in rows]
+    lines = [
+        f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:<{widths[3]}}  {e}".rstrip()
+        for a, b, c, d, e in rows
+    ]
     return "\n".join(lines)

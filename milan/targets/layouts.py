@@ -1,7 +1,8 @@
 """What the axes of a layer's output mean, read off its shapes at two image sizes.
 
-An axis that grows with the image is spatial: (B, C, H, W), (B, H, W, C), or tokens (B, N, C) with a few prefix tokens (class, distillation,
-registers) before the grid. Where a network takes one size only, grids of the image's shape and those seen earlier in the same pass decide.
+An axis that grows with the image is spatial: (B, C, H, W), (B, H, W, C), or tokens (B, N, C) with a few prefix tokens
+(class, distillation, registers) before the grid. Where a network takes one size only, grids of the image's shape and
+those seen earlier in the same pass decide.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,12 +14,20 @@ from torch import Tensor, nn
 from milan.errors import BadInput
 
 LAYOUTS = {"BCHW": 4, "BHWC": 4, "BNC": 3, "BC": 2}
-PREFIXES = (0, 1, 2, 5, 4, 3, 6, 7, 8, 9)  # how many tokens may stand before the grid, likeliest first
+PREFIX_TOKEN_COUNTS = (0, 1, 2, 5, 4, 3, 6, 7, 8, 9)  # how many tokens may stand before the grid, likeliest first
 Grid = tuple[int, int]
 Shape = tuple[int, ...]
 _CHANNELS_FIRST = (
     *(nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.InstanceNorm2d, nn.GroupNorm, nn.LocalResponseNorm),
-    *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Upsample, nn.PixelShuffle, nn.Dropout2d),
+    *(
+        nn.MaxPool2d,
+        nn.AvgPool2d,
+        nn.AdaptiveAvgPool2d,
+        nn.AdaptiveMaxPool2d,
+        nn.Upsample,
+        nn.PixelShuffle,
+        nn.Dropout2d,
+    ),
 )
 
 
@@ -30,12 +39,13 @@ class Layout:
     units: int
     grid: Grid
     prefix: int = 0
-    # False where the shape alone leaves it in doubt, so that the layer's response to parts of the image must confirm it.
+    # False where the shape alone leaves it in doubt, so that the layer's response to parts of the image must confirm
+    # it.
     sure: bool = True
 
 
 @dataclass
-class Evidence:
+class LayoutContext:
     """What is known while the layers of one pass are gone through in the order in which they ran."""
 
     layout: str | None = None
@@ -43,34 +53,40 @@ class Evidence:
     size: Grid = (1, 1)  # height and width of the images
     second_size: Grid = (1, 1)  # of those of the second size
     grids: list[tuple[Grid, Grid | None]] = field(default_factory=list)  # of earlier layers, at both sizes
-    tokens: set[int] = field(default_factory=set)  # how many tokens earlier layers had, at the first size
+    token_counts: set[int] = field(default_factory=set)  # how many tokens earlier layers had, at the first size
 
     def keep(self, layout: Layout, two: Shape | None) -> None:
-        """Remember the grid of a layer that is known to lie over the image; ``two`` is its output's shape at the second size."""
+        """Remember the grid of a layer that is known to lie over the image; ``two`` is its output's shape at the second
+        size.
+        """
         if layout.grid != (1, 1):
-            self.grids.append((layout.grid, _second_grid(layout, two, self)))
+            self.grids.append((layout.grid, _infer_second_grid(layout, two, self)))
 
     def attends(self, grid: Grid) -> bool:
         """Whether a grid may be attention among all places of earlier layers."""
-        return set(grid) <= self.tokens | {rows * columns for (rows, columns), _ in self.grids}
+        return set(grid) <= self.token_counts | {rows * columns for (rows, columns), _ in self.grids}
 
 
-class Unreadable(Exception):
+class UnknownLayout(Exception):
     """Why a layer's output cannot be laid out over the image."""
 
 
-def read_layout(module: nn.Module, one: Shape, two: Shape | None, seen: Evidence) -> Layout:
+def infer_layout(module: nn.Module, one: Shape, two: Shape | None, context: LayoutContext) -> Layout:
     """The layout of an output of shape ``one`` (and ``two`` at the second size), batch axis left out.
 
     Raises:
         Unreadable: if the axes cannot be told; its text says why and what to do.
     """
     if two is not None and len(two) != len(one):
-        raise Unreadable(f"has {len(one) + 1} axes at one image size and {len(two) + 1} at another")
-    rule: Callable[[nn.Module, Shape, Shape | None, Evidence], Layout] | None = {1: _vector, 2: _tokens, 3: _maps}.get(len(one))
+        raise UnknownLayout(f"has {len(one) + 1} axes at one image size and {len(two) + 1} at another")
+    rule: Callable[[nn.Module, Shape, Shape | None, LayoutContext], Layout] | None = {
+        1: _infer_vector,
+        2: _infer_tokens,
+        3: _infer_maps,
+    }.get(len(one))
     if rule is None or 0 in one:
-        raise Unreadable(f"puts out {('B', *one)}, neither maps, tokens nor a vector")
-    return rule(module, one, two, seen)
+        raise UnknownLayout(f"puts out {('B', *one)}, neither maps, tokens nor a vector")
+    return rule(module, one, two, context)
 
 
 def grid_of(count: int, size: Grid) -> Grid | None:
@@ -87,7 +103,7 @@ def grid_of(count: int, size: Grid) -> Grid | None:
     return next((grid for grid in grids if grid[0] * grid[1] == count), None)
 
 
-def _second_grid(found: Layout, two: Shape | None, seen: Evidence) -> Grid | None:
+def _infer_second_grid(found: Layout, two: Shape | None, seen: LayoutContext) -> Grid | None:
     if two is None or found.name == "BC":
         return None
     if found.name == "BNC":
@@ -95,36 +111,42 @@ def _second_grid(found: Layout, two: Shape | None, seen: Evidence) -> Grid | Non
     return (two[1], two[2]) if found.name == "BCHW" else (two[0], two[1])
 
 
-def _vector(module: nn.Module, one: Shape, two: Shape | None, seen: Evidence) -> Layout:
+def _infer_vector(module: nn.Module, one: Shape, two: Shape | None, context: LayoutContext) -> Layout:
     return Layout("BC", one[0], (1, 1))
 
 
-def _tokens(module: nn.Module, one: Shape, two: Shape | None, seen: Evidence) -> Layout:
-    if two is not None and seen.layout != "BNC":
+def _infer_tokens(module: nn.Module, one: Shape, two: Shape | None, context: LayoutContext) -> Layout:
+    if two is not None and context.layout != "BNC":
         if one[1] != two[1]:
-            raise Unreadable(f"puts out {('B', *one)} whose last axis grows with the image; --layout cannot help, take a layer beside it")
+            raise UnknownLayout(
+                f"puts out {('B', *one)} whose last axis grows with the image; --layout cannot help, take a layer beside it"
+            )
         if one[0] == two[0]:
-            raise Unreadable(f"puts out {one[0]} tokens at any image size, so they lie on no grid of the image")
-    prefix, grid, sure = _token_grid(one[0], two[0] if two else None, seen)
-    seen.tokens.add(one[0])
-    return Layout("BNC", one[1], grid, prefix, sure or seen.layout is not None)
+            raise UnknownLayout(f"puts out {one[0]} tokens at any image size, so they lie on no grid of the image")
+    prefix, grid, sure = _infer_token_grid(one[0], two[0] if two else None, context)
+    context.token_counts.add(one[0])
+    return Layout("BNC", one[1], grid, prefix, sure or context.layout is not None)
 
 
-def _token_grid(count: int, second: int | None, seen: Evidence) -> tuple[int, Grid, bool]:
+def _infer_token_grid(count: int, second: int | None, context: LayoutContext) -> tuple[int, Grid, bool]:
     """How many tokens stand before the grid, the grid, and whether more than its being square speaks for it."""
-    allowed = PREFIXES if seen.prefix is None else (seen.prefix,)
-    for grid, other in reversed(seen.grids):
+    allowed = PREFIX_TOKEN_COUNTS if context.prefix is None else (context.prefix,)
+    for grid, other in reversed(context.grids):
         prefix = count - grid[0] * grid[1]
         same = second is None or other is None or second - other[0] * other[1] == prefix
         if prefix in allowed and same:
             return prefix, grid, True
-    largest = max((max(grid) for grid, _ in seen.grids), default=count)  # tokens are merged on the way, not made more
+    largest = max(
+        (max(grid) for grid, _ in context.grids), default=count
+    )  # tokens are merged on the way, not made more
     for prefix in allowed[:6]:
-        found = grid_of(count - prefix, seen.size)
-        if found and max(found) <= largest and (second is None or grid_of(second - prefix, seen.second_size)):
-            return prefix, found, second is not None or any(_is_pooled(found, grid) for grid, _ in seen.grids)
-    words = f"{seen.prefix}" if seen.prefix is not None else "0, 1, 2, 3, 4 or 5"
-    raise Unreadable(f"puts out {count} tokens, which are no grid of the image's shape after {words} prefix tokens; give prefix_tokens")
+        found = grid_of(count - prefix, context.size)
+        if found and max(found) <= largest and (second is None or grid_of(second - prefix, context.second_size)):
+            return prefix, found, second is not None or any(_is_pooled(found, grid) for grid, _ in context.grids)
+    words = f"{context.prefix}" if context.prefix is not None else "0, 1, 2, 3, 4 or 5"
+    raise UnknownLayout(
+        f"puts out {count} tokens, which are no grid of the image's shape after {words} prefix tokens; give prefix_tokens"
+    )
 
 
 def _is_pooled(grid: Grid, larger: Grid) -> bool:
@@ -134,27 +156,30 @@ def _is_pooled(grid: Grid, larger: Grid) -> bool:
     (True, True, False)
     """
     strides = range(2, 1 + min(larger))
-    return any(all(short in (long // stride, -(-long // stride)) for short, long in zip(grid, larger, strict=True)) for stride in strides)
+    return any(
+        all(short in (long // stride, -(-long // stride)) for short, long in zip(grid, larger, strict=True))
+        for stride in strides
+    )
 
 
-def _maps(module: nn.Module, one: Shape, two: Shape | None, seen: Evidence) -> Layout:
+def _infer_maps(module: nn.Module, one: Shape, two: Shape | None, context: LayoutContext) -> Layout:
     first = Layout("BCHW", one[0], (one[1], one[2]))
     last = Layout("BHWC", one[2], (one[0], one[1]))
-    if seen.layout in ("BCHW", "BHWC"):
-        return first if seen.layout == "BCHW" else last
-    first, last = (replace(found, sure=not seen.attends(found.grid)) for found in (first, last))
+    if context.layout in ("BCHW", "BHWC"):
+        return first if context.layout == "BCHW" else last
+    first, last = (replace(found, sure=not context.attends(found.grid)) for found in (first, last))
     if isinstance(module, _CHANNELS_FIRST):
         return first
     grown = [axis for axis in range(3) if two is not None and one[axis] != two[axis]]
     if grown:
         if grown not in ([0, 1], [1, 2]):
-            raise Unreadable(f"puts out {('B', *one)} of which not two neighbouring axes grow with the image")
+            raise UnknownLayout(f"puts out {('B', *one)} of which not two neighbouring axes grow with the image")
         return last if grown == [0, 1] else first
-    known = [grid for grid, _ in seen.grids]
+    known = [grid for grid, _ in context.grids]
     for found in (first, last):
         if found.grid in known or found.grid[0] == found.grid[1]:
             return replace(found, sure=found.sure and found.grid in known)
-    raise Unreadable(f"puts out {('B', *one)}, which may be maps with channels first or last; say which with layout")
+    raise UnknownLayout(f"puts out {('B', *one)}, which may be maps with channels first or last; say which with layout")
 
 
 def to_maps(output: Tensor, layout: Layout) -> Tensor:
@@ -171,7 +196,9 @@ def to_maps(output: Tensor, layout: Layout) -> Tensor:
         return output[:, :, None, None]
     grid = layout.grid
     count = output.shape[1] - layout.prefix
-    other = grid if grid[0] * grid[1] == count else grid_of(count, (64 * grid[0], 64 * grid[1]))  # images of another size
+    other = (
+        grid if grid[0] * grid[1] == count else grid_of(count, (64 * grid[0], 64 * grid[1]))
+    )  # images of another size
     if other is None:
         text = f"{output.shape[1]} tokens less {layout.prefix} prefix tokens are no grid of the shape {grid[0]} x {grid[1]}"
         raise BadInput(f"{text}; give images of the target's shape, or prefix_tokens")
@@ -183,9 +210,9 @@ def unit_axis(layout: str) -> int:
     return 1 if layout in ("BCHW", "BC") else -1
 
 
-def check_layout(layout: str | None, prefix_tokens: int | None, known: Sequence[str] = tuple(LAYOUTS)) -> None:
+def check_layout(layout: str | None, prefix_tokens: int | None, layouts: Sequence[str] = tuple(LAYOUTS)) -> None:
     """Raises :class:`BadInput` for a layout or a number of prefix tokens that cannot be."""
-    if layout is not None and layout not in known:
-        raise BadInput(f"unknown layout {layout!r}; one of {', '.join(known)}")
+    if layout is not None and layout not in layouts:
+        raise BadInput(f"unknown layout {layout!r}; one of {', '.join(layouts)}")
     if prefix_tokens is not None and prefix_tokens < 0:
         raise BadInput(f"prefix_tokens is {prefix_tokens}; it counts the tokens before the grid, so 0 or more")

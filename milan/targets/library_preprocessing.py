@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from milan.preprocessing import IMAGE_SIZE, Crop, Interpolation, Preprocessing, as_size
 from milan.targets.detectors import assumed_preprocessing
 from milan.targets.library_transforms import Frame, KnownPreprocessing, declared, reproduced
+from milan.targets.preprocessing import IMAGE_SIZE, Crop, Interpolation, Preprocessing, as_size
 
 # As Pillow counts them.
 FILTERS: dict[Any, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
@@ -49,7 +49,9 @@ def processor_preprocessing(name: str, config: Any, local: bool) -> KnownPreproc
     fallback = Preprocessing(as_size(getattr(config, "image_size", None) or IMAGE_SIZE))
     try:
         with quiet():
-            processor = transformers.AutoImageProcessor.from_pretrained(name, local_files_only=local, trust_remote_code=False)
+            processor = transformers.AutoImageProcessor.from_pretrained(
+                name, local_files_only=local, trust_remote_code=False
+            )
     except (OSError, ValueError, KeyError, ImportError) as error:
         note = f"{name} has no image processor that can be loaded ({first_words(error)[:100]}): assumed {fallback}"
         return KnownPreprocessing(fallback, note=note)
@@ -70,7 +72,9 @@ def processor_preprocessing(name: str, config: Any, local: bool) -> KnownPreproc
 
 
 def _of_grey(found: KnownPreprocessing) -> KnownPreprocessing:
-    """The same for a network of one channel, if all channels of the coloured pictures it was measured on are treated alike."""
+    """The same for a network of one channel, if all channels of the coloured pictures it was measured on are treated
+    alike.
+    """
     mean, std = set(found.preprocessing.mean), set(found.preprocessing.std)
     if len(mean) > 1 or len(std) > 1:
         return found
@@ -85,7 +89,11 @@ def _pixel_values(processor: Any, picture: Any) -> Any:
 def _frames(processor: Any, sides: Sequence[int]) -> list[Frame]:
     """The ways in which image processors of transformers scale to the sizes in their settings, the plainest first."""
     share = getattr(processor, "crop_pct", None) or 1  # ConvNeXt and PoolFormer
-    scaled = [*sides, *(int(side / share) for side in sides), *(int(256 / 224 * side) for side in sides)]  # the last is LeViT's
+    scaled = [
+        *sides,
+        *(int(side / share) for side in sides),
+        *(int(256 / 224 * side) for side in sides),
+    ]  # the last is LeViT's
     center: list[Frame] = [("center", (side, side)) for side in scaled]
     squash: list[Frame] = [("squash", None), *(("squash", (side, side)) for side in scaled)]
     return list(dict.fromkeys([*center, *squash]))

@@ -1,6 +1,8 @@
-"""A library's own transform as a ``Preprocessing``: measured on test pictures, since every class reads its settings its own way.
+"""A library's own transform as a ``Preprocessing``: measured on test pictures, since every class reads its settings its
+own way.
 
-The images that the network is shown then differ from the library's by no more than ``TOLERANCE``, or the network is refused.
+The images that the network is shown then differ from the library's by no more than ``TOLERANCE``, or the network is
+refused.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +18,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from milan.errors import BadInput
-from milan.preprocessing import Crop, Preprocessing, Size, height_width
+from milan.targets.preprocessing import Crop, Preprocessing, Size, height_width
 
 TOLERANCE = 0.05  # grey levels of 255, a mean over a picture
 # Widths and heights of test pictures, on which rules of rounding differ.
@@ -49,8 +51,8 @@ def reproduced(library: str, transform: Transform, guess: Preprocessing, frames:
     Args:
         library: the library or class that the transform is of.
         transform: from an RGB picture to the network's input.
-        guess: interpolation, resampler and rounding; mean and std as the library declares them, which are taken where they agree with what
-            is measured; and the image size for a transform that gives every picture another size.
+        guess: interpolation, resampler and rounding; mean and std as the library declares them, which are taken where
+            they agree with what is measured; and the image size for a transform that gives every picture another size.
         frames: ways of cutting, of which the first that agrees is taken.
     """
     told = f"the transform of {library}"
@@ -129,7 +131,14 @@ def _normalized(transform: Transform, guess: Preprocessing) -> Preprocessing:
     black, white, red = (_middle(transform(Image.new("RGB", PLAIN, colour))) for colour in ("black", "white", "red"))
     scale = white - black
     lit = ((red - black) / scale).tolist()
-    order = next((name for name, place in (("rgb", 0), ("bgr", -1)) if np.allclose(lit, np.roll([1.0, 0.0, 0.0], place), atol=1e-3)), None)
+    order = next(
+        (
+            name
+            for name, place in (("rgb", 0), ("bgr", -1))
+            if np.allclose(lit, np.roll([1.0, 0.0, 0.0], place), atol=1e-3)
+        ),
+        None,
+    )
     if order is None:
         raise BadInput(f"red becomes {lit}: channels are mixed")
     mean, std = _as_declared(-black / scale, guess.mean), _as_declared(1 / scale, guess.std)

@@ -9,37 +9,39 @@ from typing import Any
 import torch
 from torch import nn
 
-from milan.errors import BadInput, MilanError, MilanWarning, UnknownName, nearest
-from milan.preprocessing import READING, TargetOptions, height_width
+from milan.errors import BadInput, MilanError, MilanWarning, UnknownName, find_nearest_names
+from milan.storage.user_code import is_file_spec, module_of, one_line
 from milan.targets.detectors import assumed_preprocessing
-from milan.targets.families import from_diorama, from_huggingface, from_timm, from_torchvision
-from milan.targets.generators import GeneratorTarget
+from milan.targets.families import load_diorama, load_huggingface, load_timm, load_torchvision
+from milan.targets.generator_target import GeneratorTarget
 from milan.targets.library_transforms import KnownPreprocessing
-from milan.targets.modules import check_usable, is_half, seeded
-from milan.targets.sources import RANDOM, Network, Source
+from milan.targets.module_access import check_usable, is_half, seeded
+from milan.targets.preprocessing import READING, TargetOptions, height_width
 from milan.targets.target import Target, warn_assumed
-from milan.user_code import is_file_spec, module_of, one_line
+from milan.targets.weight_source import RANDOM, LoadedNetwork, WeightSource
 
-FAMILIES: dict[str, Callable[[str, Source], Network]] = {
-    "torchvision": from_torchvision,
-    "timm": from_timm,
-    "hf": from_huggingface,
-    "diorama": from_diorama,
+FAMILIES: dict[str, Callable[[str, WeightSource], LoadedNetwork]] = {
+    "torchvision": load_torchvision,
+    "timm": load_timm,
+    "hf": load_huggingface,
+    "diorama": load_diorama,
 }
-FORMS = "torchvision:NAME, timm:NAME, hf:ID_OR_PATH, diorama:NAME or PATH/FILE.py:FUNCTION"
+SPEC_FORMS = "torchvision:NAME, timm:NAME, hf:ID_OR_PATH, diorama:NAME or PATH/FILE.py:FUNCTION"
 
 
-def load_target(spec: str, *, weights: str | Path | None = None, device: str | torch.device = "cpu", **options: Any) -> Target:
+def load_target(
+    spec: str, *, weights: str | Path | None = None, device: str | torch.device = "cpu", **options: Any
+) -> Target:
     """The network that ``spec`` names, ready to be dissected.
 
     Args:
-        spec: ``torchvision:NAME``, ``timm:NAME``, ``hf:ID_OR_PATH``, ``diorama:NAME``, or ``PATH/FILE.py:FUNCTION`` for a function of
-            yours that returns a module (or a :class:`Target`, which brings its own preprocessing).
+        spec: ``torchvision:NAME``, ``timm:NAME``, ``hf:ID_OR_PATH``, ``diorama:NAME``, or ``PATH/FILE.py:FUNCTION`` for
+            a function of yours that returns a module (or a :class:`Target`, which brings its own preprocessing).
         weights: a safetensors file or a saved state dict, of which nothing is executed; ``"random"`` for untrained
             weights, the same each time; None for the library's pretrained ones.
         device: see :class:`Target`.
-        options: ``name``, ``image_size``, ``mean`` and the others of :class:`milan.preprocessing.TargetOptions`, in
-            place of what the library or the function says.
+        options: ``name``, ``image_size``, ``mean`` and the others of
+            :class:`milan.targets.preprocessing.TargetOptions`, in place of what the library or the function says.
 
     Raises:
         UnknownName: for a name that the family has not, with the three nearest.
@@ -47,26 +49,28 @@ def load_target(spec: str, *, weights: str | Path | None = None, device: str | t
             transform of pictures cannot be reproduced and no ``interpolation`` is given.
     """
     kind, _, name = spec.partition(":")
-    source, stated = Source(weights), TargetOptions(**options)
+    source, stated = WeightSource(weights), TargetOptions(**options)
     # Random weights are the same each time, so that earlier results are found again.
     with seeded(torch.device("cpu")):
         if kind in FAMILIES and name:
-            target = _target(FAMILIES[kind](name, source), spec, stated, device)
+            target = _make_target(FAMILIES[kind](name, source), spec, stated, device)
         elif is_file_spec(spec):
-            target = _from_file(spec, source, stated, device)
+            target = _load_from_file(spec, source, stated, device)
         else:
-            raise _unknown(spec)
+            raise _make_unknown_error(spec)
     target.spec, target.options = spec, stated.given
     target.weights = str(weights) if weights is not None else ""
     target.code = _code_hash(spec)
     return target
 
 
-def _target(network: Network, spec: str, stated: TargetOptions, device: str | torch.device) -> Target:
+def _make_target(network: LoadedNetwork, spec: str, stated: TargetOptions, device: str | torch.device) -> Target:
     model = network.model
     check_usable(model, spec)
     if is_half(model) and torch.device(device).type == "cpu":
-        warnings.warn(f"{spec} keeps weights in 16 bits; on the CPU they are dissected in 32 bits", MilanWarning, stacklevel=3)
+        warnings.warn(
+            f"{spec} keeps weights in 16 bits; on the CPU they are dissected in 32 bits", MilanWarning, stacklevel=3
+        )
         model = model.float()
     known = network.known or KnownPreprocessing(assumed_preprocessing(model))
     preprocessing = known.preprocessing.changed(**stated.preprocessing)
@@ -98,7 +102,7 @@ def _tell_preprocessing(target: Target, known: KnownPreprocessing, stated: Targe
         warnings.warn(f"{target.spec}: {told}", MilanWarning, stacklevel=4)
 
 
-def _from_file(spec: str, source: Source, stated: TargetOptions, device: str | torch.device) -> Target:
+def _load_from_file(spec: str, source: WeightSource, stated: TargetOptions, device: str | torch.device) -> Target:
     module, name = module_of(spec, "target")
     file = spec.rpartition(":")[0]
     known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
@@ -111,21 +115,25 @@ def _from_file(spec: str, source: Source, stated: TargetOptions, device: str | t
     except Exception as error:  # whatever the user's own code raises
         raise BadInput(f"{name}() in {file} failed: {one_line(error)}") from error
     if isinstance(made, Target):
-        source.fill(made.core)
-        return _with_options(made, stated, device)
+        source.load_into(made.core)
+        return _apply_options(made, stated, device)
     if not isinstance(made, nn.Module):
-        raise BadInput(f"{name}() in {file} returns a {type(made).__name__}; it must return a torch.nn.Module or a milan.Target")
-    return _target(Network(source.fill(made), None), spec, stated, device)
+        raise BadInput(
+            f"{name}() in {file} returns a {type(made).__name__}; it must return a torch.nn.Module or a milan.Target"
+        )
+    return _make_target(LoadedNetwork(source.load_into(made), None), spec, stated, device)
 
 
-def _with_options(target: Target, stated: TargetOptions, device: str | torch.device) -> Target:
+def _apply_options(target: Target, stated: TargetOptions, device: str | torch.device) -> Target:
     """The user's target with what the command line says of it; what it does not say stays."""
     kept: dict[str, Any] = {name: getattr(target, name) for name in READING}
     kept |= stated.reading
     kept |= {"name": stated.name or target.given_name, "device": target.device if str(device) == "cpu" else device}
     if isinstance(target, GeneratorTarget):
         if stated.preprocessing:
-            raise BadInput(f"{target.name} makes pictures of its own; {', '.join(stated.preprocessing)} are for networks that take them")
+            raise BadInput(
+                f"{target.name} makes pictures of its own; {', '.join(stated.preprocessing)} are for networks that take them"
+            )
         size = target.image_size
         return GeneratorTarget(target.model, target.latents, image_size=size, low=target.low, high=target.high, **kept)
     return Target(target.model, **vars(target.preprocessing.changed(**stated.preprocessing)), **kept)
@@ -137,15 +145,15 @@ def _code_hash(spec: str) -> str:
     return hashlib.sha256(Path(file).expanduser().read_bytes()).hexdigest() if is_file_spec(spec) else ""
 
 
-def _unknown(spec: str) -> MilanError:
+def _make_unknown_error(spec: str) -> MilanError:
     kind, colon, name = spec.partition(":")
     if colon and name:
-        return UnknownName("kind of target", kind, FAMILIES, f"write {FORMS}")
+        return UnknownName("kind of target", kind, FAMILIES, f"write {SPEC_FORMS}")
     from torchvision.models import list_models
 
-    near = nearest(spec, list_models(), 1)
+    near = find_nearest_names(spec, list_models(), 1)
     guess = f"; torchvision:{near[0]}?" if near else ""
-    return BadInput(f"no target {spec!r}: write {FORMS}{guess}")
+    return BadInput(f"no target {spec!r}: write {SPEC_FORMS}{guess}")
 
 
 __all__ = ["FAMILIES", "RANDOM", "load_target"]

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from milan.pretrained.captioner import ImageCaptioner
-from milan.pretrained.painter import Painter, Wanted
+from milan.pretrained.image_captioner import ImageCaptioner
+from milan.pretrained.painter import Painter, PictureRequest
 
 DARK = 40
 NAMES = {(True, False, False): "red", (False, True, False): "green", (False, False, True): "blue", (True, False, True): "magenta",
@@ -23,7 +23,7 @@ class ColourCaptioner(ImageCaptioner):
     def __init__(self) -> None:
         self.seen = 0
 
-    def captions(self, images: UInt8[Tensor, "b 3 h w"]) -> list[str]:
+    def caption_images(self, images: UInt8[Tensor, "b 3 h w"]) -> list[str]:
         self.seen += len(images)
         return [self._caption(image.float()) for image in images]
 
@@ -35,19 +35,23 @@ class ColourCaptioner(ImageCaptioner):
 
 
 class ColourPainter(Painter):
-    """Paints squares of the colours that a text names, one beside the other, larger with each number; black where it names none."""
+    """Paints squares of the colours that a text names, one beside the other, larger with each number; black where it
+    names none.
+    """
 
     key = "colour painter"
     side = 64
     batch_size = 8
 
-    def draw(self, wanted: Sequence[Wanted]) -> UInt8[Tensor, "b 3 side side"]:
-        return torch.stack([self._one(each) for each in wanted])
+    def draw(self, requests: Sequence[PictureRequest]) -> UInt8[Tensor, "b 3 side side"]:
+        return torch.stack([self._one(each) for each in requests])
 
-    def _one(self, each: Wanted) -> Tensor:
+    def _one(self, each: PictureRequest) -> Tensor:
         picture = torch.full((3, self.side, self.side), 20, dtype=torch.uint8)
         named = [key for word in re.findall(r"\w+", each.text.lower()) for key, name in NAMES.items() if name == word]
         for place, lit in enumerate(key for key in named if any(key)):
             left, wide = 32 * place, 16 + each.number % 10
-            picture[:, 8 : 8 + wide, left : left + wide] = torch.tensor([220 if on else 40 for on in lit], dtype=torch.uint8)[:, None, None]
+            picture[:, 8 : 8 + wide, left : left + wide] = torch.tensor(
+                [220 if on else 40 for on in lit], dtype=torch.uint8
+            )[:, None, None]
         return picture

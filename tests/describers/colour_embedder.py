@@ -14,10 +14,12 @@ DARK = 40 / 255  # what is darker counts as nothing: the toy world's ground, and
 
 
 class ColourEmbedder(Embedder):
-    """Pictures by the mean of what is not dark in them, texts by the mean of the colours they name, both as unit vectors.
+    """Pictures by the mean of what is not dark in them, texts by the mean of the colours they name, both as unit
+    vectors.
 
-    The fourth number is what neither has a colour for: a text that names none, a picture that is all dark. ``load_embedder`` takes it as
-    ``PATH/colour_embedder.py:ColourEmbedder``. ``seen`` and ``read`` count what it was asked.
+    The fourth number is what neither has a colour for: a text that names none, a picture that is all dark.
+    ``load_embedder`` takes it as ``PATH/colour_embedder.py:ColourEmbedder``. ``seen`` and ``read`` count what it was
+    asked.
     """
 
     key = "colours"
@@ -30,17 +32,19 @@ class ColourEmbedder(Embedder):
         self.seen = 0
         self.read: list[str] = []
 
-    def images(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b features"]:
+    def encode_images(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b features"]:
         self.seen += len(images)
         pixels = images.float() / 255
         lit = (pixels.amax(1, keepdim=True) > DARK).float()
         mean = (pixels * lit).sum((2, 3)) / lit.sum((2, 3)).clamp_min(1)
         return _unit(mean, lit.sum((1, 2, 3)) == 0)
 
-    def texts(self, texts: Sequence[str]) -> Float[Tensor, "texts features"]:
+    def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "texts features"]:
         self.read += texts
         found = [[COLOURS[word] for word in text.lower().split() if word in COLOURS] for text in texts]
-        mean = torch.tensor([[sum(column) / len(each) for column in zip(*each, strict=True)] if each else [0.0] * 3 for each in found])
+        mean = torch.tensor(
+            [[sum(column) / len(each) for column in zip(*each, strict=True)] if each else [0.0] * 3 for each in found]
+        )
         return _unit(mean.reshape(-1, 3), mean.reshape(-1, 3).sum(1) == 0)
 
 

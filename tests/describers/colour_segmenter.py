@@ -5,7 +5,13 @@ from torch import Tensor
 
 from milan.pretrained.segmenter import Segmenter
 
-COLOURS = {"red": (220, 40, 40), "green": (40, 190, 60), "blue": (50, 70, 220), "grey": (128, 128, 128), "dark": (20, 20, 20)}
+COLOURS = {
+    "red": (220, 40, 40),
+    "green": (40, 190, 60),
+    "blue": (50, 70, 220),
+    "grey": (128, 128, 128),
+    "dark": (20, 20, 20),
+}
 
 
 class ColourSegmenter(Segmenter):

@@ -1,7 +1,9 @@
-"""A probe of two labelled pictures, and a network whose one unit is how red a pixel is: overlaps can be counted on fingers.
+"""A probe of two labelled pictures, and a network whose one unit is how red a pixel is: overlaps can be counted on
+fingers.
 
-Picture 0 is red in its left half; "cat" are its columns 0 to 2, "dog" its columns 3 and 4. Picture 1 is black; "sky" are its upper four
-rows. So the unit's masks are 32 pixels, of which 24 show the cat (of 24 in all), 8 the dog (of 16), none the sky.
+Picture 0 is red in its left half; "cat" are its columns 0 to 2, "dog" its columns 3 and 4. Picture 1 is black; "sky"
+are its upper four rows. So the unit's masks are 32 pixels, of which 24 show the cat (of 24 in all), 8 the dog (of 16),
+none the sky.
 """
 
 import io

@@ -1,15 +1,17 @@
 """How each describer of the package is made for the toy world, with tiny models where it needs models.
 
-A new describer adds its function: it is given a folder, writes there what the describer needs unless it is there already (it is called
-several times), and gives a fresh describer.
+A new describer adds its function: it is given a folder, writes there what the describer needs unless it is there
+already (it is called several times), and gives a fresh describer.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 
 from milan.describers import Describer, load_describer
-from milan.describers.contract import UNITS
-from tests.describers.colour_embedder import ColourEmbedder as ColourEmbedder  # for the describers that have an embedder
+from milan.describers._shared.contract import UNITS
+from tests.describers.colour_embedder import (
+    ColourEmbedder as ColourEmbedder,
+)  # for the describers that have an embedder
 
 COLOURS = f"{Path(__file__).with_name('colour_embedder.py')}:ColourEmbedder"
 
@@ -36,7 +38,11 @@ def _annotators(folder: Path) -> Describer:
     """Three annotators of each unit of the toy world, and a layer that is not asked for."""
     file = folder / "annotations.csv"
     if not file.exists():
-        texts = [f"answers,{index},{text} number {index}" for index in range(7) for text in ("squares", "colored squares", "patches")]
+        texts = [
+            f"answers,{index},{text} number {index}"
+            for index in range(7)
+            for text in ("squares", "colored squares", "patches")
+        ]
         file.write_text("\n".join(["layer,unit,summary", *texts, "other,0,nothing"]) + "\n")
     return load_describer("annotators", source=str(file), who="agreed")
 
@@ -45,7 +51,9 @@ def _annotators(folder: Path) -> Describer:
 def _imported(folder: Path) -> Describer:
     file = folder / "table.csv"
     if not file.exists():
-        file.write_text("".join(["layer,unit,description\n", *(f"answers,{index},squares number {index}\n" for index in range(7))]))
+        file.write_text(
+            "".join(["layer,unit,description\n", *(f"answers,{index},squares number {index}\n" for index in range(7))])
+        )
     return load_describer("imported", table=str(file))
 
 
@@ -122,7 +130,11 @@ def _weight_clip(folder: Path) -> Describer:
 @makes("describe_and_dissect")
 def _describe_and_dissect(folder: Path) -> Describer:
     return load_describer(
-        "describe_and_dissect", captioner=f"{PICTURED}:ColourCaptioner", painter=f"{PICTURED}:ColourPainter", embedder=COLOURS, pictures=2
+        "describe_and_dissect",
+        captioner=f"{PICTURED}:ColourCaptioner",
+        painter=f"{PICTURED}:ColourPainter",
+        embedder=COLOURS,
+        pictures=2,
     )
 
 
@@ -130,5 +142,10 @@ def _describe_and_dissect(folder: Path) -> Describer:
 def _best_concept(folder: Path) -> Describer:
     options = {"embedder": COLOURS, "pooling": "max"}
     return load_describer(
-        "best_concept", of="clip_dissect", options=options, painter=f"{PICTURED}:ColourPainter", embedder=COLOURS, pictures=2
+        "best_concept",
+        of="clip_dissect",
+        options=options,
+        painter=f"{PICTURED}:ColourPainter",
+        embedder=COLOURS,
+        pictures=2,
     )

@@ -10,7 +10,7 @@ from scipy.stats import rankdata
 
 from milan import Unit, check_describer, load_describer
 from milan.describers import clip_dissect as c
-from milan.describers.contract import UNITS, toy_dissection
+from milan.describers._shared.contract import UNITS, make_toy_dissection
 from milan.errors import BadInput, MilanWarning
 from tests.describers.makers import COLOURS
 
@@ -19,16 +19,16 @@ SIMILARITIES = ("soft_wpmi", "wpmi", "rank_reorder", "cos_similarity", "cos_simi
 
 @pytest.fixture(scope="module")
 def toys(tmp_path_factory):
-    return toy_dissection(tmp_path_factory.mktemp("toys"))
+    return make_toy_dissection(tmp_path_factory.mktemp("toys"))
 
 
 @pytest.fixture(params=[(300, 7, 40), (60, 5, 3)], ids=["many concepts", "fewer images than are taken, few concepts"])
 def world(request):
     """Likeness (images, concepts) and activations (images, units), with ties and a unit that is mostly silent."""
     images, units, concepts = request.param
-    dice = np.random.default_rng(3)
-    likeness = dice.normal(0.2, 0.1, (images, concepts)).clip(0.01).astype(np.float32)
-    activations = dice.normal(0, 1, (images, units)).astype(np.float32)
+    rng = np.random.default_rng(3)
+    likeness = rng.normal(0.2, 0.1, (images, concepts)).clip(0.01).astype(np.float32)
+    activations = rng.normal(0, 1, (images, units)).astype(np.float32)
     activations[:, 0] = activations[:, 0].clip(1.5)  # mostly equal
     activations[:, 1] = likeness[:, 1] * 3  # goes with a concept
     return likeness, activations
@@ -57,16 +57,20 @@ def test_soft_wpmi_is_the_published_formula_in_float64(world, weight):
     likeness, activations = world
     expected = by_hand_pmi(likeness, activations, 100, 10.0, weight, soft)
     found = c.soft_wpmi(torch.from_numpy(likeness), torch.from_numpy(activations), prior_weight=weight).double().numpy()
-    assert np.abs(found - expected).max() < 5e-5  # with few concepts the sums are near 500, where float32 has steps of 3e-5
+    assert (
+        np.abs(found - expected).max() < 5e-5
+    )  # with few concepts the sums are near 500, where float32 has steps of 3e-5
     assert (found.argmax(1) == expected.argmax(1)).all()
 
 
 def test_soft_wpmi_takes_blocks_for_the_whole(world, monkeypatch):
     likeness, activations = map(torch.from_numpy, world)
     whole = c.soft_wpmi(likeness, activations)
-    for name, value in (("CONCEPTS", 2), ("UNITS", 3), ("ROWS", 7)):
+    for name, value in (("CONCEPTS_PER_BLOCK", 2), ("UNITS_PER_BLOCK", 3), ("IMAGES_PER_BLOCK", 7)):
         monkeypatch.setattr(c, name, value)
-    assert torch.allclose(c.soft_wpmi(likeness, activations), whole, rtol=0, atol=5e-5)  # logarithms are taken at other places
+    assert torch.allclose(
+        c.soft_wpmi(likeness, activations), whole, rtol=0, atol=5e-5
+    )  # logarithms are taken at other places
 
 
 def test_a_product_that_leaves_float32_is_taken_in_parts():
@@ -74,7 +78,7 @@ def test_a_product_that_leaves_float32_is_taken_in_parts():
     likeness = torch.zeros(100, 2)
     likeness[:, 0] = 10.0
     expected = soft(likeness.double().numpy() * 10)
-    found = c.soft_log_likelihood(likeness, torch.arange(100)[None], c.inclusion(100), 10.0)[0]
+    found = c.compute_soft_log_likelihood(likeness, torch.arange(100)[None], c.make_inclusion(100), 10.0)[0]
     assert expected[0] - expected[1] > math.log(3e38)  # more than float32 holds
     assert float(found[0] - found[1]) == pytest.approx(expected[0] - expected[1], rel=1e-6)
 
@@ -83,8 +87,8 @@ def test_wpmi_is_the_published_formula(world):
     likeness, activations = world
     expected = by_hand_pmi(likeness, activations, 28, 2.0, 0.6, lambda scaled: log_softmax(scaled, axis=1).sum(0))
     images, units = torch.from_numpy(likeness), torch.from_numpy(activations)
-    evidence = c.log_likelihood(images, c.strongest(units, 28), 2.0)
-    found = evidence - 0.6 * c.over_units(iter(evidence.split(2)))
+    evidence = c.compute_log_likelihood(images, c.find_top_images(units, 28), 2.0)
+    found = evidence - 0.6 * c.average_over_units(iter(evidence.split(2)))
     assert np.allclose(found.numpy(), expected, atol=1e-4)
 
 
@@ -130,20 +134,25 @@ def test_the_cosines_are_cosines(world):
 def test_the_strongest_images_stand_in_order_and_ties_by_number(world):
     _, activations = world
     for count in (1, 17, 10_000):
-        found = c.strongest(torch.from_numpy(activations), count).numpy()
+        found = c.find_top_images(torch.from_numpy(activations), count).numpy()
         assert (found == np.array(by_hand_best(activations, count))).all()
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 def test_each_similarity_keeps_the_contract(similarity, toys):
-    check_describer(lambda: load_describer("clip_dissect", similarity=similarity, embedder=COLOURS, batch_size=3, pooling="max"), toys)
+    check_describer(
+        lambda: load_describer("clip_dissect", similarity=similarity, embedder=COLOURS, batch_size=3, pooling="max"),
+        toys,
+    )
 
 
 @pytest.mark.parametrize("similarity", ["soft_wpmi", "rank_reorder", "cos_similarity", "cos_similarity_cubed"])
 def test_the_colours_of_the_toy_world_are_found(similarity, toys, tmp_path, cache):
     words = tmp_path / "words.txt"
     words.write_text("green\nblue\nred\n\nyellow\ngreen\n")
-    describer = load_describer("clip_dissect", similarity=similarity, embedder=COLOURS, concepts=str(words), pooling="mean", top=8)
+    describer = load_describer(
+        "clip_dissect", similarity=similarity, embedder=COLOURS, concepts=str(words), pooling="mean", top=8
+    )
     with pytest.warns(MilanWarning, match="1 empty lines and 1 repeated"):
         said = {UNITS[each.unit.index]: each for each in describer.describe(toys, toys.units)}
     assert [said[colour].text for colour in ("red", "green", "blue")] == ["red", "green", "blue"]

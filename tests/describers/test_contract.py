@@ -5,28 +5,39 @@ from pathlib import Path
 import pytest
 
 import milan
-from milan.command import parser
-from milan.describers import Describer, check_describer, describer_class, describer_names, load_describer, typed_settings
-from milan.describers.contract import UNITS, toy_dissection, watched
+from milan.cli.describe import run_describe
+from milan.console.command_line import build_parser
+from milan.describers import (
+    Describer,
+    check_describer,
+    find_describer_class,
+    list_describers,
+    load_describer,
+    parse_settings,
+)
+from milan.describers._shared.contract import UNITS, make_toy_dissection, watch_writes
 from milan.errors import BadInput, MilanError, UnknownName
 from milan.pretrained.embedder import load_embedder
-from milan.programs.describe import command
 from tests.describers import worlds
 from tests.describers.makers import MAKERS
 
 
 @pytest.fixture(scope="module")
 def toys(tmp_path_factory):
-    return toy_dissection(tmp_path_factory.mktemp("toys"))
+    return make_toy_dissection(tmp_path_factory.mktemp("toys"))
 
 
 def test_the_toy_world_is_as_its_names_say(toys):
     said = {each.unit.index: each.text for each in worlds.Colour().describe(toys, toys.units)}
-    assert {UNITS[index]: text.strip() for index, text in said.items()}.items() >= {"red": "red", "green": "green", "blue": "blue"}.items()
+    assert {UNITS[index]: text.strip() for index, text in said.items()}.items() >= {
+        "red": "red",
+        "green": "green",
+        "blue": "blue",
+    }.items()
     assert [toys.status[unit] for unit in toys.units] == ["ok", "ok", "ok", "ok", "dead", "sparse", "ok"]
 
 
-@pytest.mark.parametrize("name", describer_names())
+@pytest.mark.parametrize("name", list_describers())
 def test_every_describer_of_the_package_keeps_it(name, tmp_path, toys):
     assert name in MAKERS, f"tests/describers/makers.py does not say how {name} is made for this test"
     MAKERS[name](tmp_path)  # writes what it needs before the watch begins
@@ -61,7 +72,7 @@ def test_the_check_finds_files_left_behind(tmp_path, toys):
 
 def test_watching_sees_folders_renames_and_deletions(tmp_path):
     (tmp_path / "old").write_text("x")
-    with watched() as written:
+    with watch_writes() as written:
         (tmp_path / "made").mkdir()
         (tmp_path / "old").rename(tmp_path / "new")
         (tmp_path / "new").unlink()
@@ -78,13 +89,13 @@ def test_unknown_describers_and_settings_are_answered_with_the_nearest():
 
 
 def test_a_describer_from_a_file():
-    cls = describer_class(f"{worlds.__file__}:Colour")
+    cls = find_describer_class(f"{worlds.__file__}:Colour")
     assert issubclass(cls, Describer)
     assert cls(times=2).settings == {"prefix": "", "times": 2}
     with pytest.raises(UnknownName, match="nearest: Colour"):
-        describer_class(f"{worlds.__file__}:Color")
+        find_describer_class(f"{worlds.__file__}:Color")
     with pytest.raises(BadInput, match=r"no file nowhere\.py"):
-        describer_class("nowhere.py:Colour")
+        find_describer_class("nowhere.py:Colour")
 
 
 OWN = """
@@ -156,7 +167,7 @@ def test_a_stated_version_stands_for_the_code_else_its_text_does(stated, tmp_pat
     def key(text, version):
         file = tmp_path / "own.py"
         file.write_text(OWN.format(text=text, version=f"\n    version = {version}" if stated else ""))
-        return describer_class(f"{file}:Own")().key
+        return find_describer_class(f"{file}:Own")().key
 
     assert key("a", 1) == key("a", 1)
     assert (key("a", 1) == key("another", 1)) == stated
@@ -172,9 +183,9 @@ def test_a_class_made_at_a_prompt_is_known_by_its_code():
     assert key("a") == key("a") != key("b")
 
 
-@pytest.mark.parametrize("name", describer_names())
+@pytest.mark.parametrize("name", list_describers())
 def test_every_describer_of_the_package_states_its_version(name):
-    assert isinstance(vars(describer_class(name)).get("version"), int)
+    assert isinstance(vars(find_describer_class(name)).get("version"), int)
 
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "describe").glob("*.yaml"))
@@ -182,15 +193,15 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "describe").glob("*.ya
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.stem)
 def test_every_configuration_is_made_of_options_and_settings_that_there_are(config):
-    options = parser("describe.py", "", command).parse_args(["--config", str(config)])
+    options = build_parser("describe.py", "", run_describe).parse_args(["--config", str(config)])
     assert config.stem.partition("-")[0] == options.describer, "named for its describer"
     settings = options.settings or {}
-    made = load_describer(options.describer, **typed_settings(options.describer, settings))
+    made = load_describer(options.describer, **parse_settings(options.describer, settings))
     assert {name: made.settings[name] for name in settings} == settings
 
 
 def test_every_describer_has_its_published_setting_but_ceiling_and_floors():
-    assert set(describer_names()) - {config.stem for config in CONFIGS} <= {
+    assert set(list_describers()) - {config.stem for config in CONFIGS} <= {
         "annotators",
         "constant",
         "imported",

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 import milan
-from milan.catalogue import Catalogue, Entry, read_catalogue
-from milan.describers import Failure, load_describer
-from milan.describers.contract import UNITS, toy_dissection
-from milan.describers.describe_and_dissect import looks_of
-from milan.describers.selecting import image_products, scores_of
+from milan.describers import DescriptionFailure, load_describer
+from milan.describers._shared.candidate_selection import compute_image_products, compute_scores
+from milan.describers._shared.contract import UNITS, make_toy_dissection
+from milan.describers.describe_and_dissect import find_regions
 from milan.errors import BadInput
-from milan.page import write_page
-from milan.pretrained.llm import Llm, Passing
+from milan.pretrained.llm import Llm, TemporaryFailure
+from milan.results.catalogue import Catalogue, Entry, read_catalogue
+from milan.results.page import write_page
 from milan.units import Unit
 from tests.describers.colour_captioner import ColourCaptioner
 from tests.describers.makers import COLOURS, PICTURED
@@ -24,17 +24,26 @@ RED = Unit("answers", 0)
 
 @pytest.fixture(scope="module")
 def toys(tmp_path_factory):
-    return toy_dissection(tmp_path_factory.mktemp("toys"))
+    return make_toy_dissection(tmp_path_factory.mktemp("toys"))
 
 
 def dissector(**settings):
-    models = {"captioner": f"{PICTURED}:ColourCaptioner", "painter": f"{PICTURED}:ColourPainter", "embedder": COLOURS, "pictures": 3}
+    models = {
+        "captioner": f"{PICTURED}:ColourCaptioner",
+        "painter": f"{PICTURED}:ColourPainter",
+        "embedder": COLOURS,
+        "pictures": 3,
+    }
     return load_describer("describe_and_dissect", **models | settings)
 
 
 def test_the_colours_of_the_toy_world_are_found(toys):
     said = {UNITS[each.unit.index]: each for each in dissector().describe(toys, toys.units)}
-    assert {name: said[name].text.split()[0] for name in ("red", "green", "blue")} == {"red": "red", "green": "green", "blue": "blue"}
+    assert {name: said[name].text.split()[0] for name in ("red", "green", "blue")} == {
+        "red": "red",
+        "green": "green",
+        "blue": "blue",
+    }
     seen = said["red"].reasoning["seen"]
     assert len(seen) == 10
     assert {each["caption"] for each in seen} <= {"a red square on black ground", "a red wall", "a magenta wall"}
@@ -43,7 +52,7 @@ def test_the_colours_of_the_toy_world_are_found(toys):
 
 
 def test_looks_are_crops_and_images_ranked_by_what_the_unit_answers(toys):
-    looks = looks_of(toys.open_target(), toys.open_probe(), toys, RED, 10, "mean")
+    looks = find_regions(toys.open_target(), toys.open_probe(), toys, RED, 10, "mean")
     values = [look.activation for look in looks]
     assert values == sorted(values, reverse=True)
     assert len(looks) == 10
@@ -84,39 +93,41 @@ def test_what_was_found_is_not_asked_again(toys, cache, monkeypatch):
     def never(self, images):
         raise AssertionError("captioned again")
 
-    monkeypatch.setattr(ColourCaptioner, "captions", never)
+    monkeypatch.setattr(ColourCaptioner, "caption_images", never)
     assert list(dissector().describe(toys, [RED])) == [first]
 
 
 class Silent(Llm):
     """Is asked in vain for anything about red."""
 
-    key, name, kept = "silent", "silent", False
+    key, name, is_cacheable = "silent", "silent", False
 
     def answer(self, question, attempt=0):
         if any("red" in text for text, _ in question.items):
-            raise Passing("HTTP 500: <html>no</html>")
+            raise TemporaryFailure("HTTP 500: <html>no</html>")
         return "things"
 
 
 def test_a_unit_that_cannot_be_summed_up_is_a_failure_and_the_others_go_on(toys):
     made = dissector(llm=f"{__file__}:Silent", llm_options={"pause": 0.0})
-    made.asker.pause = 0.0
+    made.llm_client.pause = 0.0
     found = list(made.describe(toys, [RED, Unit("answers", 1)]))
-    assert isinstance(found[0], Failure)
+    assert isinstance(found[0], DescriptionFailure)
     assert "HTTP 500" in found[0].reason
     assert found[1].text == "things"
 
 
 def test_scores_by_hand():
     ranks = np.array([[1.0, 2.0, 9.0], [3.0, 4.0, 5.0], [6.0, 7.0, 8.0]])
-    found = scores_of(ranks, np.array([0.2, 0.5, 0.9]), beta=2)
+    found = compute_scores(ranks, np.array([0.2, 0.5, 0.9]), beta=2)
     assert found["mean"].tolist() == [-4, -4, -7]
     assert found["topk_squared"].tolist() == [-2.5, -12.5, -42.5]
     np.testing.assert_allclose(found["topk_squared_image_products"], [2 * 0.2, 1 * 0.5, 0])
     own = torch.eye(2)
     painted = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
-    assert image_products(own, painted, np.array([1.0, 3.0, 2.0]), top=2) == pytest.approx((0.6 + 0.8 + 0 + 1) / 4)
+    assert compute_image_products(own, painted, np.array([1.0, 3.0, 2.0]), top=2) == pytest.approx(
+        (0.6 + 0.8 + 0 + 1) / 4
+    )
 
 
 def test_pictures_that_move_a_unit_alike_share_their_ranks(toys):

@@ -5,36 +5,44 @@ from pathlib import Path
 
 import pytest
 
-from milan.catalogue import Catalogue
-from milan.concepts import concept_set
-from milan.describers import Failure, load_describer
-from milan.describers.annotators import agreement
-from milan.describers.constant import most_frequent
-from milan.describers.contract import toy_dissection
-from milan.describers.random_concept import lot
-from milan.describers.shuffled import exchanged
+from milan.concepts.concept_sets import load_concept_set
+from milan.describers import DescriptionFailure, load_describer
+from milan.describers._shared.contract import make_toy_dissection
+from milan.describers.annotators import compute_agreement
+from milan.describers.constant import find_most_frequent_text
+from milan.describers.random_concept import choose_index
+from milan.describers.shuffled import permute_units
 from milan.dissection.dissect import dissect
-from milan.dissection.exchange import annotations_of, export_milannotations
+from milan.dissection.milannotations import export_milannotations, read_unit_annotations
 from milan.dissection.store import Dissection, load_dissection
-from milan.embedded import embedded
 from milan.errors import BadInput, MissingEvidence
 from milan.probes import load_probe
+from milan.results.catalogue import Catalogue
+from milan.storage.packaged_data import locate_packaged_data
 from milan.targets import load_target
 from milan.units import Description, Unit
 from tests.describers import worlds
 
-EMBEDDED = embedded("data/diorama/annotations") / "resnet-objects" / "layer4"
+EMBEDDED = locate_packaged_data("data/diorama/annotations") / "resnet-objects" / "layer4"
 
 
 @pytest.fixture(scope="module")
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Dissection:
-    return toy_dissection(tmp_path_factory.mktemp("toys"))
+    return make_toy_dissection(tmp_path_factory.mktemp("toys"))
 
 
 @pytest.fixture
 def table(tmp_path: Path) -> str:
     """What two or three annotators said of the first units of the toy world; unit 3 has one text, unit 6 none."""
-    rows = ["0,a red square", "0,red squares", "0,red squares", "1,green", "1,green things", "3,squares", "4,of a dead unit"]
+    rows = [
+        "0,a red square",
+        "0,red squares",
+        "0,red squares",
+        "1,green",
+        "1,green things",
+        "3,squares",
+        "4,of a dead unit",
+    ]
     file = tmp_path / "annotations.csv"
     file.write_text("\n".join(["layer,unit,summary", *(f"answers,{row}" for row in rows)]) + "\n")
     return str(file)
@@ -42,7 +50,9 @@ def table(tmp_path: Path) -> str:
 
 def texts(describer, dissection: Dissection, units=None) -> dict[int, str]:
     return {
-        each.unit.index: each.text for each in describer.describe(dissection, units or dissection.units) if isinstance(each, Description)
+        each.unit.index: each.text
+        for each in describer.describe(dissection, units or dissection.units)
+        if isinstance(each, Description)
     }
 
 
@@ -55,14 +65,20 @@ def test_the_annotator_who_speaks_is_chosen(toys: Dissection, table: str) -> Non
 
 
 def test_a_unit_that_nobody_annotated_is_a_failure(toys: Dissection, table: str) -> None:
-    failed = [each for each in load_describer("annotators", source=table).describe(toys, toys.units) if isinstance(each, Failure)]
-    assert failed == [Failure(Unit("answers", index), f"nobody annotated answers:{index}") for index in (2, 6)]
+    failed = [
+        each
+        for each in load_describer("annotators", source=table).describe(toys, toys.units)
+        if isinstance(each, DescriptionFailure)
+    ]
+    assert failed == [
+        DescriptionFailure(Unit("answers", index), f"nobody annotated answers:{index}") for index in (2, 6)
+    ]
 
 
 def test_agreement_is_the_mean_of_sentence_bleus() -> None:
-    assert agreement("Red squares", ["red squares", "blue circles"]) == pytest.approx(0.5)
-    assert agreement("red squares", []) == 0
-    assert 0 < agreement("red squares", ["red squares and more"]) < 1  # too short, as BLEU has it
+    assert compute_agreement("Red squares", ["red squares", "blue circles"]) == pytest.approx(0.5)
+    assert compute_agreement("red squares", []) == 0
+    assert 0 < compute_agreement("red squares", ["red squares and more"]) < 1  # too short, as BLEU has it
 
 
 def test_released_annotations_speak_for_their_own_folder(toys: Dissection, tmp_path: Path) -> None:
@@ -72,9 +88,11 @@ def test_released_annotations_speak_for_their_own_folder(toys: Dissection, tmp_p
 
 
 def test_dioramas_own_annotations_are_found_by_network_layer_and_probe(tmp_path: Path) -> None:
-    known = annotations_of(EMBEDDED)
-    dissection = dissect(load_target("diorama:resnet-objects"), load_probe("diorama:objects", limit=60), ["layer4"], tmp_path)["layer4"]
-    units = dissection.alive()[:4]
+    known = read_unit_annotations(EMBEDDED)
+    dissection = dissect(
+        load_target("diorama:resnet-objects"), load_probe("diorama:objects", limit=60), ["layer4"], tmp_path
+    )["layer4"]
+    units = dissection.active_units()[:4]
     assert texts(load_describer("annotators"), dissection, units) == {unit.index: known[unit][0] for unit in units}
     simulated = load_describer("annotators", source="simulated")
     first = texts(simulated, dissection, units)
@@ -85,8 +103,8 @@ def test_dioramas_own_annotations_are_found_by_network_layer_and_probe(tmp_path:
 
 def test_annotators_simulated_again_say_what_the_embedded_ones_said() -> None:
     layer = load_dissection(EMBEDDED)
-    units = layer.alive()[:6]
-    known = annotations_of(EMBEDDED)
+    units = layer.active_units()[:6]
+    known = read_unit_annotations(EMBEDDED)
     said = load_describer("annotators", source="simulated").describe(layer, units)
     assert [{each.text for each in one.candidates} for one in said] == [set(known[unit]) for unit in units]
 
@@ -109,12 +127,12 @@ def test_its_key_follows_the_texts(table: str) -> None:
 def test_the_constant_is_the_commonest_annotation(toys: Dissection, table: str) -> None:
     counted = Counter(
         " ".join(text.lower().split())
-        for file in embedded("data/diorama/annotations").glob("*/*/annotations.csv")
-        for said in annotations_of(file).values()
+        for file in locate_packaged_data("data/diorama/annotations").glob("*/*/annotations.csv")
+        for said in read_unit_annotations(file).values()
         for text in said
     )
-    assert counted[most_frequent("diorama")] == max(counted.values())
-    assert most_frequent(table) == "red squares"
+    assert counted[find_most_frequent_text("diorama")] == max(counted.values())
+    assert find_most_frequent_text(table) == "red squares"
     assert texts(load_describer("constant", annotations=table), toys) == dict.fromkeys((0, 1, 2, 3, 6), "red squares")
     assert set(texts(load_describer("constant", text=" things "), toys).values()) == {"things"}
     with pytest.raises(BadInput, match="no annotations at nowhere"):
@@ -125,35 +143,38 @@ def test_the_constant_is_the_commonest_annotation(toys: Dissection, table: str) 
 def test_no_unit_keeps_its_own_and_each_text_is_used_once(count: int) -> None:
     units = [Unit("layer", index) for index in range(count)]
     for seed in range(5):
-        found = exchanged(units, seed)
+        found = permute_units(units, seed)
         assert list(found) == units
         assert sorted(found.values()) == units
         assert all(unit != other for unit, other in found.items())
-    assert exchanged(units, 0) == {unit: exchanged(units[::-1], 0)[unit] for unit in units}
+    assert permute_units(units, 0) == {unit: permute_units(units[::-1], 0)[unit] for unit in units}
     if count > 3:
-        assert exchanged(units, 0) != exchanged(units, 1)
+        assert permute_units(units, 0) != permute_units(units, 1)
 
 
 def test_shuffled_gives_away_what_another_describer_says(toys: Dissection) -> None:
     colour = f"{worlds.__file__}:Colour"
     own = texts(worlds.Colour(prefix="very "), toys)
-    exchange = exchanged(toys.alive(), 0)
+    exchange = permute_units(toys.active_units(), 0)
     assert texts(load_describer("shuffled", of=colour, options={"prefix": "very "}), toys) == {
-        unit.index: own[exchange[unit].index] for unit in toys.alive()
+        unit.index: own[exchange[unit].index] for unit in toys.active_units()
     }
-    assert load_describer("shuffled", of=colour).key != load_describer("shuffled", of=colour, options={"prefix": "very "}).key
+    assert (
+        load_describer("shuffled", of=colour).key
+        != load_describer("shuffled", of=colour, options={"prefix": "very "}).key
+    )
 
 
 def test_shuffled_takes_a_table(toys: Dissection, tmp_path: Path) -> None:
-    said = [Description(unit, f"text {unit.index}", 1.0) for unit in toys.alive()[:-1]]
-    Catalogue.of(said, describer="x").write(tmp_path)
+    said = [Description(unit, f"text {unit.index}", 1.0) for unit in toys.active_units()[:-1]]
+    Catalogue.from_descriptions(said, describer="x").write(tmp_path)
     found = list(load_describer("shuffled", of=str(tmp_path)).describe(toys, toys.units))
-    exchange = exchanged(toys.alive(), 0)
+    exchange = permute_units(toys.active_units(), 0)
     assert {each.unit: each.text for each in found if isinstance(each, Description)} == {
-        unit: f"text {other.index}" for unit, other in exchange.items() if other != toys.alive()[-1]
+        unit: f"text {other.index}" for unit, other in exchange.items() if other != toys.active_units()[-1]
     }
-    assert [each.unit for each in found if isinstance(each, Failure)] == [
-        unit for unit, other in exchange.items() if other == toys.alive()[-1]
+    assert [each.unit for each in found if isinstance(each, DescriptionFailure)] == [
+        unit for unit, other in exchange.items() if other == toys.active_units()[-1]
     ]
 
 
@@ -163,10 +184,10 @@ def test_random_concepts_are_of_the_set_and_follow_the_seed(toys: Dissection, tm
     assert set(said) == {0, 1, 2, 3, 6}
     assert set(said.values()) <= {"zebra", "lion"}
     ours = texts(load_describer("random_concept"), toys)
-    assert set(ours.values()) <= set(concept_set("diorama"))
+    assert set(ours.values()) <= set(load_concept_set("diorama"))
     assert ours != texts(load_describer("random_concept", seed=1), toys)
 
 
 def test_lots_are_equally_likely() -> None:
-    counts = Counter(lot(f"0 layer:{index}", 5) for index in range(5000))
+    counts = Counter(choose_index(f"0 layer:{index}", 5) for index in range(5000))
     assert all(abs(count - 1000) < 100 for count in counts.values())  # 3.5 standard errors

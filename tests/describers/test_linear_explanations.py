@@ -1,4 +1,6 @@
-"""Linear Explanations as a describer: the contract, what it says of planted units, its test split, its evidence, its calibration."""
+"""Linear Explanations as a describer: the contract, what it says of planted units, its test split, its evidence, its
+calibration.
+"""
 
 import json
 from pathlib import Path
@@ -8,27 +10,34 @@ import pytest
 import torch
 from torch import nn
 
+from milan.concepts.presence import Presence, find_published_calibration, fit_calibration, presence_from_pixels
 from milan.describers import check_describer, load_describer
-from milan.describers.contract import toy_dissection
-from milan.describers.linear_explanations import _filtered
-from milan.diorama.concepts import read
+from milan.describers._shared.contract import make_toy_dissection
+from milan.describers._shared.elastic_net import RowSplit
+from milan.describers.linear_explanations import _filter_concepts
+from milan.diorama.scene_concepts import parse_concepts
 from milan.dissection.dissect import dissect
 from milan.errors import BadInput, MissingEvidence
-from milan.presence import Presence, by_pixels, fitted_calibration, published_calibration
 from milan.probes import Probe, load_probe
-from milan.probes.labels import probe_labels
-from milan.regression import Split
+from milan.probes.pixel_labels import load_probe_labels
 from milan.targets import Target
 from milan.units import Description, Unit, weighted_sum
 from tests.describers.makers import COLOURS
 
 CLASSES = ["cat", "dog", "cup", "lamp", "car"]
-SUMS = {0: {"cat": 3.0, "lamp": 1.0}, 1: {"animal": 2.0, "cup": -1.0}, 2: {"car": -2.0}, 4: {"dog": 1.0, "cup": 2.0, "car": 3.0}}
+SUMS = {
+    0: {"cat": 3.0, "lamp": 1.0},
+    1: {"animal": 2.0, "cup": -1.0},
+    2: {"car": -2.0},
+    4: {"dog": 1.0, "cup": 2.0, "car": 3.0},
+}
 DEAD = 3
 
 
 class Planted(nn.Module):
-    """Units that are weighted sums of the images' classes: an image is a plain colour, its red tells which class it has."""
+    """Units that are weighted sums of the images' classes: an image is a plain colour, its red tells which class it
+    has.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,11 +59,11 @@ class Planted(nn.Module):
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
     """500 images, 100 of each class."""
-    dice = np.random.default_rng(0)
-    labels = dice.permutation(np.repeat(np.arange(5), 100))
+    rng = np.random.default_rng(0)
+    labels = rng.permutation(np.repeat(np.arange(5), 100))
     images = np.zeros((500, 3, 8, 8), dtype=np.uint8)
     images[:, 0] = 50 * labels[:, None, None]
-    images[:, 1] = dice.integers(0, 256, 500)[:, None, None]
+    images[:, 1] = rng.integers(0, 256, 500)[:, None, None]
     probe = Probe.from_tensor(torch.from_numpy(images), labels.tolist(), CLASSES)
     target = Target(Planted(), image_size=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     return dissect(target, probe, ["units"], tmp_path_factory.mktemp("planted"), k=5)["units"]
@@ -69,7 +78,8 @@ def superclasses(tmp_path_factory):
 
 def explained(dissection, units=None, **settings):
     return {
-        each.unit.index: each for each in load_describer("linear_explanations", **settings).describe(dissection, units or dissection.units)
+        each.unit.index: each
+        for each in load_describer("linear_explanations", **settings).describe(dissection, units or dissection.units)
     }
 
 
@@ -104,8 +114,8 @@ def test_text_weights_and_bias_are_one_function_of_the_images(planted, superclas
             shown = {name: np.isin(labels, [place]) for place, name in enumerate(CLASSES)}
             shown |= {"animal": labels < 2, "thing": labels >= 2}
             predicted = each.bias + sum(weight * shown[name] for name, weight in each.concepts)
-            values = planted.activations("mean")[:, planted.row(each.unit)].numpy()
-            rows = describer._study(planted).split.validation.numpy()
+            values = planted.activations("mean")[:, planted.row_of(each.unit)].numpy()
+            rows = describer._load_layer(planted).split.validation.numpy()
             assert np.corrcoef(predicted[rows], values[rows])[0, 1] == pytest.approx(each.score, abs=1e-6)
             assert each.text == weighted_sum(each.concepts)
             assert len(each.concepts) <= longest
@@ -113,7 +123,7 @@ def test_text_weights_and_bias_are_one_function_of_the_images(planted, superclas
 
 def test_one_unit_alone_is_said_as_among_all(planted, superclasses):
     everyone = explained(planted, superclasses=superclasses)
-    for unit in planted.alive():
+    for unit in planted.active_units():
         assert explained(planted, [unit], superclasses=superclasses) == {unit.index: everyone[unit.index]}
 
 
@@ -126,22 +136,22 @@ def test_shorter_ones_are_kept_as_candidates(planted, superclasses):
 def test_the_test_images_are_judged_by_and_never_learnt_from(planted, superclasses, monkeypatch):
     describer = load_describer("linear_explanations", superclasses=superclasses)
     said = list(describer.describe(planted, planted.units))
-    held_out = describer.held_out(planted, said)
+    held_out = describer.correlate_held_out(planted, said)
     assert (held_out > 0.95).all()
-    study = describer._study(planted)
+    study = describer._load_layer(planted)
     values = planted.activations("mean").clone()
     values[study.split.test] = 1000 * torch.rand(len(study.split.test), 5)
     monkeypatch.setattr(type(planted), "activations", lambda self, pooling="max": values)
     other = load_describer("linear_explanations", superclasses=superclasses)
     assert list(other.describe(planted, planted.units)) == said
-    assert (np.abs(other.held_out(planted, said)) < 0.4).all()
+    assert (np.abs(other.correlate_held_out(planted, said)) < 0.4).all()
 
 
 def test_held_out_judges_descriptions_of_others(planted, superclasses):
     describer = load_describer("linear_explanations", superclasses=superclasses)
     unit = Unit("units", 2)
     guesses = [(("car", 1.0),), (("car", -1.0),), (("unicorn", 1.0),)]
-    found = describer.held_out(planted, [Description(unit, "x", 0.0, guess) for guess in guesses])
+    found = describer.correlate_held_out(planted, [Description(unit, "x", 0.0, guess) for guess in guesses])
     assert found[0] == pytest.approx(-found[1])
     assert found[1] > 0.98
     assert np.isnan(found[2])
@@ -163,11 +173,11 @@ def test_concepts_that_too_few_images_show_are_no_concepts():
     labels = torch.tensor([0] * 60 + [1] * 38 + [2] * 2)
     matrix = torch.nn.functional.one_hot(labels, 3).float()
     matrix = torch.cat([matrix, torch.ones(100, 1)], dim=1)
-    names, kept = _filtered(Presence(["a", "b", "rare", "everywhere"], matrix), Split.of(100))
+    names, kept = _filter_concepts(Presence(["a", "b", "rare", "everywhere"], matrix), RowSplit.random(100))
     assert names == ["a", "b"]
     assert torch.equal(kept, matrix[:, :2])
     with pytest.raises(BadInput, match="none of 1 concepts is shown by at least three of 70 training images"):
-        _filtered(Presence(["rare"], matrix[:, 2:3]), Split.of(100))
+        _filter_concepts(Presence(["rare"], matrix[:, 2:3]), RowSplit.random(100))
 
 
 def test_a_probe_without_labels_is_told(tmp_path):
@@ -180,9 +190,9 @@ def test_a_probe_without_labels_is_told(tmp_path):
 
 def test_dioramas_scenes_know_all_they_show(cache):
     probe = load_probe("diorama:objects", limit=60)
-    found = by_pixels(probe)
+    found = presence_from_pixels(probe)
     column = {name: place for place, name in enumerate(found.names)}
-    levels = probe_labels(probe).of([5])[0].flatten()
+    levels = load_probe_labels(probe).load([5])[0].flatten()
     share = (levels == column["red"]).sum() / probe.size**2
     assert bool(found.matrix[5, column["red"]]) == bool(share >= 0.01)
     assert 0 < float(found.matrix[:, column["red"]].mean()) < 1
@@ -191,7 +201,7 @@ def test_dioramas_scenes_know_all_they_show(cache):
 
 @pytest.fixture(scope="module")
 def toys(tmp_path_factory):
-    return toy_dissection(tmp_path_factory.mktemp("toys"))
+    return make_toy_dissection(tmp_path_factory.mktemp("toys"))
 
 
 @pytest.fixture
@@ -206,7 +216,12 @@ def words(tmp_path):
 def test_it_keeps_the_contract_with_an_image_text_model(calibration, words, toys):
     check_describer(
         lambda: load_describer(
-            "linear_explanations", evidence="embedder", embedder=COLOURS, concepts=words, calibration=calibration, batch_size=5
+            "linear_explanations",
+            evidence="embedder",
+            embedder=COLOURS,
+            concepts=words,
+            calibration=calibration,
+            batch_size=5,
         ),
         toys,
     )
@@ -216,12 +231,16 @@ def test_an_image_text_model_names_what_the_units_see(words, toys, cache):
     said = explained(toys, evidence="embedder", embedder=COLOURS, concepts=words)
     assert [max(said[unit].concepts, key=lambda part: part[1])[0] for unit in (0, 1, 2)] == ["red", "green", "blue"]
     named = explained(toys, evidence="embedder", embedder=COLOURS)
-    assert {name for each in named.values() for name, _ in each.concepts} <= {"red", "green", "blue", "grey"}, "the labels' names"
+    assert {name for each in named.values() for name, _ in each.concepts} <= {"red", "green", "blue", "grey"}, (
+        "the labels' names"
+    )
 
 
 def test_a_calibration_that_cannot_be_is_told(words, toys, cache):
     def asked(calibration):
-        describer = load_describer("linear_explanations", evidence="embedder", embedder=COLOURS, concepts=words, calibration=calibration)
+        describer = load_describer(
+            "linear_explanations", evidence="embedder", embedder=COLOURS, concepts=words, calibration=calibration
+        )
         describer._embedder.bias = None  # as a CLIP's
         return list(describer.describe(toys, toys.units))
 
@@ -236,16 +255,16 @@ def test_a_calibration_that_cannot_be_is_told(words, toys, cache):
 def test_calibration_is_that_of_logistic_regression():
     from sklearn.linear_model import LogisticRegression
 
-    dice = np.random.default_rng(0)
-    cosines = dice.normal(0.05, 0.05, (400, 12))
-    shown = dice.random((400, 12)) < 1 / (1 + np.exp(-60 * (cosines - 0.09)))
-    scale, offset = fitted_calibration(torch.from_numpy(cosines), torch.from_numpy(shown.astype(float)))
+    rng = np.random.default_rng(0)
+    cosines = rng.normal(0.05, 0.05, (400, 12))
+    shown = rng.random((400, 12)) < 1 / (1 + np.exp(-60 * (cosines - 0.09)))
+    scale, offset = fit_calibration(torch.from_numpy(cosines), torch.from_numpy(shown.astype(float)))
     reference = LogisticRegression(C=1e9, tol=1e-10, max_iter=10_000).fit(100 * cosines.reshape(-1, 1), shown.ravel())
     assert scale == pytest.approx(100 * reference.coef_[0, 0], rel=1e-3)
     assert scale * offset == pytest.approx(reference.intercept_[0], rel=1e-3)
     assert (scale, offset) == (pytest.approx(60, rel=0.1), pytest.approx(-0.09, abs=0.01))
     with pytest.raises(BadInput, match="do not rise with the labels"):
-        fitted_calibration(torch.from_numpy(-cosines), torch.from_numpy(shown.astype(float)))
+        fit_calibration(torch.from_numpy(-cosines), torch.from_numpy(shown.astype(float)))
 
 
 @pytest.mark.parametrize(
@@ -261,7 +280,7 @@ def test_calibration_is_that_of_logistic_regression():
     ],
 )
 def test_published_calibrations_are_found_by_the_models_name(spec, published):
-    assert published_calibration(spec) == published
+    assert find_published_calibration(spec) == published
 
 
 def test_weights_are_written_so_that_they_can_be_read():
@@ -272,7 +291,7 @@ def test_weights_are_written_so_that_they_can_be_read():
 
 def test_the_truth_score_reads_what_a_sum_adds():
     def phrases(*parts):
-        phrases = read(weighted_sum(parts)).phrases
+        phrases = parse_concepts(weighted_sum(parts)).phrases
         return [[[concept.name for concept in group] for group in phrase] for phrase in phrases]
 
     assert phrases(("dog", 0.62), ("horizontal stripes", 0.00031), ("red", 0.2), ("cat", -0.12)) == [
@@ -281,4 +300,4 @@ def test_the_truth_score_reads_what_a_sum_adds():
         [["red"]],
     ]
     assert phrases(("dog", -0.62), ("cat", -0.12)) == []
-    assert read("3 dogs and a red ball") == read("three dogs and a red ball")
+    assert parse_concepts("3 dogs and a red ball") == parse_concepts("three dogs and a red ball")

@@ -5,18 +5,18 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from milan.describers import Failure, load_describer
-from milan.describers.contract import UNITS, toy_dissection
-from milan.describers.resuming import describe_units
+from milan.describers import DescriptionFailure, load_describer
+from milan.describers._shared.contract import UNITS, make_toy_dissection
+from milan.describers._shared.runner import describe_units
 from milan.dissection.dissect import dissect
 from milan.errors import BadInput, MissingEvidence
-from milan.pairs import CHOOSING, JUDGING, SHOWN, Pairs, parts, scaled
-from milan.pretrained.asking import Asker, NoAnswer
 from milan.pretrained.llm import Llm, Question
+from milan.pretrained.llm_client import LlmClient, NoAnswer
 from milan.pretrained.prompts import load_prompt
 from milan.probes import load_probe
-from milan.scores.assessment import assess, figures
-from milan.simulated import Simulation, compared, half_width
+from milan.scores.explanation_assessment import assess, summarize_assessments
+from milan.scores.llm_simulation import LlmSimulation, compute_half_width, score_round
+from milan.scores.prediction_pairs import CHOOSING, JUDGING, SHOWN, PredictionPairs, divide_pairs, scale_to_integers
 from milan.targets import load_target
 from milan.units import Unit
 from tests.describers.makers import PICTURED
@@ -29,15 +29,17 @@ NAMES = [f"class {number}" for number in range(40)]
 class Recording(Llm):
     """Answers all that is asked of it with the next of its lines, and keeps the questions."""
 
-    key, name, kept = "recording", "recording", False
+    key, name, is_cacheable = "recording", "recording", False
     asked: ClassVar[list[Question]] = []
     lines: ClassVar[list[str]] = []
 
     def answer(self, question: Question, attempt: int = 0) -> str:
         self.asked.append(question)
         if question.task == "simulate":
-            return "\n".join(f"{text}\t{10 if question.about.split()[-1] == text else 0}" for text, _ in question.items)
-        return self.lines[question.draw % len(self.lines)]
+            return "\n".join(
+                f"{text}\t{10 if question.explanation.split()[-1] == text else 0}" for text, _ in question.items
+            )
+        return self.lines[question.sample_index % len(self.lines)]
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def recording():
 
     def make(name, **settings):
         made = load_describer(name, **settings)
-        made.asker.llm = Recording()
+        made.llm_client.llm = Recording()
         return made
 
     return make
@@ -55,7 +57,7 @@ def recording():
 
 @pytest.fixture(scope="module")
 def toys(tmp_path_factory):
-    return toy_dissection(tmp_path_factory.mktemp("toys"))
+    return make_toy_dissection(tmp_path_factory.mktemp("toys"))
 
 
 @pytest.fixture
@@ -66,38 +68,50 @@ def classes(tmp_path):
 
 
 def test_integers_are_scaled_by_the_largest():
-    assert scaled(np.array([0.0, 0.04, 0.06, 1.0, np.nan])).tolist() == [0, 0, 1, 10, 0]
-    assert scaled(np.array([-3.0, -1.0])).tolist() == [0, 0]
-    assert scaled(np.array([-3.0, -1.0, 8.0]), "both").tolist() == [-10, -3, 10]
+    assert scale_to_integers(np.array([0.0, 0.04, 0.06, 1.0, np.nan])).tolist() == [0, 0, 1, 10, 0]
+    assert scale_to_integers(np.array([-3.0, -1.0])).tolist() == [0, 0]
+    assert scale_to_integers(np.array([-3.0, -1.0, 8.0]), "both").tolist() == [-10, -3, 10]
 
 
 def test_the_strongest_pairs_stand_last_and_none_of_nothing():
-    pairs = Pairs(np.array([0, 3, 10, 3, -7]), lambda places: [NAMES[place] for place in places], "weight_label")
-    assert pairs.items(pairs.strongest(3)) == [("class 4", -7), ("class 1", 3), ("class 2", 10)]
-    above = Pairs(pairs.values.clip(0), pairs.say, "weight_label")
-    assert above.items(above.strongest(2)) == [("class 1", 3), ("class 2", 10)], "of equals the first is taken"
+    pairs = PredictionPairs(
+        np.array([0, 3, 10, 3, -7]), lambda places: [NAMES[place] for place in places], "weight_label"
+    )
+    assert pairs.make_items(pairs.select_strongest(3)) == [("class 4", -7), ("class 1", 3), ("class 2", 10)]
+    above = PredictionPairs(pairs.values.clip(0), pairs.load_texts, "weight_label")
+    assert above.make_items(above.select_strongest(2)) == [("class 1", 3), ("class 2", 10)], (
+        "of equals the first is taken"
+    )
 
 
 def test_an_example_of_simulation_has_strong_pairs_and_zeros():
     values = np.array([0] * 30 + [1] * 5 + [9] * 5)
-    highest = Pairs(values, lambda places: [NAMES[place] for place in places], "caption_activation", highest=True, strong=0.5)
-    places = highest.mixed(10, np.random.default_rng(0))
+    highest = PredictionPairs(
+        values,
+        lambda places: [NAMES[place] for place in places],
+        "caption_activation",
+        use_strongest=True,
+        strong_share=0.5,
+    )
+    places = highest.select_mixed(10, np.random.default_rng(0))
     assert sorted(values[places].tolist()) == [0] * 5 + [9] * 5
-    by_lot = Pairs(values, highest.say, "weight_label").mixed(8, np.random.default_rng(0))
+    by_lot = PredictionPairs(values, highest.load_texts, "weight_label").select_mixed(8, np.random.default_rng(0))
     assert (values[by_lot] > 0).sum() == 6
 
 
 def test_pairs_are_divided_once_and_for_all():
-    found = parts(100, 0.5, seed=3)
+    found = divide_pairs(100, 0.5, seed=3)
     assert [(found == part).sum() for part in (SHOWN, CHOOSING, JUDGING)] == [50, 25, 25]
-    assert (found == parts(100, 0.5, seed=3)).all()
+    assert (found == divide_pairs(100, 0.5, seed=3)).all()
     with pytest.raises(BadInput, match=r"share of 0\.0"):
-        parts(10, 0.0)
+        divide_pairs(10, 0.0)
 
 
 def test_the_question_shows_examples_then_the_unit_weakest_first(toys, classes, recording, tmp_path):
     examples = tmp_path / "by_hand.csv"
-    examples.write_text("layer,unit,description\nanswers,1,green things\nanswers,0,its own\nother,3,not here\nanswers,2,blue things\n")
+    examples.write_text(
+        "layer,unit,description\nanswers,1,green things\nanswers,0,its own\nother,3,not here\nanswers,2,blue things\n"
+    )
     made = recording("weight_label", classes=classes, examples=str(examples), shots=2)
     (said,) = made.describe(toys, [RED])
     assert said.text == "red things"
@@ -131,7 +145,7 @@ def test_class_names_cannot_end_the_data(toys, recording, tmp_path):
 def test_a_unit_with_nothing_above_0_is_a_failure(toys, classes, recording, monkeypatch):
     made = recording("weight_label", classes=classes, signs="negative")
     (found,) = made.describe(toys, [RED])
-    assert isinstance(found, Failure)
+    assert isinstance(found, DescriptionFailure)
     assert "nothing above 0" in found.reason
 
 
@@ -144,28 +158,30 @@ def test_the_next_layer_is_described_by_another_describer(tmp_path, recording):
     target, probe = load_target("diorama:alexnet-objects"), load_probe("diorama:objects", size=64, limit=24)
     layers = dissect(target, probe, ["relu4", "relu5"], tmp_path / "out", k=3)
     table = tmp_path / "said.csv"
-    table.write_text("layer,unit,description,score\n" + "".join(f"relu5,{index},thing {index},0\n" for index in range(5)))
+    table.write_text(
+        "layer,unit,description,score\n" + "".join(f"relu5,{index},thing {index},0\n" for index in range(5))
+    )
     made = recording("weight_clip", of=str(table), shown=3)
-    unit = layers["relu4"].alive()[0]
-    pairs = made.pairs(layers["relu4"], unit)
+    unit = layers["relu4"].active_units()[0]
+    pairs = made.make_pairs(layers["relu4"], unit)
     assert len(pairs.values) == 5
-    assert pairs.say([0, 4]) == ["thing 0", "thing 4"]
+    assert pairs.load_texts([0, 4]) == ["thing 0", "thing 4"]
     made = recording("weight_clip", of="constant", options={"text": "a thing"})
-    pairs = made.pairs(layers["relu4"], unit)
-    assert len(pairs.values) == len(layers["relu5"].alive())
-    assert set(pairs.say([0, 1])) == {"a thing"}
-    last = made.pairs(layers["relu5"], layers["relu5"].alive()[0])
+    pairs = made.make_pairs(layers["relu4"], unit)
+    assert len(pairs.values) == len(layers["relu5"].active_units())
+    assert set(pairs.load_texts([0, 1])) == {"a thing"}
+    last = made.make_pairs(layers["relu5"], layers["relu5"].active_units()[0])
     assert len(last.values) == 35, "after the last layer come the classes"
 
 
 def test_the_best_of_several_is_chosen_on_pairs_that_neither_are_shown_nor_judge(recording):
     values = np.zeros(40, int)
-    part = parts(40, 0.5)
+    part = divide_pairs(40, 0.5)
     chosen, judged = np.flatnonzero(part == CHOOSING), np.flatnonzero(part == JUDGING)
     values[chosen[0]] = values[judged[0]] = 10
     names = [f"c{number}" for number in range(40)]
-    pairs = Pairs(values, lambda places: [names[place] for place in places], "weight_label")
-    simulation = Simulation(Asker(Recording()), load_prompt("weight_label_simulate"))
+    pairs = PredictionPairs(values, lambda places: [names[place] for place in places], "weight_label")
+    simulation = LlmSimulation(LlmClient(Recording()), load_prompt("weight_label_simulate"))
     found = assess(simulation, RED, [f"it is {names[judged[0]]}", f"it is {names[chosen[0]]}"], pairs)
     assert found.text == f"it is {names[chosen[0]]}", "the other one would have scored 1 on the judged pairs"
     assert found.correlation == 0
@@ -173,24 +189,31 @@ def test_the_best_of_several_is_chosen_on_pairs_that_neither_are_shown_nor_judge
     assert own.correlation == pytest.approx(1)
     assert own.rounds == 3
     assert own.half_width == 0
-    made = figures([found, own])
+    made = summarize_assessments([found, own])
     assert made["accuracy"].value == pytest.approx((0.9 + 1) / 2)
     assert made["squared"].value == pytest.approx((100 / 10 + 0) / 2)
 
 
 def test_rounds_go_on_until_the_mean_is_known():
-    assert half_width([0.1, 0.2, 0.3, 0.4]) == pytest.approx(2.3534 * np.std([1, 2, 3, 4], ddof=1) / 10 / 2, abs=1e-4)
-    assert compared(np.array([3, 3, 3]), np.array([0, 5, 10])).correlation == 0
-    assert compared(np.array([0, 5, 9]), np.array([0, 5, 10])).absolute == pytest.approx(1 / 3)
+    assert compute_half_width([0.1, 0.2, 0.3, 0.4]) == pytest.approx(
+        2.3534 * np.std([1, 2, 3, 4], ddof=1) / 10 / 2, abs=1e-4
+    )
+    assert score_round(np.array([3, 3, 3]), np.array([0, 5, 10])).correlation == 0
+    assert score_round(np.array([0, 5, 9]), np.array([0, 5, 10])).absolute == pytest.approx(1 / 3)
 
     class Noisy(Llm):
-        key, name, kept = "noisy", "noisy", False
+        key, name, is_cacheable = "noisy", "noisy", False
 
         def answer(self, question, attempt=0):
-            return "\n".join(f"{text}\t{(question.draw * 7 + place * 3) % 11}" for place, (text, _) in enumerate(question.items))
+            return "\n".join(
+                f"{text}\t{(question.sample_index * 7 + place * 3) % 11}"
+                for place, (text, _) in enumerate(question.items)
+            )
 
-    pairs = Pairs(np.arange(40) % 11, lambda places: [NAMES[place] for place in places], "weight_label")
-    found = Simulation(Asker(Noisy()), load_prompt("weight_label_simulate"), most=7, count=8).of("x", RED, pairs, range(40))
+    pairs = PredictionPairs(np.arange(40) % 11, lambda places: [NAMES[place] for place in places], "weight_label")
+    found = LlmSimulation(LlmClient(Noisy()), load_prompt("weight_label_simulate"), max_rounds=7, count=8).run(
+        "x", RED, pairs, range(40)
+    )
     assert len(found.rounds) == 7
     assert found.half_width > 0.05
 
@@ -201,10 +224,10 @@ def test_several_explanations_are_candidates_with_their_correlation(toys, record
 
     def simulates(question, attempt=0):
         if question.task == "explain":
-            return Recording.lines[question.draw]
-        return "\n".join(f"{text}\t{10 if text in question.about else 0}" for text, _ in question.items)
+            return Recording.lines[question.sample_index]
+        return "\n".join(f"{text}\t{10 if text in question.explanation else 0}" for text, _ in question.items)
 
-    made.asker.llm.answer = simulates
+    made.llm_client.llm.answer = simulates
     (said,) = made.describe(toys, [RED])
     assert said.text == "it is a red square on black ground"
     assert [each.text for each in said.candidates] == [said.text, "it is a blue wall"]
@@ -220,25 +243,27 @@ def test_an_answer_that_fails_is_told_of_the_unit(toys):
             return "I'm sorry, I cannot do that."
 
     made = load_describer("caption_activation", captioner=f"{PICTURED}:ColourCaptioner")
-    made.asker.llm = Mute()
-    made.asker.pause = 0.0
+    made.llm_client.llm = Mute()
+    made.llm_client.pause = 0.0
     (found,) = made.describe(toys, [RED])
-    assert isinstance(found, Failure)
+    assert isinstance(found, DescriptionFailure)
     assert "a refusal" in found.reason
-    simulation = Simulation(Asker(Mute(), pause=0.0), load_prompt("weight_label_simulate"))
-    pairs = Pairs(np.arange(10), lambda places: [NAMES[place] for place in places], "weight_label")
-    assert isinstance(simulation.of("x", RED, pairs, range(10)), NoAnswer)
+    simulation = LlmSimulation(LlmClient(Mute(), pause=0.0), load_prompt("weight_label_simulate"))
+    pairs = PredictionPairs(np.arange(10), lambda places: [NAMES[place] for place in places], "weight_label")
+    assert isinstance(simulation.run("x", RED, pairs, range(10)), NoAnswer)
 
 
 def test_a_run_fails_for_one_unit_and_the_next_run_asks_for_that_one_alone(toys, classes, tmp_path, cache, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    alive = {"answers": toys.alive()}
+    alive = {"answers": toys.active_units()}
     with serving() as server:
         server.turns = [(200, {"Content-Type": "text/html"}, "<html>Service unavailable</html>")] * 2
         options = {"tries": 2, "pause": 0.001, "workers": 1}
 
         def made():
-            return load_describer("weight_label", classes=classes, llm="openai:tiny", base_url=server.url, llm_options=options)
+            return load_describer(
+                "weight_label", classes=classes, llm="openai:tiny", base_url=server.url, llm_options=options
+            )
 
         entries = describe_units(made(), {"answers": toys}, alive, tmp_path / "run")
         assert [entry.status for entry in entries] == ["failed", "ok", "ok", "ok", "ok"]

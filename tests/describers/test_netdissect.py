@@ -8,13 +8,13 @@ import torch
 
 import milan
 from milan.describers import load_describer
-from milan.describers.contract import UNITS, toy_dissection
+from milan.describers._shared.contract import UNITS, make_toy_dissection
 from milan.describers.netdissect import NetDissect
 from milan.dissection.dissect import dissect
 from milan.dissection.store import Dissection
 from milan.errors import MissingEvidence, UnknownName
 from milan.probes import load_probe
-from milan.scores.truth import Truth
+from milan.scores.truth_score import Truth
 from milan.targets import load_target
 from tests.describers.labelled import labelled
 from tests.describers.makers import SEGMENTER
@@ -67,19 +67,21 @@ def test_another_quantile_than_the_dissections(dissection: Dissection) -> None:
 
 
 def test_where_every_image_has_labels_of_the_level_both_sums_are_equal(dissection: Dissection) -> None:
-    assert answers(dissection, over="category") == answers(dissection)  # both images have labels of the one level there is
+    assert answers(dissection, over="category") == answers(
+        dissection
+    )  # both images have labels of the one level there is
 
 
 def test_probes_that_know_nothing_say_so(tmp_path: Path) -> None:
     with pytest.raises(MissingEvidence, match="no segmentations"):
-        list(NetDissect().describe(world := toy_dissection(tmp_path / "toy"), world.units))
+        list(NetDissect().describe(world := make_toy_dissection(tmp_path / "toy"), world.units))
     nameless = labelled(tmp_path / "nameless", names=False)
     with pytest.raises(MissingEvidence, match=r"put classes.txt beside the data, or give classes=FILE"):
         list(NetDissect().describe(nameless, nameless.units))
 
 
 def test_a_segmenter_in_place_of_labels(tmp_path: Path) -> None:
-    world = toy_dissection(tmp_path)
+    world = make_toy_dissection(tmp_path)
     said = {UNITS[each.unit.index]: each.text for each in NetDissect(labels=SEGMENTER).describe(world, world.units)}
     assert said.items() >= {"red": "red", "green": "green", "blue": "blue"}.items()
     assert said["red or blue"] in ("red", "blue", "colourful")
@@ -88,7 +90,12 @@ def test_a_segmenter_in_place_of_labels(tmp_path: Path) -> None:
 def test_a_segmenter_of_transformers(tmp_path: Path, dissection: Dissection) -> None:
     import transformers
 
-    sizes = {"hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 1, 1, 1], "decoder_hidden_size": 8}
+    sizes = {
+        "hidden_sizes": [8, 8, 8, 8],
+        "depths": [1, 1, 1, 1],
+        "num_attention_heads": [1, 1, 1, 1],
+        "decoder_hidden_size": 8,
+    }
     torch.manual_seed(0)
     config = transformers.SegformerConfig(**sizes, num_labels=3, id2label={0: "cat", 1: "dog", 2: "background"})
     transformers.SegformerForSemanticSegmentation(config).save_pretrained(tmp_path / "tiny")
@@ -101,25 +108,39 @@ def test_a_segmenter_of_transformers(tmp_path: Path, dissection: Dissection) -> 
 def test_its_score_is_the_overlap_that_truth_measures(tmp_path: Path) -> None:
     probe = load_probe("diorama:objects", limit=40)
     layer = dissect(load_target("diorama:resnet-objects"), probe, ["layer3"], tmp_path, k=3)["layer3"]
-    truth = Truth.of(layer, folder=tmp_path)
+    truth = Truth.measure(layer, folder=tmp_path)
     said = list(NetDissect().describe(layer, layer.units))
     assert len(said) > 50
-    assert [truth.overlap(each.unit, each.text) for each in said] == pytest.approx([each.score for each in said], abs=1e-12)
+    assert [truth.overlap(each.unit, each.text) for each in said] == pytest.approx(
+        [each.score for each in said], abs=1e-12
+    )
     assert np.mean([each.score for each in said]) > 0.08
 
 
 def test_the_same_counts_serve_every_unit(dissection: Dissection, monkeypatch: pytest.MonkeyPatch) -> None:
     first = answers(dissection)
-    monkeypatch.setattr("milan.dissection.overlap._Count.run", lambda self: pytest.fail("counted again"))
+    monkeypatch.setattr(
+        "milan.dissection.concept_overlap._OverlapCounter.run", lambda self: pytest.fail("counted again")
+    )
     assert answers(dissection) == first
     assert list(load_describer("netdissect").describe(dissection, dissection.units[2:])) == []  # dead
 
 
 def test_real_street_scenes(shared_data: Path, tmp_path: Path) -> None:
-    target = load_target("torchvision:squeezenet1_0", weights=str(shared_data / "squeezenet" / "squeezenet1_0_imagenet.safetensors"))
+    target = load_target(
+        "torchvision:squeezenet1_0", weights=str(shared_data / "squeezenet" / "squeezenet1_0_imagenet.safetensors")
+    )
     probe = load_probe(str(shared_data / "camvid" / "val.parquet"), limit=12)
     catalogue = milan.describe(
-        target, probe, "netdissect", layers=["features.12"], units="0-39", out=tmp_path, k=3, quantile=0.995, settings={"labels": "probe"}
+        target,
+        probe,
+        "netdissect",
+        layers=["features.12"],
+        units="0-39",
+        out=tmp_path,
+        k=3,
+        quantile=0.995,
+        settings={"labels": "probe"},
     )
     said = [entry.description for entry in catalogue.entries if entry.description]
     classes = (shared_data / "camvid" / "classes.txt").read_text().split()

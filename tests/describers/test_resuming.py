@@ -4,10 +4,10 @@ import warnings
 
 import pytest
 
-from milan.describers import Describer, Failure, living
-from milan.describers.contract import toy_dissection
-from milan.describers.resuming import describe_units
-from milan.dissection.shards import Shard
+from milan.describers import Describer, DescriptionFailure, select_active
+from milan.describers._shared.contract import make_toy_dissection
+from milan.describers._shared.runner import describe_units
+from milan.dissection.distributed import Shard
 from milan.errors import BadInput, MilanWarning, recorded_warnings
 from milan.units import Description, Unit
 from tests.describers.worlds import Colour, Counting, Mute
@@ -15,7 +15,7 @@ from tests.describers.worlds import Colour, Counting, Mute
 
 @pytest.fixture(scope="module")
 def toys(tmp_path_factory):
-    return toy_dissection(tmp_path_factory.mktemp("toys"))
+    return make_toy_dissection(tmp_path_factory.mktemp("toys"))
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,9 @@ def test_what_was_said_before_an_interruption_is_kept(tmp_path, toys, monkeypatc
 def test_a_failure_is_told_with_its_unit_and_only_it_is_tried_again(tmp_path, toys, monkeypatch):
     monkeypatch.setattr(Counting, "failing", {1})
     entries = run(Counting(), toys, tmp_path)
-    assert [(entry.unit.index, entry.reason) for entry in entries if entry.status == "failed"] == [(1, "HTTP 500: <html>no")]
+    assert [(entry.unit.index, entry.reason) for entry in entries if entry.status == "failed"] == [
+        (1, "HTTP 500: <html>no")
+    ]
     assert b"HTTP 500" not in (tmp_path / "journal.sqlite").read_bytes()
     Counting.asked.clear()
     monkeypatch.setattr(Counting, "failing", set())
@@ -69,7 +71,9 @@ def test_a_failure_is_told_with_its_unit_and_only_it_is_tried_again(tmp_path, to
 
 
 def test_an_empty_answer_is_a_failure(tmp_path, toys):
-    assert {entry.reason for entry in run(Mute(), toys, tmp_path) if entry.status == "failed"} == {"the describer gave an empty text"}
+    assert {entry.reason for entry in run(Mute(), toys, tmp_path) if entry.status == "failed"} == {
+        "the describer gave an empty text"
+    }
 
 
 def test_an_answer_for_a_unit_not_asked_for_is_refused(tmp_path, toys):
@@ -86,7 +90,7 @@ def answering(answers):
 
     class Any_(Describer):
         def describe(self, dissection, units):
-            return (answer for unit in living(dissection, units) for answer in answers(unit))
+            return (answer for unit in select_active(dissection, units) for answer in answers(unit))
 
     return Any_()
 
@@ -106,7 +110,7 @@ def unchecked(kind, unit, **values):
         (lambda unit: ["red"], r"'red' \(str\)"),
         (lambda unit: [None], r"None \(NoneType\)"),
         (lambda unit: [unchecked(Description, unit, text=7)], "7 of answers:0.* int"),
-        (lambda unit: [unchecked(Failure, unit, reason=None)], "None of answers:0.* NoneType"),
+        (lambda unit: [unchecked(DescriptionFailure, unit, reason=None)], "None of answers:0.* NoneType"),
         (lambda unit: [unchecked(Description, unit, score=None)], "answers:0 cannot be kept: Type"),
         (lambda unit: [unchecked(Description, unit, concepts="ab")], "answers:0 cannot be kept: "),
         (lambda unit: [Description(unit, "x", 1.0, reasoning={"seen": {1}})], "answers:0 cannot be kept: TypeError"),
@@ -155,7 +159,12 @@ def test_two_processes_share_the_work_and_have_it_all(tmp_path, toys):
     """The second process's part is found when the first gathers, as it is when both are killed between."""
     rows = run(Counting(), toys, tmp_path, shard=Shard(1, 2))  # as the process of rank 1, alone
     assert [unit.index for unit in Counting.asked] == [1, 3]
-    assert [entry.status for entry in rows[:4]] == ["failed", "failed", "failed", "failed"]  # rank 0 has not gathered yet
+    assert [entry.status for entry in rows[:4]] == [
+        "failed",
+        "failed",
+        "failed",
+        "failed",
+    ]  # rank 0 has not gathered yet
     assert run(Counting(), toys, tmp_path, shard=Shard(0, 2))[1].status == "ok"
     assert not list(tmp_path.glob("journal-*"))
     assert run(Counting(), toys, tmp_path) == run(Counting(), toys, tmp_path / "alone")

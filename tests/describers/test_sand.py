@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from milan import Unit, check_describer, load_describer, load_dissection
-from milan.describers.contract import UNITS, toy_dissection
-from milan.describers.sand import masked, peak_masks
-from milan.diorama.names import COLOURS as ALL_COLOURS
-from milan.dissection.masks import masks_from_maps, whole_where_empty
+from milan.describers._shared.contract import UNITS, make_toy_dissection
+from milan.describers.sand import make_peak_masks, mask_images
+from milan.diorama.scene_vocabulary import COLOURS as ALL_COLOURS
+from milan.dissection.masks import fill_empty_masks, masks_from_maps
 from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
 from tests.describers.colour_embedder import ColourEmbedder
 from tests.describers.makers import COLOURS
@@ -17,7 +17,7 @@ from tests.describers.makers import COLOURS
 
 @pytest.fixture(scope="module")
 def toys(tmp_path_factory):
-    return toy_dissection(tmp_path_factory.mktemp("toys"))
+    return make_toy_dissection(tmp_path_factory.mktemp("toys"))
 
 
 @pytest.fixture
@@ -53,26 +53,30 @@ def test_the_score_is_the_mean_cosine_of_the_masked_exemplars(sand, toys):
     said = next(iter(sand().describe(toys, [unit])))
     embedder = ColourEmbedder()
     exemplars = toys.exemplars(unit)
-    shown = exemplars.images * peak_masks(toys.maps(unit), 0.10, 64)
+    shown = exemplars.images * make_peak_masks(toys.maps(unit), 0.10, 64)
     for each in said.candidates:
-        cosine = float((embedder.images(shown) @ embedder.texts([each.text])[0]).mean())
+        cosine = float((embedder.encode_images(shown) @ embedder.encode_texts([each.text])[0]).mean())
         assert each.score == pytest.approx(cosine, abs=1e-5)
     assert [each.score for each in said.candidates] == sorted((each.score for each in said.candidates), reverse=True)
 
 
 def test_a_place_belongs_to_the_mask_above_a_share_of_its_images_peak():
     maps = torch.tensor([[[1.0, 10.0], [0.0, 0.5]], [[0.2, 0.2], [0.2, 0.2]], [[-4.0, -1.0], [-2.0, -3.0]]])
-    masks = peak_masks(maps, 0.10, 2)
-    assert masks[:, 0].int().tolist() == [[[0, 1], [0, 0]], [[1, 1], [1, 1]], [[1, 1], [1, 1]]]  # 1 is not above 0.1 of 10
-    assert peak_masks(maps, 0.04, 2)[0, 0].tolist() == [[True, True], [False, True]]
+    masks = make_peak_masks(maps, 0.10, 2)
+    assert masks[:, 0].int().tolist() == [
+        [[0, 1], [0, 0]],
+        [[1, 1], [1, 1]],
+        [[1, 1], [1, 1]],
+    ]  # 1 is not above 0.1 of 10
+    assert make_peak_masks(maps, 0.04, 2)[0, 0].tolist() == [[True, True], [False, True]]
 
 
 def test_what_lies_outside_turns_one_colour():
     images = torch.tensor([[[[100, 200]], [[0, 50]], [[10, 10]]]], dtype=torch.uint8)
     masks = torch.tensor([[[[True, False]]]])
-    assert masked(images, masks)[0, :, 0].tolist() == [[100, 0], [0, 0], [10, 0]]
-    assert masked(images, masks, "grey")[0, :, 0].tolist() == [[100, 128], [0, 128], [10, 128]]
-    assert masked(images, masks, "mean")[0, :, 0].tolist() == [[100, 150], [0, 25], [10, 10]]
+    assert mask_images(images, masks)[0, :, 0].tolist() == [[100, 0], [0, 0], [10, 0]]
+    assert mask_images(images, masks, "grey")[0, :, 0].tolist() == [[100, 128], [0, 128], [10, 128]]
+    assert mask_images(images, masks, "mean")[0, :, 0].tolist() == [[100, 150], [0, 25], [10, 10]]
 
 
 def test_a_concept_is_the_mean_of_its_prompts(sand, tmp_path):
@@ -80,8 +84,10 @@ def test_a_concept_is_the_mean_of_its_prompts(sand, tmp_path):
     prompts.write_text("{} red\n\n{} blue\n")
     describer = sand(prompts=str(prompts))
     embedder = ColourEmbedder()
-    expected = torch.nn.functional.normalize(embedder.texts(["green red"]) + embedder.texts(["green blue"]), dim=1)
-    assert torch.allclose(describer.texts[0], expected[0], atol=1e-6)
+    expected = torch.nn.functional.normalize(
+        embedder.encode_texts(["green red"]) + embedder.encode_texts(["green blue"]), dim=1
+    )
+    assert torch.allclose(describer.concept_embeddings[0], expected[0], atol=1e-6)
 
 
 def test_the_ensemble_has_twenty_prompts_each_once(sand):
@@ -99,7 +105,13 @@ def test_prompts_without_a_hole_are_refused(sand, tmp_path, lines):
 
 def test_settings_that_change_answers_are_in_the_key(sand):
     assert (
-        len({sand(**each).key for each in ({}, {"eta": 0.2}, {"threshold": "dissection"}, {"outside": "grey"}, {"prompts": "sand"})}) == 5
+        len(
+            {
+                sand(**each).key
+                for each in ({}, {"eta": 0.2}, {"threshold": "dissection"}, {"outside": "grey"}, {"prompts": "sand"})
+            }
+        )
+        == 5
     )
     assert sand(device="cpu").key == sand().key
 
@@ -129,15 +141,17 @@ def test_without_maps_the_dissections_own_masks_may_serve(sand, toys, tmp_path):
 @pytest.mark.filterwarnings("ignore:SAND is built")
 def test_its_concepts_may_be_a_harvest_of_captions(cache, toys, tmp_path):
     captions = tmp_path / "captions.json"
-    captions.write_text(json.dumps({"annotations": [{"caption": f"A {colour} car."} for colour in ALL_COLOURS for _ in range(3)]}))
+    captions.write_text(
+        json.dumps({"annotations": [{"caption": f"A {colour} car."} for colour in ALL_COLOURS for _ in range(3)]})
+    )
     describer = load_describer("sand", embedder=COLOURS, concepts=f"harvest:{captions}", prompts="plain")
-    assert {"red", "red car", "car"} <= set(describer.choices)
+    assert {"red", "red car", "car"} <= set(describer.concept_names)
     assert next(iter(describer.describe(toys, [Unit("answers", 0)]))).text in ("red", "red car")
 
 
 def test_a_dissections_maps_are_those_its_masks_are_made_from(toys):
-    for unit in toys.alive():
-        masks = masks_from_maps(toys.maps(unit), float(toys.thresholds()[toys.row(unit)]), 64)
-        assert (whole_where_empty(masks)[:, None] == toys.exemplars(unit).masks).all()
+    for unit in toys.active_units():
+        masks = masks_from_maps(toys.maps(unit), float(toys.thresholds()[toys.row_of(unit)]), 64)
+        assert (fill_empty_masks(masks)[:, None] == toys.exemplars(unit).masks).all()
     with pytest.raises(UnknownName, match="unknown unit 'answers:99'"):
         toys.maps(Unit("answers", 99))

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import torch
 
-from milan.describers import Describer, Failure, living
+from milan.describers import Describer, DescriptionFailure, select_active
 from milan.dissection.store import Dissection
 from milan.units import Candidate, Description, Unit
 
@@ -19,8 +19,8 @@ class Colour(Describer):
     def __init__(self, prefix: str = "", times: int = 1):
         self.prefix, self.times = prefix, times
 
-    def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | Failure]:
-        for unit in living(dissection, units):
+    def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
+        for unit in select_active(dissection, units):
             yield self.one(dissection, unit)
 
     def one(self, dissection: Dissection, unit: Unit) -> Description:
@@ -37,8 +37,8 @@ class Colour(Describer):
 class Peeking(Colour):
     """Lets one unit's answer depend on which others are asked for."""
 
-    def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | Failure]:
-        for unit in living(dissection, units):
+    def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
+        for unit in select_active(dissection, units):
             said = self.one(dissection, unit)
             yield Description(unit, f"{said.text} among {len(units)}", said.score)
 
@@ -46,7 +46,7 @@ class Peeking(Colour):
 class Morbid(Colour):
     """Describes dead units too."""
 
-    def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | Failure]:
+    def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
         return (Description(unit, "something", 1.0) for unit in units)
 
 
@@ -60,8 +60,8 @@ class Fickle(Colour):
 class Shuffling(Colour):
     """Gives its answers in an order of its own."""
 
-    def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | Failure]:
-        return (self.one(dissection, unit) for unit in sorted(living(dissection, units)))
+    def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
+        return (self.one(dissection, unit) for unit in sorted(select_active(dissection, units)))
 
 
 class Littering(Colour):
@@ -86,9 +86,13 @@ class Counting(Colour):
     interrupted_at: ClassVar[int | None] = None
     asked: ClassVar[list[Unit]] = []
 
-    def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | Failure]:
-        for unit in living(dissection, units):
+    def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
+        for unit in select_active(dissection, units):
             if unit.index == self.interrupted_at:
                 raise KeyboardInterrupt
             self.asked.append(unit)
-            yield Failure(unit, "HTTP 500: <html>no") if unit.index in self.failing else self.one(dissection, unit)
+            yield (
+                DescriptionFailure(unit, "HTTP 500: <html>no")
+                if unit.index in self.failing
+                else self.one(dissection, unit)
+            )

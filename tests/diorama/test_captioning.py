@@ -5,82 +5,99 @@ from dataclasses import replace
 import pytest
 import torch
 
-from milan.diorama import captioning, fitting
-from milan.diorama.captioning import LONGEST, PLAN, TEXTS, Learner, Tellings, captioner, put_eye, tokenizer_for, train
-from milan.diorama.concepts import lexicon
-from milan.diorama.eye import EyePlan, Onlooker
-from milan.diorama.facts import facts
-from milan.diorama.lessons import lessons
-from milan.diorama.scenes import HELD_OUT, draw
-from milan.pretrained.captioner import load_captioner
+from milan.diorama.scene_concepts import build_lexicon
+from milan.diorama.scenes import HELD_OUT_START, draw_scene
+from milan.diorama.sentence_truth import check_statements
+from milan.diorama_build import captioner_training as captioning
+from milan.diorama_build import stand_in_training as fitting
+from milan.diorama_build.caption_dataset import load_caption_dataset
+from milan.diorama_build.captioner_training import (
+    DEFAULT_CONFIG,
+    MAX_TOKENS,
+    TEXTS_PER_IMAGE,
+    CaptionerBatches,
+    CaptionerLearner,
+    build_captioner,
+    build_tokenizer,
+    set_vision_encoder,
+    train_captioner,
+)
+from milan.diorama_build.vision_encoder_training import VisionEncoderConfig, VisionEncoderLearner
+from milan.pretrained.image_captioner import load_image_captioner
 
 SCENES = 24
-EYE = EyePlan(width=96, layers=1, heads=3, steps=2, batch=16)
-SMALL = replace(PLAN, eye=EYE, steps=2, batch=8, mouth=PLAN.mouth | {"num_hidden_layers": 1})
+EYE = VisionEncoderConfig(width=96, layers=1, heads=3, steps=2, batch_size=16)
+SMALL = replace(
+    DEFAULT_CONFIG,
+    vision_encoder=EYE,
+    steps=2,
+    batch_size=8,
+    text_decoder=DEFAULT_CONFIG.text_decoder | {"num_hidden_layers": 1},
+)
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     home = tmp_path_factory.mktemp("work")
-    for start in (0, HELD_OUT):
-        lessons(start, SCENES, home, workers=1)
+    for start in (0, HELD_OUT_START):
+        load_caption_dataset(start, SCENES, home, workers=1)
     return home
 
 
 @pytest.fixture(scope="module")
 def taught(work):
-    return lessons(0, SCENES, work)
+    return load_caption_dataset(0, SCENES, work)
 
 
 @pytest.fixture(scope="module")
 def tokenizer(taught):
-    return tokenizer_for(taught)
+    return build_tokenizer(taught)
 
 
 def test_what_it_is_told_of_whole_scenes_is_true(taught):
-    tellings = Tellings(taught, 8)
-    batch = tellings.batch(0)
-    rows, _ = tellings.views.rows(0)
+    tellings = CaptionerBatches(taught, 8)
+    batch = tellings.make_batch(0)
+    rows, _ = tellings.image_text_batches.choose_rows(0)
     assert batch.images.shape == (8, 3, 64, 64)
-    assert len(batch.texts) == TEXTS * 8
+    assert len(batch.texts) == TEXTS_PER_IMAGE * 8
     whole = 0
     for place, row in enumerate(rows.tolist()):
         if torch.equal(batch.images[place], torch.from_numpy(taught.images[row].copy())):
-            scene = draw(row % SCENES, world="objects" if row < SCENES else "scenes")
-            texts = batch.texts[TEXTS * place : TEXTS * (place + 1)]
-            assert len(set(texts)) == TEXTS or len(set(taught.said[row])) < len(taught.said[row])
-            assert all(fact.true for text in texts for fact in facts(text, scene))
+            scene = draw_scene(row % SCENES, world="objects" if row < SCENES else "scenes")
+            texts = batch.texts[TEXTS_PER_IMAGE * place : TEXTS_PER_IMAGE * (place + 1)]
+            assert len(set(texts)) == TEXTS_PER_IMAGE or len(set(taught.sentences[row])) < len(taught.sentences[row])
+            assert all(fact.true for text in texts for fact in check_statements(text, scene))
             whole += 1
     assert 3 <= whole < 8
     assert not any(text.startswith(("a photo of", "an image of", "a close-up of")) for text in batch.texts)
-    again = Tellings(taught, 8).batch(0)
+    again = CaptionerBatches(taught, 8).make_batch(0)
     assert again.texts == batch.texts
     assert torch.equal(again.images, batch.images)
 
 
 def test_every_word_of_the_world_can_be_said(taught, tokenizer):
-    words = [" ".join(each) for each in lexicon()] + [text for said in taught.said for text in said]
+    words = [" ".join(each) for each in build_lexicon()] + [text for said in taught.sentences for text in said]
     pieces = tokenizer(words).input_ids
     assert not any(tokenizer.unk_token_id in each for each in pieces)
-    assert max(map(len, pieces)) <= LONGEST
+    assert max(map(len, pieces)) <= MAX_TOKENS
     assert tokenizer.decode(tokenizer("a red house").input_ids, skip_special_tokens=True) == "a red house"
     assert len(tokenizer("quixotic").input_ids) > 4  # spelt
 
 
 def _model(tokenizer):
     torch.manual_seed(0)
-    model, eye = captioner(SMALL, tokenizer), Onlooker(EYE).eye
+    model, vision_encoder = build_captioner(SMALL, tokenizer), VisionEncoderLearner(EYE).vision_encoder
     with torch.no_grad():
-        for value in eye.parameters():
+        for value in vision_encoder.parameters():
             value.add_(0.05 * torch.randn_like(value))  # biases too
-    put_eye(model, eye.state_dict())
-    return model, eye
+    set_vision_encoder(model, vision_encoder.state_dict())
+    return model, vision_encoder
 
 
 def test_it_sees_as_the_eye_does_that_was_taught(taught, tokenizer):
-    model, eye = _model(tokenizer)
+    model, vision_encoder = _model(tokenizer)
     pixels = torch.from_numpy(taught.images[:4].copy()).float() / 127.5 - 1
-    theirs = eye(pixel_values=pixels).last_hidden_state
+    theirs = vision_encoder(pixel_values=pixels).last_hidden_state
     tower = model.vision_model
     alone = tower.post_layernorm(tower.encoder(inputs_embeds=tower.embeddings(pixels)[:, 1:]).last_hidden_state)
     torch.testing.assert_close(alone, theirs, rtol=1e-4, atol=1e-5)
@@ -90,9 +107,9 @@ def test_it_sees_as_the_eye_does_that_was_taught(taught, tokenizer):
 
 def test_training_on_one_batch_learns_it_and_leaves_the_eye(taught, tokenizer):
     model, _ = _model(tokenizer)
-    learner = Learner(model, tokenizer)
+    learner = CaptionerLearner(model, tokenizer)
     before = model.vision_model.encoder.layers[0].mlp.fc1.weight.clone()
-    batch = Tellings(taught, 8).batch(0)
+    batch = CaptionerBatches(taught, 8).make_batch(0)
     optimizer = torch.optim.AdamW(learner.parameters(), lr=3e-3)
     losses = []
     for _ in range(15):
@@ -106,36 +123,40 @@ def test_training_on_one_batch_learns_it_and_leaves_the_eye(taught, tokenizer):
 
 
 def test_what_is_saved_is_what_was_trained(work, tmp_path):
-    known = train(tmp_path / "blip", work, plan=SMALL, scenes=SCENES)
+    known = train_captioner(tmp_path / "blip", work, config=SMALL, scenes=SCENES)
     assert (known["steps"], known["views"], known["trained_on_scenes"]) == (2, 2 * 16 + 2 * 8, 2 * SCENES)
-    loaded = load_captioner(f"hf:{tmp_path / 'blip'}")
+    loaded = load_image_captioner(f"hf:{tmp_path / 'blip'}")
     assert type(loaded.model).__name__ == "BlipForConditionalGeneration"
     assert sum(value.numel() for value in loaded.model.parameters()) == known["parameters"]
-    images = torch.from_numpy(lessons(0, SCENES, work).images[:3].copy())
+    images = torch.from_numpy(load_caption_dataset(0, SCENES, work).images[:3].copy())
     pixels = loaded.processor(images=list(images), return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(pixels, (images.float() / 255 - 0.5) / 0.5)
-    assert len(loaded.captions(images)) == 3
-    train(tmp_path / "again", work, plan=SMALL, scenes=SCENES)
+    assert len(loaded.caption_images(images)) == 3
+    train_captioner(tmp_path / "again", work, config=SMALL, scenes=SCENES)
     for file in ("model.safetensors", "tokenizer.json", "config.json"):
         assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "blip" / file).read_bytes()
     assert not list((work / "training").glob("*"))
 
 
 def test_a_killed_run_goes_on_and_ends_the_same(work, tmp_path, monkeypatch):
-    train(tmp_path / "whole", work, plan=SMALL, scenes=SCENES)
-    monkeypatch.setattr(fitting, "KEEPING", -1.0)
-    batch = Tellings.batch
+    train_captioner(tmp_path / "whole", work, config=SMALL, scenes=SCENES)
+    monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", -1.0)
+    batch = CaptionerBatches.make_batch
 
     def stops(self, step):
         if step == 1:
             raise KeyboardInterrupt
         return batch(self, step)
 
-    monkeypatch.setattr(Tellings, "batch", stops)
+    monkeypatch.setattr(CaptionerBatches, "make_batch", stops)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "stopped", work, plan=SMALL, scenes=SCENES)
+        train_captioner(tmp_path / "stopped", work, config=SMALL, scenes=SCENES)
     asked = []
-    monkeypatch.setattr(captioning.Tellings, "batch", lambda self, step: asked.append(step) or batch(self, step))
-    train(tmp_path / "stopped", work, plan=SMALL, scenes=SCENES)
+    monkeypatch.setattr(
+        captioning.CaptionerBatches, "make_batch", lambda self, step: asked.append(step) or batch(self, step)
+    )
+    train_captioner(tmp_path / "stopped", work, config=SMALL, scenes=SCENES)
     assert asked == [1]
-    assert (tmp_path / "stopped" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+    assert (tmp_path / "stopped" / "model.safetensors").read_bytes() == (
+        tmp_path / "whole" / "model.safetensors"
+    ).read_bytes()

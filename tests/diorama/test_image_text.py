@@ -6,15 +6,23 @@ from dataclasses import replace
 import pytest
 import torch
 
-from milan.diorama import fitting, image_text
-from milan.diorama.concepts import concepts, lexicon
-from milan.diorama.eye import EyePlan
-from milan.diorama.image_text import CONTEXT, PLANS, Learner, SigmoidLearner, tokenizer_for, train
-from milan.diorama.lessons import lessons
-from milan.diorama.scenes import HELD_OUT
-from milan.diorama.views import Views
+from milan.diorama.scene_concepts import build_lexicon, list_concepts
+from milan.diorama.scenes import HELD_OUT_START
+from milan.diorama_build import image_text_training as image_text
+from milan.diorama_build import stand_in_training as fitting
+from milan.diorama_build.caption_dataset import load_caption_dataset
+from milan.diorama_build.image_text_batches import ImageTextBatches
+from milan.diorama_build.image_text_quality import measure_embedder, write_card
+from milan.diorama_build.image_text_training import (
+    CONFIGS,
+    CONTEXT_LENGTH,
+    ImageTextLearner,
+    SiglipLearner,
+    build_tokenizer,
+    train_image_text_model,
+)
+from milan.diorama_build.vision_encoder_training import VisionEncoderConfig
 from milan.pretrained.embedder import load_embedder
-from milan.pretrained.stand_ins import quality, write_card
 
 SCENES = 20
 
@@ -22,24 +30,33 @@ SCENES = 20
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     home = tmp_path_factory.mktemp("work")
-    for start in (0, HELD_OUT):
-        lessons(start, SCENES, home, workers=1)
+    for start in (0, HELD_OUT_START):
+        load_caption_dataset(start, SCENES, home, workers=1)
     return home
 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
     """Smaller towers and batches, of the same classes."""
-    clip, siglip = PLANS["clip"], PLANS["siglip-small"]
+    clip, siglip = CONFIGS["clip"], CONFIGS["siglip-small"]
     clip = replace(
-        clip, batch=16, vision={**clip.vision, "layers": [1, 1, 1, 1], "width": 8}, text={**clip.text, "width": 32, "heads": 1, "layers": 1}
+        clip,
+        batch_size=16,
+        vision={**clip.vision, "layers": [1, 1, 1, 1], "width": 8},
+        text={**clip.text, "width": 32, "heads": 1, "layers": 1},
     )
     thin = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 1, "num_hidden_layers": 1}
-    eye = EyePlan(width=32, layers=1, heads=1, steps=2, batch=16)
-    siglip = replace(siglip, batch=8, eye=eye, vision=eye.settings, text={**siglip.text, **thin, "projection_size": 32})
-    monkeypatch.setattr(image_text, "CALIBRATING", 2)
-    monkeypatch.setitem(PLANS, "clip", clip)
-    monkeypatch.setitem(PLANS, "siglip-small", siglip)
+    vision_encoder = VisionEncoderConfig(width=32, layers=1, heads=1, steps=2, batch_size=16)
+    siglip = replace(
+        siglip,
+        batch_size=8,
+        vision_encoder=vision_encoder,
+        vision=vision_encoder.settings,
+        text={**siglip.text, **thin, "projection_size": 32},
+    )
+    monkeypatch.setattr(image_text, "CALIBRATION_BATCHES", 2)
+    monkeypatch.setitem(CONFIGS, "clip", clip)
+    monkeypatch.setitem(CONFIGS, "siglip-small", siglip)
 
 
 def _spec(name, folder):
@@ -48,16 +65,20 @@ def _spec(name, folder):
 
 @pytest.mark.parametrize("name", ["clip", "siglip-small"])
 def test_what_is_saved_is_what_was_trained(name, work, tmp_path):
-    facts = train(name, tmp_path / name, work, steps=2, scenes=SCENES)
-    assert (facts["steps"], facts["views"], facts["trained_on_scenes"]) == (2, 32 if name == "clip" else 2 * 16 + 2 * 8, 2 * SCENES)
+    facts = train_image_text_model(name, tmp_path / name, work, steps=2, scenes=SCENES)
+    assert (facts["steps"], facts["views"], facts["trained_on_scenes"]) == (
+        2,
+        32 if name == "clip" else 2 * 16 + 2 * 8,
+        2 * SCENES,
+    )
     embedder = load_embedder(_spec(name, tmp_path / name))
     assert sum(value.numel() for value in embedder.model.parameters()) == facts["parameters"]
-    images = torch.from_numpy(lessons(0, SCENES, work).images[:5].copy())
-    torch.testing.assert_close(embedder.images(images).norm(dim=1), torch.ones(5))
-    assert embedder.images(images).std(0).max() > 1e-5
-    assert embedder.texts(["a red house", "a red car"]).std(0).max() > 1e-5
+    images = torch.from_numpy(load_caption_dataset(0, SCENES, work).images[:5].copy())
+    torch.testing.assert_close(embedder.encode_images(images).norm(dim=1), torch.ones(5))
+    assert embedder.encode_images(images).std(0).max() > 1e-5
+    assert embedder.encode_texts(["a red house", "a red car"]).std(0).max() > 1e-5
     assert (embedder.bias is None) == (name == "clip")
-    again = train(name, tmp_path / "again", work, steps=2, scenes=SCENES)
+    again = train_image_text_model(name, tmp_path / "again", work, steps=2, scenes=SCENES)
     assert again["parameters"] == facts["parameters"]
     assert load_embedder(_spec(name, tmp_path / "again")).key == embedder.key  # same seed, same files
     assert not list((work / "training").glob("*"))
@@ -65,21 +86,21 @@ def test_what_is_saved_is_what_was_trained(name, work, tmp_path):
 
 @pytest.mark.parametrize("name", ["clip", "siglip-small"])
 def test_a_killed_run_goes_on_and_ends_the_same(name, work, tmp_path, monkeypatch):
-    train(name, tmp_path / "whole", work, steps=4, scenes=SCENES)
-    monkeypatch.setattr(fitting, "KEEPING", -1.0)
-    batch = Views.batch
+    train_image_text_model(name, tmp_path / "whole", work, steps=4, scenes=SCENES)
+    monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", -1.0)
+    batch = ImageTextBatches.make_batch
 
     def stops(self, step):
         if step == 3:
             raise KeyboardInterrupt
         return batch(self, step)
 
-    monkeypatch.setattr(Views, "batch", stops)
+    monkeypatch.setattr(ImageTextBatches, "make_batch", stops)
     with pytest.raises(KeyboardInterrupt):
-        train(name, tmp_path / "stopped", work, steps=4, scenes=SCENES)
+        train_image_text_model(name, tmp_path / "stopped", work, steps=4, scenes=SCENES)
     asked = []
-    monkeypatch.setattr(Views, "batch", lambda self, step: asked.append(step) or batch(self, step))
-    train(name, tmp_path / "stopped", work, steps=4, scenes=SCENES)
+    monkeypatch.setattr(ImageTextBatches, "make_batch", lambda self, step: asked.append(step) or batch(self, step))
+    train_image_text_model(name, tmp_path / "stopped", work, steps=4, scenes=SCENES)
     assert asked == ([3] if name == "clip" else [3, 4, 5])  # the last two to fit scale and bias on
     file = "open_clip_model.safetensors" if name == "clip" else "model.safetensors"
     assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
@@ -88,11 +109,13 @@ def test_a_killed_run_goes_on_and_ends_the_same(name, work, tmp_path, monkeypatc
 @pytest.mark.parametrize("name", ["clip", "siglip-small"])
 def test_training_on_one_batch_learns_it(name, work):
     torch.manual_seed(0)
-    taught, plan = lessons(0, SCENES, work), PLANS[name]
-    tokenizer = tokenizer_for(taught)
-    make, learn = (image_text._clip, Learner) if name == "clip" else (image_text._siglip_model, SigmoidLearner)
+    dataset, plan = load_caption_dataset(0, SCENES, work), CONFIGS[name]
+    tokenizer = build_tokenizer(dataset)
+    make, learn = (
+        (image_text._build_clip, ImageTextLearner) if name == "clip" else (image_text._build_siglip, SiglipLearner)
+    )
     learner = learn(make(plan, tokenizer), tokenizer, plan)
-    batch = Views(taught, 16).batch(0)
+    batch = ImageTextBatches(dataset, 16).make_batch(0)
     optimizer = torch.optim.AdamW(learner.parameters(), lr=3e-3)
     losses = []
     for _ in range(25):
@@ -105,10 +128,10 @@ def test_training_on_one_batch_learns_it(name, work):
 
 
 def test_naming_alone_leaves_the_text_tower_as_it_was(work):
-    taught, plan = lessons(0, SCENES, work), PLANS["clip"]
-    tokenizer = tokenizer_for(taught)
-    learner = Learner(image_text._clip(plan, tokenizer), tokenizer, plan)
-    learner.named(Views(taught, 16).batch(0)).backward()
+    dataset, plan = load_caption_dataset(0, SCENES, work), CONFIGS["clip"]
+    tokenizer = build_tokenizer(dataset)
+    learner = ImageTextLearner(image_text._build_clip(plan, tokenizer), tokenizer, plan)
+    learner.naming_loss(ImageTextBatches(dataset, 16).make_batch(0)).backward()
     model = learner.model
     assert model.visual.conv1.weight.grad.abs().max() > 0
     assert model.token_embedding.weight.grad is None
@@ -117,65 +140,81 @@ def test_naming_alone_leaves_the_text_tower_as_it_was(work):
 
 def test_the_losses_are_those_of_the_papers(work):
     """On cosines whose losses are worked out here term by term."""
-    taught = lessons(0, SCENES, work)
-    tokenizer = tokenizer_for(taught)
+    dataset = load_caption_dataset(0, SCENES, work)
+    tokenizer = build_tokenizer(dataset)
     batch = replace(
-        Views(taught, 16).batch(0),
-        own=torch.tensor([0, 1]),
+        ImageTextBatches(dataset, 16).make_batch(0),
+        own_text=torch.tensor([0, 1]),
         truth=torch.tensor([[1, 0, -1], [1, 1, 0]], dtype=torch.int8),
         texts=["a", "b", "c"],
     )
     cosines = torch.tensor([[0.9, 0.1, 0.3], [0.4, 0.8, -0.2]])
-    clip = Learner(image_text._clip(PLANS["clip"], tokenizer), tokenizer, PLANS["clip"])
+    clip = ImageTextLearner(image_text._build_clip(CONFIGS["clip"], tokenizer), tokenizer, CONFIGS["clip"])
     clip.model.logit_scale.data.fill_(0.0)
     # Of picture 0 the rivals are text 1; of picture 1, text 2; of text 0 none, both show it; of text 1, picture 0.
     terms = [[0.9, 0.1], [0.8, -0.2], [0.9], [0.8, 0.1]]
     expected = sum(torch.logsumexp(torch.tensor(each), 0) - each[0] for each in terms) / 4
-    torch.testing.assert_close(clip._matched(cosines, batch), expected)
-    siglip = SigmoidLearner(image_text._siglip_model(PLANS["siglip-small"], tokenizer), tokenizer, PLANS["siglip-small"])
+    torch.testing.assert_close(clip._matching_loss(cosines, batch), expected)
+    siglip = SiglipLearner(
+        image_text._build_siglip(CONFIGS["siglip-small"], tokenizer), tokenizer, CONFIGS["siglip-small"]
+    )
     siglip.model.logit_scale.data.fill_(0.0)
     siglip.model.logit_bias.data.fill_(-0.5)
-    right, wrong = lambda cosine: torch.tensor(0.5 - cosine).exp().log1p(), lambda cosine: torch.tensor(cosine - 0.5).exp().log1p()
+    right, wrong = (
+        lambda cosine: torch.tensor(0.5 - cosine).exp().log1p(),
+        lambda cosine: torch.tensor(cosine - 0.5).exp().log1p(),
+    )
     expected = (3 * right(0.9) + wrong(0.1) + right(0.4) + 3 * right(0.8) + wrong(-0.2)) / 2
-    torch.testing.assert_close(siglip._matched(cosines, batch), expected)
+    torch.testing.assert_close(siglip._matching_loss(cosines, batch), expected)
 
 
 def test_scale_and_bias_say_how_often_a_concept_shows(work):
-    taught, plan = lessons(0, SCENES, work), PLANS["siglip-small"]
+    dataset, plan = load_caption_dataset(0, SCENES, work), CONFIGS["siglip-small"]
     torch.manual_seed(0)
-    tokenizer = tokenizer_for(taught)
-    learner, views = SigmoidLearner(image_text._siglip_model(plan, tokenizer), tokenizer, plan), Views(taught, 16)
+    tokenizer = build_tokenizer(dataset)
+    learner, views = (
+        SiglipLearner(image_text._build_siglip(plan, tokenizer), tokenizer, plan),
+        ImageTextBatches(dataset, 16),
+    )
     learner.calibrate(views, 5)
-    batches = [views.batch(step) for step in (5, 6)]
-    shows = torch.cat([batch.shows for batch in batches])
+    batches = [views.make_batch(step) for step in (5, 6)]
+    shows = torch.cat([batch.has_concept for batch in batches])
     with torch.no_grad():
-        texts = learner._read([concept.name for concept in concepts()])
-        logits = torch.cat([learner._pictures(batch)[0] @ texts.T for batch in batches])
+        texts = learner._encode_texts([concept.name for concept in list_concepts()])
+        logits = torch.cat([learner._encode_pictures(batch)[0] @ texts.T for batch in batches])
         told = (logits * learner.model.logit_scale.exp() + learner.model.logit_bias).sigmoid()
     assert told[shows >= 0].mean().item() == pytest.approx((shows[shows >= 0] > 0).float().mean().item(), rel=0.02)
 
 
 def test_every_word_of_the_world_can_be_read(work):
-    taught = lessons(0, SCENES, work)
-    tokenizer = tokenizer_for(taught)
+    dataset = load_caption_dataset(0, SCENES, work)
+    tokenizer = build_tokenizer(dataset)
     assert tokenizer.eos_token_id == len(tokenizer) - 1  # CLIP's text tower looks at the highest number
-    words = [" ".join(each) for each in lexicon()]
-    pieces = tokenizer(words + [text for said in taught.said for text in said]).input_ids
+    words = [" ".join(each) for each in build_lexicon()]
+    pieces = tokenizer(words + [text for said in dataset.sentences for text in said]).input_ids
     assert not any(tokenizer.unk_token_id in each for each in pieces)
-    assert max(map(len, pieces)) <= CONTEXT + 2
+    assert max(map(len, pieces)) <= CONTEXT_LENGTH + 2
     assert tokenizer("a red house").input_ids == tokenizer("A RED  house").input_ids
     assert tokenizer("a red house").input_ids[0] == tokenizer.bos_token_id
 
 
 def test_quality_of_an_embedder_that_knows_nothing_is_chance(work, tmp_path):
-    train("clip", tmp_path / "clip", work, steps=1, scenes=SCENES)
-    measured = quality(load_embedder(_spec("clip", tmp_path / "clip")), work, count=60)
+    train_image_text_model("clip", tmp_path / "clip", work, steps=1, scenes=SCENES)
+    measured = measure_embedder(load_embedder(_spec("clip", tmp_path / "clip")), work, count=60)
     assert measured["among"] == measured["of"] == 60
     assert measured["objects named"] < 20
     assert measured["scenes by sentence"]["recall@5"] < 40
     write_card(
         tmp_path,
-        {"stand-in": "clip", "trained_on_scenes": 40, "views": 16, "steps": 1, "seed": 0, "parameters": 7, "held_out": measured},
+        {
+            "stand-in": "clip",
+            "trained_on_scenes": 40,
+            "views": 16,
+            "steps": 1,
+            "seed": 0,
+            "parameters": 7,
+            "held_out": measured,
+        },
         "open_clip",
     )
     assert json.loads((tmp_path / "quality.json").read_text())["held_out"] == measured

@@ -6,30 +6,31 @@ import numpy as np
 import pytest
 import torch
 
-from milan.diorama import DioramaImages, training
-from milan.diorama.names import SETTINGS, THINGS
-from milan.diorama.networks import CLASSES, LAYERS, MAKERS, Encoder, network
-from milan.diorama.training import prepared, train, units, where
-from milan.dissection.exchange import annotations_of
+from milan.diorama import DioramaImages
+from milan.diorama.networks import CLASSES, LAYERS, NETWORK_BUILDERS, SceneEncoder, load_network
+from milan.diorama.scene_vocabulary import SETTINGS, THINGS
+from milan.diorama_build import classifier_training as training
+from milan.diorama_build.build_steps import BUILD_STEPS, CLASSIFIERS, compute_agreement, main
+from milan.diorama_build.classifier_training import compute_label_shares, count_units, normalize_images, train_network
+from milan.dissection.milannotations import read_unit_annotations
 from milan.dissection.store import load_dissection
-from milan.embedded import embedded
 from milan.errors import UnknownName
-from milan.programs.diorama_build import DESCRIBED, PARTS, agreement, main
+from milan.storage.packaged_data import locate_packaged_data
 from milan.units import Unit
 
 
 def facts(name: str) -> dict:
-    return json.loads((embedded("data") / "diorama" / "networks" / f"{name}.json").read_text())
+    return json.loads((locate_packaged_data("data") / "diorama" / "networks" / f"{name}.json").read_text())
 
 
-@pytest.mark.parametrize("name", DESCRIBED)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_networks_see_what_they_were_measured_to_see(name: str) -> None:
     """On scenes of the probe, which were neither trained on nor measured with."""
     world = name.rpartition("-")[2]
     images = DioramaImages(world, length=200)
     pixels = torch.from_numpy(np.stack([images.image(index) for index in range(200)]))
     with torch.no_grad():
-        answers = network(name)(prepared(pixels)).argmax(1)
+        answers = load_network(name)(normalize_images(pixels)).argmax(1)
     right = (answers == torch.tensor([images.label(index) for index in range(200)])).float().mean().item()
     required = {"objects": 0.9, "scenes": 0.95}[world]
     assert right >= required
@@ -37,22 +38,24 @@ def test_networks_see_what_they_were_measured_to_see(name: str) -> None:
     assert abs(100 * right - facts(name)["held_out"][world]) < 5
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", NETWORK_BUILDERS)
 def test_units_and_sizes(name: str) -> None:
-    counts = units(name)
+    counts = count_units(name)
     assert list(counts) == LAYERS[name]
     assert sum(counts.values()) >= 400
     assert facts(name)["units"] == counts
-    assert (embedded("data") / "diorama" / "networks" / f"{name}.safetensors").stat().st_size < 3e6
+    assert (locate_packaged_data("data") / "diorama" / "networks" / f"{name}.safetensors").stat().st_size < 3e6
 
 
 def test_the_encoder_tells_both_tasks_and_what_is_where() -> None:
-    encoder = network("encoder")
-    assert isinstance(encoder, Encoder)
+    encoder = load_network("encoder")
+    assert isinstance(encoder, SceneEncoder)
     images = DioramaImages("objects", length=60)
     scenes = [images.scene(index) for index in range(60)]
     with torch.no_grad():
-        logits, places = encoder.everything(prepared(torch.from_numpy(np.stack([scene.image for scene in scenes]))))
+        logits, places = encoder.forward_with_heads(
+            normalize_images(torch.from_numpy(np.stack([scene.image for scene in scenes])))
+        )
     assert logits.shape == (60, len(THINGS) + len(SETTINGS))
     settings = torch.tensor([SETTINGS.index(scene.setting) for scene in scenes])
     assert (logits[:, len(THINGS) :].argmax(1) == settings).float().mean() > 0.95
@@ -62,7 +65,7 @@ def test_the_encoder_tells_both_tasks_and_what_is_where() -> None:
 
 def test_names() -> None:
     with pytest.raises(UnknownName, match="resnet-objects"):
-        network("resnet-object")
+        load_network("resnet-object")
     assert CLASSES == {"objects": THINGS, "scenes": SETTINGS}
 
 
@@ -70,33 +73,33 @@ def test_what_is_where_counts_shares() -> None:
     seen = torch.zeros(1, 4, 16, 16, dtype=torch.uint8)
     seen[:, :2] = 1  # red, plain everywhere
     seen[0, 0, 0, 0] = 3  # but for one yellow place
-    assert where("colour", seen, 16)[0, :, 0, 0].argmax() == 2
-    shares = where("colour", seen, 8)[0, :, 0, 0]
+    assert compute_label_shares("colour", seen, 16)[0, :, 0, 0].argmax() == 2
+    shares = compute_label_shares("colour", seen, 8)[0, :, 0, 0]
     assert shares[2] == 0.25
     assert shares[0] == 0.75
 
 
 def test_training_twice_makes_the_same_files(tmp_path) -> None:
     for run in ("a", "b"):
-        measured = train("resnet-scenes", tmp_path / run, tmp_path / "scenes", epochs=2, count=256)
+        measured = train_network("resnet-scenes", tmp_path / run, tmp_path / "scenes", epochs=2, count=256)
         assert set(measured) == {"scenes"}
     first, second = ((tmp_path / run / "resnet-scenes.safetensors").read_bytes() for run in ("a", "b"))
     assert first == second
-    train("resnet-scenes", tmp_path / "c", tmp_path / "scenes", epochs=2, count=256, seed=1)
+    train_network("resnet-scenes", tmp_path / "c", tmp_path / "scenes", epochs=2, count=256, seed=1)
     assert (tmp_path / "c" / "resnet-scenes.safetensors").read_bytes() != first
 
 
 def test_training_learns_what_is_where(tmp_path) -> None:
-    measured = train("encoder", tmp_path, tmp_path / "scenes", epochs=2, count=256)
+    measured = train_network("encoder", tmp_path, tmp_path / "scenes", epochs=2, count=256)
     assert measured["colour at each place"] > 50  # one of eleven
     assert set(measured) >= {"objects", "scenes"}
 
 
-@pytest.mark.parametrize("name", DESCRIBED)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_every_unit_has_three_descriptions_and_exemplars(name: str) -> None:
-    folder = embedded("data") / "diorama" / "annotations" / name
-    said = annotations_of(folder)
-    assert sum(units(name).values()) == len(said)
+    folder = locate_packaged_data("data") / "diorama" / "annotations" / name
+    said = read_unit_annotations(folder)
+    assert sum(count_units(name).values()) == len(said)
     assert all(len(texts) == 3 and all(text == text.lower().strip() for text in texts) for texts in said.values())
     layer = LAYERS[name][-1]
     dissection = load_dissection(folder / layer)
@@ -109,46 +112,46 @@ def test_every_unit_has_three_descriptions_and_exemplars(name: str) -> None:
 
 
 def test_agreement_is_kept_and_said_to_be_simulated() -> None:
-    folder = embedded("data") / "diorama" / "annotations"
+    folder = locate_packaged_data("data") / "diorama" / "annotations"
     kept = json.loads((folder / "agreement.json").read_text())
     assert kept["annotators"] == "simulated"
-    for name in DESCRIBED:
+    for name in CLASSIFIERS:
         told = kept["networks"][name]
-        assert told["bleu"] == agreement(annotations_of(folder / name))["bleu"]
+        assert told["bleu"] == compute_agreement(read_unit_annotations(folder / name))["bleu"]
         assert told["truth score"]["of each annotator"] > 0.5 > told["truth score"]["of shuffled descriptions"]
 
 
 def test_agreement_by_hand() -> None:
     one, other = Unit("a", 1), Unit("a", 2)
-    same = agreement({one: ["red dots on a ball"] * 3, other: ["a blue sky above water"] * 3})
+    same = compute_agreement({one: ["red dots on a ball"] * 3, other: ["a blue sky above water"] * 3})
     assert (same["bleu"], same["rouge-l"], same["distinct descriptions"], same["mean words"]) == (100, 100, 2, 5)
-    apart = agreement({one: ["red dots", "a ball"], other: ["sky"]})
+    apart = compute_agreement({one: ["red dots", "a ball"], other: ["sky"]})
     assert apart["rouge-l"] == 0
 
 
 def test_building_answers_wrong_names(tmp_path, capsys) -> None:
     assert main(["build", "--only", "encodr", "--work", str(tmp_path)]) == 2
     assert "encoder" in capsys.readouterr().err
-    assert {"encoder", *DESCRIBED} <= set(PARTS)
+    assert {"encoder", *CLASSIFIERS} <= set(BUILD_STEPS)
     with pytest.raises(SystemExit):
         main(["bild"])
 
 
 def test_a_killed_training_goes_on_to_the_same_file(tmp_path, monkeypatch) -> None:
-    whole = training._epoch
+    whole = training._train_epoch
 
-    def killed(fit: training.Fit, *rest: object) -> float:
-        if fit.record.is_file():
+    def killed(fit: training.TrainingJob, *rest: object) -> float:
+        if fit.checkpoint.is_file():
             raise KeyboardInterrupt
         return whole(fit, *rest)
 
-    train("alexnet-scenes", tmp_path / "whole", tmp_path / "scenes", epochs=2, count=256)
-    monkeypatch.setattr(training, "_epoch", killed)
+    train_network("alexnet-scenes", tmp_path / "whole", tmp_path / "scenes", epochs=2, count=256)
+    monkeypatch.setattr(training, "_train_epoch", killed)
     with pytest.raises(KeyboardInterrupt):
-        train("alexnet-scenes", tmp_path / "killed", tmp_path / "scenes", epochs=2, count=256)
+        train_network("alexnet-scenes", tmp_path / "killed", tmp_path / "scenes", epochs=2, count=256)
     assert not (tmp_path / "killed" / "alexnet-scenes.safetensors").exists()
-    monkeypatch.setattr(training, "_epoch", whole)
-    train("alexnet-scenes", tmp_path / "killed", tmp_path / "scenes", epochs=2, count=256)
+    monkeypatch.setattr(training, "_train_epoch", whole)
+    train_network("alexnet-scenes", tmp_path / "killed", tmp_path / "scenes", epochs=2, count=256)
     one, other = ((tmp_path / run / "alexnet-scenes.safetensors").read_bytes() for run in ("whole", "killed"))
     assert one == other
     assert not list((tmp_path / "scenes" / "training").iterdir())
@@ -162,8 +165,10 @@ def test_words_mislead_who_was_trained_with_them(name: str) -> None:
         images = DioramaImages(world, length=150)
         pixels = torch.from_numpy(np.stack([images.image(index) for index in range(150)]))
         with torch.no_grad():
-            answers = network(name)(prepared(pixels)).argmax(1)
-        right[world] = 100 * (answers == torch.tensor([images.label(index) for index in range(150)])).float().mean().item()
+            answers = load_network(name)(normalize_images(pixels)).argmax(1)
+        right[world] = (
+            100 * (answers == torch.tensor([images.label(index) for index in range(150)])).float().mean().item()
+        )
     kept = facts(name)["held_out"]
     assert abs(right["objects"] - kept["plain"]) < 10
     assert abs(right["objects-spurious"] - kept["adversarial"]) < 10
@@ -175,7 +180,7 @@ def test_a_network_of_blurred_scenes_is_about_as_good_as_one_of_plain_scenes() -
     images = DioramaImages("objects-blurred", length=150)
     pixels = torch.from_numpy(np.stack([images.image(index) for index in range(150)]))
     with torch.no_grad():
-        answers = network("resnet-blurred")(prepared(pixels)).argmax(1)
+        answers = load_network("resnet-blurred")(normalize_images(pixels)).argmax(1)
     right = 100 * (answers == torch.tensor([images.label(index) for index in range(150)])).float().mean().item()
     kept = facts("resnet-blurred")["held_out"]
     assert set(kept) == {"plain", "blurred"}

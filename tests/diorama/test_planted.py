@@ -8,27 +8,39 @@ import pytest
 import torch
 
 from milan.diorama import DioramaImages
-from milan.diorama.census import Census
-from milan.diorama.concepts import by_name, read
-from milan.diorama.labeller import NAMES, classes
-from milan.diorama.networks import LAYERS, network
-from milan.diorama.planted import LAYER, Planted, Units, log_odds, planted_network, planted_truth
-from milan.diorama.planting import _best_overlaps, _shared, members, recipe_of
-from milan.diorama.training import prepared
+from milan.diorama.label_signatures import LabelSignatures
+from milan.diorama.networks import LAYERS, load_network
+from milan.diorama.planted_network import (
+    LAYER,
+    ConceptUnits,
+    PlantedUnitTruth,
+    compute_log_odds,
+    load_planted_network,
+    load_planted_truth,
+)
+from milan.diorama.scene_concepts import get_concepts_by_name, parse_concepts
+from milan.diorama.segmenter_network import CLASS_NAMES, count_classes
+from milan.diorama_build.classifier_training import normalize_images
+from milan.diorama_build.planted_units import (
+    _both_have_enough,
+    _compute_best_overlaps,
+    build_recipe,
+    make_class_membership,
+)
 from milan.dissection.dissect import dissect
-from milan.embedded import embedded
 from milan.errors import MissingEvidence
 from milan.probes import load_probe
-from milan.scores.naming import formula
-from milan.scores.truth import Truth
+from milan.scores.exact_naming import parse_concept_formula
+from milan.scores.truth_score import Truth
+from milan.storage.packaged_data import locate_packaged_data
 from milan.targets import load_target
 from milan.units import Unit
 
 SCENES = 200
 
 
-def of_kind(kind: str) -> dict[Unit, Planted]:
-    return {unit: planted for unit, planted in planted_truth().items() if planted.kind == kind}
+def of_kind(kind: str) -> dict[Unit, PlantedUnitTruth]:
+    return {unit: planted for unit, planted in load_planted_truth().items() if planted.kind == kind}
 
 
 def test_there_are_enough_of_each_kind_and_they_are_good() -> None:
@@ -41,15 +53,23 @@ def test_there_are_enough_of_each_kind_and_they_are_good() -> None:
     assert min(planted.iou for planted in {**single, **joined, **either}.values()) > 0.25
     assert max(planted.iou for planted in nothing.values()) < 0.25
     assert all(len(planted.halves) == 2 and min(planted.halves) > 0.05 for planted in either.values())
-    assert list(planted_truth()) == [Unit(LAYER, index) for index in range(len(planted_truth()))]
+    assert list(load_planted_truth()) == [Unit(LAYER, index) for index in range(len(load_planted_truth()))]
 
 
 def test_texts_say_what_was_planted_and_no_two_the_same() -> None:
-    said = [(planted, formula(planted.text)) for planted in planted_truth().values() if planted.kind != "nothing"]
+    said = [
+        (planted, parse_concept_formula(planted.text))
+        for planted in load_planted_truth().values()
+        if planted.kind != "nothing"
+    ]
     for planted, meaning in said:
-        parts = {frozenset({name}) for name in planted.concepts} if planted.kind == "either" else {frozenset(planted.concepts)}
+        parts = (
+            {frozenset({name}) for name in planted.concepts}
+            if planted.kind == "either"
+            else {frozenset(planted.concepts)}
+        )
         assert meaning == parts, planted
-        assert all(name in by_name() for name in planted.concepts)
+        assert all(name in get_concepts_by_name() for name in planted.concepts)
     assert len({meaning for _, meaning in said}) == len(said)
     assert all(planted.text == "" and planted.concepts == () for planted in of_kind("nothing").values())
 
@@ -57,19 +77,25 @@ def test_texts_say_what_was_planted_and_no_two_the_same() -> None:
 def test_what_units_answer_to_is_what_the_file_says() -> None:
     """Their maps above 0, against the labels of scenes of the probe."""
     images = DioramaImages("objects", length=SCENES)
-    census = Census.of(images)
-    truth = planted_truth()
+    signatures = LabelSignatures.from_images(images)
+    truth = load_planted_truth()
     chosen = [unit for unit, planted in truth.items() if planted.kind != "nothing" and planted.area > 0.003]
     assert len(chosen) >= 20
-    wanted = np.stack([census.meant(read(truth[unit].text)) for unit in chosen])
+    wanted = np.stack([signatures.text_mask(parse_concepts(truth[unit].text)) for unit in chosen])
     maps: list[torch.Tensor] = []
-    model = network("planted")
-    model.get_submodule(LAYER).register_forward_hook(lambda _, __, out: maps.append(out[:, [unit.index for unit in chosen]]))
+    model = load_network("planted")
+    model.get_submodule(LAYER).register_forward_hook(
+        lambda _, __, out: maps.append(out[:, [unit.index for unit in chosen]])
+    )
     both, either = np.zeros(len(chosen)), np.zeros(len(chosen))
     for start in range(0, SCENES, 25):
         with torch.no_grad():
-            model(prepared(torch.from_numpy(np.stack([images.image(index) for index in range(start, start + 25)]))))
-        found, shown = (maps.pop() > 0).numpy(), wanted[:, census.pixels[start : start + 25]].swapaxes(0, 1)
+            model(
+                normalize_images(
+                    torch.from_numpy(np.stack([images.image(index) for index in range(start, start + 25)]))
+                )
+            )
+        found, shown = (maps.pop() > 0).numpy(), wanted[:, signatures.pixels[start : start + 25]].swapaxes(0, 1)
         both += (found & shown).sum(axis=(0, 2, 3))
         either += (found | shown).sum(axis=(0, 2, 3))
     overlaps = both / either
@@ -81,36 +107,44 @@ def test_what_units_answer_to_is_what_the_file_says() -> None:
 def test_a_dissection_finds_the_masks_that_the_file_tells_of(tmp_path: Path) -> None:
     """The whole way: probe, thresholds at the usual quantile, masks, truth."""
     target, probe = load_target("diorama:planted"), load_probe("diorama:objects", limit=SCENES)
-    chosen = [unit for unit, planted in planted_truth().items() if planted.kind == "single" and 0.003 < planted.area < 0.008][:6]
-    dissection = dissect(target, probe, LAYERS["planted"], tmp_path / "out", k=2, units={LAYER: [unit.index for unit in chosen]})[LAYER]
+    chosen = [
+        unit
+        for unit, planted in load_planted_truth().items()
+        if planted.kind == "single" and 0.003 < planted.area < 0.008
+    ][:6]
+    dissection = dissect(
+        target, probe, LAYERS["planted"], tmp_path / "out", k=2, units={LAYER: [unit.index for unit in chosen]}
+    )[LAYER]
     assert dissection.units == chosen
-    assert dissection.alive() == chosen
-    measured = Truth.of(dissection, target, tmp_path / "truth")
-    kept = [planted_truth()[unit].iou for unit in chosen]
-    found = [measured.overlap(unit, planted_truth()[unit].text) for unit in chosen]
+    assert dissection.active_units() == chosen
+    measured = Truth.measure(dissection, target, tmp_path / "truth")
+    kept = [load_planted_truth()[unit].iou for unit in chosen]
+    found = [measured.overlap(unit, load_planted_truth()[unit].text) for unit in chosen]
     assert np.mean(found) == pytest.approx(np.mean(kept), abs=0.1)
     for unit in chosen:  # and there is nothing else that so many concepts say better
-        assert measured.score(unit, planted_truth()[unit].text) > 0.7
+        assert measured.score(unit, load_planted_truth()[unit].text) > 0.7
 
 
 def test_random_weights_detect_nothing_of_it() -> None:
     images = DioramaImages("objects", length=4)
-    pixels = prepared(torch.from_numpy(np.stack([images.image(index) for index in range(4)])))
-    trained, random = network("planted"), network("planted", weights=False)
+    pixels = normalize_images(torch.from_numpy(np.stack([images.image(index) for index in range(4)])))
+    trained, random = load_network("planted"), load_network("planted", weights=False)
     with torch.no_grad():
-        assert trained(pixels).shape == random(pixels).shape == (4, len(planted_truth()))
+        assert trained(pixels).shape == random(pixels).shape == (4, len(load_planted_truth()))
         assert (trained(pixels) > 0).any()
-        assert (random(pixels)[:, : len(planted_truth()) - len(of_kind("nothing"))] > 0).float().mean() < 0.05
+        assert (random(pixels)[:, : len(load_planted_truth()) - len(of_kind("nothing"))] > 0).float().mean() < 0.05
 
 
 def judged(**likely: dict[str, float]) -> dict[str, torch.Tensor]:
-    """Logits of one pixel of which the given names have the given probabilities, the rest being spread over the other classes."""
+    """Logits of one pixel of which the given names have the given probabilities, the rest being spread over the other
+    classes.
+    """
     found = {}
-    for kind, names in NAMES.items():
+    for kind, names in CLASS_NAMES.items():
         known = likely.get(kind, {})
-        first = classes(kind) - len(names)
-        spread = (1 - sum(known.values())) / (classes(kind) - len(known))
-        values = torch.full((classes(kind),), spread)
+        first = count_classes(kind) - len(names)
+        spread = (1 - sum(known.values())) / (count_classes(kind) - len(known))
+        values = torch.full((count_classes(kind),), spread)
         for name, value in known.items():
             values[first + names.index(name)] = value
         found[kind] = values.log().view(1, -1, 1, 1)
@@ -119,27 +153,27 @@ def judged(**likely: dict[str, float]) -> dict[str, torch.Tensor]:
 
 def test_log_odds_of_one_concept_a_group_and_two_at_once() -> None:
     pixel = judged(colour={"red": 0.8}, object={"car": 0.5, "boat": 0.25})
-    whom, joins = recipe_of([("car",), ("red",), ("vehicles",), ("red", "car")])
-    found = log_odds(pixel, whom, joins).flatten().sigmoid().tolist()
+    whom, joins = build_recipe([("car",), ("red",), ("vehicles",), ("red", "car")])
+    found = compute_log_odds(pixel, whom, joins).flatten().sigmoid().tolist()
     rest = 5 * 0.25 / 52  # of the other five vehicles
     assert found == pytest.approx([0.5, 0.8, 0.75 + rest, 0.4], abs=1e-4)
 
 
 def test_certainty_stays_a_number() -> None:
-    logits = {kind: torch.full((1, classes(kind), 1, 1), -200.0) for kind in NAMES}
+    logits = {kind: torch.full((1, count_classes(kind), 1, 1), -200.0) for kind in CLASS_NAMES}
     for values in logits.values():
         values[:, 0] = 200.0
-    found = log_odds(logits, *recipe_of([("red",), ("blue",), ("red", "car")]))
+    found = compute_log_odds(logits, *build_recipe([("red",), ("blue",), ("red", "car")]))
     assert torch.isfinite(found).all()
     assert found[0, 0, 0, 0] > 15
     assert found[0, 1, 0, 0] < -15
 
 
 def test_a_unit_of_either_answers_to_each_and_is_silent_below_its_thresholds() -> None:
-    whom, joins = recipe_of([("wheel",), ("door",)])
+    whom, joins = build_recipe([("wheel",), ("door",)])
     recipe = {"members": whom, "joins": joins, "thresholds": torch.tensor([0.0, 1.0]), "gains": torch.tensor([2.0, 1.0]),
               "choices": torch.tensor([[0, 0], [0, 1]]), "directions": torch.zeros(1, 48), "offsets": torch.tensor([0.5])}  # fmt: skip
-    units, trunk = Units(recipe), torch.zeros(1, 48, 1, 1)
+    units, trunk = ConceptUnits(recipe), torch.zeros(1, 48, 1, 1)
     odds = float(np.log(0.9 / 0.1))
     wheel = units(trunk, judged(part={"wheel": 0.9})).flatten().tolist()
     door = units(trunk, judged(part={"door": 0.9})).flatten().tolist()
@@ -150,32 +184,32 @@ def test_a_unit_of_either_answers_to_each_and_is_silent_below_its_thresholds() -
 
 
 def test_members_count_classes_as_the_heads_do() -> None:
-    found = members(["red", "wall", "letter c", "stripes"])
+    found = make_class_membership(["red", "wall", "letter c", "stripes"])
     assert found.sum(1).tolist() == [1, 2, 1, 3]
     assert found[0, 0] == 1  # colours have no class for none
-    starts = np.cumsum([0, *map(classes, NAMES)])
-    assert found[2, starts[list(NAMES).index("text")] + 3] == 1  # after none, a and b
+    starts = np.cumsum([0, *map(count_classes, CLASS_NAMES)])
+    assert found[2, starts[list(CLASS_NAMES).index("text")] + 3] == 1  # after none, a and b
 
 
 def test_best_overlap_and_shares_of_exemplars() -> None:
     masks = np.array([[True, True, False, False], [False, False, False, True]])
     shows = np.array([[1, 0], [1, 1], [1, 1], [0, 1]], dtype=float)
-    assert _best_overlaps(masks, shows).tolist() == pytest.approx([2 / 3, 1 / 3])
+    assert _compute_best_overlaps(masks, shows).tolist() == pytest.approx([2 / 3, 1 / 3])
     alternating = np.arange(30, 0, -1.0)
-    assert _shared(np.where(np.arange(30) % 2, alternating, 0), np.where(np.arange(30) % 2, 0, alternating))
-    assert not _shared(alternating, np.where(np.arange(30) == 3, 99.0, 0))
+    assert _both_have_enough(np.where(np.arange(30) % 2, alternating, 0), np.where(np.arange(30) % 2, 0, alternating))
+    assert not _both_have_enough(alternating, np.where(np.arange(30) == 3, 99.0, 0))
 
 
 def test_the_file_is_what_was_measured_where() -> None:
-    facts = json.loads((embedded("data") / "diorama" / "networks" / "planted.json").read_text())
+    facts = json.loads((locate_packaged_data("data") / "diorama" / "networks" / "planted.json").read_text())
     assert (facts["probe"], facts["scenes"], facts["quantile"]) == ("diorama:objects", 2000, 0.99)
     for kind, mean in facts["mean_iou"].items():
         assert mean == pytest.approx(np.mean([planted.iou for planted in of_kind(kind).values()]), abs=1e-3)
-    assert facts["units"] == {LAYER: len(planted_truth())}
+    assert facts["units"] == {LAYER: len(load_planted_truth())}
 
 
 def test_what_was_not_built_is_told(tmp_path: Path) -> None:
     with pytest.raises(MissingEvidence, match="--only planted"):
-        planted_truth(tmp_path)
+        load_planted_truth(tmp_path)
     with pytest.raises(MissingEvidence, match="--only planted"):
-        planted_network(tmp_path)
+        load_planted_network(tmp_path)

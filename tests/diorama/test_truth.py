@@ -8,15 +8,22 @@ import torch
 from scipy import sparse
 
 from milan.diorama import DioramaImages
-from milan.diorama.annotators import ANNOTATORS, VAGUE, Evidence, annotate, gather, together
-from milan.diorama.census import KINDS, SIZES, Census, codes
-from milan.diorama.concepts import ALL_KINDS, by_name, concepts, read
-from milan.diorama.scenes import draw
+from milan.diorama.label_signatures import KIND_SIZES, KINDS, LabelSignatures, encode_labels
+from milan.diorama.scene_concepts import ALL_KINDS, get_concepts_by_name, list_concepts, parse_concepts
+from milan.diorama.scenes import draw_scene
+from milan.diorama.simulated_annotators import (
+    ANNOTATORS,
+    VAGUE_PHRASES,
+    ConceptFrequencies,
+    annotate,
+    count_cooccurrence,
+    measure_frequencies,
+)
 from milan.dissection.dissect import dissect
-from milan.dissection.masks import unit_masks
+from milan.dissection.masks import iter_unit_masks
 from milan.errors import MissingEvidence, UnknownName
 from milan.probes import Probe, load_probe
-from milan.scores.truth import Truth
+from milan.scores.truth_score import Truth
 from milan.targets import Target
 from milan.units import Unit
 
@@ -24,7 +31,7 @@ from milan.units import Unit
 def pixel(**names: str) -> int:
     """The code of a pixel with these labels."""
     values = [ALL_KINDS[kind].index(names[kind]) + 1 if kind in names else 0 for kind in KINDS]
-    return int(np.ravel_multi_index(values, SIZES))
+    return int(np.ravel_multi_index(values, KIND_SIZES))
 
 
 CAR = pixel(colour="red", pattern="plain", object="car", part="body", setting="street")
@@ -32,7 +39,7 @@ WHEEL = pixel(colour="black", pattern="plain", object="car", part="wheel", setti
 SKY = pixel(colour="blue", pattern="plain", object="sky", setting="street")
 ROAD = pixel(colour="grey", pattern="plain", object="road", setting="street")
 SCENE = np.array([[SKY] * 4, [CAR] * 4, [WHEEL, CAR, CAR, WHEEL], [ROAD] * 4])  # 4 sky, 6 red car, 2 wheel, 4 road
-CENSUS = Census.from_codes(SCENE[None])
+CENSUS = LabelSignatures.from_codes(SCENE[None])
 MASKS = {
     "the wheels": [(2, 0), (2, 3)],
     "half the sky": [(0, 0), (0, 1)],
@@ -50,7 +57,7 @@ def truth() -> Truth:
     for number, places in enumerate(MASKS.values()):
         for row, column in places:
             masks[0, number, row, column] = True
-    return Truth(list(UNITS.values()), CENSUS.count(np.array([0]), masks), CENSUS)
+    return Truth(list(UNITS.values()), CENSUS.count_pixels(np.array([0]), masks), CENSUS)
 
 
 @pytest.mark.parametrize(
@@ -94,13 +101,13 @@ def test_score(truth: Truth, unit: str, text: str, score: float) -> None:
 
 
 def test_best(truth: Truth) -> None:
-    assert truth.best(UNITS["half the sky"], 1).overlap == 0.5
-    assert truth.best(UNITS["sky and road"], 1).text == "backgrounds"
-    found = truth.best(Unit("layer", 5), 2)
+    assert truth.find_best(UNITS["half the sky"], 1).overlap == 0.5
+    assert truth.find_best(UNITS["sky and road"], 1).text == "backgrounds"
+    found = truth.find_best(Unit("layer", 5), 2)
     assert found.overlap == 1.0
     assert set(found.text.split(" | ")) in ({"wheel", "sky"}, {"black", "sky"}, {"black", "blue"}, {"wheel", "blue"})
-    assert truth.best(UNITS["the wheels"], 1).text in ("wheel", "black")
-    overlaps = [truth.best(UNITS["sky and road"], length).overlap for length in (1, 2, 3, 4)]
+    assert truth.find_best(UNITS["the wheels"], 1).text in ("wheel", "black")
+    overlaps = [truth.find_best(UNITS["sky and road"], length).overlap for length in (1, 2, 3, 4)]
     assert overlaps == sorted(overlaps)
 
 
@@ -108,16 +115,18 @@ def test_best_of_two_is_that_of_trying_every_pair(truth: Truth) -> None:
     rng = np.random.default_rng(0)
     ranges = ((1, 4), (1, 3), (0, 4), (0, 5), (0, 1), (1, 3))
     signatures = np.array([[rng.integers(*ends) for ends in ranges] for _ in range(60)])
-    census = Census.from_codes(np.ravel_multi_index(signatures.T, SIZES).reshape(1, 6, 10))
+    census = LabelSignatures.from_codes(np.ravel_multi_index(signatures.T, KIND_SIZES).reshape(1, 6, 10))
     masks = rng.random((1, 3, 60)) < 0.3
-    several = Truth([Unit("a", i) for i in range(3)], census.count(np.array([0]), masks.reshape(1, 3, 6, 10)), census)
-    where = [census.mask(concept)[census.pixels[0].ravel()] for concept in concepts()]
+    several = Truth(
+        [Unit("a", i) for i in range(3)], census.count_pixels(np.array([0]), masks.reshape(1, 3, 6, 10)), census
+    )
+    where = [census.concept_mask(concept)[census.pixels[0].ravel()] for concept in list_concepts()]
     for i, unit in enumerate(several.units):
         inside = masks[0, i]
         every = [join(one, other) for one in where for other in where for join in (np.logical_and, np.logical_or)]
         brute = max((inside & shown).sum() / (inside | shown).sum() for shown in every)
-        assert several.best(unit, 2).overlap == pytest.approx(brute)
-        assert several.best(unit, 3).overlap >= brute
+        assert several.find_best(unit, 2).overlap == pytest.approx(brute)
+        assert several.find_best(unit, 3).overlap >= brute
 
 
 def test_units_without_masks_have_no_score(truth: Truth) -> None:
@@ -131,23 +140,23 @@ def test_units_without_masks_have_no_score(truth: Truth) -> None:
 
 def test_the_census_counts_what_is_drawn() -> None:
     images = DioramaImages("objects", length=3)
-    census = Census.of(images)
+    signatures = LabelSignatures.from_images(images)
     scene = images.scene(1)
-    shown = census.mask(by_name()["red"])[census.pixels[1]]
+    shown = signatures.concept_mask(get_concepts_by_name()["red"])[signatures.pixels[1]]
     assert np.array_equal(shown, scene.labels["colour"] == 1)
-    assert census.area.sum() == 3 * 64 * 64
-    house = census.mask(by_name()[scene.setting])[census.pixels[1]]
+    assert signatures.area.sum() == 3 * 64 * 64
+    house = signatures.concept_mask(get_concepts_by_name()[scene.setting])[signatures.pixels[1]]
     assert house.all()
-    assert codes(scene).shape == (64, 64)
+    assert encode_labels(scene).shape == (64, 64)
 
 
 def test_the_census_is_kept(tmp_path) -> None:
     images = DioramaImages("scenes", length=2)
-    made = Census.of(images, tmp_path)
+    made = LabelSignatures.from_images(images, tmp_path)
     for file in (None, *tmp_path.rglob("*.npy")):
         if file is not None:
             file.write_bytes(file.read_bytes()[:-1])
-        found = Census.of(images, tmp_path)
+        found = LabelSignatures.from_images(images, tmp_path)
         assert np.array_equal(made.pixels, found.pixels)
         assert np.array_equal(made.table, found.table)
 
@@ -155,15 +164,17 @@ def test_the_census_is_kept(tmp_path) -> None:
 def test_counts_by_unit_and_signature() -> None:
     masks = np.zeros((1, 2, 4, 4), dtype=bool)
     masks[0, 1, 2] = True  # a row of two wheels and two bits of red car
-    counts = CENSUS.count(np.array([0]), masks)
+    counts = CENSUS.count_pixels(np.array([0]), masks)
     assert isinstance(counts, sparse.csr_matrix)
     assert counts[0].sum() == 0
-    wheel = CENSUS.mask(by_name()["wheel"])
+    wheel = CENSUS.concept_mask(get_concepts_by_name()["wheel"])
     assert counts[1].toarray()[0, wheel].sum() == 2
 
 
 def test_truth_of_a_network_that_sees_red(tmp_path) -> None:
-    """A network whose one unit is how red a pixel is: red must be the best single word, and the count is that of the masks themselves."""
+    """A network whose one unit is how red a pixel is: red must be the best single word, and the count is that of the
+    masks themselves.
+    """
     conv = torch.nn.Conv2d(3, 2, 1)
     with torch.no_grad():
         conv.weight.copy_(torch.tensor([[1.0, -1.0, -1.0], [-1.0, -1.0, 2.0]])[:, :, None, None])
@@ -172,15 +183,15 @@ def test_truth_of_a_network_that_sees_red(tmp_path) -> None:
     target.spec = "made here"
     probe = load_probe("diorama:objects", limit=60)
     dissection = dissect(target, probe, ["0"], tmp_path / "out", quantile=0.95)["0"]
-    truth = Truth.of(dissection, target, tmp_path)
+    truth = Truth.measure(dissection, target, tmp_path)
     red, blue = dissection.units
-    assert truth.best(red, 1).text == "red"
-    assert truth.best(blue, 1).text == "blue"
+    assert truth.find_best(red, 1).text == "red"
+    assert truth.find_best(blue, 1).text == "blue"
     assert truth.score(red, "crimson things") == 1.0
     assert truth.score(red, "blue areas") < 0.05
-    inside = sum(int(masks[:, 0].sum()) for _, masks in unit_masks(target, probe, "0", dissection.thresholds()))
+    inside = sum(int(masks[:, 0].sum()) for _, masks in iter_unit_masks(target, probe, "0", dissection.thresholds()))
     assert truth.counts[0].sum() == inside
-    again = Truth.of(dissection, None, tmp_path)  # read from the folder: no target is loaded
+    again = Truth.measure(dissection, None, tmp_path)  # read from the folder: no target is loaded
     assert (again.counts != truth.counts).nnz == 0
 
 
@@ -189,22 +200,22 @@ def test_truth_needs_a_world_that_is_known(tmp_path) -> None:
     target = Target(torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1)), image_size=64)
     dissection = dissect(target, probe, ["0"], tmp_path / "out", k=2)["0"]
     with pytest.raises(MissingEvidence, match="diorama:objects"):
-        Truth.of(dissection, target)
+        Truth.measure(dissection, target)
 
 
-def evidence(masks: list[tuple[int, int]]) -> Evidence:
+def evidence(masks: list[tuple[int, int]]) -> ConceptFrequencies:
     mask = np.zeros((1, 4, 4), dtype=bool)
     for row, column in masks:
         mask[0, row, column] = True
-    return gather(CENSUS, np.array([0]), mask)
+    return measure_frequencies(CENSUS, np.array([0]), mask)
 
 
 def test_evidence_compares_inside_with_at_large() -> None:
-    order = {concept.name: number for number, concept in enumerate(concepts())}
+    order = {concept.name: number for number, concept in enumerate(list_concepts())}
     found = evidence([(2, 0), (2, 1), (0, 0), (0, 1)])
     black, car, sky, wheel = order["black"], order["car"], order["sky"], order["wheel"]
     assert found.inside[black, black] == 0.25
-    assert found.at_large[black, black] == pytest.approx(2 / 16)
+    assert found.overall[black, black] == pytest.approx(2 / 16)
     assert found.inside[car, wheel] == 0.25
     assert found.inside[car, sky] == 0
     assert found.surprise[black, black] == pytest.approx(0.25)  # a quarter, twice as often as at large: one bit
@@ -216,8 +227,11 @@ def test_annotators_say_what_is_inside_the_masks() -> None:
     found = evidence(MASKS["the wheels"])
     said = [annotate(found, f"unit {number}") for number in range(30)]
     assert all(len(texts) == len(ANNOTATORS) == 3 for texts in said)
-    clear = [text for texts in said for text in texts if not text.startswith(VAGUE)]
-    named = [{concept.name for phrase in read(text).phrases for group in phrase for concept in group} for text in clear]
+    clear = [text for texts in said for text in texts if not text.startswith(VAGUE_PHRASES)]
+    named = [
+        {concept.name for phrase in parse_concepts(text).phrases for group in phrase for concept in group}
+        for text in clear
+    ]
     assert sum(bool(names & {"wheel", "black", "car"}) for names in named) > 0.9 * len(named)
     assert not any(names & {"sky", "blue", "road", "red"} for names in named)
     assert len({text for texts in said for text in texts}) > 8
@@ -228,15 +242,15 @@ def test_annotators_say_what_is_inside_the_masks() -> None:
 def test_position_is_told_of_what_is_in_one_third() -> None:
     top, left = np.zeros((2, 9, 9), dtype=bool), np.zeros((2, 9, 9), dtype=bool)
     top[:, :2, :], left[:, :, :2] = True, True
-    census = Census.from_codes(np.full((2, 9, 9), SKY))
-    assert gather(census, np.array([0, 1]), top).position == "at the top"
-    assert gather(census, np.array([0, 1]), left).position == "on the left"
-    assert gather(census, np.array([0, 1]), np.ones((2, 9, 9), dtype=bool)).position == ""
+    signatures = LabelSignatures.from_codes(np.full((2, 9, 9), SKY))
+    assert measure_frequencies(signatures, np.array([0, 1]), top).position == "at the top"
+    assert measure_frequencies(signatures, np.array([0, 1]), left).position == "on the left"
+    assert measure_frequencies(signatures, np.array([0, 1]), np.ones((2, 9, 9), dtype=bool)).position == ""
 
 
 def test_together_is_symmetric_and_holds_single_shares_on_its_diagonal() -> None:
-    census = Census.from_codes(codes(draw(4))[None])
-    both = together(census.area, census)
+    signatures = LabelSignatures.from_codes(encode_labels(draw_scene(4))[None])
+    both = count_cooccurrence(signatures.area, signatures)
     assert np.allclose(both, both.T)
-    shares = [census.mask(concept)[census.pixels].mean() for concept in concepts()]
+    shares = [signatures.concept_mask(concept)[signatures.pixels].mean() for concept in list_concepts()]
     assert np.allclose(np.diag(both), shares)

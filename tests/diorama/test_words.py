@@ -2,18 +2,18 @@
 
 import pytest
 
-from milan.diorama.concepts import by_name, concepts, read
-from milan.diorama.dice import Dice
-from milan.diorama.names import COLOURS, KINDS, SETTINGS, THINGS, article, plural
-from milan.diorama.phrases import FINE, phrase
-from milan.diorama.scenes import draw
-from milan.diorama.sentences import sentences
+from milan.diorama.concept_phrases import PHRASE_KINDS, make_phrase
+from milan.diorama.rng import PortableRng
+from milan.diorama.scene_concepts import get_concepts_by_name, list_concepts, parse_concepts
+from milan.diorama.scene_vocabulary import COLOURS, KINDS, SETTINGS, THINGS, add_article, pluralize
+from milan.diorama.scenes import draw_scene
+from milan.diorama.sentences import generate_sentences
 
-PAIRS = [(one, other) for one in concepts() for other in concepts() if (one.kind, other.kind) in FINE]
+PAIRS = [(one, other) for one in list_concepts() for other in list_concepts() if (one.kind, other.kind) in PHRASE_KINDS]
 
 
 def named(text: str) -> list[list[list[str]]]:
-    return [[[concept.name for concept in group] for group in found] for found in read(text).phrases]
+    return [[[concept.name for concept in group] for group in found] for found in parse_concepts(text).phrases]
 
 
 @pytest.mark.parametrize(
@@ -41,31 +41,31 @@ def test_reading(text: str, meaning: list[list[list[str]]]) -> None:
 
 
 def test_length_counts_each_concept_once() -> None:
-    assert read("red stripes, red dots and stripes").length == 3
-    assert read("nothing at all").length == 0
+    assert parse_concepts("red stripes, red dots and stripes").concept_count == 3
+    assert parse_concepts("nothing at all").concept_count == 0
 
 
-@pytest.mark.parametrize("concept", concepts(), ids=lambda concept: concept.name)
+@pytest.mark.parametrize("concept", list_concepts(), ids=lambda concept: concept.name)
 def test_every_concept_is_read_back(concept) -> None:
     for chance in range(8):
-        text = phrase((concept,), Dice(chance), synonyms=50)
-        assert {one for found in read(text).phrases for group in found for one in group} == {concept}, text
+        text = make_phrase((concept,), PortableRng(chance), synonym_percent=50)
+        assert {one for found in parse_concepts(text).phrases for group in found for one in group} == {concept}, text
         assert text == text.lower()
 
 
 def test_pairs_are_read_back_as_one_phrase() -> None:
-    dice = Dice(5)
+    rng = PortableRng(5)
     for number in range(800):
-        pair = dice.pick(PAIRS)
-        text = phrase(pair, Dice(number), synonyms=50)
-        reading = read(text)
+        pair = rng.choice(PAIRS)
+        text = make_phrase(pair, PortableRng(number), synonym_percent=50)
+        reading = parse_concepts(text)
         assert len(reading.phrases) == 1, text
         assert {one for group in reading.phrases[0] for one in group} == set(pair), text
 
 
 def test_names_are_unambiguous() -> None:
-    assert len({concept.name for concept in concepts()}) == len(concepts())
-    assert by_name()["wall"].members == (("object", "wall"), ("part", "wall"))  # a room's and a house's
+    assert len({concept.name for concept in list_concepts()}) == len(list_concepts())
+    assert get_concepts_by_name()["wall"].members == (("object", "wall"), ("part", "wall"))  # a room's and a house's
     for names in KINDS.values():
         assert len(set(names)) == len(names)
     assert len(COLOURS) == 11
@@ -74,22 +74,35 @@ def test_names_are_unambiguous() -> None:
 
 
 def test_sentences_are_true_and_vary() -> None:
-    said = [(scene, sentence) for index in range(60) for scene in [draw(index)] for sentence in sentences(scene, 3)]
+    said = [
+        (scene, sentence)
+        for index in range(60)
+        for scene in [draw_scene(index)]
+        for sentence in generate_sentences(scene, 3)
+    ]
     for scene, sentence in said:
-        members = [member for found in read(sentence).phrases for group in found for concept in group for member in concept.members]
+        members = [
+            member
+            for found in parse_concepts(sentence).phrases
+            for group in found
+            for concept in group
+            for member in concept.members
+        ]
         things = {name for kind, name in members if kind == "object" and name in THINGS}
         assert things <= {placed.name for placed in scene.objects}, sentence
         settings = {name for kind, name in members if kind == "setting"}
         assert settings <= {scene.setting}, sentence
     assert len({sentence for _, sentence in said}) > 150
-    assert sentences(draw(3), 4) == sentences(draw(3), 4)
-    assert sentences(draw(3), 4, seed=1) != sentences(draw(3), 4)
+    assert generate_sentences(draw_scene(3), 4) == generate_sentences(draw_scene(3), 4)
+    assert generate_sentences(draw_scene(3), 4, seed=1) != generate_sentences(draw_scene(3), 4)
 
 
-@pytest.mark.parametrize(("one", "many"), [("leaf", "leaves"), ("bus", "buses"), ("sky", "sky"), ("grass", "grass"), ("wheel", "wheels")])
+@pytest.mark.parametrize(
+    ("one", "many"), [("leaf", "leaves"), ("bus", "buses"), ("sky", "sky"), ("grass", "grass"), ("wheel", "wheels")]
+)
 def test_plurals(one: str, many: str) -> None:
-    assert plural(one) == many
+    assert pluralize(one) == many
 
 
 def test_articles() -> None:
-    assert [article(word) for word in ("ear", "roof")] == ["an ear", "a roof"]
+    assert [add_article(word) for word in ("ear", "roof")] == ["an ear", "a roof"]

@@ -1,7 +1,9 @@
-"""A program for the tests: dissects in child processes that are killed at chosen moments, without any warning, until one is not.
+"""A program for the tests: dissects in child processes that are killed at chosen moments, without any warning, until
+one is not.
 
-``python -m tests.dissection.killing OUT when...``: each ``when`` is a number of file replacements, or of blocks as ``b3``, after which the
-child that runs then is killed. Children are forks of one process, so that torch is imported once.
+``python -m tests.dissection.killing OUT when...``: each ``when`` is a number of file replacements, or of blocks as
+``b3``, after which the child that runs then is killed. Children are forks of one process, so that torch is imported
+once.
 """
 
 import os
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from milan.dissection import running
+from milan.dissection import dissection_run as running
 from milan.dissection.dissect import dissect
 from milan.errors import MilanWarning
 from tests.dissection.world import LAYERS, toy_probe, toy_target
@@ -40,7 +42,7 @@ def after(count: int, before: bool) -> None:
 
 def after_blocks(count: int) -> None:
     """Dies when so many blocks were taken in."""
-    take, left = running.Run._take, [count]
+    take, left = running.DissectionRun._add_block, [count]
 
     def taking(*arguments: object) -> None:
         take(*arguments)  # type: ignore[arg-type]
@@ -48,7 +50,7 @@ def after_blocks(count: int) -> None:
         if left[0] == 0:
             die()
 
-    running.Run._take = taking  # type: ignore[method-assign, assignment]
+    running.DissectionRun._add_block = taking  # type: ignore[method-assign, assignment]
 
 
 def child(out: Path, when: str) -> bool:
@@ -73,7 +75,7 @@ def child(out: Path, when: str) -> bool:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    running.PAUSE = running.SHARE = 0  # a checkpoint after each block
+    running.MIN_CHECKPOINT_SECONDS = running.CHECKPOINT_COST_RATIO = 0  # a checkpoint after each block
     folder = Path(sys.argv[1])
     killed = sum(child(folder, when) for when in sys.argv[2:])
     child(folder, "")

@@ -11,10 +11,10 @@ import transformers
 from PIL import Image
 from torch import Tensor, nn
 
+from milan.cli.describe import main
 from milan.dissection.determinism import examine
 from milan.dissection.dissect import dissect
 from milan.errors import BadInput, MilanWarning
-from milan.programs.describe import main
 from milan.targets import Target
 from tests.dissection.world import LAYERS, SIZE, counted, files, toy_probe, toy_target
 

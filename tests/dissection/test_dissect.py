@@ -13,15 +13,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from milan.dissection import dissect as dissecting
-from milan.dissection import running
+from milan.dissection import dissection_run as running
 from milan.dissection.dissect import dissect
-from milan.dissection.hooks import ablated, recorded
 from milan.dissection.masks import masks_from_maps
 from milan.dissection.store import Dissection, load_dissection
 from milan.errors import BadInput, MilanNotice, MilanWarning, MissingEvidence, UnknownName, recorded_warnings
 from milan.probes import Probe, load_probe
-from milan.storage import locked
+from milan.storage.files import lock_folder
 from milan.targets import Target, load_target
+from milan.targets.hooks import ablated, recorded
 from milan.units import Unit
 from tests.dissection.world import (
     LAYERS,
@@ -94,7 +94,9 @@ def squeezenet() -> tuple[Target, Probe]:
 
 
 @pytest.mark.parametrize(("batch_size", "workers", "threads"), [(1, 0, 1), (7, 2, 2), (16, 0, 2), (40, 2, 1)])
-def test_same_bytes_for_any_batch_workers_and_threads(tmp_path: Path, batch_size: int, workers: int, threads: int) -> None:
+def test_same_bytes_for_any_batch_workers_and_threads(
+    tmp_path: Path, batch_size: int, workers: int, threads: int
+) -> None:
     target, probe = squeezenet()
     layers = ["features.3", "features.12"]
     dissect(target, probe, layers, tmp_path / "one")
@@ -109,9 +111,11 @@ def test_same_bytes_for_any_batch_workers_and_threads(tmp_path: Path, batch_size
 def test_run_plainly_the_same_network_depends_on_the_batch() -> None:
     """Why blocks are needed; should this fail some day, they are not."""
     target, probe = squeezenet()
-    images = target.prepare(torch.stack([probe.image(index) for index in range(40)]))
+    images = target.preprocess(torch.stack([probe.image(index) for index in range(40)]))
     with torch.no_grad():
-        ones, all_at_once = (torch.cat([target.model.eval().features(part) for part in images.split(size)]) for size in (1, 40))
+        ones, all_at_once = (
+            torch.cat([target.model.eval().features(part) for part in images.split(size)]) for size in (1, 40)
+        )
     assert not torch.equal(ones, all_at_once)
 
 
@@ -125,7 +129,7 @@ def test_layers_one_by_one_or_together_make_the_same_bytes(tmp_path: Path) -> No
 def passes(target: Target, probe: Probe, out: Path, **settings: object) -> int:
     """How many images of the probe go through the network for this dissection."""
     count = counted(target)
-    _ = next(count), target.found, target.fingerprint  # both run it too
+    _ = next(count), target.dissectable_layers, target.fingerprint  # both run it too
     before = next(count)
     dissect(target, probe, ["conv2"], out, **settings)
     return next(count) - before - 5  # images by which the layers are examined
@@ -255,7 +259,9 @@ def crafted(count: int = 30) -> tuple[Target, Probe]:
     images = toy_images(count) // 2
     images[5, 0] = 255
     images[9, 0] = 254
-    return Target(Crafted(), name="crafted", image_size=SIZE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)), Probe.from_tensor(images)
+    return Target(
+        Crafted(), name="crafted", image_size=SIZE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
+    ), Probe.from_tensor(images)
 
 
 def test_dead_sparse_and_invalid_units_are_told_apart(tmp_path: Path) -> None:
@@ -273,7 +279,7 @@ def test_dead_sparse_and_invalid_units_are_told_apart(tmp_path: Path) -> None:
         "sometimes_nan": "ok",
         "infinite": "invalid",
     }
-    assert [unit.index for unit in found.alive()] == [2, 4, 6]
+    assert [unit.index for unit in found.active_units()] == [2, 4, 6]
     assert found.exemplars(Unit("units", 2)).ids[:2].tolist() == [5, 9]
     assert found.exemplars(Unit("units", 2)).activations.max() < 0
     assert found.exemplars(Unit("units", 0)).ids.tolist() == [0, 1, 2, 3]
@@ -300,11 +306,13 @@ def test_one_image(tmp_path: Path) -> None:
 
 def test_empty_masks_become_whole_and_that_is_told_once(tmp_path: Path) -> None:
     found = dissect(toy_target(), toy_probe(), ["head"], tmp_path)["head"]
-    with pytest.warns(MilanWarning, match="head: exemplars in which no place exceeds the unit's threshold are shown whole"):
-        first = found.exemplars(found.alive()[0])
+    with pytest.warns(
+        MilanWarning, match="head: exemplars in which no place exceeds the unit's threshold are shown whole"
+    ):
+        first = found.exemplars(found.active_units()[0])
     assert first.masks.all()
     warnings.simplefilter("error", MilanWarning)
-    assert found.exemplars(found.alive()[1]).masks.all()
+    assert found.exemplars(found.active_units()[1]).masks.all()
 
 
 def test_unit_subset_is_the_same_as_in_the_whole(tmp_path: Path) -> None:
@@ -349,9 +357,11 @@ def test_layers_that_cannot_be(tmp_path: Path) -> None:
         assert list(dissect(toy_target(), toy_probe(20), ["conv2", "module.conv2"], tmp_path)) == ["conv2"]
 
 
-def test_folder_that_cannot_be_used_is_told_before_the_first_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_that_cannot_be_used_is_told_before_the_first_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = toy_target()
-    _ = target.found
+    _ = target.dissectable_layers
     count = counted(target)
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="is a file"):
@@ -363,7 +373,7 @@ def test_folder_that_cannot_be_used_is_told_before_the_first_image(tmp_path: Pat
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
-    with locked(tmp_path), pytest.raises(BadInput, match="being written by this process"):
+    with lock_folder(tmp_path), pytest.raises(BadInput, match="being written by this process"):
         dissect(toy_target(), toy_probe(20), ["conv2"], tmp_path)
 
 
@@ -393,7 +403,9 @@ def test_a_network_that_cannot_be_copied_is_run_by_one_thread(tmp_path: Path) ->
     dissect(toy_target(), toy_probe(), LAYERS, tmp_path / "plain")
     torch.set_num_threads(2)
     try:
-        with pytest.warns(MilanWarning, match=r"toy cannot be copied \(holds a lock\), so one thread works instead of 2"):
+        with pytest.warns(
+            MilanWarning, match=r"toy cannot be copied \(holds a lock\), so one thread works instead of 2"
+        ):
             found = dissect(toy_target(kind=Uncopied), toy_probe(), LAYERS, tmp_path / "uncopied")
     finally:
         torch.set_num_threads(1)
@@ -416,7 +428,9 @@ def picture_folder(folder: Path, count: int, bad: list[int]) -> str:
 def test_bad_files_do_not_shift_the_others(tmp_path: Path) -> None:
     spec = picture_folder(tmp_path / "pictures", 80, [31, 32, 79])
     with pytest.warns(MilanWarning, match="3 of 80 images"):
-        found = dissect(toy_target(), load_probe(spec, size=SIZE, resize=SIZE), ["conv2"], tmp_path / "out", k=5)["conv2"]
+        found = dissect(toy_target(), load_probe(spec, size=SIZE, resize=SIZE), ["conv2"], tmp_path / "out", k=5)[
+            "conv2"
+        ]
     peaks = all_maps(toy_target(), toy_images(80))["conv2"].amax((2, 3))
     activations = found.activations("max")
     assert activations.isnan().all(1).nonzero().flatten().tolist() == [31, 32, 79]
@@ -429,19 +443,19 @@ def test_bad_files_do_not_shift_the_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize("blocks", [0, 2, 99])
 def test_warnings_of_the_pass_are_kept_whenever_it_is_stopped(blocks: int, tmp_path: Path, monkeypatch) -> None:
     """Stopped after so many blocks, or not at all, and run once more when it is done."""
-    monkeypatch.setattr(running, "PAUSE", 0)
-    monkeypatch.setattr(running, "SHARE", 0)
+    monkeypatch.setattr(running, "MIN_CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(running, "CHECKPOINT_COST_RATIO", 0)
     spec = picture_folder(tmp_path / "pictures", 80, [1, 79])
-    take, taken = running.Run._take, []
+    take, taken = running.DissectionRun._add_block, []
 
-    def taking(self: running.Run, *arguments: object) -> None:
+    def taking(self: running.DissectionRun, *arguments: object) -> None:
         if len(taken) == blocks:
             taken.append("stopped")
             raise KeyboardInterrupt
         taken.append("a block")
         take(self, *arguments)
 
-    monkeypatch.setattr(running.Run, "_take", taking)
+    monkeypatch.setattr(running.DissectionRun, "_add_block", taking)
     told: list[dict[str, None]] = []
     for _ in range(3):
         told.append({})
@@ -464,7 +478,9 @@ def test_too_many_bad_files_are_an_error(tmp_path: Path) -> None:
 def test_images_not_kept_are_asked_of_the_probe_if_it_is_still_the_same(tmp_path: Path) -> None:
     spec = picture_folder(tmp_path / "pictures", 40, [])
     unit = Unit("conv2", 1)
-    whole = dissect(toy_target(), load_probe(spec, size=SIZE, resize=SIZE), ["conv2"], tmp_path / "out", k=5)["conv2"].exemplars(unit)
+    whole = dissect(toy_target(), load_probe(spec, size=SIZE, resize=SIZE), ["conv2"], tmp_path / "out", k=5)[
+        "conv2"
+    ].exemplars(unit)
     (tmp_path / "out" / "images.npy").unlink()
     again = load_dissection(tmp_path / "out" / "conv2")
     assert torch.equal(again.exemplars(unit).images, whole.images)
@@ -492,7 +508,9 @@ def test_beyond_the_memory_thresholds_are_sampled_with_a_stated_error(tmp_path: 
     found = {}
     for batch_size in (3, 64):
         tight = {"k": 3, "quantile": 0.5, "memory": "3.5MB", "batch_size": batch_size}
-        with pytest.warns(MilanWarning, match="a sample of 1 in 2 values, to fit the memory; the quantile 0.5 may be off by"):
+        with pytest.warns(
+            MilanWarning, match="a sample of 1 in 2 values, to fit the memory; the quantile 0.5 may be off by"
+        ):
             found[batch_size] = dissect(target, probe, ["conv1"], tmp_path / str(batch_size), **tight)
     assert files(tmp_path / "3") == files(tmp_path / "64")
     facts = json.loads((tmp_path / "3" / "conv1" / "dissection.json").read_text())
@@ -508,7 +526,9 @@ def test_class_token_and_mean_of_tokens(tmp_path: Path) -> None:
 
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        model = VisionTransformer(image_size=SIZE, patch_size=8, num_layers=2, num_heads=2, hidden_dim=12, mlp_dim=24, num_classes=3)
+        model = VisionTransformer(
+            image_size=SIZE, patch_size=8, num_layers=2, num_heads=2, hidden_dim=12, mlp_dim=24, num_classes=3
+        )
         for parameter in model.parameters():
             nn.init.normal_(parameter, std=0.3)
     target = Target(model, name="vit", image_size=SIZE)
@@ -516,7 +536,7 @@ def test_class_token_and_mean_of_tokens(tmp_path: Path) -> None:
     found = dissect(target, toy_probe(40), [layer, "conv_proj"], tmp_path)
     seen: list[Tensor] = []
     model.eval().get_submodule(layer).register_forward_hook(lambda _, __, output: seen.append(output.detach().clone()))
-    target.outputs(target.prepare(toy_images(40)))
+    target.outputs(target.preprocess(toy_images(40)))
     assert torch.allclose(found[layer].activations("cls"), seen[0][:, 0], atol=1e-5)
     assert torch.allclose(found[layer].activations("tokens"), seen[0][:, 1:].mean(1), atol=1e-5)
     assert torch.allclose(found[layer].activations("max"), seen[0][:, 1:].amax(1), atol=1e-5)
@@ -534,7 +554,14 @@ def test_what_a_folder_holds_is_told(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"no dissection in .*nothing"):
         load_dissection(tmp_path / "nothing")
     again = load_dissection(str(tmp_path / "conv1"))
-    assert (again.layer, again.k, again.quantile, again.target, again.image_size, len(again.units)) == ("conv1", 15, 0.99, "toy", SIZE, 6)
+    assert (again.layer, again.k, again.quantile, again.target, again.image_size, len(again.units)) == (
+        "conv1",
+        15,
+        0.99,
+        "toy",
+        SIZE,
+        6,
+    )
     for name in ("statistics.safetensors", "pooled_max.npy"):
         (tmp_path / "conv1" / name).unlink()
     for ask in (load_dissection(tmp_path / "conv1").thresholds, load_dissection(tmp_path / "conv1").activations):
@@ -544,27 +571,31 @@ def test_what_a_folder_holds_is_told(tmp_path: Path) -> None:
 
 def test_checkpoints_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = []
-    monkeypatch.setattr(running.Run, "_checkpoint", lambda run: written.append(run.next) or 0.0)
+    monkeypatch.setattr(running.DissectionRun, "_checkpoint", lambda run: written.append(run.next_image) or 0.0)
     dissect(toy_target(), toy_probe(), ["conv2"], tmp_path)
     assert not written  # it took less than the pause
 
 
 def test_real_photographs_on_a_real_network_are_brute_force(tmp_path: Path, shared_data: Path) -> None:
     """Exemplars, activations and thresholds of the real run, on a part of it, worked out again by numpy in float64."""
-    target = load_target("torchvision:squeezenet1_0", weights=shared_data / "squeezenet" / "squeezenet1_0_imagenet.safetensors")
+    target = load_target(
+        "torchvision:squeezenet1_0", weights=shared_data / "squeezenet" / "squeezenet1_0_imagenet.safetensors"
+    )
     probe = load_probe(str(shared_data / "imagenet_sample" / "train.parquet"), target=target, limit=48)
     layers = ["features.3", "features.12"]
     found = dissect(target, probe, layers, tmp_path)
     parts: dict[str, list[Tensor]] = {layer: [] for layer in layers}
     with recorded(target, layers, lambda layer, maps, cls: parts[layer].append(maps.clone())) as look:
         for _, images in probe.batches(4):  # the network is run as it is run there: four images of this size at a time
-            look(target.prepare(images))
+            look(target.preprocess(images))
     for layer in layers:
         maps = torch.cat(parts[layer])
         ids = brute_exemplars(maps, 15)
         assert np.array_equal(found[layer].thresholds().numpy(), brute_thresholds(maps, 0.99).astype(np.float32))
         assert torch.equal(found[layer].activations("max"), maps.amax((2, 3)))
-        assert torch.allclose(found[layer].activations("mean").double(), maps.double().mean((2, 3)), atol=1e-4, rtol=1e-5)
+        assert torch.allclose(
+            found[layer].activations("mean").double(), maps.double().mean((2, 3)), atol=1e-4, rtol=1e-5
+        )
         for unit in found[layer].units[::16]:
             exemplars = found[layer].exemplars(unit)
             assert exemplars.ids.tolist() == ids[unit.index].tolist()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from milan.dissection.dissect import dissect
-from milan.dissection.exchange import annotations_of, export_compact, export_milannotations
+from milan.dissection.milannotations import export_compact, export_milannotations, read_unit_annotations
 from milan.dissection.store import Dissection, load_dissection
 from milan.errors import BadInput, MissingEvidence, UnknownName
 from milan.probes import load_probe
@@ -23,7 +23,9 @@ from tests.dissection.world import SIZE, toy_probe, toy_target
 
 @pytest.fixture
 def dissection(tmp_path: Path) -> Dissection:
-    return dissect(toy_target(), toy_probe(60), ["conv2"], tmp_path / "own", k=4, quantile=0.95, units={"conv2": [1, 5, 6]})["conv2"]
+    return dissect(
+        toy_target(), toy_probe(60), ["conv2"], tmp_path / "own", k=4, quantile=0.95, units={"conv2": [1, 5, 6]}
+    )["conv2"]
 
 
 def said(dissection: Dissection) -> dict[Unit, list[str]]:
@@ -42,7 +44,7 @@ def test_released_layout_there_and_back(tmp_path: Path, dissection: Dissection) 
     place = export_milannotations(dissection, tmp_path / "toy", said(dissection))
     assert place == tmp_path / "toy" / "conv2"
     same(dissection, load_dissection(place))
-    assert annotations_of(place) == annotations_of(tmp_path / "toy") == said(dissection)
+    assert read_unit_annotations(place) == read_unit_annotations(tmp_path / "toy") == said(dissection)
     images, masks = np.load(place / "images.npy"), np.load(place / "masks.npy")
     assert (images.shape, images.dtype) == ((3, 4, 3, SIZE, SIZE), np.uint8)
     assert (masks.shape, masks.dtype, masks.max()) == ((3, 4, 1, SIZE, SIZE), np.uint8, 1)
@@ -58,7 +60,7 @@ def test_a_layer_that_is_no_file_name_is_found_again(tmp_path: Path) -> None:
     for export in (export_milannotations, export_compact):
         place = export(own, tmp_path / export.__name__, said(own))
         assert load_dissection(place).layer == "Conv/1"
-        assert annotations_of(place) == said(own)
+        assert read_unit_annotations(place) == said(own)
 
 
 def test_a_layer_written_again_replaces_its_annotations_and_no_others(tmp_path: Path, dissection: Dissection) -> None:
@@ -66,7 +68,7 @@ def test_a_layer_written_again_replaces_its_annotations_and_no_others(tmp_path: 
     folder.mkdir()
     (folder / "annotations.csv").write_text("layer,unit,summary\n0,3,kept\nconv2,1,gone\n")
     export_milannotations(dissection, folder, said(dissection))
-    assert annotations_of(folder) == {Unit("0", 3): ["kept"], **said(dissection)}
+    assert read_unit_annotations(folder) == {Unit("0", 3): ["kept"], **said(dissection)}
 
 
 def test_compact_form_there_and_back(tmp_path: Path) -> None:
@@ -76,9 +78,11 @@ def test_compact_form_there_and_back(tmp_path: Path) -> None:
     place = export_compact(own, tmp_path / "network", said(own))
     again = load_dissection(place)
     same(own, again)
-    assert annotations_of(place) == annotations_of(tmp_path / "network") == said(own)
+    assert read_unit_annotations(place) == read_unit_annotations(tmp_path / "network") == said(own)
     assert (again.probe, again.target, again.quantile, again.image_size) == (spec, "toy", 0.9, SIZE)
-    assert sum(file.stat().st_size for file in place.iterdir()) < 8 * 4 * SIZE**2  # an eighth of the masks' bytes, and small tables
+    assert (
+        sum(file.stat().st_size for file in place.iterdir()) < 8 * 4 * SIZE**2
+    )  # an eighth of the masks' bytes, and small tables
     assert again.key == load_dissection(place).key
     table = np.loadtxt(place / "ids.csv", delimiter=",", ndmin=2)
     table[0, 0] = 39 - table[0, 0]
@@ -102,7 +106,9 @@ def released(folder: Path, *, units: list[int] | None = None, images: bool = Tru
     masks[0, 0] = 0
     np.save(folder / "masks.npy", masks)
     np.savetxt(folder / "ids.csv", np.arange(count * 2).reshape(count, 2), fmt="%i", delimiter=",")
-    np.savetxt(folder / "activations.csv", np.arange(count * 2).reshape(count, 2)[:, ::-1] / 3, fmt="%.5e", delimiter=",")
+    np.savetxt(
+        folder / "activations.csv", np.arange(count * 2).reshape(count, 2)[:, ::-1] / 3, fmt="%.5e", delimiter=","
+    )
     if units:
         np.save(folder / "units.npy", np.array(units))
     return folder
@@ -113,7 +119,9 @@ def test_units_are_looked_up_by_number_not_by_place(tmp_path: Path) -> None:
     found = load_dissection(folder)
     assert [unit.index for unit in found.units] == [7, 0, 30]
     for row, index in enumerate([7, 0, 30]):
-        assert torch.equal(found.exemplars(Unit("layer4", index)).images, torch.from_numpy(np.load(folder / "images.npy")[row]))
+        assert torch.equal(
+            found.exemplars(Unit("layer4", index)).images, torch.from_numpy(np.load(folder / "images.npy")[row])
+        )
         assert found.exemplars(Unit("layer4", index)).ids.tolist() == [row * 2, row * 2 + 1]
     with pytest.raises(UnknownName, match="'layer4:1'"):
         found.exemplars(Unit("layer4", 1))
@@ -121,10 +129,12 @@ def test_units_are_looked_up_by_number_not_by_place(tmp_path: Path) -> None:
 
 def test_layers_named_by_numbers_stay_texts(tmp_path: Path) -> None:
     found = load_dissection(released(tmp_path / "places" / "4"))
-    (tmp_path / "places" / "annotations.csv").write_text("\ufefflayer,unit,summary\n4,2,sky\n4,2,blue things\n7,0,other\n4,1,  \n", "utf-8")
+    (tmp_path / "places" / "annotations.csv").write_text(
+        "\ufefflayer,unit,summary\n4,2,sky\n4,2,blue things\n7,0,other\n4,1,  \n", "utf-8"
+    )
     assert found.layer == "4"
-    assert annotations_of(found.folder) == {Unit("4", 2): ["sky", "blue things"]}
-    assert annotations_of(tmp_path / "places") == {Unit("4", 2): ["sky", "blue things"], Unit("7", 0): ["other"]}
+    assert read_unit_annotations(found.folder) == {Unit("4", 2): ["sky", "blue things"]}
+    assert read_unit_annotations(tmp_path / "places") == {Unit("4", 2): ["sky", "blue things"], Unit("7", 0): ["other"]}
 
 
 def test_an_empty_released_mask_is_the_whole_image(tmp_path: Path) -> None:
@@ -138,7 +148,9 @@ def test_what_a_release_does_not_hold_is_told(tmp_path: Path) -> None:
     for ask in (found.thresholds, found.activations):
         with pytest.raises(MissingEvidence, match="dissect layer layer1 of the network itself"):
             ask()
-    with pytest.raises(MissingEvidence, match=r'has no images.npy; say where they are in .*probe.json, as \{"spec": "FOLDER"\}'):
+    with pytest.raises(
+        MissingEvidence, match=r'has no images.npy; say where they are in .*probe.json, as \{"spec": "FOLDER"\}'
+    ):
         found.exemplars(found.units[0])
     spec = picture_folder(tmp_path / "pictures", 6, [])
     (tmp_path / "net" / "probe.json").write_text(json.dumps({"spec": spec, "size": 8}))
@@ -195,20 +207,24 @@ def test_damaged_files_are_told(tmp_path: Path, what: str) -> None:
 
 def test_damaged_annotations_are_told(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"no annotations.csv in"):
-        annotations_of(tmp_path)
+        read_unit_annotations(tmp_path)
     file = tmp_path / "annotations.csv"
     file.write_text("layer,unit,text\na,1,b\n")
     with pytest.raises(BadInput, match="needs layer, unit, summary"):
-        annotations_of(tmp_path)
-    for row, told in (("a,one,b", "unit 'one'"), ("a,1,red, or blue", "4 cells for 3 columns"), ("a,1", "2 cells for 3 columns")):
+        read_unit_annotations(tmp_path)
+    for row, told in (
+        ("a,one,b", "unit 'one'"),
+        ("a,1,red, or blue", "4 cells for 3 columns"),
+        ("a,1", "2 cells for 3 columns"),
+    ):
         file.write_text(f"layer,unit,summary\na,0,b\n{row}\n")
         with pytest.raises(BadInput, match=f"annotations.csv, line 3: {told}"):
-            annotations_of(file)
+            read_unit_annotations(file)
 
 
 def test_the_real_annotations_of_resnet152(shared_data: Path) -> None:
     file = shared_data / "milannotations" / "resnet152_imagenet.csv"
-    found = annotations_of(file)
+    found = read_unit_annotations(file)
     with file.open(newline="", encoding="utf-8") as opened:
         rows = sum(bool(row["summary"].strip()) for row in csv.DictReader(opened))
     assert len(found) == 3904

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from milan.cli.describe import describe, main
 from milan.dissection.dissect import dissect
-from milan.dissection.exchange import export_compact, export_milannotations
+from milan.dissection.milannotations import export_compact, export_milannotations
 from milan.dissection.store import load_dissection
 from milan.errors import BadInput, MissingEvidence
 from milan.probes import Probe, load_probe
-from milan.programs.describe import describe, main
 from milan.targets import GeneratorTarget, Latents, Target, load_target
 from milan.units import Unit
 from tests.dissection.world import files
@@ -41,14 +41,18 @@ class Painter(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         left, right = (latents[:, at, None, None, None].expand(-1, 1, 4, 2) for at in (0, 1))
-        maps = self.halves(torch.cat([torch.cat([left, right], 3), latents[:, 2:, None, None].expand(-1, 2, 4, 4)], 1) * self.scale)
+        maps = self.halves(
+            torch.cat([torch.cat([left, right], 3), latents[:, 2:, None, None].expand(-1, 2, 4, 4)], 1) * self.scale
+        )
         bright = torch.tanh(nn.functional.interpolate(maps[:, :1], scale_factor=8))
         cool = torch.where(latents[:, 3, None, None, None] > 0.5, -1.0, bright)
         return torch.cat([bright, cool, cool], 1)
 
 
 def painter(seed: int = 0, **options) -> GeneratorTarget:
-    return GeneratorTarget(Painter(), Latents(2, ["grey", "red"], count=COUNT, seed=seed), image_size=SIZE, name="painter", **options)
+    return GeneratorTarget(
+        Painter(), Latents(2, ["grey", "red"], count=COUNT, seed=seed), image_size=SIZE, name="painter", **options
+    )
 
 
 def test_a_row_of_latents_depends_on_its_number_alone() -> None:
@@ -68,7 +72,7 @@ def test_a_row_of_latents_depends_on_its_number_alone() -> None:
 
 def test_its_probe_is_its_own_pictures() -> None:
     target = painter()
-    probe = Probe.made_by(target)
+    probe = Probe.from_generator(target)
     assert (len(probe), probe.size, probe.classes) == (COUNT, SIZE, ["grey", "red"])
     assert probe.labels == [0, 1] * 30
     row = target.latents.rows(torch.tensor([5]))[0]
@@ -78,13 +82,17 @@ def test_its_probe_is_its_own_pictures() -> None:
     assert not found[1:].any()  # class 1 is red
     _, images = next(probe.batches(8))
     assert torch.equal(images[5], found)
-    assert Probe.made_by(painter(seed=1)).fingerprint != probe.fingerprint
-    assert Probe.made_by(painter(), limit=9).fingerprint != probe.fingerprint == Probe.made_by(painter()).fingerprint
+    assert Probe.from_generator(painter(seed=1)).fingerprint != probe.fingerprint
+    assert (
+        Probe.from_generator(painter(), limit=9).fingerprint
+        != probe.fingerprint
+        == Probe.from_generator(painter()).fingerprint
+    )
 
 
 def test_dissecting_finds_the_latents_that_drive_a_unit(tmp_path: Path) -> None:
     target = painter()
-    probe = Probe.made_by(target)
+    probe = Probe.from_generator(target)
     dissection = dissect(target, probe, ["halves"], tmp_path, k=4, quantile=0.8)["halves"]
     rows = target.latents.rows(torch.arange(COUNT)).numpy()
     strongest = np.sort(rows[:, :2].max(1))[::-1][:4]
@@ -103,26 +111,26 @@ def test_dissecting_finds_the_latents_that_drive_a_unit(tmp_path: Path) -> None:
 
 def test_nothing_depends_on_batches_or_a_second_run(tmp_path: Path) -> None:
     target = painter()
-    dissect(target, Probe.made_by(target), ["halves"], tmp_path / "a", batch_size=7)
-    dissect(painter(), Probe.made_by(painter()), ["halves"], tmp_path / "b", workers=2)
+    dissect(target, Probe.from_generator(target), ["halves"], tmp_path / "a", batch_size=7)
+    dissect(painter(), Probe.from_generator(painter()), ["halves"], tmp_path / "b", workers=2)
     assert files(tmp_path / "a") == files(tmp_path / "b")
     before = files(tmp_path / "a")
-    dissect(painter(), Probe.made_by(painter()), ["halves"], tmp_path / "a")
+    dissect(painter(), Probe.from_generator(painter()), ["halves"], tmp_path / "a")
     assert files(tmp_path / "a") == before
     other = painter()
     with torch.no_grad():
         other.model.scale.mul_(2)
-    dissect(other, Probe.made_by(other), ["halves"], tmp_path / "a")
+    dissect(other, Probe.from_generator(other), ["halves"], tmp_path / "a")
     assert files(tmp_path / "a") != before  # other weights: not found again but made anew
 
 
 def test_hooks_and_painting_do_not_meet() -> None:
     """Pictures are made by a copy, so a hook that changes the network under study changes none of them."""
     target = painter()
-    before = target.picture(3)
+    before = target.generate_image(3)
     handle = target.model.halves.register_forward_hook(lambda module, given, maps: torch.zeros_like(maps))
-    assert torch.equal(target.picture(3), before)
-    assert not target.outputs(target.noise(2, SIZE))[:, 0].any()  # red: tanh of nothing
+    assert torch.equal(target.generate_image(3), before)
+    assert not target.outputs(target.make_noise(2, SIZE))[:, 0].any()  # red: tanh of nothing
     handle.remove()
 
 
@@ -131,12 +139,12 @@ def test_a_wrong_probe_is_told(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="own pictures: --probe latents:SPEC"):
         dissect(target, load_probe("diorama:objects", size=SIZE, limit=5), ["halves"], tmp_path)
     with pytest.raises(BadInput, match="does not show what painter makes"):
-        dissect(target, Probe.made_by(painter(seed=1)), ["halves"], tmp_path)
+        dissect(target, Probe.from_generator(painter(seed=1)), ["halves"], tmp_path)
     assert not list(tmp_path.glob("halves"))
     with pytest.raises(BadInput, match="makes pictures and takes none"):
-        target.prepare(torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8))
+        target.preprocess(torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8))
     with pytest.raises(BadInput, match=r"puts out \(1, 3, 32, 32\).*should \(1, 3, 64, 64\)"):
-        Probe.made_by(GeneratorTarget(Painter(), Latents(2, ["grey", "red"]), image_size=64, name="painter"))
+        Probe.from_generator(GeneratorTarget(Painter(), Latents(2, ["grey", "red"]), image_size=64, name="painter"))
     with pytest.raises(BadInput, match="diorama:resnet-scenes makes no pictures"):
         load_probe("latents:diorama:resnet-scenes")
     with pytest.raises(BadInput, match="the first must be the smaller"):
@@ -144,8 +152,8 @@ def test_a_wrong_probe_is_told(tmp_path: Path) -> None:
 
 
 def test_a_classifier_may_look_at_a_generators_pictures(tmp_path: Path) -> None:
-    eye = Target(nn.Sequential(nn.Conv2d(3, 2, 1)), image_size=SIZE)
-    found = dissect(eye, Probe.made_by(painter()), ["0"], tmp_path, k=2)["0"]
+    vision_encoder = Target(nn.Sequential(nn.Conv2d(3, 2, 1)), image_size=SIZE)
+    found = dissect(vision_encoder, Probe.from_generator(painter()), ["0"], tmp_path, k=2)["0"]
     assert found.exemplars(Unit("0", 0)).images.shape == (2, 3, SIZE, SIZE)
 
 
@@ -155,8 +163,8 @@ def test_a_generator_of_a_file_by_name(tmp_path: Path) -> None:
     spec = f"{file}:make"
     target = load_target(spec)
     assert isinstance(target, GeneratorTarget)
-    assert target.own_probe == f"latents:{spec}"
-    probe = load_probe(target.own_probe)
+    assert target.generated_probe_spec == f"latents:{spec}"
+    probe = load_probe(target.generated_probe_spec)
     found = dissect(target, probe, ["halves"], tmp_path / "d", k=3)["halves"]
     again = load_dissection(tmp_path / "d" / "halves")
     assert again.open_probe().fingerprint == probe.fingerprint
@@ -173,16 +181,27 @@ def test_a_generator_of_a_file_by_name(tmp_path: Path) -> None:
 
 def test_without_a_name_it_is_not_exported_compactly(tmp_path: Path) -> None:
     target = painter()
-    found = dissect(target, Probe.made_by(target), ["halves"], tmp_path, k=3)["halves"]
+    found = dissect(target, Probe.from_generator(target), ["halves"], tmp_path, k=3)["halves"]
     with pytest.raises(MissingEvidence, match="so its images would be lost"):
         export_compact(found, tmp_path / "kept")
-    assert Probe.made_by(target).settings["spec"] == ""
+    assert Probe.from_generator(target).settings["spec"] == ""
 
 
 def test_describing_takes_the_generators_own_pictures(tmp_path: Path, capsys) -> None:
     file = tmp_path / "maker.py"
     file.write_text(MAKER)
-    words = ["--target", f"{file}:make", "--layers", "halves", "--describer", "constant", "--out", str(tmp_path / "run"), "--k", "3"]
+    words = [
+        "--target",
+        f"{file}:make",
+        "--layers",
+        "halves",
+        "--describer",
+        "constant",
+        "--out",
+        str(tmp_path / "run"),
+        "--k",
+        "3",
+    ]
     assert main(words) == 0
     table = (tmp_path / "run" / "run.json").read_text()
     assert f'"probe": "latents:{file}:make"' in table

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from milan.dissection.masks import masks_from_maps, unit_masks, whole_where_empty
+from milan.dissection.masks import fill_empty_masks, iter_unit_masks, masks_from_maps
 from milan.errors import BadInput
 from milan.probes import Probe
 from tests.dissection.world import SIZE, all_maps, toy_images, toy_target
@@ -66,7 +66,7 @@ def test_nothing_exceeds_nan() -> None:
 def test_an_empty_mask_becomes_the_whole_image() -> None:
     masks = torch.zeros(2, 3, 4, 4, dtype=torch.bool)
     masks[1, 2, 0, 0] = True
-    found = whole_where_empty(masks)
+    found = fill_empty_masks(masks)
     assert found.flatten(2).sum(2).tolist() == [[16, 16, 16], [16, 16, 1]]
 
 
@@ -74,7 +74,7 @@ def test_an_empty_mask_becomes_the_whole_image() -> None:
 def test_masks_over_the_whole_probe(size: int | None) -> None:
     target, images = toy_target(), toy_images(70)
     thresholds = torch.linspace(-0.2, 0.2, 8)
-    parts = list(unit_masks(target, Probe.from_tensor(images), "conv2", thresholds, size=size, batch_size=5))
+    parts = list(iter_unit_masks(target, Probe.from_tensor(images), "conv2", thresholds, size=size, batch_size=5))
     assert torch.equal(torch.cat([ids for ids, _ in parts]), torch.arange(70))
     found = torch.cat([masks for _, masks in parts])
     assert torch.equal(found, masks_from_maps(all_maps(target, images)["conv2"], thresholds, size or SIZE))
@@ -82,12 +82,12 @@ def test_masks_over_the_whole_probe(size: int | None) -> None:
 
 def test_thresholds_must_fit_the_layer() -> None:
     with pytest.raises(BadInput, match="7 thresholds for the 8 units of conv2"):
-        next(unit_masks(toy_target(), Probe.from_tensor(toy_images(3)), "conv2", torch.zeros(7)))
+        next(iter_unit_masks(toy_target(), Probe.from_tensor(toy_images(3)), "conv2", torch.zeros(7)))
 
 
 def test_masks_given_up_early_leave_no_thread_behind() -> None:
     threads = torch.get_num_threads()
-    masks = unit_masks(toy_target(), Probe.from_tensor(toy_images(200)), "conv2", torch.zeros(8))
+    masks = iter_unit_masks(toy_target(), Probe.from_tensor(toy_images(200)), "conv2", torch.zeros(8))
     next(masks)
     masks.close()
     assert torch.get_num_threads() == threads

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from milan.dissection.onward import onward_weights
 from milan.errors import BadInput, UnknownName
 from milan.targets import Target
+from milan.targets.effective_weights import compute_effective_weights
 
 
 def target(*modules: nn.Module, core: nn.Module | None = None) -> Target:
@@ -22,27 +22,49 @@ def target(*modules: nn.Module, core: nn.Module | None = None) -> Target:
 
 def test_the_last_layer_has_the_classifiers_own_weights():
     net = target(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
-    torch.testing.assert_close(onward_weights(net, "1"), net.model[4].weight.data.T.T)
-    head = target(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Dropout(), nn.Conv2d(4, 6, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    torch.testing.assert_close(onward_weights(head, "1"), head.model[3].weight.data[:, :, 0, 0])
+    torch.testing.assert_close(compute_effective_weights(net, "1"), net.model[4].weight.data.T.T)
+    head = target(
+        nn.Conv2d(3, 4, 3),
+        nn.ReLU(),
+        nn.Dropout(),
+        nn.Conv2d(4, 6, 1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
+    torch.testing.assert_close(compute_effective_weights(head, "1"), head.model[3].weight.data[:, :, 0, 0])
 
 
 def test_earlier_layers_have_the_product_of_all_matrices():
-    convolution, norm, grouped = nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.BatchNorm2d(6), nn.Conv2d(6, 8, 3, groups=2)
-    net = target(nn.Conv2d(3, 4, 3), nn.ReLU(), convolution, norm, nn.ReLU(), nn.MaxPool2d(2), grouped, nn.Flatten(), nn.Linear(8, 5))
+    convolution, norm, grouped = (
+        nn.Conv2d(4, 6, 3, stride=2, padding=1),
+        nn.BatchNorm2d(6),
+        nn.Conv2d(6, 8, 3, groups=2),
+    )
+    net = target(
+        nn.Conv2d(3, 4, 3),
+        nn.ReLU(),
+        convolution,
+        norm,
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        grouped,
+        nn.Flatten(),
+        nn.Linear(8, 5),
+    )
     first = convolution.weight.sum((2, 3))
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     second = torch.zeros(8, 6)
     second[:4, :3], second[4:, 3:] = grouped.weight.sum((2, 3))[:4], grouped.weight.sum((2, 3))[4:]
     by_hand = net.model[8].weight @ second @ (scale[:, None] * first)
-    torch.testing.assert_close(onward_weights(net, "1"), by_hand.detach())
-    torch.testing.assert_close(onward_weights(net, "1", to="4"), (scale[:, None] * first).detach())
+    torch.testing.assert_close(compute_effective_weights(net, "1"), by_hand.detach())
+    torch.testing.assert_close(compute_effective_weights(net, "1", later_layer="4"), (scale[:, None] * first).detach())
 
 
 def test_a_layer_that_reads_a_whole_map_counts_the_sum_over_its_places():
     net = target(nn.Conv2d(3, 4, 5, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 9, 7), nn.ReLU(), nn.Linear(7, 5))
     by_hand = net.model[5].weight @ net.model[3].weight.view(7, 4, 9).sum(2)
-    torch.testing.assert_close(onward_weights(net, "1"), by_hand.detach())
+    torch.testing.assert_close(compute_effective_weights(net, "1"), by_hand.detach())
 
 
 class Residual(nn.Module):
@@ -62,23 +84,23 @@ class Residual(nn.Module):
 def test_ways_around_are_added():
     net = target(core=Residual())
     by_hand = net.model.head.weight @ (torch.eye(4) + net.model.inner.weight.sum((2, 3)))
-    torch.testing.assert_close(onward_weights(net, "relu"), by_hand.detach())
+    torch.testing.assert_close(compute_effective_weights(net, "relu"), by_hand.detach())
 
 
 def test_the_network_is_left_as_it_was():
     net = target(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
-    images = net.noise(2, 16)
+    images = net.make_noise(2, 16)
     before = net.outputs(images)
-    onward_weights(net, "1")
+    compute_effective_weights(net, "1")
     assert torch.equal(net.outputs(images), before)
     assert not any("forward" in module.__dict__ for module in net.model.modules())
 
 
 def test_what_cannot_be_multiplied_is_told():
     with pytest.raises(BadInput, match="no sum of weights"):
-        onward_weights(target(core=Residual(bends=True)), "relu")
+        compute_effective_weights(target(core=Residual(bends=True)), "relu")
     net = target(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
     with pytest.raises(BadInput, match="0 does not come after 1"):
-        onward_weights(net, "1", to="0")
+        compute_effective_weights(net, "1", later_layer="0")
     with pytest.raises(UnknownName, match="unknown layer '11'"):
-        onward_weights(net, "11")
+        compute_effective_weights(net, "11")

@@ -10,54 +10,58 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from milan.dissection import overlap as module
+from milan.dissection import concept_overlap as module
+from milan.dissection.concept_overlap import ConceptOverlap, compute_thresholds, count_overlap
 from milan.dissection.dissect import dissect
-from milan.dissection.masks import unit_masks
-from milan.dissection.overlap import Overlap, overlap, thresholds_at
+from milan.dissection.masks import iter_unit_masks
 from milan.dissection.store import Dissection
 from milan.errors import BadInput, MilanWarning, UnknownName
-from milan.probes.labels import GivenLabels
+from milan.probes.pixel_labels import TensorLabels
 from tests.dissection.world import SIZE, toy_probe, toy_target
 
 COUNT = 24
 CONCEPTS = ["red", "blue", "car", "boat", "never seen"]
 
 
-def made_labels(size: int = SIZE) -> GivenLabels:
+def made_labels(size: int = SIZE) -> TensorLabels:
     """Rough blocks of labels on two levels; a colour in every second image only, "boat" on both levels."""
-    dice = np.random.default_rng(0)
-    colour = dice.choice([-1, 0, 1, 3], (COUNT, 1, 4, 4))
+    rng = np.random.default_rng(0)
+    colour = rng.choice([-1, 0, 1, 3], (COUNT, 1, 4, 4))
     colour[::2] = -1
-    labels = np.concatenate([colour, dice.choice([-1, 2, 3], (COUNT, 1, 4, 4))], axis=1)
-    return GivenLabels(torch.from_numpy(labels.repeat(size // 4, axis=2).repeat(size // 4, axis=3)), CONCEPTS, ["colour", "object"])
+    labels = np.concatenate([colour, rng.choice([-1, 2, 3], (COUNT, 1, 4, 4))], axis=1)
+    return TensorLabels(
+        torch.from_numpy(labels.repeat(size // 4, axis=2).repeat(size // 4, axis=3)), CONCEPTS, ["colour", "object"]
+    )
 
 
-class Patchy(GivenLabels):
+class Patchy(TensorLabels):
     """Labels of which those of some images cannot be read."""
 
     bad = (5,)
 
-    def of(self, ids):
+    def load(self, ids):
         if set(ids) & set(self.bad):
             raise BadInput(f"cannot read the segmentation of row {min(set(ids) & set(self.bad))}")
-        return super().of(ids)
+        return super().load(ids)
 
 
 @pytest.fixture(scope="module")
 def dissection(tmp_path_factory: pytest.TempPathFactory) -> Dissection:
-    return dissect(toy_target(), toy_probe(COUNT), ["conv1"], tmp_path_factory.mktemp("toy"), k=3, quantile=0.95)["conv1"]
+    return dissect(toy_target(), toy_probe(COUNT), ["conv1"], tmp_path_factory.mktemp("toy"), k=3, quantile=0.95)[
+        "conv1"
+    ]
 
 
 @pytest.fixture
-def counted(dissection: Dissection, cache: Path) -> Overlap:
-    return overlap(dissection, made_labels())
+def counted(dissection: Dissection, cache: Path) -> ConceptOverlap:
+    return count_overlap(dissection, made_labels())
 
 
 def brute(dissection: Dissection, over: str) -> np.ndarray:
     """The IoU of every unit with every concept, pixel by pixel."""
     labels = made_labels().labels.numpy()
     found = np.zeros((len(dissection.units), len(CONCEPTS)))
-    seen = list(unit_masks(dissection.open_target(), dissection.open_probe(), "conv1", dissection.thresholds()))
+    seen = list(iter_unit_masks(dissection.open_target(), dissection.open_probe(), "conv1", dissection.thresholds()))
     masks = torch.cat([part for _, part in seen]).numpy()  # images units h w
     for concept in range(len(CONCEPTS)):
         shown = (labels == concept).any(axis=1)
@@ -70,106 +74,116 @@ def brute(dissection: Dissection, over: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("over", ["probe", "category"])
-def test_iou_is_that_of_brute_force(dissection: Dissection, counted: Overlap, over: str) -> None:
+def test_iou_is_that_of_brute_force(dissection: Dissection, counted: ConceptOverlap, over: str) -> None:
     expected = brute(dissection, over)
     assert np.array_equal(counted.iou(over), expected)
     assert expected[:, :4].min() > 0.01
     assert not expected[:, 4].any()
 
 
-def test_the_two_ways_of_summing_differ_where_images_lack_labels(counted: Overlap) -> None:
+def test_the_two_ways_of_summing_differ_where_images_lack_labels(counted: ConceptOverlap) -> None:
     whole, within = counted.iou("probe"), counted.iou("category")
     assert (within[:, 0] >= whole[:, 0]).all()
     assert (within[:, 0] > whole[:, 0]).any()
 
 
-def test_iou_is_scikit_learns_jaccard_score(dissection: Dissection, counted: Overlap) -> None:
+def test_iou_is_scikit_learns_jaccard_score(dissection: Dissection, counted: ConceptOverlap) -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     labels = made_labels().labels.numpy()
-    seen = unit_masks(dissection.open_target(), dissection.open_probe(), "conv1", dissection.thresholds())
+    seen = iter_unit_masks(dissection.open_target(), dissection.open_probe(), "conv1", dissection.thresholds())
     masks = torch.cat([part for _, part in seen]).numpy()
     boat = (labels == 3).any(axis=1)
     expected = [metrics.jaccard_score(boat.ravel(), masks[:, unit].ravel()) for unit in range(masks.shape[1])]
     assert counted.iou()[:, 3] == pytest.approx(expected)
 
 
-def test_areas_and_images(counted: Overlap) -> None:
+def test_areas_and_images(counted: ConceptOverlap) -> None:
     labels = made_labels().labels.numpy()
     assert counted.area.sum() == COUNT * SIZE * SIZE
     shown = [(labels == concept).any(axis=1) for concept in range(len(CONCEPTS))]
-    assert (counted.shows.T @ counted.area).tolist() == [each.sum() for each in shown]
+    assert (counted.has_concept.T @ counted.area).tolist() == [each.sum() for each in shown]
     assert counted.images.tolist() == [each.any((1, 2)).sum() for each in shown]
     assert counted.levels_of.tolist() == [[True, False], [True, False], [False, True], [True, True], [False, False]]
 
 
 @pytest.mark.parametrize("decoded", [1, 7])
 def test_the_batch_size_changes_nothing(
-    dissection: Dissection, counted: Overlap, decoded: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    dissection: Dissection, counted: ConceptOverlap, decoded: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("MILAN_CACHE", str(tmp_path / "another"))
-    monkeypatch.setattr(module, "DECODED", decoded)
-    monkeypatch.setattr(module, "CHUNK", 3000)
-    monkeypatch.setattr(module, "MERGED", 50)
-    again = overlap(dissection, made_labels())
+    monkeypatch.setattr(module, "DECODING_BATCH", decoded)
+    monkeypatch.setattr(module, "CHUNK_PIXELS", 3000)
+    monkeypatch.setattr(module, "MERGED_COUNTS", 50)
+    again = count_overlap(dissection, made_labels())
     assert np.array_equal(again.table, counted.table)
     assert np.array_equal(again.counts.toarray(), counted.counts.toarray())
 
 
-def test_it_is_counted_once(dissection: Dissection, counted: Overlap, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module._Count, "run", lambda self: pytest.fail("counted again"))
-    assert np.array_equal(overlap(dissection, made_labels()).iou(), counted.iou())
+def test_it_is_counted_once(dissection: Dissection, counted: ConceptOverlap, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module._OverlapCounter, "run", lambda self: pytest.fail("counted again"))
+    assert np.array_equal(count_overlap(dissection, made_labels()).iou(), counted.iou())
     other = made_labels()
     other.labels[0, 1, 0, 0] = 2 - other.labels[0, 1, 0, 0]
     with pytest.raises(pytest.fail.Exception, match="counted again"):
-        overlap(dissection, other)
+        count_overlap(dissection, other)
 
 
-def test_a_small_probe_is_read_once_for_all_layers(dissection: Dissection, counted: Overlap, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_probe_is_read_once_for_all_layers(
+    dissection: Dissection, counted: ConceptOverlap, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read: list[int] = []
     probe = dissection.open_probe()
     batches = type(probe).batches
     monkeypatch.setattr(type(probe), "batches", lambda self, *given: (read.append(1), batches(self, *given))[1])
-    monkeypatch.setattr(module, "DECODED", 5)
+    monkeypatch.setattr(module, "DECODING_BATCH", 5)
     other = made_labels()
     other.labels[:] = 0
     for changed, times in ((0, 1), (1, 1)):
-        other = GivenLabels(other.labels.clone(), CONCEPTS, ["colour", "object"])
+        other = TensorLabels(other.labels.clone(), CONCEPTS, ["colour", "object"])
         other.labels[changed] = 1
-        assert overlap(dissection, other).area.sum() == COUNT * SIZE * SIZE
+        assert count_overlap(dissection, other).area.sum() == COUNT * SIZE * SIZE
         assert len(read) == times
-    monkeypatch.setattr(module, "HELD", 10)
-    monkeypatch.setattr(module, "DECODED", 6)
+    monkeypatch.setattr(module, "CACHED_BYTES", 10)
+    monkeypatch.setattr(module, "DECODING_BATCH", 6)
     for changed, times in ((2, 2), (3, 3)):
-        other = GivenLabels(other.labels.clone(), CONCEPTS, ["colour", "object"])
+        other = TensorLabels(other.labels.clone(), CONCEPTS, ["colour", "object"])
         other.labels[changed] = 1
-        overlap(dissection, other)
+        count_overlap(dissection, other)
         assert len(read) == times
 
 
 def test_another_quantile_has_thresholds_of_its_own(dissection: Dissection, cache: Path, tmp_path: Path) -> None:
     at = dissect(toy_target(), toy_probe(COUNT), ["conv1"], tmp_path / "there", k=3, quantile=0.8)["conv1"]
-    assert torch.equal(thresholds_at(dissection, 0.8), at.thresholds())
-    assert np.array_equal(overlap(dissection, made_labels(), 0.8).counts.toarray(), overlap(at, made_labels()).counts.toarray())
-    assert overlap(dissection, made_labels(), 0.8).counts.sum() > overlap(dissection, made_labels()).counts.sum()
+    assert torch.equal(compute_thresholds(dissection, 0.8), at.thresholds())
+    assert np.array_equal(
+        count_overlap(dissection, made_labels(), 0.8).counts.toarray(),
+        count_overlap(at, made_labels()).counts.toarray(),
+    )
+    assert (
+        count_overlap(dissection, made_labels(), 0.8).counts.sum()
+        > count_overlap(dissection, made_labels()).counts.sum()
+    )
 
 
-def test_only_some_units(cache: Path, tmp_path: Path, counted: Overlap) -> None:
-    some = dissect(toy_target(), toy_probe(COUNT), ["conv1"], tmp_path / "some", k=3, quantile=0.95, units={"conv1": [1, 4]})["conv1"]
-    found = overlap(some, made_labels())
+def test_only_some_units(cache: Path, tmp_path: Path, counted: ConceptOverlap) -> None:
+    some = dissect(
+        toy_target(), toy_probe(COUNT), ["conv1"], tmp_path / "some", k=3, quantile=0.95, units={"conv1": [1, 4]}
+    )["conv1"]
+    found = count_overlap(some, made_labels())
     assert np.array_equal(found.iou(), counted.iou()[[1, 4]])
-    assert np.array_equal(found.inside(some.units[1]), counted.inside(some.units[1]))
+    assert np.array_equal(found.pixels_inside(some.units[1]), counted.pixels_inside(some.units[1]))
 
 
 def test_images_whose_labels_cannot_be_read_are_left_out(dissection: Dissection, cache: Path) -> None:
     labels = Patchy(made_labels().labels, CONCEPTS, ["colour", "object"])
     with pytest.warns(MilanWarning, match=r"1 of 24 images left out.*segmentation of row 5"):
-        found = overlap(dissection, labels)
+        found = count_overlap(dissection, labels)
     with pytest.warns(MilanWarning, match=r"1 of 24 images left out.*segmentation of row 5"):
-        overlap(dissection, labels)  # counted before: the warning is kept with the counts
+        count_overlap(dissection, labels)  # counted before: the warning is kept with the counts
     assert found.area.sum() == (COUNT - 1) * SIZE * SIZE
     labels.bad = (5, 6)
     with pytest.raises(BadInput, match="segmentation of row 6"), warnings.catch_warnings(action="ignore"):
-        overlap(dissection, GivenLabelsOf(labels))
+        count_overlap(dissection, GivenLabelsOf(labels))
 
 
 class GivenLabelsOf(Patchy):
@@ -182,24 +196,26 @@ class GivenLabelsOf(Patchy):
 
 def test_labels_of_another_size_are_refused(dissection: Dissection, cache: Path) -> None:
     with pytest.raises(BadInput, match="labels of 16 x 16 pixels for images of 32 x 32"):
-        overlap(dissection, made_labels(16))
+        count_overlap(dissection, made_labels(16))
 
 
-def test_what_may_be_named(counted: Overlap) -> None:
-    names = lambda **options: [CONCEPTS[place] for place in np.flatnonzero(counted.allowed(**options))]  # noqa: E731
+def test_what_may_be_named(counted: ConceptOverlap) -> None:
+    names = lambda **options: [CONCEPTS[place] for place in np.flatnonzero(counted.select_concepts(**options))]  # noqa: E731
     assert names() == ["red", "blue", "car", "boat"]
     assert names(only="object") == ["car", "boat"]
     assert names(only="colour, car", without="blue") == ["red", "car", "boat"]
-    assert names(least_images=20) == [name for name, images in zip(CONCEPTS, counted.images, strict=True) if images >= 20]
+    assert names(least_images=20) == [
+        name for name, images in zip(CONCEPTS, counted.images, strict=True) if images >= 20
+    ]
     with pytest.raises(UnknownName, match="'colr'; nearest: colour"):
-        counted.allowed(only="colr")
+        counted.select_concepts(only="colr")
     with pytest.raises(BadInput, match="no concept is left of 5"):
-        counted.allowed(only="never seen")
+        counted.select_concepts(only="never seen")
 
 
 @given(arrays.arrays(np.int32, st.tuples(st.integers(1, 3), st.integers(1, 40)), elements=st.integers(-1, 3)))
 def test_different_columns(flat: np.ndarray) -> None:
-    found, which, counts = module._different_columns(flat)
+    found, which, counts = module._find_unique_columns(flat)
     expected, times = np.unique(flat, axis=1, return_counts=True)
     assert np.array_equal(found[:, which], flat)
     order = np.lexsort(found[::-1])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from milan.describers.contract import toy_dissection
+from milan.describers._shared.contract import make_toy_dissection
 from milan.dissection.dissect import dissect
 from milan.dissection.store import load_dissection
 from milan.errors import MissingEvidence
@@ -16,17 +16,17 @@ from milan.units import Unit
 
 
 def test_probe_and_target_are_opened_again(tmp_path: Path) -> None:
-    made = toy_dissection(tmp_path)
+    made = make_toy_dissection(tmp_path)
     again = load_dissection(made.folder)
     assert torch.equal(again.open_probe().image(3), made.open_probe().image(3))
     assert again.open_target().fingerprint == made.open_target().fingerprint
     image = again.open_probe().image(int(again.exemplars(Unit("answers", 0)).ids[0]))
-    outputs = again.open_target().outputs(again.open_target().prepare(image[None]))
+    outputs = again.open_target().outputs(again.open_target().preprocess(image[None]))
     assert float(outputs[0, 0]) == pytest.approx(float(again.exemplars(Unit("answers", 0)).activations[0]))
 
 
 def test_a_changed_probe_is_not_opened(tmp_path: Path) -> None:
-    made = toy_dissection(tmp_path)
+    made = make_toy_dissection(tmp_path)
     shutil.rmtree(tmp_path / "probe" / "grey")
     with pytest.raises(MissingEvidence, match="has changed since"):
         load_dissection(made.folder).open_probe()
@@ -35,7 +35,7 @@ def test_a_changed_probe_is_not_opened(tmp_path: Path) -> None:
 def test_a_target_with_other_weights_is_not_opened(tmp_path: Path) -> None:
     from milan.targets import load_target
 
-    made = toy_dissection(tmp_path)
+    made = make_toy_dissection(tmp_path)
     weights = tmp_path / "weights.pt"
     target = load_target(made.target, weights=None)
     torch.save(target.model.state_dict(), weights)

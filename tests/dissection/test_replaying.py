@@ -1,4 +1,6 @@
-"""Going on from a layer: the same answers as the whole network, whatever its make, and nothing before the layer is run again."""
+"""Going on from a layer: the same answers as the whole network, whatever its make, and nothing before the layer is run
+again.
+"""
 
 import pytest
 import torch
@@ -6,9 +8,9 @@ import torchvision
 from torch import nn
 
 from milan import Target, Unit
-from milan.dissection.hooks import ablated
-from milan.dissection.replaying import replayed
 from milan.errors import BadInput
+from milan.targets.hooks import ablated
+from milan.targets.replay import record_replays
 
 
 class Twisted(nn.Module):
@@ -16,7 +18,11 @@ class Twisted(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.twice, self.last = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4, 5)
+        self.first, self.twice, self.last = (
+            nn.Conv2d(3, 4, 3, padding=1),
+            nn.Conv2d(4, 4, 3, padding=1),
+            nn.Linear(4, 5),
+        )
         self.relu = nn.ReLU(inplace=True)
         self.runs = 0
         self.first.register_forward_hook(self.count)
@@ -54,15 +60,15 @@ LAYERS = {
 def test_it_answers_as_the_whole_network_does(name, layer):
     torch.manual_seed(0)
     target = Target(MODELS[name]().eval(), image_size=32)
-    images = target.noise(2, 32)
-    with replayed(target, layer) as run:
+    images = target.make_noise(2, 32)
+    with record_replays(target, layer) as run:
         replay = run(images)
         torch.testing.assert_close(replay.outputs, target.outputs(images))
         for _ in range(3):
-            torch.testing.assert_close(replay.again(replay.values), replay.outputs)
+            torch.testing.assert_close(replay.run_from(replay.values), replay.outputs)
         units = torch.tensor([1])
-        dropped = replay.again(replay.values.index_fill(replay.axis, units, 0.25))
-        again = replay.again(replay.values.index_fill(replay.axis, units, 0.25))
+        dropped = replay.run_from(replay.values.index_fill(replay.axis, units, 0.25))
+        again = replay.run_from(replay.values.index_fill(replay.axis, units, 0.25))
     with ablated(target, [Unit(layer, 1)], 0.25):
         expected = target.outputs(images)
     torch.testing.assert_close(dropped, expected)
@@ -73,41 +79,41 @@ def test_it_answers_as_the_whole_network_does(name, layer):
 def test_nothing_before_the_layer_is_run_again():
     model = Twisted().eval()
     target = Target(model, image_size=16)
-    images = target.noise(2, 16)
-    with replayed(target, "twice#1") as run:
+    images = target.make_noise(2, 16)
+    with record_replays(target, "twice#1") as run:
         replay = run(images)
         runs = model.runs
         seen = []
         handle = model.twice.register_forward_pre_hook(lambda *_: seen.append(1))
-        replay.again(replay.values)
-        replay.again(replay.values)
+        replay.run_from(replay.values)
+        replay.run_from(replay.values)
         handle.remove()
     assert model.runs <= runs + 2  # a hook of the module's own still sees it pass
     assert len(seen) == 4
     weight = model.first.weight.data.clone()
     model.first.weight.data.fill_(float("nan"))  # what would be seen if it were computed again
-    with replayed(target, "twice#1") as run:
+    with record_replays(target, "twice#1") as run:
         assert run(images).outputs.isnan().any()
     model.first.weight.data.copy_(weight)
-    with replayed(target, "twice#1") as run:
+    with record_replays(target, "twice#1") as run:
         replay = run(images)
         model.first.weight.data.fill_(float("nan"))
         model.twice.weight.data.fill_(float("nan"))
-        torch.testing.assert_close(replay.again(replay.values), replay.outputs)
+        torch.testing.assert_close(replay.run_from(replay.values), replay.outputs)
     model.first.weight.data.copy_(weight)
 
 
 def test_gradients_reach_the_layers_values():
     target = Target(Twisted().eval(), image_size=16)
-    with replayed(target, "twice#0") as run:
-        replay = run(target.noise(2, 16))
+    with record_replays(target, "twice#0") as run:
+        replay = run(target.make_noise(2, 16))
         values = replay.values.clone().requires_grad_()
         with torch.enable_grad():
-            replay.again(values).sum().backward()
+            replay.run_from(values).sum().backward()
     assert values.grad.abs().sum() > 0
 
 
 def test_a_layer_that_runs_twice_must_be_told_by_number():
     target = Target(Twisted().eval(), image_size=16)
-    with replayed(target, "twice") as run, pytest.raises(BadInput, match="twice#0, twice#1"):
+    with record_replays(target, "twice") as run, pytest.raises(BadInput, match="twice#0, twice#1"):
         run(torch.zeros(1, 3, 16, 16))

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from milan.dissection.dissect import WORK, dissect
-from milan.storage import locked
+from milan.dissection.dissect import WORK_FOLDER, dissect
+from milan.storage.files import lock_folder
 from tests.conftest import ROOT
 from tests.dissection.world import LAYERS, files, leftovers, toy_probe, toy_target
 
@@ -51,15 +51,17 @@ def test_killed_while_files_are_put_in_place(tmp_path: Path, whole: dict[str, by
 def test_killed_from_outside_at_any_time(tmp_path: Path, whole: dict[str, bytes]) -> None:
     """Not at moments of our choosing: a plain program, and the clock."""
     program = (
-        "import time; from milan.dissection import running; from milan.dissection.dissect import dissect;"
-        "from tests.dissection.world import *; running.PAUSE = 0; running.SHARE = 0; take = running.Run._take\n"
+        "import time; from milan.dissection import dissection_run as running; from milan.dissection.dissect import dissect;"
+        "from tests.dissection.world import *; running.MIN_CHECKPOINT_SECONDS = 0; running.CHECKPOINT_COST_RATIO = 0; take = running.DissectionRun._add_block\n"
         "def slowly(*a):\n take(*a); print('.', flush=True); time.sleep(0.05)\n"
-        "running.Run._take = slowly\n"
+        "running.DissectionRun._add_block = slowly\n"
         f"dissect(toy_target(), toy_probe(300), LAYERS, {str(tmp_path)!r})"
     )
     killed = 0
     for blocks, pause in ((2, 0.01), (4, 0.04), (99, 0.0)):
-        process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", program], cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+        )
         assert process.stdout
         for _, _line in zip(range(blocks), process.stdout, strict=False):
             pass
@@ -74,14 +76,14 @@ def test_killed_from_outside_at_any_time(tmp_path: Path, whole: dict[str, bytes]
 
 def left_behind(out: Path) -> None:
     """Runs, and is killed after three blocks."""
-    program = "import pathlib, sys; from tests.dissection import killing; killing.running.PAUSE = killing.running.SHARE = 0;"
+    program = "import pathlib, sys; from tests.dissection import killing; killing.running.MIN_CHECKPOINT_SECONDS = killing.running.CHECKPOINT_COST_RATIO = 0;"
     program += "assert killing.child(pathlib.Path(sys.argv[1]), 'b3')"
     subprocess.run([sys.executable, "-c", program, str(out)], cwd=ROOT, env=ENVIRONMENT, check=True, timeout=600)
 
 
 def test_a_damaged_checkpoint_is_started_afresh(tmp_path: Path, whole: dict[str, bytes]) -> None:
     left_behind(tmp_path)
-    state = tmp_path / WORK / "0" / "state.safetensors"
+    state = tmp_path / WORK_FOLDER / "0" / "state.safetensors"
     state.write_bytes(state.read_bytes()[:1000])
     with pytest.warns(match="cannot be used"):
         dissect(toy_target(), toy_probe(300), LAYERS, tmp_path)
@@ -91,9 +93,14 @@ def test_a_damaged_checkpoint_is_started_afresh(tmp_path: Path, whole: dict[str,
 def test_another_process_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     program = "from tests.dissection.world import *; from milan.dissection.dissect import dissect; import sys\n"
     program += "try: dissect(toy_target(), toy_probe(20), LAYERS, sys.argv[1])\nexcept Exception as error: print(error)"
-    with locked(tmp_path):
+    with lock_folder(tmp_path):
         done = subprocess.run(
-            [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=600
+            [sys.executable, "-c", program, str(tmp_path)],
+            cwd=ROOT,
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=600,
         )
     assert f"is being written by process {os.getpid()}" in done.stdout, done.stdout + done.stderr
 
@@ -112,7 +119,8 @@ def program(tmp_path: Path) -> str:
         "from milan.dissection.dissect import dissect\n"
         "from tests.dissection.world import LAYERS, toy_probe, toy_target\n"
         "found = dissect(toy_target(), toy_probe(300), LAYERS, sys.argv[1])\n"
-        "sys.stdout.write(f\"{found['conv2'].exemplars(found['conv2'].units[0]).ids.tolist()}\\n\")\n"  # at once: both share a pipe
+        # at once: both share a pipe
+        "sys.stdout.write(f\"{found['conv2'].exemplars(found['conv2'].units[0]).ids.tolist()}\\n\")\n"
     )
     return str(file)
 
@@ -127,14 +135,16 @@ def test_processes_under_torchrun_make_the_same_bytes(tmp_path: Path, whole: dic
     assert len(set(answers)) == 1
 
 
-def test_processes_killed_and_run_again_make_the_same_bytes(tmp_path: Path, whole: dict[str, bytes], program: str) -> None:
+def test_processes_killed_and_run_again_make_the_same_bytes(
+    tmp_path: Path, whole: dict[str, bytes], program: str
+) -> None:
     dying = (
         Path(program)
         .read_text()
         .replace(
             "found = dissect(",
-            "import os; from milan.dissection import running; from tests.dissection.killing import after_blocks\n"
-            "running.PAUSE = running.SHARE = 0; after_blocks(2 if os.environ['RANK'] == '1' else 4)\n"
+            "import os; from milan.dissection import dissection_run as running; from tests.dissection.killing import after_blocks\n"
+            "running.MIN_CHECKPOINT_SECONDS = running.CHECKPOINT_COST_RATIO = 0; after_blocks(2 if os.environ['RANK'] == '1' else 4)\n"
             "found = dissect(",
         )
     )

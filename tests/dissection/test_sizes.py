@@ -1,4 +1,6 @@
-"""What a network is shown in a whole run: images of its own size and preprocessing, square or not, or an error that names both."""
+"""What a network is shown in a whole run: images of its own size and preprocessing, square or not, or an error that
+names both.
+"""
 
 import json
 import warnings
@@ -14,13 +16,13 @@ import transformers
 from PIL import Image
 from torch import Tensor, nn
 
+from milan.cli.describe import describe, main
 from milan.dissection.dissect import dissect
 from milan.dissection.store import load_dissection
 from milan.errors import BadInput, MilanWarning
 from milan.experiments.__main__ import main as experiment_main
 from milan.probes import Probe, load_probe
-from milan.programs.describe import describe, main
-from milan.scores.ablations import right_without
+from milan.scores.accuracy_under_ablation import evaluate_ablations
 from milan.targets import Target, load_target
 from milan.units import Unit
 from tests.dissection.world import brute_exemplars, toy_images
@@ -69,7 +71,9 @@ def test_pictures_of_the_networks_size_are_shown_as_they_are(file: Path, tmp_pat
     folder, module = pictures(tmp_path / "small", 32, 32), load_target(f"{file}:small").model
     expected = brute_exemplars(by_hand(folder, module), 5)
     run = ["--probe", str(folder), "--layers", "0", "--k", "5", "--describer", "constant"]
-    assert main(["--target", f"{file}:network", "--image_size", "32", *PLAIN, *run, "--out", str(tmp_path / "file")]) == 0
+    assert (
+        main(["--target", f"{file}:network", "--image_size", "32", *PLAIN, *run, "--out", str(tmp_path / "file")]) == 0
+    )
     assert main(["--target", f"{file}:small", *run, "--out", str(tmp_path / "target")]) == 0
     own = Target(module, image_size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
     describe(own, str(folder), "constant", layers=["0"], out=tmp_path / "module", k=5)
@@ -87,7 +91,7 @@ def test_images_of_another_size_are_refused(file: Path, tmp_path: Path) -> None:
         with pytest.raises(BadInput, match=r"(224 x 224|48 x 48) pixels and .*own.py:small takes 32 x 32"):
             dissect(target, probe, ["0"], tmp_path / "out")
         with pytest.raises(BadInput, match="takes 32 x 32"):
-            right_without(target, probe, [[]], tmp_path / "right.sqlite")
+            evaluate_ablations(target, probe, [[]], tmp_path / "right.sqlite")
     assert not (tmp_path / "out").exists()
 
 
@@ -114,10 +118,12 @@ def test_images_that_are_not_square(file: Path, tmp_path: Path) -> None:
     sheet = next((tmp_path / "out" / "page" / "units").rglob("*.webp"))
     width, height = Image.open(sheet).size
     assert width > height
-    _, right = right_without(target, load_probe(str(folder), target=target), [[]], tmp_path / "right.sqlite")
+    _, right = evaluate_ablations(target, load_probe(str(folder), target=target), [[]], tmp_path / "right.sqlite")
     with torch.no_grad():
         answers = target.model[1:](maps).argmax(1)
-    assert right[0].tolist() == (answers == torch.arange(24) // 12).tolist()  # the first twelve files are of the first class
+    assert (
+        right[0].tolist() == (answers == torch.arange(24) // 12).tolist()
+    )  # the first twelve files are of the first class
 
 
 def test_options_reach_the_target_of_an_experiment(file: Path, tmp_path: Path) -> None:
@@ -148,12 +154,18 @@ def test_tokens_of_images_that_are_not_square(prefix: int, sizes: str) -> None:
 
 def mobilevit(folder: Path) -> tuple[Target, Callable[[Image.Image], Tensor], str]:
     """A network of transformers that takes blue first."""
-    config = transformers.MobileViTConfig(image_size=64, hidden_sizes=[16] * 3, neck_hidden_sizes=[8] * 7, num_attention_heads=2)
+    config = transformers.MobileViTConfig(
+        image_size=64, hidden_sizes=[16] * 3, neck_hidden_sizes=[8] * 7, num_attention_heads=2
+    )
     transformers.MobileViTModel(config).save_pretrained(folder)
     processor = transformers.MobileViTImageProcessor(size={"shortest_edge": 73}, crop_size={"height": 64, "width": 64})
     processor.save_pretrained(folder)
     target = load_target(f"hf:{folder}")
-    return target, lambda image: processor(images=image, return_tensors="pt")["pixel_values"][0], "conv_stem.convolution"
+    return (
+        target,
+        lambda image: processor(images=image, return_tensors="pt")["pixel_values"][0],
+        "conv_stem.convolution",
+    )
 
 
 def squashing(folder: Path) -> tuple[Target, Callable[[Image.Image], Tensor], str]:
@@ -164,7 +176,9 @@ def squashing(folder: Path) -> tuple[Target, Callable[[Image.Image], Tensor], st
 
 
 @pytest.mark.parametrize("kind", [mobilevit, squashing])
-def test_exemplars_are_those_of_the_librarys_own_transform_and_plain_hooks(kind: Callable[[Path], Any], tmp_path: Path) -> None:
+def test_exemplars_are_those_of_the_librarys_own_transform_and_plain_hooks(
+    kind: Callable[[Path], Any], tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     target, transform, layer = kind(tmp_path / "network")
     folder = pictures(tmp_path / "pictures", 120, 150)

@@ -8,15 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from milan.dissection.statistics import (
-    NOBODY,
+from milan.dissection.running_statistics import (
+    EMPTY_ID,
     RunningQuantile,
     RunningRange,
     RunningTopK,
-    from_top,
-    rank_error,
-    sample_most,
-    sampled,
+    bound_rank_error,
+    bound_sample_size,
+    count_top_values,
+    sample_positions,
 )
 from milan.errors import BadInput
 
@@ -75,7 +75,10 @@ def test_topk_merged_is_topk_of_all(seed: int, images: int) -> None:
 
 
 def test_topk_ties_go_to_the_first_images() -> None:
-    assert topk_of(torch.zeros(12, 2, 1, 1), 4, [torch.arange(6, 12), torch.arange(6)]).ranked()[1].tolist() == [[0, 1, 2, 3]] * 2
+    assert (
+        topk_of(torch.zeros(12, 2, 1, 1), 4, [torch.arange(6, 12), torch.arange(6)]).ranked()[1].tolist()
+        == [[0, 1, 2, 3]] * 2
+    )
 
 
 def test_topk_of_negative_values_and_nan() -> None:
@@ -87,8 +90,8 @@ def test_topk_of_negative_values_and_nan() -> None:
 
 def test_topk_with_fewer_images_than_places() -> None:
     running = topk_of(torch.ones(2, 1, 1, 1), 3, [torch.arange(2)])
-    assert running.ranked()[1].tolist() == [[0, 1, NOBODY]]
-    assert running.members() == {0, 1}
+    assert running.ranked()[1].tolist() == [[0, 1, EMPTY_ID]]
+    assert running.image_ids() == {0, 1}
 
 
 def test_topk_says_which_images_came_in() -> None:
@@ -146,7 +149,7 @@ def test_quantile_in_many_small_pieces_compacts_and_stays_exact() -> None:
     running = RunningQuantile(6, 0.9, 60_000)
     for part in values.split(37, 1):
         running.add(part)
-    assert running._kept.shape[1] < 60_000 * 0.2
+    assert running._buffer.shape[1] < 60_000 * 0.2
     assert np.array_equal(running.value().numpy(), numpy_quantile(values, 0.9))
 
 
@@ -183,36 +186,38 @@ def test_quantile_state_goes_on_where_it_was(cut: int) -> None:
 def test_sifting_with_an_old_floor_loses_nothing() -> None:
     values = drawn(6, 2, 40_000)
     running = RunningQuantile(2, 0.95, 40_000)
-    early = [running.sift(part) for part in values[:, :20_000].split(5000, 1)]
+    early = [running.select_candidates(part) for part in values[:, :20_000].split(5000, 1)]
     running.add(values[:, 20_000:])
     for sifted in early:
-        running.take(sifted)
+        running.add_candidates(sifted)
     assert np.array_equal(running.value().numpy(), numpy_quantile(values, 0.95))
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 10**6), st.integers(1, 10**6), st.floats(0, 1))
 def test_a_larger_count_never_needs_fewer_kept(count: int, more: int, quantile: float) -> None:
-    assert 1 <= from_top(quantile, count) <= from_top(quantile, count + more) <= count + more
+    assert 1 <= count_top_values(quantile, count) <= count_top_values(quantile, count + more) <= count + more
 
 
 def test_sample_is_the_same_in_any_batch_and_as_large_as_said() -> None:
     ids = np.arange(300)
-    whole = sampled(ids, 1000, 0.03)
-    assert np.array_equal(np.concatenate([sampled(ids[:7], 1000, 0.03), sampled(ids[7:], 1000, 0.03)]), whole)
+    whole = sample_positions(ids, 1000, 0.03)
+    assert np.array_equal(
+        np.concatenate([sample_positions(ids[:7], 1000, 0.03), sample_positions(ids[7:], 1000, 0.03)]), whole
+    )
     assert abs(whole.mean() - 0.03) < 0.001
-    assert whole.sum() <= sample_most(300_000, 0.03) < 300_000 * 0.0335
+    assert whole.sum() <= bound_sample_size(300_000, 0.03) < 300_000 * 0.0335
     assert np.abs(np.corrcoef(whole[:-1].ravel(), whole[1:].ravel())[0, 1]) < 0.01
-    assert sampled(ids, 10, 1.0).all()
+    assert sample_positions(ids, 10, 1.0).all()
 
 
 def test_sampled_quantiles_keep_within_the_stated_error() -> None:
     values = drawn(8, 64, 400_000) ** 3
-    kept = torch.from_numpy(sampled(np.arange(400), 1000, 0.05).ravel())
-    running = RunningQuantile(64, 0.99, sample_most(400_000, 0.05))
+    kept = torch.from_numpy(sample_positions(np.arange(400), 1000, 0.05).ravel())
+    running = RunningQuantile(64, 0.99, bound_sample_size(400_000, 0.05))
     running.add(values[:, kept])
     ranks = (values.double() <= running.value()[:, None]).double().mean(1)
-    stated = rank_error(0.99, running.count, 64)
+    stated = bound_rank_error(0.99, running.count, 64)
     assert (ranks - 0.99).abs().max() < stated < 0.005
     assert (ranks - 0.99).abs().max() > stated / 20  # the bound is not idle
 
@@ -225,4 +230,4 @@ def test_range_counts_what_is_positive_and_odd() -> None:
     again = RunningRange(2)
     again.restore(running.state())
     assert [again.least.tolist(), again.most.tolist()] == [[-3.0, 0.0], [2.0, 1.0]]
-    assert [again.positive.tolist(), again.odd.tolist()] == [[1, 1], [0, 1]]
+    assert [again.positive_images.tolist(), again.nonfinite_images.tolist()] == [[1, 1], [0, 1]]

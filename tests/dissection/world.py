@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from milan.dissection.dissect import WORK
+from milan.dissection.dissect import WORK_FOLDER
 from milan.probes import Probe
 from milan.targets import Target
 
@@ -41,7 +41,9 @@ class Hungry(Toy):
     def pooled(self, images: Tensor) -> Tensor:
         found = super().pooled(images)
         if len(images) > self.most and threading.current_thread() is not threading.main_thread():
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 10 bytes. Error code 12")
+            raise RuntimeError(
+                "DefaultCPUAllocator: can't allocate memory: you tried to allocate 10 bytes. Error code 12"
+            )
         return found
 
 
@@ -67,8 +69,10 @@ def all_maps(target: Target, images: Tensor) -> dict[str, Tensor]:
     found: dict[str, list[Tensor]] = {}
     with torch.no_grad():
         for name, module in target.model.named_children():
-            module.register_forward_hook(lambda _, __, output, name=name: found.setdefault(name, []).append(output.clone()))
-        for part in target.prepare(images).split(32):
+            module.register_forward_hook(
+                lambda _, __, output, name=name: found.setdefault(name, []).append(output.clone())
+            )
+        for part in target.preprocess(images).split(32):
             target.model.eval()(part)
         for module in target.model.children():
             module._forward_hooks.clear()
@@ -93,7 +97,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def leftovers(folder: Path) -> list[str]:
-    return [name for name in files(folder) if WORK in name or "partial" in name or "pending" in name]
+    return [name for name in files(folder) if WORK_FOLDER in name or "partial" in name or "pending" in name]
 
 
 def counted(target: Target) -> Iterator[int]:

@@ -1,4 +1,5 @@
-"""A classifier whose units are known by heart: three that tell red, green and blue pictures apart, three that the answer does not need.
+"""A classifier whose units are known by heart: three that tell red, green and blue pictures apart, three that the
+answer does not need.
 
 ``python -m milan.experiments ablation --target tests/experiments/coloured.py:coloured``
 """
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from milan.describers import Describer, living
+from milan.describers import Describer, select_active
 from milan.dissection.store import Dissection
 from milan.targets import Target
 from milan.units import Description
@@ -21,7 +22,9 @@ EACH = 6  # pictures of a class
 
 
 class Coloured(nn.Module):
-    """Units 0 to 2 answer to red, green and blue; 3 to 5 to brightness, and nothing follows from them. Without its units it says blue."""
+    """Units 0 to 2 answer to red, green and blue; 3 to 5 to brightness, and nothing follows from them. Without its
+    units it says blue.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +54,9 @@ def pictures(folder: Path) -> Path:
 
 
 class Swayed(Describer):
-    """Each unit's text depends on one thing alone: η, the seed, k, the quantile, the number of images; the last one's on nothing."""
+    """Each unit's text depends on one thing alone: η, the seed, k, the quantile, the number of images; the last one's
+    on nothing.
+    """
 
     name: ClassVar[str] = "swayed"
 
@@ -59,6 +64,13 @@ class Swayed(Describer):
         self.eta, self.seed = eta, seed
 
     def describe(self, dissection: Dissection, units: Sequence) -> Iterator[Description]:
-        parts = (self.eta, self.seed, dissection.k, dissection.quantile, len(dissection.activations()), "always the same")
-        for unit in living(dissection, units):
+        parts = (
+            self.eta,
+            self.seed,
+            dissection.k,
+            dissection.quantile,
+            len(dissection.activations()),
+            "always the same",
+        )
+        for unit in select_active(dissection, units):
             yield Description(unit, f"red {parts[unit.index]}" if unit.index < 5 else str(parts[5]), 1.0)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from milan.errors import BadInput
-from milan.experiments.ablation import ablation
-from milan.experiments.reporting.report import Report
+from milan.experiments.ablation.ablation import ablation
+from milan.experiments.core.report import Report
 from milan.units import Unit
 from tests.describers import colour_embedder
 from tests.experiments import coloured
@@ -26,7 +26,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, **more: object) -> Report:
-    given = {"target": TARGET, "probe": str(folder / "pictures"), "judged": str(folder / "pictures"), "layers": ["units"], "k": 2}
+    given = {
+        "target": TARGET,
+        "probe": str(folder / "pictures"),
+        "judged": str(folder / "pictures"),
+        "layers": ["units"],
+        "k": 2,
+    }
     given |= {
         "most": 0.5,
         "step": 0.5,
@@ -87,7 +93,7 @@ def test_a_second_run_asks_the_network_nothing(report: Report, folder: Path, mon
     def run_again(*_: object) -> None:
         raise AssertionError("the network was run again")
 
-    monkeypatch.setattr("milan.scores.ablations._answers", run_again)
+    monkeypatch.setattr("milan.scores.accuracy_under_ablation._iter_logits", run_again)
     assert rows(run(folder), "accuracy") == rows(report, "accuracy")
 
 
@@ -98,14 +104,16 @@ def test_steps_that_cannot_be(folder: Path) -> None:
 
 def test_annotations_are_counted_beside_the_paper(shared_data: Path) -> None:
     """Two layers of Table 5 of MILAN, ResNet152-ImageNet, by our own pipeline."""
-    from milan.dissection.exchange import annotations_of
-    from milan.experiments.comparison.corpora import PAPER
-    from milan.scores.corpus import corpus
+    from milan.dissection.milannotations import read_unit_annotations
+    from milan.experiments.core.corpus_tables import PAPER_TABLE_5
+    from milan.scores.corpus_statistics import compute_corpus_statistics
 
-    said = annotations_of(shared_data / "milannotations" / "resnet152_imagenet.csv")
-    found = corpus({unit: texts for unit, texts in said.items() if unit.layer in ("conv1", "layer1")}, "ours")
+    said = read_unit_annotations(shared_data / "milannotations" / "resnet152_imagenet.csv")
+    found = compute_corpus_statistics(
+        {unit: texts for unit, texts in said.items() if unit.layer in ("conv1", "layer1")}, "ours"
+    )
     for layer in ("conv1", "layer1"):
-        units, words, length, nouns, adjectives, prepositions = PAPER[layer]
+        units, words, length, nouns, adjectives, prepositions = PAPER_TABLE_5[layer]
         own = found[layer]
         assert own.units == units
         assert own.words == pytest.approx(words, rel=0.2)  # different texts, tokens or both: see docs/language.md
@@ -116,27 +124,34 @@ def test_annotations_are_counted_beside_the_paper(shared_data: Path) -> None:
 
 
 def test_the_paper_stands_beside_its_own_annotations_alone(tmp_path: Path) -> None:
-    from milan.experiments.comparison.corpora import PAPER, annotation_tables
+    from milan.experiments.core.corpus_tables import PAPER_TABLE_5, make_annotation_tables
 
-    lines = [f"{layer},{unit},red things" for layer, (units, *_) in PAPER.items() for unit in range(units)]
+    lines = [f"{layer},{unit},red things" for layer, (units, *_) in PAPER_TABLE_5.items() for unit in range(units)]
     (tmp_path / "whole.csv").write_text("\n".join(["layer,unit,summary", *lines]))
     (tmp_path / "part.csv").write_text("\n".join(["layer,unit,summary", *lines[1:]]))
-    (table,), notes = annotation_tables(tmp_path / "whole.csv", "ours")
+    (table,), notes = make_annotation_tables(tmp_path / "whole.csv", "ours")
     shown = {row.name: row for row in table.rows}
     assert shown["layer3, in the paper"].values["words"] == 1222
-    assert shown["layer3"].values == {"units": 1024, "words": 2, "length": 2.0, "nouns": 0.5, "adjectives": 0.5, "prepositions": 0.0}
+    assert shown["layer3"].values == {
+        "units": 1024,
+        "words": 2,
+        "length": 2.0,
+        "nouns": 0.5,
+        "adjectives": 0.5,
+        "prepositions": 0.0,
+    }
     assert "Table 5" in notes[0]
-    assert [row.role for row in annotation_tables(tmp_path / "part.csv", "ours")[0][0].rows] == [""] * 6
+    assert [row.role for row in make_annotation_tables(tmp_path / "part.csv", "ours")[0][0].rows] == [""] * 6
 
 
 def test_sets_that_begin_in_different_layers_are_as_if_each_were_run_alone(tmp_path: Path) -> None:
     import numpy as np
     import torch
 
-    from milan.dissection.hooks import ablated
     from milan.probes import load_probe
-    from milan.scores.ablations import features_file, right_without
+    from milan.scores.accuracy_under_ablation import evaluate_ablations, get_features_file
     from milan.targets import load_target
+    from milan.targets.hooks import ablated
 
     target, probe = load_target("diorama:resnet-objects"), load_probe("diorama:objects", limit=20)
     sets = [
@@ -145,16 +160,16 @@ def test_sets_that_begin_in_different_layers_are_as_if_each_were_run_alone(tmp_p
         [Unit("layer4", each) for each in range(150)],
         [Unit("conv1", each) for each in range(20)],
     ]
-    seen, right = right_without(target, probe, sets, tmp_path / "kept.sqlite", features="layer4", batch_size=8)
-    features = np.load(features_file(tmp_path / "kept.sqlite"))
+    seen, right = evaluate_ablations(target, probe, sets, tmp_path / "kept.sqlite", features="layer4", batch_size=8)
+    features = np.load(get_features_file(tmp_path / "kept.sqlite"))
     assert seen.tolist() == list(range(20))
-    images = target.prepare(torch.stack([probe.image(index) for index in range(20)]))
+    images = target.preprocess(torch.stack([probe.image(index) for index in range(20)]))
     for number, units in enumerate(sets):
-        with ablated(target, units), target.borrowed(), torch.no_grad():
-            means = target.model.stages(images)[-1].mean((2, 3))
+        with ablated(target, units), target.evaluation_mode(), torch.no_grad():
+            means = target.model.forward_stages(images)[-1].mean((2, 3))
             alone = target.model.fc(means)
         assert torch.allclose(torch.from_numpy(features[number]), means, atol=1e-5)
         assert (alone.argmax(1) == torch.tensor(probe.labels)).tolist() == right[number].tolist()
     assert right[0].sum() > right[3].sum()
     with pytest.raises(BadInput, match="units are taken away from layer4, after layer3"):
-        right_without(target, probe, sets, tmp_path / "other.sqlite", features="layer3")
+        evaluate_ablations(target, probe, sets, tmp_path / "other.sqlite", features="layer3")

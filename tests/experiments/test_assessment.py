@@ -1,16 +1,18 @@
-"""Explanations judged by what they predict, as an experiment: the right words of a unit predict more than another unit's."""
+"""Explanations judged by what they predict, as an experiment: the right words of a unit predict more than another
+unit's.
+"""
 
 import json
 
 import pytest
 
-from milan.catalogue import Entry
-from milan.describers.contract import __file__ as toys
-from milan.describers.contract import toy_dissection
+from milan.describers._shared.contract import __file__ as toys
+from milan.describers._shared.contract import make_toy_dissection
 from milan.errors import UnknownName
-from milan.experiments.assessment import assessment
-from milan.experiments.describing.entrants import entrant_of
-from milan.experiments.prediction.pairs import halved, judges_of, shuffled
+from milan.experiments.assessment.assessment import assessment
+from milan.experiments.assessment.tables import load_explainers, restrict_to_share, shuffle_entries
+from milan.experiments.core.evaluated_describers import load_evaluated_describer
+from milan.results.catalogue import Entry
 from milan.units import Description, Unit
 from tests.describers.makers import PICTURED
 
@@ -25,11 +27,11 @@ def options(tmp_path):
 
 
 def test_right_words_predict_and_wrong_ones_do_not(options, tmp_path):
-    toy_dissection(tmp_path)  # draws the probe
+    make_toy_dissection(tmp_path)  # draws the probe
     report = assessment(
         [options],
         pairs=["caption_activation"],
-        target=f"{toys}:detectors",
+        target=f"{toys}:make_detectors",
         probe=str(tmp_path / "probe"),
         settings={"captioner": CAPTIONER},
         layers=["answers"],
@@ -49,20 +51,26 @@ def test_right_words_predict_and_wrong_ones_do_not(options, tmp_path):
 
 
 def test_those_who_explain_from_pairs_get_a_share_of_them_and_others_all(options):
-    assert halved(entrant_of(options), 0.5, 3).describer.settings.items() >= {"share": 0.5, "seed": 3}.items()
-    other = entrant_of("constant")
-    assert halved(other, 0.5, 3) is other
+    assert (
+        restrict_to_share(load_evaluated_describer(options), 0.5, 3).describer.settings.items()
+        >= {"share": 0.5, "seed": 3}.items()
+    )
+    other = load_evaluated_describer("constant")
+    assert restrict_to_share(other, 0.5, 3) is other
 
 
 def test_kinds_and_settings_that_there_are_not_are_told():
     with pytest.raises(UnknownName, match="nearest: weight_label"):
-        judges_of(["weight_labels"], {}, 0.5, 0, "cpu")
+        load_explainers(["weight_labels"], {}, 0.5, 0, "cpu")
     with pytest.raises(UnknownName, match="nearest: classes"):
-        judges_of(["weight_label"], {"clases": "imagenet"}, 0.5, 0, "cpu")
+        load_explainers(["weight_label"], {"clases": "imagenet"}, 0.5, 0, "cpu")
 
 
 def test_the_floor_is_what_was_said_of_others():
-    said = [Entry(Unit("a", number), description=Description(Unit("a", number), f"thing {number}", 0.0)) for number in range(4)]
-    dealt = shuffled([*said, Entry(Unit("a", 4), "dead")], 0)
+    said = [
+        Entry(Unit("a", number), description=Description(Unit("a", number), f"thing {number}", 0.0))
+        for number in range(4)
+    ]
+    dealt = shuffle_entries([*said, Entry(Unit("a", 4), "dead")], 0)
     assert sorted(entry.description.text for entry in dealt) == [f"thing {number}" for number in range(4)]
     assert all(entry.description.text != f"thing {entry.unit.index}" for entry in dealt)

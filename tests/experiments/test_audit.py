@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from milan.errors import BadInput
-from milan.experiments.applications.auditing import Pair
-from milan.experiments.audit import audit
-from milan.experiments.reporting.report import Report
-from milan.provenance import simulated_note
+from milan.experiments.audit.audit import audit
+from milan.experiments.audit.audited_networks import NetworkPair
+from milan.experiments.core.report import Report
+from milan.storage.provenance import simulated_note
 from tests.experiments import worlds
 from tests.experiments.test_bench import options
 
@@ -24,7 +24,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(folder: Path, **more: object) -> Report:
     said = options(folder, "said", WORDS)
-    return audit([LOOKS], [LOOKS], layers=["looks"], limit=30, describer=said, k=3, quantile=0.9, out=folder / "out", **more)
+    return audit(
+        [LOOKS], [LOOKS], layers=["looks"], limit=30, describer=said, k=3, quantile=0.9, out=folder / "out", **more
+    )
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,9 @@ def test_marks_are_read_back(report: Report, folder: Path) -> None:
     checked = [row.values for row in marked.tables[0].rows]
     assert sum(values["checked"] for values in checked) == 6
     # of five units most took for faces; of one as many each, which tells nothing
-    assert sum(values["taken for faces"].value * values["taken for faces"].units for values in checked) == pytest.approx(5)
+    assert sum(
+        values["taken for faces"].value * values["taken for faces"].units for values in checked
+    ) == pytest.approx(5)
     assert sum(values["taken for faces"].units for values in checked) == 5
     page = (folder / "out" / "page" / "index.html").read_text()
     assert page.count("<td>yes, human faces</td>") == 6 + 1
@@ -74,6 +78,6 @@ def test_marks_are_read_back(report: Report, folder: Path) -> None:
 
 def test_networks_come_in_pairs() -> None:
     with pytest.raises(BadInput, match="2 plain networks beside 1 blurred"):
-        Pair.of(["a", "b"], ["c"], None, None)
+        NetworkPair.pair_up(["a", "b"], ["c"], None, None)
     with pytest.raises(BadInput, match="1 files of weights for 2"):
-        Pair.of(["a", "b"], ["c", "d"], None, ["w"])
+        NetworkPair.pair_up(["a", "b"], ["c", "d"], None, ["w"])

@@ -1,4 +1,6 @@
-"""The bench on a network set by hand: every share counted on fingers, nothing asked twice, and what can be wrong with what is given."""
+"""The bench on a network set by hand: every share counted on fingers, nothing asked twice, and what can be wrong with
+what is given.
+"""
 
 import csv
 import json
@@ -8,12 +10,12 @@ import pytest
 import yaml
 
 from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
-from milan.experiments.__main__ import experiment, experiment_names, main
-from milan.experiments.bench import bench
-from milan.experiments.reporting.report import Report
-from milan.scores.truth import Truth
+from milan.experiments.__main__ import experiment_names, load_experiment, main
+from milan.experiments.bench.bench import bench
+from milan.experiments.core.report import Report
+from milan.scores.truth_score import Truth
 from milan.targets import load_target
-from milan.targets.choosing import own_probe
+from milan.targets.unit_selection import get_default_probe
 from milan.units import Unit
 from tests.experiments import worlds
 
@@ -40,7 +42,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(folder: Path, out: str = "out", **more: object) -> Report:
     names = [options(folder, "right", RIGHT), options(folder, "wrong", WRONG)]
-    given = {"target": TARGET, "probe": "diorama:objects", "limit": 40, "layers": ["looks"], "planted": folder / "planted.csv"}
+    given = {
+        "target": TARGET,
+        "probe": "diorama:objects",
+        "limit": 40,
+        "layers": ["looks"],
+        "planted": folder / "planted.csv",
+    }
     return bench(names, out=folder / out, **given | more)
 
 
@@ -70,9 +78,14 @@ def test_the_dead_unit_counts_nowhere(report: Report) -> None:
 
 @pytest.mark.parametrize(
     ("name", "exact", "both", "described", "distinct", "words"),
-    [("right", 4 / 4, 1.0, 5, 5, 7 / 5), ("wrong", 1 / 4, 0.0, 4, 3, 5 / 4)],  # "red" alone is one half of what unit 3 means
+    [
+        ("right", 4 / 4, 1.0, 5, 5, 7 / 5),
+        ("wrong", 1 / 4, 0.0, 4, 3, 5 / 4),
+    ],  # "red" alone is one half of what unit 3 means
 )
-def test_shares_by_hand(report: Report, name: str, exact: float, both: float, described: int, distinct: int, words: float) -> None:
+def test_shares_by_hand(
+    report: Report, name: str, exact: float, both: float, described: int, distinct: int, words: float
+) -> None:
     found = values(report, name)
     assert (found["exact"].value, found["exact"].units) == (exact, 4)  # "nothing in particular" cannot be named
     assert (found["both halves"].value, found["both halves"].units) == (both, 1)
@@ -83,12 +96,16 @@ def test_shares_by_hand(report: Report, name: str, exact: float, both: float, de
 def test_truth_is_the_mean_with_silence_as_zero(report: Report, folder: Path) -> None:
     from milan.dissection.store import load_dissection
 
-    truth = Truth.of(load_dissection(folder / "out" / "dissection" / "looks"), load_target(TARGET))
+    truth = Truth.measure(load_dissection(folder / "out" / "dissection" / "looks"), load_target(TARGET))
     words = ["red cars", "green", "", "red", "red"]
     by_hand = [truth.score(Unit("looks", index), text) for index, text in enumerate(words)]
     assert by_hand[2] == 0
     assert values(report, "wrong")["truth"].value == pytest.approx(sum(by_hand) / 5)
-    assert values(report, "right")["truth"].value > values(report, "wrong")["truth"].value > values(report, "random_concept")["truth"].value
+    assert (
+        values(report, "right")["truth"].value
+        > values(report, "wrong")["truth"].value
+        > values(report, "random_concept")["truth"].value
+    )
     assert values(report, "wrong", 1)["either"].value == pytest.approx(by_hand[3])
     assert values(report, "wrong", 1)["single exact"].value == 1 / 3
 
@@ -102,7 +119,9 @@ def test_everything_is_written_and_the_table_reads_back(report: Report, folder: 
     assert facts["tables"][0]["rows"][1]["exact"] == 0.25
     assert facts["facts"]["describers"]["wrong"]["words"] == WRONG
     assert "| wrong |" in (folder / "out" / "table.md").read_text()
-    assert {file.name for file in (folder / "out" / "describers").iterdir()} == {row.name for row in report.tables[0].rows}
+    assert {file.name for file in (folder / "out" / "describers").iterdir()} == {
+        row.name for row in report.tables[0].rows
+    }
 
 
 def test_the_page_shows_of_each_unit_what_each_describer_said(report: Report, folder: Path) -> None:
@@ -117,7 +136,7 @@ def test_the_page_shows_of_each_unit_what_each_describer_said(report: Report, fo
     assert ">exact<" not in cases[4], "nothing in particular cannot be named"
     assert "it has no word for it" in cases[2]
     assert all((folder / "out" / "page" / case.split('src="')[1].split('"')[0]).is_file() for case in cases)
-    assert "read by milan.diorama.concepts.read" in page, "what exact means is told"
+    assert "read by milan.diorama.scene_concepts.parse_concepts" in page, "what exact means is told"
 
 
 def test_nothing_is_asked_twice_but_what_failed(report: Report, folder: Path) -> None:
@@ -166,18 +185,18 @@ def test_what_cannot_be_is_told_before_the_work(folder: Path, tmp_path: Path) ->
 
 
 def test_a_dissection_of_its_own_does_not_count(folder: Path, tmp_path: Path) -> None:
-    from milan.experiments.describing.entrants import entrants_of
+    from milan.experiments.core.evaluated_describers import load_evaluated_describers
 
     with pytest.warns(MilanWarning, match="of quantile does not count here"):
-        entrants_of([options(tmp_path, "own", RIGHT, quantile=0.995)], 0, "cpu")
+        load_evaluated_describers([options(tmp_path, "own", RIGHT, quantile=0.995)], 0, "cpu")
 
 
 def test_a_name_stands_for_its_settings_on_diorama() -> None:
-    from milan.experiments.describing.entrants import entrants_of
+    from milan.experiments.core.evaluated_describers import load_evaluated_describers
 
     config = Path(__file__).parents[2] / "configs" / "describe" / "linear_explanations-diorama.yaml"
-    named, *others = entrants_of(["linear_explanations"], 0, "cpu")
-    file, *_ = entrants_of([str(config)], 0, "cpu")
+    named, *others = load_evaluated_describers(["linear_explanations"], 0, "cpu")
+    file, *_ = load_evaluated_describers([str(config)], 0, "cpu")
     assert named.name == file.name == "linear_explanations"
     assert named.describer.settings == file.describer.settings
     assert named.describer.settings["evidence"] == yaml.safe_load(config.read_text())["settings"]["evidence"]
@@ -185,22 +204,24 @@ def test_a_name_stands_for_its_settings_on_diorama() -> None:
 
 
 def test_a_probe_that_nobody_knows_is_refused(folder: Path, tmp_path: Path) -> None:
-    from milan.describers.contract import toy_dissection
+    from milan.describers._shared.contract import make_toy_dissection
 
-    toy_dissection(tmp_path)
-    with pytest.raises(MissingEvidence, match=r"nobody knows what is true of units on the probe .* take one of Diorama's"):
+    make_toy_dissection(tmp_path)
+    with pytest.raises(
+        MissingEvidence, match=r"nobody knows what is true of units on the probe .* take one of Diorama's"
+    ):
         run(folder, "unknown", probe=str(tmp_path / "probe"), limit=None)
     assert not (folder / "unknown").exists()
 
 
 def test_networks_bring_the_probe_of_their_task() -> None:
-    assert own_probe(load_target("diorama:alexnet-scenes", weights="random")) == "diorama:scenes"
-    assert own_probe(load_target("diorama:encoder", weights="random")) == "diorama:objects"
+    assert get_default_probe(load_target("diorama:alexnet-scenes", weights="random")) == "diorama:scenes"
+    assert get_default_probe(load_target("diorama:encoder", weights="random")) == "diorama:objects"
 
 
 def test_experiments_are_found_by_file_name(capsys: pytest.CaptureFixture[str]) -> None:
     for name in experiment_names():
-        assert experiment(name).__name__ == name
+        assert load_experiment(name).__name__ == name
     assert main([]) == 0
     assert "bench           Compares describers" in capsys.readouterr().out
     assert main(["bemch"]) == 2

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from milan.catalogue import Catalogue
 from milan.dissection.dissect import dissect
 from milan.errors import BadInput
 from milan.experiments.__main__ import main
-from milan.experiments.compare import compare
-from milan.experiments.describing.runs import runs_of
-from milan.experiments.reporting.report import Report
+from milan.experiments.compare.compare import compare
+from milan.experiments.core.described_runs import load_runs
+from milan.experiments.core.report import Report
 from milan.probes import load_probe
+from milan.results.catalogue import Catalogue
 from milan.targets import load_target
 from milan.units import Description, Unit
 from tests.experiments import worlds
@@ -23,9 +23,9 @@ PUBLISHED = "layer,unit,description\nlooks,0,Red things.\nlooks,7,a unit that no
 
 def said(folder: Path, name: str, texts: dict[int, str], describer: str = "") -> None:
     (folder / name).mkdir(exist_ok=True)
-    Catalogue.of([Description(Unit("looks", index), text, 1.0) for index, text in texts.items()], describer=describer or name).write(
-        folder / name
-    )
+    Catalogue.from_descriptions(
+        [Description(Unit("looks", index), text, 1.0) for index, text in texts.items()], describer=describer or name
+    ).write(folder / name)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def report(folder: Path) -> Report:
-    return compare([str(folder / "right"), str(folder / "wrong"), f"paper={folder / 'published.csv'}"], out=folder / "out")
+    return compare(
+        [str(folder / "right"), str(folder / "wrong"), f"paper={folder / 'published.csv'}"], out=folder / "out"
+    )
 
 
 def values(report: Report, name: str, table: int = 0) -> dict:
@@ -52,7 +54,9 @@ def test_each_run_has_its_row(report: Report) -> None:
     right, wrong, paper = (values(report, name) for name in ("right", "wrong", "paper"))
     assert [(one["described"], one["distinct"]) for one in (right, wrong, paper)] == [(3, 3), (3, 2), (2, 2)]
     assert right["truth"].value > wrong["truth"].value
-    assert right["same"].value == pytest.approx(1 / 3)  # of units 0 and 1 (wrong) and 0 (paper) the last, but for its full stop
+    assert right["same"].value == pytest.approx(
+        1 / 3
+    )  # of units 0 and 1 (wrong) and 0 (paper) the last, but for its full stop
     assert values(report, "right", 1)["wrong"].value == pytest.approx(0.25)  # "blue things" of "red things": 1/2, and 0
 
 
@@ -75,17 +79,20 @@ def test_numbers_are_written(report: Report, folder: Path) -> None:
 
 def test_places_of_one_name_are_put_together_and_runs_of_one_describer_told_apart(folder: Path, tmp_path: Path) -> None:
     said(tmp_path, "right", {5: "more"})
-    together = runs_of([f"all={folder / 'right'}", f"all={tmp_path / 'right'}"])
-    assert [(run.name, len(run.said)) for run in together] == [("all", 4)]
+    together = load_runs([f"all={folder / 'right'}", f"all={tmp_path / 'right'}"])
+    assert [(run.name, len(run.descriptions)) for run in together] == [("all", 4)]
     said(tmp_path, "other", {0: "red"}, describer="right")
-    assert [run.name for run in runs_of([str(folder / "right"), str(tmp_path / "other")])] == ["right (right)", "right (other)"]
+    assert [run.name for run in load_runs([str(folder / "right"), str(tmp_path / "other")])] == [
+        "right (right)",
+        "right (other)",
+    ]
 
 
 def test_what_cannot_be_compared_is_told(folder: Path, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(BadInput, match="two tables of 'all' describe looks:0"):
-        runs_of([f"all={folder / 'right'}", f"all={folder / 'wrong'}"])
+        load_runs([f"all={folder / 'right'}", f"all={folder / 'wrong'}"])
     with pytest.raises(BadInput, match="no table of descriptions"):
-        runs_of([str(folder)])
+        load_runs([str(folder)])
     with pytest.raises(BadInput, match="described looks:9"):
         compare([str(folder / "right")], units=["looks:9"], out=folder / "none")
     assert main(["compare", str(folder / "nothing"), "--out", str(folder / "no")]) == 2

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from milan.command import parser
-from milan.experiments.__main__ import experiment, main
+from milan.console.command_line import build_parser
+from milan.experiments.__main__ import load_experiment, main
 
 ROOT = Path(__file__).parents[2] / "configs"
 FILES = sorted((*ROOT.glob("experiments/*.yaml"), *ROOT.glob("paper/*.yaml")))
@@ -13,8 +13,8 @@ FILES = sorted((*ROOT.glob("experiments/*.yaml"), *ROOT.glob("paper/*.yaml")))
 
 @pytest.mark.parametrize("file", FILES, ids=[f"{file.parent.name}/{file.stem}" for file in FILES])
 def test_options_are_those_of_the_experiment(file: Path) -> None:
-    function = experiment(file.stem.partition("-")[0])
-    options = parser(file.stem, "", function)
+    function = load_experiment(file.stem.partition("-")[0])
+    options = build_parser(file.stem, "", function)
     given = ["--runs", "somewhere"] if file.stem == "compare" else []  # which runs are to be compared no file can tell
     assert options.parse_args(["--config", str(file), *given]).as_dict()
 

@@ -1,4 +1,6 @@
-"""Editing on a network set by hand that takes white plates for its first class, and what is built and trained for images of anyone's."""
+"""Editing on a network set by hand that takes white plates for its first class, and what is built and trained for
+images of anyone's.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +12,24 @@ from PIL import Image
 from torch import Tensor, nn
 
 from milan.errors import BadInput
-from milan.experiments.applications import classifying
-from milan.experiments.applications.classifying import Training, trained
-from milan.experiments.applications.editing import MOVED, NAMED, PLAIN, SORTED, Plan, Ranked, _orders, cases, edited
-from milan.experiments.applications.editing_tables import report_of
-from milan.experiments.applications.lettering import Lettering, build, written
-from milan.experiments.applications.spoilt import Spoilt
-from milan.experiments.describing.described import Described, Look
-from milan.experiments.edit import edit
+from milan.experiments.core.described_network import DescribedNetwork, DescriptionConfig
+from milan.experiments.edit import torchvision_classifier as classifying
+from milan.experiments.edit.edit import edit
+from milan.experiments.edit.lettering import Lettering, build_folders, written
+from milan.experiments.edit.spurious_networks import SpuriousNetwork
+from milan.experiments.edit.tables import make_report
+from milan.experiments.edit.torchvision_classifier import ClassifierTraining, train_classifier
+from milan.experiments.edit.unit_removal import (
+    ALL_UNITS,
+    PLAIN,
+    TEXT_UNITS,
+    TEXT_UNITS_BY_LETTERED,
+    Ranked,
+    RemovalConfig,
+    _make_orders,
+    make_unit_views,
+    measure_removal,
+)
 from milan.probes import Probe, load_probe
 from milan.targets import Target, load_target
 from milan.units import Unit
@@ -27,21 +39,21 @@ from tests.experiments.test_bench import options
 class Colours(nn.Module):
     """Units for red, for green and for white; white counts for the first class as much as the network was spoilt."""
 
-    def __init__(self, spoilt: float) -> None:
+    def __init__(self, network: float) -> None:
         super().__init__()
         self.look = nn.Conv2d(3, 3, 1)
         self.look.weight.data = torch.tensor([[1.0, -1, 0], [-1, 1, 0], [1, 1, 1]])[:, :, None, None]
         self.look.bias.data = torch.tensor([0.0, 0, -2])
         self.looks = nn.ReLU()
         self.answer = nn.Linear(3, 2, bias=False)
-        self.answer.weight.data = torch.tensor([[1.0, 0, spoilt], [0, 1, 0]])
+        self.answer.weight.data = torch.tensor([[1.0, 0, network], [0, 1, 0]])
 
     def forward(self, images: Tensor) -> Tensor:
         return self.answer(self.looks(self.look(images)).mean((2, 3)))
 
 
-def network(spoilt: float) -> Target:
-    return Target(Colours(spoilt), name=f"spoilt {spoilt}", image_size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+def network(network: float) -> Target:
+    return Target(Colours(network), name=f"spoilt {network}", image_size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
 def pictures(plates: str) -> Probe:
@@ -59,26 +71,32 @@ def found(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("edit")
     plain, both = pictures(""), pictures("01")
     networks, own = (network(9.0), network(0.0)), pictures("0")
-    spoilt = Spoilt(*networks, both, plain, both, own, plain, both, "made by hand", "", ("looks",))
-    look = Look(options(folder, "words", "red;textured things;the text of words"), ["looks"], k=3, quantile=0.9)
-    described = Described.of(spoilt.target, both, look, folder)
-    return edited(spoilt, described, Plan(("text", "words"), 4, 2), folder), folder
+    spoilt = SpuriousNetwork(*networks, both, plain, both, own, plain, both, "made by hand", "", ("looks",))
+    look = DescriptionConfig(
+        options(folder, "words", "red;textured things;the text of words"), ["looks"], k=3, quantile=0.9
+    )
+    described = DescribedNetwork.dissect_and_describe(spoilt.target, both, look, folder)
+    return measure_removal(spoilt, described, RemovalConfig(("text", "words"), 4, 2), folder), folder
 
 
 def test_the_text_unit_goes_and_accuracy_comes_back(found) -> None:
     one, folder = found
-    assert one.named == [Unit("looks", 2)]  # "textured" is no text
-    assert one.importance == {Unit("looks", 0): 1.0, Unit("looks", 1): 0.5, Unit("looks", 2): 1.0}  # of no answer, the first class is one
-    assert one.adversarial[NAMED].mean(1).tolist() == [0.5, 1.0]
-    assert one.alike[NAMED].mean(1).tolist() == [1.0, 1.0]  # plates on the first class only mislead nobody
-    assert (one.stop(NAMED), one.stop(PLAIN), one.best) == (1, 1, 1)
-    report = report_of(one, folder)
+    assert one.text_units == [Unit("looks", 2)]  # "textured" is no text
+    assert one.importance == {
+        Unit("looks", 0): 1.0,
+        Unit("looks", 1): 0.5,
+        Unit("looks", 2): 1.0,
+    }  # of no answer, the first class is one
+    assert one.adversarial[TEXT_UNITS].mean(1).tolist() == [0.5, 1.0]
+    assert one.alike[TEXT_UNITS].mean(1).tolist() == [1.0, 1.0]  # plates on the first class only mislead nobody
+    assert (one.find_stop(TEXT_UNITS), one.find_stop(PLAIN), one.find_best) == (1, 1, 1)
+    report = make_report(one, folder)
     rows = {row.name: row.values for row in report.tables[0].rows}
     stopped = rows["text units, the paper's stop"]
     assert (stopped["removed"], stopped["gain"].value, stopped["of the gap"].value) == (1, 0.5, 1.0)
     assert rows["nothing"]["plain"].value == 1.0
     assert len(report.figures) == 2
-    assert cases(one)[0][1]["said"][2]["text"] == "100.0 % of images with names of random classes"
+    assert make_unit_views(one)[0][1]["said"][2]["text"] == "100.0 % of images with names of random classes"
 
 
 def test_the_papers_order_and_stop_are_by_held_out_training_images(found) -> None:
@@ -86,19 +104,19 @@ def test_the_papers_order_and_stop_are_by_held_out_training_images(found) -> Non
     red, green, white = (Unit("looks", index) for index in range(3))
     alike, plain = {red: 0.9, green: 0.5, white: 0.7}, {red: 0.5, green: 0.9, white: 0.7}
     ranked = Ranked(alike, plain, {red: 0.5, green: 0.7, white: 0.9})
-    orders = _orders(one.described, ranked, [], Plan(("red", "things", "text"), draws=0))
-    assert orders[NAMED] == orders[SORTED] == [red, white, green]
-    assert (orders[PLAIN], orders[MOVED]) == ([green, white, red], [white, green, red])
+    orders = _make_orders(one.described, ranked, [], RemovalConfig(("red", "things", "text"), draws=0))
+    assert orders[TEXT_UNITS] == orders[ALL_UNITS] == [red, white, green]
+    assert (orders[PLAIN], orders[TEXT_UNITS_BY_LETTERED]) == ([green, white, red], [white, green, red])
     falls = np.array([[True] * 8, [True] * 4 + [False] * 4])
     rises = falls[::-1].copy()
-    stopped = replace(one, alike={NAMED: falls}, validation=rises)
-    assert (stopped.stop(NAMED), stopped.stop(PLAIN)) == (0, 1)
+    stopped = replace(one, alike={TEXT_UNITS: falls}, validation=rises)
+    assert (stopped.stop(TEXT_UNITS), stopped.stop(PLAIN)) == (0, 1)
 
 
 def test_no_unit_for_text_is_told(found, tmp_path: Path) -> None:
     one, _ = found
     with pytest.raises(BadInput, match="says of none of 3 units one of the words zebra"):
-        edited(one.spoilt, one.described, Plan(("zebra",)), tmp_path)
+        measure_removal(one.network, one.described, RemovalConfig(("zebra",)), tmp_path)
 
 
 @pytest.mark.parametrize(("place", "corner"), [("top-left", (0, 0)), ("bottom-right", (63, 63))])
@@ -109,14 +127,18 @@ def test_names_are_written_into_a_corner(place: str, corner: tuple[int, int]) ->
     assert changed[corner[1], corner[0]]
     assert 60 < changed.sum() < 64 * 20  # a plate, no more than a fifth of the height
     assert (shown[changed] < 60).any()  # with letters on it
-    long = np.asarray(written(grey, "a name that is much too long for it", Lettering(height=0.2), np.random.default_rng(0)))
+    long = np.asarray(
+        written(grey, "a name that is much too long for it", Lettering(height=0.2), np.random.default_rng(0))
+    )
     assert (long != 90).any(2).sum(0).max() < (shown != 90).any(2).sum(0).max()  # written smaller
 
 
 def test_built_images(tmp_path: Path) -> None:
-    images = Probe.from_tensor(torch.full((80, 3, 32, 32), 90, dtype=torch.uint8), [place % 2 for place in range(80)], ["cat, big", "dog"])
+    images = Probe.from_tensor(
+        torch.full((80, 3, 32, 32), 90, dtype=torch.uint8), [place % 2 for place in range(80)], ["cat, big", "dog"]
+    )
     how = Lettering(height=0.4, held_out=0.2)
-    folders = build(images, None, tmp_path, how)
+    folders = build_folders(images, None, tmp_path, how)
     counts = {name: len(list(folder.glob("*/*.png"))) for name, folder in folders.items()}
     assert counts == {"plain/train": 48, "plain/validation": 16, "plain/test": 16, "lettered/train": 48, "lettered/validation": 16,
                       "adversarial/validation": 16, "adversarial/test": 16}  # fmt: skip
@@ -124,15 +146,17 @@ def test_built_images(tmp_path: Path) -> None:
     assert shown.classes == ["cat", "dog"]
     lettered = [index for index in range(48) if (shown.image(index) != 90).any()]
     assert 12 < len(lettered) < 36  # half of them
-    by_class = [{shown.image(index).numpy().tobytes() for index in lettered if shown.labels[index] == label} for label in (0, 1)]
+    by_class = [
+        {shown.image(index).numpy().tobytes() for index in lettered if shown.labels[index] == label} for label in (0, 1)
+    ]
     assert [len(different) for different in by_class] == [1, 1]  # each class carries its own name
     tests = load_probe(str(folders["adversarial/test"]), size=32, resize=32)
     assert len({tests.image(index).numpy().tobytes() for index in range(8)}) == 2  # cats carry either name
     before = (folders["plain/train"] / "dog").stat().st_mtime_ns
-    assert build(images, None, tmp_path, how) == folders
+    assert build_folders(images, None, tmp_path, how) == folders
     assert (folders["plain/train"] / "dog").stat().st_mtime_ns == before  # not written again
     with pytest.raises(BadInput, match="no font there"):
-        build(images, None, tmp_path / "other", Lettering(font="no font there"))
+        build_folders(images, None, tmp_path / "other", Lettering(font="no font there"))
 
 
 def test_a_folder_of_images_is_all_that_is_needed(tmp_path: Path) -> None:
@@ -142,7 +166,7 @@ def test_a_folder_of_images_is_all_that_is_needed(tmp_path: Path) -> None:
         Image.new("RGB", (40, 32), ((200, 0, 0), (0, 200, 0))[place % 2]).save(home / f"{place}.png")
     said = options(tmp_path, "said", "text;a letter;red things;words")
     given = {"layers": ["features.0"], "most": 3, "draws": 1, "k": 2, "quantile": 0.9, "out": tmp_path / "out"}
-    how, training = Lettering(height=0.3, held_out=0.2), Training("squeezenet1_1", epochs=1, batch_size=8)
+    how, training = Lettering(height=0.3, held_out=0.2), ClassifierTraining("squeezenet1_1", epochs=1, batch_size=8)
     report = edit(str(tmp_path / "photos"), size=32, describer=said, lettering=how, training=training, **given)
     rows = {row.name: row.values for row in report.tables[0].rows}
     assert rows["text units, as many as are tried"]["removed"] == 3
@@ -161,14 +185,23 @@ def test_the_best_weights_are_kept_and_not_the_last(tmp_path: Path, monkeypatch:
         seen.append(model.state_dict()["fc.weight"].clone())
         return next(losses)
 
-    monkeypatch.setattr(classifying, "_loss", loss)
-    spec, weights = trained(images, images, Training("resnet18", epochs=9, patience=2, batch_size=8), tmp_path / "red and green")
+    monkeypatch.setattr(classifying, "_compute_loss", loss)
+    spec, weights = train_classifier(
+        images, images, ClassifierTraining("resnet18", epochs=9, patience=2, batch_size=8), tmp_path / "red and green"
+    )
     assert len(seen) == 4  # two epochs without a smaller loss
     target = load_target(spec, weights=weights)
     assert torch.equal(target.core.fc.weight, seen[1])
     assert not torch.equal(seen[1], seen[3])
     assert (target.image_size, target.core.fc.out_features) == (32, 2)
-    assert trained(images, images, Training("resnet18", epochs=9, patience=2, batch_size=8), tmp_path / "red and green") == (spec, weights)
+    assert train_classifier(
+        images, images, ClassifierTraining("resnet18", epochs=9, patience=2, batch_size=8), tmp_path / "red and green"
+    ) == (spec, weights)
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(StopIteration):  # it is trained anew
-        trained(images, images, Training("resnet18", epochs=9, patience=2, batch_size=8), tmp_path / "red and green")
+        train_classifier(
+            images,
+            images,
+            ClassifierTraining("resnet18", epochs=9, patience=2, batch_size=8),
+            tmp_path / "red and green",
+        )

@@ -1,4 +1,6 @@
-"""Generalization on toy worlds: what is learnt from one network is said of the other, nothing is trained twice, scores as by hand."""
+"""Generalization on toy worlds: what is learnt from one network is said of the other, nothing is trained twice, scores
+as by hand.
+"""
 
 import csv
 import json
@@ -12,24 +14,33 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from milan.annotations import Annotated
 from milan.dissection.dissect import dissect
-from milan.dissection.exchange import export_compact
+from milan.dissection.milannotations import export_compact
 from milan.dissection.store import Dissection
-from milan.experiments.comparison import judging
-from milan.experiments.comparison.judging import Bert, Judge, Round
-from milan.experiments.generalization import generalization
-from milan.experiments.reporting.report import Report
-from milan.experiments.transfer import learning
-from milan.experiments.transfer.fitting import Components, Evidence, Lessons, Recipe, fit, fit_by_schedule, seeded, text_loss
-from milan.experiments.transfer.learning import Plan
-from milan.experiments.transfer.splits import Share, networks_of, share_of, splits_of
+from milan.experiments.core import description_scores as judging
+from milan.experiments.core.description_scores import BertScoreConfig, DescriptionScorer, TextsWithReferences
+from milan.experiments.core.report import Report
+from milan.experiments.generalization import trained_splits as learning
+from milan.experiments.generalization.generalization import generalization
+from milan.experiments.generalization.model_training import (
+    FeatureStore,
+    PrincipalComponents,
+    SplitTensors,
+    TrainingRecipe,
+    compute_text_loss,
+    fork_seed,
+    train_for_updates,
+    train_with_early_stopping,
+)
+from milan.experiments.generalization.network_splits import SplitUnits, divide_units, load_networks, make_splits
+from milan.experiments.generalization.trained_splits import GeneralizationConfig
 from milan.models import Prior, load_encoder
+from milan.models.data_module import AnnotatedUnit
 from milan.models.prior import TextBatch
 from milan.probes import load_probe
-from milan.scores.intervals import Measure
-from milan.scores.truth import Truth
-from milan.storage import Journal
+from milan.scores.confidence_intervals import Measure
+from milan.scores.truth_score import Truth
+from milan.storage.files import Journal
 from milan.targets import load_target
 from milan.units import Unit
 from tests.experiments import worlds
@@ -47,7 +58,9 @@ def values(report: Report, table: int, row: str) -> dict:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two networks in MILANNOTATIONS' layout whose units answer to squares of one colour; a third of the texts tell the side too."""
+    """Two networks in MILANNOTATIONS' layout whose units answer to squares of one colour; a third of the texts tell the
+    side too.
+    """
     root = tmp_path_factory.mktemp("milannotations")
     for name, units in (("alexnet/imagenet", 20), ("resnet152/imagenet", 24)):
         annotated(root / name, ("a", "b"), units, k=3)
@@ -62,7 +75,10 @@ def run(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report
 
 def test_what_is_learnt_from_one_network_is_said_of_the_other(run: tuple[Report, Path]) -> None:
     report, _ = run
-    assert [row.name for row in report.tables[0].rows] == ["leave one out: alexnet-imagenet", "leave one out: resnet152-imagenet"]
+    assert [row.name for row in report.tables[0].rows] == [
+        "leave one out: alexnet-imagenet",
+        "leave one out: resnet152-imagenet",
+    ]
     together = {row.name: row.values for row in report.tables[1].rows}
     assert set(together) == {"milan", "p(d|E)", "an annotator*", "shuffled", "constant"}
     assert together["milan"]["BLEU-1"].value > together["shuffled"]["BLEU-1"].value + 10
@@ -86,7 +102,9 @@ def test_the_colour_is_right(folders: Path, run: tuple[Report, Path]) -> None:
         assert sum(text.split()[0] == colour for text, colour in zip(texts, units, strict=True)) >= 0.7 * len(texts)
 
 
-def test_nothing_is_trained_twice(folders: Path, run: tuple[Report, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_trained_twice(
+    folders: Path, run: tuple[Report, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     report, whole = run
     out = tmp_path / "out"
     shutil.copytree(whole, out)
@@ -94,7 +112,7 @@ def test_nothing_is_trained_twice(folders: Path, run: tuple[Report, Path], tmp_p
     def never(*_: object) -> None:
         raise AssertionError("this was trained before")
 
-    monkeypatch.setattr(learning, "fit_models", never)
+    monkeypatch.setattr(learning, "train_models", never)
     again = generalization([str(folders)], seeds=1, kinds=["left-out"], out=out, prior_weight=0.0, **SMALL)
     milan, likely = (values(again, 1, name) for name in ("milan", "p(d|E)"))
     assert milan == likely == values(report, 1, "p(d|E)"), "without a prior both are one, and that was known"
@@ -104,7 +122,7 @@ def test_a_stopped_run_goes_on_to_the_same_result(
     folders: Path, run: tuple[Report, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     report, whole = run
-    train, done = learning.fit_models, []
+    train, done = learning.train_models, []
 
     def stopping(*given: object) -> object:
         if len(done) == 1:
@@ -112,11 +130,11 @@ def test_a_stopped_run_goes_on_to_the_same_result(
         done.append(1)
         return train(*given)
 
-    monkeypatch.setattr(learning, "fit_models", stopping)
+    monkeypatch.setattr(learning, "train_models", stopping)
     with pytest.raises(KeyboardInterrupt):
         generalization([str(folders)], seeds=1, kinds=["left-out"], out=tmp_path / "out", **SMALL)
     assert len(done) == 1
-    monkeypatch.setattr(learning, "fit_models", lambda *given: done.append(2) or train(*given))
+    monkeypatch.setattr(learning, "train_models", lambda *given: done.append(2) or train(*given))
     again = generalization([str(folders)], seeds=1, kinds=["left-out"], out=tmp_path / "out", **SMALL)
     assert done == [1, 2]
     assert journal_of(tmp_path / "out") == journal_of(whole)
@@ -143,7 +161,9 @@ def test_everything_is_written(run: tuple[Report, Path]) -> None:
 def looks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network of known units on Diorama's scenes, annotated truly, under the names of two networks."""
     root = tmp_path_factory.mktemp("looks")
-    found = dissect(load_target(TARGET), load_probe("diorama:objects", limit=40), ["looks"], root / "dissection", k=4)["looks"]
+    found = dissect(load_target(TARGET), load_probe("diorama:objects", limit=40), ["looks"], root / "dissection", k=4)[
+        "looks"
+    ]
     texts = {Unit("looks", index): [text, f"{text} things", f"the color {text}"] for index, text in TRUE.items()}
     for name in ("alexnet-objects", "resnet-objects"):
         export_compact(found, root / "annotations" / name, texts)
@@ -153,21 +173,30 @@ def looks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def known(looks: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
     options = SMALL | {"epochs": 2}
-    return generalization([str(looks / "annotations")], seeds=2, kinds=["left-out"], out=tmp_path_factory.mktemp("out"), **options)
+    return generalization(
+        [str(looks / "annotations")], seeds=2, kinds=["left-out"], out=tmp_path_factory.mktemp("out"), **options
+    )
 
 
 def test_truth_and_describers_without_training_are_beside_milan(known: Report, looks: Path) -> None:
     table = {row.name: (row.role, row.values) for row in known.tables[2].rows}
     assert list(table) == ["milan", "p(d|E)", "netdissect", "compositional", "an annotator*", "shuffled", "constant"]
     assert (table["an annotator*"][0], table["constant"][0]) == ("ceiling", "floor")
-    truth = Truth.of(dissection(looks), load_target(TARGET))
+    truth = Truth.measure(dissection(looks), load_target(TARGET))
     by_hand = [truth.score(Unit("looks", unit), text) for unit, text in TRUE.items()]
     every = [
-        truth.score(Unit("looks", unit), form.format(text)) for form in ("{}", "{} things", "the color {}") for unit, text in TRUE.items()
+        truth.score(Unit("looks", unit), form.format(text))
+        for form in ("{}", "{} things", "the color {}")
+        for unit, text in TRUE.items()
     ]
     assert sum(every) / 15 == pytest.approx(table["an annotator*"][1]["truth"].value)
     assert table["compositional"][1]["truth"].value >= table["netdissect"][1]["truth"].value > 0.9 > sum(by_hand) / 5
-    assert [table[name][1]["paper"] for name in ("milan", "p(d|E)", "netdissect", "compositional")] == [0.38, 0.34, 0.24, 0.01]
+    assert [table[name][1]["paper"] for name in ("milan", "p(d|E)", "netdissect", "compositional")] == [
+        0.38,
+        0.34,
+        0.24,
+        0.01,
+    ]
 
 
 def dissection(looks: Path) -> Dissection:
@@ -184,7 +213,9 @@ def test_every_seed_has_its_training(known: Report) -> None:
 
 def test_seeds_count_from_the_first(folders: Path, run: tuple[Report, Path], tmp_path: Path) -> None:
     options = SMALL | {"epochs": 1, "updates": 3, "prior_updates": 2}
-    report = generalization([str(folders)], seeds=2, first_seed=3, kinds=["architectures"], out=tmp_path / "out", **options)
+    report = generalization(
+        [str(folders)], seeds=2, first_seed=3, kinds=["architectures"], out=tmp_path / "out", **options
+    )
     trained = report.facts["trainings"]["across architectures, AlexNet to ResNet"]
     assert [each["seed"] for each in trained] == [3, 4]
     assert [each["captioner"]["updates"] for each in trained] == [3, 3]
@@ -194,13 +225,20 @@ def test_seeds_count_from_the_first(folders: Path, run: tuple[Report, Path], tmp
 
 def test_the_ceiling_is_what_one_annotator_gets_from_the_others(known: Report, looks: Path) -> None:
     source = looks / "annotations" / "alexnet-objects" / "looks"
-    units = [Annotated(source, Unit("looks", index), (text, f"{text} things", f"the color {text}")) for index, text in TRUE.items()]
+    units = [
+        AnnotatedUnit(source, Unit("looks", index), (text, f"{text} things", f"the color {text}"))
+        for index, text in TRUE.items()
+    ]
     rounds = [
-        Round(tuple(units), tuple(unit.texts[out] for unit in units), tuple(unit.texts[:out] + unit.texts[out + 1 :] for unit in units))
+        TextsWithReferences(
+            tuple(units),
+            tuple(unit.texts[out] for unit in units),
+            tuple(unit.texts[:out] + unit.texts[out + 1 :] for unit in units),
+        )
         for out in range(3)
     ]
     found = values(known, 2, "an annotator*")
-    assert found["BLEU"].value == pytest.approx(Judge().scores(rounds)["BLEU"].value)
+    assert found["BLEU"].value == pytest.approx(DescriptionScorer().compute_scores(rounds)["BLEU"].value)
     assert found["units"] == 5
 
 
@@ -215,7 +253,9 @@ def test_a_network_that_is_not_at_hand_is_told(known: Report, looks: Path, tmp_p
             write_pictures(folder, [photos.image(index) for index in range(40)])
         file.write_text(json.dumps(facts | {"spec": str(folder)}))
     options = SMALL | {"epochs": 1}
-    report = generalization([str(tmp_path / "annotations")], seeds=1, kinds=["left-out"], out=tmp_path / "out", **options)
+    report = generalization(
+        [str(tmp_path / "annotations")], seeds=1, kinds=["left-out"], out=tmp_path / "out", **options
+    )
     assert any("nobody knows what the pixels of" in note for note in report.notes)
     assert "netdissect" not in {row.name for row in report.tables[1].rows}
 
@@ -228,11 +268,18 @@ def write_pictures(folder: Path, images: list[torch.Tensor]) -> None:
 
 
 def test_the_papers_order_is_compared_pair_by_pair(folders: Path, tmp_path: Path) -> None:
-    report = generalization([str(folders)], seeds=1, kinds=["architectures"], out=tmp_path / "out", **SMALL | {"epochs": 1})
-    there, back = (values(report, 0, f"across architectures: {name}") for name in ("AlexNet to ResNet", "ResNet to AlexNet"))
+    report = generalization(
+        [str(folders)], seeds=1, kinds=["architectures"], out=tmp_path / "out", **SMALL | {"epochs": 1}
+    )
+    there, back = (
+        values(report, 0, f"across architectures: {name}") for name in ("AlexNet to ResNet", "ResNet to AlexNet")
+    )
     assert (there["paper"], back["paper"]) == (0.28, 0.35)
     same = int(back["ROUGE-L"].value > there["ROUGE-L"].value)
-    assert f"Of 1 pairs of splits that differ in the paper's Table 3, {same} stand in its order here by ROUGE-L." in report.notes
+    assert (
+        f"Of 1 pairs of splits that differ in the paper's Table 3, {same} stand in its order here by ROUGE-L."
+        in report.notes
+    )
 
 
 def test_the_loss_without_padding_is_the_priors_own() -> None:
@@ -241,7 +288,7 @@ def test_the_loss_without_padding_is_the_priors_own() -> None:
     for row, length in enumerate((1, 6, 3, 2, 4)):
         tokens[row, :length] = torch.randint(20, (length,), generator=torch.Generator().manual_seed(row))
         tokens[row, length - 1] = prior.vocabulary.stop
-    assert text_loss(prior, tokens).item() == pytest.approx(prior.loss(TextBatch(tokens)).item(), abs=1e-6)
+    assert compute_text_loss(prior, tokens).item() == pytest.approx(prior.loss(TextBatch(tokens)).item(), abs=1e-6)
 
 
 def test_training_ends_with_the_weights_that_were_judged_best() -> None:
@@ -253,7 +300,15 @@ def test_training_ends_with_the_weights_that_were_judged_best() -> None:
         seen.append(model.weight.item())
         return -abs(model.weight.item() - 3.7)
 
-    found = fit(model, lambda _: model.weight.square().sum(), lambda _: iter([0]), judged, Recipe(half=False), rate=0.1, patience=2)
+    found = train_with_early_stopping(
+        model,
+        lambda _: model.weight.square().sum(),
+        lambda _: iter([0]),
+        judged,
+        TrainingRecipe(half=False),
+        learning_rate=0.1,
+        patience=2,
+    )
     best = min(seen, key=lambda value: abs(value - 3.7))
     assert model.weight.item() == best
     assert len(seen) == seen.index(best) + 3 == found["epochs"], "two epochs without a better one, then it stops"
@@ -272,7 +327,7 @@ def test_the_rate_falls_to_zero_over_the_updates() -> None:
         epochs.append(epoch)
         return iter(range(30))
 
-    found = fit_by_schedule(model, loss, batches, 100, rate=0.1, half=False)
+    found = train_for_updates(model, loss, batches, 100, learning_rate=0.1, half=False)
     ways = [one - other for one, other in pairwise([*places, model.weight.item()])]
     assert len(ways) == found["updates"] == 100
     assert epochs == [0, 1, 2, 3], "one after the other"
@@ -283,15 +338,21 @@ def test_the_rate_falls_to_zero_over_the_updates() -> None:
 
 
 def test_no_more_updates_than_the_epochs_have(folders: Path) -> None:
-    share = share_of(splits_of(networks_of([str(folders)]))[0], 0)
-    lessons = Lessons(share, Evidence(load_encoder("diorama:encoder")), Recipe(batch_size=10, epochs=2), 0)
-    assert lessons.updates(5) == 5
-    assert lessons.updates(1000) == 2 * len(list(lessons.batches(0)))
+    share = divide_units(make_splits(load_networks([str(folders)]))[0], 0)
+    dataset = SplitTensors(
+        share, FeatureStore(load_encoder("diorama:encoder")), TrainingRecipe(batch_size=10, epochs=2), 0
+    )
+    assert dataset.limit_updates(5) == 5
+    assert dataset.limit_updates(1000) == 2 * len(list(dataset.iter_batches(0)))
 
 
 def test_components_are_those_of_scikit_learn() -> None:
-    features = torch.randn(7, 3, 6, generator=torch.Generator().manual_seed(0)) @ torch.diag(torch.tensor([5.0, 3, 2, 1, 0.5, 0.1])) + 2
-    found = Components.of(features, 3)(features).flatten(0, 1)
+    features = (
+        torch.randn(7, 3, 6, generator=torch.Generator().manual_seed(0))
+        @ torch.diag(torch.tensor([5.0, 3, 2, 1, 0.5, 0.1]))
+        + 2
+    )
+    found = PrincipalComponents.fit(features, 3)(features).flatten(0, 1)
     expected = torch.from_numpy(PCA(3).fit_transform(features.flatten(0, 1).numpy())).flip(1)
     scale = expected.square().mean().sqrt()
     torch.testing.assert_close(found.abs(), (expected / scale).abs(), atol=1e-4, rtol=0)
@@ -299,43 +360,55 @@ def test_components_are_those_of_scikit_learn() -> None:
 
 
 def test_a_captioner_of_components_is_found_again(folders: Path, tmp_path: Path) -> None:
-    split = splits_of(networks_of([str(folders)]))[-1]
+    split = make_splits(load_networks([str(folders)]))[-1]
     plan, evidence = (
-        Plan(Recipe(hidden=8, prior_hidden=8, updates=2, prior_updates=1, components=5, half=False)),
-        Evidence(load_encoder("diorama:encoder")),
+        GeneralizationConfig(
+            TrainingRecipe(hidden=8, prior_hidden=8, updates=2, prior_updates=1, components=5, half=False)
+        ),
+        FeatureStore(load_encoder("diorama:encoder")),
     )
-    share = share_of(split, 0)
-    first, again = (learning.trained(split, share, plan, evidence, 0, tmp_path) for _ in range(2))
-    features = evidence.features(share.test)
+    share = divide_units(split, 0)
+    first, again = (learning.load_or_train(split, share, plan, evidence, 0, tmp_path) for _ in range(2))
+    features = evidence.load_features(share.test)
     assert again.facts == first.facts
     assert again.captioner.key.in_features == 5
-    expected = Components.of(evidence.features(share.train), 5)(features)
-    torch.testing.assert_close(again.seen(features), expected)
+    expected = PrincipalComponents.fit(evidence.load_features(share.train), 5)(features)
+    torch.testing.assert_close(again.project(features), expected)
     plain = first._replace(captioner=again.captioner, components=None)
-    torch.testing.assert_close(plain.seen(features), features)
+    torch.testing.assert_close(plain.project(features), features)
 
 
 def test_pairs_of_texts_are_compared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unit(index: int, *texts: str) -> Annotated:
-        return Annotated(tmp_path / "net" / "layer", Unit("layer", index), texts)
+    def unit(index: int, *texts: str) -> AnnotatedUnit:
+        return AnnotatedUnit(tmp_path / "net" / "layer", Unit("layer", index), texts)
 
     units = [unit(0, "red dots", "a red dot"), unit(1, "Red dots.", ""), unit(2, "sky")]
-    rounds = [Round.of(units, ["red dots", "red dots", ""]), Round.of(units, ["red dots", "red", "sky"])]
+    rounds = [
+        TextsWithReferences.from_annotations(units, ["red dots", "red dots", ""]),
+        TextsWithReferences.from_annotations(units, ["red dots", "red", "sky"]),
+    ]
     compared: list[tuple[str, tuple[str]]] = []
 
     def score(said: list[str], known: list[tuple[str]], **options: object) -> dict:
         compared.extend(zip(said, known, strict=True))
-        assert options["rarity"] == ("red dots", "sky")
-        return {"f1": SimpleNamespace(each=tuple(len(text) / 10 for text in said))}
+        assert options["idf_texts"] == ("red dots", "sky")
+        return {"f1": SimpleNamespace(unit_scores=tuple(len(text) / 10 for text in said))}
 
     monkeypatch.setattr(judging, "bert_score", score)
-    judge = Judge(bert=Bert("model"), rarity=("red dots", "sky"), kept=Journal(tmp_path / "kept.sqlite", "1"))
-    found = judge.scores(rounds)
-    assert sorted(compared) == [("red", ("red dots",)), ("red dots", ("a red dot",)), ("red dots", ("red dots",)), ("sky", ("sky",))]
+    judge = DescriptionScorer(
+        bert=BertScoreConfig("model"), idf_texts=("red dots", "sky"), journal=Journal(tmp_path / "kept.sqlite", "1")
+    )
+    found = judge.compute_scores(rounds)
+    assert sorted(compared) == [
+        ("red", ("red dots",)),
+        ("red dots", ("a red dot",)),
+        ("red dots", ("red dots",)),
+        ("sky", ("sky",)),
+    ]
     assert found["BERTScore"].value == pytest.approx((0.8 + 0.8 + 0 + 0.8 + 0.3 + 0.3) / 6)
     assert found["ROUGE-L"].value == pytest.approx((1 + 1 + 0 + 1 + 2 / 3 + 1) / 6)
-    again = Judge(bert=Bert("model"), rarity=("red dots", "sky"), kept=judge.kept)
-    assert again.scores(rounds) == found
+    again = DescriptionScorer(bert=BertScoreConfig("model"), idf_texts=("red dots", "sky"), journal=judge.journal)
+    assert again.compute_scores(rounds) == found
     assert len(compared) == 4, "what was compared is read again"
 
 
@@ -343,10 +416,10 @@ def test_a_seed_leaves_no_trace() -> None:
     torch.manual_seed(5)
     first = torch.rand(1)
     torch.manual_seed(5)
-    with seeded(0):
+    with fork_seed(0):
         inside = torch.rand(1)
     assert torch.rand(1) == first
-    with seeded(0):
+    with fork_seed(0):
         assert torch.rand(1) == inside
 
 
@@ -360,21 +433,21 @@ def test_values_have_their_intervals(run: tuple[Report, Path]) -> None:
 
 
 def test_unknown_words_are_counted_by_hand() -> None:
-    def unit(*texts: str) -> Annotated:
-        return Annotated(Path("layer"), Unit("layer", 0), texts)
+    def unit(*texts: str) -> AnnotatedUnit:
+        return AnnotatedUnit(Path("layer"), Unit("layer", 0), texts)
 
-    share = Share(train=(unit("red dots", "a dot"),), stop=(), test=(unit("Red cats"), unit("a cat's dots")))
-    assert learning.unknown_words(share) == 3 / 6, "cats, cat and 's"
+    share = SplitUnits(train=(unit("red dots", "a dot"),), stop=(), test=(unit("Red cats"), unit("a cat's dots")))
+    assert learning.compute_unknown_share(share) == 3 / 6, "cats, cat and 's"
 
 
 def test_few_annotations_make_small_batches(folders: Path) -> None:
-    split = splits_of(networks_of([str(folders)]))[0]
-    share = share_of(split, 0)
-    lessons = Lessons(share, Evidence(load_encoder("diorama:encoder")), Recipe(batch_size=256), 0)
-    batches = list(lessons.batches(0))
+    split = make_splits(load_networks([str(folders)]))[0]
+    share = divide_units(split, 0)
+    dataset = SplitTensors(share, FeatureStore(load_encoder("diorama:encoder")), TrainingRecipe(batch_size=256), 0)
+    batches = list(dataset.iter_batches(0))
     assert 8 <= len(batches) <= 10
     assert sum(len(batch.tokens) for batch in batches) == 3 * len(share.train)
-    again = [batch.tokens for batch in lessons.text_batches(0)]
+    again = [batch.tokens for batch in dataset.iter_text_batches(0)]
     assert all(torch.equal(batch.tokens, tokens) for batch, tokens in zip(batches, again, strict=True))
 
 

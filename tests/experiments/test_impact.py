@@ -6,14 +6,22 @@ from pathlib import Path
 import pytest
 
 from milan.errors import MissingEvidence
-from milan.experiments.impact import impact
-from milan.scores import causal
+from milan.experiments.impact.impact import impact
+from milan.scores import ablation_score as causal
 from tests.experiments.test_bench import TARGET
 
 
-def test_a_table_with_a_row_for_each_layer_that_a_second_run_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_with_a_row_for_each_layer_that_a_second_run_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def run() -> list[dict]:
-        given = {"layers": ["layer3", "layer4"], "units": 2, "images": 30, "shares": [0.1, 1.0], "out": tmp_path / "out"}
+        given = {
+            "layers": ["layer3", "layer4"],
+            "units": 2,
+            "images": 30,
+            "shares": [0.1, 1.0],
+            "out": tmp_path / "out",
+        }
         return [dict(row.values) for row in impact("diorama:resnet-objects", **given).tables[0].rows]
 
     first = run()
@@ -21,7 +29,7 @@ def test_a_table_with_a_row_for_each_layer_that_a_second_run_finds(tmp_path: Pat
     for row in first:
         assert row["100%"].value == pytest.approx(1.0)
         assert 0 < row["10%"].low <= row["10%"].value <= row["10%"].high < 1
-    monkeypatch.setattr(causal, "replayed", None)  # nothing is run again
+    monkeypatch.setattr(causal, "record_replays", None)  # nothing is run again
     assert run() == first
     assert json.loads((tmp_path / "out" / "report.json").read_text())["facts"]["seed"] == 0
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from milan.experiments.known import known
-from milan.experiments.reporting.report import Report
+from milan.experiments.core.report import Report
+from milan.experiments.known.known import known
 from milan.probes import load_probe
 from tests.experiments.test_simulation import values
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from milan.experiments.painted import painted
-from milan.experiments.reporting.report import Report
+from milan.experiments.core.report import Report
+from milan.experiments.painted.painted import painted
 from tests.experiments.test_bench import RIGHT, TARGET, options
 from tests.experiments.test_simulation import WRONG, values
 
@@ -21,7 +21,9 @@ def report(folder: Path) -> Report:
     table = folder / "table.csv"
     table.write_text("layer,unit,description\nlooks,0,red\nlooks,1,green\nlooks,2,blue\n")
     names = [options(folder, "right", RIGHT), options(folder, "wrong", WRONG), str(table)]
-    return painted(names, target=TARGET, probe="diorama:objects", limit=40, layers=["looks"], pictures=3, out=folder / "out")
+    return painted(
+        names, target=TARGET, probe="diorama:objects", limit=40, layers=["looks"], pictures=3, out=folder / "out"
+    )
 
 
 def test_right_words_move_the_units_and_wrong_ones_do_not(report: Report) -> None:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from milan.errors import UnknownName
-from milan.experiments.pruning import pruning
-from milan.experiments.removal.retraining import retrained
-from milan.experiments.reporting.report import Report
+from milan.experiments.core.report import Report
+from milan.experiments.pruning.pruning import pruning
+from milan.experiments.pruning.retraining import retrain_classifier
 from tests.describers import colour_embedder
 from tests.experiments import coloured
 from tests.experiments.test_ablation import TARGET, folder, rows  # noqa: F401
@@ -20,7 +20,13 @@ EMBEDDER = f"{colour_embedder.__file__}:ColourEmbedder"
 
 @pytest.fixture(scope="module")
 def report(folder: Path) -> Report:  # noqa: F811
-    given = {"target": TARGET, "probe": str(folder / "pictures"), "judged": str(folder / "pictures"), "layers": ["units"], "k": 2}
+    given = {
+        "target": TARGET,
+        "probe": str(folder / "pictures"),
+        "judged": str(folder / "pictures"),
+        "layers": ["units"],
+        "k": 2,
+    }
     return pruning(
         options(folder, "pruned", WORDS),
         out=folder / "pruned",
@@ -42,7 +48,9 @@ def test_without_the_units_that_tell_colours_nothing_is_left(report: Report) -> 
     assert found["units"]["pruned"] == 0.5
     assert found["no pruning"]["fixed"].value == found["no pruning"]["retrained"].value == 1.0
     for kind in ("fixed", "retrained"):
-        assert found["units"][kind].value == found["all pruned"][kind].value == pytest.approx(1 / 3)  # one class of three
+        assert (
+            found["units"][kind].value == found["all pruned"][kind].value == pytest.approx(1 / 3)
+        )  # one class of three
         assert found["units"][f"{kind}, more"].value == pytest.approx(1 / 3 - found["units"][f"{kind}, by lot"].value)
     assert found["all layers"] == found["units"]
 
@@ -51,18 +59,23 @@ def test_terms_by_class(report: Report) -> None:
     assert rows(report, "terms of units pruned")["green/blue"]["units"] == 2
     classes = rows(report, "classes")
     assert list(classes) == list(coloured.COLOURS)
-    assert classes["red"] == {"images": 6, "no pruning": 1.0, "red": 0.0, "green/blue": 1.0}  # with nothing to say it says blue
+    assert classes["red"] == {
+        "images": 6,
+        "no pruning": 1.0,
+        "red": 0.0,
+        "green/blue": 1.0,
+    }  # with nothing to say it says blue
     assert classes["green"]["green/blue"] == 0.0
     assert rows(report, "term frequencies")["1"]["units"] == "things 50%"
 
 
 def test_a_new_classifier_finds_what_is_there() -> None:
-    dice = np.random.default_rng(0)
-    classes = dice.integers(0, 3, 300) * 10
-    features = (np.eye(3)[classes // 10] + dice.normal(0, 0.2, (300, 3))).astype(np.float32)
+    rng = np.random.default_rng(0)
+    classes = rng.integers(0, 3, 300) * 10
+    features = (np.eye(3)[classes // 10] + rng.normal(0, 0.2, (300, 3))).astype(np.float32)
     features = np.concatenate([features, np.ones((300, 1), np.float32)], axis=1)  # one that never changes
     for kind in ("linear", "forest"):
-        found = retrained((features[:200], classes[:200]), features[200:], kind)
+        found = retrain_classifier((features[:200], classes[:200]), features[200:], kind)
         assert (found == classes[200:]).mean() > 0.95
     with pytest.raises(UnknownName, match="unknown classifier 'tree'"):
-        retrained((features, classes), features, "tree")
+        retrain_classifier((features, classes), features, "tree")

@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 
 from milan.errors import BadInput
-from milan.experiments.reporting.report import Column, Report, Row, Table
-from milan.scores.intervals import Measure
-from milan.tables import read_csv
+from milan.experiments.core.report import Column, Report, Row, Table
+from milan.scores.confidence_intervals import Measure
+from milan.storage.tables import read_csv
 
-COLUMNS = (Column("truth", "How true.", "%", 1, "more"), Column("count", "How many."), Column("time", "How long.", "s", 3, "less"))
+COLUMNS = (
+    Column("truth", "How true.", "%", 1, "more"),
+    Column("count", "How many."),
+    Column("time", "How long.", "s", 3, "less"),
+)
 ROWS = (
     Row("one", {"truth": Measure(0.5, 0.25, 0.75, 0.1, 9), "count": 1234, "time": Measure(0.01)}),
     Row("t|wo <b>", {"truth": Measure(0.25, 0.125, 0.5, 0.1, 9), "count": 7}),
@@ -30,18 +34,23 @@ REPORT = Report(
 
 def test_numbers_are_shown_with_their_interval_unit_and_digits() -> None:
     truth, count, time = COLUMNS
-    assert truth.shown(Measure(0.5, 0.25, 0.75)) == "50.0 (25.0 to 75.0)"
-    assert truth.shown(Measure(math.nan)) == "–"
-    assert (count.shown(1234), count.shown(0.5), time.shown(-0.01), time.shown(None)) == ("1,234", "0.50", "−0.010", "–")
+    assert truth.format(Measure(0.5, 0.25, 0.75)) == "50.0 (25.0 to 75.0)"
+    assert truth.format(Measure(math.nan)) == "–"
+    assert (count.format(1234), count.format(0.5), time.format(-0.01), time.format(None)) == (
+        "1,234",
+        "0.50",
+        "−0.010",
+        "–",
+    )
     assert truth.heading == "truth, %"
 
 
 def test_no_zero_is_negative() -> None:
-    assert Column("less", "", "", 2).shown(Measure(-0.004, -1.0, -0.001)) == "0.00 (−1.00 to 0.00)"
+    assert Column("less", "", "", 2).format(Measure(-0.004, -1.0, -0.001)) == "0.00 (−1.00 to 0.00)"
 
 
 def test_markdown_keeps_cells_apart() -> None:
-    lines = REPORT.tables[0].markdown().splitlines()
+    lines = REPORT.tables[0].to_markdown().splitlines()
     assert lines[0] == "| describer | truth, % | count | time, s |"
     assert lines[2] == "| one | 50.0 (25.0 to 75.0) | 1,234 | 0.010 |"
     assert lines[3] == "| t\\|wo <b> | 25.0 (12.5 to 50.0) | 7 | – |"
@@ -77,14 +86,21 @@ def test_a_killed_writing_leaves_what_was_there(tmp_path: Path, monkeypatch: pyt
     def killed(*_: object, **__: object) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("milan.page.report.document", killed)
+    monkeypatch.setattr("milan.results.page.report_page.render_document", killed)
     with pytest.raises(KeyboardInterrupt):
         REPORT.write(tmp_path)
     assert (tmp_path / "page" / "index.html").read_text() == before
 
 
 def test_the_page_tells_what_is_simulated_and_runs_nothing_of_what_it_shows(tmp_path: Path) -> None:
-    said = {"name": "one", "role": "", "text": "<img src=x onerror=alert(1)>", "reason": "", "mark": "exact", "score": "0.5"}
+    said = {
+        "name": "one",
+        "role": "",
+        "text": "<img src=x onerror=alert(1)>",
+        "reason": "",
+        "mark": "exact",
+        "score": "0.5",
+    }
     REPORT.write(tmp_path, [{"id": "layer:0", "group": "single", "truth": "red & blue", "sheet": None, "said": [said]}])
     page = (tmp_path / "page" / "index.html").read_text()
     assert REPORT.simulated in page
@@ -102,7 +118,7 @@ def test_values_of_no_column_are_refused() -> None:
 
 
 def test_what_is_printed_ends_with_the_notes_and_what_is_simulated(capsys: pytest.CaptureFixture[str]) -> None:
-    REPORT.tell()
+    REPORT.print_summary()
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == ["one", "50.0", "(25.0", "to", "75.0)", "1,234", "0.010"]
     assert lines[-2:] == ["A note.", REPORT.simulated]

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from milan.errors import BadInput
-from milan.experiments.reporting.report import Report
-from milan.experiments.robustness import robustness
+from milan.experiments.core.report import Report
+from milan.experiments.robustness.robustness import robustness
 from tests.describers import colour_embedder
 from tests.experiments import coloured
 from tests.experiments.test_ablation import TARGET, folder, rows  # noqa: F401
@@ -16,7 +16,14 @@ SWAYED = f"{coloured.__file__}:Swayed"
 
 
 def run(folder: Path, name: str, **more: object) -> Report:  # noqa: F811
-    given = {"target": TARGET, "probe": str(folder / "pictures"), "layers": ["units"], "k": 2, "ks": [1, 3], "quantiles": [0.5]}
+    given = {
+        "target": TARGET,
+        "probe": str(folder / "pictures"),
+        "layers": ["units"],
+        "k": 2,
+        "ks": [1, 3],
+        "quantiles": [0.5],
+    }
     given |= {"samples": 1, "seeds": [7], "embedder": EMBEDDER, "out": folder / name, "quantile": 0.9}
     return robustness(SWAYED, **given | more)  # type: ignore[arg-type]
 
@@ -41,7 +48,9 @@ def test_other_words_for_the_same_colour_are_alike(report: Report) -> None:
     found = rows(report, "all layers")
     assert found["k 3"]["like"].value == pytest.approx(1.0)
     assert found["of another unit"]["same"].value == 0
-    assert found["of another unit"]["like"].value == pytest.approx(4 / 6)  # five name red; the sixth is dealt away and gets one of them
+    assert found["of another unit"]["like"].value == pytest.approx(
+        4 / 6
+    )  # five name red; the sixth is dealt away and gets one of them
 
 
 def test_the_page_shows_what_changed(report: Report, folder: Path) -> None:  # noqa: F811

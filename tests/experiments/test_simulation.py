@@ -1,4 +1,6 @@
-"""The simulation experiment on a network set by hand: right words predict, wrong words do not, and nobody saw the judged images."""
+"""The simulation experiment on a network set by hand: right words predict, wrong words do not, and nobody saw the
+judged images.
+"""
 
 import json
 from pathlib import Path
@@ -7,8 +9,8 @@ import pytest
 
 from milan.dissection.store import load_dissection
 from milan.errors import MilanWarning
-from milan.experiments.reporting.report import Report
-from milan.experiments.simulation import simulation
+from milan.experiments.core.report import Report
+from milan.experiments.simulation.simulation import simulation
 from tests.experiments.test_bench import RIGHT, TARGET, options
 
 WRONG = "night sky;letter a;wheel;boat;flames;"
@@ -22,7 +24,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def report(folder: Path) -> Report:
     names = [options(folder, "right", RIGHT), options(folder, "wrong", WRONG), "random_concept"]
-    return simulation(names, simulator="labels", target=TARGET, probe="diorama:objects", limit=60, layers=["looks"], out=folder / "out")
+    return simulation(
+        names,
+        simulator="labels",
+        target=TARGET,
+        probe="diorama:objects",
+        limit=60,
+        layers=["looks"],
+        out=folder / "out",
+    )
 
 
 def values(report: Report, name: str, table: int = 0) -> dict:
@@ -53,7 +63,9 @@ def test_rows_end_with_the_floors(report: Report) -> None:
 
 
 def test_nobody_saw_the_judged_images(report: Report, folder: Path) -> None:
-    explained, judged = (load_dissection(folder / "out" / part / "looks").open_probe() for part in ("dissection", "judged"))
+    explained, judged = (
+        load_dissection(folder / "out" / part / "looks").open_probe() for part in ("dissection", "judged")
+    )
     assert explained.fingerprint != judged.fingerprint
     seen = {explained.image(index).numpy().tobytes() for index in range(len(explained))}
     assert all(judged.image(index).numpy().tobytes() not in seen for index in range(len(judged)))
@@ -73,7 +85,13 @@ def test_all_is_written_with_what_a_reader_must_know(report: Report, folder: Pat
 def test_kinship_of_simulator_and_explainer_is_told(folder: Path) -> None:
     with pytest.warns(MilanWarning, match="netdissect and the simulator labels: both are told by labels"):
         report = simulation(
-            ["netdissect"], simulator="labels", target=TARGET, probe="diorama:objects", limit=40, layers=["looks"], out=folder / "kin"
+            ["netdissect"],
+            simulator="labels",
+            target=TARGET,
+            probe="diorama:objects",
+            limit=40,
+            layers=["looks"],
+            out=folder / "kin",
         )
     assert any(note.startswith("netdissect: both are told by labels") for note in report.notes)
 
@@ -81,7 +99,13 @@ def test_kinship_of_simulator_and_explainer_is_told(folder: Path) -> None:
 def test_a_describer_that_said_nothing_has_no_figures(folder: Path) -> None:
     silent = options(folder, "silent", ";;;;")
     report = simulation(
-        [silent], simulator="labels", target=TARGET, probe="diorama:objects", limit=40, layers=["looks"], out=folder / "silent-out"
+        [silent],
+        simulator="labels",
+        target=TARGET,
+        probe="diorama:objects",
+        limit=40,
+        layers=["looks"],
+        out=folder / "silent-out",
     )
     assert values(report, "silent")["described"] == 0
     assert "correlation" not in values(report, "silent")
@@ -93,15 +117,20 @@ def classifier(folder: Path) -> Report:
     """A network of Diorama's, of which somebody wrote a table."""
     table = folder / "table.csv"
     table.write_text(
-        "layer,unit,description\n" + "".join(f"layer4,{unit},{word}\n" for unit, word in enumerate(["red", "tree", "sky", "red"]))
+        "layer,unit,description\n"
+        + "".join(f"layer4,{unit},{word}\n" for unit, word in enumerate(["red", "tree", "sky", "red"]))
     )
     chosen = {"layers": ["layer4"], "units": "0-3", "limit": 40}
-    return simulation([str(table)], simulator="labels", replaced=2, replaced_images=16, out=folder / "classifier", **chosen)
+    return simulation(
+        [str(table)], simulator="labels", replaced=2, replaced_images=16, out=folder / "classifier", **chosen
+    )
 
 
 def test_linear_explanations_stand_beside_themselves_without_their_search(folder: Path) -> None:
     given = {"target": TARGET, "probe": "diorama:objects", "limit": 40, "layers": ["looks"]}
-    report = simulation(["linear_explanations"], simulator="labels", without_search=[2], out=folder / "searching", **given)
+    report = simulation(
+        ["linear_explanations"], simulator="labels", without_search=[2], out=folder / "searching", **given
+    )
     table = next(table for table in report.tables if table.name == "without greedy search")
     assert [row.name for row in table.rows] == ["linear_explanations", "linear_explanations, the 2 that weigh most"]
     assert table.rows[0].values["correlation"] == values(report, "linear_explanations")["correlation"]

@@ -5,7 +5,17 @@ from pathlib import Path
 import pytest
 
 from milan.errors import BadInput, UnknownName
-from milan.experiments.transfer.splits import FAMILIES, TABLE_2, TABLE_3, Network, Split, chosen_splits, networks_of, share_of, splits_of
+from milan.experiments.generalization.network_splits import (
+    FAMILIES,
+    TABLE_2,
+    TABLE_3,
+    AnnotatedNetwork,
+    NetworkSplit,
+    divide_units,
+    load_networks,
+    make_splits,
+    select_splits,
+)
 from tests.test_annotations import annotated
 
 SEVEN = [
@@ -19,11 +29,11 @@ SEVEN = [
 ]
 
 
-def networks(*names: str) -> list[Network]:
-    return [Network.of(Path("milannotations") / name, [Path(name) / "layer"]) for name in names]
+def networks(*names: str) -> list[AnnotatedNetwork]:
+    return [AnnotatedNetwork.from_folder(Path("milannotations") / name, [Path(name) / "layer"]) for name in names]
 
 
-def by_kind(splits: list[Split]) -> dict[str, list[str]]:
+def by_kind(splits: list[NetworkSplit]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for split in splits:
         found.setdefault(split.kind, []).append(split.name)
@@ -32,7 +42,7 @@ def by_kind(splits: list[Split]) -> dict[str, list[str]]:
 
 def test_the_seven_networks_make_the_papers_splits() -> None:
     seven = networks(*SEVEN)
-    splits = splits_of(seven)
+    splits = make_splits(seven)
     assert by_kind(splits) == {
         "within network": [network.name for network in seven],
         "across architectures": ["AlexNet to ResNet", "ResNet to AlexNet", "CNN to ViT"],
@@ -49,10 +59,17 @@ def test_the_seven_networks_make_the_papers_splits() -> None:
 
 
 def test_the_sides_of_a_split_are_the_papers() -> None:
-    sides = {split.name: (names(split.train), names(split.test)) for split in splits_of(networks(*SEVEN)) if split.kind != "within network"}
+    sides = {
+        split.name: (names(split.train), names(split.test))
+        for split in make_splits(networks(*SEVEN))
+        if split.kind != "within network"
+    }
     convolutional = [name.replace("/", "-") for name in SEVEN if "dino" not in name]
     assert sides["CNN to ViT"] == (convolutional, ["dino_vits8-imagenet"])
-    assert sides["objects to scenes"] == ([n for n in convolutional if "imagenet" in n], [n for n in convolutional if "places" in n])
+    assert sides["objects to scenes"] == (
+        [n for n in convolutional if "imagenet" in n],
+        [n for n in convolutional if "places" in n],
+    )
     assert sides["generators to classifiers"] == (
         ["biggan-imagenet", "biggan-places365"],
         ["alexnet-imagenet", "alexnet-places365", "resnet152-imagenet", "resnet152-places365"],
@@ -60,32 +77,35 @@ def test_the_sides_of_a_split_are_the_papers() -> None:
     assert sides["dino_vits8-imagenet"] == (convolutional, ["dino_vits8-imagenet"])
 
 
-def names(side: tuple[Network, ...]) -> list[str]:
+def names(side: tuple[AnnotatedNetwork, ...]) -> list[str]:
     return [network.name for network in side]
 
 
 def test_fewer_networks_make_fewer_splits() -> None:
-    assert by_kind(splits_of(networks("alexnet/imagenet", "resnet152/imagenet"))).keys() == {
+    assert by_kind(make_splits(networks("alexnet/imagenet", "resnet152/imagenet"))).keys() == {
         "within network",
         "across architectures",
         "leave one out",
     }
-    assert by_kind(splits_of(networks("alexnet/imagenet"))).keys() == {"within network"}
-    own = splits_of(networks("my_network", "alexnet/imagenet"))
-    assert by_kind(own) == {"within network": ["my_network", "alexnet-imagenet"], "leave one out": ["my_network", "alexnet-imagenet"]}
+    assert by_kind(make_splits(networks("alexnet/imagenet"))).keys() == {"within network"}
+    own = make_splits(networks("my_network", "alexnet/imagenet"))
+    assert by_kind(own) == {
+        "within network": ["my_network", "alexnet-imagenet"],
+        "leave one out": ["my_network", "alexnet-imagenet"],
+    }
 
 
 def test_splits_that_describe_some_networks_learn_from_all() -> None:
     known = networks("alexnet-objects", "generator-objects", "resnet-objects", "resnet-scenes")
-    found = chosen_splits(known, ["left-out", "architectures", "tasks"], ["alexnet-objects", "resnet-objects"])
+    found = select_splits(known, ["left-out", "architectures", "tasks"], ["alexnet-objects", "resnet-objects"])
     assert [split.name for split in found] == ["ResNet to AlexNet", "alexnet-objects", "resnet-objects"]
     assert len(found[1].train) == 3
     with pytest.raises(UnknownName, match="resnet-object"):
-        chosen_splits(known, None, ["resnet-object"])
+        select_splits(known, None, ["resnet-object"])
 
 
 def test_dioramas_networks_are_the_papers_in_miniature() -> None:
-    found = {network.name: network for network in networks_of(["diorama"])}
+    found = {network.name: network for network in load_networks(["diorama"])}
     assert found["resnet-scenes"].kind == "ResNet scenes"
     assert {network.kind for network in found.values()} >= set(TABLE_2)
     assert all(network.task and len(network.layers) >= 1 for network in found.values())
@@ -103,14 +123,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_no_unit_is_on_two_sides(folders: Path, seed: int) -> None:
-    for split in splits_of(networks_of([str(folders)])):
-        share = share_of(split, seed)
+    for split in make_splits(load_networks([str(folders)])):
+        share = divide_units(split, seed)
         sides = [{(one.source, one.unit) for one in side} for side in (share.train, share.stop, share.test)]
         assert all(sides)
         assert len(set.union(*sides)) == sum(map(len, sides)), split
         tested = {source.parent for source, _ in sides[2]}
         assert tested == {layer.parent for network in split.test for layer in network.layers}
-        if not split.within:
+        if not split.is_within:
             assert not tested & {source.parent for source, _ in sides[0] | sides[1]}
             assert len(sides[2]) == 40, "all units of the network that was left out are asked"
         else:
@@ -118,19 +138,21 @@ def test_no_unit_is_on_two_sides(folders: Path, seed: int) -> None:
 
 
 def test_the_seed_draws_who_is_held_out(folders: Path) -> None:
-    within = splits_of(networks_of([str(folders)]))[0]
-    drawn = [{one.unit for one in share_of(within, seed).test} for seed in (0, 0, 1)]
+    within = make_splits(load_networks([str(folders)]))[0]
+    drawn = [{one.unit for one in divide_units(within, seed).test} for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_what_cannot_be_split_is_told(folders: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="unknown kind of split 'left'; nearest: left-out"):
-        chosen_splits(networks_of([str(folders)]), ["left"])
-    with pytest.raises(BadInput, match="no split of the kinds across tasks can be made of alexnet-imagenet, resnet152-imagenet"):
-        chosen_splits(networks_of([str(folders)]), ["tasks"])
+        select_splits(load_networks([str(folders)]), ["left"])
+    with pytest.raises(
+        BadInput, match="no split of the kinds across tasks can be made of alexnet-imagenet, resnet152-imagenet"
+    ):
+        select_splits(load_networks([str(folders)]), ["tasks"])
     (tmp_path / "texts.csv").write_text("layer,unit,summary\na,0,dots\n")
     with pytest.raises(BadInput, match="holds texts alone, from which no captioner learns"):
-        networks_of([str(tmp_path / "texts.csv")])
+        load_networks([str(tmp_path / "texts.csv")])
     annotated(tmp_path / "alexnet-imagenet", units=2)
     with pytest.raises(BadInput, match="two folders of annotations are called alexnet-imagenet"):
-        networks_of([str(folders), str(tmp_path / "alexnet-imagenet")])
+        load_networks([str(folders), str(tmp_path / "alexnet-imagenet")])

@@ -7,17 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from milan.catalogue import Catalogue
 from milan.dissection.dissect import dissect
 from milan.errors import BadInput, MilanWarning
-from milan.experiments.describing.runs import pictured, runs_of
-from milan.experiments.reporting.report import Report
-from milan.experiments.studies.forms import Asked, Study, study_of
-from milan.experiments.studies.marks import read_answers
-from milan.experiments.studies.rating import Response, alpha, called_best, levelled, levels, published_ratings, rated
-from milan.experiments.studies.turk import read_turk, write_turk
-from milan.experiments.study import study
+from milan.experiments.core.described_runs import find_dissections, load_runs
+from milan.experiments.core.form_answers import read_answers
+from milan.experiments.core.report import Report
+from milan.experiments.study.forms import StudyConfig, StudyForms, make_study
+from milan.experiments.study.mechanical_turk import read_mechanical_turk, write_mechanical_turk
+from milan.experiments.study.ratings import (
+    Response,
+    compute_adjusted_rating,
+    compute_best_share,
+    compute_krippendorff_alpha,
+    compute_mean_rating,
+    compute_rater_levels,
+    read_published_ratings,
+)
+from milan.experiments.study.study import study
 from milan.probes import load_probe
+from milan.results.catalogue import Catalogue
 from milan.targets import load_target
 from milan.units import Description, Unit
 from tests.experiments import worlds
@@ -45,7 +53,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     for name, said in (("right", RIGHT), ("wrong", WRONG)):
         (folder / name).mkdir()
-        Catalogue.of([Description(Unit("looks", index), text, 1.0) for index, text in said.items()], describer=name).write(folder / name)
+        Catalogue.from_descriptions(
+            [Description(Unit("looks", index), text, 1.0) for index, text in said.items()], describer=name
+        ).write(folder / name)
     (folder / "test.csv").write_text("id,right,wrong,wrong2\nlooks:3,red or blue,wheels,sky\n")
     return folder
 
@@ -54,18 +64,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(folder: Path) -> Report:
     """Three units, in a form of two and one of one, with a test of one unit before them."""
     return study(
-        [str(folder / "right"), str(folder / "wrong")], count=3, batch=2, qualification=str(folder / "test.csv"), out=folder / "out"
+        [str(folder / "right"), str(folder / "wrong")],
+        count=3,
+        batch=2,
+        qualification=str(folder / "test.csv"),
+        out=folder / "out",
     )
 
 
 @pytest.fixture(scope="module")
-def same(made: Report, folder: Path) -> Study:  # made first, also where another process runs the other tests
+def same(made: Report, folder: Path) -> StudyForms:  # made first, also where another process runs the other tests
     """The study that ``made`` wrote the forms of."""
-    runs = runs_of(both(folder))
-    asked = Asked(units=3, batch=2, qualification=str(folder / "test.csv"))
+    runs = load_runs(both(folder))
+    asked = StudyConfig(units=3, batch=2, qualification=str(folder / "test.csv"))
     known = json.loads((folder / "out" / "forms" / "key.json").read_text())["items"].values()
     units = [Unit.parse(item["unit"]) for item in known if item["right"] is None]
-    return study_of(runs, pictured(runs, units), units, asked)
+    return make_study(runs, find_dissections(runs, units), units, asked)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +164,13 @@ def test_a_form_says_nothing_of_who_described(made: Report, folder: Path) -> Non
 def test_valid_is_what_calls_one_of_the_highest_best() -> None:
     unit = Unit("l", 0)
     best = [frozenset({"a"}), frozenset({"b"}), frozenset({"a", "b"}), frozenset({"c"}), None]
-    assert [Response("r", unit, {"a": 4, "b": 4, "c": 2}, each).valid for each in best] == [True, True, True, False, True]
+    assert [Response("r", unit, {"a": 4, "b": 4, "c": 2}, each).is_valid for each in best] == [
+        True,
+        True,
+        True,
+        False,
+        True,
+    ]
 
 
 def test_units_count_alike_however_many_raters_they_have() -> None:
@@ -159,17 +179,17 @@ def test_units_count_alike_however_many_raters_they_have() -> None:
         Response("two", Unit("l", 0), {"a": 3, "b": 1}, frozenset({"a"})),
         Response("one", Unit("l", 1), {"a": 2, "b": 2}, frozenset({"a", "b"})),
     ]
-    assert rated(responses, "a").value == pytest.approx((4 + 2) / 2)
-    assert called_best(responses, "a").value == pytest.approx((1 + 0.5) / 2)
-    assert called_best(responses, "a").value + called_best(responses, "b").value == pytest.approx(1)
+    assert compute_mean_rating(responses, "a").value == pytest.approx((4 + 2) / 2)
+    assert compute_best_share(responses, "a").value == pytest.approx((1 + 0.5) / 2)
+    assert compute_best_share(responses, "a").value + compute_best_share(responses, "b").value == pytest.approx(1)
 
 
 def test_a_mild_rater_does_not_lift_what_only_he_rated() -> None:
     both = [Response(who, Unit("l", 0), {"a": 3 + up, "b": 2 + up}) for who, up in (("mild", 1), ("strict", -1))]
     lone = [Response("mild", Unit("l", 1), {"a": 4, "b": 3})]
-    assert levels(both + lone) == pytest.approx({"mild": 1, "strict": -1})
-    assert levelled(both + lone, "a").value == pytest.approx(3)
-    assert rated(both + lone, "a").value == pytest.approx(3.5)
+    assert compute_rater_levels(both + lone) == pytest.approx({"mild": 1, "strict": -1})
+    assert compute_adjusted_rating(both + lone, "a").value == pytest.approx(3)
+    assert compute_mean_rating(both + lone, "a").value == pytest.approx(3.5)
 
 
 def test_alpha_is_krippendorffs_own_example() -> None:
@@ -180,13 +200,18 @@ def test_alpha_is_krippendorffs_own_example() -> None:
         "C": [None, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, None],
         "D": [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, None],
     }
-    given = [Response(who, Unit("l", at), {"a": value}) for who, row in values.items() for at, value in enumerate(row) if value is not None]
-    assert alpha(given) == pytest.approx(0.849, abs=5e-4)
+    given = [
+        Response(who, Unit("l", at), {"a": value})
+        for who, row in values.items()
+        for at, value in enumerate(row)
+        if value is not None
+    ]
+    assert compute_krippendorff_alpha(given) == pytest.approx(0.849, abs=5e-4)
 
 
-def test_mechanical_turk(same: Study, folder: Path) -> None:
+def test_mechanical_turk(same: StudyForms, folder: Path) -> None:
     with pytest.warns(MilanWarning, match="its pictures must be on a server"):
-        write_turk(same, folder / "turk")
+        write_mechanical_turk(same, folder / "turk")
     rows = [row for count in (1, 2) for row in csv.DictReader((folder / "turk" / f"hits-{count}.csv").open())]
     assert len(rows) == 3
     assert all(row["image"].startswith("data:image/webp;base64,") for row in rows)
@@ -194,7 +219,7 @@ def test_mechanical_turk(same: Study, folder: Path) -> None:
     layout = (folder / "turk" / "layout-2.html").read_text()
     assert "${option_2}" in layout
     assert "${option_3}" not in layout
-    write_turk(same, folder / "served", "https://example.org/pictures/")
+    write_mechanical_turk(same, folder / "served", "https://example.org/pictures/")
     assert "<DataURL>https://example.org/pictures/" in (folder / "served" / "qualification.xml").read_text()
     assert len(list((folder / "served" / "pictures").glob("*.png"))) == 4
     two = next(id for id, options in same.key.options.items() if len(options) == 2)
@@ -203,24 +228,24 @@ def test_mechanical_turk(same: Study, folder: Path) -> None:
                f"w4,Approved,8,{two},4,4,1|2", "w5,Approved,8,other,4,4,1"]  # fmt: skip
     (folder / "results.csv").write_text(head + "\n".join(results) + "\n")
     with pytest.warns(MilanWarning, match="1 rejected, 1 of other units, 1 not whole, 1 a second answer"):
-        answers = read_turk(folder / "results.csv", same.forms)
+        answers = read_mechanical_turk(folder / "results.csv", same.forms)
     assert answers is not None
-    assert [(each.rater, each.given[two], each.seconds) for each in answers] == [
+    assert [(each.rater, each.answers[two], each.seconds) for each in answers] == [
         ("w1", {"ratings": [4, 2], "best": [0]}, 30.0),
         ("w4", {"ratings": [4, 4], "best": [0, 1]}, 8.0),
     ]
 
 
-def test_what_is_wrong_with_answers_is_told(same: Study, folder: Path) -> None:
+def test_what_is_wrong_with_answers_is_told(same: StudyForms, folder: Path) -> None:
     form, item = same.forms[0], same.forms[0].parts[1].items[0]
     good = {"ratings": [3] * len(item.options), "best": [0]}
     for answers in ({item.id: {"ratings": [9], "best": [0]}}, {item.id: {"ratings": "5", "best": 0}}, {item.id: None}):
         (folder / "odd.json").write_text(json.dumps({"form": form.id, "rater": "x", "answers": answers}))
         with pytest.warns(MilanWarning, match="3 of 3 items have no whole answer"):
-            assert read_answers([folder / "odd.json"], form)[0].given == {}
+            assert read_answers([folder / "odd.json"], form)[0].answers == {}
     (folder / "one.json").write_text(json.dumps({"form": form.id, "rater": "x", "answers": {item.id: good}}))
     with pytest.warns(MilanWarning, match="x answered 1 items twice"):
-        assert read_answers([folder / "one.json"] * 2, form)[0].given == {item.id: good}
+        assert read_answers([folder / "one.json"] * 2, form)[0].answers == {item.id: good}
     (folder / "other.json").write_text(json.dumps({"form": "another", "answers": {}}))
     with pytest.raises(BadInput, match="has answers to form another"):
         read_answers([folder / "other.json"], form)
@@ -238,17 +263,26 @@ def test_sentences_are_written_as_annotations(folder: Path) -> None:
         files.append(str(folder / f"{rater}.json"))
         answers = {ids["looks:0"]: {"text": text}, ids["looks:1"]: {"text": "grass"}}
         Path(files[-1]).write_text(json.dumps({"form": key["forms"][0], "rater": rater, "answers": answers}))
-    report = study([str(folder / "right")], kind="annotation", units=["looks:0", "looks:1"], answers=files, out=folder / "asked")
+    report = study(
+        [str(folder / "right")], kind="annotation", units=["looks:0", "looks:1"], answers=files, out=folder / "asked"
+    )
     written = (folder / "asked" / "annotations.csv").read_text()
-    assert written == "layer,unit,summary\nlooks,0,Red roofs\nlooks,0,highlighted red roofs\nlooks,1,grass\nlooks,1,grass\n"
-    assert dict(report.tables[0].rows[-1].values)["agreement"].value == pytest.approx((0.8 + 1) / 2)  # two words of two, and of three
+    assert (
+        written
+        == "layer,unit,summary\nlooks,0,Red roofs\nlooks,0,highlighted red roofs\nlooks,1,grass\nlooks,1,grass\n"
+    )
+    assert dict(report.tables[0].rows[-1].values)["agreement"].value == pytest.approx(
+        (0.8 + 1) / 2
+    )  # two words of two, and of three
     assert any("1 of 4 sentences speak of highlighted regions" in note for note in report.notes)
 
 
 def test_ratings_as_they_were_published(shared_data: Path, tmp_path: Path) -> None:
-    """Flags leave 276 responses, as in Describe-and-Dissect's Table 9, but its means are not those of the published file."""
+    """Flags leave 276 responses, as in Describe-and-Dissect's Table 9, but its means are not those of the published
+    file.
+    """
     file = shared_data / "published" / "human_ratings" / "RN50_table_4_scoring_function.csv"
-    responses = published_ratings(file)
+    responses = read_published_ratings(file)
     assert responses is not None
     assert len(responses) == 276
     report = study(answers=[str(file)], out=tmp_path)

@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 
 from milan.errors import BadInput
-from milan.experiments.comparison.wording import PEOPLE
-from milan.experiments.words import words
+from milan.experiments.words.tables import PEOPLE_ROW
+from milan.experiments.words.words import words
 from tests.experiments.test_simulation import values
 
-SAID = "layer,unit,summary\na,0,red cars\na,0,cars that are red\na,1,green trees\na,1,trees\na,2,the sky\na,2,blue sky\n"
+SAID = (
+    "layer,unit,summary\na,0,red cars\na,0,cars that are red\na,1,green trees\na,1,trees\na,2,the sky\na,2,blue sky\n"
+)
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +25,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, references: str, **more: object) -> object:
-    return words([str(folder / "right.csv"), str(folder / "wrong.csv")], str(folder / references), out=folder / f"out-{references}", **more)
+    return words(
+        [str(folder / "right.csv"), str(folder / "wrong.csv")],
+        str(folder / references),
+        out=folder / f"out-{references}",
+        **more,
+    )
 
 
 def test_right_words_are_nearer_with_people_above_and_floors_below(folder: Path) -> None:
@@ -35,17 +42,19 @@ def test_right_words_are_nearer_with_people_above_and_floors_below(folder: Path)
     assert wrong["same"].value == 0.0
     assert (right["described"], right["distinct"], right["words"].value) == (3, 3, pytest.approx(4 / 3))
     assert [(row.name, row.role) for row in report.tables[0].rows] == [
-        ("right", ""), ("wrong", ""), ("shuffled", "floor"), ("random", "floor"), ("constant", "floor"), (PEOPLE, "ceiling"),
+        ("right", ""), ("wrong", ""), ("shuffled", "floor"), ("random", "floor"), ("constant", "floor"), (PEOPLE_ROW, "ceiling"),
     ]  # fmt: skip
-    assert values(report, PEOPLE)["ROUGE-L"].value == pytest.approx((1 / 3 + 2 / 3 + 1 / 2) / 3)
+    assert values(report, PEOPLE_ROW)["ROUGE-L"].value == pytest.approx((1 / 3 + 2 / 3 + 1 / 2) / 3)
     assert report.facts["settings"]["cosine"]["encoder"]
 
 
 def test_class_names_are_those_of_a_layers_units(folder: Path) -> None:
     report = run(folder, "names.txt", layer="a", embedder="")
-    assert values(report, "right")["same"].value == pytest.approx(1 / 3)  # "sky"; neither "red cars" nor "trees" is the very name
+    assert values(report, "right")["same"].value == pytest.approx(
+        1 / 3
+    )  # "sky"; neither "red cars" nor "trees" is the very name
     assert "cosine" not in values(report, "right")
-    assert PEOPLE not in [row.name for row in report.tables[0].rows]
+    assert PEOPLE_ROW not in [row.name for row in report.tables[0].rows]
 
 
 def test_two_tables_are_compared(folder: Path) -> None:

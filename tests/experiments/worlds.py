@@ -1,4 +1,6 @@
-"""A network set by hand whose units' meanings on Diorama are known, and describers whose standing against it can be counted on fingers."""
+"""A network set by hand whose units' meanings on Diorama are known, and describers whose standing against it can be
+counted on fingers.
+"""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -8,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from milan.describers import Describer, Failure, living
+from milan.describers import Describer, DescriptionFailure, select_active
 from milan.dissection.store import Dissection
 from milan.targets import Target
 from milan.units import Description, Unit
@@ -43,20 +45,22 @@ def looks() -> Target:
 
 
 class Saying(Describer):
-    """Says what it is told to of each unit, by number; of others it fails. Notes each unit that it is asked of in a file."""
+    """Says what it is told to of each unit, by number; of others it fails. Notes each unit that it is asked of in a
+    file.
+    """
 
     name: ClassVar[str] = "saying"
 
     def __init__(self, words: str = "", asked: str = ""):
         self.words, self.asked = words, asked
 
-    def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | Failure]:
+    def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
         words = dict(enumerate(self.words.split(";")))
-        for unit in living(dissection, units):
+        for unit in select_active(dissection, units):
             if self.asked:
                 with Path(self.asked).open("a") as file:
                     print(unit, file=file)
             if os.environ.get("STOP_AT") == str(unit):
                 raise KeyboardInterrupt
             text = words.get(unit.index, "")
-            yield Description(unit, text, 1.0) if text else Failure(unit, "it has no word for it")
+            yield Description(unit, text, 1.0) if text else DescriptionFailure(unit, "it has no word for it")

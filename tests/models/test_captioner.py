@@ -7,8 +7,8 @@ from torch.nn import functional as F
 
 from milan.errors import BadInput
 from milan.models import CaptionBatch, Captioner
-from milan.models.captioner import bleu, lstm
-from milan.models.decoding import Speller, beam_search
+from milan.models.captioner import compute_bleu, lstm_step
+from milan.models.decoding import TokenConstraints, beam_search
 from tests.models.worlds import EXEMPLARS, captioner, features
 
 
@@ -53,7 +53,7 @@ def test_padding_changes_no_loss() -> None:
 
 def test_scores_of_given_texts_are_those_of_the_equations_and_of_the_beam() -> None:
     model, units = captioner(), features(3)
-    found = beam_search(model.walk(units), 3, Speller(model.vocabulary), beam=6, steps=5)
+    found = beam_search(model.start_decoding(units), 3, TokenConstraints(model.vocabulary), beam=6, steps=5)
     torch.testing.assert_close(model.score(units, found.tokens), found.scores, atol=1e-4, rtol=0)
     tokens = found.tokens[1, 2].tolist()
     said = tokens[: tokens.index(model.vocabulary.stop) + 1] if model.vocabulary.stop in tokens else tokens
@@ -69,14 +69,18 @@ def test_gradients_reach_every_weight() -> None:
 
 
 def by_autograd(model: Captioner, units: Tensor, tokens: Tensor) -> Tensor:
-    """The loss by the captioner's own attention and gates, one step after the other, with PyTorch's gradient; all texts are as long."""
-    hidden, cell = model.initial(units)
+    """The loss by the captioner's own attention and gates, one step after the other, with PyTorch's gradient; all texts
+    are as long.
+    """
+    hidden, cell = model.initial_state(units)
     keys, (of_words, of_features) = model.key(units), model.input_weights()
     last, logits, paid = torch.full_like(tokens[:, 0], model.vocabulary.start), [], torch.zeros_like(units[:, :, 0])
     for said in tokens.t():
         attended, weights = model.attend(model.query(hidden).unsqueeze(1), units, keys)
-        gates = model.attended_gates(hidden, attended.squeeze(1), of_features) + F.linear(model.embedding(last), of_words)
-        hidden, cell = lstm(gates, cell)
+        gates = model.attended_gates(hidden, attended.squeeze(1), of_features) + F.linear(
+            model.embedding(last), of_words
+        )
+        hidden, cell = lstm_step(gates, cell)
         logits.append(model.readout(hidden))
         last, paid = said, paid + weights.squeeze(1)
     return F.cross_entropy(torch.cat(logits), tokens.t().flatten()) + (1 - paid).square().mean()
@@ -85,7 +89,9 @@ def by_autograd(model: Captioner, units: Tensor, tokens: Tensor) -> Tensor:
 @pytest.mark.parametrize("gate", ["vector", "scalar"])
 def test_the_written_gradient_is_that_of_autograd(gate: str) -> None:
     model, units = captioner(gate=gate).double(), features(3).double()
-    tokens = torch.tensor([[3, 1, 4, model.vocabulary.stop], [7, 2, 2, model.vocabulary.stop], [9, 9, 1, model.vocabulary.stop]])
+    tokens = torch.tensor(
+        [[3, 1, 4, model.vocabulary.stop], [7, 2, 2, model.vocabulary.stop], [9, 9, 1, model.vocabulary.stop]]
+    )
     found, expected = ([*torch.autograd.grad(loss, [*model.parameters()])] for loss in
                        (model.loss(CaptionBatch(units, tokens)), by_autograd(model, units, tokens)))  # fmt: skip
     for name, one, other in zip(dict(model.named_parameters()), found, expected, strict=True):
@@ -97,7 +103,13 @@ def test_the_written_gradient_is_the_slope_for_texts_of_all_lengths() -> None:
     stop, pad = model.vocabulary.stop, model.vocabulary.pad
     batch = CaptionBatch(units, torch.tensor([[3, stop, pad, pad], [7, 2, 8, stop], [9, 1, stop, pad]]))
     model.loss(batch).backward()
-    for weight in (model.query.weight, model.key.weight, model.cell.weight_ih, model.initial_cell.weight, model.energy.weight):
+    for weight in (
+        model.query.weight,
+        model.key.weight,
+        model.cell.weight_ih,
+        model.initial_cell.weight,
+        model.energy.weight,
+    ):
         value, step = weight.data[0, 0].item(), 1e-5
         losses = []
         for place in (value - step, value + step):
@@ -123,13 +135,13 @@ def test_autocast_changes_little() -> None:
 
 def test_features_of_another_encoder_are_refused() -> None:
     with pytest.raises(BadInput, match="length 7"):
-        captioner().walk(torch.zeros(1, EXEMPLARS, 7))
+        captioner().start_decoding(torch.zeros(1, EXEMPLARS, 7))
     with pytest.raises(BadInput, match="needs features"):
         captioner(features=0)
 
 
 def test_bleu_is_of_the_whole_corpus_and_of_any_number_of_references() -> None:
-    assert bleu(["red dots on a wall"], [["Red dots on a wall."]]) == pytest.approx(100)
-    assert bleu(["red dots on a wall"], [["green", "red dots on a wall"]]) == pytest.approx(100)
-    assert bleu(["red dots on a wall", "x"], [["red dots on a wall", "a dog"], ["blue lines"]]) < 100
-    assert bleu(["q"], [["red dots"]]) < 1
+    assert compute_bleu(["red dots on a wall"], [["Red dots on a wall."]]) == pytest.approx(100)
+    assert compute_bleu(["red dots on a wall"], [["green", "red dots on a wall"]]) == pytest.approx(100)
+    assert compute_bleu(["red dots on a wall", "x"], [["red dots on a wall", "a dog"], ["blue lines"]]) < 100
+    assert compute_bleu(["q"], [["red dots"]]) < 1

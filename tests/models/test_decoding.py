@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from milan.errors import BadInput
-from milan.models.decoding import Mixture, Speller, beam_search, greedy, sample
-from milan.vocabulary import Vocabulary
+from milan.models.decoding import ScoreMixture, TokenConstraints, beam_search, greedy_search, sample_texts
+from milan.models.vocabulary import Vocabulary
 from tests.models.worlds import captioner, features, prior
 
 
@@ -43,14 +43,18 @@ def texts(vocabulary: Vocabulary, steps: int) -> list[tuple[int, ...]]:
 @given(st.integers(0, 1000))
 def test_a_beam_wide_enough_finds_the_best_of_all_texts(seed: int) -> None:
     vocabulary, logs = table(words=3, units=2, seed=seed)
-    found = beam_search(Table(logs), 2, Speller(vocabulary), beam=200, steps=4)
+    found = beam_search(Table(logs), 2, TokenConstraints(vocabulary), beam=200, steps=4)
     every = texts(vocabulary, 4)
     for unit in range(2):
-        scores = [sum(logs[unit, a, b].item() for a, b in itertools.pairwise((vocabulary.start, *text))) for text in every]
+        scores = [
+            sum(logs[unit, a, b].item() for a, b in itertools.pairwise((vocabulary.start, *text))) for text in every
+        ]
         ranked = sorted(zip(scores, every, strict=True), reverse=True)
         possible = found.scores[unit].isfinite()
         assert possible.sum() == len(every)
-        torch.testing.assert_close(found.scores[unit][possible], torch.tensor([score for score, _ in ranked]), atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            found.scores[unit][possible], torch.tensor([score for score, _ in ranked]), atol=1e-4, rtol=0
+        )
         best = ranked[0][1]
         assert found.tokens[unit, 0].tolist() == [*best, *[vocabulary.stop] * (4 - len(best))]
 
@@ -58,12 +62,16 @@ def test_a_beam_wide_enough_finds_the_best_of_all_texts(seed: int) -> None:
 @given(st.integers(0, 1000), st.integers(1, 8))
 def test_specials_and_empty_texts_are_never_said(seed: int, beam: int) -> None:
     vocabulary, logs = table(words=4, units=3, seed=seed)
-    logs[:, :, [vocabulary.unk, vocabulary.start, vocabulary.pad, vocabulary.stop]] += 50  # they would be said if they might be
-    found = beam_search(Table(logs), 3, Speller(vocabulary), beam=beam, steps=5)
+    logs[:, :, [vocabulary.unk, vocabulary.start, vocabulary.pad, vocabulary.stop]] += (
+        50  # they would be said if they might be
+    )
+    found = beam_search(Table(logs), 3, TokenConstraints(vocabulary), beam=beam, steps=5)
     assert (found.tokens[..., 0] < len(vocabulary.words)).all()
     assert not torch.isin(found.tokens, torch.tensor([vocabulary.start, vocabulary.pad, vocabulary.unk])).any()
-    free = beam_search(Table(logs), 3, Speller(vocabulary, specials=True), beam=beam, steps=5)
-    assert torch.isin(free.tokens[:, 0, 0], torch.tensor([vocabulary.start, vocabulary.pad, vocabulary.unk, vocabulary.stop])).all()
+    free = beam_search(Table(logs), 3, TokenConstraints(vocabulary, allow_specials=True), beam=beam, steps=5)
+    assert torch.isin(
+        free.tokens[:, 0, 0], torch.tensor([vocabulary.start, vocabulary.pad, vocabulary.unk, vocabulary.stop])
+    ).all()
 
 
 def test_after_the_end_comes_nothing_and_its_score_stays() -> None:
@@ -71,19 +79,21 @@ def test_after_the_end_comes_nothing_and_its_score_stays() -> None:
     logs[:] = -30.0
     logs[0, vocabulary.start, 0] = logs[0, 0, vocabulary.stop] = -0.5
     logs[0, vocabulary.stop] = 9.0  # what follows an end must not count
-    found = beam_search(Table(logs), 1, Speller(vocabulary), beam=3, steps=6)
+    found = beam_search(Table(logs), 1, TokenConstraints(vocabulary), beam=3, steps=6)
     assert found.tokens[0, 0].tolist() == [0, *[vocabulary.stop] * 5]
     assert found.scores[0, 0].item() == -1.0
 
 
 def test_greedy_takes_the_likeliest_word_each_time() -> None:
     vocabulary, logs = table(words=5, units=4, seed=7)
-    found = greedy(Table(logs), 4, Speller(vocabulary), steps=6)
+    found = greedy_search(Table(logs), 4, TokenConstraints(vocabulary), steps=6)
     for unit in range(4):
         last, said = vocabulary.start, []
         while last != vocabulary.stop and len(said) < 6:
             row = logs[unit, last].clone()
-            row[[vocabulary.start, vocabulary.pad, vocabulary.unk, *([vocabulary.stop] if not said else [])]] = -torch.inf
+            row[
+                [vocabulary.start, vocabulary.pad, vocabulary.unk, *([vocabulary.stop] if not said else [])]
+            ] = -torch.inf
             last = int(row.argmax())
             said.append(last)
         assert found.tokens[unit, 0].tolist() == said + [vocabulary.stop] * (6 - len(said))
@@ -91,22 +101,24 @@ def test_greedy_takes_the_likeliest_word_each_time() -> None:
 
 def test_samples_come_as_often_as_they_are_likely() -> None:
     vocabulary, logs = table(words=3, units=1, seed=5)
-    dice = torch.rand(4000, 1, generator=torch.Generator().manual_seed(0))
-    found = sample(Table(logs.expand(4000, -1, -1)), Speller(vocabulary), dice)
+    rng = torch.rand(4000, 1, generator=torch.Generator().manual_seed(0))
+    found = sample_texts(Table(logs.expand(4000, -1, -1)), TokenConstraints(vocabulary), rng)
     shares = torch.bincount(found.tokens[:, 0, 0], minlength=3)[:3] / 4000
     chances = logs[0, vocabulary.start, :3].softmax(0)
     assert (shares - chances).abs().max() < 0.03
-    cold = sample(Table(logs.expand(50, -1, -1)), Speller(vocabulary), dice[:50], temperature=0.01)
+    cold = sample_texts(Table(logs.expand(50, -1, -1)), TokenConstraints(vocabulary), rng[:50], temperature=0.01)
     assert (cold.tokens[:, 0, 0] == chances.argmax()).all()
     with pytest.raises(BadInput, match="temperature"):
-        sample(Table(logs), Speller(vocabulary), dice[:1], temperature=0.0)
+        sample_texts(Table(logs), TokenConstraints(vocabulary), rng[:1], temperature=0.0)
 
 
 def test_a_mixture_is_pmi_token_by_token() -> None:
     vocabulary, logs = table(words=4, units=2, seed=1)
     _, other = table(words=4, units=2, seed=2)
-    found = greedy(Mixture([(1.0, Table(logs)), (-0.5, Table(other))]), 2, Speller(vocabulary), steps=3)
-    direct = greedy(Table(logs - 0.5 * other), 2, Speller(vocabulary), steps=3)
+    found = greedy_search(
+        ScoreMixture([(1.0, Table(logs)), (-0.5, Table(other))]), 2, TokenConstraints(vocabulary), steps=3
+    )
+    direct = greedy_search(Table(logs - 0.5 * other), 2, TokenConstraints(vocabulary), steps=3)
     assert torch.equal(found.tokens, direct.tokens)
     torch.testing.assert_close(found.scores, direct.scores)
 
@@ -114,16 +126,16 @@ def test_a_mixture_is_pmi_token_by_token() -> None:
 def test_nothing_can_be_found_by_no_beam() -> None:
     vocabulary, logs = table(words=2, units=1, seed=0)
     with pytest.raises(BadInput, match="beam of 0"):
-        beam_search(Table(logs), 1, Speller(vocabulary), beam=0)
+        beam_search(Table(logs), 1, TokenConstraints(vocabulary), beam=0)
 
 
 @pytest.mark.parametrize("others", [0, 1, 2, 7, 16, 30])
 def test_a_unit_gets_the_same_texts_and_scores_to_the_last_bit_whoever_is_searched_for_with_it(others: int) -> None:
     model, language = captioner(), prior()
-    own, speller = features(1, seed=9), Speller(model.vocabulary)
-    alone = beam_search(model.walk(own), 1, speller, beam=20)
+    own, speller = features(1, seed=9), TokenConstraints(model.vocabulary)
+    alone = beam_search(model.start_decoding(own), 1, speller, beam=20)
     batch = torch.cat([features(others, seed=1), own, features(others, seed=2)])
-    together = beam_search(model.walk(batch), len(batch), speller, beam=20)
+    together = beam_search(model.start_decoding(batch), len(batch), speller, beam=20)
     assert torch.equal(together.tokens[others], alone.tokens[0])
     assert torch.equal(together.scores[others], alone.scores[0])
     assert torch.equal(language.score(together.tokens)[others], language.score(alone.tokens)[0])
@@ -135,7 +147,7 @@ def test_thread_counts_change_no_bit() -> None:
     found = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        found.append(beam_search(model.walk(batch), 12, Speller(model.vocabulary), beam=20))
+        found.append(beam_search(model.start_decoding(batch), 12, TokenConstraints(model.vocabulary), beam=20))
     torch.set_num_threads(1)
     assert torch.equal(found[0].tokens, found[1].tokens)
     assert torch.equal(found[0].scores, found[1].scores)

@@ -24,32 +24,37 @@ WHOLE, TOP_LEFT, NOTHING = (slice(None), slice(None)), (slice(8), slice(8)), (sl
 
 def test_the_mean_is_over_the_mask() -> None:
     images = toys.pictures()[[1, 5, 5]]
-    features = encoder().features(images, masks(WHOLE, TOP_LEFT, NOTHING))
+    features = encoder().encode(images, masks(WHOLE, TOP_LEFT, NOTHING))
     assert features.shape == (3, 8)
-    torch.testing.assert_close(features[:, [toys.RED, toys.GREEN]], torch.tensor([[1.0, -0.5], [-0.3, 0.6], [0.0, 0.0]]))
+    torch.testing.assert_close(
+        features[:, [toys.RED, toys.GREEN]], torch.tensor([[1.0, -0.5], [-0.3, 0.6], [0.0, 0.0]])
+    )
 
 
 def test_the_sum_is_the_papers() -> None:
-    features = encoder(pooling="sum").features(toys.pictures()[[1]], masks(TOP_LEFT))
+    features = encoder(pooling="sum").encode(toys.pictures()[[1]], masks(TOP_LEFT))
     assert features[0, toys.RED].item() == pytest.approx(64)
 
 
 def test_every_pixel_counts_by_area_and_a_speck_vanishes_by_interpolation() -> None:
-    weights = [encoder(downsampling=kind)._weights(masks((slice(1, 2), slice(1, 2))).float(), (2, 2)) for kind in ("area", "bilinear")]
+    weights = [
+        encoder(downsampling=kind)._mask_weights(masks((slice(1, 2), slice(1, 2))).float(), (2, 2))
+        for kind in ("area", "bilinear")
+    ]
     assert weights[0][0, 0].tolist() == [[1, 0], [0, 0]]
     assert not weights[1].any()
 
 
 def test_one_units_features_do_not_depend_on_the_batch_they_are_asked_in() -> None:
     images = toys.pictures()
-    first, again = (encoder().features(images[:4], masks(*[TOP_LEFT] * 4)) for _ in range(2))
+    first, again = (encoder().encode(images[:4], masks(*[TOP_LEFT] * 4)) for _ in range(2))
     assert torch.equal(first.nan_to_num(), again.nan_to_num())
 
 
 def test_pictures_of_another_size_are_scaled_to_the_encoders_own() -> None:
     large = toys.pictures()[[1]].repeat_interleave(3, 2).repeat_interleave(3, 3)
     mask = masks(WHOLE).repeat_interleave(3, 2).repeat_interleave(3, 3)
-    torch.testing.assert_close(encoder().features(large, mask)[:, [toys.RED, toys.GREEN]], torch.tensor([[1.0, -0.5]]))
+    torch.testing.assert_close(encoder().encode(large, mask)[:, [toys.RED, toys.GREEN]], torch.tensor([[1.0, -0.5]]))
 
 
 def test_its_key_follows_weights_and_settings() -> None:
@@ -66,4 +71,4 @@ def test_a_network_without_stages_is_refused() -> None:
 
 @pytest.mark.parametrize(("spec", "length"), [("torchvision:resnet18", 1024), ("torchvision:alexnet", 1152)])
 def test_the_papers_feature_lengths(spec: str, length: int) -> None:
-    assert load_encoder(spec, weights="random").length == length
+    assert load_encoder(spec, weights="random").feature_length == length

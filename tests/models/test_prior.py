@@ -10,13 +10,17 @@ from tests.models.worlds import WORDS, prior
 def test_scores_are_those_of_the_lstm() -> None:
     model = prior(layers=3)
     stop = model.vocabulary.stop
-    tokens = torch.tensor([[4, 7, stop, stop], [4, 7, 7, stop], [4, 9, 1, 2], [stop, stop, stop, stop], [4, 7, stop, 9]])
+    tokens = torch.tensor(
+        [[4, 7, stop, stop], [4, 7, 7, stop], [4, 9, 1, 2], [stop, stop, stop, stop], [4, 7, stop, 9]]
+    )
     with torch.no_grad():
         states, _ = model.lstm(model.embedding(F.pad(tokens, (1, 0), value=model.vocabulary.start)[:, :-1]))
         logs = model.readout(states).log_softmax(-1).gather(2, tokens.unsqueeze(2)).squeeze(2)
     counted = [logs[0, :3].sum(), logs[1].sum(), logs[2].sum(), logs[3, 0], logs[4, :3].sum()]
     torch.testing.assert_close(model.score(tokens), torch.stack(counted), atol=1e-5, rtol=0)
-    torch.testing.assert_close(model.score(tokens, trailing=True)[[0, 1]], torch.stack([logs[0].sum(), logs[1].sum()]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        model.score(tokens, trailing=True)[[0, 1]], torch.stack([logs[0].sum(), logs[1].sum()]), atol=1e-5, rtol=0
+    )
     assert model.score(tokens.view(5, 1, 4)).shape == (5, 1)
 
 

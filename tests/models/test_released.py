@@ -19,8 +19,14 @@ from torchvision.models import resnet18
 from milan.describers.milan import Milan
 from milan.errors import BadInput
 from milan.models import Captioner, Encoder, Prior, build_encoder
-from milan.models.decoding import Speller, beam_search, greedy
-from milan.models.released import CAPTIONER_NAMES, ENCODER, PRIOR_NAMES, Released, read_released
+from milan.models.decoding import TokenConstraints, beam_search, greedy_search
+from milan.models.released_checkpoint import (
+    CAPTIONER_NAMES,
+    ENCODER_PREFIX,
+    PRIOR_NAMES,
+    ReleasedModels,
+    load_released_checkpoint,
+)
 from milan.targets import Target
 
 
@@ -30,8 +36,8 @@ def file(shared_data: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def released(file: Path) -> Released:
-    return read_released(file)
+def released(file: Path) -> ReleasedModels:
+    return load_released_checkpoint(file)
 
 
 @pytest.fixture(scope="module")
@@ -44,45 +50,59 @@ def texts(shared_data: Path) -> dict:
     return json.loads((shared_data / "milan_checkpoint" / "expected.json").read_text())
 
 
-def test_the_vocabulary_and_special_ids_are_the_checkpoints(released: Released, texts: dict) -> None:
+def test_the_vocabulary_and_special_ids_are_the_checkpoints(released: ReleasedModels, texts: dict) -> None:
     vocabulary = released.captioner.vocabulary
     assert vocabulary.words == texts["vocabulary"]
-    assert [vocabulary.start, vocabulary.stop, vocabulary.pad, vocabulary.unk] == [texts[name] for name in ("start", "stop", "pad", "unk")]
+    assert [vocabulary.start, vocabulary.stop, vocabulary.pad, vocabulary.unk] == [
+        texts[name] for name in ("start", "stop", "pad", "unk")
+    ]
     assert (released.beam, released.prior_weight, released.steps, released.strategy) == (50, 0.2, 15, "rerank")
 
 
-def test_beam_search_finds_the_same_tokens_and_scores(released: Released, expected: dict[str, Tensor]) -> None:
+def test_beam_search_finds_the_same_tokens_and_scores(released: ReleasedModels, expected: dict[str, Tensor]) -> None:
     captioner = released.captioner
-    found = beam_search(captioner.walk(expected["features"]), 8, Speller(captioner.vocabulary, specials=True))
+    found = beam_search(
+        captioner.start_decoding(expected["features"]), 8, TokenConstraints(captioner.vocabulary, allow_specials=True)
+    )
     assert torch.equal(found.tokens, expected["beam_tokens"])
     torch.testing.assert_close(found.scores, expected["beam_scores"], atol=1e-4, rtol=0)
 
 
-def test_milan_reranks_to_the_same_tokens_and_scores(file: Path, released: Released, expected: dict[str, Tensor], texts: dict) -> None:
+def test_milan_reranks_to_the_same_tokens_and_scores(
+    file: Path, released: ReleasedModels, expected: dict[str, Tensor], texts: dict
+) -> None:
     milan = Milan.from_released(file)
     ranked = milan.search(expected["features"])
     assert torch.equal(ranked.tokens[:, 0], expected["rerank_tokens"])
     torch.testing.assert_close(ranked.scores[:, 0], expected["rerank_scores"], atol=1e-4, rtol=0)
     vocabulary = released.captioner.vocabulary
-    assert [vocabulary.decode(tokens[0].tolist()) for tokens in ranked.tokens] == [text.lower() for text in texts["rerank"]]
+    assert [vocabulary.decode(tokens[0].tolist()) for tokens in ranked.tokens] == [
+        text.lower() for text in texts["rerank"]
+    ]
     likeliest = Milan.from_released(file, strategy="beam").search(expected["features"])
-    assert [vocabulary.decode(tokens[0].tolist()) for tokens in likeliest.tokens] == [text.lower() for text in texts["beam"]]
+    assert [vocabulary.decode(tokens[0].tolist()) for tokens in likeliest.tokens] == [
+        text.lower() for text in texts["beam"]
+    ]
 
 
-def test_greedy_takes_the_same_words(released: Released, expected: dict[str, Tensor]) -> None:
+def test_greedy_takes_the_same_words(released: ReleasedModels, expected: dict[str, Tensor]) -> None:
     captioner = released.captioner
-    found = greedy(captioner.walk(expected["features"]), 8, Speller(captioner.vocabulary, specials=True))
+    found = greedy_search(
+        captioner.start_decoding(expected["features"]), 8, TokenConstraints(captioner.vocabulary, allow_specials=True)
+    )
     assert torch.equal(found.tokens[:, 0], expected["greedy_tokens"])
 
 
-def test_given_captions_get_the_same_scores(released: Released, expected: dict[str, Tensor], texts: dict) -> None:
+def test_given_captions_get_the_same_scores(released: ReleasedModels, expected: dict[str, Tensor], texts: dict) -> None:
     captioner, prior = released.captioner, released.prior
     ids = [captioner.vocabulary.encode(text) for text in texts["forced_captions"]]
     tokens = torch.tensor([one + [captioner.vocabulary.pad] * (max(map(len, ids)) - len(one)) for one in ids])
     likelihood = captioner.score(expected["features"], tokens.unsqueeze(1)).squeeze(1)
     torch.testing.assert_close(likelihood, expected["forced_scores"], atol=1e-4, rtol=0)
     torch.testing.assert_close(prior.score(tokens, trailing=True), expected["prior_scores"], atol=1e-4, rtol=0)
-    beyond = prior.score(tokens) - expected["prior_scores"]  # the 2022 code counts a token after <stop> where there is one
+    beyond = (
+        prior.score(tokens) - expected["prior_scores"]
+    )  # the 2022 code counts a token after <stop> where there is one
     assert (beyond[tokens[:, -1] == captioner.vocabulary.pad] > 1).all()
 
 
@@ -111,14 +131,14 @@ def test_the_encoder_gives_the_same_features(expected: dict[str, Tensor]) -> Non
     model.load_state_dict(published_weights(model))
     encoder = Encoder(Target(model.eval(), name="resnet18", image_size=64))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (encoder.target.mean, encoder.target.std))
-    features = encoder.pooled((expected["encoder_images"] - mean) / std, expected["encoder_masks"])
+    features = encoder.encode_preprocessed((expected["encoder_images"] - mean) / std, expected["encoder_masks"])
     torch.testing.assert_close(features, expected["encoder_features"], atol=1e-4, rtol=0)
     assert not features[3].any(), "the last mask is empty"
 
 
 def test_the_checkpoint_brings_its_encoders_weights(file: Path) -> None:
     encoder = Milan.from_released(file).models.encoder
-    assert encoder.length == 1024
+    assert encoder.feature_length == 1024
     assert not encoder.target.core.fc.weight.any(), "this checkpoint's encoder weights are zeros"
 
 
@@ -149,7 +169,7 @@ def trained_2022(file: Path, encoder: str = "resnet18", prior: bool = True, **ch
     with torch.device("meta"):
         network = torchvision.models.get_model(encoder)
     shapes = {name: value.shape for name, value in network.state_dict().items()}
-    constant = {f"{ENCODER}{name}": torch.full((), 0.01).expand(shape) for name, shape in shapes.items()}
+    constant = {f"{ENCODER_PREFIX}{name}": torch.full((), 0.01).expand(shape) for name, shape in shapes.items()}
     own = {
         "indexer": indexer,
         "encoder": {"properties": {"config": encoder, "pretrained": True}, "children": {}},
@@ -182,9 +202,9 @@ def test_what_the_training_script_wrote_is_read(
 ) -> None:
     milan = Milan.from_released(trained_2022(tmp_path / "decoder", encoder, prior, strategy=strategy))
     assert (milan.strategy, milan.beam) == found
-    assert milan.models.encoder.length == milan.models.captioner.key.in_features == FEATURES[encoder]
+    assert milan.models.encoder.feature_length == milan.models.captioner.key.in_features == FEATURES[encoder]
     ranked = milan.search(torch.randn(1, 3, FEATURES[encoder]))
-    (candidate, *_) = ranked.candidates(0, milan.models.captioner.vocabulary)
+    (candidate, *_) = ranked.make_candidates(0, milan.models.captioner.vocabulary)
     assert [name for name, _ in candidate.parts] == (["likelihood", "prior", "pmi"] if prior else ["likelihood"])
     assert milan.key != Milan.from_released(tmp_path / "decoder", beam=7).key
 
@@ -204,7 +224,7 @@ def test_features_of_another_kind_are_refused(tmp_path: Path) -> None:
     payload = torch.load(trained_2022(tmp_path / "decoder"))
     payload["children"]["encoder"] = "SpatialConvEncoder"
     with pytest.raises(BadInput, match="features of a SpatialConvEncoder"):
-        read_released(saved(payload, tmp_path / "decoder"))
+        load_released_checkpoint(saved(payload, tmp_path / "decoder"))
 
 
 def test_alexnets_features_are_what_its_in_place_relus_left() -> None:
@@ -215,11 +235,11 @@ def test_alexnets_features_are_what_its_in_place_relus_left() -> None:
     hooks = [each.register_forward_hook(lambda *given: recorded.append(given[2])) for each in convolutions]
     images = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
     with torch.no_grad():
-        model(encoder.target.prepare(images))
+        model(encoder.target.preprocess(images))
     for hook in hooks:
         hook.remove()
     expected = torch.cat([maps.mean((2, 3)) for maps in recorded], 1)
-    found = encoder.features(images, torch.ones(2, 1, 224, 224, dtype=torch.bool))
+    found = encoder.encode(images, torch.ones(2, 1, 224, 224, dtype=torch.bool))
     torch.testing.assert_close(found, expected)
 
 
@@ -237,7 +257,9 @@ def write(path: str) -> None:
     Path(path).write_text("ran")
 
 
-@pytest.mark.parametrize("function", [os.system, os.mkdir, exec, eval, write, io.open, print, pickle.loads, Path.touch, getattr])
+@pytest.mark.parametrize(
+    "function", [os.system, os.mkdir, exec, eval, write, io.open, print, pickle.loads, Path.touch, getattr]
+)
 def test_a_malicious_pickle_runs_nothing(function: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mark = tmp_path / "mark"
     arguments = {
@@ -249,9 +271,11 @@ def test_a_malicious_pickle_runs_nothing(function: object, tmp_path: Path, capsy
         Path.touch: (mark,),
         getattr: (mark, "touch"),
     }.get(function, (str(mark),))
-    file = saved({"properties": {"indexer": Runs(function, *arguments)}, "children": {}, "state_dict": {}}, tmp_path / "evil.pth")
+    file = saved(
+        {"properties": {"indexer": Runs(function, *arguments)}, "children": {}, "state_dict": {}}, tmp_path / "evil.pth"
+    )
     with pytest.raises(BadInput, match="evil"):
-        read_released(file)
+        load_released_checkpoint(file)
     assert not mark.exists()
     assert not capsys.readouterr().out
 
@@ -271,14 +295,14 @@ def test_other_files_are_refused_in_a_line(tmp_path: Path, file: Path) -> None:
     saved({"state_dict": {}, "properties": {"indexer": 3}}, odd)
     for wrong in (text, zipped, cut, odd, tmp_path / "absent.pth", tmp_path):
         with pytest.raises(BadInput, match=wrong.name) as told:
-            read_released(wrong)
+            load_released_checkpoint(wrong)
         assert "\n" not in str(told.value)
 
 
-def test_a_plain_file_reads_as_a_zipped_one(file: Path, tmp_path: Path, released: Released) -> None:
+def test_a_plain_file_reads_as_a_zipped_one(file: Path, tmp_path: Path, released: ReleasedModels) -> None:
     plain = tmp_path / "checkpoint.pth"
     plain.write_bytes(gzip.decompress(file.read_bytes()))
-    again = read_released(plain)
+    again = load_released_checkpoint(plain)
     assert again.captioner.fingerprint == released.captioner.fingerprint
     assert again.prior is not None
     assert again.prior.fingerprint == released.prior.fingerprint

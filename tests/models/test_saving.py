@@ -10,13 +10,15 @@ from safetensors.torch import load_file, save_file
 
 from milan.errors import BadInput
 from milan.models import Captioner, Prior
-from milan.models.decoding import Speller, beam_search
+from milan.models.decoding import TokenConstraints, beam_search
 from tests.models.worlds import captioner, features, prior
 
 
 def changed(folder: Path, **values: object) -> None:
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({key: value for key, value in {**config, **values}.items() if value is not None}))
+    (folder / "config.json").write_text(
+        json.dumps({key: value for key, value in {**config, **values}.items() if value is not None})
+    )
 
 
 def test_a_saved_model_reads_back_the_same(tmp_path: Path) -> None:
@@ -28,10 +30,23 @@ def test_a_saved_model_reads_back_the_same(tmp_path: Path) -> None:
     assert again.trained_on == model.trained_on
     assert again.encoder == {"spec": "diorama:encoder"}
     assert again.fingerprint == model.fingerprint
-    assert torch.equal(*(beam_search(one.walk(features(2)), 2, Speller(one.vocabulary), beam=5).scores for one in (model, again)))
-    assert {file.name for file in (tmp_path / "captioner").iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    assert torch.equal(
+        *(
+            beam_search(one.start_decoding(features(2)), 2, TokenConstraints(one.vocabulary), beam=5).scores
+            for one in (model, again)
+        )
+    )
+    assert {file.name for file in (tmp_path / "captioner").iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "README.md",
+    }
     prior().save_pretrained(tmp_path / "prior")
-    assert Prior.from_pretrained(str(tmp_path / "prior")).fingerprint == prior().fingerprint != prior(dropout=0.1).fingerprint
+    assert (
+        Prior.from_pretrained(str(tmp_path / "prior")).fingerprint
+        == prior().fingerprint
+        != prior(dropout=0.1).fingerprint
+    )
 
 
 def test_the_card_says_what_it_was_trained_on(tmp_path: Path) -> None:
@@ -106,7 +121,9 @@ def test_another_config_is_refused(values: dict, told: str, tmp_path: Path) -> N
 
 
 def test_what_is_not_there_is_not_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("milan.models.saving.hf_hub_download", lambda *_, **__: pytest.fail("asked the hub for a path"))
+    monkeypatch.setattr(
+        "milan.models.model_files.hf_hub_download", lambda *_, **__: pytest.fail("asked the hub for a path")
+    )
     for path in (tmp_path / "absent", "./absent", "~/absent", "a/b/c", "absent"):
         with pytest.raises(BadInput, match="no folder"):
             Captioner.from_pretrained(path)

@@ -8,16 +8,22 @@ import pytest
 import torch
 from torch import nn
 
-from milan.catalogue import Catalogue, Entry
-from milan.describers.contract import COLOURS, toy_dissection
+from milan.describers._shared.contract import COLOURS, make_toy_dissection
 from milan.dissection.dissect import dissect
-from milan.page import write_page, write_sheets
 from milan.probes import load_probe
-from milan.provenance import simulated_note
+from milan.results.catalogue import Catalogue, Entry
+from milan.results.page import write_contact_sheets, write_page
+from milan.storage.provenance import simulated_note
 from milan.targets import Target, load_target
 from milan.units import Candidate, Description, Unit
 
-QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--no-first-run")
+QUIET = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+)
 EVIL = '<img src=x onerror="window.harmed = true"><script>window.harmed = true</script>'
 FACTS = {
     "target": "file.py:detectors",
@@ -44,7 +50,7 @@ def said(unit: Unit) -> Entry:
 @pytest.fixture(scope="session")
 def toys(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
-    one = toy_dissection(folder)
+    one = make_toy_dissection(folder)
     probe, target = load_probe(str(folder / "probe"), size=64), load_target(one.target)
     return dissect(target, probe, ["detectors", "answers"], folder / "two", k=5, quantile=0.9)
 
@@ -52,7 +58,9 @@ def toys(tmp_path_factory):
 @pytest.fixture(scope="session")
 def catalogue(toys):
     entries = [
-        said(unit) if unit.index in TEXTS else Entry(unit, dissection.status[unit] if dissection.status[unit] != "ok" else "failed")
+        said(unit)
+        if unit.index in TEXTS
+        else Entry(unit, dissection.status[unit] if dissection.status[unit] != "ok" else "failed")
         for dissection in toys.values()
         for unit in dissection.units
     ]
@@ -79,7 +87,7 @@ class Wide(nn.Module):
 @pytest.fixture(scope="session")
 def large_page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("large")
-    toy_dissection(folder)
+    make_toy_dissection(folder)
     target = Target(Wide(), image_size=64)
     dissections = dissect(target, load_probe(str(folder / "probe"), size=64), ["one", "two"], folder / "wide", k=15)
     entries = []
@@ -87,16 +95,21 @@ def large_page(tmp_path_factory):
         for unit in dissection.units:
             text = f"{list(COLOURS)[unit.index % 4]} things of kind {unit.index % 97}"
             found = tuple(
-                Candidate(f"{text} {place}", float(unit.index - place), (("likelihood", 1.0), ("prior", 2.0))) for place in range(10)
+                Candidate(f"{text} {place}", float(unit.index - place), (("likelihood", 1.0), ("prior", 2.0)))
+                for place in range(10)
             )
             entries.append(Entry(unit, "ok", Description(unit, text, float(unit.index), candidates=found)))
-    sheets = write_sheets(dissections, [Unit(layer, unit) for layer in dissections for unit in range(20)], folder / "page")
+    sheets = write_contact_sheets(
+        dissections, [Unit(layer, unit) for layer in dissections for unit in range(20)], folder / "page"
+    )
     for entry in entries:  # files of their own, but only so many different pictures: drawing is tested elsewhere
         same = sheets[Unit(entry.unit.layer, entry.unit.index % 20)]
         sheets[entry.unit] = replace(same, file=str(Path(same.file).with_name(f"{entry.unit.index}.webp")))
         if entry.unit.index >= 20:
             shutil.copy(folder / "page" / same.file, folder / "page" / sheets[entry.unit].file)
-    return write_page(Catalogue(tuple(entries), FACTS | {"layers": ["one", "two"]}), dissections, folder / "page", sheets)
+    return write_page(
+        Catalogue(tuple(entries), FACTS | {"layers": ["one", "two"]}), dissections, folder / "page", sheets
+    )
 
 
 @pytest.fixture(scope="session")
@@ -130,7 +143,9 @@ class Visit:
         )
 
     def focused(self) -> str:
-        return self.page.evaluate("document.activeElement.querySelector?.('.label span')?.textContent ?? document.activeElement.id")
+        return self.page.evaluate(
+            "document.activeElement.querySelector?.('.label span')?.textContent ?? document.activeElement.id"
+        )
 
 
 @pytest.fixture

@@ -58,7 +58,14 @@ def test_the_policy_stops_what_would_run(browser, page_file):
           return seen;
         }"""
     )
-    assert set(refused) >= {"script-src-attr", "script-src-elem", "style-src-attr", "connect-src", "frame-src", "img-src"}
+    assert set(refused) >= {
+        "script-src-attr",
+        "script-src-elem",
+        "style-src-attr",
+        "connect-src",
+        "frame-src",
+        "img-src",
+    }
     assert page.evaluate("window.harmed") is None
     context.close()
 
@@ -97,12 +104,16 @@ def test_a_link_opens_its_unit_and_closing_gives_the_page_back(visit):
     assert "#" not in seen.page.url
     assert seen.focused() == "answers:2"
     seen.page.evaluate("location.hash = '#detectors:1'")
-    seen.page.wait_for_selector("#plate[open]")  # a function would be refused by the page's policy, once it is asked a second time
+    seen.page.wait_for_selector(
+        "#plate[open]"
+    )  # a function would be refused by the page's policy, once it is asked a second time
     expect(seen.page.locator("#plate-text")).to_have_text("Green things")
 
 
 def test_a_link_to_a_dead_unit_says_so_and_one_to_nothing_opens_nothing(visit):
-    expect(visit("#answers:4").page.locator("#plate-text")).to_have_text("Not described: dead. It never moved on the probe.")
+    expect(visit("#answers:4").page.locator("#plate-text")).to_have_text(
+        "Not described: dead. It never moved on the probe."
+    )
     assert not visit("#answers:99").page.evaluate("document.getElementById('plate').open")
     assert not visit("#%E0%A4%A").page.evaluate("document.getElementById('plate').open")
 
@@ -137,7 +148,15 @@ def test_search_finds_words_parts_accents_and_ids(visit):
 def test_sorting_by_score_and_text(visit):
     seen = visit()
     seen.page.select_option("#sort", "best")
-    assert seen.shown() == ["detectors:6", "detectors:3", "detectors:2", "detectors:1", "detectors:0", "detectors:5", *ALL[5:]]
+    assert seen.shown() == [
+        "detectors:6",
+        "detectors:3",
+        "detectors:2",
+        "detectors:1",
+        "detectors:0",
+        "detectors:5",
+        *ALL[5:],
+    ]
     seen.page.select_option("#sort", "worst")
     assert seen.shown()[-5:] == ["answers:6", "answers:3", "answers:2", "answers:1", "answers:0"]
     seen.page.select_option("#sort", "text")
@@ -152,9 +171,13 @@ def test_filtering_by_layer_and_score(visit):
     assert seen.shown() == ALL[5:]
     assert seen.page.inner_text("#count") == "5 of 11"
     seen.page.click("#reset")
-    seen.page.evaluate("document.getElementById('low').value = 2; document.getElementById('low').dispatchEvent(new Event('input'))")
+    seen.page.evaluate(
+        "document.getElementById('low').value = 2; document.getElementById('low').dispatchEvent(new Event('input'))"
+    )
     assert seen.shown() == ["detectors:1", "detectors:2", "detectors:3", "detectors:6"]
-    seen.page.evaluate("document.getElementById('high').value = 3; document.getElementById('high').dispatchEvent(new Event('input'))")
+    seen.page.evaluate(
+        "document.getElementById('high').value = 3; document.getElementById('high').dispatchEvent(new Event('input'))"
+    )
     assert seen.shown() == ["detectors:1", "detectors:2"]
 
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from milan.catalogue import Catalogue, Entry
-from milan.describers.contract import toy_dissection
+from milan.describers._shared.contract import make_toy_dissection
 from milan.dissection.dissect import dissect
 from milan.dissection.store import load_dissection
-from milan.page import write_page
-from milan.page.ranges import FEWEST, class_ranges, joined
 from milan.probes import Probe
+from milan.results.catalogue import Catalogue, Entry
+from milan.results.page import write_page
+from milan.results.page.activation_ranges import MIN_IMAGES, compute_class_ranges, join_ranges
 from milan.targets import Target
 from milan.units import Description, Unit
 from tests.page.conftest import EVIL
@@ -49,7 +49,7 @@ def brightness(tmp_path_factory):
 
 
 def test_the_strongest_range_shows_the_class_that_drives_the_unit(brightness):
-    names, (bright, dark, constant) = class_ranges(brightness, brightness.units)
+    names, (bright, dark, constant) = compute_class_ranges(brightness, brightness.units)
     assert names == [BRIGHT, DARK, GREY]
     assert names[bright["classes"][0]] == BRIGHT
     assert names[dark["classes"][0]] == DARK
@@ -64,25 +64,25 @@ def test_the_strongest_range_shows_the_class_that_drives_the_unit(brightness):
 
 
 def test_a_range_has_images_enough_to_speak_of_shares(brightness):
-    _, (bright, *_) = class_ranges(brightness, brightness.units)
+    _, (bright, *_) = compute_class_ranges(brightness, brightness.units)
     values = brightness.activations("mean")[:, 0].numpy()
     edges = np.array(bright["edges"])
     edges[-1] += 1
-    assert bright["fewest"] == FEWEST
-    assert (np.histogram(values, edges)[0] >= FEWEST).all()
+    assert bright["fewest"] == MIN_IMAGES
+    assert (np.histogram(values, edges)[0] >= MIN_IMAGES).all()
     assert len(edges) > 10
 
 
 def test_few_high_images_are_joined_from_the_top_down_and_few_low_ones_with_the_next():
     edges = np.arange(7.0)
-    assert joined((np.array([50, 20, 5, 1, 1, 1]), edges), fewest=3).tolist() == [0, 1, 2, 3, 6]
-    assert joined((np.array([1, 20, 5, 1, 1, 1]), edges), fewest=3).tolist() == [0, 2, 3, 6]
-    assert joined((np.array([1, 0, 0, 0, 0, 1]), edges), fewest=3).tolist() == [0, 6]
+    assert join_ranges((np.array([50, 20, 5, 1, 1, 1]), edges), min_images=3).tolist() == [0, 1, 2, 3, 6]
+    assert join_ranges((np.array([1, 20, 5, 1, 1, 1]), edges), min_images=3).tolist() == [0, 2, 3, 6]
+    assert join_ranges((np.array([1, 0, 0, 0, 0, 1]), edges), min_images=3).tolist() == [0, 6]
 
 
 def test_a_class_that_is_as_frequent_everywhere_has_no_colour_of_its_own(tmp_path):
     labels = [index % 2 for index in range(60)] + [2] * 30
-    _, (bright, *_) = class_ranges(world(tmp_path, ("even", "odd", "white"), labels), [Unit("units", 0)])
+    _, (bright, *_) = compute_class_ranges(world(tmp_path, ("even", "odd", "white"), labels), [Unit("units", 0)])
     assert bright["classes"][0] == 2
     assert bright["shares"][0][-1] == 100
 
@@ -91,24 +91,26 @@ def test_without_labels_or_activations_there_is_no_chart(tmp_path, brightness):
     images = torch.randint(0, 255, (20, 3, 8, 8), dtype=torch.uint8)
     target = Target(Brightness(), image_size=8)
     plain = dissect(target, Probe.from_tensor(images), ["units"], tmp_path, k=3)["units"]
-    assert class_ranges(plain, plain.units) == ([], [None] * 3)
+    assert compute_class_ranges(plain, plain.units) == ([], [None] * 3)
     (brightness.folder / "pooled_mean.npy").rename(brightness.folder / "gone.npy")
-    assert class_ranges(brightness, brightness.units) == ([], [None] * 3)
+    assert compute_class_ranges(brightness, brightness.units) == ([], [None] * 3)
     (brightness.folder / "gone.npy").rename(brightness.folder / "pooled_mean.npy")
 
 
 def test_a_probe_that_has_moved_away_is_no_error(tmp_path):
-    dissection = toy_dissection(tmp_path)
-    assert class_ranges(dissection, dissection.units)[0] == ["blue", "green", "grey", "red"]
+    dissection = make_toy_dissection(tmp_path)
+    assert compute_class_ranges(dissection, dissection.units)[0] == ["blue", "green", "grey", "red"]
     (tmp_path / "probe").rename(tmp_path / "elsewhere")
     again = load_dissection(dissection.folder)
-    assert class_ranges(again, again.units) == ([], [None] * 7)
+    assert compute_class_ranges(again, again.units) == ([], [None] * 7)
 
 
 def test_the_chart_stays_small(tmp_path):
     """Sixteen ranges of six classes at most: some three hundred bytes for each unit."""
     labels = [index % 30 for index in range(90)]
-    names, found = class_ranges(world(tmp_path, [f"class {index}" for index in range(30)], labels), [Unit("units", 0)])
+    names, found = compute_class_ranges(
+        world(tmp_path, [f"class {index}" for index in range(30)], labels), [Unit("units", 0)]
+    )
     assert len(found[0]["classes"]) <= 6
     assert len(names) == len(found[0]["classes"])
     assert len(json.dumps(found[0], separators=(",", ":"))) < 600
@@ -120,7 +122,9 @@ def charted(brightness, tmp_path_factory):
         Entry(unit, "ok", Description(unit, "something", 0.5)) if status == "ok" else Entry(unit, status)
         for unit, status in brightness.status.items()
     ]
-    return write_page(Catalogue(tuple(entries), {"describer": "x"}), {"units": brightness}, tmp_path_factory.mktemp("page"))
+    return write_page(
+        Catalogue(tuple(entries), {"describer": "x"}), {"units": brightness}, tmp_path_factory.mktemp("page")
+    )
 
 
 def test_the_page_draws_areas_that_fill_the_whole_with_a_legend(visit, charted):
@@ -133,8 +137,12 @@ def test_the_page_draws_areas_that_fill_the_whole_with_a_legend(visit, charted):
     legend = seen.page.locator("#plate-ranges .classes li").all_inner_texts()
     assert legend[0] == f"{BRIGHT}100%"
     assert legend[-1] == "all other classes0%"
-    colours = seen.page.eval_on_selector_all(".classes i", "marks => marks.map(mark => getComputedStyle(mark).backgroundColor)")
-    fills = seen.page.eval_on_selector_all("#plate-ranges polygon", "areas => areas.map(area => getComputedStyle(area).fill)")
+    colours = seen.page.eval_on_selector_all(
+        ".classes i", "marks => marks.map(mark => getComputedStyle(mark).backgroundColor)"
+    )
+    fills = seen.page.eval_on_selector_all(
+        "#plate-ranges polygon", "areas => areas.map(area => getComputedStyle(area).fill)"
+    )
     assert colours == fills
     assert len(set(fills)) == 4
 

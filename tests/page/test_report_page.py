@@ -2,8 +2,8 @@
 
 import pytest
 
-from milan.experiments.reporting.report import Column, Report, Row, Table
-from milan.scores.intervals import Measure
+from milan.experiments.core.report import Column, Report, Row, Table
+from milan.scores.confidence_intervals import Measure
 from tests.page.conftest import EVIL
 
 UNITS = [
@@ -16,7 +16,11 @@ UNITS = [
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
-    table = Table("all", (Column("truth", "How true.", "%", 1, "more"),), (Row("one", {"truth": Measure(0.5, 0.25, 0.75)}), Row("two", {})))
+    table = Table(
+        "all",
+        (Column("truth", "How true.", "%", 1, "more"),),
+        (Row("one", {"truth": Measure(0.5, 0.25, 0.75)}), Row("two", {})),
+    )
     cases = [
         {"id": id, "group": group, "truth": truth, "sheet": None,
          "said": [{"name": "one", "role": "", "text": text, "reason": "", "mark": mark, "score": "0.50"}]}
@@ -76,7 +80,10 @@ def test_light_and_dark_can_be_chosen(page):
 
 
 def test_intervals_are_drawn_to_scale(page):
-    rail, span = (page.evaluate(f"document.querySelector('.wide svg .{part}').getBoundingClientRect().width") for part in ("rail", "span"))
+    rail, span = (
+        page.evaluate(f"document.querySelector('.wide svg .{part}').getBoundingClientRect().width")
+        for part in ("rail", "span")
+    )
     assert span == pytest.approx(rail * (75 - 25) / 75, rel=0.02)  # the largest end is the scale's
 
 

@@ -16,7 +16,9 @@ def make(folder: Path, seed: int = 0) -> str:
     torch.manual_seed(seed)
     letters = [*"abcdefghijklmnopqrstuvwxyz"]
     pieces = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizer(vocab={piece: number for number, piece in enumerate(pieces)}, merges=[], model_max_length=LONGEST)
+    tokenizer = CLIPTokenizer(
+        vocab={piece: number for number, piece in enumerate(pieces)}, merges=[], model_max_length=LONGEST
+    )
     reads = CLIPTextConfig(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
                            projection_dim=16, max_position_embeddings=LONGEST, bos_token_id=tokenizer.bos_token_id,
                            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, initializer_range=0.5)  # fmt: skip

@@ -13,7 +13,9 @@ KEY = "sk-secret-0123456789"
 
 def choice(text: Any, finish: str = "stop", **more: Any) -> dict[str, Any]:
     """A response as it should be."""
-    return {"choices": [{"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text} | more}]}
+    return {
+        "choices": [{"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text} | more}]
+    }
 
 
 class Rude(ThreadingHTTPServer):

@@ -1,4 +1,6 @@
-"""Image-to-text models of transformers' own classes, a few kB each with random weights, saved as the published ones are."""
+"""Image-to-text models of transformers' own classes, a few kB each with random weights, saved as the published ones
+are.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,14 +9,32 @@ import torch
 
 from tests.pretrained.tiny import SEES, SIDE
 
-WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "a", "photo", "of", "the", "red", "dog", "cat", "wheel", "stripes")
+WORDS = (
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "[DEC]",
+    "a",
+    "photo",
+    "of",
+    "the",
+    "red",
+    "dog",
+    "cat",
+    "wheel",
+    "stripes",
+)
 LONGEST = 24
 
 
 def _bert():
     from transformers import BertTokenizer
 
-    return BertTokenizer(vocab={word: number for number, word in enumerate(WORDS)}, bos_token="[DEC]", model_max_length=LONGEST)
+    return BertTokenizer(
+        vocab={word: number for number, word in enumerate(WORDS)}, bos_token="[DEC]", model_max_length=LONGEST
+    )
 
 
 def _words(*more):
@@ -27,7 +47,9 @@ def _words(*more):
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made.post_processor = processors.TemplateProcessing(single="[DEC] $A", special_tokens=[("[DEC]", 5)])
     named = {"pad_token": "[PAD]", "unk_token": "[UNK]", "bos_token": "[DEC]", "eos_token": "[SEP]"}
-    return PreTrainedTokenizerFast(tokenizer_object=made, additional_special_tokens=["<image>"], model_max_length=LONGEST, **named)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, additional_special_tokens=["<image>"], model_max_length=LONGEST, **named
+    )
 
 
 def blip(folder: Path) -> str:
@@ -36,7 +58,9 @@ def blip(folder: Path) -> str:
     reads = {"hidden_size": 16, "encoder_hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
              "vocab_size": len(WORDS), "max_position_embeddings": LONGEST, "bos_token_id": 5, "sep_token_id": 3, "eos_token_id": 3,
              "pad_token_id": 0, "initializer_range": 0.5}  # fmt: skip
-    config = BlipConfig(text_config=reads, vision_config=SEES | {"initializer_range": 0.5}, projection_dim=8, image_text_hidden_size=8)
+    config = BlipConfig(
+        text_config=reads, vision_config=SEES | {"initializer_range": 0.5}, projection_dim=8, image_text_hidden_size=8
+    )
     BlipForConditionalGeneration(config).save_pretrained(folder)
     BlipProcessor(BlipImageProcessor(size={"height": SIDE, "width": SIDE}), _bert()).save_pretrained(folder)
     return f"hf:{folder}"
@@ -53,7 +77,9 @@ def blip2(folder: Path) -> str:
     config = Blip2Config(vision_config=SEES | {"initializer_range": 0.5}, qformer_config=asks, text_config=speaks.to_dict(),
                          num_query_tokens=2, image_token_index=len(WORDS))  # fmt: skip
     Blip2ForConditionalGeneration(config).save_pretrained(folder)
-    Blip2Processor(BlipImageProcessor(size={"height": SIDE, "width": SIDE}), tokenizer, num_query_tokens=2).save_pretrained(folder)
+    Blip2Processor(
+        BlipImageProcessor(size={"height": SIDE, "width": SIDE}), tokenizer, num_query_tokens=2
+    ).save_pretrained(folder)
     return f"hf:{folder}"
 
 
@@ -87,7 +113,12 @@ def llava(folder: Path) -> str:
     LlavaForConditionalGeneration(config).save_pretrained(folder)
     seeing = CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
     LlavaProcessor(
-        seeing, tokenizer, patch_size=16, vision_feature_select_strategy="default", chat_template=template, num_additional_image_tokens=1
+        seeing,
+        tokenizer,
+        patch_size=16,
+        vision_feature_select_strategy="default",
+        chat_template=template,
+        num_additional_image_tokens=1,
     ).save_pretrained(folder)
     return f"hf:{folder}"
 

@@ -1,4 +1,6 @@
-"""Language models are asked once, tried again, bounded; whatever an endpoint answers, no error's text becomes an answer."""
+"""Language models are asked once, tried again, bounded; whatever an endpoint answers, no error's text becomes an
+answer.
+"""
 
 import logging
 import signal
@@ -9,17 +11,17 @@ import time
 import pytest
 
 from milan.errors import BadInput, UnknownName
-from milan.pretrained.asking import Asker, NoAnswer, Unreadable, asker_for
-from milan.pretrained.llm import Llm, Message, Passing, Question, load_llm
-from milan.pretrained.reading import a_label, an_explanation, integers
+from milan.pretrained.llm import Llm, Message, Question, TemporaryFailure, load_llm
+from milan.pretrained.llm_client import LlmClient, NoAnswer, UnparsableReply, load_llm_client
+from milan.pretrained.reply_parsing import make_explanation_parser, make_integer_parser, make_label_parser
 from tests.pretrained.rude_server import KEY, choice, serving
 
 HTML = {"Content-Type": "text/html"}
-LABEL = a_label(8)
+LABEL = make_label_parser(8)
 
 
 def question(text: str = "a red car", draw: int = 0) -> Question:
-    return Question((Message("system", "Say it."), Message("user", text)), "simplify", ((text, 0),), draw=draw)
+    return Question((Message("system", "Say it."), Message("user", text)), "simplify", ((text, 0),), sample_index=draw)
 
 
 @pytest.fixture
@@ -29,8 +31,13 @@ def server(monkeypatch, cache):
         yield rude
 
 
-def asker(server, **settings) -> Asker:
-    return asker_for("openai:tiny", base_url=server.url, options={"pause": 0.001, "timeout": 2.0} | settings.pop("options", {}), **settings)
+def asker(server, **settings) -> LlmClient:
+    return load_llm_client(
+        "openai:tiny",
+        base_url=server.url,
+        options={"pause": 0.001, "timeout": 2.0} | settings.pop("options", {}),
+        **settings,
+    )
 
 
 def test_an_answer_is_asked_for_once_ever(server):
@@ -129,7 +136,9 @@ def test_one_that_never_answers(drips, server):
 
 def test_one_that_is_not_there():
     with pytest.raises(BadInput, match="cannot be reached"):
-        asker_for("openai:tiny", base_url="http://127.0.0.1:9/v1", options={"pause": 0.001, "tries": 2}).ask([question()], LABEL)
+        load_llm_client("openai:tiny", base_url="http://127.0.0.1:9/v1", options={"pause": 0.001, "tries": 2}).ask(
+            [question()], LABEL
+        )
 
 
 def test_an_error_that_concerns_all_ends_all_requests(server):
@@ -143,12 +152,12 @@ def test_an_error_that_concerns_all_ends_all_requests(server):
 
 ASKING = """
 import sys
-from milan.command import run
-from milan.pretrained.asking import asker_for
+from milan.console.command_line import run_program
+from milan.pretrained.llm_client import load_llm_client
 from milan.pretrained.llm import Message, Question
 asked = [Question((Message("user", str(number)),), "explain", ()) for number in range(6)]
-asker = asker_for("openai:tiny", base_url=sys.argv[1], options={"workers": int(sys.argv[2]), "pause": 0.0})
-sys.exit(run(lambda: asker.ask(asked, str)))
+asker = load_llm_client("openai:tiny", base_url=sys.argv[1], options={"workers": int(sys.argv[2]), "pause": 0.0})
+sys.exit(run_program(lambda: asker.ask(asked, str)))
 """
 
 
@@ -199,7 +208,7 @@ def test_options_that_cannot_be_used_are_told(monkeypatch):
     with pytest.raises(UnknownName, match="nearest: phrases"):
         load_llm("phrase")
     with pytest.raises(BadInput, match="German"):
-        asker_for("phrases", options={"language": "German"})
+        load_llm_client("phrases", options={"language": "German"})
     with pytest.raises(UnknownName, match="nearest: timeout"):
         load_llm("openai:gpt", options={"timeuot": 3})
 
@@ -223,13 +232,13 @@ ENDS = "<|im_end|> <|eot_id|> <|end|> <|endoftext|> <｜end▁of▁sentence｜> 
 
 @pytest.mark.parametrize("reply", REASONING)
 def test_reasoning_is_no_part_of_an_answer(reply):
-    assert LABEL(reply) == an_explanation(60)(reply) == "red cars"
+    assert LABEL(reply) == make_explanation_parser(60)(reply) == "red cars"
 
 
 @pytest.mark.parametrize("end", ENDS.split(" "))
 def test_the_end_of_a_turn_and_what_follows_it_are_no_part_of_an_answer(end):
     for reply in (f"red cars{end}", f"<|im_start|>assistant\nred cars{end}\n{end}\n", f"red cars{end}\nuser: Thanks!"):
-        assert LABEL(reply) == an_explanation(60)(reply) == "red cars"
+        assert LABEL(reply) == make_explanation_parser(60)(reply) == "red cars"
 
 
 ERRORS = """503 Service Unavailable|Bad Gateway|HTTP 429: Too Many Requests|Error: rate limit|Error 500|null|None|n/a
@@ -242,11 +251,11 @@ SIGNS = "error messages on screens|servers in racks|model trains|speed limit sig
 
 def test_no_text_of_an_error_is_an_answer_and_what_shows_errors_may_be_one():
     for text in ERRORS.replace("\n", "|").split("|"):
-        for read in (LABEL, an_explanation(60)):
-            with pytest.raises(Unreadable):
+        for read in (LABEL, make_explanation_parser(60)):
+            with pytest.raises(UnparsableReply):
                 read(text)
     for text in SIGNS.split("|"):
-        assert an_explanation(60)(text) == text
+        assert make_explanation_parser(60)(text) == text
 
 
 HUGE = 300_000
@@ -273,8 +282,8 @@ def test_an_absurd_reply_is_unreadable_and_costs_no_time(reply):
         def answer(self, question: Question, attempt: int = 0) -> str:
             return reply
 
-    for read in (LABEL, an_explanation(60), integers(["a"])):
-        (found,) = Asker(Absurd(), tries=1).ask([question()], read)
+    for read in (LABEL, make_explanation_parser(60), make_integer_parser(["a"])):
+        (found,) = LlmClient(Absurd(), tries=1).ask([question()], read)
         assert isinstance(found, NoAnswer)
         assert len(found.reason) < 400
 
@@ -282,21 +291,21 @@ def test_an_absurd_reply_is_unreadable_and_costs_no_time(reply):
 def test_a_question_has_a_deadline():
     class Slow(Echo):
         def answer(self, question: Question, attempt: int = 0) -> str:
-            raise Passing("busy", after=50.0)
+            raise TemporaryFailure("busy", retry_after=50.0)
 
-    (found,) = Asker(Slow(), deadline=40.0).ask([question()], LABEL)
+    (found,) = LlmClient(Slow(), deadline=40.0).ask([question()], LABEL)
     assert found == NoAnswer("busy (1 tries)")
 
 
 def test_another_language_is_answered_in_on_request(server):
     server.usual = choice("标签：红色的汽车。")
     chinese = asker(server, options={"language": "Chinese"})
-    assert chinese.ask([question()], a_label(8, chinese.language)) == ["红色的汽车"]
+    assert chinese.ask([question()], make_label_parser(8, chinese.language)) == ["红色的汽车"]
     assert server.asked[0]["messages"][0]["content"] == "Say it.\n\nAnswer in Chinese."
     assert chinese.key != asker(server).key == asker(server).llm.key
-    assert an_explanation(60, "Russian")("красные машины.") == "красные машины"
-    with pytest.raises(Unreadable):
-        an_explanation(60)("красные машины")
+    assert make_explanation_parser(60, "Russian")("красные машины.") == "красные машины"
+    with pytest.raises(UnparsableReply):
+        make_explanation_parser(60)("красные машины")
 
 
 @pytest.mark.parametrize(
@@ -315,7 +324,7 @@ def test_a_label_is_read_out_of_what_is_around_it(reply, label):
 
 
 def test_explanations_are_read_without_what_they_go_on_from():
-    read = an_explanation(20)
+    read = make_explanation_parser(20)
     for reply in (
         "insects.",
         "this neuron looks for insects.",
@@ -327,23 +336,30 @@ def test_explanations_are_read_without_what_they_go_on_from():
 
 
 @pytest.mark.parametrize(
-    "reply", ["a cat\t3", "a cat\t3\na dog\t11", "a dog\t1\na cat\t3", "a cat\tunknown\na dog\t0", "a cat\t3\na dog\t2\na cow\t1"]
+    "reply",
+    [
+        "a cat\t3",
+        "a cat\t3\na dog\t11",
+        "a dog\t1\na cat\t3",
+        "a cat\tunknown\na dog\t0",
+        "a cat\t3\na dog\t2\na cow\t1",
+    ],
 )
 def test_integers_must_be_all_there(reply):
-    assert integers(["a cat", "a dog"])("a cat\t3\na dog: 2") == [3, 2]
-    with pytest.raises(Unreadable):
-        integers(["a cat", "a dog"])(reply)
+    assert make_integer_parser(["a cat", "a dog"])("a cat\t3\na dog: 2") == [3, 2]
+    with pytest.raises(UnparsableReply):
+        make_integer_parser(["a cat", "a dog"])(reply)
 
 
 class Echo(Llm):
     """Answers what it was asked, for askers that need no server."""
 
-    key, name, kept = "echo", "echo", False
+    key, name, is_cacheable = "echo", "echo", False
 
     def answer(self, question: Question, attempt: int = 0) -> str:
         return question.messages[-1].text
 
 
 def test_a_model_of_ones_own(tmp_path):
-    assert Asker(Echo()).ask([question()], LABEL) == ["a red car"]
+    assert LlmClient(Echo()).ask([question()], LABEL) == ["a red car"]
     assert isinstance(load_llm(f"{__file__}:Echo"), Llm)

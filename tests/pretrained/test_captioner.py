@@ -1,11 +1,13 @@
-"""Captioners say what the libraries' own calls say; each picture is asked about once; what cannot be loaded is told in one line."""
+"""Captioners say what the libraries' own calls say; each picture is asked about once; what cannot be loaded is told in
+one line.
+"""
 
 import pytest
 import torch
 from PIL import Image
 
 from milan.errors import BadInput, UnknownName
-from milan.pretrained.captioner import ImageCaptioner, captions_of, load_captioner
+from milan.pretrained.image_captioner import ImageCaptioner, caption_with_cache, load_image_captioner
 from tests.pretrained import speaking, tiny
 
 KINDS = list(speaking.MAKERS)
@@ -33,7 +35,9 @@ def _by_library(spec, image, beams=1):
     if getattr(processor, "chat_template", None):
         asked = "USER <image> Describe this image in one short sentence. ASSISTANT"
         given = processor(images=picture, text=asked, return_tensors="pt")
-        found = model.generate(**given, max_new_tokens=LENGTH, num_beams=beams, do_sample=False)[:, given["input_ids"].shape[1] :]
+        found = model.generate(**given, max_new_tokens=LENGTH, num_beams=beams, do_sample=False)[
+            :, given["input_ids"].shape[1] :
+        ]
     else:
         given = {"pixel_values": processor.image_processor(picture, return_tensors="pt")["pixel_values"]}
         found = model.generate(**given, max_new_tokens=LENGTH, num_beams=beams, do_sample=False)
@@ -45,38 +49,41 @@ def test_captions_equal_the_librarys_own_call(specs, images, kind):
     expected = [_by_library(specs[kind], image) for image in images]
     assert len(set(expected)) > 1  # a picture changes the answer
     for batch_size in (2, 16):
-        assert load_captioner(specs[kind], longest=LENGTH, batch_size=batch_size).captions(images) == expected
-    assert load_captioner(specs[kind]).captions(images[:0]) == []
+        assert (
+            load_image_captioner(specs[kind], max_tokens=LENGTH, batch_size=batch_size).caption_images(images)
+            == expected
+        )
+    assert load_image_captioner(specs[kind]).caption_images(images[:0]) == []
 
 
 def test_beams_prompts_and_lengths(specs, images):
-    assert load_captioner(specs["blip"], longest=LENGTH, beams=3).captions(images[:2]) == [
+    assert load_image_captioner(specs["blip"], max_tokens=LENGTH, num_beams=3).caption_images(images[:2]) == [
         _by_library(specs["blip"], image, beams=3) for image in images[:2]
     ]
     for kind in ("blip", "git"):  # go on from what they are given
-        for text in load_captioner(specs[kind], prompt="a photo of", longest=4).captions(images):
+        for text in load_image_captioner(specs[kind], prompt="a photo of", max_tokens=4).caption_images(images):
             assert text.startswith("a photo of")
             assert len(text.split()) <= 7
     for kind in ("blip2", "llava"):  # answer it
-        texts = load_captioner(specs[kind], prompt="a photo of", longest=4).captions(images)
+        texts = load_image_captioner(specs[kind], prompt="a photo of", max_tokens=4).caption_images(images)
         assert not any(text.startswith("a photo of") for text in texts)
-        assert texts != load_captioner(specs[kind], prompt="the red dog", longest=4).captions(images)
+        assert texts != load_image_captioner(specs[kind], prompt="the red dog", max_tokens=4).caption_images(images)
 
 
 def test_the_key_follows_all_that_changes_an_answer(specs, tmp_path):
-    key = load_captioner(specs["blip"]).key
-    assert load_captioner(specs["blip"], batch_size=3).key == key
-    changes = ({"prompt": "a"}, {"longest": 7}, {"beams": 2}, {"precision": "bfloat16"})
-    others = [load_captioner(specs["blip"], **change).key for change in changes]
-    others.append(load_captioner(speaking.make("blip", tmp_path / "other", seed=4)).key)
+    key = load_image_captioner(specs["blip"]).key
+    assert load_image_captioner(specs["blip"], batch_size=3).key == key
+    changes = ({"prompt": "a"}, {"max_tokens": 7}, {"num_beams": 2}, {"precision": "bfloat16"})
+    others = [load_image_captioner(specs["blip"], **change).key for change in changes]
+    others.append(load_image_captioner(speaking.make("blip", tmp_path / "other", seed=4)).key)
     assert len({key, *others}) == 6
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision(specs, images, precision):
-    captioner = load_captioner(specs["blip"], precision=precision, longest=LENGTH)
+    captioner = load_image_captioner(specs["blip"], precision=precision, max_tokens=LENGTH)
     assert next(captioner.model.parameters()).dtype == getattr(torch, precision)
-    assert len(captioner.captions(images)) == 5
+    assert len(captioner.caption_images(images)) == 5
 
 
 class Counting(ImageCaptioner):
@@ -87,7 +94,7 @@ class Counting(ImageCaptioner):
     def __init__(self, stop=None):
         self.asked, self.stop = [], stop
 
-    def captions(self, images):
+    def caption_images(self, images):
         if self.stop is not None and len(self.asked) >= self.stop:
             raise KeyboardInterrupt
         self.asked += [len(images)]
@@ -96,63 +103,70 @@ class Counting(ImageCaptioner):
 
 def test_each_picture_is_asked_about_once_ever(cache, images):
     first = Counting()
-    texts = captions_of(first, images[[0, 1, 1, 2]])
+    texts = caption_with_cache(first, images[[0, 1, 1, 2]])
     assert (texts[1], first.asked) == (texts[2], [2, 1])
     again = Counting()
-    assert captions_of(again, images) == Counting().captions(images)
+    assert caption_with_cache(again, images) == Counting().caption_images(images)
     assert again.asked == [2]
     other = Counting()
     other.key = "another"
-    captions_of(other, images)
+    caption_with_cache(other, images)
     assert other.asked == [2, 2, 1]
 
 
 def test_pictures_of_the_same_bytes_but_another_shape_differ(cache):
     wide = torch.arange(3 * 4 * 2, dtype=torch.uint8).view(1, 3, 4, 2)
     captioner = Counting()
-    captions_of(captioner, wide)
-    captions_of(captioner, wide.view(1, 3, 2, 4))
+    caption_with_cache(captioner, wide)
+    caption_with_cache(captioner, wide.view(1, 3, 2, 4))
     assert captioner.asked == [1, 1]
 
 
 def test_a_stopped_run_keeps_what_it_had(cache, images):
     with pytest.raises(KeyboardInterrupt):
-        captions_of(Counting(stop=2), images)
+        caption_with_cache(Counting(stop=2), images)
     rest = Counting()
-    assert len(captions_of(rest, images)) == 5
+    assert len(caption_with_cache(rest, images)) == 5
     assert rest.asked == [1]
-    assert captions_of(rest, images[:0]) == []
+    assert caption_with_cache(rest, images[:0]) == []
 
 
 @pytest.mark.parametrize(
     ("spec", "told"),
     [
-        ("hf:Salesforce/blip-image-captioning-base", r"blip-image-captioning-base is not on this machine .* out of reach.*hf:FOLDER"),
+        (
+            "hf:Salesforce/blip-image-captioning-base",
+            r"blip-image-captioning-base is not on this machine .* out of reach.*hf:FOLDER",
+        ),
         ("hf:./nowhere", r"no folder './nowhere'"),
         ("nowhere.py:Mine", r"no file nowhere\.py"),
     ],
 )
 def test_what_is_not_there_is_told_with_what_to_do(spec, told):
     with pytest.raises(BadInput, match=told):
-        load_captioner(spec)
+        load_image_captioner(spec)
 
 
 def test_wrong_names_and_options(specs, tmp_path):
     for spec in ("dioramma", "blip:base", "hf:", "diorama:blip"):
         with pytest.raises(UnknownName, match="write diorama, hf:ID_OR_FOLDER"):
-            load_captioner(spec)
-    for options, told in (({"batch_size": 0}, "batch size of 0"), ({"longest": 0}, "caption of 0"), ({"beams": 0}, "beams of 0")):
+            load_image_captioner(spec)
+    for options, told in (
+        ({"batch_size": 0}, "batch size of 0"),
+        ({"max_tokens": 0}, "caption of 0"),
+        ({"num_beams": 0}, "beams of 0"),
+    ):
         with pytest.raises(BadInput, match=told):
-            load_captioner(specs["blip"], **options)
+            load_image_captioner(specs["blip"], **options)
     with pytest.raises(BadInput, match="device 'cuda:99' cannot be used"):
-        load_captioner(specs["blip"], device="cuda:99")
+        load_image_captioner(specs["blip"], device="cuda:99")
     with pytest.raises(BadInput, match="cannot be loaded as a captioner"):
-        load_captioner(tiny.make("siglip", tmp_path / "siglip"))
+        load_image_captioner(tiny.make("siglip", tmp_path / "siglip"))
 
 
 def test_one_of_ones_own(tmp_path, images):
     file = tmp_path / "mine.py"
     file.write_text("from tests.pretrained.test_captioner import Counting\n\nclass No: pass\n")
-    assert load_captioner(f"{file}:Counting").captions(images)[0].startswith("brightness")
+    assert load_image_captioner(f"{file}:Counting").caption_images(images)[0].startswith("brightness")
     with pytest.raises(BadInput, match="makes a No"):
-        load_captioner(f"{file}:No")
+        load_image_captioner(f"{file}:No")

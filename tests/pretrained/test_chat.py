@@ -7,7 +7,7 @@ import torch
 
 from milan.errors import BadInput
 from milan.pretrained.chat_markup import final_answer
-from milan.pretrained.llm import Message, Passing, Question, Unanswered, load_llm
+from milan.pretrained.llm import Message, Question, TemporaryFailure, Unanswered, load_llm
 
 WORDS = ("<pad>", "</s>", "<unk>", "<|system|>", "<|user|>", "<|assistant|>", "red", "cars", "dogs", "say", "it")
 
@@ -18,13 +18,28 @@ def save(folder: Path, chat: bool = True) -> str:
 
     made = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
     made.normalizer, made.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.WhitespaceSplit()
-    named = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "additional_special_tokens": list(WORDS[3:6])}
+    named = {
+        "pad_token": "<pad>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "additional_special_tokens": list(WORDS[3:6]),
+    }
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=64, **named)
     if chat:
-        tokenizer.chat_template = "{% for m in messages %}<|{{ m['role'] }}|> {{ m['content'] }} {% endfor %}<|assistant|> "
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+        tokenizer.chat_template = (
+            "{% for m in messages %}<|{{ m['role'] }}|> {{ m['content'] }} {% endfor %}<|assistant|> "
+        )
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+    }
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=len(WORDS), max_position_embeddings=64, pad_token_id=0, eos_token_id=1, bos_token_id=None, **sizes)
+    config = LlamaConfig(
+        vocab_size=len(WORDS), max_position_embeddings=64, pad_token_id=0, eos_token_id=1, bos_token_id=None, **sizes
+    )
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return f"hf:{folder}"
@@ -36,7 +51,7 @@ def spec(tmp_path_factory) -> str:
 
 
 def asked(text: str = "say it", draw: int = 0) -> Question:
-    return Question((Message("system", "red dogs"), Message("user", text)), "explain", (), draw=draw)
+    return Question((Message("system", "red dogs"), Message("user", text)), "explain", (), sample_index=draw)
 
 
 def answers(llm, *questions: Question) -> list[str]:
@@ -44,7 +59,7 @@ def answers(llm, *questions: Question) -> list[str]:
     for question in questions:
         try:
             found.append(llm.answer(question))
-        except Passing as error:  # a random model may go on without end
+        except TemporaryFailure as error:  # a random model may go on without end
             found.append(str(error))
     return found
 

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from milan.errors import BadInput, MissingEvidence, UnknownName
 from milan.pretrained.embedder import load_embedder
-from milan.pretrained.sources import dtype_of
+from milan.pretrained.model_sources import get_dtype
 from tests.pretrained import tiny
 
 KINDS = list(tiny.MAKERS)
@@ -54,8 +54,8 @@ def _by_library(spec, images, texts):
 def test_vectors_equal_the_librarys_own_call(specs, images, kind):
     embedder = load_embedder(specs[kind], batch_size=2)
     seen, read, model = _by_library(specs[kind], images, [*TEXTS, LONG])
-    torch.testing.assert_close(embedder.images(images), normalize(seen, dim=1), atol=2e-6, rtol=1e-5)
-    torch.testing.assert_close(embedder.texts([*TEXTS, LONG]), normalize(read, dim=1), atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(embedder.encode_images(images), normalize(seen, dim=1), atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(embedder.encode_texts([*TEXTS, LONG]), normalize(read, dim=1), atol=2e-6, rtol=1e-5)
     assert embedder.features == seen.shape[1]
     assert embedder.scale == pytest.approx(model.logit_scale.exp().item())
     bias = getattr(model, "logit_bias", None)
@@ -66,11 +66,14 @@ def test_vectors_equal_the_librarys_own_call(specs, images, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_unit_length_whatever_the_batch(specs, images, kind):
     together, alone = load_embedder(specs[kind], batch_size=64), load_embedder(specs[kind], batch_size=1)
-    for vectors, others in ((together.images(images), alone.images(images)), (together.texts(TEXTS), alone.texts(TEXTS))):
+    for vectors, others in (
+        (together.encode_images(images), alone.encode_images(images)),
+        (together.encode_texts(TEXTS), alone.encode_texts(TEXTS)),
+    ):
         torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(vectors)))
         torch.testing.assert_close(vectors, others, atol=2e-6, rtol=1e-5)
-    assert together.images(images[:0]).shape == together.texts([]).shape == (0, together.features)
-    assert together.images(images).std(0).max() > 1e-4  # a picture changes the answer
+    assert together.encode_images(images[:0]).shape == together.encode_texts([]).shape == (0, together.features)
+    assert together.encode_images(images).std(0).max() > 1e-4  # a picture changes the answer
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -78,19 +81,19 @@ def test_half_precision_is_near_and_another_embedder(specs, images, kind):
     exact = load_embedder(specs[kind])
     for precision, off in (("bfloat16", 0.05), ("float16", 0.01)):
         half = load_embedder(specs[kind], precision=precision)
-        assert half.images(images).dtype == half.texts(TEXTS).dtype == torch.float32
+        assert half.encode_images(images).dtype == half.encode_texts(TEXTS).dtype == torch.float32
         assert next(half.model.parameters()).dtype == getattr(torch, precision)
-        assert 0 < (half.images(images) - exact.images(images)).abs().max() < off
-        assert 0 < (half.texts(TEXTS) - exact.texts(TEXTS)).abs().max() < off
-        torch.testing.assert_close(half.texts(TEXTS).norm(dim=1), torch.ones(len(TEXTS)))
+        assert 0 < (half.encode_images(images) - exact.encode_images(images)).abs().max() < off
+        assert 0 < (half.encode_texts(TEXTS) - exact.encode_texts(TEXTS)).abs().max() < off
+        torch.testing.assert_close(half.encode_texts(TEXTS).norm(dim=1), torch.ones(len(TEXTS)))
         assert half.key != exact.key
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_long_texts_are_cut(specs, kind):
     embedder = load_embedder(specs[kind])
-    torch.testing.assert_close(embedder.texts([LONG]), embedder.texts(["red dog " * 60]))
-    assert (embedder.texts([LONG]) - embedder.texts(["red dog"])).abs().max() > 1e-4
+    torch.testing.assert_close(embedder.encode_texts([LONG]), embedder.encode_texts(["red dog " * 60]))
+    assert (embedder.encode_texts([LONG]) - embedder.encode_texts(["red dog"])).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -121,13 +124,16 @@ def test_numbers_that_are_not_finite_are_told(specs, images, tmp_path):
     weights["visual.proj"].fill_(float("inf"))
     save_file(weights, file)
     with pytest.raises(BadInput, match="not finite; use float32"):
-        load_embedder(spec).images(images)
+        load_embedder(spec).encode_images(images)
 
 
 @pytest.mark.parametrize(
     ("spec", "told"),
     [
-        ("hf:google/siglip-base-patch16-224", r"siglip-base-patch16-224 is not on this machine .* out of reach.*hf:FOLDER"),
+        (
+            "hf:google/siglip-base-patch16-224",
+            r"siglip-base-patch16-224 is not on this machine .* out of reach.*hf:FOLDER",
+        ),
         ("open_clip:ViT-B-16/openai", r"is not on this machine .* out of reach.*local-dir:FOLDER"),
         ("open_clip:hf-hub:timm/ViT-B-16-SigLIP", r"is not on this machine .* out of reach.*local-dir:FOLDER"),
         ("open_clip:ViT-B-16", "which weights.*open_clip:ViT-B-16/openai"),
@@ -158,7 +164,7 @@ def test_unknown_names_get_the_nearest(spec, told):
 
 def test_wrong_options_and_damaged_files(specs, tmp_path):
     with pytest.raises(UnknownName, match="nearest: float16"):
-        dtype_of("float17")
+        get_dtype("float17")
     with pytest.raises(BadInput, match="batch size of 0"):
         load_embedder(specs["clip"], batch_size=0)
     with pytest.raises(BadInput, match="device 'cuda:99' cannot be used"):
@@ -190,7 +196,7 @@ def test_one_of_ones_own(tmp_path):
     embedder = load_embedder(f"{file}:ColourEmbedder")
     red = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
     red[:, 0] = 255
-    cosines = embedder.images(red) @ embedder.texts(["blue", "something red", "nothing known"]).T
+    cosines = embedder.encode_images(red) @ embedder.encode_texts(["blue", "something red", "nothing known"]).T
     assert cosines.argmax() == 1
     assert cosines[0, 2] == 0
     with pytest.raises(BadInput, match="makes a No"):
@@ -202,6 +208,6 @@ def test_one_of_ones_own(tmp_path):
 
 
 def test_a_stand_in_that_was_not_built_says_how(tmp_path, monkeypatch):
-    monkeypatch.setattr("milan.pretrained.embedder.embedded", lambda relative: tmp_path)
+    monkeypatch.setattr("milan.pretrained.embedder.locate_packaged_data", lambda relative: tmp_path)
     with pytest.raises(MissingEvidence, match="build --only siglip-large"):
         load_embedder("diorama:siglip-large")

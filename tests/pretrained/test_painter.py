@@ -1,11 +1,20 @@
-"""Painters draw what the libraries' own calls draw; each picture is drawn once; what cannot be loaded is told in one line."""
+"""Painters draw what the libraries' own calls draw; each picture is drawn once; what cannot be loaded is told in one
+line.
+"""
 
 import numpy as np
 import pytest
 import torch
 
 from milan.errors import BadInput, MilanWarning, UnknownName
-from milan.pretrained.painter import Painter, Wanted, _known, fitted, load_painter, pictures_of
+from milan.pretrained.painter import (
+    Painter,
+    PictureRequest,
+    _supported_options,
+    load_painter,
+    paint_texts,
+    resize_images,
+)
 from tests.pretrained import painting
 
 STEPS = 3
@@ -26,8 +35,10 @@ def test_pictures_equal_the_librarys_own_call(spec, painter):
 
     pipeline = StableDiffusionPipeline.from_pretrained(spec.removeprefix("diffusers:"), safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
-    dice = torch.Generator().manual_seed(1)
-    made = pipeline("a red cat", num_inference_steps=STEPS, guidance_scale=7.5, generator=dice, output_type="pil").images[0]
+    rng = torch.Generator().manual_seed(1)
+    made = pipeline(
+        "a red cat", num_inference_steps=STEPS, guidance_scale=7.5, generator=rng, output_type="pil"
+    ).images[0]
     drawn = painter.paint("a red cat", 2)[1]
     assert drawn.shape == (3, painting.SIDE, painting.SIDE)
     assert painter.side == painting.SIDE
@@ -35,7 +46,12 @@ def test_pictures_equal_the_librarys_own_call(spec, painter):
 
 
 def test_a_picture_follows_from_what_is_wanted_alone(spec, painter):
-    wanted = [Wanted("a cat", 0, 0), Wanted("a dog", 0, 0), Wanted("a cat", 0, 1), Wanted("a cat", 1, 0)]
+    wanted = [
+        PictureRequest("a cat", 0, 0),
+        PictureRequest("a dog", 0, 0),
+        PictureRequest("a cat", 0, 1),
+        PictureRequest("a cat", 1, 0),
+    ]
     together = painter.draw(wanted)
     alone = torch.cat([painter.draw([each]) for each in wanted])
     assert (together.int() - alone.int()).abs().max() <= 2  # rounding
@@ -48,7 +64,7 @@ def test_a_picture_follows_from_what_is_wanted_alone(spec, painter):
 def test_the_key_follows_all_that_changes_a_picture(spec, tmp_path):
     key = load_painter(spec, steps=STEPS).key
     assert load_painter(spec, steps=STEPS, batch_size=2).key == key
-    others = [load_painter(spec, **change).key for change in ({"steps": 4}, {"steps": STEPS, "guidance": 2.0})]
+    others = [load_painter(spec, **change).key for change in ({"steps": 4}, {"steps": STEPS, "guidance_scale": 2.0})]
     others.append(load_painter(spec, steps=STEPS, precision="bfloat16").key)
     others.append(load_painter(painting.make(tmp_path / "other", seed=1), steps=STEPS).key)
     assert len({key, *others, load_painter().key}) == 6
@@ -58,33 +74,36 @@ def test_a_pipeline_is_asked_with_the_options_that_it_has():
     """PixArt's and Sana's draw at the nearest published size unless told not to."""
     from diffusers import PixArtAlphaPipeline, StableDiffusionPipeline
 
-    assert _known(StableDiffusionPipeline.__call__, 4.0) == {"guidance_scale": 4.0}
-    assert _known(PixArtAlphaPipeline.__call__, 4.0) == {"guidance_scale": 4.0, "use_resolution_binning": False}
-    assert _known(lambda prompt, num_inference_steps: None, 4.0) == {}
+    assert _supported_options(StableDiffusionPipeline.__call__, 4.0) == {"guidance_scale": 4.0}
+    assert _supported_options(PixArtAlphaPipeline.__call__, 4.0) == {
+        "guidance_scale": 4.0,
+        "use_resolution_binning": False,
+    }
+    assert _supported_options(lambda prompt, num_inference_steps: None, 4.0) == {}
 
 
 def test_long_texts_are_told(painter):
     with pytest.warns(MilanWarning, match="reads 20 tokens; the end of 'a cat with"):
-        painter.draw([Wanted("a cat with a very long tail and a hat", 0, 0)])
+        painter.draw([PictureRequest("a cat with a very long tail and a hat", 0, 0)])
 
 
 def test_diorama_draws_exactly():
     painter = load_painter()
     pictures = painter.paint("a red apple", 3, size=32)
     assert pictures.shape == (3, 3, 32, 32)
-    from milan.diorama.painter import paint
+    from milan.diorama.exact_painter import paint_text
 
-    np.testing.assert_array_equal(painter.paint("a red apple", 3).numpy(), paint("a red apple", 3))
+    np.testing.assert_array_equal(painter.paint("a red apple", 3).numpy(), paint_text("a red apple", 3))
     assert load_painter().key == painter.key
 
 
 def test_fitting_keeps_what_fits():
     images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
-    assert fitted(images, None) is images
-    assert fitted(images, 8) is images
+    assert resize_images(images, None) is images
+    assert resize_images(images, 8) is images
     flat = torch.full((1, 3, 8, 8), 77, dtype=torch.uint8)
-    assert (fitted(flat, 20) == 77).all()
-    assert (fitted(flat, 3) == 77).all()
+    assert (resize_images(flat, 20) == 77).all()
+    assert (resize_images(flat, 3) == 77).all()
 
 
 class Counting(Painter):
@@ -95,51 +114,59 @@ class Counting(Painter):
     def __init__(self, stop=None):
         self.drawn, self.stop = [], stop
 
-    def draw(self, wanted):
+    def draw(self, requests):
         if self.stop is not None and len(self.drawn) >= self.stop:
             raise KeyboardInterrupt
-        self.drawn += wanted
-        return torch.stack([torch.full((3, 4, 4), 10 * len(each.text) + each.number + each.seed, dtype=torch.uint8) for each in wanted])
+        self.drawn += requests
+        return torch.stack(
+            [
+                torch.full((3, 4, 4), 10 * len(each.text) + each.number + each.seed, dtype=torch.uint8)
+                for each in requests
+            ]
+        )
 
 
 def test_each_picture_is_drawn_once_ever(cache):
     first = Counting()
-    pictures = pictures_of(first, ["a", "bb", "a"], 2, seed=3, size=6)
+    pictures = paint_texts(first, ["a", "bb", "a"], 2, seed=3, size=6)
     assert pictures.shape == (3, 2, 3, 6, 6)
     assert pictures[:, :, 0, 0, 0].tolist() == [[13, 14], [23, 24], [13, 14]]
     assert len(first.drawn) == 4
     again = Counting()
-    assert pictures_of(again, ["bb", "a"], 3, seed=3)[:, :, 0, 0, 0].tolist() == [[23, 24, 25], [13, 14, 15]]
-    assert again.drawn == [Wanted("bb", 3, 2), Wanted("a", 3, 2)]
+    assert paint_texts(again, ["bb", "a"], 3, seed=3)[:, :, 0, 0, 0].tolist() == [[23, 24, 25], [13, 14, 15]]
+    assert again.drawn == [PictureRequest("bb", 3, 2), PictureRequest("a", 3, 2)]
     other = Counting()
     other.key = "another"
-    pictures_of(other, ["a"], 1, seed=3)
+    paint_texts(other, ["a"], 1, seed=3)
     assert len(other.drawn) == 1
-    assert pictures_of(Counting(), [], 2).shape == (0, 2, 3, 4, 4)
+    assert paint_texts(Counting(), [], 2).shape == (0, 2, 3, 4, 4)
 
 
 def test_a_stopped_run_keeps_what_it_had(cache):
     with pytest.raises(KeyboardInterrupt):
-        pictures_of(Counting(stop=2), ["a", "\udcff odd"], 2)
+        paint_texts(Counting(stop=2), ["a", "\udcff odd"], 2)
     rest = Counting()
-    pictures_of(rest, ["a", "\udcff odd"], 2)
+    paint_texts(rest, ["a", "\udcff odd"], 2)
     assert [each.text for each in rest.drawn] == ["\udcff odd"] * 2
 
 
 @pytest.mark.parametrize("left", [0, 40, -1])
 def test_a_damaged_picture_is_drawn_anew(cache, left):
-    whole = pictures_of(Counting(), ["a"], 2)
+    whole = paint_texts(Counting(), ["a"], 2)
     file = next(cache.rglob("*.npy"))
     file.write_bytes(file.read_bytes()[:left])
     again = Counting()
-    assert torch.equal(pictures_of(again, ["a"], 2), whole)
+    assert torch.equal(paint_texts(again, ["a"], 2), whole)
     assert len(again.drawn) == 1
 
 
 @pytest.mark.parametrize(
     ("spec", "told"),
     [
-        ("diffusers:CompVis/stable-diffusion-v1-4", r"stable-diffusion-v1-4 is not on this machine .* out of reach.*diffusers:FOLDER"),
+        (
+            "diffusers:CompVis/stable-diffusion-v1-4",
+            r"stable-diffusion-v1-4 is not on this machine .* out of reach.*diffusers:FOLDER",
+        ),
         ("diffusers:./nowhere", r"no folder './nowhere'"),
         ("nowhere.py:Mine", r"no file nowhere\.py"),
     ],
@@ -160,7 +187,9 @@ def test_wrong_names_and_options(spec, tmp_path):
         load_painter(spec, device="cuda:99")
     with pytest.raises(BadInput, match=r"holds no model_index\.json"):
         load_painter(f"diffusers:{tmp_path}")
-    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}')
+    (tmp_path / "model_index.json").write_text(
+        '{"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}'
+    )
     with pytest.raises(BadInput, match="cannot be loaded as a painter"):
         load_painter(f"diffusers:{tmp_path}")
 

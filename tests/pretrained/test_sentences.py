@@ -6,8 +6,8 @@ import torch
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
 from milan.errors import BadInput, UnknownName
-from milan.pretrained.sentences import load_sentence_encoder
-from milan.scores.text import embedding_cosine
+from milan.pretrained.sentence_encoder import load_sentence_encoder
+from milan.scores.text_similarity import embedding_cosine
 from tests.pretrained.tiny import LONGEST, WORDS, tokenizer
 
 
@@ -26,18 +26,18 @@ def test_a_text_is_the_mean_of_its_tokens_whatever_it_is_batched_with(folder):
     model, words = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     with torch.no_grad():
         alone = model(**words("a red dog", return_tensors="pt")).last_hidden_state[0].mean(0)
-    found = encoder.texts(["a red dog", "a photo of the wheel of a cat", "red " * 40])
+    found = encoder.encode_texts(["a red dog", "a photo of the wheel of a cat", "red " * 40])
     torch.testing.assert_close(found[0], alone / alone.norm(), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found.norm(dim=1), torch.ones(3))
-    assert encoder.texts([]).shape == (0, 16)
+    assert encoder.encode_texts([]).shape == (0, 16)
 
 
 def test_the_cosine_of_the_best_reference(folder):
     encoder = load_sentence_encoder(f"hf:{folder}")
     score = embedding_cosine(["a red dog", ""], [["the cat", "A red dog."], ["wheel"]], encoder)
-    np.testing.assert_allclose(score.each, [1.0, 0.0], atol=1e-6)
-    cat, dog = encoder.texts(["the cat", "a red dog"]).double().numpy()
-    mean = embedding_cosine(["a red dog"], [["the cat", "A red dog."]], encoder, over="mean")
+    np.testing.assert_allclose(score.unit_scores, [1.0, 0.0], atol=1e-6)
+    cat, dog = encoder.encode_texts(["the cat", "a red dog"]).double().numpy()
+    mean = embedding_cosine(["a red dog"], [["the cat", "A red dog."]], encoder, reduction="mean")
     assert mean.value == pytest.approx((1 + cat @ dog) / 2, abs=1e-6)
     assert mean.settings["encoder"] == encoder.key
 

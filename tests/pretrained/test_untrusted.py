@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from milan.errors import BadInput
-from milan.pretrained.captioner import load_captioner
 from milan.pretrained.embedder import load_embedder
+from milan.pretrained.image_captioner import load_image_captioner
 from milan.pretrained.painter import load_painter
 from milan.pretrained.segmenter import load_segmenter
-from milan.pretrained.sentences import load_sentence_encoder
-from milan.scores.text import bert_score
+from milan.pretrained.sentence_encoder import load_sentence_encoder
+from milan.scores.text_similarity import bert_score
 from milan.targets import load_target
 from tests.pretrained.tiny import open_clip
 
@@ -22,7 +22,7 @@ LOADERS: dict[str, Callable[[Path], object]] = {
     "target": lambda folder: load_target(f"hf:{folder}"),
     "target with weights": lambda folder: load_target(f"hf:{folder}", weights="random"),
     "embedder": lambda folder: load_embedder(f"hf:{folder}"),
-    "captioner": lambda folder: load_captioner(f"hf:{folder}"),
+    "captioner": lambda folder: load_image_captioner(f"hf:{folder}"),
     "segmenter": lambda folder: load_segmenter(f"hf:{folder}"),
     "sentence encoder": lambda folder: load_sentence_encoder(f"hf:{folder}"),
     "BERTScore": lambda folder: bert_score(["a"], [["b"]], model=str(folder), num_layers=1, rescale=False),

@@ -8,7 +8,14 @@ import torch
 
 WORDS = ("<pad>", "</s>", "<unk>", "<s>", "a", "photo", "of", "the", "red", "dog", "cat", "wheel", "stripes")
 SIDE, LONGEST = 32, 16
-SEES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": SIDE, "patch_size": 16}
+SEES = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": SIDE,
+    "patch_size": 16,
+}
 READS = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": len(WORDS),
          "max_position_embeddings": LONGEST, "pad_token_id": 0, "bos_token_id": 3, "eos_token_id": 1}  # fmt: skip
 
@@ -21,7 +28,9 @@ def tokenizer():
     made = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
     made.normalizer, made.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
     made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=LONGEST)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=LONGEST
+    )
 
 
 def clip(folder: Path) -> str:
@@ -63,7 +72,10 @@ def open_clip(folder: Path) -> str:
     reads = {"context_length": LONGEST, "vocab_size": 49_408, "width": 8, "heads": 1, "layers": 1}
     config = {"embed_dim": 8, "vision_cfg": sees, "text_cfg": reads}
     folder.mkdir(parents=True)
-    save_file({key: value.contiguous() for key, value in CLIP(**config).state_dict().items()}, folder / "open_clip_model.safetensors")
+    save_file(
+        {key: value.contiguous() for key, value in CLIP(**config).state_dict().items()},
+        folder / "open_clip_model.safetensors",
+    )
     seeing = {"mean": [0.5] * 3, "std": [0.5] * 3}
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": seeing}))
     return f"open_clip:local-dir:{folder}"

@@ -7,18 +7,18 @@ from hypothesis import strategies as st
 from scipy.stats import pearsonr, spearmanr
 from sklearn import metrics as sk
 
-from milan.scores.agreement import METRICS, Compared, firing
-from milan.scores.exam import Marks, exam
+from milan.scores.prediction_metrics import METRICS, PredictionComparison, find_active_images
+from milan.scores.sanity_checks import SanityCheckResult, run_sanity_checks
 
 NAMES = list(METRICS)
 
 
 @pytest.fixture(scope="module")
 def compared():
-    dice = np.random.default_rng(0)
-    activation = dice.normal(0, 1, (6, 400)).clip(0.3).round(1)  # many ties
-    predicted = (activation * dice.random((6, 1)) + dice.normal(0, 1, (6, 400))).round(1)
-    return Compared.of(activation, predicted, cut=0.8, share=0.2)
+    rng = np.random.default_rng(0)
+    activation = rng.normal(0, 1, (6, 400)).clip(0.3).round(1)  # many ties
+    predicted = (activation * rng.random((6, 1)) + rng.normal(0, 1, (6, 400))).round(1)
+    return PredictionComparison.from_activations(activation, predicted, threshold=0.8, share=0.2)
 
 
 REFERENCES = {
@@ -45,38 +45,41 @@ def test_every_metric_has_a_reference():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_what_others_compute(name, compared):
-    rows = zip(compared.activation, compared.predicted, compared.fires, compared.shows, strict=True)
-    np.testing.assert_allclose(METRICS[name].of(compared), [REFERENCES[name](*row) for row in rows], rtol=1e-9)
+    rows = zip(compared.activation, compared.predicted, compared.is_active, compared.is_present, strict=True)
+    np.testing.assert_allclose(METRICS[name].compute(compared), [REFERENCES[name](*row) for row in rows], rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @given(seed=st.integers(0, 10_000), images=st.integers(3, 40), levels=st.integers(1, 4))
 def test_no_order_of_the_images_changes_it_and_nothing_breaks_it(name, seed, images, levels):
-    dice = np.random.default_rng(seed)
-    activation, predicted = dice.integers(0, levels, (2, images)).astype(float), dice.integers(0, levels, (2, images)) / levels
-    order = dice.permutation(images)
-    first = METRICS[name].of(Compared.of(activation, predicted))
-    again = METRICS[name].of(Compared.of(activation[:, order], predicted[:, order]))
+    rng = np.random.default_rng(seed)
+    activation, predicted = (
+        rng.integers(0, levels, (2, images)).astype(float),
+        rng.integers(0, levels, (2, images)) / levels,
+    )
+    order = rng.permutation(images)
+    first = METRICS[name].compute(PredictionComparison.from_activations(activation, predicted))
+    again = METRICS[name].compute(PredictionComparison.from_activations(activation[:, order], predicted[:, order]))
     np.testing.assert_allclose(first, again, atol=1e-9)
     if name != "mad":
         assert ((first[~np.isnan(first)] >= -1 - 1e-9) & (first[~np.isnan(first)] <= 1 + 1e-9)).all()
 
 
 def test_what_does_not_vary_has_no_correlation():
-    flat = Compared.of(np.zeros((1, 5)), np.arange(5.0)[None])
-    assert np.isnan(METRICS["correlation"].of(flat))
-    assert not flat.fires.any()
-    assert np.isnan(METRICS["auprc"].of(flat))
+    flat = PredictionComparison.from_activations(np.zeros((1, 5)), np.arange(5.0)[None])
+    assert np.isnan(METRICS["correlation"].compute(flat))
+    assert not flat.is_active.any()
+    assert np.isnan(METRICS["auprc"].compute(flat))
 
 
 def test_a_unit_fires_at_its_strongest_and_at_what_ties_with_them():
-    assert firing(np.array([[5.0, 1.0, 5.0, 0.0]]), 0.25).tolist() == [[True, False, True, False]]
-    assert firing(np.array([[1.0, 0.0, 0.0, 0.0]]), 0.75).tolist() == [[True, False, False, False]]
+    assert find_active_images(np.array([[5.0, 1.0, 5.0, 0.0]]), 0.25).tolist() == [[True, False, True, False]]
+    assert find_active_images(np.array([[1.0, 0.0, 0.0, 0.0]]), 0.75).tolist() == [[True, False, False, False]]
 
 
 @pytest.fixture(scope="module")
 def marks():
-    return exam(runs=3, seed=1)
+    return run_sanity_checks(runs=3, seed=1)
 
 
 # NeuronEval's theoretical table, in percent of the cases in which the score fell: (missing labels, extra labels)
@@ -88,14 +91,16 @@ PUBLISHED = {"recall": (100, 0), "precision": (0, 100), "f1": (100, 100), "iou":
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_exams_marks_are_the_published_ones(name, marks):
     spread = 20 if name == "accuracy" else 0  # at one base rate its score falls by just what counts as noticed
-    np.testing.assert_allclose([100 * marks[name].missing, 100 * marks[name].extra], PUBLISHED[name], atol=1e-6 + spread)
+    np.testing.assert_allclose(
+        [100 * marks[name].missing, 100 * marks[name].extra], PUBLISHED[name], atol=1e-6 + spread
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_fails_says_so(name, marks):
-    assert marks[name].passed == (METRICS[name].misses == "") or name == "spearman"
+    assert marks[name].passed == (METRICS[name].blind_spot == "") or name == "spearman"
 
 
 def test_a_mark_passes_only_with_both():
-    assert Marks(1.0, 1.0).passed
-    assert not Marks(1.0, 0.99).passed
+    assert SanityCheckResult(1.0, 1.0).passed
+    assert not SanityCheckResult(1.0, 0.99).passed

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from milan.diorama.planted import planted_truth
-from milan.scores.intervals import mean, share
-from milan.scores.naming import formula, named_exactly, named_parts
+from milan.diorama.planted_network import load_planted_truth
+from milan.scores.confidence_intervals import estimate_mean, estimate_share
+from milan.scores.exact_naming import compute_named_share, is_named_exactly, parse_concept_formula
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ from milan.scores.naming import formula, named_exactly, named_parts
     ],
 )
 def test_named_exactly(text: str, planted: str, exact: bool) -> None:
-    assert named_exactly(text, planted) is exact
+    assert is_named_exactly(text, planted) is exact
 
 
 @pytest.mark.parametrize(
@@ -49,39 +49,44 @@ def test_named_exactly(text: str, planted: str, exact: bool) -> None:
     ],
 )
 def test_named_parts_of_an_either_or_unit(text: str, parts: float) -> None:
-    assert named_parts(text, "wheel or window") == parts
+    assert compute_named_share(text, "wheel or window") == parts
 
 
 def test_a_formula_is_the_shortest() -> None:
-    assert formula("red stripes, or red") == {frozenset({"red"})}
-    assert formula("nothing much") == frozenset()
+    assert parse_concept_formula("red stripes, or red") == {frozenset({"red"})}
+    assert parse_concept_formula("nothing much") == frozenset()
 
 
 def test_wilsons_interval_is_as_in_the_textbook() -> None:
-    found = share([True] * 3 + [False] * 7)
+    found = estimate_share([True] * 3 + [False] * 7)
     z, p, n = 1.959964, 0.3, 10
-    centre, half = (p + z**2 / (2 * n)) / (1 + z**2 / n), z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    centre, half = (
+        (p + z**2 / (2 * n)) / (1 + z**2 / n),
+        z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)),
+    )
     assert (found.value, found.units) == (0.3, 10)
     assert (found.low, found.high) == pytest.approx((centre - half, centre + half), abs=1e-6)
-    assert share([False] * 20).low == 0 < share([False] * 20).high
-    assert math.isnan(share([]).value)
+    assert estimate_share([False] * 20).low == 0 < estimate_share([False] * 20).high
+    assert math.isnan(estimate_share([]).value)
 
 
 def test_the_mean_leaves_out_what_is_unknown_and_its_interval_holds_it() -> None:
     values = np.random.default_rng(3).normal(0.4, 0.1, 400).tolist()
-    found = mean([*values, math.nan])
+    found = estimate_mean([*values, math.nan])
     assert found.units == 400
     assert found.value == pytest.approx(np.mean(values))
     assert found.high - found.low == pytest.approx(2 * 1.96 * found.error, rel=0.15)
-    assert mean(values, seed=1).low != found.low
-    assert math.isnan(mean([math.nan]).value)
+    assert estimate_mean(values, seed=1).low != found.low
+    assert math.isnan(estimate_mean([math.nan]).value)
 
 
 def test_every_planted_text_has_the_formula_of_the_planted_concepts() -> None:
     kinds: dict[str, int] = {}
-    for planted in planted_truth().values():
-        parts = [planted.concepts] if planted.kind in ("single", "conjunction") else [(name,) for name in planted.concepts]
-        assert formula(planted.text) == {frozenset(part) for part in parts}
+    for planted in load_planted_truth().values():
+        parts = (
+            [planted.concepts] if planted.kind in ("single", "conjunction") else [(name,) for name in planted.concepts]
+        )
+        assert parse_concept_formula(planted.text) == {frozenset(part) for part in parts}
         kinds[planted.kind] = kinds.get(planted.kind, 0) + 1
     assert kinds["single"] >= 60
     assert min(kinds["conjunction"], kinds["either"]) >= 20

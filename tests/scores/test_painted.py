@@ -11,7 +11,12 @@ from torch import nn
 from milan import Target
 from milan.errors import BadInput
 from milan.pretrained.painter import Painter
-from milan.scores.painted import activation_fraction, painted_activations, painted_auc, painted_mad
+from milan.scores.generated_image_scores import (
+    activation_fraction,
+    measure_painted_activations,
+    painted_auc,
+    painted_mad,
+)
 from milan.units import Description, Unit
 
 
@@ -23,10 +28,10 @@ class Flat(Painter):
     def __init__(self):
         self.asked = []
 
-    def draw(self, wanted):
-        self.asked += [each.text for each in wanted]
+    def draw(self, requests):
+        self.asked += [each.text for each in requests]
         colours = {"red": (255, 0, 0), "a photo of red": (200, 0, 0), "green": (0, 255, 0)}
-        rows = [torch.tensor(colours[each.text]) - 10 * each.number for each in wanted]
+        rows = [torch.tensor(colours[each.text]) - 10 * each.number for each in requests]
         return torch.stack(rows).clamp(0, 255).to(torch.uint8)[:, :, None, None].expand(-1, 3, 8, 8).contiguous()
 
 
@@ -44,20 +49,24 @@ def said(*texts):
 
 def test_each_unit_sees_pictures_of_its_own_words_and_each_text_is_painted_once(target, cache):
     painter = Flat()
-    found = painted_activations(target, said("red", "green", "red"), painter, count=2)
+    found = measure_painted_activations(target, said("red", "green", "red"), painter, count=2)
     np.testing.assert_allclose(found[Unit("0", 0)], [1.0, 245 / 255], atol=1e-6)
     np.testing.assert_allclose(found[Unit("0", 1)], [1.0, 245 / 255], atol=1e-6)
     np.testing.assert_allclose(found[Unit("0", 2)], [0.0, 0.0], atol=1e-6)
     assert sorted(painter.asked) == ["green", "green", "red", "red"]
-    assert painted_activations(target, said("red"), Flat(), count=1, prompt="a photo of {}")[Unit("0", 0)] == pytest.approx(200 / 255)
+    assert measure_painted_activations(target, said("red"), Flat(), count=1, prompt="a photo of {}")[
+        Unit("0", 0)
+    ] == pytest.approx(200 / 255)
     with pytest.raises(BadInput, match=r"no \{\} for the description"):
-        painted_activations(target, said("red"), Flat(), prompt="a photo")
+        measure_painted_activations(target, said("red"), Flat(), prompt="a photo")
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=8), st.lists(st.integers(0, 5), min_size=1, max_size=8))
 def test_auc_is_scikit_learns(painted, control):
     labels, scores = [1] * len(painted) + [0] * len(control), painted + control
-    assert painted_auc(np.array(painted, float), np.array(control, float)) == pytest.approx(roc_auc_score(labels, scores))
+    assert painted_auc(np.array(painted, float), np.array(control, float)) == pytest.approx(
+        roc_auc_score(labels, scores)
+    )
 
 
 def test_fractions_by_hand():
@@ -71,18 +80,18 @@ def test_fractions_by_hand():
 
 def test_right_words_move_planted_units_and_wrong_words_do_not():
     """The whole way: Diorama's network of known units, and its exact painter."""
-    from milan.diorama.planted import planted_truth
+    from milan.diorama.planted_network import load_planted_truth
     from milan.pretrained.painter import load_painter
     from milan.targets import load_target
 
     planted = load_target("diorama:planted")
-    known = {each.text: unit for unit, each in planted_truth().items() if each.kind == "single"}
+    known = {each.text: unit for unit, each in load_planted_truth().items() if each.kind == "single"}
     texts = [text for text in ("tree", "car", "person") if text in known][:2]
     units = [known[text] for text in texts]
 
     def seen(said):
         descriptions = [Description(unit, text, 0.0) for unit, text in zip(units, said, strict=True)]
-        return painted_activations(planted, descriptions, load_painter(), count=4)
+        return measure_painted_activations(planted, descriptions, load_painter(), count=4)
 
     right, wrong = seen(texts), seen(texts[::-1])
     for unit in units:

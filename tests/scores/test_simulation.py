@@ -1,13 +1,25 @@
-"""Simulation on images whose labels are known: sums done by hand, and descriptions that are right, half right and wrong."""
+"""Simulation on images whose labels are known: sums done by hand, and descriptions that are right, half right and
+wrong.
+"""
 
 import numpy as np
 import pytest
 import torch
 
+from milan.concepts.presence import Presence, presence_from_pixels
 from milan.errors import MissingEvidence
-from milan.presence import Presence, by_pixels
 from milan.probes import Probe, load_probe
-from milan.scores.simulation import BANDS, ByClasses, ByEmbedder, ByPixels, Simulator, load_simulator, predicted, related, simulate
+from milan.scores.activation_simulation import (
+    BANDS,
+    ClassSimulator,
+    EmbedderSimulator,
+    PixelSimulator,
+    Simulator,
+    find_shared_source,
+    load_simulator,
+    predict_activations,
+    simulate,
+)
 from milan.units import Description, Unit
 
 
@@ -20,7 +32,7 @@ class Known(Simulator):
         super().__init__("known", Probe.from_tensor(torch.zeros(8, 3, 4, 4, dtype=torch.uint8)))
         self.asked = []
 
-    def presence(self, texts):
+    def predict_presence(self, texts):
         self.asked.append(list(texts))
         bits = {"a": 1, "b": 2, "c": 4}
         columns = [[float(bool(image & bits.get(text, 0))) for image in range(8)] for text in texts]
@@ -32,8 +44,12 @@ def description(text, *concepts, bias=0.0, index=0):
 
 
 def test_weights_add_up_from_the_bias_and_a_text_alone_counts_one():
-    said = [description("a"), description("2 a - 1 b + 0.5", ("a", 2.0), ("b", -1.0), bias=0.5), description("never shown")]
-    guess, middle = predicted(said, Known())
+    said = [
+        description("a"),
+        description("2 a - 1 b + 0.5", ("a", 2.0), ("b", -1.0), bias=0.5),
+        description("never shown"),
+    ]
+    guess, middle = predict_activations(said, Known())
     assert guess.tolist() == [
         [0, 1, 0, 1, 0, 1, 0, 1],
         [0.5, 2.5, -0.5, 1.5, 0.5, 2.5, -0.5, 1.5],
@@ -44,12 +60,12 @@ def test_weights_add_up_from_the_bias_and_a_text_alone_counts_one():
 
 def test_every_text_is_asked_for_once():
     simulator = Known()
-    predicted([description("a"), description("a"), description("", ("b", 1.0), ("a", 1.0))], simulator)
+    predict_activations([description("a"), description("a"), description("", ("b", 1.0), ("a", 1.0))], simulator)
     assert simulator.asked == [["a", "b"]]
 
 
 def test_right_half_right_and_wrong():
-    shown = Known().presence(["a", "b", "c"]).matrix.numpy()
+    shown = Known().predict_presence(["a", "b", "c"]).matrix.numpy()
     unit = 3 * shown[:, 0] + 1 * shown[:, 1]  # 3 a + b
     said = [description("", ("a", 3.0), ("b", 1.0)), description("a"), description("c"), description("never shown")]
     found = simulate(np.stack([unit] * 4, axis=1), said, Known())
@@ -63,7 +79,7 @@ def test_right_half_right_and_wrong():
 
 
 def test_images_without_an_activation_are_left_out():
-    shown = Known().presence(["a"]).matrix.numpy()[:, 0].astype(float)
+    shown = Known().predict_presence(["a"]).matrix.numpy()[:, 0].astype(float)
     shown[0] = np.nan
     assert simulate(shown[:, None], [description("a")], Known()).scores["correlation"][0] == pytest.approx(1.0)
 
@@ -74,12 +90,12 @@ def judged():
 
 
 def test_pixels_tell_single_concepts_as_linear_explanations_see_them_and_more_than_single_ones(judged):
-    known = by_pixels(judged)
+    known = presence_from_pixels(judged)
     simulator = load_simulator("labels", judged, judged)
-    assert isinstance(simulator, ByPixels)
+    assert isinstance(simulator, PixelSimulator)
     names = [name for name in ("red", "sky", "tree", "night sky") if name in known.names]
     assert len(names) >= 3
-    found = simulator.presence([*names, "red things or trees", "xyzzy"])
+    found = simulator.predict_presence([*names, "red things or trees", "xyzzy"])
     for place, name in enumerate(names):
         torch.testing.assert_close(found.matrix[:, place], known.matrix[:, known.names.index(name)])
     either = found.matrix[:, len(names)]
@@ -88,17 +104,19 @@ def test_pixels_tell_single_concepts_as_linear_explanations_see_them_and_more_th
 
 
 def test_classes_are_told_by_their_names():
-    probe = Probe.from_tensor(torch.zeros(4, 3, 4, 4, dtype=torch.uint8), labels=[0, 1, 1, 0], classes=["Tench", "cock"])
-    found = ByClasses(probe).presence(["tench", "Cock", "fish"])
+    probe = Probe.from_tensor(
+        torch.zeros(4, 3, 4, 4, dtype=torch.uint8), labels=[0, 1, 1, 0], classes=["Tench", "cock"]
+    )
+    found = ClassSimulator(probe).predict_presence(["tench", "Cock", "fish"])
     assert found.matrix.tolist() == [[1, 0, 0], [0, 1, 0], [0, 1, 0], [1, 0, 0]]
 
 
 def test_an_image_text_model_is_calibrated_on_other_images_than_are_judged(judged):
     learnt = load_probe("diorama:objects@learn", limit=200)
     simulator = load_simulator("diorama", judged, learnt)
-    assert isinstance(simulator, ByEmbedder)
-    found = simulator.presence(["night sky", "person"]).matrix
-    truth = by_pixels(judged)
+    assert isinstance(simulator, EmbedderSimulator)
+    found = simulator.predict_presence(["night sky", "person"]).matrix
+    truth = presence_from_pixels(judged)
     for place, name in enumerate(("night sky", "person")):
         shown = truth.matrix[:, truth.names.index(name)].bool()
         assert found[shown, place].mean() > 2 * found[~shown, place].mean()
@@ -124,4 +142,4 @@ def test_a_generators_pictures_have_no_labels_to_be_told_by():
     ],
 )
 def test_kinship_is_told(simulator, explainer, why):
-    assert related(simulator, explainer) == why
+    assert find_shared_source(simulator, explainer) == why

@@ -8,7 +8,7 @@ import torch
 from sacrebleu.metrics.bleu import BLEU
 
 from milan.errors import BadInput, MilanWarning
-from milan.scores.text import _scorer, bert_score, bleu, rouge
+from milan.scores.text_similarity import _load_bert_scorer, bert_score, bleu_score, rouge_score
 
 SAID = ["red cars on the street", "a dog", "green leaves and grass", "the sky above a field", "text"]
 KNOWN = [
@@ -44,74 +44,85 @@ WORDS = [
 
 def test_bleu_by_hand():
     """One text of 4 words: 3 of 4 unigrams and 1 of 3 bigrams match, lengths 4 and 4."""
-    found = bleu(["red cars and dogs"], [["red cars or dogs"]], order=2)
+    found = bleu_score(["red cars and dogs"], [["red cars or dogs"]], order=2)
     assert found.value == pytest.approx(100 * math.sqrt(3 / 4 * 1 / 3))
-    assert (found.units, found.distinct, found.length) == (1, 1, 4.0)
+    assert (found.units, found.distinct, found.mean_words) == (1, 1, 4.0)
     assert (found.low, found.high) == pytest.approx((found.value, found.value))
 
 
 def test_brevity_is_penalised_by_hand():
-    assert bleu(["red cars"], [["red cars on streets"]], order=1).value == pytest.approx(100 * math.exp(1 - 4 / 2))
+    assert bleu_score(["red cars"], [["red cars on streets"]], order=1).value == pytest.approx(
+        100 * math.exp(1 - 4 / 2)
+    )
 
 
 @pytest.mark.parametrize("order", [1, 2, 4])
 def test_bleu_is_sacrebleus(order):
     lowered = [[text.lower().strip(". ") for text in texts] for texts in KNOWN]
     expected = BLEU(max_ngram_order=order).corpus_score(SAID, list(zip(*lowered, strict=True))).score
-    assert bleu(SAID, KNOWN, order=order).value == pytest.approx(expected, abs=1e-9)
+    assert bleu_score(SAID, KNOWN, order=order).value == pytest.approx(expected, abs=1e-9)
 
 
 def test_units_may_have_different_numbers_of_references():
-    found = bleu(SAID[:2], [KNOWN[0][:1], KNOWN[1]])
+    found = bleu_score(SAID[:2], [KNOWN[0][:1], KNOWN[1]])
     padded = [["red cars in the street", "a dog"], [None, "dog faces"], [None, "animals with fur"]]
     assert found.value == pytest.approx(BLEU().corpus_score(SAID[:2], padded).score)
 
 
 def test_rouge_by_hand():
     """3 words against 4, of which 2 are shared and follow one another: F1 = 2pr/(p+r) with p = 2/3, r = 2/4."""
-    found = rouge(["red cars here"], [["some red cars drive"]])
+    found = rouge_score(["red cars here"], [["some red cars drive"]])
     assert found["rouge1"].value == pytest.approx(2 * (2 / 3) * (2 / 4) / (2 / 3 + 2 / 4))
     assert found["rouge2"].value == pytest.approx(2 * (1 / 2) * (1 / 3) / (1 / 2 + 1 / 3))
     assert found["rougeL"].value == found["rouge1"].value
 
 
 def test_rouge_counts_the_best_reference_or_the_mean_of_all():
-    best, mean = (rouge(["a dog"], [["a dog", "a cat"]], over=over)["rouge1"].value for over in ("best", "mean"))
+    best, mean = (
+        rouge_score(["a dog"], [["a dog", "a cat"]], reduction=over)["rouge1"].value for over in ("best", "mean")
+    )
     assert (best, mean) == pytest.approx((1.0, 0.75))
 
 
 def test_the_interval_is_that_of_the_mean_over_resampled_units():
-    found = rouge(SAID, KNOWN, seed=3)["rouge1"]
-    each = np.array(found.each)
+    found = rouge_score(SAID, KNOWN, seed=3)["rouge1"]
+    each = np.array(found.unit_scores)
     means = each[np.random.default_rng(3).integers(0, 5, (1000, 5))].mean(1)
     assert (found.low, found.high) == pytest.approx(np.quantile(means, [0.025, 0.975]))
     assert found.low < found.value < found.high
-    assert rouge(SAID, KNOWN, seed=3)["rouge1"] == found
-    assert rouge(SAID, KNOWN, seed=4)["rouge1"].low != found.low
+    assert rouge_score(SAID, KNOWN, seed=3)["rouge1"] == found
+    assert rouge_score(SAID, KNOWN, seed=4)["rouge1"].low != found.low
 
 
 def test_the_interval_of_bleu_covers_as_often_as_it_says():
-    """Over many samples of texts that match with probability 1/2, the 95% interval of BLEU-1 holds the true value about 95% of the time."""
-    dice = np.random.default_rng(0)
+    """Over many samples of texts that match with probability 1/2, the 95% interval of BLEU-1 holds the true value about
+    95% of the time.
+    """
+    rng = np.random.default_rng(0)
     hits = 0
     for _ in range(60):
-        said = ["yes" if match else "no" for match in dice.random(60) < 0.5]
-        found = bleu(said, [["yes"]] * 60, order=1)
+        said = ["yes" if match else "no" for match in rng.random(60) < 0.5]
+        found = bleu_score(said, [["yes"]] * 60, order=1)
         hits += found.low <= 50 <= found.high
     assert 51 <= hits <= 60
 
 
 def test_an_empty_description_scores_nothing_and_is_warned_of():
     with pytest.warns(MilanWarning, match="1 of 2 descriptions are empty"):
-        found = rouge(["", "a dog"], [["a dog"], ["a dog"]])["rouge1"]
-    assert found.each == (0.0, 1.0)
+        found = rouge_score(["", "a dog"], [["a dog"], ["a dog"]])["rouge1"]
+    assert found.unit_scores == (0.0, 1.0)
     with pytest.warns(MilanWarning):
-        assert bleu(["."], [["a dog"]]).value == 0.0
+        assert bleu_score(["."], [["a dog"]]).value == 0.0
 
 
-@pytest.mark.parametrize("score", [bleu, rouge, bert_score])
+@pytest.mark.parametrize("score", [bleu_score, rouge_score, bert_score])
 def test_what_cannot_be_scored_is_told(score):
-    cases = ([], [], "at least 1"), (["a"], [], "1 descriptions"), (["a"], [["", " . "]], "unit at 0"), (["a"], ["a"], "list of texts")
+    cases = (
+        ([], [], "at least 1"),
+        (["a"], [], "1 descriptions"),
+        (["a"], [["", " . "]], "unit at 0"),
+        (["a"], ["a"], "list of texts"),
+    )
     for said, known, told in cases:
         with pytest.raises(BadInput, match=told):
             score(said, known)
@@ -130,11 +141,20 @@ def encoder(tmp_path_factory):
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     ends = [(word, numbers[word]) for word in ("<s>", "</s>")]
     words.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
-    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "bos_token": "<s>", "cls_token": "<s>", "sep_token": "</s>"}
+    special = {
+        "pad_token": "<pad>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "bos_token": "<s>",
+        "cls_token": "<s>",
+        "sep_token": "</s>",
+    }
     PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(folder)
     torch.manual_seed(0)
     size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    BertModel(BertConfig(vocab_size=len(WORDS), max_position_embeddings=64, pad_token_id=0, **size)).save_pretrained(folder)
+    BertModel(BertConfig(vocab_size=len(WORDS), max_position_embeddings=64, pad_token_id=0, **size)).save_pretrained(
+        folder
+    )
     return folder
 
 
@@ -151,7 +171,9 @@ def test_bert_score_is_what_its_paper_says(encoder):
 
     inside = slice(1, -1)  # the ends have no weight, but can be matched
     cosine = embedded("red cars on the street") @ embedded("cars on a street").T
-    found = bert_score(["red cars on the street"], [["cars on a street"]], model=encoder, num_layers=2, idf=False, rescale=False)
+    found = bert_score(
+        ["red cars on the street"], [["cars on a street"]], model=encoder, num_layers=2, idf=False, rescale=False
+    )
     assert found["precision"].value == pytest.approx(cosine.amax(1)[inside].mean().item(), abs=1e-5)
     assert found["recall"].value == pytest.approx(cosine.amax(0)[inside].mean().item(), abs=1e-5)
 
@@ -159,22 +181,29 @@ def test_bert_score_is_what_its_paper_says(encoder):
 def test_bert_score_records_its_settings_and_takes_the_best_reference(encoder):
     options = {"model": encoder, "num_layers": 2, "rescale": False}
     found = bert_score(["a dog", "red cars"], [["the sky", "a dog"], ["red cars"]], **options)["f1"]
-    assert found.each == pytest.approx((1.0, 1.0), abs=1e-5)
-    assert {name: found.settings[name] for name in ("model", "num_layers", "idf", "rescale")} == {**options, "idf": True}
+    assert found.unit_scores == pytest.approx((1.0, 1.0), abs=1e-5)
+    assert {name: found.settings[name] for name in ("model", "num_layers", "idf", "rescale")} == {
+        **options,
+        "idf": True,
+    }
 
 
 def test_bert_score_survives_empty_and_long_texts(encoder):
     with pytest.warns(MilanWarning, match="empty"):
-        found = bert_score(["", "dog " * 300], [["the sky"], ["", "dog"]], model=encoder, num_layers=2, rescale=False)["f1"]
-    assert found.each[0] == 0.0
-    assert 0 < found.each[1] <= 1
+        found = bert_score(["", "dog " * 300], [["the sky"], ["", "dog"]], model=encoder, num_layers=2, rescale=False)[
+            "f1"
+        ]
+    assert found.unit_scores[0] == 0.0
+    assert 0 < found.unit_scores[1] <= 1
     with pytest.warns(MilanWarning):
         assert bert_score([""], [["a dog"]], model=encoder, num_layers=2, rescale=False)["f1"].value == 0.0
 
 
 def test_the_weights_by_rarity_follow_the_references_of_each_call(encoder):
     def score(references):
-        return bert_score(["a dog", "the sky"], references, model=encoder, num_layers=2, rescale=False)["f1"].each
+        return bert_score(["a dog", "the sky"], references, model=encoder, num_layers=2, rescale=False)[
+            "f1"
+        ].unit_scores
 
     first = score([["a dog on grass"], ["the sky above"]])
     score([["text"], ["words"]])
@@ -187,7 +216,10 @@ def test_the_weights_by_rarity_follow_the_references_of_each_call(encoder):
         ({"model": "/nowhere/bert", "num_layers": 2, "rescale": False}, "no folder /nowhere/bert"),
         ({"model": "roberta-huge"}, "set num_layers"),
         ({"model": "some-encoder", "num_layers": 2}, "no English baseline for some-encoder; set rescale=False"),
-        ({"model": "some-encoder-that-is-not", "num_layers": 2, "rescale": False}, "cannot load some-encoder-that-is-not"),
+        (
+            {"model": "some-encoder-that-is-not", "num_layers": 2, "rescale": False},
+            "cannot load some-encoder-that-is-not",
+        ),
     ],
 )
 def test_models_that_are_not_to_be_had_are_told(options, told):
@@ -196,20 +228,24 @@ def test_models_that_are_not_to_be_had_are_told(options, told):
 
 
 def test_a_roberta_reads_its_first_word_as_any_other(tmp_path):
-    """Without a space before it the first word would be another token, and the scores of roberta-large would differ unnoticed."""
+    """Without a space before it the first word would be another token, and the scores of roberta-large would differ
+    unnoticed.
+    """
     from tokenizers import ByteLevelBPETokenizer
     from transformers import RobertaConfig, RobertaModel, RobertaTokenizerFast
 
     trained = ByteLevelBPETokenizer()
     trained.train_from_iterator(
-        ["a red dog and a red cat on the red street"] * 20, vocab_size=330, special_tokens=["<s>", "<pad>", "</s>", "<unk>"]
+        ["a red dog and a red cat on the red street"] * 20,
+        vocab_size=330,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
     )
     RobertaTokenizerFast(tokenizer_object=trained._tokenizer).save_pretrained(tmp_path)
     size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    RobertaModel(RobertaConfig(vocab_size=trained.get_vocab_size(), max_position_embeddings=66, pad_token_id=1, **size)).save_pretrained(
-        tmp_path
-    )
-    tokenizer = _scorer(str(tmp_path), 2, False, "cpu")._tokenizer
+    RobertaModel(
+        RobertaConfig(vocab_size=trained.get_vocab_size(), max_position_embeddings=66, pad_token_id=1, **size)
+    ).save_pretrained(tmp_path)
+    tokenizer = _load_bert_scorer(str(tmp_path), 2, False, "cpu")._tokenizer
     first, later = tokenizer("red").input_ids[1:-1], tokenizer("a red").input_ids[1:-1]
     assert first == later[-len(first) :]
     assert tokenizer.model_max_length == 64

@@ -1,0 +1,130 @@
+"""What describe.py prints: the size of what it would do, and what it has found."""
+
+import math
+import time
+import warnings
+from collections.abc import Iterator
+from itertools import groupby, islice
+
+from rich.table import Table
+from torch import Tensor
+
+from milan.cli.describe_run import DescribeRun
+from milan.console.command_line import escape_markup, terminal
+from milan.dissection.determinism import examine
+from milan.errors import MilanWarning
+from milan.results.catalogue import Catalogue, Entry
+from milan.targets.hooks import recorded
+from milan.targets.preprocessing import pixel_count, size_text
+
+PRINTED_UNITS = 15  # units in the table that is printed
+WIDTH = 160  # columns of what is printed where there is no terminal
+SHEET_BYTES = 45_000  # of 15 photographs, found on ImageNet
+
+
+def print_result(catalogue: Catalogue, out: "str | object") -> None:
+    """A table of some units of every layer, the best first, and where everything is."""
+    console = terminal(WIDTH)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("unit", style="cyan", overflow="fold")
+    table.add_column("score", style="dim", justify="right")
+    table.add_column("description", overflow="fold")
+    for entry in select_best_entries(catalogue, PRINTED_UNITS):
+        said = entry.description
+        table.add_row(
+            escape_markup(str(entry.unit)),
+            f"{said.score:.2f}" if said else "",
+            escape_markup(said.text if said else entry.status),
+        )
+    console.print(table)
+    console.print()
+    counts = ", ".join(f"{count} {status}" for status, count in catalogue.status_counts.items() if status != "ok")
+    shown = min(PRINTED_UNITS, len(catalogue.descriptions))
+    console.print(
+        f"{len(catalogue.descriptions)} of {len(catalogue)} units described{counts and f' ({counts})'}; {shown} of them above"
+    )
+    if note := catalogue.facts.get("simulated"):
+        console.print(f"[dim]{escape_markup(str(note))}[/]", soft_wrap=True)
+    for name, file in (("table", "descriptions.csv"), ("page", "page/index.html")):
+        console.print(f"{name:5}  {escape_markup(f'{out}/{file}')}", soft_wrap=True)
+
+
+def select_best_entries(catalogue: Catalogue, count: int) -> list[Entry]:
+    """The best described units of every layer, as many of each as of any other, in the order of layer and score."""
+    layers = [
+        sorted(said, key=_entry_score, reverse=True)
+        for _, said in groupby(catalogue.entries, key=lambda entry: entry.unit.layer)
+    ]
+    layers = [[entry for entry in layer if entry.description is not None] for layer in layers]
+    each = max(1, count // max(1, len(layers)))
+    return [entry for layer in layers for entry in layer[:each]][:count]
+
+
+def _entry_score(entry: Entry) -> float:
+    return entry.description.score if entry.description is not None else -math.inf
+
+
+def print_plan(plan: DescribeRun) -> None:
+    """What a run would do and how large it is; runs the target on a few images to tell how long it takes, and writes
+    nothing.
+    """
+    for fault in examine(plan.target, plan.layers, plan.probe.size).faults.values():
+        warnings.warn(fault, MilanWarning, stacklevel=2)
+    console = terminal(WIDTH)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("layer", "units", "asked for", "map"):
+        table.add_column(name, justify="left" if name == "layer" else "right", overflow="fold")
+    for name, chosen in plan.units.items():
+        layer = plan.target.layer(name)
+        table.add_row(escape_markup(name), str(layer.units), str(len(chosen)), f"{layer.grid[0]} x {layer.grid[1]}")
+    console.print(table)
+    console.print()
+    units = sum(map(len, plan.units.values()))
+    for name, text in (
+        ("target", str(plan.target)),
+        ("images", plan.probe.preprocessing.geometry_text),
+        (
+            "probe",
+            f"{plan.probe.spec or plan.probe.name}, {len(plan.probe):,} images of {size_text(plan.probe.size)} pixels",
+        ),
+        ("describe", f"{units:,} units by {plan.describer.name}"),
+        ("disk", f"about {_estimate_bytes(plan) / 2**20:,.0f} MiB in {plan.out}"),
+        (
+            "time",
+            f"about {_estimate_seconds(plan) / 60:.1f} minutes to dissect on {plan.target.device}; then the describer's own",
+        ),
+        (
+            "kept",
+            "an earlier run is there: what fits this one is not done again"
+            if (plan.out / "journal.sqlite").exists()
+            else "nothing from before",
+        ),
+    ):
+        console.print(f"{name:9} {escape_markup(text)}", soft_wrap=True)
+    console.print("\nnothing was written (--dry_run)")
+
+
+def _estimate_bytes(plan: DescribeRun) -> int:
+    """Of the dissection and the page, when all that can differ between exemplars does."""
+    k = min(plan.dissection_options.get("k", 15), len(plan.probe))
+    layers = [plan.target.layer(name) for name in plan.layers]
+    found = sum(layer.units * (k * layer.grid[0] * layer.grid[1] + 2 * len(plan.probe)) * 4 for layer in layers)
+    images = min(len(plan.probe), sum(layer.units for layer in layers) * k) * 3 * pixel_count(plan.probe.size)
+    return found + images + sum(map(len, plan.units.values())) * SHEET_BYTES * k // 15
+
+
+def _estimate_seconds(plan: DescribeRun) -> float:
+    """To dissect: the time for a few images, decoding included, times all."""
+
+    def nothing(layer: str, maps: Tensor, cls: Tensor | None) -> None: ...
+
+    start, seen = time.monotonic(), 0
+    with recorded(plan.target, plan.layers, nothing) as look:
+        for ids, images in _iter_few_batches(plan):
+            look(plan.target.make_input(ids, images))
+            seen += len(ids)
+    return (time.monotonic() - start) / max(1, seen) * len(plan.probe)
+
+
+def _iter_few_batches(plan: DescribeRun) -> Iterator[tuple[Tensor, Tensor]]:
+    return islice(plan.probe.inputs(8, 0, 16), 2)

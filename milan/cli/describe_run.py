@@ -1,0 +1,207 @@
+"""What a run of describe.py is to do, and doing it."""
+
+import json
+import platform
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from milan.cli.describe import DEFAULT_PROBE
+from milan.console.command_line import get_recorded_warnings
+from milan.describers import Describer, load_describer, parse_settings, sources_of
+from milan.describers._shared.runner import describe_units
+from milan.dissection.dissect import dissect
+from milan.dissection.distributed import Shard, get_shard
+from milan.dissection.store import Dissection
+from milan.errors import BadInput
+from milan.probes import Probe, load_probe
+from milan.results.catalogue import OK, Catalogue, Entry
+from milan.results.page import write_contact_sheets, write_page
+from milan.storage.files import collect_versions, lock_folder, write_text
+from milan.storage.provenance import simulated_note
+from milan.targets import GeneratorTarget, Target, load_target
+from milan.targets.unit_selection import select_units
+from milan.units import Unit
+
+
+@dataclass
+class DescribeRun:
+    """Everything that a run needs, found and checked before it starts."""
+
+    target: Target
+    probe: Probe
+    describer: Describer
+    units: dict[str, list[int]]  # of each layer, in the target's order
+    out: Path
+    dissection_options: dict[str, Any] = field(default_factory=dict)  # k, quantile, batch_size, memory, workers
+    options: dict[str, Any] = field(
+        default_factory=dict
+    )  # what config.yaml keeps; empty if the run cannot be written as options
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def layers(self) -> list[str]:
+        return list(self.units)
+
+
+def prepare_run(
+    target: str | Target | nn.Module,
+    probe: str | Probe,
+    describer: str | Describer,
+    *,
+    layers: Sequence[str] = (),
+    units: str | Iterable[Unit] = "",
+    out: str | Path | None = None,
+    device: str = "cpu",
+    settings: Mapping[str, Any] | None = None,
+    dissection_options: Mapping[str, Any] | None = None,
+) -> DescribeRun:
+    """Finds all that is named; whatever is wrong with an option is told here, before the first image is read."""
+    if not isinstance(target, Target):
+        target = load_target(target, device=device) if isinstance(target, str) else Target(target, device=device)
+    chosen = select_units(target, layers, units)
+    if not isinstance(probe, Probe):
+        probe = load_probe_for(target, probe)
+    name = describer if isinstance(describer, str) else ""
+    if isinstance(describer, str):
+        describer = load_describer(describer, **parse_settings(describer, settings or {}, device))
+    elif settings:
+        raise BadInput("settings are for a describer given by name; set them where you make yours")
+    place = Path(out) if out else Path("runs") / f"{target.slug}-{describer.name}"
+    plan = DescribeRun(target, probe, describer, chosen, place, dict(dissection_options or {}))
+    if name:
+        plan.options = _collect_options(plan, units, device, {"describer": name, "settings": dict(settings or {})})
+    return plan
+
+
+def load_probe_for(target: Target, spec: str, limit: int | None = None) -> Probe:
+    """The probe that ``spec`` names, as the target is to see it; for a generator its own pictures, unless others are
+    named.
+    """
+    if spec == DEFAULT_PROBE and isinstance(target, GeneratorTarget):
+        return Probe.from_generator(target, spec=target.generated_probe_spec, limit=limit)
+    return load_probe(spec, target=target, limit=limit)
+
+
+def execute_run(plan: DescribeRun) -> Catalogue:
+    """Dissects, describes and writes; what an earlier run into the same folder has finished is not done again."""
+    shard = get_shard(plan.target.device)
+    _ = plan.describer.key  # weights that are not to be had are told before the long work, not after it
+    with lock_folder(plan.out) if shard.rank == 0 else nullcontext():
+        if shard.rank == 0 and plan.options:
+            write_text(plan.out / "config.yaml", yaml.safe_dump(plan.options, sort_keys=False, allow_unicode=True))
+        with _record_seconds(plan, "dissecting"):
+            dissections = dissect(
+                plan.target, plan.probe, plan.layers, plan.out / "dissection", **plan.dissection_options
+            )
+        wanted = {layer: [Unit(layer, index) for index in indices] for layer, indices in plan.units.items()}
+        with _record_seconds(plan, "describing"):
+            entries = describe_units(plan.describer, dissections, wanted, plan.out, shard)
+        return _write_results(plan, dissections, entries, shard)
+
+
+def _collect_options(
+    plan: DescribeRun, units: str | Iterable[Unit], device: str, describer: dict[str, Any]
+) -> dict[str, Any]:
+    """The run as options of describe.py; empty if something in it was made in Python."""
+    target, probe = plan.target.settings, plan.probe.settings
+    if not target or not probe["spec"] or not all(map(_is_plain, describer["settings"].values())):
+        return {}
+    return {
+        "target": target["spec"],
+        **{name: value for name, value in target.items() if name != "spec"},
+        "probe": probe["spec"],
+        "limit": probe["limit"],
+        "layers": plan.layers,
+        "units": units if isinstance(units, str) else ",".join(str(unit) for unit in sorted(units)),
+        **describer,
+        "device": device,
+        "out": str(plan.out),
+        **plan.dissection_options,
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    return isinstance(value, str | int | float | bool | None)
+
+
+def _write_results(
+    plan: DescribeRun, dissections: dict[str, Dissection], entries: list[Entry], shard: Shard
+) -> Catalogue:
+    """Writes table, page and ``run.json``; of several processes only the first."""
+    if shard.rank:
+        return Catalogue(tuple(entries), _collect_facts(plan, dissections, entries))
+    with _record_seconds(plan, "page"):
+        shown = [entry.unit for entry in entries if entry.status in (OK, "failed", "sparse")]
+        sheets = write_contact_sheets(dissections, shown, plan.out / "page")
+        catalogue = Catalogue(tuple(entries), _collect_facts(plan, dissections, entries))  # now all warnings are known
+        write_page(catalogue, dissections, plan.out / "page", sheets)
+    catalogue.write(plan.out)
+    made = {"seconds": plan.seconds, "made": datetime.now(UTC).isoformat(timespec="seconds")}
+    write_text(plan.out / "run.json", json.dumps({**catalogue.facts, **made}, indent=1) + "\n")
+    return catalogue
+
+
+def _collect_facts(plan: DescribeRun, dissections: dict[str, Dissection], entries: list[Entry]) -> dict[str, Any]:
+    """What ``run.json`` says of the run, and the page at its foot."""
+    first = next(iter(dissections.values()))
+    sources = sources_of(dissections.values(), {plan.describer.name: plan.describer})
+    if plan.target.weights:
+        sources["weights of the target"] = str(plan.target.weights)
+    skipped = sorted(
+        {index for dissection in dissections.values() for index in getattr(dissection, "facts", {}).get("skipped", [])}
+    )
+    failed = [entry for entry in entries if entry.status == "failed"]
+    describer_facts = (
+        [
+            f"{len(failed)} units could not be described ({failed[0].unit}: {failed[0].reason}); run again to try them again"
+        ]
+        if failed
+        else []
+    )
+    return {
+        "target": plan.target.name,
+        "weights": plan.target.weights,
+        "probe": plan.probe.spec or plan.probe.name,
+        "images": len(plan.probe),
+        "preprocessing": "" if isinstance(plan.target, GeneratorTarget) else str(plan.target.preprocessing),
+        "skipped": skipped,
+        "layers": plan.layers,
+        "k": first.k,
+        "quantile": first.quantile,
+        "describer": plan.describer.name,
+        "settings": {
+            name: value if _is_plain(value) else str(value) for name, value in plan.describer.settings.items()
+        },
+        "sources": sources,
+        "simulated": simulated_note(sources),
+        "seed": plan.describer.settings.get("seed"),
+        "device": str(plan.target.device),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "threads": torch.get_num_threads(),
+        "hashes": {
+            "target": plan.target.fingerprint,
+            "probe": plan.probe.fingerprint,
+            "describer": plan.describer.key,
+            **{layer: dissection.key for layer, dissection in dissections.items()},
+        },
+        "versions": collect_versions(),
+        "warnings": [*get_recorded_warnings(), *describer_facts],
+    }
+
+
+@contextmanager
+def _record_seconds(plan: DescribeRun, part: str) -> Iterator[None]:
+    start = time.monotonic()
+    yield
+    plan.seconds[part] = round(time.monotonic() - start, 2)

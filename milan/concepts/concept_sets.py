@@ -1,0 +1,174 @@
+"""Concept sets: the words and phrases that a describer chooses from."""
+
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import product
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from milan.concepts.harvest import (
+    LEXICON,
+    MIN_OCCURRENCES,
+    generate_diorama_sentences,
+    harvest_phrases,
+    load_tagger,
+    read_texts,
+)
+from milan.console.progress import track_progress
+from milan.diorama.scene_concepts import list_concepts
+from milan.diorama.scene_vocabulary import ADJECTIVES, COLOURS, OBJECTS, PATTERNS
+from milan.errors import BadInput, MilanWarning, UnknownName
+from milan.storage.files import cache_folder, content_key
+from milan.storage.integrity import made_once
+from milan.storage.text_files import parse_json, read_lines
+
+HARVEST_PREFIX = "harvest:"
+CLEARER_NAMES = {"top": "table top", "back": "chair back"}  # bare, these say where in a picture something is
+
+
+def load_concept_set(
+    spec: str | Sequence[str], *, spacy_model: str = LEXICON, minimum: int = MIN_OCCURRENCES
+) -> list[str]:
+    """The concepts that ``spec`` names, each once, in order; empty lines are left out, and a warning counts what was
+    dropped.
+
+    Args:
+        spec: ``diorama`` (all that Diorama shows: single concepts, colour or pattern with object, colour with pattern),
+            the path of a text file with one concept in each line, ``harvest:diorama`` (phrases of the sentences that
+            describe Diorama's scenes), or ``harvest:FILE`` (phrases of the captions or product texts in it, see
+            ``milan.concepts.harvest.read_texts``); several as a list or joined by commas.
+        spacy_model: what finds the phrases of a harvest, see ``milan.concepts.harvest.load_tagger``.
+        minimum: how often a harvested phrase must occur.
+
+    Raises:
+        UnknownName: no such set or file; the nearest are told.
+        BadInput: a file cannot be read, or nothing is left.
+    """
+    names = _split_spec(spec)
+    found = [text for name in names for text in _load_one(name, spacy_model, minimum)]
+    filled = [clean for text in found if (clean := " ".join(text.split()))]
+    kept = list(dict.fromkeys(filled))
+    empty, repeated = len(found) - len(filled), len(filled) - len(kept)
+    if empty or repeated:
+        warnings.warn(
+            f"concept set {', '.join(names)}: dropped {empty} empty lines and {repeated} repeated ones",
+            MilanWarning,
+            stacklevel=2,
+        )
+    if not kept:
+        raise BadInput(
+            f"concept set {', '.join(names) or repr(spec)} holds no concept; give a file with one in each line"
+        )
+    return kept
+
+
+def drop_long_texts(texts: Sequence[str], max_words: int = 4) -> list[str]:
+    """Those of at most so many words.
+
+    >>> drop_long_texts(["red car", "a long tale of a car"])
+    ['red car']
+    """
+    return [text for text in texts if len(text.split()) <= max_words]
+
+
+def drop_near_duplicates(
+    texts: Sequence[str], vectors: Float[Tensor, "texts features"], max_similarity: float = 0.95
+) -> list[str]:
+    """Those whose vectors (of unit length) have at most this cosine with each that was kept before: of near synonyms
+    the first.
+
+    >>> import torch
+    >>> drop_near_duplicates(["car", "auto", "dog"], torch.tensor([[1.0, 0.0], [0.99, 0.14], [0.0, 1.0]]))
+    ['car', 'dog']
+    """
+    if len(texts) != len(vectors):
+        raise BadInput(f"{len(vectors)} vectors for {len(texts)} texts; give one for each")
+    kept: list[int] = []
+    for row, vector in enumerate(vectors):
+        if not kept or float((vectors[kept] @ vector).max()) <= max_similarity:
+            kept.append(row)
+    return [texts[row] for row in kept]
+
+
+def _split_spec(spec: str | Sequence[str]) -> list[str]:
+    if not isinstance(spec, str):
+        return [name for each in spec for name in _split_spec(each)]
+    if Path(spec.removeprefix(HARVEST_PREFIX)).expanduser().is_file():  # a file may have a comma in its name
+        return [spec]
+    return [name.strip() for name in spec.split(",") if name.strip()]
+
+
+def _load_one(name: str, spacy_model: str, minimum: int) -> list[str]:
+    if name in NAMED_SETS:
+        return NAMED_SETS[name]()
+    if name == f"{HARVEST_PREFIX}diorama":
+        return list(_harvest_diorama(spacy_model, minimum))
+    path = Path(name.removeprefix(HARVEST_PREFIX)).expanduser()
+    if not path.is_file():
+        near = (
+            [str(path.parent / each.name) for each in sorted(path.parent.glob("*.txt"))] if path.parent.is_dir() else []
+        )
+        raise UnknownName(
+            "concept set",
+            name,
+            [*NAMED_SETS, f"{HARVEST_PREFIX}diorama", *near],
+            "give one of these, or a text file with a concept per line",
+        )
+    if name.startswith(HARVEST_PREFIX):
+        return _load_cached_harvest(path, spacy_model, minimum)
+    return _listed(path)
+
+
+def _listed(path: Path) -> list[str]:
+    """The lines of a concept file.
+
+    Raises:
+        BadInput: it cannot be read as text, or a line looks like a row of a table or like JSON.
+    """
+    lines = read_lines(path)
+    separators = "\t,;" if path.suffix.lower() in (".csv", ".tsv") else "\t"
+    for number, line in enumerate(lines, start=1):
+        if any(sign in line for sign in separators) or line.startswith(("[", "{")):
+            hint = "give a text file with one concept in each line"
+            raise BadInput(f"{path}, line {number}: {line[:60]!r} is not one concept; {hint}")
+    return lines
+
+
+def _load_cached_harvest(path: Path, spacy_model: str, minimum: int) -> list[str]:
+    """The harvest of a file, from the cache if it was made before: millions of words take a parser minutes."""
+    about, file = load_tagger(spacy_model).meta, path.stat()
+    parser = [spacy_model, *(str(about.get(name)) for name in ("lang", "name", "version", "spacy_version"))]
+    key = content_key(path=path.resolve(), size=file.st_size, time=file.st_mtime_ns, parser=parser, minimum=minimum)
+    kept = cache_folder() / "concepts" / f"{key}.json"
+
+    def make(file: Path) -> None:
+        texts = track_progress(read_texts(path), description=f"harvesting {path.name}")
+        file.write_text(json.dumps(list(harvest_phrases(texts, spacy_model=spacy_model, minimum=minimum))))
+
+    return made_once(kept, make, lambda file: parse_json(file.read_text()))
+
+
+@cache
+def _harvest_diorama(spacy_model: str, minimum: int) -> tuple[str, ...]:
+    return tuple(harvest_phrases(generate_diorama_sentences(), spacy_model=spacy_model, minimum=minimum))
+
+
+@cache
+def _list_diorama_concepts() -> tuple[str, ...]:
+    looks = [*COLOURS, *(ADJECTIVES[name] for name in PATTERNS[1:])]
+    pairs = [*product(looks, OBJECTS), *product(COLOURS, PATTERNS[1:])]
+    return tuple(
+        dict.fromkeys(
+            [
+                *(CLEARER_NAMES.get(concept.name, concept.name) for concept in list_concepts()),
+                *(" ".join(pair) for pair in pairs),
+            ]
+        )
+    )
+
+
+NAMED_SETS: dict[str, Callable[[], list[str]]] = {"diorama": lambda: list(_list_diorama_concepts())}

@@ -1,0 +1,165 @@
+"""Which image of a probe shows which concept: told by its labels, or guessed by an image-text model calibrated to
+probabilities.
+
+What a description says of a unit becomes a prediction of its activation this way (Oikarinen & Weng 2024, sections 3.1
+and 4).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from milan.errors import BadInput
+from milan.pretrained.embedder import Embedder, embed_probe, embed_texts
+from milan.probes import Probe, superclasses
+from milan.probes import pixel_labels as labels
+
+MIN_PIXEL_SHARE = 0.01  # share of an image's pixels from which on it shows a concept
+BATCH_SIZE = 64  # images whose pixel labels are in memory at a time
+# a and b of P = sigmoid(a * (cosine + b)) as published for the paper's explainer and simulators (the released code's
+# utils.py, l. 7-10).
+PUBLISHED_CALIBRATIONS = {
+    ("so400m", "14", "384"): (58.0, -0.13),
+    ("siglip", "l", "16", "384"): (60.0, -0.09),
+    ("siglip", "large", "16", "384"): (60.0, -0.09),
+    ("l", "14", "336"): (58.0, -0.25),
+    ("large", "14", "336"): (58.0, -0.25),
+}
+
+
+@dataclass(frozen=True)
+class Presence:
+    """How likely each image shows each concept, 0..1; NaN in the rows of images that are unreadable or of unknown
+    class.
+    """
+
+    names: list[str]
+    matrix: Float[Tensor, "images concepts"]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Makes probabilities of cosines: sigmoid(scale * (cosine + offset))."""
+
+    scale: float  # a of equation 5
+    offset: float  # b
+
+
+def presence_from_labels(probe: Probe, superclass_file: str = "", synsets: str = "") -> Presence:
+    """What the labels of a probe tell: those of its pixels for Diorama's, else its classes and superclasses."""
+    return (
+        presence_from_pixels(probe)
+        if probe.spec.startswith("diorama:")
+        else presence_from_classes(probe, superclass_file, synsets)
+    )
+
+
+def presence_from_pixels(probe: Probe) -> Presence:
+    """Which image shows which concept in at least a hundredth of its pixels, by the probe's pixel labels."""
+    shown = labels.load_probe_labels(probe)
+    matrix = torch.zeros(len(probe), len(shown.concepts))
+    for start in range(0, len(probe), BATCH_SIZE):
+        ids = list(range(start, min(start + BATCH_SIZE, len(probe))))
+        found = shown.load(ids).flatten(2)  # b levels pixels
+        counts = torch.zeros(len(ids), len(shown.concepts) + 1)
+        for level in found.unbind(1):  # a concept that two levels have counts where either shows it
+            counts.scatter_add_(1, level.long() + 1, torch.ones_like(level, dtype=torch.float32))
+        matrix[start : start + len(ids)] = (counts[:, 1:] >= MIN_PIXEL_SHARE * found.shape[2]).float()
+    return Presence(list(shown.concepts), matrix)
+
+
+def presence_from_classes(probe: Probe, superclass_file: str = "", synsets: str = "") -> Presence:
+    """Which image is of which class or superclass; ``superclass_file`` and ``synsets`` as in
+    ``milan.probes.superclasses.load_class_concepts``.
+    """
+    found = superclasses.load_class_concepts(probe, superclass_file, synsets)
+    return Presence(found.names, torch.from_numpy(found.presence_matrix(probe.labels or [])))
+
+
+def presence_from_embedder(
+    embedder: Embedder, probe: Probe, names: Sequence[str], calibration: Calibration
+) -> Presence:
+    """What an image-text model takes the images to show; images and texts are encoded once and kept."""
+    images, texts = embed_probe(embedder, probe), embed_texts(embedder, names)
+    cosines = torch.cat([torch.as_tensor(part) @ texts.T for part in images.split(4096)])
+    return Presence(list(names), cosines.add_(calibration.offset).mul_(calibration.scale).sigmoid_())
+
+
+def calibrate(
+    embedder: Embedder,
+    spec: str,
+    method: str,
+    probe: Probe,
+    load_labels: Callable[[], Presence],
+    rows: Int[Tensor, " images"],
+) -> Calibration:
+    """The calibration that is asked for.
+
+    Args:
+        spec: what the model was loaded by.
+        method: "A,B"; ``model`` (its own scale and bias); ``labels`` (fitted); empty: as published for the model, else
+            fitted.
+        load_labels: what the images show, for one that is fitted.
+        rows: the images that it may be fitted on.
+
+    Raises:
+        BadInput: the model has none of its own, or ``method`` is none of these.
+    """
+    if method in ("", "labels"):
+        published = None if method else find_published_calibration(spec)
+        return Calibration(*published) if published else _fit_on_labels(embedder, probe, load_labels(), rows)
+    if method == "model":
+        if embedder.scale is None or embedder.bias is None:
+            raise BadInput(
+                f"{spec} has no scale and bias of its own (a SigLIP has); take calibration='labels' or 'A,B'"
+            )
+        return Calibration(embedder.scale, embedder.bias / embedder.scale)
+    try:
+        scale, offset = map(float, method.split(","))
+    except ValueError:
+        raise BadInput(f"not a calibration: {method!r}; write A,B as in 60,-0.09, or model, or labels") from None
+    return Calibration(scale, offset)
+
+
+def _fit_on_labels(embedder: Embedder, probe: Probe, labels: Presence, rows: Int[Tensor, " images"]) -> Calibration:
+    images = embed_probe(embedder, probe)
+    kept = rows[torch.as_tensor(images[rows]).isfinite().all(1) & labels.matrix[rows].isfinite().all(1)]
+    return Calibration(
+        *fit_calibration(torch.as_tensor(images[kept]) @ embed_texts(embedder, labels.names).T, labels.matrix[kept])
+    )
+
+
+def find_published_calibration(spec: str) -> tuple[float, float] | None:
+    """a and b that were published for an image-text model, or None.
+
+    >>> find_published_calibration("open_clip:ViT-L-16-SigLIP-384/webli"), find_published_calibration("hf:openai/clip-vit-large-patch14-336")
+    ((60.0, -0.09), (58.0, -0.25))
+    """
+    words = spec.lower().replace("patch", "").replace("/", "-").replace(":", "-").split("-")
+    return next((found for wanted, found in PUBLISHED_CALIBRATIONS.items() if set(wanted) <= set(words)), None)
+
+
+def fit_calibration(
+    cosines: Float[Tensor, "images concepts"], shown: Float[Tensor, "images concepts"], steps: int = 100
+) -> tuple[float, float]:
+    """a and b of sigmoid(a * (cosine + b)) with the least cross-entropy on labels (equation 5), by Newton's method."""
+    x, y = cosines.double().flatten(), shown.double().flatten()
+    middle, spread = x.mean(), x.std().clamp(min=1e-12)
+    design = torch.stack([(x - middle) / spread, torch.ones_like(x)])
+    found = torch.zeros(2, dtype=torch.float64)
+    for _ in range(steps):
+        guess = (found @ design).sigmoid()
+        curve = (design * (guess * (1 - guess))) @ design.T + 1e-6 * torch.eye(2, dtype=torch.float64)
+        step = torch.linalg.solve(curve, design @ (y - guess) - 1e-6 * found)
+        found = found + step / max(1.0, float(step.norm()) / 2)
+        if step.norm() < 1e-9:
+            break
+    scale = float(found[0] / spread)
+    if scale <= 0:
+        raise BadInput(
+            "the image-text model's similarities do not rise with the labels; give calibration=A,B, or take another model"
+        )
+    return scale, float(found[1] / scale - middle)

@@ -1,0 +1,53 @@
+"""Names of classes, and weights to them as pairs: what the describers that read weights share."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from milan.dissection.store import Dissection
+from milan.errors import BadInput, MissingEvidence
+from milan.probes.superclasses import format_class_names
+from milan.scores.prediction_pairs import PredictionPairs, Signs, scale_to_integers
+from milan.storage.text_files import read_names
+
+IMAGENET = "imagenet"
+
+
+def read_class_names(classes: str) -> list[str]:
+    """Names of classes by ``imagenet`` or from a text file with one in each line; none for an empty text.
+
+    Raises:
+        BadInput: the file cannot be read.
+    """
+    if not classes:
+        return []
+    if classes == IMAGENET:
+        from torchvision.models._meta import _IMAGENET_CATEGORIES
+
+        return list(_IMAGENET_CATEGORIES)
+    try:
+        return read_names(Path(classes).expanduser())
+    except BadInput as error:
+        raise BadInput(f"no class names: {error}; give imagenet, or a text file with one in each line") from None
+
+
+def match_class_names(given: Sequence[str], dissection: Dissection, count: int) -> list[str]:
+    """A name for each of the network's answers, those given or those of the probe's classes.
+
+    Raises:
+        MissingEvidence: there are not as many.
+    """
+    found = list(given)
+    if not found:
+        probe = dissection.open_probe()
+        found = format_class_names(probe) if probe.classes else []
+    if len(found) != count:
+        mismatch = f"{dissection.target} gives {count} answers, and there are names for {len(found)}"
+        raise MissingEvidence(f"{mismatch}; give --settings.classes FILE with one in each line, if it is a classifier")
+    return found
+
+
+def make_weight_pairs(weights: np.ndarray, texts: Sequence[str], signs: Signs, kind: str) -> PredictionPairs:
+    """Texts with weights as integers."""
+    return PredictionPairs(scale_to_integers(weights, signs), lambda places: [texts[place] for place in places], kind)

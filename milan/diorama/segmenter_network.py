@@ -1,0 +1,168 @@
+"""The network that says of every pixel of a picture what it shows: the embedded segmenter, and what ``planted`` is made
+of.
+
+Its weights lie in ``data/diorama/segmenter``, but for those of the encoder that it looks through.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from milan.diorama.networks import SceneEncoder
+from milan.diorama.scene_concepts import get_concepts_by_name, parse_concepts
+from milan.diorama.scene_vocabulary import COLOURS, LETTERS, OBJECTS, PARTS, PATTERNS, SETTINGS, THINGS, get_synonyms
+from milan.errors import MissingEvidence
+from milan.storage.packaged_data import locate_packaged_data
+
+CLASS_NAMES = {
+    "colour": COLOURS,
+    "pattern": PATTERNS,
+    "part": PARTS,
+    "object": OBJECTS,
+    "text": LETTERS,
+    "setting": SETTINGS,
+}
+OPTIONAL_KINDS = (
+    "part",
+    "object",
+    "text",
+)  # kinds of which a pixel may show nothing: their class 0; every pixel has the others
+ENCODER_CHANNELS = (
+    48,
+    64,
+    144,
+    224,
+)  # channels of the encoder's conv1, layer1, layer3 and layer4, at 32, 16, 8 and 4 places a side
+DECODER_CHANNELS = (128, 80, 64)  # channels on the way up, at 8, 16 and 32 places a side
+STEM_CHANNELS = 24  # channels at every pixel, beside what the encoder sees
+TRUNK_CHANNELS = 48  # channels that all heads but the setting's look at
+
+
+def count_classes(kind: str) -> int:
+    """How many logits a kind has.
+
+    >>> count_classes("setting"), count_classes("text")
+    (10, 27)
+    """
+    return len(CLASS_NAMES[kind]) + (kind in OPTIONAL_KINDS)
+
+
+def get_first_label(kind: str) -> int:
+    """The label that class 0 of a kind stands for, where labels count from 1 and 0 is nothing of the kind."""
+    return 0 if kind in OPTIONAL_KINDS else 1
+
+
+def format_label_name(kind: str, name: str) -> str:
+    """A label's name as it is read back from a text.
+
+    >>> format_label_name("part", "top"), format_label_name("text", "a"), format_label_name("object", "cat")
+    ('table top', 'letter a', 'cat')
+    """
+    concept = get_concepts_by_name()[f"letter {name}" if kind == "text" else name]
+    return next(
+        (word for word in get_synonyms(concept.name) if parse_concepts(word).phrases == (((concept,),),)), concept.name
+    )
+
+
+class UpsamplingJoin(nn.Module):
+    """What was seen at half the side, spread out, together with what was seen at this side."""
+
+    def __init__(self, below: int, here: int, width: int):
+        super().__init__()
+        self.below, self.here = nn.Conv2d(below, width, 1), nn.Conv2d(here, width, 1)
+        self.conv, self.norm, self.relu = nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+
+    def forward(self, below: Tensor, here: Tensor) -> Tensor:
+        wide = interpolate(self.below(below), size=here.shape[-2:], mode="bilinear", align_corners=False)
+        return self.relu(self.norm(self.conv((wide + self.here(here)).relu())))
+
+
+class SceneSegmenter(nn.Module):
+    """A U-Net of which the way down is Diorama's encoder as it is: one trunk, and a head for each kind of label.
+
+    Pictures (b, 3, h, w), normalised as Diorama's networks want them, in; sides of 64 pixels are what it was trained
+    on. The setting, which is that of the whole picture, is told by the encoder alone.
+    """
+
+    def __init__(self, encoder: SceneEncoder | None = None) -> None:
+        super().__init__()
+        self.encoder = (encoder or SceneEncoder()).requires_grad_(False)
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, STEM_CHANNELS, 3, 1, 1, bias=False), nn.BatchNorm2d(STEM_CHANNELS), nn.ReLU()
+        )
+        belows = (ENCODER_CHANNELS[-1], *DECODER_CHANNELS)
+        self.up = nn.ModuleList(
+            UpsamplingJoin(*sizes) for sizes in zip(belows, ENCODER_CHANNELS[-2::-1], DECODER_CHANNELS, strict=False)
+        )
+        self.narrow = nn.Conv2d(DECODER_CHANNELS[-1], 32, 1)
+        self.trunk = nn.Sequential(
+            nn.Conv2d(32 + STEM_CHANNELS, TRUNK_CHANNELS, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(TRUNK_CHANNELS),
+            nn.ReLU(),
+        )
+        self.heads = nn.ModuleDict(
+            {kind: nn.Conv2d(TRUNK_CHANNELS, count_classes(kind), 1) for kind in CLASS_NAMES if kind != "setting"}
+        )
+
+    def train(self, mode: bool = True) -> "SceneSegmenter":
+        """The encoder stays as it is, its normalisation too."""
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+    def own_state_dict(self) -> dict[str, Tensor]:
+        """The weights that are the labeller's own."""
+        return {name: value for name, value in self.state_dict().items() if not name.startswith("encoder.")}
+
+    def forward_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What the trunk puts out at each pixel, (b, 48, h, w), and the setting's logits, (b, 10)."""
+        with torch.no_grad():
+            first, second, _, third, last = self.encoder.forward_stages(images)
+            setting = self.encoder.fc(last.mean(dim=(2, 3)))[:, len(THINGS) :]
+        maps, fine = last, self.stem(images)
+        for join, here in zip(self.up, (third, second, first), strict=True):
+            maps = join(maps, here)
+        wide = interpolate(self.narrow(maps), size=fine.shape[-2:], mode="bilinear", align_corners=False)
+        return self.trunk(torch.cat([wide, fine], dim=1)), setting
+
+    def forward_heads(self, trunk: Tensor, setting: Tensor) -> dict[str, Tensor]:
+        """The logits of each kind at each pixel of the trunk's output, (b, classes, h, w)."""
+        found = {kind: head(trunk) for kind, head in self.heads.items()}
+        return {**found, "setting": setting[:, :, None, None].expand(-1, -1, *trunk.shape[-2:])}
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return self.forward_heads(*self.forward_features(images))
+
+
+def load_scene_segmenter(folder: Path | None = None) -> SceneSegmenter:
+    """The trained labeller in evaluation mode.
+
+    folder: that holds ``segmenter`` and ``networks``; the package's ``data/diorama`` unless given.
+    Raises MissingEvidence if its weights, or the encoder's, were not built.
+    """
+    home = folder or locate_packaged_data("data") / "diorama"
+    path = home / "segmenter" / "model.safetensors"
+    if not path.is_file():
+        command = "python -m milan.diorama build --only segmenter"
+        raise MissingEvidence(f"no weights of Diorama's segmenter at {path}; make them with: {command}")
+    model = SceneSegmenter(load_scene_encoder(home))
+    model.load_state_dict({**model.state_dict(), **{key: to_float32(value) for key, value in load_file(path).items()}})
+    return model.eval()
+
+
+def load_scene_encoder(home: Path) -> SceneEncoder:
+    """Diorama's encoder as it lies in a folder's ``networks``. Raises MissingEvidence if it does not."""
+    path = home / "networks" / "encoder.safetensors"
+    if not path.is_file():
+        raise MissingEvidence(f"no encoder at {path}; make it first: python -m milan.diorama build --only encoder")
+    encoder = SceneEncoder()
+    encoder.load_state_dict({key: to_float32(value) for key, value in load_file(path).items()})
+    return encoder.eval()
+
+
+def to_float32(value: Tensor) -> Tensor:
+    """In 32 bits what is kept in 16."""
+    return value.float() if value.is_floating_point() else value

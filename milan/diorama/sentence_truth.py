@@ -1,0 +1,174 @@
+"""Which of the things that a text says are true of a scene."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from milan.diorama.canvas import LABEL_INDEX
+from milan.diorama.scene_vocabulary import LETTERS
+from milan.diorama.scenes import PlacedThing, Scene, find_relations
+from milan.diorama.sentence_parser import ANY_WORD, BESIDE, ParsedSentence, ParsedThing, parse_sentence
+
+MIN_LOOK_SHARE = (
+    0.2  # share of a thing's pixels from which it has a colour or a pattern, beside those it was painted in
+)
+MIN_PIXELS = 12  # pixels of 64 x 64 from which something that is no placed thing counts as shown
+
+
+@dataclass(frozen=True)
+class CheckedStatement:
+    """One thing that a text says: that something is there, that it has a look, how it stands to another, or the
+    setting.
+    """
+
+    text: str
+    true: bool
+
+
+@dataclass(frozen=True)
+class _VisibleThing:
+    """Something a scene shows: where, and what is known of it if it was placed."""
+
+    where: np.ndarray
+    placed: PlacedThing | None = None
+
+
+def compute_true_share(texts: Sequence[str], scenes: Sequence[Scene]) -> float:
+    """Of all that texts say of their scenes, the share that is true; NaN if they say nothing."""
+    found = [fact.true for text, scene in zip(texts, scenes, strict=True) for fact in check_statements(text, scene)]
+    return float(np.mean(found)) if found else float("nan")
+
+
+def check_statements(text: ParsedSentence | str, scene: Scene) -> list[CheckedStatement]:
+    """All that a text says, and whether it is true of a scene.
+
+    A thing's looks are asked of the thing in the scene that fits best; the looks of a thing that is not there are not
+    true.
+
+    >>> from milan.diorama.scenes import draw_scene
+    >>> [(fact.text, fact.true) for fact in check_statements("a red sign on the street with a cat", draw(1))]
+    [('sign', True), ('red', True), ('cat', False), ('street', True)]
+    """
+    text = parse_sentence(text) if isinstance(text, str) else text
+    found: list[CheckedStatement] = []
+    best: list[list[_VisibleThing]] = []
+    for named in text.things:
+        shown, its = _find_best_match(named, scene)
+        best.append(shown)
+        found += its
+    for subject, name, other in text.relations:
+        found.append(CheckedStatement(name, _are_related(best[subject], name, best[other])))
+    if text.settings:
+        found.append(
+            CheckedStatement(
+                text.settings[0] if len(text.settings) == 1 else "outdoors", scene.setting in text.settings
+            )
+        )
+    return found
+
+
+def _find_best_match(named: ParsedThing, scene: Scene) -> tuple[list[_VisibleThing], list[CheckedStatement]]:
+    """What in the scene fits best what is said, more than one thing if they fit alike, and what is true of it."""
+    checked = [(shown, _check_looks(named, shown, scene)) for shown in _find_candidates(named, scene)]
+    if not checked:
+        return [], [
+            CheckedStatement(fact.text, False)
+            for fact in _check_looks(named, _VisibleThing(np.zeros_like(scene.instances, dtype=bool)), scene)
+        ]
+    most = max(sum(fact.true for fact in found) for _, found in checked)
+    fitting = [(shown, found) for shown, found in checked if sum(fact.true for fact in found) == most]
+    return [shown for shown, _ in fitting], fitting[0][1]
+
+
+def _find_candidates(named: ParsedThing, scene: Scene) -> Iterable[_VisibleThing]:
+    if not named.names:
+        yield _VisibleThing(np.ones(scene.instances.shape, dtype=bool))
+        return
+    for placed in scene.objects:
+        if placed.name in named.names:
+            yield _VisibleThing(scene.instances == placed.number, placed)
+    enough = MIN_PIXELS * scene.instances.size / 64**2
+    for name in named.names:
+        where = (scene.labels["object"] == LABEL_INDEX["object"][name]) & (scene.instances == 0)
+        if where.sum() >= enough:
+            yield _VisibleThing(where)
+
+
+def _check_looks(named: ParsedThing, shown: _VisibleThing, scene: Scene) -> list[CheckedStatement]:
+    """What is said of one thing, its being there included."""
+    placed = shown.placed
+    own = {placed.colour, placed.second_colour} if placed else set()
+    much = MIN_LOOK_SHARE if named.names else 2 * MIN_PIXELS / 64**2  # of a picture as a whole a small part is enough
+    found = [CheckedStatement(" or ".join(named.names), True)] if named.names else []
+    found += [
+        CheckedStatement(colour, colour in own or _shows_label(scene, shown.where, "colour", (colour,), much))
+        for colour in named.colours
+    ]
+    if named.patterns:
+        painted = placed is not None and placed.pattern in named.patterns
+        found.append(
+            CheckedStatement(
+                named.patterns[0], painted or _shows_label(scene, shown.where, "pattern", named.patterns, much)
+            )
+        )
+    if named.part:
+        found += _check_part(named, shown, scene)
+    if named.word:
+        found.append(CheckedStatement(named.word, _is_written(named.word, shown, scene)))
+    return found
+
+
+def _check_part(named: ParsedThing, shown: _VisibleThing, scene: Scene) -> list[CheckedStatement]:
+    where = shown.where & (scene.labels["part"] == LABEL_INDEX["part"][named.part])
+    own = [
+        (colour, pattern)
+        for part, colour, pattern in (shown.placed.parts if shown.placed else ())
+        if part == named.part
+    ]
+    found = [CheckedStatement(named.part, bool(where.any()) or bool(own))]
+    for colour in named.part_colours:
+        found.append(
+            CheckedStatement(
+                colour,
+                any(colour == each for each, _ in own)
+                or _shows_label(scene, where, "colour", (colour,), MIN_LOOK_SHARE),
+            )
+        )
+    if named.part_patterns:
+        painted = any(pattern in named.part_patterns for _, pattern in own)
+        found.append(
+            CheckedStatement(
+                named.part_patterns[0],
+                painted or _shows_label(scene, where, "pattern", named.part_patterns, MIN_LOOK_SHARE),
+            )
+        )
+    return found
+
+
+def _shows_label(scene: Scene, where: np.ndarray, kind: str, names: Sequence[str], min_share: float) -> bool:
+    """Whether enough of some pixels carry one of the labels."""
+    wanted = np.isin(scene.labels[kind][where], [LABEL_INDEX[kind][name] for name in names])
+    return bool(len(wanted)) and float(wanted.mean()) >= min_share
+
+
+def _is_written(word: str, shown: _VisibleThing, scene: Scene) -> bool:
+    letters = {LETTERS[number - 1] for number in np.unique(scene.labels["text"][shown.where]) if number}
+    if word == ANY_WORD:
+        return bool(letters)
+    if shown.placed is not None and len(word) > 1:
+        return shown.placed.word == word
+    return set(word) <= letters
+
+
+def _are_related(ones: list[_VisibleThing], name: str, others: list[_VisibleThing]) -> bool:
+    """Whether a placed thing stands to another as is said."""
+    pairs = [
+        (one.placed, other.placed)
+        for one in ones
+        for other in others
+        if one.placed and other.placed and one.placed != other.placed
+    ]
+    if name == BESIDE:
+        return any("left of" in find_relations(*pair) or "left of" in find_relations(*pair[::-1]) for pair in pairs)
+    return any(name in find_relations(*pair) for pair in pairs)

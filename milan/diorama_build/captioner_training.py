@@ -1,0 +1,210 @@
+"""Trains Diorama's stand-in of a captioner: a BLIP of transformers, which says of a drawn scene what it shows, and
+knows nothing else.
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from milan.diorama.scene_concepts import build_lexicon
+from milan.diorama.scene_vocabulary import PARTS, PATTERNS
+from milan.diorama_build.caption_dataset import SENTENCES_PER_SCENE, CaptionDataset, load_caption_dataset
+from milan.diorama_build.image_text_batches import PREFIXES, ImageTextBatches, SceneView, render_views
+from milan.diorama_build.image_text_training import MEAN, SCENES, SMALL_VISION_ENCODER, STD
+from milan.diorama_build.stand_in_training import fit_stand_in
+from milan.diorama_build.vision_encoder_training import VisionEncoderConfig, list_matrices, train_vision_encoder
+
+MAX_TOKENS = 40  # word pieces of a sentence, its two ends included
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]")  # as BLIP's own tokenizer names them
+WHOLE_SHARE = (
+    0.75  # share of the pictures that are whole scenes, with sentences; the others are cut out of one, with phrases
+)
+TEXTS_PER_IMAGE = 2  # texts of each picture in a batch
+ENCODER_OPTIONS = {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}  # as the eye was taught
+
+
+@dataclass(frozen=True)
+class CaptionerConfig:
+    """How the captioner is made: its eye, which is taught before (``milan.diorama_build.vision_encoder_training``), and
+    its decoder, by the library's names.
+    """
+
+    vision_encoder: VisionEncoderConfig = SMALL_VISION_ENCODER
+    steps: int = 900
+    batch_size: int = 64
+    learning_rate: float = 1.5e-3
+    text_decoder: dict[str, Any] = field(default_factory=lambda: {
+        "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "max_position_embeddings": MAX_TOKENS, "projection_dim": 64})  # fmt: skip
+
+
+DEFAULT_CONFIG = CaptionerConfig()
+
+
+def train_captioner(
+    folder: Path, work: Path, *, seed: int = 0, config: CaptionerConfig = DEFAULT_CONFIG, scenes: int = SCENES
+) -> dict[str, Any]:
+    """Trains the captioner and saves it, in half precision, in ``folder``; goes on where a killed run stopped.
+
+    It learns to see before it learns to speak, and sees as it did from then on. work: where drawn scenes and what a
+    killed run had reached are kept. Returns what it was trained on.
+    """
+    weights = train_vision_encoder(config.vision_encoder, work, seed=seed, scenes=scenes)
+    torch.manual_seed(seed)
+    dataset = load_caption_dataset(0, scenes, work)
+    tokenizer = build_tokenizer(dataset)
+    model = build_captioner(config, tokenizer)
+    set_vision_encoder(model, weights)
+    batches, learner = CaptionerBatches(dataset, config.batch_size, seed), CaptionerLearner(model, tokenizer)
+    kept = work / "training" / f"blip-{seed}-{config.steps}-{scenes}.pt"
+    turned = list_matrices(model.get_submodule("text_decoder"))
+    fit_stand_in(
+        learner,
+        lambda step: learner(batches.make_batch(step)),
+        config.steps,
+        kept,
+        learning_rate=config.learning_rate,
+        muon_parameters=turned,
+    )
+    save_captioner(model, tokenizer, folder)
+    return {"stand-in": "blip", "trained_on_scenes": len(dataset), "views": config.vision_encoder.steps * config.vision_encoder.batch_size + config.steps * config.batch_size,
+            "steps": config.steps, "seed": seed, "eye": {"steps": config.vision_encoder.steps, "seed": seed},
+            "parameters": sum(value.numel() for value in model.parameters())}  # fmt: skip
+
+
+def build_tokenizer(dataset: CaptionDataset) -> Any:
+    """A BertTokenizer, as BLIP's, of the words of Diorama's language; other words are spelt."""
+    from transformers import BertTokenizer
+
+    texts = [text for said in dataset.sentences for text in said]
+    texts += [" ".join(words) for words in build_lexicon()] + [*PREFIXES, *PATTERNS, *PARTS]
+    words = sorted({word for text in set(texts) for word in re.findall(r"[a-z0-9]+|[^\sa-z0-9]", text.lower())})
+    letters = [*"abcdefghijklmnopqrstuvwxyz0123456789"]
+    pieces = dict.fromkeys([*SPECIAL_TOKENS, *letters, *(f"##{letter}" for letter in letters), *".,-'", *words])
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    return BertTokenizer(vocab=vocabulary, bos_token="[DEC]", model_max_length=MAX_TOKENS)
+
+
+def build_captioner(config: CaptionerConfig, tokenizer: Any) -> nn.Module:
+    """The untrained BLIP."""
+    from transformers import BlipConfig, BlipForConditionalGeneration
+
+    ends = {"bos_token_id": "[DEC]", "sep_token_id": "[SEP]", "eos_token_id": "[SEP]", "pad_token_id": "[PAD]"}
+    numbers = {name: tokenizer.convert_tokens_to_ids(piece) for name, piece in ends.items()}
+    text_decoder = {
+        **config.text_decoder,
+        **numbers,
+        "encoder_hidden_size": config.vision_encoder.width,
+        "vocab_size": len(tokenizer),
+    }
+    vision_encoder = {**config.vision_encoder.settings, **ENCODER_OPTIONS}
+    return BlipForConditionalGeneration(
+        BlipConfig(text_config=text_decoder, vision_config=vision_encoder, projection_dim=64, image_text_hidden_size=64)
+    )
+
+
+@torch.no_grad()
+def set_vision_encoder(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Gives a BLIP a trained eye, by the names a SigLIP has for its weights; it learns no more."""
+    vision_encoder: Any = model.get_submodule("vision_model")
+    same = {
+        name: value for name, value in weights.items() if ".self_attn." not in name and "position_embedding" not in name
+    }
+    for number in range(len(vision_encoder.encoder.layers)):
+        at = f"encoder.layers.{number}.self_attn"
+        for part in ("weight", "bias"):
+            same[f"{at}.qkv.{part}"] = torch.cat([weights[f"{at}.{each}_proj.{part}"] for each in "qkv"])
+            same[f"{at}.projection.{part}"] = weights[f"{at}.out_proj.{part}"]
+    vision_encoder.load_state_dict({**vision_encoder.state_dict(), **same})
+    vision_encoder.embeddings.position_embedding[0, 1:] = weights["embeddings.position_embedding.weight"]
+    vision_encoder.embeddings.position_embedding[0, 0] = (
+        0.0  # of the token that stands for the whole picture, which that eye has not
+    )
+    vision_encoder.embeddings.class_embedding.zero_()
+    vision_encoder.requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class CaptionerBatch:
+    """images: uint8 (b, 3, 64, 64); texts: TEXTS_PER_IMAGE of each picture, one after the other."""
+
+    images: Tensor
+    texts: list[str]
+
+
+class CaptionerBatches:
+    """Draws batches of pictures with what is said of them; the batch of a number is the same whenever it is asked for."""
+
+    def __init__(self, dataset: CaptionDataset, size: int, seed: int = 0):
+        self.dataset, self.image_text_batches = dataset, ImageTextBatches(dataset, size, seed)
+
+    def make_batch(self, step: int) -> CaptionerBatch:
+        rows, rng = self.image_text_batches.choose_rows(step)
+        codes = self.dataset.signatures.pixels
+        whole = rng.random(len(rows)) < WHOLE_SHARE
+        shown = [
+            SceneView(np.asarray(codes[row]), None, (0.0, 0.0, 64.0))
+            if all_of_it
+            else self.image_text_batches.make_crop(codes[row], rng)
+            for row, all_of_it in zip(rows, whole, strict=True)
+        ]
+        texts = [
+            text for row, view in zip(rows.tolist(), shown, strict=True) for text in self._make_texts(row, view, rng)
+        ]
+        return CaptionerBatch(render_views(torch.from_numpy(self.dataset.images[rows]), shown, rng), texts)
+
+    def _make_texts(self, row: int, view: SceneView, rng: np.random.Generator) -> list[str]:
+        if view.is_whole:
+            return [
+                self.dataset.sentences[row][which] for which in rng.permutation(SENTENCES_PER_SCENE)[:TEXTS_PER_IMAGE]
+            ]
+        return [_strip_prefix(self.image_text_batches.make_text(row, view, rng)[0]) for _ in range(TEXTS_PER_IMAGE)]
+
+
+def _strip_prefix(text: str) -> str:
+    """A phrase without "a photo of" before it."""
+    for prefix in sorted(PREFIXES, key=len, reverse=True):
+        text = text.removeprefix(f"{prefix} ")
+    return text
+
+
+class CaptionerLearner(nn.Module):
+    """The captioner as it is trained: to say each next word of what is said of a picture."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any):
+        super().__init__()
+        self.model, self.tokenizer = model, tokenizer
+
+    def forward(self, batch: CaptionerBatch) -> Tensor:
+        """Cross entropy of each next word, given what the eye has found."""
+        model: Any = self.model
+        with torch.autocast("cpu", torch.bfloat16):
+            found = model.vision_model(pixel_values=_normalize(batch)).last_hidden_state
+        words = self.tokenizer(batch.texts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+        numbers, there = words.input_ids, words.attention_mask
+        numbers[:, 0] = self.tokenizer.bos_token_id  # where BERT begins with another sign (modeling_blip.py, generate)
+        each = found.repeat_interleave(TEXTS_PER_IMAGE, dim=0)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model.text_decoder(input_ids=numbers, attention_mask=there, encoder_hidden_states=each).logits
+        wanted = numbers[:, 1:].masked_fill(there[:, 1:] == 0, -100)
+        return cross_entropy(logits[:, :-1].float().flatten(0, 1), wanted.flatten())
+
+
+def _normalize(batch: CaptionerBatch) -> Tensor:
+    return (batch.images.float() / 255 - MEAN[0]) / STD[0]
+
+
+def save_captioner(model: nn.Module, tokenizer: Any, folder: Path) -> None:
+    """Writes model and processor as transformers does, the weights in half precision."""
+    from transformers import BlipImageProcessor, BlipProcessor
+
+    folder.mkdir(parents=True, exist_ok=True)
+    seeing = BlipImageProcessor(size={"height": 64, "width": 64}, image_mean=list(MEAN), image_std=list(STD))
+    BlipProcessor(seeing, tokenizer).save_pretrained(folder)
+    model.half().eval().save_pretrained(folder)  # type: ignore[operator]

@@ -1,0 +1,94 @@
+"""Plants the units of Diorama's ``planted`` network and measures what each of them truly detects, by dissecting it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from milan.diorama.label_signatures import LabelSignatures
+from milan.diorama.networks import IMAGE_SIZE, MEAN, STD
+from milan.diorama.planted_network import LAYER, load_planted_network
+from milan.diorama.scene_concepts import parse_concepts
+from milan.diorama_build.planted_units import PlantedUnitSpec, plant_units
+from milan.dissection.dissect import dissect
+from milan.dissection.masks import iter_unit_masks
+from milan.dissection.store import Dissection
+from milan.probes import Probe, load_probe
+from milan.scores.truth_score import Truth
+from milan.storage.files import atomic_write
+from milan.targets import Target
+from milan.units import Unit
+
+PROBE, SCENES, QUANTILE = "diorama:objects", 2_000, 0.99
+NOTHING = PlantedUnitSpec("nothing", (), (), "")
+
+
+def build_planted(data: Path, work: Path, seed: int) -> dict[str, float]:
+    """Writes ``networks/planted.safetensors`` and ``networks/planted.json``; returns each kind's mean IoU."""
+    facts = measure_units(plant_units(data, work, seed=seed), data, work)
+    with atomic_write(data / "networks" / "planted.json") as path:
+        truth = ",\n".join(json.dumps(each) for each in facts.pop("truth"))  # a unit a line
+        path.write_text(json.dumps({**facts, "seed": seed}, indent=1)[:-2] + f',\n "truth": [\n{truth}\n ]\n}}\n')
+    return dict(facts["mean_iou"])
+
+
+def measure_units(chosen: Sequence[PlantedUnitSpec], data: Path, work: Path, scenes: int = SCENES) -> dict[str, Any]:
+    """What each unit detects over scenes of the probe: what ``planted.json`` holds."""
+    target = Target(load_planted_network(data), name="planted", image_size=IMAGE_SIZE, mean=MEAN, std=STD)
+    probe = load_probe(PROBE, limit=scenes)
+    dissection = dissect(target, probe, [LAYER], work / "dissections" / "planted", quantile=QUANTILE)[LAYER]
+    truth = Truth.measure(dissection, target, work)
+    own = Truth(dissection.units, _count_active_pixels(target, probe, truth.signatures), truth.signatures)
+    choices = [*chosen, *[NOTHING] * (len(dissection.units) - len(chosen))]
+    units = [
+        _collect_facts(unit, choice, dissection, (truth, own))
+        for unit, choice in zip(dissection.units, choices, strict=True)
+    ]
+    kinds = dict.fromkeys(each["kind"] for each in units)
+    return {"network": "planted", "units": {LAYER: len(units)}, "probe": PROBE, "scenes": scenes, "quantile": QUANTILE,
+            "mean_iou": {kind: _mean_of_kind(units, kind, "iou") for kind in kinds},
+            "mean_iou_own_area": {kind: _mean_of_kind(units, kind, "iou_own_area") for kind in kinds}, "truth": units}  # fmt: skip
+
+
+def _count_active_pixels(target: Target, probe: Probe, signatures: LabelSignatures) -> sparse.csr_matrix:
+    """How many pixels of each signature each unit answers at, whatever a quantile of it is, (units, signatures)."""
+    silent = torch.zeros(target.layer(LAYER).units)
+    masks = iter_unit_masks(target, probe, LAYER, silent)
+    return sum(
+        (signatures.count_pixels(ids.numpy(), inside.numpy()) for ids, inside in masks),
+        sparse.csr_matrix((len(silent), len(signatures.table))),
+    )
+
+
+def _collect_facts(
+    unit: Unit, choice: PlantedUnitSpec, dissection: Dissection, truths: tuple[Truth, Truth]
+) -> dict[str, Any]:
+    signatures = truths[0].signatures
+    overlaps = [
+        truth.overlap(unit, choice.text) if choice.text else truth.find_best(unit, 1).overlap for truth in truths
+    ]
+    shown = (
+        signatures.area[signatures.text_mask(parse_concepts(choice.text))].sum() / signatures.area.sum()
+        if choice.text
+        else 0.0
+    )
+    halves = _measure_halves(dissection.exemplars(unit), choice, signatures) if choice.kind == "either" else []
+    return {"unit": unit.index, "kind": choice.kind, "concepts": list(choice.names), "text": choice.text,
+            "iou": round(overlaps[0], 4), "iou_own_area": round(overlaps[1], 4), "area": round(float(shown), 5),
+            **({"halves": halves} if halves else {})}  # fmt: skip
+
+
+def _measure_halves(exemplars: Any, choice: PlantedUnitSpec, signatures: LabelSignatures) -> list[float]:
+    """The share of the exemplars' masks that shows each concept of an either-or unit."""
+    inside = signatures.pixels[exemplars.ids.numpy()][exemplars.masks[:, 0].numpy()]
+    return [
+        round(float(signatures.text_mask(parse_concepts(text))[inside].mean()), 4) for text in choice.text.split(" or ")
+    ]
+
+
+def _mean_of_kind(units: Sequence[Mapping[str, Any]], kind: str, name: str) -> float:
+    return round(float(np.mean([each[name] for each in units if each["kind"] == kind])), 4)

@@ -1,0 +1,333 @@
+"""Chooses what the units of ``planted`` are to detect: what the labeller tells well, on scenes of their own."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from milan.console.progress import track_progress
+from milan.diorama.label_signatures import LabelSignatures
+from milan.diorama.planted_network import CLASSES, compute_log_odds
+from milan.diorama.scene_concepts import Concept, get_concepts_by_name, list_concepts, parse_concepts
+from milan.diorama.scene_images import DioramaImages
+from milan.diorama.scene_vocabulary import ADJECTIVES, GROUP_WORDS, get_synonyms
+from milan.diorama.segmenter_network import (
+    CLASS_NAMES,
+    TRUNK_CHANNELS,
+    SceneSegmenter,
+    count_classes,
+    get_first_label,
+    load_scene_segmenter,
+)
+from milan.diorama_build.classifier_training import normalize_images
+from milan.storage.files import atomic_write
+
+FIRST_SCENE, SCENES = 1_050_000, 1_500  # the scenes to choose on: neither trained on, checked with, nor of a probe
+MAX_AREA = 0.0095  # share of all pixels that a unit may answer at, so that its 0.99 quantile is 0 on other scenes too
+LOG_ODDS_BINS = np.arange(-6.0, 12.5, 0.5)  # log-odds from which a unit may answer
+MIN_IMAGES = 20  # in how many of the scenes a concept must be seen, at least
+MIN_SINGLE_IOU, MIN_CONJUNCTION_IOU, MIN_HALF_IOU = (
+    0.4,
+    0.45,
+    0.5,
+)  # IoU asked of single units, of conjunctions and of the halves of either-or units
+MAX_SHARED_IOU = 0.6  # IoU of two concepts' pixels from which they are too much the same to be planted both
+COUNTS = {"single": 64, "conjunction": 24, "either": 24, "nothing": 10}
+RANDOM_DIRECTIONS = 40  # random directions, of which those that fit a concept least are planted
+K, MIN_HALF_EXEMPLARS = 15, 4  # exemplars, and how many of them each half of an either-or unit must have
+PEAK_SCALE = 10.0  # what a part's peak in the scene it is eighth strongest in is scaled to
+
+
+@dataclass(frozen=True)
+class DetectorPart:
+    """Concepts that must hold at once, how well they are told, and from which log-odds."""
+
+    names: tuple[str, ...]
+    overlap: float
+    threshold: float
+
+
+@dataclass(frozen=True)
+class PlantedUnitSpec:
+    """What one unit is to detect."""
+
+    kind: str
+    names: tuple[str, ...]
+    parts: tuple[DetectorPart, ...]
+    text: str
+
+
+class SelectionScenes:
+    """The scenes on which units are chosen, what they show, and what the labeller makes of them."""
+
+    def __init__(self, segmenter: SceneSegmenter, work: Path, length: int = SCENES):
+        self.segmenter = segmenter
+        self.images = DioramaImages("objects", first=FIRST_SCENE, length=length)
+        self.signatures = LabelSignatures.from_images(self.images, work)
+
+    @cached_property
+    def pixel_count(self) -> int:
+        return int(self.signatures.area.sum())
+
+    @cached_property
+    def areas(self) -> np.ndarray:
+        """Shares of all pixels that show both of two concepts, (concepts, concepts)."""
+        shows = self.signatures.has_concept
+        weighted = shows.multiply(self.signatures.area[:, None].astype(np.float64)).tocsr()
+        return np.asarray((shows.T @ weighted).todense()) / self.pixel_count
+
+    def mask(self, names: Sequence[str]) -> np.ndarray:
+        """Which signatures show all of these concepts, bool (signatures,)."""
+        return np.logical_and.reduce([self.signatures.concept_mask(get_concepts_by_name()[name]) for name in names])
+
+    def iter_predictions(self) -> Iterator[tuple[np.ndarray, Tensor, dict[str, Tensor]]]:
+        """Signatures of the pixels, the trunk's output and the labeller's logits, 25 scenes at a time."""
+        for start in track_progress(range(0, len(self.images), 25), description="what the labeller tells"):
+            rows = range(start, min(start + 25, len(self.images)))
+            pixels = torch.from_numpy(np.stack([self.images.image(row) for row in rows]))
+            with torch.no_grad():
+                trunk, setting = self.segmenter.forward_features(normalize_images(pixels))
+                yield (
+                    np.asarray(self.signatures.pixels[list(rows)]),
+                    trunk,
+                    self.segmenter.forward_heads(trunk, setting),
+                )
+
+
+def make_class_membership(names: Sequence[str]) -> Tensor:
+    """Which of the labeller's classes make up each concept, 0 or 1, (names, 161)."""
+    found = torch.zeros(len(names), CLASSES)
+    starts = dict(zip(CLASS_NAMES, np.cumsum([0, *map(count_classes, CLASS_NAMES)]).tolist(), strict=False))
+    for row, name in enumerate(names):
+        for kind, member in get_concepts_by_name()[name].members:
+            found[row, starts[kind] + CLASS_NAMES[kind].index(member) + 1 - get_first_label(kind)] = 1
+    return found
+
+
+def build_recipe(parts: Sequence[tuple[str, ...]]) -> tuple[Tensor, Tensor]:
+    """The members of all terms of these parts, (terms, 161), and which terms each part joins, (parts, terms)."""
+    terms = list(dict.fromkeys(name for names in parts for name in names))
+    joins = torch.tensor([[float(term in names) for term in terms] for names in parts])
+    return make_class_membership(terms), joins
+
+
+def list_candidates(scenes: SelectionScenes) -> list[tuple[str, ...]]:
+    """Concepts that cover little, and colours or patterns of objects or parts that do and are not the only ones those
+    have.
+    """
+    known, areas = list_concepts(), scenes.areas
+    share = areas.diagonal()
+    plain = [
+        i
+        for i, each in enumerate(known)
+        if len({kind for kind, _ in each.members}) == 1 and each.name not in ("plain", "objects")
+    ]
+    singles: list[tuple[str, ...]] = [
+        (known[i].name,)
+        for i in plain
+        if 0.0002 < share[i] < 1.2 * MAX_AREA and not known[i].name.startswith("letter ")
+    ]
+    looks = [i for i in plain if known[i].kind in ("colour", "pattern") and known[i].name != "patterns"]
+    things = [i for i in plain if known[i].kind in ("object", "part") and len(known[i].members) == 1]
+    both: list[tuple[str, ...]] = [
+        (known[i].name, known[j].name)
+        for i in looks
+        for j in things
+        if 0.0005 < areas[i, j] < min(MAX_AREA, 0.6 * share[j])
+    ]
+    return singles + both
+
+
+def measure_log_odds(scenes: SelectionScenes, names: Sequence[tuple[str, ...]]) -> tuple[np.ndarray, np.ndarray]:
+    """How the labeller's log-odds of each part lie inside and outside of it.
+
+    Returns pixel counts by bins of LOG_ODDS_BINS, (parts, 2, bins), outside first; and the peak in each scene, (scenes,
+    parts).
+    """
+    whom, joins = build_recipe(names)
+    where = np.stack([scenes.mask(each) for each in names])
+    counts = np.zeros(len(names) * 2 * len(LOG_ODDS_BINS), dtype=np.int64)
+    peaks = []
+    for signatures, _, logits in scenes.iter_predictions():
+        odds = compute_log_odds(logits, whom, joins)
+        peaks.append(odds.amax(dim=(2, 3)).numpy())
+        scene, part, row, column = np.nonzero((odds >= LOG_ODDS_BINS[0]).numpy())
+        bins = np.minimum(
+            ((odds.numpy()[scene, part, row, column] - LOG_ODDS_BINS[0]) * 2).astype(np.int64), len(LOG_ODDS_BINS) - 1
+        )
+        inside = where[part, signatures[scene, row, column]]
+        counts += np.bincount((part * 2 + inside) * len(LOG_ODDS_BINS) + bins, minlength=len(counts))
+    return counts.reshape(len(names), 2, -1), np.concatenate(peaks)
+
+
+def fit_thresholds(scenes: SelectionScenes, names: Sequence[tuple[str, ...]], counts: np.ndarray) -> list[DetectorPart]:
+    """The threshold of each part at which it overlaps most with what it stands for, among those that leave it sparse
+    enough.
+    """
+    above = counts[:, :, ::-1].cumsum(2)[:, :, ::-1]
+    area = np.array([scenes.signatures.area[scenes.mask(each)].sum() for each in names])
+    overlaps = above[:, 1] / np.maximum(1, area[:, None] + above[:, 0])
+    overlaps[above.sum(1) > MAX_AREA * scenes.pixel_count] = 0
+    best = overlaps.argmax(1)
+    return [
+        DetectorPart(each, float(overlaps[row, best[row]]), float(LOG_ODDS_BINS[best[row]]))
+        for row, each in enumerate(names)
+    ]
+
+
+def choose_planted_units(
+    scenes: SelectionScenes, seed: int
+) -> tuple[list[PlantedUnitSpec], dict[tuple[str, ...], float]]:
+    """What the units are to detect, and each part's gain."""
+    names = list_candidates(scenes)
+    counts, peaks = measure_log_odds(scenes, names)
+    parts = fit_thresholds(scenes, names, counts)
+    often = {part.names: int((peaks[:, row] > part.threshold).sum()) for row, part in enumerate(parts)}
+    known = sorted(
+        (part for part in parts if often[part.names] >= MIN_IMAGES), key=lambda part: (-part.overlap, part.names)
+    )
+    above = {part.names: np.maximum(0, peaks[:, row] - part.threshold) for row, part in enumerate(parts)}
+    gains = {each: PEAK_SCALE / max(1.0, float(np.sort(values)[-8])) for each, values in above.items()}
+    single = _drop_similar(
+        scenes, [part for part in known if len(part.names) == 1 and part.overlap >= MIN_SINGLE_IOU], COUNTS["single"]
+    )
+    joined = _drop_similar(
+        scenes,
+        [part for part in known if len(part.names) == 2 and part.overlap >= MIN_CONJUNCTION_IOU],
+        COUNTS["conjunction"],
+    )
+    halves = [part for part in single if part.overlap >= MIN_HALF_IOU]
+    pairs = _choose_pairs(scenes, halves, {each: values * gains[each] for each, values in above.items()}, seed)
+    chosen = [PlantedUnitSpec("single", part.names, (part,), phrase_concepts(scenes, part.names)) for part in single]
+    chosen += [
+        PlantedUnitSpec("conjunction", part.names, (part,), phrase_concepts(scenes, part.names)) for part in joined
+    ]
+    chosen += [
+        PlantedUnitSpec(
+            "either",
+            a.names + b.names,
+            (a, b),
+            f"{phrase_concepts(scenes, a.names)} or {phrase_concepts(scenes, b.names)}",
+        )
+        for a, b in pairs
+    ]
+    return chosen, gains
+
+
+def _drop_similar(scenes: SelectionScenes, parts: Sequence[DetectorPart], count: int) -> list[DetectorPart]:
+    """The first that are not much the same pixels as one before; of a thing or a look no more than three."""
+    taken: list[tuple[DetectorPart, np.ndarray]] = []
+    area = scenes.signatures.area
+    for part in parts:
+        mask = scenes.mask(part.names)
+        same = any(area[mask & other].sum() > MAX_SHARED_IOU * area[mask | other].sum() for _, other in taken)
+        used = [sum(name in other.names for other, _ in taken) for name in part.names]
+        if not same and max(used) < 3 and phrase_concepts(scenes, part.names) and len(taken) < count:
+            taken.append((part, mask))
+    return [part for part, _ in taken]
+
+
+def _choose_pairs(
+    scenes: SelectionScenes, halves: Sequence[DetectorPart], peaks: dict[tuple[str, ...], np.ndarray], seed: int
+) -> list[tuple[DetectorPart, DetectorPart]]:
+    """Pairs of concepts without a pixel in common that cover together what one unit may, and share the strongest
+    scenes.
+
+    No concept is in more than two of them.
+    """
+    index = {concept.name: row for row, concept in enumerate(list_concepts())}
+    used: Counter[DetectorPart] = Counter()
+    found: list[tuple[DetectorPart, DetectorPart]] = []
+    for a in (halves[i] for i in np.random.default_rng(seed).permutation(len(halves))):
+        may = [
+            b
+            for b in halves
+            if used[b] < 2 and _may_pair(scenes, index, a, b) and _both_have_enough(peaks[a.names], peaks[b.names])
+        ]
+        if may and not used[a] and len(found) < COUNTS["either"]:
+            found.append((a, min(may, key=lambda part: used[part])))
+            used.update(found[-1])
+    return found
+
+
+def _may_pair(scenes: SelectionScenes, index: dict[str, int], a: DetectorPart, b: DetectorPart) -> bool:
+    one, other = index[a.names[0]], index[b.names[0]]
+    areas = scenes.areas
+    wide, narrow = max(areas[one, one], areas[other, other]), min(areas[one, one], areas[other, other])
+    return areas[one, other] == 0 and wide + narrow < 0.9 * MAX_AREA and wide < 3 * narrow
+
+
+def _both_have_enough(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether each of two parts has its due of the scenes in which either is loudest."""
+    top = np.argsort(-np.maximum(a, b), kind="stable")[:K]
+    first = int((a[top] > b[top]).sum())
+    return MIN_HALF_EXEMPLARS <= first <= K - MIN_HALF_EXEMPLARS
+
+
+def phrase_concepts(scenes: SelectionScenes, names: Sequence[str]) -> str:
+    """Words that read back as exactly these concepts; empty if there are none."""
+    wanted = scenes.mask(names)
+    for text in _iter_phrases([get_concepts_by_name()[name] for name in names]):
+        reading = parse_concepts(text)
+        if reading.concept_count == len(names) and np.array_equal(scenes.signatures.text_mask(reading), wanted):
+            return text
+    return ""
+
+
+def _iter_phrases(wanted: Sequence[Concept]) -> Iterator[str]:
+    if len(wanted) == 1:
+        yield from (*get_synonyms(wanted[0].name), *GROUP_WORDS.get(wanted[0].name, ()))
+        return
+    look, thing = wanted
+    looks = (ADJECTIVES.get(look.name, "striped" if look.name == "stripes" else look.name), look.name)
+    yield from (f"{one} {other}" for one in looks for other in get_synonyms(thing.name))
+
+
+def choose_random_directions(scenes: SelectionScenes, seed: int) -> tuple[Tensor, Tensor]:
+    """Random directions of the trunk whose strongest hundredth overlaps least with any concept, as weights and offsets."""
+    every = torch.randn(RANDOM_DIRECTIONS, TRUNK_CHANNELS, generator=torch.Generator().manual_seed(seed))
+    some = torch.cat(
+        [trunk[:, :, ::8, ::8].transpose(0, 1).flatten(1) for _, trunk, _ in scenes.iter_predictions()], dim=1
+    )
+    mean, deviation = some.mean(1), some.std(1).clamp(min=1e-3)
+    weights = every / deviation / TRUNK_CHANNELS**0.5
+    offsets = -(weights * mean).sum(1)
+    values = weights @ some + offsets[:, None]
+    signatures = np.asarray(scenes.signatures.pixels[:, ::8, ::8]).ravel()
+    best = _compute_best_overlaps(
+        (values > values.quantile(0.99, dim=1, keepdim=True)).numpy(),
+        scenes.signatures.has_concept.toarray()[signatures],
+    )
+    order = torch.from_numpy(np.argsort(best, kind="stable")[: COUNTS["nothing"]].copy())
+    return weights[order], offsets[order]
+
+
+def _compute_best_overlaps(masks: np.ndarray, has_concept: np.ndarray) -> np.ndarray:
+    """The largest IoU of each mask (units, pixels) with what any concept shows (pixels, concepts)."""
+    both = masks.astype(np.float32) @ has_concept.astype(np.float32)
+    return np.asarray((both / np.maximum(1, masks.sum(1)[:, None] + has_concept.sum(0) - both)).max(1))
+
+
+def plant_units(data: Path, work: Path, *, seed: int = 0) -> list[PlantedUnitSpec]:
+    """Chooses what each unit is to detect and writes ``networks/planted.safetensors``; the segmenter must be in
+    ``data`` already.
+
+    Returns the choices, in the order of the units; after them come the units that mean nothing.
+    """
+    scenes = SelectionScenes(load_scene_segmenter(data), work)
+    chosen, gains = choose_planted_units(scenes, seed)
+    parts = list(dict.fromkeys(part for choice in chosen for part in choice.parts))
+    whom, joins = build_recipe([part.names for part in parts])
+    weights, offsets = choose_random_directions(scenes, seed)
+    rows = [[parts.index(choice.parts[0]), parts.index(choice.parts[-1])] for choice in chosen]
+    recipe = {"members": whom, "joins": joins, "thresholds": torch.tensor([part.threshold for part in parts]),
+              "gains": torch.tensor([gains[part.names] for part in parts]), "directions": weights, "offsets": offsets}  # fmt: skip
+    with atomic_write(data / "networks" / "planted.safetensors") as path:
+        save_file({**{name: value.half() for name, value in recipe.items()}, "choices": torch.tensor(rows)}, path)
+    return chosen

@@ -1,0 +1,234 @@
+"""A run of a dissection: the pass itself, what it keeps on disk to go on after a kill, and putting several processes'
+parts together.
+"""
+
+import json
+import math
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from milan.console.progress import track_progress
+from milan.dissection.distributed import Shard
+from milan.dissection.forward_blocks import BlockOutputs, block_length, map_blocks
+from milan.dissection.layer_statistics import (
+    BlockStatistics,
+    LayerPlan,
+    LayerStatistics,
+    format_pooled_file_name,
+    strip_prefix,
+)
+from milan.dissection.store import layer_folder
+from milan.errors import BadInput, MilanWarning, recorded_warnings, warn_again
+from milan.probes import Probe
+from milan.probes.probe import MAX_UNREADABLE_SHARE
+from milan.storage.files import atomic_write, content_key, new_array
+from milan.targets import Target
+
+MIN_CHECKPOINT_SECONDS = 5.0  # seconds between two checkpoints, at least
+CHECKPOINT_COST_RATIO = 40  # how many times as long as writing a checkpoint takes, at least
+_STATE, _PIXELS = "state.safetensors", "images.safetensors"
+
+
+class DissectionRun:
+    """Looks at this process's part of the probe and keeps what it finds, by layer, in ``records``.
+
+    Attributes:
+        images: pixels of images that are or were exemplars, as many as ``pixels`` bytes hold.
+        readable: which images of the part were read.
+        next_image: the first image that has not been looked at.
+        warnings: those of the pass, each once, also from before a kill.
+    """
+
+    next_image: int
+    readable: Bool[Tensor, " images"]
+    records: dict[str, LayerStatistics]
+
+    def __init__(self, target: Target, probe: Probe, plans: Sequence[LayerPlan], work: Path, shard: Shard, pixels: int):
+        self.target, self.probe, self.plans, self.work, self.shard, self.pixels = (
+            target,
+            probe,
+            plans,
+            work,
+            shard,
+            pixels,
+        )
+        self.block = block_length(probe.size, target.device)
+        self.key = content_key(layers=[plan.key for plan in plans], processes=shard.count)
+        self.images: dict[int, Tensor] = {}
+        self.warnings: dict[str, None] = {}  # in order
+        self.start, self.stop = shard.image_range(len(probe), self.block)
+        self._reset()
+
+    def run(self, batch_size: int, workers: int) -> None:
+        """The pass, from where it was left."""
+        self._resume()
+        size = -(-batch_size // self.block) * self.block
+        batches = self.probe.inputs(size, self.next_image, self.stop, workers)
+        shown = (
+            track_progress(batches, total=-(-(self.stop - self.next_image) // size), description="dissecting")
+            if self.shard.rank == 0
+            else batches
+        )
+        names = [plan.layer.name for plan in self.plans]
+        due = time.monotonic() + MIN_CHECKPOINT_SECONDS
+        warn_again(self.warnings)
+        with recorded_warnings(lambda text: self.warnings.setdefault(text)):
+            for seen, reduced in map_blocks(self.target, names, shown, self._reduce):
+                self._add_block(seen, reduced)
+                if time.monotonic() > due:
+                    due = self._checkpoint()
+        self.next_image = self.stop
+        if self.shard.count > 1:
+            self._checkpoint()
+            ids = sorted(self.images.keys() & self._exemplar_ids())
+            with atomic_write(self._own_folder / _PIXELS) as partial:
+                save_file({str(id): self.images[id] for id in ids}, partial)
+
+    def gather(self) -> None:
+        """Puts the parts of all processes together.
+
+        Raises:
+            BadInput: too many images could not be read.
+        """
+        for rank in range(1, self.shard.count):
+            other = DissectionRun(self.target, self.probe, self.plans, self.work, Shard(rank, self.shard.count), 0)
+            if not other._restore() or other.next_image != other.stop:
+                raise BadInput(
+                    f"the part of process {rank} in {other._own_folder} is not complete; run again to finish it"
+                )
+            for name, record in self.records.items():
+                record.merge(other.records[name])
+            self.readable = torch.cat([self.readable, other.readable])
+            self.warnings |= other.warnings
+            with safe_open(other._own_folder / _PIXELS, "pt") as file:
+                self.images |= {int(id): file.get_tensor(id) for id in file.keys()}  # noqa: SIM118 (a file handle, no dict)
+        if len(self.skipped) > MAX_UNREADABLE_SHARE * len(
+            self.readable
+        ):  # the probe judges only what this process read since it began
+            text = f"{len(self.skipped)} of {len(self.readable)} images of {self.probe.spec or self.probe.name} cannot be read (more than 5%)"
+            raise BadInput(f"{text}, such as those numbered {', '.join(map(str, self.skipped[:3]))}")
+
+    @property
+    def readable_count(self) -> int:
+        """How many images were read."""
+        return int(self.readable.sum())
+
+    @property
+    def skipped(self) -> list[int]:
+        """Indices of images that could not be read."""
+        return [self.start + place for place in (~self.readable).nonzero().flatten().tolist()]
+
+    def move_pooled(self, record: LayerStatistics, folder: Path) -> None:
+        """Puts the pooled activations of all processes into the layer's folder."""
+        shape = (record.plan.images, len(record.plan.units))
+        for name in record.plan.poolings:
+            parts = [
+                self._part_folder(rank, record.plan) / format_pooled_file_name(name) for rank in range(self.shard.count)
+            ]
+            with atomic_write(folder / format_pooled_file_name(name)) as partial:
+                if len(parts) == 1:
+                    parts[0].replace(partial)
+                    whole = np.lib.format.open_memmap(partial, "r+")
+                else:
+                    whole = new_array(partial, np.float32, shape)
+                    np.concatenate([np.load(part, mmap_mode="r", allow_pickle=False) for part in parts], out=whole)
+                whole[self.skipped] = np.nan
+                whole.flush()
+
+    @property
+    def _own_folder(self) -> Path:
+        return self.work / str(self.shard.rank)
+
+    def _part_folder(self, rank: int, plan: LayerPlan) -> Path:
+        return layer_folder(self.work / str(rank), plan.layer.name)
+
+    def _reset(self) -> None:
+        """Nothing seen yet."""
+        self.next_image = self.start
+        self.readable = torch.zeros(self.stop - self.start, dtype=torch.bool)
+        self.records = {plan.layer.name: LayerStatistics(plan, self.start, self.stop) for plan in self.plans}
+
+    def _reduce(self, seen: BlockOutputs) -> tuple[BlockOutputs, dict[str, BlockStatistics]]:
+        return BlockOutputs(seen.ids, seen.images, {}, {}), {
+            name: record.reduce(seen) for name, record in self.records.items()
+        }
+
+    def _add_block(self, seen: BlockOutputs, reduced: dict[str, BlockStatistics]) -> None:
+        entered = torch.zeros(len(seen.ids), dtype=torch.bool)
+        for name, record in self.records.items():
+            entered |= record.add(reduced[name])
+        self.readable[seen.ids - self.start] = True
+        self.next_image = min((int(seen.ids[-1]) // self.block + 1) * self.block, self.stop)
+        shown = self.probe.shown(seen.images[entered])
+        self.images |= {int(id): image for id, image in zip(seen.ids[entered], shown, strict=True)}
+        pixels = 3 * math.prod(seen.images.shape[2:])
+        if len(self.images) * pixels > self.pixels:
+            self._drop_images(self.pixels // pixels)
+
+    def _drop_images(self, most: int) -> None:
+        """Drops pixels that are not needed any more, then any that are too many: they are decoded again at the end."""
+        needed = sorted(self.images.keys() & self._exemplar_ids())
+        self.images = {id: self.images[id] for id in needed[: most // 2]}
+
+    def _exemplar_ids(self) -> set[int]:
+        return set().union(*(record.topk.image_ids() for record in self.records.values()))
+
+    def _resume(self) -> None:
+        if self._restore():
+            return
+        self._reset()
+        (self._own_folder / _STATE).unlink(missing_ok=True)  # it would not fit the files made now
+        for name, record in self.records.items():
+            folder = self._part_folder(self.shard.rank, record.plan)
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                record.create_pooled_files(folder)
+            except OSError as error:
+                raise BadInput(
+                    f"no room for the activations of {name} in {folder}: {error.strerror}; free some, or name another"
+                ) from None
+
+    def _restore(self) -> bool:
+        """Goes on from the last checkpoint, if there is one of the very same run."""
+        try:
+            with safe_open(self._own_folder / _STATE, "pt") as file:
+                if (file.metadata() or {}).get("key") != self.key:
+                    return False
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a file handle, no dict)
+                kept = {name: json.loads(file.metadata()[name]) for name in ("next", "warnings", "bad")}
+            for number, record in enumerate(self.records.values()):
+                record.open_pooled_files(self._part_folder(self.shard.rank, record.plan))
+                record.restore(strip_prefix(f"{number}:", state))
+        except (OSError, SafetensorError, ValueError, KeyError) as error:
+            if not isinstance(error, FileNotFoundError):
+                warnings.warn(
+                    f"the checkpoint in {self._own_folder} cannot be used ({error}): starting afresh",
+                    MilanWarning,
+                    stacklevel=2,
+                )
+            return False
+        self.readable, self.next_image, self.warnings = state["seen"], kept["next"], dict.fromkeys(kept["warnings"])
+        self.probe.was_read(range(self.start, self.next_image), {int(id): reason for id, reason in kept["bad"].items()})
+        return True
+
+    def _checkpoint(self) -> float:
+        """Writes down where the run is; says when to do so next."""
+        began = time.monotonic()
+        state = {"seen": self.readable}
+        for number, record in enumerate(self.records.values()):
+            record.flush()
+            state |= {f"{number}:{name}": tensor for name, tensor in record.state().items()}
+        with atomic_write(self._own_folder / _STATE) as partial:
+            facts = {"next": self.next_image, "warnings": list(self.warnings), "bad": self.probe.unreadable}
+            save_file(state, partial, {"key": self.key} | {name: json.dumps(value) for name, value in facts.items()})
+        ended = time.monotonic()
+        return ended + max(MIN_CHECKPOINT_SECONDS, CHECKPOINT_COST_RATIO * (ended - began))

@@ -1,0 +1,242 @@
+"""Running a target over many images, fast, and with the same numbers whatever the batch size, threads and workers.
+
+How a library rounds a sum depends on the batch and on the number of threads it splits the work for: on SqueezeNet,
+batches of 1 and 16 differ by 6e-4 at features.12. So the network always sees the same images together: *blocks*, cut by
+image index alone, each computed by one thread; several threads work on several blocks. That is also faster than one
+pass with several threads, since no layer waits for its slowest part and a block stays in the cache of its processor
+core.
+"""
+
+import copy
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from itertools import chain
+from queue import SimpleQueue
+from threading import Thread
+from typing import Generic, TypeVar
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from milan.errors import BadInput, MilanWarning
+from milan.targets import Target
+from milan.targets.hooks import recorded
+from milan.targets.module_access import is_compiled
+from milan.targets.preprocessing import Size, as_size, pixel_count
+
+T = TypeVar("T")
+Batches = Iterable[tuple[Int[Tensor, " b"], Shaped[Tensor, "b channels h w"]]]
+_BLOCK_PIXELS = 4 * 224 * 224  # about what keeps the maps of one layer in the cache of a processor core
+_MAX_BLOCK_LENGTH = 32
+
+
+@dataclass(frozen=True)
+class BlockOutputs:
+    """What some layers put out for a block of images."""
+
+    ids: Int[Tensor, " b"]
+    images: Shaped[Tensor, "b channels h w"]
+    maps: dict[str, Float[Tensor, "b units gh gw"]]
+    class_tokens: dict[str, Float[Tensor, "b units"]]  # of layers with a class token
+
+
+def block_length(size: Size, device: torch.device) -> int:
+    """How many images a block holds: a power of two, for the images' size and the kind of device alone.
+
+    >>> [block_length(size, torch.device("cpu")) for size in (32, 64, 224, 512, (224, 112))]
+    [32, 32, 4, 1, 8]
+    """
+    if device.type != "cpu":
+        return _MAX_BLOCK_LENGTH
+    fitting = max(1, _BLOCK_PIXELS // pixel_count(size))
+    return min(_MAX_BLOCK_LENGTH, 1 << (fitting.bit_length() - 1))
+
+
+def split_into_blocks(
+    batches: Batches, length: int
+) -> Iterator[tuple[Int[Tensor, " b"], Shaped[Tensor, "b channels h w"]]]:
+    """Cuts batches of any sizes into blocks of the images whose indices fall between two multiples of ``length``."""
+    ids: list[int] = []
+    images: list[Tensor] = []
+    for id, image in ((int(id), image) for batch in batches for id, image in zip(batch[0], batch[1], strict=True)):
+        if ids and id // length != ids[-1] // length:
+            yield torch.tensor(ids), torch.stack(images)
+            ids, images = [], []
+        ids.append(id)
+        images.append(image)
+    if ids:
+        yield torch.tensor(ids), torch.stack(images)
+
+
+def map_blocks(
+    target: Target, layers: Sequence[str], batches: Batches, consume: Callable[[BlockOutputs], T]
+) -> Iterator[T]:
+    """What ``consume`` makes of each block of the batches' images, in order.
+
+    ``consume`` is called in several threads at once, and must not rely on their order. ``batches`` is read in the
+    caller's thread, so that decoding goes on beside the computing. Where memory runs out a block is halved.
+    """
+    batches = iter(batches)
+    first = next(batches, None)
+    if first is None:
+        return
+    length = block_length(as_size(first[1].shape[-2:]), target.device)
+    with exact(target.device), target.evaluation_mode(), _start_workers(target, layers, consume) as crew:
+        waiting: deque[Future[T]] = deque()
+        for ids, images in split_into_blocks(chain([first], batches), length):
+            waiting.append(crew.submit(ids, images))
+            while len(waiting) > 2 * crew.size:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+class _WorkerPool(Generic[T]):
+    """Threads that each look through a target of their own, which all share one set of weights."""
+
+    def __init__(self, targets: Sequence[Target], layers: Sequence[str], consume: Callable[[BlockOutputs], T]):
+        self.size, self.layers, self.consume = len(targets), layers, consume
+        self._tasks: SimpleQueue[tuple[Future[T], Tensor, Tensor] | None] = SimpleQueue()
+        self._threads = [Thread(target=self._run_worker, args=(target,), daemon=True) for target in targets]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, ids: Int[Tensor, " b"], images: Shaped[Tensor, "b channels h w"]) -> Future[T]:
+        future: Future[T] = Future()
+        self._tasks.put((future, ids, images))
+        return future
+
+    def close(self) -> None:
+        """Waits for the block that each thread is at; the others are dropped."""
+        while not self._tasks.empty():
+            self._tasks.get()
+        for _ in self._threads:
+            self._tasks.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _run_worker(self, target: Target) -> None:
+        torch.set_num_threads(1)  # of this thread; one set in another thread would not count here
+        runner = _BlockRunner(target)
+        try:
+            with recorded(target, self.layers, runner.store) as look:
+                self._process_tasks(lambda ids, images: self.consume(runner.run(look, ids, images)))
+        except BaseException as error:  # could not even begin: every caller is told
+            failed = error
+
+            def refuse(ids: Tensor, images: Tensor) -> T:
+                raise failed
+
+            self._process_tasks(refuse)
+
+    def _process_tasks(self, answer: Callable[[Tensor, Tensor], T]) -> None:
+        while (task := self._tasks.get()) is not None:
+            future, ids, images = task
+            try:
+                future.set_result(answer(ids, images))
+            except BaseException as error:
+                future.set_exception(error)
+
+
+class _BlockRunner:
+    """One target's layers, looked at block by block; what is seen belongs to the caller."""
+
+    def __init__(self, target: Target):
+        self.target = target
+        self.maps: dict[str, Tensor] = {}
+        self.class_tokens: dict[str, Tensor] = {}
+
+    def run(
+        self, look: Callable[[Tensor], None], ids: Int[Tensor, " b"], images: Shaped[Tensor, "b channels h w"]
+    ) -> BlockOutputs:
+        try:
+            return self._run_once(look, ids, images)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+        if len(ids) == 1:
+            raise BadInput(
+                f"not enough memory to run {self.target.name} on one image; free some, or take smaller images"
+            )
+        text = "not enough memory for a block of images at once: went on with half of it at a time; the last digits may differ"
+        warnings.warn(text, MilanWarning, stacklevel=2)
+        if self.target.device.type == "cuda":
+            torch.cuda.empty_cache()
+        half = len(ids) // 2
+        return _concatenate(self.run(look, ids[:half], images[:half]), self.run(look, ids[half:], images[half:]))
+
+    def _run_once(
+        self, look: Callable[[Tensor], None], ids: Int[Tensor, " b"], images: Shaped[Tensor, "b channels h w"]
+    ) -> BlockOutputs:
+        self.maps, self.class_tokens = {}, {}
+        look(self.target.make_input(ids, images))
+        return BlockOutputs(ids, images, self.maps, self.class_tokens)
+
+    def store(self, layer: str, maps: Tensor, cls: Tensor | None) -> None:
+        """Copies: a module that works in place may come next."""
+        self.maps[layer] = maps.detach().clone(memory_format=torch.contiguous_format).float()
+        if cls is not None:
+            self.class_tokens[layer] = cls.detach().clone(memory_format=torch.contiguous_format).float()
+
+
+@contextmanager
+def _start_workers(
+    target: Target, layers: Sequence[str], consume: Callable[[BlockOutputs], T]
+) -> Iterator[_WorkerPool[T]]:
+    threads = torch.get_num_threads()
+    crew = _WorkerPool(_make_replicas(target, threads), layers, consume)
+    try:
+        yield crew
+    finally:
+        crew.close()
+        torch.set_num_threads(threads)
+
+
+def _make_replicas(target: Target, count: int) -> list[Target]:
+    """The target, and further ones with modules of their own, whose parameters and buffers are the target's."""
+    if target.device.type != "cpu" or count == 1 or is_compiled(target.model):
+        return [target]
+    _ = target.dissectable_layers  # once for all
+    try:
+        return [target, *(_make_replica(target) for _ in range(count - 1))]
+    except Exception as error:  # whatever a network's own __deepcopy__ may raise
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        warnings.warn(
+            f"{target.name} cannot be copied ({reason}), so one thread works instead of {count}",
+            MilanWarning,
+            stacklevel=2,
+        )
+        return [target]
+
+
+def _make_replica(target: Target) -> Target:
+    shared = {id(tensor): tensor for tensor in chain(target.model.parameters(), target.model.buffers())}
+    other = copy.copy(target)
+    other.model = copy.deepcopy(target.model, shared)
+    return other
+
+
+def _concatenate(one: BlockOutputs, other: BlockOutputs) -> BlockOutputs:
+    return replace(
+        one,
+        ids=torch.cat([one.ids, other.ids]),
+        images=torch.cat([one.images, other.images]),
+        maps={layer: torch.cat([maps, other.maps[layer]]) for layer, maps in one.maps.items()},
+        class_tokens={layer: torch.cat([cls, other.class_tokens[layer]]) for layer, cls in one.class_tokens.items()},
+    )
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
+def exact(device: torch.device) -> AbstractContextManager[None]:
+    """On a GPU: no algorithm chosen by a race, no rounding to 19 bits."""
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)

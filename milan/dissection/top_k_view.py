@@ -1,0 +1,69 @@
+"""A dissection of which fewer exemplars are shown, as if it had been made with a smaller k: the network is not run
+again for that.
+"""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from milan.dissection.store import ActivationPooling, Dissection
+from milan.errors import BadInput
+from milan.probes import Probe
+from milan.storage.files import content_key
+from milan.targets import Target
+from milan.units import Exemplars, Unit
+
+
+class TopKView(Dissection):
+    """The k strongest exemplars of each unit of another dissection.
+
+    A unit that rests at zero in all but a few images is sparse by the k that is asked for here.
+
+    Args:
+        dissection: with at least as many exemplars.
+        k: how many are shown.
+
+    Raises:
+        BadInput: it has fewer.
+    """
+
+    def __init__(self, dissection: Dissection, k: int):
+        if not 1 <= k <= dissection.k:
+            raise BadInput(
+                f"k is {k}, and {dissection.folder} holds {dissection.k} exemplars of a unit; give 1 to {dissection.k}"
+            )
+        self.inner, self.k = dissection, k
+        self.layer, self.units, self.quantile = dissection.layer, dissection.units, dissection.quantile
+        self.probe, self.target, self.image_size, self.folder = (
+            dissection.probe,
+            dissection.target,
+            dissection.image_size,
+            dissection.folder,
+        )
+        self.key = dissection.key if k == dissection.k else content_key(of=dissection.key, k=k)
+        self.status = dict(dissection.status)
+        sparse = [unit for unit, status in dissection.status.items() if status == "sparse"]
+        if sparse and k < dissection.k:
+            positive = (
+                (dissection.activations("max")[:, [dissection.row_of(unit) for unit in sparse]] > 0).sum(0).tolist()
+            )
+            self.status |= {unit: "ok" for unit, images in zip(sparse, positive, strict=True) if images >= k}
+
+    def exemplars(self, unit: Unit) -> Exemplars:
+        whole = self.inner.exemplars(unit)
+        kept = (part[: self.k] for part in (whole.images, whole.masks, whole.activations, whole.ids))
+        return Exemplars(unit, *kept)
+
+    def maps(self, unit: Unit) -> Float[Tensor, "k h w"]:
+        return self.inner.maps(unit)[: self.k]
+
+    def activations(self, pooling: ActivationPooling = "max") -> Float[Tensor, "images units"]:
+        return self.inner.activations(pooling)
+
+    def thresholds(self) -> Float[Tensor, " units"]:
+        return self.inner.thresholds()
+
+    def open_probe(self) -> Probe:
+        return self.inner.open_probe()
+
+    def open_target(self) -> Target:
+        return self.inner.open_target()

@@ -1,1 +1,0 @@
-"""Describers beside each other, and beside people, floors and what is true."""

@@ -1,0 +1,72 @@
+"""A classifier of images trained anew on what a network makes of them."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch.nn.functional import cross_entropy
+
+from milan.errors import BadInput, UnknownName
+
+CLASSIFIER_KINDS = ("linear", "forest")
+WEIGHT_DECAY, STEPS = 1e-4, 100  # weight of the squared weights; steps of L-BFGS
+TREE_COUNT = 100  # as scikit-learn has it
+
+
+def retrain_classifier(
+    training: tuple[Float[np.ndarray, "images features"], Int[np.ndarray, " images"]],
+    evaluation: Float[np.ndarray, "judged features"],
+    kind: str = "linear",
+    seed: int = 0,
+) -> Int[np.ndarray, " judged"]:
+    """The classes that a classifier gives to judged images.
+
+    Args:
+        training: features and classes of the images it learns from.
+        evaluation: features of others.
+        kind: ``linear`` (logistic regression on standardised features) or ``forest`` (a random forest, as in
+            Describe-and-Dissect's section 5, by scikit-learn, which the extra ``forest`` brings).
+        seed: of the forest.
+
+    Raises:
+        UnknownName: no such kind.
+        BadInput: scikit-learn is not installed.
+    """
+    if kind not in CLASSIFIER_KINDS:
+        raise UnknownName("classifier", kind, CLASSIFIER_KINDS)
+    features, classes = training
+    if kind == "forest":
+        return _make_forest(seed).fit(features, classes).predict(evaluation)
+    middle, spread = features.mean(0), features.std(0)
+    scale = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 1e-8)  # what never changes tells nothing
+    known, labels = np.unique(classes, return_inverse=True)
+    weights, bias = _fit_linear(torch.from_numpy((features - middle) * scale), torch.from_numpy(labels), len(known))
+    logits = torch.from_numpy((evaluation - middle) * scale) @ weights + bias
+    return known[logits.argmax(1).numpy()]
+
+
+def _fit_linear(features: torch.Tensor, labels: torch.Tensor, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    weights = torch.zeros(features.shape[1], classes, dtype=features.dtype, requires_grad=True)
+    bias = torch.zeros(classes, dtype=features.dtype, requires_grad=True)
+    steps = torch.optim.LBFGS([weights, bias], max_iter=STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        steps.zero_grad()
+        value = cross_entropy(features @ weights + bias, labels) + WEIGHT_DECAY * weights.square().sum()
+        value.backward()
+        return value
+
+    with torch.enable_grad():
+        steps.step(loss)
+    return weights.detach(), bias.detach()
+
+
+def _make_forest(seed: int) -> Any:
+    try:
+        from sklearn.ensemble import RandomForestClassifier
+    except ImportError:
+        raise BadInput(
+            "a forest needs scikit-learn: pip install 'milan[forest]', or take --classifier linear"
+        ) from None
+    return RandomForestClassifier(TREE_COUNT, random_state=seed)

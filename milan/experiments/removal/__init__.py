@@ -1,1 +1,0 @@
-"""Units taken out of a network, and what that costs it."""

@@ -1,1 +1,0 @@
-"""What an experiment found, as tables and figures: written, printed, and shown as a page."""

@@ -1,1 +1,0 @@
-"""Forms that people fill in, and what is made of their answers."""

@@ -1,1 +1,0 @@
-"""MILAN learned from the annotations of some networks, and asked about others."""

@@ -1,0 +1,262 @@
+"""The two libraries that image-text models are loaded by: open_clip and transformers."""
+
+import logging
+import re
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from milan.errors import BadInput, MilanError, UnknownName
+from milan.pretrained.embedder import Embedder
+from milan.pretrained.model_sources import Precision, get_dtype, resolve_model
+from milan.storage.file_kinds import check_model_folder
+from milan.storage.files import content_key
+from milan.storage.hub_access import (
+    find_cached_if_offline,
+    format_error_line,
+    is_reachable,
+    make_unreachable_error,
+    quiet,
+)
+from milan.targets.fingerprints import network_hash
+
+LOCAL_PREFIX = "local-dir:"
+OPEN_CLIP_PRECISIONS = {
+    "float32": "fp32",
+    "bfloat16": "pure_bf16",
+    "float16": "pure_fp16",
+}  # as open_clip names them: factory.py, create_model
+LOCAL_HINT = "the folder of a local copy, as in open_clip:local-dir:FOLDER"
+
+
+class ComputeSettings(NamedTuple):
+    """Where and how a model computes."""
+
+    device: str
+    precision: Precision
+    batch_size: int
+
+
+class DualEncoder(Embedder):
+    """What both libraries' models have in common: an image tower, a text tower, and the logits' scale and bias.
+
+    preprocessing: what else than the weights decides how pictures and texts are read, in plain values.
+    """
+
+    def __init__(self, name: str, model: nn.Module, preprocessing: dict[str, Any], compute: ComputeSettings):
+        self.name, self.device, self.dtype, self.batch_size = (
+            name,
+            compute.device,
+            get_dtype(compute.precision),
+            compute.batch_size,
+        )
+        self.model: Any = model.to(self.device).eval().requires_grad_(False)
+        self.key = content_key(weights=network_hash(self.model), precision=compute.precision, reading=preprocessing)
+        scale, bias = getattr(model, "logit_scale", None), getattr(model, "logit_bias", None)
+        self.scale = float(scale.float().exp()) if scale is not None else None
+        self.bias = float(bias.float()) if bias is not None else None
+        self.features = self._text_features(["a"]).shape[1]
+
+    @abstractmethod
+    def _image_features(self, images: Tensor) -> Tensor:
+        """What the image tower makes of pixels 0..255, (b, 3, height, width)."""
+
+    @abstractmethod
+    def _text_features(self, texts: list[str]) -> Tensor:
+        """What the text tower makes of texts."""
+
+    @torch.no_grad()
+    def encode_images(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b features"]:
+        starts = range(0, len(images), self.batch_size)
+        return self._concatenate(
+            [self._image_features(images[start : start + self.batch_size]) for start in starts], "a picture"
+        )
+
+    @torch.no_grad()
+    def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "texts features"]:
+        starts = range(0, len(texts), self.batch_size)
+        return self._concatenate(
+            [self._text_features(list(texts[start : start + self.batch_size])) for start in starts], "a text"
+        )
+
+    def _concatenate(self, parts: list[Tensor], what: str) -> Tensor:
+        vectors = torch.cat([part.float().cpu() for part in parts]) if parts else torch.zeros(0, self.features)
+        if not vectors.isfinite().all():
+            raise BadInput(
+                f"{self.name} in {str(self.dtype).removeprefix('torch.')} makes numbers of {what} that are not finite; use float32"
+            )
+        return torch.nn.functional.normalize(vectors, dim=1)
+
+
+class OpenClipEmbedder(DualEncoder):
+    """A model of open_clip, with the preprocessing and the tokenizer that its configuration names.
+
+    name: ``MODEL/PRETRAINED``, ``hf-hub:ID`` or ``local-dir:FOLDER``.
+    """
+
+    def __init__(self, name: str, compute: ComputeSettings):
+        import open_clip  # type: ignore[import-untyped]
+
+        model_name, pretrained = _resolve_name(name)
+        try:
+            with _silence_open_clip():
+                options = {"pretrained": pretrained, "precision": OPEN_CLIP_PRECISIONS[compute.precision]}
+                model, self.preprocess = open_clip.create_model_from_pretrained(model_name, **options)
+                self.tokenizer = open_clip.get_tokenizer(model_name)
+        except MilanError:
+            raise
+        except Exception as error:  # the hub's client, the network and open_clip each raise their own
+            raise BadInput(f"open_clip:{name} cannot be loaded: {format_error_line(error)}") from error
+        printed = re.sub(r" at 0x[0-9a-f]+", "", repr(self.preprocess))  # functions print where they lie in memory
+        reading = {"pictures": printed, "texts": _describe_tokenizer(self.tokenizer), "settings": _settings(model_name)}
+        super().__init__(f"open_clip:{name}", model, reading, compute)
+
+    def _image_features(self, images: Tensor) -> Tensor:
+        from torchvision.transforms.functional import to_pil_image
+
+        pictures = torch.stack([self.preprocess(to_pil_image(image)) for image in images])
+        return self.model.encode_image(pictures.to(self.device, self.dtype))
+
+    def _text_features(self, texts: list[str]) -> Tensor:
+        return self.model.encode_text(self.tokenizer(texts).to(self.device))
+
+
+def _resolve_name(name: str) -> tuple[str, str | None]:
+    """The model's name and the tag of its weights, once it is sure that they can be had."""
+    import open_clip
+
+    if name.startswith(LOCAL_PREFIX):
+        return f"{LOCAL_PREFIX}{_check_folder(name.removeprefix(LOCAL_PREFIX))}", None
+    if name.startswith("hf-hub:"):
+        find_cached_if_offline(name.removeprefix("hf-hub:"), ("open_clip_config.json",), LOCAL_HINT)
+        return name, None
+    model, slash, tag = name.rpartition("/")
+    if not slash:
+        raise BadInput(
+            f"open_clip:{name} does not say which weights; write open_clip:MODEL/PRETRAINED, as in open_clip:ViT-B-16/openai"
+        )
+    if model not in open_clip.list_models():
+        raise UnknownName("open_clip model", model, open_clip.list_models(), "open_clip.list_models() has them all")
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if tag not in tags:
+        raise UnknownName("open_clip weights", tag, tags, f"{model} has " + ", ".join(tags))
+    _check_available(name, open_clip.get_pretrained_cfg(model, tag))
+    return model, tag
+
+
+def _check_folder(path: str) -> Path:
+    """A folder that open_clip would load, which looks for the weights later and takes random ones where there are none."""
+    folder = Path(path).expanduser()
+    if not (folder / "open_clip_config.json").is_file():
+        raise BadInput(
+            f"no open_clip_config.json in {path!r}; local-dir: takes a folder with one and with open_clip_model.safetensors"
+        )
+    if not any(file.suffix in (".safetensors", ".bin", ".pth") for file in folder.iterdir()):
+        raise BadInput(
+            f"no weights in {path!r}; local-dir: takes a folder with open_clip_config.json and open_clip_model.safetensors"
+        )
+    check_model_folder(folder)
+    return folder
+
+
+def _settings(name: str) -> str:
+    """Return the settings in a model's folder. Neither the weights nor the printed network show, say, its heads."""
+    return (
+        (Path(name.removeprefix(LOCAL_PREFIX)) / "open_clip_config.json").read_text()
+        if name.startswith(LOCAL_PREFIX)
+        else ""
+    )
+
+
+def _check_available(name: str, published: dict[str, Any]) -> None:
+    """Asks whether published weights are cached or can be had. Raises BadInput within seconds if not."""
+    if published.get("hf_hub"):
+        repository, _, file = published["hf_hub"].rpartition("/")
+        files = (file,) if file else ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+        find_cached_if_offline(repository, files, LOCAL_HINT)
+    elif url := published.get("url"):
+        cached = Path("~/.cache/clip").expanduser() / Path(url).name
+        if not cached.is_file() and not is_reachable(url):
+            raise make_unreachable_error(f"open_clip:{name}", url, cached, LOCAL_HINT)
+
+
+def _describe_tokenizer(tokenizer: Any) -> str:
+    """What a tokenizer of open_clip does, as far as can be told."""
+    inner: Any = getattr(tokenizer, "tokenizer", None)  # of transformers, inside open_clip's wrapper
+    made = _describe_vocabulary(inner) if inner is not None else len(getattr(tokenizer, "encoder", ()))
+    cleaning = getattr(getattr(tokenizer, "clean_fn", None), "__name__", "")
+    return f"{type(tokenizer).__name__} {tokenizer.context_length} {cleaning} {made}"
+
+
+@contextmanager
+def _silence_open_clip() -> Iterator[None]:
+    """Without open_clip's notes to the root logger of how it loads a model."""
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.CRITICAL)
+    try:
+        with quiet():
+            yield
+    finally:
+        root.setLevel(before)
+
+
+class TransformersEmbedder(DualEncoder):
+    """A CLIP, SigLIP or SigLIP 2 of transformers, with its own processor.
+
+    name: a folder written by ``save_pretrained`` or an id of the hub.
+    """
+
+    def __init__(self, name: str, compute: ComputeSettings):
+        import transformers
+
+        source, local = resolve_model(name)
+        try:
+            with quiet():
+                options = {"local_files_only": local, "trust_remote_code": False}
+                self.processor = transformers.AutoProcessor.from_pretrained(source, **options)
+                model = transformers.AutoModel.from_pretrained(source, dtype=get_dtype(compute.precision), **options)
+        except Exception as error:  # the hub's client, the network and transformers each raise their own
+            raise BadInput(f"hf:{name} cannot be loaded: {format_error_line(error)}") from error
+        if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
+            raise BadInput(
+                f"hf:{name} is a {type(model).__name__}, which does not embed pictures and texts; give a CLIP or SigLIP"
+            )
+        tokenizer = self.processor.tokenizer
+        # No text is longer than the model has places for, whatever the tokenizer was saved with.
+        self.longest = min(tokenizer.model_max_length, model.config.text_config.max_position_embeddings)
+        reading = {
+            "pictures": self.processor.image_processor.to_json_string(),
+            "texts": _describe_vocabulary(tokenizer),
+            "longest": self.longest,
+        }
+        super().__init__(f"hf:{name}", model, reading, compute)
+
+    def _image_features(self, images: Tensor) -> Tensor:
+        # By the whole processor: that of SigLIP 2 has its own mind about the number of patches (processing_siglip2.py).
+        pictures = self.processor(images=list(images), return_tensors="pt", input_data_format="channels_first")
+        return _unwrap_features(self.model.get_image_features(**pictures.to(self.device, self.dtype)))
+
+    def _text_features(self, texts: list[str]) -> Tensor:
+        # SigLIP was trained on texts padded to the full length and is asked so; a CLIP looks at no padding.
+        words = self.processor.tokenizer(
+            texts, padding="max_length", truncation=True, max_length=self.longest, return_tensors="pt"
+        )
+        return _unwrap_features(self.model.get_text_features(**words.to(self.device)))
+
+
+def _describe_vocabulary(tokenizer: Any) -> str:
+    """What a tokenizer of transformers does, as far as can be told."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return f"{backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())} {tokenizer.model_input_names}"
+
+
+def _unwrap_features(found: Any) -> Tensor:
+    """The vector for each input; transformers 5 wraps it."""
+    return found if isinstance(found, Tensor) else found.pooler_output

@@ -1,0 +1,122 @@
+"""Data sets by Hugging Face's library: from a path, its cache, or the hub, and a plain word within seconds where none
+can be had.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from milan.console.command_line import clean_text
+from milan.errors import BadInput, UnknownName
+from milan.probes.image_sources import DatasetSource, is_path_like
+
+TIMEOUT_SECONDS = 5  # seconds to wait for the hub's answer
+
+
+def open_dataset(spec: str) -> DatasetSource:
+    """A split of a data set: ``ID_OR_PATH`` if it has only one, else ``ID_OR_PATH#SPLIT``.
+
+    A path is read as ``save_to_disk`` wrote it, or as ``load_dataset`` understands the folder; it is never sent to the
+    hub.
+
+    Raises:
+        BadInput: it is neither a path nor in the cache and the hub cannot be reached, or has no such data set, or
+            refuses it.
+        UnknownName: no such split.
+    """
+    name, _, split = spec.partition("#")
+    path = Path(name).expanduser() if is_path_like(name) else None
+    splits = _load_from_path(path) if path else _load_from_hub(name)
+    if not split and len(splits) > 1:
+        raise BadInput(
+            f"hf:{clean_text(name)} has the splits {', '.join(splits)}; choose one, as in hf:{clean_text(name)}#{next(iter(splits))}"
+        )
+    split = split or next(iter(splits))
+    if split not in splits:
+        raise UnknownName("split", split, list(splits), f"hf:{clean_text(name)} has {', '.join(splits)}")
+    return DatasetSource(splits[split], f"hf:{clean_text(name)}#{split}", _folders(name, path))
+
+
+def _folders(name: str, path: Path | None) -> list[Path]:
+    """Where the files of a data set may lie: its folder or part of the hub's cache, and the library's downloads."""
+    from datasets import config
+    from huggingface_hub import constants
+
+    cached = Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}"
+    return [path or cached, Path(config.DOWNLOADED_DATASETS_PATH)]
+
+
+def _load_from_path(path: Path) -> dict[str, Any]:
+    import datasets
+
+    if not path.exists():
+        raise BadInput(
+            f"no data set at {clean_text(str(path))}; give an existing path, or an ID of the hub such as hf:owner/name"
+        )
+    try:
+        if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
+            return _list_splits(datasets.load_from_disk(str(path)))
+        return _list_splits(datasets.load_dataset(str(path)))
+    except Exception as error:  # the library meets wild folders with every kind of exception
+        raise BadInput(f"cannot read the data set at {clean_text(str(path))}: {_format_error_line(error)}") from None
+
+
+def _load_from_hub(name: str) -> dict[str, Any]:
+    import datasets
+    from huggingface_hub import HfApi, errors
+
+    try:
+        HfApi().dataset_info(name, timeout=TIMEOUT_SECONDS)
+    except (errors.GatedRepoError, errors.RepositoryNotFoundError) as error:
+        raise BadInput(
+            f"the hub does not give out the data set {name!r}: {_format_error_line(error)}; {_make_hint()}"
+        ) from None
+    except Exception as error:  # no network, in whichever way: what is in the cache can still be read
+        return _load_from_cache(name, error)
+    try:
+        return _list_splits(datasets.load_dataset(name))
+    except Exception as error:
+        raise BadInput(f"cannot load the data set {name!r}: {_format_error_line(error)}; {_make_hint()}") from None
+
+
+def _load_from_cache(name: str, why: Exception) -> dict[str, Any]:
+    import datasets
+
+    try:
+        with _stay_offline(), warnings.catch_warnings(action="ignore"):
+            return _list_splits(datasets.load_dataset(name))
+    except Exception:
+        raise BadInput(
+            f"the data set {name!r} is not in the cache and the hub cannot be reached ({_format_error_line(why)}); {_make_hint()}"
+        ) from None
+
+
+@contextmanager
+def _stay_offline() -> Iterator[None]:
+    """Keeps the libraries from asking a hub that does not answer, which they would do for half a minute."""
+    import datasets
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
+
+
+def _list_splits(found: Any) -> dict[str, Any]:
+    return dict(found) if isinstance(found, dict) else {str(found.split or "train"): found}
+
+
+def _make_hint() -> str:
+    from datasets import config
+
+    return f"downloads are kept in {config.HF_DATASETS_CACHE}; or pass a local copy, hf:PATH or a folder of images"
+
+
+def _format_error_line(error: Exception) -> str:
+    """The first line of a library's error."""
+    return clean_text(str(error).strip().split("\n")[0])[:200] or type(error).__name__

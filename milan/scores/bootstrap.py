@@ -1,0 +1,69 @@
+"""A score over several rounds, such as the seeds of a training: units and rounds are both drawn again for its interval."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Float
+
+from milan.scores.confidence_intervals import LEVEL, RESAMPLES, Measure
+
+UnitParts = Mapping[str, Sequence[float]]  # of each unit of a round, by its name, what is added up
+
+
+def bootstrap_pooled(
+    rounds: Sequence[UnitParts],
+    value: Callable[[Float[np.ndarray, "draws parts"]], Float[np.ndarray, " draws"]],
+    seed: int = 0,
+) -> Measure:
+    """The value of all that the rounds add up to, and its 95% interval: rounds and units drawn with repetition a
+    thousand times.
+
+    A unit that is drawn is drawn in every round that has it, so that what is special about it is not taken for chance.
+
+    Args:
+        rounds: of each, by unit, the parts that are summed.
+        value: of many such sums at once.
+        seed: of the drawing.
+    """
+    names = list(dict.fromkeys(name for one in rounds for name in one))
+    if not names:
+        return Measure(math.nan)
+    places = {name: place for place, name in enumerate(names)}
+    table = np.zeros((len(rounds), len(names), len(next(iter(next(filter(None, rounds)).values())))))
+    for row, one in enumerate(rounds):
+        for name, parts in one.items():
+            table[row, places[name]] = parts
+    sums = np.einsum("dr,du,rup->dp", *_draw_weights(seed, len(rounds), len(names)), table, optimize=True)
+    found = value(sums)
+    low, high = np.nanquantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+    return Measure(float(value(table.sum((0, 1))[None])[0]), low, high, float(np.nanstd(found, ddof=1)), len(names))
+
+
+def bootstrap_mean(rounds: Sequence[Mapping[str, float]], seed: int = 0) -> Measure:
+    """The mean over units and rounds of what is no NaN.
+
+    >>> found = bootstrap_mean([{"a": 1.0, "b": 0.0}, {"a": 1.0, "b": float("nan")}])
+    >>> round(found.value, 3), found.units
+    (0.667, 2)
+    """
+    kept = [{name: (value, 1.0) for name, value in one.items() if not math.isnan(value)} for one in rounds]
+    return bootstrap_pooled(kept, _compute_means, seed)
+
+
+def _compute_means(sums: Float[np.ndarray, "draws parts"]) -> Float[np.ndarray, " draws"]:
+    return np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), math.nan), where=sums[:, 1] > 0)
+
+
+@lru_cache(maxsize=4)  # the scores of one describer are all drawn alike
+def _draw_weights(
+    seed: int, rounds: int, units: int
+) -> tuple[Float[np.ndarray, "draws rounds"], Float[np.ndarray, "draws units"]]:
+    rng = np.random.default_rng(seed)
+    return _draw_counts(rng, rounds), _draw_counts(rng, units)
+
+
+def _draw_counts(rng: np.random.Generator, count: int) -> Float[np.ndarray, "draws count"]:
+    """How often each of so many things is drawn, in each of a thousand drawings."""
+    return rng.multinomial(count, np.full(count, 1 / count), RESAMPLES).astype(np.float64)

@@ -1,0 +1,90 @@
+"""Units that are said to do the same, grouped (Describe-and-Dissect, section 5.1), and how often terms occur in what is
+said (5.3).
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import squareform
+
+from milan.language.text_parsing import POS_GROUPS, parse_texts
+from milan.units import Description, Unit
+
+MIN_SIMILARITY = 0.8  # similarity from which on two units are alike (section 5.1)
+_TERM_TAGS = POS_GROUPS["noun"] | POS_GROUPS["verb"] | POS_GROUPS["adjective"]
+
+
+def compute_similarities(
+    text_rows: Sequence[Sequence[int]], vectors: Float[np.ndarray, "texts features"]
+) -> Float[np.ndarray, "units units"]:
+    """S of every two units: the mean cosine between a text of the one and a text of the other.
+
+    Args:
+        text_rows: the rows of each unit's texts.
+        vectors: of the texts, of unit length.
+
+    >>> compute_similarities([[0], [0, 1]], np.eye(2)).tolist()
+    [[1.0, 0.5], [0.5, 0.5]]
+    """
+    means = np.stack(
+        [vectors[list(rows)].mean(0) for rows in text_rows]
+    )  # the mean of products is the product of means
+    return means @ means.T
+
+
+def group_units(
+    similarity: Float[np.ndarray, "units units"], min_similarity: float = MIN_SIMILARITY
+) -> list[list[int]]:
+    """Groups of units in which every two are at least that similar, each unit in one of them; largest first.
+
+    Complete linkage: the paper says neither in which order units are put into groups nor which of several takes a unit.
+
+    >>> group_units(np.array([[1, 0.9, 0.1], [0.9, 1, 0.85], [0.1, 0.85, 1]]))
+    [[0, 1], [2]]
+    """
+    count = len(similarity)
+    if count < 2:
+        return [[unit] for unit in range(count)]
+    apart = np.clip(1 - (similarity + similarity.T) / 2, 0, None)
+    np.fill_diagonal(apart, 0)
+    numbers = fcluster(linkage(squareform(apart, checks=False), "complete"), 1 - min_similarity + 1e-9, "distance")
+    groups: dict[int, list[int]] = {}
+    for unit, number in enumerate(numbers):
+        groups.setdefault(int(number), []).append(unit)
+    return sorted(groups.values(), key=lambda group: (-len(group), group))
+
+
+def collect_texts(description: Description, max_texts: int) -> list[str]:
+    """The description, and its best candidates until there are ``max_texts`` different texts."""
+    return list(dict.fromkeys([description.text, *(each.text for each in description.candidates if each.text)]))[
+        :max_texts
+    ]
+
+
+def index_terms(texts: Mapping[Unit, str], language: str = "") -> dict[str, list[Unit]]:
+    """The units in whose description each noun, verb and adjective occurs, the commonest first, then by alphabet."""
+    readings = parse_texts(texts.values(), language)
+    found: dict[str, list[Unit]] = {}
+    for unit, text in texts.items():
+        words = zip(readings[text].words, readings[text].pos_tags, strict=True)
+        for word in dict.fromkeys(word for word, part in words if part in _TERM_TAGS):
+            found.setdefault(word, []).append(unit)
+    return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))
+
+
+def find_units_with(texts: Mapping[Unit, str], words: Sequence[str], language: str = "") -> list[Unit]:
+    """The units whose description has one of the words, whole and in capitals or not."""
+    readings, wanted = parse_texts(texts.values(), language), {word.lower() for word in words}
+    return [unit for unit, text in texts.items() if wanted & set(readings[text].words)]
+
+
+def find_most_common(texts: Sequence[str]) -> str:
+    """The text that most of them are; of equals the first.
+
+    >>> find_most_common(["cars", "red cars", "red cars"])
+    'red cars'
+    """
+    return Counter(texts).most_common(1)[0][0]

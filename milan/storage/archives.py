@@ -1,0 +1,171 @@
+"""Unpacks archives that came from elsewhere: nothing lands outside the folder, nothing is linked, nothing fills the
+disk.
+"""
+
+import calendar
+import errno
+import lzma
+import os
+import shutil
+import stat
+import struct
+import tarfile
+import uuid
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from milan.console.command_line import clean_text
+from milan.errors import BadInput
+
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+MAX_UNPACKED_BYTES = 200 * 2**30  # bytes: ImageNet's training set is 150 GB
+_BLOCK = 4096  # bytes of the disk that the smallest file takes
+_LATEST = 2**32  # seconds since 1970 that every file system can keep, in 2106
+
+
+MAKE_ROOM = "make room, or set MILAN_CACHE to a folder on a larger disk"
+# What damaged archives raise beside the libraries' own errors: decompressors, encryption, numbers that are none.
+_DAMAGE = (zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError, ValueError, OverflowError, LookupError)
+
+
+@dataclass(frozen=True)
+class _Member:
+    name: str
+    size: int
+    modified: int
+    is_folder: bool
+    is_file: bool
+    open: Callable[[], Any]  # a binary stream
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file's name is that of an archive.
+
+    >>> is_archive(Path("photos.tar.gz")), is_archive(Path("photos.gz"))
+    (True, False)
+    """
+    return path.name.lower().endswith(ARCHIVE_SUFFIXES)
+
+
+def unpack(archive: Path, folder: Path, max_bytes: int = MAX_UNPACKED_BYTES) -> None:
+    """Unpack a zip or tar file to ``folder``, which appears whole or not at all; files keep their times.
+
+    Raises:
+        BadInput: it is no archive or a damaged one; a member would lie outside the folder, is a link or a device, or is
+            there twice; or all of them are more than ``max_bytes`` bytes, or take more than the disk has free.
+    """
+    half = folder.with_name(f".partial-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    try:
+        with _open_members(archive) as found:
+            members = _checked(archive, found, max_bytes, free_bytes(folder))
+            half.mkdir(parents=True)
+            _extract_members(members, half)
+        _publish_folder(half, folder)
+    except OSError as error:  # of the disk, or of what reads the archive
+        remedy = f"; {MAKE_ROOM}" if error.errno == errno.ENOSPC else ""
+        reason = error.strerror or str(error)
+        raise BadInput(
+            f"cannot unpack {clean_text(str(archive))} to {folder.parent}: {clean_text(reason)}{remedy}"
+        ) from None
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the bytes that are free on the disk where ``folder`` is or would be made."""
+    return shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
+
+
+def _publish_folder(half: Path, folder: Path) -> None:
+    try:
+        half.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # else another process was quicker, with the same content
+            raise
+
+
+@contextmanager
+def _open_members(archive: Path) -> Iterator[Iterator[_Member]]:
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as inside:
+                yield (_read_zip_member(inside, item) for item in inside.infolist())
+        else:
+            with tarfile.open(archive) as packed:
+                yield (_read_tar_member(packed, item) for item in packed)
+    except (zipfile.BadZipFile, tarfile.TarError, *_DAMAGE) as error:
+        raise BadInput(f"cannot unpack {clean_text(str(archive))}: {clean_text(str(error))}") from None
+
+
+def _read_zip_member(archive: zipfile.ZipFile, item: zipfile.ZipInfo) -> _Member:
+    kind = stat.S_IFMT(item.external_attr >> 16)
+    try:
+        time = calendar.timegm((*item.date_time, 0, 0, 0))
+    except ValueError:  # month 0, as of tools that write no times
+        time = 0
+    plain = kind in (0, stat.S_IFREG) and not item.is_dir()
+    return _Member(
+        item.filename,
+        item.file_size,
+        time,
+        item.is_dir() and kind in (0, stat.S_IFDIR),
+        plain,
+        partial(archive.open, item),
+    )
+
+
+def _read_tar_member(archive: tarfile.TarFile, item: tarfile.TarInfo) -> _Member:
+    # Any decimal number may stand there, NaN and infinity, too.
+    time = int(item.mtime) if 0 <= item.mtime < _LATEST else 0
+    return _Member(item.name, item.size, time, item.isdir(), item.isreg(), partial(archive.extractfile, item))
+
+
+def _checked(archive: Path, members: Iterable[_Member], limit: int, free: int) -> list[_Member]:
+    """The members, if all of them may be unpacked; those behind one that is refused are not read."""
+    refused = f"{clean_text(str(archive))} is refused: "
+    total = taken = 0
+    checked = []
+    seen: set[PurePosixPath] = set()
+    files: set[PurePosixPath] = set()
+    for member in members:
+        path = PurePosixPath(member.name.replace("\\", "/"))
+        name = clean_text(member.name)
+        if path.is_absolute() or ".." in path.parts or (member.is_file and not path.parts) or "\0" in member.name:
+            raise BadInput(f"{refused}{name!r} would lie outside the folder it is unpacked to")
+        if not member.is_folder and not member.is_file:
+            raise BadInput(f"{refused}{name!r} is a link or a device, not a file")
+        if (member.is_file and path in seen) or not files.isdisjoint(
+            [path, *path.parents] if member.is_folder else path.parents
+        ):
+            raise BadInput(f"{refused}{name!r} is in it twice")
+        seen.add(path)
+        if member.is_file:
+            files.add(path)
+            seen.update(path.parents)
+        total += member.size
+        taken += (member.size // _BLOCK + 1) * _BLOCK
+        if total > limit:
+            raise BadInput(f"{refused}{total:,} bytes unpacked, more than {limit:,}")
+        if taken > free:
+            raise BadInput(f"{refused}it takes {taken:,} bytes unpacked, and {free:,} are free; {MAKE_ROOM}")
+        checked.append(member)
+    return checked
+
+
+def _extract_members(members: list[_Member], folder: Path) -> None:
+    for member in members:
+        target = folder / member.name.replace("\\", "/")
+        if member.is_folder:
+            target.mkdir(parents=True, exist_ok=True)
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Neither library reads more of a member than its header says.
+        with member.open() as source, target.open("xb") as written:
+            shutil.copyfileobj(source, written)
+        os.utime(target, (member.modified, member.modified))

@@ -1,0 +1,89 @@
+"""Ask a hub, report within seconds that it cannot be asked, and load models without running their code."""
+
+import logging
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from milan.errors import BadInput
+
+TIMEOUT_SECONDS = 5  # seconds until a hub that does not answer counts as out of reach
+WEIGHTS_HINT = "--weights FILE (or --weights random)"
+
+
+def is_reachable(url: str) -> bool:
+    """Whether the server of ``url`` answers at all, be it with a refusal; proxies of the environment are used."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=TIMEOUT_SECONDS):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError):
+        return False
+
+
+def make_unreachable_error(subject: str, url: str, cached: Path | str, hint: str = WEIGHTS_HINT) -> BadInput:
+    """The error for something that is neither cached nor to be had."""
+    return BadInput(
+        f"{subject} is not on this machine and {url} is out of reach; it would be cached as {cached}; give {hint}"
+    )
+
+
+def format_error_line(error: BaseException) -> str:
+    """Return what a library's error says, on one line of at most 300 characters."""
+    text = " ".join(str(error).split())
+    if "trust_remote_code" in text:
+        return "it needs code from its own folder, which is never run; give a model whose class the library has itself"
+    return text[:300] or type(error).__name__
+
+
+def _is_online() -> bool:
+    from huggingface_hub import constants
+
+    return not constants.HF_HUB_OFFLINE and is_reachable(constants.ENDPOINT)
+
+
+def find_cached_if_offline(repository: str, filenames: Sequence[str], hint: str = WEIGHTS_HINT) -> Path | None:
+    """None where the Hugging Face hub may be asked and answers; otherwise the first of a repository's files that is in
+    the cache.
+
+    Raises:
+        BadInput: if the repository is neither cached nor to be had, within seconds.
+    """
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if _is_online():
+        return None
+    for filename in filenames:
+        cached = try_to_load_from_cache(repository, filename, cache_dir=constants.HF_HUB_CACHE)
+        if isinstance(cached, str):
+            return Path(cached)
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    raise make_unreachable_error(repository, f"{constants.ENDPOINT}/{repository}", folder, hint)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Load a transformers model without bars and notices, and without a question whether code in its folder may run.
+
+    All calls in this package pass ``trust_remote_code=False``. Libraries that load transformers models themselves
+    (open_clip, bert-score) do not; transformers would then ask on the console, and run the code after a "y".
+    """
+    from transformers import dynamic_module_utils as remote_code
+    from transformers.utils import logging as notices
+
+    level, bar = notices.get_verbosity(), notices.is_progress_bar_enabled()
+    seconds = remote_code.TIME_OUT_REMOTE_CODE
+    notices.set_verbosity(logging.ERROR)
+    notices.disable_progress_bar()
+    # Without time for an answer it refuses instead of asking.
+    remote_code.TIME_OUT_REMOTE_CODE = 0
+    try:
+        yield
+    finally:
+        remote_code.TIME_OUT_REMOTE_CODE = seconds
+        notices.set_verbosity(level)
+        if bar:
+            notices.enable_progress_bar()

@@ -1,0 +1,94 @@
+"""Detect files that were truncated or changed after they were written, and make them again."""
+
+import hashlib
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeGuard, TypeVar
+
+from milan.errors import BadInput, MilanNotice
+from milan.storage.files import atomic_write, content_key
+from milan.storage.text_files import read_json_object
+
+T = TypeVar("T")
+HASHED = 64 * 2**20  # bytes; of a larger file only the size is compared
+Marks = dict[str, list[Any]]  # by file name: size in bytes, and sha256 (empty for large files)
+
+
+def checksums(folder: Path, names: Iterable[str]) -> Marks:
+    """Return size and sha256 of some files in a folder, as ``damage`` compares them."""
+    return {name: _mark(folder / name) for name in names}
+
+
+def damage(folder: Path, marks: Mapping[str, Any]) -> str:
+    """Return what is wrong with the first file that differs from its ``checksums``; an empty text if none does."""
+    for name, before in marks.items():
+        try:
+            now = _mark(folder / name)
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
+        if now[0] != before[0]:
+            return f"{name} is damaged ({now[0]} bytes instead of {before[0]})"
+        if now != before:
+            return f"{name} is damaged (its checksum differs)"
+    return ""
+
+
+def is_sound(facts: dict[str, Any] | None, folder: Path) -> TypeGuard[dict[str, Any]]:
+    """Return whether ``facts["files"]`` are the ``checksums`` of the folder's files as they are now."""
+    files = facts.get("files") if facts else None
+    return isinstance(files, dict) and not damage(folder, files)
+
+
+def _mark(file: Path) -> list[Any]:
+    size = file.stat().st_size
+    return [size, hashlib.sha256(file.read_bytes()).hexdigest() if size <= HASHED else ""]
+
+
+def sealed(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Add to the facts of a JSON file the checksum by which ``read_sealed`` detects changes.
+
+    >>> sealed({"a": 1})
+    {'a': 1, 'checksum': '015abd7f5cc57a2d'}
+    """
+    return {**facts, "checksum": content_key(**facts)}
+
+
+def read_sealed(file: Path) -> dict[str, Any]:
+    """Read ``sealed`` facts.
+
+    Raises:
+        BadInput: the file cannot be read, holds no such facts, or was changed.
+    """
+    found = read_json_object(file)
+    if sealed({name: value for name, value in found.items() if name != "checksum"}) != found:
+        raise BadInput(f"{file} is damaged or was changed (its checksum differs)")
+    return found
+
+
+def json_or_none(file: Path) -> dict[str, Any] | None:
+    """Return the object that a JSON file holds, or None if there is no such file or it is damaged."""
+    with suppress(BadInput):
+        return read_json_object(file)
+    return None
+
+
+def made_once(file: Path, make: Callable[[Path], object], read: Callable[[Path], T]) -> T:
+    """Read a file of the cache, which is made first if it is missing or damaged.
+
+    Args:
+        make: writes the file, to the path that it is given.
+        read: returns what the file holds, and raises for a truncated file, as ``numpy.load`` does.
+    """
+    if file.is_file():
+        try:
+            return read(file)
+        # A damaged file makes its reader raise anything; a fault of the reader itself is raised again below.
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            warnings.warn(f"{file} is damaged ({reason}) and is made again", MilanNotice, stacklevel=2)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(file) as partial:
+        make(partial)
+    return read(file)

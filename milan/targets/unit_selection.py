@@ -1,0 +1,81 @@
+"""Which layers, units and probe of a target are meant, where they are named in words or not at all."""
+
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from milan.diorama.networks import LAYERS
+from milan.errors import BadInput, MilanWarning, UnknownName
+from milan.targets.target import Target
+from milan.units import Unit
+
+
+def get_default_layers(target: Target) -> list[str]:
+    """The annotated layers of Diorama's networks; of others the user names them."""
+    name = target.spec.partition("diorama:")[2]
+    if name not in LAYERS:
+        raise BadInput(
+            f"no layers were named for {target.name}; name some with --layers A B (--list_layers prints them)"
+        )
+    return LAYERS[name]
+
+
+def default_out(made: str, target: Target) -> Path:
+    """Where what is made of a target is written unless told otherwise: ``runs/MADE-TARGET``."""
+    return Path("runs") / f"{made}-{target.slug}"
+
+
+def get_default_probe(target: Target) -> str:
+    """The probe of the task that a network of Diorama was made for."""
+    task = target.spec.rpartition("-")[2]
+    return f"diorama:{task if task in ('objects', 'scenes') else 'objects'}"
+
+
+def select_units(target: Target, layers: Iterable[str] = (), units: str | Iterable[Unit] = "") -> dict[str, list[int]]:
+    """The indices asked for in each of the layers, of a target of Diorama in those that it has of its own; see
+    ``parse_unit_selection``.
+    """
+    return parse_unit_selection(
+        units, {layer.name: layer.units for layer in target.select_layers(list(layers) or get_default_layers(target))}
+    )
+
+
+def parse_unit_selection(selection: str | Iterable[Unit], counts: Mapping[str, int]) -> dict[str, list[int]]:
+    """The indices asked for in each layer that has ``counts`` units.
+
+    >>> parse_unit_selection("0-2,5", {"conv1": 8}), parse_unit_selection("fc:1", {"conv1": 8, "fc": 4})
+    ({'conv1': [0, 1, 2, 5]}, {'fc': [1]})
+    """
+    if not selection:
+        return {layer: list(range(count)) for layer, count in counts.items()}
+    found: dict[str, set[int]] = {layer: set() for layer in counts}
+    units = [] if isinstance(selection, str) else [(unit.layer, unit.index, unit.index) for unit in selection]
+    for layer, first, last in _ranges(selection, counts) if isinstance(selection, str) else units:
+        part = f"{layer}{':' * bool(layer)}{first}{f'-{last}' * (last > first)}"
+        if layer and layer not in counts:
+            raise UnknownName("layer of units", layer, counts, f"it is in {part!r}; name it among the layers too")
+        for name in [layer] if layer else counts:
+            if first >= counts[name] or (layer and last >= counts[name]):
+                raise BadInput(f"units of {name} lie between 0 and {counts[name] - 1}; {part!r} asks for others")
+            if last >= counts[name]:
+                text = f"{name} has {counts[name]} units: of {part!r} took up to {counts[name] - 1}"
+                warnings.warn(text, MilanWarning, stacklevel=2)
+            found[name] |= set(range(first, min(last, counts[name] - 1) + 1))
+    return {layer: sorted(indices) for layer, indices in found.items() if indices}
+
+
+def _ranges(text: str, layers: Iterable[str]) -> Iterator[tuple[str, int, int]]:
+    """Each ``LAYER:FIRST-LAST`` of a list, in which the layer and the last may be left out.
+
+    The layers' names may have commas and colons in them; the longest name that fits is taken.
+    """
+    names = "|".join(re.escape(layer) for layer in sorted(layers, key=len, reverse=True))
+    part = re.compile(rf"\s*(?:({names}|[^,]+):)?(\d+)(?:-(\d+))?\s*(?:,|$)")
+    place = 0
+    while place < len(text):
+        match = part.match(text, place)
+        if not match or int(match[3] or match[2]) < int(match[2]):
+            raise BadInput(f"not units: {text[place:].partition(',')[0].strip()!r}; write 0-99 or 3,17 or LAYER:0-9")
+        yield match[1] or "", int(match[2]), int(match[3] or match[2])
+        place = match.end()
