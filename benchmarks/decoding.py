@@ -129,7 +129,8 @@ def main() -> None:
     )
     print(f"| neurons a second | {rate:.2f} ({rate / OFFICIAL:.1f} times the 2022 code's {OFFICIAL}) |")
     print(
-        f"| matrix products done | {count.total / 1e9:.0f} GFLOP ({unshared(options.batch) / 1e9:.0f} if nothing were shared) |"
+        f"| matrix products done | {count.total / 1e9:.0f} GFLOP ({unshared(options.batch) / 1e9:.0f} if nothing were"
+        " shared) |"
     )
     print(f"| a large matrix product here and now | {flops / 1e9:.0f} GFLOP/s, {torch.get_num_threads()} threads |")
     bound = options.batch * flops / count.total

@@ -108,7 +108,8 @@ def compare(units: int, reference: int, rounds: int, seed: int) -> None:
     )
     seconds = {name: median(each) for name, each in times.items()}
     print(
-        f"{len(split.train):,} images x {CONCEPTS:,} concepts, {units} units ({reference} by scikit-learn), {rounds} rounds\n"
+        f"{len(split.train):,} images x {CONCEPTS:,} concepts, {units} units ({reference} by scikit-learn), {rounds}"
+        " rounds\n"
     )
     print("| | s per unit | Gram matrix, once, s | held-out correlation | length |\n|---|---|---|---|---|")
     row = "| {} | {:.4f} | {} | {:.4f} | {:.2f} |"
@@ -127,11 +128,13 @@ def compare(units: int, reference: int, rounds: int, seed: int) -> None:
         )
     )
     print(
-        f"\nratio {seconds['ours'] / seconds['scikit-learn']:.4f}; with the Gram matrix {(gram / units + seconds['ours']):.4f} s per unit;"
+        f"\nratio {seconds['ours'] / seconds['scikit-learn']:.4f}; with the Gram matrix"
+        f" {(gram / units + seconds['ours']):.4f} s per unit;"
     )
     print(f"the planted sums themselves reach {best[:reference].mean():.4f}; all {units} units: {one.mean():.4f}")
     print(
-        f"same concepts chosen for {np.mean([a.columns == b.columns for a, b in zip(here, there, strict=False)]):.1%} of units"
+        f"same concepts chosen for {np.mean([a.columns == b.columns for a, b in zip(here, there, strict=False)]):.1%}"
+        " of units"
     )
 
 

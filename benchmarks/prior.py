@@ -90,10 +90,12 @@ def main() -> None:
     counted = {discount: perplexity(held_out, trigram(seen, words, discount)) for discount in DISCOUNTS}
     discount = min(counted, key=lambda one: counted[one])
     print(
-        f"\n{len(split.train)} units ({len(seen)} texts) seen, {len(split.held_out)} units ({len(held_out)} texts, {tokens} tokens,"
+        f"\n{len(split.train)} units ({len(seen)} texts) seen, {len(split.held_out)} units ({len(held_out)} texts,"
+        f" {tokens} tokens,"
     )
     print(
-        f"{unknown} of them <unk>) held out; {len(vocabulary)} words with specials; {model.trained_on['epochs']} epochs\n"
+        f"{unknown} of them <unk>) held out; {len(vocabulary)} words with specials; {model.trained_on['epochs']}"
+        " epochs\n"
     )
     print("| | perplexity of a held-out token |\n| --- | --- |")
     print(

@@ -108,18 +108,21 @@ def compare(options: argparse.Namespace) -> None:
         others.append(part * options.units / options.plain)
     assert isinstance(scores, Tensor)
     print(
-        f"{options.images:,} images, {options.units:,} units, {options.concepts:,} concepts, {torch.get_num_threads()} threads\n"
+        f"{options.images:,} images, {options.units:,} units, {options.concepts:,} concepts, {torch.get_num_threads()}"
+        " threads\n"
     )
     print(f"| median of {options.rounds} | seconds | peak GB |\n|---|---|---|")
     print(
-        f"| ours | {median(ours):.1f} ({min(ours):.1f} to {max(ours):.1f}) | {memory:.2f}, of which arguments {before:.2f} |"
+        f"| ours | {median(ours):.1f} ({min(ours):.1f} to {max(ours):.1f}) | {memory:.2f}, of which arguments"
+        f" {before:.2f} |"
     )
     print(f"| plain, from {options.plain} units | {median(others):.0f} ({min(others):.0f} to {max(others):.0f}) | |")
     print(f"\nratio {median(others) / median(ours):.1f}")
     compared = min(options.checked or options.concepts, options.concepts)
     largest, same = errors(scores, likeness, activations, compared)
     print(
-        f"largest error against float64, {options.units:,} units x {compared:,} concepts: {largest:.1e}; same best concept: {same:.2%}"
+        f"largest error against float64, {options.units:,} units x {compared:,} concepts: {largest:.1e}; same best"
+        f" concept: {same:.2%}"
     )
 
 

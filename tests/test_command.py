@@ -145,7 +145,10 @@ def test_help_tells_the_docstring(capsys: pytest.CaptureFixture) -> None:
 
 
 def test_command_and_package_import_no_torch() -> None:
-    code = "import sys, milan, milan.console.command_line, milan.storage.files, milan.console.progress, milan.storage.packaged_data; print('torch' in sys.modules)"
+    code = (
+        "import sys, milan, milan.console.command_line, milan.storage.files, milan.console.progress,"
+        " milan.storage.packaged_data; print('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
@@ -223,7 +226,10 @@ def test_signals_end_it_cleanly(tmp_path: Path, number: signal.Signals, status: 
 
 def test_a_reader_that_leaves_is_no_fault() -> None:
     printed = "[terminal(80).print('x' * 1000) for _ in range(1000)]"
-    code = f"import sys; from milan.console.command_line import run_program, terminal; sys.exit(run_program(lambda: {printed}))"
+    code = (
+        "import sys; from milan.console.command_line import run_program, terminal; sys.exit(run_program(lambda:"
+        f" {printed}))"
+    )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stderr is not None
@@ -240,9 +246,9 @@ FULL = pytest.param("{} >/dev/full", marks=pytest.mark.skipif(not Path("/dev/ful
 def test_an_output_that_takes_little_or_nothing_is_no_fault(shell: str) -> None:
     """Closed, in ASCII, full: a plain message, the console of rich and a warning are printed, escaped or discarded."""
     code = (
-        "import sys, warnings; from milan.console.command_line import run_program, terminal; from milan.errors import MilanWarning\n"
-        "def main(): print('ü'); terminal(80).print('ü'); warnings.warn('ü', MilanWarning)\n"
-        "sys.exit(run(main))"
+        "import sys, warnings; from milan.console.command_line import run_program, terminal; from milan.errors import"
+        " MilanWarning\ndef main(): print('ü'); terminal(80).print('ü'); warnings.warn('ü',"
+        " MilanWarning)\nsys.exit(run(main))"
     )
     command = shell.format(f'{sys.executable} -c "{code}"')
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
@@ -254,7 +260,10 @@ def test_an_output_that_takes_little_or_nothing_is_no_fault(shell: str) -> None:
 
 
 def test_a_warning_of_a_library_ends_no_run() -> None:
-    code = "import warnings; from milan.console.command_line import run_program; exit(run_program(lambda: warnings.warn('old', DeprecationWarning)))"
+    code = (
+        "import warnings; from milan.console.command_line import run_program; exit(run_program(lambda:"
+        " warnings.warn('old', DeprecationWarning)))"
+    )
     assert subprocess.run([sys.executable, "-W", "error", "-c", code], check=False).returncode == 0
 
 

@@ -67,7 +67,10 @@ def test_types() -> None:
 
 
 def test_imports_point_down() -> None:
-    run = "import sys; sys.path.insert(0, '.'); from importlinter.cli import lint_imports; sys.exit(lint_imports(cache_dir=None))"
+    run = (
+        "import sys; sys.path.insert(0, '.'); from importlinter.cli import lint_imports;"
+        " sys.exit(lint_imports(cache_dir=None))"
+    )
     assert not told(sys.executable, "-c", run)
 
 
@@ -176,7 +179,10 @@ def test_links_of_the_texts_lead_somewhere() -> None:
 
 
 def test_help_is_quick() -> None:
-    code = "import sys, runpy\nsys.argv = ['describe.py', '--help']\ntry: runpy.run_path('describe.py', run_name='__main__')\n"
+    code = (
+        "import sys, runpy\nsys.argv = ['describe.py', '--help']\ntry: runpy.run_path('describe.py',"
+        " run_name='__main__')\n"
+    )
     code += "except SystemExit: print('\\ntorch' if 'torch' in sys.modules else '\\nno torch')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.endswith("\nno torch\n")

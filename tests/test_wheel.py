@@ -72,7 +72,10 @@ def test_all_that_the_default_needs_travels(wheel: Path) -> None:
 
 
 def test_embedded_files_are_those_of_the_wheel(installed: Path) -> None:
-    code = "import milan; from milan.storage.packaged_data import locate_packaged_data; print(milan.__file__, locate_packaged_data('data/diorama'), locate_packaged_data('configs/prior.yaml'))"
+    code = (
+        "import milan; from milan.storage.packaged_data import locate_packaged_data; print(milan.__file__,"
+        " locate_packaged_data('data/diorama'), locate_packaged_data('configs/prior.yaml'))"
+    )
     for path in run(installed, "-c", code).split():
         assert path.startswith(str(installed))
 

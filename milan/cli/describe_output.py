@@ -41,7 +41,8 @@ def print_result(catalogue: Catalogue, out: "str | object") -> None:
     counts = ", ".join(f"{count} {status}" for status, count in catalogue.status_counts.items() if status != "ok")
     shown = min(PRINTED_UNITS, len(catalogue.descriptions))
     console.print(
-        f"{len(catalogue.descriptions)} of {len(catalogue)} units described{counts and f' ({counts})'}; {shown} of them above"
+        f"{len(catalogue.descriptions)} of {len(catalogue)} units described{counts and f' ({counts})'}; {shown} of them"
+        " above"
     )
     if note := catalogue.facts.get("simulated"):
         console.print(f"[dim]{escape_markup(str(note))}[/]", soft_wrap=True)
@@ -91,13 +92,18 @@ def print_plan(plan: DescribeRun) -> None:
         ("disk", f"about {_estimate_bytes(plan) / 2**20:,.0f} MiB in {plan.out}"),
         (
             "time",
-            f"about {_estimate_seconds(plan) / 60:.1f} minutes to dissect on {plan.target.device}; then the describer's own",
+            (
+                f"about {_estimate_seconds(plan) / 60:.1f} minutes to dissect on {plan.target.device}; then the"
+                " describer's own"
+            ),
         ),
         (
             "kept",
-            "an earlier run is there: what fits this one is not done again"
-            if (plan.out / "journal.sqlite").exists()
-            else "nothing from before",
+            (
+                "an earlier run is there: what fits this one is not done again"
+                if (plan.out / "journal.sqlite").exists()
+                else "nothing from before"
+            ),
         ),
     ):
         console.print(f"{name:9} {escape_markup(text)}", soft_wrap=True)

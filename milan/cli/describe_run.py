@@ -164,7 +164,8 @@ def _collect_facts(plan: DescribeRun, dissections: dict[str, Dissection], entrie
     failed = [entry for entry in entries if entry.status == "failed"]
     describer_facts = (
         [
-            f"{len(failed)} units could not be described ({failed[0].unit}: {failed[0].reason}); run again to try them again"
+            f"{len(failed)} units could not be described ({failed[0].unit}: {failed[0].reason}); run again to try them"
+            " again"
         ]
         if failed
         else []

@@ -294,7 +294,8 @@ class TrainCLI(LightningCLI):
         }
         model.cpu().eval().save_pretrained(self.out)
         print(
-            f"{metric} on held-out units: {score:.4g} (best of {self.trainer.current_epoch} epochs); model in {self.out}"
+            f"{metric} on held-out units: {score:.4g} (best of {self.trainer.current_epoch} epochs); model in"
+            f" {self.out}"
         )
 
 

@@ -179,10 +179,8 @@ def read_texts(path: Path) -> Iterator[str]:
             yield from (str(each["caption"]) for each in json.loads(path.read_text(encoding="utf-8"))["annotations"])
             return
         with (
-            gzip.open(path, "rt", encoding="utf-8")
-            if path.suffix == ".gz"
-            else path.open(encoding="utf-8-sig") as lines
-        ):
+            gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8-sig")
+        ) as lines:
             listed = ".json" in path.suffixes or ".jsonl" in path.suffixes
             for line in lines:
                 if line.strip():

@@ -160,6 +160,7 @@ def fit_calibration(
     scale = float(found[0] / spread)
     if scale <= 0:
         raise BadInput(
-            "the image-text model's similarities do not rise with the labels; give calibration=A,B, or take another model"
+            "the image-text model's similarities do not rise with the labels; give calibration=A,B, or take another"
+            " model"
         )
     return scale, float(found[1] / scale - middle)

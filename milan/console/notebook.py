@@ -41,7 +41,10 @@ def render_description(description: "Description") -> str:
     rows = "".join(_render_row(each.text, each.score) for each in description.candidates[:MAX_CANDIDATES])
     more = len(description.candidates) - MAX_CANDIDATES
     rest = f"<tr><td {MUTED_STYLE}>and {more} more</td></tr>" if more > 0 else ""
-    considered = f"<details><summary {MUTED_STYLE}>{len(description.candidates)} considered</summary><table>{rows}{rest}</table></details>"
+    considered = (
+        f"<details><summary {MUTED_STYLE}>{len(description.candidates)}"
+        f" considered</summary><table>{rows}{rest}</table></details>"
+    )
     return head + concepts + (considered if rows else "")
 
 

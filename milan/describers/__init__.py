@@ -18,10 +18,10 @@ __all__ = [
     "check_describer",
     "find_describer_class",
     "list_describers",
-    "select_active",
     "load_describer",
-    "sources_of",
     "parse_settings",
+    "select_active",
+    "sources_of",
 ]
 
 

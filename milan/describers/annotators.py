@@ -124,8 +124,8 @@ def simulate_annotations(dissection: Dissection, unit: Unit, seed: int = 0) -> l
     """
     if not shows_diorama(dissection.probe):
         raise MissingEvidence(
-            f"nobody annotated {dissection.layer}, and none can be simulated on the probe {dissection.probe!r}; give source=FOLDER, "
-            "or dissect on diorama:objects"
+            f"nobody annotated {dissection.layer}, and none can be simulated on the probe {dissection.probe!r}; give"
+            " source=FOLDER, or dissect on diorama:objects"
         )
     signatures, at_large = _load_statistics(dissection)
     found = dissection.exemplars(unit)

@@ -291,8 +291,8 @@ def _filter_concepts(found: Presence, split: RowSplit) -> tuple[list[str], Float
     kept = torch.nonzero((surest >= MIN_TOP_MEAN) & (train.std(0, correction=0) >= MIN_DEVIATION)).flatten()
     if not len(kept):
         raise BadInput(
-            f"none of {len(found.names)} concepts is shown by at least three of {len(train)} training images and absent from others; "
-            "dissect on a probe of more images, or take other evidence"
+            f"none of {len(found.names)} concepts is shown by at least three of {len(train)} training images and absent"
+            " from others; dissect on a probe of more images, or take other evidence"
         )
     return [found.names[column] for column in kept.tolist()], found.matrix[:, kept]
 

@@ -130,8 +130,9 @@ class Milan(Describer):
         if prior and prior.vocabulary != captioner.vocabulary:
             differing = sorted(set(prior.vocabulary.words) ^ set(captioner.vocabulary.words))
             raise BadInput(
-                f"the prior {self.prior} and the captioner {self.captioner} have different vocabularies ({len(differing)} words differ: "
-                f"{', '.join(differing[:5]) or 'their order'}); use two that were trained together"
+                f"the prior {self.prior} and the captioner {self.captioner} have different vocabularies"
+                f" ({len(differing)} words differ: {', '.join(differing[:5]) or 'their order'}); use two that were"
+                " trained together"
             )
         prior = prior.to(self.device).eval() if prior else None
         return MilanModels(captioner.to(self.device).eval(), prior, self._load_encoder(captioner))

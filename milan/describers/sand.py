@@ -30,8 +30,8 @@ MaskFill = Literal["black", "grey", "mean"]
 KEPT_CANDIDATES = 10  # candidates kept with a description
 GREY = 128
 INFERRED_NOTICE = (
-    "SAND is built from its paper's appendix; inferred are: η as a share of each image's peak activation, black outside the mask, "
-    "exemplars that count alike, and the mean cosine as the score"
+    "SAND is built from its paper's appendix; inferred are: η as a share of each image's peak activation, black outside"
+    " the mask, exemplars that count alike, and the mean cosine as the score"
 )
 
 

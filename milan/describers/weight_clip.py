@@ -152,7 +152,8 @@ class WeightClip(LlmExplainer):
             found = {unit: text for unit, text in self._table.items() if unit.layer == layer}
             if not found:
                 raise BadInput(
-                    f"{self.of} describes no unit of {layer}; it has {', '.join(sorted({unit.layer for unit in self._table}))}"
+                    f"{self.of} describes no unit of {layer}; it has"
+                    f" {', '.join(sorted({unit.layer for unit in self._table}))}"
                 )
             return found
         other = next((each for each in _find_sibling_dissections(dissection) if each.layer == layer), None)

@@ -16,7 +16,8 @@ from milan.diorama.things import THINGS_BY_NAME
 
 ANY_WORD = "?"  # where a text says that there is writing, but not what
 OPENING_PATTERN = re.compile(
-    r"^(?:there (?:is|are) )?(?:(?:an? |the )?(?:picture|photo|photograph|image|view|close-up|drawing)s? of (?:an? |the )?)?(?:an? |the )?"
+    r"^(?:there (?:is|are) )?(?:(?:an? |the )?(?:picture|photo|photograph|image|view|close-up|drawing)s? of (?:an? |the"
+    r" )?)?(?:an? |the )?"
 )
 WITHIN, WITH, OF, AND = "within", "with", "of", "and"
 LINKS = {"in": WITHIN, "at": WITHIN, "with": WITH, "that says": WITH, "which says": WITH, "saying": WITH, "of": OF, "and": AND, "or": AND,

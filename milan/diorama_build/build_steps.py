@@ -421,7 +421,8 @@ def build(
     if missing:
         why = ", ".join(f"{name} ({reason})" for name, reason in missing.items())
         raise BuildFailed(
-            f"{len(missing)} of {len(wanted)} parts were not built: {why}; run the same command again to make what is missing"
+            f"{len(missing)} of {len(wanted)} parts were not built: {why}; run the same command again to make what is"
+            " missing"
         )
     if len(wanted) == len(BUILD_STEPS):
         record_total_time(data / TIMES_FILE, monotonic() - started, jobs, turn=shop.work / "parts")

@@ -149,9 +149,11 @@ class CaptionerBatches:
         codes = self.dataset.signatures.pixels
         whole = rng.random(len(rows)) < WHOLE_SHARE
         shown = [
-            SceneView(np.asarray(codes[row]), None, (0.0, 0.0, 64.0))
-            if all_of_it
-            else self.image_text_batches.make_crop(codes[row], rng)
+            (
+                SceneView(np.asarray(codes[row]), None, (0.0, 0.0, 64.0))
+                if all_of_it
+                else self.image_text_batches.make_crop(codes[row], rng)
+            )
             for row, all_of_it in zip(rows, whole, strict=True)
         ]
         texts = [

@@ -1,6 +1,7 @@
 """Crops of pictures as DINO shows them: many of each, large and small, mirrored, in other colours, blurred (Caron et
 al. 2021, section 3.1;
-Grill et al. 2020, appendix B). What is drawn differs from picture to picture and depends on a random generator alone."""
+Grill et al. 2020, appendix B). What is drawn differs from picture to picture and depends on a random generator alone.
+"""
 
 import math
 

@@ -230,7 +230,8 @@ def train_vision_encoder(config: VisionEncoderConfig, work: Path, *, seed: int, 
             fit_stand_in(learner, lambda step: learner.loss(make_encoder_batch(dataset, config.batch_size, seed, step), step), config.steps, kept,
                 learning_rate=config.learning_rate, muon_parameters=turned)  # fmt: skip
             print(
-                f"{name}: right on held-out scenes, in percent: {evaluate_vision_encoder(learner, work, min(scenes, 1_000))}",
+                f"{name}: right on held-out scenes, in percent:"
+                f" {evaluate_vision_encoder(learner, work, min(scenes, 1_000))}",
                 flush=True,
             )
             with atomic_write(file) as path:

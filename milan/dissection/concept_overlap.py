@@ -334,7 +334,10 @@ class _OverlapCounter:
 
     def _check_unreadable(self) -> None:
         if self.unreadable:
-            text = f"{len(self.unreadable)} of {len(self.probe)} images left out, for their labels: {'; '.join(self.unreadable[:3])}"
+            text = (
+                f"{len(self.unreadable)} of {len(self.probe)} images left out, for their labels:"
+                f" {'; '.join(self.unreadable[:3])}"
+            )
             warnings.warn(text, MilanWarning, stacklevel=2)
 
 

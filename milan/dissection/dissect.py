@@ -216,7 +216,8 @@ def _check_indices(layer: str, indices: Iterable[int], units: int) -> tuple[int,
     wrong = [index for index in found if not 0 <= index < units]
     if wrong or not found:
         raise BadInput(
-            f"units of {layer} lie between 0 and {units - 1}; {f'there is no {wrong[0]}' if wrong else 'none was given'}"
+            f"units of {layer} lie between 0 and {units - 1};"
+            f" {f'there is no {wrong[0]}' if wrong else 'none was given'}"
         )
     return found
 
@@ -230,7 +231,10 @@ def _fit_memory(plans: list[LayerPlan], memory: int) -> list[LayerPlan]:
     left = memory - sum(plan.map_bytes for plan in plans)
     if left < memory // 4:
         needed = sum(plan.map_bytes for plan in plans)
-        text = f"the exemplars' activation maps alone take {needed / 2**30:.2f} GiB of the {memory / 2**30:.2f} GiB of memory"
+        text = (
+            f"the exemplars' activation maps alone take {needed / 2**30:.2f} GiB of the {memory / 2**30:.2f} GiB of"
+            " memory"
+        )
         raise BadInput(f"{text}; raise it, or ask for fewer layers, units or exemplars (k)")
     share = left // 3  # the buffers, and as much again while they are read out or merged
     waiting = sorted(plans, key=lambda plan: plan.buffer_bytes)
@@ -402,13 +406,19 @@ def _warn_of(plans: list[LayerPlan], out: Path, new: set[str]) -> None:
             warn_again(facts.get("warnings", []))
         if facts["not_finite"]:
             units, more = facts["not_finite"][:10], len(facts["not_finite"]) - 10
-            text = f"{plan.layer.name}: NaN or infinite activations in units {', '.join(map(str, units))}{f' and {more} more' * (more > 0)}"
+            text = (
+                f"{plan.layer.name}: NaN or infinite activations in units"
+                f" {', '.join(map(str, units))}{f' and {more} more' * (more > 0)}"
+            )
             warnings.warn(f"{text}; they count as the lowest", MilanWarning, stacklevel=3)
         if facts.get("nondeterministic"):
             text = f"{facts['nondeterministic']}; another run may find other exemplars"
             warnings.warn(text, MilanWarning, stacklevel=3)
         if facts["rank_error"]:
-            text = f"{plan.layer.name}: thresholds are of a sample of 1 in {1 / facts['sampled']:.0f} values, to fit the memory"
+            text = (
+                f"{plan.layer.name}: thresholds are of a sample of 1 in {1 / facts['sampled']:.0f} values, to fit the"
+                " memory"
+            )
             error = f"the quantile {plan.quantile} may be off by {facts['rank_error']:.2g} in rank"
             warnings.warn(f"{text}; {error}; raise memory for exact ones", MilanWarning, stacklevel=3)
 
@@ -424,7 +434,8 @@ def _check_space(out: Path, plans: list[LayerPlan], probe: Probe) -> None:
     free = shutil.disk_usage(out).free
     if free < needed:
         raise BadInput(
-            f"{out} has {free / 2**30:.2f} GiB free and this may take {needed / 2**30:.2f}; free some, or name another folder"
+            f"{out} has {free / 2**30:.2f} GiB free and this may take {needed / 2**30:.2f}; free some, or name another"
+            " folder"
         )
 
 

@@ -114,7 +114,10 @@ class DissectionRun:
         if len(self.skipped) > MAX_UNREADABLE_SHARE * len(
             self.readable
         ):  # the probe judges only what this process read since it began
-            text = f"{len(self.skipped)} of {len(self.readable)} images of {self.probe.spec or self.probe.name} cannot be read (more than 5%)"
+            text = (
+                f"{len(self.skipped)} of {len(self.readable)} images of {self.probe.spec or self.probe.name} cannot be"
+                " read (more than 5%)"
+            )
             raise BadInput(f"{text}, such as those numbered {', '.join(map(str, self.skipped[:3]))}")
 
     @property

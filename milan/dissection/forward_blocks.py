@@ -163,7 +163,10 @@ class _BlockRunner:
             raise BadInput(
                 f"not enough memory to run {self.target.name} on one image; free some, or take smaller images"
             )
-        text = "not enough memory for a block of images at once: went on with half of it at a time; the last digits may differ"
+        text = (
+            "not enough memory for a block of images at once: went on with half of it at a time; the last digits may"
+            " differ"
+        )
         warnings.warn(text, MilanWarning, stacklevel=2)
         if self.target.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -163,7 +163,8 @@ class ReleasedDissection(Dissection):
         for name, shape in files.items():
             if shape != lead:
                 raise BadInput(
-                    f"{self.folder / name} is for {shape} units and exemplars, but {IDS} for {lead}: not of one dissection"
+                    f"{self.folder / name} is for {shape} units and exemplars, but {IDS} for {lead}: not of one"
+                    " dissection"
                 )
 
 

@@ -101,7 +101,8 @@ class Dissection(ABC):
             MissingEvidence: this dissection does not hold them.
         """
         raise MissingEvidence(
-            f"{self.folder} holds the masks of exemplars but no activation maps; dissect {self.layer} with milan.dissect"
+            f"{self.folder} holds the masks of exemplars but no activation maps; dissect {self.layer} with"
+            " milan.dissect"
         )
 
     @abstractmethod
@@ -233,7 +234,8 @@ class StoredDissection(Dissection):
         facts = self.facts["probe"]
         if self._source is None and not self.probe:
             raise MissingEvidence(
-                f"the probe of {self.folder} was given in Python and has no name to be loaded by; {_make_rerun_hint(self.folder)}"
+                f"the probe of {self.folder} was given in Python and has no name to be loaded by;"
+                f" {_make_rerun_hint(self.folder)}"
             )
         probe = self._source or load_probe(**facts["settings"])
         if probe.fingerprint != facts["fingerprint"]:
@@ -247,7 +249,8 @@ class StoredDissection(Dissection):
         facts = self.facts["target"]
         if self._network is None and not facts.get("settings", {}).get("spec"):
             raise MissingEvidence(
-                f"the target of {self.folder} was given in Python and has no name to be loaded by; {_make_rerun_hint(self.folder)}"
+                f"the target of {self.folder} was given in Python and has no name to be loaded by;"
+                f" {_make_rerun_hint(self.folder)}"
             )
         target = self._network or load_target(**facts["settings"])
         if target.fingerprint != facts["fingerprint"]:
@@ -295,7 +298,8 @@ def load_dissection(path: str | Path) -> Dissection:
     inner = sorted(file.parent.name for name in (FACTS_FILE, "ids.csv") for file in folder.glob(f"*/{name}"))
     if inner:
         raise BadInput(
-            f"{folder} holds several layers; give one of them: {', '.join(inner[:8])}{', ...' if len(inner) > 8 else ''}"
+            f"{folder} holds several layers; give one of them:"
+            f" {', '.join(inner[:8])}{', ...' if len(inner) > 8 else ''}"
         )
     raise BadInput(f"no dissection in {folder} (looked for {FACTS_FILE} and ids.csv); make one with milan.dissect")
 

@@ -55,7 +55,8 @@ def load_pipeline(name: str = "") -> "Language":
         ) from None
     if "parser" not in language.pipe_names:
         raise BadInput(
-            f"the spaCy pipeline {name} does not parse (it has {', '.join(language.pipe_names) or 'no parts'}); give {PACKAGED_PIPELINE}"
+            f"the spaCy pipeline {name} does not parse (it has {', '.join(language.pipe_names) or 'no parts'}); give"
+            f" {PACKAGED_PIPELINE}"
         )
     if _uses_universal_dependencies(language):
         language.vocab.get_noun_chunks = find_noun_chunks

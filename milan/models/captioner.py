@@ -58,7 +58,10 @@ class Captioner(
         encoder: settings of the encoder that the features come from, as ``load_encoder`` takes them.
     """
 
-    card_summary = "Says in words what a unit of a vision network responds to, from the masked images that activate it most: p(d|E) of MILAN."
+    card_summary = (
+        "Says in words what a unit of a vision network responds to, from the masked images that activate it most:"
+        " p(d|E) of MILAN."
+    )
     monitor: ClassVar[tuple[str, Literal["min", "max"]]] = ("bleu", "max")
 
     def __init__(

@@ -242,7 +242,8 @@ class MilannotationsDataModule(LightningDataModule):
     def encoder(self) -> Encoder:
         if self.spec is None:
             raise BadInput(
-                "without an encoder there are no features; give data.encoder, as diorama:encoder or torchvision:resnet101"
+                "without an encoder there are no features; give data.encoder, as diorama:encoder or"
+                " torchvision:resnet101"
             )
         return load_encoder(self.spec, device=self.device, **self.encoder_options)
 

@@ -115,7 +115,8 @@ class PretrainedMixin(PyTorchModelHubMixin, model_card_template=CARD_TEMPLATE):
             source.startswith((".", "/", "~")) or source.count("/") != 1 or Path(source).exists()
         ):
             raise BadInput(
-                f"no folder {source} with {CONFIG_FILE} and {WEIGHTS_FILE}; give a folder made by save_pretrained, or a hub id OWNER/NAME"
+                f"no folder {source} with {CONFIG_FILE} and {WEIGHTS_FILE}; give a folder made by save_pretrained, or a"
+                " hub id OWNER/NAME"
             )
         return cls._from_pretrained(model_id=source, **options)
 
@@ -144,7 +145,8 @@ def load_weights(model: torch.nn.Module, state: dict[str, Tensor], source: str |
     wrong += [f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}" for name in shapes]
     if wrong:
         raise BadInput(
-            f"the weights of {source} are not those of {type(model).__name__} with its settings: {_format_shortened(wrong)}"
+            f"the weights of {source} are not those of {type(model).__name__} with its settings:"
+            f" {_format_shortened(wrong)}"
         )
     model.load_state_dict({name: value.to(own[name].dtype) for name, value in state.items()})
 
@@ -177,7 +179,8 @@ def _read_config(path: Path, cls: type) -> dict[str, Any]:
         raise BadInput(f"{path} is no config of a {cls.__name__}: it has no format version")
     if config["format"] != FORMAT:
         raise BadInput(
-            f"{path} has format {config['format']}, this version of milan reads format {FORMAT}; update milan, or save it anew"
+            f"{path} has format {config['format']}, this version of milan reads format {FORMAT}; update milan, or save"
+            " it anew"
         )
     if config.pop("class", cls.__name__) != cls.__name__:
         raise BadInput(f"{path} is not the config of a {cls.__name__}; read it with the class it names")

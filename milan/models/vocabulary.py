@@ -45,7 +45,8 @@ class Vocabulary:
         twice = [word for word, count in Counter(words).items() if count > 1 or word in SPECIALS]
         if twice:
             raise BadInput(
-                f"a vocabulary's words must differ from each other and from {' '.join(SPECIALS)}; these do not: {twice[:5]}"
+                f"a vocabulary's words must differ from each other and from {' '.join(SPECIALS)}; these do not:"
+                f" {twice[:5]}"
             )
         self.words = list(words)
 

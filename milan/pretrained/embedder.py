@@ -92,7 +92,10 @@ def load_embedder(
             else TransformersEmbedder(str(folder), settings)
         )
     if family not in FAMILIES or not name:
-        hint = "write diorama, open_clip:MODEL/PRETRAINED, open_clip:local-dir:FOLDER, hf:ID_OR_FOLDER or PATH/FILE.py:NAME"
+        hint = (
+            "write diorama, open_clip:MODEL/PRETRAINED, open_clip:local-dir:FOLDER, hf:ID_OR_FOLDER or"
+            " PATH/FILE.py:NAME"
+        )
         raise UnknownName("embedder", spec, ["diorama", *(f"diorama:{each}" for each in DIORAMA_MODELS[1:])], hint)
     return OpenClipEmbedder(name, settings) if family == "open_clip" else TransformersEmbedder(name, settings)
 

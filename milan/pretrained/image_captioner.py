@@ -24,8 +24,8 @@ from milan.targets.fingerprints import network_hash
 
 FAMILIES = ("diorama", "hf")
 MAX_TOKENS = 32  # tokens of a caption at most, as Describe-and-Dissect asks BLIP for (notes: max_new_tokens 32)
-CHAT_PROMPT = (
-    "Describe this image in one short sentence."  # to models that are asked in a chat, where nothing else is given
+CHAT_PROMPT = (  # to models that are asked in a chat, where nothing else is given
+    "Describe this image in one short sentence."
 )
 COMPLETION_MODELS = ("blip", "git")  # whose captions begin with the prompt; others answer it
 
@@ -151,7 +151,8 @@ class TransformersCaptioner(ImageCaptioner):
         if not (hasattr(self.processor, "image_processor") and hasattr(self.processor, "tokenizer")):
             kind = type(self.processor).__name__
             raise BadInput(
-                f"{self.name} has no processor of pictures and texts, but a {kind}; give a BLIP or a model that comes with one"
+                f"{self.name} has no processor of pictures and texts, but a {kind}; give a BLIP or a model that comes"
+                " with one"
             )
         self.model: Any = model.to(device).eval().requires_grad_(False)
         self.chat = bool(getattr(self.processor, "chat_template", None))

@@ -89,7 +89,8 @@ class DualEncoder(Embedder):
         vectors = torch.cat([part.float().cpu() for part in parts]) if parts else torch.zeros(0, self.features)
         if not vectors.isfinite().all():
             raise BadInput(
-                f"{self.name} in {str(self.dtype).removeprefix('torch.')} makes numbers of {what} that are not finite; use float32"
+                f"{self.name} in {str(self.dtype).removeprefix('torch.')} makes numbers of {what} that are not finite;"
+                " use float32"
             )
         return torch.nn.functional.normalize(vectors, dim=1)
 
@@ -139,7 +140,8 @@ def _resolve_name(name: str) -> tuple[str, str | None]:
     model, slash, tag = name.rpartition("/")
     if not slash:
         raise BadInput(
-            f"open_clip:{name} does not say which weights; write open_clip:MODEL/PRETRAINED, as in open_clip:ViT-B-16/openai"
+            f"open_clip:{name} does not say which weights; write open_clip:MODEL/PRETRAINED, as in"
+            " open_clip:ViT-B-16/openai"
         )
     if model not in open_clip.list_models():
         raise UnknownName("open_clip model", model, open_clip.list_models(), "open_clip.list_models() has them all")
@@ -155,11 +157,13 @@ def _check_folder(path: str) -> Path:
     folder = Path(path).expanduser()
     if not (folder / "open_clip_config.json").is_file():
         raise BadInput(
-            f"no open_clip_config.json in {path!r}; local-dir: takes a folder with one and with open_clip_model.safetensors"
+            f"no open_clip_config.json in {path!r}; local-dir: takes a folder with one and with"
+            " open_clip_model.safetensors"
         )
     if not any(file.suffix in (".safetensors", ".bin", ".pth") for file in folder.iterdir()):
         raise BadInput(
-            f"no weights in {path!r}; local-dir: takes a folder with open_clip_config.json and open_clip_model.safetensors"
+            f"no weights in {path!r}; local-dir: takes a folder with open_clip_config.json and"
+            " open_clip_model.safetensors"
         )
     check_model_folder(folder)
     return folder
@@ -254,7 +258,10 @@ class TransformersEmbedder(DualEncoder):
 def _describe_vocabulary(tokenizer: Any) -> str:
     """What a tokenizer of transformers does, as far as can be told."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    return f"{backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())} {tokenizer.model_input_names}"
+    return (
+        f"{backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())}"
+        f" {tokenizer.model_input_names}"
+    )
 
 
 def _unwrap_features(found: Any) -> Tensor:

@@ -138,7 +138,8 @@ class OpenAiEndpoint(Llm):
             found = json.loads(body)
         except (ValueError, RecursionError):
             raise TemporaryFailure(
-                f"{self._label} answers with no JSON but {clean_text(kind) or 'something else'}: {self._format_body(body)}"
+                f"{self._label} answers with no JSON but {clean_text(kind) or 'something else'}:"
+                f" {self._format_body(body)}"
             ) from None
         if not isinstance(found, dict) or found.get("error"):
             raise TemporaryFailure(f"{self._label} answers with an error: {self._format_body(body)}")
@@ -212,7 +213,8 @@ def _normalize_url(base_url: str) -> str:
         raise BadInput(f"the base_url {found!r} is no address; give one as http://localhost:8000/v1")
     if url.userinfo or url.query:
         raise BadInput(
-            f"the base_url of {url.host} holds a password or a query, which would be kept with results; give the bare address"
+            f"the base_url of {url.host} holds a password or a query, which would be kept with results; give the bare"
+            " address"
         )
     return found
 

@@ -12,8 +12,8 @@ from milan.pretrained.llm import Llm, Question
 from milan.storage.files import content_key
 
 NOTE = (
-    "no language model, but a program that counts phrases in what one would have been given (llm: phrases); it reads nothing, "
-    "so that it names only words that are there, and never what they have in common"
+    "no language model, but a program that counts phrases in what one would have been given (llm: phrases); it reads"
+    " nothing, so that it names only words that are there, and never what they have in common"
 )
 FUNCTION_WORD_LIST = """a an the this that these those some any each every all both several many few two three four five six seven eight nine ten
 of in on at by with without from to into onto over under above below behind before beside between near next for against as and or
@@ -23,7 +23,8 @@ background foreground says say word letter photo photograph image view close clo
 showing shown seen using wearing holding made"""
 FUNCTION_WORDS = frozenset(FUNCTION_WORD_LIST.split())
 OPENING_PATTERN = re.compile(
-    r"^(there (is|are)|this is|(an?|the)? ?(close ?-?up |black and white )?(photo(graph)?|picture|image|view|shot) of)\b",
+    r"^(there (is|are)|this is|(an?|the)? ?(close ?-?up |black and white )?(photo(graph)?|picture|image|view|shot)"
+    r" of)\b",
     re.I,
 )
 MAX_PHRASE_WORDS = 4  # words of a phrase, as of SAND's concepts

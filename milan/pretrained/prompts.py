@@ -72,7 +72,8 @@ def load_prompt(name: str, folder: str = "") -> Prompt:
         own = Path(folder).expanduser()
         if not own.is_dir():
             raise BadInput(
-                f"no folder of prompts {folder}; give one with files such as {name}.txt, or none for those of the package"
+                f"no folder of prompts {folder}; give one with files such as {name}.txt, or none for those of the"
+                " package"
             )
         file = own / file.name if (own / file.name).is_file() else file
     try:

@@ -37,7 +37,8 @@ FAILURE = re.compile(
     re.IGNORECASE,
 )
 LEAD_IN_PATTERN = re.compile(
-    r"^(the main thing (that )?)?(this|the)? ?(neuron|unit)?( \d+)?( does)?( is)?( (finds?|looks? for|detects?|responds? to|to find))+"
+    r"^(the main thing (that )?)?(this|the)? ?(neuron|unit)?( \d+)?( does)?( is)?( (finds?|looks?"
+    r" for|detects?|responds? to|to find))+"
     r"(:| that)?\s+",
     re.IGNORECASE,
 )

@@ -31,7 +31,8 @@ def open_dataset(spec: str) -> DatasetSource:
     splits = _load_from_path(path) if path else _load_from_hub(name)
     if not split and len(splits) > 1:
         raise BadInput(
-            f"hf:{clean_text(name)} has the splits {', '.join(splits)}; choose one, as in hf:{clean_text(name)}#{next(iter(splits))}"
+            f"hf:{clean_text(name)} has the splits {', '.join(splits)}; choose one, as in"
+            f" hf:{clean_text(name)}#{next(iter(splits))}"
         )
     split = split or next(iter(splits))
     if split not in splits:
@@ -89,7 +90,8 @@ def _load_from_cache(name: str, why: Exception) -> dict[str, Any]:
             return _list_splits(datasets.load_dataset(name))
     except Exception:
         raise BadInput(
-            f"the data set {name!r} is not in the cache and the hub cannot be reached ({_format_error_line(why)}); {_make_hint()}"
+            f"the data set {name!r} is not in the cache and the hub cannot be reached ({_format_error_line(why)});"
+            f" {_make_hint()}"
         ) from None
 
 

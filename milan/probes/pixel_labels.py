@@ -117,7 +117,8 @@ class LabelMapLabels(PixelLabels):
         if odd.any():
             where, value = self.probe.source.format_location(index), int(found[odd].max())
             raise BadInput(
-                f"class {value} in the segmentation of {where}, but there are names for 0 to {len(self.classes) - 1} only"
+                f"class {value} in the segmentation of {where}, but there are names for 0 to {len(self.classes) - 1}"
+                " only"
             )
         return torch.from_numpy(self._numbers[found])
 

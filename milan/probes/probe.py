@@ -312,7 +312,8 @@ def _checked(images: Tensor | np.ndarray) -> Shaped[np.ndarray, "n channels heig
     """The pixels as an array, if they are laid out as a probe's."""
     if not isinstance(images, Tensor | np.ndarray):
         raise BadInput(
-            f"a probe's images are a {type(images).__name__}; give a tensor or an array of n x 3 x height x width, uint8"
+            f"a probe's images are a {type(images).__name__}; give a tensor or an array of n x 3 x height x width,"
+            " uint8"
         )
     array = images.detach().cpu().numpy() if isinstance(images, Tensor) else images
     shape, kind = " x ".join(map(str, array.shape)), str(array.dtype)
@@ -395,7 +396,10 @@ def load_probe(
 def warn_of_bands(probe: Probe) -> None:
     """Warns of bands that nobody chose to be shown."""
     if probe.channels > 3 and not probe.preprocessing.display_bands:
-        text = f"of the {probe.channels} bands of {probe.spec or 'the images'} the first three are shown as red, green and blue"
+        text = (
+            f"of the {probe.channels} bands of {probe.spec or 'the images'} the first three are shown as red, green and"
+            " blue"
+        )
         warnings.warn(f"{text}; --display_bands RED GREEN BLUE chooses others", MilanWarning, stacklevel=3)
 
 

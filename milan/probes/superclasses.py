@@ -104,8 +104,9 @@ def match_outputs(probe: Probe, outputs: int, synsets: str = "") -> list[int]:
     if not known:
         if len(classes) != outputs:
             raise MissingEvidence(
-                f"{outputs} outputs for the {len(classes)} classes of {probe.spec or probe.name!r}: what a unit is worth is only known for "
-                "a classifier of the probe's classes; say which output is which class with synsets=FILE"
+                f"{outputs} outputs for the {len(classes)} classes of {probe.spec or probe.name!r}: what a unit is"
+                " worth is only known for a classifier of the probe's classes; say which output is which class with"
+                " synsets=FILE"
             )
         return list(range(outputs))
     where = _label_lookup(probe, known, classes)
@@ -193,7 +194,10 @@ def _warn_of_unknown_classes(found: Mapping[object, int | None], classes: Sequen
             f"none of the {len(classes)} classes of {probe.spec} ({', '.join(classes[:3])}, ...) is among the synsets"
         )
     if strangers:
-        text = f"{len(strangers)} of {len(classes)} classes of {probe.spec} are not among the synsets and get no superclass: "
+        text = (
+            f"{len(strangers)} of {len(classes)} classes of {probe.spec} are not among the synsets and get no"
+            " superclass: "
+        )
         warnings.warn(text + ", ".join(strangers[:5]), MilanWarning, stacklevel=2)
 
 

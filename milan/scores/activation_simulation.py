@@ -128,9 +128,10 @@ class PixelSimulator(Simulator):
         pixels = np.asarray(signatures.pixels).reshape(len(self.probe), -1)
         images = np.repeat(np.arange(len(pixels)), pixels.shape[1])
         ones = np.ones(pixels.size, dtype=np.int32)
-        return signatures, sparse.coo_matrix(
-            (ones, (images, pixels.ravel())), shape=(len(pixels), len(signatures.table))
-        ).tocsr()
+        return (
+            signatures,
+            sparse.coo_matrix((ones, (images, pixels.ravel())), shape=(len(pixels), len(signatures.table))).tocsr(),
+        )
 
     def predict_presence(self, texts: Sequence[str]) -> Presence:
         signatures, counts = self._counts

@@ -11,12 +11,18 @@ from milan.diorama.scene_vocabulary import LETTERS
 from milan.units import Unit
 
 EXTRA_WORDS = {
-    "NOUN": "things areas regions surfaces color colors views shapes patterns stripes lines bands waves zigzag zigzags zig zag checks "
-    "checkerboard grid mesh ripples speckle speckles spots textures edges parts places details top bottom left right plants plant animals "
-    "animal creatures vehicles vehicle furniture furnishings architecture structures objects object backgrounds background land terrain "
-    "dots text words word letters letter writing lettering pattern texture",
-    "ADJ": "different various random many colorful bright shaded vertical horizontal diagonal slanted slanting crossed wavy checkered "
-    "checked polka dotted speckled grainy smooth uniform solid striped stripy patterned textured written",
+    "NOUN": (
+        "things areas regions surfaces color colors views shapes patterns stripes lines bands waves zigzag zigzags zig"
+        " zag checks checkerboard grid mesh ripples speckle speckles spots textures edges parts places details top"
+        " bottom left right plants plant animals animal creatures vehicles vehicle furniture furnishings architecture"
+        " structures objects object backgrounds background land terrain dots text words word letters letter writing"
+        " lettering pattern texture"
+    ),
+    "ADJ": (
+        "different various random many colorful bright shaded vertical horizontal diagonal slanted slanting crossed"
+        " wavy checkered checked polka dotted speckled grainy smooth uniform solid striped stripy patterned textured"
+        " written"
+    ),
     # what annotators say besides the words of Diorama's sentences, which are all that the lexicon knows; a letter by itself
     # is a noun too
 }

@@ -63,12 +63,14 @@ def load_word_vectors(spec: str, language: str = "", device: str = "cpu") -> tup
     pipeline = load_pipeline(language)
     if not pipeline.vocab.vectors_length and spec == "pipeline":
         raise BadInput(
-            f"the spaCy pipeline {format_pipeline_name(pipeline)} has no word vectors; take en_core_web_lg, or --vectors diorama"
+            f"the spaCy pipeline {format_pipeline_name(pipeline)} has no word vectors; take en_core_web_lg, or"
+            " --vectors diorama"
         )
     if spec == "pipeline" or (not spec and pipeline.vocab.vectors_length):
-        return lambda words: np.stack(
-            [_pipeline_vector(pipeline.vocab[word]) for word in words]
-        ), f"{PIPELINE} {format_pipeline_name(pipeline)}"
+        return (
+            lambda words: np.stack([_pipeline_vector(pipeline.vocab[word]) for word in words]),
+            f"{PIPELINE} {format_pipeline_name(pipeline)}",
+        )
     from milan.pretrained.embedder import embed_texts, load_embedder
 
     embedder = load_embedder(spec or "diorama", device=device)
@@ -91,10 +93,7 @@ def sort_units(values: Mapping[Unit, float], seed: int) -> list[Unit]:
     return [
         unit
         for _, _, unit in sorted(
-            (
-                (-value, tie_breaker, unit)
-                for (unit, value), tie_breaker in zip(values.items(), tie_breakers, strict=True)
-            )
+            (-value, tie_breaker, unit) for (unit, value), tie_breaker in zip(values.items(), tie_breakers, strict=True)
         )
     ]
 

@@ -253,7 +253,8 @@ def _normalize_pairs(
         raise BadInput("references are a list of texts for each unit, also where there is one")
     if not descriptions or len(descriptions) != len(references):
         raise BadInput(
-            f"{len(descriptions)} descriptions against the references of {len(references)} units; give as many, at least 1"
+            f"{len(descriptions)} descriptions against the references of {len(references)} units; give as many, at"
+            " least 1"
         )
     said = [normalize_text(text) for text in descriptions]
     known = [[normalize_text(text) for text in texts if normalize_text(text)] for texts in references]

@@ -81,7 +81,8 @@ class Truth:
         """
         if not shows_diorama(dissection.probe):
             raise MissingEvidence(
-                f"the truth of {dissection.layer} is not known on probe {dissection.probe!r}; dissect it on diorama:objects"
+                f"the truth of {dissection.layer} is not known on probe {dissection.probe!r}; dissect it on"
+                " diorama:objects"
             )
         drawn = dissection.probe.startswith("diorama:")
         limit = len(dissection.activations())

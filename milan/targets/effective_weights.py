@@ -84,13 +84,15 @@ def compute_effective_weights(target: Target, layer: str, later_layer: str = "")
             )  # a function such as ReLU doubles with its argument, but does not change sign with it
         except (RuntimeError, IndexError, TypeError) as error:
             raise BadInput(
-                f"{_resolve_later_layer(target, layer, later_layer)} cannot be multiplied together: {' '.join(str(error).split())[:160]}"
+                f"{_resolve_later_layer(target, layer, later_layer)} cannot be multiplied together:"
+                f" {' '.join(str(error).split())[:160]}"
             ) from None
     if later_layer and not weights.nan_to_num().any():  # what came before is not computed anew
         raise BadInput(f"{later_layer} does not come after {layer}, so that no weights lead to it")
     if not torch.allclose(other, -2 * weights, rtol=1e-3, atol=1e-4 * float(weights.abs().max())):
         raise BadInput(
-            f"{_resolve_later_layer(target, layer, later_layer)}: something there is no sum of weights, such as attention or a function that is no module"
+            f"{_resolve_later_layer(target, layer, later_layer)}: something there is no sum of weights, such as"
+            " attention or a function that is no module"
         )
     return weights.T.float().cpu()
 

@@ -188,7 +188,8 @@ def _resolve_model(name: str) -> tuple[str, bool]:
         return str(path), True
     if is_path_like(name):
         raise BadInput(
-            f"no folder {name!r}; hf: takes a folder written by save_pretrained or a hub id (google/vit-base-patch16-224)"
+            f"no folder {name!r}; hf: takes a folder written by save_pretrained or a hub id"
+            " (google/vit-base-patch16-224)"
         )
     return name, find_cached_if_offline(name, ("config.json",), "the path of a local copy, as in hf:FOLDER") is not None
 

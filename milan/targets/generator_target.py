@@ -75,7 +75,8 @@ class GeneratorTarget(Target):
 
     def preprocess(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         raise BadInput(
-            f"{self.name} makes pictures and takes none; look at it with those it makes itself: --probe {self._network_fingerprint}"
+            f"{self.name} makes pictures and takes none; look at it with those it makes itself: --probe"
+            f" {self._network_fingerprint}"
         )
 
     def check_probe_image(self, picture: UInt8[Tensor, "3 h w"]) -> None:
@@ -83,7 +84,8 @@ class GeneratorTarget(Target):
         made = self.generate_image(0)
         if picture.shape != made.shape or int((picture.int() - made.int()).abs().max()) > MAX_LEVEL_DIFFERENCE:
             raise BadInput(
-                f"the probe does not show what {self.name} makes of its latents; take its own pictures: --probe {self._network_fingerprint}"
+                f"the probe does not show what {self.name} makes of its latents; take its own pictures: --probe"
+                f" {self._network_fingerprint}"
             )
 
     def generate_image(self, row: int) -> UInt8[Tensor, "3 height width"]:

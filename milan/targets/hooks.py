@@ -79,7 +79,8 @@ class _Recorder:
             missed, self.pending = sorted(self.pending), set()
         if missed:
             raise MilanError(
-                f"{', '.join(missed)} of {self.target.name} did not run in this pass, though it did for the first images"
+                f"{', '.join(missed)} of {self.target.name} did not run in this pass, though it did for the first"
+                " images"
             )
 
 

@@ -223,8 +223,9 @@ def _make_unusable_error(target: "Target", error: Exception) -> BadInput:
     text = (str(error).strip() or "no message").splitlines()[0]
     batch = tuple(target.make_noise(2, target.image_size).shape)
     return BadInput(
-        f"{target.name} cannot be run on images {batch}: {type(error).__name__}: {text}; if it takes others, set image_size "
-        "or mean and std (a value for each channel: one for grey images), or wrap it in a module whose forward takes one batch of images"
+        f"{target.name} cannot be run on images {batch}: {type(error).__name__}: {text}; if it takes others, set"
+        " image_size or mean and std (a value for each channel: one for grey images), or wrap it in a module whose"
+        " forward takes one batch of images"
     )
 
 

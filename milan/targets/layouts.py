@@ -119,7 +119,8 @@ def _infer_tokens(module: nn.Module, one: Shape, two: Shape | None, context: Lay
     if two is not None and context.layout != "BNC":
         if one[1] != two[1]:
             raise UnknownLayout(
-                f"puts out {('B', *one)} whose last axis grows with the image; --layout cannot help, take a layer beside it"
+                f"puts out {('B', *one)} whose last axis grows with the image; --layout cannot help, take a layer"
+                " beside it"
             )
         if one[0] == two[0]:
             raise UnknownLayout(f"puts out {one[0]} tokens at any image size, so they lie on no grid of the image")
@@ -145,7 +146,8 @@ def _infer_token_grid(count: int, second: int | None, context: LayoutContext) ->
             return prefix, found, second is not None or any(_is_pooled(found, grid) for grid, _ in context.grids)
     words = f"{context.prefix}" if context.prefix is not None else "0, 1, 2, 3, 4 or 5"
     raise UnknownLayout(
-        f"puts out {count} tokens, which are no grid of the image's shape after {words} prefix tokens; give prefix_tokens"
+        f"puts out {count} tokens, which are no grid of the image's shape after {words} prefix tokens; give"
+        " prefix_tokens"
     )
 
 
@@ -200,7 +202,10 @@ def to_maps(output: Tensor, layout: Layout) -> Tensor:
         grid if grid[0] * grid[1] == count else grid_of(count, (64 * grid[0], 64 * grid[1]))
     )  # images of another size
     if other is None:
-        text = f"{output.shape[1]} tokens less {layout.prefix} prefix tokens are no grid of the shape {grid[0]} x {grid[1]}"
+        text = (
+            f"{output.shape[1]} tokens less {layout.prefix} prefix tokens are no grid of the shape {grid[0]} x"
+            f" {grid[1]}"
+        )
         raise BadInput(f"{text}; give images of the target's shape, or prefix_tokens")
     return output[:, layout.prefix :].transpose(1, 2).unflatten(2, other)
 

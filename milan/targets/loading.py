@@ -132,7 +132,8 @@ def _apply_options(target: Target, stated: TargetOptions, device: str | torch.de
     if isinstance(target, GeneratorTarget):
         if stated.preprocessing:
             raise BadInput(
-                f"{target.name} makes pictures of its own; {', '.join(stated.preprocessing)} are for networks that take them"
+                f"{target.name} makes pictures of its own; {', '.join(stated.preprocessing)} are for networks that take"
+                " them"
             )
         size = target.image_size
         return GeneratorTarget(target.model, target.latents, image_size=size, low=target.low, high=target.high, **kept)

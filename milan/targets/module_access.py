@@ -59,17 +59,20 @@ def check_usable(model: nn.Module, name: str) -> None:
     """Raises :class:`BadInput` for a network whose layers cannot be looked into."""
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise BadInput(
-            f"{name} is (or holds) a TorchScript module, whose layers take no hooks; give the Python module it was made from"
+            f"{name} is (or holds) a TorchScript module, whose layers take no hooks; give the Python module it was made"
+            " from"
         )
     for module in model.modules():
         if type(module).__module__.startswith(_QUANTIZED):
             raise BadInput(
-                f"{name} is quantized ({type(module).__name__}), its layers put out no ordinary numbers; give the float network"
+                f"{name} is quantized ({type(module).__name__}), its layers put out no ordinary numbers; give the float"
+                " network"
             )
     for key, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if is_lazy(tensor):
             raise BadInput(
-                f"{name} has no weights yet: {key} is made when the network first runs; run it on an image of its size once"
+                f"{name} has no weights yet: {key} is made when the network first runs; run it on an image of its size"
+                " once"
             )
         if tensor.is_meta:
             raise BadInput(f"{name} has no weights yet: {key} is on the meta device; load its weights first")

@@ -289,7 +289,8 @@ def _frame(resize: Size, size: Size) -> Size:
         rows, columns = (round(resize * side / min(height, width)) for side in (height, width))
     if rows < height or columns < width:
         raise BadInput(
-            f"resize {size_text((rows, columns))} is smaller than the {size_text(size)} pixels that are cut out; give at least these"
+            f"resize {size_text((rows, columns))} is smaller than the {size_text(size)} pixels that are cut out; give"
+            " at least these"
         )
     return frame if height == width else (rows, columns)
 

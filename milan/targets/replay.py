@@ -63,7 +63,8 @@ class Replay:
         found = None if self._raw_output is None else select_tensor(self._raw_output, self._target.output_index)
         if found is None:
             raise MilanError(
-                f"layer {self._layer.name!r} of {self._target.name} did not run in this pass, though it did for the first images"
+                f"layer {self._layer.name!r} of {self._target.name} did not run in this pass, though it did for the"
+                " first images"
             )
         self._path = found[0]
         self._module_outputs = {

@@ -154,7 +154,10 @@ class Target:
         return {"spec": self.spec, "weights": self.weights or None, **self.options}
 
     def __repr__(self) -> str:
-        return f"Target({self.spec or self.name}, {type(self.core).__name__}, {size_text(self.image_size)} px, {self.device})"
+        return (
+            f"Target({self.spec or self.name}, {type(self.core).__name__}, {size_text(self.image_size)} px,"
+            f" {self.device})"
+        )
 
     @property
     def core(self) -> nn.Module:
@@ -208,7 +211,10 @@ class Target:
         """Raises BadInput if images of so many channels are not what the network takes."""
         if count != self.channels and (count, self.channels) != (3, 1):
             told = f"{self.name} takes images of {self.channels} channels and these have {count}"
-            how = "give a probe of arrays with as many bands (a folder of .npy or .tif), or as many values of mean and std"
+            how = (
+                "give a probe of arrays with as many bands (a folder of .npy or .tif), or as many values of mean"
+                " and std"
+            )
             raise BadInput(f"{told}; {how}")
 
     def make_noise(self, count: int, size: Size) -> Float[Tensor, "b ..."]:
@@ -268,7 +274,8 @@ class Target:
         if plain is not None:
             numbered = ", ".join(f"{plain}#{call}" for call in range(self.count_calls(plain)))
             return BadInput(
-                f"layer {plain!r} is called {self.count_calls(plain)} times in one forward pass; ask for one of {numbered}"
+                f"layer {plain!r} is called {self.count_calls(plain)} times in one forward pass; ask for one of"
+                f" {numbered}"
             )
         reason = next(
             (
@@ -334,7 +341,10 @@ def _possible_names(name: str) -> list[str]:
 def warn_assumed(target: Target) -> None:
     """Warns of preprocessing that nobody stated."""
     how = "set --image_size, --mean and --std (in Python arguments of milan.Target)"
-    text = f"nobody said what images {target.name} takes: assumed {target.preprocessing}; if it was trained on others, {how}"
+    text = (
+        f"nobody said what images {target.name} takes: assumed {target.preprocessing}; if it was trained on others,"
+        f" {how}"
+    )
     warnings.warn(text, MilanWarning, stacklevel=3)
 
 

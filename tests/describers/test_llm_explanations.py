@@ -79,9 +79,10 @@ def test_the_strongest_pairs_stand_last_and_none_of_nothing():
     )
     assert pairs.make_items(pairs.select_strongest(3)) == [("class 4", -7), ("class 1", 3), ("class 2", 10)]
     above = PredictionPairs(pairs.values.clip(0), pairs.load_texts, "weight_label")
-    assert above.make_items(above.select_strongest(2)) == [("class 1", 3), ("class 2", 10)], (
-        "of equals the first is taken"
-    )
+    assert above.make_items(above.select_strongest(2)) == [
+        ("class 1", 3),
+        ("class 2", 10),
+    ], "of equals the first is taken"
 
 
 def test_an_example_of_simulation_has_strong_pairs_and_zeros():

@@ -119,7 +119,10 @@ def test_parts_that_were_not_built_are_told(tmp_path, monkeypatch) -> None:
 
 
 def test_what_a_process_says_comes_after_its_name_and_the_end_of_a_failed_one_is_shown(tmp_path, capfd) -> None:
-    program = "import os, sys; print('begun'); print('roof: done'); print(os.environ['OMP_NUM_THREADS'], file=sys.stderr); sys.exit({})"
+    program = (
+        "import os, sys; print('begun'); print('roof: done'); print(os.environ['OMP_NUM_THREADS'], file=sys.stderr);"
+        " sys.exit({})"
+    )
     assert run_subprocess("roof", [sys.executable, "-c", program.format(0)], tmp_path / "log" / "roof.txt")
     assert capfd.readouterr().out == "roof: begun\nroof: done\n"
     assert not run_subprocess("roof", [sys.executable, "-c", program.format(3)], tmp_path / "log" / "roof.txt")

@@ -51,11 +51,11 @@ def test_killed_while_files_are_put_in_place(tmp_path: Path, whole: dict[str, by
 def test_killed_from_outside_at_any_time(tmp_path: Path, whole: dict[str, bytes]) -> None:
     """Not at moments of our choosing: a plain program, and the clock."""
     program = (
-        "import time; from milan.dissection import dissection_run as running; from milan.dissection.dissect import dissect;"
-        "from tests.dissection.world import *; running.MIN_CHECKPOINT_SECONDS = 0; running.CHECKPOINT_COST_RATIO = 0; take = running.DissectionRun._add_block\n"
-        "def slowly(*a):\n take(*a); print('.', flush=True); time.sleep(0.05)\n"
-        "running.DissectionRun._add_block = slowly\n"
-        f"dissect(toy_target(), toy_probe(300), LAYERS, {str(tmp_path)!r})"
+        "import time; from milan.dissection import dissection_run as running; from milan.dissection.dissect import"
+        " dissect;from tests.dissection.world import *; running.MIN_CHECKPOINT_SECONDS = 0;"
+        " running.CHECKPOINT_COST_RATIO = 0; take = running.DissectionRun._add_block\ndef slowly(*a):\n take(*a);"
+        " print('.', flush=True); time.sleep(0.05)\nrunning.DissectionRun._add_block = slowly\ndissect(toy_target(),"
+        f" toy_probe(300), LAYERS, {str(tmp_path)!r})"
     )
     killed = 0
     for blocks, pause in ((2, 0.01), (4, 0.04), (99, 0.0)):
@@ -76,7 +76,10 @@ def test_killed_from_outside_at_any_time(tmp_path: Path, whole: dict[str, bytes]
 
 def left_behind(out: Path) -> None:
     """Runs, and is killed after three blocks."""
-    program = "import pathlib, sys; from tests.dissection import killing; killing.running.MIN_CHECKPOINT_SECONDS = killing.running.CHECKPOINT_COST_RATIO = 0;"
+    program = (
+        "import pathlib, sys; from tests.dissection import killing; killing.running.MIN_CHECKPOINT_SECONDS ="
+        " killing.running.CHECKPOINT_COST_RATIO = 0;"
+    )
     program += "assert killing.child(pathlib.Path(sys.argv[1]), 'b3')"
     subprocess.run([sys.executable, "-c", program, str(out)], cwd=ROOT, env=ENVIRONMENT, check=True, timeout=600)
 
@@ -143,9 +146,9 @@ def test_processes_killed_and_run_again_make_the_same_bytes(
         .read_text()
         .replace(
             "found = dissect(",
-            "import os; from milan.dissection import dissection_run as running; from tests.dissection.killing import after_blocks\n"
-            "running.MIN_CHECKPOINT_SECONDS = running.CHECKPOINT_COST_RATIO = 0; after_blocks(2 if os.environ['RANK'] == '1' else 4)\n"
-            "found = dissect(",
+            "import os; from milan.dissection import dissection_run as running; from tests.dissection.killing import"
+            " after_blocks\nrunning.MIN_CHECKPOINT_SECONDS = running.CHECKPOINT_COST_RATIO = 0; after_blocks(2 if"
+            " os.environ['RANK'] == '1' else 4)\nfound = dissect(",
         )
     )
     (tmp_path / "dying.py").write_text(dying)

@@ -235,6 +235,9 @@ def test_help_needs_no_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys\nimport milan.experiments.__main__ as m\ntry: m.main(['bench', '--help'])\nexcept SystemExit: pass\n"
+    code = (
+        "import sys\nimport milan.experiments.__main__ as m\ntry: m.main(['bench', '--help'])\nexcept SystemExit:"
+        " pass\n"
+    )
     code += "assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -16,7 +16,8 @@ def test_layers_units_and_facts_are_there(visit):
     assert seen.page.title() == "file.py:detectors · units described by milan"
     assert (
         seen.page.inner_text(".lede")
-        == "10 of 14 units in 2 layers, described by milan from 33 images of diorama:objects, each by the 5 that move it most."
+        == "10 of 14 units in 2 layers, described by milan from 33 images of diorama:objects, each by the 5 that move"
+        " it most."
     )
     assert "Simulated" in seen.page.inner_text(".note")
     assert "torch" in seen.page.inner_text("footer")
@@ -37,8 +38,7 @@ def test_the_policy_stops_what_would_run(browser, page_file):
     context = browser.new_context()
     page = context.new_page()
     page.goto(page_file.as_uri())
-    refused = page.evaluate(
-        """async () => {
+    refused = page.evaluate("""async () => {
           const seen = [];
           document.addEventListener("securitypolicyviolation", (event) => seen.push(event.effectiveDirective));
           const box = document.createElement("div");
@@ -56,8 +56,7 @@ def test_the_policy_stops_what_would_run(browser, page_file):
           document.body.append(picture);
           await new Promise((done) => setTimeout(done, 300));
           return seen;
-        }"""
-    )
+        }""")
     assert set(refused) >= {
         "script-src-attr",
         "script-src-elem",
@@ -245,8 +244,14 @@ def test_two_thousand_units_answer_at_once(visit, large_page):
     assert len(seen.shown()) == 2000
     assert time.monotonic() - start < 10  # on two busy cores; a second or two when they are free
     timed = """(act) => { const start = performance.now(); act(); document.body.offsetHeight; return performance.now() - start; }"""
-    set_search = "() => { const box = document.getElementById('search'); box.value = 'blue'; box.dispatchEvent(new Event('input')); }"
-    set_sort = "() => { const box = document.getElementById('sort'); box.value = 'best'; box.dispatchEvent(new Event('input')); }"
+    set_search = (
+        "() => { const box = document.getElementById('search'); box.value = 'blue'; box.dispatchEvent(new"
+        " Event('input')); }"
+    )
+    set_sort = (
+        "() => { const box = document.getElementById('sort'); box.value = 'best'; box.dispatchEvent(new"
+        " Event('input')); }"
+    )
     assert seen.page.evaluate(f"({timed})({set_search})") < 1000
     assert len(seen.shown()) == 500
     assert seen.page.evaluate(f"({timed})({set_sort})") < 1000

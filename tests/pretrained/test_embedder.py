@@ -191,7 +191,8 @@ def test_a_model_without_texts_is_refused(tmp_path):
 def test_one_of_ones_own(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
-        "from tests.describers.colour_embedder import ColourEmbedder\n\nclass No: pass\n\ndef broken(): raise ValueError('no')\n"
+        "from tests.describers.colour_embedder import ColourEmbedder\n\nclass No: pass\n\ndef broken(): raise"
+        " ValueError('no')\n"
     )
     embedder = load_embedder(f"{file}:ColourEmbedder")
     red = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)

@@ -234,7 +234,8 @@ def measure_maps(
     """Each unit's pooled activation on some images, and its activation maps."""
     if isinstance(target, GeneratorTarget):
         raise BadInput(
-            f"{target.name} makes pictures, and is not shown any; Describe-and-Dissect needs a network that looks at pictures"
+            f"{target.name} makes pictures, and is not shown any; Describe-and-Dissect needs a network that looks at"
+            " pictures"
         )
     channels: dict[str, list[int]] = {}
     for unit in units:

@@ -93,7 +93,8 @@ def _check_contract(make: Callable[[], Describer], dissection: Dissection, units
     alive = dissection.active_units()
     _require(
         [each.unit for each in first] == alive,
-        f"asked for {_format_units(units)}, of which {_format_units(alive)} live, it described {_format_described_units(first)}",
+        f"asked for {_format_units(units)}, of which {_format_units(alive)} live, it described"
+        f" {_format_described_units(first)}",
     )
     for each in first:
         _check_description(each)

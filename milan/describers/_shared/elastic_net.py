@@ -89,8 +89,8 @@ class MultiTargetRegression:
     def __init__(self, features: Float[Tensor, "rows columns"], split: RowSplit):
         if len(split.train) < 2 or len(split.validation) < 2:
             raise BadInput(
-                f"{len(split.train)} images to learn from and {len(split.validation)} to choose on are too few for a regression; "
-                "dissect on a probe of more images"
+                f"{len(split.train)} images to learn from and {len(split.validation)} to choose on are too few for a"
+                " regression; dissect on a probe of more images"
             )
         self.split = split
         train = features[split.train]

@@ -64,11 +64,18 @@ COLUMNS = (
     Column("value", "The criterion's mean over the units taken away in the end.", "", 2),
 )  # fmt: skip
 NOTES = (
-    "Units are taken away largest value first; equals in an order by lot, drawn anew for each of a criterion's orders. A unit taken away "
-    "puts out 0 at every place.",
-    "Intervals are of 95%: orders and images are drawn again a thousand times, the same images for both sides of a difference; means over "
-    "units by drawing units.",
-    "What stands before the first layer that is touched is computed once for each batch of images, and all orders go on from there.",
+    (
+        "Units are taken away largest value first; equals in an order by lot, drawn anew for each of a criterion's"
+        " orders. A unit taken away puts out 0 at every place."
+    ),
+    (
+        "Intervals are of 95%: orders and images are drawn again a thousand times, the same images for both sides of a"
+        " difference; means over units by drawing units."
+    ),
+    (
+        "What stands before the first layer that is touched is computed once for each batch of images, and all orders"
+        " go on from there."
+    ),
 )
 
 
@@ -184,8 +191,9 @@ class AblationResult:
             "warnings": get_recorded_warnings(),
         }
         lede = (
-            f"{len(self.units)} described units of {self.described.name} are taken away, up to {self.counts[-1]} of them, in the order of "
-            f"seven criteria of what {self.described.evaluated.name} says of them; accuracy on {judged}."
+            f"{len(self.units)} described units of {self.described.name} are taken away, up to {self.counts[-1]} of"
+            f" them, in the order of seven criteria of what {self.described.evaluated.name} says of them; accuracy on"
+            f" {judged}."
         )
         notes = (*NOTES, *self._make_cautions(), *table_notes)
         return Report(
@@ -332,7 +340,10 @@ class AblationResult:
             caption = f"Accuracy as units are taken away by {text} (Figure 4 of the paper), with 95% intervals."
             drawn.append((caption, plot_lines([self._make_curve(name) for name in (RANDOM, *names)], across, up)))
         shares = {name: [100 * share for share in self.removed_by_layer[name].values()] for name in CRITERIA}
-        caption = "Where they are: the share of each layer's units that the last step takes away; dotted: what taking by lot would."
+        caption = (
+            "Where they are: the share of each layer's units that the last step takes away; dotted: what taking by lot"
+            " would."
+        )
         return (
             *drawn,
             (caption, plot_bars(shares, list(self.units_by_layer), "% of the layer", 100 * self.removed_shares[-1])),

@@ -139,12 +139,23 @@ def make_report(
     tables = tuple(Table(kind, COLUMNS, tuple(_make_row(one, kind, seed) for one in assessed)) for kind in explainers)
     first = next(iter(explainers.values()))
     notes = (
-        f"Predicted by {first.llm_client.llm.name}{f' ({first.llm_client.llm.note})' if first.llm_client.llm.note else ''}.",
-        f"Explanations were made from {100 * share:.0f}% of the pairs; of the others one half is kept for judging. Describers that look at "
-        "the probe's images have seen those of caption_activation.",
-        f"Of each unit the mean of at least {MIN_ROUNDS} rounds on pairs drawn anew, until the 90% interval is under ±{100 * MAX_HALF_WIDTH:.0f} "
-        f"points, at most {MAX_ROUNDS}. A prediction that does not vary has a correlation of 0.",
-        "Intervals are of 95%, of means, by drawing the units again a thousand times. Floor: what the first describer said of other units.",
+        (
+            "Predicted by"
+            f" {first.llm_client.llm.name}{f' ({first.llm_client.llm.note})' if first.llm_client.llm.note else ''}."
+        ),
+        (
+            f"Explanations were made from {100 * share:.0f}% of the pairs; of the others one half is kept for judging."
+            " Describers that look at the probe's images have seen those of caption_activation."
+        ),
+        (
+            f"Of each unit the mean of at least {MIN_ROUNDS} rounds on pairs drawn anew, until the 90% interval is"
+            f" under ±{100 * MAX_HALF_WIDTH:.0f} points, at most {MAX_ROUNDS}. A prediction that does not vary has a"
+            " correlation of 0."
+        ),
+        (
+            "Intervals are of 95%, of means, by drawing the units again a thousand times. Floor: what the first"
+            " describer said of other units."
+        ),
     )
     facts = {
         "target": target,

@@ -27,7 +27,10 @@ WORDS = ("face", "faces", "head", "heads", "nose", "noses", "eye", "eyes", "mout
 TRUE_CONCEPT = "person's face"  # what Diorama's networks are audited for
 OPTIONS = ("yes, human faces", "yes, but other faces or other things too", "no", "cannot tell")
 INSTRUCTIONS = (
-    "Each item shows the images that activate one unit of a network most. Outside the region that activates it they are dimmed.",
+    (
+        "Each item shows the images that activate one unit of a network most. Outside the region that activates it they"
+        " are dimmed."
+    ),
     "Does this unit answer to human faces? Look at what is inside the highlighted regions, not at the rest.",
 )
 
@@ -244,7 +247,10 @@ def _make_unit_view(
 ) -> dict[str, Any]:
     truth = ""
     if one.truths:
-        truth = f"{'Detects' if one.is_detector(unit) else 'Does not detect'} people's faces (IoU {one.compute_overlap(unit):.2f})"
+        truth = (
+            f"{'Detects' if one.is_detector(unit) else 'Does not detect'} people's faces (IoU"
+            f" {one.compute_overlap(unit):.2f})"
+        )
     who = one.described.evaluated.name
     said = [{"name": who, "role": "", "text": one.described.texts[unit], "mark": "", "reason": "", "score": ""}]
     said += [

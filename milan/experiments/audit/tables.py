@@ -35,16 +35,23 @@ WORDS_NOTE = (
     "Words are found whole: 'headlight' is no head. Exemplars are unblurred images for every network, as in the paper."
 )
 CHECK_NOTE = (
-    "page/check.html is a form in which people look at each unit's exemplars, not told what was said of it nor of which network it is; "
-    "--marks FILE reads what they saved."
+    "page/check.html is a form in which people look at each unit's exemplars, not told what was said of it nor of which"
+    " network it is; --marks FILE reads what they saved."
 )
-INTERVALS_NOTE = "Intervals are of 95%: of shares by Wilson's formula, of differences by drawing the units of both networks again a thousand times."
+INTERVALS_NOTE = (
+    "Intervals are of 95%: of shares by Wilson's formula, of differences by drawing the units of both networks again a"
+    " thousand times."
+)
 DETECTS_NOTE = (
-    "What a unit detects is known on Diorama: its masks over the whole probe against the pixels of people's faces, from an intersection "
-    "over union of {cut} on. These are {area:.2f} % of the probe's pixels, and a mask has 1 % where the quantile is 0.99, so that much "
-    "less than 1 is all that can be had. A word may be said rightly of a unit for clocks or animals, which have faces and eyes, too."
+    "What a unit detects is known on Diorama: its masks over the whole probe against the pixels of people's faces, from"
+    " an intersection over union of {cut} on. These are {area:.2f} % of the probe's pixels, and a mask has 1 % where"
+    " the quantile is 0.99, so that much less than 1 is all that can be had. A word may be said rightly of a unit for"
+    " clocks or animals, which have faces and eyes, too."
 )
-FIGURE_CAPTION = "Units of which a word was said, in each pair of networks, as in Figure 5 of the paper. Open circles: units that detect people's faces."
+FIGURE_CAPTION = (
+    "Units of which a word was said, in each pair of networks, as in Figure 5 of the paper. Open circles: units that"
+    " detect people's faces."
+)
 
 
 def make_report(networks: Sequence[AuditedNetwork], answers: Sequence[RaterAnswers], seed: int) -> Report:
@@ -71,10 +78,9 @@ def make_report(networks: Sequence[AuditedNetwork], answers: Sequence[RaterAnswe
         "warnings": get_recorded_warnings(),
     }
     lede = (
-        f"{networks[0].described.evaluated.name} describes {sum(len(one.described.texts) for one in networks):,} units of {len(networks)} "
-        f"networks, half of them trained on images with blurred faces; those of which it "
-        f"says {', '.join(networks[0].criteria.words[:-1])} or {networks[0].criteria.words[-1]} are "
-        "counted."
+        f"{networks[0].described.evaluated.name} describes {sum(len(one.described.texts) for one in networks):,} units"
+        f" of {len(networks)} networks, half of them trained on images with blurred faces; those of which it says"
+        f" {', '.join(networks[0].criteria.words[:-1])} or {networks[0].criteria.words[-1]} are counted."
     )
     detects = (DETECTS_NOTE.format(cut=networks[0].criteria.min_overlap, area=100 * networks[0].area),) if known else ()
     notes = (WORDS_NOTE, *detects, CHECK_NOTE, INTERVALS_NOTE)

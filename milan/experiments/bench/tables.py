@@ -29,24 +29,24 @@ LABEL_SETTINGS = {
 COLUMNS = (
     Column(
         "truth",
-        "The mean truth score: how much of the best that could be said of a unit with as many concepts its description says. "
-        "A unit without a description counts as 0.",
+        "The mean truth score: how much of the best that could be said of a unit with as many concepts its description"
+        " says. A unit without a description counts as 0.",
         "%",
         1,
         "more",
     ),
     Column(
         "exact",
-        "Of the units with a planted meaning, the share of which the description says exactly that: read for its concepts, no concept "
-        "more, none fewer, joined in the same way.",
+        "Of the units with a planted meaning, the share of which the description says exactly that: read for its"
+        " concepts, no concept more, none fewer, joined in the same way.",
         "%",
         1,
         "more",
     ),
     Column(
         "both halves",
-        "Of the units planted to answer to either of two things, the share of which the description names both, each as an alternative of "
-        "its own, whatever else it says and whatever it excepts (but not ...).",
+        "Of the units planted to answer to either of two things, the share of which the description names both, each as"
+        " an alternative of its own, whatever else it says and whatever it excepts (but not ...).",
         "%",
         1,
         "more",
@@ -56,22 +56,27 @@ COLUMNS = (
     Column("words", "The mean number of words of a description."),
     Column(
         "time",
-        "Wall-clock time for each unit, the reading of weights and all embedding included; what an earlier one has left in the cache is "
-        "free for the next.",
+        "Wall-clock time for each unit, the reading of weights and all embedding included; what an earlier one has left"
+        " in the cache is free for the next.",
         "s",
         3,
     ),
 )
 NOTES = (
     "Intervals are of 95%: of means by drawing the units again a thousand times, of shares by Wilson's formula.",
-    "The ceiling repeats what one of the unit's annotators said; they are simulated and know what every pixel shows. Floors: the "
-    "annotators' texts dealt to other units of the layer, a concept drawn by lot, and the commonest annotation said of every unit.",
-    "All describers had the same exemplars, activations and masks. What several need, as a count of the labels' pixels or the vectors "
-    "of the images, is computed once: its seconds are with the first that asked.",
+    (
+        "The ceiling repeats what one of the unit's annotators said; they are simulated and know what every pixel"
+        " shows. Floors: the annotators' texts dealt to other units of the layer, a concept drawn by lot, and the"
+        " commonest annotation said of every unit."
+    ),
+    (
+        "All describers had the same exemplars, activations and masks. What several need, as a count of the labels'"
+        " pixels or the vectors of the images, is computed once: its seconds are with the first that asked."
+    ),
 )
 NAMED_EXACTLY = (
-    "Named exactly: the text, read by milan.diorama.scene_concepts.parse_concepts with synonyms and plurals, has the same formula as the planted text. "
-    "Units planted to mean nothing count for the truth score only."
+    "Named exactly: the text, read by milan.diorama.scene_concepts.parse_concepts with synonyms and plurals, has the"
+    " same formula as the planted text. Units planted to mean nothing count for the truth score only."
 )
 
 
@@ -149,13 +154,21 @@ def make_report(data: BenchData, describers: Sequence[EvaluatedDescriber], seed:
         "seed": seed,
         "device": str(data.target.device),
         "describers": {evaluated.name: _format_settings(evaluated.describer) for evaluated in describers},
-        "hashes": {layer: dissection.key for layer, dissection in data.dissections.items()}
-        | {evaluated.name: evaluated.describer.key for evaluated in describers},
+        "hashes": (
+            {layer: dissection.key for layer, dissection in data.dissections.items()}
+            | {evaluated.name: evaluated.describer.key for evaluated in describers}
+        ),
         "versions": collect_versions(),
         "warnings": get_recorded_warnings(),
     }
-    count = f"{len(data.units)} living units of {len(data.dissections)} {'layer' if len(data.dissections) == 1 else 'layers'}"
-    lede = f"{len(describers)} describers say what they see in {count}, from one dissection; what is true of each is known to the pixel."
+    count = (
+        f"{len(data.units)} living units of {len(data.dissections)}"
+        f" {'layer' if len(data.dissections) == 1 else 'layers'}"
+    )
+    lede = (
+        f"{len(describers)} describers say what they see in {count}, from one dissection; what is true of each is known"
+        " to the pixel."
+    )
     notes = [*([NAMED_EXACTLY] if data.planted else []), *NOTES, *_note_label_users(describers)]
     sources = sources_of(data.dissections.values(), {evaluated.name: evaluated.describer for evaluated in describers})
     tables = (table, _make_group_table(data, describers, seed))

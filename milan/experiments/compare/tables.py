@@ -25,28 +25,33 @@ COLUMNS = (
     Column("words", "The mean number of words of a description.", digits=1),
     Column(
         "same",
-        "The share of units of which another run said the very same (capitals and full stops aside), a mean over the others.",
+        "The share of units of which another run said the very same (capitals and full stops aside), a mean over the"
+        " others.",
         "%",
         1,
     ),
     Column(
         "like",
-        "ROUGE-L (F) between what it said and what each other run said of the same unit: words in common, in their order.",
+        "ROUGE-L (F) between what it said and what each other run said of the same unit: words in common, in their"
+        " order.",
         "",
         2,
     ),
 )
 TRUTH_COLUMN = Column(
     "truth",
-    "The mean truth score over the units of Diorama's layers that it described: how much of the best that could be said of a unit with as "
-    "many concepts its description says.",
+    "The mean truth score over the units of Diorama's layers that it described: how much of the best that could be said"
+    " of a unit with as many concepts its description says.",
     "%",
     1,
     "more",
 )
 NOTES = (
     "Intervals are of 95%, by drawing the units again a thousand times (shares: Wilson's).",
-    "Runs may have described different units, and from different exemplars: agreement is over the units that both described.",
+    (
+        "Runs may have described different units, and from different exemplars: agreement is over the units that both"
+        " described."
+    ),
 )
 NO_TRUTH_NOTE = "How good the descriptions are is not told here: only Diorama's units are known. The study asks people."
 

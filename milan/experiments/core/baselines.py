@@ -15,8 +15,9 @@ from milan.units import Description
 
 FLOORS = ("shuffled", "random", "constant")
 FLOORS_NOTE = (
-    "Floors: the first describer's descriptions dealt to other units of the layer; for each unit a text or concept drawn by lot from all "
-    "that any describer here uses; and the first describer's commonest description, said of every unit."
+    "Floors: the first describer's descriptions dealt to other units of the layer; for each unit a text or concept"
+    " drawn by lot from all that any describer here uses; and the first describer's commonest description, said of"
+    " every unit."
 )
 COUNT_COLUMNS = (
     Column("described", "How many units have a description."),

@@ -27,9 +27,10 @@ PAPER_TABLE_5: dict[str, tuple[int, int, float, float, float, float]] = {
     "layer4": (2048, 1728, 4.6, 47.8, 8.6, 7.8),
 }
 PAPER_NOTE = (
-    "In grey, MILAN's Table 5 of the same annotations of ResNet152-ImageNet. The paper does not say which of spaCy's pipelines it counted "
-    "with, nor how. Its numbers of words come out when singular and plural count once (here each form counts), its nouns when names "
-    "(here nouns too) are left out; of words in -ing and -ed another pipeline takes more for adjectives and fewer for verbs."
+    "In grey, MILAN's Table 5 of the same annotations of ResNet152-ImageNet. The paper does not say which of spaCy's"
+    " pipelines it counted with, nor how. Its numbers of words come out when singular and plural count once (here each"
+    " form counts), its nouns when names (here nouns too) are left out; of words in -ing and -ed another pipeline takes"
+    " more for adjectives and fewer for verbs."
 )
 
 

@@ -96,7 +96,10 @@ def find_dissections(runs: Sequence[DescribedRun], units: Sequence[Unit]) -> dic
             found[layer] = there[0][1]
             others = [name for name, one in there[1:] if one.key != there[0][1].key]
             if others:
-                text = f"{layer}: the exemplars are those of {there[0][0]}; {', '.join(others)} had others (probe, k or quantile differ)"
+                text = (
+                    f"{layer}: the exemplars are those of {there[0][0]}; {', '.join(others)} had others (probe, k or"
+                    " quantile differ)"
+                )
                 warnings.warn(text, MilanWarning, stacklevel=2)
     return found
 
@@ -116,7 +119,10 @@ def _warn_of_other_networks(runs: Sequence[DescribedRun]) -> None:
     """Units of one name in two networks are two units."""
     targets = {str(run.facts["target"]) for run in runs if run.facts.get("target")}
     if len(targets) > 1:
-        text = f"the runs are of different networks ({', '.join(sorted(targets))}): their units have names in common and nothing else"
+        text = (
+            f"the runs are of different networks ({', '.join(sorted(targets))}): their units have names in common and"
+            " nothing else"
+        )
         warnings.warn(text, MilanWarning, stacklevel=3)
 
 

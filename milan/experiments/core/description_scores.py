@@ -29,7 +29,8 @@ COLUMNS = {
     ),
     "BLEU": Column(
         "BLEU",
-        "Corpus BLEU, 0 to 100, against all annotators of a unit, over all seeds together; 0 where no text has four words.",
+        "Corpus BLEU, 0 to 100, against all annotators of a unit, over all seeds together; 0 where no text has four"
+        " words.",
         "",
         1,
         "more",
@@ -38,7 +39,8 @@ COLUMNS = {
     "ROUGE-L": Column("ROUGE-L", "ROUGE-L F, 0 to 1, the best of a unit's annotators.", "", 3, "more"),
     "truth": Column(
         "truth",
-        "The mean truth score: how much of the best that could be said of a unit with as many concepts its description says.",
+        "The mean truth score: how much of the best that could be said of a unit with as many concepts its description"
+        " says.",
         "%",
         1,
         "more",

@@ -41,7 +41,8 @@ def read_answers(files: Sequence[str | Path], *forms: RatingForm) -> list[RaterA
         saved = _read_saved(file)
         if saved["form"] not in items:
             raise BadInput(
-                f"{file} has answers to form {saved['form']}, but these units are in {', '.join(items)}; give the answers to that"
+                f"{file} has answers to form {saved['form']}, but these units are in {', '.join(items)}; give the"
+                " answers to that"
             )
         whole = _select_complete(file, saved, items[saved["form"]])
         rater = str(saved.get("rater") or file.stem)

@@ -80,7 +80,8 @@ class Table:
         for row in self.rows:
             if unknown := set(row.values) - known:
                 raise BadInput(
-                    f"row {row.name} of table {self.name} has values for {sorted(unknown)}, but the columns are {sorted(known)}"
+                    f"row {row.name} of table {self.name} has values for {sorted(unknown)}, but the columns are"
+                    f" {sorted(known)}"
                 )
 
     def to_plain(self) -> list[dict[str, Any]]:

@@ -122,8 +122,8 @@ def find_either_or_units(
         raise BadInput(f"{missing[0]} has no description; those there are: {', '.join(map(str, list(parts)[:5]))} ...")
     if not wanted:
         raise BadInput(
-            f"{described.evaluated.name} joins two things (a or b; a, b and c) in none of {len(parts)} descriptions; take another describer, "
-            "as compositional, or name units"
+            f"{described.evaluated.name} joins two things (a or b; a, b and c) in none of {len(parts)} descriptions;"
+            " take another describer, as compositional, or name units"
         )
     words = list(dict.fromkeys(part for unit in wanted for part in parts[unit]))
     known = dict(zip(words, embed_texts(load_embedder(vectors, device=device), words), strict=True))

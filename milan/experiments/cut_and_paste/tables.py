@@ -16,8 +16,8 @@ from milan.storage.files import collect_versions
 COLUMNS = (
     Column(
         "fooled",
-        "The share of pasted images that the network puts into a class which the unit pushes, and which is neither the original's nor "
-        "that of the picture the piece is from.",
+        "The share of pasted images that the network puts into a class which the unit pushes, and which is neither the"
+        " original's nor that of the picture the piece is from.",
         "%",
         1,
     ),
@@ -43,13 +43,13 @@ UNIT_COLUMNS = (
     Column("pushes", "The classes whose logits the unit raises most on its exemplars, by setting it to 0."),
 )
 METHOD_NOTE = (
-    "As in appendix D of the paper: images that the unit does not answer to, and that the network gets right, get a piece of one to "
-    "which the unit answers. The piece is what lies within the unit's mask, pasted where it was. The paper shows three hand-picked "
-    "images; here all of a fixed plan are counted."
+    "As in appendix D of the paper: images that the unit does not answer to, and that the network gets right, get a"
+    " piece of one to which the unit answers. The piece is what lies within the unit's mask, pasted where it was. The"
+    " paper shows three hand-picked images; here all of a fixed plan are counted."
 )
 PUSHED_NOTE = (
-    "What a unit pushes is measured (logits with it less those without it), not read from the weights, so that any layer can be asked. An "
-    "original is never of a class that its unit pushes."
+    "What a unit pushes is measured (logits with it less those without it), not read from the weights, so that any"
+    " layer can be asked. An original is never of a class that its unit pushes."
 )
 INTERVALS_NOTE = "Intervals are of 95%, by drawing units again a thousand times (for one unit: its originals)."
 
@@ -64,7 +64,8 @@ def make_report(
     """
     if not attacked_units:
         raise BadInput(
-            "no unit pushes a class, or too few images are right that it does not answer to; take more images or other units"
+            "no unit pushes a class, or too few images are right that it does not answer to; take more images or other"
+            " units"
         )
     shares = {
         name: np.array([each[name] for each in map(_compute_shares, attacked_units)])
@@ -87,9 +88,15 @@ def make_report(
         "versions": collect_versions(),
         "warnings": get_recorded_warnings(),
     }
-    lede = f"{len(attacked_units)} units whose descriptions join two unlike things, and {count:,} images made against them."
+    lede = (
+        f"{len(attacked_units)} units whose descriptions join two unlike things, and {count:,} images made against"
+        " them."
+    )
     notes = (
-        f"Fooled less control: {_format_points(more[0])}; fooled less the same images without the unit: {_format_points(more[1])}.",
+        (
+            f"Fooled less control: {_format_points(more[0])}; fooled less the same images without the unit:"
+            f" {_format_points(more[1])}."
+        ),
         METHOD_NOTE,
         PUSHED_NOTE,
         INTERVALS_NOTE,

@@ -147,7 +147,8 @@ def _divide_images(
     labels = np.array(_list_labels(images))
     if tests is not None and _list_class_names(tests) != _list_class_names(images):
         raise BadInput(
-            f"the test images have other classes ({', '.join(_list_class_names(tests)[:3])} ...) than the training images"
+            f"the test images have other classes ({', '.join(_list_class_names(tests)[:3])} ...) than the training"
+            " images"
         )
     rows: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
     for label in range(len(_list_class_names(images))):
@@ -155,7 +156,8 @@ def _divide_images(
         held = max(1, round(lettering.held_out * len(own)))
         if len(own) < (1 if tests is not None else 2) * held + 1:
             raise BadInput(
-                f"{len(own)} images of {_list_class_names(images)[label]!r} are too few to train on some and hold out others"
+                f"{len(own)} images of {_list_class_names(images)[label]!r} are too few to train on some and hold out"
+                " others"
             )
         rows["validation"] += own[:held]
         rows["test"] += [] if tests is not None else own[held : 2 * held]
@@ -195,7 +197,8 @@ def _list_labels(images: "Probe") -> list[int]:
 
     if images.labels is None or images.classes is None:
         raise BadInput(
-            f"the images {images.spec or images.name!r} have no classes; put those of each class into a folder of their own"
+            f"the images {images.spec or images.name!r} have no classes; put those of each class into a folder of"
+            " their own"
         )
     return known_labels(images)
 
@@ -208,7 +211,8 @@ def _list_class_names(images: "Probe") -> list[str]:
     names = [name.partition(",")[0].strip() for name in format_class_names(images)]
     if len({make_folder_name(name).casefold() for name in names}) < len(names):
         raise BadInput(
-            f"two classes of {images.spec or images.name!r} have one name once commas and signs are taken off; rename one"
+            f"two classes of {images.spec or images.name!r} have one name once commas and signs are taken off;"
+            " rename one"
         )
     return names
 

@@ -58,9 +58,9 @@ def load_diorama_networks(scenes: int, validated: int, tests: int, device: str) 
     from milan.diorama_build.classifier_training import VALIDATION_START
 
     note = (
-        "resnet-spurious was trained on 12,000 scenes of which half carry the name of their class; resnet-objects, without text, "
-        "on 60,000 (among them the same, without text), so that part of the gap between them is that it saw more. Test and validation "
-        "scenes are others."
+        "resnet-spurious was trained on 12,000 scenes of which half carry the name of their class; resnet-objects,"
+        " without text, on 60,000 (among them the same, without text), so that part of the gap between them is that it"
+        " saw more. Test and validation scenes are others."
     )
     return SpuriousNetwork(
         load_target("diorama:resnet-spurious", device=device),
@@ -120,8 +120,9 @@ def build_networks(
     reading, clean = network("lettered"), network("plain")
     share, held = 100 * lettering.share, 100 * lettering.held_out
     note = (
-        f"Two {training.architecture} were trained from nothing on the same images of {source.spec or source.name}, one with the class's "
-        f"name ({lettering.place}) in {share:.0f} % of them; {held:.0f} % of each class were held out for validation, and dissected too."
+        f"Two {training.architecture} were trained from nothing on the same images of {source.spec or source.name}, one"
+        f" with the class's name ({lettering.place}) in {share:.0f} % of them; {held:.0f} % of each class were held out"
+        " for validation, and dissected too."
     )
     seen = load_probe(str(folders["lettered/validation"]), size=size)
     plain, adversarial, own = (opened(f"{kind}/validation", validated) for kind in ("plain", "adversarial", "lettered"))

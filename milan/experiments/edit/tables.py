@@ -36,7 +36,8 @@ COLUMNS = (
     Column("gain", "How much more of these than with nothing removed; both on the same images.", "%", 1, "more"),
     Column(
         "of the gap",
-        "The gain as a share of what lies between the network as it is and the one trained without text, on the adversarial images.",
+        "The gain as a share of what lies between the network as it is and the one trained without text, on the"
+        " adversarial images.",
         "%",
         1,
     ),
@@ -69,13 +70,16 @@ STOP_NOTE = (
     "gave 3.1."
 )
 CONTROL_NOTE = (
-    "All units sorted in the same way are the control: where as many of these do as well, it is the sorting that helps, and not what the "
-    "descriptions say."
+    "All units sorted in the same way are the control: where as many of these do as well, it is the sorting that helps,"
+    " and not what the descriptions say."
 )
-INTERVALS_NOTE = "Intervals are of 95%: of shares by Wilson's formula, of gains by drawing images (and orders) again a thousand times."
+INTERVALS_NOTE = (
+    "Intervals are of 95%: of shares by Wilson's formula, of gains by drawing images (and orders) again a thousand"
+    " times."
+)
 FIGURE_8_CAPTION = (
-    "Accuracy on the adversarial test images as units are removed, as in the paper's Figure 8. The band is from the least to the "
-    "greatest of the random draws. Dotted upwards: the stop by validation images with text."
+    "Accuracy on the adversarial test images as units are removed, as in the paper's Figure 8. The band is from the"
+    " least to the greatest of the random draws. Dotted upwards: the stop by validation images with text."
 )
 FIGURE_15_CAPTION = (
     "Accuracy on validation images, as in Figure 15: like the training images, half of them with their class's name, "
@@ -111,8 +115,9 @@ def make_report(result: EditResult, out: Path) -> Report:
         "warnings": get_recorded_warnings(),
     }
     lede = (
-        f"{result.described.evaluated.name} says of {len(result.text_units)} of {len(result.described.active_units)} units that they detect "
-        f"{', '.join(result.config.words[:-1])} or {result.config.words[-1]}. They are removed one by one from a network that relies on text."
+        f"{result.described.evaluated.name} says of {len(result.text_units)} of {len(result.described.active_units)}"
+        f" units that they detect {', '.join(result.config.words[:-1])} or {result.config.words[-1]}. They are removed"
+        " one by one from a network that relies on text."
     )
     notes = (result.network.note, RULE_NOTE, STOP_NOTE, CONTROL_NOTE, INTERVALS_NOTE, *_make_truth_note(result))
     figures = ((FIGURE_8_CAPTION, _plot_figure_8(result, ends)), (FIGURE_15_CAPTION, _plot_figure_15(result)))
@@ -353,6 +358,7 @@ def _make_truth_note(result: EditResult) -> list[str]:
     if not result.truths:
         return []
     return [
-        f"What a unit detects is known on Diorama: one detects text where its masks and the letters' pixels overlap by {MIN_OVERLAP} or more (IoU, "
-        "Network Dissection's cut). These are no ceiling: an early unit may let text in, as one for light edges does, without detecting it."
+        "What a unit detects is known on Diorama: one detects text where its masks and the letters' pixels overlap by"
+        f" {MIN_OVERLAP} or more (IoU, Network Dissection's cut). These are no ceiling: an early unit may let text in,"
+        " as one for light edges does, without detecting it."
     ]

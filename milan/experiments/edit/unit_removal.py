@@ -148,8 +148,8 @@ def measure_removal(
     """
     if not described.find_units_mentioning(config.words):
         raise BadInput(
-            f"{described.evaluated.name} says of none of {len(described.texts)} units one of the words {', '.join(config.words)}; "
-            "give others with --words"
+            f"{described.evaluated.name} says of none of {len(described.texts)} units one of the words"
+            f" {', '.join(config.words)}; give others with --words"
         )
     units = described.active_units
 

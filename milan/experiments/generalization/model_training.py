@@ -156,7 +156,8 @@ class FeatureStore:
         rows = [self._rows(one.source)[self.dissection(one.source).row_of(one.unit)] for one in units]
         if counts := sorted({len(row) for row in rows})[1:]:
             raise BadInput(
-                f"some units have {counts[0]} exemplars and others fewer; dissect all with one k to learn from them together"
+                f"some units have {counts[0]} exemplars and others fewer; dissect all with one k to learn from them"
+                " together"
             )
         return torch.from_numpy(np.stack(rows))
 

@@ -185,7 +185,8 @@ def select_splits(
     if not found:
         request = ", ".join(sorted(wanted)) + (f" that describe {', '.join(sorted(asked))}" if described else "")
         raise BadInput(
-            f"no split of the kinds {request} can be made of {', '.join(names)}; annotate more networks, or ask for others"
+            f"no split of the kinds {request} can be made of {', '.join(names)}; annotate more networks, or ask for"
+            " others"
         )
     return found
 

@@ -35,7 +35,8 @@ from milan.storage.files import Journal, collect_versions, content_key
 
 PAPER_COLUMN = Column(
     "paper",
-    "BERTScore F in the paper's Tables 2 and 3: people's words of other networks and images, so that only the order compares.",
+    "BERTScore F in the paper's Tables 2 and 3: people's words of other networks and images, so that only the order"
+    " compares.",
 )
 UNKNOWN_COLUMN = Column(
     "unknown words", "The share of the annotators' words that nobody said of the units trained on.", "%", 1
@@ -49,12 +50,12 @@ MAIN_SCORES = (
 )  # BLEU is 0 where all texts are short, and goes up and down with the few that are not
 UNTRAINED_DESCRIBERS = ("netdissect", "compositional")
 LABELS_NOTE = (
-    "netdissect and compositional are told by the probe what its pixels show and name what overlaps most, which is what the truth score "
-    "asks for: that they are near its best says nothing against the others, who look at pictures."
+    "netdissect and compositional are told by the probe what its pixels show and name what overlaps most, which is what"
+    " the truth score asks for: that they are near its best says nothing against the others, who look at pictures."
 )
 FIGURE_CAPTION = (
-    "MILAN in every split, with its interval. Strokes: a constant text, and MILAN's own texts dealt to other units. Diamonds: one "
-    "annotator, against the other two."
+    "MILAN in every split, with its interval. Strokes: a constant text, and MILAN's own texts dealt to other units."
+    " Diamonds: one annotator, against the other two."
 )
 ROW_NOTES = {
     "milan": "MILAN: of the beam's texts the one of highest log p(d|E) - λ log p(d).",
@@ -65,12 +66,20 @@ ROW_NOTES = {
     "milan*": "MILAN against the same two.",
 }
 NOTES = (
-    "Intervals are of 95%, by drawing seeds and units again a thousand times; a unit is drawn under all seeds together.",
-    "Starred: against two annotators, since one cannot be scored against itself; fewer references give lower scores. The annotators' truth "
-    "score needs no references.",
+    (
+        "Intervals are of 95%, by drawing seeds and units again a thousand times; a unit is drawn under all seeds"
+        " together."
+    ),
+    (
+        "Starred: against two annotators, since one cannot be scored against itself; fewer references give lower"
+        " scores. The annotators' truth score needs no references."
+    ),
     "milan and p(d|E) choose from the texts of one beam; the code of 2022 set greedy texts beside reranked ones.",
-    "Within a network and for early stopping, a tenth of each layer's units is held out, by the seed; the paper's splits across data sets, "
-    "architectures and tasks are made of convolutional networks, but for the one that tests on ViT.",
+    (
+        "Within a network and for early stopping, a tenth of each layer's units is held out, by the seed; the paper's"
+        " splits across data sets, architectures and tasks are made of convolutional networks, but for the one that"
+        " tests on ViT."
+    ),
 )
 
 
@@ -185,8 +194,8 @@ class GeneralizationResult(AbstractContextManager["GeneralizationResult"]):
     def _format_lede(self) -> str:
         networks = {network.name for split in self.results for network in (*split.train, *split.test)}
         return (
-            f"MILAN learns from the annotations of some of {len(networks)} networks and describes units that it has not seen: "
-            f"{len(self.results)} splits, {self.config.seeds} trainings of each."
+            f"MILAN learns from the annotations of some of {len(networks)} networks and describes units that it has not"
+            f" seen: {len(self.results)} splits, {self.config.seeds} trainings of each."
         )
 
     def _collect_facts(self) -> dict[str, object]:
@@ -345,7 +354,8 @@ class GeneralizationResult(AbstractContextManager["GeneralizationResult"]):
                 (value[one] - value[other]) * ((one.paper or 0) - (other.paper or 0)) > 0 for one, other in pairs
             )
             sentences.append(
-                f"Of {len(pairs)} pairs of splits that differ in the paper's Table 3, {same} stand in its order here by {name}."
+                f"Of {len(pairs)} pairs of splits that differ in the paper's Table 3, {same} stand in its order here by"
+                f" {name}."
             )
         return sentences
 

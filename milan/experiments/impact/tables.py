@@ -15,9 +15,11 @@ from milan.storage.files import Journal, collect_versions, content_key
 from milan.targets import Target
 
 NOTES = (
-    "Impact: the mean of how much of the network's accuracy and of its loss (its temperature calibrated on these images) changes when the "
-    "unit is put to 0. Top Impact is the share of its absolute sum on the images with the highest mean activation; a part of an image "
-    "counts in part. By lot it is the share of images itself.",
+    (
+        "Impact: the mean of how much of the network's accuracy and of its loss (its temperature calibrated on these"
+        " images) changes when the unit is put to 0. Top Impact is the share of its absolute sum on the images with the"
+        " highest mean activation; a part of an image counts in part. By lot it is the share of images itself."
+    ),
     "The network is run once as far as the layer; what comes after it is run again for each unit.",
 )
 

@@ -28,7 +28,8 @@ from milan.units import Description
 NAMED = Column("named", "The share of the units that are described by the very name of their class.", "%", 1, "more")
 AUROC = Column(
     "AUROC",
-    "How well the unit whose description is nearest to the name of a class tells its images from others, a mean over classes; by lot 0.5.",
+    "How well the unit whose description is nearest to the name of a class tells its images from others, a mean over"
+    " classes; by lot 0.5.",
     "",
     3,
     "more",
@@ -66,7 +67,8 @@ class KnownAnswerTables:
         """
         if not self.probe.classes:
             raise MissingEvidence(
-                f"the probe {self.probe.spec} tells no class names, so that of a unit of {layer} is not known; set --final ''"
+                f"the probe {self.probe.spec} tells no class names, so that of a unit of {layer} is not known; set"
+                " --final ''"
             )
         scored = DescriptionSets.dissect_and_describe(
             self.describers, self.target, self.probe, self.look._replace(layers=[layer]), self.folder / "final"
@@ -80,7 +82,8 @@ class KnownAnswerTables:
             )
         )
         self.notes.append(
-            "Final layer: names are compared without case and signs. Describers that choose among class names have an advantage."
+            "Final layer: names are compared without case and signs. Describers that choose among class names have an"
+            " advantage."
         )
 
     def add_unseen_classes(self, probe: Probe, encoder: str) -> None:
@@ -103,9 +106,11 @@ class KnownAnswerTables:
                 return {}
             columns = [activations[each.unit.layer][:, looked[each.unit.layer].row_of(each.unit)] for each in said]
             return {
-                AUROC.name: evaluate_nearest_classifiers(
-                    said, np.stack(columns, 1), labels, classes, space, self.look.seed
-                ).auroc
+                AUROC.name: (
+                    evaluate_nearest_classifiers(
+                        said, np.stack(columns, 1), labels, classes, space, self.look.seed
+                    ).auroc
+                )
             }
 
         table = self._described.make_table("unseen classes", [AUROC], values)
@@ -116,8 +121,8 @@ class KnownAnswerTables:
         )
         self.tables.append(replace(table, rows=(*table.rows, best)))
         self.notes.append(
-            f"Unseen classes: {', '.join(classes[:10])}, of {probe.spec}. The ceiling takes for each class the unit that tells it best, "
-            "which nobody could know without the labels. Texts are compared by " + encoder + "."
+            f"Unseen classes: {', '.join(classes[:10])}, of {probe.spec}. The ceiling takes for each class the unit"
+            " that tells it best, which nobody could know without the labels. Texts are compared by " + encoder + "."
         )
 
     def make_report(self) -> Report:
@@ -135,7 +140,10 @@ class KnownAnswerTables:
 
             self.tables.append(self._described.make_table("truth", [TRUTH], values))
         names = ", ".join(self._described.dissections)
-        lede = f"{len(self.describers)} describers where the answer is known: {', '.join(table.name for table in self.tables)}."
+        lede = (
+            f"{len(self.describers)} describers where the answer is known:"
+            f" {', '.join(table.name for table in self.tables)}."
+        )
         note = "Of a weighted sum the concept that raises the unit most is compared with a name."
         inner = self._described
         notes, sources = (*self.notes, note, inner.note), {**inner.sources, **self._others}

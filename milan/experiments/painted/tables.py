@@ -159,8 +159,12 @@ class PaintedScores:
             else "is a network and may draw amiss"
         )
         return (
-            f"The painter, {painter}, {who}; what it cannot draw counts against a description. Of a weighted sum the three concepts that "
-            "raise the unit most are painted together.",
-            "AUC and MAD failed NeuronEval's exam: they lose nothing when a description is too narrow, and own against others does not "
-            "either. All of them ask what a text shows, none what else moves the unit.",
+            (
+                f"The painter, {painter}, {who}; what it cannot draw counts against a description. Of a weighted sum"
+                " the three concepts that raise the unit most are painted together."
+            ),
+            (
+                "AUC and MAD failed NeuronEval's exam: they lose nothing when a description is too narrow, and own"
+                " against others does not either. All of them ask what a text shows, none what else moves the unit."
+            ),
         )

@@ -37,12 +37,23 @@ ALL_LAYERS = "all layers"
 SHOWN_GROUPS, PLOTTED_GROUPS = 6, 20  # largest groups of a layer in the table, and in the figure
 SHOWN_TERMS = 10  # terms in the table
 NOTES = (
-    "Groups are of units of one layer in which every two descriptions are at least as similar as asked (complete linkage); a unit in a "
-    "group of one is like no other. A pruned unit puts out 0 at every place.",
-    "By lot: as many units of the same layers, drawn anew several times. Retrained: a new classifier learns from what the pruned network "
-    "makes of the images (the means over the image of the layer named below) and is judged on others; fixed: the network's own.",
-    "Intervals are of 95%: of an accuracy by Wilson's formula, of what is by lot and of differences by drawing images and lots again.",
-    "The paper trains a random forest on Tile2Vec's embeddings of aerial images; neither is at hand here: only the experiment is the same.",
+    (
+        "Groups are of units of one layer in which every two descriptions are at least as similar as asked (complete"
+        " linkage); a unit in a group of one is like no other. A pruned unit puts out 0 at every place."
+    ),
+    (
+        "By lot: as many units of the same layers, drawn anew several times. Retrained: a new classifier learns from"
+        " what the pruned network makes of the images (the means over the image of the layer named below) and is judged"
+        " on others; fixed: the network's own."
+    ),
+    (
+        "Intervals are of 95%: of an accuracy by Wilson's formula, of what is by lot and of differences by drawing"
+        " images and lots again."
+    ),
+    (
+        "The paper trains a random forest on Tile2Vec's embeddings of aerial images; neither is at hand here: only the"
+        " experiment is the same."
+    ),
 )
 
 
@@ -109,7 +120,7 @@ class PruningPlan:
         last = list(layers)[-1]
         texts = {unit: described.texts[unit] for unit in layers[last]}
         found = {
-            term: find_units_with(texts, term.split("/"), language) for term in (terms or list(counted[last])[:common])
+            term: find_units_with(texts, term.split("/"), language) for term in terms or list(counted[last])[:common]
         }
         chosen = [
             PruningSet(term, tuple(units), _draw_random_sets(layers[last], len(units), draws, seed))
@@ -208,8 +219,9 @@ def make_report(plan: PruningPlan, accuracy: PruningAccuracy, settings: Mapping[
         "warnings": get_recorded_warnings(),
     }  # fmt: skip
     lede = (
-        f"Of {len(plan.units)} units of {plan.described.name} that {plan.described.evaluated.name} described, those are pruned whose "
-        f"description is like no other's in their layer, and those of common terms; accuracy on {settings['judged']}."
+        f"Of {len(plan.units)} units of {plan.described.name} that {plan.described.evaluated.name} described, those are"
+        " pruned whose description is like no other's in their layer, and those of common terms; accuracy on"
+        f" {settings['judged']}."
     )
     judged_by = {"judged images": settings["judged"], "embedder of groups": settings["embedder"]}
     sources = {**plan.described.sources, **judged_by}
@@ -391,7 +403,10 @@ def _make_figures(plan: PruningPlan, main: Table) -> tuple[tuple[str, str], ...]
             plot_bars(profile, ranks, "units"),
         ),
         (
-            "Accuracy without the units in groups of one, and without as many by lot, layer by layer (Tables 7 and 13).",
+            (
+                "Accuracy without the units in groups of one, and without as many by lot, layer by layer (Tables 7 and"
+                " 13)."
+            ),
             plot_bars(heights, [row.name for row in main.rows[2:]], "accuracy, %"),
         ),
     )

@@ -41,7 +41,8 @@ COLUMNS = (
     Column("same", "The share that is described in the very same words (capitals and full stops aside).", "%", 1),
     Column(
         "like",
-        "The mean cosine between what is said of a unit here and as it is, by the text side of the embedder named below.",
+        "The mean cosine between what is said of a unit here and as it is, by the text side of the embedder named"
+        " below.",
         "",
         3,
     ),
@@ -57,10 +58,15 @@ PAPER_COLUMN = Column(
     "paper", "SAND's Table 1, ResNet50 on its own images: cosine and share of the same words in layer 4; in layer 1."
 )
 NOTES = (
-    "Every row but the first changes one thing and leaves all others as they are. 'Again' changes nothing: what is not the same there is "
-    "chance within the describer.",
+    (
+        "Every row but the first changes one thing and leaves all others as they are. 'Again' changes nothing: what is"
+        " not the same there is chance within the describer."
+    ),
     "Another number of exemplars is read from the same dissection; other images and quantiles are dissected again.",
-    "Of another unit: the descriptions as they are, dealt to other units of the layer: what 'same' and 'like' come to by themselves.",
+    (
+        "Of another unit: the descriptions as they are, dealt to other units of the layer: what 'same' and 'like' come"
+        " to by themselves."
+    ),
     "Intervals are of 95%, of shares by Wilson's formula, of means by drawing the units again a thousand times.",
 )
 
@@ -296,7 +302,8 @@ def make_report(
     said = {change.name: setup.describe(change) for change in perturbations}
     if not said[UNCHANGED]:
         raise BadInput(
-            f"{setup.describer.name} described none of the units; there is nothing to compare ({'; '.join(setup.refusals)})"
+            f"{setup.describer.name} described none of the units; there is nothing to compare"
+            f" ({'; '.join(setup.refusals)})"
         )
     different = list(dict.fromkeys(text for texts in said.values() for text in texts.values()))
     found = DescriptionChanges(setup, said, dict(zip(different, embed_texts(embedder, different).numpy(), strict=True)))
@@ -318,8 +325,8 @@ def make_report(
         "device": str(setup.target.device), "versions": collect_versions(), "warnings": get_recorded_warnings(),
     }  # fmt: skip
     lede = (
-        f"{setup.describer.name} describes {len(said[UNCHANGED])} units of {facts['target']} again under {len(perturbations) - 1} changes that "
-        "should not matter, one at a time."
+        f"{setup.describer.name} describes {len(said[UNCHANGED])} units of {facts['target']} again under"
+        f" {len(perturbations) - 1} changes that should not matter, one at a time."
     )
     notes = (
         *NOTES,

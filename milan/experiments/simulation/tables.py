@@ -29,7 +29,10 @@ METRIC_TEXTS = {
     "correlation": "Pearson's correlation of what the description predicts with the unit's mean activation.",
     "cosine": "The cosine of the two.",
     "auprc": "Average precision of the prediction for the 5% of images that move the unit most; by lot 0.05.",
-    "f1": "F1 of predicting these images, a prediction counting as yes above the middle of what the description can predict.",
+    "f1": (
+        "F1 of predicting these images, a prediction counting as yes above the middle of what the description can"
+        " predict."
+    ),
     "iou": "Images predicted and firing, of those that are either.",
 }
 CONCEPTS_COLUMN = Column("concepts", "The mean number of concepts in a description.")
@@ -172,11 +175,19 @@ class SimulationSetup:
             f"{one.name}: {one.shared_source}, so its figures may be too high." for one in scored if one.shared_source
         ]
         method_notes = (
-            f"Explained from {probe}, judged on {self.simulator.probe.spec}, at which no describer, split or calibration has looked. What the "
-            "author of an imported table looked at, nobody knows.",
-            f"Simulator: {self.simulator.spec}. A description that never varies on the judged images has no correlation and counts as 0.",
+            (
+                f"Explained from {probe}, judged on {self.simulator.probe.spec}, at which no describer, split or"
+                " calibration has looked. What the author of an imported table looked at, nobody knows."
+            ),
+            (
+                f"Simulator: {self.simulator.spec}. A description that never varies on the judged images has no"
+                " correlation and counts as 0."
+            ),
             floors.FLOORS_NOTE,
-            "By activation: images sorted by each unit's own activation, from its weakest half to its strongest hundredth.",
+            (
+                "By activation: images sorted by each unit's own activation, from its weakest half to its strongest"
+                " hundredth."
+            ),
             *notes,
             *shared_source,
         )
@@ -199,7 +210,10 @@ class SimulationSetup:
         best = max(known, key=lambda pair: pair[0], default=None)
         heads = ((f"{best[0]:.2f}", f"correlation: {best[1]}"),) if best else ()
         asked, images = sum(not one.role for one in scored), f"{len(self.simulator.probe):,} images"
-        lede = f"What {asked} describers say of {len(scored[0].descriptions)} units, as predictions of their activations on {images} kept from them."
+        lede = (
+            f"What {asked} describers say of {len(scored[0].descriptions)} units, as predictions of their activations"
+            f" on {images} kept from them."
+        )
         tables = (*self.make_tables(scored), *more_tables)
         return Report("simulation", self.target, lede, tables, heads, method_notes, facts, sources=sources)
 

@@ -21,8 +21,8 @@ from milan.units import Description, Unit
 COLUMNS = (
     Column(
         "closed",
-        "The mean ablation score: 1 if the prediction does to the losses all that the unit does, 0 if no more than the unit's mean; "
-        "c and d in closed form (the paper's Norm).",
+        "The mean ablation score: 1 if the prediction does to the losses all that the unit does, 0 if no more than the"
+        " unit's mean; c and d in closed form (the paper's Norm).",
         "",
         4,
         "more",
@@ -38,9 +38,10 @@ COLUMNS = (
     Column("units", "Units that change any loss, of those drawn."),
 )
 NOTE = (
-    "Ablation score: a unit is replaced at all its places by c times the prediction plus d, of units drawn by lot; c and d are fitted on "
-    "images that no table is judged on. A unit that changes no loss has none. On a network that is hardly ever wrong few images change "
-    "the loss: the optimised c and d then fit these, and may do worse on others than those in closed form."
+    "Ablation score: a unit is replaced at all its places by c times the prediction plus d, of units drawn by lot; c"
+    " and d are fitted on images that no table is judged on. A unit that changes no loss has none. On a network that is"
+    " hardly ever wrong few images change the loss: the optimised c and d then fit these, and may do worse on others"
+    " than those in closed form."
 )
 
 

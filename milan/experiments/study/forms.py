@@ -26,18 +26,22 @@ StudyKind = Literal["rating", "annotation"]
 PICTURES_PER_ROW = 5  # pictures in a row
 WRONG_ANSWERS = 2  # wrong answers beside the right one, where they are made from the truth
 HIGHLIGHT_TEXT = (
-    "Outside the region that is meant, each image is dimmed, and the region has a yellow outline. Where nothing is dimmed, the whole image "
-    "is meant."
+    "Outside the region that is meant, each image is dimmed, and the region has a yellow outline. Where nothing is"
+    " dimmed, the whole image is meant."
 )
 WHOLE_TEXT = "The images are shown whole: nothing in them is highlighted."
 RATING_INSTRUCTIONS = (
-    "Each item shows some images and several descriptions of what they have in common. Say of each description how far you agree that it "
-    "describes most of what is meant in the images, and then which describes it best.",
+    (
+        "Each item shows some images and several descriptions of what they have in common. Say of each description how"
+        " far you agree that it describes most of what is meant in the images, and then which describes it best."
+    ),
     "What you call best must be among those that you rated highest; other answers cannot be used.",
 )
 ANNOTATION_INSTRUCTIONS = (
-    "Each item shows some images. In one sentence, sum up everything that is shown inside the highlighted regions: it may be one thing in "
-    "all of them, or several.",
+    (
+        "Each item shows some images. In one sentence, sum up everything that is shown inside the highlighted regions:"
+        " it may be one thing in all of them, or several."
+    ),
     "Do not write that you are describing highlighted regions, or images.",
 )
 QUALIFICATION_INSTRUCTIONS = ("First a short test. Choose the description that fits the highlighted regions best.",)
@@ -156,7 +160,8 @@ def sample_units(
     common = {layer: units for layer, units in common.items() if units}
     if not common:
         raise BadInput(
-            f"{', '.join(run.name for run in runs)} have no unit in common of which there are pictures (a dissection beside one)"
+            f"{', '.join(run.name for run in runs)} have no unit in common of which there are pictures (a dissection"
+            " beside one)"
         )
     rng = np.random.default_rng(config.seed)
     shuffled = [[units[row] for row in rng.permutation(len(units)).tolist()] for units in common.values()]
@@ -212,7 +217,10 @@ def _make_form(number: int, items: Sequence[FormItem], test: Sequence[FormItem],
         parts=[[part.kind, [[item.id, list(item.options)] for item in part.items]] for part in parts], asked=str(config)
     )
     title = "Descriptions of units" if config.kind == "rating" else "Describe units"
-    lede = f"{len(items)} items. What you answer is kept in this browser until you save it as a file, which you then hand in."
+    lede = (
+        f"{len(items)} items. What you answer is kept in this browser until you save it as a file, which you then"
+        " hand in."
+    )
     return RatingForm(id, title, lede, parts, f"answers-{number}-{id[:6]}.json", across=PICTURES_PER_ROW)
 
 

@@ -55,8 +55,8 @@ def write_mechanical_turk(study: StudyForms, folder: Path, image_url: str = "") 
         size = len(layout.encode()) + sum(len(str(value).encode()) for value in largest.values())
         if size > MAX_HIT_BYTES:
             raise BadInput(
-                f"the HIT of item {largest['item']} would have {size:,} bytes, and Mechanical Turk takes {MAX_HIT_BYTES:,}; show fewer images, "
-                "or put the pictures on a server: --image_url https://..."
+                f"the HIT of item {largest['item']} would have {size:,} bytes, and Mechanical Turk takes"
+                f" {MAX_HIT_BYTES:,}; show fewer images, or put the pictures on a server: --image_url https://..."
             )
         found += [_write_text(folder / f"layout-{count}.html", layout), folder / f"hits-{count}.csv"]
         write_csv(folder / f"hits-{count}.csv", rows)
@@ -92,10 +92,14 @@ def _write_qualification(part: FormSection, study: StudyForms, folder: Path, ima
         return []
     overview = "".join(f"<Text>{escape(line)}</Text>" for line in part.instructions)
     questions = "".join(_format_question(part, item, folder, image_url) for item in part.items)
-    form = f'<QuestionForm xmlns="{QUESTION_SCHEMA}"><Overview><Title>{escape(part.title)}</Title>{overview}</Overview>{questions}</QuestionForm>\n'
+    form = (
+        "<QuestionForm"
+        f' xmlns="{QUESTION_SCHEMA}"><Overview><Title>{escape(part.title)}</Title>{overview}</Overview>{questions}</QuestionForm>\n'
+    )
     if len(form.encode()) > MAX_QUALIFICATION_BYTES:
         raise BadInput(
-            f"the qualification test has {len(form.encode()):,} bytes, and Mechanical Turk takes {MAX_QUALIFICATION_BYTES:,}; ask of fewer units"
+            f"the qualification test has {len(form.encode()):,} bytes, and Mechanical Turk takes"
+            f" {MAX_QUALIFICATION_BYTES:,}; ask of fewer units"
         )
     right = "".join(
         f"<Question><QuestionIdentifier>{item.id}</QuestionIdentifier><AnswerOption><SelectionIdentifier>{study.key.right[item.id]}"

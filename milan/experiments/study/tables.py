@@ -47,8 +47,8 @@ RATER_COLUMNS = (
     Column("minutes", "That the forms were open for.", "", 1),
 )
 VALID_NOTE = (
-    "A response is valid if all that was called best is among the highest rated (Describe-and-Dissect, A.1.6; about 75 % were, there). "
-    "Others are left out."
+    "A response is valid if all that was called best is among the highest rated (Describe-and-Dissect, A.1.6; about 75"
+    " % were, there). Others are left out."
 )
 NO_BEST_NOTE = "Nobody was asked which is best, so every response counts."
 INTERVALS_NOTE = "Intervals are of 95%, by drawing the units again a thousand times."
@@ -56,13 +56,16 @@ AGREEMENT_NOTE = (
     "Raters' agreement is Krippendorff's α of the ratings (squared differences): 1 is perfect, 0 what lots would give."
 )
 SAME_TEXT_NOTE = "A text that several describers gave was shown once, and its rating counts for each of them."
-KEY_NOTE = "key.json says who gave which description; raters must not see it. Forms send nothing: raters hand in the files that they save."
+KEY_NOTE = (
+    "key.json says who gave which description; raters must not see it. Forms send nothing: raters hand in the files"
+    " that they save."
+)
 NEXT_NOTE = (
     "Then: the same command with --answers FILE FILE ... (what the forms saved, or Mechanical Turk's table of results)."
 )
 PUBLISHED_NOTE = (
-    "Read from a published table: who was asked what is not known beyond its columns. Responses flagged as uninterpretable, or as none "
-    "fitting, are left out."
+    "Read from a published table: who was asked what is not known beyond its columns. Responses flagged as"
+    " uninterpretable, or as none fitting, are left out."
 )
 
 
@@ -82,7 +85,10 @@ def make_forms_report(study: StudyForms, runs: Sequence[DescribedRun], files: Se
     )
     units = len(study.key.units) - len(study.key.right)
     test = f" A test of {len(study.key.right)} units comes first." if study.key.right else ""
-    lede = f"{units} units of {', '.join(run.name for run in runs)} in {len(study.forms)} forms ({study.config.kind}).{test}"
+    lede = (
+        f"{units} units of {', '.join(run.name for run in runs)} in {len(study.forms)} forms"
+        f" ({study.config.kind}).{test}"
+    )
     notes = (
         KEY_NOTE,
         NEXT_NOTE,
@@ -122,7 +128,8 @@ def make_answers_report(study: StudyForms, runs: Sequence[DescribedRun], files: 
     responses = collect_responses(passed, study.key)
     if not any(one.is_valid for one in responses):
         raise BadInput(
-            f"none of {len(responses)} responses in {', '.join(files)} is valid: what is called best must be among the highest rated"
+            f"none of {len(responses)} responses in {', '.join(files)} is valid: what is called best must be among the"
+            " highest rated"
         )
     return _make_ratings_report(
         responses, passed, (*notes, SAME_TEXT_NOTE), _collect_facts(study, runs), sources_of(runs), study.config.seed
@@ -245,7 +252,10 @@ def _make_annotations_report(
     table_rows.append(Row("all", _make_corpus_values(said)))
     all_notes = (
         *notes,
-        "annotations.csv has layer, unit and summary, as in MILANNOTATIONS; the captioner and the annotators' describer read it.",
+        (
+            "annotations.csv has layer, unit and summary, as in MILANNOTATIONS; the captioner and the annotators'"
+            " describer read it."
+        ),
         *(
             [f"{pointing} of {len(texts)} sentences speak of highlighted regions, which they were asked not to."]
             if pointing

@@ -89,7 +89,8 @@ class WordScores:
             here = [one for one in each if one.unit in references and layer in ("", one.unit.layer) and one.text]
             if not here:
                 raise BadInput(
-                    f"{name} describes none of the {len(references)} units of the references ({next(iter(references))}, ...)"
+                    f"{name} describes none of the {len(references)} units of the references ({next(iter(references))},"
+                    " ...)"
                 )
             description_sets.append(DescriptionSet(name, "", here))
         floors = make_floors(
@@ -174,10 +175,16 @@ class WordScores:
         if PEOPLE_ROW in self.values:
             rows.append(Row(PEOPLE_ROW, self.values[PEOPLE_ROW], "ceiling"))
         notes = (
-            "None of these scores sees whether a description is true: the right thing in other words scores low, and a common phrase well "
-            "for every unit (in MILANNOTATIONS one constant word beats most methods). Cosines of unrelated texts are far from 0.",
+            (
+                "None of these scores sees whether a description is true: the right thing in other words scores low,"
+                " and a common phrase well for every unit (in MILANNOTATIONS one constant word beats most methods)."
+                " Cosines of unrelated texts are far from 0."
+            ),
             f"Intervals are of 95%, by drawing the units again a thousand times, seed {self.seed}. {FLOORS_NOTE}",
-            "The first to speak of each unit, against the others, who are one fewer. Of a weighted sum three concepts are compared.",
+            (
+                "The first to speak of each unit, against the others, who are one fewer. Of a weighted sum three"
+                " concepts are compared."
+            ),
         )
         facts = {
             "references": Path(references).name,
@@ -185,7 +192,10 @@ class WordScores:
             "settings": self.settings,
             "versions": collect_versions(),
         }
-        lede = f"{sum(not each.role for each in self.sets)} tables of descriptions against what is said of {len(self._scored_units):,} units."
+        lede = (
+            f"{sum(not each.role for each in self.sets)} tables of descriptions against what is said of"
+            f" {len(self._scored_units):,} units."
+        )
         table = Table("all units", (*self.columns, *COUNT_COLUMNS), tuple(rows))
         facts |= {"warnings": get_recorded_warnings()}
         sources = {**self.sources, "references": references}

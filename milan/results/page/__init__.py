@@ -3,4 +3,4 @@
 from milan.results.page.catalogue_page import write_page
 from milan.results.page.contact_sheets import write_contact_sheets
 
-__all__ = ["write_page", "write_contact_sheets"]
+__all__ = ["write_contact_sheets", "write_page"]

@@ -69,7 +69,10 @@ def _format_summary(catalogue: Catalogue) -> str:
     """One sentence that says what lies here."""
     facts = catalogue.facts
     layers = len(catalogue.layers)
-    said = f"{len(catalogue.descriptions):,} of {len(catalogue):,} units in {layers} {'layer' if layers == 1 else 'layers'}"
+    said = (
+        f"{len(catalogue.descriptions):,} of {len(catalogue):,} units in {layers}"
+        f" {'layer' if layers == 1 else 'layers'}"
+    )
     known = {"images", "probe"} <= facts.keys()
     images = (
         f"{facts['images']:,} images of {_shorten_path(str(facts['probe']))}" if known else "the images of its probe"

@@ -30,8 +30,8 @@ def render_document(template: str, *, styles: Sequence[str], scripts: Sequence[s
     """A template of ``templates`` filled with the values, and with those files of ``static`` as its style and script."""
     style, script = "".join(map(_read_static, styles)), "".join(map(_read_static, scripts))
     policy = (
-        f"default-src 'none'; img-src 'self' file: data:; script-src {_hash_inline(script)}; style-src {_hash_inline(style)}; "
-        "base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; img-src 'self' file: data:; script-src {_hash_inline(script)}; style-src"
+        f" {_hash_inline(style)}; base-uri 'none'; form-action 'none'"
     )
     return render_template(template, policy=Markup(policy), style=Markup(style), script=Markup(script), **values)
 

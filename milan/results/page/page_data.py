@@ -84,7 +84,10 @@ def _build_layer(
         "units": [
             _build_unit(entry, sheets.get(entry.unit))
             | more
-            | {"ranges": shares, "reasoning": make_reasoning_data(reasons.get(entry.unit))}
+            | {
+                "ranges": shares,
+                "reasoning": make_reasoning_data(reasons.get(entry.unit)),
+            }
             for entry, more, shares in zip(entries, known, ranges, strict=True)
         ],
     }
