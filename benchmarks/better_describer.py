@@ -217,21 +217,26 @@ class Change:
 def changes(near: Callable[[Case, int], list[np.ndarray]] | None) -> list[Change]:
     """Those that need no other training."""
     found = [
-        Change("λ", {f"λ {weight:g}": lambda case, seed, weight=weight: case.heard(seed).best(weight) for weight in WEIGHTS}),
+        Change("λ", {f"λ {weight:g}": lambda case, seed,
+        weight=weight: case.heard(seed).best(weight) for weight in WEIGHTS}),
         Change("λ by validation", {"by the truth of the units kept for stopping": _validated}),
-        Change("beam", {f"beam {beam}, λ {weight:g}": lambda case, seed, beam=beam, weight=weight: case.heard(seed, beam).best(weight)
+        Change("beam", {f"beam {beam}, λ {weight:g}": lambda case, seed, beam=beam,
+        weight=weight: case.heard(seed, beam).best(weight)
                         for beam in BEAMS for weight in (0.0, WEIGHT)}, seeds=2),
         Change("length normalisation", {
-            f"words^{shrink:g}, λ {weight:g}": lambda case, seed, shrink=shrink, weight=weight: case.heard(seed).best(weight, shrink)
+            f"words^{shrink:g}, λ {weight:g}": lambda case, seed, shrink=shrink,
+            weight=weight: case.heard(seed).best(weight, shrink)
             for shrink in (0.5, 1.0) for weight in (0.0, WEIGHT)
         }),
-        Change("ensemble of all seeds", {f"λ {weight:g}": lambda case, _seed, weight=weight: case.together().best(weight)
+        Change("ensemble of all seeds", {f"λ {weight:g}": lambda case, _seed,
+        weight=weight: case.together().best(weight)
                                          for weight in WEIGHTS}, together=True),
     ]  # fmt: skip
     if near is not None:
         found.append(Change("reranking by the embedder", {
             f"cosine x {pull:g}, λ {weight:g}":
-                lambda case, seed, pull=pull, weight=weight: case.heard(seed).best(weight, pull=pull, near=near(case, seed))
+                lambda case, seed, pull=pull, weight=weight: case.heard(seed).best(weight, pull=pull,
+                near=near(case, seed))
             for pull in PULLS for weight in (0.0, WEIGHT)
         }, seeds=2))  # fmt: skip
     return found
@@ -285,7 +290,8 @@ def trainings(evidence: FeatureStore, recipe: TrainingRecipe) -> list[Change]:
         "transformer for the LSTM": (evidence, recipe, "transformer"),
     }
     return [
-        Change(name, {f"λ {weight:g}": lambda case, _seed, name=name, made=made, weight=weight: _once(case, name, *made).best(weight)
+        Change(name, {f"λ {weight:g}": lambda case, _seed, name=name, made=made,
+        weight=weight: _once(case, name, *made).best(weight)
                       for weight in (0.0, WEIGHT)}, seeds=1)
         for name, made in makers.items()
     ]  # fmt: skip

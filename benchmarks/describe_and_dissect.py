@@ -97,20 +97,25 @@ def stable_diffusion(folder: Path, tiny: bool) -> str:
     }
     reads = CLIPTextConfig(**(small if tiny else large), **ends)
     if tiny:
-        unet = UNet2DConditionModel(sample_size=16, block_out_channels=(4, 8), layers_per_block=1, cross_attention_dim=16,
-                                    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), attention_head_dim=4, norm_num_groups=2,
+        unet = UNet2DConditionModel(sample_size=16, block_out_channels=(4, 8), layers_per_block=1,
+            cross_attention_dim=16,
+                                    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), attention_head_dim=4,
+                                    norm_num_groups=2,
                                     up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"))  # fmt: skip
         vae = AutoencoderKL(block_out_channels=[4, 4], norm_num_groups=2, sample_size=32,
-                            down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2)  # fmt: skip
+                            down_block_types=["DownEncoderBlock2D"] * 2,
+                            up_block_types=["UpDecoderBlock2D"] * 2)  # fmt: skip
     else:
         unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)  # its other defaults are those of 1.x
         vae = AutoencoderKL(block_out_channels=[128, 256, 512, 512], layers_per_block=2, sample_size=512,
-                            down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4)  # fmt: skip
+                            down_block_types=["DownEncoderBlock2D"] * 4,
+                            up_block_types=["UpDecoderBlock2D"] * 4)  # fmt: skip
     noise = DPMSolverMultistepScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
     )
     StableDiffusionPipeline(
-        vae=vae, text_encoder=CLIPTextModel(reads), tokenizer=tokenizer, unet=unet, scheduler=noise, safety_checker=None,
+        vae=vae, text_encoder=CLIPTextModel(reads), tokenizer=tokenizer, unet=unet, scheduler=noise,
+        safety_checker=None,
         feature_extractor=None, requires_safety_checker=False,
     ).save_pretrained(folder)  # fmt: skip
     return f"diffusers:{folder}"
@@ -147,7 +152,7 @@ def measure(folder: Path, chosen: argparse.Namespace) -> None:
     from milan.pretrained.embedder import load_embedder
     from milan.pretrained.image_captioner import caption_with_cache, load_image_captioner
     from milan.pretrained.painter import load_painter
-    from milan.targets import load_target
+    from milan.targets.loading import load_target
     from milan.units import Unit
 
     tiny, device, precision = chosen.sizes == "tiny", chosen.device, chosen.precision

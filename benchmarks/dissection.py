@@ -23,7 +23,7 @@ BATCH = 16
 
 def loaded(images: int):
     from milan.probes import load_probe
-    from milan.targets import load_target
+    from milan.targets.loading import load_target
 
     target = load_target(
         "torchvision:squeezenet1_0", weights=SHARED / "squeezenet" / "squeezenet1_0_imagenet.safetensors"

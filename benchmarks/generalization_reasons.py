@@ -87,7 +87,8 @@ def annotators(outcome: GeneralizationResult) -> Iterator[str]:
     yield row("network", "texts", "name no concept", "truth of the rest", "of the rest below 50%")
     for split in left_out(outcome):
         units = outcome.results[split][0].test
-        rounds = [TextsWithReferences.from_annotations([one for one in units if len(one.texts) > place], [one.texts[place] for one in units if len(one.texts) > place])
+        rounds = [TextsWithReferences.from_annotations([one for one in units if len(one.texts) > place],
+            [one.texts[place] for one in units if len(one.texts) > place])
                   for place in range(3)]  # fmt: skip
         values = [outcome.scorer.compute_truth_scores(one) for one in rounds]
         pairs = [(parse_concepts(text).concept_count, value[name]) for one, value in zip(rounds, values, strict=True)

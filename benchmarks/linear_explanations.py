@@ -32,7 +32,9 @@ BLOCK = 64  # units regressed together, as the describer does
 
 
 def probabilities(rng: np.random.Generator) -> torch.Tensor:
-    """sigmoid(60 (cosine - 0.09)) of vectors that images and concepts have in one space; related concepts go together."""
+    """sigmoid(60 (cosine - 0.09)) of vectors that images and concepts have in one space; related concepts go
+    together.
+    """
     texts, images = rng.normal(size=(CONCEPTS, LATENT)), rng.normal(size=(IMAGES, LATENT))
     texts[CONCEPTS // 2 :] = (
         texts[: CONCEPTS - CONCEPTS // 2] + 0.7 * texts[CONCEPTS // 2 :]

@@ -53,7 +53,9 @@ class Judge:
         return float(known.mean()), float(known.std(ddof=1) / np.sqrt(len(known)))
 
     def row(self, name: str, texts: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> str:
-        """A line of the table; ``texts`` and ``references`` may be of several rounds over the units, which are pooled."""
+        """A line of the table; ``texts`` and ``references`` may be of several rounds over the units, which are
+        pooled.
+        """
         said, known = [text for one in texts for text in one], [one for some in references for one in some]
         found = bleu_score(said, known)
         truths = [self.truth(one) for one in texts]

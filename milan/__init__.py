@@ -13,10 +13,10 @@ _HOMES = {
     "Exemplars": "milan.units",
     "Description": "milan.units",
     "Candidate": "milan.units",
-    "Target": "milan.targets",
-    "load_target": "milan.targets",
-    "GeneratorTarget": "milan.targets",
-    "Latents": "milan.targets",
+    "Target": "milan.targets.target",
+    "load_target": "milan.targets.loading",
+    "GeneratorTarget": "milan.targets.generator_target",
+    "Latents": "milan.targets.latents",
     "Preprocessing": "milan.targets.preprocessing",
     "Probe": "milan.probes",
     "load_probe": "milan.probes",
@@ -46,9 +46,12 @@ if TYPE_CHECKING:
     from milan.dissection.store import Dissection, load_dissection
     from milan.probes import Probe, load_probe
     from milan.results.catalogue import Catalogue, read_descriptions
-    from milan.targets import GeneratorTarget, Latents, Target, load_target
+    from milan.targets.generator_target import GeneratorTarget
     from milan.targets.hooks import ablated, recorded
+    from milan.targets.latents import Latents
+    from milan.targets.loading import load_target
     from milan.targets.preprocessing import Preprocessing
+    from milan.targets.target import Target
     from milan.units import Candidate, Description, Exemplars, Unit
 
 

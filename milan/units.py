@@ -43,9 +43,9 @@ class Exemplars:
     ids: Int[Tensor, " k"]  # row of each image in the probe
 
     def _repr_html_(self) -> str:
-        from milan.console.notebook import render_exemplars  # only a notebook asks
+        from milan.console.notebook import render_exemplars
 
-        return render_exemplars(self)
+        return render_exemplars(str(self.unit), self.images, self.masks, self.activations)
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,10 @@ class Description:
     )  # what led there, as plain values, for the page
 
     def _repr_html_(self) -> str:
-        from milan.console.notebook import render_description  # only a notebook asks
+        from milan.console.notebook import render_description
 
-        return render_description(self)
+        candidates = [(each.text, each.score) for each in self.candidates]
+        return render_description(str(self.unit), self.text, self.score, self.concepts, candidates)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,6 @@
-"""What all tests share: checked shapes and types, folders of their own, one thread, the real data where it is at hand."""
+"""What all tests share: checked shapes and types, folders of their own, one thread, the real data where it is
+at hand.
+"""
 
 import os
 import shutil

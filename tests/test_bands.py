@@ -20,7 +20,10 @@ from milan.probes import Probe, load_probe
 from milan.probes.band_files import read_bands
 from milan.probes.image_decoding import UnreadableImage
 from milan.scores.accuracy_under_ablation import evaluate_ablations
-from milan.targets import GeneratorTarget, Latents, Target, load_target
+from milan.targets.generator_target import GeneratorTarget
+from milan.targets.latents import Latents
+from milan.targets.loading import load_target
+from milan.targets.target import Target
 from milan.units import Unit
 
 SIZE, COUNT = 16, 12

@@ -22,7 +22,7 @@ from milan.results.page.activation_ranges import compute_class_ranges
 from milan.scores.ablation_score import compute_impacts
 from milan.scores.accuracy_under_ablation import evaluate_ablations
 from milan.scores.activation_simulation import ClassSimulator
-from milan.targets import Target
+from milan.targets.target import Target
 
 
 @pytest.mark.parametrize(

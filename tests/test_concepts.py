@@ -1,4 +1,6 @@
-"""Concept sets and their harvest: what is in them, what is dropped, and what is told of a name that nothing answers to."""
+"""Concept sets and their harvest: what is in them, what is dropped, and what is told of a name that nothing
+answers to.
+"""
 
 import gzip
 import json
@@ -227,7 +229,9 @@ def test_spacy_learns_a_tagger_from_a_treebank(tmp_path, cache):
 
 
 def test_a_tagger_of_the_real_treebank_tells_nouns_from_verbs(shared_data, tmp_path):
-    """Of the smallest of its files, in one pass: right for more than 8 in 10 words of sentences that it has not seen."""
+    """Of the smallest of its files, in one pass: right for more than 8 in 10 words of sentences that it has not
+    seen.
+    """
     from spacy.training.converters import conllu_to_docs
 
     text = (shared_data / "ud_english_ewt" / "dev.conllu").read_text()

@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from torchvision import models
 
 from milan.errors import UnknownName
-from milan.targets import Layer, Target, load_target
 from milan.targets.hooks import ablated, recorded
+from milan.targets.layers import Layer
+from milan.targets.loading import load_target
+from milan.targets.target import Target
 from milan.units import Unit
 
 Expected = dict[str, tuple[int, int, int]]  # layer -> units, side of its grid, prefix tokens

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from milan.errors import BadInput, UnknownName
-from milan.targets import Target
 from milan.targets.hooks import ablated, recorded
+from milan.targets.target import Target
 from milan.units import Unit
 
 SIZE = 8

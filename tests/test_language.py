@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from milan.diorama_build.language_pipeline import evaluate_pipeline, read_treebank
+from milan.diorama_build.language_pipeline import evaluate_pipeline, main, read_treebank
 from milan.errors import BadInput, UnknownName
 from milan.language import PACKAGED_PIPELINE, find_default_pipeline, format_pipeline_name, load_pipeline
-from milan.language.__main__ import main
 from milan.language.text_parsing import parse_texts
 from milan.storage.packaged_data import locate_packaged_data
 

@@ -10,9 +10,9 @@ from timm.models.xcit import Xcit
 from torch import Tensor, nn
 
 from milan.errors import BadInput
-from milan.targets import Target
 from milan.targets.hooks import ablated, recorded
 from milan.targets.spatial_order import digits, raster_order
+from milan.targets.target import Target
 from milan.units import Unit
 
 SIZE = 32

@@ -33,7 +33,9 @@ def images() -> torch.Tensor:
 
 
 def test_the_embedded_segmenter_tells_what_pixels_show(images: torch.Tensor) -> None:
-    """Against the labels of the probe, concept by concept, on scenes that it was neither trained on nor measured with."""
+    """Against the labels of the probe, concept by concept, on scenes that it was neither trained on nor
+    measured with.
+    """
     segmenter = load_segmenter()
     found = segmenter.segment(images)
     truth = load_pixel_labels(load_probe("diorama:objects", limit=COUNT))

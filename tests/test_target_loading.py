@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torchvision import models
 
 from milan.errors import BadInput, MilanWarning, UnknownName
-from milan.targets import Target, load_target
+from milan.targets.loading import load_target
 from milan.targets.preprocessing import Preprocessing
+from milan.targets.target import Target
 from milan.targets.weight_files import load_weights_into
 
 SMALL = "torchvision:squeezenet1_1"

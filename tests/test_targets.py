@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from milan.errors import BadInput, MilanWarning
-from milan.targets import Target, format_layers
+from milan.targets.layers import format_layers
+from milan.targets.target import Target
 
 # what is refused or brought into shape
 
@@ -213,7 +214,7 @@ def test_the_fingerprint_is_the_same_in_another_process() -> None:
     nn.init.constant_(model.weight, 0.5)
     nn.init.zeros_(model.bias)
     code = (
-        "import torch; from torch import nn; from milan.targets import Target; m = nn.Conv2d(3, 1, 1);"
+        "import torch; from torch import nn; from milan.targets.target import Target; m = nn.Conv2d(3, 1, 1);"
         "nn.init.constant_(m.weight, 0.5); nn.init.zeros_(m.bias); print(Target(m).fingerprint)"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()

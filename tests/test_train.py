@@ -1,4 +1,6 @@
-"""train.py: a stopped run ends as one never stopped, the best weights are what is kept, and faults are told in a line."""
+"""train.py: a stopped run ends as one never stopped, the best weights are what is kept, and faults are told in
+a line.
+"""
 
 import csv
 import os

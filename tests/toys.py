@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from milan.probes import Probe
-from milan.targets import Target
+from milan.targets.target import Target
 
 SIZE = 16
 RED, GREEN, BLUE, EDGE, DEAD, NEGATIVE, CONSTANT, INVALID = range(8)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers 
     from milan.describers import Describer
     from milan.probes import Probe
     from milan.results.catalogue import Catalogue
-    from milan.targets import Target
+    from milan.targets.target import Target
     from milan.units import Unit
 
 DEFAULT_TARGET, DEFAULT_PROBE = "diorama:resnet-objects", "diorama:objects"
@@ -114,7 +114,8 @@ def run_describe(
     """
     from milan.cli.describe_output import print_plan, print_result
     from milan.cli.describe_run import execute_run, load_probe_for, prepare_run
-    from milan.targets import format_layers, load_target
+    from milan.targets.layers import format_layers
+    from milan.targets.loading import load_target
 
     network = load_target(target, weights=weights, device=device, **target_options.given)
     if list_layers:

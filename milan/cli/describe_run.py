@@ -27,7 +27,9 @@ from milan.results.catalogue import OK, Catalogue, Entry
 from milan.results.page import write_contact_sheets, write_page
 from milan.storage.files import collect_versions, lock_folder, write_text
 from milan.storage.provenance import simulated_note
-from milan.targets import GeneratorTarget, Target, load_target
+from milan.targets.generator_target import GeneratorTarget
+from milan.targets.loading import load_target
+from milan.targets.target import Target
 from milan.targets.unit_selection import select_units
 from milan.units import Unit
 

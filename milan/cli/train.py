@@ -1,4 +1,6 @@
-"""train.py: LightningCLI over MILAN's models, made so that a run stopped at any moment goes on as if it had not been."""
+"""train.py: LightningCLI over MILAN's models, made so that a run stopped at any moment goes on as if it had not
+been.
+"""
 
 import csv
 import sys

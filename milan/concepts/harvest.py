@@ -22,6 +22,7 @@ from milan.diorama.scenes import draw_scene
 from milan.diorama.sentences import RELATION_PHRASES, generate_sentences
 from milan.errors import BadInput, UnknownName
 from milan.language import PACKAGED_PIPELINE, load_pipeline
+from milan.language.text_parsing import preserve_rng_state
 from milan.storage.files import cache_folder, content_key
 
 if TYPE_CHECKING:
@@ -145,8 +146,6 @@ def train_tagger(treebank: Path, *, epochs: int = EPOCHS, seed: int = 0) -> "Lan
     from spacy.training import Example
     from spacy.util import fix_random_seed, minibatch
 
-    from milan.diorama_build.language_pipeline import preserve_rng_state
-
     tagger = spacy.blank("en")
     tagger.add_pipe("morphologizer")  # of which only the parts of speech are used
     known = _read_treebank(treebank)
@@ -190,7 +189,9 @@ def read_texts(path: Path) -> Iterator[str]:
 
 
 def generate_diorama_sentences(scenes: int = HARVESTED_SCENES) -> list[str]:
-    """Two sentences about each of Diorama's first scenes: what stands in for people's captions where none are at hand."""
+    """Two sentences about each of Diorama's first scenes: what stands in for people's captions where none are
+    at hand.
+    """
     return [said for index in range(scenes) for said in generate_sentences(draw_scene(index), 2)]
 
 

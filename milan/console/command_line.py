@@ -61,7 +61,9 @@ class OptionErrors(jsonargparse.ArgumentParser):
 
 
 class ArgumentParser(OptionErrors):
-    """jsonargparse's parser, but lists take several words, switches need no value, and faults name the nearest options."""
+    """jsonargparse's parser, but lists take several words, switches need no value, and faults name the nearest
+    options.
+    """
 
     list_options: frozenset[str] = frozenset()
     flags: frozenset[str] = frozenset()
@@ -277,7 +279,9 @@ def escape_markup(text: str) -> str:
 
 
 def _escape_bracket(found: re.Match) -> str:
-    """A bracket that rich prints: rich's own ``escape`` loses or adds a backslash beside some brackets and at the end."""
+    """A bracket that rich prints: rich's own ``escape`` loses or adds a backslash beside some brackets and at
+    the end.
+    """
     slashes = found[1]
     return f"{slashes * 2}\\[" if found[2] else f"{slashes}\\[" if slashes else "["
 

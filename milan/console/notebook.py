@@ -3,12 +3,11 @@
 import base64
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING
+
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
 
 from milan.console.exemplar_rendering import encode_webp, highlight_masks, make_image_grid
-
-if TYPE_CHECKING:  # units know how they show themselves, so this module stands below them
-    from milan.units import Description, Exemplars
 
 MAX_ROWS = 60  # of a catalogue; the page shows all
 MAX_CANDIDATES = 10
@@ -16,36 +15,42 @@ SHOWN = 80  # exemplars of a unit
 MUTED_STYLE = 'style="opacity:.65;font-size:90%"'
 
 
-def render_exemplars(exemplars: "Exemplars") -> str:
-    """A strip of the exemplars, lit where the unit fires; the picture is in the HTML itself."""
-    name = escape(str(exemplars.unit))
-    if len(exemplars.ids) == 0:
-        return f"<div>{name}: no exemplars</div>"
-    shown, masks = exemplars.images[:SHOWN], exemplars.masks[:SHOWN]
-    picture = base64.b64encode(
-        encode_webp(make_image_grid(highlight_masks(shown, masks, 112), per_row=min(8, len(shown))))
-    ).decode()
-    strongest, weakest = float(exemplars.activations[0]), float(exemplars.activations[-1])
-    first = f"; the first {SHOWN} are shown" if len(exemplars.ids) > SHOWN else ""
-    caption = f"{name}: {len(exemplars.ids)} exemplars, activations {strongest:.3g} to {weakest:.3g}{first}"
+def render_exemplars(
+    name: str,
+    images: UInt8[Tensor, "k 3 height width"],
+    masks: Bool[Tensor, "k 1 height width"],
+    activations: Float[Tensor, " k"],
+) -> str:
+    """Return a strip of a unit's exemplars with the masked regions highlighted; the picture is part of the HTML."""
+    if len(images) == 0:
+        return f"<div>{escape(name)}: no exemplars</div>"
+    shown = images[:SHOWN]
+    grid = make_image_grid(highlight_masks(shown, masks[:SHOWN], 112), per_row=min(8, len(shown)))
+    picture = base64.b64encode(encode_webp(grid)).decode()
+    limit = f"; the first {SHOWN} are shown" if len(images) > SHOWN else ""
+    span = f"activations {float(activations[0]):.3g} to {float(activations[-1]):.3g}"
+    caption = f"{escape(name)}: {len(images)} exemplars, {span}{limit}"
     image = f'<img alt="{caption}" src="data:image/webp;base64,{picture}">'
     return f'<figure style="margin:0">{image}<figcaption {MUTED_STYLE}>{caption}</figcaption></figure>'
 
 
-def render_description(description: "Description") -> str:
-    """The text, and below it what else was considered, folded."""
-    caption = f"{escape(str(description.unit))} · {description.score:.3g}"
-    head = f"<div><big>{escape(description.text)}</big><br><span {MUTED_STYLE}>{caption}</span></div>"
-    parts = "".join(_render_row(name, weight) for name, weight in description.concepts)
-    concepts = f"<table>{parts}</table>" if parts else ""
-    rows = "".join(_render_row(each.text, each.score) for each in description.candidates[:MAX_CANDIDATES])
-    more = len(description.candidates) - MAX_CANDIDATES
+def render_description(
+    name: str,
+    text: str,
+    score: float,
+    concepts: Sequence[tuple[str, float]],
+    candidates: Sequence[tuple[str, float]],
+) -> str:
+    """Return a unit's description, the weighted concepts it consists of, and its candidates, folded."""
+    caption = f"{escape(name)} · {score:.3g}"
+    head = f"<div><big>{escape(text)}</big><br><span {MUTED_STYLE}>{caption}</span></div>"
+    parts = "".join(_render_row(concept, weight) for concept, weight in concepts)
+    table = f"<table>{parts}</table>" if parts else ""
+    rows = "".join(_render_row(*candidate) for candidate in candidates[:MAX_CANDIDATES])
+    more = len(candidates) - MAX_CANDIDATES
     rest = f"<tr><td {MUTED_STYLE}>and {more} more</td></tr>" if more > 0 else ""
-    considered = (
-        f"<details><summary {MUTED_STYLE}>{len(description.candidates)}"
-        f" considered</summary><table>{rows}{rest}</table></details>"
-    )
-    return head + concepts + (considered if rows else "")
+    summary = f"<summary {MUTED_STYLE}>{len(candidates)} considered</summary>"
+    return head + table + (f"<details>{summary}<table>{rows}{rest}</table></details>" if rows else "")
 
 
 def render_table(rows: Sequence[tuple[str, float | None, str]], counts: Mapping[str, int], note: str = "") -> str:

@@ -329,7 +329,9 @@ def _compute_log_product(
 def compute_log_likelihood(
     similarities: Float[Tensor, "images concepts"], top_images: Int[Tensor, "units top"], temperature: float
 ) -> Float[Tensor, "units concepts"]:
-    """log p(concept | the unit's images) of WPMI: Σ log x, x the softmax over concepts of likeness times temperature."""
+    """log p(concept | the unit's images) of WPMI: Σ log x, x the softmax over concepts of likeness times
+    temperature.
+    """
     norms = compute_log_norms(similarities, temperature)[top_images].sum(1)
     summed = torch.nn.functional.embedding_bag(top_images, similarities, mode="sum")
     return summed * temperature - norms[:, None]

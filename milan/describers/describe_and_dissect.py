@@ -35,8 +35,8 @@ from milan.pretrained.painter import load_painter
 from milan.pretrained.prompts import Prompt, load_prompt, sanitize_item
 from milan.pretrained.reply_parsing import make_label_parser
 from milan.probes import Probe
-from milan.targets import Target
 from milan.targets.preprocessing import as_size
+from milan.targets.target import Target
 from milan.units import Candidate, Description, Unit
 
 LABEL_WORDS, SIMPLE_WORDS = 10, 20  # at most; asked for are five and a few (released labels have up to 8)

@@ -22,7 +22,7 @@ from milan.models.model_files import load_weights
 from milan.models.released_checkpoint import ReleasedModels, load_released_checkpoint, read_released_prior
 from milan.models.reranking import RankedTexts, rank_texts
 from milan.storage.packaged_data import locate_packaged_data
-from milan.targets import Target
+from milan.targets.target import Target
 from milan.units import Description, Unit
 
 Strategy = Literal["rerank", "beam", "greedy", "sample", "pmi"]

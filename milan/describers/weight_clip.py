@@ -1,4 +1,6 @@
-"""Weight-CLIP of *Tell me what you see* (section 3.2.3): a language model reads what the units do that a unit drives."""
+"""Weight-CLIP of *Tell me what you see* (section 3.2.3): a language model reads what the units do that a unit
+drives.
+"""
 
 from collections.abc import Sequence
 from functools import cached_property

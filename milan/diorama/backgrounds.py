@@ -304,8 +304,10 @@ def paint_farmland(canvas: Canvas, rng: PortableRng) -> int:
 
 
 BACKGROUND_PAINTERS: dict[str, Callable[[Canvas, PortableRng], int]] = {
-    "meadow": paint_meadow, "beach": paint_beach, "sea": paint_sea, "desert": paint_desert, "snowfield": paint_snowfield,
-    "night sky": paint_night_sky, "street": paint_street, "forest": paint_forest, "room": paint_room, "farmland": paint_farmland,
+    "meadow": paint_meadow, "beach": paint_beach, "sea": paint_sea, "desert": paint_desert,
+    "snowfield": paint_snowfield,
+    "night sky": paint_night_sky, "street": paint_street, "forest": paint_forest, "room": paint_room,
+    "farmland": paint_farmland,
 }  # fmt: skip
 
 

@@ -10,8 +10,10 @@ from milan.diorama.raster import SPAN, fill_polygon, make_letter_cells, make_pat
 from milan.diorama.scene_vocabulary import COLOURS, KINDS, LETTERS, OBJECTS, PARTS, PATTERNS
 
 RGB = {
-    "red": (205, 35, 35), "orange": (240, 135, 25), "yellow": (243, 215, 50), "green": (50, 150, 55), "blue": (50, 100, 210),
-    "purple": (130, 55, 165), "pink": (245, 150, 180), "brown": (120, 75, 40), "black": (25, 25, 28), "white": (242, 242, 240),
+    "red": (205, 35, 35), "orange": (240, 135, 25), "yellow": (243, 215, 50), "green": (50, 150, 55),
+    "blue": (50, 100, 210),
+    "purple": (130, 55, 165), "pink": (245, 150, 180), "brown": (120, 75, 40), "black": (25, 25, 28),
+    "white": (242, 242, 240),
     "grey": (135, 137, 140),
 }  # fmt: skip
 LABEL_INDEX = {kind: {name: number for number, name in enumerate(names, 1)} for kind, names in KINDS.items()}
@@ -85,7 +87,9 @@ class Canvas:
             self.paint_pixels(slice(edges[1], edges[3]), slice(edges[0], edges[2]), paint)
 
     def draw_word(self, text: str, row: int, column: int, height: int, plate: Paint, ink: Paint) -> None:
-        """Writes letters on a plate from a pixel on, as far as they fit; the letters' whole cells are labelled as text."""
+        """Writes letters on a plate from a pixel on, as far as they fit; the letters' whole cells are labelled
+        as text.
+        """
         for cell in make_letter_cells(text, height):
             tall, wide = cell.shape
             if row < 0 or column < 0 or row + tall > self.size or column + wide > self.size:

@@ -1,4 +1,6 @@
-"""Puts concepts into short phrases, as people do who say what they see in a picture; ``concepts.read`` reads them back."""
+"""Puts concepts into short phrases, as people do who say what they see in a picture; ``concepts.read`` reads
+them back.
+"""
 
 from milan.diorama.rng import PortableRng
 from milan.diorama.scene_concepts import Concept
@@ -6,11 +8,14 @@ from milan.diorama.scene_vocabulary import ADJECTIVES, GROUP_WORDS, add_article,
 from milan.diorama.sentences import phrase_setting
 
 PHRASE_KINDS = {  # which kinds go together in a phrase, the one that qualifies first
-    ("colour", "pattern"), ("colour", "object"), ("colour", "part"), ("colour", "setting"), ("colour", "text"), ("pattern", "object"),
-    ("pattern", "part"), ("pattern", "setting"), ("part", "object"), ("part", "setting"), ("object", "setting"), ("text", "object"),
+    ("colour", "pattern"), ("colour", "object"), ("colour", "part"), ("colour", "setting"), ("colour", "text"),
+     ("pattern", "object"),
+    ("pattern", "part"), ("pattern", "setting"), ("part", "object"), ("part", "setting"), ("object", "setting"),
+     ("text", "object"),
 }  # fmt: skip
 MASS_NOUNS = {
-    "sky", "grass", "sand", "water", "snow", "foliage", "ground", "hair", "text", "road", "pavement", "moon", "sun", "plants", "animals",
+    "sky", "grass", "sand", "water", "snow", "foliage", "ground", "hair", "text", "road", "pavement", "moon", "sun",
+    "plants", "animals",
     "vehicles", "furniture", "architecture", "objects", "backgrounds", "land", "field",
 }  # fmt: skip
 CLEARER_PART_NAMES = {"top": "table top", "back": "chair back"}  # parts whose own names say too little

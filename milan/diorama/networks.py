@@ -8,6 +8,7 @@ faces are blurred. Their weights lie in ``data/diorama/networks``.
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -75,7 +76,9 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A stem and four residual stages at 32, 16, 8, 8 and 4 places a side; 64 x 64 pixels in, one logit per class out."""
+    """A stem and four residual stages at 32, 16, 8, 8 and 4 places a side; 64 x 64 pixels in, one logit per
+    class out.
+    """
 
     def __init__(self, classes: int, widths: tuple[int, ...] = (32, 48, 72, 104, 160)):
         super().__init__()
@@ -167,3 +170,9 @@ def load_network(name: str, weights: bool = True, folder: Path | None = None) ->
             {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
         )
     return model.eval()
+
+
+def normalize_images(images: Tensor) -> Tensor:
+    """Normalize pixels 0..255, uint8 (n, 3, 64, 64), as Diorama's networks take them."""
+    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
+    return ((images.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)

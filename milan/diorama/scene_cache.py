@@ -35,7 +35,9 @@ class SceneArrays:
 
 
 def compute_drawing_checksum(count: int = 16, variant: str | None = None) -> str:
-    """What the drawing program draws, in 16 hexadecimal digits: pixels and labels of the first scenes of both worlds."""
+    """What the drawing program draws, in 16 hexadecimal digits: pixels and labels of the first scenes of both
+    worlds.
+    """
     digest = hashlib.sha256()
     for world in ("objects", "scenes"):
         for index in range(count):

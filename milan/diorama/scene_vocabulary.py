@@ -25,9 +25,12 @@ STUFF = (
 OBJECTS = THINGS + STUFF  # what the object map counts: things first, then what a setting is made of
 
 PARTS = (
-    "wall", "roof", "window", "door", "chimney", "body", "wheel", "trunk", "crown", "face", "hair", "torso", "arm", "leg",
-    "hull", "sail", "mast", "fin", "tail", "eye", "head", "ear", "beak", "wing", "stem", "leaf", "petal", "centre", "cap",
-    "handle", "rim", "hand", "back", "seat", "shade", "pole", "base", "canopy", "frame", "nose", "flame", "post", "rail",
+    "wall", "roof", "window", "door", "chimney", "body", "wheel", "trunk", "crown", "face", "hair", "torso", "arm",
+    "leg",
+    "hull", "sail", "mast", "fin", "tail", "eye", "head", "ear", "beak", "wing", "stem", "leaf", "petal", "centre",
+    "cap",
+    "handle", "rim", "hand", "back", "seat", "shade", "pole", "base", "canopy", "frame", "nose", "flame", "post",
+    "rail",
     "rung", "board", "hat", "top", "ray",
 )  # fmt: skip
 

@@ -15,6 +15,8 @@ from milan.errors import BadInput, UnknownName
 
 WORLDS = ("objects", "scenes")
 VARIANTS = ("spurious", "blurred")
+# Networks are trained on scenes below this index; scenes from here to HELD_OUT_START are like those, but unseen.
+VALIDATION_START = 60_000
 HELD_OUT_START = 1_000_000  # networks are trained on indices below this one, and checked and probed on those from it on
 MINOR_ROLES = {"hub", "ink", "drink", "white"}  # roles in the palette of too little to be spoken of
 MAX_HIDDEN_PERCENT = 25  # percent of the main thing that others may cover
@@ -37,7 +39,9 @@ class PlacedThing:
 
 @dataclass(frozen=True)
 class Relation:
-    """``subject`` is ``name`` ("on", "above", "left of", "in front of") ``other``; both are numbers of placed things."""
+    """``subject`` is ``name`` ("on", "above", "left of", "in front of") ``other``; both are numbers of placed
+    things.
+    """
 
     subject: int
     name: str
@@ -62,7 +66,9 @@ class Scene:
 
     @cached_property
     def labels(self) -> dict[str, np.ndarray]:
-        """Index maps, uint8 (size, size), by kind: colour, pattern, part, object, text; 0 is none, names count from 1."""
+        """Index maps, uint8 (size, size), by kind: colour, pattern, part, object, text; 0 is none, names count
+        from 1.
+        """
         return self._canvas.render_labels()
 
     @cached_property
@@ -316,7 +322,9 @@ def _make_role_paint(rng: PortableRng, thing: Thing, role: str, look: Appearance
 
 
 def _choose_position(rng: PortableRng, thing: Thing, size: int, horizon: int, big: bool) -> tuple[int, int]:
-    """Where a thing's centre goes: on the ground or the water, or above the horizon; big ones stay within the picture."""
+    """Where a thing's centre goes: on the ground or the water, or above the horizon; big ones stay within the
+    picture.
+    """
     half = size // 2
     x = rng.randint(half, 64 - half) if big else rng.randint(4, 60)
     if thing.place in ("air", "wall"):

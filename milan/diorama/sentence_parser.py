@@ -20,7 +20,8 @@ OPENING_PATTERN = re.compile(
     r" )?)?(?:an? |the )?"
 )
 WITHIN, WITH, OF, AND = "within", "with", "of", "and"
-LINKS = {"in": WITHIN, "at": WITHIN, "with": WITH, "that says": WITH, "which says": WITH, "saying": WITH, "of": OF, "and": AND, "or": AND,
+LINKS = {"in": WITHIN, "at": WITHIN, "with": WITH, "that says": WITH, "which says": WITH, "saying": WITH, "of": OF,
+    "and": AND, "or": AND,
          ",": AND, ";": AND, "&": AND, "|": AND}  # fmt: skip
 BESIDE = "beside"  # said of what is to the left of something, but as true of what is to its right
 RELATION_WORDS = {

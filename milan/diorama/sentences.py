@@ -4,7 +4,8 @@ from milan.diorama.rng import PortableRng
 from milan.diorama.scene_vocabulary import ADJECTIVES, add_article, get_synonyms, pluralize
 from milan.diorama.scenes import PlacedThing, Scene
 
-RELATION_PHRASES = {"on": ("on", "on top of"), "above": ("above", "over"), "left of": ("left of", "to the left of", "beside", "next to"),
+RELATION_PHRASES = {"on": ("on", "on top of"), "above": ("above", "over"),
+    "left of": ("left of", "to the left of", "beside", "next to"),
         "in front of": ("in front of", "before")}  # fmt: skip
 AT_SETTINGS = {"beach", "shore", "seaside", "sea", "ocean", "night", "night sky"}
 ON_SETTINGS = {"street", "farmland", "farm"}

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from milan.dissection.store import Dissection
     from milan.scores.corpus_statistics import CorpusStatistics
-    from milan.targets import Target
+    from milan.targets.target import Target
 
 GENERATORS = ("generator-objects", "generator-scenes")
 DINO = "dino-objects"
@@ -55,7 +55,7 @@ class BuildFolders:
 
     def target(self, network: str) -> "Target":
         """One of Diorama's networks as it lies in ``data``."""
-        from milan.targets import load_target
+        from milan.targets.loading import load_target
 
         file = self.data / "networks" / f"{network}.safetensors"
         if not file.is_file():
@@ -69,7 +69,7 @@ class BuildFolders:
         from milan.diorama.networks import LAYERS
         from milan.dissection.dissect import dissect
         from milan.probes import Probe, load_probe
-        from milan.targets import GeneratorTarget
+        from milan.targets.generator_target import GeneratorTarget
 
         target = self.target(network)
         if isinstance(target, GeneratorTarget):
@@ -211,8 +211,8 @@ def train_captioner(folders: BuildFolders) -> None:
 
 def measure_painter(folders: BuildFolders) -> None:
     """What the classifiers make of the exact painter's pictures; writes ``painter/quality.json``."""
+    from milan.diorama.networks import normalize_images
     from milan.diorama_build.captioner_quality import measure_painter
-    from milan.diorama_build.classifier_training import normalize_images
     from milan.pretrained.painter import load_painter
 
     def judge(world: str) -> "Callable[[Tensor], Tensor]":
@@ -283,7 +283,8 @@ def _measure_network_agreement(
         for unit, other in zip(units, others, strict=True):
             truths["of each annotator"] += [truth.score(unit, text) for text in annotations[unit]]
             truths["of shuffled descriptions"] += [truth.score(unit, text) for text in annotations[other]]
-    return {"units": len(annotations), "descriptions": sum(map(len, annotations.values())), **compute_agreement(annotations),
+    return {"units": len(annotations), "descriptions": sum(map(len, annotations.values())),
+        **compute_agreement(annotations),
             "truth score": {who: round(float(np.nanmean(scores)), 4) for who, scores in truths.items()}}  # fmt: skip
 
 
@@ -309,8 +310,10 @@ def compute_agreement(annotations: Mapping[Unit, Sequence[str]]) -> dict[str, fl
         for one, rest in zip(ones, rests, strict=True)
     ]
     distinct = len(set(ones))
-    return {"bleu": round(sacrebleu.corpus_bleu(ones, references).score, 2), "rouge-l": round(100 * sum(rouge) / len(rouge), 2),
-            "distinct descriptions": distinct, "mean words": round(sum(len(one.split()) for one in ones) / len(ones), 2)}  # fmt: skip
+    return {"bleu": round(sacrebleu.corpus_bleu(ones, references).score, 2),
+        "rouge-l": round(100 * sum(rouge) / len(rouge), 2),
+            "distinct descriptions": distinct, "mean words": round(sum(len(one.split()) for one in ones) / len(ones),
+            2)}  # fmt: skip
 
 
 def train_segmenter(folders: BuildFolders) -> None:
@@ -446,3 +449,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """``python -m milan.diorama build``: reads the options, builds, and gives the exit status."""
     text = "Makes Diorama's networks and annotations anew. Parts: " + ", ".join(BUILD_STEPS)
     return program("python -m milan.diorama build", text, build, words, "build")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -73,7 +73,8 @@ def train_captioner(
         muon_parameters=turned,
     )
     save_captioner(model, tokenizer, folder)
-    return {"stand-in": "blip", "trained_on_scenes": len(dataset), "views": config.vision_encoder.steps * config.vision_encoder.batch_size + config.steps * config.batch_size,
+    return {"stand-in": "blip", "trained_on_scenes": len(dataset),
+        "views": config.vision_encoder.steps * config.vision_encoder.batch_size + config.steps * config.batch_size,
             "steps": config.steps, "seed": seed, "eye": {"steps": config.vision_encoder.steps, "seed": seed},
             "parameters": sum(value.numel() for value in model.parameters())}  # fmt: skip
 
@@ -139,7 +140,9 @@ class CaptionerBatch:
 
 
 class CaptionerBatches:
-    """Draws batches of pictures with what is said of them; the batch of a number is the same whenever it is asked for."""
+    """Draws batches of pictures with what is said of them; the batch of a number is the same whenever it is
+    asked for.
+    """
 
     def __init__(self, dataset: CaptionDataset, size: int, seed: int = 0):
         self.dataset, self.image_text_batches = dataset, ImageTextBatches(dataset, size, seed)

@@ -14,20 +14,20 @@ from milan.console.progress import track_progress
 from milan.diorama.networks import (
     HEAD_SPECS,
     LAYERS,
-    MEAN,
     NETWORK_BUILDERS,
-    STD,
     AlexNet,
     ResNet,
     SceneEncoder,
     load_network,
+    normalize_images,
 )
 from milan.diorama.scene_cache import KINDS, SceneArrays, load_scene_arrays
 from milan.diorama.scene_vocabulary import COLOURS, OBJECTS, PARTS, PATTERNS, SETTINGS, THINGS
-from milan.diorama.scenes import HELD_OUT_START
+from milan.diorama.scenes import HELD_OUT_START, VALIDATION_START
 from milan.storage.files import atomic_write
 
-TRAINING_SCENES, CHECKING_SCENES = 60_000, 4_000  # scenes of each world to train on and to check with
+# Scenes of each world to train on, and to measure with.
+TRAINING_SCENES, CHECKING_SCENES = VALIDATION_START, 4_000
 BATCH_SIZE = 128
 EPOCHS = {"alexnet-objects": 6, "alexnet-scenes": 3, "resnet-objects": 9, "resnet-scenes": 3, "encoder": 3,
           "resnet-spurious": 14, "resnet-blurred": 7}  # fmt: skip
@@ -38,7 +38,6 @@ WORLDS = {
     "resnet-spurious": ("objects-spurious",),
     "resnet-blurred": ("objects-blurred",),
 }
-VALIDATION_START = TRAINING_SCENES  # the first of the scenes that are as those trained on, and were not trained on
 CHECKED_WORLDS = {
     "resnet-spurious": {"plain": ("objects", HELD_OUT_START), "spurious": ("objects-spurious", VALIDATION_START),
                         "adversarial": ("objects-spurious", HELD_OUT_START)},
@@ -76,8 +75,10 @@ def train_network(
         {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
     )
     measured = evaluate_network(model, name, scenes, checked)
-    facts = {"network": name, "held_out": measured, "held_out_scenes": checked, "trained_on_scenes": count * len(albums), "epochs": epochs,
-             "seed": seed, "parameters": sum(value.numel() for value in model.parameters()), "units": count_units(name)}  # fmt: skip
+    facts = {"network": name, "held_out": measured, "held_out_scenes": checked,
+        "trained_on_scenes": count * len(albums), "epochs": epochs,
+             "seed": seed, "parameters": sum(value.numel() for value in model.parameters()),
+             "units": count_units(name)}  # fmt: skip
     with atomic_write(folder / f"{name}.json") as path:
         path.write_text(json.dumps(facts, indent=1) + "\n")
     return measured
@@ -95,12 +96,6 @@ def count_units(name: str) -> dict[str, int]:
     with torch.no_grad():
         model(torch.zeros(1, 3, 64, 64))
     return counts
-
-
-def normalize_images(images: Tensor) -> Tensor:
-    """Pixels 0..255, uint8 (n, 3, 64, 64), as the networks want them."""
-    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
-    return ((images.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,12 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax, normalize
 
 from milan.console.progress import track_progress
+from milan.diorama.networks import normalize_images
 from milan.diorama.scene_cache import SceneArrays, load_scene_arrays
 from milan.diorama.scene_vocabulary import SETTINGS, THINGS
 from milan.diorama.scenes import HELD_OUT_START
 from milan.diorama.vit import HIDDEN, MLP_LAYERS, WIDTH, ViT
-from milan.diorama_build.classifier_training import CHECKING_SCENES, TRAINING_SCENES, normalize_images
+from milan.diorama_build.classifier_training import CHECKING_SCENES, TRAINING_SCENES
 from milan.diorama_build.dino_crops import GLOBAL, LOCAL, make_crops
 from milan.storage.files import atomic_write
 
@@ -182,10 +183,12 @@ def train_dino(
     model.load_state_dict({key: value.float() for key, value in weights.items()})
     measured, untrained = evaluate_dino(model, scenes, count), evaluate_dino(fresh, scenes, count)
     facts = {"network": NAME, "held_out": measured, "held_out_untrained": untrained, "neighbours": NEIGHBOURS,
-             "features": "class token and mean of the others", "bank": min(BANK_SIZE, count), "held_out_scenes": min(CHECKING_SCENES, count),
+             "features": "class token and mean of the others", "bank": min(BANK_SIZE, count),
+             "held_out_scenes": min(CHECKING_SCENES, count),
              "trained_on_scenes": count, "labels": "none", "pictures": steps * min(BATCH_SIZE, count), "steps": steps,
              "crops": {"large": list(GLOBAL), "small": list(LOCAL)}, "seed": seed,
-             "parameters": sum(value.numel() for value in model.parameters()), "units": dict.fromkeys(MLP_LAYERS, HIDDEN)}  # fmt: skip
+             "parameters": sum(value.numel() for value in model.parameters()),
+             "units": dict.fromkeys(MLP_LAYERS, HIDDEN)}  # fmt: skip
     with atomic_write(folder / f"{NAME}.json") as path:
         path.write_text(json.dumps(facts, indent=1) + "\n")
     return measured

@@ -23,11 +23,10 @@ from milan.diorama.generator_networks import (
     load_scene_generator,
 )
 from milan.diorama.label_signatures import KINDS
-from milan.diorama.networks import CLASSES, SceneEncoder, load_network
+from milan.diorama.networks import CLASSES, SceneEncoder, load_network, normalize_images
 from milan.diorama.scene_vocabulary import COLOURS, PATTERNS, THINGS
 from milan.diorama.segmenter_network import load_scene_encoder
 from milan.diorama_build.caption_dataset import CaptionDataset, load_caption_dataset
-from milan.diorama_build.classifier_training import normalize_images
 from milan.diorama_build.stand_in_training import fit_stand_in
 from milan.storage.files import atomic_write
 
@@ -233,8 +232,10 @@ def train_generator(
         save_file({key: value.contiguous() for key, value in weights.items()}, path)
     evaluated = min(EVALUATED_PICTURES, scenes)
     measured = evaluate_generator(load_scene_generator(world, folder / f"{name}.safetensors"), world, evaluated, judge)
-    quality = {"network": name, "drawn": measured, "judge": f"resnet-{world}", "pictures": evaluated, "trained_on_scenes": len(facts.rows),
-            "views": steps * BATCH_SIZE, "steps": steps, "seed": seed, "units": dict(zip(STAGES, STAGE_WIDTHS, strict=True)),
+    quality = {"network": name, "drawn": measured, "judge": f"resnet-{world}", "pictures": evaluated,
+        "trained_on_scenes": len(facts.rows),
+            "views": steps * BATCH_SIZE, "steps": steps, "seed": seed,
+            "units": dict(zip(STAGES, STAGE_WIDTHS, strict=True)),
             "parameters": sum(value.numel() for value in generator.parameters())}  # fmt: skip
     with atomic_write(folder / f"{name}.json") as path:
         path.write_text(json.dumps(quality, indent=1) + "\n")

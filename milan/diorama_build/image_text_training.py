@@ -60,7 +60,8 @@ class ImageTextConfig:
 def _make_siglip_config(
     vision_encoder: VisionEncoderConfig, text: int, layers: int, steps: int, seed_offset: int
 ) -> ImageTextConfig:
-    words = {"hidden_size": text, "intermediate_size": 3 * text, "num_hidden_layers": layers, "num_attention_heads": text // 32,
+    words = {"hidden_size": text, "intermediate_size": 3 * text, "num_hidden_layers": layers,
+        "num_attention_heads": text // 32,
              "max_position_embeddings": CONTEXT_LENGTH, "projection_size": vision_encoder.width}  # fmt: skip
     return ImageTextConfig(
         "transformers",
@@ -140,7 +141,8 @@ def train_image_text_model(
     pretraining = (
         {"eye": {"steps": plan.vision_encoder.steps, "seed": seed + plan.seed_offset}} if plan.vision_encoder else {}
     )
-    return {"stand-in": name, "trained_on_scenes": len(dataset), "views": shown, "steps": steps, "seed": seed + plan.seed_offset,
+    return {"stand-in": name, "trained_on_scenes": len(dataset), "views": shown, "steps": steps,
+        "seed": seed + plan.seed_offset,
             **pretraining, "parameters": size}  # fmt: skip
 
 

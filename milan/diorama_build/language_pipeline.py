@@ -7,12 +7,13 @@ import random
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from milan.console.command_line import program
 from milan.errors import BadInput
+from milan.language.text_parsing import preserve_rng_state
 from milan.storage.files import atomic_write, cache_root, lock_folder
 from milan.storage.packaged_data import locate_packaged_data
 
@@ -96,7 +97,8 @@ def evaluate_pipeline(language: "Language", sentences: "Sequence[Doc]", lower: b
         words, spaces = [token.text for token in asked], [bool(token.whitespace_) for token in asked]
         examples.append(Example(Doc(language.vocab, words=words, spaces=spaces), asked))
     scores = language.evaluate(examples)
-    return {name: round(100 * scores[key], 2) for name, key in (("tagging", "pos_acc"), ("unlabelled attachment", "dep_uas"),
+    return {name: round(100 * scores[key], 2) for name,
+        key in (("tagging", "pos_acc"), ("unlabelled attachment", "dep_uas"),
                                                                 ("labelled attachment", "dep_las"))}  # fmt: skip
 
 
@@ -109,7 +111,8 @@ def _to_description(right: "Doc") -> "Doc":
     heads = [token.head.i for token in kept]
     if any(head >= size for head in heads):
         return right
-    return Doc(right.vocab, words=[token.text.lower() for token in kept], spaces=[bool(token.whitespace_) for token in kept],
+    return Doc(right.vocab, words=[token.text.lower() for token in kept],
+        spaces=[bool(token.whitespace_) for token in kept],
                pos=[token.pos_ for token in kept], heads=heads, deps=[token.dep_ for token in kept])  # fmt: skip
 
 
@@ -211,16 +214,11 @@ code is MIT and is not touched by that; to be free of the condition, install one
 """
 
 
-@contextmanager
-def preserve_rng_state() -> Iterator[None]:
-    """spaCy seeds everybody's random generators; here they go on as if it had not."""
-    import numpy as np
-    import torch
+def main(words: Sequence[str] | None = None) -> int:
+    """``python -m milan.language build``: read the options, build, and return the exit status."""
+    text = "Trains an English tagger and parser on a treebank, with spaCy's trainer."
+    return program("python -m milan.language build", text, build, words, "build")
 
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
+
+if __name__ == "__main__":
+    sys.exit(main())

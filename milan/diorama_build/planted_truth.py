@@ -20,7 +20,7 @@ from milan.dissection.store import Dissection
 from milan.probes import Probe, load_probe
 from milan.scores.truth_score import Truth
 from milan.storage.files import atomic_write
-from milan.targets import Target
+from milan.targets.target import Target
 from milan.units import Unit
 
 PROBE, SCENES, QUANTILE = "diorama:objects", 2_000, 0.99
@@ -51,7 +51,8 @@ def measure_units(chosen: Sequence[PlantedUnitSpec], data: Path, work: Path, sce
     kinds = dict.fromkeys(each["kind"] for each in units)
     return {"network": "planted", "units": {LAYER: len(units)}, "probe": PROBE, "scenes": scenes, "quantile": QUANTILE,
             "mean_iou": {kind: _mean_of_kind(units, kind, "iou") for kind in kinds},
-            "mean_iou_own_area": {kind: _mean_of_kind(units, kind, "iou_own_area") for kind in kinds}, "truth": units}  # fmt: skip
+            "mean_iou_own_area": {kind: _mean_of_kind(units, kind, "iou_own_area") for kind in kinds},
+            "truth": units}  # fmt: skip
 
 
 def _count_active_pixels(target: Target, probe: Probe, signatures: LabelSignatures) -> sparse.csr_matrix:

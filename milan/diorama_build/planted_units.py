@@ -13,6 +13,7 @@ from torch import Tensor
 
 from milan.console.progress import track_progress
 from milan.diorama.label_signatures import LabelSignatures
+from milan.diorama.networks import normalize_images
 from milan.diorama.planted_network import CLASSES, compute_log_odds
 from milan.diorama.scene_concepts import Concept, get_concepts_by_name, list_concepts, parse_concepts
 from milan.diorama.scene_images import DioramaImages
@@ -25,7 +26,6 @@ from milan.diorama.segmenter_network import (
     get_first_label,
     load_scene_segmenter,
 )
-from milan.diorama_build.classifier_training import normalize_images
 from milan.storage.files import atomic_write
 
 FIRST_SCENE, SCENES = 1_050_000, 1_500  # the scenes to choose on: neither trained on, checked with, nor of a probe
@@ -290,7 +290,9 @@ def _iter_phrases(wanted: Sequence[Concept]) -> Iterator[str]:
 
 
 def choose_random_directions(scenes: SelectionScenes, seed: int) -> tuple[Tensor, Tensor]:
-    """Random directions of the trunk whose strongest hundredth overlaps least with any concept, as weights and offsets."""
+    """Random directions of the trunk whose strongest hundredth overlaps least with any concept, as weights and
+    offsets.
+    """
     every = torch.randn(RANDOM_DIRECTIONS, TRUNK_CHANNELS, generator=torch.Generator().manual_seed(seed))
     some = torch.cat(
         [trunk[:, :, ::8, ::8].transpose(0, 1).flatten(1) for _, trunk, _ in scenes.iter_predictions()], dim=1
@@ -327,7 +329,8 @@ def plant_units(data: Path, work: Path, *, seed: int = 0) -> list[PlantedUnitSpe
     weights, offsets = choose_random_directions(scenes, seed)
     rows = [[parts.index(choice.parts[0]), parts.index(choice.parts[-1])] for choice in chosen]
     recipe = {"members": whom, "joins": joins, "thresholds": torch.tensor([part.threshold for part in parts]),
-              "gains": torch.tensor([gains[part.names] for part in parts]), "directions": weights, "offsets": offsets}  # fmt: skip
+              "gains": torch.tensor([gains[part.names] for part in parts]), "directions": weights,
+              "offsets": offsets}  # fmt: skip
     with atomic_write(data / "networks" / "planted.safetensors") as path:
         save_file({**{name: value.half() for name, value in recipe.items()}, "choices": torch.tensor(rows)}, path)
     return chosen

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from milan.console.progress import track_progress
+from milan.diorama.networks import normalize_images
 from milan.diorama.scene_cache import compute_drawing_checksum
 from milan.diorama.scene_vocabulary import SETTINGS
 from milan.diorama.scenes import HELD_OUT_START, Scene, draw_scene
@@ -22,7 +23,6 @@ from milan.diorama.segmenter_network import (
     load_scene_encoder,
     load_scene_segmenter,
 )
-from milan.diorama_build.classifier_training import normalize_images
 from milan.storage.files import atomic_write, content_key
 
 SCENES, BATCH_SIZE = 38_400, 32  # each scene is drawn for its one step and never seen again

@@ -227,7 +227,8 @@ def train_vision_encoder(config: VisionEncoderConfig, work: Path, *, seed: int, 
             torch.manual_seed(seed)
             dataset, learner = load_caption_dataset(0, scenes, work), VisionEncoderLearner(config)
             kept, turned = work / "training" / f"{name}.pt", list_matrices(learner.vision_encoder)
-            fit_stand_in(learner, lambda step: learner.loss(make_encoder_batch(dataset, config.batch_size, seed, step), step), config.steps, kept,
+            fit_stand_in(learner, lambda step: learner.loss(make_encoder_batch(dataset, config.batch_size, seed, step),
+                step), config.steps, kept,
                 learning_rate=config.learning_rate, muon_parameters=turned)  # fmt: skip
             print(
                 f"{name}: right on held-out scenes, in percent:"

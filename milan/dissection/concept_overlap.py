@@ -29,8 +29,8 @@ from milan.probes import Probe
 from milan.probes.pixel_labels import NO_LABEL, PixelLabels
 from milan.storage.files import cache_folder, content_key
 from milan.storage.integrity import made_once
-from milan.targets import Target
 from milan.targets.preprocessing import Size, height_width, pixel_count, size_text
+from milan.targets.target import Target
 from milan.units import Unit
 
 FORMAT = 1  # of what is kept; another number is another count

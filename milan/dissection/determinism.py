@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from milan.dissection.forward_blocks import exact
 from milan.errors import BadInput, MilanError
-from milan.targets import Target
 from milan.targets.hooks import recorded
 from milan.targets.module_outputs import select_tensor
 from milan.targets.preprocessing import Size
+from milan.targets.target import Target
 
 # Which of three images make up the batch: the first of them is there twice, at ``SAME``, among others.
 BATCH, SAME = [1, 0, 2, 0], [1, 3]

@@ -38,8 +38,9 @@ from milan.errors import BadInput, MilanNotice, MilanWarning, warn_again
 from milan.probes import Probe
 from milan.storage.files import atomic_write, content_key, lock_folder
 from milan.storage.integrity import checksums, damage, read_sealed, sealed
-from milan.targets import GeneratorTarget, Target
+from milan.targets.generator_target import GeneratorTarget
 from milan.targets.preprocessing import pixel_count
+from milan.targets.target import Target
 
 WORK_FOLDER = ".work"  # what a run that has not ended keeps, to go on after a kill
 _BYTE_UNITS = {

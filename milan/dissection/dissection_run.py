@@ -31,7 +31,7 @@ from milan.errors import BadInput, MilanWarning, recorded_warnings, warn_again
 from milan.probes import Probe
 from milan.probes.probe import MAX_UNREADABLE_SHARE
 from milan.storage.files import atomic_write, content_key, new_array
-from milan.targets import Target
+from milan.targets.target import Target
 
 MIN_CHECKPOINT_SECONDS = 5.0  # seconds between two checkpoints, at least
 CHECKPOINT_COST_RATIO = 40  # how many times as long as writing a checkpoint takes, at least

@@ -24,10 +24,10 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from milan.errors import BadInput, MilanWarning
-from milan.targets import Target
 from milan.targets.hooks import recorded
 from milan.targets.module_access import is_compiled
 from milan.targets.preprocessing import Size, as_size, pixel_count
+from milan.targets.target import Target
 
 T = TypeVar("T")
 Batches = Iterable[tuple[Int[Tensor, " b"], Shaped[Tensor, "b channels h w"]]]

@@ -23,7 +23,7 @@ from milan.dissection.running_statistics import (
     sample_positions,
 )
 from milan.storage.files import new_array
-from milan.targets import Layer
+from milan.targets.layers import Layer
 
 _BYTES = 4  # of a float
 

@@ -10,8 +10,8 @@ from torch.nn.functional import interpolate
 from milan.dissection.forward_blocks import BlockOutputs, map_blocks
 from milan.errors import BadInput
 from milan.probes import Probe
-from milan.targets import Target
 from milan.targets.preprocessing import Size, height_width
+from milan.targets.target import Target
 
 _CHUNK = 2**24  # upsampled values at a time, so that many maps do not fill the memory
 

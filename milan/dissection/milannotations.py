@@ -29,8 +29,8 @@ from milan.storage.file_kinds import wrong_kind
 from milan.storage.files import atomic_write, content_key, safe_name
 from milan.storage.hub_access import format_error_line
 from milan.storage.text_files import CsvTable, read_json_object, whole_number
-from milan.targets import Target
 from milan.targets.preprocessing import as_size, height_width
+from milan.targets.target import Target
 from milan.units import Exemplars, Unit
 
 SETTINGS = ("spec", "size", "resize", "interpolation", "crop", "resampler", "crop_rounding", "limit")  # of load_probe

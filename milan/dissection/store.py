@@ -23,8 +23,9 @@ from milan.probes import Probe, load_probe
 from milan.storage.files import safe_name
 from milan.storage.integrity import damage, read_sealed
 from milan.storage.text_files import read_json_object
-from milan.targets import Target, load_target
+from milan.targets.loading import load_target
 from milan.targets.preprocessing import Size, as_size
+from milan.targets.target import Target
 from milan.units import Exemplars, Unit
 
 FORMAT = 2  # of the files, 1 in milan 0.1; another number is another dissection

@@ -9,7 +9,7 @@ from milan.dissection.store import ActivationPooling, Dissection
 from milan.errors import BadInput
 from milan.probes import Probe
 from milan.storage.files import content_key
-from milan.targets import Target
+from milan.targets.target import Target
 from milan.units import Exemplars, Unit
 
 

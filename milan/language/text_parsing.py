@@ -1,6 +1,8 @@
 """What a short text is made of: its words with their parts of speech, and how deep its parse tree is."""
 
-from collections.abc import Iterable
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -57,3 +59,18 @@ def _parse_doc(doc: "Doc") -> ParsedText:
 def _token_depth(token: "Token") -> int:
     """Words from the root to this one, both counted."""
     return 1 + sum(1 for _ in token.ancestors)
+
+
+@contextmanager
+def preserve_rng_state() -> Iterator[None]:
+    """Restore the state of Python's, numpy's and torch's random generators afterwards: spaCy seeds all of them."""
+    import numpy as np
+    import torch
+
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])

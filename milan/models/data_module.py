@@ -151,7 +151,9 @@ def read_annotations(source: Path) -> dict[Unit, tuple[str, ...]]:
 
 
 def split_by_unit(annotated: Sequence[AnnotatedUnit], held_out: float, seed: int) -> AnnotationSplit:
-    """Holds out that share of each layer's units, by a hash of their names: the same ones whatever else is trained on."""
+    """Holds out that share of each layer's units, by a hash of their names: the same ones whatever else is
+    trained on.
+    """
     if not 0 < held_out < 1:
         raise BadInput(f"held_out is {held_out}; give a share between 0 and 1, as 0.1")
     layers: dict[tuple[Path, str], list[AnnotatedUnit]] = {}

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 
 from milan.errors import BadInput
 from milan.storage.files import content_key
-from milan.targets import Target, load_target
 from milan.targets.hooks import recorded
+from milan.targets.loading import load_target
 from milan.targets.preprocessing import height_width
+from milan.targets.target import Target
 
 MaskPooling = Literal["mean", "sum"]
 Downsampling = Literal["bilinear", "area"]

@@ -72,9 +72,8 @@ class PretrainedMixin(PyTorchModelHubMixin, model_card_template=CARD_TEMPLATE):
         return super().save_pretrained(save_directory, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        state: dict[str, Tensor] = {
-            name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()
-        }  # type: ignore[attr-defined]
+        parameters: dict[str, Tensor] = self.state_dict()  # type: ignore[attr-defined]
+        state = {name: value.detach().cpu().contiguous() for name, value in parameters.items()}
         if self._half:
             state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
         with atomic_write(save_directory / WEIGHTS_FILE) as path:

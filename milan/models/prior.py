@@ -120,7 +120,9 @@ class Prior(
 
 
 class PriorState:
-    """Beginnings of texts on their way; what does not depend on the next word is done once for all that grow out of it."""
+    """Beginnings of texts on their way; what does not depend on the next word is done once for all that grow
+    out of it.
+    """
 
     def __init__(self, prior: Prior, units: int):
         self.prior, self.device = prior, prior.readout.weight.device

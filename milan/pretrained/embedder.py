@@ -108,7 +108,9 @@ def _load_custom(spec: str) -> Embedder:
 
 
 def find_stand_in(name: str) -> Path:
-    """The folder of one of Diorama's image-text models. Raises UnknownName, or MissingEvidence where it was not built."""
+    """The folder of one of Diorama's image-text models. Raises UnknownName, or MissingEvidence where it was not
+    built.
+    """
     if name not in DIORAMA_MODELS:
         raise UnknownName("stand-in", name, DIORAMA_MODELS, "one of: " + ", ".join(DIORAMA_MODELS))
     folder = locate_packaged_data("data/diorama") / name

@@ -153,7 +153,9 @@ def _resolve_name(name: str) -> tuple[str, str | None]:
 
 
 def _check_folder(path: str) -> Path:
-    """A folder that open_clip would load, which looks for the weights later and takes random ones where there are none."""
+    """A folder that open_clip would load, which looks for the weights later and takes random ones where there
+    are none.
+    """
     folder = Path(path).expanduser()
     if not (folder / "open_clip_config.json").is_file():
         raise BadInput(

@@ -1,4 +1,6 @@
-"""Asking a language model: each question once ever, tried again where that may help, and never more often than allowed."""
+"""Asking a language model: each question once ever, tried again where that may help, and never more often than
+allowed.
+"""
 
 import random
 import threading

@@ -1,4 +1,6 @@
-"""Language models behind an endpoint that speaks OpenAI's protocol: OpenAI itself, vLLM, Ollama, llama.cpp and others."""
+"""Language models behind an endpoint that speaks OpenAI's protocol: OpenAI itself, vLLM, Ollama, llama.cpp and
+others.
+"""
 
 import asyncio
 import json

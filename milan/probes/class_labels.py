@@ -68,7 +68,9 @@ def usable_labels(values: Iterable[Any], declared: Sequence[str] | None, where: 
 
 
 def names_by_label(labels: Sequence[int], names: Sequence[Any]) -> list[str] | None:
-    """Return class names by label, from a table with both in each row; None where they disagree or a label has no name."""
+    """Return class names by label, from a table with both in each row; None where they disagree or a label has
+    no name.
+    """
     pairs = {(label, name) for label, name in zip(labels, names, strict=True) if label != UNKNOWN}
     found = dict(pairs)
     if len(found) < len(pairs) or any(not isinstance(name, str) for name in found.values()):

@@ -68,7 +68,8 @@ def load_generator_target(spec: str) -> ImageGenerator:
     """The generator that ``spec`` names. Raises BadInput for a network that makes no pictures, and what ``load_target``
     raises.
     """
-    from milan.targets import GeneratorTarget, load_target
+    from milan.targets.generator_target import GeneratorTarget
+    from milan.targets.loading import load_target
 
     found = load_target(spec)
     if not isinstance(found, GeneratorTarget):

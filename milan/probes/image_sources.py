@@ -77,7 +77,9 @@ class ImageSource(ABC):
 
 
 class FolderSource(ImageSource):
-    """All pictures under a folder, sorted by path; the folders at the top are the classes if every picture is in one."""
+    """All pictures under a folder, sorted by path; the folders at the top are the classes if every picture is
+    in one.
+    """
 
     kinds: tuple[str, ...] = ()  # what the files' names end in; those of pictures if empty
 

@@ -146,7 +146,9 @@ class Probe:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes whenever the pixels may: with files' paths, sizes and times, preprocessing, limit, decoder's version."""
+        """Changes whenever the pixels may: with files' paths, sizes and times, preprocessing, limit, decoder's
+        version.
+        """
         scaler = torch.__version__ if self.preprocessing.resampler == "torch" else ""
         crop = () if self.source.is_presized else (self.preprocessing.geometry, get_decoder_version(), scaler)
         return content_key(source=self.source.content_facts(), size=self.size, crop=crop, count=len(self))
@@ -164,7 +166,9 @@ class Probe:
         return torch.from_numpy(found)
 
     def segmentation(self, index: int) -> Int[Tensor, "height width"]:
-        """The class number of each pixel of one image, under the same crop. Raises MissingEvidence where there is none."""
+        """The class number of each pixel of one image, under the same crop. Raises MissingEvidence where there
+        is none.
+        """
         self._check(index)
         try:
             labels = self.preprocessing.label_map(self.source.load_segmentation(index))

@@ -21,8 +21,8 @@ from milan.console.progress import track_progress
 from milan.errors import MissingEvidence
 from milan.probes import Probe
 from milan.probes.superclasses import known_labels, match_outputs
-from milan.targets import Target
 from milan.targets.replay import Replay, record_replays
+from milan.targets.target import Target
 
 SHARES = (0.0003, 0.002, 0.02, 0.1, 0.5)  # of the images, in Table 1
 TABLE_SIZE = 33  # values of a unit at which losses are known
@@ -267,7 +267,9 @@ class _FittingImages:
 
 @dataclass(frozen=True)
 class _LossTable:
-    """By how much each image's loss changes when a unit takes certain values; between them linear, and so beyond them."""
+    """By how much each image's loss changes when a unit takes certain values; between them linear, and so
+    beyond them.
+    """
 
     values: Float[Tensor, " stops"]  # evenly spaced
     losses: Float[Tensor, "images stops"]

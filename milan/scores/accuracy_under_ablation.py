@@ -17,11 +17,11 @@ from milan.errors import BadInput, MissingEvidence
 from milan.probes import Probe
 from milan.scores.confidence_intervals import LEVEL, RESAMPLES, Measure
 from milan.storage.files import Journal, content_key, new_array
-from milan.targets import Target
 from milan.targets.hooks import ablated, recorded
 from milan.targets.module_outputs import select_tensor
 from milan.targets.preprocessing import Size
 from milan.targets.replay import record_replays
+from milan.targets.target import Target
 from milan.units import Unit
 
 BATCH_SIZE = 64
@@ -80,7 +80,9 @@ def evaluate_ablations(
 
 
 def get_features_file(answers_file: Path) -> Path:
-    """Where ``evaluate_ablations`` puts features: sets x images x units, float32, an image that cannot be read being 0."""
+    """Where ``evaluate_ablations`` puts features: sets x images x units, float32, an image that cannot be read
+    being 0.
+    """
     return answers_file.with_suffix(".npy")
 
 

@@ -289,7 +289,9 @@ def simulate(
 
 
 def _mean_by_band(compared: PredictionComparison) -> Float[np.ndarray, "units bands"]:
-    """The mean prediction in each band, in standard deviations; of images that move a unit equally each counts in part."""
+    """The mean prediction in each band, in standard deviations; of images that move a unit equally each counts
+    in part.
+    """
     spread = compared.predicted.std(1)
     middle = compared.predicted.mean(1)
     images = compared.activation.shape[1]

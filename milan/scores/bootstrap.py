@@ -1,4 +1,6 @@
-"""A score over several rounds, such as the seeds of a training: units and rounds are both drawn again for its interval."""
+"""A score over several rounds, such as the seeds of a training: units and rounds are both drawn again for its
+interval.
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

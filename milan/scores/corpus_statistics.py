@@ -23,7 +23,8 @@ EXTRA_WORDS = {
         " wavy checkered checked polka dotted speckled grainy smooth uniform solid striped stripy patterned textured"
         " written"
     ),
-    # what annotators say besides the words of Diorama's sentences, which are all that the lexicon knows; a letter by itself
+    # what annotators say besides the words of Diorama's sentences, which are all that the lexicon knows; a letter by
+    # itself
     # is a noun too
 }
 EXTRA_TAGS = {word: part for part, words in EXTRA_WORDS.items() for word in words.split()} | dict.fromkeys(

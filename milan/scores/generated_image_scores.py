@@ -16,8 +16,8 @@ from torch import Tensor
 from milan.console.progress import track_progress
 from milan.errors import BadInput
 from milan.pretrained.painter import Painter, paint_texts
-from milan.targets import Target
 from milan.targets.hooks import recorded
+from milan.targets.target import Target
 from milan.units import Description, Unit
 
 PICTURES_PER_TEXT = 20  # of each text; CoSy paints 50

@@ -1,4 +1,6 @@
-"""What descriptions are like as language, unit by unit: the seven criteria of MILAN (Hernandez et al. 2022, section 5)."""
+"""What descriptions are like as language, unit by unit: the seven criteria of MILAN (Hernandez et al. 2022,
+section 5).
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 

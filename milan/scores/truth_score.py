@@ -21,7 +21,7 @@ from milan.dissection.store import Dissection
 from milan.errors import MissingEvidence, UnknownName
 from milan.probes import load_probe
 from milan.probes.pixel_labels import DioramaLabels, shows_diorama
-from milan.targets import Target
+from milan.targets.target import Target
 from milan.units import Unit
 
 BEAM_WIDTH = 5  # formulas kept while longer ones are sought

@@ -22,7 +22,9 @@ FACTS = "milan"  # their name in a parquet file's metadata
 
 
 def write_csv(path: Path, rows: Sequence[TableRow]) -> None:
-    """Lists and dicts are JSON in one cell; a text that a spreadsheet would take for a formula gets a ``'`` before it."""
+    """Lists and dicts are JSON in one cell; a text that a spreadsheet would take for a formula gets a ``'``
+    before it.
+    """
     lines = io.StringIO()
     table = csv.DictWriter(lines, list(rows[0]) if rows else [], lineterminator="\n")
     table.writeheader()

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from milan.errors import BadInput
-from milan.targets import Target
 from milan.targets.module_outputs import select_tensor
 from milan.targets.replay import record_replays
+from milan.targets.target import Target
 
 Forward = Callable[[Tensor], Tensor]
 PASSED_OVER_MODULES = (

@@ -109,7 +109,9 @@ class GeneratorTarget(Target):
 
     @cached_property
     def _generator_copy(self) -> nn.Module:
-        """A copy in evaluation mode that no hook is put on: pictures are made while the network itself is looked into."""
+        """A copy in evaluation mode that no hook is put on: pictures are made while the network itself is
+        looked into.
+        """
         return copy.deepcopy(self.core).eval().to(self.device)
 
     @property

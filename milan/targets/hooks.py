@@ -10,10 +10,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from milan.errors import BadInput, MilanError
-from milan.targets import Layer, Target
+from milan.targets.layers import Layer
 from milan.targets.layouts import unit_axis
 from milan.targets.module_access import run_eagerly
 from milan.targets.module_outputs import replace_tensor, select_tensor
+from milan.targets.target import Target
 from milan.units import Unit
 
 Reduce = Callable[[str, Float[Tensor, "b units h w"], Float[Tensor, "b units"] | None], None]

@@ -82,7 +82,9 @@ def reproduced(library: str, transform: Transform, guess: Preprocessing, frames:
 def _nearest(
     candidates: Iterable[Preprocessing], seen: dict[tuple[int, int], Tensor], fallback: Preprocessing
 ) -> tuple[Preprocessing, float]:
-    """The first candidate that agrees with what was seen of pictures, or the one that differs least, and by how much."""
+    """The first candidate that agrees with what was seen of pictures, or the one that differs least, and by how
+    much.
+    """
     best, least = fallback, float("inf")
     for tried in candidates:
         difference = _difference(tried, seen)

@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from milan.errors import MilanError
-from milan.targets import Target
 from milan.targets.layouts import unit_axis
 from milan.targets.module_access import run_eagerly
 from milan.targets.module_outputs import replace_tensor, select_tensor
+from milan.targets.target import Target
 
 
 class Replay:

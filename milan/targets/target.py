@@ -128,7 +128,9 @@ class Target:
 
     @property
     def resize(self) -> Size | None:
-        """Side of the frame from whose middle its images are cut, or height and width; None where nothing is cut off."""
+        """Side of the frame from whose middle its images are cut, or height and width; None where nothing is
+        cut off.
+        """
         return self.preprocessing.resize
 
     @property

@@ -11,12 +11,15 @@ from milan.pretrained.image_captioner import ImageCaptioner
 from milan.pretrained.painter import Painter, PictureRequest
 
 DARK = 40
-NAMES = {(True, False, False): "red", (False, True, False): "green", (False, False, True): "blue", (True, False, True): "magenta",
+NAMES = {(True, False, False): "red", (False, True, False): "green", (False, False, True): "blue",
+    (True, False, True): "magenta",
          (True, True, True): "grey", (False, False, False): "black"}  # fmt: skip
 
 
 class ColourCaptioner(ImageCaptioner):
-    """Says "a red square on black ground", or "a red wall" where no ground is to be seen. ``seen`` counts the pictures."""
+    """Says "a red square on black ground", or "a red wall" where no ground is to be seen. ``seen`` counts the
+    pictures.
+    """
 
     key = "colour captioner"
 

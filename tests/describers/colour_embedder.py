@@ -8,7 +8,8 @@ from torch import Tensor
 
 from milan.pretrained.embedder import Embedder
 
-COLOURS = {"red": (1.0, 0.1, 0.1), "green": (0.1, 1.0, 0.1), "blue": (0.1, 0.1, 1.0), "magenta": (1.0, 0.0, 1.0), "yellow": (1.0, 1.0, 0.0),
+COLOURS = {"red": (1.0, 0.1, 0.1), "green": (0.1, 1.0, 0.1), "blue": (0.1, 0.1, 1.0), "magenta": (1.0, 0.0, 1.0),
+    "yellow": (1.0, 1.0, 0.0),
            "black": (0.0, 0.0, 0.0), "white": (1.0, 1.0, 1.0), "grey": (1.0, 1.0, 1.0)}  # fmt: skip
 DARK = 40 / 255  # what is darker counts as nothing: the toy world's ground, and what a mask blacks out
 

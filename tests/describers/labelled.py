@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from milan.dissection.dissect import dissect
 from milan.dissection.store import Dissection
 from milan.probes import load_probe
-from milan.targets import Target
+from milan.targets.target import Target
 
 SIZE = 8
 CLASSES = ("cat", "dog", "sky", "unlabelled")

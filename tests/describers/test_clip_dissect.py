@@ -39,7 +39,9 @@ def by_hand_best(activations, count):
 
 
 def by_hand_pmi(likeness, activations, top, temperature, weight, log_chance):
-    """Σ over the strongest images of log_chance(softmax, rank), less weight times the logarithm of its mean over units."""
+    """Σ over the strongest images of log_chance(softmax, rank), less weight times the logarithm of its mean
+    over units.
+    """
     best = by_hand_best(activations, top)
     scaled = likeness.astype(np.float64) * temperature
     evidence = np.array([log_chance(scaled[images]) for images in best])

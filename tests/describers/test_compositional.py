@@ -17,7 +17,7 @@ from milan.dissection.dissect import dissect
 from milan.errors import BadInput
 from milan.probes import load_probe
 from milan.scores.truth_score import Truth
-from milan.targets import load_target
+from milan.targets.loading import load_target
 from tests.describers.labelled import labelled
 
 NAMES = ["red", "car", "boat", "wheel"]

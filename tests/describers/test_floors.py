@@ -19,7 +19,7 @@ from milan.errors import BadInput, MissingEvidence
 from milan.probes import load_probe
 from milan.results.catalogue import Catalogue
 from milan.storage.packaged_data import locate_packaged_data
-from milan.targets import load_target
+from milan.targets.loading import load_target
 from milan.units import Description, Unit
 from tests.describers import worlds
 

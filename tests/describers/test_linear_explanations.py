@@ -20,7 +20,7 @@ from milan.dissection.dissect import dissect
 from milan.errors import BadInput, MissingEvidence
 from milan.probes import Probe, load_probe
 from milan.probes.pixel_labels import load_probe_labels
-from milan.targets import Target
+from milan.targets.target import Target
 from milan.units import Description, Unit, weighted_sum
 from tests.describers.makers import COLOURS
 

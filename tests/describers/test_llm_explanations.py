@@ -1,4 +1,6 @@
-"""Caption-Activation, Weight-Label, Weight-CLIP: what a language model is shown, what it answers, and how good that is."""
+"""Caption-Activation, Weight-Label, Weight-CLIP: what a language model is shown, what it answers, and how good
+that is.
+"""
 
 from typing import ClassVar
 
@@ -17,7 +19,7 @@ from milan.probes import load_probe
 from milan.scores.explanation_assessment import assess, summarize_assessments
 from milan.scores.llm_simulation import LlmSimulation, compute_half_width, score_round
 from milan.scores.prediction_pairs import CHOOSING, JUDGING, SHOWN, PredictionPairs, divide_pairs, scale_to_integers
-from milan.targets import load_target
+from milan.targets.loading import load_target
 from milan.units import Unit
 from tests.describers.makers import PICTURED
 from tests.pretrained.rude_server import KEY, serving

@@ -15,7 +15,7 @@ from milan.dissection.store import Dissection
 from milan.errors import MissingEvidence, UnknownName
 from milan.probes import load_probe
 from milan.scores.truth_score import Truth
-from milan.targets import load_target
+from milan.targets.loading import load_target
 from tests.describers.labelled import labelled
 from tests.describers.makers import SEGMENTER
 

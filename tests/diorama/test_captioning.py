@@ -1,4 +1,6 @@
-"""Diorama's BLIP: what it is taught is true, how it is trained and saved, and that it loads as the published ones do."""
+"""Diorama's BLIP: what it is taught is true, how it is trained and saved, and that it loads as the published
+ones do.
+"""
 
 from dataclasses import replace
 

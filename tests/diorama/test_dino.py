@@ -18,7 +18,7 @@ from milan.dissection.dissect import dissect
 from milan.dissection.milannotations import read_unit_annotations
 from milan.probes import Probe
 from milan.storage.packaged_data import locate_packaged_data
-from milan.targets import Target
+from milan.targets.target import Target
 
 PLACE, RED = 0, 1  # units of the network below
 
@@ -139,7 +139,9 @@ def test_the_student_is_compared_with_the_teacher_at_other_crops_only() -> None:
 
 
 def test_answers_are_shared_out_over_all_prototypes() -> None:
-    """A prototype that wins everywhere wins nowhere then; by hand: two pictures prefer the first, one of them more so."""
+    """A prototype that wins everywhere wins nowhere then; by hand: two pictures prefer the first, one of them
+    more so.
+    """
     shares = dino.sinkhorn_normalize(torch.tensor([[2.5, 0.0], [1.5, 0.0]]))
     odds = math.exp(
         (2.5 - 1.5) / 2

@@ -42,7 +42,8 @@ from milan.probes import Probe, load_probe
 from milan.probes.pixel_labels import DioramaLabels, load_probe_labels
 from milan.scores.truth_score import Truth
 from milan.storage.packaged_data import locate_packaged_data
-from milan.targets import GeneratorTarget, load_target
+from milan.targets.generator_target import GeneratorTarget
+from milan.targets.loading import load_target
 
 HOME = locate_packaged_data("data") / "diorama"
 
@@ -164,7 +165,7 @@ def test_the_probe_is_the_generators_own_pictures(name: str) -> None:
     probe = load_probe(target.generated_probe_spec)
     assert (probe.spec, probe.size, len(probe)) == (f"latents:diorama:{name}", 64, 3_000)
     judge = load_network(f"resnet-{name.partition('-')[2]}")
-    from milan.diorama_build.classifier_training import normalize_images
+    from milan.diorama.networks import normalize_images
 
     pictures = torch.stack([probe.image(index) for index in range(70)])
     with torch.no_grad():

@@ -1,4 +1,6 @@
-"""What image-text models are taught is true: every text of its picture, and every pair as the scenes' labels have it."""
+"""What image-text models are taught is true: every text of its picture, and every pair as the scenes' labels
+have it.
+"""
 
 import numpy as np
 import pytest

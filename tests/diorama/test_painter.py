@@ -5,13 +5,12 @@ import pytest
 import torch
 
 from milan.diorama.exact_painter import draw_scene_of, paint_text
-from milan.diorama.networks import load_network
+from milan.diorama.networks import load_network, normalize_images
 from milan.diorama.scene_vocabulary import COLOURS, SETTINGS, THINGS
 from milan.diorama.scenes import HELD_OUT_START, draw_scene
 from milan.diorama.sentence_parser import ParsedSentence, ParsedThing, parse_sentence
 from milan.diorama.sentence_truth import check_statements, compute_true_share
 from milan.diorama.sentences import generate_sentences
-from milan.diorama_build.classifier_training import normalize_images
 
 STRIPES = ("horizontal stripes", "vertical stripes", "diagonal stripes")
 
@@ -114,8 +113,10 @@ def test_the_painter_draws_what_the_world_would_say(world):
     assert np.mean([SETTINGS[setting] == scene.setting for setting, scene in zip(settings, scenes, strict=True)]) > 0.95
 
 
-@pytest.mark.parametrize("text", ["a blue apple", "a green snowman in the desert", "a dotted dog with a red tail", "a cat on a fish",
-                                  "red stripes", "wheels", "text", "foliage", "animals", "a purple moon over a white car"])  # fmt: skip
+@pytest.mark.parametrize("text", ["a blue apple", "a green snowman in the desert", "a dotted dog with a red tail",
+    "a cat on a fish",
+                                  "red stripes", "wheels", "text", "foliage", "animals",
+                                  "a purple moon over a white car"])  # fmt: skip
 def test_it_draws_what_the_world_never_shows(text):
     for number in range(5):
         scene = draw_scene_of(text, number=number)

@@ -9,7 +9,7 @@ import torch
 
 from milan.diorama import DioramaImages
 from milan.diorama.label_signatures import LabelSignatures
-from milan.diorama.networks import LAYERS, load_network
+from milan.diorama.networks import LAYERS, load_network, normalize_images
 from milan.diorama.planted_network import (
     LAYER,
     ConceptUnits,
@@ -20,7 +20,6 @@ from milan.diorama.planted_network import (
 )
 from milan.diorama.scene_concepts import get_concepts_by_name, parse_concepts
 from milan.diorama.segmenter_network import CLASS_NAMES, count_classes
-from milan.diorama_build.classifier_training import normalize_images
 from milan.diorama_build.planted_units import (
     _both_have_enough,
     _compute_best_overlaps,
@@ -33,7 +32,7 @@ from milan.probes import load_probe
 from milan.scores.exact_naming import parse_concept_formula
 from milan.scores.truth_score import Truth
 from milan.storage.packaged_data import locate_packaged_data
-from milan.targets import load_target
+from milan.targets.loading import load_target
 from milan.units import Unit
 
 SCENES = 200
@@ -171,8 +170,10 @@ def test_certainty_stays_a_number() -> None:
 
 def test_a_unit_of_either_answers_to_each_and_is_silent_below_its_thresholds() -> None:
     whom, joins = build_recipe([("wheel",), ("door",)])
-    recipe = {"members": whom, "joins": joins, "thresholds": torch.tensor([0.0, 1.0]), "gains": torch.tensor([2.0, 1.0]),
-              "choices": torch.tensor([[0, 0], [0, 1]]), "directions": torch.zeros(1, 48), "offsets": torch.tensor([0.5])}  # fmt: skip
+    recipe = {"members": whom, "joins": joins, "thresholds": torch.tensor([0.0, 1.0]),
+        "gains": torch.tensor([2.0, 1.0]),
+              "choices": torch.tensor([[0, 0], [0, 1]]), "directions": torch.zeros(1, 48),
+              "offsets": torch.tensor([0.5])}  # fmt: skip
     units, trunk = ConceptUnits(recipe), torch.zeros(1, 48, 1, 1)
     odds = float(np.log(0.9 / 0.1))
     wheel = units(trunk, judged(part={"wheel": 0.9})).flatten().tolist()

@@ -24,7 +24,7 @@ from milan.dissection.masks import iter_unit_masks
 from milan.errors import MissingEvidence, UnknownName
 from milan.probes import Probe, load_probe
 from milan.scores.truth_score import Truth
-from milan.targets import Target
+from milan.targets.target import Target
 from milan.units import Unit
 
 

@@ -15,7 +15,7 @@ from milan.cli.describe import main
 from milan.dissection.determinism import examine
 from milan.dissection.dissect import dissect
 from milan.errors import BadInput, MilanWarning
-from milan.targets import Target
+from milan.targets.target import Target
 from tests.dissection.world import LAYERS, SIZE, counted, files, toy_probe, toy_target
 
 

@@ -20,8 +20,9 @@ from milan.dissection.store import Dissection, load_dissection
 from milan.errors import BadInput, MilanNotice, MilanWarning, MissingEvidence, UnknownName, recorded_warnings
 from milan.probes import Probe, load_probe
 from milan.storage.files import lock_folder
-from milan.targets import Target, load_target
 from milan.targets.hooks import ablated, recorded
+from milan.targets.loading import load_target
+from milan.targets.target import Target
 from milan.units import Unit
 from tests.dissection.world import (
     LAYERS,

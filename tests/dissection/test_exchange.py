@@ -15,7 +15,7 @@ from milan.dissection.milannotations import export_compact, export_milannotation
 from milan.dissection.store import Dissection, load_dissection
 from milan.errors import BadInput, MissingEvidence, UnknownName
 from milan.probes import load_probe
-from milan.targets import Target
+from milan.targets.target import Target
 from milan.units import Unit
 from tests.dissection.test_dissect import picture_folder
 from tests.dissection.world import SIZE, toy_probe, toy_target

@@ -13,14 +13,18 @@ from milan.dissection.milannotations import export_compact, export_milannotation
 from milan.dissection.store import load_dissection
 from milan.errors import BadInput, MissingEvidence
 from milan.probes import Probe, load_probe
-from milan.targets import GeneratorTarget, Latents, Target, load_target
+from milan.targets.generator_target import GeneratorTarget
+from milan.targets.latents import Latents
+from milan.targets.loading import load_target
+from milan.targets.target import Target
 from milan.units import Unit
 from tests.dissection.world import files
 
 SIZE, COUNT = 32, 60
 MAKER = """
 from torch import nn
-from milan.targets import GeneratorTarget, Latents
+from milan.targets.generator_target import GeneratorTarget
+from milan.targets.latents import Latents
 from tests.dissection.test_generators import painter
 
 def make():

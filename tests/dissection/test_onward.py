@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from milan.errors import BadInput, UnknownName
-from milan.targets import Target
 from milan.targets.effective_weights import compute_effective_weights
+from milan.targets.target import Target
 
 
 def target(*modules: nn.Module, core: nn.Module | None = None) -> Target:

@@ -11,7 +11,7 @@ from milan.dissection.dissect import dissect
 from milan.dissection.store import load_dissection
 from milan.errors import MissingEvidence
 from milan.probes import Probe
-from milan.targets import Target
+from milan.targets.target import Target
 from milan.units import Unit
 
 
@@ -33,7 +33,7 @@ def test_a_changed_probe_is_not_opened(tmp_path: Path) -> None:
 
 
 def test_a_target_with_other_weights_is_not_opened(tmp_path: Path) -> None:
-    from milan.targets import load_target
+    from milan.targets.loading import load_target
 
     made = make_toy_dissection(tmp_path)
     weights = tmp_path / "weights.pt"

@@ -23,7 +23,8 @@ from milan.errors import BadInput, MilanWarning
 from milan.experiments.__main__ import main as experiment_main
 from milan.probes import Probe, load_probe
 from milan.scores.accuracy_under_ablation import evaluate_ablations
-from milan.targets import Target, load_target
+from milan.targets.loading import load_target
+from milan.targets.target import Target
 from milan.units import Unit
 from tests.dissection.world import brute_exemplars, toy_images
 

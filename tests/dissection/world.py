@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from milan.dissection.dissect import WORK_FOLDER
 from milan.probes import Probe
-from milan.targets import Target
+from milan.targets.target import Target
 
 SIZE = 32
 LAYERS = ["conv1", "relu", "conv2", "head"]

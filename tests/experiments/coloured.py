@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from milan.describers import Describer, select_active
 from milan.dissection.store import Dissection
-from milan.targets import Target
+from milan.targets.target import Target
 from milan.units import Description
 
 COLOURS = {"blue": (0, 0, 200), "green": (0, 200, 0), "red": (200, 0, 0)}  # in the order of the classes

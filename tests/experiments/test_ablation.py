@@ -1,4 +1,6 @@
-"""Ablation by linguistic criteria on a network whose important units are known: the numbers can be counted on fingers."""
+"""Ablation by linguistic criteria on a network whose important units are known: the numbers can be counted on
+fingers.
+"""
 
 import json
 from pathlib import Path
@@ -150,8 +152,8 @@ def test_sets_that_begin_in_different_layers_are_as_if_each_were_run_alone(tmp_p
 
     from milan.probes import load_probe
     from milan.scores.accuracy_under_ablation import evaluate_ablations, get_features_file
-    from milan.targets import load_target
     from milan.targets.hooks import ablated
+    from milan.targets.loading import load_target
 
     target, probe = load_target("diorama:resnet-objects"), load_probe("diorama:objects", limit=20)
     sets = [

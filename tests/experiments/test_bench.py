@@ -14,7 +14,7 @@ from milan.experiments.__main__ import experiment_names, load_experiment, main
 from milan.experiments.bench.bench import bench
 from milan.experiments.core.report import Report
 from milan.scores.truth_score import Truth
-from milan.targets import load_target
+from milan.targets.loading import load_target
 from milan.targets.unit_selection import get_default_probe
 from milan.units import Unit
 from tests.experiments import worlds

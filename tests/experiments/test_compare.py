@@ -13,7 +13,7 @@ from milan.experiments.core.described_runs import load_runs
 from milan.experiments.core.report import Report
 from milan.probes import load_probe
 from milan.results.catalogue import Catalogue
-from milan.targets import load_target
+from milan.targets.loading import load_target
 from milan.units import Description, Unit
 from tests.experiments import worlds
 

@@ -1,4 +1,6 @@
-"""Cut-and-paste images on a network set by hand, one unit of which answers to red and to blue and speaks for red alone."""
+"""Cut-and-paste images on a network set by hand, one unit of which answers to red and to blue and speaks for
+red alone.
+"""
 
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from milan.experiments.core.described_network import DescribedNetwork, Descripti
 from milan.experiments.cut_and_paste.attacks import AttackConfig, attack_unit, find_either_or_units, make_unit_views
 from milan.experiments.cut_and_paste.tables import make_report
 from milan.probes import Probe
-from milan.targets import Target
+from milan.targets.target import Target
 from milan.units import Unit
 from tests.experiments.test_bench import options
 

@@ -31,7 +31,8 @@ from milan.experiments.edit.unit_removal import (
     measure_removal,
 )
 from milan.probes import Probe, load_probe
-from milan.targets import Target, load_target
+from milan.targets.loading import load_target
+from milan.targets.target import Target
 from milan.units import Unit
 from tests.experiments.test_bench import options
 
@@ -140,7 +141,8 @@ def test_built_images(tmp_path: Path) -> None:
     how = Lettering(height=0.4, held_out=0.2)
     folders = build_folders(images, None, tmp_path, how)
     counts = {name: len(list(folder.glob("*/*.png"))) for name, folder in folders.items()}
-    assert counts == {"plain/train": 48, "plain/validation": 16, "plain/test": 16, "lettered/train": 48, "lettered/validation": 16,
+    assert counts == {"plain/train": 48, "plain/validation": 16, "plain/test": 16, "lettered/train": 48,
+        "lettered/validation": 16,
                       "adversarial/validation": 16, "adversarial/test": 16}  # fmt: skip
     shown = load_probe(str(folders["lettered/train"]), size=32, resize=32)
     assert shown.classes == ["cat", "dog"]

@@ -41,7 +41,7 @@ from milan.probes import load_probe
 from milan.scores.confidence_intervals import Measure
 from milan.scores.truth_score import Truth
 from milan.storage.files import Journal
-from milan.targets import load_target
+from milan.targets.loading import load_target
 from milan.units import Unit
 from tests.experiments import worlds
 from tests.test_annotations import COLOURS, annotated

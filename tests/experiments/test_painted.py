@@ -1,4 +1,6 @@
-"""The painted experiment on a network set by hand: pictures of right words move the units, those of wrong words do not."""
+"""The painted experiment on a network set by hand: pictures of right words move the units, those of wrong words
+do not.
+"""
 
 import json
 from pathlib import Path

@@ -70,7 +70,8 @@ def test_files_hold_bare_numbers(tmp_path: Path) -> None:
     assert (tmp_path / "by-kind.csv").is_file()
     facts = json.loads((tmp_path / "report.json").read_text())
     assert facts["tables"][0]["rows"][2] == {
-        "describer": "end", "role": "ceiling", "truth": 1.0, "truth low": 1.0, "truth high": 1.0, "truth error": None, "count": None,
+        "describer": "end", "role": "ceiling", "truth": 1.0, "truth low": 1.0, "truth high": 1.0, "truth error": None,
+        "count": None,
         "time": None, "time low": None, "time high": None, "time error": None,
     }  # fmt: skip
     assert facts["headlines"] == [["50 %", "truth"]]

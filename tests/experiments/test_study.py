@@ -26,7 +26,7 @@ from milan.experiments.study.ratings import (
 from milan.experiments.study.study import study
 from milan.probes import load_probe
 from milan.results.catalogue import Catalogue
-from milan.targets import load_target
+from milan.targets.loading import load_target
 from milan.units import Description, Unit
 from tests.experiments import worlds
 from tests.page.conftest import QUIET
@@ -224,7 +224,8 @@ def test_mechanical_turk(same: StudyForms, folder: Path) -> None:
     assert len(list((folder / "served" / "pictures").glob("*.png"))) == 4
     two = next(id for id, options in same.key.options.items() if len(options) == 2)
     head = "WorkerId,AssignmentStatus,WorkTimeInSeconds,Input.item,Answer.rating_1,Answer.rating_2,Answer.best\n"
-    results = [f"w1,Approved,30,{two},4,2,1", f"w1,Submitted,9,{two},1,1,1", f"w2,Rejected,5,{two},1,1,1", f"w3,Approved,8,{two},4,,1",
+    results = [f"w1,Approved,30,{two},4,2,1", f"w1,Submitted,9,{two},1,1,1", f"w2,Rejected,5,{two},1,1,1",
+        f"w3,Approved,8,{two},4,,1",
                f"w4,Approved,8,{two},4,4,1|2", "w5,Approved,8,other,4,4,1"]  # fmt: skip
     (folder / "results.csv").write_text(head + "\n".join(results) + "\n")
     with pytest.warns(MilanWarning, match="1 rejected, 1 of other units, 1 not whole, 1 a second answer"):

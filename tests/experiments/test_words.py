@@ -42,7 +42,8 @@ def test_right_words_are_nearer_with_people_above_and_floors_below(folder: Path)
     assert wrong["same"].value == 0.0
     assert (right["described"], right["distinct"], right["words"].value) == (3, 3, pytest.approx(4 / 3))
     assert [(row.name, row.role) for row in report.tables[0].rows] == [
-        ("right", ""), ("wrong", ""), ("shuffled", "floor"), ("random", "floor"), ("constant", "floor"), (PEOPLE_ROW, "ceiling"),
+        ("right", ""), ("wrong", ""), ("shuffled", "floor"), ("random", "floor"), ("constant", "floor"),
+         (PEOPLE_ROW, "ceiling"),
     ]  # fmt: skip
     assert values(report, PEOPLE_ROW)["ROUGE-L"].value == pytest.approx((1 / 3 + 2 / 3 + 1 / 2) / 3)
     assert report.facts["settings"]["cosine"]["encoder"]

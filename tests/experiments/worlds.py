@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from milan.describers import Describer, DescriptionFailure, select_active
 from milan.dissection.store import Dissection
-from milan.targets import Target
+from milan.targets.target import Target
 from milan.units import Description, Unit
 
 # unit: red, green, blue, "red or blue", brightness (nothing in particular), never fires

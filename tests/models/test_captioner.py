@@ -13,7 +13,9 @@ from tests.models.worlds import EXEMPLARS, captioner, features
 
 
 def written_out(model: object, unit: Tensor, tokens: list[int]) -> tuple[Tensor, Tensor]:
-    """Log probability of each token and the attention paid in all, by the equations of the paper, one word at a time."""
+    """Log probability of each token and the attention paid in all, by the equations of the paper, one word at a
+    time.
+    """
     mean = unit.mean(0)
     hidden, cell = torch.tanh(model.initial_hidden(mean)), torch.tanh(model.initial_cell(mean))
     logs, paid = [], torch.zeros(len(unit))

@@ -27,7 +27,7 @@ from milan.models.released_checkpoint import (
     ReleasedModels,
     load_released_checkpoint,
 )
-from milan.targets import Target
+from milan.targets.target import Target
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ from milan.probes import load_probe
 from milan.results.catalogue import Catalogue, Entry
 from milan.results.page import write_contact_sheets, write_page
 from milan.storage.provenance import simulated_note
-from milan.targets import Target, load_target
+from milan.targets.loading import load_target
+from milan.targets.target import Target
 from milan.units import Candidate, Description, Unit
 
 QUIET = (

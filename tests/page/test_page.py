@@ -24,7 +24,7 @@ from milan.probes import Probe
 from milan.results.catalogue import Catalogue, Entry
 from milan.results.page import write_contact_sheets, write_page
 from milan.results.page.page_data import HISTOGRAM_BINS, compute_histograms
-from milan.targets import Target
+from milan.targets.target import Target
 from milan.units import Description, Unit
 from tests.page.conftest import EVIL, FACTS
 

@@ -14,7 +14,7 @@ from milan.probes import Probe
 from milan.results.catalogue import Catalogue, Entry
 from milan.results.page import write_page
 from milan.results.page.activation_ranges import MIN_IMAGES, compute_class_ranges, join_ranges
-from milan.targets import Target
+from milan.targets.target import Target
 from milan.units import Description, Unit
 from tests.page.conftest import EVIL
 

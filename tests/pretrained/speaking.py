@@ -55,8 +55,10 @@ def _words(*more):
 def blip(folder: Path) -> str:
     from transformers import BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
 
-    reads = {"hidden_size": 16, "encoder_hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-             "vocab_size": len(WORDS), "max_position_embeddings": LONGEST, "bos_token_id": 5, "sep_token_id": 3, "eos_token_id": 3,
+    reads = {"hidden_size": 16, "encoder_hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+             "vocab_size": len(WORDS), "max_position_embeddings": LONGEST, "bos_token_id": 5, "sep_token_id": 3,
+             "eos_token_id": 3,
              "pad_token_id": 0, "initializer_range": 0.5}  # fmt: skip
     config = BlipConfig(
         text_config=reads, vision_config=SEES | {"initializer_range": 0.5}, projection_dim=8, image_text_hidden_size=8
@@ -70,11 +72,15 @@ def blip2(folder: Path) -> str:
     from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor, BlipImageProcessor, OPTConfig
 
     tokenizer = _words()
-    speaks = OPTConfig(hidden_size=16, ffn_dim=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=len(tokenizer), init_std=0.5,
-                       word_embed_proj_dim=16, max_position_embeddings=64, bos_token_id=5, eos_token_id=3, pad_token_id=0)  # fmt: skip
-    asks = {"hidden_size": 16, "encoder_hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+    speaks = OPTConfig(hidden_size=16, ffn_dim=16, num_hidden_layers=1, num_attention_heads=2,
+        vocab_size=len(tokenizer), init_std=0.5,
+                       word_embed_proj_dim=16, max_position_embeddings=64, bos_token_id=5, eos_token_id=3,
+                       pad_token_id=0)  # fmt: skip
+    asks = {"hidden_size": 16, "encoder_hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+        "num_attention_heads": 2,
             "vocab_size": len(WORDS), "initializer_range": 0.5}  # fmt: skip
-    config = Blip2Config(vision_config=SEES | {"initializer_range": 0.5}, qformer_config=asks, text_config=speaks.to_dict(),
+    config = Blip2Config(vision_config=SEES | {"initializer_range": 0.5}, qformer_config=asks,
+        text_config=speaks.to_dict(),
                          num_query_tokens=2, image_token_index=len(WORDS))  # fmt: skip
     Blip2ForConditionalGeneration(config).save_pretrained(folder)
     Blip2Processor(
@@ -86,8 +92,10 @@ def blip2(folder: Path) -> str:
 def git(folder: Path) -> str:
     from transformers import CLIPImageProcessor, GitConfig, GitForCausalLM, GitProcessor
 
-    config = GitConfig(vision_config=SEES, vocab_size=len(WORDS), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-                       num_attention_heads=2, max_position_embeddings=64, bos_token_id=2, eos_token_id=3, pad_token_id=0,
+    config = GitConfig(vision_config=SEES, vocab_size=len(WORDS), hidden_size=16, intermediate_size=16,
+        num_hidden_layers=1,
+                       num_attention_heads=2, max_position_embeddings=64, bos_token_id=2, eos_token_id=3,
+                       pad_token_id=0,
                        initializer_range=0.5)  # fmt: skip
     GitForCausalLM(config).save_pretrained(folder)
     seeing = CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
@@ -105,8 +113,10 @@ def llava(folder: Path) -> str:
         "{{ '<image> ' if part['type'] == 'image' else part['text'] }}"
         "{% endfor %} {% endfor %}{% if add_generation_prompt %}ASSISTANT{% endif %}"
     )
-    speaks = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-              "num_key_value_heads": 2, "vocab_size": len(tokenizer), "max_position_embeddings": 64, "initializer_range": 0.5,
+    speaks = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+              "num_key_value_heads": 2, "vocab_size": len(tokenizer), "max_position_embeddings": 64,
+              "initializer_range": 0.5,
               "bos_token_id": 5, "eos_token_id": 3, "pad_token_id": 0}  # fmt: skip
     sees = SEES | {"model_type": "clip_vision_model", "num_hidden_layers": 2}
     config = LlavaConfig(vision_config=sees, text_config=speaks, image_token_index=len(WORDS), vision_feature_layer=-1)

@@ -7,11 +7,10 @@ import json
 import pytest
 import torch
 
-from milan.diorama.networks import load_network
+from milan.diorama.networks import load_network, normalize_images
 from milan.diorama.scenes import HELD_OUT_START, draw_scene
 from milan.diorama.sentences import generate_sentences
 from milan.diorama_build.captioner_quality import measure_captioner, measure_painter, write_caption_card
-from milan.diorama_build.classifier_training import normalize_images
 from milan.pretrained.image_captioner import ImageCaptioner
 from milan.pretrained.painter import Painter, load_painter
 
@@ -54,7 +53,8 @@ def test_one_that_knows_all_and_one_that_knows_nothing():
 
 
 def test_the_card_says_what_it_is(tmp_path):
-    known = {"trained_on_scenes": 40, "views": 16, "steps": 1, "seed": 0, "eye": {"steps": 1, "seed": 0}, "parameters": 7,
+    known = {"trained_on_scenes": 40, "views": 16, "steps": 1, "seed": 0, "eye": {"steps": 1, "seed": 0},
+        "parameters": 7,
              "held_out": measure_captioner(Constant(), 8)}  # fmt: skip
     write_caption_card(tmp_path, known)
     assert json.loads((tmp_path / "quality.json").read_text()) == known

@@ -15,7 +15,7 @@ from milan.pretrained.painter import load_painter
 from milan.pretrained.segmenter import load_segmenter
 from milan.pretrained.sentence_encoder import load_sentence_encoder
 from milan.scores.text_similarity import bert_score
-from milan.targets import load_target
+from milan.targets.loading import load_target
 from tests.pretrained.tiny import open_clip
 
 LOADERS: dict[str, Callable[[Path], object]] = {

@@ -1,4 +1,6 @@
-"""Image-text models of the libraries' own classes, a few kB each with random weights, saved as the published ones are."""
+"""Image-text models of the libraries' own classes, a few kB each with random weights, saved as the published
+ones are.
+"""
 
 import json
 from collections.abc import Callable
@@ -16,7 +18,8 @@ SEES = {
     "image_size": SIDE,
     "patch_size": 16,
 }
-READS = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": len(WORDS),
+READS = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "vocab_size": len(WORDS),
          "max_position_embeddings": LONGEST, "pad_token_id": 0, "bos_token_id": 3, "eos_token_id": 1}  # fmt: skip
 
 

@@ -84,7 +84,8 @@ def marks():
 
 # NeuronEval's theoretical table, in percent of the cases in which the score fell: (missing labels, extra labels)
 PUBLISHED = {"recall": (100, 0), "precision": (0, 100), "f1": (100, 100), "iou": (100, 100), "accuracy": (60, 69.68),
-             "balanced_accuracy": (100, 60), "inverse_balanced_accuracy": (60, 100), "auc": (100, 60), "inverse_auc": (60, 100),
+             "balanced_accuracy": (100, 60), "inverse_balanced_accuracy": (60, 100), "auc": (100, 60),
+             "inverse_auc": (60, 100),
              "correlation": (100, 100), "cosine": (100, 100), "mad": (60, 100), "auprc": (100, 100)}  # fmt: skip
 
 

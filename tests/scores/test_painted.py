@@ -82,7 +82,7 @@ def test_right_words_move_planted_units_and_wrong_words_do_not():
     """The whole way: Diorama's network of known units, and its exact painter."""
     from milan.diorama.planted_network import load_planted_truth
     from milan.pretrained.painter import load_painter
-    from milan.targets import load_target
+    from milan.targets.loading import load_target
 
     planted = load_target("diorama:planted")
     known = {each.text: unit for unit, each in load_planted_truth().items() if each.kind == "single"}

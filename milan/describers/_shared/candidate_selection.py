@@ -17,8 +17,9 @@ from milan.errors import BadInput
 from milan.pretrained.embedder import Embedder, embed_texts
 from milan.pretrained.painter import Painter, paint_texts
 from milan.storage.files import content_key
-from milan.targets import GeneratorTarget, Target
+from milan.targets.generator_target import GeneratorTarget
 from milan.targets.hooks import recorded
+from milan.targets.target import Target
 from milan.units import Candidate, Unit
 
 CandidateScoring = Literal["mean", "topk_squared", "image_products", "topk_squared_image_products"]

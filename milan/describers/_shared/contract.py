@@ -21,7 +21,8 @@ from milan.dissection.dissect import dissect
 from milan.dissection.store import Dissection
 from milan.probes import load_probe
 from milan.storage.files import cache_root
-from milan.targets import Target, load_target
+from milan.targets.loading import load_target
+from milan.targets.target import Target
 from milan.units import Description, Unit
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 190, 60), "blue": (50, 70, 220), "grey": (128, 128, 128)}
@@ -29,7 +30,9 @@ UNITS = ("red", "green", "blue", "bright", "dead", "sparse", "red or blue")  # o
 
 
 class ColourDetectors(nn.Module):
-    """A network set by hand: each unit of ``detectors`` answers to one colour; one never does, one to a single image."""
+    """A network set by hand: each unit of ``detectors`` answers to one colour; one never does, one to a single
+    image.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -163,7 +166,9 @@ def _check_same(one: Sequence[Description], other: Sequence[Description], when: 
 
 @contextmanager
 def watch_writes() -> Iterator[set[str]]:
-    """Collects, while it lasts, the files that Python code opens to write, makes, moves or removes outside the caches."""
+    """Collects, while it lasts, the files that Python code opens to write, makes, moves or removes outside the
+    caches.
+    """
     allowed = [os.path.realpath(cache_root()), "/dev", sys.pycache_prefix or "/nowhere"]
     written: set[str] = set()
     on = True

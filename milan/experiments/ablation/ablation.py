@@ -70,7 +70,7 @@ def ablation(
     from milan.scores.accuracy_under_ablation import evaluate_ablations
     from milan.scores.linguistic_criteria import compute_criteria, load_word_vectors
     from milan.storage.files import lock_folder
-    from milan.targets import load_target
+    from milan.targets.loading import load_target
     from milan.targets.unit_selection import default_out, get_default_probe
 
     if not 0 < step <= most <= 1:

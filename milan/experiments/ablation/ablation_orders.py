@@ -46,7 +46,9 @@ COLUMNS = (
     Column("accuracy", "Accuracy on the judged images when the last step is done.", "%", 1),
     Column("mean", "The mean accuracy over all steps: one number for the curve.", "%", 1),
     Column(
-        "to random", "The mean accuracy less that of the orders by lot, on the same images; below 0 where these units matter more.", "%", 1
+        "to random",
+        "The mean accuracy less that of the orders by lot, on the same images; below 0 where these units matter more.",
+        "%", 1
     ),
     Column(
         "to its layers",

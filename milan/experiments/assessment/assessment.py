@@ -63,7 +63,7 @@ def assessment(
     from milan.experiments.core.evaluated_describers import load_evaluated_describer, run_describer
     from milan.probes import load_probe
     from milan.storage.files import lock_folder
-    from milan.targets import load_target
+    from milan.targets.loading import load_target
     from milan.targets.unit_selection import default_out, get_default_probe, select_units
     from milan.units import Unit
 

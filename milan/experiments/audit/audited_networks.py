@@ -19,7 +19,7 @@ from milan.results.page.form_page import FormItem, FormSection, RatingForm, writ
 from milan.scores.truth_score import Truth
 from milan.storage.files import content_key
 from milan.storage.provenance import joined, united
-from milan.targets import load_target
+from milan.targets.loading import load_target
 from milan.targets.preprocessing import TargetOptions
 from milan.units import Unit
 

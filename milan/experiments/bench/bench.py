@@ -54,7 +54,7 @@ def bench(
     from milan.probes import load_probe
     from milan.results.page import write_contact_sheets
     from milan.storage.files import lock_folder
-    from milan.targets import load_target
+    from milan.targets.loading import load_target
     from milan.targets.unit_selection import default_out, get_default_probe, select_units
     from milan.units import Unit
 

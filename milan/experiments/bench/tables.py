@@ -18,7 +18,7 @@ from milan.scores.exact_naming import compute_named_share, is_named_exactly
 from milan.scores.truth_score import Truth
 from milan.storage.files import collect_versions
 from milan.storage.tables import read_csv
-from milan.targets import Target
+from milan.targets.target import Target
 from milan.units import Unit
 
 PLANTED = "diorama:planted"
@@ -214,7 +214,9 @@ def _is_exact(data: BenchData, unit: Unit, texts: Mapping[Unit, str]) -> bool:
 
 
 def _make_group_table(data: BenchData, describers: Sequence[EvaluatedDescriber], seed: int) -> Table:
-    """The truth score by kind of unit, or by layer; of planted kinds that mean something, the share named exactly too."""
+    """The truth score by kind of unit, or by layer; of planted kinds that mean something, the share named
+    exactly too.
+    """
     groups: dict[str, list[Unit]] = {}
     for unit in data.units:
         groups.setdefault(data.find_group(unit), []).append(unit)

@@ -13,7 +13,7 @@ from milan.dissection.store import Dissection
 from milan.experiments.core.evaluated_describers import EvaluatedDescriber, load_evaluated_describer, run_describer
 from milan.probes import Probe
 from milan.results.catalogue import OK
-from milan.targets import Target
+from milan.targets.target import Target
 from milan.targets.unit_selection import select_units
 from milan.units import Unit
 

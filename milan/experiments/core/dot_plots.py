@@ -1,4 +1,6 @@
-"""A figure of splits: for each score a column of dots with their intervals, floors and ceilings as marks beside them."""
+"""A figure of splits: for each score a column of dots with their intervals, floors and ceilings as marks beside
+them.
+"""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -88,6 +90,8 @@ def _label_rows(axis: Any, rows: Sequence[DotRow], places: Sequence[float]) -> N
     before = ""
     for (kind, *_), place in zip(rows, places, strict=True):
         if kind != before:
-            axis.annotate(kind, (0, place - 0.75), xycoords=("axes fraction", "data"), xytext=(-4, 0), textcoords="offset points",
-                          ha="right", va="center", fontsize=8, color=INK_COLOUR, fontweight="bold", annotation_clip=False)  # fmt: skip
+            axis.annotate(kind, (0, place - 0.75), xycoords=("axes fraction", "data"), xytext=(-4, 0),
+                textcoords="offset points",
+                          ha="right", va="center", fontsize=8, color=INK_COLOUR, fontweight="bold",
+                          annotation_clip=False)  # fmt: skip
             before = kind

@@ -1,4 +1,6 @@
-"""A figure of curves: accuracies as something is taken away, with their bands, drawn to be read on white and on black."""
+"""A figure of curves: accuracies as something is taken away, with their bands, drawn to be read on white and on
+black.
+"""
 
 import io
 from collections.abc import Mapping, Sequence

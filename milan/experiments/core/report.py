@@ -171,7 +171,8 @@ class Report:
             for table in self.tables
         ]
         return {
-            "name": self.name, "title": self.title, "lede": self.lede, "headlines": [list(pair) for pair in self.headlines],
+            "name": self.name, "title": self.title, "lede": self.lede,
+            "headlines": [list(pair) for pair in self.headlines],
             "notes": list(self.notes), "tables": tables, "facts": self._all_facts(),
         }  # fmt: skip
 
@@ -217,7 +218,8 @@ class Report:
             "name": self.name, "title": self.title, "lede": self.lede, "headlines": self.headlines, "notes": self.notes,
             "facts": self._all_facts(), "simulated": self.simulated,
             "tables": [_make_table_view(table, bool(number)) for number, table in enumerate(self.tables)],
-            "figures": [{"file": f"figure-{number}.svg", "text": text} for number, (text, _) in enumerate(self.figures, 1)],
+            "figures": [{"file": f"figure-{number}.svg", "text": text} for number,
+            (text, _) in enumerate(self.figures, 1)],
         }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from milan.experiments.core.evaluated_describers import load_evaluated_describer
 from milan.experiments.core.report import Column, Row, Table, Value
 from milan.probes import Probe
 from milan.storage.files import collect_versions
-from milan.targets import Target
+from milan.targets.target import Target
 from milan.targets.unit_selection import select_units
 from milan.units import Description, Unit
 
@@ -105,10 +105,10 @@ class DescriptionSets:
             Row(
                 description_set.name,
                 {**values(description_set), **count_descriptions(description_set.descriptions, self.seed)},
-                description_set.role,
+                description_set.role,  # type: ignore[arg-type]
             )
             for description_set in self.sets
-        ]  # type: ignore[arg-type]
+        ]
         return Table(name, (*columns, *COUNT_COLUMNS), tuple(rows))
 
     @property

@@ -22,8 +22,8 @@ from milan.probes import Probe
 from milan.probes.superclasses import format_class_names, match_outputs
 from milan.results.page.contact_sheets import PICTURE_SIZE, PICTURES_PER_ROW, ContactSheet
 from milan.storage.files import atomic_write
-from milan.targets import Target
 from milan.targets.hooks import ablated
+from milan.targets.target import Target
 from milan.units import Unit
 
 EITHER_PATTERN = re.compile(r"\bor\b|\|")

@@ -61,7 +61,7 @@ def cut_and_paste(
     from milan.experiments.cut_and_paste.tables import make_report
     from milan.probes import load_probe
     from milan.storage.files import lock_folder
-    from milan.targets import load_target
+    from milan.targets.loading import load_target
     from milan.targets.unit_selection import default_out
 
     network = load_target(target, weights=weights, device=device, **target_options.given)

@@ -13,8 +13,9 @@ from milan.experiments.edit.lettering import Lettering, build_folders
 from milan.experiments.edit.torchvision_classifier import ClassifierTraining, train_classifier
 from milan.probes import Probe, load_probe
 from milan.storage.files import cache_root
-from milan.targets import Target, load_target
+from milan.targets.loading import load_target
 from milan.targets.preprocessing import Preprocessing
+from milan.targets.target import Target
 
 VALIDATION_OFFSET = 10_000  # scenes between those tested with and those validated with
 RESNET_LAYERS = ("conv1", "layer1", "layer2", "layer3", "layer4")  # of a ResNet, as in section 3.3 of the paper
@@ -54,8 +55,7 @@ class SpuriousNetwork:
 
 def load_diorama_networks(scenes: int, validated: int, tests: int, device: str) -> SpuriousNetwork:
     """Diorama's networks resnet-spurious and resnet-objects, and scenes that neither was trained on."""
-    from milan.diorama.scenes import HELD_OUT_START
-    from milan.diorama_build.classifier_training import VALIDATION_START
+    from milan.diorama.scenes import HELD_OUT_START, VALIDATION_START
 
     note = (
         "resnet-spurious was trained on 12,000 scenes of which half carry the name of their class; resnet-objects,"

@@ -165,7 +165,9 @@ def _make_rows(result: EditResult, ends: GapEndpoints, out: Path) -> tuple[Row, 
 
 
 def _make_control_rows(result: EditResult, ends: GapEndpoints, count: int, out: Path) -> list[Row]:
-    """As many units of other orders; on Diorama, units that truly detect text, up to their own stop and to their best."""
+    """As many units of other orders; on Diorama, units that truly detect text, up to their own stop and to
+    their best.
+    """
     seed, rows = result.config.seed, []
     others = {ALL_UNITS_BY_LETTERED: [ALL_UNITS_BY_LETTERED], ALL_UNITS: [ALL_UNITS], "random": result.random_orders}
     sets = [result.orders[order][:count] for orders in others.values() for order in orders]

@@ -100,7 +100,7 @@ def _train(
     """The best weights, by the loss on the validation images."""
     import torch
 
-    from milan.targets import load_target
+    from milan.targets.loading import load_target
 
     torch.manual_seed(config.seed)
     try:

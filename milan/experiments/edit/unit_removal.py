@@ -16,7 +16,7 @@ from milan.probes import Probe
 from milan.probes.pixel_labels import shows_diorama
 from milan.scores.accuracy_under_ablation import evaluate_ablations
 from milan.scores.truth_score import Truth
-from milan.targets import Target
+from milan.targets.target import Target
 from milan.units import Unit
 
 TEXT_UNITS, ALL_UNITS = "text units", "all units, sorted"  # by held-out training images, as in the paper

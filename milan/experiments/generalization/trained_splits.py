@@ -39,7 +39,8 @@ from milan.scores.truth_score import Truth
 from milan.storage.files import Journal, atomic_write, cache_folder, content_key
 from milan.storage.integrity import checksums, is_sound, json_or_none
 from milan.storage.text_files import read_json_object
-from milan.targets import Target, load_target
+from milan.targets.loading import load_target
+from milan.targets.target import Target
 from milan.units import Unit
 
 FORMAT = 1  # of what is kept of a training; another number is another training

@@ -1,4 +1,6 @@
-"""How much of what a unit is worth to its network is on the images that move it most: table 1 of Linear Explanations."""
+"""How much of what a unit is worth to its network is on the images that move it most: table 1 of Linear
+Explanations.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,7 +48,7 @@ def impact(
     from milan.probes import load_probe
     from milan.scores.ablation_score import SHARES
     from milan.storage.files import lock_folder
-    from milan.targets import load_target
+    from milan.targets.loading import load_target
     from milan.targets.unit_selection import default_out, get_default_layers, get_default_probe
 
     network = load_target(target, weights=weights, device=device, **target_options.given)

@@ -12,7 +12,7 @@ from milan.probes import Probe
 from milan.scores.ablation_score import UnitImpacts, compute_impacts, compute_top_impact
 from milan.scores.confidence_intervals import estimate_mean
 from milan.storage.files import Journal, collect_versions, content_key
-from milan.targets import Target
+from milan.targets.target import Target
 
 NOTES = (
     (
@@ -83,7 +83,8 @@ class ImpactMeasurement:
             name: estimate_mean(top[alive, place].tolist(), self.seed) for place, name in enumerate(self._column_names)
         }
         return Row(layer, values | {
-            "accuracy": estimate_mean(found.accuracy.tolist(), self.seed), "loss": estimate_mean(found.loss.tolist(), self.seed), "units": int(alive.sum()),
+            "accuracy": estimate_mean(found.accuracy.tolist(), self.seed),
+            "loss": estimate_mean(found.loss.tolist(), self.seed), "units": int(alive.sum()),
         })  # fmt: skip
 
     def _measure_layer(self, layer: str, folder: Path) -> UnitImpacts:

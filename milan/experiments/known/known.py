@@ -54,7 +54,7 @@ def known(
     from milan.experiments.known.tables import KnownAnswerTables
     from milan.probes import load_probe
     from milan.storage.files import lock_folder
-    from milan.targets import load_target
+    from milan.targets.loading import load_target
     from milan.targets.unit_selection import default_out, get_default_layers, get_default_probe
 
     network = load_target(target, weights=weights, device=device, **target_options.given)

@@ -22,7 +22,7 @@ from milan.scores.generated_image_scores import choose_text_to_paint, painted_au
 from milan.scores.known_answers import evaluate_nearest_classifiers, score_final_layer
 from milan.scores.text_similarity import TextEncoder
 from milan.scores.truth_score import Truth
-from milan.targets import Target
+from milan.targets.target import Target
 from milan.units import Description
 
 NAMED = Column("named", "The share of the units that are described by the very name of their class.", "%", 1, "more")

@@ -58,7 +58,7 @@ def painted(
     from milan.pretrained.painter import load_painter
     from milan.probes import load_probe
     from milan.storage.files import lock_folder
-    from milan.targets import load_target
+    from milan.targets.loading import load_target
     from milan.targets.unit_selection import default_out, get_default_probe
 
     artist = load_painter(painter, device=device)

@@ -72,7 +72,7 @@ def pruning(
     from milan.probes import load_probe
     from milan.scores.accuracy_under_ablation import sort_by_execution
     from milan.storage.files import lock_folder
-    from milan.targets import load_target
+    from milan.targets.loading import load_target
     from milan.targets.unit_selection import default_out, get_default_probe
 
     network = load_target(target, weights=weights, device=device, **target_options.given)

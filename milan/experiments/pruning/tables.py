@@ -177,7 +177,9 @@ class PruningAccuracy:
     def evaluate(
         cls, plan: PruningPlan, probes: tuple[Probe, Probe], layer: str, out: Path, synsets: str, classifier: str
     ) -> "PruningAccuracy":
-        """Runs the network over the images to learn from and the judged ones, once each, and trains classifiers anew."""
+        """Runs the network over the images to learn from and the judged ones, once each, and trains classifiers
+        anew.
+        """
         sets: list[tuple[Unit, ...]] = [(), tuple(plan.units)]
         places: dict[str, int] = {}
         for kind, cuts in (("cut", plan.singletons), ("term", plan.terms)):
@@ -215,7 +217,8 @@ def make_report(plan: PruningPlan, accuracy: PruningAccuracy, settings: Mapping[
         _make_frequency_table(plan),
     ]
     facts = {
-        **plan.described.facts, **settings, "seed": plan.seed, "language": format_pipeline_name(load_pipeline(plan.language)), "versions": collect_versions(),
+        **plan.described.facts, **settings, "seed": plan.seed,
+        "language": format_pipeline_name(load_pipeline(plan.language)), "versions": collect_versions(),
         "warnings": get_recorded_warnings(),
     }  # fmt: skip
     lede = (

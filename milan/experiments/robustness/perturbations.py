@@ -27,7 +27,7 @@ from milan.scores.confidence_intervals import Measure, estimate_mean, estimate_s
 from milan.scores.text_similarity import normalize_text
 from milan.scores.truth_score import Truth
 from milan.storage.files import collect_versions
-from milan.targets import Target
+from milan.targets.target import Target
 from milan.units import Unit
 
 KS, QUANTILES, SEEDS, ETAS = (5, 10, 30), (0.98, 0.995), (1, 2), (0.05, 0.15, 0.2)
@@ -267,7 +267,8 @@ class DescriptionChanges:
         same = [normalize_text(texts[unit]) == normalize_text(base[unit]) for unit in units]
         like = [float(self.vectors[texts[unit]] @ self.vectors[base[unit]]) for unit in units]
         found: dict[str, Value] = {
-            "units": len(units), "same": estimate_share(same), "like": estimate_mean(like, self.seed), "distinct": len({texts[unit] for unit in units}),
+            "units": len(units), "same": estimate_share(same), "like": estimate_mean(like, self.seed),
+            "distinct": len({texts[unit] for unit in units}),
         }  # fmt: skip
         if self.truths:
             found["truth"] = estimate_mean(
@@ -334,7 +335,8 @@ def make_report(
         *setup.refusals,
     )
     report = Report(
-        "robustness", f"How steady is {setup.describer.name}?", lede, tuple(tables), _make_headlines(tables[0], perturbations), notes, facts,
+        "robustness", f"How steady is {setup.describer.name}?", lede, tuple(tables),
+        _make_headlines(tables[0], perturbations), notes, facts,
         _make_figures(tables[0]), sources=found.sources | {"embedder of the comparison": named},
     )  # fmt: skip
     return report, _choose_examples(found, perturbations)

@@ -77,7 +77,7 @@ def simulation(
     from milan.probes import load_probe
     from milan.scores.activation_simulation import choose_simulator, find_shared_source, load_simulator
     from milan.storage.files import lock_folder
-    from milan.targets import load_target
+    from milan.targets.loading import load_target
     from milan.targets.unit_selection import default_out, get_default_probe, select_units
     from milan.units import Unit
 

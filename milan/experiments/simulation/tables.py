@@ -51,7 +51,9 @@ class SimulatedDescriber:
     shared_source: str = ""
 
     def compute_mean(self, metric: str, seed: int, layer: str = "") -> Any:
-        """What is not defined, since the prediction never varies or the unit never fires, counts as nothing predicted."""
+        """What is not defined, since the prediction never varies or the unit never fires, counts as nothing
+        predicted.
+        """
         pairs = zip(self.descriptions, self.scores.get(metric, []), strict=False)
         return estimate_mean(
             [0.0 if value != value else value for each, value in pairs if layer in ("", each.unit.layer)], seed

@@ -15,7 +15,7 @@ from milan.probes import Probe
 from milan.scores.ablation_score import SCALINGS, compute_ablation_scores
 from milan.scores.activation_simulation import Simulator, predict_activations
 from milan.scores.confidence_intervals import estimate_mean
-from milan.targets import Target
+from milan.targets.target import Target
 from milan.units import Description, Unit
 
 COLUMNS = (
@@ -98,9 +98,9 @@ class UnitReplacement:
                 Row(
                     one.name,
                     self._make_values({name: each[mine] for name, each in scores.items()}) if mine else {},
-                    one.role,
+                    one.role,  # type: ignore[arg-type]
                 )
-            )  # type: ignore[arg-type]
+            )
         return Table(f"ablation score of {self.layer}", COLUMNS, tuple(rows))
 
     def _make_values(self, scores: dict[str, np.ndarray]) -> dict:

@@ -1,4 +1,6 @@
-"""The forms of a study: which units are asked, what each rater sees of them, and the key that says who described what."""
+"""The forms of a study: which units are asked, what each rater sees of them, and the key that says who
+described what.
+"""
 
 import base64
 import json
@@ -294,7 +296,9 @@ def _read_qualification(file: Path) -> list[tuple[Unit, str, list[str]]]:
 def _make_from_truth(
     dissections: Mapping[str, Dissection], units: Sequence[Unit], count: int = 2
 ) -> list[tuple[Unit, str, list[str]]]:
-    """The units of Diorama whose truth can be said best in one word, and of others as sure what is not true of these."""
+    """The units of Diorama whose truth can be said best in one word, and of others as sure what is not true of
+    these.
+    """
     ranked = []
     for one in dissections.values():
         truth = Truth.measure(one)

@@ -33,7 +33,8 @@ from milan.storage.tables import write_csv
 from milan.units import Unit
 
 COLUMNS = (
-    Column("rating", "The mean of 1 (strongly disagree) to 5 (strongly agree) that it describes most of what is meant: of each unit the "
+    Column("rating",
+    "The mean of 1 (strongly disagree) to 5 (strongly agree) that it describes most of what is meant: of each unit the "
            "mean of its raters, then of the units.", "", 2, "more"),
     Column("levelled", "The same with how mild each rater is taken off, by least squares.", "", 2, "more"),
     Column("best", "The share of responses in which it was called best; ties count in part.", "%", 1, "more"),

@@ -119,7 +119,8 @@ class WordScores:
             }
             if bert.model:
                 found[BERT_COLUMN.name] = bert_score(
-                    texts, known, model=bert.model, num_layers=bert.layers or None, idf=bert.idf, rescale=bert.rescale, device=bert.device,
+                    texts, known, model=bert.model, num_layers=bert.layers or None, idf=bert.idf, rescale=bert.rescale,
+                    device=bert.device,
                     seed=self.seed,
                 )["f1"]  # fmt: skip
             found["BLEU-1"] = bleu_score(texts, known, order=1, seed=self.seed)

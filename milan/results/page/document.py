@@ -27,7 +27,9 @@ MAIN_FACTS = (
 
 
 def render_document(template: str, *, styles: Sequence[str], scripts: Sequence[str], **values: Any) -> str:
-    """A template of ``templates`` filled with the values, and with those files of ``static`` as its style and script."""
+    """A template of ``templates`` filled with the values, and with those files of ``static`` as its style and
+    script.
+    """
     style, script = "".join(map(_read_static, styles)), "".join(map(_read_static, scripts))
     policy = (
         f"default-src 'none'; img-src 'self' file: data:; script-src {_hash_inline(script)}; style-src"

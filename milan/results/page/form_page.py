@@ -106,7 +106,8 @@ def _make_section_view(part: FormSection) -> dict[str, Any]:
         for item in part.items
     ]
     return {
-        "kind": part.kind, "title": part.title, "instructions": part.instructions, "question": part.question, "asked": items,
+        "kind": part.kind, "title": part.title, "instructions": part.instructions, "question": part.question,
+        "asked": items,
         "best": part.best, "several": part.several,
     }  # fmt: skip
 

@@ -25,7 +25,9 @@ def build_page_data(
     sheets: Mapping[Unit, ContactSheet],
     reasons: Mapping[Unit, ReasoningView] | None = None,
 ) -> dict[str, Any]:
-    """The page's data block: layers in order, in each its units with texts, scores, pictures, histograms and reasons."""
+    """The page's data block: layers in order, in each its units with texts, scores, pictures, histograms and
+    reasons.
+    """
     reasons = reasons or {}
     by_layer: dict[str, list[Entry]] = {}
     for entry in catalogue.entries:

@@ -154,7 +154,8 @@ def make_reasoning_data(view: ReasoningView | None) -> dict[str, Any] | None:
     ]
     return {
         "seen": [
-            {"caption": each["caption"], "label": each["label"], "image": each["image"], "part": each["box"] is not None,
+            {"caption": each["caption"], "label": each["label"], "image": each["image"],
+             "part": each["box"] is not None,
              "activation": each["activation"]}
             for each in view.facts.get("seen") or []
         ],
