@@ -89,6 +89,7 @@ def print_plan(plan: DescribeRun) -> None:
             f"{plan.probe.spec or plan.probe.name}, {len(plan.probe):,} images of {size_text(plan.probe.size)} pixels",
         ),
         ("describe", f"{units:,} units by {plan.describer.name}"),
+        *_describe_requests(plan, units),
         ("disk", f"about {_estimate_bytes(plan) / 2**20:,.0f} MiB in {plan.out}"),
         (
             "time",
@@ -108,6 +109,13 @@ def print_plan(plan: DescribeRun) -> None:
     ):
         console.print(f"{name:9} {escape_markup(text)}", soft_wrap=True)
     console.print("\nnothing was written (--dry_run)")
+
+
+def _describe_requests(plan: DescribeRun, units: int) -> list[tuple[str, str]]:
+    """Return a line on what the describer sends to an endpoint; none if it has none."""
+    text = plan.describer.estimate_requests(plan.probe, units, plan.dissection_options.get("k", 15))
+    url = plan.describer.image_endpoint()
+    return [("send", text or f"images to {url}")] if text or url else []
 
 
 def _estimate_bytes(plan: DescribeRun) -> int:

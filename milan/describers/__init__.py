@@ -7,7 +7,13 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from milan.describers._shared.base import Describer, DescriptionFailure, select_active, sources_of
+from milan.describers._shared.base import (
+    Describer,
+    DescriptionFailure,
+    select_active,
+    sources_of,
+    warn_of_sent_images,
+)
 from milan.describers._shared.contract import check_describer
 from milan.errors import BadInput, MilanError, UnknownName
 from milan.storage.user_code import is_file_spec, module_of, one_line
@@ -79,7 +85,9 @@ def load_describer(name: str, **settings: Any) -> Describer:
             has = f"it has: {', '.join(known)}" if known else "it has no settings"
             raise UnknownName(f"setting of {name}", setting, known, has)
     try:
-        return cls(**settings)
+        describer = cls(**settings)
+        warn_of_sent_images(describer)
+        return describer
     except MilanError:
         raise
     except TypeError as error:
