@@ -86,8 +86,6 @@ def load_describer(name: str, **settings: Any) -> Describer:
             raise UnknownName(f"setting of {name}", setting, known, has)
     try:
         describer = cls(**settings)
-        warn_of_sent_images(describer)
-        return describer
     except MilanError:
         raise
     except TypeError as error:
@@ -97,6 +95,8 @@ def load_describer(name: str, **settings: Any) -> Describer:
         if not is_file_spec(name):
             raise
         raise BadInput(f"describer {name} cannot be made: {one_line(error)}") from error
+    warn_of_sent_images(describer)
+    return describer
 
 
 def parse_settings(name: str, settings: Mapping[str, Any], device: str = "cpu") -> dict[str, Any]:

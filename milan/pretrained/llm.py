@@ -120,7 +120,8 @@ class Llm(ABC):
         key: content key of everything that its replies depend on.
         name: its name in messages and tables.
         workers: maximal number of simultaneous requests.
-        is_cacheable: whether replies are worth caching (not those of a program that computes them at once).
+        is_cacheable: whether replies are worth caching and counting (not those of a program that computes them at
+            once).
         reads_images: whether it reads the images of a question; others must not be sent any.
         note: what a reader of its replies has to know, where that is not obvious; empty otherwise.
     """

@@ -63,7 +63,7 @@ class LlmClient:
     """Sends questions to a language model.
 
     A reply is cached when it could be parsed; a question without an answer is asked again the next time. Every request
-    counts, repeated ones too.
+    counts, repeated ones too, but for those to programs that stand in for a model.
 
     Args:
         llm: the language model.
@@ -174,7 +174,7 @@ class LlmClient:
         for attempt in range(1, self.tries + 1):
             if self._stopped.is_set():
                 return "", NoAnswer("the run was stopped")
-            if not self.budget.take():
+            if self.llm.is_cacheable and not self.budget.take():
                 limit = f"all {self.budget.limit} requests that max_calls allows are used"
                 return "", NoAnswer(f"{limit} ({reason})" if reason else limit)
             pause = self.pause * 2 ** (attempt - 1) * self._rng.uniform(0.5, 1.5)
