@@ -13,6 +13,7 @@ from milan.errors import BadInput
 from milan.pretrained.embedder import Embedder, load_embedder
 from milan.pretrained.model_sources import Precision
 from milan.pretrained.painter import load_painter
+from milan.probes import Probe
 from milan.storage.provenance import joined
 from milan.units import Description, Unit
 
@@ -75,6 +76,12 @@ class BestConcept(Describer):
                 self.candidate_describer.name: self.candidate_describer.sources(dissection),
             }
         )
+
+    def image_endpoint(self) -> str:
+        return self.candidate_describer.image_endpoint()
+
+    def estimate_requests(self, probe: Probe, units: int, k: int) -> str:
+        return self.candidate_describer.estimate_requests(probe, units, k)
 
     @cached_property
     def candidate_describer(self) -> Describer:

@@ -24,7 +24,7 @@ from milan.probes import load_probe
 from milan.targets.loading import load_target
 from milan.units import Unit
 from tests.describers.makers import COLOURS, PICTURED
-from tests.pretrained.rude_server import KEY, choice, serving
+from tests.pretrained.chat_server import KEY, choice, serving
 
 RED, GREEN, BLUE = (Unit("answers", index) for index in range(3))
 REPLY = {
@@ -44,9 +44,9 @@ def toys(tmp_path_factory):
 @pytest.fixture
 def server(monkeypatch, cache):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    with serving() as rude:
-        rude.usual = choice(json.dumps(REPLY))
-        yield rude
+    with serving() as server:
+        server.usual = choice(json.dumps(REPLY))
+        yield server
 
 
 def vlm(server, **settings):

@@ -1,6 +1,4 @@
-"""Captioners say what the libraries' own calls say; each picture is asked about once; what cannot be loaded is told in
-one line.
-"""
+"""Captioners give the captions of the libraries' own calls; captions are cached; loading errors are one line."""
 
 import pytest
 import torch
@@ -70,7 +68,7 @@ def test_beams_prompts_and_lengths(specs, images):
         assert texts != load_image_captioner(specs[kind], prompt="the red dog", max_tokens=4).caption_images(images)
 
 
-def test_the_key_follows_all_that_changes_an_answer(specs, tmp_path):
+def test_the_key_changes_with_whatever_changes_captions(specs, tmp_path):
     key = load_image_captioner(specs["blip"]).key
     assert load_image_captioner(specs["blip"], batch_size=3).key == key
     changes = ({"prompt": "a"}, {"max_tokens": 7}, {"num_beams": 2}, {"precision": "bfloat16"})
@@ -101,7 +99,7 @@ class Counting(ImageCaptioner):
         return [f"brightness {image.float().mean():.3f}" for image in images]
 
 
-def test_each_picture_is_asked_about_once_ever(cache, images):
+def test_captions_are_cached_by_pixels(cache, images):
     first = Counting()
     texts = caption_with_cache(first, images[[0, 1, 1, 2]])
     assert (texts[1], first.asked) == (texts[2], [2, 1])
@@ -114,7 +112,7 @@ def test_each_picture_is_asked_about_once_ever(cache, images):
     assert other.asked == [2, 2, 1]
 
 
-def test_pictures_of_the_same_bytes_but_another_shape_differ(cache):
+def test_images_of_the_same_bytes_but_another_shape_differ(cache):
     wide = torch.arange(3 * 4 * 2, dtype=torch.uint8).view(1, 3, 4, 2)
     captioner = Counting()
     caption_with_cache(captioner, wide)
@@ -122,7 +120,7 @@ def test_pictures_of_the_same_bytes_but_another_shape_differ(cache):
     assert captioner.asked == [1, 1]
 
 
-def test_a_stopped_run_keeps_what_it_had(cache, images):
+def test_captions_of_an_interrupted_run_are_kept(cache, images):
     with pytest.raises(KeyboardInterrupt):
         caption_with_cache(Counting(stop=2), images)
     rest = Counting()
@@ -132,7 +130,7 @@ def test_a_stopped_run_keeps_what_it_had(cache, images):
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "message"),
     [
         (
             "hf:Salesforce/blip-image-captioning-base",
@@ -142,12 +140,12 @@ def test_a_stopped_run_keeps_what_it_had(cache, images):
         ("nowhere.py:Mine", r"no file nowhere\.py"),
     ],
 )
-def test_what_is_not_there_is_told_with_what_to_do(spec, told):
-    with pytest.raises(BadInput, match=told):
+def test_captioners_that_cannot_be_found_are_errors(spec, message):
+    with pytest.raises(BadInput, match=message):
         load_image_captioner(spec)
 
 
-def test_wrong_names_and_options(specs, tmp_path):
+def test_unusable_names_and_options_are_errors(specs, tmp_path):
     for spec in ("dioramma", "blip:base", "hf:", "diorama:blip"):
         with pytest.raises(UnknownName, match="write diorama, hf:ID_OR_FOLDER"):
             load_image_captioner(spec)
@@ -160,7 +158,7 @@ def test_wrong_names_and_options(specs, tmp_path):
         load_image_captioner(tiny.make("siglip", tmp_path / "siglip"))
 
 
-def test_one_of_ones_own(tmp_path, images):
+def test_a_custom_captioner_from_a_file(tmp_path, images):
     file = tmp_path / "mine.py"
     file.write_text("from tests.pretrained.test_captioner import Counting\n\nclass No: pass\n")
     assert load_image_captioner(f"{file}:Counting").caption_images(images)[0].startswith("brightness")
