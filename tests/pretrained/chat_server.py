@@ -54,14 +54,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.keys.append(self.headers.get("Authorization", ""))
             self.server.together += 1
             self.server.most = max(self.server.most, self.server.together)
-            status, headers, told = self.server.turns.pop(0) if self.server.turns else (200, {}, self.server.usual)
+            status, headers, content = self.server.turns.pop(0) if self.server.turns else (200, {}, self.server.usual)
             pause = self.server.pauses.pop(0) if self.server.pauses else self.server.pause
         if self.server.drips:
             self.drip(pause)
         time.sleep(pause)
         with self.server.lock:
             self.server.together -= 1
-        sent = (told if isinstance(told, str) else json.dumps(told)).encode()
+        sent = (content if isinstance(content, str) else json.dumps(content)).encode()
         self.send_response(status)
         for name, value in ({"Content-Type": "application/json", "Content-Length": str(len(sent))} | headers).items():
             self.send_header(name, value)

@@ -1,12 +1,18 @@
 """Captioners give the captions of the libraries' own calls; captions are cached; loading errors are one line."""
 
+import base64
+
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from milan.errors import BadInput, UnknownName
-from milan.pretrained.image_captioner import ImageCaptioner, caption_with_cache, load_image_captioner
+from milan.pretrained.chat_images import decode_picture
+from milan.pretrained.image_captioner import EndpointOptions, ImageCaptioner, caption_with_cache, load_image_captioner
+from milan.pretrained.llm_client import NoAnswer
 from tests.pretrained import speaking, tiny
+from tests.pretrained.chat_server import KEY, choice, serving
 
 KINDS = list(speaking.MAKERS)
 LENGTH = 8
@@ -127,6 +133,29 @@ def test_captions_of_an_interrupted_run_are_kept(cache, images):
     assert len(caption_with_cache(rest, images)) == 5
     assert rest.asked == [1]
     assert caption_with_cache(rest, images[:0]) == []
+
+
+def test_an_endpoint_captions_each_image_and_failures_are_not_cached(cache, images, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    replies = [choice("A red car."), choice("", refusal="I will not"), choice("<think>A dog?</think>a cat")]
+    with serving() as server:
+        server.turns = [(200, {}, reply) for reply in replies]
+        endpoint = EndpointOptions(server.url, {"workers": 1})
+        captioner = load_image_captioner("openai:tiny", endpoint=endpoint)
+        first, refused, last = caption_with_cache(captioner, images[:3])
+        assert (first, last) == ("A red car", "a cat")
+        assert isinstance(refused, NoAnswer)
+        for request, image in zip(server.asked, images, strict=False):
+            picture, prompt = request["messages"][0]["content"]
+            pixels = decode_picture(base64.b64decode(picture["image_url"]["url"].partition("base64,")[2]))
+            assert np.abs(pixels - image.permute(1, 2, 0).numpy().astype(int)).mean() < 12
+            assert prompt["text"] == "Describe this image in one short sentence."
+            assert request["temperature"] == 0
+        server.usual = choice("a dog")
+        assert caption_with_cache(captioner, images[:3]) == ["A red car", "a dog", "a cat"]
+        assert len(server.asked) == 4
+        other = load_image_captioner("openai:tiny", prompt="What is it?", endpoint=endpoint)
+        assert other.key != captioner.key
 
 
 @pytest.mark.parametrize(

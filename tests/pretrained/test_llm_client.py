@@ -115,10 +115,10 @@ def test_final_failures_are_not_retried_within_a_run(turn, server):
     assert make_client(server).ask([question()], LABEL) == ["red cars"], "but in the next run"
 
 
-@pytest.mark.parametrize(("status", "told"), [(401, "the key is not accepted"), (404, "no such model")])
-def test_errors_of_the_key_or_the_model_end_the_run(status, told, server):
+@pytest.mark.parametrize(("status", "message"), [(401, "the key is not accepted"), (404, "no such model")])
+def test_errors_of_the_key_or_the_model_end_the_run(status, message, server):
     server.turns = [(status, {}, {"error": {"message": f"Incorrect API key provided: {KEY}"}})]
-    with pytest.raises(BadInput, match=told) as raised:
+    with pytest.raises(BadInput, match=message) as raised:
         make_client(server).ask([question()], LABEL)
     assert KEY not in str(raised.value)
 
