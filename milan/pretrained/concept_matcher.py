@@ -21,7 +21,6 @@ NOTE = (
 )
 CONTRAST = "contrast"  # the text of an item whose image does not activate the unit; all others do
 ALTERNATIVES = 3
-TEMPLATE = "a picture of {}"
 
 
 class ConceptMatcher(Llm):
@@ -45,7 +44,7 @@ class ConceptMatcher(Llm):
         self._embedder = load_embedder("diorama", device=device)
         self._texts = list_concept_texts()
         self.note = NOTE.format(len(self._texts))
-        self.key = content_key(llm="diorama", embedder=self._embedder.key, texts=self._texts, template=TEMPLATE)
+        self.key = content_key(llm="diorama", embedder=self._embedder.key, texts=self._texts)
 
     def answer(self, question: Question, attempt: int = 0) -> str:
         if question.task != "describe":
@@ -62,7 +61,7 @@ class ConceptMatcher(Llm):
 
     @cached_property
     def _text_vectors(self) -> Float[Tensor, "concepts features"]:
-        return embed_texts(self._embedder, [TEMPLATE.format(text) for text in self._texts])
+        return embed_texts(self._embedder, self._texts)
 
     def _score_concepts(self, images: Sequence[bytes], items: Sequence[str]) -> Float[Tensor, " concepts"]:
         pictures = [torch.from_numpy(decode_picture(image)).permute(2, 0, 1)[None] for image in images]
