@@ -39,7 +39,7 @@ from milan.probes import Probe
 from milan.storage.files import atomic_write, content_key, lock_folder
 from milan.storage.integrity import checksums, damage, read_sealed, sealed
 from milan.targets.generator_target import GeneratorTarget
-from milan.targets.preprocessing import pixel_count
+from milan.targets.preprocessing import pixel_count, size_text
 from milan.targets.target import Target
 
 WORK_FOLDER = ".work"  # what a run that has not ended keeps, to go on after a kill
@@ -101,6 +101,11 @@ def dissect(
     _check_settings(k, quantile, batch_size)
     if allow_nondeterministic:
         target = target.allowing_nondeterminism()
+    if target.is_size_assumed and probe.source.is_presized and probe.size != target.image_size:
+        # The probe's images cannot be made anew, and nobody stated the network's size.
+        target = target.fitted_to(probe.size)
+        text = f"nobody stated the image size of {target.name}; it is run on the probe's {size_text(probe.size)} pixels"
+        warnings.warn(text, MilanWarning, stacklevel=2)
     check_probe(target, probe)
     shard = get_shard(target.device)
     plans = _make_plans(target, probe, layers, dict(units or {}), k, quantile)

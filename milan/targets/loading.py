@@ -83,6 +83,7 @@ def _make_target(network: LoadedNetwork, spec: str, stated: TargetOptions, devic
         _tell_preprocessing(target, known, stated)
         if network.known is None and not {"image_size", "mean", "std"} <= set(stated.given):
             warn_assumed(target)
+        target.is_size_assumed = network.known is None and stated.image_size is None
     model.eval().to(target.device)
     return target
 

@@ -106,7 +106,8 @@ class Target:
         self.preprocessing = assumed.changed(
             image_size=image_size, resize=resize, crop=crop, mean=mean, std=std, display_bands=display_bands, **geometry
         )
-        if image_size is None:
+        self.is_size_assumed = image_size is None
+        if self.is_size_assumed:
             warn_assumed(self)
 
     @property
@@ -234,6 +235,14 @@ class Target:
         other = copy.copy(self)
         other.allow_nondeterministic = True
         other.options = {**self.options, "allow_nondeterministic": True}
+        return other
+
+    def fitted_to(self, size: Size) -> "Target":
+        """Return the same target for images of another size; its layers are found again."""
+        other = copy.copy(self)
+        vars(other).pop("dissectable_layers", None)
+        other.preprocessing = self.preprocessing.changed(image_size=size)
+        other.options = {**self.options, "image_size": size}
         return other
 
     def evaluation_mode(self) -> AbstractContextManager[None]:

@@ -602,3 +602,13 @@ def test_real_photographs_on_a_real_network_are_brute_force(tmp_path: Path, shar
             assert exemplars.ids.tolist() == ids[unit.index].tolist()
             assert torch.equal(exemplars.activations.double(), maps[exemplars.ids, unit.index].double().amax((1, 2)))
             assert torch.equal(exemplars.images[0], probe.image(int(exemplars.ids[0])))
+
+
+def test_a_network_whose_size_nobody_stated_is_run_on_a_probe_of_fixed_size(tmp_path):
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU())
+    probe = Probe.from_tensor(torch.arange(4 * 3 * 16 * 16).reshape(4, 3, 16, 16).remainder(251).to(torch.uint8))
+    with pytest.warns(MilanWarning, match="224 x 224"):
+        target = Target(model)
+    with pytest.warns(MilanWarning, match="16 x 16"):
+        layer = dissect(target, probe, ["1"], tmp_path, k=2)["1"]
+    assert layer.exemplars(Unit("1", 0)).images.shape == (2, 3, 16, 16)
