@@ -16,6 +16,8 @@ _HOMES = {
     "Target": "milan.targets",
     "load_target": "milan.targets",
     "GeneratorTarget": "milan.targets",
+    "Dictionary": "milan.targets.dictionary",
+    "load_dictionary": "milan.targets.dictionary_files",
     "Latents": "milan.targets",
     "Probe": "milan.probes",
     "load_probe": "milan.probes",
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
     from milan.probes import Probe, load_probe
     from milan.programs.describe import describe
     from milan.targets import GeneratorTarget, Latents, Target, load_target
+    from milan.targets.dictionary import Dictionary
+    from milan.targets.dictionary_files import load_dictionary
     from milan.units import Candidate, Description, Exemplars, Unit
 
 
