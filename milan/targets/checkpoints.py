@@ -144,7 +144,7 @@ def _inert_mapping(cls: type, *args: object) -> OrderedDict:
 
 
 def pickled_name(value: object) -> str:
-    """Return the full name of the class of an object that :func:`load_inert` replaced, or of a class or function itself.
+    """Return the full name of a class or function that :func:`load_inert` replaced, or of the class of an object.
 
     The result is empty for values that were not replaced. The object's attributes are in its ``__dict__``.
     """

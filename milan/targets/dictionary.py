@@ -305,23 +305,25 @@ class Dictionary(nn.Module):
                 return h.relu() * (h > self.threshold)
             case "gated":
                 assert self.log_gain is not None
+                assert self.gain_bias is not None
                 return (projections * self.log_gain.exp() + self.gain_bias).relu() * (h > 0)
         return h
 
     def _matching_pursuit(self, z: Tensor) -> Tensor:
-        residual = z.reshape(-1, self.d_in)
+        # Each iteration magnifies rounding errors, so that float32 would depend on the order of summation.
+        encoder, decoder, residual = self.encoder.double(), self.decoder.double(), z.double().reshape(-1, self.d_in)
         codes = residual.new_zeros(len(residual), self.latents)
         running = torch.ones(len(residual), 1, dtype=torch.bool, device=z.device)
         for _ in range(self.config.k or 0):
-            largest, latent = (residual @ self.encoder).relu().max(-1, keepdim=True)
+            largest, latent = (residual @ encoder).relu().max(-1, keepdim=True)
             step = largest * running
             previous = codes != 0
             codes = codes.scatter_add(1, latent, step)
-            residual = residual - step * self.decoder[latent.squeeze(1)]
+            residual = residual - step * decoder[latent.squeeze(1)]
             if self.config.stop_on_repeat:
                 running = running & ((codes != 0) != previous).any(-1, keepdim=True)
             running = running & (residual.norm(dim=-1, keepdim=True) >= self.config.residual_threshold)
-        return codes.reshape(*z.shape[:-1], self.latents)
+        return codes.to(z.dtype).reshape(*z.shape[:-1], self.latents)
 
 
 def _weight(name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -329,7 +331,6 @@ def _weight(name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
         raise BadInput(f"{name} has shape {tuple(value.shape)} where the encoder and decoder need {shape}")
     if not (value.is_floating_point() or value.dtype in (torch.int32, torch.int64)):
         raise BadInput(f"{name} has values of type {value.dtype}; they must be real numbers")
-    # Strides are kept: another order of summation changes the last digits, which matching pursuit magnifies.
     weight = value.detach().to(torch.float32).clone()
     if count := int((~weight.isfinite()).sum()):
         raise BadInput(f"{name} has {count} values that are NaN or infinite")

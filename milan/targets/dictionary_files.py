@@ -68,7 +68,10 @@ def load_dictionary(
         "delta": delta,
     }
     options = {name: value for name, value in stated.items() if value is not None}
-    source = open_dictionary(Path(path).expanduser(), options)
+    try:
+        source = open_dictionary(Path(path).expanduser(), options)
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror or error}") from None
     for file_format in FORMATS:
         if file_format.matches(source):
             if options and not file_format.takes_options:

@@ -72,7 +72,7 @@ def _one_per_latent(value: Tensor, encoder: Tensor) -> Tensor:
 
 
 def is_ae_file(source: DictionaryFile) -> bool:
-    """Return whether a file is of dictionary_learning: ``ae.pt`` with ``config.json``, or a backup of a training run."""
+    """Return whether a file is of dictionary_learning: ``ae.pt`` with ``config.json``, or a training backup."""
     return "trainer" in source.settings or _is_backup(source)
 
 
@@ -264,13 +264,13 @@ def read_directions(source: DictionaryFile) -> Dictionary:
 
 
 def _latent_names(source: DictionaryFile) -> tuple[str, ...]:
-    if "names" not in source.metadata:
+    value = (source.metadata or {}).get("names")
+    if value is None:
         return ()
     try:
-        names = json.loads(source.metadata["names"])
+        names = json.loads(value)
     except (ValueError, RecursionError):
         names = None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        value = source.metadata["names"]
         raise BadInput(f"names is {value!r:.80} in the metadata of {source.path}; it must be a JSON list of texts")
     return tuple(names)

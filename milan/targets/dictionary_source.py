@@ -4,8 +4,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+import torch
 from safetensors import safe_open
 from torch import Tensor
 
@@ -60,7 +61,7 @@ class Settings:
             return default
         # JSON and Python write whole numbers as 12 or 12.0.
         if kind is int and isinstance(value, float) and value.is_integer():
-            return kind(value)
+            return cast(T, int(value))
         if kind is float and isinstance(value, int) and abs(value) < 2**53:
             value = float(value)
         if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
@@ -81,7 +82,7 @@ class DictionaryFile:
         content: What the file holds: a state dict or, where it was written by ``torch.save``, any object.
         tensors: The state dict.
         settings: The settings beside or in the file; they are empty where there are none.
-        metadata: Texts in the header of a safetensors file.
+        metadata: Texts in the header of a safetensors file; None for other files.
         header: The JSON line before the weights (saev), or None.
         options: What the user stated, since the format does not.
     """
@@ -90,7 +91,7 @@ class DictionaryFile:
     content: Any
     tensors: Mapping[str, Tensor]
     settings: Settings
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] | None = None
     header: dict[str, Any] | None = None
     options: Settings = field(default_factory=lambda: Settings({}, "options"))
 
@@ -115,12 +116,18 @@ class DictionaryFile:
         """Return a tensor by its name.
 
         Raises:
-            BadInput: There is none of this name.
+            BadInput: There is none of this name, or its values are no finite real numbers.
         """
         if name not in self.tensors:
             present = ", ".join(sorted(self.tensors)) or "none"
             raise BadInput(f"{self.path} has no tensor {name!r}, which its format needs (it has {present:.200})")
-        return self.tensors[name]
+        value = self.tensors[name]
+        if value.is_complex() or value.dtype == torch.bool:
+            raise BadInput(f"{name} has values of type {value.dtype} in {self.path}; they must be real numbers")
+        # Types of 8 bits cannot be tested as they are.
+        if count := int((~value.float().isfinite()).sum()):
+            raise BadInput(f"{name} has {count} values that are NaN or infinite in {self.path}; copy it again")
+        return value
 
     def check_names(self, *names: str) -> None:
         """Raise BadInput for a tensor of any other name, since it could change the result in an unknown way."""
@@ -168,9 +175,11 @@ def open_dictionary(path: Path, options: Mapping[str, Any]) -> DictionaryFile:
     file = _weights_file(path) if path.is_dir() else path
     if not file.is_file():
         raise BadInput(f"no dictionary {str(path)!r}; give a file of weights or a folder with one")
-    settings = _settings(file.parent)
+    safe = file.suffix == ".safetensors" or is_safetensors(file)
+    # SAELens and sparsify write the first, the others the second.
+    settings = _settings(file.parent, SETTINGS_FILES if safe else SETTINGS_FILES[::-1])
     opened = DictionaryFile(file, {}, {}, settings, options=Settings(options, "the options"))
-    if file.suffix == ".safetensors" or is_safetensors(file):
+    if safe:
         tensors = read_weights(file)
         with safe_open(file, "pt") as header:
             metadata = header.metadata() or {}
@@ -202,13 +211,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _settings(folder: Path) -> Settings:
-    present = [folder / name for name in SETTINGS_FILES if (folder / name).is_file()]
-    if len(present) > 1:
-        raise BadInput(f"{folder} holds both {' and '.join(SETTINGS_FILES)}; keep the one that belongs to the weights")
-    if not present:
-        return Settings({}, f"{folder} (without {' or '.join(SETTINGS_FILES)})")
-    return Settings(read_json(present[0]), str(present[0]))
+def _settings(folder: Path, names: tuple[str, ...]) -> Settings:
+    file = next((folder / name for name in names if (folder / name).is_file()), None)
+    return Settings(read_json(file), str(file)) if file else Settings({}, f"{folder} (without {' or '.join(names)})")
 
 
 def _weights_file(folder: Path) -> Path:

@@ -136,7 +136,8 @@ def _folded_batch_norm(source: DictionaryFile, weights: dict[str, Tensor]) -> di
     gain, bias, mean, variance = (
         source.tensor(f"{_BATCH_NORM}.{name}").float() for name in ("weight", "bias", "running_mean", "running_var")
     )
-    if len({value.shape for value in (gain, bias, mean, variance, weights["encoder_bias"])}) > 1:
+    latents = weights["encoder"].shape[1:]
+    if any(value.shape != latents for value in (gain, bias, mean, variance, weights["encoder_bias"])):
         raise BadInput(f"the shapes of {_BATCH_NORM} do not agree with the encoder in {source.path}; copy it again")
     gain = gain / (variance + source.options.get("batch_norm_eps", float, _BATCH_NORM_EPS)).sqrt()
     return {
@@ -220,6 +221,6 @@ def _threshold(source: DictionaryFile, activation: str, latents: int) -> Tensor:
     else:
         if "threshold" not in source.options:
             reason = "has no running_threshold, so that its codes depend on the batch"
-            raise BadInput(f"{source.path} {reason}; give threshold=...")
+            raise BadInput(f"{source.path} {reason}; give threshold=... with its state dict")
         threshold = torch.full((latents,), source.options.get("threshold", float))
     return threshold.nextafter(torch.full_like(threshold, -torch.inf))

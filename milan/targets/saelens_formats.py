@@ -38,7 +38,7 @@ _SCALER_FILE = "activation_scaler.json"
 
 def is_saelens(source: DictionaryFile) -> bool:
     """Return whether a file is of SAELens, current or flat."""
-    return source.path.suffix == ".safetensors" and "W_dec" in source.tensors
+    return source.metadata is not None and "W_dec" in source.tensors
 
 
 def read_saelens(source: DictionaryFile) -> Dictionary:
@@ -209,8 +209,8 @@ def _activation_function(settings: Settings, names: tuple[str, ...], default: st
     if name not in _ACTIVATIONS:
         raise BadInput(f"the activation function is {name!r} in {settings.origin}; known are {', '.join(_ACTIVATIONS)}")
     arguments = settings.section("activation_fn_kwargs")
-    if unknown := set(arguments.values) - {"k", "use_sparse_activations"}:
-        raise BadInput(f"{arguments.origin} has {min(unknown)!r}, and its effect on {name!r} is not known; remove it")
+    if unknown := sorted(str(key) for key in set(arguments.values) - {"k", "use_sparse_activations"}):
+        raise BadInput(f"{arguments.origin} has {unknown[0]!r}, and its effect on {name!r} is not known; remove it")
     return _ACTIVATIONS[name], arguments.get("k", int) if name == "topk" else None
 
 
