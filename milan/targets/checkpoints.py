@@ -104,7 +104,7 @@ def _check_container(path: Path) -> None:
         raise BadInput(f"{path} unpacks to {unpacked / 2**30:.1f} GiB from {size / 2**20:.1f} MiB; {SAVE_AGAIN}")
 
 
-def load_inert(file: IO[bytes]) -> Any:
+def load_inert(file: IO[bytes] | io.BytesIO) -> Any:
     """Read a checkpoint without executing anything in it.
 
     Only tensors and plain values are rebuilt. Every other class or function that the file names is replaced by a class
