@@ -91,7 +91,8 @@ def _check_container(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    # A damaged version number makes zipfile raise a RuntimeError.
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError) as error:
         raise BadInput(f"{path} is damaged: {first_line(error)}; copy or download it again") from error
     names = {Path(member.filename).name for member in members}
     if "constants.pkl" in names:

@@ -323,6 +323,8 @@ class Dictionary(nn.Module):
             if self.config.stop_on_repeat:
                 running = running & ((codes != 0) != previous).any(-1, keepdim=True)
             running = running & (residual.norm(dim=-1, keepdim=True) >= self.config.residual_threshold)
+            if not running.any():
+                break
         return codes.to(z.dtype).reshape(*z.shape[:-1], self.latents)
 
 
@@ -364,9 +366,7 @@ def _check_k(config: DictionaryConfig, latents: int) -> None:
         if config.k is not None:
             raise BadInput(f"k is {config.k}, and activation {config.activation!r} does not use it")
         return
-    # Matching pursuit may take the same latent again.
-    largest = latents if config.activation != "matching_pursuit" else config.k
-    if config.k is None or largest is None or not 1 <= config.k <= largest:
+    if config.k is None or not 1 <= config.k <= latents:
         raise BadInput(f"k is {config.k}; activation {config.activation!r} of {latents} latents needs 1 to {latents}")
     if config.activation == "groupmax" and latents % config.k:
         raise BadInput(f"k is {config.k}, which does not divide the {latents} latents into groups of equal size")

@@ -367,6 +367,15 @@ def test_options_that_lack_or_contradict_are_named(weights: dict, options: dict,
     assert value in refusal(write(tmp_path, "state_dict.pt", weights) / "state_dict.pt", **options)
 
 
+def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path, "weights.pt", W) / "weights.pt"
+    content = bytearray(file.read_bytes())
+    # The version needed to extract, in the first entry of the archive's directory.
+    content[content.index(b"PK\x01\x02") + 6] = 204
+    file.write_bytes(content)
+    assert "20.4" in refusal(file)
+
+
 def test_options_are_for_formats_that_do_not_state_them(tmp_path: Path) -> None:
     assert "omit" in refusal(saelens()(tmp_path), k=2)
 
