@@ -80,7 +80,13 @@ def read_objects(path: Path, skip: int = 0) -> Any:
 
 def _check_container(path: Path) -> None:
     """Raise BadInput for a file that ``torch.save`` did not write, or that unpacks to far more than its size."""
-    if not zipfile.is_zipfile(path):
+    try:
+        archived = zipfile.is_zipfile(path)
+        members = _members(path) if archived else []
+    # A damaged version number makes zipfile raise a RuntimeError.
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError) as error:
+        raise BadInput(f"{path} is damaged: {first_line(error)}; copy or download it again") from error
+    if not archived:
         with path.open("rb") as file:
             start = file.read(8)
         # Before PyTorch 1.6 a checkpoint was a pickle.
@@ -88,12 +94,6 @@ def _check_container(path: Path) -> None:
             kind = "a truncated zip archive" if start[:2] == b"PK" else f"no weights file (it begins with {start!r})"
             raise BadInput(f"{path} is {kind}; copy or download it again")
         return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    # A damaged version number makes zipfile raise a RuntimeError.
-    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError) as error:
-        raise BadInput(f"{path} is damaged: {first_line(error)}; copy or download it again") from error
     names = {Path(member.filename).name for member in members}
     if "constants.pkl" in names:
         remedy = "write its weights with torch.save(torch.jit.load(FILE).state_dict(), OTHER)"
@@ -103,6 +103,11 @@ def _check_container(path: Path) -> None:
     unpacked, size = sum(member.file_size for member in members), path.stat().st_size
     if unpacked > size + MAX_EXCESS:
         raise BadInput(f"{path} unpacks to {unpacked / 2**30:.1f} GiB from {size / 2**20:.1f} MiB; {SAVE_AGAIN}")
+
+
+def _members(path: Path) -> list[zipfile.ZipInfo]:
+    with zipfile.ZipFile(path) as archive:
+        return archive.infolist()
 
 
 def load_inert(file: IO[bytes] | io.BytesIO) -> Any:

@@ -126,7 +126,7 @@ def _linear_weights(source: DictionaryFile, *others: str) -> dict[str, Tensor]:
 
 def _auto_encoder(source: DictionaryFile) -> tuple[dict[str, Tensor], int | None]:
     weights = _linear_weights(source, "encoder.bias", "bias")
-    encoder, decoder, bias = (weights[name].float() for name in ("encoder", "decoder", "encoder_bias"))
+    encoder, decoder, bias = (weights[name] for name in ("encoder", "decoder", "encoder_bias"))
     norms = decoder.norm(dim=1)
     if bias.shape != norms.shape or encoder.shape[1] != len(norms):
         shapes = f"encoder.weight {tuple(encoder.T.shape)} and encoder.bias {tuple(bias.shape)}"
@@ -246,18 +246,18 @@ def read_directions(source: DictionaryFile) -> Dictionary:
     orthogonal directions the output is the projection of the activations on what they span.
     """
     source.check_names("directions", "bias")
-    directions = source.matrix("directions").float()
+    directions = source.matrix("directions")
     squares = directions.square().sum(1)
     if bool((squares == 0).any()):
         row = int((squares == 0).nonzero()[0])
         raise BadInput(f"direction {row} is 0 in {source.path}; leave it out")
     rows = directions / squares[:, None]
-    bias = source.tensors.get("bias")
+    bias = source.tensor("bias") if "bias" in source.tensors else None
     weights = {"encoder": directions.T, "decoder": rows}
     if bias is not None:
         if bias.shape != squares.shape:
             raise BadInput(f"bias has shape {tuple(bias.shape)} in {source.path}; {len(rows)} directions need one each")
-        weights |= {"encoder_bias": bias, "decoder_bias": -(bias.float() @ rows)}
+        weights |= {"encoder_bias": bias, "decoder_bias": -(bias @ rows)}
     names = _latent_names(source)
     config = DictionaryConfig(activation="identity", format="directions", name=source.name, latent_names=names)
     return Dictionary(**weights, config=config)

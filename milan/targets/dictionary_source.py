@@ -113,7 +113,7 @@ class DictionaryFile:
         return replace(self, tensors=named, settings=settings or self.settings)
 
     def tensor(self, name: str) -> Tensor:
-        """Return a tensor by its name.
+        """Return a tensor by its name, in float32.
 
         Raises:
             BadInput: There is none of this name, or its values are no finite real numbers.
@@ -121,11 +121,11 @@ class DictionaryFile:
         if name not in self.tensors:
             present = ", ".join(sorted(self.tensors)) or "none"
             raise BadInput(f"{self.path} has no tensor {name!r}, which its format needs (it has {present:.200})")
-        value = self.tensors[name]
-        if value.is_complex() or value.dtype == torch.bool:
-            raise BadInput(f"{name} has values of type {value.dtype} in {self.path}; they must be real numbers")
-        # Types of 8 bits cannot be tested as they are.
-        if count := int((~value.float().isfinite()).sum()):
+        stored = self.tensors[name]
+        if stored.is_complex() or stored.dtype == torch.bool:
+            raise BadInput(f"{name} has values of type {stored.dtype} in {self.path}; they must be real numbers")
+        value = stored.to(torch.float32)
+        if count := int((~value.isfinite()).sum()):
             raise BadInput(f"{name} has {count} values that are NaN or infinite in {self.path}; copy it again")
         return value
 

@@ -22,6 +22,7 @@ _EPS = 1e-8
 _BATCH_NORM_EPS = 1e-5
 # Largest difference of the dictionary that a module in eval mode keeps from the one that its weights give.
 _FUSED_TOLERANCE = 1e-4
+_FUSED = "_fused_dictionary"
 _DEPTH = 6
 
 NORMALIZATIONS = ("l2", "max_l2", "l1", "max_l1", "identity")
@@ -104,11 +105,11 @@ def _open_module(source: DictionaryFile) -> tuple[DictionaryFile, Tensor | None]
         for key, value in _attributes(part).get(kind, {}).items()
         if value is not None
     }
-    fused = dictionary.get("_fused_dictionary") if not module.get("training", True) else None
+    fused = dictionary.get(_FUSED) if not module.get("training", True) else None
     opened = source.inner(tensors)
     settings = Settings(options, str(source.path))
     module_file = DictionaryFile(opened.path, {}, opened.tensors, source.settings, options=settings)
-    return module_file, fused if isinstance(fused, Tensor) else None
+    return module_file, source.inner({_FUSED: fused}).tensor(_FUSED) if isinstance(fused, Tensor) else None
 
 
 def _modules(module: object, path: str = "", depth: int = _DEPTH) -> dict[str, object]:
@@ -133,16 +134,15 @@ def _folded_batch_norm(source: DictionaryFile, weights: dict[str, Tensor]) -> di
     if f"{_BATCH_NORM}.running_mean" not in source.tensors:
         reason = "normalizes its pre-activations (LayerNorm), so that they are no linear function of the activations"
         raise BadInput(f"the encoder in {source.path} {reason}; encoders with BatchNorm1d or none are read")
-    gain, bias, mean, variance = (
-        source.tensor(f"{_BATCH_NORM}.{name}").float() for name in ("weight", "bias", "running_mean", "running_var")
-    )
+    parts = ("weight", "bias", "running_mean", "running_var")
+    gain, bias, mean, variance = (source.tensor(f"{_BATCH_NORM}.{part}") for part in parts)
     latents = weights["encoder"].shape[1:]
     if any(value.shape != latents for value in (gain, bias, mean, variance, weights["encoder_bias"])):
         raise BadInput(f"the shapes of {_BATCH_NORM} do not agree with the encoder in {source.path}; copy it again")
     gain = gain / (variance + source.options.get("batch_norm_eps", float, _BATCH_NORM_EPS)).sqrt()
     return {
-        "encoder": weights["encoder"].float() * gain,
-        "encoder_bias": (weights["encoder_bias"].float() - mean) * gain + bias,
+        "encoder": weights["encoder"] * gain,
+        "encoder_bias": (weights["encoder_bias"] - mean) * gain + bias,
     }
 
 
@@ -154,13 +154,13 @@ def _dictionary_rows(source: DictionaryFile) -> tuple[Tensor, list[str]]:
             kind = f"the normalization {normalization!r}" if normalization else "no normalization"
             known = ", ".join(repr(name) for name in NORMALIZATIONS)
             raise BadInput(f"{source.path} has {kind}; give normalization={known.replace(', ', ' or ')}")
-        return _normalized(source.matrix("dictionary._weights").float(), normalization), ["dictionary._weights"]
+        return _normalized(source.matrix("dictionary._weights"), normalization), ["dictionary._weights"]
     names = ["dictionary.W", "dictionary.C", "dictionary.Relax"]
     if missing := [name for name in names if name not in source.tensors]:
         raise BadInput(f"{source.path} has neither dictionary._weights nor {missing[0]}; save the whole state dict")
     if "delta" not in source.options:
         raise BadInput(f"{source.path} is an archetypal dictionary and does not hold its delta; give delta=...")
-    mixture, archetypes, deviation = (source.matrix(name).float() for name in names)
+    mixture, archetypes, deviation = (source.matrix(name) for name in names)
     if mixture.shape[1] != archetypes.shape[0] or deviation.shape != (mixture.shape[0], archetypes.shape[1]):
         shapes = ", ".join(f"{name} {tuple(source.tensor(name).shape)}" for name in names)
         raise BadInput(f"shapes do not agree in {source.path}: {shapes}; copy it again")
@@ -183,12 +183,12 @@ def _multiplier(source: DictionaryFile) -> Tensor:
     value = source.tensor("dictionary.multiplier")
     if value.numel() != 1:
         raise BadInput(f"dictionary.multiplier has shape {tuple(value.shape)} in {source.path}; one value is needed")
-    return value.float().reshape(())
+    return value.reshape(())
 
 
 def _check_fused(source: DictionaryFile, decoder: Tensor, fused: Tensor) -> None:
     if fused.shape != decoder.shape or not bool((fused - decoder).abs().max() <= _FUSED_TOLERANCE):
-        reason = "keeps a dictionary (_fused_dictionary) that is not the one of its weights"
+        reason = f"keeps a dictionary ({_FUSED}) that is not the one of its weights"
         raise BadInput(f"the module in {source.path} {reason}; call train() and eval() on it and save it again")
 
 
@@ -217,7 +217,7 @@ def _activation(source: DictionaryFile) -> tuple[str, int | None]:
 def _threshold(source: DictionaryFile, activation: str, latents: int) -> Tensor:
     """Return the largest number below the threshold: the library keeps codes that equal the threshold."""
     if activation == "jump":
-        threshold = source.tensor("thresholds").float().exp()
+        threshold = source.tensor("thresholds").exp()
     else:
         if "threshold" not in source.options:
             reason = "has no running_threshold, so that its codes depend on the batch"

@@ -159,13 +159,13 @@ def _times_rows(decoder: Tensor, factor: Tensor, source: DictionaryFile) -> Tens
     if factor.shape != decoder.shape[:1]:
         shapes = f"{tuple(factor.shape)} and the decoder {tuple(decoder.shape)}"
         raise BadInput(f"the factors of the codes have shape {shapes} in {source.path}; one per latent is needed")
-    return decoder.float() * factor.float()[:, None]
+    return decoder * factor[:, None]
 
 
 def _rescaled_by_norm(weights: dict[str, Tensor], source: DictionaryFile) -> dict[str, Tensor]:
     """Return the weights with pre-activations multiplied by the norm of the decoder's row, and rows of norm 1."""
-    norms = source.matrix("W_dec").float().norm(dim=1)
-    encoder, bias, decoder = weights["encoder"].float(), weights["encoder_bias"].float(), weights["decoder"].float()
+    norms = source.matrix("W_dec").norm(dim=1)
+    encoder, bias, decoder = weights["encoder"], weights["encoder_bias"], weights["decoder"]
     if encoder.shape[1] != len(norms) or bias.shape != norms.shape:
         shapes = f"W_enc {tuple(encoder.shape)}, b_enc {tuple(bias.shape)}, W_dec {tuple(decoder.shape)}"
         raise BadInput(f"shapes do not agree in {source.path}: {shapes}; copy it again")
