@@ -16,6 +16,8 @@ _HOMES = {
     "Target": "milan.targets.target",
     "load_target": "milan.targets.loading",
     "GeneratorTarget": "milan.targets.generator_target",
+    "Dictionary": "milan.targets.dictionary",
+    "load_dictionary": "milan.targets.dictionary_files",
     "Latents": "milan.targets.latents",
     "Preprocessing": "milan.targets.preprocessing",
     "Probe": "milan.probes",
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from milan.dissection.store import Dissection, load_dissection
     from milan.probes import Probe, load_probe
     from milan.results.catalogue import Catalogue, read_descriptions
+    from milan.targets.dictionary import Dictionary
+    from milan.targets.dictionary_files import load_dictionary
     from milan.targets.generator_target import GeneratorTarget
     from milan.targets.hooks import ablated, recorded
     from milan.targets.latents import Latents
