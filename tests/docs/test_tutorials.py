@@ -43,5 +43,5 @@ def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.
             if language == "python":
                 exec(compile(code, f"{page}.md", "exec"), names)  # the code of our own page
             else:
-                for line in code.strip().splitlines():
+                for line in code.replace("\\\n", " ").strip().splitlines():
                     run_command(line)
