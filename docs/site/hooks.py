@@ -33,7 +33,18 @@ MARKER = re.compile(r"^<!-- (options|config|list): (.+?) -->$", re.M)
 SHARED = {"experiment": 4, "describer": 3}  # options of so many pages are documented once, on the index page
 COPIED = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md", "data.md": "data/README.md"}
 # Packages of the API reference, in the order in which data flows through them.
-PACKAGES = ("targets", "probes", "dissection", "models", "describers", "concepts", "pretrained", "scores", "results")
+PACKAGES = (
+    "units",
+    "targets",
+    "probes",
+    "dissection",
+    "models",
+    "describers",
+    "concepts",
+    "pretrained",
+    "scores",
+    "results",
+)
 HIDDEN_OPTIONS = {"--help", "--config", "--print_config"}
 
 
@@ -95,27 +106,35 @@ def _plugin_page(kind: str, name: str) -> str:
 
 
 def _reference_page(package: str) -> str:
-    modules = sorted(
-        file.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
-        for file in (ROOT / "milan" / package).rglob("*.py")
-        if not file.name.startswith("_") and "_shared" not in file.parts
-    )
-    return "\n\n".join([f"# `milan.{package}`", *(_reference(f"`{module}`", module, 2) for module in modules)])
+    files = [*(ROOT / "milan" / package).rglob("*.py"), ROOT / "milan" / f"{package}.py"]
+    modules = sorted(_module_name(file) for file in files if file.is_file() and _has_public_names(file))
+    return "\n\n".join([f"# `milan.{package}`", *(_reference(module, module) for module in modules)])
+
+
+def _module_name(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def _has_public_names(file: Path) -> bool:
+    return file.name != "__main__.py" and bool(re.search(r"^(?:def|class) [^_]", file.read_text(), re.M))
 
 
 def _public_page() -> str:
-    """The names of ``milan.__all__``, each at its home."""
-    intro = (
-        "These names are imported from `milan` itself. The pages below document the packages; a name there that is "
-        "not listed here can change between versions."
-    )
-    homes = [(name, getattr(milan, name)) for name in milan.__all__]
-    body = [_reference(f"`milan.{name}`", f"{value.__module__}.{value.__name__}", 2) for name, value in homes]
-    return "\n\n".join(["# Public names", intro, *body])
+    """A table of the names in ``milan.__all__``, and the documentation of those outside the packages listed."""
+    intro = "These names are imported from `milan`. Other names, on the pages below, can change between versions."
+    rows, own = ["| name | what it is |", "| --- | --- |"], []
+    for name in milan.__all__:
+        value = getattr(milan, name)
+        package = value.__module__.split(".")[1]
+        page = f"{package}.md" if package in PACKAGES else ""
+        anchor = f"{value.__module__}.{value.__name__}"
+        rows.append(f"| [`milan.{name}`]({page}#{anchor}) | {_cell((getdoc(value) or '').partition('. ')[0])} |")
+        own += [] if page else [_reference(f"milan.{name}", anchor)]
+    return "\n\n".join(["# Public names", intro, "\n".join(rows), *own])
 
 
-def _reference(title: str, name: str, level: int) -> str:
-    return f"{'#' * level} {title}\n\n::: {name}\n    options:\n      show_root_heading: false\n"
+def _reference(title: str, name: str) -> str:
+    return f"## `{title}`\n\n::: {name}\n    options:\n      show_root_heading: false\n"
 
 
 def _config_block(name: str) -> str:
