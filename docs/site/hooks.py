@@ -134,7 +134,9 @@ def _public_page() -> str:
 
 
 def _reference(title: str, name: str) -> str:
-    return f"## `{title}`\n\n::: {name}\n    options:\n      show_root_heading: false\n"
+    return (
+        f"## `{title}` {{#{name}}}\n\n::: {name}\n    options:\n      show_root_heading: false\n      show_root_toc_entry: false\n"
+    )
 
 
 def _config_block(name: str) -> str:
@@ -243,15 +245,15 @@ def _plain_type(kind: str) -> str:
 
 
 def _table(options: list[Option]) -> str:
-    rows = [
-        f"| `{option.name}` | {_cell(option.kind)} | {_default(option.default)} | {_cell(option.text)} |"
-        for option in options
-    ]
-    return "\n".join(["| option | type | default | meaning |", "| --- | --- | --- | --- |", *rows])
+    rows = [f"| `{option.name}` | {_cell(option.text)}{_small_print(option)} |" for option in options]
+    return "\n".join(["| option | meaning |", "| --- | --- |", *rows])
 
 
-def _default(value: str) -> str:
-    return f"`{_cell(value)}`" if value not in ("", "null") else ""
+def _small_print(option: Option) -> str:
+    """The type and the default of an option, below its meaning."""
+    default = f"default `{_cell(option.default)}`" if option.default not in ("", "null") else ""
+    parts = [part for part in (_cell(option.kind), default) if part]
+    return f"<br><small>{', '.join(parts)}</small>" if parts else ""
 
 
 def _cell(text: str) -> str:
