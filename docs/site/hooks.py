@@ -128,15 +128,13 @@ def _public_page() -> str:
         package = value.__module__.split(".")[1]
         page = f"{package}.md" if package in PACKAGES else ""
         anchor = f"{value.__module__}.{value.__name__}"
-        rows.append(f"| [`milan.{name}`]({page}#{anchor}) | {_cell((getdoc(value) or '').partition('. ')[0])} |")
+        rows.append(f"| [`milan.{name}`]({page}#{anchor}) | {_cell(_summary(value))} |")
         own += [] if page else [_reference(f"milan.{name}", anchor)]
     return "\n\n".join(["# Public names", intro, "\n".join(rows), *own])
 
 
 def _reference(title: str, name: str) -> str:
-    return (
-        f"## `{title}` {{#{name}}}\n\n::: {name}\n    options:\n      show_root_heading: false\n      show_root_toc_entry: false\n"
-    )
+    return f"## `{title}` {{#{name}}}\n\n::: {name}\n    options:\n      show_root_heading: false\n      show_root_toc_entry: false\n"
 
 
 def _config_block(name: str) -> str:
@@ -147,8 +145,13 @@ def _list_table(kind: str) -> str:
     """Every describer or experiment with the first line of its docstring."""
     names = list_describers() if kind == "describers" else experiments.experiment_names()
     load = find_describer_class if kind == "describers" else experiments.load_experiment
-    lines = [f"| [`{name}`]({name}.md) | {_cell((getdoc(load(name)) or '').partition('. ')[0])} |" for name in names]
+    lines = [f"| [`{name}`]({name}.md) | {_cell(_summary(load(name)))} |" for name in names]
     return "\n".join(["| name | what it does |", "| --- | --- |", *lines])
+
+
+def _summary(value: object) -> str:
+    """The first sentence of a docstring."""
+    return (getdoc(value) or "").partition("\n\n")[0].partition(". ")[0].removesuffix(".")
 
 
 def _options_section(spec: str) -> str:
@@ -183,7 +186,11 @@ def _options(kind: str, name: str) -> tuple[Option, ...]:
     prefix = {"describer": "--settings.", "trained": f"--{name.rpartition(' ')[2]}."}.get(kind, "--")
     options = _parse_help(_help_text(kind, name), prefix)
     # Lightning documents its trainer, and the parts that a file of options names have tables of their own.
-    foreign = re.compile(r"--(?:trainer|model|data|optimizer|lr_scheduler|ckpt_path)\b") if kind == "train" else None
+    foreign = (
+        re.compile(r"--(?:trainer|model|data|optimizer|lr_scheduler|ckpt_path|weights_only)\b")
+        if kind == "train"
+        else None
+    )
     return tuple(option for option in options if not (foreign and foreign.match(option.name)))
 
 
