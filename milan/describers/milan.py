@@ -21,7 +21,8 @@ from milan.models.decoding import DecodedTexts, DecoderState, ScoreMixture, Toke
 from milan.models.model_files import load_weights
 from milan.models.released_checkpoint import ReleasedModels, load_released_checkpoint, read_released_prior
 from milan.models.reranking import RankedTexts, rank_texts
-from milan.storage.packaged_data import locate_packaged_data
+from milan.pretrained.milan_release import is_released
+from milan.pretrained.stand_ins import STAND_IN, locate_milan_model
 from milan.targets.target import Target
 from milan.units import Description, Unit
 
@@ -66,11 +67,12 @@ class Milan(Describer):
 
     name: ClassVar[str] = "milan"
     version: ClassVar[int] = 1
+    words = "the annotators whose descriptions the captioner was trained on"
 
     def __init__(
         self,
-        captioner: str = "diorama",
-        prior: str = "diorama",
+        captioner: str = "released:base",
+        prior: str | None = None,
         encoder: str = "",
         encoder_weights: str = "",
         strategy: Strategy = "rerank",
@@ -119,33 +121,40 @@ class Milan(Describer):
 
     @cached_property
     def models(self) -> MilanModels:
-        """Captioner, prior and encoder, read when first asked for."""
-        released = _is_checkpoint(self.captioner)
+        """Captioner, prior and encoder, loaded at the first access."""
         captioner = (
             self._released_models.captioner
-            if released
-            else Captioner.from_pretrained(_resolve_folder(self.captioner, "captioner"))
+            if _is_checkpoint(self.captioner)
+            else Captioner.from_pretrained(locate_milan_model(self.captioner, "captioner"))
         )
         prior = self._load_prior()
         if prior and prior.vocabulary != captioner.vocabulary:
             differing = sorted(set(prior.vocabulary.words) ^ set(captioner.vocabulary.words))
             raise BadInput(
-                f"the prior {self.prior} and the captioner {self.captioner} have different vocabularies"
+                f"the prior {self._prior_spec} and the captioner {self.captioner} have different vocabularies"
                 f" ({len(differing)} words differ: {', '.join(differing[:5]) or 'their order'}); use two that were"
                 " trained together"
             )
         prior = prior.to(self.device).eval() if prior else None
         return MilanModels(captioner.to(self.device).eval(), prior, self._load_encoder(captioner))
 
+    @property
+    def _prior_spec(self) -> str:
+        """The prior by its spec; that of the captioner unless another was given."""
+        if self.prior is not None:
+            return self.prior
+        return self.captioner if _is_checkpoint(self.captioner) or self.captioner == STAND_IN else ""
+
     def _load_prior(self) -> Prior | None:
-        if _is_checkpoint(self.captioner) and self.prior in ("diorama", self.captioner):
+        spec = self._prior_spec
+        if spec == self.captioner and _is_checkpoint(spec):
             prior = self._released_models.prior
-        elif _is_checkpoint(self.prior):
-            prior = read_released_prior(self.prior)
+        elif _is_checkpoint(spec):
+            prior = read_released_prior(spec)
         else:
-            prior = Prior.from_pretrained(_resolve_folder(self.prior, "prior")) if self.prior else None
+            prior = Prior.from_pretrained(locate_milan_model(spec, "prior")) if spec else None
         if prior is None and self.strategy in ("rerank", "pmi"):
-            found = f"strategy {self.strategy} needs a prior, and {self.prior or self.captioner} holds none"
+            found = f"strategy {self.strategy} needs a prior, and {spec or self.captioner} holds none"
             raise BadInput(f"{found}; give prior=FOLDER_OR_FILE, or strategy=beam")
         return prior
 
@@ -163,13 +172,19 @@ class Milan(Describer):
             )
         return load_encoder(**settings, device=self.device)
 
+    def required_models(self) -> dict[str, str]:
+        """The models of the release that are downloaded; folders and files report themselves what is wrong."""
+        return {role: spec for role, spec in self.specs("captioner", "prior").items() if is_released(spec)}
+
     def sources(self, dissection: Dissection) -> dict[str, str]:
         """Models by their specs, and what the captioner says it was trained on."""
         captioner = self.models.captioner
         annotations = getattr(captioner, "trained_on", {}).get("data", ())
         told = annotations if isinstance(annotations, str) else ", ".join(map(str, annotations))
         encoder = self.encoder or str(captioner.encoder.get("spec", ""))
-        found = {"captioner": self.captioner, "prior": self.prior, "encoder": encoder, "annotations": told}
+        if not told and is_released(self.captioner):
+            told = "MILANNOTATIONS"
+        found = {"captioner": self.captioner, "prior": self._prior_spec, "encoder": encoder, "annotations": told}
         return {role: spec for role, spec in found.items() if spec}
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
@@ -230,11 +245,8 @@ class Milan(Describer):
 
 
 def _is_checkpoint(source: str) -> bool:
-    return Path(source).is_file() or source.endswith((".pth", ".pth.gz", ".pt"))
-
-
-def _resolve_folder(source: str, part: str) -> str | Path:
-    return locate_packaged_data(f"data/diorama/{part}") if source == "diorama" else source
+    """Return whether a spec names a file of the 2022 release."""
+    return is_released(source) or Path(source).is_file() or source.endswith((".pth", ".pth.gz", ".pt"))
 
 
 def _load_released_encoder(released: ReleasedModels, device: str) -> Encoder:

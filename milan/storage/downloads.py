@@ -322,5 +322,5 @@ def _append(remote: RemoteFile, chunks: Iterator[bytes], reply: _Reply) -> None:
 
 def _web_page(remote: RemoteFile) -> BadInput:
     return BadInput(
-        f"{remote.url} answers with a web page, not a file (a login page or a proxy stands before it); {_manual(remote)}"
+        f"{remote.url} answers with a web page, not a file (perhaps a login page or a proxy); {_manual(remote)}"
     )

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from milan.describers import compositional as module
-from milan.describers import load_describer
 from milan.describers.compositional import Compositional, ConceptSignatures, Term, format_formula, search_formulas
 from milan.dissection.dissect import dissect
 from milan.errors import BadInput
@@ -19,6 +18,7 @@ from milan.probes import load_probe
 from milan.scores.truth_score import Truth
 from milan.targets.loading import load_target
 from tests.describers.labelled import labelled
+from tests.describers.makers import load_simulated
 
 NAMES = ["red", "car", "boat", "wheel"]
 
@@ -142,8 +142,8 @@ def test_its_text_is_read_as_the_formula_that_was_found(tmp_path: Path, cache: P
     probe = load_probe("diorama:objects", limit=40)
     layer = dissect(load_target("diorama:resnet-objects"), probe, ["layer3"], tmp_path, k=3)["layer3"]
     truth = Truth.measure(layer, folder=tmp_path)
-    said = list(load_describer("compositional").describe(layer, layer.units))
-    single = list(load_describer("netdissect").describe(layer, layer.units))
+    said = list(load_simulated("compositional").describe(layer, layer.units))
+    single = list(load_simulated("netdissect").describe(layer, layer.units))
     assert [truth.overlap(each.unit, each.text) for each in said] == pytest.approx(
         [each.score for each in said], abs=1e-12
     )

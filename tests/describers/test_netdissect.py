@@ -7,7 +7,6 @@ import pytest
 import torch
 
 import milan
-from milan.describers import load_describer
 from milan.describers._shared.contract import UNITS, make_toy_dissection
 from milan.describers.netdissect import NetDissect
 from milan.dissection.dissect import dissect
@@ -17,7 +16,7 @@ from milan.probes import load_probe
 from milan.scores.truth_score import Truth
 from milan.targets.loading import load_target
 from tests.describers.labelled import labelled
-from tests.describers.makers import SEGMENTER
+from tests.describers.makers import SEGMENTER, load_simulated
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +122,7 @@ def test_the_same_counts_serve_every_unit(dissection: Dissection, monkeypatch: p
         "milan.dissection.concept_overlap._OverlapCounter.run", lambda self: pytest.fail("counted again")
     )
     assert answers(dissection) == first
-    assert list(load_describer("netdissect").describe(dissection, dissection.units[2:])) == []  # dead
+    assert list(load_simulated("netdissect").describe(dissection, dissection.units[2:])) == []  # dead
 
 
 def test_real_street_scenes(shared_data: Path, tmp_path: Path) -> None:
