@@ -82,7 +82,7 @@ def _random_concept(folder: Path) -> Describer:
 
 @makes("linear_explanations")
 def _linear_explanations(folder: Path) -> Describer:
-    return load_simulated("linear_explanations")
+    return load_simulated("linear_explanations", evidence="labels")
 
 
 @makes("clip_dissect")

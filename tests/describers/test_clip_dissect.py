@@ -200,9 +200,3 @@ def test_the_key_knows_what_answers_depend_on(tmp_path):
 def test_a_prompt_without_its_hole_is_refused():
     with pytest.raises(BadInput, match=r"has no \{\}"):
         load_simulated("clip_dissect", prompt="a photo")
-
-
-def test_dioramas_embedder_brings_its_own_temperature():
-    unasked, asked = c.ClipDissect(embedder="diorama"), c.ClipDissect(embedder="diorama", temperature=1.0)
-    assert unasked.key == asked.key
-    assert unasked.key != c.ClipDissect(embedder="diorama", temperature=10.0).key
