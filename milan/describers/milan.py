@@ -285,4 +285,4 @@ def _load_released_encoder(released: ReleasedModels, device: str) -> Encoder:
 
     model = torchvision.models.get_model(released.encoder, weights=None)
     load_weights(model, released.encoder_weights, f"the encoder {released.encoder} of the checkpoint")
-    return build_encoder(Target(model.eval(), name=f"torchvision:{released.encoder}", device=device))
+    return build_encoder(Target(model.eval(), name=f"torchvision:{released.encoder}", image_size=224, device=device))

@@ -16,7 +16,7 @@ from milan.pretrained.milan_release import find_missing_release, is_released
 from milan.pretrained.published_models import MissingModel, find_missing_model
 from milan.probes import Probe
 from milan.storage.files import content_key
-from milan.storage.provenance import LANGUAGE_MODEL, joined, united
+from milan.storage.provenance import LANGUAGE_MODEL, WORDS, joined, united
 from milan.targets.target import Target
 from milan.units import Description, Unit
 
@@ -144,7 +144,7 @@ def sources_of(dissections: Iterable[Dissection], describers: Mapping[str, Descr
     layers = list(dissections)
     parts = {name: united([describer.sources(layer) for layer in layers]) for name, describer in describers.items()}
     for name, describer in describers.items():
-        parts[name] |= {"words": describer.words} if describer.words else {}
+        parts[name] |= {WORDS: describer.words} if describer.words else {}
     return {**united([{"target": layer.target, "probe": layer.probe} for layer in layers]), **joined(parts)}
 
 
