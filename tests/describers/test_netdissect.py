@@ -7,9 +7,7 @@ import pytest
 import torch
 
 import milan
-from milan.describers import load_describer
 from milan.describers._shared.contract import UNITS, make_toy_dissection
-from milan.describers.netdissect import NetDissect
 from milan.dissection.dissect import dissect
 from milan.dissection.store import Dissection
 from milan.errors import MissingEvidence, UnknownName
@@ -17,7 +15,7 @@ from milan.probes import load_probe
 from milan.scores.truth_score import Truth
 from milan.targets.loading import load_target
 from tests.describers.labelled import labelled
-from tests.describers.makers import SEGMENTER
+from tests.describers.makers import SEGMENTER, load_simulated
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +30,7 @@ def own_cache(cache: Path) -> None:
 
 def answers(dissection: Dissection, **settings) -> list[tuple[str, float]]:
     """The candidates of the unit "red"."""
-    said = list(NetDissect(**settings).describe(dissection, dissection.units))
+    said = list(load_simulated("netdissect", **settings).describe(dissection, dissection.units))
     assert [each.unit.index for each in said] == [0, 1]
     assert (said[0].text, said[0].score) == (said[0].candidates[0].text, said[0].candidates[0].score)
     assert said[0].candidates == said[1].candidates  # they answer to the same pixels
@@ -53,7 +51,7 @@ def test_what_may_be_named(dissection: Dissection) -> None:
 
 
 def test_detectors_are_above_the_cut(dissection: Dissection) -> None:
-    (said,) = NetDissect(cut=0.3).describe(dissection, dissection.units[:1])
+    (said,) = load_simulated("netdissect", cut=0.3).describe(dissection, dissection.units[:1])
     assert [dict(candidate.parts) for candidate in said.candidates] == [
         {"iou": 0.75, "detector": 1.0},
         {"iou": 0.2, "detector": 0.0},
@@ -74,15 +72,18 @@ def test_where_every_image_has_labels_of_the_level_both_sums_are_equal(dissectio
 
 def test_probes_that_know_nothing_say_so(tmp_path: Path) -> None:
     with pytest.raises(MissingEvidence, match="no segmentations"):
-        list(NetDissect().describe(world := make_toy_dissection(tmp_path / "toy"), world.units))
+        list(load_simulated("netdissect").describe(world := make_toy_dissection(tmp_path / "toy"), world.units))
     nameless = labelled(tmp_path / "nameless", names=False)
     with pytest.raises(MissingEvidence, match=r"put classes.txt beside the data, or give classes=FILE"):
-        list(NetDissect().describe(nameless, nameless.units))
+        list(load_simulated("netdissect").describe(nameless, nameless.units))
 
 
 def test_a_segmenter_in_place_of_labels(tmp_path: Path) -> None:
     world = make_toy_dissection(tmp_path)
-    said = {UNITS[each.unit.index]: each.text for each in NetDissect(labels=SEGMENTER).describe(world, world.units)}
+    said = {
+        UNITS[each.unit.index]: each.text
+        for each in load_simulated("netdissect", labels=SEGMENTER).describe(world, world.units)
+    }
     assert said.items() >= {"red": "red", "green": "green", "blue": "blue"}.items()
     assert said["red or blue"] in ("red", "blue", "colourful")
 
@@ -102,14 +103,17 @@ def test_a_segmenter_of_transformers(tmp_path: Path, dissection: Dissection) -> 
     transformers.SegformerImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "tiny")
     found = answers(dissection, labels=f"segmenter:hf:{tmp_path / 'tiny'}")
     assert {text for text, _ in found} <= {"cat", "dog"}
-    assert NetDissect(labels=f"segmenter:hf:{tmp_path / 'tiny'}").key != NetDissect(labels=SEGMENTER).key
+    assert (
+        load_simulated("netdissect", labels=f"segmenter:hf:{tmp_path / 'tiny'}").key
+        != load_simulated("netdissect", labels=SEGMENTER).key
+    )
 
 
 def test_its_score_is_the_overlap_that_truth_measures(tmp_path: Path) -> None:
     probe = load_probe("diorama:objects", limit=40)
     layer = dissect(load_target("diorama:resnet-objects"), probe, ["layer3"], tmp_path, k=3)["layer3"]
     truth = Truth.measure(layer, folder=tmp_path)
-    said = list(NetDissect().describe(layer, layer.units))
+    said = list(load_simulated("netdissect").describe(layer, layer.units))
     assert len(said) > 50
     assert [truth.overlap(each.unit, each.text) for each in said] == pytest.approx(
         [each.score for each in said], abs=1e-12
@@ -123,7 +127,7 @@ def test_the_same_counts_serve_every_unit(dissection: Dissection, monkeypatch: p
         "milan.dissection.concept_overlap._OverlapCounter.run", lambda self: pytest.fail("counted again")
     )
     assert answers(dissection) == first
-    assert list(load_describer("netdissect").describe(dissection, dissection.units[2:])) == []  # dead
+    assert list(load_simulated("netdissect").describe(dissection, dissection.units[2:])) == []  # dead
 
 
 def test_real_street_scenes(shared_data: Path, tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ class LlmExplainer(Describer):
     seed: int
     device: str
     signs: Signs = "positive"
+    words = "the language model"
 
     def _check(self) -> None:
         for name in ("shown", "explanations"):

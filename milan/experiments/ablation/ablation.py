@@ -37,7 +37,7 @@ def ablation(
     their descriptions
 
     Args:
-        describer: a name, set as for Diorama (configs/describe/NAME-diorama.yaml), a file of options, or a table of
+        describer: a name, NAME:KEY=VALUE,..., a file of options, or a table of
             descriptions
         target: a classifier
         weights: of the target, if not its own

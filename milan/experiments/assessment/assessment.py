@@ -31,7 +31,7 @@ def assessment(
     was made from
 
     Args:
-        describers: names of describers, set as for Diorama (configs/describe/NAME-diorama.yaml), or files of options as
+        describers: names of describers, NAME:KEY=VALUE,..., or files of options as
             in configs/describe
         pairs: what is predicted: weight_label, weight_clip, caption_activation; weight_label by default
         target: the network
@@ -67,13 +67,14 @@ def assessment(
     from milan.targets.unit_selection import default_out, get_default_probe, select_units
     from milan.units import Unit
 
-    judges = load_explainers(pairs or ["weight_label"], dict(settings or {}), share, seed, device)
-    evaluated_describers = [
-        restrict_to_share(load_evaluated_describer(name, device), share, seed) for name in describers
-    ]
     network = load_target(target, weights=weights, device=device, **target_options.given)
     out = out or default_out("assessment", network)
     images = load_probe(probe or get_default_probe(network), target=network, limit=limit)
+    simulated = (network.name, images.spec)
+    judges = load_explainers(pairs or ["weight_label"], dict(settings or {}), simulated, share, seed, device)
+    evaluated_describers = [
+        restrict_to_share(load_evaluated_describer(name, network, images, device), share, seed) for name in describers
+    ]
     chosen = select_units(network, layers or (), units)
     with lock_folder(out):
         dissections = dissect(network, images, list(chosen), out / "dissection", k=k, quantile=quantile)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from milan.console.command_line import get_recorded_warnings
 from milan.describers import load_describer
+from milan.describers._shared.describer_specs import resolve_settings
 from milan.describers._shared.llm_explainer import LlmExplainer
 from milan.describers.shuffled import permute_units
 from milan.dissection.store import Dissection
@@ -49,10 +50,13 @@ class AssessedDescriber:
 
 
 def load_explainers(
-    kinds: Sequence[str], settings: Mapping[str, object], share: float, seed: int, device: str
+    kinds: Sequence[str], settings: Mapping[str, object], sources: tuple[str, str], share: float, seed: int, device: str
 ) -> dict[str, LlmExplainer]:
-    """For each kind of pairs the describer that knows them and their prompts; settings that a kind does not have are
-    passed over.
+    """Load for each kind of pairs the describer that makes them and their prompts; settings that it does not have are
+    left out.
+
+    Args:
+        sources: specs of target and probe, which decide settings that are not given.
     """
     found: dict[str, LlmExplainer] = {}
     known = {name for kind in PAIR_KINDS for name in load_describer(kind).settings}
@@ -64,7 +68,8 @@ def load_explainers(
             raise UnknownName("kind of pairs", kind, PAIR_KINDS, f"one of {', '.join(PAIR_KINDS)}")
         own = load_describer(kind).settings
         given = {name: value for name, value in settings.items() if name in own}
-        judge = load_describer(kind, **given | {"share": share, "seed": seed, "device": device})
+        given |= {"share": share, "seed": seed}
+        judge = load_describer(kind, **resolve_settings(kind, given, sources, device))
         assert isinstance(judge, LlmExplainer)
         found[kind] = judge
     return found

@@ -41,7 +41,7 @@ def audit(
         target_options: what is said of every network besides
         probe: unblurred images, of which the exemplars are
         limit: only the first so many
-        describer: a name, set as for Diorama (configs/describe/NAME-diorama.yaml), or a file of options
+        describer: a name, NAME:KEY=VALUE,..., or a file of options
         words: a unit whose description has one of them, as a whole word, is counted; face, head, nose, eyes, mouth (and
             plurals) by default
         layers: dotted paths of the layers, of every network; Diorama's networks have theirs

@@ -30,7 +30,7 @@ def bench(
     """Compares describers on units whose truth is known; ceiling and floors are always beside them.
 
     Args:
-        describers: names of describers, set as for Diorama (configs/describe/NAME-diorama.yaml), or files of options as
+        describers: names of describers, NAME:KEY=VALUE,..., or files of options as
             in configs/describe
         target: a network dissected on a probe that Diorama draws, as diorama:planted or diorama:resnet-objects
         weights: of the target, if not its own
@@ -58,7 +58,6 @@ def bench(
     from milan.targets.unit_selection import default_out, get_default_probe, select_units
     from milan.units import Unit
 
-    evaluated_describers = load_evaluated_describers(describers, seed, device)
     network = load_target(target, weights=weights, device=device, **target_options.given)
     out = out or default_out("bench", network)
     images = load_probe(probe or get_default_probe(network), target=network, limit=limit)
@@ -66,6 +65,7 @@ def bench(
         raise MissingEvidence(
             f"nobody knows what is true of units on the probe {images.spec or images.name!r}; take one of Diorama's"
         )
+    evaluated_describers = load_evaluated_describers(describers, network, images, seed, device)
     chosen = select_units(network, layers or (), units)
     with lock_folder(out):
         dissections = dissect(network, images, list(chosen), out / "dissection", k=k, quantile=quantile)

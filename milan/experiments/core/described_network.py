@@ -23,7 +23,7 @@ class DescriptionConfig:
     """How networks are looked at.
 
     Attributes:
-        describer: a name, set as for Diorama (configs/describe/NAME-diorama.yaml), or a file of options.
+        describer: a name, NAME:KEY=VALUE,..., or a file of options.
         layers: dotted paths; empty for those that Diorama's networks have of their own.
         units: which of each layer, as ``choose_units`` reads them; empty for all.
         k: exemplars of a unit.
@@ -54,7 +54,7 @@ class DescribedNetwork:
         """Dissects and describes; what an earlier run into ``out`` has finished is not done again."""
         chosen = select_units(target, config.layers, config.units)
         dissections = dissect(target, probe, list(chosen), out / "dissection", k=config.k, quantile=config.quantile)
-        evaluated = load_evaluated_describer(config.describer, config.device)
+        evaluated = load_evaluated_describer(config.describer, target, probe, config.device)
         wanted = {layer: [Unit(layer, index) for index in indices] for layer, indices in chosen.items()}
         run_describer(evaluated, dissections, wanted, out / "described")
         return cls(target, dissections, evaluated)

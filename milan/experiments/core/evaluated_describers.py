@@ -7,19 +7,18 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from milan.describers import Describer, find_describer_class, load_describer, parse_settings, sources_of
+from milan.describers import Describer, sources_of
+from milan.describers._shared.describer_specs import resolve_describer
 from milan.describers._shared.runner import compute_journal_key, describe_units, find_missing_units
 from milan.dissection.store import Dissection
-from milan.errors import BadInput, MilanWarning
+from milan.errors import BadInput, MilanNotice, MilanWarning
+from milan.probes import Probe
 from milan.results.catalogue import Catalogue, Entry
 from milan.storage.files import atomic_write, content_key
 from milan.storage.integrity import json_or_none
-from milan.storage.packaged_data import locate_packaged_data
 from milan.storage.provenance import simulated_note
+from milan.targets.target import Target
 from milan.units import Unit
 
 CEILING, FLOORS = ("annotators",), ("shuffled", "random_concept", "constant")
@@ -40,70 +39,41 @@ class EvaluatedDescriber:
         return {entry.unit: entry.description.text for entry in self.entries if entry.description is not None}
 
 
-def load_evaluated_describers(names: Sequence[str], seed: int, device: str) -> list[EvaluatedDescriber]:
-    """Those asked for in their order, then ceiling and floors, each once."""
-    asked = [load_evaluated_describer(name, device) for name in names]
-    known = {evaluated.name for evaluated in asked}
-    if len(known) < len(asked):
-        raise BadInput(f"of {', '.join(names)} two have the same name; name each describer or file of options once")
+def load_evaluated_describers(
+    specs: Sequence[str], target: Target, probe: Probe, seed: int, device: str
+) -> list[EvaluatedDescriber]:
+    """Load the describers to be evaluated in their order, then ceiling and floors, each once."""
+    loaded = [load_evaluated_describer(spec, target, probe, device) for spec in specs]
+    known = {evaluated.name for evaluated in loaded}
+    if len(known) < len(loaded):
+        raise BadInput(f"of {', '.join(specs)} two have the same name; name each describer or file of options once")
     for name in (*CEILING, *FLOORS):
         if name not in known:
             settings = {"seed": seed} if name in ("shuffled", "random_concept") else {}
-            asked.append(
-                EvaluatedDescriber(name, load_describer(name, **settings), "ceiling" if name in CEILING else "floor")
-            )
-    return asked
+            found = resolve_describer(name, target, probe, settings=settings, device=device)
+            loaded.append(EvaluatedDescriber(name, found.describer, "ceiling" if name in CEILING else "floor"))
+    return loaded
 
 
-def load_evaluated_describer(name: str, device: str = "cpu") -> EvaluatedDescriber:
-    """A describer by name, with the settings for Diorama if it has some; or by a file of options; or a table of
-    descriptions.
+def load_evaluated_describer(spec: str, target: Target, probe: Probe, device: str = "cpu") -> EvaluatedDescriber:
+    """Load a describer with the settings that suit target and probe, as ``describe.py`` does.
 
-    A file of options that is not there may be one of those that come with the package, in ``configs/describe``.
+    Args:
+        spec: a name, ``NAME:KEY=VALUE,...``, a file of options (also one of ``configs/describe``), a table of
+            descriptions, or ``auto``.
     """
-    if _is_table(name):
-        return EvaluatedDescriber(Path(name).stem, load_describer("imported", table=name))
-    if not name.endswith((".yaml", ".yml")):
-        role = "ceiling" if name in CEILING else "floor" if name in FLOORS else ""
-        return EvaluatedDescriber(
-            Path(name).name.replace(":", "-"),
-            load_describer(name, **parse_settings(name, _read_diorama_settings(name), device)),
-            role,
-        )
-    shipped = locate_packaged_data("configs/describe") / name
-    options = _read_options(shipped if shipped.is_file() and not Path(name).is_file() else Path(name))
-    if own := sorted({"k", "quantile"} & set(options)):
+    found = resolve_describer(spec, target, probe, device=device)
+    if found.reason:
+        warnings.warn(f"auto chose {found.label}: {found.reason}", MilanNotice, stacklevel=2)
+    if found.dissection:
         warnings.warn(
-            f"{name}: the bench has one dissection for all, so what it says of {' and '.join(own)} does not count here",
+            f"{spec}: all describers share one dissection, so its {' and '.join(sorted(found.dissection))} are not"
+            " used here",
             MilanWarning,
             stacklevel=2,
         )
-    describer, settings = options["describer"], options.get("settings") or {}
-    return EvaluatedDescriber(
-        Path(name).stem.removesuffix("-diorama"),
-        load_describer(describer, **parse_settings(describer, settings, device)),
-    )
-
-
-def _is_table(name: str) -> bool:
-    """Whether it is a folder that describe.py wrote, or a file of descriptions."""
-    return name.endswith((".csv", ".jsonl", ".parquet")) or (Path(name) / "descriptions.jsonl").is_file()
-
-
-def _read_diorama_settings(name: str) -> dict[str, Any]:
-    """Those of ``configs/describe/NAME-diorama.yaml``."""
-    find_describer_class(name)  # an unknown name is told
-    file = locate_packaged_data("configs/describe") / f"{name}-diorama.yaml"
-    return (_read_options(file).get("settings") or {}) if file.is_file() else {}
-
-
-def _read_options(file: Path) -> dict[str, Any]:
-    try:
-        options = yaml.safe_load(file.read_text(encoding="utf-8"))
-        _ = options["describer"]
-    except (OSError, yaml.YAMLError, TypeError, KeyError, UnicodeDecodeError) as error:
-        raise BadInput(f"{file} is no file of options with a describer: {type(error).__name__} {error}") from None
-    return options
+    role = "ceiling" if spec in CEILING else "floor" if spec in FLOORS else ""
+    return EvaluatedDescriber(found.label, found.describer, role)
 
 
 def run_describer(

@@ -61,7 +61,7 @@ class DescriptionSets:
         cls, describers: Sequence[str], target: Target, probe: Probe, config: DissectionConfig, out: Path
     ) -> "DescriptionSets":
         """Dissects and describes; what an earlier run into ``out`` has finished is not done again."""
-        evaluated_describers = [load_evaluated_describer(name, config.device) for name in describers]
+        evaluated_describers = [load_evaluated_describer(name, target, probe, config.device) for name in describers]
         chosen = select_units(target, config.layers, config.units)
         dissections = dissect(target, probe, list(chosen), out / "dissection", k=config.k, quantile=config.quantile)
         wanted = {layer: [Unit(layer, index) for index in indices] for layer, indices in chosen.items()}

@@ -41,7 +41,7 @@ def cut_and_paste(
         target_options: what is said of the target besides
         probe: images with classes
         limit: only the first so many
-        describer: a name, set as for Diorama (configs/describe/NAME-diorama.yaml), or a file of options
+        describer: a name, NAME:KEY=VALUE,..., or a file of options
         layer: dotted path; one just before the last as a rule
         units: those to attack, as layer4:17; by default those whose descriptions join what is least alike
         count: how many of these

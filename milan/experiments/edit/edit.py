@@ -41,7 +41,7 @@ def edit(
         test_images: more images of the same classes, to test with; a tenth of the images by default
         size: side of the square images that are written, and that both networks take
         resize: short side to which an image is scaled before its middle is cut out; SIZE by default
-        describer: a name, set as for Diorama (configs/describe/NAME-diorama.yaml), or a file of options
+        describer: a name, NAME:KEY=VALUE,..., or a file of options
         words: a unit whose description has one of them, as a whole word, is removed; text, word, letter and their
             plurals by default
         layers: dotted paths of the layers; of a ResNet the first convolution and the four stages by default

@@ -37,11 +37,13 @@ def generalization(
     bert_rescale: bool = False,
     out: Path = Path("runs/generalization"),
     device: str = "cpu",
+    imagenet: str = "",
 ) -> "Report":
     """Trains MILAN on some networks' annotations and scores what it says of units it was not shown.
 
     Args:
-        annotations: diorama (the default), or folders of annotated networks in MILANNOTATIONS' layout
+        annotations: diorama (the default), milannotations:base and other groups of the release, which are downloaded,
+            or folders of annotated networks in MILANNOTATIONS' layout
         encoder: what MILAN looks through; torchvision:resnet101 in the paper
         encoder_weights: its weights, if they are not its own
         seeds: trainings of each split; the seed draws who is held out, too
@@ -70,6 +72,7 @@ def generalization(
         bert_rescale: by bert-score's baseline for the model
         out: the folder to write to; a run that was stopped goes on there
         device: where encoder and MILAN run
+        imagenet: folder of the ImageNet validation set (1,000 class folders), for released annotations of its images
     """
     from milan.experiments.core.description_scores import BertScoreConfig
     from milan.experiments.generalization.model_training import FeatureStore, TrainingRecipe
@@ -93,7 +96,7 @@ def generalization(
         half=half,
     )
     plan = GeneralizationConfig(recipe, seeds, beam, steps, prior_weight, device, first_seed)
-    splits = select_splits(load_networks(annotations or ["diorama"]), kinds, described)
+    splits = select_splits(load_networks(annotations or ["diorama"], imagenet), kinds, described)
     with lock_folder(out):
         evidence = FeatureStore(load_encoder(encoder, weights=encoder_weights or None, device=device))
         found = train_all_splits(splits, plan, evidence, out)

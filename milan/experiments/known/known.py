@@ -31,7 +31,7 @@ def known(
     """Scores descriptions of units whose answer is known, as CLIP-Dissect's Table 2 and Describe-and-Dissect's Table 14
 
     Args:
-        describers: names of describers, set as for Diorama (configs/describe/NAME-diorama.yaml), files of options as in
+        describers: names of describers, NAME:KEY=VALUE,..., files of options as in
             configs/describe, or tables of descriptions
         target: a classifier
         weights: of the target, if not its own

@@ -33,7 +33,7 @@ def painted(
     """Scores descriptions by pictures painted from them, which the network is shown
 
     Args:
-        describers: names of describers, set as for Diorama (configs/describe/NAME-diorama.yaml), files of options as in
+        describers: names of describers, NAME:KEY=VALUE,..., files of options as in
             configs/describe, or tables of descriptions
         target: the network
         weights: of the target, if not its own

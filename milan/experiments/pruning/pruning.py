@@ -38,7 +38,7 @@ def pruning(
     """Prunes the units whose description is like no other's, and those of common terms, against as many drawn by lot
 
     Args:
-        describer: a name, set as for Diorama (configs/describe/NAME-diorama.yaml), a file of options, or a table of
+        describer: a name, NAME:KEY=VALUE,..., a file of options, or a table of
             descriptions
         target: a classifier
         weights: of the target, if not its own

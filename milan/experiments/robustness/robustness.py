@@ -37,7 +37,7 @@ def robustness(
     SAND
 
     Args:
-        describer: a name, set as for Diorama (configs/describe/NAME-diorama.yaml), or a file of options
+        describer: a name, NAME:KEY=VALUE,..., or a file of options
         target: the network
         weights: of the target, if not its own
         target_options: what is said of the target besides
@@ -76,7 +76,7 @@ def robustness(
     images = load_probe(spec, target=network, limit=limit)
     further = {name: load_probe(name, target=network, limit=limit) for name in others}
     chosen = select_units(network, layers or (), units)
-    asked = load_evaluated_describer(describer, device).describer
+    asked = load_evaluated_describer(describer, network, images, device).describer
     with lock_folder(out):
         frame = RobustnessSetup(network, images, chosen, asked, (k, quantile, seed), out)
         changes = list_perturbations(frame, further, samples, {"k": ks, "quantile": quantiles, "seed": seeds}, vary)

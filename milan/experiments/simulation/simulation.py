@@ -37,7 +37,7 @@ def simulation(
     """Scores descriptions by how well they predict activations on images that were kept from every describer
 
     Args:
-        describers: names of describers, set as for Diorama (configs/describe/NAME-diorama.yaml), files of options as in
+        describers: names of describers, NAME:KEY=VALUE,..., files of options as in
             configs/describe, or tables of descriptions; those of the paper's tables, as they are set for Diorama, by
             default
         target: the network
@@ -81,11 +81,16 @@ def simulation(
     from milan.targets.unit_selection import default_out, get_default_probe, select_units
     from milan.units import Unit
 
-    evaluated_describers = [load_evaluated_describer(name, device) for name in describers or DEFAULT_DESCRIBERS]
     network = load_target(target, weights=weights, device=device, **target_options.given)
     out = out or default_out("simulation", network)
     spec = probe or get_default_probe(network)
     simulator = simulator or choose_simulator(spec)
+    learnt, judge_dissections = (
+        load_probe(f"{spec}@{part}", target=network, limit=limit) for part in ("learn", "judge")
+    )
+    evaluated_describers = [
+        load_evaluated_describer(name, network, learnt, device) for name in describers or DEFAULT_DESCRIBERS
+    ]
     shared_source = {
         evaluated.name: find_shared_source(simulator, evaluated.describer.settings)
         for evaluated in evaluated_describers
@@ -97,9 +102,6 @@ def simulation(
                 MilanWarning,
                 stacklevel=2,
             )
-    learnt, judge_dissections = (
-        load_probe(f"{spec}@{part}", target=network, limit=limit) for part in ("learn", "judge")
-    )
     chosen = select_units(network, layers or (), units)
     fitting, judge_simulator = (
         load_simulator(simulator, each, learnt, calibration, superclasses, synsets, device)

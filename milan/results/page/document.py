@@ -16,6 +16,7 @@ MAIN_FACTS = (
     "probe",
     "describer",
     "settings",
+    "sources",
     "images",
     "preprocessing",
     "k",
