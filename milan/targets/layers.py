@@ -184,7 +184,8 @@ class _Reading:
         if shown is not Verdict.FOLLOWS and not layout.sure:
             shape = ("B", *(call.shape or ())[1:])
             raise UnknownLayout(
-                f"puts out {shape}, whose places are no parts of the image (attention, or tokens of none)"
+                f"puts out {shape}, whose places do not respond to parts of the image, as in attention maps; take"
+                " another layer, or set layout if its places do lie over the image"
             )
         if shown is Verdict.FOLLOWS:
             self.orders[key], self.following[layout.grid] = (), (call, layout)

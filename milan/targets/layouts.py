@@ -62,6 +62,11 @@ class LayoutContext:
         if layout.grid != (1, 1):
             self.grids.append((layout.grid, _infer_second_grid(layout, two, self)))
 
+    @property
+    def has_places(self) -> bool:
+        """Whether an earlier layer had places or tokens."""
+        return bool(self.grids or self.token_counts)
+
     def attends(self, grid: Grid) -> bool:
         """Whether a grid may be attention among all places of earlier layers."""
         return set(grid) <= self.token_counts | {rows * columns for (rows, columns), _ in self.grids}
@@ -180,7 +185,8 @@ def _infer_maps(module: nn.Module, one: Shape, two: Shape | None, context: Layou
     known = [grid for grid, _ in context.grids]
     for found in (first, last):
         if found.grid in known or found.grid[0] == found.grid[1]:
-            return replace(found, sure=found.sure and found.grid in known)
+            # Attention, of which no place lies anywhere, needs earlier layers whose places or channels attend.
+            return replace(found, sure=found.sure and (found.grid in known or not context.has_places))
     raise UnknownLayout(f"puts out {('B', *one)}, which may be maps with channels first or last; say which with layout")
 
 
