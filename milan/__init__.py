@@ -23,6 +23,9 @@ _HOMES = {
     "dissect": "milan.dissection.dissect",
     "Dissection": "milan.dissection.store",
     "load_dissection": "milan.dissection.store",
+    "record": "milan.targets.hooks",
+    "ablate": "milan.targets.hooks",
+    "steer": "milan.targets.hooks",
     "recorded": "milan.targets.hooks",
     "ablated": "milan.targets.hooks",
     "Describer": "milan.describers",
@@ -47,7 +50,7 @@ if TYPE_CHECKING:
     from milan.probes import Probe, load_probe
     from milan.results.catalogue import Catalogue, read_descriptions
     from milan.targets.generator_target import GeneratorTarget
-    from milan.targets.hooks import ablated, recorded
+    from milan.targets.hooks import ablate, ablated, record, recorded, steer
     from milan.targets.latents import Latents
     from milan.targets.loading import load_target
     from milan.targets.preprocessing import Preprocessing

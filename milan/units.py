@@ -1,6 +1,6 @@
 """The nouns that flow through the package: a unit, its exemplars, its description."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,30 @@ class Unit:
         if not colon or not layer or not index.isdecimal():
             raise BadInput(f"not a unit: {text!r}; write LAYER:INDEX, as in layer4:17")
         return cls(layer, int(index))
+
+
+def as_unit(unit: Unit | str) -> Unit:
+    """Return a unit that may be given as text.
+
+    >>> as_unit("layer4:17") == as_unit(Unit("layer4", 17))
+    True
+
+    Raises:
+        BadInput: the text has not the form ``LAYER:INDEX``.
+    """
+    return Unit.parse(unit) if isinstance(unit, str) else unit
+
+
+def group_by_layer(units: Iterable[Unit | str]) -> dict[str, list[int]]:
+    """Return the indices of units by their layer, in order.
+
+    >>> group_by_layer(["conv1:3", Unit("fc", 0), "conv1:1"])
+    {'conv1': [3, 1], 'fc': [0]}
+    """
+    indices: dict[str, list[int]] = {}
+    for unit in map(as_unit, units):
+        indices.setdefault(unit.layer, []).append(unit.index)
+    return indices
 
 
 @dataclass(frozen=True, eq=False)

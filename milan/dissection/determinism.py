@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from milan.dissection.forward_blocks import exact
 from milan.errors import BadInput, MilanError
-from milan.targets.hooks import recorded
+from milan.targets.hooks import run_to_layers
 from milan.targets.module_outputs import select_tensor
 from milan.targets.preprocessing import Size
 from milan.targets.target import Target
@@ -79,7 +79,7 @@ def _values(target: Target, layers: Sequence[str], images: Tensor) -> dict[str, 
     def keep(layer: str, maps: Tensor, cls: Tensor | None) -> None:
         found[layer] = maps.detach().clone()
 
-    with recorded(target, layers, keep) as look:
+    with run_to_layers(target, layers, keep) as look:
         look(images)
     return found
 

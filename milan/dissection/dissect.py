@@ -10,8 +10,9 @@ import uuid
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -41,6 +42,7 @@ from milan.storage.integrity import checksums, damage, read_sealed, sealed
 from milan.targets.generator_target import GeneratorTarget
 from milan.targets.preprocessing import pixel_count
 from milan.targets.target import Target
+from milan.units import Unit, group_by_layer
 
 WORK_FOLDER = ".work"  # what a run that has not ended keeps, to go on after a kill
 _BYTE_UNITS = {
@@ -57,6 +59,27 @@ _BYTE_UNITS = {
 _RESERVED_BYTES = 64 * 2**20  # disk space to leave for what is small
 
 
+@dataclass(frozen=True)
+class PassOptions:
+    """How a dissection's pass over the probe is run.
+
+    Attributes:
+        batch_size: images decoded at a time.
+        memory: memory for the statistics, in bytes or as ``"4GiB"``. Thresholds that do not fit exactly are computed on
+            a sample, with a warning that states the possible error of their rank.
+        workers: number of additional threads that decode images.
+    """
+
+    batch_size: int = 16
+    memory: str | int = "4GiB"
+    workers: int = 0
+
+    @property
+    def memory_bytes(self) -> int:
+        """``memory`` as a number of bytes."""
+        return _parse_bytes(self.memory)
+
+
 def dissect(
     target: Target,
     probe: Probe,
@@ -65,53 +88,52 @@ def dissect(
     *,
     k: int = 15,
     quantile: float = 0.99,
-    batch_size: int = 16,
-    memory: str | int = "4GiB",
-    workers: int = 0,
-    units: Mapping[str, Sequence[int]] | None = None,
+    units: Mapping[str, Sequence[int]] | Iterable[Unit | str] | None = None,
     allow_nondeterministic: bool = False,
+    **options: Any,
 ) -> dict[str, Dissection]:
-    """Finds what activates each unit of the layers, in one pass of the target over the probe that stops after the last
-    of them.
+    """Return the exemplars, thresholds and activations of each unit of some layers, computed in one pass over a probe.
 
-    What was found before for the same weights, layer, probe and settings is read instead. A run that was killed goes on
-    where it was, with the same result byte for byte. Nothing of it depends on ``batch_size``, ``workers``, the number
-    of threads or, under ``torchrun``, of processes, which must all see ``out`` (a shared folder where they are on
-    several machines).
+    A finished dissection of the same weights, layer, probe and settings is read instead. Rerunning an interrupted call
+    continues it, with the same result byte for byte. The result depends neither on the batch size nor on the number of
+    threads or, under ``torchrun``, of processes, which must all see ``out`` (a shared folder if they run on several
+    machines).
 
     Args:
+        target: the network; the pass ends after the last of the layers.
+        probe: its images.
         layers: dotted paths, as ``python describe.py --list_layers`` prints them.
-        out: folder for the results, one folder of it per layer.
-        k: exemplars per unit.
-        quantile: of all activations of a unit over all places and images; masks are what exceeds it.
-        batch_size: images decoded at a time.
-        memory: for the statistics, such as ``4GiB``; where thresholds do not fit exactly they are taken of a sample,
-            with a warning that says how far their rank may be off.
-        workers: further threads that decode.
-        units: for some layers the indices of the units to look at, in place of all.
-        allow_nondeterministic: go on, with a warning, where an image's values change from one pass to the next or with
-            the other images of the batch. Needless for a target that was made with this option.
+        out: folder for the results, in which each layer has a folder.
+        k: number of exemplars (top-activating images) per unit.
+        quantile: quantile of a unit's activations at all places and in all images that is its mask threshold.
+        units: units to dissect, as ``["layer4:17"]`` or ``{"layer4": [17]}``; all of the layers that are not named.
+        allow_nondeterministic: continue, with a warning, if an image's activations change from one pass to the next or
+            with the other images of a batch. A target has the same option.
+        options: fields of :class:`PassOptions`: ``batch_size``, ``memory``, ``workers``.
 
     Raises:
-        BadInput: a layer's values are no function of the image; settings that cannot be; a folder that cannot be
+        BadInput: a layer's activations are no function of the image, a setting is out of range, or the folder cannot be
             written, is too small, or is in use by another process.
-        UnknownName: a layer that the target does not have.
+        UnknownName: the target has no such layer.
     """
-    out = Path(out)
-    _check_settings(k, quantile, batch_size)
+    out, run_options = Path(out), PassOptions(**options)
+    _check_settings(k, quantile, run_options.batch_size)
     if allow_nondeterministic:
         target = target.allowing_nondeterminism()
     check_probe(target, probe)
     shard = get_shard(target.device)
-    plans = _make_plans(target, probe, layers, dict(units or {}), k, quantile)
+    chosen: dict[str, Sequence[int]] = (
+        dict(units) if isinstance(units, Mapping) else {**group_by_layer(units or ())}  # type: ignore[arg-type]
+    )
+    plans = _make_plans(target, probe, layers, chosen, k, quantile)
     once, network = shard.broadcast(_make_one_time_key(target)), target.fingerprint
-    plans = [_add_key(plan, target, network, probe, once) for plan in _fit_memory(plans, _parse_bytes(memory))]
+    plans = [_add_key(plan, target, network, probe, once) for plan in _fit_memory(plans, run_options.memory_bytes)]
     missing = _missing(out, plans)
     complete = not missing and _are_images_stored(out, probe, plans) and not (out / WORK_FOLDER).exists()
     shard.barrier()  # nobody writes before all have looked
     if not complete:
         with lock_folder(out) if shard.rank == 0 else nullcontext():
-            _run_missing(target, probe, missing, out, shard, batch_size, workers, _parse_bytes(memory) // 4)
+            _run_missing(target, probe, missing, out, shard, run_options)
         shard.barrier()
     _warn_of(plans, out, {plan.layer.name for plan in missing})
     return {plan.layer.name: StoredDissection(layer_folder(out, plan.layer.name), probe, target) for plan in plans}
@@ -123,11 +145,9 @@ def _run_missing(
     plans: list[LayerPlan],
     out: Path,
     shard: Shard,
-    batch_size: int,
-    workers: int,
-    pixels: int,
+    options: PassOptions,
 ) -> None:
-    """Finds what is missing, all processes together; the first of them writes it."""
+    """Dissect the missing layers in all processes together; the first process writes the results."""
     work = out / WORK_FOLDER
     if shard.rank == 0:
         _check_space(out, plans, probe)
@@ -139,9 +159,9 @@ def _run_missing(
         raise BadInput(
             f"process {shard.rank} does not see {work}: all processes need the same folder, shared between machines"
         )
-    run = DissectionRun(target, probe, plans, work, shard, pixels)
+    run = DissectionRun(target, probe, plans, work, shard, options.memory_bytes // 4)
     if plans:
-        run.run(batch_size, workers)
+        run.run(options.batch_size, options.workers)
     shard.barrier()
     if shard.rank == 0:
         if plans:
@@ -273,7 +293,7 @@ def _add_key(plan: LayerPlan, target: Target, network: str, probe: Probe, once: 
 
 
 def _make_one_time_key(target: Target) -> str:
-    """Nothing, or for a network whose behaviour is changed by hooks (as within ``ablated``) what no other run has:
+    """Nothing, or for a network whose behaviour is changed by hooks (as within ``ablate``) what no other run has:
     hooks have no
     fingerprint, so what was found with them is never taken for anything else."""
     hooks = [

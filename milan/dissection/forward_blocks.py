@@ -24,7 +24,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from milan.errors import BadInput, MilanWarning
-from milan.targets.hooks import recorded
+from milan.targets.hooks import run_to_layers
 from milan.targets.module_access import is_compiled
 from milan.targets.preprocessing import Size, as_size, pixel_count
 from milan.targets.target import Target
@@ -124,7 +124,7 @@ class _WorkerPool(Generic[T]):
         torch.set_num_threads(1)  # of this thread; one set in another thread would not count here
         runner = _BlockRunner(target)
         try:
-            with recorded(target, self.layers, runner.store) as look:
+            with run_to_layers(target, self.layers, runner.store) as look:
                 self._process_tasks(lambda ids, images: self.consume(runner.run(look, ids, images)))
         except BaseException as error:  # could not even begin: every caller is told
             failed = error

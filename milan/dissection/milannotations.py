@@ -82,10 +82,10 @@ class ReleasedDissection(Dissection):
             }
         )
 
-    def exemplars(self, unit: Unit) -> Exemplars:
+    def exemplars(self, unit: Unit | str) -> Exemplars:
         row = self.row_of(unit)
         masks = fill_empty_masks(self._load_masks(row))
-        return Exemplars(unit, self._load_images(row), masks, self._peaks[row], self._ids[row])
+        return Exemplars(self.units[row], self._load_images(row), masks, self._peaks[row], self._ids[row])
 
     def activations(self, pooling: ActivationPooling = "max") -> Float[Tensor, "images units"]:
         raise MissingEvidence(

@@ -2,6 +2,7 @@
 
 import warnings
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -26,9 +27,11 @@ from milan.storage.text_files import read_json_object
 from milan.targets.loading import load_target
 from milan.targets.preprocessing import Size, as_size
 from milan.targets.target import Target
-from milan.units import Exemplars, Unit
+from milan.units import Exemplars, Unit, as_unit
 
 FORMAT = 2  # of the files, 1 in milan 0.1; another number is another dissection
+# Units, and exemplars of each, that a notebook shows of a dissection.
+NOTEBOOK_UNITS, NOTEBOOK_EXEMPLARS = 5, 8
 ActivationPooling = Literal["max", "mean", "cls", "tokens"]
 Status = Literal["ok", "dead", "sparse", "invalid"]
 FACTS_FILE, EXEMPLARS_FILE, STATISTICS_FILE, PROBE = (
@@ -67,7 +70,7 @@ class Dissection(ABC):
     folder: Path
 
     @abstractmethod
-    def exemplars(self, unit: Unit) -> Exemplars:
+    def exemplars(self, unit: Unit | str) -> Exemplars:
         """The images that activate the unit most, strongest first; a mask that would be empty is the whole image.
 
         Raises:
@@ -94,7 +97,7 @@ class Dissection(ABC):
             MissingEvidence: this dissection does not hold them.
         """
 
-    def maps(self, unit: Unit) -> Float[Tensor, "k h w"]:
+    def maps(self, unit: Unit | str) -> Float[Tensor, "k h w"]:
         """The unit's activation in each place of its exemplars, at the layer's own resolution, strongest image first.
 
         Raises:
@@ -127,14 +130,14 @@ class Dissection(ABC):
         """The units of which something can be said."""
         return [unit for unit in self.units if self.status[unit] == "ok"]
 
-    def row_of(self, unit: Unit) -> int:
+    def row_of(self, unit: Unit | str) -> int:
         """The unit's place in ``units``, and in all that is listed by unit.
 
         Raises:
             UnknownName: it was not dissected.
         """
         try:
-            return self._rows[unit]
+            return self._rows[as_unit(unit)]
         except KeyError:
             known = [str(other) for other in self.units]
             raise UnknownName("unit", str(unit), known, f"{len(known)} units of {self.layer} were dissected") from None
@@ -144,7 +147,23 @@ class Dissection(ABC):
         return {unit: row for row, unit in enumerate(self.units)}
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.layer!r} of {self.target}, {len(self.units)} units, probe {self.probe!r})"
+        probe = f", probe {self.probe!r}" if self.probe else ""
+        return f"Dissection({self.layer!r} of {self.target}, {len(self.units)} units, k = {self.k}{probe})"
+
+    def _repr_html_(self) -> str:
+        from milan.console.notebook import render_dissection
+
+        strips = [self._first_exemplars(unit) for unit in self.active_units()[:NOTEBOOK_UNITS]]
+        return render_dissection(repr(self), Counter(self.status.values()), [strip for strip in strips if strip])
+
+    def _first_exemplars(self, unit: Unit) -> str:
+        """Return a strip of a unit's strongest exemplars as HTML; empty where the images are not available."""
+        try:
+            exemplars = self.exemplars(unit)
+        except MissingEvidence:
+            return ""
+        parts = (exemplars.images, exemplars.masks, exemplars.activations, exemplars.ids)
+        return Exemplars(unit, *(part[:NOTEBOOK_EXEMPLARS] for part in parts))._repr_html_()
 
 
 class StoredDissection(Dissection):
@@ -173,18 +192,19 @@ class StoredDissection(Dissection):
         # Files whose checksums were compared.
         self._checked: set[str] = set()
 
-    def exemplars(self, unit: Unit) -> Exemplars:
+    def exemplars(self, unit: Unit | str) -> Exemplars:
         row = self.row_of(unit)
         with self._open_tensors(EXEMPLARS_FILE) as file:
             ids, peaks, maps = (file.get_slice(name)[row] for name in ("ids", "activations", "maps"))
         masks = masks_from_maps(maps, float(self.thresholds()[row]), self.image_size)
+        unit = self.units[row]
         if self.status[unit] == "ok" and not self._has_warned and not masks.flatten(1).any(1).all():
             self._has_warned = True
             text = f"{self.layer}: exemplars in which no place exceeds the unit's threshold are shown whole"
             warnings.warn(text, MilanWarning, stacklevel=2)
         return Exemplars(unit, self.images(ids), fill_empty_masks(masks)[:, None], peaks, ids)
 
-    def maps(self, unit: Unit) -> Float[Tensor, "k h w"]:
+    def maps(self, unit: Unit | str) -> Float[Tensor, "k h w"]:
         row = self.row_of(unit)
         with self._open_tensors(EXEMPLARS_FILE) as file:
             return file.get_slice("maps")[row]

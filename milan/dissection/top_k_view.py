@@ -48,12 +48,12 @@ class TopKView(Dissection):
             )
             self.status |= {unit: "ok" for unit, images in zip(sparse, positive, strict=True) if images >= k}
 
-    def exemplars(self, unit: Unit) -> Exemplars:
+    def exemplars(self, unit: Unit | str) -> Exemplars:
         whole = self.inner.exemplars(unit)
         kept = (part[: self.k] for part in (whole.images, whole.masks, whole.activations, whole.ids))
-        return Exemplars(unit, *kept)
+        return Exemplars(whole.unit, *kept)
 
-    def maps(self, unit: Unit) -> Float[Tensor, "k h w"]:
+    def maps(self, unit: Unit | str) -> Float[Tensor, "k h w"]:
         return self.inner.maps(unit)[: self.k]
 
     def activations(self, pooling: ActivationPooling = "max") -> Float[Tensor, "images units"]:

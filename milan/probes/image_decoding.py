@@ -45,7 +45,12 @@ def decode_image(source: Path | bytes) -> Image.Image:
         Unreadable: it is damaged, cut short, empty, not in one of ``FORMATS``, or larger than is decoded.
     """
     with _opened(source) as image:
-        return _to_rgb(_apply_orientation(image))
+        return to_upright_rgb(image)
+
+
+def to_upright_rgb(image: Image.Image) -> Image.Image:
+    """Return an opened picture in RGB, upright and opaque, as :func:`decode_image` does."""
+    return _to_rgb(_apply_orientation(image))
 
 
 def decode_label_map(source: Path | bytes) -> Image.Image:

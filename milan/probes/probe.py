@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from milan.errors import BadInput, MilanWarning
 from milan.probes.band_files import PICTURE_CHANNELS, open_folder
@@ -22,6 +23,7 @@ from milan.probes.hub_datasets import open_dataset
 from milan.probes.image_decoding import UnreadableImage
 from milan.probes.image_sources import DioramaSource, ImageSource, get_decoder_version, open_path
 from milan.probes.probe_splits import SplitSource, SubsetSource, parse_split
+from milan.probes.python_datasets import open_python_dataset
 from milan.storage.files import content_key
 from milan.targets.preprocessing import Preprocessing, Size, as_size, height_width, size_text
 
@@ -31,7 +33,7 @@ Labels = Sequence[Any] | np.ndarray | Tensor  # see ``milan.probes.class_labels`
 PREFETCH = 8  # images each worker may be ahead of the reader
 
 
-class Probe:
+class Probe(Dataset[tuple[Tensor, int]]):
     """The images that a network is looked at with.
 
     ``name`` and ``spec`` say what they are; ``labels`` are their class numbers and ``classes`` the names of these, or
@@ -82,6 +84,35 @@ class Probe:
         return probe
 
     @classmethod
+    def from_dataset(
+        cls,
+        dataset: Any,
+        classes: Sequence[str] | None = None,
+        *,
+        target: "TargetPreprocessing | None" = None,
+        size: Size | None = None,
+        limit: int | None = None,
+        **preprocessing: Any,
+    ) -> "Probe":
+        """Return a probe of the images of a dataset of PyTorch or Hugging Face.
+
+        Args:
+            dataset: a map-style dataset whose items are PIL images, (PIL image, label) or mappings with both, without
+                transforms; or a split of a Hugging Face dataset with a column of images.
+            classes: class names by number; by default those of the dataset.
+            target: the network that the probe is for, whose preprocessing is applied.
+            size: side of the images in pixels, or height and width; by default the target's, else 224.
+            limit: use only the first so many images.
+            preprocessing: fields of :class:`milan.targets.preprocessing.Preprocessing`, in place of the target's.
+
+        Raises:
+            BadInput: the dataset is empty, has no items by number, or other items.
+        """
+        base = Preprocessing() if target is None else target.preprocessing
+        chosen = base.changed(image_size=size, **preprocessing)
+        return cls(open_python_dataset(dataset, classes, limit), spec="", preprocessing=chosen, limit=limit)
+
+    @classmethod
     def from_generator(cls, generator: ImageGenerator, *, spec: str = "", limit: int | None = None) -> "Probe":
         """The pictures that a generator makes of its latents.
 
@@ -109,7 +140,8 @@ class Probe:
         return self.preprocessing.image_size
 
     def __repr__(self) -> str:
-        return f"Probe({self.spec or 'tensor'!r}, {len(self)} images of {size_text(self.size)} pixels)"
+        name = f"{self.spec!r}, " if self.spec else ""
+        return f"Probe({name}{len(self)} images of {size_text(self.size)} pixels)"
 
     @property
     def channels(self) -> int:
@@ -152,6 +184,18 @@ class Probe:
         scaler = torch.__version__ if self.preprocessing.resampler == "torch" else ""
         crop = () if self.source.is_presized else (self.preprocessing.geometry, get_decoder_version(), scaler)
         return content_key(source=self.source.content_facts(), size=self.size, crop=crop, count=len(self))
+
+    def __getitem__(self, index: int) -> tuple[Shaped[Tensor, "channels height width"], int]:
+        """Return an image as a target takes it (uint8 pixels, or bands) and its class number, -1 if it is unknown.
+
+        Raises:
+            IndexError: there is no such image.
+            BadInput: the image cannot be read; the message names the file.
+        """
+        position = index + len(self) if index < 0 else index
+        if not 0 <= position < len(self):
+            raise IndexError(f"no image {index} in a probe of {len(self)}")
+        return self.input(position), self.labels[position] if self.labels is not None else -1
 
     def image(self, index: int) -> UInt8[Tensor, "3 height width"]:
         """One image, as people see it. Raises BadInput, naming the file, if it cannot be read."""

@@ -65,6 +65,13 @@ class GeneratorTarget(Target):
         """The spec of its own pictures; empty where it cannot be loaded by name."""
         return f"latents:{self.spec}" if self.spec and not self.weights else ""
 
+    @torch.no_grad()
+    def __call__(self, rows: Int[Tensor, " b"]) -> Any:
+        """Return the network's output for rows of its latents, computed in evaluation mode and without gradients."""
+        inputs = self.latents.rows(rows).to(self.device, self.dtype)
+        with self.evaluation_mode():
+            return self.core(inputs)
+
     def make_input(self, ids: Int[Tensor, " b"], images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b numbers"]:
         """The latents of those numbers, whatever the pictures."""
         return self.latents.rows(ids).to(self.device, self.dtype)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from milan.targets.target import Target
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Layer:
     """One output of one module: the values of its units over a grid of places in the image."""
 
@@ -33,9 +33,13 @@ class Layer:
     prefix_tokens: int = 0  # tokens before the grid: class, distillation, registers
     has_class_token: bool = False  # whether the first of them is a class token
     # Which of the layer's places is which of the image's, row by row; empty where they lie so themselves.
-    order: Order = field(default=(), repr=False)
+    order: Order = ()
     module: str = ""  # dotted path of the module, without the number of the call
     call: int = 0  # which call of the module in one forward pass, from 0
+
+    def __repr__(self) -> str:
+        place = f"{self.grid[0]} x {self.grid[1]} places" if self.grid != (1, 1) else "no places"
+        return f"Layer({self.name!r}, {self.units} units, {place}, {self.layout})"
 
     def maps(self, output: Tensor) -> Tensor:
         """Return the module's output as (batch, units, height, width), in float32 where it was 16 bits."""

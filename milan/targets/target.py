@@ -236,6 +236,26 @@ class Target:
         other.options = {**self.options, "allow_nondeterministic": True}
         return other
 
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Any:
+        """Return the network's output for images, computed in evaluation mode and without gradients.
+
+        Args:
+            images: (b, 3, h, w), uint8 pixels from 0 to 255 of the target's size, not normalized. For a network of other bands than
+                grey or colours, floats in the bands' own units.
+
+        Raises:
+            BadInput: the images have another size, number of channels or data type than the network takes.
+        """
+        if images.ndim != 4:
+            raise BadInput(f"images of shape {tuple(images.shape)} have not the 4 axes (b, channels, height, width)")
+        if images.dtype != torch.uint8 and images.shape[1] in (1, 3):
+            kind = str(images.dtype).removeprefix("torch.")
+            raise BadInput(f"images are {kind}; give uint8 pixels from 0 to 255, which the target normalizes itself")
+        inputs = self.make_input(torch.arange(len(images)), images)
+        with self.evaluation_mode():
+            return self.core(inputs)
+
     def evaluation_mode(self) -> AbstractContextManager[None]:
         """The network in evaluation mode on the target's device for a while; then exactly as it was."""
         return evaluation_mode(self.model, self.device)

@@ -8,7 +8,7 @@ from pathlib import Path
 from milan.diorama.networks import LAYERS
 from milan.errors import BadInput, MilanWarning, UnknownName
 from milan.targets.target import Target
-from milan.units import Unit
+from milan.units import Unit, as_unit
 
 
 def get_default_layers(target: Target) -> list[str]:
@@ -32,16 +32,21 @@ def get_default_probe(target: Target) -> str:
     return f"diorama:{task if task in ('objects', 'scenes') else 'objects'}"
 
 
-def select_units(target: Target, layers: Iterable[str] = (), units: str | Iterable[Unit] = "") -> dict[str, list[int]]:
-    """The indices asked for in each of the layers, of a target of Diorama in those that it has of its own; see
-    ``parse_unit_selection``.
+def select_units(
+    target: Target, layers: Iterable[str] = (), units: str | Iterable[Unit | str] = ""
+) -> dict[str, list[int]]:
+    """Return the indices of the selected units of each layer; see :func:`parse_unit_selection`.
+
+    Args:
+        target: the network.
+        layers: names of layers; by default the annotated layers of a network of Diorama.
+        units: the units, as text or one by one; by default all of the layers.
     """
-    return parse_unit_selection(
-        units, {layer.name: layer.units for layer in target.select_layers(list(layers) or get_default_layers(target))}
-    )
+    selected_layers = target.select_layers(list(layers) or get_default_layers(target))
+    return parse_unit_selection(units, {layer.name: layer.units for layer in selected_layers})
 
 
-def parse_unit_selection(selection: str | Iterable[Unit], counts: Mapping[str, int]) -> dict[str, list[int]]:
+def parse_unit_selection(selection: str | Iterable[Unit | str], counts: Mapping[str, int]) -> dict[str, list[int]]:
     """The indices asked for in each layer that has ``counts`` units.
 
     >>> parse_unit_selection("0-2,5", {"conv1": 8}), parse_unit_selection("fc:1", {"conv1": 8, "fc": 4})
@@ -50,8 +55,11 @@ def parse_unit_selection(selection: str | Iterable[Unit], counts: Mapping[str, i
     if not selection:
         return {layer: list(range(count)) for layer, count in counts.items()}
     found: dict[str, set[int]] = {layer: set() for layer in counts}
-    units = [] if isinstance(selection, str) else [(unit.layer, unit.index, unit.index) for unit in selection]
-    for layer, first, last in _ranges(selection, counts) if isinstance(selection, str) else units:
+    if isinstance(selection, str):
+        ranges = list(_ranges(selection, counts))
+    else:
+        ranges = [(unit.layer, unit.index, unit.index) for unit in map(as_unit, selection)]
+    for layer, first, last in ranges:
         part = f"{layer}{':' * bool(layer)}{first}{f'-{last}' * (last > first)}"
         if layer and layer not in counts:
             raise UnknownName("layer of units", layer, counts, f"it is in {part!r}; name it among the layers too")
