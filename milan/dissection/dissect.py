@@ -122,9 +122,7 @@ def dissect(
         target = target.allowing_nondeterminism()
     check_probe(target, probe)
     shard = get_shard(target.device)
-    chosen: dict[str, Sequence[int]] = (
-        dict(units) if isinstance(units, Mapping) else {**group_by_layer(units or ())}  # type: ignore[arg-type]
-    )
+    chosen: dict[str, Sequence[int]] = dict(units) if isinstance(units, Mapping) else {**group_by_layer(units or ())}
     plans = _make_plans(target, probe, layers, chosen, k, quantile)
     once, network = shard.broadcast(_make_one_time_key(target)), target.fingerprint
     plans = [_add_key(plan, target, network, probe, once) for plan in _fit_memory(plans, run_options.memory_bytes)]
