@@ -1,4 +1,4 @@
-"""The nouns that flow through the package: a unit, its exemplars, its description."""
+"""The central types of the package: a unit, its exemplars and its description."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +26,11 @@ class Unit:
 
     @classmethod
     def parse(cls, text: str) -> "Unit":
+        """Return the unit of a text ``LAYER:INDEX``.
+
+        Raises:
+            BadInput: the text has another form.
+        """
         layer, colon, index = text.rpartition(":")
         if not colon or not layer or not index.isdecimal():
             raise BadInput(f"not a unit: {text!r}; write LAYER:INDEX, as in layer4:17")
@@ -58,7 +63,7 @@ def group_by_layer(units: Iterable[Unit | str]) -> dict[str, list[int]]:
 
 @dataclass(frozen=True, eq=False)
 class Exemplars:
-    """The k probe images that activate one unit most, strongest first."""
+    """The k probe images that activate a unit most, strongest first."""
 
     unit: Unit
     images: UInt8[Tensor, "k 3 height width"]  # pixels 0..255, before any normalisation
@@ -74,19 +79,17 @@ class Exemplars:
 
 @dataclass(frozen=True)
 class Description:
-    """What a describer says of one unit."""
+    """A describer's description of a unit."""
 
     unit: Unit
     text: str
     score: float  # larger is better; scales differ between describers
     concepts: tuple[tuple[str, float], ...] = ()  # weighted parts that add up (Linear Explanations)
     bias: float = 0.0
-    candidates: tuple["Candidate", ...] = field(
-        default=(), repr=False
-    )  # runners-up, best first, the chosen one included
-    reasoning: Mapping[str, Any] = field(
-        default_factory=dict, repr=False, hash=False
-    )  # what led there, as plain values, for the page
+    # The texts that were scored, best first, with the chosen one.
+    candidates: tuple["Candidate", ...] = field(default=(), repr=False)
+    # The describer's intermediate results as plain values, which the page shows.
+    reasoning: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
 
     def _repr_html_(self) -> str:
         from milan.console.notebook import render_description
@@ -97,15 +100,15 @@ class Description:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One text that was considered, with the scores that decided."""
+    """A text that was considered as a description, with its scores."""
 
     text: str
     score: float
-    parts: tuple[tuple[str, float], ...] = ()  # what the score was made of, by name: likelihood, prior, pmi
+    parts: tuple[tuple[str, float], ...] = ()  # terms of the score by name: likelihood, prior, pmi
 
 
 def weighted_sum(parts: Sequence[tuple[str, float]]) -> str:
-    """Return concepts with weights as a text.
+    """Return weighted concepts as text.
 
     >>> weighted_sum([("dog", 0.62), ("grass", 0.3148), ("cat", -0.0123)])
     '0.62 dog + 0.31 grass - 0.012 cat'

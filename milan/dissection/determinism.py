@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from milan.dissection.forward_blocks import exact
 from milan.errors import BadInput, MilanError
+from milan.storage.hub_access import format_error_line
 from milan.targets.hooks import run_to_layers
 from milan.targets.module_outputs import select_tensor
 from milan.targets.preprocessing import Size
@@ -61,8 +62,7 @@ def examine(target: Target, layers: Sequence[str], size: Size) -> Examination:
         except MilanError:
             raise
         except Exception as error:  # any fault of the network's own code
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            text = f"{target.name} cannot be run on one image alone: {reason}"
+            text = f"{target.name} cannot be run on one image alone: {format_error_line(error)}"
             raise BadInput(f"{text}{_batch_statistics(target)}") from error
         among = _values(target, layers, images[BATCH])
         differences = {name: _difference(alone[name], among[name][SAME]) for name in alone}

@@ -27,7 +27,7 @@ class Shard:
     def image_range(self, images: int, block: int) -> tuple[int, int]:
         """From where to where this process looks: whole blocks, as many as any other or one fewer.
 
-        >>> [Shard(rank, 3).part(22, 4) for rank in range(3)]
+        >>> [Shard(rank, 3).image_range(22, 4) for rank in range(3)]
         [(0, 8), (8, 16), (16, 22)]
         """
         blocks = -(-images // block)

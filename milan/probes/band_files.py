@@ -11,6 +11,7 @@ from milan.console.command_line import clean_text
 from milan.errors import BadInput
 from milan.probes.image_decoding import MOST_BYTES, MOST_FILE_BYTES, UnreadableImage, suffixes
 from milan.probes.image_sources import FolderSource, sorted_out
+from milan.storage.hub_access import format_error_line
 
 NPY, TIFF = (".npy",), (".tif", ".tiff")
 # Numbers of channels of the networks that take pictures: grey or coloured.
@@ -104,7 +105,7 @@ def _array(file: Path) -> np.ndarray:
     except MemoryError:
         raise UnreadableImage("not enough memory to read it") from None
     except Exception as error:  # readers meet wild bytes with every kind of exception
-        raise UnreadableImage(" ".join(str(error).split())[:200] or type(error).__name__) from None
+        raise UnreadableImage(format_error_line(error)) from None
 
 
 def _read_npy(file: Path) -> np.ndarray:

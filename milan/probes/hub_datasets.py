@@ -11,6 +11,7 @@ from typing import Any
 from milan.console.command_line import clean_text
 from milan.errors import BadInput, UnknownName
 from milan.probes.image_sources import DatasetSource, is_path_like
+from milan.storage.hub_access import format_error_line
 
 TIMEOUT_SECONDS = 5  # seconds to wait for the hub's answer
 
@@ -61,7 +62,7 @@ def _load_from_path(path: Path) -> dict[str, Any]:
             return _list_splits(datasets.load_from_disk(str(path)))
         return _list_splits(datasets.load_dataset(str(path)))
     except Exception as error:  # the library meets wild folders with every kind of exception
-        raise BadInput(f"cannot read the data set at {clean_text(str(path))}: {_format_error_line(error)}") from None
+        raise BadInput(f"cannot read the data set at {clean_text(str(path))}: {format_error_line(error)}") from None
 
 
 def _load_from_hub(name: str) -> dict[str, Any]:
@@ -72,14 +73,14 @@ def _load_from_hub(name: str) -> dict[str, Any]:
         HfApi().dataset_info(name, timeout=TIMEOUT_SECONDS)
     except (errors.GatedRepoError, errors.RepositoryNotFoundError) as error:
         raise BadInput(
-            f"the hub does not give out the data set {name!r}: {_format_error_line(error)}; {_make_hint()}"
+            f"the hub does not give out the data set {name!r}: {format_error_line(error)}; {_make_hint()}"
         ) from None
     except Exception as error:  # no network, in whichever way: what is in the cache can still be read
         return _load_from_cache(name, error)
     try:
         return _list_splits(datasets.load_dataset(name))
     except Exception as error:
-        raise BadInput(f"cannot load the data set {name!r}: {_format_error_line(error)}; {_make_hint()}") from None
+        raise BadInput(f"cannot load the data set {name!r}: {format_error_line(error)}; {_make_hint()}") from None
 
 
 def _load_from_cache(name: str, why: Exception) -> dict[str, Any]:
@@ -90,7 +91,7 @@ def _load_from_cache(name: str, why: Exception) -> dict[str, Any]:
             return _list_splits(datasets.load_dataset(name))
     except Exception:
         raise BadInput(
-            f"the data set {name!r} is not in the cache and the hub cannot be reached ({_format_error_line(why)});"
+            f"the data set {name!r} is not in the cache and the hub cannot be reached ({format_error_line(why)});"
             f" {_make_hint()}"
         ) from None
 
@@ -117,8 +118,3 @@ def _make_hint() -> str:
     from datasets import config
 
     return f"downloads are kept in {config.HF_DATASETS_CACHE}; or pass a local copy, hf:PATH or a folder of images"
-
-
-def _format_error_line(error: Exception) -> str:
-    """The first line of a library's error."""
-    return clean_text(str(error).strip().split("\n")[0])[:200] or type(error).__name__

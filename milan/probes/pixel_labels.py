@@ -19,6 +19,7 @@ from milan.errors import BadInput, MissingEvidence
 from milan.probes.probe import Probe
 from milan.storage.files import cache_root, content_key
 from milan.storage.text_files import read_names
+from milan.targets.fingerprints import tensor_hash
 from milan.targets.preprocessing import height_width
 
 NO_LABEL = -1  # the number of a pixel that shows no concept of a level
@@ -72,11 +73,11 @@ class TensorLabels(PixelLabels):
 
     @cached_property
     def key(self) -> str:  # type: ignore[override]
-        import hashlib
-
-        pixels = hashlib.sha256(self.labels.to(torch.int64).contiguous().numpy().tobytes()).hexdigest()
         return content_key(
-            labels=pixels, shape=list(self.labels.shape), concepts=self.concepts, levels=self.level_names
+            labels=tensor_hash(self.labels.to(torch.int64)),
+            shape=list(self.labels.shape),
+            concepts=self.concepts,
+            levels=self.level_names,
         )
 
     def load(self, ids: Sequence[int]) -> Int[Tensor, "b levels h w"]:

@@ -25,6 +25,7 @@ from milan.probes.image_sources import DioramaSource, ImageSource, get_decoder_v
 from milan.probes.probe_splits import SplitSource, SubsetSource, parse_split
 from milan.probes.python_datasets import open_python_dataset
 from milan.storage.files import content_key
+from milan.targets.fingerprints import tensor_hash
 from milan.targets.preprocessing import Preprocessing, Size, as_size, height_width, size_text
 
 DIORAMA_SIZE = 64
@@ -351,9 +352,7 @@ class _TensorSource(ImageSource):
         return f"image {index} of a tensor"
 
     def content_facts(self) -> dict[str, Any]:
-        import hashlib
-
-        return {"pixels": hashlib.sha256(self._images.tobytes()).hexdigest(), "shape": list(self._images.shape)}
+        return {"pixels": tensor_hash(torch.from_numpy(self._images)), "shape": list(self._images.shape)}
 
 
 def _checked(images: Tensor | np.ndarray) -> Shaped[np.ndarray, "n channels height width"]:
