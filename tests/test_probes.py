@@ -185,9 +185,9 @@ def test_postscript_named_as_a_picture_starts_no_program(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(("mode", "depth"), [("RGB", 4), ("L", 5), ("RGBA", 8), ("I;16", 6), ("P", 5)])
 def test_a_picture_is_decoded_up_to_a_size_in_memory(monkeypatch: pytest.MonkeyPatch, mode: str, depth: int) -> None:
     data = encoded(Image.new(mode, (30, 20)))
-    monkeypatch.setattr(pictures, "MOST_BYTES", 600 * depth)
+    monkeypatch.setattr(pictures, "MAX_DECODED_BYTES", 600 * depth)
     assert decode_image(data).size == (30, 20)
-    monkeypatch.setattr(pictures, "MOST_BYTES", 600 * depth - 1)
+    monkeypatch.setattr(pictures, "MAX_DECODED_BYTES", 600 * depth - 1)
     with pytest.raises(UnreadableImage, match=f"30 x 20 pixels of mode {mode}"):
         decode_image(data)
 
@@ -195,7 +195,7 @@ def test_a_picture_is_decoded_up_to_a_size_in_memory(monkeypatch: pytest.MonkeyP
 def test_a_file_is_read_up_to_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.png").write_bytes(encoded(picture((1, 1, 1))))
     with (tmp_path / "b.png").open("wb") as file:
-        file.truncate(pictures.MOST_FILE_BYTES + 1)  # a hole: nothing is written
+        file.truncate(pictures.MAX_FILE_BYTES + 1)  # a hole: nothing is written
     assert decode_image(tmp_path / "a.png").size == (20, 10)
     with pytest.raises(UnreadableImage, match=r"a file of 0\.5 GB"):
         decode_image(tmp_path / "b.png")
