@@ -1,6 +1,6 @@
-"""Says in words what the neurons of a vision network do.
+"""Describe the neurons of vision networks in natural language.
 
-Names are imported when they are first used, so that ``import milan`` and every ``--help`` are quick.
+Names are imported on first use, so that ``import milan`` and each ``--help`` are fast.
 """
 
 from importlib import import_module

@@ -19,10 +19,10 @@ _CHUNK = 2**24  # upsampled values at a time, which bounds the memory
 def masks_from_maps(
     maps: Float[Tensor, "*lead h w"], thresholds: Float[Tensor, "*some"] | float, size: Size
 ) -> Bool[Tensor, "*lead height width"]:
-    """Return masks that are True where a map, upsampled bilinearly to the image's ``size``, exceeds its threshold.
+    """Return masks that are True where a map, upsampled bilinearly to an image size, exceeds its threshold.
 
     Pixels have half-pixel centres and edge values are repeated, as in image libraries (in the 2022 code activations
-    fade towards the border, so that its masks are smaller there). ``thresholds`` broadcast against the axes before h and w.
+    fade towards the border, so that its masks are smaller there). ``thresholds`` broadcast against the axes before h.
 
     >>> masks_from_maps(torch.tensor([[0.0, 4.0]]), 1.0, (1, 4))
     tensor([[False, False,  True,  True]])

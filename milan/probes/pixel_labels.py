@@ -185,12 +185,13 @@ def shows_diorama(spec: str) -> bool:
 
 
 def load_probe_labels(probe: Probe, classes: str = "", ignored: str = IGNORED_NAMES) -> PixelLabels:
-    """What a probe itself knows of its pixels.
+    """Return the pixel labels of a probe.
 
     Args:
-        classes: names of the class numbers in its label maps: a file with one on each line, or the names separated by
-            commas; ``classes.txt`` beside the data unless given. Of no use to Diorama's probes, which know.
-        ignored: names, separated by commas, that are no concepts.
+        probe: the probe.
+        classes: class names of its label maps by number: a file with one on each line, or names separated by commas; by
+            default ``classes.txt`` beside the data. Ignored for Diorama, whose names are known.
+        ignored: names, separated by commas, of classes that are no concepts.
 
     Raises:
         MissingEvidence: the probe has no pixel labels, or no names for them.

@@ -105,7 +105,7 @@ def match_outputs(probe: Probe, outputs: int, synsets: str = "") -> list[int]:
     if not known:
         if len(classes) != outputs:
             raise MissingEvidence(
-                f"the classifier has {outputs} outputs and {probe.spec or probe.name!r} has {len(classes)} classes; name"
+                f"there are {outputs} outputs and {len(classes)} classes of {probe.spec or probe.name!r}; name"
                 " the class of each output with synsets=FILE"
             )
         return list(range(outputs))
