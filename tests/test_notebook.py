@@ -10,7 +10,10 @@ from PIL import Image
 from milan import Candidate, Catalogue, Description, Exemplars, Unit
 from milan.console.notebook import MAX_CANDIDATES, MAX_ROWS, ROW_PICTURE_SIZE
 from milan.describers._shared.contract import make_toy_dissection
+from milan.dissection.dissect import dissect
+from milan.dissection.store import NOTEBOOK_UNITS
 from milan.results.catalogue import Entry, read_catalogue
+from tests import toys
 
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -65,3 +68,11 @@ def test_a_catalogue_shows_its_first_rows_and_counts():
     assert shown.count("<tr>") == MAX_ROWS + 1
     assert f"1 dead, {MAX_ROWS + 5} ok; the first {MAX_ROWS} are shown" in shown
     assert "<img" not in shown
+
+
+def test_a_dissection_shows_exemplars_of_its_first_active_units(tmp_path):
+    dissection = dissect(toys.target(), toys.probe(), ["conv"], tmp_path, k=3)["conv"]
+    assert repr(dissection) == "Dissection('conv' of toy, 8 units, k = 3)"
+    shown = dissection._repr_html_()
+    assert shown.count("<figure") == shown.count("data:image/webp") == NOTEBOOK_UNITS
+    assert "conv:0: 3 exemplars, activations 1 to 0.5" in shown

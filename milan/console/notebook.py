@@ -58,6 +58,15 @@ def encode_row_exemplars(images: UInt8[Tensor, "k 3 height width"], masks: Bool[
     return _encode_exemplars(images[:ROW_EXEMPLARS], masks[:ROW_EXEMPLARS], ROW_PICTURE_SIZE, ROW_EXEMPLARS)
 
 
+def render_dissection(title: str, status: Mapping[str, int], strips: Sequence[str]) -> str:
+    """Return the title of a dissection, how many units have each status, and strips of exemplars, which are HTML."""
+    counts = ", ".join(f"{count:,} {escape(name)}" for name, count in sorted(status.items()))
+    head = f"<div>{escape(title)}<br><span {MUTED_STYLE}>{counts}</span></div>"
+    more = status.get("ok", 0) - len(strips)
+    rest = f"<div {MUTED_STYLE}>and {more:,} more units</div>" if strips and more > 0 else ""
+    return head + "".join(strips) + rest
+
+
 def render_description(
     name: str,
     text: str,
