@@ -91,6 +91,7 @@ def print_plan(plan: DescribeRun) -> None:
         ),
         ("describe", f"{units:,} units by {plan.describer.name}{plan.reason and f' ({plan.reason})'}"),
         ("models", sources_note(plan.describer.required_models()) or "none"),
+        *_describe_requests(plan, units),
         ("disk", f"about {_estimate_bytes(plan) / 2**20:,.0f} MiB in {plan.out}"),
         (
             "time",
@@ -110,6 +111,13 @@ def print_plan(plan: DescribeRun) -> None:
     ):
         console.print(f"{name:9} {escape_markup(text)}", soft_wrap=True)
     console.print("\nnothing was written (--dry_run)")
+
+
+def _describe_requests(plan: DescribeRun, units: int) -> list[tuple[str, str]]:
+    """Return a line on what the describer sends to an endpoint; none if it has none."""
+    text = plan.describer.estimate_requests(plan.probe, units, plan.dissection_options.get("k", 15))
+    url = plan.describer.image_endpoint()
+    return [("send", text or f"images to {url}")] if text or url else []
 
 
 def _estimate_bytes(plan: DescribeRun) -> int:

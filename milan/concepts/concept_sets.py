@@ -4,7 +4,6 @@ import json
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import product
 from pathlib import Path
 
 from jaxtyping import Float
@@ -19,8 +18,7 @@ from milan.concepts.harvest import (
     read_texts,
 )
 from milan.console.progress import track_progress
-from milan.diorama.scene_concepts import list_concepts
-from milan.diorama.scene_vocabulary import ADJECTIVES, COLOURS, OBJECTS, PATTERNS
+from milan.diorama.concept_texts import list_concept_texts
 from milan.errors import BadInput, MilanWarning, UnknownName
 from milan.pretrained.published_models import MissingModel, ModelFacts
 from milan.storage.downloads import RemoteFile, fetch, is_downloaded
@@ -56,7 +54,6 @@ PUBLISHED_TEXTS = {
     ),
 }
 PUBLISHED_SET_SIZE = "less than 0.2 MB"
-CLEARER_NAMES = {"top": "table top", "back": "chair back"}  # bare, these say where in a picture something is
 
 
 def load_concept_set(
@@ -210,18 +207,4 @@ def _harvest_diorama(spacy_model: str, minimum: int) -> tuple[str, ...]:
     return tuple(harvest_phrases(generate_diorama_sentences(), spacy_model=spacy_model, minimum=minimum))
 
 
-@cache
-def _list_diorama_concepts() -> tuple[str, ...]:
-    looks = [*COLOURS, *(ADJECTIVES[name] for name in PATTERNS[1:])]
-    pairs = [*product(looks, OBJECTS), *product(COLOURS, PATTERNS[1:])]
-    return tuple(
-        dict.fromkeys(
-            [
-                *(CLEARER_NAMES.get(concept.name, concept.name) for concept in list_concepts()),
-                *(" ".join(pair) for pair in pairs),
-            ]
-        )
-    )
-
-
-NAMED_SETS: dict[str, Callable[[], list[str]]] = {"diorama": lambda: list(_list_diorama_concepts())}
+NAMED_SETS: dict[str, Callable[[], list[str]]] = {"diorama": lambda: list(list_concept_texts())}

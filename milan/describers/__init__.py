@@ -7,7 +7,13 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from milan.describers._shared.base import Describer, DescriptionFailure, select_active, sources_of
+from milan.describers._shared.base import (
+    Describer,
+    DescriptionFailure,
+    select_active,
+    sources_of,
+    warn_of_sent_images,
+)
 from milan.describers._shared.contract import check_describer
 from milan.errors import BadInput, MilanError, UnknownName
 from milan.storage.user_code import is_file_spec, module_of, one_line
@@ -85,7 +91,7 @@ def load_describer(name: str, **settings: Any) -> Describer:
             has = f"it has: {', '.join(known)}" if known else "it has no settings"
             raise UnknownName(f"setting of {name}", setting, known, has)
     try:
-        return cls(**settings)
+        describer = cls(**settings)
     except MilanError:
         raise
     except TypeError as error:
@@ -95,6 +101,8 @@ def load_describer(name: str, **settings: Any) -> Describer:
         if not is_file_spec(name):
             raise
         raise BadInput(f"describer {name} cannot be made: {one_line(error)}") from error
+    warn_of_sent_images(describer)
+    return describer
 
 
 def parse_settings(name: str, settings: Mapping[str, Any], device: str = "cpu") -> dict[str, Any]:

@@ -90,6 +90,12 @@ class BestConcept(Describer):
             }
         )
 
+    def image_endpoint(self) -> str:
+        return self.candidate_describer.image_endpoint()
+
+    def estimate_requests(self, probe: Probe, units: int, k: int) -> str:
+        return self.candidate_describer.estimate_requests(probe, units, k)
+
     @cached_property
     def candidate_describer(self) -> Describer:
         """The describer whose candidates they are."""

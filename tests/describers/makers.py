@@ -108,6 +108,11 @@ def _sand(folder: Path) -> Describer:
     return load_simulated("sand", embedder=COLOURS, concepts="diorama")
 
 
+@makes("vlm")
+def _vlm(folder: Path) -> Describer:
+    return load_describer("vlm", llm="diorama", embedder=COLOURS, activations=True)
+
+
 PICTURED = str(Path(__file__).with_name("colour_captioner.py"))
 
 

@@ -22,7 +22,7 @@ from milan.scores.prediction_pairs import CHOOSING, JUDGING, SHOWN, PredictionPa
 from milan.targets.loading import load_target
 from milan.units import Unit
 from tests.describers.makers import PICTURED, load_simulated
-from tests.pretrained.rude_server import KEY, serving
+from tests.pretrained.chat_server import KEY, serving
 
 RED, EITHER = Unit("answers", 0), Unit("answers", 6)
 NAMES = [f"class {number}" for number in range(40)]

@@ -98,7 +98,7 @@ def test_a_file_shorter_than_announced_is_not_taken_for_whole(server, remote):
 
 def test_a_silent_server_is_given_up_on(server, remote):
     server.faults += ["slow"]
-    with pytest.raises(BadInput, match="model.pth"):
+    with pytest.raises(BadInput, match=r"model\.pth"):
         fetch(remote, options=DownloadOptions(timeout=0.03, tries=1, pause=0.0))
 
 

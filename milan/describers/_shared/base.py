@@ -1,6 +1,7 @@
 """The interface of all describers, and the facts about them that results state."""
 
 import inspect
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -11,8 +12,9 @@ from typing import Any, ClassVar
 
 from milan.concepts.concept_sets import find_missing_sets
 from milan.dissection.store import Dissection
-from milan.errors import BadInput
+from milan.errors import BadInput, MilanWarning
 from milan.pretrained.milan_release import find_missing_release, is_released
+from milan.pretrained.openai_endpoint import is_on_this_machine
 from milan.pretrained.published_models import MissingModel, find_missing_model
 from milan.probes import Probe
 from milan.storage.files import content_key
@@ -122,6 +124,20 @@ class Describer(ABC):
             MissingEvidence: they do not.
         """
 
+    def image_endpoint(self) -> str:
+        """Return the address of the endpoint that images are sent to; empty if all models run in this process."""
+        return ""
+
+    def estimate_requests(self, probe: Probe, units: int, k: int) -> str:
+        """Return how many requests, images and bytes describing that many units takes, and where they go, for people.
+
+        Args:
+            probe: the images, of which a few are read.
+            units: number of units.
+            k: number of exemplars of each.
+        """
+        return ""
+
     def sources(self, dissection: Dissection) -> dict[str, str]:
         """Return what the answers about a layer are made from besides its target and probe, by role.
 
@@ -146,6 +162,14 @@ def sources_of(dissections: Iterable[Dissection], describers: Mapping[str, Descr
     for name, describer in describers.items():
         parts[name] |= {WORDS: describer.words} if describer.words else {}
     return {**united([{"target": layer.target, "probe": layer.probe} for layer in layers]), **joined(parts)}
+
+
+def warn_of_sent_images(describer: Describer) -> None:
+    """Warn if the describer sends images to an endpoint that is not on this machine."""
+    url = describer.image_endpoint()
+    if url and not is_on_this_machine(url):
+        text = f"{describer.name} sends images of the probe to {url}, which is not on this machine"
+        warnings.warn(text, MilanWarning, stacklevel=3)
 
 
 def _as_list(value: Any) -> list[Any] | tuple[Any, ...]:
