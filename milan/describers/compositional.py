@@ -333,7 +333,5 @@ def _join_parts(join: str, parts: Sequence[FormulaText]) -> str:
     holding = [words for kind, _, words in ordered if kind != 1]
     barred = [words for kind, _, words in ordered if kind == 1]
     bar = f"neither {' nor '.join(barred)}" if len(barred) > 1 else "".join(f"not {words}" for words in barred)
-    if not holding or not barred:
-        plain = len(holding) > 1 and all(kind == 0 for kind, _, _ in ordered)
-        return (BOTH if plain else "") + " and ".join(holding) + bar
-    return f"{' and '.join(holding)} but {bar}"
+    both = BOTH if len(holding) > 1 and all(kind != 2 for kind, _, _ in ordered) else ""
+    return both + " and ".join(holding) + (" but " if holding and barred else "") + bar

@@ -15,7 +15,7 @@ from milan.describers import check_describer
 from milan.describers._shared.contract import make_toy_dissection
 from milan.describers._shared.elastic_net import RowSplit
 from milan.describers.linear_explanations import _filter_concepts
-from milan.diorama.scene_concepts import parse_concepts
+from milan.diorama.text_reader import parse_description
 from milan.dissection.dissect import dissect
 from milan.errors import BadInput, MissingEvidence
 from milan.probes import Probe, load_probe
@@ -292,14 +292,7 @@ def test_weights_are_written_so_that_they_can_be_read():
 
 
 def test_the_truth_score_reads_what_a_sum_adds():
-    def phrases(*parts):
-        phrases = parse_concepts(weighted_sum(parts)).phrases
-        return [[[concept.name for concept in group] for group in phrase] for phrase in phrases]
-
-    assert phrases(("dog", 0.62), ("horizontal stripes", 0.00031), ("red", 0.2), ("cat", -0.12)) == [
-        [["dog"]],
-        [["horizontal stripes"]],
-        [["red"]],
-    ]
-    assert phrases(("dog", -0.62), ("cat", -0.12)) == []
-    assert parse_concepts("3 dogs and a red ball") == parse_concepts("three dogs and a red ball")
+    parts = [("dog", 0.62), ("horizontal stripes", 0.00031), ("red", 0.2), ("cat", -0.12)]
+    terms = parse_description(weighted_sum(parts)).terms
+    assert [(formula.name, weight) for weight, formula in terms] == parts
+    assert parse_description("3 dogs and a red ball") == parse_description("three dogs and a red ball")

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from milan.diorama.scene_concepts import parse_concepts
+from milan.diorama.text_reader import parse_description
 from milan.errors import BadInput
 from milan.experiments.core.described_network import DescribedNetwork, DescriptionConfig
 from milan.experiments.core.form_answers import RaterAnswers
@@ -120,7 +120,9 @@ class AuditedNetwork:
     def area(self) -> float:
         """The share of the probe's pixels that show people's faces."""
         signatures = next(iter(self.truths.values())).signatures
-        return float(signatures.area[signatures.text_mask(parse_concepts(TRUE_CONCEPT))].sum() / signatures.area.sum())
+        return float(
+            signatures.area[signatures.text_mask(parse_description(TRUE_CONCEPT))].sum() / signatures.area.sum()
+        )
 
     def format_item_id(self, unit: Unit) -> str:
         """The unit's name in the form: of the network only its number, so that who checks does not know which was

@@ -1,11 +1,13 @@
 """How describers stand: what they said of units against what is true of them, as the tables and the page of a bench."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from milan.console.command_line import get_recorded_warnings
 from milan.describers import Describer, sources_of
@@ -14,7 +16,6 @@ from milan.experiments.core.evaluated_describers import EvaluatedDescriber
 from milan.experiments.core.report import Column, Report, Row, Table
 from milan.results.catalogue import OK
 from milan.scores.confidence_intervals import Measure, estimate_mean, estimate_share
-from milan.scores.exact_naming import compute_named_share, is_named_exactly
 from milan.scores.truth_score import Truth
 from milan.storage.files import collect_versions
 from milan.storage.tables import read_csv
@@ -29,24 +30,32 @@ LABEL_SETTINGS = {
 COLUMNS = (
     Column(
         "truth",
-        "The mean truth score: how much of the best that could be said of a unit with as many concepts its description"
-        " says. A unit without a description counts as 0.",
+        "The mean truth score: the share of the way from a random concept to the best formula of up to three concepts,"
+        " by correlation over held-out scenes. Of a unit that no formula describes, silence counts 1, any text 0.",
         "%",
         1,
         "more",
     ),
     Column(
+        "correlation",
+        "The mean correlation of a unit's activation with the pixels that its text denotes, over held-out scenes.",
+        "",
+        3,
+        "more",
+    ),
+    Column("overlap", "The mean IoU of a unit's masks with these pixels.", "", 3, "more"),
+    Column(
         "exact",
-        "Of the units with a planted meaning, the share of which the description says exactly that: read for its"
-        " concepts, no concept more, none fewer, joined in the same way.",
+        "Of the units with a planted meaning, the share of which the description denotes exactly the planted pixels"
+        " (IoU at least .98 over held-out scenes).",
         "%",
         1,
         "more",
     ),
     Column(
         "both halves",
-        "Of the units planted to answer to either of two things, the share of which the description names both, each as"
-        " an alternative of its own, whatever else it says and whatever it excepts (but not ...).",
+        "Of the units planted to detect either of two things, the share of which the description covers 80% of the"
+        " pixels of each, and 80% of what it denotes belongs to one of them.",
         "%",
         1,
         "more",
@@ -66,8 +75,8 @@ NOTES = (
     "Intervals are of 95%: of means by drawing the units again a thousand times, of shares by Wilson's formula.",
     (
         "The ceiling repeats what one of the unit's annotators said; they are simulated and know what every pixel"
-        " shows. Floors: the annotators' texts dealt to other units of the layer, a concept drawn by lot, and the"
-        " commonest annotation said of every unit."
+        " shows. Floors: the annotators' texts assigned to other units of the layer, a random concept, and the concept"
+        " that scores best if it is said of every unit."
     ),
     (
         "All describers had the same exemplars, activations and masks. What several need, as a count of the labels'"
@@ -75,8 +84,8 @@ NOTES = (
     ),
 )
 NAMED_EXACTLY = (
-    "Named exactly: the text, read by milan.diorama.scene_concepts.parse_concepts with synonyms and plurals, has the"
-    " same formula as the planted text. Units planted to mean nothing count for the truth score only."
+    "Named exactly: the text denotes the same pixels as the planted text, read by milan.diorama.text_reader with"
+    " synonyms and plurals. Units planted as random directions count for the truth score only."
 )
 
 
@@ -107,6 +116,18 @@ class BenchData:
     def compute_score(self, unit: Unit, text: str | None) -> float:
         """The truth score; 0 if nothing was said, NaN if the unit has no masks."""
         return self.truths[unit.layer].score(unit, text or "")
+
+    def is_exact(self, unit: Unit, text: str) -> bool:
+        """Return whether a text denotes exactly what was planted."""
+        return self.truths[unit.layer].is_exact(text, self.planted[unit].text)
+
+    def find_best_constant(self) -> str:
+        """Return the concept that scores best in the mean if it is said of every unit of its layer, of all layers."""
+        found = {
+            truth.find_best_constant([unit for unit in self.units if unit.layer == layer])[0]
+            for layer, truth in self.truths.items()
+        }
+        return max(sorted(found), key=lambda text: np.nanmean([self.compute_score(unit, text) for unit in self.units]))
 
     def find_group(self, unit: Unit) -> str:
         """What the units are divided by: what was planted, else their layer."""
@@ -196,21 +217,25 @@ def _make_row(data: BenchData, evaluated: EvaluatedDescriber, seed: int) -> Row:
     halved = [unit for unit in meant if data.planted[unit].kind == "either"]
     values: dict[str, Measure | float | int] = {
         "truth": estimate_mean([data.compute_score(unit, texts.get(unit)) for unit in data.units], seed),
+        "correlation": _estimate(data, texts, Truth.correlation, seed),
+        "overlap": _estimate(data, texts, Truth.overlap, seed),
         "described": len(said),
         "distinct": len(set(said)),
         "words": estimate_mean([float(len(text.split())) for text in said], seed),
         "time": evaluated.seconds,
     }
     if data.planted:
-        values["exact"] = estimate_share([_is_exact(data, unit, texts) for unit in meant])
+        values["exact"] = estimate_share([data.is_exact(unit, texts.get(unit, "")) for unit in meant])
         values["both halves"] = estimate_share(
-            [compute_named_share(texts.get(unit, ""), data.planted[unit].text) == 1 for unit in halved]
+            [data.truths[unit.layer].names_all_parts(texts.get(unit, ""), data.planted[unit].text) for unit in halved]
         )
     return Row(evaluated.name, values, evaluated.role)  # type: ignore[arg-type]
 
 
-def _is_exact(data: BenchData, unit: Unit, texts: Mapping[Unit, str]) -> bool:
-    return is_named_exactly(texts.get(unit, ""), data.planted[unit].text)
+def _estimate(
+    data: BenchData, texts: Mapping[Unit, str], measure: Callable[[Truth, Unit, str], float], seed: int
+) -> Measure:
+    return estimate_mean([measure(data.truths[unit.layer], unit, texts.get(unit, "")) for unit in data.units], seed)
 
 
 def _make_group_table(data: BenchData, describers: Sequence[EvaluatedDescriber], seed: int) -> Table:
@@ -232,7 +257,7 @@ def _make_group_table(data: BenchData, describers: Sequence[EvaluatedDescriber],
         for group, units in groups.items():
             values[group] = estimate_mean([data.compute_score(unit, texts.get(unit)) for unit in units], seed)
             if _has_meaning(data, units):
-                values[f"{group} exact"] = estimate_share([_is_exact(data, unit, texts) for unit in units])
+                values[f"{group} exact"] = estimate_share([data.is_exact(unit, texts.get(unit, "")) for unit in units])
         rows.append(Row(evaluated.name, values, evaluated.role))  # type: ignore[arg-type]
     return Table("by planted kind" if data.planted else "by layer", tuple(columns), tuple(rows))
 
@@ -268,13 +293,13 @@ def make_unit_view(data: BenchData, unit: Unit, describers: Sequence[EvaluatedDe
     known = data.planted.get(unit)
     meant = known is not None and known.kind != "nothing"
     best = list(dict.fromkeys(data.truths[unit.layer].find_best(unit, length).text for length in (1, 2)))
-    truth_text = " / ".join(text.replace(" & ", " and ").replace(" | ", " or ") for text in best)
+    truth_text = " / ".join(best)
     truth = (known.text or "nothing in particular") if known else f"Best: {truth_text}"
     said = []
     for evaluated in describers:
         entry = next(entry for entry in evaluated.entries if entry.unit == unit)
         text = entry.description.text if entry.description else ""
-        mark = "exact" if meant and is_named_exactly(text, known.text) else ""  # type: ignore[union-attr]
+        mark = "exact" if meant and data.is_exact(unit, text) else ""
         score = data.compute_score(unit, text)
         said.append(
             {"name": evaluated.name, "role": evaluated.role, "text": text, "reason": entry.reason, "mark": mark,

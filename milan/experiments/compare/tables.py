@@ -213,7 +213,7 @@ def _make_unit_view(runs: Sequence[DescribedRun], unit: Unit, truth: Truth | Non
         else []
     )
     said = [_make_description_view(run, unit, truth) for run in runs]
-    truth_text = " / ".join(text.replace(" & ", " and ").replace(" | ", " or ") for text in best)
+    truth_text = " / ".join(best)
     return {"id": str(unit), "group": unit.layer, "truth": f"Best: {truth_text}" if truth_text else "", "said": said}
 
 
