@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxtyping import Bool, Float, UInt8
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from torch import Tensor
 
 from milan.console.exemplar_rendering import encode_webp, highlight_masks, make_image_grid
@@ -60,11 +61,9 @@ def encode_row_exemplars(images: UInt8[Tensor, "k 3 height width"], masks: Bool[
 
 def render_dissection(title: str, status: Mapping[str, int], strips: Sequence[str]) -> str:
     """Return the title of a dissection, how many units have each status, and strips of exemplars, which are HTML."""
-    counts = ", ".join(f"{count:,} {escape(name)}" for name, count in sorted(status.items()))
-    head = f"<div>{escape(title)}<br><span {MUTED_STYLE}>{counts}</span></div>"
-    more = status.get("ok", 0) - len(strips)
-    rest = f"<div {MUTED_STYLE}>and {more:,} more units</div>" if strips and more > 0 else ""
-    return head + "".join(strips) + rest
+    counts = ", ".join(f"{count:,} {name}" for name, count in sorted(status.items()))
+    rest = status.get("ok", 0) - len(strips) if strips else 0
+    return _render("dissection", title, counts, [Markup(strip) for strip in strips], rest)
 
 
 def render_description(

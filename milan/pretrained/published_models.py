@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from milan.storage.hub_access import is_offline, is_reachable
+from milan.storage.model_places import is_path_like
 
 OPENAI_URL = "https://api.openai.com/v1"
 
@@ -81,8 +82,6 @@ def find_missing_model(role: str, spec: str, base_url: str = "") -> MissingModel
 
 
 def _is_local(name: str) -> bool:
-    from milan.targets.families import is_path_like
-
     return Path(name).expanduser().exists() or is_path_like(name)
 
 

@@ -17,11 +17,8 @@ from milan.errors import BadInput
 from milan.probes import load_probe
 from milan.targets.loading import load_target
 from tests.describers.labelled import labelled
-<<<<<<< HEAD
 from tests.describers.makers import load_simulated
-=======
 from tests.describers.test_netdissect import measure_overlaps
->>>>>>> w-e
 
 NAMES = ["red", "car", "boat", "wheel"]
 
@@ -144,18 +141,9 @@ def test_formulas_counted_on_fingers(tmp_path: Path, cache: Path) -> None:
 def test_its_text_is_read_as_the_formula_that_was_found(tmp_path: Path, cache: Path) -> None:
     probe = load_probe("diorama:objects", limit=40)
     layer = dissect(load_target("diorama:resnet-objects"), probe, ["layer3"], tmp_path, k=3)["layer3"]
-<<<<<<< HEAD
-    truth = Truth.measure(layer, folder=tmp_path)
     said = list(load_simulated("compositional").describe(layer, layer.units))
     single = list(load_simulated("netdissect").describe(layer, layer.units))
-    assert [truth.overlap(each.unit, each.text) for each in said] == pytest.approx(
-        [each.score for each in said], abs=1e-12
-    )
-=======
-    said = list(load_describer("compositional").describe(layer, layer.units))
-    single = list(load_describer("netdissect").describe(layer, layer.units))
     assert measure_overlaps(layer, said, tmp_path) == pytest.approx([each.score for each in said], abs=1e-12)
->>>>>>> w-e
     assert all(one.score >= other.score for one, other in zip(said, single, strict=True))
     assert len({each.text for each in said}) > 40
     assert {word for each in said for word in ("but not", "or", "and (", "both") if word in each.text} >= {
