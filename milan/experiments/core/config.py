@@ -4,9 +4,9 @@ Nothing here imports torch, so that ``--help`` answers at once. Each experiment 
 ``milan/experiments/NAME/config.py``; the first line of its docstring is the experiment's summary.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from milan.targets.preprocessing import TargetOptions
 
@@ -31,14 +31,6 @@ class ReportConfig:
     def experiment(self) -> str:
         """The experiment's name, which is that of the folder of its ``config.py``."""
         return type(self).__module__.split(".")[-2]
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """All options by name, with plain values; those of option groups stand beside the others."""
-        values = asdict(self)
-        for name in [name for name, value in vars(self).items() if getattr(value, "flat", False)]:
-            values |= values.pop(name)
-        return values
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from milan.storage.provenance import Sources, simulated_note
 from milan.storage.tables import write_csv
 
 Value = Measure | float | int | str | None
+Role = Literal["", "ceiling", "floor"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Row:
 
     name: str
     values: Mapping[str, Value]
-    role: Literal["", "ceiling", "floor"] = ""
+    role: Role = ""
 
 
 @dataclass(frozen=True)

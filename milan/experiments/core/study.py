@@ -92,8 +92,11 @@ class Study:
     @cached_property
     def dissections(self) -> dict[str, Dissection]:
         """The dissections of the selected layers, by layer."""
-        options = {"k": self.dissection.k, "quantile": self.dissection.quantile}
-        return dissect(self.target, self.probe, list(self.units), self.out / "dissection", **options)  # type: ignore[arg-type]
+        return self.dissect_on(self.probe, "dissection", k=self.dissection.k, quantile=self.dissection.quantile)
+
+    def dissect_on(self, probe: Probe, name: str, **options: Any) -> dict[str, Dissection]:
+        """Dissect the selected layers on other images, into a folder of that name, with options of ``dissect``."""
+        return dissect(self.target, probe, list(self.units), self.out / name, **options)
 
     def describe(self, *specs: str | EvaluatedDescriber) -> list[EvaluatedDescriber]:
         """Describe the selected units with each describer; all are loaded before the first image is read.
@@ -129,10 +132,10 @@ class Study:
         """Return the units whose description has one of the words."""
         return [unit for unit, text in self.texts.items() if mentions(text, words)]
 
-    def sources_with(self, **describers: Describer) -> dict[str, str]:
+    def sources_with(self, describers: Mapping[str, Describer] | None = None) -> dict[str, str]:
         """Return what the dissections, the descriptions and further describers were made from, by role."""
         owners = {each.name: each.describer for each in self.describers}
-        return sources_of(self.dissections.values(), owners | describers)
+        return sources_of(self.dissections.values(), owners | dict(describers or {}))
 
     @property
     def facts(self) -> dict[str, Any]:
