@@ -14,6 +14,7 @@ from milan.experiments.core.corpus_tables import make_annotation_tables, make_wo
 from milan.experiments.core.line_plots import Curve, plot_lines
 from milan.experiments.core.report import Column, Report, Row, Table, Value
 from milan.experiments.core.study import Study
+from milan.experiments.core.unit_views import make_text_view, make_unit_view
 from milan.language import format_pipeline_name, load_pipeline
 from milan.scores.accuracy_under_ablation import compute_mean_difference
 from milan.scores.confidence_intervals import Measure, estimate_mean
@@ -344,12 +345,6 @@ class AblationResult:
     def make_unit_view(self, unit: Unit, sheet: Any) -> dict[str, Any]:
         """Return what the page shows of a unit."""
         criterion = self.first_units[unit]
-        said = {
-            "name": self.study.evaluated.name,
-            "role": "",
-            "text": self.study.texts[unit],
-            "reason": "",
-            "mark": "",
-            "score": f"{self.values[criterion][unit]:.3g}",
-        }
-        return {"id": str(unit), "group": criterion, "truth": "", "sheet": sheet, "said": [said]}
+        score = f"{self.values[criterion][unit]:.3g}"
+        row = make_text_view(self.study.evaluated.name, self.study.texts[unit], score=score)
+        return make_unit_view(unit, criterion, "", [row]) | {"sheet": sheet}

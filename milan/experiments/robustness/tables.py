@@ -13,6 +13,7 @@ from milan.describers import sources_of
 from milan.errors import BadInput
 from milan.experiments.core.bar_plots import plot_bars
 from milan.experiments.core.report import Column, Report, Row, Table, Value
+from milan.experiments.core.unit_views import make_text_view, make_unit_view
 from milan.experiments.robustness.perturbations import UNCHANGED, Perturbation, Perturbations, unwrap_view
 from milan.pretrained.embedder import Embedder, embed_texts
 from milan.probes.pixel_labels import shows_diorama
@@ -210,17 +211,13 @@ def make_unit_views(changes: DescriptionChanges) -> dict[Unit, dict[str, Any]]:
     counts = {unit: sum(changes.is_changed(each, unit) for each in perturbations) for unit in changes.unchanged}
     views = {}
     for unit in sorted(counts, key=lambda unit: (-counts[unit], unit))[:SHOWN_UNITS]:
-        said = [
-            {
-                "name": each.name,
-                "role": "",
-                "text": changes.texts[each.name].get(unit, ""),
-                "reason": "",
-                "mark": "changed" if changes.is_changed(each, unit) else "",
-                "score": "",
-            }
+        rows = [
+            make_text_view(
+                each.name,
+                changes.texts[each.name].get(unit, ""),
+                mark="changed" if changes.is_changed(each, unit) else "",
+            )
             for each in perturbations
         ]
-        group = f"changed {counts[unit]} times"
-        views[unit] = {"id": str(unit), "group": group, "truth": changes.unchanged[unit], "said": said}
+        views[unit] = make_unit_view(unit, f"changed {counts[unit]} times", changes.unchanged[unit], rows)
     return views
