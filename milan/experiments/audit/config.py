@@ -22,8 +22,8 @@ class AuditConfig(DissectionOptions, RunConfig):
         limit: Use only the first LIMIT images of the probe.
         describer: The describer: a name (on Diorama with the settings of configs/describe/NAME-diorama.yaml), a file of
             options, or a table of descriptions.
-        words: A unit is counted if its description has one of these words, as a whole word. By default face, head, nose,
-            eyes, mouth, and their plurals.
+        words: A unit is counted if its description has one of these words, as a whole word. By default face, head,
+            nose, eyes, mouth, and their plurals.
         answers: Files that the page check.html saved, in which people marked the units that detect faces.
         min_iou: The intersection over union of a unit's masks and people's faces from which on it detects faces, where
             that is known.

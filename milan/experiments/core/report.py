@@ -34,7 +34,7 @@ class Column:
     def format(self, value: Value) -> str:
         """A value as people read it.
 
-        >>> Column("exact", "", "%", 0).shown(Measure(0.25, 0.046, 0.699)), Column("length", "").shown(None)
+        >>> Column("exact", "", "%", 0).format(Measure(0.25, 0.046, 0.699)), Column("length", "").format(None)
         ('25 (5 to 70)', '–')
         """
         if isinstance(value, Measure):
