@@ -60,7 +60,7 @@ class NetworkPair:
                 raise BadInput(
                     f"{len(weights)} files of weights for {len(networks)} networks; give one for each, or none"
                 )
-            files: list[str | None] = [*(weights or [None] * len(networks))]
+            files: list[str | None] = list(weights) if weights else [None for _ in networks]
             sides.append(list(zip(networks, files, strict=True)))
         if len(sides[0]) != len(sides[1]):
             raise BadInput(

@@ -7,7 +7,8 @@ from milan.experiments.core.config import TargetConfig
 
 @dataclass(frozen=True, kw_only=True)
 class CutAndPasteConfig(TargetConfig):
-    """Paste what one half of an either-or unit detects into other images, and test whether the target sees the other half.
+    """Paste what one half of an either-or unit detects into other images, and test whether the target sees the other
+    half.
 
     Attributes:
         describer: The describer: a name (on Diorama with the settings of configs/describe/NAME-diorama.yaml), a file of
@@ -24,7 +25,7 @@ class CutAndPasteConfig(TargetConfig):
         quantile: The activation quantile that is used as the mask threshold.
     """
 
-    probe: str = "diorama:objects"  # type: ignore[assignment]
+    probe: str = "diorama:objects"
     describer: str = "compositional"
     layer: str = "layer4"
     units: list[str] | None = None
