@@ -8,7 +8,7 @@ from milan.experiments.core.config import DissectedTargetConfig
 
 @dataclass(frozen=True, kw_only=True)
 class AblationConfig(DissectedTargetConfig):
-    """Measure a classifier's accuracy as units are ablated in the order of linguistic criteria of their descriptions.
+    """Measure accuracy as units are ablated in the order of linguistic criteria of their descriptions.
 
     Attributes:
         describer: The describer: a name (on Diorama with the settings of configs/describe/NAME-diorama.yaml), a file of

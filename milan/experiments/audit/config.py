@@ -9,7 +9,7 @@ from milan.targets.preprocessing import TargetOptions
 
 @dataclass(frozen=True, kw_only=True)
 class AuditConfig(DissectionOptions, RunConfig):
-    """Count the units that detect faces by their descriptions, in networks trained with and without blurred faces.
+    """Count units that detect faces by their descriptions, in networks trained with and without blurring.
 
     Attributes:
         plain: The networks that are trained on unchanged images. By default diorama:resnet-objects.

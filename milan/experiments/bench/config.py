@@ -16,8 +16,8 @@ class BenchConfig(DissectedTargetConfig):
     Attributes:
         describers: The describers: names (on Diorama with the settings of configs/describe/NAME-diorama.yaml), files of
             options as in configs/describe, or tables of descriptions.
-        planted_units: A CSV file of what the units of a network of your own were constructed to detect, with the columns
-            layer, unit, kind (single, either, nothing, ...) and text.
+        planted_units: A CSV file of what the units of a network of your own were constructed to detect, with the
+            columns layer, unit, kind (single, either, nothing, ...) and text.
     """
 
     positional: ClassVar[str] = "describers"

@@ -7,8 +7,7 @@ from milan.experiments.core.config import TargetConfig
 
 @dataclass(frozen=True, kw_only=True)
 class CutAndPasteConfig(TargetConfig):
-    """Paste what one half of an either-or unit detects into other images, and test whether the target sees the other
-    half.
+    """Paste what one half of an either-or unit detects into other images, to fool the target.
 
     Attributes:
         describer: The describer: a name (on Diorama with the settings of configs/describe/NAME-diorama.yaml), a file of

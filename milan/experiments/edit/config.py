@@ -61,7 +61,7 @@ class ClassifierTraining:
 
 @dataclass(frozen=True, kw_only=True)
 class EditConfig(DissectionOptions, RunConfig):
-    """Remove the units that detect text by their descriptions, and measure accuracy where text misleads the network.
+    """Remove units described as detecting text, and measure accuracy where text misleads the network.
 
     By default the layers are those of Diorama's networks, or the first convolution and the four stages of a ResNet.
 

@@ -150,8 +150,8 @@ def measure_removal(network: SpuriousNetwork, study: Study, config: EditConfig) 
     words, units = config.words or WORDS, study.active_units
     if not study.find_units_mentioning(words):
         raise BadInput(
-            f"none of {len(study.texts)} descriptions by {study.evaluated.name} has one of {', '.join(words)}; give other"
-            " words with --words"
+            f"none of {len(study.texts)} descriptions by {study.evaluated.name} has one of the words"
+            f" {', '.join(words)}; give others with --words"
         )
 
     def measure_each(probe: Probe, name: str) -> dict[Unit, float]:

@@ -8,7 +8,7 @@ from milan.experiments.core.config import DissectedTargetConfig
 
 @dataclass(frozen=True, kw_only=True)
 class KnownConfig(DissectedTargetConfig):
-    """Score descriptions of units whose answer is known, as Table 2 of CLIP-Dissect and Table 14 of Describe-and-Dissect.
+    """Score descriptions of units whose answer is known: final layer, Diorama's truth, unseen classes.
 
     The probe must show the classes of the target, a classifier, in their order. By default the layers are the last of
     those that are annotated for Diorama's networks.

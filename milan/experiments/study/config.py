@@ -11,7 +11,7 @@ StudyKind = Literal["rating", "annotation"]
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig(ReportConfig):
-    """Write forms in which people describe units or rate descriptions; with --answers, evaluate what they answered.
+    """Write forms in which people describe units or rate descriptions, and evaluate their answers.
 
     Attributes:
         runs: Folders that describe.py wrote or tables of descriptions, each as PLACE or NAME=PLACE. One of them must
