@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from milan.experiments.ablation.config import AblationConfig
 from milan.experiments.core.bar_plots import plot_bars
 from milan.experiments.core.corpus_tables import make_annotation_tables, make_words_table
-from milan.experiments.core.line_plots import Curve, plot_lines
+from milan.experiments.core.line_plots import Curve, plot_lines_against
 from milan.experiments.core.report import Column, Report, Row, Table, Value
 from milan.experiments.core.study import Study
 from milan.experiments.core.unit_views import make_text_view, make_unit_view
@@ -319,9 +319,9 @@ class AblationResult:
     def _make_figures(self) -> tuple[tuple[str, str], ...]:
         figures = []
         for text, names in (("parts of speech", SYNTACTIC), ("structure", STRUCTURAL)):
-            caption = f"Accuracy as units are ablated by {text} (Figure 4 of the paper), with 95% intervals."
-            curves = [self._make_curve(name) for name in (RANDOM, *names)]
-            figures.append((caption, plot_lines(curves, "ablated units, %", "accuracy, %")))
+            caption = f"Accuracy as units are ablated by {text} (Figure 4 of the paper). Grey: random orders."
+            random, *curves = (self._make_curve(name) for name in (RANDOM, *names))
+            figures.append((caption, plot_lines_against(random, curves, "ablated units, %", "accuracy, %")))
         shares = {name: [100 * share for share in self.removed_by_layer[name].values()] for name in CRITERIA}
         caption = "The share of each layer's units that the last step ablates; dotted: the share in random orders."
         bars = plot_bars(shares, list(self.units_by_layer), "% of the layer", 100 * self.removed_shares[-1])
