@@ -247,7 +247,7 @@ def test_what_is_wrong_with_answers_is_told(same: StudyForms, folder: Path) -> N
     good = {"ratings": [3] * len(item.options), "best": [0]}
     for answers in ({item.id: {"ratings": [9], "best": [0]}}, {item.id: {"ratings": "5", "best": 0}}, {item.id: None}):
         (folder / "odd.json").write_text(json.dumps({"form": form.id, "rater": "x", "answers": answers}))
-        with pytest.warns(MilanWarning, match="3 of 3 items have no whole answer"):
+        with pytest.warns(MilanWarning, match="3 of 3 items"):
             assert read_answers([folder / "odd.json"], form)[0].answers == {}
     (folder / "one.json").write_text(json.dumps({"form": form.id, "rater": "x", "answers": {item.id: good}}))
     with pytest.warns(MilanWarning, match="x answered 1 items twice"):
@@ -256,7 +256,7 @@ def test_what_is_wrong_with_answers_is_told(same: StudyForms, folder: Path) -> N
     with pytest.raises(BadInput, match="has answers to form another"):
         read_answers([folder / "other.json"], form)
     (folder / "bad.json").write_text("[]")
-    with pytest.raises(BadInput, match="no file that a form saved"):
+    with pytest.raises(BadInput, match="not saved by a form"):
         read_answers([folder / "bad.json"], form)
 
 

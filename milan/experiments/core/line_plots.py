@@ -73,6 +73,7 @@ def plot_lines_against(reference: Curve, curves: Sequence[Curve], x_label: str, 
         for axis, curve in zip(axes.flat, curves, strict=False):
             _draw_curve(axis, reference, PALE_COLOUR)
             _draw_curve(axis, curve, LINE_COLOURS[0])
+            axis.locator_params(axis="x", nbins=4)
             style_axis(axis, curve.name)
         for axis in list(axes.flat)[len(curves) :]:
             axis.set_visible(False)
