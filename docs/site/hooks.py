@@ -36,6 +36,7 @@ COPIED = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md", 
 PACKAGES = (
     "units",
     "units",
+    "units",
     "targets",
     "probes",
     "dissection",
