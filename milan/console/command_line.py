@@ -92,7 +92,8 @@ class ArgumentParser(OptionErrors):
 
 
 def build_parser(prog: str, description: str, function: Callable[..., object]) -> ArgumentParser:
-    """The options of ``function``: its parameters, their types and defaults, with the docstring's Args as their help.
+    """The options of ``function``: its parameters, their types and defaults, with the docstring's Args as their help;
+    of a dataclass its fields and their docstring's Attributes.
 
     ``--config FILE.yaml`` merges a file of options, ``--print_config`` prints the options in force.
     """
@@ -101,7 +102,8 @@ def build_parser(prog: str, description: str, function: Callable[..., object]) -
         "--config", action="config", metavar="FILE.yaml", help="options from a file; later options on the line win"
     )
     flat = _flat_options(function)
-    built.add_function_arguments(function, as_group=False, skip=set(flat))
+    add_arguments = built.add_class_arguments if inspect.isclass(function) else built.add_function_arguments
+    add_arguments(function, as_group=False, skip=set(flat))
     annotations = [(name, parameter.annotation) for name, parameter in inspect.signature(function).parameters.items()]
     for kind in flat.values():
         built.add_class_arguments(kind, as_group=False)
@@ -360,7 +362,8 @@ def _format_parser_error(message: str, available: list[str]) -> str:
 def _format_type_error(text: str) -> str:
     """What jsonargparse says of a value of the wrong type, in few words.
 
-    >>> _format_type_error("Expected a <class 'int'>. Got value: x"), _format_type_error("- Expected a int - Expected a <class 'NoneType'> Given value: y")
+    >>> _format_type_error("Expected a <class 'int'>. Got value: x"), _format_type_error(
+    ...     "- Expected a int - Expected a <class 'NoneType'> Given value: y")
     ("expected int, got 'x'", "expected int, got 'y'")
     """
     value = re.search(r".*(?:Got|Given) value: (.*)$", text)

@@ -23,6 +23,7 @@ from milan.probes import Probe
 from milan.probes.superclasses import format_class_names, known_labels
 from milan.scores.prediction_pairs import PredictionPairs, scale_to_integers
 from milan.storage.files import content_key
+from milan.targets.target import Target
 from milan.units import Unit
 
 LABELS = "labels"
@@ -63,17 +64,17 @@ class CaptionActivation(LlmExplainer):
 
     def __init__(
         self,
-        captioner: str = "diorama",
-        llm: str = "phrases",
+        captioner: str = "hf:Salesforce/blip-image-captioning-base",
+        llm: str = "openai:gpt-3.5-turbo",
         base_url: str = "",
-        max_calls: int | None = None,
+        max_calls: int | None = 5000,
         llm_options: dict[str, Any] | None = None,
         prompts: str = "",
         examples: str = "",
         shots: int = 2,
         shown: int = 75,
-        explanations: int = 1,
-        share: float = 1.0,
+        explanations: int = 10,
+        share: float = 0.5,
         pooling: ActivationPooling = "max",
         seed: int = 0,
         device: str = "cpu",
@@ -101,9 +102,17 @@ class CaptionActivation(LlmExplainer):
         captions = LABELS if self._captioner_model is None else self._captioner_model.key
         return content_key(explainer=super().key, captions=captions, pooling=self.pooling)
 
-    def sources(self, dissection: Dissection) -> dict[str, str]:
-        """The language model, and the captioner unless classes stand for captions."""
+    def required_models(self) -> dict[str, str]:
+        """The language model, and the captioner unless class labels stand for captions."""
         return self.specs("llm", *(() if self.captioner == LABELS else ("captioner",)))
+
+    def check_evidence(self, target: Target, probe: Probe) -> None:
+        if self.captioner == LABELS:
+            known_labels(probe)
+
+    def sources(self, dissection: Dissection) -> dict[str, str]:
+        """The language model, and the captioner unless class labels stand for captions."""
+        return self.required_models()
 
     @cached_property
     def _captioner_model(self) -> ImageCaptioner | None:

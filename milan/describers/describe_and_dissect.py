@@ -123,16 +123,17 @@ class DescribeAndDissect(LlmDescriber):
 
     name: ClassVar[str] = "describe_and_dissect"
     version: ClassVar[int] = 1
+    words = "the language model, from the captioner's captions"
     default_options: ClassVar[Mapping[str, Any]] = {"temperature": TEMPERATURE}
     # Images of a group are captioned and painted together.
     units_per_group: ClassVar[int] = 8
 
     def __init__(
         self,
-        captioner: str = "diorama",
-        llm: str = "phrases",
-        painter: str = "diorama",
-        embedder: str = "diorama",
+        captioner: str = "hf:Salesforce/blip-image-captioning-base",
+        llm: str = "openai:gpt-3.5-turbo",
+        painter: str = "diffusers:CompVis/stable-diffusion-v1-4",
+        embedder: str = "open_clip:ViT-B-16-quickgelu/openai",
         concepts: str | list[str] = "",
         select: bool = True,
         scoring: CandidateScoring = "topk_squared_image_products",
@@ -140,10 +141,10 @@ class DescribeAndDissect(LlmDescriber):
         images: int = 10,
         count: int = 5,
         pictures: int = 10,
-        painting: str = "{}",
+        painting: str = "a realistic photograph of {}",
         pooling: Literal["mean", "max"] = "mean",
         base_url: str = "",
-        max_calls: int | None = None,
+        max_calls: int | None = 5000,
         llm_options: dict[str, Any] | None = None,
         prompts: str = "",
         seed: int = 0,
@@ -222,7 +223,11 @@ class DescribeAndDissect(LlmDescriber):
         return load_prompt("simplify", self.prompts), load_prompt("summarize", self.prompts)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """What each step uses: a captioner or a concept set, a language model, and in step 3 painter and embedder."""
+        """The models and the concept set that the steps use."""
+        return self.required_models()
+
+    def required_models(self) -> dict[str, str]:
+        """A captioner, or a concept set and an embedder; a language model; in step 3 a painter and an embedder."""
         seeing = ("concepts", "embedder") if self.concepts else ("captioner",)
         return self.specs(*seeing, "llm", *(("painter", "embedder") if self.select else ()))
 

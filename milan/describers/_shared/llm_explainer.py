@@ -95,6 +95,7 @@ class LlmExplainer(LlmDescriber):
     share: float
     seed: int
     signs: Signs = "positive"
+    words = "the language model"
 
     def _check(self) -> None:
         for name in ("shown", "explanations"):
