@@ -77,7 +77,7 @@ class Vlm(LlmDescriber):
         self,
         llm: str = "openai:gpt-4o",
         base_url: str = "",
-        max_calls: int | None = None,
+        max_calls: int | None = 5000,
         llm_options: dict[str, Any] | None = None,
         prompts: str = "",
         exemplars: int = 15,

@@ -262,7 +262,7 @@ def test_captions_of_an_endpoint_warn_too_and_share_the_budget(toys, server):
     with pytest.warns(MilanWarning, match=r"caption_activation sends images .* https://api\.openai\.com/v1"):
         load_describer("caption_activation", captioner="openai:tiny")
     server.usual = choice("a red square")
-    names = {"captioner": "openai:tiny", "base_url": server.url, "shown": 4}
+    names = {"captioner": "openai:tiny", "llm": "phrases", "base_url": server.url, "shown": 4, "explanations": 1}
     made = load_describer("caption_activation", max_calls=3, **names)
     (failed,) = made.describe(toys, [RED])
     assert isinstance(failed, DescriptionFailure)
@@ -279,6 +279,7 @@ def test_describe_and_dissect_fails_a_unit_whose_images_have_no_caption(toys, se
     made = load_describer(
         "describe_and_dissect",
         captioner="openai:tiny",
+        llm="phrases",
         base_url=server.url,
         painter=f"{PICTURED}:ColourPainter",
         embedder=COLOURS,
