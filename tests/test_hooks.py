@@ -364,7 +364,7 @@ def test_tuples_mappings_and_dataclasses(
 
 def test_an_output_index_that_is_not_there_is_told() -> None:
     target = Target(Wrapped(lambda x: (x, x), lambda o: o[0]), image_size=SIZE, output_index=5)
-    with pytest.raises(BadInput, match=r"'part' of Wrapped puts out no tensor .*output_index"):
+    with pytest.raises(BadInput, match=r"'part' of Wrapped .*output_index"):
         target.layer("part")
 
 

@@ -43,7 +43,7 @@ def test_names_by_file_by_list_or_beside_the_data(tmp_path: Path) -> None:
         parse_class_names(str(tmp_path / "shifted.txt"))
     with pytest.raises(BadInput, match=r"cannot read .*absent\.txt"):
         parse_class_names(str(tmp_path / "absent.txt"))
-    with pytest.raises(BadInput, match="concepts named twice: a"):
+    with pytest.raises(BadInput, match="named twice: a"):
         load_probe_labels(probe, "a,b,a,d")
 
 

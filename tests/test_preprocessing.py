@@ -159,7 +159,7 @@ def test_detectors_are_given_pixels_as_they_are() -> None:
     assert found is not None
     assert (found.preprocessing.image_size, found.preprocessing.crop) == (320, "squash")
     assert (found.preprocessing.mean, found.preprocessing.std) == ((0.0,) * 3, (1.0,) * 3)
-    assert "a size of its own" in found.note
+    assert "another size" in found.note
 
 
 # --- the description itself

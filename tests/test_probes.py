@@ -177,7 +177,7 @@ def test_postscript_named_as_a_picture_starts_no_program(tmp_path: Path, monkeyp
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     data = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
     for read in (decode_image, decode_label_map):
-        with pytest.raises(UnreadableImage, match="not a picture in a format that is read"):
+        with pytest.raises(UnreadableImage, match="not a picture in a supported format"):
             read(data)
     assert not (tmp_path / "ran").exists()
 
@@ -197,7 +197,7 @@ def test_a_file_is_read_up_to_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with (tmp_path / "b.png").open("wb") as file:
         file.truncate(pictures.MAX_FILE_BYTES + 1)  # a hole: nothing is written
     assert decode_image(tmp_path / "a.png").size == (20, 10)
-    with pytest.raises(UnreadableImage, match=r"a file of 0\.5 GB"):
+    with pytest.raises(UnreadableImage, match=r"has 0\.5 GB"):
         decode_image(tmp_path / "b.png")
 
 
@@ -417,9 +417,9 @@ def test_numbers_that_cannot_be(tmp_path: Path) -> None:
     for index in (-1, 12):
         with pytest.raises(BadInput, match=f"no image {index} in a probe of 12"):
             probe.image(index)
-    with pytest.raises(BadInput, match="a limit of 0 images"):
+    with pytest.raises(BadInput, match="limit is 0"):
         load_probe(str(folder_of(tmp_path / "p", 1)), limit=0)
-    with pytest.raises(BadInput, match="at most 0 images at a time"):
+    with pytest.raises(BadInput, match="batch size is 0"):
         list(probe.batches(0))
 
 
@@ -601,7 +601,7 @@ def test_paths_are_never_sent_to_the_hub(name: str, monkeypatch: pytest.MonkeyPa
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *_, **__: pytest.fail("asked the hub"))
-    with pytest.raises(BadInput, match="no data set at "):
+    with pytest.raises(BadInput, match="no dataset at "):
         load_probe(f"hf:{name}")
 
 

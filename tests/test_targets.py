@@ -36,7 +36,7 @@ def test_quantized_networks_are_refused() -> None:
 
 def test_half_precision_is_run_in_single_on_the_cpu() -> None:
     model = small().half()
-    with pytest.warns(MilanWarning, match="16 bits"):
+    with pytest.warns(MilanWarning, match="16-bit"):
         target = Target(model, image_size=16)
     assert target.dtype == torch.float32
     assert next(model.parameters()).dtype == torch.float16
@@ -110,7 +110,7 @@ def test_layouts_are_told_apart(function: Any, layout: str, prefix: int, size: i
         (lambda maps: maps.flatten(2), "last axis grows with the image"),
         (lambda maps: maps.mean((2, 3))[:, None].expand(-1, 9, -1), "tokens at any image size"),
         (lambda maps: maps[:, None], "neither maps, tokens nor a vector"),
-        (lambda maps: maps > 0, "no tensor of numbers"),
+        (lambda maps: maps > 0, "no floating-point tensor"),
     ],
 )
 def test_what_cannot_be_laid_out_is_left_out_and_told(function: Any, reason: str) -> None:
@@ -143,7 +143,7 @@ def test_attention_is_not_taken_for_maps() -> None:
 
     target = Target(Attends(), image_size=32)
     assert [layer.name for layer in target.layers()] == ["conv", "norm"]
-    assert "(attention" in target.dissectable_layers.reasons["soft"]
+    assert "('B', 3, 17, 17)" in target.dissectable_layers.reasons["soft"]
 
 
 class Shares(nn.Module):
@@ -162,7 +162,7 @@ def test_shared_modules_are_listed_once_with_their_other_names() -> None:
     target = Target(Shares(), image_size=16)
     assert [(layer.name, layer.aliases) for layer in target.layers()] == [("first", ("again",))]
     assert target.layer("again").name == "first"
-    with pytest.warns(MilanWarning, match="'again' is asked for twice"):
+    with pytest.warns(MilanWarning, match="'again' is named twice"):
         assert [layer.name for layer in target.select_layers(["first", "again"])] == ["first"]
     with pytest.raises(BadInput, match="is not run"):
         target.layer("idle")

@@ -1,6 +1,5 @@
 """Images of any number of bands, as of satellites and microscopes: folders of .npy arrays or TIFF files."""
 
-import stat
 from functools import cached_property
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from jaxtyping import Float
 
 from milan.console.command_line import clean_text
 from milan.errors import BadInput
-from milan.probes.image_decoding import MAX_DECODED_BYTES, MAX_FILE_BYTES, UnreadableImage, suffixes
+from milan.probes.image_decoding import MAX_DECODED_BYTES, UnreadableImage, check_file, suffixes
 from milan.probes.image_sources import FolderSource, sorted_out
 from milan.storage.hub_access import format_error_line
 
@@ -90,13 +89,7 @@ def read_bands(file: Path) -> Float[np.ndarray, "bands height width"]:
 
 def _array(file: Path) -> np.ndarray:
     try:
-        facts = file.stat()
-        if not stat.S_ISREG(facts.st_mode):
-            raise UnreadableImage("not a regular file")
-        if facts.st_size > MAX_FILE_BYTES:
-            raise UnreadableImage(
-                f"a file of {facts.st_size / 1e9:.1f} GB; at most {MAX_FILE_BYTES / 1e9:.1f} GB are read"
-            )
+        check_file(file)
         return _read_npy(file) if file.suffix.lower() in NPY else _read_tiff(file)
     except (UnreadableImage, BadInput):
         raise

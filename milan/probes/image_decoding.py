@@ -112,18 +112,21 @@ def _bytes_per_pixel(mode: str) -> int:
 
 def _open_stream(source: Path | bytes) -> io.BytesIO:
     if isinstance(source, Path):
-        facts = source.stat()
-        # Reading a pipe would block.
-        if not stat.S_ISREG(facts.st_mode):
-            raise UnreadableImage("not a regular file")
-        if facts.st_size > MAX_FILE_BYTES:
-            raise UnreadableImage(
-                f"the file has {facts.st_size / 1e9:.1f} GB; at most {MAX_FILE_BYTES / 1e9:.1f} GB are read"
-            )
+        check_file(source)
         source = source.read_bytes()
     if not source:
         raise UnreadableImage("empty file")
     return io.BytesIO(source)
+
+
+def check_file(file: Path) -> None:
+    """Raise UnreadableImage for a file that is too large or no regular one, as reading a pipe would block."""
+    facts = file.stat()
+    if not stat.S_ISREG(facts.st_mode):
+        raise UnreadableImage("not a regular file")
+    if facts.st_size > MAX_FILE_BYTES:
+        size = f"{facts.st_size / 1e9:.1f} GB"
+        raise UnreadableImage(f"the file has {size}; at most {MAX_FILE_BYTES / 1e9:.1f} GB are read")
 
 
 def _apply_orientation(image: Image.Image) -> Image.Image:

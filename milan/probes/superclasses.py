@@ -105,7 +105,7 @@ def match_outputs(probe: Probe, outputs: int, synsets: str = "") -> list[int]:
     if not known:
         if len(classes) != outputs:
             raise MissingEvidence(
-                f"there are {outputs} outputs and {len(classes)} classes of {probe.spec or probe.name!r}; name"
+                f"{outputs} outputs for the {len(classes)} classes of {probe.spec or probe.name!r}; name"
                 " the class of each output with synsets=FILE"
             )
         return list(range(outputs))

@@ -292,7 +292,7 @@ def test_dead_sparse_and_invalid_units_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_more_exemplars_than_images(tmp_path: Path) -> None:
-    with pytest.warns(MilanWarning, match="k is 15, but .* has only 4 images: took k = 4"):
+    with pytest.warns(MilanWarning, match="k is 15, .* only 4 images.*k = 4"):
         found = dissect(toy_target(), toy_probe(4), ["conv2"], tmp_path)["conv2"]
     assert found.k == 4
     assert all(sorted(found.exemplars(unit).ids.tolist()) == [0, 1, 2, 3] for unit in found.units)
@@ -340,7 +340,7 @@ def test_unit_subset_is_the_same_as_in_the_whole(tmp_path: Path) -> None:
         ({"memory": "much"}, "not a size: memory='much'"),
         ({"memory": "1KB"}, "maps alone take"),
         ({"units": {"conv2": [8]}}, "between 0 and 7; there is no 8"),
-        ({"units": {"conv2": []}}, "none was given"),
+        ({"units": {"conv2": []}}, "units of conv2"),
     ],
 )
 def test_settings_that_cannot_be(tmp_path: Path, settings: dict, told: str) -> None:
@@ -380,7 +380,7 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
 
 def test_out_of_memory_halves_the_block_and_loses_nothing(tmp_path: Path) -> None:
     whole = dissect(toy_target(), toy_probe(50), ["conv1", "head"], tmp_path / "whole", k=5)
-    with pytest.warns(MilanWarning, match="not enough memory for a block of images at once"):
+    with pytest.warns(MilanWarning, match="not enough memory for a block"):
         less = dissect(toy_target(kind=Hungry), toy_probe(50), ["conv1", "head"], tmp_path / "less", k=5)
     for layer in ("conv1", "head"):
         assert torch.allclose(less[layer].thresholds(), whole[layer].thresholds(), atol=1e-5)
@@ -509,16 +509,14 @@ def test_beyond_the_memory_thresholds_are_sampled_with_a_stated_error(tmp_path: 
     found = {}
     for batch_size in (3, 64):
         tight = {"k": 3, "quantile": 0.5, "memory": "3.5MB", "batch_size": batch_size}
-        with pytest.warns(
-            MilanWarning, match="a sample of 1 in 2 values, to fit the memory; the quantile 0.5 may be off by"
-        ):
+        with pytest.warns(MilanWarning, match="1 in 2 values.*quantile 0.5"):
             found[batch_size] = dissect(target, probe, ["conv1"], tmp_path / str(batch_size), **tight)
     assert files(tmp_path / "3") == files(tmp_path / "64")
     facts = json.loads((tmp_path / "3" / "conv1" / "dissection.json").read_text())
     ranks = (maps <= found[3]["conv1"].thresholds().double()[:, None]).double().mean(1)
     assert facts["sampled"] == 0.5
     assert 0 < (ranks - 0.5).abs().max() < facts["rank_error"] < 0.05
-    with pytest.warns(MilanWarning, match="may be off by"):  # told again where the result is only read
+    with pytest.warns(MilanWarning, match="quantile 0.5"):  # told again where the result is only read
         dissect(target, probe, ["conv1"], tmp_path / "3", k=3, quantile=0.5, memory="3.5MB")
 
 

@@ -162,7 +162,7 @@ def test_quantile_of_fewer_values_than_announced() -> None:
 
 def test_quantile_refuses_more_values_than_announced() -> None:
     running = RunningQuantile(1, 0.5, 3)
-    with pytest.raises(BadInput, match="room was made for 3"):
+    with pytest.raises(BadInput, match="max_values=3"):
         running.add(torch.zeros(1, 4))
 
 
