@@ -134,7 +134,8 @@ def _public_page() -> str:
 
 
 def _reference(title: str, name: str) -> str:
-    return f"## `{title}` {{#{name}}}\n\n::: {name}\n    options:\n      show_root_heading: false\n      show_root_toc_entry: false\n"
+    options = "    options:\n      show_root_heading: false\n      show_root_toc_entry: false\n"
+    return f"## `{title}` {{#{name}}}\n\n::: {name}\n{options}"
 
 
 def _config_block(name: str) -> str:
