@@ -17,6 +17,7 @@ from functools import cache
 from inspect import getdoc
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import jsonargparse
 import yaml
@@ -217,8 +218,8 @@ def _class_of(kind: str, name: str) -> type:
 
 def _captured(run: Callable[[], object]) -> str:
     """What a program prints, on lines so long that no text is wrapped."""
-    os.environ["COLUMNS"] = "100000"
-    with redirect_stdout(io.StringIO()) as printed, suppress(SystemExit):
+    wide = patch.dict(os.environ, COLUMNS="100000")
+    with wide, redirect_stdout(io.StringIO()) as printed, suppress(SystemExit):
         run()
     return printed.getvalue()
 
