@@ -1,4 +1,4 @@
-"""Makes the README's picture of the page: the default's, as Debian's chromium shows it.
+"""Take the README's picture of a page with chromium.
 
 python describe.py --out FOLDER && python docs/page.py FOLDER
 """
@@ -12,8 +12,8 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 
-def picture(folder: Path, unit: str = "layer4:99") -> Image.Image:
-    """The page of a run where ``unit`` stands in the grid."""
+def take_picture(folder: Path, unit: str = "layer4:99") -> Image.Image:
+    """Return a screenshot of a run's page, scrolled to ``unit``."""
     address = (folder / "page" / "index.html").resolve().as_uri()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
@@ -29,5 +29,5 @@ def picture(folder: Path, unit: str = "layer4:99") -> Image.Image:
 
 if __name__ == "__main__":
     file = Path(__file__).parent / "pictures" / "page.jpg"
-    picture(Path(sys.argv[1])).save(file, quality=88, subsampling=0, optimize=True)
+    take_picture(Path(sys.argv[1])).save(file, quality=88, subsampling=0, optimize=True)
     print(file)

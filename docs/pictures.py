@@ -1,9 +1,8 @@
-"""Makes the README's pictures of Diorama: one scene of each setting with its labels, and each network's best and worst
-units.
+"""Draw the pictures in ``docs/diorama.md``: a scene of each setting, and the best and worst described units.
 
     python docs/pictures.py
 
-The units are those that ``python -m milan.diorama build`` annotated; its dissections are used, or made again.
+The units are those that ``python -m milan.diorama build`` annotated; its dissections are used, or computed again.
 """
 
 from pathlib import Path
@@ -27,27 +26,27 @@ HERE = Path(__file__).parent / "pictures"
 FONT = ImageFont.load_default(13)
 SMALL = ImageFont.load_default(11)
 INK, PALE, PAPER = (25, 28, 33), (105, 110, 118), (255, 255, 255)
-SIDE = 192  # a scene's side on the sheet of settings
-SHOWN = 9  # exemplars in a row
+SCENE_SIZE = 192  # pixels of a scene's side on the sheet of settings
+EXEMPLARS_PER_ROW = 9
 HUES = [
     ImageColor.getrgb(f"hsl({137 * number % 360}, {45 + 20 * (number % 3)}%, {55 + 10 * (number % 4)}%)")
     for number, _ in enumerate(OBJECTS)
 ]
 
 
-def settings() -> Image.Image:
-    """A scene of each setting; beside it what its pixels are labelled with."""
-    cell = (2 * SIDE + 10, SIDE + 62)
+def draw_settings() -> Image.Image:
+    """Return a sheet with a scene of each setting and its pixel labels beside it."""
+    cell = (2 * SCENE_SIZE + 10, SCENE_SIZE + 62)
     sheet = Image.new("RGB", (2 * cell[0] + 30, 5 * cell[1] + 10), PAPER)
     for number, setting in enumerate(SETTINGS):
         place = (10 + (number % 2) * (cell[0] + 10), 10 + (number // 2) * cell[1])
-        _scene(sheet, place, _good_scene(setting))
+        _draw_scene(sheet, place, _find_clear_scene(setting))
     return sheet
 
 
-def _good_scene(setting: str) -> Scene:
-    """The first scene of the setting in which three things can well be seen."""
-    scenes = (draw_scene(index, world="scenes", size=SIDE) for index in range(4000))
+def _find_clear_scene(setting: str) -> Scene:
+    """Return the first scene of the setting with three large objects."""
+    scenes = (draw_scene(index, world="scenes", size=SCENE_SIZE) for index in range(4000))
     return next(
         scene
         for scene in scenes
@@ -55,13 +54,13 @@ def _good_scene(setting: str) -> Scene:
     )
 
 
-def _scene(sheet: Image.Image, place: tuple[int, int], scene: Scene) -> None:
+def _draw_scene(sheet: Image.Image, place: tuple[int, int], scene: Scene) -> None:
     x, y = place
     sheet.paste(Image.fromarray(scene.image.transpose(1, 2, 0)), (x, y))
     labels = scene.labels["object"]
     tinted = np.array([(230, 230, 230), *HUES], dtype=np.uint8)[labels]
     tinted[scene.labels["text"] > 0] = RGB["black"]
-    sheet.paste(Image.fromarray(tinted), (x + SIDE + 4, y))
+    sheet.paste(Image.fromarray(tinted), (x + SCENE_SIZE + 4, y))
     pen = ImageDraw.Draw(sheet)
     for number in np.unique(labels)[1:] if labels.min() == 0 else np.unique(labels):
         rows, columns = np.nonzero(labels == number)
@@ -69,49 +68,50 @@ def _scene(sheet: Image.Image, place: tuple[int, int], scene: Scene) -> None:
             continue
         # Where most of the label's pixels are, not their mean, which may lie outside of it.
         middle = int(np.median(rows[np.abs(columns - np.median(columns)) < 12]))
-        at = (x + SIDE + 4 + int(np.median(columns)), y + middle)
+        at = (x + SCENE_SIZE + 4 + int(np.median(columns)), y + middle)
         pen.text(at, OBJECTS[number - 1], INK, SMALL, anchor="mm", stroke_width=2, stroke_fill=PAPER)
     first, second = generate_sentences(scene, 2)
-    pen.text((x, y + SIDE + 3), scene.setting, INK, FONT)
-    pen.text((x, y + SIDE + 19), _cut(first, 62), PALE, SMALL)
-    pen.text((x, y + SIDE + 33), _cut(second, 62), PALE, SMALL)
+    pen.text((x, y + SCENE_SIZE + 3), scene.setting, INK, FONT)
+    pen.text((x, y + SCENE_SIZE + 19), _cut(first, 62), PALE, SMALL)
+    pen.text((x, y + SCENE_SIZE + 33), _cut(second, 62), PALE, SMALL)
 
 
 def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1].rsplit(" ", 1)[0] + " ..."
 
 
-class Told(NamedTuple):
-    """A unit to show, and what is to be said of it."""
+class RankedUnit(NamedTuple):
+    """A unit with its rank, its best concept and a note about its annotations."""
 
     rank: float
     unit: Unit
     dissection: Dissection
-    about: str
+    best_concept: str
     note: str
 
 
-def units(network: str, shop: BuildFolders, count: int = 4) -> Image.Image:
-    """The units of which the simulated annotators say what is truest, and what is least true, with their exemplars."""
-    said = read_unit_annotations(shop.data / "annotations" / network)
-    found: list[Told] = []
-    for layer, dissection in shop.dissections(network).items():
-        truth = Truth.measure(dissection, shop.target(network), shop.work)
-        for unit in (unit for unit in said if unit.layer == layer):
-            scores = [truth.score(unit, text) for text in said[unit]]
+def draw_units(network: str, folders: BuildFolders, count: int = 4) -> Image.Image:
+    """Return a sheet with the units whose simulated annotations have the highest and the lowest truth scores."""
+    annotations = read_unit_annotations(folders.data / "annotations" / network)
+    ranked_units: list[RankedUnit] = []
+    for layer, dissection in folders.dissections(network).items():
+        truth = Truth.measure(dissection, folders.target(network), folders.work)
+        for unit in (unit for unit in annotations if unit.layer == layer):
+            scores = [truth.score(unit, text) for text in annotations[unit]]
             best = truth.find_best(unit, 2)
             note = f"truth {np.mean(scores):.2f}; best of two concepts: {best.text} (IoU {best.overlap:.2f})"
-            # Of equally true ones those come first whose masks are clearly of something.
-            found.append(
-                Told(float(np.mean(scores)) + best.overlap, unit, dissection, truth.find_best(unit, 1).text, note)
+            # Of equal truth scores, units whose masks overlap most with a concept come first.
+            ranked_units.append(
+                RankedUnit(float(np.mean(scores)) + best.overlap, unit, dissection, truth.find_best(unit, 1).text, note)
             )
-    found.sort(key=lambda told: -told.rank)
-    first = {told.about: told for told in reversed(found)}  # of units about the same, the best
-    rows = [*sorted(first.values(), key=lambda told: -told.rank)[:count], *found[-count:]]
-    sheet = Image.new("RGB", (SHOWN * 68 + 20, len(rows) * 112 + 58), PAPER)
+    ranked_units.sort(key=lambda ranked: -ranked.rank)
+    # The best unit of each concept.
+    distinct = {ranked.best_concept: ranked for ranked in reversed(ranked_units)}
+    rows = [*sorted(distinct.values(), key=lambda ranked: -ranked.rank)[:count], *ranked_units[-count:]]
+    sheet = Image.new("RGB", (EXEMPLARS_PER_ROW * 68 + 20, len(rows) * 112 + 58), PAPER)
     pen = ImageDraw.Draw(sheet)
     top = 10
-    for number, told in enumerate(rows):
+    for number, ranked in enumerate(rows):
         if number in (0, count):
             pen.text(
                 (10, top),
@@ -120,16 +120,18 @@ def units(network: str, shop: BuildFolders, count: int = 4) -> Image.Image:
                 FONT,
             )
             top += 22
-        _row(sheet, top, told.dissection, told.unit)
-        pen.text((10, top + 68), _cut(f"{told.unit}   " + "  |  ".join(said[told.unit]), 100), INK, SMALL)
-        pen.text((10, top + 83), _cut(told.note, 100), PALE, SMALL)
+        _draw_row(sheet, top, ranked.dissection, ranked.unit)
+        pen.text((10, top + 68), _cut(f"{ranked.unit}   " + "  |  ".join(annotations[ranked.unit]), 100), INK, SMALL)
+        pen.text((10, top + 83), _cut(ranked.note, 100), PALE, SMALL)
         top += 112
     return sheet
 
 
-def _row(sheet: Image.Image, top: int, dissection: Dissection, unit: Unit) -> None:
+def _draw_row(sheet: Image.Image, top: int, dissection: Dissection, unit: Unit) -> None:
     exemplars = dissection.exemplars(unit)
-    shown = zip(exemplars.images[:SHOWN].numpy(), exemplars.masks[:SHOWN, 0].numpy(), strict=True)
+    shown = zip(
+        exemplars.images[:EXEMPLARS_PER_ROW].numpy(), exemplars.masks[:EXEMPLARS_PER_ROW, 0].numpy(), strict=True
+    )
     for place, (image, mask) in enumerate(shown):
         pixels = np.where(mask, image, image // 3).astype(np.uint8).transpose(1, 2, 0).copy()
         inner = mask & np.roll(mask, 1, 0) & np.roll(mask, -1, 0) & np.roll(mask, 1, 1) & np.roll(mask, -1, 1)
@@ -144,7 +146,7 @@ def _save(sheet: Image.Image, name: str) -> None:
 
 
 if __name__ == "__main__":
-    _save(settings(), "diorama-settings.png")
-    shop = BuildFolders(locate_packaged_data("data") / "diorama", cache_root() / "diorama")
+    _save(draw_settings(), "diorama-settings.png")
+    folders = BuildFolders(locate_packaged_data("data") / "diorama", cache_root() / "diorama")
     for network in CLASSIFIERS:
-        _save(units(network, shop), f"units-{network}.png")
+        _save(draw_units(network, folders), f"units-{network}.png")

@@ -65,7 +65,7 @@ def test_nothing_lands_outside(tmp_path: Path, name: str) -> None:
         zipped(tmp_path / "a.zip", {"good.txt": b"", name: b"evil"}),
         tarred(tmp_path / "a.tgz", member(name)),
     ):
-        with pytest.raises(BadInput, match=r"is refused: .*evil.txt' would lie outside"):
+        with pytest.raises(BadInput, match=r"is refused: .*evil.txt' would be outside"):
             unpack(archive, inner / "out")
     assert left_in(inner) == set()
     assert left_in(tmp_path) == {"a.zip", "a.tgz", "inner"}
@@ -96,7 +96,7 @@ def test_a_name_that_no_file_can_have(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("names", [("a", "a"), ("a", "a/b"), ("a/b", "a")])
 def test_a_name_that_is_in_it_twice(tmp_path: Path, names: tuple[str, ...]) -> None:
-    with pytest.raises(BadInput, match="is in it twice"):
+    with pytest.raises(BadInput, match="occurs twice"):
         unpack(tarred(tmp_path / "a.tgz", *map(member, names)), tmp_path / "out")
     assert left_in(tmp_path) == {"a.tgz"}
 

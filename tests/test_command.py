@@ -85,7 +85,7 @@ def test_config_and_what_print_config_prints_make_the_same(tmp_path: Path, capsy
         (["--lay", "a"], "unknown option '--lay'; nearest: --layers"),  # no abbreviations
         (["--k", "many"], "--k: expected int, got 'many'"),
         (["--how", "stretch"], "--how: expected Literal['center', 'squash'], got 'stretch'"),
-        (["word"], "'word' belongs to no option"),
+        (["word"], "'word' does not belong to an option"),
         (["--out"], "--out: expected one argument"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
     ],
@@ -116,7 +116,7 @@ BOMB = "a: &a [1, 1, 1, 1]\n" + "".join(f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}]\n" 
         (BOMB.encode(), "more than 100,000 values"),
         (b"layers: &a [*a]", "more than 100,000 values"),
         (b'target: "caf\xe9"', "not UTF-8 text (invalid continuation byte at byte 12)"),
-        (b"target: [", "no YAML"),
+        (b"target: [", "not valid YAML"),
     ],
     ids=["aliases", "within itself", "latin-1", "cut"],
 )
@@ -248,7 +248,7 @@ def test_an_output_that_takes_little_or_nothing_is_no_fault(shell: str) -> None:
     code = (
         "import sys, warnings; from milan.console.command_line import run_program, terminal; from milan.errors import"
         " MilanWarning\ndef main(): print('ü'); terminal(80).print('ü'); warnings.warn('ü',"
-        " MilanWarning)\nsys.exit(run(main))"
+        " MilanWarning)\nsys.exit(run_program(main))"
     )
     command = shell.format(f'{sys.executable} -c "{code}"')
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
@@ -308,7 +308,7 @@ def test_progress_gives_all_and_logs_now_and_then(
 def test_embedded_finds_the_checkout_and_says_what_is_missing() -> None:
     assert locate_packaged_data("data").is_dir()
     assert locate_packaged_data("configs").is_dir()
-    with pytest.raises(BadInput, match="data/nothing does not come with"):
+    with pytest.raises(BadInput, match="data/nothing is not part of"):
         locate_packaged_data("data/nothing")
 
 

@@ -94,7 +94,7 @@ def test_the_note_names_the_parts_and_the_counter_of_phrases() -> None:
     }
     said = simulated_note(sources)
     assert " for the captioner of x and the prior of x. " in said
-    assert " In place of the language model of x a program " in said
+    assert " A program that counts phrases took the place of the language model of x" in said
 
 
 def test_a_table_keeps_its_sources_in_its_metadata(toys: Dissection, tmp_path: Path) -> None:

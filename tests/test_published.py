@@ -119,7 +119,7 @@ def test_the_tables_of_cosy(tmp_path):
         ("conv1,one,red", "line 3: unit 'one'"),
         ("conv1,-1,red", "line 3: unit '-1'"),
         ("conv1,,red", "line 3: unit ''"),
-        (",1,red", "line 3: no layer"),
+        (",1,red", "line 3: the layer is empty"),
         ("conv1,0,red", "line 3: unit conv1:0 is in the table twice"),
         ("conv1", r"line 3: 1 cells for 3 columns \(layer, unit, description\)"),
         ("conv1,1,red, and blue", "line 3: 4 cells for 3 columns"),

@@ -296,7 +296,7 @@ def test_journal_on_a_full_disk_keeps_what_it_has(tmp_path: Path) -> None:
         journal.put("a", {"text": "kept"})
         pages = journal._connection.execute("PRAGMA page_count").fetchone()[0]
         journal._connection.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own way to a full disk
-        with pytest.raises(BadInput, match="database or disk is full; what was finished is kept"):
+        with pytest.raises(BadInput, match="database or disk is full; finished items are kept"):
             journal.put("b", {"text": "x" * 100_000})
     with Journal(tmp_path / "journal.sqlite", "key") as journal:
         assert journal.ids() == ["a"]
@@ -308,7 +308,7 @@ def test_journal_that_cannot_be_read_is_told(tmp_path: Path, spoil: Callable[[by
     with Journal(file, "key") as journal:
         journal.put("a", {"text": "b" * 9_000})
     file.write_bytes(spoil(file.read_bytes()))
-    with pytest.raises(BadInput, match="delete it to start afresh"), Journal(file, "key") as journal:
+    with pytest.raises(BadInput, match="delete it to start again"), Journal(file, "key") as journal:
         journal.get("a")
 
 
@@ -335,7 +335,7 @@ def test_journal_of_the_first_version_starts_afresh(tmp_path: Path) -> None:
         base.execute("CREATE TABLE items (row INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, value TEXT NOT NULL)")
         base.execute("INSERT INTO facts VALUES ('key', 'key')")
         base.execute("INSERT INTO items VALUES (1, '\"a\"', '{}')")
-    with pytest.warns(MilanNotice, match=r"journal.sqlite holds 1 answers of milan 0\.1"):
+    with pytest.warns(MilanNotice, match=r"journal.sqlite has 1 answers of milan 0\.1"):
         journal = Journal(file, "key")
     with journal:
         assert journal.get("a") is None
@@ -354,7 +354,7 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MILAN_CACHE", str(tmp_path))
     assert (cache_root(), cache_folder()) == (tmp_path, tmp_path / "format-2")
     (tmp_path / "replies").mkdir()  # as milan 0.1 left it
-    with pytest.warns(MilanNotice, match=r"holds results of milan 0\.1 \(replies\)"):
+    with pytest.warns(MilanNotice, match=r"has results of milan 0\.1 \(replies\)"):
         cache_folder()
     (tmp_path / "format-2").mkdir()
     with warnings.catch_warnings(action="error"):

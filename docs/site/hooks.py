@@ -17,6 +17,7 @@ from functools import cache
 from inspect import getdoc
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import jsonargparse
 import yaml
@@ -135,11 +136,9 @@ def _public_page() -> str:
     return "\n\n".join(["# Public names", intro, "\n".join(rows), *own])
 
 
-def _reference(title: str, name: str, level: int) -> str:
-    heading = "false" if title == f"`{name}`" else "true"
-    title = f"{'#' * level} {title}\n\n" if heading == "false" else ""
-    options = f"      show_root_heading: {heading}\n      heading_level: {level + (heading == 'false')}\n"
-    return f"{title}::: {name}\n    options:\n{options}"
+def _reference(title: str, name: str) -> str:
+    options = "    options:\n      show_root_heading: false\n      show_root_toc_entry: false\n"
+    return f"## `{title}` {{#{name}}}\n\n::: {name}\n{options}"
 
 
 def _config_block(name: str) -> str:
@@ -221,8 +220,8 @@ def _class_of(kind: str, name: str) -> type:
 
 def _captured(run: Callable[[], object]) -> str:
     """What a program prints, on lines so long that no text is wrapped."""
-    os.environ["COLUMNS"] = "100000"
-    with redirect_stdout(io.StringIO()) as printed, suppress(SystemExit):
+    wide = patch.dict(os.environ, COLUMNS="100000")
+    with wide, redirect_stdout(io.StringIO()) as printed, suppress(SystemExit):
         run()
     return printed.getvalue()
 

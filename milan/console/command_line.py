@@ -1,6 +1,6 @@
-"""The command line: options from a function's signature, faults in one line, and a clean end whatever ends it.
+"""Command lines: options from a function's signature, errors in one line, and defined exit statuses.
 
-Nothing here imports torch, so that ``--help`` answers at once.
+Nothing here imports torch, so that ``--help`` is quick.
 """
 
 import errno
@@ -10,7 +10,6 @@ import os
 import re
 import signal
 import sys
-import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -24,6 +23,9 @@ import jsonargparse
 import yaml
 from jsonargparse import get_loader, set_loader
 
+# Other modules still import these from here.
+from milan.console.text_cleaning import clean_text
+from milan.console.text_cleaning import escape_markup as escape_markup
 from milan.errors import MilanError, MilanNotice, MilanWarning, find_nearest_names
 
 RESUME_HINT = "run the same command again to continue where it stopped"
@@ -31,7 +33,7 @@ _UNKNOWN_OPTION = re.compile(
     r"unrecognized arguments: --?([\w.-]+)|Option '([\w.-]+)' is not accepted|Key '([\w.-]+)' is not expected"
 )
 _DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
-MOST_VALUES = 100_000  # in a file of options, aliases written out
+MAX_YAML_VALUES = 100_000  # of a file of options, with its aliases expanded
 _recorded_warnings: list[str] = []
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class OptionErrors(jsonargparse.ArgumentParser):
-    """A parser that reports faults of options and of files of options in one line, and exits with status 2."""
+    """A parser that reports errors in options, or in files of options, in one line and exits with status 2."""
 
     def parse_path(self, path: str | os.PathLike, *args: Any, **settings: Any) -> Any:
         with suppress(OSError):  # jsonargparse reports a file that cannot be read
@@ -49,7 +51,7 @@ class OptionErrors(jsonargparse.ArgumentParser):
                 where = f"{error.reason} at byte {error.start}"
                 self.error(f"{os.fspath(path)} is not UTF-8 text ({where}); save it as UTF-8", error)
             except yaml.YAMLError as error:
-                self.error(f"{os.fspath(path)} is no YAML of options: {error}", error)
+                self.error(f"{os.fspath(path)} is not valid YAML: {error}", error)
         return super().parse_path(path, *args, **settings)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -61,9 +63,7 @@ class OptionErrors(jsonargparse.ArgumentParser):
 
 
 class ArgumentParser(OptionErrors):
-    """jsonargparse's parser, but lists take several words, switches need no value, and faults name the nearest
-    options.
-    """
+    """jsonargparse's parser with lists of several words, switches without a value, and hints at similar options."""
 
     list_options: frozenset[str] = frozenset()
     flags: frozenset[str] = frozenset()
@@ -74,8 +74,8 @@ class ArgumentParser(OptionErrors):
         )
 
     def _normalize_arguments(self, words: Sequence[str]) -> list[str]:
-        """``--layers a b --dry_run`` as ``--layers=["a","b"] --dry_run=true``, which is what jsonargparse reads."""
-        spelled: list[str] = []
+        """Return ``--layers a b --dry_run`` as ``--layers=["a","b"] --dry_run=true``, which jsonargparse reads."""
+        normalized: list[str] = []
         rest = list(words)
         while rest:
             word = rest.pop(0)
@@ -87,15 +87,14 @@ class ArgumentParser(OptionErrors):
                 word = f"{word}={values[0] if len(values) == 1 and values[0][:1] == '[' else json.dumps(values)}"
             elif name in self.flags and word != name:
                 word = f"{word}={rest.pop(0) if rest and rest[0].lower() in ('true', 'false') else 'true'}"
-            spelled.append(word)
-        return spelled
+            normalized.append(word)
+        return normalized
 
 
 def build_parser(prog: str, description: str, function: Callable[..., object]) -> ArgumentParser:
-    """The options of ``function``: its parameters, their types and defaults, with the docstring's Args as their help;
-    of a dataclass its fields and their docstring's Attributes.
+    """Return a parser for the parameters of ``function``, with the Args of its docstring as help.
 
-    ``--config FILE.yaml`` merges a file of options, ``--print_config`` prints the options in force.
+    ``--config FILE.yaml`` merges a file of options; ``--print_config`` prints the options in force.
     """
     built = ArgumentParser(prog=prog, description=description, allow_abbrev=False)
     built.add_argument(
@@ -118,9 +117,7 @@ def build_parser(prog: str, description: str, function: Callable[..., object]) -
 
 
 def arguments_of(function: Callable[..., object], options: dict[str, Any]) -> dict[str, Any]:
-    """The arguments for ``function`` that parsed options stand for: those of a dataclass, flat or grouped, as that
-    dataclass.
-    """
+    """Return parsed options as arguments of ``function``; options of a dataclass become an instance of it."""
     options = {name: value for name, value in options.items() if name != "config"}
     for name, kind in _flat_options(function).items():
         options[name] = kind(**{field.name: options.pop(field.name) for field in fields(kind)})
@@ -132,7 +129,7 @@ def arguments_of(function: Callable[..., object], options: dict[str, Any]) -> di
 
 
 def _flat_options(function: Callable[..., object]) -> dict[str, Any]:
-    """The parameters whose fields are options of their own, without a prefix, and their dataclasses."""
+    """Return the parameters whose fields are options without a prefix, with their dataclasses."""
     kinds = {name: type(parameter.default) for name, parameter in inspect.signature(function).parameters.items()}
     return {name: kind for name, kind in kinds.items() if is_dataclass(kind) and getattr(kind, "flat", False)}
 
@@ -141,14 +138,18 @@ def program(prog: str, text: str, main: Callable[..., object], words: Sequence[s
     """Read the options of ``main`` from ``words`` (else the command line), call it, and return the exit status.
 
     Args:
-        command: a word that may stand before the options, as ``build``.
+        prog: name of the program in its help.
+        text: description of the program in its help.
+        main: the function to call.
+        words: the command line; ``sys.argv`` if None.
+        command: a word that may precede the options, such as ``build``.
     """
 
     def started() -> None:
         options, given = build_parser(prog, text, main), list(sys.argv[1:] if words is None else words)
         first = given.pop(0) if command and given and not given[0].startswith("-") else command
         if first != command:
-            options.error(f"unknown command {first!r}; the only one is {command}")
+            options.error(f"unknown command {first!r}; the only command is {command}")
         chosen = options.instantiate_classes(options.parse_args(given)).as_dict()
         main(**arguments_of(main, chosen))
 
@@ -156,11 +157,11 @@ def program(prog: str, text: str, main: Callable[..., object], words: Sequence[s
 
 
 def run_program(main: Callable[[], object]) -> int:
-    """Run a program and return its exit status; ``sys.exit(run_program(main))`` is all of a program's last line.
+    """Run a program and return its exit status, as in ``sys.exit(run_program(main))``.
 
-    A ``MilanError`` or a full disk is one line on stderr (2). Ctrl-C (130) and SIGTERM (143) end it with how to go on;
-    what was being written is whole or absent. A reader that leaves (``... | head``) ends it silently (141).
-    Each ``MilanWarning`` is printed once and kept for ``get_recorded_warnings``.
+    A ``MilanError`` or a full disk is printed on one line to stderr (status 2). Ctrl-C (130) and SIGTERM (143) end the
+    program with a hint how to resume it. A closed pipe (``... | head``) ends it silently (141). Each ``MilanWarning``
+    is printed once and kept for ``get_recorded_warnings``.
     """
     _open_streams()
     before = signal.signal(signal.SIGTERM, _raise_terminated)
@@ -189,38 +190,41 @@ def run_program(main: Callable[[], object]) -> int:
 
 
 def terminal(width: int) -> "Console":
-    """Return a console on stdout that prints ``width`` columns where stdout is no terminal."""
+    """Return a rich console on stdout, which is ``width`` columns wide if stdout is not a terminal."""
     from rich.console import Console
 
     class Stdout(Console):
         def on_broken_pipe(self) -> None:
-            """Let ``run_program`` end the program, where rich would exit with status 1."""
+            """Raise, so that ``run_program`` ends the program; rich would exit with status 1."""
             raise BrokenPipeError
 
     return Stdout(highlight=False, width=None if sys.stdout.isatty() else width)
 
 
 def bounded_yaml(text: str, load: Callable[[str], Any] = yaml.safe_load) -> Any:
-    """Read YAML, unless its aliases would make it larger than ``MOST_VALUES`` values or infinite.
+    """Read YAML whose aliases expand to at most ``MAX_YAML_VALUES`` values.
 
     Raises:
-        yaml.YAMLError: it is no YAML, or too large.
+        yaml.YAMLError: the text is not valid YAML, or expands to more values or to infinitely many.
     """
-    if "*" in text and _values_in(yaml.compose(text, yaml.SafeLoader), {}) > MOST_VALUES:
-        raise yaml.YAMLError(f"its aliases (*) make more than {MOST_VALUES:,} values of it; write it without them")
+    if "*" in text and _values_in(yaml.compose(text, yaml.SafeLoader), {}) > MAX_YAML_VALUES:
+        raise yaml.YAMLError(
+            f"its aliases (*) expand to more than {MAX_YAML_VALUES:,} values; write it without aliases"
+        )
     return load(text)
 
 
-# for every file of options: jsonargparse's own loader, with the bound
+# The loader of jsonargparse for every file of options, with the bound.
 set_loader("yaml", partial(bounded_yaml, load=get_loader("yaml")), (yaml.YAMLError,))
 
 
 def _values_in(node: yaml.Node | None, known: dict[int, int]) -> int:
-    """How many values a node stands for, aliases written out."""
+    """Return the number of values that a node expands to."""
     if node is None or isinstance(node, yaml.ScalarNode):
         return 1
     if id(node) not in known:
-        known[id(node)] = MOST_VALUES + 1  # while it is counted: a node within itself is infinite
+        # While the node is being counted, so that a node inside itself counts as infinite.
+        known[id(node)] = MAX_YAML_VALUES + 1
         inner = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
         known[id(node)] = 1 + sum(_values_in(part, known) for part in inner)
     return known[id(node)]
@@ -228,11 +232,10 @@ def _values_in(node: yaml.Node | None, known: dict[int, int]) -> int:
 
 @contextmanager
 def record_warnings() -> Iterator[None]:
-    """Print every ``MilanWarning`` within it once, on one line, and keep it for ``get_recorded_warnings``, empty at
-    first.
+    """Within the block, print each ``MilanWarning`` once on one line and record it for ``get_recorded_warnings``.
 
-    A ``MilanNotice`` is printed once and not kept. No warning is an error within it: with ``python -W error`` a
-    deprecation in some library would end a run.
+    A ``MilanNotice`` is printed once and not recorded. Warnings are never errors within the block: under
+    ``python -W error`` a deprecation in some library would end a run.
     """
     _recorded_warnings.clear()
     printed: set[str] = set()
@@ -256,44 +259,12 @@ def record_warnings() -> Iterator[None]:
 
 
 def get_recorded_warnings() -> list[str]:
-    """The warnings of this run, in order, for its ``run.json``."""
+    """Return the warnings of this run, in order, for its ``run.json``."""
     return list(_recorded_warnings)
 
 
-def clean_text(text: str) -> str:
-    """``text`` on one line, without what could steer a terminal: control and direction characters, lone surrogates.
-
-    >>> clean_text("a\\x1b[31mred\\u202e\\nb")
-    'a[31mred b'
-    """
-    spaced = re.sub(r"\s+", lambda run: " " if _BREAK.search(run[0]) else run[0], text)
-    kept = "".join("\ufffd" if "\ud800" <= sign <= "\udfff" else sign for sign in spaced)
-    return "".join(sign for sign in kept if unicodedata.category(sign) != "Cc" and sign not in _BIDI_CONTROLS)
-
-
-def escape_markup(text: str) -> str:
-    """``clean_text`` text that rich prints as it is, whatever brackets are in it, where it stands alone.
-
-    >>> escape_markup("[red]a[/]")
-    '\\\\[red]a\\\\[/]'
-    """
-    return re.sub(r"(\\*)\[(?=([a-z#/@][^\[]*?\])?)", _escape_bracket, clean_text(text))
-
-
-def _escape_bracket(found: re.Match) -> str:
-    """A bracket that rich prints: rich's own ``escape`` loses or adds a backslash beside some brackets and at
-    the end.
-    """
-    slashes = found[1]
-    return f"{slashes * 2}\\[" if found[2] else f"{slashes}\\[" if slashes else "["
-
-
-_BREAK = re.compile(r"[\r\n\t\v\f\x85\u2028\u2029]")
-_BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-
-
 class _Terminated(BaseException):
-    """SIGTERM, as an exception, so that every ``finally`` runs."""
+    """SIGTERM as an exception, so that every ``finally`` block runs."""
 
 
 def _raise_terminated(number: int, frame: FrameType | None) -> NoReturn:
@@ -301,7 +272,7 @@ def _raise_terminated(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _flushed(main: Callable[[], object]) -> None:
-    """Call ``main`` and flush its output, also that of ``--help``, which ends with ``SystemExit``."""
+    """Call ``main`` and flush its output, including that of ``--help``, which ends with ``SystemExit``."""
     try:
         with record_warnings():
             main()
@@ -312,7 +283,7 @@ def _flushed(main: Callable[[], object]) -> None:
 
 
 def _open_streams() -> None:
-    """Make stdout and stderr writable: closed ones discard, and what their encoding lacks is written as an escape."""
+    """Make stdout and stderr writable: closed streams discard output, unencodable characters become escapes."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123 (open to the end)
@@ -322,8 +293,9 @@ def _open_streams() -> None:
 
 
 def _discard_output() -> None:
-    """Send what is left in stdout's buffer nowhere, so that the interpreter's last flush does not fail."""
-    with suppress(OSError, ValueError):  # a stream without a file
+    """Discard the rest of stdout's buffer, so that the interpreter's last flush does not fail."""
+    # ValueError: a stream without a file descriptor.
+    with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -333,12 +305,12 @@ def _exit_with(status: int, text: str) -> int:
 
 
 def _count_values(words: list[str]) -> int:
-    """How many words come before the next option."""
+    """Return the number of words before the next option."""
     return next((at for at, word in enumerate(words) if word.startswith("--")), len(words))
 
 
 def _annotation_types(annotation: Any) -> set[Any]:
-    """The types an annotation names, without their contents: ``list[str] | None`` gives ``{list, NoneType}``."""
+    """Return the types in an annotation without their parameters: ``list[str] | None`` is ``{list, NoneType}``."""
     origin = get_origin(annotation)
     if origin in (Union, UnionType):
         return set().union(*(_annotation_types(part) for part in get_args(annotation)))
@@ -346,25 +318,26 @@ def _annotation_types(annotation: Any) -> set[Any]:
 
 
 def _format_parser_error(message: str, available: list[str]) -> str:
-    """jsonargparse's message on one line, with the nearest options if it is about one that does not exist."""
+    """Return jsonargparse's message on one line, with similar options if it is about an unknown one."""
     text = " ".join(message.split())
     if unknown := _UNKNOWN_OPTION.search(text):
         name = next(group for group in unknown.groups() if group)
         near = ", ".join(f"--{option}" for option in find_nearest_names(name, available))
         text = f"unknown option '--{name}'" + (f"; nearest: {near}" if near else "")
     elif stray := re.match(r"unrecognized arguments: (.*)", text):
-        text = f"{stray[1]!r} belongs to no option"
+        text = f"{stray[1]!r} does not belong to an option"
     elif wrong := re.match(r'Parser key "([\w.-]+)": (.*)', text):
         text = f"--{wrong[1]}: {_format_type_error(wrong[2])}"
     return f"error: {text}; --help lists the options"
 
 
 def _format_type_error(text: str) -> str:
-    """What jsonargparse says of a value of the wrong type, in few words.
+    """Return jsonargparse's message about a value of the wrong type in few words.
 
-    >>> _format_type_error("Expected a <class 'int'>. Got value: x"), _format_type_error(
-    ...     "- Expected a int - Expected a <class 'NoneType'> Given value: y")
-    ("expected int, got 'x'", "expected int, got 'y'")
+    >>> _format_type_error("Expected a <class 'int'>. Got value: x")
+    "expected int, got 'x'"
+    >>> _format_type_error("- Expected a int - Expected a <class 'NoneType'> Given value: y")
+    "expected int, got 'y'"
     """
     value = re.search(r".*(?:Got|Given) value: (.*)$", text)
     types = re.findall(

@@ -1,4 +1,4 @@
-"""Exemplars as the annotators of MILAN saw them: the masked region lit and outlined, the rest dimmed."""
+"""Pictures of exemplars as MILAN's annotators saw them: the masked region outlined, the rest dimmed."""
 
 import io
 from pathlib import Path
@@ -10,19 +10,18 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d
 
-DIMMED_BRIGHTNESS = 0.25  # what is left of the brightness outside the mask, as in the forms of the 2022 study
-OUTLINE_COLOUR = (255, 214, 92)  # a warm yellow, seen on dark and on light pictures alike
-WEBP_QUALITY = 74  # of WebP
-LONGEST = 16383  # pixels of a WebP picture's side at most
+DIMMED_BRIGHTNESS = 0.25  # share of the brightness outside the mask, as in the forms of the 2022 study
+OUTLINE_COLOUR = (255, 214, 92)  # a yellow that is visible on dark and on light pictures
+WEBP_QUALITY = 74
+MAX_WEBP_SIDE = 16383  # pixels
 
 
 def highlight_masks(
     images: UInt8[Tensor, "k 3 height width"], masks: Bool[Tensor, "k 1 height width"], size: int = 128
 ) -> UInt8[np.ndarray, "k rows columns 3"]:
-    """The images with what is outside their masks dimmed and the masks' border drawn, their longer side ``size``
-    pixels.
+    """Scale images to a longer side of ``size`` pixels, dim them outside their masks, and outline the masks.
 
-    The border is drawn at that size, so it is one or two pixels wide whatever the size of the images.
+    The outline is drawn after scaling, so that it is one or two pixels wide for images of any size.
     """
     height, width = (round(side * size / max(images.shape[-2:])) or 1 for side in images.shape[-2:])
     small = _resize(images.float(), (height, width))
@@ -39,7 +38,7 @@ def highlight_masks(
 def make_image_grid(
     pictures: UInt8[np.ndarray, "k rows columns 3"], per_row: int
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """The pictures in rows of ``per_row``, left to right and down; what is left over of the last row is black."""
+    """Arrange pictures in rows of ``per_row``, left to right and top to bottom; unused cells are black."""
     count, rows, columns, _ = pictures.shape
     down = -(-count // per_row)
     full = np.zeros((down * per_row, rows, columns, 3), np.uint8)
@@ -52,23 +51,23 @@ def make_image_grid(
 
 
 def fitting(size: int, count: int, across: int) -> int:
-    """The side of each of ``count`` pictures in rows of ``across``: ``size``, or less to keep the sheet within WebP's.
+    """Return the side of ``count`` pictures in rows of ``across``: ``size``, or less to keep within WebP's limit.
 
     >>> fitting(128, 30, 3), fitting(128, 1000, 3)
     (128, 49)
     """
-    return max(1, min(size, LONGEST // max(across, -(-count // across))))
+    return max(1, min(size, MAX_WEBP_SIDE // max(across, -(-count // across))))
 
 
 def encode_webp(picture: UInt8[np.ndarray, "height width 3"], quality: int = WEBP_QUALITY) -> bytes:
-    """The picture as a WebP file."""
+    """Return the picture as the bytes of a WebP file."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "WEBP", quality=quality, method=2)
     return buffer.getvalue()
 
 
 def is_whole_webp(file: Path) -> bool:
-    """Return whether a WebP file is there and has the length that its header states."""
+    """Return whether a WebP file exists and has the length that its header states."""
     try:
         with file.open("rb") as opened:
             head = opened.read(12)
@@ -79,13 +78,13 @@ def is_whole_webp(file: Path) -> bool:
 
 
 def _resize(values: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear; antialiased where that makes them smaller."""
+    """Resize bilinearly, with antialiasing when shrinking."""
     if values.shape[-2:] == size:
         return values
     return interpolate(values, size, mode="bilinear", antialias=size[0] < values.shape[-2])
 
 
 def _find_border(inside: Bool[Tensor, "k 1 height width"], width: int) -> Bool[Tensor, "k 1 height width"]:
-    """The pixels just outside each mask, within ``width`` of it."""
+    """Return the pixels outside each mask within ``width`` pixels of it."""
     grown = max_pool2d(inside.float(), 2 * width + 1, stride=1, padding=width) > 0
     return grown & ~inside

@@ -1,4 +1,4 @@
-"""How far a long loop has come, with an estimate of what is left, on stderr."""
+"""Progress of long loops on stderr, with an estimate of the remaining time."""
 
 import sys
 import time
@@ -9,14 +9,17 @@ from typing import TypeVar
 from tqdm import tqdm
 
 T = TypeVar("T")
-BAR_DELAY = 2.0  # seconds before anything is shown: short loops need no bar
-LOG_INTERVAL = 30.0  # seconds between two lines where stderr is a file
+BAR_DELAY = 2.0  # seconds before a bar appears
+LOG_INTERVAL = 30.0  # seconds between two lines if stderr is not a terminal
 
 
 def track_progress(items: Iterable[T], *, total: int | None = None, description: str = "") -> Iterator[T]:
-    """Yields ``items``, showing a bar on a terminal, or a line now and then in a log; short loops show nothing.
+    """Yield ``items`` and show a progress bar on a terminal, or a line every 30 seconds in a log.
 
-    ``total`` is taken from ``len(items)`` where it can be.
+    Args:
+        items: what to iterate over.
+        total: the number of items; ``len(items)`` by default, where it is defined.
+        description: what the loop does.
     """
     if total is None:
         with suppress(TypeError):
@@ -40,7 +43,7 @@ def _log_progress(items: Iterable[T], total: int | None, description: str) -> It
 
 
 def _format_progress(done: int, total: int | None, seconds: float, description: str) -> str:
-    """One line of a log.
+    """Return one line of a log.
 
     >>> _format_progress(25, 100, 61, "dissecting")
     'dissecting: 25 of 100 in 1:01, about 3:03 left'

@@ -1,8 +1,8 @@
-"""English sentences taken apart: parts of speech and who depends on whom.
+"""Parse English with spaCy: parts of speech and dependencies.
 
-An installed ``en_core_web_*`` of spaCy's does it where there is one, else the pipeline that comes with the package,
-which spaCy trained on the English Web Treebank of Universal Dependencies (``data/language/README.md`` says how well it
-does, and under which licence it is).
+An installed ``en_core_web_*`` pipeline is used if there is one, else the pipeline that comes with the package. It was
+trained on the English Web Treebank of Universal Dependencies; ``data/language/README.md`` has its accuracy and
+licence.
 """
 
 from collections.abc import Iterator
@@ -19,25 +19,23 @@ if TYPE_CHECKING:
 PACKAGED_PIPELINE = "ours"  # the pipeline in data/language
 PREFERRED_PIPELINES = ("en_core_web_lg", "en_core_web_trf", "en_core_web_md", "en_core_web_sm")  # the 2022 code took lg
 NOUN_TAGS = frozenset({"NOUN", "PROPN"})
-_LEADING_DEPENDENCIES = frozenset(
-    {"case", "cc", "mark", "cop", "aux", "punct", "advmod", "discourse"}
-)  # what stands before a noun and is none of its phrase
-_INNER_DEPENDENCIES = frozenset(
-    {"compound", "flat", "fixed", "goeswith", "amod", "nummod"}
-)  # nouns that are part of another's phrase
+# Dependents before a noun that are not part of its phrase.
+_LEADING_DEPENDENCIES = frozenset({"case", "cc", "mark", "cop", "aux", "punct", "advmod", "discourse"})
+# Nouns that are part of another noun's phrase.
+_INNER_DEPENDENCIES = frozenset({"compound", "flat", "fixed", "goeswith", "amod", "nummod"})
 
 
 @cache
 def load_pipeline(name: str = "") -> "Language":
-    """The pipeline that tells parts of speech and parses.
+    """Load a pipeline with a tagger and a parser.
 
     Args:
-        name: of an installed pipeline, the folder of one, or ``ours`` for that in data/language; "" for the first of
-            ``en_core_web_lg``, ``_trf``, ``_md`` and ``_sm`` that is installed, else ours.
+        name: an installed pipeline, the folder of one, or ``ours`` for the one in ``data/language``. By default the
+            first installed of ``en_core_web_lg``, ``_trf``, ``_md`` and ``_sm``, else ``ours``.
 
     Raises:
-        UnknownName: it is neither installed nor a folder.
-        BadInput: it does not parse.
+        UnknownName: the pipeline is neither installed nor a folder.
+        BadInput: the pipeline has no parser.
     """
     import spacy
 
@@ -55,7 +53,7 @@ def load_pipeline(name: str = "") -> "Language":
         ) from None
     if "parser" not in language.pipe_names:
         raise BadInput(
-            f"the spaCy pipeline {name} does not parse (it has {', '.join(language.pipe_names) or 'no parts'}); give"
+            f"the spaCy pipeline {name} has no parser (it has {', '.join(language.pipe_names) or 'no parts'}); give"
             f" {PACKAGED_PIPELINE}"
         )
     if _uses_universal_dependencies(language):
@@ -64,19 +62,22 @@ def load_pipeline(name: str = "") -> "Language":
 
 
 def find_default_pipeline() -> str:
-    """The first of ``PREFERRED_PIPELINES`` that is, else ``ours``."""
+    """Return the first installed of ``PREFERRED_PIPELINES``, else ``ours``."""
     from spacy.util import get_installed_models
 
     return next((each for each in PREFERRED_PIPELINES if each in get_installed_models()), PACKAGED_PIPELINE)
 
 
 def format_pipeline_name(language: "Language") -> str:
-    """How a report says which pipeline it was, as ``en_milan_ewt 1``."""
+    """Return name and version of a pipeline for reports, such as ``en_milan_ewt 1``."""
     return f"{language.meta['lang']}_{language.meta['name']} {language.meta['version']}"
 
 
 def find_noun_chunks(doc: "Doc | Span") -> "Iterator[tuple[int, int, int]]":
-    """Noun phrases by universal dependencies, as spaCy wants them: start, end, label; its own know other labels."""
+    """Yield noun phrases by Universal Dependencies as start, end and label.
+
+    spaCy's own function expects the dependency labels of its own pipelines.
+    """
     label = doc.vocab.strings.add("NP")
     for token in doc:
         if token.pos_ not in NOUN_TAGS or token.dep_.partition(":")[0] in _INNER_DEPENDENCIES:

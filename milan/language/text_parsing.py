@@ -1,4 +1,4 @@
-"""What a short text is made of: its words with their parts of speech, and how deep its parse tree is."""
+"""Words, parts of speech and parse-tree depth of short texts."""
 
 import random
 from collections.abc import Iterable, Iterator
@@ -22,12 +22,12 @@ POS_GROUPS = {
 
 @dataclass(frozen=True)
 class ParsedText:
-    """A text, read.
+    """A parsed text.
 
     Attributes:
-        words: in small letters, without punctuation.
+        words: lower-case words, without punctuation.
         pos_tags: the universal part of speech of each word.
-        tree_depth: words on the longest way from the root of the parse tree to a leaf; 0 of a text without words.
+        tree_depth: number of words on the longest path from the root of the parse tree to a leaf; 0 without words.
     """
 
     words: tuple[str, ...]
@@ -35,35 +35,36 @@ class ParsedText:
     tree_depth: int
 
     def count(self, part: str) -> int:
-        """How many words are a ``noun`` (names too), ``verb``, ``adposition`` or ``adjective``."""
+        """Return how many words are a ``noun`` (including names), ``verb``, ``adposition`` or ``adjective``."""
         return sum(each in POS_GROUPS[part] for each in self.pos_tags)
 
 
 def parse_texts(texts: Iterable[str], language: str = "") -> dict[str, ParsedText]:
-    """Each different text, read by a pipeline of ``milan.language.load_pipeline``."""
+    """Parse each distinct text with the pipeline that ``load_pipeline(language)`` returns."""
     different = tuple(dict.fromkeys(texts))
     return dict(zip(different, _parse_texts(different, language), strict=True))
 
 
-@lru_cache(maxsize=8)  # the same texts are read for several tables
+# Cached because several tables parse the same texts.
+@lru_cache(maxsize=8)
 def _parse_texts(texts: tuple[str, ...], language: str) -> list[ParsedText]:
     return [_parse_doc(doc) for doc in load_pipeline(language).pipe(texts, batch_size=256)]
 
 
 def _parse_doc(doc: "Doc") -> ParsedText:
-    kept = [token for token in doc if any(sign.isalnum() for sign in token.text)]
-    depth = max((_token_depth(token) for token in kept), default=0)
-    return ParsedText(tuple(token.lower_ for token in kept), tuple(token.pos_ for token in kept), depth)
+    words = [token for token in doc if any(sign.isalnum() for sign in token.text)]
+    depth = max((_token_depth(token) for token in words), default=0)
+    return ParsedText(tuple(token.lower_ for token in words), tuple(token.pos_ for token in words), depth)
 
 
 def _token_depth(token: "Token") -> int:
-    """Words from the root to this one, both counted."""
+    """Return the number of words from the root to this one, both included."""
     return 1 + sum(1 for _ in token.ancestors)
 
 
 @contextmanager
 def preserve_rng_state() -> Iterator[None]:
-    """Restore the state of Python's, numpy's and torch's random generators afterwards: spaCy seeds all of them."""
+    """Restore the state of Python's, numpy's and torch's random generators after the block; spaCy seeds all of them."""
     import numpy as np
     import torch
 

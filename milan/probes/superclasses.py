@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from milan.errors import BadInput, MilanWarning, MissingEvidence
 from milan.probes.class_labels import UNKNOWN, WNID_PATTERN
 from milan.probes.probe import Probe
-from milan.storage.text_files import MISFITS, read_json_object, read_text
+from milan.storage.text_files import CONVERSION_ERRORS, read_json_object, read_text
 
 MAX_CONCEPTS = 30_000  # a table of classes by concepts then takes 0.9 GB
 
@@ -141,7 +141,7 @@ def _read_synsets(file: str) -> dict[int, tuple[str, str]]:
         # This reads JSON of numbers and texts as well.
         found = ast.literal_eval(read_text(Path(file)))
         return {int(number): (f"n{each['id'][:8]}", each["label"]) for number, each in found.items()}
-    except (*MISFITS, BadInput, SyntaxError, RecursionError, MemoryError) as error:
+    except (*CONVERSION_ERRORS, BadInput, SyntaxError, RecursionError, MemoryError) as error:
         raise BadInput(
             f"cannot read synsets from {file}: {error}; write {{number: {{'id': '01443537-n', 'label': name}}}}"
         ) from None

@@ -1,6 +1,6 @@
-"""Tables of descriptions that others published, read as descriptions.
+"""Read tables of descriptions that were published with other methods.
 
-Each is recognised by its columns, whatever the file's name:
+A table is recognized by its columns:
 
 | table | columns | score | candidates |
 | --- | --- | --- | --- |
@@ -13,8 +13,8 @@ Each is recognised by its columns, whatever the file's name:
 | INVERT (in CoSy) | neuron, concept, concept_id, metric | metric (AUC) | none |
 | FALCON (in CoSy) | group, Unnamed: 0, concept_set_words, concept_set_noun_phrases | the phrase's | the noun phrases |
 
-Units are numbered from 0 in what is returned; a score that was not published is NaN. A table without a layer column
-belongs to the layer in the file's name, unless one is given: what follows the name of the data set
+Returned units are numbered from 0; a score that was not published is NaN. If a table has no layer column and no layer
+is given, the layer is taken from the file name: what follows the name of the data set
 (``vit_b_16_imagenet_encoder.csv``), else what follows the last ``_`` or ``-`` (``dnd_layer4.csv``,
 ``resnet18-layer2.csv``), else the whole name (``layer4.csv``).
 """
@@ -33,9 +33,11 @@ from milan.units import Candidate, Description, Unit, weighted_sum
 CsvRow = dict[str, str]
 NEURON_COLUMN = "Neuron ID"
 LABEL_COLUMN_PATTERN = re.compile(r"label(?: \d+)?", re.IGNORECASE)
-BRODEN_SUFFIX_PATTERN = re.compile(r"-[cs]$")  # how Broden marks colours and scenes: purple-c, dining_room-s
-DATA_SET = re.compile(r"_(?:imagenet|places365|cifar100)_(.+)")  # Linear Explanations' files: NETWORK_DATASET_LAYER
-EMPTY_SLOT = "0"  # the name of a concept where an explanation has fewer than the table has columns for
+BRODEN_SUFFIX_PATTERN = re.compile(r"-[cs]$")  # of colours and scenes: purple-c, dining_room-s
+# File names of Linear Explanations: NETWORK_DATASET_LAYER.
+DATA_SET = re.compile(r"_(?:imagenet|places365|cifar100)_(.+)")
+# The name of an unused concept column, where an explanation has fewer concepts than the table has columns.
+EMPTY_SLOT = "0"
 
 
 def read_published_descriptions(file: Path, layer: str = "") -> list[Description] | None:
@@ -43,7 +45,7 @@ def read_published_descriptions(file: Path, layer: str = "") -> list[Description
 
     Args:
         file: a CSV file.
-        layer: of the units, where the table has no layer column and the file's name does not tell it.
+        layer: the layer of the units, needed where neither a column nor the file name states it.
 
     Raises:
         BadInput: the columns are those of a known table, but a row does not fit them, or two rows are of one unit.
@@ -64,7 +66,7 @@ def read_published_descriptions(file: Path, layer: str = "") -> list[Description
 
 
 def layer_of(file: Path) -> str:
-    """Return the layer that a published table's file is named for.
+    """Return the layer in the file name of a published table.
 
     >>> names = ("dnd_layer4.csv", "resnet18-layer2_original.csv", "vgg16_bn_cifar100_features[43].csv")
     >>> [layer_of(Path(name)) for name in names]
@@ -101,7 +103,7 @@ def _read_named_layer(row: CsvRow, layer: str) -> Description:
     # CoSy's tables of GPT-4's descriptions, resnet18_layerN.csv, write N for layerN.
     name = layer if layer == f"layer{row['layer']}" else row["layer"]
     if not name.strip():
-        raise ValueError("no layer")
+        raise ValueError("the layer is empty")
     unit, score = Unit(name, whole_number(row["unit"])), _number(row.get("similarity", ""))
     return Description(unit, row["description"].strip(), score)
 
@@ -109,7 +111,7 @@ def _read_named_layer(row: CsvRow, layer: str) -> Description:
 def _read_network_dissection(row: CsvRow, layer: str) -> Description:
     index = whole_number(row["unit"]) - 1
     if index < 0:
-        raise ValueError("unit 0, where Network Dissection counts from 1")
+        raise ValueError("unit 0, but Network Dissection counts from 1")
     categories = [name.removesuffix("-label") for name in row if name.endswith("-label")]
     found = [
         (_clean_broden_label(row[f"{name}-label"]), float(row[f"{name}-iou"]))
@@ -146,7 +148,7 @@ def _baseline(row: CsvRow, layer: str) -> Description:
 
 
 def _with_other_scores(text: str, score: float, row: CsvRow) -> tuple[Candidate, ...]:
-    """The text as its only candidate, with the simulation and ablation scores of the row by their columns."""
+    """Return the text as the only candidate, with the simulation and ablation scores of the row by column."""
     parts = tuple((name, _number(cell)) for name, cell in row.items() if name.startswith("sim "))
     return (Candidate(text, score, parts),) if parts else ()
 
@@ -156,14 +158,14 @@ def _invert(row: CsvRow, layer: str) -> Description:
 
 
 def _falcon(row: CsvRow, layer: str) -> Description:
-    """The first noun phrase, as CoSy takes it; the first word where there is no phrase."""
+    """Return the first noun phrase, as CoSy does; the first word if there is no phrase."""
     best = _scored(row["concept_set_noun_phrases"]) or _scored(row["concept_set_words"]) or [("", math.nan)]
     candidates = tuple(Candidate(text, score) for text, score in best)
     return Description(Unit(layer, whole_number(row["group"])), *best[0], candidates=candidates)
 
 
 def _scored(cell: str) -> list[tuple[str, float]]:
-    """The texts and scores of a Python list of pairs."""
+    """Parse a Python list of pairs of text and score."""
     try:
         return [(str(text), float(score)) for text, score in ast.literal_eval(cell or "[]")]
     # Deep nesting raises one of the last three, depending on Python's version.
@@ -176,15 +178,14 @@ def _number(cell: str) -> float:
 
 
 def _dotted(layer: str) -> str:
-    """A layer by its path among modules: Linear Explanations writes ``mlp[1]`` for ``mlp.1``."""
+    """Return the dotted path of a layer; Linear Explanations writes ``mlp[1]`` for ``mlp.1``."""
     return re.sub(r"\[(\d+)\]", r".\1", layer)
 
 
 def _clean_broden_label(label: str) -> str:
-    """A label of Broden as words.
+    """Return a label of Broden as words.
 
-    >>> _clean_broden_label("purple-c"), _clean_broden_label("dining_room-s"), _clean_broden_label(
-    ...     "bow_window-outdoor-s")
-    ('purple', 'dining room', 'bow window outdoor')
+    >>> [_clean_broden_label(label) for label in ("purple-c", "dining_room-s", "bow_window-outdoor-s")]
+    ['purple', 'dining room', 'bow window outdoor']
     """
     return BRODEN_SUFFIX_PATTERN.sub("", label).replace("_", " ").replace("-", " ").strip()

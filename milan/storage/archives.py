@@ -1,6 +1,4 @@
-"""Unpacks archives that came from elsewhere: nothing lands outside the folder, nothing is linked, nothing fills the
-disk.
-"""
+"""Unpack untrusted archives: no file outside the folder, no links, no more bytes than allowed."""
 
 import calendar
 import errno
@@ -24,13 +22,13 @@ from milan.console.command_line import clean_text
 from milan.errors import BadInput
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
-MAX_UNPACKED_BYTES = 200 * 2**30  # bytes: ImageNet's training set is 150 GB
-_BLOCK = 4096  # bytes of the disk that the smallest file takes
-_LATEST = 2**32  # seconds since 1970 that every file system can keep, in 2106
+MAX_UNPACKED_BYTES = 200 * 2**30  # ImageNet's training set has 150 GB
+_BLOCK = 4096  # bytes that the smallest file takes on disk
+_LATEST_TIME = 2**32  # seconds since 1970 that every file system can store (the year 2106)
 
 
 MAKE_ROOM = "make room, or set MILAN_CACHE to a folder on a larger disk"
-# What damaged archives raise beside the libraries' own errors: decompressors, encryption, numbers that are none.
+# What damaged archives raise besides the libraries' own errors: decompressors, encryption, invalid numbers.
 _DAMAGE = (zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError, ValueError, OverflowError, LookupError)
 
 
@@ -45,7 +43,7 @@ class _Member:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file's name is that of an archive.
+    """Return whether a file's name is that of an archive.
 
     >>> is_archive(Path("photos.tar.gz")), is_archive(Path("photos.gz"))
     (True, False)
@@ -54,11 +52,11 @@ def is_archive(path: Path) -> bool:
 
 
 def unpack(archive: Path, folder: Path, max_bytes: int = MAX_UNPACKED_BYTES) -> None:
-    """Unpack a zip or tar file to ``folder``, which appears whole or not at all; files keep their times.
+    """Unpack a zip or tar file to ``folder``, which appears complete or not at all; files keep their times.
 
     Raises:
-        BadInput: it is no archive or a damaged one; a member would lie outside the folder, is a link or a device, or is
-            there twice; or all of them are more than ``max_bytes`` bytes, or take more than the disk has free.
+        BadInput: the file is not an archive, or is damaged; a member would be outside the folder, is a link or a
+            device, or occurs twice; or the members exceed ``max_bytes`` bytes or the free space of the disk.
     """
     half = folder.with_name(f".partial-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:
@@ -67,7 +65,8 @@ def unpack(archive: Path, folder: Path, max_bytes: int = MAX_UNPACKED_BYTES) -> 
             half.mkdir(parents=True)
             _extract_members(members, half)
         _publish_folder(half, folder)
-    except OSError as error:  # of the disk, or of what reads the archive
+    # Of the disk, or of the library that reads the archive.
+    except OSError as error:
         remedy = f"; {MAKE_ROOM}" if error.errno == errno.ENOSPC else ""
         reason = error.strerror or str(error)
         raise BadInput(
@@ -78,7 +77,7 @@ def unpack(archive: Path, folder: Path, max_bytes: int = MAX_UNPACKED_BYTES) -> 
 
 
 def free_bytes(folder: Path) -> int:
-    """Return the bytes that are free on the disk where ``folder`` is or would be made."""
+    """Return the free bytes of the disk where ``folder`` is or would be created."""
     return shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
 
 
@@ -86,7 +85,8 @@ def _publish_folder(half: Path, folder: Path) -> None:
     try:
         half.rename(folder)
     except OSError:
-        if not folder.is_dir():  # else another process was quicker, with the same content
+        # If the folder exists, another process has unpacked the same content meanwhile.
+        if not folder.is_dir():
             raise
 
 
@@ -107,7 +107,8 @@ def _read_zip_member(archive: zipfile.ZipFile, item: zipfile.ZipInfo) -> _Member
     kind = stat.S_IFMT(item.external_attr >> 16)
     try:
         time = calendar.timegm((*item.date_time, 0, 0, 0))
-    except ValueError:  # month 0, as of tools that write no times
+    # Tools that store no time write month 0.
+    except ValueError:
         time = 0
     plain = kind in (0, stat.S_IFREG) and not item.is_dir()
     return _Member(
@@ -121,13 +122,13 @@ def _read_zip_member(archive: zipfile.ZipFile, item: zipfile.ZipInfo) -> _Member
 
 
 def _read_tar_member(archive: tarfile.TarFile, item: tarfile.TarInfo) -> _Member:
-    # Any decimal number may stand there, NaN and infinity, too.
-    time = int(item.mtime) if 0 <= item.mtime < _LATEST else 0
+    # The field may hold any decimal number, including NaN and infinity.
+    time = int(item.mtime) if 0 <= item.mtime < _LATEST_TIME else 0
     return _Member(item.name, item.size, time, item.isdir(), item.isreg(), partial(archive.extractfile, item))
 
 
 def _checked(archive: Path, members: Iterable[_Member], limit: int, free: int) -> list[_Member]:
-    """The members, if all of them may be unpacked; those behind one that is refused are not read."""
+    """Return the members if all of them may be unpacked; members after a refused one are not read."""
     refused = f"{clean_text(str(archive))} is refused: "
     total = taken = 0
     checked = []
@@ -137,13 +138,13 @@ def _checked(archive: Path, members: Iterable[_Member], limit: int, free: int) -
         path = PurePosixPath(member.name.replace("\\", "/"))
         name = clean_text(member.name)
         if path.is_absolute() or ".." in path.parts or (member.is_file and not path.parts) or "\0" in member.name:
-            raise BadInput(f"{refused}{name!r} would lie outside the folder it is unpacked to")
+            raise BadInput(f"{refused}{name!r} would be outside the folder that it is unpacked to")
         if not member.is_folder and not member.is_file:
             raise BadInput(f"{refused}{name!r} is a link or a device, not a file")
         if (member.is_file and path in seen) or not files.isdisjoint(
             [path, *path.parents] if member.is_folder else path.parents
         ):
-            raise BadInput(f"{refused}{name!r} is in it twice")
+            raise BadInput(f"{refused}{name!r} occurs twice")
         seen.add(path)
         if member.is_file:
             files.add(path)
@@ -165,7 +166,7 @@ def _extract_members(members: list[_Member], folder: Path) -> None:
             target.mkdir(parents=True, exist_ok=True)
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Neither library reads more of a member than its header says.
+        # Neither library reads more of a member than its header states.
         with member.open() as source, target.open("xb") as written:
             shutil.copyfileobj(source, written)
         os.utime(target, (member.modified, member.modified))

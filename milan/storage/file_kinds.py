@@ -1,4 +1,4 @@
-"""Recognize by its first bytes a file that was mistaken for weights or data."""
+"""Recognize files that were mistaken for weights or data by their first bytes."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ _PICKLED = (".bin", ".pth", ".pt")
 
 
 def wrong_kind(path: Path) -> str:
-    """Return what a file is instead of data and what to do about it, to stand after "FILE is".
+    """Return what a file is instead of data, and what to do, as a continuation of "FILE is".
 
     Git LFS pointers, web pages, empty files and some formats that are mistaken for weights are recognized. The result
     is empty for any other file.
@@ -43,7 +43,7 @@ def check_model_folder(folder: Path) -> None:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Return whether a file begins as safetensors do, with the size of a JSON header in eight bytes."""
+    """Return whether a file begins like safetensors: eight bytes with the size of a JSON header."""
     head = _head(path)
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**27
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, results found by content, and journals that survive a kill."""
+"""Atomic files, folder locks, content keys and journals."""
 
 import errno
 import hashlib
@@ -40,9 +40,9 @@ RECORDED_PACKAGES = (
     "pillow",
     "safetensors",
 )
-# Format of what the cache keeps. Version 0.1 kept its results beside the folder that is named for the format.
+# Format of cached results. Version 0.1 stored its results beside the folder that is named after the format.
 CACHE_FORMAT = 2
-_FIRST_CACHE = (
+_CACHE_FOLDERS_0_1 = (
     *("captions", "concepts", "embeddings", "features", "next_layer"),
     *("overlap", "pictures", "replies", "segmented", "thresholds"),
 )
@@ -53,21 +53,20 @@ _FULL_DISK = re.compile(
     r"|unexpected pos \d+ vs \d+|PytorchStreamWriter failed"  # torch.save
 )
 _PLAIN_NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,98}[a-z0-9_-])?")
-# names that Windows gives to devices, whatever their suffix
+# Names of devices on Windows, with any suffix.
 _RESERVED_NAMES = {"con", "prn", "aux", "nul", *(f"{port}{one}" for port in ("com", "lpt") for one in "0123456789")}
 _LOCK, _HOLDER, _TURN = ".lock", ".holder", ".turn"
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside ``path`` to write to; what was written appears under ``path`` whole, or not at
-    all.
+    """Yield a temporary path to write to, which replaces ``path`` when the block ends without an exception.
 
-    The temporary name keeps the suffix, since savers such as ``numpy.save`` look at it. What a killed process leaves
-    behind is removed by the next ``lock_folder``.
+    The temporary name has the same suffix, because savers such as ``numpy.save`` depend on it. Files that a killed
+    process left behind are removed by the next ``lock_folder``.
 
     Raises:
-        OSError: as the block raises; ``ENOSPC`` with the file's name however a saver reports a full disk.
+        OSError: as raised in the block; a full disk is always ``ENOSPC`` with the file's name.
     """
     path = Path(path)
     partial = path.with_name(f"{_PARTIAL}{os.getpid()}-{uuid.uuid4().hex[:8]}{path.suffix}")
@@ -85,37 +84,38 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all."""
+    """Write a text file in UTF-8 atomically."""
     with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def _is_full_disk(error: Exception) -> bool:
-    """Whether an error says that there is no room: safetensors, numpy and torch do it in words alone."""
+    """Return whether an error is about a full disk; safetensors, numpy and torch say so only in the text."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return _FULL_DISK.search(str(error)) is not None
 
 
 def new_array(file: Path, kind: type, shape: tuple[int, ...]) -> "np.memmap":
-    """Create a .npy file and map it for writing, with its space taken on disk.
+    """Create a .npy file with its space allocated on disk, and map it for writing.
 
-    Without that a full disk would be noticed when a page of the map is written, by a signal that kills the process.
+    Without the allocation, a full disk would kill the process by a signal when a page of the map is written.
 
     Raises:
-        OSError: there is no room.
+        OSError: the disk is full.
     """
     import numpy as np  # not needed for --help
 
     array = np.lib.format.open_memmap(file, "w+", kind, shape)
-    if hasattr(os, "posix_fallocate"):  # macOS has none
+    # macOS does not have this function.
+    if hasattr(os, "posix_fallocate"):
         with file.open("r+b") as opened:
             os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
     return array
 
 
 def content_key(**parts: object) -> str:
-    """Sixteen hexadecimal digits that stand for these plain values, whatever order they are given in.
+    """Return sixteen hexadecimal digits that identify these plain values, independent of their order.
 
     >>> content_key(k=15, layers=["a", "b"]) == content_key(layers=("a", "b"), k=15)
     True
@@ -123,7 +123,7 @@ def content_key(**parts: object) -> str:
     False
 
     Raises:
-        BadInput: a value is not plain (text, number, bool, None, path, or lists and dicts of these).
+        BadInput: a value is not plain: text, number, bool, None, path, or lists and dicts of these.
     """
     try:
         text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=_serialize_path)
@@ -136,24 +136,24 @@ def content_key(**parts: object) -> str:
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` (made if absent) for this process alone, and clear what a killed holder left half written.
+    """Lock ``folder`` (created if absent) for this process, and remove partial files of killed processes.
 
-    The lock is the operating system's and ends with its holder even on ``kill -9``; a file beside it names the holder.
-    A holder on another machine, which the lock may not reach, is respected as long as that file is there.
+    The operating system releases the lock when its holder ends, even on ``kill -9``; a file beside it names the holder.
+    A holder on another machine, which the lock may not cover, is respected as long as that file exists.
 
     Raises:
-        BadInput: the folder is a file, cannot be written, or is held by another process, or by this one.
+        BadInput: the folder is a file, is not writable, or is locked by another process or by this one.
     """
     folder = Path(folder)
-    lock = _acquired(folder, _LOCK, timeout=0.0)
+    lock = _acquire_lock(folder, _LOCK, timeout=0.0)
     try:
-        _sign(folder)
+        _write_holder(folder)
         try:
             _clear_partials(folder)
             yield
         finally:
             (folder / _HOLDER).unlink(missing_ok=True)
-            # Safe while it is held: whoever has opened the removed file sees that and opens another.
+            # Safe while the lock is held: a process that has opened the removed file notices and opens a new one.
             with suppress(OSError):
                 (folder / _LOCK).unlink()
     finally:
@@ -162,12 +162,12 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def wait_for_folder(folder: Path) -> Iterator[None]:
-    """Wait until no other process is within such a block for ``folder`` (made if absent): what several need, one makes.
+    """Run the block while no other process is in such a block for ``folder`` (created if absent).
 
     Raises:
-        BadInput: the folder is a file or cannot be written.
+        BadInput: the folder is a file or is not writable.
     """
-    lock = _acquired(folder, _TURN, timeout=-1.0)
+    lock = _acquire_lock(folder, _TURN, timeout=-1.0)
     try:
         yield
     finally:
@@ -175,13 +175,17 @@ def wait_for_folder(folder: Path) -> Iterator[None]:
 
 
 class Journal(AbstractContextManager["Journal"]):
-    """Finished items of a run, by id, in SQLite; each is on disk when ``put`` returns, and a killed run loses none.
+    """The finished items of a run by id, in SQLite; an item is on disk when ``put`` returns.
 
-    A journal starts empty if it was written with another key or by version 0.1, since its items answer another
-    question. Each item has a checksum; one that was changed on disk counts as not finished.
+    A journal that was written with another key, or by version 0.1, is emptied, because its items do not belong to this
+    run. Each item has a checksum; an item that was changed on disk counts as not finished.
+
+    Args:
+        path: the SQLite file, created if absent.
+        key: identifies everything that the items depend on, see ``content_key``.
 
     Raises:
-        BadInput: from any method, where the file is damaged or cannot be written.
+        BadInput: from any method, if the file is damaged or not writable.
     """
 
     def __init__(self, path: Path, key: str):
@@ -205,53 +209,54 @@ class Journal(AbstractContextManager["Journal"]):
                 base.execute("INSERT OR REPLACE INTO facts VALUES ('key', ?)", (key,))
 
     def _drop_other_format(self) -> None:
-        """Empty a journal of milan 0.1, whose items have no checksum."""
+        """Empty a journal of milan 0.1, whose items have no checksums."""
         columns = [name for _, name, *_ in self._connection.execute("PRAGMA table_info(items)")]
         if columns and "checksum" not in columns:
             (count,) = self._connection.execute("SELECT count(*) FROM items").fetchone()
             self._connection.execute("DROP TABLE items")
             if count:
-                text = f"{self.path} holds {count} answers of milan 0.1, which are made again"
+                text = f"{self.path} has {count} answers of milan 0.1, which are made again"
                 warnings.warn(text, MilanNotice, stacklevel=5)
 
     def get(self, id: str) -> dict | None:
-        """What was put under ``id``, or None."""
+        """Return the value stored under ``id``, or None."""
         with self._faults("cannot read"):
             query = "SELECT id, value, checksum FROM items WHERE id = ?"
             found = self._connection.execute(query, (json.dumps(id),)).fetchone()
         return json.loads(found[1]) if found and self._sound(*found) else None
 
     def put(self, id: str, value: dict) -> None:
-        """Keeps ``value`` (plain values only) under ``id``, in place of what was there.
+        """Store ``value`` (plain values only) under ``id``, replacing an earlier value.
 
         Raises:
-            BadInput: it cannot be written, as on a full disk; what was put before is kept.
+            BadInput: the journal cannot be written, as on a full disk; earlier items are kept.
         """
-        name, text = json.dumps(id), json.dumps(value)  # JSON is ASCII, so surrogates in file names cannot upset SQLite
+        # JSON is ASCII: SQLite cannot store lone surrogates, which file names may have.
+        name, text = json.dumps(id), json.dumps(value)
         known = "ON CONFLICT (id) DO UPDATE SET value = excluded.value, checksum = excluded.checksum"
         with self._faults("cannot write to"), self._connection as base:
             query = f"INSERT INTO items (id, value, checksum) VALUES (?, ?, ?) {known}"
             base.execute(query, (name, text, _crc(name, text)))
 
     def ids(self) -> list[str]:
-        """All ids, in the order in which they were first put."""
+        """Return all ids, in the order in which they were first stored."""
         with self._faults("cannot read"):
             found = self._connection.execute("SELECT id, value, checksum FROM items ORDER BY row")
             return [json.loads(row[0]) for row in found if self._sound(*row)]
 
     def _sound(self, id: str, value: str, checksum: int) -> bool:
-        """Return whether an item is as it was put."""
+        """Return whether an item is unchanged since it was stored."""
         sound = _crc(id, value) == checksum
         if not sound:
             warnings.warn(f"an answer in {self.path} is damaged and is made again", MilanNotice, stacklevel=4)
         return sound
 
     @contextmanager
-    def _faults(self, what: str, remedy: str = "delete it to start afresh") -> Iterator[None]:
+    def _faults(self, what: str, remedy: str = "delete it to start again") -> Iterator[None]:
         try:
             yield
         except (sqlite3.DatabaseError, OSError) as error:
-            remedy = "what was finished is kept; make room and run again" if "full" in str(error) else remedy
+            remedy = "finished items are kept; free disk space and run again" if "full" in str(error) else remedy
             raise BadInput(f"{what} the journal {self.path}: {error}; {remedy}") from None
 
     def close(self) -> None:
@@ -279,7 +284,7 @@ def _read_git_hash() -> str | None:
 
 
 def collect_versions() -> dict[str, str]:
-    """What a result was made with: python, milan and the libraries that decide numbers; ``git`` in a checkout."""
+    """Return the versions of python, milan and the libraries that affect results; in a checkout also ``git``."""
     found = {"python": platform.python_version(), "milan": __version__}
     for name in RECORDED_PACKAGES:
         with suppress(PackageNotFoundError):
@@ -289,9 +294,9 @@ def collect_versions() -> dict[str, str]:
 
 
 def safe_name(text: str) -> str:
-    """A file name that stands for ``text`` on every file system and in a URL, and that no other text has.
+    """Return a unique file name for ``text`` that is valid on every file system and in a URL.
 
-    Short plain lower-case names are kept. Others, such as those that differ in case only, end in a hash of the text.
+    Short plain lower-case names are unchanged. Others, such as names that differ in case only, end in a hash.
 
     >>> safe_name("layer4.1.conv2"), safe_name("Conv/1"), safe_name("..")
     ('layer4.1.conv2', 'Conv_1-dacd7473', '_-5ec1f7e7')
@@ -303,19 +308,19 @@ def safe_name(text: str) -> str:
 
 
 def cache_root() -> Path:
-    """Where what can be made again is kept: ``$MILAN_CACHE``, else ``~/.cache/milan``."""
+    """Return the folder of the cache: ``$MILAN_CACHE``, else ``~/.cache/milan``."""
     chosen = os.environ.get("MILAN_CACHE")
     return Path(chosen) if chosen else Path.home() / ".cache" / "milan"
 
 
 def cache_folder() -> Path:
-    """Return the folder of the cache for this version's formats; results in other formats are never read."""
+    """Return the folder of the cache for this version's format; results in other formats are never read."""
     root = cache_root()
     folder = root / f"format-{CACHE_FORMAT}"
-    old = [name for name in _FIRST_CACHE if (root / name).is_dir()]
+    old = [name for name in _CACHE_FOLDERS_0_1 if (root / name).is_dir()]
     if old and not folder.exists():
-        text = f"{root} holds results of milan 0.1 ({', '.join(old)}); those needed are made again in {folder}"
-        warnings.warn(f"{text}; delete the old ones to free room", MilanNotice, stacklevel=2)
+        text = f"{root} has results of milan 0.1 ({', '.join(old)}); they are made again in {folder} when needed"
+        warnings.warn(f"{text}; delete the old ones to free disk space", MilanNotice, stacklevel=2)
     return folder
 
 
@@ -326,20 +331,22 @@ def _serialize_path(value: object) -> str:
 
 
 def _fsync(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():  # Windows opens no folders
+    # Windows cannot open folders.
+    if os.name == "nt" and path.is_dir():
         return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot sync a folder
+        # Some file systems cannot sync a folder.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
         os.close(handle)
 
 
-def _acquired(folder: Path, name: str, timeout: float) -> BaseFileLock:
-    """The lock of the file ``name`` in ``folder``, taken; a negative ``timeout`` (seconds) waits for it without end."""
+def _acquire_lock(folder: Path, name: str, timeout: float) -> BaseFileLock:
+    """Acquire the lock file ``name`` in ``folder``; a negative ``timeout`` (in seconds) waits without limit."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / name)
@@ -352,8 +359,8 @@ def _acquired(folder: Path, name: str, timeout: float) -> BaseFileLock:
     return lock
 
 
-def _sign(folder: Path) -> None:
-    """Write down who holds the folder."""
+def _write_holder(folder: Path) -> None:
+    """Record this process as the holder of the folder."""
     signed = _read_owner(folder)
     if signed and signed.get("host") != socket.gethostname() and signed.get("boot") != _read_boot_id():
         held = f"{folder} is being written by {_format_owner(folder)}"
@@ -367,10 +374,11 @@ def _sign(folder: Path) -> None:
 
 
 def _read_owner(folder: Path) -> dict:
-    """What the holder of the folder, or the last one where it was killed, wrote of itself."""
+    """Return the record of the folder's holder, or of its last holder if that was killed; empty if there is none."""
     try:
         signed = json.loads((folder / _HOLDER).read_text())
-    except (OSError, ValueError):  # killed before it had signed
+    # The holder may have been killed before it wrote its record.
+    except (OSError, ValueError):
         return {}
     return signed if isinstance(signed, dict) else {}
 
@@ -384,19 +392,19 @@ def _format_owner(folder: Path) -> str:
 
 
 def _unwritable(folder: Path, error: OSError) -> BadInput:
-    """What is told of a folder that cannot be made or written to."""
+    """Return the error about a folder that cannot be created or written to."""
     cached = folder.is_relative_to(cache_folder())
     other = "set MILAN_CACHE to another folder" if cached else "name another folder"
     if isinstance(error, FileExistsError):
         return BadInput(f"{folder} is a file; {other} to write to")
     if isinstance(error, NotADirectoryError):
-        return BadInput(f"{folder} cannot be made: part of its path is a file; {other} to write to")
-    return BadInput(f"cannot write to {folder}: {error.strerror}; {other}, or free space and rights there")
+        return BadInput(f"{folder} cannot be created: part of its path is a file; {other} to write to")
+    return BadInput(f"cannot write to {folder}: {error.strerror}; {other}, or make it writable")
 
 
 @cache
 def _read_boot_id() -> str:
-    """The running kernel's id, which containers on one machine share though their host names differ."""
+    """Return the id of the running kernel, which containers on one machine share although host names differ."""
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return socket.gethostname()
@@ -405,6 +413,6 @@ def _read_boot_id() -> str:
 def _clear_partials(folder: Path) -> None:
     for leftover in folder.rglob(f"{_PARTIAL}*"):
         pid = leftover.name.removeprefix(_PARTIAL).partition("-")[0]
-        # Another process of this run may be writing.
+        # Another process may still be writing.
         if not pid.isdigit() or int(pid) == os.getpid() or not psutil.pid_exists(int(pid)):
             leftover.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Ask a hub, report within seconds that it cannot be asked, and load models without running their code."""
+"""Access to model hubs: quick errors if a hub is out of reach, and loading without running code of models."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from milan.errors import BadInput
 
-TIMEOUT_SECONDS = 5  # seconds until a hub that does not answer counts as out of reach
+TIMEOUT_SECONDS = 5  # until a hub that does not answer counts as out of reach
 WEIGHTS_HINT = "--weights FILE (or --weights random)"
 
 
@@ -29,9 +29,7 @@ def is_offline() -> bool:
 
 
 def is_reachable(url: str) -> bool:
-    """Whether the server of ``url`` answers at all, be it with a refusal; proxies of the environment are used."""
-    if is_offline():
-        return False
+    """Return whether the server of ``url`` answers, even with an error; proxies of the environment are used."""
     try:
         with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=TIMEOUT_SECONDS):
             return True
@@ -42,17 +40,17 @@ def is_reachable(url: str) -> bool:
 
 
 def make_unreachable_error(subject: str, url: str, cached: Path | str, hint: str = WEIGHTS_HINT) -> BadInput:
-    """The error for something that is neither cached nor to be had."""
+    """Return the error for a model that is neither cached nor downloadable."""
     return BadInput(
         f"{subject} is not on this machine and {url} is out of reach; it would be cached as {cached}; give {hint}"
     )
 
 
 def format_error_line(error: BaseException) -> str:
-    """Return what a library's error says, on one line of at most 300 characters."""
+    """Return the text of a library's error on one line of at most 300 characters."""
     text = " ".join(str(error).split())
     if "trust_remote_code" in text:
-        return "it needs code from its own folder, which is never run; give a model whose class the library has itself"
+        return "it needs code from its own folder, which is never run; use a model whose class is part of the library"
     return text[:300] or type(error).__name__
 
 
@@ -63,11 +61,10 @@ def _is_online() -> bool:
 
 
 def find_cached_if_offline(repository: str, filenames: Sequence[str], hint: str = WEIGHTS_HINT) -> Path | None:
-    """None where the Hugging Face hub may be asked and answers; otherwise the first of a repository's files that is in
-    the cache.
+    """Return None if the Hugging Face hub can be reached, else the first of a repository's files that is cached.
 
     Raises:
-        BadInput: if the repository is neither cached nor to be had, within seconds.
+        BadInput: the hub is out of reach and none of the files is cached.
     """
     from huggingface_hub import constants, try_to_load_from_cache
 
@@ -83,10 +80,10 @@ def find_cached_if_offline(repository: str, filenames: Sequence[str], hint: str 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Load a transformers model without bars and notices, and without a question whether code in its folder may run.
+    """Within the block, transformers shows no progress bars or notices and never asks to run code of a model.
 
     All calls in this package pass ``trust_remote_code=False``. Libraries that load transformers models themselves
-    (open_clip, bert-score) do not; transformers would then ask on the console, and run the code after a "y".
+    (open_clip, bert-score) do not; transformers would then ask on the console and run the code after a "y".
     """
     from transformers import dynamic_module_utils as remote_code
     from transformers.utils import logging as notices
@@ -95,7 +92,7 @@ def quiet() -> Iterator[None]:
     seconds = remote_code.TIME_OUT_REMOTE_CODE
     notices.set_verbosity(logging.ERROR)
     notices.disable_progress_bar()
-    # Without time for an answer it refuses instead of asking.
+    # With no time for an answer, transformers refuses instead of asking.
     remote_code.TIME_OUT_REMOTE_CODE = 0
     try:
         yield

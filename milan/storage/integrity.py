@@ -1,4 +1,4 @@
-"""Detect files that were truncated or changed after they were written, and make them again."""
+"""Detect files that were truncated or changed after they were written, and compute them again."""
 
 import hashlib
 import warnings
@@ -12,17 +12,17 @@ from milan.storage.files import atomic_write, content_key
 from milan.storage.text_files import read_json_object
 
 T = TypeVar("T")
-HASHED = 64 * 2**20  # bytes; of a larger file only the size is compared
+MAX_HASHED_BYTES = 64 * 2**20  # of a larger file only the size is compared
 Marks = dict[str, list[Any]]  # by file name: size in bytes, and sha256 (empty for large files)
 
 
 def checksums(folder: Path, names: Iterable[str]) -> Marks:
-    """Return size and sha256 of some files in a folder, as ``damage`` compares them."""
+    """Return size and sha256 of files in a folder, for ``damage`` to compare."""
     return {name: _mark(folder / name) for name in names}
 
 
 def damage(folder: Path, marks: Mapping[str, Any]) -> str:
-    """Return what is wrong with the first file that differs from its ``checksums``; an empty text if none does."""
+    """Return what is wrong with the first file that differs from its ``checksums``; empty if all are unchanged."""
     for name, before in marks.items():
         try:
             now = _mark(folder / name)
@@ -36,18 +36,18 @@ def damage(folder: Path, marks: Mapping[str, Any]) -> str:
 
 
 def is_sound(facts: dict[str, Any] | None, folder: Path) -> TypeGuard[dict[str, Any]]:
-    """Return whether ``facts["files"]`` are the ``checksums`` of the folder's files as they are now."""
+    """Return whether ``facts["files"]`` equals the ``checksums`` of the folder's files now."""
     files = facts.get("files") if facts else None
     return isinstance(files, dict) and not damage(folder, files)
 
 
 def _mark(file: Path) -> list[Any]:
     size = file.stat().st_size
-    return [size, hashlib.sha256(file.read_bytes()).hexdigest() if size <= HASHED else ""]
+    return [size, hashlib.sha256(file.read_bytes()).hexdigest() if size <= MAX_HASHED_BYTES else ""]
 
 
 def sealed(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Add to the facts of a JSON file the checksum by which ``read_sealed`` detects changes.
+    """Return facts with a checksum, by which ``read_sealed`` detects changes.
 
     >>> sealed({"a": 1})
     {'a': 1, 'checksum': '015abd7f5cc57a2d'}
@@ -56,10 +56,10 @@ def sealed(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_sealed(file: Path) -> dict[str, Any]:
-    """Read ``sealed`` facts.
+    """Read facts that were written with ``sealed``.
 
     Raises:
-        BadInput: the file cannot be read, holds no such facts, or was changed.
+        BadInput: the file cannot be read, has no such facts, or was changed.
     """
     found = read_json_object(file)
     if sealed({name: value for name, value in found.items() if name != "checksum"}) != found:
@@ -68,23 +68,24 @@ def read_sealed(file: Path) -> dict[str, Any]:
 
 
 def json_or_none(file: Path) -> dict[str, Any] | None:
-    """Return the object that a JSON file holds, or None if there is no such file or it is damaged."""
+    """Return the object in a JSON file, or None if the file does not exist or is damaged."""
     with suppress(BadInput):
         return read_json_object(file)
     return None
 
 
 def made_once(file: Path, make: Callable[[Path], object], read: Callable[[Path], T]) -> T:
-    """Read a file of the cache, which is made first if it is missing or damaged.
+    """Read a file of the cache; if it is missing or damaged, compute it first.
 
     Args:
-        make: writes the file, to the path that it is given.
-        read: returns what the file holds, and raises for a truncated file, as ``numpy.load`` does.
+        file: the cached file.
+        make: writes the file to the path that it is given.
+        read: reads the file, and raises for a truncated one, as ``numpy.load`` does.
     """
     if file.is_file():
         try:
             return read(file)
-        # A damaged file makes its reader raise anything; a fault of the reader itself is raised again below.
+        # A damaged file can make its reader raise anything; a bug in the reader is raised again below.
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             warnings.warn(f"{file} is damaged ({reason}) and is made again", MilanNotice, stacklevel=2)

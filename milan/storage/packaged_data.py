@@ -1,4 +1,4 @@
-"""Where the files that come with the package are: the same in a checkout and in an installed wheel."""
+"""Locate the files that come with the package, in a checkout and in an installed wheel."""
 
 from pathlib import Path
 
@@ -8,14 +8,14 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 def locate_packaged_data(relative: str) -> Path:
-    """The path of a file or folder that comes with the package, such as ``"data/diorama"`` or ``"configs/prior.yaml"``.
+    """Return the path of a packaged file or folder, such as ``"data/diorama"`` or ``"configs/prior.yaml"``.
 
     Raises:
-        BadInput: it is neither in the installed package nor in the checkout.
+        BadInput: the path is neither in the installed package nor in the checkout.
     """
     for root in (_PACKAGE / "_embedded", _PACKAGE.parent):
         if (root / relative).exists():
             return root / relative
     raise BadInput(
-        f"{relative} does not come with this installation of milan (looked in {_PACKAGE.parent}); install it again"
+        f"{relative} is not part of this installation of milan (looked in {_PACKAGE.parent}); install it again"
     )

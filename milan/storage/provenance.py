@@ -1,4 +1,4 @@
-"""What a result was made from, and what of that is simulated: the one place that decides which results say so."""
+"""Provenance: what a result was made from, and which of its sources are simulated."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -7,7 +7,7 @@ from pathlib import Path
 from milan.storage.packaged_data import locate_packaged_data
 
 Sources = Mapping[str, str]
-"""By role (target, probe, captioner, ...) the specs of what was used, several of one role joined by commas."""
+"""Specs of what was used, by role (target, probe, captioner, ...); several of one role are joined by commas."""
 
 DIORAMA, PHRASES = "diorama", "phrases"
 LANGUAGE_MODEL = "language model"
@@ -17,13 +17,13 @@ SIMULATED = (
     "Simulated: this result uses Diorama, a small world that the package generates itself, for {}. Its images are "
     "drawn by a program, its models are trained on them, and its annotators are programs, not people."
 )
-NAMES = "it names only words that it was given, and never what they have in common."
-COUNTED = f"In place of {{}} a program counted phrases: {NAMES}"
+PHRASES_LIMIT = "it names only words that it was given, and never what they have in common."
+COUNTED = f"A program that counts phrases took the place of {{}}: {PHRASES_LIMIT}"
 FAMILIES = ("harvest", "latents", "hf", "open_clip", "local-dir", "segmenter")
 
 
 def simulated_note(sources: Sources) -> str:
-    """Return what a result must say if Diorama, or a counter of phrases, had a part in it; empty if neither had.
+    """Return the note that a result must show if Diorama or the phrase counter was used; empty if neither was.
 
     >>> simulated_note({"target": "torchvision:alexnet", "probe": "photos", "embedder": "diorama:siglip-small"})[:94]
     'Simulated: this result uses Diorama, a small world that the package generates itself, for the '
@@ -48,7 +48,7 @@ def sources_note(sources: Sources) -> str:
 
 
 def is_simulated(spec: str) -> bool:
-    """Whether a spec, or one of several joined by commas, names a part of Diorama or a folder with a copy of one.
+    """Return whether a spec, or one of several joined by commas, names a part of Diorama or a copy of one.
 
     >>> [is_simulated(spec) for spec in ("diorama:objects@judge", "nouns.txt, harvest:diorama", "hf:me/diorama")]
     [True, True, False]
@@ -57,7 +57,7 @@ def is_simulated(spec: str) -> bool:
 
 
 def joined(owners: Mapping[str, Sources]) -> dict[str, str]:
-    """Return the sources of several owners as one mapping: as "ROLE of OWNER", or the bare role where several agree.
+    """Return the sources of several owners as one mapping, by "ROLE of OWNER", or by role where owners agree.
 
     >>> joined({"milan": {"probe": "photos", "prior": "diorama"}, "sand": {"probe": "photos"}, "a table": {}})
     {'probe': 'photos', 'prior of milan': 'diorama'}
@@ -72,7 +72,7 @@ def joined(owners: Mapping[str, Sources]) -> dict[str, str]:
 
 
 def united(several: Iterable[Sources]) -> dict[str, str]:
-    """Return several sources as one that names no owner: the specs of one role, each once, joined by commas.
+    """Return several sources as one mapping without owners: the distinct specs of each role, joined by commas.
 
     >>> united([{"probe": "photos", "prior": ""}, {"probe": "cars", "prior": "diorama"}])
     {'probe': 'photos, cars', 'prior': 'diorama'}
@@ -85,7 +85,8 @@ def united(several: Iterable[Sources]) -> dict[str, str]:
 
 
 def _is_one(spec: str) -> bool:
-    if spec.startswith("Diorama ("):  # as models say what they were trained on
+    # Models state what they were trained on in this form.
+    if spec.startswith("Diorama ("):
         return True
     family, colon, rest = spec.partition(":")
     if family == DIORAMA:
@@ -94,7 +95,7 @@ def _is_one(spec: str) -> bool:
 
 
 def _is_stand_in(path: Path) -> bool:
-    """Whether a file or folder is one of Diorama's, or a copy of a folder that holds a stand-in."""
+    """Return whether a path is part of Diorama, or a copy of a folder with a stand-in."""
     if not path.exists():
         return False
     if path.resolve().is_relative_to(locate_packaged_data("data/diorama").resolve()):
@@ -106,6 +107,6 @@ def _is_stand_in(path: Path) -> bool:
 
 
 def _listed(roles: list[str]) -> str:
-    """Roles as a list in words."""
+    """Return roles as an enumeration in words."""
     named = [f"the {role}" for role in roles]
     return named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"

@@ -1,4 +1,4 @@
-"""Rows of plain values as CSV, JSONL and parquet files, each read back as it was written."""
+"""Read and write rows of plain values as CSV, JSONL and parquet files."""
 
 import csv
 import io
@@ -15,16 +15,13 @@ from milan.storage.text_files import CsvTable, converted, parse_json, read_text,
 T = TypeVar("T")
 
 TableRow = dict[str, Any]
-_FORMULA_PATTERN = re.compile(
-    r"'*\s*[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]"
-)  # what a spreadsheet would run, in half or full width
-FACTS = "milan"  # their name in a parquet file's metadata
+# What a spreadsheet would run as a formula, in half or full width.
+_FORMULA_PATTERN = re.compile(r"'*\s*[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]")
+FACTS = "milan"  # key of the facts in a parquet file's metadata
 
 
 def write_csv(path: Path, rows: Sequence[TableRow]) -> None:
-    """Lists and dicts are JSON in one cell; a text that a spreadsheet would take for a formula gets a ``'``
-    before it.
-    """
+    """Write a CSV file; lists and dicts become JSON, and texts that look like formulas get a leading ``'``."""
     lines = io.StringIO()
     table = csv.DictWriter(lines, list(rows[0]) if rows else [], lineterminator="\n")
     table.writeheader()
@@ -34,10 +31,10 @@ def write_csv(path: Path, rows: Sequence[TableRow]) -> None:
 
 
 def read_csv(path: Path, *needed: str) -> list[TableRow]:
-    """Return the rows of a CSV table: JSON and numbers are parsed, guards taken off, empty cells of numbers are None.
+    """Read a file of ``write_csv``: JSON and numbers are parsed; empty cells of numeric columns are None.
 
     Args:
-        path: of the file.
+        path: the file.
         needed: columns that it must have.
 
     Raises:
@@ -49,7 +46,7 @@ def read_csv(path: Path, *needed: str) -> list[TableRow]:
 
 
 def write_jsonl(path: Path, rows: Sequence[TableRow]) -> None:
-    """One JSON object in each line."""
+    """Write one JSON object per line."""
     with atomic_write(path) as partial:
         partial.write_text(
             "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows), encoding="utf-8"
@@ -57,7 +54,7 @@ def write_jsonl(path: Path, rows: Sequence[TableRow]) -> None:
 
 
 def read_jsonl(path: Path, *needed: str) -> list[TableRow]:
-    """Return the objects of a JSONL file, one of each line.
+    """Return the objects of a JSONL file.
 
     Raises:
         BadInput: the file cannot be read, a line is not a JSON object, or one lacks a needed key.
@@ -70,10 +67,12 @@ def read_jsonl(path: Path, *needed: str) -> list[TableRow]:
 
 
 def write_parquet(path: Path, rows: Sequence[TableRow], facts: Mapping[str, Any] | None = None) -> None:
-    """Nested values stay nested; a key that only some objects have is null in the others.
+    """Write a parquet file; nested values stay nested, and a key that some objects lack is null in them.
 
     Args:
-        facts: plain values that are kept in the file's metadata.
+        path: the file.
+        rows: the rows, all with the same columns.
+        facts: plain values for the file's metadata.
     """
     import pyarrow
     from pyarrow import parquet
@@ -109,7 +108,7 @@ def read_table(path: Path, needed: Sequence[str], convert: Callable[[TableRow], 
     """Convert the rows of a .csv, .jsonl or .parquet file.
 
     Raises:
-        UnknownName: the file's name ends otherwise.
+        UnknownName: the file has another suffix.
         BadInput: the file cannot be read, a row lacks a needed column, or ``convert`` refuses it.
     """
     if path.suffix not in TABLE_READERS:
@@ -120,7 +119,7 @@ def read_table(path: Path, needed: Sequence[str], convert: Callable[[TableRow], 
 
 
 def parquet_facts(path: Path) -> dict[str, Any]:
-    """Return the facts that ``write_parquet`` was given; empty where there are none, or no such file."""
+    """Return the facts that were given to ``write_parquet``; empty if there are none or no such file."""
     import pyarrow
     from pyarrow import parquet
 
@@ -131,7 +130,7 @@ def parquet_facts(path: Path) -> dict[str, Any]:
 
 
 def escape_formula(text: str) -> str:
-    """``text`` as a CSV cell that no spreadsheet runs.
+    """Return ``text`` as a CSV cell that no spreadsheet runs as a formula.
 
     >>> escape_formula("=HYPERLINK(1)"), escape_formula("'=1"), escape_formula("a = b")
     ("'=HYPERLINK(1)", "''=1", 'a = b')
@@ -140,7 +139,7 @@ def escape_formula(text: str) -> str:
 
 
 def unescape_formula(cell: str) -> str:
-    """The text that ``escape_formula`` was given."""
+    """Return the text that ``escape_formula`` was given."""
     return cell[1:] if cell.startswith("'") and _FORMULA_PATTERN.match(cell) else cell
 
 
@@ -185,7 +184,7 @@ def _parse_cell(name: str, cell: str) -> Any:
 
 
 def _collect_keys(rows: Iterable[TableRow]) -> dict[str, list[str]]:
-    """For each column, the keys of the objects in its lists, in order of appearance."""
+    """Return for each column the keys of the objects in its lists, in order of appearance."""
     found: dict[str, dict[str, None]] = {}
     for row in rows:
         for name, value in row.items():

@@ -1,4 +1,4 @@
-"""Text, JSON and CSV files that others wrote, read strictly: errors name the file, the line and what stands there."""
+"""Strict readers of text, JSON and CSV files: errors name the file, the line and the value."""
 
 import csv
 import io
@@ -13,10 +13,10 @@ from milan.console.command_line import clean_text
 from milan.errors import BadInput
 
 T = TypeVar("T")
-csv.field_size_limit(2**27)  # the candidates of a unit are one cell
+csv.field_size_limit(2**27)  # one cell has all candidates of a unit
 UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")  # Excel's "Unicode text" begins with one
-# What converting a cell or an entry raises where its value is of another kind than expected.
-MISFITS = (KeyError, IndexError, TypeError, ValueError, AttributeError)
+# What converting a cell or an entry raises if its value has an unexpected type.
+CONVERSION_ERRORS = (KeyError, IndexError, TypeError, ValueError, AttributeError)
 
 
 def read_text(path: Path) -> str:
@@ -42,7 +42,7 @@ def read_text(path: Path) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text file without the white space around them, empty ones between others included.
+    """Return the lines of a text file without surrounding white space, including empty lines between others.
 
     Only line feeds and carriage returns end a line; ``str.splitlines`` also cuts at form feeds and U+2028.
 
@@ -54,11 +54,10 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_names(path: Path) -> list[str]:
-    """Return the names in a text file with one on each line, where the line tells the number that a name is of.
+    """Return the names in a text file whose line n has the name of number n.
 
     Raises:
-        BadInput: see ``read_text``; or a line between others is empty, so that the names after it may be of other
-            numbers.
+        BadInput: see ``read_text``; or a line between others is empty, so that the numbers of later names are unclear.
     """
     lines = read_lines(path)
     while lines and not lines[-1]:
@@ -79,31 +78,31 @@ def parse_json(text: str) -> Any:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """Return the object that a JSON file holds.
+    """Return the object in a JSON file.
 
     Raises:
-        BadInput: the file cannot be read, is not JSON, or holds something else than an object.
+        BadInput: the file cannot be read, is not JSON, or has another value than an object.
     """
     try:
         found = parse_json(read_text(path))
     except ValueError as error:
         raise BadInput(f"{path} is not JSON: {error}") from None
     if not isinstance(found, dict):
-        raise BadInput(f"{path} holds a JSON {type(found).__name__}, not an object")
+        raise BadInput(f"{path} has a JSON {type(found).__name__} instead of an object")
     return found
 
 
 def whole_number(value: Any) -> int:
-    """Return a unit's number, from 0, given as an integer or as its digits.
+    """Return the index of a unit, given as an integer from 0 or as decimal digits.
 
     Raises:
-        ValueError: it is anything else.
+        ValueError: the value is anything else.
     """
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() and len(value) < 20:
         return int(value)
-    raise ValueError(f"unit {value!r}; give a whole number from 0")
+    raise ValueError(f"unit {value!r} is not a whole number from 0")
 
 
 class CsvTable:
@@ -132,13 +131,13 @@ class CsvTable:
         """Check that the table has these columns.
 
         Raises:
-            BadInput: one is missing; the message lists the columns found.
+            BadInput: a column is missing; the message lists the columns of the table.
         """
         require(self.path, self.columns, names)
 
     @cached_property
     def rows(self) -> list[tuple[int, dict[str, str]]]:
-        """The line on which each row begins, and its cells by column. Rows of empty cells alone are left out.
+        """The line on which each row begins, and its cells by column. Empty rows are left out.
 
         Raises:
             BadInput: a row has more or fewer cells than there are columns, or a quote is not closed.
@@ -157,32 +156,32 @@ class CsvTable:
         """Convert each row.
 
         Raises:
-            BadInput: ``convert`` refuses a row, which is named by its line; or see ``rows``.
+            BadInput: ``convert`` raises for a row; the message has its line. Or see ``rows``.
         """
         return converted(self.path, ((f"line {line}", row) for line, row in self.rows), convert)
 
 
 def converted(path: Path, rows: Iterable[tuple[str, Any]], convert: Callable[[Any], T]) -> list[T]:
-    """Convert the rows of a table, each given with where it is.
+    """Convert the rows of a table, each given with its position in the file.
 
     Raises:
-        BadInput: ``convert`` refuses a row.
+        BadInput: ``convert`` raises for a row.
     """
     found = []
     for where, row in rows:
         try:
             found.append(convert(row))
-        except MISFITS as error:
-            told = f"no {error}" if isinstance(error, KeyError) else str(error).split("\n")[0]
-            raise BadInput(f"{path}, {where}: {told}") from None
+        except CONVERSION_ERRORS as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else str(error).split("\n")[0]
+            raise BadInput(f"{path}, {where}: {reason}") from None
     return found
 
 
 def require(path: Path, columns: Sequence[str], names: Sequence[str]) -> None:
-    """Check that a table's columns include these names.
+    """Check that a table has these columns.
 
     Raises:
-        BadInput: one is missing; the message lists the columns found.
+        BadInput: a column is missing; the message lists the columns of the table.
     """
     missing = [name for name in names if name not in columns]
     if missing:
@@ -190,7 +189,7 @@ def require(path: Path, columns: Sequence[str], names: Sequence[str]) -> None:
 
 
 def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Each record of a CSV file and the line on which it begins."""
+    """Yield each record of a CSV file with the line on which it begins."""
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     line = 1
     while True:

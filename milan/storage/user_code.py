@@ -1,4 +1,4 @@
-"""Python files that a user names, as ``PATH/FILE.py:NAME``."""
+"""Load objects from Python files of the user, given as ``PATH/FILE.py:NAME``."""
 
 import hashlib
 import importlib.util
@@ -22,20 +22,21 @@ def is_file_spec(spec: str) -> bool:
 
 
 def module_of(spec: str, kind: str) -> tuple[ModuleType, str]:
-    """Run the file of ``PATH/FILE.py:NAME`` and return it as a module, and the name.
+    """Run the file of ``PATH/FILE.py:NAME``, and return its module and the name.
 
-    While it runs it can import its neighbours. Its module is found by name, as dataclasses and pickles need it.
+    The file can import modules beside it. Its module is in ``sys.modules``, as dataclasses and pickle require.
 
     Args:
-        kind: what the file is to define, for messages, as ``"describer"``.
+        spec: ``PATH/FILE.py:NAME``.
+        kind: what the file should define, for messages, such as ``"describer"``.
 
     Raises:
-        BadInput: there is no such file, or its own code fails.
+        BadInput: there is no such file, or its code raises.
     """
     file, _, name = spec.rpartition(":")
     path = Path(file).expanduser()
     if not path.is_file():
-        raise BadInput(f"no file {file} (asked for as {kind} {spec!r})")
+        raise BadInput(f"no file {file} (given as {kind} {spec!r})")
     home = str(path.parent.resolve())
     mark = hashlib.sha256(str(path.resolve()).encode(errors="surrogateescape")).hexdigest()[:8]
     known_as = re.sub(r"\W", "_", f"milan_{kind}_{path.stem}_{mark}")
@@ -49,7 +50,7 @@ def module_of(spec: str, kind: str) -> tuple[ModuleType, str]:
         found.loader.exec_module(module)
     except MilanError:
         raise
-    # whatever the user's own code raises
+    # The user's code may raise anything.
     except (Exception, SystemExit) as error:
         del sys.modules[known_as]
         raise BadInput(f"the {kind} file {file} cannot be imported: {one_line(error)}") from error
@@ -84,7 +85,7 @@ def load_from_file(spec: str, kind: str) -> Any:
 
 
 def place_of(error: BaseException) -> str:
-    """Return the innermost line outside installed packages that an error came from, as `` (mine.py, line 7)``."""
+    """Return the innermost line outside installed packages where an error arose, as `` (mine.py, line 7)``."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
     return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
 

@@ -173,7 +173,7 @@ def test_weights_stand_on_both_sides_of_one_zero_line(visit):
     rows = seen.page.locator("#plate-concepts tr")
     assert [text.split("\t")[0] for text in rows.all_inner_texts()] == ["red", "blue", EVIL]
     assert [text.strip().split("\t")[-1] for text in rows.all_inner_texts()] == ["+1.50", "+0.50", "−0.50"]
-    assert "from 0.25" in seen.page.inner_text("#plate-concepts .legend")
+    assert "0.25" in seen.page.inner_text("#plate-concepts .legend")
     box = "bars => bars.map(bar => { const box = bar.getBoundingClientRect(); return [box.left, box.right]; })"
     bars = seen.page.eval_on_selector_all("#plate-concepts .weight", box)
     zeros = seen.page.eval_on_selector_all("#plate-concepts .zero", box)
