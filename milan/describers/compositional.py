@@ -46,6 +46,7 @@ class Compositional(Describer):
             masks of the dissection, whatever its quantile is.
         length: concepts in a formula, at most.
         beam: formulas of each kind kept at each length.
+        tolerance: the share of the best formula's IoU that may be lost for a shorter formula; 0 in the paper.
         device: where a segmenter runs.
     """
 
@@ -71,7 +72,9 @@ class Compositional(Describer):
         self.labels, self.classes, self.ignored = labels, classes, ignored
         self.only, self.without, self.least_images = only, without, least_images
         if not 0 <= tolerance < 1:
-            raise BadInput(f"a tolerance of {tolerance}; give a share of the best formula's IoU, at least 0 and below 1")
+            raise BadInput(
+                f"a tolerance of {tolerance}; give a share of the best formula's IoU, at least 0 and below 1"
+            )
         self.quantile, self.length, self.beam, self.device = quantile, length, beam, device
         self.tolerance = tolerance
 
