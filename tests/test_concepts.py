@@ -19,7 +19,7 @@ from milan.concepts.harvest import (
     read_texts,
     train_tagger,
 )
-from milan.diorama.scene_concepts import parse_concepts
+from milan.diorama.text_reader import parse_description
 from milan.errors import BadInput, MilanWarning, UnknownName
 from milan.storage.files import cache_folder
 
@@ -43,7 +43,7 @@ def test_dioramas_set_has_single_concepts_pairs_and_settings():
 
 
 def test_each_of_dioramas_concepts_is_read_as_such():
-    unread = [text for text in load_concept_set("diorama") if not parse_concepts(text).concept_count]
+    unread = [text for text in load_concept_set("diorama") if not parse_description(text).concept_count]
     assert unread == []
 
 

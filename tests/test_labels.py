@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from milan.diorama.scene_concepts import parse_concepts
 from milan.diorama.scene_vocabulary import COLOURS, OBJECTS, SETTINGS
 from milan.diorama.scenes import draw_scene
+from milan.diorama.text_reader import parse_description
 from milan.errors import BadInput, MissingEvidence, UnknownName
 from milan.pretrained import segmenter_labels as module
 from milan.pretrained.segmenter_labels import SegmenterLabels, compute_source_key, load_pixel_labels
@@ -101,8 +101,7 @@ def test_diorama_knows_every_pixel(cache: Path) -> None:
 
 def test_every_name_of_diorama_is_read_back_as_the_concept_that_it_names(cache: Path) -> None:
     for name in DioramaLabels(load_probe("diorama:objects", limit=1)).concepts:
-        ((group,),) = parse_concepts(name).phrases
-        assert len(group) == 1, name
+        assert parse_description(name).concept_count == 1, name
 
 
 def test_a_probe_without_labels_says_so() -> None:

@@ -48,6 +48,7 @@ class Compositional(Describer):
             masks of the dissection, whatever its quantile is.
         length: concepts in a formula, at most.
         beam: formulas of each kind kept at each length.
+        tolerance: the share of the best formula's IoU that may be lost for a shorter formula; 0 in the paper.
         device: where a segmenter runs.
     """
 
@@ -66,13 +67,19 @@ class Compositional(Describer):
         quantile: float = 0.995,
         length: int = 3,
         beam: int = 5,
+        tolerance: float = 0.0,
         device: str = "cpu",
     ):
         if length < 1 or beam < 1:
             raise BadInput(f"formulas of {length} concepts by a beam of {beam}; give at least 1 of each")
         self.labels, self.classes, self.ignored = labels, classes, ignored
         self.only, self.without, self.least_images = only, without, least_images
+        if not 0 <= tolerance < 1:
+            raise BadInput(
+                f"a tolerance of {tolerance}; give a share of the best formula's IoU, at least 0 and below 1"
+            )
         self.quantile, self.length, self.beam, self.device = quantile, length, beam, device
+        self.tolerance = tolerance
 
     @property
     def key(self) -> str:
@@ -105,7 +112,8 @@ class Compositional(Describer):
             [found.concepts[place] for place in allowed], found.has_concept[:, allowed], found.area
         )
         for unit in alive:
-            best = search_formulas(concepts, found.pixels_inside(unit), self.length, self.beam)[:KEPT_CANDIDATES]
+            ranked = search_formulas(concepts, found.pixels_inside(unit), self.length, self.beam)
+            best = prefer_short(ranked, self.tolerance)[:KEPT_CANDIDATES]
             candidates = tuple(concepts.make_candidate(formula) for formula in best)
             yield Description(unit, candidates[0].text, candidates[0].score, candidates=candidates)
 
@@ -183,6 +191,16 @@ def search_formulas(
         if not kept:
             break
     return sorted(found, key=_make_sort_key)  # a stable sort: of equals the one whose concepts come first
+
+
+def prefer_short(ranked: Sequence[Formula], tolerance: float) -> list[Formula]:
+    """Move the shortest formula whose IoU is within ``tolerance`` of the best, as a share of it, to the front.
+
+    A longer formula always overlaps at least as well with the images that it is sought on, be it by chance.
+    """
+    least = (1 - tolerance) * ranked[0].iou
+    short = min((each for each in ranked if each.iou >= least), key=lambda each: _make_sort_key(each)[1:])
+    return [short, *(each for each in ranked if each is not short)]
 
 
 FormulaOverlaps = list[

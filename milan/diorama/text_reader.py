@@ -25,6 +25,7 @@ from milan.diorama.scene_concepts import Concept, build_lexicon, normalize_words
 MAX_DEPTH = 50  # brackets and negations within each other; more are not read
 MAX_TOKENS = 400  # concepts and joining words; what follows them is not read
 LONGEST_NAME = 4  # words
+MAX_PHRASE_CONCEPTS = 6  # concepts without any word between them; more are a list, of which any counts
 # Where in the picture something is says nothing of what it is; nor is the top of a picture a table's.
 POSITION_PATTERN = re.compile(
     r"\b(?:at|on|in|near|along|towards?) the (?:very )?"
@@ -360,6 +361,8 @@ def _read_noun_phrase(tokens: list[Token]) -> _NounPhrase | None:
     named = [(token.concept, token.value == NON) for token in tokens if token.concept is not None]
     if not named:
         return None
+    if len(named) > MAX_PHRASE_CONCEPTS:
+        return _NounPhrase(AnyOf(tuple(concept for concept, _ in named)), frozenset({"object"}), AnyOf(()))
     groups: list[list[tuple[Concept, bool]]] = [[]]
     nouns_left = sum(concept.kind not in LOOKS for concept, _ in named)
     for concept, is_barred in named:

@@ -1,4 +1,4 @@
-"""What a unit does to the network's answers, and whether its simulated activation may stand in for it (Oikarinen & Weng
+"""A unit's contribution to the network's output, and whether its simulated activation can replace it (Oikarinen & Weng
 2024).
 
 Impact and Top Impact (section 2) ask on which images a unit matters; the ablation score (section 4, B) asks how much of
@@ -38,7 +38,7 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class UnitImpacts:
-    """What units are worth.
+    """The contribution of units to accuracy and loss.
 
     Attributes:
         impact: I_k on each image.
@@ -79,8 +79,8 @@ class _LabelledBatch:
 
 
 def calibrate_temperature(logits: Float[Tensor, "images classes"], labels: Int[Tensor, " images"]) -> float:
-    """The temperature by which dividing logits makes their cross-entropy least (Guo et al. 2017); 1 if none is ever
-    wrong.
+    """Return the temperature that minimizes the cross-entropy of logits (Guo et al. 2017); 1 if every prediction is
+    right.
 
     The loss of logits that are always right falls for ever as the temperature does.
     """
@@ -97,8 +97,7 @@ def calibrate_temperature(logits: Float[Tensor, "images classes"], labels: Int[T
 def compute_impacts(
     target: Target, layer: str, units: Sequence[int], probe: Probe, synsets: str = "", batch_size: int = BATCH_SIZE
 ) -> UnitImpacts:
-    """I_k of each unit on each image (equations 1 to 3): the mean of how much of the network's accuracy and of its loss
-    the unit is worth.
+    """Return I_k of each unit on each image (equations 1 to 3): its mean contribution to accuracy and loss.
 
     Positive where the network does better with the unit than with 0 in its place. NaN for images that cannot be read.
     The network's temperature is calibrated, as in the paper, here on the same images.
@@ -139,7 +138,7 @@ def compute_top_impact(
     activation: Float[np.ndarray, "units images"],
     shares: Sequence[float] = SHARES,
 ) -> Float[np.ndarray, "units shares"]:
-    """TI_k(β) (equation 4): the share of a unit's absolute impact that is on the β of the images with its highest
+    """Return TI_k(β) (equation 4): the share of a unit's absolute impact on the β of images with its highest
     activation.
 
     A part of an image counts in part. NaN for a unit without impact.
@@ -171,7 +170,7 @@ def compute_ablation_scores(
     synsets: str = "",
     batch_size: int = BATCH_SIZE,
 ) -> dict[str, Float[np.ndarray, " units"]]:
-    """α(k, E) (equations 12 to 14): 1 if what is predicted of a unit does all that the unit does, 0 if it does no more
+    """Return α(k, E) (equations 12 to 14): 1 if the prediction has the unit's whole effect on the loss, 0 if no more
     than its mean.
 
     A unit is replaced at all places by c times the prediction plus d; its mean is that over the images which c and d

@@ -1,6 +1,4 @@
-"""Which images a classifier still gets right without some of its units, for many sets of units in one reading of the
-probe.
-"""
+"""Accuracy of a classifier on each image while sets of its units are ablated, in one pass for many sets."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -36,8 +34,8 @@ def evaluate_ablations(
     features: str = "",
     batch_size: int = BATCH_SIZE,
 ) -> tuple[Int[np.ndarray, " images"], Bool[np.ndarray, "sets images"]]:
-    """The numbers of the readable images, and whether the strongest class of each is its label with the units of each
-    set at 0.
+    """Return the indices of readable images, and whether the top class of each is its label with the units of each set
+    at 0.
 
     What the network computes before the first layer that a set touches is computed once for each batch and all sets
     that begin there. A run that was killed goes on with the next batch.
@@ -80,8 +78,8 @@ def evaluate_ablations(
 
 
 def get_features_file(answers_file: Path) -> Path:
-    """Where ``evaluate_ablations`` puts features: sets x images x units, float32, an image that cannot be read
-    being 0.
+    """Return the path of the features written by ``evaluate_ablations``: float32 (sets, images, units); 0 for
+    unreadable images.
     """
     return answers_file.with_suffix(".npy")
 
@@ -89,8 +87,7 @@ def get_features_file(answers_file: Path) -> Path:
 def compute_mean_difference(
     one: Float[np.ndarray, "draws images"], other: Float[np.ndarray, "others images"], seed: int = 0
 ) -> Measure:
-    """By how much the mean of one table is above that of another over the same images; for its 95% interval both are
-    drawn again.
+    """Return the difference of two tables' means over the same images, with a paired bootstrap interval of 95%.
 
     >>> found = compute_mean_difference(np.array([[1.0, 1.0, 0.0, 1.0]]), np.array([[0.0, 1.0, 0.0, 1.0]]))
     >>> found.value, found.low >= 0, found.units
@@ -108,7 +105,7 @@ def compute_mean_difference(
 
 
 def sort_by_execution(target: Target, layers: Collection[str], size: Size) -> list[str]:
-    """Layers in the order in which they put something out, for images of that size."""
+    """Return layers in the order in which they are executed for images of this size."""
     order: list[str] = []
 
     def note(layer: str, maps: Tensor, cls: Tensor | None) -> None:
@@ -126,7 +123,7 @@ def _unpack_row(row: dict, sets: int) -> tuple[Int[np.ndarray, " b"], Bool[np.nd
 
 
 def _open_features(kept: Path, shape: tuple[int, int, int], fresh: bool) -> np.ndarray:
-    """The file of features to write to; nothing where none are wanted."""
+    """Open the file of features for writing; None if no features are requested."""
     if not shape[-1]:
         return np.zeros(shape, dtype=np.float32)
     file = get_features_file(kept)
@@ -147,9 +144,7 @@ def _iter_correct(
     starts: range,
     tap: Callable[[], np.ndarray],
 ) -> Iterator[tuple[Int[np.ndarray, " b"], Bool[np.ndarray, "sets b"], Float[np.ndarray, "sets b units"]]]:
-    """Batch by batch the numbers of its images, which of them each set leaves right, and what the tap gives of each
-    set.
-    """
+    """Yield for each batch its image indices, whether each set classifies them correctly, and each set's features."""
     labels, begins = _find_correct_outputs(target, probe, synsets), _group_by_first_layer(target, sets, probe.size)
     with ExitStack() as stack:
         runs = {layer: stack.enter_context(record_replays(target, layer)) for layer in begins if layer}
@@ -168,7 +163,7 @@ def _iter_correct(
 def _capture_means(
     target: Target, probe: Probe, sets: Sequence[Collection[Unit]], name: str
 ) -> Iterator[Callable[[], np.ndarray]]:
-    """Yields what gives the means over the image that the layer had in the last pass."""
+    """Yield a function that returns the spatial mean of a layer in the last pass."""
     last: list[Tensor] = []
     if not name:
         yield lambda: np.zeros((0, 0), dtype=np.float32)
@@ -196,7 +191,7 @@ def _capture_means(
 
 
 def _group_by_first_layer(target: Target, sets: Sequence[Collection[Unit]], size: Size) -> dict[str, list[int]]:
-    """The numbers of the sets by the first layer that each touches; under "" those that touch none."""
+    """Group set indices by the first layer that each set ablates; "" for empty sets."""
     layers = {unit.layer for units in sets for unit in units}
     order = sort_by_execution(target, layers, size) if layers else []
     begins: dict[str, list[int]] = {layer: [] for layer in ["", *order]}
@@ -208,7 +203,7 @@ def _group_by_first_layer(target: Target, sets: Sequence[Collection[Unit]], size
 def _iter_logits(
     target: Target, images: Tensor, sets: Sequence[Collection[Unit]], begins: dict, runs: dict
 ) -> Iterator[tuple[int, Float[Tensor, "b classes"]]]:
-    """Of each set its number and the logits without it."""
+    """Yield the index of each set and the logits with its units ablated."""
     if "" in begins:
         plain = target.outputs(images)
         yield from ((number, plain) for number in begins[""])

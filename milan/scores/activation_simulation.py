@@ -1,5 +1,4 @@
-"""Simulation (Oikarinen & Weng 2024, section 4): whether what a description says predicts a unit's activation on images
-nobody explained.
+"""Simulation (Oikarinen & Weng 2024, section 4): whether a description predicts a unit's activation on held-out images.
 
 A simulator tells how likely each image shows a text. A description with weights predicts their sum, one without the
 text alone. The simulator should be of another family than what explained, or both may share a misunderstanding:
@@ -28,7 +27,7 @@ from milan.scores.prediction_metrics import METRICS, PredictionComparison
 from milan.targets.preprocessing import pixel_count
 from milan.units import Description
 
-LABEL_SIMULATOR = "labels"  # the simulator that knows what the judged images show
+LABEL_SIMULATOR = "labels"  # the simulator that uses the labels of the evaluated images
 DIORAMA_SIMULATOR = "diorama:siglip-large"  # the one that looks at Diorama's
 TRUSTED_METRICS = (
     "correlation",
@@ -43,21 +42,21 @@ MAX_VALUES = 2**28  # of texts times images that are: 1 GB
 
 
 class Simulator(ABC):
-    """Tells of any text how likely each image of a probe shows it."""
+    """Predicts how likely each image of a probe shows a text."""
 
     def __init__(self, spec: str, probe: Probe):
         self.spec, self.probe = spec, probe
 
     @abstractmethod
     def predict_presence(self, texts: Sequence[str]) -> Presence:
-        """For each text, in order."""
+        """Return how likely each image shows each text."""
 
     def prepare_texts(self, texts: Sequence[str]) -> None:  # noqa: B027 - what knows has nothing to encode
-        """Does once what ``predict_presence`` then finds done."""
+        """Encode texts in advance, so that ``predict_presence`` finds them in the cache."""
 
 
 class EmbedderSimulator(Simulator):
-    """An image-text model calibrated on what the labels of other images tell, as the paper's."""
+    """An image-text model, calibrated on the labels of other images, as in the paper."""
 
     def __init__(
         self,
@@ -74,7 +73,7 @@ class EmbedderSimulator(Simulator):
 
     @cached_property
     def calibration(self) -> presence.Calibration:
-        """How its cosines become probabilities; no judged image has a part in it."""
+        """The map from cosines to probabilities, fitted on other images than the evaluated ones."""
         rows = torch.arange(len(self.learnt))
         return presence.calibrate(
             self.embedder,
@@ -95,9 +94,7 @@ class EmbedderSimulator(Simulator):
 
 
 class ClassSimulator(Simulator):
-    """The classes and superclasses of the judged images: 1 for a text that is the name of one, in any case of letters;
-    else 0.
-    """
+    """The classes and superclasses of the evaluated images: 1 if a text is the name of one, ignoring case, else 0."""
 
     def __init__(self, probe: Probe, class_files: tuple[str, str] = ("", "")):
         super().__init__(LABEL_SIMULATOR, probe)
@@ -114,16 +111,14 @@ class ClassSimulator(Simulator):
 
 
 class PixelSimulator(Simulator):
-    """What the pixels of Diorama's scenes show: 1 where a hundredth of them is what a text says, read with its
-    synonyms.
-    """
+    """Diorama's pixel labels: 1 if at least a hundredth of an image's pixels are denoted by a text, else 0."""
 
     def __init__(self, probe: Probe):
         super().__init__(LABEL_SIMULATOR, probe)
 
     @cached_property
     def _counts(self) -> tuple[Any, sparse.csr_matrix]:
-        """The census, and how many pixels of each signature each image has."""
+        """The signatures of the probe's labels, and how many pixels of each signature each image has."""
         signatures = DioramaLabels(self.probe).signatures
         pixels = np.asarray(signatures.pixels).reshape(len(self.probe), -1)
         images = np.repeat(np.arange(len(pixels)), pixels.shape[1])
@@ -149,17 +144,17 @@ def load_simulator(
     synsets: str = "",
     device: str = "cpu",
 ) -> Simulator:
-    """A simulator for the images of ``probe``.
+    """Return a simulator for the images of ``probe``.
 
     Args:
-        spec: ``labels`` (what the labels of the judged images tell) or an image-text model, as ``load_embedder`` takes
+        spec: ``labels`` (the labels of the evaluated images) or an image-text model, as ``load_embedder`` takes
             it.
         fitting_probe: the images that a calibration may be fitted on.
         calibration: as ``milan.concepts.presence.calibrate`` takes it.
         superclasses: FILE, and ``synsets``, as ``milan.probes.superclasses.load_class_concepts`` takes them.
 
     Raises:
-        MissingEvidence: there are no labels to be told by.
+        MissingEvidence: there are no labels.
         UnknownName, BadInput: there is no such model.
     """
     if spec != LABEL_SIMULATOR:
@@ -172,8 +167,7 @@ def load_simulator(
 
 
 def choose_simulator(probe: str) -> str:
-    """The simulator of a probe where none is named: Diorama's larger SigLIP for Diorama, the labels for what it has
-    never seen.
+    """Return the default simulator of a probe: Diorama's larger SigLIP for Diorama, labels for all others.
 
     >>> choose_simulator("diorama:objects"), choose_simulator("photos/val.parquet")
     ('diorama:siglip-large', 'labels')
@@ -182,13 +176,12 @@ def choose_simulator(probe: str) -> str:
 
 
 def find_shared_source(simulator: str, explainer: Any) -> str:
-    """Why a simulator may share what an explainer misunderstands, or nothing.
+    """Return why a simulator may share errors with an explainer; an empty text if it does not.
 
     >>> find_shared_source("diorama:siglip-large", {"embedder": "diorama:siglip-small"})
     'both see through a SigLIP'
-    >>> find_shared_source("labels", {"evidence": "pixels"}), find_shared_source("hf:google/siglip-base-patch16-224",
-    ...     {"embedder": "open_clip:ViT-B-16/openai"})
-    ('both are told by labels', '')
+    >>> find_shared_source("labels", {"evidence": "pixels"})
+    'both are told by labels'
     """
     seen = str(explainer.get("embedder") or "")
     if simulator == LABEL_SIMULATOR:
@@ -211,7 +204,7 @@ class TextPresence:
 
     @classmethod
     def from_descriptions(cls, descriptions: Sequence[Description], simulator: Simulator) -> "TextPresence":
-        """Of all that the descriptions speak of; every distinct text is put to the simulator once."""
+        """Predict all texts and concepts of the descriptions; each distinct text is predicted once."""
         texts = list(dict.fromkeys(text for each in descriptions for text, _ in _weighted_texts(each)))
         return cls(
             {text: row for row, text in enumerate(texts)},
@@ -222,7 +215,7 @@ class TextPresence:
 def predict_activations(
     descriptions: Sequence[Description], simulator: Simulator, presence: TextPresence | None = None
 ) -> tuple[Float[np.ndarray, "descriptions images"], Float[np.ndarray, " descriptions"]]:
-    """What the descriptions predict on the simulator's images, and for each the middle of what it can predict.
+    """Return the descriptions' predictions on the simulator's images, and the midpoint of each one's range.
 
     All descriptions are predicted in one product.
 
@@ -251,7 +244,7 @@ def _weighted_texts(description: Description) -> tuple[tuple[str, float], ...]:
 
 @dataclass(frozen=True)
 class SimulationScores:
-    """How well each description predicted its unit, in its order; NaN where a metric is not defined."""
+    """How well each description predicts its unit, in the order of descriptions; NaN where a metric is undefined."""
 
     scores: dict[str, Float[np.ndarray, " descriptions"]]
     bands: Float[np.ndarray, "descriptions bands"]  # mean prediction in each of BANDS, in standard deviations of it
@@ -263,7 +256,7 @@ def simulate(
     simulator: Simulator,
     metrics: Sequence[str] = TRUSTED_METRICS,
 ) -> SimulationScores:
-    """Scores descriptions of units by what they predict.
+    """Score descriptions of units by what they predict.
 
     Args:
         activation: of each description's unit on the simulator's images; rows that are not finite throughout are left
@@ -290,8 +283,8 @@ def simulate(
 
 
 def _mean_by_band(compared: PredictionComparison) -> Float[np.ndarray, "units bands"]:
-    """The mean prediction in each band, in standard deviations; of images that move a unit equally each counts
-    in part.
+    """Return the mean prediction in each band of activation, in standard deviations; ties at an edge are counted in
+    part.
     """
     spread = compared.predicted.std(1)
     middle = compared.predicted.mean(1)
@@ -310,7 +303,9 @@ def _mean_by_band(compared: PredictionComparison) -> Float[np.ndarray, "units ba
 def _cumulate(
     activation: Float[np.ndarray, " images"], values: Float[np.ndarray, " images"], counts: Sequence[int]
 ) -> dict[int, float]:
-    """The sum of the values on so many images with the lowest activation, of equal ones in equal parts."""
+    """Return the sum of values over the images with the lowest activation, for several counts; ties count in equal
+    parts.
+    """
     found = {0: 0.0, len(values): float(values.sum())}
     inner = sorted(set(counts) - set(found))
     ranked = np.partition(activation, inner)

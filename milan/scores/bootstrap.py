@@ -1,6 +1,4 @@
-"""A score over several rounds, such as the seeds of a training: units and rounds are both drawn again for its
-interval.
-"""
+"""Bootstrap of a score over several rounds, such as training seeds: units and rounds are both resampled."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -19,8 +17,7 @@ def bootstrap_pooled(
     value: Callable[[Float[np.ndarray, "draws parts"]], Float[np.ndarray, " draws"]],
     seed: int = 0,
 ) -> Measure:
-    """The value of all that the rounds add up to, and its 95% interval: rounds and units drawn with repetition a
-    thousand times.
+    """Return the value of the rounds' pooled sums, with a 95% interval from 1,000 resamples of rounds and units.
 
     A unit that is drawn is drawn in every round that has it, so that what is special about it is not taken for chance.
 
@@ -44,7 +41,7 @@ def bootstrap_pooled(
 
 
 def bootstrap_mean(rounds: Sequence[Mapping[str, float]], seed: int = 0) -> Measure:
-    """The mean over units and rounds of what is no NaN.
+    """Return the mean over units and rounds, without NaN values.
 
     >>> found = bootstrap_mean([{"a": 1.0, "b": 0.0}, {"a": 1.0, "b": float("nan")}])
     >>> round(found.value, 3), found.units

@@ -1,4 +1,4 @@
-"""A number over units with its uncertainty: means by resampling units, shares by Wilson's interval."""
+"""A number over units with its uncertainty: bootstrap for means, Wilson's interval for shares."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Measure:
-    """A value, its 95% interval and standard error (NaN where it has none), and of how many units it is."""
+    """A value with its 95% interval, its standard error (NaN if unknown), and the number of units."""
 
     value: float
     low: float = math.nan
@@ -22,8 +22,7 @@ class Measure:
 
 
 def estimate_mean(values: Sequence[float], seed: int = 0) -> Measure:
-    """The mean of what is no NaN, its standard error, and the interval of means of as many values drawn from them with
-    repetition.
+    """Return the mean without NaN values, its standard error and its 95% bootstrap interval.
 
     >>> found = estimate_mean([0.0, 1.0, 1.0, float("nan")])
     >>> round(found.value, 3), round(found.error, 3), found.units
@@ -40,7 +39,7 @@ def estimate_mean(values: Sequence[float], seed: int = 0) -> Measure:
 
 
 def estimate_share(hits: Sequence[bool]) -> Measure:
-    """How many of them are true, 0..1, with Wilson's interval, which stays honest where few or none are.
+    """Return the share of true values, 0..1, with Wilson's interval, which is also valid near 0 and 1.
 
     >>> found = estimate_share([True, False, False, False])
     >>> found.value, round(found.low, 3), round(found.high, 3)

@@ -1,6 +1,4 @@
-"""What the words of a corpus of descriptions are like, layer by layer: Table 5 of MILAN (Hernandez et al. 2022,
-appendix A).
-"""
+"""Word statistics of descriptions by layer: Table 5 of MILAN (Hernandez et al. 2022, appendix A)."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -73,7 +71,7 @@ TaggedTexts = dict[str, list[tuple[str, str]]]
 
 
 def _tag_words(texts: Iterable[str], tagger: str) -> TaggedTexts:
-    """The words of each text, in lower case and without punctuation, with their parts of speech ("" if not known)."""
+    """Return each text's words, in lower case without punctuation, and their parts of speech ("" if unknown)."""
     different = list(dict.fromkeys(texts))
     found: TaggedTexts = {}
     for text, doc in zip(different, load_tagger(tagger).pipe(different, batch_size=256), strict=True):

@@ -1,6 +1,4 @@
-"""Units that are said to do the same, grouped (Describe-and-Dissect, section 5.1), and how often terms occur in what is
-said (5.3).
-"""
+"""Groups of units with similar descriptions (Describe-and-Dissect, section 5.1), and how often words occur (5.3)."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,7 +18,7 @@ _TERM_TAGS = POS_GROUPS["noun"] | POS_GROUPS["verb"] | POS_GROUPS["adjective"]
 def compute_similarities(
     text_rows: Sequence[Sequence[int]], vectors: Float[np.ndarray, "texts features"]
 ) -> Float[np.ndarray, "units units"]:
-    """S of every two units: the mean cosine between a text of the one and a text of the other.
+    """Return the similarity of every two units: the mean cosine between their texts.
 
     Args:
         text_rows: the rows of each unit's texts.
@@ -38,7 +36,7 @@ def compute_similarities(
 def group_units(
     similarity: Float[np.ndarray, "units units"], min_similarity: float = MIN_SIMILARITY
 ) -> list[list[int]]:
-    """Groups of units in which every two are at least that similar, each unit in one of them; largest first.
+    """Return groups of units in which every two are at least this similar, largest first; each unit is in one group.
 
     Complete linkage: the paper says neither in which order units are put into groups nor which of several takes a unit.
 
@@ -58,14 +56,14 @@ def group_units(
 
 
 def collect_texts(description: Description, max_texts: int) -> list[str]:
-    """The description, and its best candidates until there are ``max_texts`` different texts."""
+    """Return the description and its best candidates, up to ``max_texts`` different texts."""
     return list(dict.fromkeys([description.text, *(each.text for each in description.candidates if each.text)]))[
         :max_texts
     ]
 
 
 def index_terms(texts: Mapping[Unit, str], language: str = "") -> dict[str, list[Unit]]:
-    """The units in whose description each noun, verb and adjective occurs, the commonest first, then by alphabet."""
+    """Return the units in whose description each noun, verb and adjective occurs, by frequency, then alphabet."""
     readings = parse_texts(texts.values(), language)
     found: dict[str, list[Unit]] = {}
     for unit, text in texts.items():
@@ -76,13 +74,13 @@ def index_terms(texts: Mapping[Unit, str], language: str = "") -> dict[str, list
 
 
 def find_units_with(texts: Mapping[Unit, str], words: Sequence[str], language: str = "") -> list[Unit]:
-    """The units whose description has one of the words, whole and in capitals or not."""
+    """Return the units whose description contains one of the words, as a whole word, ignoring case."""
     readings, wanted = parse_texts(texts.values(), language), {word.lower() for word in words}
     return [unit for unit, text in texts.items() if wanted & set(readings[text].words)]
 
 
 def find_most_common(texts: Sequence[str]) -> str:
-    """The text that most of them are; of equals the first.
+    """Return the most frequent text; the first one of equals.
 
     >>> find_most_common(["cars", "red cars", "red cars"])
     'red cars'

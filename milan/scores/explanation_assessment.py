@@ -1,5 +1,4 @@
-"""How well explanations predict pairs that were not shown: the correlation scores and Table 2 of *Tell me what you
-see*.
+"""How well explanations predict held-out pairs: the correlation scores and Table 2 of *Tell me what you see*.
 
 Of several explanations of a unit the best is chosen on other pairs than it is scored on, which the paper's "best of
 ten" is not.
@@ -52,7 +51,7 @@ def assess(
     share: float = SHARE,
     seed: int = 0,
 ) -> Assessment | NoAnswer:
-    """Scores the best of some explanations on pairs that it was neither made from nor chosen on.
+    """Score the best of several explanations on pairs that it was neither made from nor chosen on.
 
     Args:
         simulation: who predicts, and how.
@@ -80,11 +79,12 @@ def assess(
 
 
 def summarize_assessments(assessments: Sequence[Assessment], seed: int = 0) -> dict[str, Measure]:
-    """The four figures of Table 2, as means over units: correlation, accuracy, mean squared and mean absolute error.
+    """Return the four figures of Table 2 as means over units: correlation, accuracy, mean squared and mean absolute
+    error.
 
     >>> unit = Unit("a", 0)
-    >>> made = summarize_assessments([Assessment(unit, "x", 0.2, 0.01, 0.5, 4.0, 1.0, 3), Assessment(unit, "y", 0.4,
-    ...     0.01, 0.25, 2.0, 2.0, 3)])
+    >>> first = Assessment(unit, "x", 0.2, 0.01, 0.5, 4.0, 1.0, 3)
+    >>> made = summarize_assessments([first, Assessment(unit, "y", 0.4, 0.01, 0.25, 2.0, 2.0, 3)])
     >>> [round(made[name].value, 3) for name in ("correlation", "accuracy", "squared", "absolute")]
     [0.3, 0.375, 3.0, 1.5]
     """

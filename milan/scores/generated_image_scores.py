@@ -1,5 +1,5 @@
-"""Whether pictures painted from a description move the unit: SAND's activation fraction, CoSy's AUC and MAD, own
-pictures against others'.
+"""Scores of images generated from a description: SAND's activation fraction, CoSy's AUC and MAD, and contrast with
+other texts.
 
 A painter draws what each text says; the network looks at the pictures; the probe's images, or pictures of other texts,
 are what they are compared with. The painter decides much: what it cannot draw counts against the description, and what
@@ -37,8 +37,7 @@ def measure_painted_activations(
     pooling: MapPooling = "mean",
     seed: int = 0,
 ) -> dict[Unit, Float[np.ndarray, " count"]]:
-    """Each unit's pooled activation on pictures of its own description. Every distinct text is painted once and looked
-    at once.
+    """Return each unit's pooled activation on images of its own description; each distinct text is generated once.
 
     Args:
         prompt: what a text is put into, {} standing for it; CoSy takes "realistic photo of a close up of {}".
@@ -64,7 +63,7 @@ def measure_layer_activations(
     pooling: MapPooling = "mean",
     seed: int = 0,
 ) -> dict[str, dict[str, Float[np.ndarray, "count units"]]]:
-    """What all units of some layers do on pictures of some texts, each of which is painted and looked at once.
+    """Return the pooled activation of all units of some layers on images of some texts; each text is generated once.
 
     Args:
         layers_by_text: the layers, by text; what is said of units of each.
@@ -98,11 +97,11 @@ def _pool_activations(
 
 
 def choose_text_to_paint(description: Description, max_concepts: int = 3) -> str:
-    """What is painted of a description: its text, but of a weighted sum the concepts that raise the unit most, at most
-    so many.
+    """Return the text to generate images from: the description, or the concepts with the largest positive weights of a
+    sum.
 
-    >>> choose_text_to_paint(Description(Unit("a", 0), "2 ski - 1 cat + 0.5 sled", 0.0, (("ski", 2.0), ("cat", -1.0),
-    ...     ("sled", 0.5))))
+    >>> concepts = (("ski", 2.0), ("cat", -1.0), ("sled", 0.5))
+    >>> choose_text_to_paint(Description(Unit("a", 0), "2 ski - 1 cat + 0.5 sled", 0.0, concepts))
     'ski and sled'
     """
     raising = sorted((part for part in description.concepts if part[1] > 0), key=lambda part: -part[1])[:max_concepts]
@@ -112,8 +111,8 @@ def choose_text_to_paint(description: Description, max_concepts: int = 3) -> str
 def activation_fraction(
     painted: Float[np.ndarray, " count"], control: Float[np.ndarray, " images"], share: float = SHARES[0]
 ) -> float:
-    """The share of painted pictures that move a unit as much as the strongest ``share`` of the probe's images do
-    (SAND), 0..1.
+    """Return the share of generated images that activate a unit as its strongest ``share`` of probe images does (SAND),
+    0..1.
 
     >>> activation_fraction(np.array([1.0, 9.0]), np.arange(10.0), 0.1)
     0.5
@@ -125,8 +124,7 @@ def activation_fraction(
 
 
 def painted_auc(painted: Float[np.ndarray, " count"], control: Float[np.ndarray, " images"]) -> float:
-    """How often a painted picture moves a unit more than one of the probe's images, or than one of another text, 0..1
-    (CoSy's AUC).
+    """Return how often a generated image activates a unit more than a control image, 0..1 (AUC of CoSy); 0.5 is chance.
 
     NeuronEval finds it blind to descriptions that are too narrow.
 
@@ -139,8 +137,8 @@ def painted_auc(painted: Float[np.ndarray, " count"], control: Float[np.ndarray,
 
 
 def painted_mad(painted: Float[np.ndarray, " count"], control: Float[np.ndarray, " images"]) -> float:
-    """Mean activation on painted pictures less that on the probe's, in standard deviations of the probe's (CoSy's MAD;
-    0 if they are 0).
+    """Return the mean activation on generated images minus that on control images, in the latter's standard deviations
+    (CoSy's MAD).
 
     NeuronEval finds it blind to descriptions that are too narrow, and it has no upper end.
 

@@ -1,6 +1,4 @@
-"""Units whose answer is known: those of the final layer, and the best classifier of a class that the network was never
-taught.
-"""
+"""Units whose right description is known: those of the final layer, and classifiers of classes not trained on."""
 
 import re
 from collections.abc import Sequence
@@ -18,15 +16,16 @@ from milan.units import Description
 
 
 def is_same_name(text: str, name: str) -> bool:
-    """Whether a description is a class's name, whatever its case, separators and signs; any of the names between commas
-    will do.
+    """Return whether a description is a class's name, ignoring case and separators; one of several names between commas
+    suffices.
 
     The published comparison of CLIP-Dissect's Table 2 kept "/" and "-" apart and so missed a sixth of NetDissect's
     right answers.
 
-    >>> is_same_name("apartment building/outdoor", "apartment_building-outdoor"), is_same_name("Goldfish",
-    ...     "goldfish, Carassius auratus")
-    (True, True)
+    >>> is_same_name("apartment building/outdoor", "apartment_building-outdoor")
+    True
+    >>> is_same_name("Goldfish", "goldfish, Carassius auratus")
+    True
     >>> is_same_name("fish", "goldfish")
     False
     """
@@ -34,7 +33,7 @@ def is_same_name(text: str, name: str) -> bool:
 
 
 def score_final_layer(descriptions: Sequence[Description], classes: Sequence[str]) -> Measure:
-    """The share of a final layer's units that are described by the very name of their class, unit i being class i.
+    """Return the share of a final layer's units that are described by the name of their class; unit i is class i.
 
     Describers that choose among the class names have an advantage over those that write (Describe-and-Dissect, section
     4.2.1).
@@ -52,9 +51,7 @@ def score_final_layer(descriptions: Sequence[Description], classes: Sequence[str
 
 @dataclass(frozen=True)
 class NearestClassifiers:
-    """For each class the units whose description is nearest to its name, and how well they tell its images from others
-    (AUROC, 0..1).
-    """
+    """For each class the units whose description is nearest to its name, with the AUROC of the class's images, 0..1."""
 
     classes: tuple[str, ...]
     texts: tuple[str, ...]  # the nearest description of each
@@ -63,7 +60,7 @@ class NearestClassifiers:
 
     @cached_property
     def auroc(self) -> Measure:
-        """The mean over classes; by lot 0.5."""
+        """The mean over classes; 0.5 is chance."""
         return estimate_mean(self.class_aurocs, self.seed)
 
 
@@ -75,8 +72,8 @@ def evaluate_nearest_classifiers(
     encoder: TextEncoder,
     seed: int = 0,
 ) -> NearestClassifiers:
-    """Takes the unit whose description is nearest to a class's name as the classifier of that class
-    (Describe-and-Dissect, appendix A.6).
+    """Evaluate, for each class, the unit whose description is nearest to the class's name (Describe-and-Dissect,
+    appendix A.6).
 
     Meant for classes that the network was not trained on. Units that share the nearest description count with their
     mean; a class without images, or with nothing else, is NaN and left out of the mean.

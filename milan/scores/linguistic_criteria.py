@@ -1,6 +1,4 @@
-"""What descriptions are like as language, unit by unit: the seven criteria of MILAN (Hernandez et al. 2022,
-section 5).
-"""
+"""Linguistic properties of each description: the seven criteria of MILAN (Hernandez et al. 2022, section 5)."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -23,7 +21,7 @@ WordVectors = Callable[[Sequence[str]], Float[np.ndarray, "words features"]]
 def compute_criteria(
     texts: Mapping[Unit, str], vectors: WordVectors, language: str = ""
 ) -> dict[str, dict[Unit, float]]:
-    """For each of ``CRITERIA`` its value for each unit.
+    """Return the value of each of ``CRITERIA`` for each unit.
 
     Nouns (names too), verbs, adpositions (the paper's prepositions) and adjectives are counted; ``length`` is in words,
     without punctuation (the 2022 code counted signs too); ``depth`` is that of the deepest parse tree in the text (the
@@ -32,7 +30,7 @@ def compute_criteria(
     from all).
 
     Args:
-        texts: what is said of each unit.
+        texts: the description of each unit.
         vectors: of words; NaN where there is none, see ``load_word_vectors``.
         language: the pipeline, see ``milan.language.load_pipeline``.
     """
@@ -51,7 +49,7 @@ def _compute_values(parsed: ParsedText, word_vectors: Mapping[str, Float[np.ndar
 
 
 def load_word_vectors(spec: str, language: str = "", device: str = "cpu") -> tuple[WordVectors, str]:
-    """What gives words vectors, and what that is: the pipeline's name, or the spec of an image-text model.
+    """Return a source of word vectors and its name: the pipeline's, or the spec of an image-text model.
 
     Args:
         spec: ``pipeline`` for the vectors of the spaCy pipeline (``en_core_web_lg`` and ``_md`` have some), else the
@@ -85,7 +83,7 @@ def _pipeline_vector(lexeme: object) -> Float[np.ndarray, " features"]:
 
 
 def sort_units(values: Mapping[Unit, float], seed: int) -> list[Unit]:
-    """Units by value, largest first; among equals by lot (the 2022 code broke ties by layer, so that early layers went
+    """Return units by value, largest first, ties in random order (the 2022 code broke ties by layer, early layers
     first).
 
     >>> [unit.index for unit in sort_units({Unit("a", 0): 1.0, Unit("a", 1): 3.0, Unit("b", 2): 2.0}, 0)]
@@ -101,8 +99,7 @@ def sort_units(values: Mapping[Unit, float], seed: int) -> list[Unit]:
 
 
 def compute_tied_share(values: Mapping[Unit, float], count: int) -> float:
-    """Of the ``count`` units with the largest values the share that only the lot put before others of the same value,
-    0..1.
+    """Return the share of the ``count`` top units whose place was decided by the random order of ties, 0..1.
 
     >>> compute_tied_share({Unit("a", 0): 2.0, Unit("a", 1): 1.0, Unit("a", 2): 1.0, Unit("a", 3): 1.0}, 2)
     0.5
@@ -114,7 +111,7 @@ def compute_tied_share(values: Mapping[Unit, float], count: int) -> float:
 
 
 def shuffle_within_layers(order: Sequence[Unit], seed: int) -> list[Unit]:
-    """An order by lot with a unit of the same layer in each place: what the layers alone do."""
+    """Return a random order with a unit of the same layer in each place: the effect of layers alone."""
     rng = np.random.default_rng(seed)
     layers: dict[str, list[Unit]] = {}
     for unit in order:

@@ -1,4 +1,4 @@
-"""How well an explanation predicts integers that its writer was not shown (*Tell me what you see*, algorithm 1).
+"""How well an explanation predicts integers that its author did not see (*Tell me what you see*, algorithm 1).
 
 A language model is told the explanation and some texts, and guesses the integer of each. The correlation with the true
 ones is the score. It is taken on other texts again and again until its mean is known well enough. The paper prints the
@@ -36,7 +36,7 @@ PAIRS_PER_ROUND = 50  # pairs of a round (appendix B)
 
 @dataclass(frozen=True)
 class PredictionRound:
-    """One prediction of some integers, beside the truth."""
+    """The predicted and the true integers of one round."""
 
     correlation: float
     accuracy: float  # share of integers that are right
@@ -46,7 +46,7 @@ class PredictionRound:
 
 @dataclass(frozen=True)
 class LlmSimulationResult:
-    """What the rounds say together."""
+    """The scores of all rounds of an explanation."""
 
     rounds: tuple[PredictionRound, ...]
 
@@ -60,13 +60,13 @@ class LlmSimulationResult:
         return compute_half_width([each.correlation for each in self.rounds])
 
     def mean(self, name: str) -> float:
-        """The mean of one of a round's figures."""
+        """Return the mean of one of the rounds' scores."""
         return float(np.mean([getattr(each, name) for each in self.rounds]))
 
 
 @dataclass(frozen=True)
 class LlmSimulation:
-    """How integers are predicted.
+    """How integers are predicted by a language model.
 
     llm_client: the language model, the paper's "independent second LLM"; prompt: of simulation; examples: units
     described by hand, with their pairs; signed: whether integers below 0 are asked for.
@@ -81,7 +81,7 @@ class LlmSimulation:
     seed: int = 0
 
     def has_enough_pairs(self, pairs: PredictionPairs, share: float, seed: int) -> bool:
-        """Whether pairs are left to be judged by that differ."""
+        """Return whether enough held-out pairs with different integers are left."""
         kept = pairs.values[divide_pairs(len(pairs.values), share, seed) == JUDGING]
         return len(kept) >= MIN_ROUNDS and len(set(kept.tolist())) > 1
 
@@ -130,7 +130,7 @@ class LlmSimulation:
 
 
 def score_round(predicted: Int[np.ndarray, " n"], true: Int[np.ndarray, " n"]) -> PredictionRound:
-    """One round's figures; a prediction that does not vary has a correlation of 0, since it tells nothing.
+    """Return one round's scores; a constant prediction has correlation 0.
 
     >>> score_round(np.array([0, 5, 10]), np.array([0, 5, 8])).accuracy
     0.6666666666666666
@@ -144,7 +144,7 @@ def score_round(predicted: Int[np.ndarray, " n"], true: Int[np.ndarray, " n"]) -
 
 
 def compute_half_width(values: Sequence[float]) -> float:
-    """Half of the 90% interval of the mean; infinite for fewer than two.
+    """Return half of the 90% interval of the mean; infinite for fewer than two values.
 
     >>> round(compute_half_width([0.1, 0.2, 0.3]), 4)
     0.1686
@@ -157,7 +157,7 @@ def compute_half_width(values: Sequence[float]) -> float:
 
 
 def _make_rng(seed: int, unit: Unit, number: int) -> np.random.Generator:
-    """For a unit and a round, whatever else is asked."""
+    """Return the random generator of a unit and a round, independent of other requests."""
     return np.random.default_rng(
         int.from_bytes(hashlib.sha256(f"{seed} {unit} {number}".encode()).digest()[:8], "little")
     )

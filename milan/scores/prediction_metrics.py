@@ -1,5 +1,4 @@
-"""How well what a description predicts of a unit agrees with what the unit does, over images that neither was fitted
-on.
+"""Agreement of a description's prediction with a unit's activation, over held-out images.
 
 Every metric takes many units at once. Those that need a yes or no say when a unit fires and when a concept shows by
 ``PredictionComparison``. What each metric cannot see is in ``METRICS`` and is measured by
@@ -19,7 +18,7 @@ ACTIVE_SHARE = 0.05  # share of the images, those with the highest activation, a
 
 @dataclass(frozen=True)
 class PredictionComparison:
-    """Units' activations beside what was predicted of them, over the same images."""
+    """Activations of units and their predictions, over the same images."""
 
     activation: Float[np.ndarray, "units images"]
     predicted: Float[np.ndarray, "units images"]
@@ -34,7 +33,8 @@ class PredictionComparison:
         threshold: float | Float[np.ndarray, " units"] = 0.5,
         share: float = ACTIVE_SHARE,
     ) -> "PredictionComparison":
-        """A unit fires on the ``share`` of images with its highest activation, and never at its lowest one.
+        """Compare activations with predictions; a unit fires on the ``share`` of images with its highest activation,
+        never at its minimum.
 
         Args:
             threshold: a prediction above it says that the concept shows; one for each unit, or for all.
@@ -48,8 +48,7 @@ class PredictionComparison:
 def find_active_images(
     activation: Float[np.ndarray, "units images"], share: float = ACTIVE_SHARE
 ) -> Bool[np.ndarray, "units images"]:
-    """The images on which each unit fires: the ``share`` with its highest values, with all that tie with them, but none
-    at its lowest.
+    """Return on which images each unit fires: its ``share`` of highest values, with ties, but none at its minimum.
 
     >>> find_active_images(np.array([[0.0, 0.0, 3.0, 1.0], [0.0, 2.0, 2.0, 2.0]]), 0.25).astype(int)
     array([[0, 0, 1, 0],
@@ -61,49 +60,51 @@ def find_active_images(
 
 
 def correlation(comparison: PredictionComparison) -> Float[np.ndarray, " units"]:
-    """Pearson's, -1..1; NaN where one of the two does not vary."""
+    """Return Pearson's correlation, -1..1; NaN where activation or prediction is constant."""
     return _cosine(_center(comparison.activation), _center(comparison.predicted))
 
 
 def spearman(comparison: PredictionComparison) -> Float[np.ndarray, " units"]:
-    """Pearson's correlation of the ranks, -1..1, equal values sharing a rank."""
+    """Return Spearman's rank correlation, -1..1; equal values share a rank."""
     return _cosine(_center(rankdata(comparison.activation, axis=1)), _center(rankdata(comparison.predicted, axis=1)))
 
 
 def cosine(comparison: PredictionComparison) -> Float[np.ndarray, " units"]:
-    """Of the two as they are, -1..1; NaN where one is zero throughout."""
+    """Return the cosine of activation and prediction, -1..1; NaN where one is zero throughout."""
     return _cosine(comparison.activation, comparison.predicted)
 
 
 def auprc(comparison: PredictionComparison) -> Float[np.ndarray, " units"]:
-    """Average precision of the prediction for the images on which the unit fires, 0..1; by lot it is their share."""
+    """Return the average precision of the prediction for images on which the unit fires; chance is their share."""
     return np.array(
         [_average_precision(row, fires) for row, fires in zip(comparison.predicted, comparison.is_active, strict=True)]
     )
 
 
 def auc(comparison: PredictionComparison) -> Float[np.ndarray, " units"]:
-    """How often an image on which the unit fires is predicted higher than another, 0..1; by lot 0.5."""
+    """Return how often an image on which the unit fires is predicted higher than another one, 0..1; chance is 0.5."""
     return _auc(comparison.predicted, comparison.is_active)
 
 
 def inverse_auc(comparison: PredictionComparison) -> Float[np.ndarray, " units"]:
-    """How often an image that shows the concept moves the unit more than another, 0..1: the AUC of CoSy and INVERT."""
+    """Return how often an image with the concept activates the unit more than one without, 0..1: the AUC of CoSy and
+    INVERT.
+    """
     return _auc(comparison.activation, comparison.is_present)
 
 
 def recall(comparison: PredictionComparison) -> Float[np.ndarray, " units"]:
-    """The share of the images on which the unit fires that show the concept."""
+    """Return the share of the images on which the unit fires that show the concept."""
     return _ratio((comparison.is_active & comparison.is_present).sum(1), comparison.is_active.sum(1))
 
 
 def precision(comparison: PredictionComparison) -> Float[np.ndarray, " units"]:
-    """The share of the images that show the concept on which the unit fires."""
+    """Return the share of the images with the concept on which the unit fires."""
     return _ratio((comparison.is_active & comparison.is_present).sum(1), comparison.is_present.sum(1))
 
 
 def f1(comparison: PredictionComparison) -> Float[np.ndarray, " units"]:
-    """The harmonic mean of recall and precision, 0..1."""
+    """Return the harmonic mean of recall and precision, 0..1."""
     return _ratio(
         2 * (comparison.is_active & comparison.is_present).sum(1),
         comparison.is_active.sum(1) + comparison.is_present.sum(1),
@@ -111,19 +112,19 @@ def f1(comparison: PredictionComparison) -> Float[np.ndarray, " units"]:
 
 
 def iou(comparison: PredictionComparison) -> Float[np.ndarray, " units"]:
-    """Images where the unit fires and the concept shows, of those where either is so, 0..1."""
+    """Return the IoU of images on which the unit fires and images with the concept, 0..1."""
     return _ratio(
         (comparison.is_active & comparison.is_present).sum(1), (comparison.is_active | comparison.is_present).sum(1)
     )
 
 
 def accuracy(comparison: PredictionComparison) -> Float[np.ndarray, " units"]:
-    """The share of images on which firing and showing agree."""
+    """Return the share of images on which firing and concept agree."""
     return (comparison.is_active == comparison.is_present).mean(1)
 
 
 def balanced_accuracy(comparison: PredictionComparison) -> Float[np.ndarray, " units"]:
-    """The mean of how often the concept shows where the unit fires, and does not where it does not."""
+    """Return the mean of recall on firing images and of the share of other images without the concept."""
     return (
         recall(comparison)
         + _ratio((~comparison.is_active & ~comparison.is_present).sum(1), (~comparison.is_active).sum(1))
@@ -131,7 +132,7 @@ def balanced_accuracy(comparison: PredictionComparison) -> Float[np.ndarray, " u
 
 
 def inverse_balanced_accuracy(comparison: PredictionComparison) -> Float[np.ndarray, " units"]:
-    """The mean of how often the unit fires where the concept shows, and does not where it does not."""
+    """Return the mean of precision and of the share of images without the concept on which the unit does not fire."""
     return (
         precision(comparison)
         + _ratio((~comparison.is_active & ~comparison.is_present).sum(1), (~comparison.is_present).sum(1))
@@ -139,7 +140,7 @@ def inverse_balanced_accuracy(comparison: PredictionComparison) -> Float[np.ndar
 
 
 def mad(comparison: PredictionComparison) -> Float[np.ndarray, " units"]:
-    """Mean activation where the concept shows less that where it does not, in standard deviations over all images.
+    """Return mean activation with the concept minus that without it, in standard deviations over all images.
 
     NeuronEval takes the difference as it is. CoSy divides it by the deviation where the concept does not show, which is
     0 for a perfect unit; ``milan.scores.generated_image_scores.painted_mad`` is CoSy's own.
@@ -151,7 +152,7 @@ def mad(comparison: PredictionComparison) -> Float[np.ndarray, " units"]:
 
 @dataclass(frozen=True)
 class Metric:
-    """One way to compare: how it is computed, and what it does not notice ("" if it passes its exam)."""
+    """A metric: its function, and what it does not notice ("" if it passes the sanity checks)."""
 
     compute: Callable[[PredictionComparison], Float[np.ndarray, " units"]]
     blind_spot: str = ""
@@ -197,7 +198,7 @@ def _dot(
 
 
 def _ratio(top: Any, bottom: Any) -> Float[np.ndarray, " units"]:
-    """NaN where there is nothing to divide by."""
+    """Divide; NaN where the divisor is 0."""
     bottom = np.asarray(bottom, dtype=np.float64)
     return np.divide(top, bottom, out=np.full(bottom.shape, np.nan), where=bottom > 0)
 
@@ -217,7 +218,7 @@ def _average_precision(predicted: Float[np.ndarray, " images"], is_active: Bool[
 def _auc(
     scores: Float[np.ndarray, "units images"], labels: Bool[np.ndarray, "units images"]
 ) -> Float[np.ndarray, " units"]:
-    """By the ranks of the positives (Mann & Whitney), equal scores sharing a rank."""
+    """AUC from the ranks of the positives (Mann & Whitney); equal scores share a rank."""
     positives = labels.sum(1)
     above = (rankdata(scores, axis=1) * labels).sum(1) - positives * (positives + 1) / 2
     return _ratio(above, positives * (labels.shape[1] - positives))

@@ -1,5 +1,4 @@
-"""Texts with integers from 0 to 10: captions with a unit's activations, names of classes or of later units with its
-weights.
+"""Texts with integers from 0 to 10: captions with a unit's activations, or names of classes with its weights.
 
 What language models are shown of a unit (*Tell me what you see*, sections 3.1.1 and 3.2.2), and what they are asked to
 predict.
@@ -26,7 +25,7 @@ SHOWN, CHOOSING, JUDGING = 0, 1, 2
 
 @dataclass(frozen=True)
 class PredictionPairs:
-    """Texts with integers, of which only those are written or captioned that someone asks for.
+    """Texts with integers; a text is only generated when it is requested.
 
     values: one integer for each text, 0..10, or -10..10; load_texts: the texts of some places; kind: what the prompts
         are called;
@@ -41,9 +40,7 @@ class PredictionPairs:
     strong_share: float = 0.75
 
     def select_strongest(self, count: int, places: Bool[np.ndarray, " n"] | None = None) -> list[int]:
-        """The places of the strongest pairs, weakest first, none of which is 0; of equals the first. Of both signs half
-        are of each.
-        """
+        """Return the places of the strongest nonzero pairs, weakest first; with both signs, half of each."""
         allowed = np.ones(len(self.values), bool) if places is None else places
         above = self._side(1, allowed)
         below = self._side(-1, allowed)
@@ -56,14 +53,14 @@ class PredictionPairs:
         return sorted(found, key=lambda place: (-abs(int(self.values[place])), place))
 
     def make_items(self, places: Sequence[int]) -> list[tuple[str, int]]:
-        """Texts, plain enough for a prompt, with their integers."""
+        """Return texts, cleaned for a prompt, with their integers."""
         return [
             (sanitize_item(text), int(self.values[place]))
             for text, place in zip(self.load_texts(list(places)), places, strict=True)
         ]
 
     def select_mixed(self, count: int, rng: np.random.Generator) -> list[int]:
-        """Places for an example of simulation: strong ones and ones of 0, in any order."""
+        """Return places for an example of simulation: strong pairs and zeros in random order."""
         strong = np.flatnonzero(self.values)
         zero = rng.permutation(np.flatnonzero(self.values == 0))
         by_size = strong[np.argsort(-np.abs(self.values[strong]), kind="stable")]
@@ -73,13 +70,15 @@ class PredictionPairs:
 
 
 def scale_to_integers(values: Float[np.ndarray, " n"], signs: Signs = "positive") -> Int[np.ndarray, " n"]:
-    """Integers 0..10, the largest value 10 and all below 0 at 0; with both signs each side by its own largest, -10..10.
+    """Scale values to integers 0..10, negative values to 0; with both signs, each side by its own largest value,
+    -10..10.
 
     What is no number (an image that could not be read) is 0.
 
-    >>> scale_to_integers(np.array([-4.0, 0.0, 1.0, 2.0])).tolist(), scale_to_integers(np.array([-4.0, -2.0, 1.0,
-    ...     2.0]), "both").tolist()
-    ([0, 0, 5, 10], [-10, -5, 5, 10])
+    >>> scale_to_integers(np.array([-4.0, 0.0, 1.0, 2.0])).tolist()
+    [0, 0, 5, 10]
+    >>> scale_to_integers(np.array([-4.0, -2.0, 1.0, 2.0]), "both").tolist()
+    [-10, -5, 5, 10]
     >>> scale_to_integers(np.array([-4.0, -1.0, 3.0]), "negative").tolist()
     [10, 3, 0]
     """
@@ -98,7 +97,7 @@ def _scale_to_ten(values: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
 
 
 def divide_pairs(count: int, share: float, seed: int = 0) -> Int[np.ndarray, " count"]:
-    """Which pairs may be shown (0), which an explanation is chosen on (1), and which are kept to judge it (2).
+    """Assign pairs to the explainer (0), to the choice among explanations (1) or to the evaluation (2).
 
     Args:
         share: of the pairs that may be shown; one half of the others is for choosing, the other for judging.
@@ -137,7 +136,7 @@ def format_unknown_items(items: Sequence[tuple[str, int]]) -> list[str]:
 
 @dataclass(frozen=True)
 class DescribedUnit:
-    """A unit that a person has described."""
+    """A unit that a person described."""
 
     unit: Unit
     text: str
@@ -161,7 +160,7 @@ def read_examples(file: str) -> list[DescribedUnit]:
 def make_explanation_question(
     prompt: Prompt, unit: Unit, items: Sequence[tuple[str, int]], shots: Sequence[Shot], sample_index: int = 0
 ) -> Question:
-    """What the unit looks for is asked."""
+    """Return the prompt that asks what a unit detects."""
     return _make_question(prompt, "explain", unit, items, format_items(items), shots, "", sample_index)
 
 
@@ -173,7 +172,7 @@ def make_simulation_question(
     shots: Sequence[Shot],
     sample_index: int = 0,
 ) -> Question:
-    """The integers of the items are asked, of whoever is told the explanation and not them."""
+    """Return the prompt that asks for the integers of items, given an explanation."""
     hidden = [(text, 0) for text, _ in items]
     return _make_question(
         prompt, "simulate", unit, hidden, format_unknown_items(items), shots, explanation, sample_index

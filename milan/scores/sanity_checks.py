@@ -1,4 +1,4 @@
-"""The metrics' own exam: whether a metric notices that a description is too narrow, or too broad.
+"""Sanity checks of metrics: whether a metric falls when a description is too narrow or too broad.
 
 NeuronEval (Oikarinen, Yan & Weng 2025) asks this of a perfect unit, one that fires exactly where its concept shows.
 Missing labels: half of the images that show the concept are no longer said to. Extra labels: as many again are said to
@@ -24,21 +24,21 @@ LOGIT_SHIFT = 8.0  # by how much a unit moves its network's logit from one class
 
 @dataclass(frozen=True)
 class SanityCheckResult:
-    """What a metric noticed, as shares of all runs."""
+    """How often a metric fell, as shares of all runs."""
 
     missing: float
     extra: float
 
     @property
     def passed(self) -> bool:
-        """Whether both were noticed every time."""
+        """Whether both were noticed in every run."""
         return self.missing == self.extra == 1.0
 
 
 def run_sanity_checks(
     metrics: Mapping[str, Metric] = METRICS, images: int = IMAGES, runs: int = RUNS, seed: int = 0
 ) -> dict[str, SanityCheckResult]:
-    """Puts every metric to both tests, at each base rate ``runs`` times.
+    """Apply both tests to every metric, ``runs`` times at each base rate.
 
     >>> found = run_sanity_checks({"recall": METRICS["recall"]}, images=20_000, runs=2)
     >>> found["recall"]
@@ -72,8 +72,8 @@ PAINTED_METRICS: dict[str, Callable[[Float[np.ndarray, " count"], Float[np.ndarr
 def run_painted_checks(
     images: int = IMAGES, runs: int = RUNS, pictures: int = 50, seed: int = 0
 ) -> dict[str, SanityCheckResult]:
-    """The same of scores by painted pictures: of a text that names half of what moves the unit, and of one that names
-    as much again.
+    """Apply the tests to scores of generated images: of a text for half of what activates the unit, and for twice as
+    much.
 
     All pictures of the right text and of the narrow one move the perfect unit, of the broad one each does with even
     chance. They are compared with the images of a probe, whatever the text is.
@@ -99,8 +99,7 @@ def run_painted_checks(
 
 
 def run_replacement_check(images: int = IMAGES, runs: int = RUNS, seed: int = 0) -> SanityCheckResult:
-    """The same of the ablation score, of a unit that is all that a network knows of its two classes, c and d in closed
-    form.
+    """Apply the tests to the ablation score, for a unit on which alone both classes of a network depend.
 
     >>> run_replacement_check(images=20_000, runs=1)
     SanityCheckResult(missing=1.0, extra=1.0)
@@ -118,7 +117,7 @@ def run_replacement_check(images: int = IMAGES, runs: int = RUNS, seed: int = 0)
 
 
 def _score_replacement(unit: Bool[np.ndarray, " images"], said: Float[np.ndarray, " images"]) -> float:
-    """The ablation score of what is said of a unit whose activation decides the class, by the logistic loss."""
+    """The ablation score of a description of a unit whose activation decides the class, by logistic loss."""
     true = unit.astype(np.float64)
     c = np.cov(said, true, bias=True)[0, 1] / max(said.var(), 1e-12)
 
@@ -132,7 +131,7 @@ def _score_replacement(unit: Bool[np.ndarray, " images"], said: Float[np.ndarray
 
 
 def _make_perfect_unit(rng: np.random.Generator, images: int, rate: float) -> Bool[np.ndarray, " images"]:
-    """A unit that fires on this share of images, on two at the least."""
+    """A unit that fires on this share of images, on at least two."""
     fires = np.zeros(images, dtype=bool)
     fires[rng.choice(images, max(2, round(rate * images)), replace=False)] = True
     return fires
@@ -144,5 +143,5 @@ def _compare_labels(unit: Bool[np.ndarray, " images"], labels: Bool[np.ndarray, 
 
 
 def _is_noticed(perfect: float, changed: float) -> bool:
-    """A score that is no longer defined has been noticed: nobody would take it for a good one."""
+    """Whether the score fell or became undefined."""
     return bool(np.isnan(changed)) or perfect - changed > MIN_DROP * abs(perfect)

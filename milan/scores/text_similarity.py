@@ -1,5 +1,5 @@
-"""How close descriptions come to what people said of the same units: BLEU, ROUGE, BERTScore and cosines of embeddings,
-with intervals.
+"""Similarity of descriptions to annotations of the same units: BLEU, ROUGE, BERTScore and embedding cosines, with
+intervals.
 
 Both sides are put in lower case, and outer full stops and spaces are taken off, as in the 2022 code. An empty
 description scores 0.
@@ -26,18 +26,18 @@ LEVEL = 0.95
 
 @runtime_checkable
 class TextEncoder(Protocol):
-    """What puts texts into a space of meanings."""
+    """Embeds texts."""
 
     @property
     def key(self) -> str: ...
 
     def encode_texts(self, texts: Sequence[str]) -> Any:
-        """Vectors of unit length, float32 (texts, features)."""
+        """Return unit vectors, float32 (texts, features)."""
 
 
 @dataclass(frozen=True)
 class TextScore:
-    """One score over all units, and what has to stand beside it."""
+    """A score over all units, with the figures that must stand beside it."""
 
     value: float  # larger is better
     low: float  # of the 95% interval, by resampling units
@@ -53,12 +53,12 @@ class TextScore:
 def bleu_score(
     descriptions: Sequence[str], references: Sequence[Sequence[str]], *, order: int = 4, seed: int = 0
 ) -> TextScore:
-    """Corpus BLEU by sacrebleu (13a tokens, exponential smoothing), 0 to 100, against any number of references of each
+    """Return corpus BLEU by sacrebleu (13a tokens, exponential smoothing), 0..100, against any number of references per
     unit.
 
     Args:
         descriptions: one of each unit.
-        references: what people said of each unit, at least one text.
+        references: the annotations of each unit, at least one text.
         order: longest n-gram that counts; 1 for BLEU-1.
 
     Raises:
@@ -83,7 +83,7 @@ def bleu_score(
 def bleu_counts(
     descriptions: Sequence[str], references: Sequence[Sequence[str]], *, order: int = 4
 ) -> Int[np.ndarray, "units counts"]:
-    """What ``bleu_from_counts`` needs of each unit, to be added up over any choice of units.
+    """Return the counts of each unit that ``bleu_from_counts`` needs; they can be summed over units.
 
     Raises:
         BadInput: there is nothing to score, or a unit without a reference.
@@ -92,9 +92,7 @@ def bleu_counts(
 
 
 def bleu_from_counts(sums: Shaped[np.ndarray, "*shape counts"]) -> Float[np.ndarray, "*shape"]:
-    """Corpus BLEU, 0 to 100, of texts whose ``bleu_counts`` add up to this: what sacrebleu computes, for many sums at
-    once.
-    """
+    """Return sacrebleu's corpus BLEU, 0..100, from summed ``bleu_counts``, for many sums at once."""
     order = (sums.shape[-1] - 2) // 2
     correct, total = sums[..., :order].astype(np.float64), sums[..., order:-2].astype(np.float64)
     said, known = sums[..., -2].astype(np.float64), sums[..., -1].astype(np.float64)
@@ -120,7 +118,7 @@ def rouge_score(
     reduction: Literal["best", "mean"] = "best",
     seed: int = 0,
 ) -> dict[str, TextScore]:
-    """ROUGE-1, -2 and -L (F-measure, 0 to 1) by rouge-score, the mean over units.
+    """Return ROUGE-1, -2 and -L (F-measure, 0..1) by rouge-score, the mean over units.
 
     Args:
         reduction: of several references count the best, or the mean of all (as the 2022 code).
@@ -157,8 +155,7 @@ def bert_score(
     idf_texts: Sequence[str] | None = None,
     seed: int = 0,
 ) -> dict[str, TextScore]:
-    """BERTScore: precision, recall and F1, the mean over units of the best reference, as MILAN's table (idf of the
-    references, rescaled).
+    """Return BERTScore's precision, recall and F1, the mean over units of the best reference, as in MILAN's table.
 
     Args:
         model: a transformers encoder by id or folder.
@@ -210,13 +207,12 @@ def embedding_cosine(
     reduction: Literal["best", "mean"] = "best",
     seed: int = 0,
 ) -> TextScore:
-    """Cosine of the vectors of description and reference, -1 to 1, the mean over units (Tables 2, 10 and 11 of
-    Describe-and-Dissect).
+    """Return the cosine of the embeddings of description and reference, -1..1, the mean over units.
 
     Unrelated texts are far from 0, and differently so with each encoder: only the floors tell what a number is worth.
 
     Args:
-        references: class names, or what people said of each unit.
+        references: class names, or the annotations of each unit.
         encoder: an image-text model (``load_embedder``) or a sentence encoder (``load_sentence_encoder``).
         reduction: of several references count the best, or the mean of all.
 
@@ -237,7 +233,7 @@ def embedding_cosine(
 
 
 def normalize_text(text: str) -> str:
-    """A text as it is compared.
+    """Return a text in the form in which texts are compared.
 
     >>> normalize_text(" Red things. ")
     'red things'
@@ -248,7 +244,7 @@ def normalize_text(text: str) -> str:
 def _normalize_pairs(
     descriptions: Sequence[str], references: Sequence[Sequence[str]]
 ) -> tuple[list[str], list[list[str]]]:
-    """Both sides as they are compared; empty references are left out."""
+    """Normalize both sides; empty references are left out."""
     if isinstance(references, str) or any(isinstance(texts, str) for texts in references):
         raise BadInput("references are a list of texts for each unit, also where there is one")
     if not descriptions or len(descriptions) != len(references):

@@ -225,7 +225,7 @@ class Truth:
         return self._values(parse_description(text)) > 0
 
     def find_best_constant(self, units: Sequence[Unit]) -> tuple[str, float]:
-        """Return the concept that scores best in the mean if it is said of all of these units, and its mean score."""
+        """Return the concept with the best mean score as the description of all these units, and that score."""
         names = [get_readable_name(concept) for concept in list_concepts()]
         means = [np.nanmean([self.score(unit, name) for unit in units]) for name in names]
         best = int(np.argmax(means))

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from milan.describers import compositional as module
-from milan.describers.compositional import ConceptSignatures, Term, format_formula, search_formulas
+from milan.describers.compositional import (
+    ConceptSignatures,
+    Formula,
+    Term,
+    format_formula,
+    prefer_short,
+    search_formulas,
+)
 from milan.dissection.dissect import dissect
 from milan.errors import BadInput
 from milan.probes import load_probe
@@ -128,6 +135,14 @@ def test_of_equal_formulas_the_shorter_and_the_first_is_taken() -> None:
     assert (found[0].iou, format_formula(found[0].terms, NAMES)) == (0.5, "red or boat")
     alone = search_formulas(concepts, np.array([4.0, 0.0]), beam=5)
     assert (alone[0].iou, format_formula(alone[0].terms, NAMES)) == (1.0, "red")
+
+
+@pytest.mark.parametrize(("tolerance", "chosen"), [(0.0, 2), (0.05, 1), (0.2, 0)])
+def test_a_shorter_formula_is_preferred_within_the_tolerance(tolerance: float, chosen: int) -> None:
+    lengths = [Formula(tuple(Term("and", True, each) for each in range(count)), np.ones(1, bool), iou)
+               for count, iou in ((3, 0.50), (2, 0.48), (1, 0.42))]  # fmt: skip
+    assert prefer_short(lengths, tolerance)[0] is lengths[::-1][chosen]
+    assert len(prefer_short(lengths, tolerance)) == 3
 
 
 def test_formulas_counted_on_fingers(tmp_path: Path, cache: Path) -> None:

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from milan.diorama.formulas import evaluate_formula
 from milan.diorama.label_signatures import KINDS
-from milan.diorama.scene_concepts import ALL_KINDS, get_concepts_by_name, list_concepts, parse_concepts
+from milan.diorama.scene_concepts import ALL_KINDS, get_concepts_by_name, list_concepts
 from milan.diorama.scene_vocabulary import SETTINGS, THINGS
 from milan.diorama.scenes import draw_scene
 from milan.diorama.sentences import generate_sentences
+from milan.diorama.text_reader import parse_description
 from milan.diorama_build import image_text_batches as views_module
 from milan.diorama_build.caption_dataset import LABEL_GRID, SENTENCES_PER_SCENE, load_caption_dataset
 from milan.diorama_build.image_text_batches import (
@@ -129,9 +131,11 @@ def _check(places, text, truth, own):
     """By reading the text, which the batch does not do."""
     for prefix in PREFIXES:  # "a picture of" speaks of no picture on a wall
         text = text.removeprefix(prefix + " ")
-    (phrase,) = parse_concepts(text).phrases
-    place = any(concept.kind == "setting" for group in phrase for concept in group)
-    shows = np.logical_and.reduce([_any(places, group) for group in phrase]).sum()
+    parsed = parse_description(text)
+    place = any(concept.kind == "setting" for concept in parsed.concepts)
+    shows = evaluate_formula(
+        parsed.terms[0][1], lambda concept: _has(places, concept).ravel(), places["colour"].size
+    ).sum()
     if own:
         assert truth == 1
         assert shows > 0, text
@@ -140,8 +144,8 @@ def _check(places, text, truth, own):
         assert truth == right or (place and truth == -1), (text, shows)  # a cover may leave all of a scene in sight
 
 
-def _any(places, group):
-    return np.logical_or.reduce([places[kind] == name for concept in group for kind, name in concept.members])
+def _has(places, concept):
+    return np.logical_or.reduce([places[kind] == name for kind, name in concept.members])
 
 
 def test_sentences_are_true_of_their_own_scene_alone(views, batches):
@@ -162,7 +166,7 @@ def test_concepts_of_whole_scenes(taught, batches):
             row = whole.get(image.numpy().tobytes())
             if row is not None:
                 places = _places(_scene(row))
-                counts = [_any(places, [concept]).sum() for concept in list_concepts()]
+                counts = [_has(places, concept).sum() for concept in list_concepts()]
                 right = [1 if count >= MIN_CONCEPT_PLACES else -1 if count else 0 for count in counts]
                 told = [concept.kind != "setting" for concept in list_concepts()]
                 assert [one for one, sure in zip(shows.tolist(), told, strict=True) if sure] == [

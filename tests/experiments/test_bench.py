@@ -138,7 +138,7 @@ def test_the_page_shows_of_each_unit_what_each_describer_said(report: Report, fo
     assert ">exact<" not in cases[4], "nothing in particular cannot be named"
     assert "it has no word for it" in cases[2]
     assert all((folder / "out" / "page" / case.split('src="')[1].split('"')[0]).is_file() for case in cases)
-    assert "milan.diorama.scene_concepts.parse_concepts" in page, "what exact means is told"
+    assert "as milan.diorama.text_reader reads it" in page, "how exact is defined is stated"
 
 
 def test_nothing_is_asked_twice_but_what_failed(report: Report, folder: Path) -> None:
@@ -167,7 +167,8 @@ def test_a_stopped_run_goes_on(folder: Path, report: Report, monkeypatch: pytest
 
 def test_without_planted_units_only_what_is_known_is_told(folder: Path) -> None:
     found = run(folder, "plain", planted_units=None, units="0-2")
-    assert [column.name for column in found.tables[0].columns] == ["truth", "described", "distinct", "words", "time"]
+    scores = ["truth", "correlation", "overlap", "described", "distinct", "words", "time"]
+    assert [column.name for column in found.tables[0].columns] == scores
     assert [column.name for column in found.tables[1].columns] == ["looks"]
     assert values(found, "right")["described"] == 3
 
