@@ -1,6 +1,4 @@
-"""Describe-and-Dissect (Bai et al.): captions of what moves a unit, summed up by a language model, and put to the test
-by painting them.
-"""
+"""Describe-and-Dissect (Bai et al.): names proposed by a language model from captions, chosen by painting them."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -52,7 +50,7 @@ UNITS_PER_GROUP = 8  # units whose pictures are captioned and painted together
 
 @dataclass(frozen=True)
 class ImageRegion:
-    """An image of the probe, or a part of one, and how it moves a unit."""
+    """An image of the probe, or a crop of one, and the activation it causes."""
 
     image: int  # in the probe
     box: Box | None  # the part of it; None for all
@@ -62,9 +60,7 @@ class ImageRegion:
 
 @dataclass(frozen=True)
 class CandidateNames:
-    """What step 2 found of a unit: looks with captions and shorter labels, and candidates with how often each was
-    given.
-    """
+    """Result of step 2: image regions with captions and shorter labels, and candidate names with their counts."""
 
     regions: tuple[ImageRegion, ...]
     captions: tuple[str, ...]
@@ -74,45 +70,46 @@ class CandidateNames:
 
 
 class DescribeAndDissect(Describer):
-    """Crops, captions, candidates, pictures of the candidates: the unit itself says which candidate it answers to.
+    """Captions a unit's top images, lets a language model propose names, and chooses by painting them.
 
-    (1) Of the probe's 10 images that move a unit most, the parts where it does so are cut out; of images and parts
-    together the 10 that move it most are kept. (2) They are captioned, a language model shortens each caption, and five
-    times names what they share, reading them in another order each time. (3) Ten pictures of each name are painted, at
-    the target's own size, and ranked by how they move the unit; how like the first images they are counts too.
+    (1) Attention crops are cut out of the 10 images that activate a unit most; of images and crops together the 10 that
+    activate it most are kept. (2) They are captioned; a language model shortens each caption and names five times what
+    they have in common, reading them in another order each time. (3) Ten pictures of each name are painted, at the
+    target's own size, and ranked by the activations they cause and by their similarity to the first images.
 
-    Where the released code differs from the paper: it wraps heat maps above 1, shrinks painted pictures to 32 pixels,
-    takes only those for Image Products that are among the ten best of all candidates, counts ranks from 0 (so that its
-    TopK Squared squares other numbers, and the first factor of the product is larger by 1), and asks a newer language
-    model. Here it is done as the paper says. Neither paper's nor code's are the prompts: those of the language model,
-    their examples and the one of the painter are our own words to the same purpose, which ``prompts`` and ``painting``
+    Differences of the released code from the paper: it wraps heat maps above 1, shrinks painted pictures to 32 pixels,
+    uses only those pictures for Image Products that are among the ten best of all candidates, counts ranks from 0 (so
+    that its TopK Squared squares other numbers, and the first factor of the product is larger by 1), and asks a newer
+    language model. This implementation follows the paper. The prompts are neither the paper's nor the code's: those of
+    the language model, their examples and the painter's are our own wording, which ``prompts`` and ``painting``
     replace.
 
     Args:
-        captioner: of images, as ``milan.pretrained.image_captioner.load_image_captioner`` takes it.
-        llm: ``phrases``, ``openai:MODEL``, ``hf:ID_OR_FOLDER`` or your own, see ``milan.pretrained.llm.load_llm``.
-        painter: of candidates, as ``milan.pretrained.painter.load_painter`` takes it.
-        embedder: compares pictures and labels, as ``milan.pretrained.embedder.load_embedder`` takes it; CLIP ViT-B/16
-            in the paper.
-        concepts: if given, each image is named by the nearest of these by the embedder instead of captioned (section
-            4.4.1), see ``milan.concepts.concept_sets.load_concept_set``.
-        select: whether step 3 is done; without it the name given most often, of equals the first, is the description.
+        captioner: image captioner, as ``milan.pretrained.image_captioner.load_image_captioner`` takes it.
+        llm: language model: ``openai:MODEL``, ``hf:ID_OR_FOLDER``, ``phrases``, or a custom one; see
+            ``milan.pretrained.llm.load_llm``.
+        painter: text-to-image model, as ``milan.pretrained.painter.load_painter`` takes it.
+        embedder: image-text model that compares pictures and labels, as ``milan.pretrained.embedder.load_embedder``
+            takes it; CLIP ViT-B/16 in the paper.
+        concepts: concept set, as ``milan.concepts.concept_sets.load_concept_set`` takes it; if not empty, each image is
+            named by its nearest concept instead of a caption (section 4.4.1).
+        select: whether step 3 is done; without it the most frequent name, the first among equals, is the description.
         scoring: mean, topk_squared, image_products, or topk_squared_image_products (the paper's).
-        labels: how many names the description has at most, joined by ";" and no two of them alike (appendix A.7).
-        images: K, images and parts that are captioned.
-        count: N, names that are asked for.
-        pictures: Q, of each name.
-        painting: what a name is put into for the painter, {} standing for it.
-        pooling: of an activation map into one number: mean (the paper's), or max.
-        base_url: of an endpoint, as http://localhost:8000/v1; else $OPENAI_BASE_URL, else OpenAI's. The key is in
-            $OPENAI_API_KEY.
-        max_calls: requests to the language model at most, repeated ones included; a unit takes 15.
-        llm_options: temperature, longest, timeout, workers, tries, pause and others, see
+        labels: maximum number of names in the description, joined by ";", of which no two are similar (appendix A.7).
+        images: K, number of images and crops that are captioned.
+        count: N, number of names that are asked for.
+        pictures: Q, number of pictures of each name.
+        painting: prompt of the painter, with {} for the name.
+        pooling: how an activation map becomes one number: mean (the paper's), or max.
+        base_url: address of an endpoint, as http://localhost:8000/v1; if empty $OPENAI_BASE_URL, else OpenAI's. The key
+            is read from $OPENAI_API_KEY.
+        max_calls: maximum number of requests, retries included; a unit takes 15. None for no limit.
+        llm_options: temperature, longest, timeout, workers, tries, pause and others; see
             ``milan.pretrained.llm_client.load_llm_client``.
-        prompts: a folder with files that replace those of configs/prompts.
-        seed: of the order of captions and of the pictures.
+        prompts: folder with files that replace those of configs/prompts.
+        seed: random seed of the order of captions and of the pictures.
         precision: of captioner, painter and embedder.
-        device: where they run.
+        device: device of all models.
     """
 
     name: ClassVar[str] = "describe_and_dissect"
@@ -183,7 +180,7 @@ class DescribeAndDissect(Describer):
 
     @cached_property
     def llm_client(self) -> LlmClient:
-        """The language model, loaded when first asked for."""
+        """The language model, loaded at the first access."""
         cool = {"temperature": TEMPERATURE} if self.llm.startswith(("openai:", "hf:")) else {}
         options = cool | (self.llm_options or {})
         return load_llm_client(
@@ -192,12 +189,12 @@ class DescribeAndDissect(Describer):
 
     @cached_property
     def model(self) -> Embedder:
-        """The image-text model, loaded when first asked for."""
+        """The image-text model, loaded at the first access."""
         return load_embedder(self.embedder, device=self.device, precision=self.precision)
 
     @cached_property
     def selection(self) -> CandidateSelection:
-        """How the best candidate is found; the painter is loaded when it is first asked for."""
+        """The selection of the best candidate; the painter is loaded at the first access."""
         painter = load_painter(self.painter, device=self.device, precision=self.precision)
         return CandidateSelection(
             painter,
@@ -233,9 +230,9 @@ class DescribeAndDissect(Describer):
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
         if self.llm_client.llm.note:
             warnings.warn(f"{self.name}: {self.llm_client.llm.note}", MilanWarning, stacklevel=2)
-        alive = select_active(dissection, units)
-        for start in range(0, len(alive), UNITS_PER_GROUP):
-            yield from self._describe_group(dissection, alive[start : start + UNITS_PER_GROUP])
+        active = select_active(dissection, units)
+        for start in range(0, len(active), UNITS_PER_GROUP):
+            yield from self._describe_group(dissection, active[start : start + UNITS_PER_GROUP])
 
     def _describe_group(
         self, dissection: Dissection, units: Sequence[Unit]
@@ -298,9 +295,7 @@ class DescribeAndDissect(Describer):
         return {unit: found[unit] for unit in regions}
 
     def _caption_regions(self, regions: dict[Unit, list[ImageRegion]]) -> dict[Unit, list[str]]:
-        """A caption of each look, or the nearest concept; an image of which nothing is said is left out of what is
-        summed up.
-        """
+        """Return a caption or the nearest concept of each region; empty captions are left out of the summary."""
         flat = torch.stack([look.pixels for each in regions.values() for look in each])
         if self.concepts:
             nearest = (self.model.encode_images(flat) @ embed_texts(self.model, self._concept_names).T).argmax(1)
@@ -310,7 +305,7 @@ class DescribeAndDissect(Describer):
         return {unit: [sanitize_item(next(said)) for _ in each] for unit, each in regions.items()}
 
     def _simplify_captions(self, captions: dict[Unit, list[str]]) -> dict[Unit, list[str] | NoAnswer]:
-        """A shorter label for each caption; concepts are short as they are."""
+        """Return a shorter label for each caption; concepts stay as they are."""
         if self.concepts:
             return dict(captions)
         prompt, _ = self._loaded_prompts
@@ -332,7 +327,7 @@ class DescribeAndDissect(Describer):
         return found
 
     def _make_summary_question(self, unit: Unit, labels: Sequence[str], sample_index: int) -> Question:
-        """What they share is asked, in another order for each draw."""
+        """Make the question what the labels have in common, in another order for each sample."""
         shown = [label for label in labels if label]
         rng = np.random.default_rng([self.seed, unit.index, sample_index])
         order = [shown[place] for place in rng.permutation(len(shown))]
@@ -347,8 +342,9 @@ class DescribeAndDissect(Describer):
 def find_regions(
     target: Target, probe: Probe, dissection: Dissection, unit: Unit, count: int, pooling: Literal["mean", "max"]
 ) -> list[ImageRegion]:
-    """Step 1: of the images that move a unit most and their attention crops the strongest, strongest first; ties by
-    image and box.
+    """Return the strongest of the images that activate a unit most and of their attention crops (step 1).
+
+    Strongest first; ties by image and box.
     """
     values = dissection.activations(pooling)[:, dissection.row_of(unit)].nan_to_num(nan=-torch.inf)
     ids = torch.sort(values, descending=True, stable=True).indices[:count].tolist()
@@ -371,7 +367,7 @@ def find_regions(
 
 
 def _make_region_facts(region: ImageRegion, caption: str, label: str) -> dict[str, Any]:
-    """A look as plain values."""
+    """Return an image region as plain values."""
     box = list(region.box) if region.box else None
     return {
         "image": region.image,
@@ -383,7 +379,7 @@ def _make_region_facts(region: ImageRegion, caption: str, label: str) -> dict[st
 
 
 def clean_candidate(text: str) -> str:
-    """A candidate as it is painted and compared: lower case, without a full stop, and no bare "designs".
+    """Return a candidate in lower case, without full stops, and with "background" after a bare "designs".
 
     >>> clean_candidate("Red."), clean_candidate("Striped designs")
     ('red', 'striped designs background')

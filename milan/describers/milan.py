@@ -216,9 +216,9 @@ class Milan(Describer):
         return {role: spec for role, spec in found.items() if spec}
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
-        alive = select_active(dissection, units)
-        for begin in range(0, len(alive), self.batch_size):
-            batch = alive[begin : begin + self.batch_size]
+        active = select_active(dissection, units)
+        for begin in range(0, len(active), self.batch_size):
+            batch = active[begin : begin + self.batch_size]
             features = [self._encode_unit(dissection, unit) for unit in batch]
             for _, group in groupby(
                 zip(batch, features, strict=True), key=lambda pair: len(pair[1])

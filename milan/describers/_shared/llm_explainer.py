@@ -118,9 +118,9 @@ class LlmExplainer(Describer):
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
         if self.llm_client.llm.note:
             warnings.warn(f"{self.name}: {self.llm_client.llm.note}", MilanWarning, stacklevel=2)
-        alive = select_active(dissection, units)
-        for start in range(0, len(alive), UNITS_PER_GROUP):
-            yield from self._describe_group(dissection, alive[start : start + UNITS_PER_GROUP])
+        active = select_active(dissection, units)
+        for start in range(0, len(active), UNITS_PER_GROUP):
+            yield from self._describe_group(dissection, active[start : start + UNITS_PER_GROUP])
 
     def make_simulation(self, dissection: Dissection, unit: Unit) -> LlmSimulation:
         """How what is said of a unit is put to the test."""
