@@ -7,11 +7,12 @@ import json
 import pytest
 
 from milan.describers._shared.contract import __file__ as toys
-from milan.describers._shared.contract import make_toy_dissection
+from milan.describers._shared.contract import make_detectors, make_toy_dissection
 from milan.errors import UnknownName
 from milan.experiments.assessment.assessment import assessment
 from milan.experiments.assessment.tables import load_explainers, restrict_to_share, shuffle_entries
 from milan.experiments.core.evaluated_describers import load_evaluated_describer
+from milan.probes import load_probe
 from milan.results.catalogue import Entry
 from milan.units import Description, Unit
 from tests.describers.makers import PICTURED
@@ -22,7 +23,7 @@ CAPTIONER = f"{PICTURED}:ColourCaptioner"
 @pytest.fixture
 def options(tmp_path):
     file = tmp_path / "colours.yaml"
-    file.write_text(f"describer: caption_activation\nsettings:\n  captioner: {CAPTIONER}\n")
+    file.write_text(f"describer: caption_activation\nsettings:\n  captioner: {CAPTIONER}\n  llm: phrases\n")
     return str(file)
 
 
@@ -33,7 +34,7 @@ def test_right_words_predict_and_wrong_ones_do_not(options, tmp_path):
         pairs=["caption_activation"],
         target=f"{toys}:make_detectors",
         probe=str(tmp_path / "probe"),
-        settings={"captioner": CAPTIONER},
+        settings={"captioner": CAPTIONER, "llm": "phrases"},
         layers=["answers"],
         units="0-2",
         share=0.3,
@@ -50,20 +51,23 @@ def test_right_words_predict_and_wrong_ones_do_not(options, tmp_path):
     assert written["facts"]["llm"] == "phrases"
 
 
-def test_those_who_explain_from_pairs_get_a_share_of_them_and_others_all(options):
+def test_those_who_explain_from_pairs_get_a_share_of_them_and_others_all(options, tmp_path):
+    make_toy_dissection(tmp_path)
+    target = make_detectors()
+    probe = load_probe(str(tmp_path / "probe"), target=target)
     assert (
-        restrict_to_share(load_evaluated_describer(options), 0.5, 3).describer.settings.items()
+        restrict_to_share(load_evaluated_describer(options, target, probe), 0.5, 3).describer.settings.items()
         >= {"share": 0.5, "seed": 3}.items()
     )
-    other = load_evaluated_describer("constant")
+    other = load_evaluated_describer("constant:text=cars", target, probe)
     assert restrict_to_share(other, 0.5, 3) is other
 
 
 def test_kinds_and_settings_that_there_are_not_are_told():
     with pytest.raises(UnknownName, match="nearest: weight_label"):
-        load_explainers(["weight_labels"], {}, 0.5, 0, "cpu")
+        load_explainers(["weight_labels"], {}, ("", ""), 0.5, 0, "cpu")
     with pytest.raises(UnknownName, match="nearest: classes"):
-        load_explainers(["weight_label"], {"clases": "imagenet"}, 0.5, 0, "cpu")
+        load_explainers(["weight_label"], {"clases": "imagenet"}, ("", ""), 0.5, 0, "cpu")
 
 
 def test_the_floor_is_what_was_said_of_others():

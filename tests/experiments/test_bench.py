@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from milan.targets.target import Target
+from milan.probes import Probe, load_probe
 from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
 from milan.experiments.__main__ import experiment_names, load_experiment, main
 from milan.experiments.bench.bench import bench
@@ -184,19 +186,25 @@ def test_what_cannot_be_is_told_before_the_work(folder: Path, tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
-def test_a_dissection_of_its_own_does_not_count(folder: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def world() -> tuple[Target, Probe]:
+    target = load_target("diorama:planted")
+    return target, load_probe("diorama:objects", target=target, limit=4)
+
+
+def test_a_dissection_of_its_own_does_not_count(world: tuple[Target, Probe], tmp_path: Path) -> None:
     from milan.experiments.core.evaluated_describers import load_evaluated_describers
 
-    with pytest.warns(MilanWarning, match="of quantile does not count here"):
-        load_evaluated_describers([options(tmp_path, "own", RIGHT, quantile=0.995)], 0, "cpu")
+    with pytest.warns(MilanWarning, match=r"own\.yaml: .* quantile"):
+        load_evaluated_describers([options(tmp_path, "own", RIGHT, quantile=0.995)], *world, 0, "cpu")
 
 
-def test_a_name_stands_for_its_settings_on_diorama() -> None:
+def test_a_name_stands_for_its_settings_on_diorama(world: tuple[Target, Probe]) -> None:
     from milan.experiments.core.evaluated_describers import load_evaluated_describers
 
     config = Path(__file__).parents[2] / "configs" / "describe" / "linear_explanations-diorama.yaml"
-    named, *others = load_evaluated_describers(["linear_explanations"], 0, "cpu")
-    file, *_ = load_evaluated_describers([str(config)], 0, "cpu")
+    named, *others = load_evaluated_describers(["linear_explanations"], *world, 0, "cpu")
+    file, *_ = load_evaluated_describers([str(config)], *world, 0, "cpu")
     assert named.name == file.name == "linear_explanations"
     assert named.describer.settings == file.describer.settings
     assert named.describer.settings["evidence"] == yaml.safe_load(config.read_text())["settings"]["evidence"]
