@@ -1,4 +1,4 @@
-"""Where a borrowed network comes from, and what is told when it cannot be had."""
+"""Find pretrained models by path or hub id, and report when they are not available."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -18,15 +18,15 @@ PRECISIONS: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torc
 def resolve_model(
     name: str, marker_file: str = "config.json", kind: str = "transformers model", family: str = "hf"
 ) -> tuple[str, bool]:
-    """The folder or hub id of a model that is meant, and whether no hub is to be asked for it.
+    """Return the folder or hub id of a model, and whether it is loaded without asking the hub.
 
     Args:
-        marker_file: the file by which a folder of one is known.
-        kind: what it is called in messages.
-        family: what stands before its name in a spec.
+        marker_file: file that a folder of such a model holds.
+        kind: name of the kind of model in messages.
+        family: prefix of the model's name in a spec.
 
     Raises:
-        BadInput: it is a path that leads to no such model, or an id that is neither cached nor to be had, told within
+        BadInput: the path leads to no such model, or the id is neither cached nor can be downloaded; raised within
             seconds.
     """
     path = Path(name).expanduser()
@@ -43,11 +43,11 @@ def resolve_model(
 
 
 def load_from_file(spec: str, kind: str) -> Any:
-    """What ``PATH/FILE.py:NAME`` makes: a class or a function of no arguments that the file defines.
+    """Call the class or function without arguments that ``PATH/FILE.py:NAME`` names, and return the result.
 
     Raises:
-        BadInput: there is no such file, or its own code fails.
-        UnknownName: nothing in it has the name.
+        BadInput: there is no such file, or its code fails.
+        UnknownName: the file defines nothing of that name.
     """
     module, name = module_of(spec, kind)
     make = getattr(module, name, None)
@@ -58,18 +58,19 @@ def load_from_file(spec: str, kind: str) -> Any:
         return make()
     except MilanError:
         raise
-    # whatever the user's own code raises
+    # The user's code may raise anything.
     except Exception as error:
         raise BadInput(f"the {kind} {spec!r} cannot be made: {one_line(error)}") from error
 
 
 def get_dtype(precision: str) -> torch.dtype:
-    """
+    """Return the torch type of a precision.
+
     >>> get_dtype("bfloat16")
     torch.bfloat16
 
     Raises:
-        UnknownName: no such precision.
+        UnknownName: there is no such precision.
     """
     if precision not in PRECISIONS:
         raise UnknownName("precision", precision, PRECISIONS, "one of: " + ", ".join(PRECISIONS))
@@ -77,7 +78,11 @@ def get_dtype(precision: str) -> torch.dtype:
 
 
 def check_device(device: str) -> str:
-    """The device's name, if something can be put there. Raises BadInput otherwise."""
+    """Return the device's name after checking that it can be used.
+
+    Raises:
+        BadInput: it cannot.
+    """
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:  # unknown, not compiled in, or no such card
