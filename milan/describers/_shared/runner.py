@@ -1,4 +1,4 @@
-"""Describing with a journal: what is finished is on disk at once, never lost and never done twice."""
+"""Describe units with a journal, in which each description is kept on disk at once."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,16 +28,15 @@ def describe_units(
     folder: Path,
     shard: Shard | None = None,
 ) -> list[Entry]:
-    """Describes the units of each layer and keeps each answer in ``folder`` as it comes; what is there already is not
-    asked again.
+    """Describe the units of each layer and keep each description in ``folder``; those found there are reused.
 
-    Kept answers are found by the describer's key, the dissection's key and the unit. Failures are not kept: a rerun
-    tries them again. Warnings are kept with the answers and given again. Under ``torchrun`` each process describes its
-    share, and all get all entries.
+    Descriptions are found by the describer's key, the dissection's key and the unit. Failures are not kept, so that a
+    rerun tries them again. Warnings are kept with the descriptions and repeated. Under ``torchrun`` each process
+    describes its share, and all return all entries.
 
     Raises:
-        BadInput: the describer gives an answer that cannot be kept, a second one for a unit, or one for a unit that it
-            was not asked for; or a describer that is not of this package fails.
+        BadInput: the describer yields something that cannot be kept, a second description of a unit, or one of a unit
+            that was not asked for; or a custom describer fails.
     """
     shard = shard or Shard()
     key = compute_journal_key(describer)
@@ -65,12 +64,12 @@ def describe_units(
 
 
 def compute_journal_key(describer: Describer) -> str:
-    """What a journal of the describer's answers is opened with."""
+    """Return the key of the journal of a describer's descriptions."""
     return content_key(describer=describer.key, format=FORMAT)
 
 
 def find_missing_units(path: Path, key: str, dissections: Layers, units: Wanted) -> dict[str, list[Unit]]:
-    """The units of each layer that can be described and have no answer in the journal; gives its warnings again."""
+    """Return the active units of each layer without a description in the journal, and repeat its warnings."""
     with Journal(path, key) as journal:
         known = journal.ids()
     texts = [id.partition(_WARNING) for id in known if _WARNING in id]
@@ -90,7 +89,7 @@ def find_missing_units(path: Path, key: str, dissections: Layers, units: Wanted)
 def _describe_missing(
     describer: Describer, dissection: Dissection, units: Sequence[Unit], journal: Journal
 ) -> dict[Unit, str]:
-    """Puts the answers into the journal; gives the failures."""
+    """Put descriptions into the journal and return the failures."""
     failures: dict[Unit, str] = {}
     texts: list[str] = []
     answers = _answers(describer, dissection, units)
@@ -115,7 +114,7 @@ def _keep_warnings(texts: list[str], dissection: Dissection, journal: Journal) -
 def _answers(
     describer: Describer, dissection: Dissection, units: Sequence[Unit]
 ) -> Iterator[Description | DescriptionFailure]:
-    """What the describer says, checked and as it is kept."""
+    """Yield the describer's results, checked and in the form that is kept."""
     asked = dict.fromkeys(units, True)
     try:
         for each in describer.describe(dissection, units):
@@ -124,7 +123,7 @@ def _answers(
     except MilanError:
         raise
     except Exception as error:
-        # a fault of the package's own describers is not hidden
+        # Errors in the package's own describers keep their traceback.
         if type(describer).__module__.startswith("milan."):
             raise
         what = f"{one_line(error)}{place_of(error)}"
@@ -132,13 +131,13 @@ def _answers(
 
 
 def _checked(describer: Describer, said: object, asked: Mapping[Unit, bool]) -> Description | DescriptionFailure:
-    """An answer as it is kept.
+    """Return a result in the form that is kept.
 
     Args:
-        asked: the units asked for, and whether they wait for their answer.
+        asked: whether each unit that was asked for still lacks its result.
 
     Raises:
-        BadInput: it is none that a describer may give.
+        BadInput: it is not a result that a describer may yield.
     """
     who, check = f"describer {describer.name}", "check it with milan.check_describer"
     if not isinstance(said, Description | DescriptionFailure):
@@ -167,7 +166,7 @@ def _make_entry(unit: Unit, dissection: Dissection, journal: Journal, failures: 
         return Entry(unit, status)
     if row := journal.get(_make_id(dissection, unit)):
         return Entry(unit, OK, description_from_row(row))
-    return Entry(unit, "failed", None, failures.get(unit, "the describer said nothing of it"))
+    return Entry(unit, "failed", None, failures.get(unit, "the describer yielded nothing for it"))
 
 
 def _make_id(dissection: Dissection, unit: Unit) -> str:
@@ -175,7 +174,7 @@ def _make_id(dissection: Dissection, unit: Unit) -> str:
 
 
 def _merge_journals(folder: Path, main: Path, key: str) -> None:
-    """Takes what other processes of this or a killed run have kept into the main journal."""
+    """Merge the journals of the processes of this or an interrupted run into the main one."""
     with Journal(main, key) as journal:
         for path in sorted(folder.glob("journal-*.sqlite")):
             with Journal(path, key) as other:
