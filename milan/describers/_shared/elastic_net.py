@@ -181,8 +181,9 @@ class RegressionTargets:
 def solve_elastic_net(
     gram: Float[Tensor, "columns columns"], products: Float[Tensor, "columns targets"], penalty: Penalty
 ) -> Float[Tensor, "columns targets"]:
-    """Return weights w that minimize w'Gw / 2 - c'w + strength * (mix * |w| + (1 - mix) / 2 * w²) for each target's products
-    c.
+    """Return the weights w that minimize w'Gw / 2 - c'w + strength * (mix * |w| + (1 - mix) / 2 * w²).
+
+    c are a target's products.
 
     Each target works on a small active set of columns, which grows by those that break their optimality condition most,
     until none does.
