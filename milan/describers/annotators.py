@@ -83,13 +83,13 @@ class Annotators(Describer):
         active = select_active(dissection, units)
         if not active:
             return
-        said = self._load_annotations(dissection)
+        known_texts = self._load_annotations(dissection)
         for unit in active:
             texts = (
-                said[unit]
-                if said is not None and unit in said
+                known_texts[unit]
+                if known_texts is not None and unit in known_texts
                 else simulate_annotations(dissection, unit, self.seed)
-                if said is None
+                if known_texts is None
                 else []
             )
             yield (

@@ -115,9 +115,9 @@ class BestConcept(Describer):
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
         active = select_active(dissection, units)
-        said = self.candidate_describer.describe(dissection, active) if active else iter(())
+        described = self.candidate_describer.describe(dissection, active) if active else iter(())
         waiting: list[Description | DescriptionFailure] = []
-        for number, each in enumerate(said, 1):
+        for number, each in enumerate(described, 1):
             waiting.append(each)
             if len(waiting) == UNITS_PER_GROUP or number == len(active):
                 yield from self._describe_group(dissection, waiting)

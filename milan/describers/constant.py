@@ -61,12 +61,12 @@ def find_most_frequent_text(annotations: str) -> str:
         raise BadInput("the describer constant has nothing to say; give text=TEXT, or annotations=FILE_OR_FOLDER")
     place = locate_annotations(annotations)
     files = [place] if place.is_file() else sorted(place.glob("**/annotations.csv"))
-    said = Counter(
+    counts = Counter(
         " ".join(text.lower().split())
         for file in files
         for texts in read_unit_annotations(file).values()
         for text in texts
     )
-    if not said:
+    if not counts:
         raise BadInput(f"no annotations at {place} to take the most frequent text of; give one with text=TEXT")
-    return min(said, key=lambda text: (-said[text], text))
+    return min(counts, key=lambda text: (-counts[text], text))

@@ -36,8 +36,8 @@ class Imported(Describer):
 
     @property
     def key(self) -> str:
-        said = sorted((str(unit), description_to_row(each)) for unit, each in self._descriptions.items())
-        return self.key_of(said=[row for _, row in said])
+        rows = sorted((str(unit), description_to_row(each)) for unit, each in self._descriptions.items())
+        return self.key_of(said=[row for _, row in rows])
 
     def check_evidence(self, target: Target, probe: Probe) -> None:
         _ = self._descriptions  # reads the table

@@ -38,7 +38,7 @@ class Shuffled(Describer):
 
     @property
     def key(self) -> str:
-        texts = sorted((str(unit), said.text) for unit, said in (self._table or {}).items())
+        texts = sorted((str(unit), each.text) for unit, each in (self._table or {}).items())
         return self.key_of(of=self._other.key if self._other else texts, seed=self.seed)
 
     @property
@@ -60,7 +60,7 @@ class Shuffled(Describer):
     @cached_property
     def _table(self) -> Mapping[Unit, Description] | None:
         """Descriptions by unit, if ``of`` is a table."""
-        return {said.unit: said for said in read_descriptions(self.of)} if Path(self.of).exists() else None
+        return {each.unit: each for each in read_descriptions(self.of)} if Path(self.of).exists() else None
 
     @cached_property
     def _other(self) -> Describer | None:
@@ -69,11 +69,11 @@ class Shuffled(Describer):
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
         active = select_active(dissection, units)
         others = permute_units(dissection.active_units(), self.seed)
-        wanted = [others[unit] for unit in active if unit in others]
-        said = self._describe_originally(dissection, wanted)
+        described = [others[unit] for unit in active if unit in others]
+        descriptions = self._describe_originally(dissection, described)
         for unit in active:
             yield (
-                _relabel(unit, next(said))
+                _relabel(unit, next(descriptions))
                 if unit in others
                 else DescriptionFailure(unit, f"{unit} is the only active unit of its layer")
             )

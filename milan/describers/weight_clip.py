@@ -129,7 +129,7 @@ class WeightClip(LlmExplainer):
     @cached_property
     def _table(self) -> dict[Unit, str]:
         """Descriptions by unit, if ``of`` is a table."""
-        return {said.unit: said.text for said in read_descriptions(self.of)} if Path(self.of).exists() else {}
+        return {each.unit: each.text for each in read_descriptions(self.of)} if Path(self.of).exists() else {}
 
     @cached_property
     def _other(self) -> Describer | None:
@@ -147,10 +147,10 @@ class WeightClip(LlmExplainer):
         if layer == CLASSES:
             weights = compute_effective_weights(target, dissection.layer)
             return _NextLayer(weights, match_class_names(self._class_names, dissection, len(weights)))
-        said = self._describe_layer(dissection, layer)
-        units = sorted(said)
+        texts = self._describe_layer(dissection, layer)
+        units = sorted(texts)
         weights = compute_effective_weights(target, dissection.layer, layer)
-        return _NextLayer(weights[[unit.index for unit in units]], [said[unit] for unit in units])
+        return _NextLayer(weights[[unit.index for unit in units]], [texts[unit] for unit in units])
 
     def _find_next_layer(self, dissection: Dissection) -> str:
         """Return the first layer after this one whose units can be described, else ``classes``."""
@@ -176,10 +176,10 @@ class WeightClip(LlmExplainer):
             )
         folder = cache_folder() / "next_layer" / content_key(describer=self._other.key, dissection=other.key)
         entries = describe_units(self._other, {layer: other}, {layer: other.active_units()}, folder)
-        said = {entry.unit: entry.description.text for entry in entries if entry.description is not None}
-        if not said:
+        texts = {entry.unit: entry.description.text for entry in entries if entry.description is not None}
+        if not texts:
             raise MissingEvidence(f"{self._other.name} describes no unit of {layer}")
-        return said
+        return texts
 
 
 def _find_sibling_dissections(dissection: Dissection) -> Sequence[Dissection]:

@@ -133,10 +133,10 @@ def _check_contract(make: Callable[[], Describer], dissection: Dissection, units
 
 
 def _describe_all(describer: Describer, dissection: Dissection, units: Sequence[Unit]) -> list[Description]:
-    said = list(describer.describe(dissection, units))
-    failed = [each for each in said if isinstance(each, DescriptionFailure)]
+    results = list(describer.describe(dissection, units))
+    failed = [each for each in results if isinstance(each, DescriptionFailure)]
     _require(not failed, f"it failed on the toy world: {failed[:1]}")
-    return [each for each in said if isinstance(each, Description)]
+    return [each for each in results if isinstance(each, Description)]
 
 
 def _check_description(description: Description) -> None:

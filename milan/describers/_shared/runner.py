@@ -15,7 +15,7 @@ from milan.storage.user_code import one_line, place_of
 from milan.units import Description, Unit
 
 Layers = Mapping[str, Dissection]  # by name
-Wanted = Mapping[str, Sequence[Unit]]  # of each layer
+RequestedUnits = Mapping[str, Sequence[Unit]]  # of each layer
 FORMAT = 1  # of what is kept; another number is another journal
 _WARNING = "/warning: "  # in a journal's id, between the dissection's key and the warning's text
 EMPTY_TEXT_REASON = "the describer gave an empty text"
@@ -24,7 +24,7 @@ EMPTY_TEXT_REASON = "the describer gave an empty text"
 def describe_units(
     describer: Describer,
     dissections: Layers,
-    units: Wanted,
+    units: RequestedUnits,
     folder: Path,
     shard: Shard | None = None,
 ) -> list[Entry]:
@@ -58,8 +58,8 @@ def describe_units(
     with Journal(main, key) as journal:
         return [
             _make_entry(unit, dissections[layer], journal, failures)
-            for layer, wanted in units.items()
-            for unit in wanted
+            for layer, requested in units.items()
+            for unit in requested
         ]
 
 
@@ -68,7 +68,7 @@ def compute_journal_key(describer: Describer) -> str:
     return content_key(describer=describer.key, format=FORMAT)
 
 
-def find_missing_units(path: Path, key: str, dissections: Layers, units: Wanted) -> dict[str, list[Unit]]:
+def find_missing_units(path: Path, key: str, dissections: Layers, units: RequestedUnits) -> dict[str, list[Unit]]:
     """Return the active units of each layer without a description in the journal, and repeat its warnings."""
     with Journal(path, key) as journal:
         known = journal.ids()
@@ -79,10 +79,10 @@ def find_missing_units(path: Path, key: str, dissections: Layers, units: Wanted)
     return {
         layer: [
             unit
-            for unit in select_active(dissections[layer], wanted)
+            for unit in select_active(dissections[layer], requested)
             if _make_id(dissections[layer], unit) not in answered
         ]
-        for layer, wanted in units.items()
+        for layer, requested in units.items()
     }
 
 
@@ -115,11 +115,11 @@ def _answers(
     describer: Describer, dissection: Dissection, units: Sequence[Unit]
 ) -> Iterator[Description | DescriptionFailure]:
     """Yield the describer's results, checked and in the form that is kept."""
-    asked = dict.fromkeys(units, True)
+    pending = dict.fromkeys(units, True)
     try:
         for each in describer.describe(dissection, units):
-            yield _checked(describer, each, asked)
-            asked[each.unit] = False
+            yield _checked(describer, each, pending)
+            pending[each.unit] = False
     except MilanError:
         raise
     except Exception as error:
@@ -130,32 +130,32 @@ def _answers(
         raise BadInput(f"describer {describer.name} failed on {dissection.layer}: {what}") from error
 
 
-def _checked(describer: Describer, said: object, asked: Mapping[Unit, bool]) -> Description | DescriptionFailure:
+def _checked(describer: Describer, result: object, pending: Mapping[Unit, bool]) -> Description | DescriptionFailure:
     """Return a result in the form that is kept.
 
     Args:
-        asked: whether each unit that was asked for still lacks its result.
+        pending: whether each unit that was asked for still lacks its result.
 
     Raises:
         BadInput: it is not a result that a describer may yield.
     """
     who, check = f"describer {describer.name}", "check it with milan.check_describer"
-    if not isinstance(said, Description | DescriptionFailure):
-        kind = type(said).__name__
-        raise BadInput(f"{who} yielded {said!r:.60} ({kind}); it must yield milan.Description or Failure")
-    if not asked.get(said.unit):
-        fault = "twice" if said.unit in asked else "which it was not asked for"
-        raise BadInput(f"{who} spoke of {said.unit}, {fault}; {check}")
-    text = said.reason if isinstance(said, DescriptionFailure) else said.text
+    if not isinstance(result, Description | DescriptionFailure):
+        kind = type(result).__name__
+        raise BadInput(f"{who} yielded {result!r:.60} ({kind}); it must yield milan.Description or Failure")
+    if not pending.get(result.unit):
+        fault = "twice" if result.unit in pending else "which it was not asked for"
+        raise BadInput(f"{who} described {result.unit}, {fault}; {check}")
+    text = result.reason if isinstance(result, DescriptionFailure) else result.text
     if not isinstance(text, str):
-        raise BadInput(f"{who} said {text!r:.60} of {said.unit}, which is no text but {type(text).__name__}; {check}")
-    if isinstance(said, DescriptionFailure):
-        return said
+        raise BadInput(f"{who} gave {text!r:.60} of {result.unit}, which is {type(text).__name__} and no text; {check}")
+    if isinstance(result, DescriptionFailure):
+        return result
     try:
-        kept = tidy_description(said)
+        kept = tidy_description(result)
         json.dumps(description_to_row(kept))
     except (TypeError, ValueError, AttributeError, BadInput) as error:
-        why = f"what it said of {said.unit} cannot be kept: {one_line(error)}"
+        why = f"its description of {result.unit} cannot be kept: {one_line(error)}"
         raise BadInput(f"{who}: {why}; {check}") from error
     return kept
 
