@@ -118,7 +118,7 @@ def test_a_grey_network_goes_through_a_whole_run(grey_folder: Path, tmp_path: Pa
     code = "from tests.test_bands import grey_target\n"
     (tmp_path / "net.py").write_text(code)
     where = ["--target", f"{tmp_path / 'net.py'}:grey_target", "--probe", str(grey_folder), "--layers", "0"]
-    assert main([*where, "--describer", "constant", "--k", "3", "--out", str(tmp_path / "out")]) == 0
+    assert main([*where, "--describer", "constant:text=things", "--k", "3", "--out", str(tmp_path / "out")]) == 0
     assert json.loads((tmp_path / "out" / "run.json").read_text())["images"] == COUNT
     assert (tmp_path / "out" / "page" / "index.html").is_file()
 

@@ -59,8 +59,7 @@ PUBLISHED_SET_SIZE = "less than 0.2 MB"
 def load_concept_set(
     spec: str | Sequence[str], *, spacy_model: str = LEXICON, minimum: int = MIN_OCCURRENCES
 ) -> list[str]:
-    """The concepts that ``spec`` names, each once, in order; empty lines are left out, and a warning counts what was
-    dropped.
+    """Load the concepts that ``spec`` names, in order, without empty lines and duplicates, which a warning counts.
 
     Args:
         spec: ``20k`` or ``combined_imagenet`` (``PUBLISHED_SETS``, downloaded the first time), ``diorama`` (all that
@@ -68,12 +67,12 @@ def load_concept_set(
             with one concept in each line, ``harvest:diorama`` (phrases of the sentences that describe Diorama's
             scenes), or ``harvest:FILE`` (phrases of the captions or product texts in it, see
             ``milan.concepts.harvest.read_texts``); several as a list or joined by commas.
-        spacy_model: what finds the phrases of a harvest, see ``milan.concepts.harvest.load_tagger``.
-        minimum: how often a harvested phrase must occur.
+        spacy_model: spaCy pipeline that finds the phrases of a harvest, see ``milan.concepts.harvest.load_tagger``.
+        minimum: minimum number of occurrences of a harvested phrase.
 
     Raises:
-        UnknownName: no such set or file; the nearest are told.
-        BadInput: a file cannot be read, or nothing is left.
+        UnknownName: there is no such set or file; the text lists the nearest names.
+        BadInput: a file cannot be read or downloaded, or no concept is left.
     """
     names = _split_spec(spec)
     found = [text for name in names for text in _load_one(name, spacy_model, minimum)]
@@ -115,7 +114,7 @@ def _find_missing_set(name: str) -> MissingModel | None:
 
 
 def drop_long_texts(texts: Sequence[str], max_words: int = 4) -> list[str]:
-    """Those of at most so many words.
+    """Return the texts of at most ``max_words`` words.
 
     >>> drop_long_texts(["red car", "a long tale of a car"])
     ['red car']
@@ -126,8 +125,7 @@ def drop_long_texts(texts: Sequence[str], max_words: int = 4) -> list[str]:
 def drop_near_duplicates(
     texts: Sequence[str], vectors: Float[Tensor, "texts features"], max_similarity: float = 0.95
 ) -> list[str]:
-    """Those whose vectors (of unit length) have at most this cosine with each that was kept before: of near synonyms
-    the first.
+    """Return the texts whose unit vectors have at most this cosine with each text kept before them.
 
     >>> import torch
     >>> drop_near_duplicates(["car", "auto", "dog"], torch.tensor([[1.0, 0.0], [0.99, 0.14], [0.0, 1.0]]))
@@ -174,7 +172,7 @@ def _load_one(name: str, spacy_model: str, minimum: int) -> list[str]:
 
 
 def _listed(path: Path) -> list[str]:
-    """The lines of a concept file.
+    """Return the lines of a concept file.
 
     Raises:
         BadInput: it cannot be read as text, or a line looks like a row of a table or like JSON.
@@ -189,7 +187,7 @@ def _listed(path: Path) -> list[str]:
 
 
 def _load_cached_harvest(path: Path, spacy_model: str, minimum: int) -> list[str]:
-    """The harvest of a file, from the cache if it was made before: millions of words take a parser minutes."""
+    """Return the harvest of a file, from the cache if possible: parsing millions of words takes minutes."""
     about, file = load_tagger(spacy_model).meta, path.stat()
     parser = [spacy_model, *(str(about.get(name)) for name in ("lang", "name", "version", "spacy_version"))]
     key = content_key(path=path.resolve(), size=file.st_size, time=file.st_mtime_ns, parser=parser, minimum=minimum)

@@ -1,7 +1,7 @@
-"""Concepts from what people have written: the nouns, noun phrases, verbs and adjectives of captions and product texts.
+"""Concepts harvested from texts: the nouns, noun phrases, verbs and adjectives of captions and product texts.
 
-SAND (Srinivas et al. 2025, appendix A.1) makes its concept set so, from captions of COCO and product texts of
-Amazon-Berkeley Objects; phrases longer than four words are left out.
+SAND (Srinivas et al. 2025, appendix A.1) makes its concept set in this way from captions of COCO and product texts of
+Amazon-Berkeley Objects, without phrases longer than four words.
 """
 
 import gzip
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 LEXICON = "lexicon"
 TREEBANK_PREFIX = "treebank:"
-MIN_OCCURRENCES = 3  # occurrences, below which a phrase is more often a slip of the pen or of the parser
+MIN_OCCURRENCES = 3  # rarer phrases are mostly errors of spelling or of the parser
 MAX_WORDS = 4  # words of a concept (SAND, appendix A.1)
 HARVESTED_SCENES = (
     1500  # of Diorama, whose sentences are harvested; more of them add few phrases that occur three times
@@ -56,14 +56,15 @@ BATCH_SIZE = 32  # sentences in a step of training
 def harvest_phrases(
     texts: Iterable[str], *, spacy_model: str = LEXICON, minimum: int = MIN_OCCURRENCES, max_words: int = MAX_WORDS
 ) -> dict[str, int]:
-    """The phrases in texts and how often each occurs, most frequent first, then by alphabet; lower case and without
-    punctuation.
+    """Return the phrases in texts with their counts, most frequent first, then alphabetically.
+
+    Phrases are in lower case and without punctuation.
 
     Args:
         texts: sentences, captions, product texts.
-        spacy_model: what finds them, see ``load_tagger``.
-        minimum: occurrences that a phrase needs.
-        max_words: words that it may have.
+        spacy_model: spaCy pipeline that finds phrases, see ``load_tagger``.
+        minimum: minimum number of occurrences.
+        max_words: maximum number of words.
     """
     counted: Counter[str] = Counter()
     for doc in load_tagger(spacy_model).pipe(texts, batch_size=256):
@@ -73,9 +74,7 @@ def harvest_phrases(
 
 
 def iter_phrases(doc: "Doc") -> Iterator[str]:
-    """The concepts in one text: each noun, verb (its lemma, where the parser gives one) and adjective, and each noun
-    phrase.
-    """
+    """Yield the concepts in one text: nouns, verbs (as lemmas, if the parser has them), adjectives and noun phrases."""
     for token in doc:
         if token.pos_ in CONTENT_TAGS:
             yield from _clean_phrase(token.lemma_ if token.pos_ == "VERB" and token.lemma_ else token.text)
@@ -88,7 +87,7 @@ def iter_phrases(doc: "Doc") -> Iterator[str]:
 
 
 def load_tagger(spec: str = LEXICON) -> "Language":
-    """The spaCy pipeline that finds parts of speech, and noun phrases where it parses.
+    """Load a spaCy pipeline that finds parts of speech, and noun phrases if it has a parser.
 
     Args:
         spec: the name of an installed pipeline (``en_core_web_sm``, the published way) or the folder of one;
@@ -99,7 +98,7 @@ def load_tagger(spec: str = LEXICON) -> "Language":
             that ends in a noun.
 
     Raises:
-        UnknownName: it is neither installed nor a folder.
+        UnknownName: the pipeline is neither installed nor a folder.
         BadInput: the pipeline finds no parts of speech, or the treebank cannot be read.
     """
     if spec == LEXICON:
@@ -130,16 +129,16 @@ def load_tagger(spec: str = LEXICON) -> "Language":
 
 
 def train_tagger(treebank: Path, *, epochs: int = EPOCHS, seed: int = 0) -> "Language":
-    """A tagger of universal parts of speech, trained by spaCy on a treebank.
+    """Train a tagger of universal parts of speech on a treebank with spaCy.
 
     Args:
-        treebank: a folder of CoNLL-U files, as Universal Dependencies publishes them; ``train`` in the name marks those
-            to learn from, and without such all are.
-        epochs: passes over its sentences.
-        seed: of their order and of the first weights.
+        treebank: folder of CoNLL-U files, as Universal Dependencies publishes them; those with ``train`` in their name
+            are used, or all if there are none.
+        epochs: number of passes over the sentences.
+        seed: random seed of their order and of the initial weights.
 
     Raises:
-        BadInput: no CoNLL-U file is there, or it cannot be read.
+        BadInput: there is no CoNLL-U file, or it cannot be read.
     """
     import spacy
     from spacy.tokens import Doc
@@ -163,7 +162,7 @@ def train_tagger(treebank: Path, *, epochs: int = EPOCHS, seed: int = 0) -> "Lan
 
 
 def read_texts(path: Path) -> Iterator[str]:
-    """The texts in a file of captions or products.
+    """Yield the texts in a file of captions or products.
 
     A text file has one in each line; ``.json`` is COCO's (``annotations`` with a ``caption`` each); ``.jsonl``,
     ``.json.gz`` and ``.jsonl.gz`` hold a product in each line, as Amazon-Berkeley Objects' listings do, of which the
@@ -171,7 +170,7 @@ def read_texts(path: Path) -> Iterator[str]:
     ``caption`` or ``text``.
 
     Raises:
-        BadInput: it cannot be read as such.
+        BadInput: the file cannot be read as such.
     """
     try:
         if path.suffix == ".json":
@@ -215,7 +214,7 @@ def _clean_phrase(text: str) -> Iterator[str]:
 
 
 def _find_noun_chunks(doc: "Doc") -> "Iterable[Span]":
-    """Noun phrases: the parser's, else the longest runs of adjectives and nouns that end in a noun."""
+    """Return noun phrases: the parser's, else the longest runs of adjectives and nouns that end in a noun."""
     if doc.has_annotation("DEP"):
         return doc.noun_chunks
     from spacy.util import filter_spans
@@ -235,7 +234,7 @@ def _build_matcher(vocab: Any) -> Any:
 
 @cache
 def _build_lexicon() -> "Language":
-    """spaCy's English tokenizer, and the part of speech of every word in Diorama's sentences."""
+    """Build spaCy's English tokenizer with the part of speech of every word in Diorama's sentences."""
     import spacy
 
     parser = spacy.blank("en")
@@ -262,7 +261,7 @@ def _split_words(phrases: Iterable[str]) -> set[str]:
 
 
 def _load_trained_tagger(treebank: Path) -> "Language":
-    """The tagger of a treebank, from the cache if it was trained before."""
+    """Return the tagger of a treebank, from the cache if it was trained before."""
     import spacy
 
     files = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in sorted(treebank.glob("*.conllu"))}
@@ -278,7 +277,7 @@ def _load_trained_tagger(treebank: Path) -> "Language":
 
 
 def _read_treebank(folder: Path) -> "list[Doc]":
-    """The sentences to learn from."""
+    """Return the sentences of the training files."""
     from spacy.training.converters import conllu_to_docs
 
     files = sorted(folder.glob("*.conllu"))

@@ -1,8 +1,6 @@
-"""Which image of a probe shows which concept: told by its labels, or guessed by an image-text model calibrated to
-probabilities.
+"""Which image of a probe shows which concept: by labels, or by the calibrated probabilities of an image-text model.
 
-What a description says of a unit becomes a prediction of its activation this way (Oikarinen & Weng 2024, sections 3.1
-and 4).
+With it a description becomes a prediction of activations (Oikarinen & Weng 2024, sections 3.1 and 4).
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +16,7 @@ from milan.pretrained.embedder import Embedder, embed_probe, embed_texts
 from milan.probes import Probe, superclasses
 from milan.probes import pixel_labels as labels
 
-MIN_PIXEL_SHARE = 0.01  # share of an image's pixels from which on it shows a concept
+MIN_PIXEL_SHARE = 0.01  # share of an image's pixels that a concept needs to count as shown
 BATCH_SIZE = 64  # images whose pixel labels are in memory at a time
 # a and b of P = sigmoid(a * (cosine + b)) as published for the paper's explainer and simulators (the released code's
 # utils.py, l. 7-10).
@@ -33,9 +31,7 @@ PUBLISHED_CALIBRATIONS = {
 
 @dataclass(frozen=True)
 class Presence:
-    """How likely each image shows each concept, 0..1; NaN in the rows of images that are unreadable or of unknown
-    class.
-    """
+    """Probability that each image shows each concept, 0..1; NaN for unreadable images and those of unknown class."""
 
     names: list[str]
     matrix: Float[Tensor, "images concepts"]
@@ -43,7 +39,7 @@ class Presence:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Makes probabilities of cosines: sigmoid(scale * (cosine + offset))."""
+    """Maps cosines to probabilities: sigmoid(scale * (cosine + offset))."""
 
     scale: float  # a of equation 5
     offset: float  # b
@@ -65,22 +61,23 @@ def has_pixel_labels(probe: Probe) -> bool:
 
 
 def presence_from_pixels(probe: Probe) -> Presence:
-    """Which image shows which concept in at least a hundredth of its pixels, by the probe's pixel labels."""
+    """Return which image shows which concept in at least 1% of its pixels, by the probe's pixel labels."""
     shown = labels.load_probe_labels(probe)
     matrix = torch.zeros(len(probe), len(shown.concepts))
     for start in range(0, len(probe), BATCH_SIZE):
         ids = list(range(start, min(start + BATCH_SIZE, len(probe))))
         found = shown.load(ids).flatten(2)  # b levels pixels
         counts = torch.zeros(len(ids), len(shown.concepts) + 1)
-        for level in found.unbind(1):  # a concept that two levels have counts where either shows it
+        for level in found.unbind(1):  # pixels of both levels count for a concept that two levels share
             counts.scatter_add_(1, level.long() + 1, torch.ones_like(level, dtype=torch.float32))
         matrix[start : start + len(ids)] = (counts[:, 1:] >= MIN_PIXEL_SHARE * found.shape[2]).float()
     return Presence(list(shown.concepts), matrix)
 
 
 def presence_from_classes(probe: Probe, superclass_file: str = "", synsets: str = "") -> Presence:
-    """Which image is of which class or superclass; ``superclass_file`` and ``synsets`` as in
-    ``milan.probes.superclasses.load_class_concepts``.
+    """Return which image is of which class or superclass.
+
+    ``superclass_file`` and ``synsets`` are those of ``milan.probes.superclasses.load_class_concepts``.
     """
     found = superclasses.load_class_concepts(probe, superclass_file, synsets)
     return Presence(found.names, torch.from_numpy(found.presence_matrix(probe.labels or [])))
@@ -89,7 +86,7 @@ def presence_from_classes(probe: Probe, superclass_file: str = "", synsets: str 
 def presence_from_embedder(
     embedder: Embedder, probe: Probe, names: Sequence[str], calibration: Calibration
 ) -> Presence:
-    """What an image-text model takes the images to show; images and texts are encoded once and kept."""
+    """Return the probabilities of an image-text model; embeddings of images and texts are cached."""
     images, texts = embed_probe(embedder, probe), embed_texts(embedder, names)
     cosines = torch.cat([torch.as_tensor(part) @ texts.T for part in images.split(4096)])
     return Presence(list(names), cosines.add_(calibration.offset).mul_(calibration.scale).sigmoid_())
@@ -103,17 +100,17 @@ def calibrate(
     load_labels: Callable[[], Presence],
     rows: Int[Tensor, " images"],
 ) -> Calibration:
-    """The calibration that is asked for.
+    """Return the calibration that ``method`` names.
 
     Args:
-        spec: what the model was loaded by.
+        spec: spec of the image-text model.
         method: "A,B"; ``model`` (its own scale and bias); ``labels`` (fitted); empty: as published for the model, else
             fitted.
-        load_labels: what the images show, for one that is fitted.
-        rows: the images that it may be fitted on.
+        load_labels: returns what the images show, for a fitted calibration.
+        rows: indices of the images that it may be fitted on.
 
     Raises:
-        BadInput: the model has none of its own, or ``method`` is none of these.
+        BadInput: the model has no scale and bias of its own, or ``method`` is none of these.
     """
     if method in ("", "labels"):
         published = None if method else find_published_calibration(spec)
@@ -140,11 +137,12 @@ def _fit_on_labels(embedder: Embedder, probe: Probe, labels: Presence, rows: Int
 
 
 def find_published_calibration(spec: str) -> tuple[float, float] | None:
-    """a and b that were published for an image-text model, or None.
+    """Return a and b as published for an image-text model, or None.
 
-    >>> find_published_calibration("open_clip:ViT-L-16-SigLIP-384/webli"), find_published_calibration(
-    ...     "hf:openai/clip-vit-large-patch14-336")
-    ((60.0, -0.09), (58.0, -0.25))
+    >>> find_published_calibration("open_clip:ViT-L-16-SigLIP-384/webli")
+    (60.0, -0.09)
+    >>> find_published_calibration("hf:openai/clip-vit-large-patch14-336")
+    (58.0, -0.25)
     """
     words = spec.lower().replace("patch", "").replace("/", "-").replace(":", "-").split("-")
     return next((found for wanted, found in PUBLISHED_CALIBRATIONS.items() if set(wanted) <= set(words)), None)
@@ -153,7 +151,13 @@ def find_published_calibration(spec: str) -> tuple[float, float] | None:
 def fit_calibration(
     cosines: Float[Tensor, "images concepts"], shown: Float[Tensor, "images concepts"], steps: int = 100
 ) -> tuple[float, float]:
-    """a and b of sigmoid(a * (cosine + b)) with the least cross-entropy on labels (equation 5), by Newton's method."""
+    """Return a and b of sigmoid(a * (cosine + b)) that minimize the cross-entropy on labels (equation 5).
+
+    Newton's method is used.
+
+    Raises:
+        BadInput: similarities do not rise with the labels.
+    """
     x, y = cosines.double().flatten(), shown.double().flatten()
     middle, spread = x.mean(), x.std().clamp(min=1e-12)
     design = torch.stack([(x - middle) / spread, torch.ones_like(x)])

@@ -1,4 +1,4 @@
-"""What annotators said of a unit, as a description: the ceiling for whatever learns from them."""
+"""Annotators' texts as descriptions: the ceiling for methods that learn from them."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,20 +25,19 @@ AnnotationSource = Literal["found", "simulated"]
 
 
 class Annotators(Describer):
-    """Repeats what one of a unit's annotators said. ``score`` is how far that one agrees with the others: mean sentence
-    BLEU, 0..1.
+    """Gives each unit the text of one of its annotators: the ceiling for methods that learn from annotations.
 
-    Diorama's annotators are simulated; those of MILANNOTATIONS (Hernandez et al. 2022, section 3.3) are people, three
-    for each unit. A unit that nobody annotated is a failure, told as such.
+    ``score`` is the mean sentence BLEU of that text against those of the other annotators, 0..1. Diorama's annotators
+    are simulated; those of MILANNOTATIONS (Hernandez et al. 2022, section 3.3) are people, three for each unit. A unit
+    without annotations is a failure.
 
     Args:
-        source: ``found`` takes the annotations in the dissection's own folder, else those that come with the package if
-            they are of the same network of Diorama, layer and probe, else simulates annotators where Diorama drew the
-            probe; ``simulated`` does only the last; or the path of an ``annotations.csv`` or of a folder that holds
-            some.
-        who: ``first`` of the unit's annotators, the most ``agreed`` with by the others (ties: the earlier), or one by
-            number, from 0; where a unit has fewer, the last.
-        seed: of the simulated annotators.
+        source: ``found`` for the annotations in the dissection's own folder, else those that come with the package if
+            they are of the same network of Diorama, layer and probe, else simulated ones if the probe is Diorama's;
+            ``simulated`` for the latter; or the path of an ``annotations.csv`` or of a folder with some.
+        who: ``first`` of the unit's annotators, the one ``agreed`` with most by the others (ties: the earlier), or one
+            by number, from 0; the last if a unit has fewer.
+        seed: random seed of the simulated annotators.
     """
 
     name: ClassVar[str] = "annotators"
@@ -67,13 +66,13 @@ class Annotators(Describer):
             )
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """Where the annotations of the layer are from: its own folder, a folder that was given, or Diorama."""
+        """The source of the layer's annotations: its own folder, a given folder, or Diorama."""
         if self.source == "found" and _read_own_annotations(dissection):
             return {"annotations": str(dissection.folder)}
         return {"annotations": "diorama" if self._simulates else self.source}
 
     def _source_folders(self) -> list[Path]:
-        """Where texts are read from, whatever is dissected."""
+        """Return the folders that texts are read from for any dissection."""
         if self._simulates:
             return [locate_packaged_data(PACKAGED_ANNOTATIONS)] if self.source == "found" else []
         if not Path(self.source).exists():
@@ -81,16 +80,16 @@ class Annotators(Describer):
         return [Path(self.source)]
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
-        alive = select_active(dissection, units)
-        if not alive:
+        active = select_active(dissection, units)
+        if not active:
             return
-        said = self._load_annotations(dissection)
-        for unit in alive:
+        known_texts = self._load_annotations(dissection)
+        for unit in active:
             texts = (
-                said[unit]
-                if said is not None and unit in said
+                known_texts[unit]
+                if known_texts is not None and unit in known_texts
                 else simulate_annotations(dissection, unit, self.seed)
-                if said is None
+                if known_texts is None
                 else []
             )
             yield (
@@ -98,7 +97,7 @@ class Annotators(Describer):
             )
 
     def _load_annotations(self, dissection: Dissection) -> Mapping[Unit, Sequence[str]] | None:
-        """What was said of the layer's units; None if annotators are to be simulated."""
+        """Return the annotations of the layer's units; None if annotators are simulated."""
         if self.source == "found":
             return _read_own_annotations(dissection) or _read_packaged_annotations(dissection)
         return None if self.source == "simulated" else _read_annotations(self._source_folders()[0])
@@ -112,10 +111,9 @@ class Annotators(Describer):
 
 
 def compute_agreement(text: str, others: Sequence[str]) -> float:
-    """The mean sentence BLEU of a text against each of the others, 0..1; 0 where there are no others.
+    """Return the mean sentence BLEU of a text against each of the others, 0..1; 0 if there are none.
 
-    The order of the n-grams goes only as far as the shorter text has words, else two words said alike would count for
-    nothing.
+    N-grams are limited to the length of the shorter text; otherwise two equal texts of two words would score 0.
     """
     from sacrebleu.metrics.bleu import BLEU
 
@@ -125,11 +123,12 @@ def compute_agreement(text: str, others: Sequence[str]) -> float:
 
 
 def simulate_annotations(dissection: Dissection, unit: Unit, seed: int = 0) -> list[str]:
-    """What Diorama's three simulated annotators say of a unit's exemplars; they know what every pixel inside the masks
-    shows, but for pictures that a generator made, of which they see what the embedded segmenter sees.
+    """Return texts of Diorama's three simulated annotators about a unit's exemplars.
+
+    They know what every pixel inside the masks shows; for generated pictures they rely on the embedded segmenter.
 
     Raises:
-        MissingEvidence: the probe does not show Diorama's world, so nobody knows what its pixels show.
+        MissingEvidence: the probe is not Diorama's, so that it is unknown what its pixels show.
     """
     if not shows_diorama(dissection.probe):
         raise MissingEvidence(
@@ -143,7 +142,7 @@ def simulate_annotations(dissection: Dissection, unit: Unit, seed: int = 0) -> l
 
 
 def _load_statistics(dissection: Dissection) -> tuple:
-    """The census of a probe, and how often concepts go together in it."""
+    """Return the label signatures of a probe, and how often concepts occur together in it."""
     kind, _, world = dissection.probe.partition(":")
     probe = dissection.open_probe()
     return (
@@ -166,7 +165,7 @@ def _predict_statistics(probe: Probe) -> tuple:
 
 
 def _read_own_annotations(dissection: Dissection) -> Mapping[Unit, Sequence[str]] | None:
-    """The annotations that lie with a dissection, as they do in MILANNOTATIONS."""
+    """Return the annotations in a dissection's folder, as in MILANNOTATIONS."""
     try:
         return read_unit_annotations(dissection.folder) or None
     except BadInput:
@@ -174,7 +173,7 @@ def _read_own_annotations(dissection: Dissection) -> Mapping[Unit, Sequence[str]
 
 
 def _read_packaged_annotations(dissection: Dissection) -> Mapping[Unit, Sequence[str]] | None:
-    """Those of the package, of the same network, layer and probe."""
+    """Return the package's annotations of the same network, layer and probe."""
     kind, _, network = dissection.target.partition(":")
     place = locate_packaged_data(PACKAGED_ANNOTATIONS) / network / dissection.layer
     if kind != "diorama" or not network or not place.is_dir() or load_dissection(place).probe != dissection.probe:

@@ -1,4 +1,4 @@
-"""Best concept selection of Describe-and-Dissect (section 3.3), of the candidates that any other describer has."""
+"""Best concept selection of Describe-and-Dissect (section 3.3) for the candidates of any other describer."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -23,23 +23,22 @@ UNITS_PER_GROUP = 8  # units whose pictures are painted together
 
 
 class BestConcept(Describer):
-    """Paints the best few candidates of another describer; the one whose pictures move the unit most is the
-    description.
+    """Paints the best candidates of another describer and chooses the one whose pictures activate the unit most.
 
     Args:
-        of: the other describer, by name, as PATH/FILE.py:CLASS, or, in Python, itself; one with candidates, such as
+        of: the other describer, by name, as PATH/FILE.py:CLASS, or, in Python, an object; one with candidates, such as
             milan or clip_dissect.
         options: settings of the other describer, by name.
-        candidates: how many of its best are tried.
-        painter: draws them, as ``milan.pretrained.painter.load_painter`` takes it.
-        embedder: compares pictures, as ``milan.pretrained.embedder.load_embedder`` takes it.
+        candidates: number of candidates that are tried.
+        painter: text-to-image model, as ``milan.pretrained.painter.load_painter`` takes it.
+        embedder: image-text model, as ``milan.pretrained.embedder.load_embedder`` takes it.
         scoring: mean, topk_squared, image_products, or topk_squared_image_products (the paper's).
-        pictures: of each candidate.
-        painting: what a candidate is put into for the painter, {} standing for it.
-        pooling: of an activation map into one number: mean (the paper's), or max.
-        seed: of the pictures.
+        pictures: number of pictures of each candidate.
+        painting: prompt of the painter, with {} for the candidate.
+        pooling: how an activation map becomes one number: mean (the paper's), or max.
+        seed: random seed of the pictures.
         precision: of painter and embedder.
-        device: where they and the other describer run.
+        device: device of all models.
     """
 
     name: ClassVar[str] = "best_concept"
@@ -82,7 +81,7 @@ class BestConcept(Describer):
         self.candidate_describer.check_evidence(target, probe)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """Painter and image-text model, and what the other describer uses."""
+        """Painter and image-text model, and the sources of the other describer."""
         return joined(
             {
                 self.name: self.specs("painter", "embedder"),
@@ -103,12 +102,12 @@ class BestConcept(Describer):
 
     @cached_property
     def model(self) -> Embedder:
-        """The image-text model, loaded when first asked for."""
+        """The image-text model, loaded at the first access."""
         return load_embedder(self.embedder, device=self.device, precision=self.precision)
 
     @cached_property
     def selection(self) -> CandidateSelection:
-        """How the best candidate is found; the painter is loaded when it is first asked for."""
+        """The selection of the best candidate; the painter is loaded at the first access."""
         painter = load_painter(self.painter, device=self.device, precision=self.precision)
         return CandidateSelection(
             painter,
@@ -121,12 +120,12 @@ class BestConcept(Describer):
         )
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
-        alive = select_active(dissection, units)
-        said = self.candidate_describer.describe(dissection, alive) if alive else iter(())
+        active = select_active(dissection, units)
+        described = self.candidate_describer.describe(dissection, active) if active else iter(())
         waiting: list[Description | DescriptionFailure] = []
-        for number, each in enumerate(said, 1):
+        for number, each in enumerate(described, 1):
             waiting.append(each)
-            if len(waiting) == UNITS_PER_GROUP or number == len(alive):
+            if len(waiting) == UNITS_PER_GROUP or number == len(active):
                 yield from self._describe_group(dissection, waiting)
                 waiting = []
 

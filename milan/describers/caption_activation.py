@@ -1,6 +1,4 @@
-"""Caption-Activation of *Tell me what you see* (section 3.1): a language model reads captions of images and how
-strongly a unit answers.
-"""
+"""Caption-Activation of *Tell me what you see* (section 3.1): a language model reads captions and activations."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -30,33 +28,33 @@ LABELS = "labels"
 
 
 class CaptionActivation(LlmExplainer):
-    """Shows the 75 images that move a unit most, as captions with activations of 1 to 10, weakest first, and asks what
-    it looks for.
+    """Asks a language model what a unit detects, from captions of its top-activating images with activations 1 to 10.
 
-    Only images that are shown are captioned. The unit's largest activation on the probe is 10; what is below 0 counts
-    as 0.
+    The images are listed weakest first. Only images that are shown are captioned. The unit's largest activation on the
+    probe is 10; negative activations count as 0.
 
     Args:
-        captioner: of the images, as ``milan.pretrained.image_captioner.load_image_captioner`` takes it; ``labels``
-            takes the names of their classes, which say less than a caption and nothing of what else is there.
-        llm: ``phrases``, ``openai:MODEL``, ``hf:ID_OR_FOLDER`` or your own, see ``milan.pretrained.llm.load_llm``.
-        base_url: of an endpoint, as http://localhost:8000/v1; else $OPENAI_BASE_URL, else OpenAI's. The key is in
-            $OPENAI_API_KEY.
-        max_calls: maximal number of requests, repeated ones included; those of a captioner ``openai:MODEL`` count too.
-        llm_options: temperature, longest, timeout, workers, tries, pause and others, see
+        captioner: image captioner, as ``milan.pretrained.image_captioner.load_image_captioner`` takes it; ``labels``
+            for the names of the images' classes instead of captions.
+        llm: language model: ``openai:MODEL``, ``hf:ID_OR_FOLDER``, ``phrases``, or a custom one; see
+            ``milan.pretrained.llm.load_llm``.
+        base_url: address of an endpoint, as http://localhost:8000/v1; if empty $OPENAI_BASE_URL, else OpenAI's. The key
+            is read from $OPENAI_API_KEY.
+        max_calls: maximum number of requests, retries included, those of a captioner ``openai:MODEL`` too; None for no
+            limit.
+        llm_options: temperature, longest, timeout, workers, tries, pause and others; see
             ``milan.pretrained.llm_client.load_llm_client``.
-        prompts: a folder with files that replace those of configs/prompts.
-        examples: a csv of units described by hand (layer, unit, description), of which those of the same layer are
-            shown first.
-        shots: such units at most; the paper shows 2.
-        shown: pairs at most; the paper shows 75.
-        explanations: how many are asked for; the best predictor of pairs that are kept for choosing is taken. The paper
-            takes 10.
-        share: of the images that may be shown; half of the others is for choosing, half for
+        prompts: folder with files that replace those of configs/prompts.
+        examples: csv of units described by hand (layer, unit, description); those of the same layer are few-shot
+            examples.
+        shots: maximum number of examples; 2 in the paper.
+        shown: maximum number of images; 75 in the paper.
+        explanations: number of explanations asked for; the best predictor of held-out pairs is chosen. 10 in the paper.
+        share: share of the images that may be shown; half of the others is for choosing, half for
             ``milan.scores.explanation_assessment``.
-        pooling: of an activation map into one number for an image.
-        seed: of that division and of what is drawn for choosing.
-        device: where captioner and language model run.
+        pooling: how an activation map becomes one number per image.
+        seed: random seed of that split and of the pairs for choosing.
+        device: device of the captioner and of a language model in process.
     """
 
     name: ClassVar[str] = "caption_activation"
@@ -135,7 +133,7 @@ class CaptionActivation(LlmExplainer):
         return PredictionPairs(values, say, self.name, use_strongest=True, strong_share=0.5)
 
     def _load_captions(self, dissection: Dissection, places: Sequence[int]) -> list[str]:
-        """Of images of the probe, each of which is opened once."""
+        """Return captions of images of the probe, each of which is opened once."""
         if dissection.key not in self._caption_cache:
             self._caption_cache = {dissection.key: {}}
         known = self._caption_cache[dissection.key]

@@ -1,6 +1,4 @@
-"""CLIP-Dissect (Oikarinen & Weng 2023): the concept whose likeness to the probe's images goes with the unit's
-activations.
-"""
+"""CLIP-Dissect (Oikarinen & Weng 2023): the concept whose similarity to images goes with the unit's activations."""
 
 import math
 import warnings
@@ -40,47 +38,45 @@ MAX_LOG_PRODUCT = 80.0  # log of the largest product kept in float32
 
 
 class _LayerEvidence(NamedTuple):
-    """What is known of a layer once for all of its units."""
+    """What is computed once for all units of a layer."""
 
     similarities: Tensor  # images concepts
-    activations: Tensor  # images units, of the living units and the background
+    activations: Tensor  # images units, of the active units and the background
     columns: dict[Unit, int]  # of the activations
     prior: Tensor  # concepts
 
 
 class ClipDissect(Describer):
-    """Chooses from a set of concepts by the likeness that an image-text model sees between it and images that activate
-    the unit.
+    """Chooses the concept whose similarity to images, by an image-text model, goes with the unit's activations.
 
-    Of the five similarities ``soft_wpmi`` is the paper's best: how likely a concept is of the unit's strongest images,
-    over how likely it is of those of the layer's units in general. The released code takes "in general" over whatever
-    units are dissected together, so that one unit alone scores 0 for every concept; here it is over
-    ``background_units``, the whole layer unless given, and an answer never depends on what else is asked. Scores
-    compare concepts of one unit and grow as the concept set shrinks; ``deviations`` of a candidate says how many
-    standard deviations it stands above the unit's mean concept.
+    ``soft_wpmi`` is the best of the paper's similarity functions: how likely a concept is for the images that activate
+    the unit most, relative to how likely it is for those of the layer's units in general. The released code takes "in
+    general" over the units that are dissected together, so that a single unit scores 0 for every concept; here it is
+    over ``background_units``, by default the whole layer, so that a description does not depend on which other units
+    are described. Scores compare concepts of one unit and grow as the concept set shrinks; the part ``deviations`` of a
+    candidate is its distance from the unit's mean concept in standard deviations.
 
-    Differences from the released code: rank_reorder's baseline is the exact mean over all orders, not five random ones;
-    soft_wpmi has no 1e-7 added inside the logarithm; ties between images go by their place in the probe. An image that
-    cannot be read is left out.
+    Differences from the released code: the baseline of rank_reorder is the exact mean over all orders, not over five
+    random ones; soft_wpmi adds no 1e-7 inside the logarithm; ties between images go by their index. Unreadable images
+    are left out.
 
     Args:
         similarity: soft_wpmi, wpmi, rank_reorder, cos_similarity, or cos_similarity_cubed (in the released code, not in
             the paper).
-        concepts: the set to choose from, as ``milan.concepts.concept_sets.load_concept_set`` takes it.
-        embedder: the image-text model, as ``milan.pretrained.embedder.load_embedder`` takes it.
-        prompt: what a concept is put into; the released code takes the bare concept.
-        pooling: of an activation map into one number for an image: mean (published), max, cls or tokens.
-        background_units: indices of the layer's units over which the prior of soft_wpmi and wpmi is taken; all living
-            ones unless given.
-        top: strongest images taken; 100 for soft_wpmi, 28 for wpmi unless given, and never more than there are.
-        temperature: that multiplies likeness before the softmax over concepts; unless given 10 for soft_wpmi and 2 for
-            wpmi, as published, and 1 with Diorama's embedders, whose cosines differ by more: at 10 a single image would
-            decide.
-        prior_weight: λ; 1 for soft_wpmi, 0.6 for wpmi unless given.
-        spacy_model: finds the phrases where ``concepts`` asks for a harvest.
+        concepts: concept set, as ``milan.concepts.concept_sets.load_concept_set`` takes it.
+        embedder: image-text model, as ``milan.pretrained.embedder.load_embedder`` takes it.
+        prompt: text that a concept is put into, with {} for the concept; the released code takes the bare concept.
+        pooling: how an activation map becomes one number per image: mean (published), max, cls or tokens.
+        background_units: indices of the units over which the prior of soft_wpmi and wpmi is taken; None for all active
+            units of the layer.
+        top: number of top-activating images; None for 100 (soft_wpmi) or 28 (wpmi), or all if there are fewer.
+        temperature: factor of the similarity before the softmax over concepts; None for the published 10 (soft_wpmi) or
+            2 (wpmi).
+        prior_weight: λ; None for 1 (soft_wpmi) or 0.6 (wpmi).
+        spacy_model: spaCy pipeline that finds phrases if ``concepts`` is a harvest.
         precision: of the image-text model.
-        batch_size: units scored together; changes no answer.
-        device: where the image-text model runs.
+        batch_size: number of units that are scored together; changes no description.
+        device: device of the image-text model.
     """
 
     name: ClassVar[str] = "clip_dissect"
@@ -137,16 +133,16 @@ class ClipDissect(Describer):
 
     @cached_property
     def concept_names(self) -> list[str]:
-        """The concepts, each once."""
+        """The concepts without duplicates."""
         return load_concept_set(self.concepts, spacy_model=self.spacy_model)
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
-        alive = select_active(dissection, units)
-        if not alive:
+        active = select_active(dissection, units)
+        if not active:
             return
         layer = self._load_layer(dissection)
-        for begin in range(0, len(alive), self.batch_size):
-            batch = alive[begin : begin + self.batch_size]
+        for begin in range(0, len(active), self.batch_size):
+            batch = active[begin : begin + self.batch_size]
             evidence = self._compute_evidence(layer, [layer.columns[unit] for unit in batch])
             for unit, row in zip(batch, evidence, strict=True):
                 yield self._make_description(unit, row, layer.prior)
@@ -226,13 +222,13 @@ class ClipDissect(Describer):
         return self._resolve_setting("temperature", TEMPERATURE, 1.0)
 
     def _resolve_setting(self, name: str, published: Mapping[str, Any], other: Any) -> Any:
-        """A setting as it was given, else as published for the similarity."""
+        """Return a setting, or its published value for the similarity if it is None."""
         given = getattr(self, name)
         return published.get(self.similarity, other) if given is None else given
 
 
 def replace_nonfinite(activations: Float[Tensor, "images units"]) -> Float[Tensor, "images units"]:
-    """Values that are not finite as each unit's least finite one."""
+    """Replace values that are not finite by the unit's smallest finite value."""
     good = activations.isfinite()
     if good.all():
         return activations
@@ -241,8 +237,7 @@ def replace_nonfinite(activations: Float[Tensor, "images units"]) -> Float[Tenso
 
 
 def find_top_images(activations: Float[Tensor, "images units"], count: int) -> Int[Tensor, "units top"]:
-    """The images that activate each unit most, strongest first, ties by number; all images where there are fewer than
-    ``count``.
+    """Return the ``count`` images that activate each unit most, strongest first, ties by index; all if there are fewer.
 
     >>> find_top_images(torch.tensor([[0.0, 2.0], [1.0, 2.0], [0.0, 3.0]]), 2)
     tensor([[1, 0],
@@ -261,7 +256,7 @@ def find_top_images(activations: Float[Tensor, "images units"], count: int) -> I
 
 
 def make_inclusion(count: int, first: float = FIRST_INCLUSION, last: float = LAST_INCLUSION) -> Float[Tensor, " top"]:
-    """How surely each of the strongest images belongs to the unit's: from ``first`` down to just above ``last``.
+    """Return the probability that each top image belongs to the unit's images, from ``first`` down to above ``last``.
 
     >>> make_inclusion(4)
     tensor([0.9980, 0.9910, 0.9840, 0.9770])
@@ -275,12 +270,11 @@ def compute_soft_log_likelihood(
     inclusion: Float[Tensor, " top"],
     temperature: float,
 ) -> Float[Tensor, "units concepts"]:
-    """log p(concept | the unit's images) of soft WPMI: Σ log(1 + p (x - 1)), x the softmax over concepts of likeness
-    times temperature.
+    """Return log p(concept | the unit's images) of soft WPMI, Σ log(1 + p (x - 1)).
 
-    It is given without the constant Σ log(1 - p), the same for all units and concepts, whose size would cost float32
-    its last digits: what is left is log Π (1 + x p / (1 - p)), and the product needs one multiplication for each image
-    and no logarithm.
+    x is the softmax over concepts of similarity times temperature. The constant Σ log(1 - p), the same for all units
+    and concepts, is left out, since its size would cost float32 its last digits: the rest is log Π (1 + x p / (1 - p)),
+    which takes one multiplication for each image and no logarithm.
     """
     odds = (inclusion.double() / (1 - inclusion.double())).tolist()
     norms = compute_log_norms(similarities, temperature)[:, None]
@@ -308,7 +302,7 @@ def _compute_log_product(
     odds: Sequence[float],
     work: Float[Tensor, "2 most some"],
 ) -> Float[Tensor, "units some"]:
-    """Σ log(1 + odds x) over ranks; the logarithm is taken whenever the product might leave float32."""
+    """Return Σ log(1 + odds x) over ranks; the logarithm is taken whenever the product might overflow float32."""
     product, rows = work[:, : len(ranks[0])]
     largest, size = float(chances.max()), 0.0
     total = torch.zeros_like(product)
@@ -327,7 +321,7 @@ def _compute_log_product(
 def compute_log_likelihood(
     similarities: Float[Tensor, "images concepts"], top_images: Int[Tensor, "units top"], temperature: float
 ) -> Float[Tensor, "units concepts"]:
-    """log p(concept | the unit's images) of WPMI: Σ log x, x the softmax over concepts of likeness times
+    """Return log p(concept | the unit's images) of WPMI, Σ log x, x being the softmax over concepts of similarity times
     temperature.
     """
     norms = compute_log_norms(similarities, temperature)[top_images].sum(1)
@@ -336,7 +330,7 @@ def compute_log_likelihood(
 
 
 def compute_log_norms(similarities: Float[Tensor, "images concepts"], temperature: float) -> Float[Tensor, " images"]:
-    """The logarithm of each image's sum over concepts of exp(temperature likeness)."""
+    """Return the logarithm of each image's sum over concepts of exp(temperature * similarity)."""
     norms, work = torch.empty(len(similarities)), torch.empty(IMAGES_PER_BLOCK, similarities.shape[1])
     for begin in range(0, len(similarities), IMAGES_PER_BLOCK):
         rows = torch.mul(
@@ -348,7 +342,7 @@ def compute_log_norms(similarities: Float[Tensor, "images concepts"], temperatur
 
 
 def average_over_units(parts: Iterator[Float[Tensor, "units concepts"]]) -> Float[Tensor, " concepts"]:
-    """log p(concept): the mean over units, some at a time, of p(concept | the unit's images)."""
+    """Return log p(concept), the mean over units of p(concept | the unit's images), from blocks of units."""
     sums, count = [], 0
     for part in parts:
         sums.append(torch.logsumexp(part, dim=0))
@@ -361,11 +355,10 @@ def soft_wpmi(
     activations: Float[Tensor, "images units"],
     prior_weight: float = 1.0,
 ) -> Float[Tensor, "units concepts"]:
-    """Soft WPMI of all units of a layer, which are their own background, with the published constants; larger is
-    better.
+    """Return the soft WPMI of all units of a layer with the published constants; larger is better.
 
-    Exact up to rounding (``benchmarks/soft_wpmi.py``), whatever the size of the concept set; beside its arguments it
-    takes the memory of the result and little more.
+    The units are their own background. Exact up to rounding (``benchmarks/soft_wpmi.py``) for any size of the concept
+    set; takes little more memory than its arguments and its result.
     """
     best = find_top_images(activations, TOP["soft_wpmi"])
     surely = make_inclusion(best.shape[1])
@@ -380,13 +373,11 @@ def soft_wpmi(
 def rank_reorder(
     similarities: Float[Tensor, "images concepts"], activations: Float[Tensor, "images units"]
 ) -> Float[Tensor, "units concepts"]:
-    """How far the order of a unit's strongest images by likeness to a concept is from that by activation; 0 is the
-    same, less is worse.
+    """Return the negative distance between the orders of a unit's top images by similarity and by activation.
 
-    The strongest 5% (at least 10) of the images are put in the order of their likeness, and what each then has for an
-    activation is
-    compared with its own: mean of |difference|³, over the same for orders drawn by lot, over the square root of the
-        mean likeness.
+    The top 5% of the images (at least 10) are sorted by similarity to the concept, and the activations at the same
+    ranks are compared: mean |difference|³, divided by its mean over random orders and by the square root of the mean
+    similarity. 0 means equal orders; smaller is worse.
     """
     best = find_top_images(activations, max(int(len(similarities) * TOP_SHARE), MIN_RANKED_IMAGES))
     return torch.stack(
@@ -401,14 +392,14 @@ def _score_reordering(
     weakest_first = strength.flip(0)
     error = (strength[order] - weakest_first).abs().pow(DIFFERENCE_POWER).mean(1)
     chance = (strength[:, None] - strength).abs().pow(DIFFERENCE_POWER).mean()
-    error = error / chance if chance > 0 else torch.ones_like(error)  # all equally strong: any order is as good
+    error = error / chance if chance > 0 else torch.ones_like(error)  # equal activations: all orders are equal
     return -error / similarities.mean(0).clamp_min(MIN_SIMILARITY).pow(SIMILARITY_POWER)
 
 
 def cosine(
     similarities: Float[Tensor, "images concepts"], activations: Float[Tensor, "images units"]
 ) -> Float[Tensor, "units concepts"]:
-    """The cosine over images of likeness and activation; nothing is centred."""
+    """Return the cosine over images between similarity and activation, without centring."""
     products = (activations / _compute_norm(activations)).T @ similarities
     return products / torch.cat([_compute_norm(block) for block in similarities.split(256, dim=1)])
 
@@ -416,7 +407,7 @@ def cosine(
 def cosine_cubed(
     similarities: Float[Tensor, "images concepts"], activations: Float[Tensor, "images units"]
 ) -> Float[Tensor, "units concepts"]:
-    """The cosine over images of the cubes of likeness and activation, each less its mean: strong images count most."""
+    """Return the cosine over images between the cubes of centred similarity and centred activation."""
     units = _cube_centred(activations)
     units = (units / _compute_norm(units)).T
     return torch.cat(

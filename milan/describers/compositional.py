@@ -1,6 +1,4 @@
-"""Compositional Explanations (Mu and Andreas 2020): a unit is named by the formula of concepts that its masks overlap
-most with.
-"""
+"""Compositional Explanations (Mu and Andreas 2020): the formula of concepts that overlaps most with a unit's masks."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,29 +25,30 @@ BOTH = "both "  # "red and car" alone would be read as either
 
 
 class Compositional(Describer):
-    """The formula of largest IoU with the unit's masks over the whole probe; ``score`` is the IoU.
+    """Names the formula of concepts with the largest intersection over union (IoU) with the unit's masks.
 
     Formulas are concepts joined by and, or and not (Mu and Andreas 2020, section 3). Every formula of one and of two
-    concepts is tried; the ``beam`` best that join by and, and as many that join by or, are lengthened by every concept,
-    and so on. (The paper keeps the best single concepts, too, and misses what none of them is part of.) Of up to 16
-    concepts every formula of three is tried. Of equal IoUs the shorter formula is taken, then the one with fewer
-    negations, then the one whose concepts come first; formulas that hold at the same pixels of the probe are one.
+    concepts is tried; the ``beam`` best that join by and, and as many that join by or, are extended by every concept,
+    and so on. (The paper also keeps the best single concepts, and misses formulas that contain none of them.) With up
+    to 16 concepts every formula of three is tried. Among equal IoUs the shorter formula is taken, then the one with
+    fewer negations, then the one whose concepts come first; formulas that hold at the same pixels count as one.
+    ``score`` is the IoU.
 
     Args:
-        labels: ``probe`` (the probe's own pixel labels), ``segmenter`` (Diorama's), or ``segmenter:SPEC``.
+        labels: ``probe`` (the probe's own pixel labels), ``segmenter`` (the stand-in that comes with the package), or
+            ``segmenter:SPEC``, as ``milan.pretrained.segmenter.load_segmenter`` takes it.
         classes: names of the class numbers in the probe's label maps (a file, or names separated by commas);
-            ``classes.txt`` beside the data unless given.
+            ``classes.txt`` beside the data if empty.
         ignored: names, separated by commas, that are no concepts.
         only: concepts or levels of labels (such as colour, object), separated by commas, that alone may be named; empty
             for all.
         without: concepts or levels that may not be named.
-        least_images: in how many of the probe's images a concept must be seen to be named.
-        quantile: of a unit's activations, above which a place belongs to its masks: 0.995 in the paper; 0 takes the
-            masks of the dissection, whatever its quantile is.
-        length: concepts in a formula, at most.
-        beam: formulas of each kind kept at each length.
-        tolerance: the share of the best formula's IoU that may be lost for a shorter formula; 0 in the paper.
-        device: where a segmenter runs.
+        least_images: minimum number of images that must show a concept.
+        quantile: activation quantile used as the mask threshold, 0.995 in the paper; 0 for the dissection's own masks.
+        length: maximum number of concepts in a formula.
+        beam: number of formulas of each kind that are kept at each length.
+        tolerance: share of the best formula's IoU that may be lost for a shorter formula; 0 in the paper.
+        device: device of a segmenter.
     """
 
     name: ClassVar[str] = "compositional"
@@ -96,12 +95,12 @@ class Compositional(Describer):
             load_probe_labels(probe, self.classes, self.ignored)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """The segmenter, where it gives the labels; labels of the probe's own come with the probe."""
+        """The segmenter, if it makes the labels; the probe's own labels come with the probe."""
         return segmenter_of(self.labels)
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
-        alive = select_active(dissection, units)
-        if not alive:
+        active = select_active(dissection, units)
+        if not active:
             return
         labels = load_pixel_labels(
             dissection.open_probe(), self.labels, classes=self.classes, ignored=self.ignored, device=self.device
@@ -111,7 +110,7 @@ class Compositional(Describer):
         concepts = ConceptSignatures(
             [found.concepts[place] for place in allowed], found.has_concept[:, allowed], found.area
         )
-        for unit in alive:
+        for unit in active:
             ranked = search_formulas(concepts, found.pixels_inside(unit), self.length, self.beam)
             best = prefer_short(ranked, self.tolerance)[:KEPT_CANDIDATES]
             candidates = tuple(concepts.make_candidate(formula) for formula in best)
@@ -119,9 +118,9 @@ class Compositional(Describer):
 
 
 class Term(NamedTuple):
-    """One more concept of a formula, and how it joins what stands before it."""
+    """A concept of a formula, and how it joins the terms before it."""
 
-    join: str  # "and" or "or"; of the first term it means nothing
+    join: str  # "and" or "or"; unused in the first term
     holds: bool  # False for "not"
     concept: int
 
@@ -136,7 +135,7 @@ class Formula:
 
 
 class ConceptSignatures:
-    """What formulas are made of, and where each holds.
+    """The concepts that formulas are made of, and the pixels that show each.
 
     has_concept: 0 or 1, (signatures, concepts); area: how many pixels of the probe have each signature.
     """
@@ -147,7 +146,7 @@ class ConceptSignatures:
         self.alone, self.together = count_concepts(self.has_concept, self.area)
 
     def find_where(self, terms: Sequence[Term]) -> Bool[np.ndarray, " signatures"]:
-        """At which signatures the terms hold, joined from left to right."""
+        """Return at which signatures the terms hold, joined from left to right."""
         found = self._holds_at(terms[0])
         for term in terms[1:]:
             found = found & self._holds_at(term) if term.join == "and" else found | self._holds_at(term)
@@ -166,7 +165,7 @@ class ConceptSignatures:
 def count_concepts(
     has_concept: sparse.csr_matrix, weights: Float[np.ndarray, " signatures"]
 ) -> tuple[Float[np.ndarray, " concepts"], Float[np.ndarray, "concepts concepts"]]:
-    """The weights of the signatures that show each concept, and that show both of two, summed."""
+    """Return the summed weights of the signatures that show each concept, and that show both of two."""
     rows = np.flatnonzero(weights)
     shown = has_concept[rows]
     both = np.asarray((shown.T @ sparse.diags(weights[rows]) @ shown).todense())
@@ -176,7 +175,11 @@ def count_concepts(
 def search_formulas(
     concepts: ConceptSignatures, inside: Float[np.ndarray, " signatures"], length: int = 3, beam: int = 5
 ) -> list[Formula]:
-    """The best formulas that were met, best first, for a unit whose masks have ``inside`` pixels of each signature."""
+    """Return the best formulas of the search, best first.
+
+    Args:
+        inside: number of pixels of each signature in the unit's masks.
+    """
     alone, together = count_concepts(concepts.has_concept, inside)
     found: list[Formula] = []
     kept: list[Formula] = []
@@ -209,7 +212,7 @@ FormulaOverlaps = list[
 
 
 def _list_singles(concepts: ConceptSignatures, inside: np.ndarray, alone: np.ndarray) -> FormulaOverlaps:
-    """Every concept, and every one negated."""
+    """List every concept, plain and negated."""
     total, area = inside.sum(), concepts.area.sum()
     overlaps = _compute_iou(np.stack([alone, total - alone]), np.stack([concepts.alone, area - concepts.alone]), total)
     count = len(concepts.names)
@@ -217,7 +220,7 @@ def _list_singles(concepts: ConceptSignatures, inside: np.ndarray, alone: np.nda
 
 
 def _list_pairs(concepts: ConceptSignatures, inside: np.ndarray, overlaps: np.ndarray) -> FormulaOverlaps:
-    """Every two concepts, negated or not, joined by and, and by or."""
+    """List every two concepts, negated or not, joined by and, and by or."""
     one, other = np.triu_indices(len(concepts.names), 1)
     both, shown = (
         _signed_overlaps(overlaps, inside.sum(), one, other),

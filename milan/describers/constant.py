@@ -1,4 +1,4 @@
-"""One text for every unit: the floor below which no describer has looked at its units."""
+"""One text for all units: the floor for all describers, since it uses nothing of a unit."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,13 +16,12 @@ from milan.units import Description, Unit
 
 
 class Constant(Describer):
-    """Says the same of all units; ``score`` is always 0.
+    """Gives all units the same text; ``score`` is always 0.
 
     Args:
-        text: what it says; if empty, the text that occurs most often among the annotations (ties: the first by
-            alphabet), which is what a model says that learnt nothing from pictures.
-        annotations: whose most frequent text: ``diorama``, or the path of an ``annotations.csv`` or of a folder that
-            holds some.
+        text: the text; if empty, the most frequent one of the annotations (ties: the first by alphabet), which is what
+            a model says that has learnt nothing from images.
+        annotations: path of an ``annotations.csv`` or of a folder with some, or the name of the stand-in's.
     """
 
     name: ClassVar[str] = "constant"
@@ -53,7 +52,7 @@ class Constant(Describer):
 
 
 def find_most_frequent_text(annotations: str) -> str:
-    """The text that is said of most units, in lower case.
+    """Return the most frequent text among annotations, in lower case.
 
     Raises:
         BadInput: there are no annotations.
@@ -62,12 +61,12 @@ def find_most_frequent_text(annotations: str) -> str:
         raise BadInput("the describer constant has nothing to say; give text=TEXT, or annotations=FILE_OR_FOLDER")
     place = locate_annotations(annotations)
     files = [place] if place.is_file() else sorted(place.glob("**/annotations.csv"))
-    said = Counter(
+    counts = Counter(
         " ".join(text.lower().split())
         for file in files
         for texts in read_unit_annotations(file).values()
         for text in texts
     )
-    if not said:
+    if not counts:
         raise BadInput(f"no annotations at {place} to take the most frequent text of; give one with text=TEXT")
-    return min(said, key=lambda text: (-said[text], text))
+    return min(counts, key=lambda text: (-counts[text], text))

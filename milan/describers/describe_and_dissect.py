@@ -1,6 +1,4 @@
-"""Describe-and-Dissect (Bai et al.): captions of what moves a unit, summed up by a language model, and put to the test
-by painting them.
-"""
+"""Describe-and-Dissect (Bai et al.): names proposed by a language model from captions, chosen by painting them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,7 +55,7 @@ TEMPERATURE = 0.3  # with which the names are sampled (released code)
 
 @dataclass(frozen=True)
 class ImageRegion:
-    """An image of the probe, or a part of one, and how it moves a unit."""
+    """An image of the probe, or a crop of one, and the activation it causes."""
 
     image: int  # in the probe
     box: Box | None  # the part of it; None for all
@@ -67,9 +65,7 @@ class ImageRegion:
 
 @dataclass(frozen=True)
 class CandidateNames:
-    """What step 2 found of a unit: looks with captions and shorter labels, and candidates with how often each was
-    given.
-    """
+    """Result of step 2: image regions with captions and shorter labels, and candidate names with their counts."""
 
     regions: tuple[ImageRegion, ...]
     captions: tuple[str, ...]
@@ -79,46 +75,47 @@ class CandidateNames:
 
 
 class DescribeAndDissect(LlmDescriber):
-    """Crops, captions, candidates, pictures of the candidates: the unit itself says which candidate it answers to.
+    """Captions a unit's top images, lets a language model propose names, and chooses by painting them.
 
-    (1) Of the probe's 10 images that move a unit most, the parts where it does so are cut out; of images and parts
-    together the 10 that move it most are kept. (2) They are captioned, a language model shortens each caption, and five
-    times names what they share, reading them in another order each time. (3) Ten pictures of each name are painted, at
-    the target's own size, and ranked by how they move the unit; how like the first images they are counts too.
+    (1) Attention crops are cut out of the 10 images that activate a unit most; of images and crops together the 10 that
+    activate it most are kept. (2) They are captioned; a language model shortens each caption and names five times what
+    they have in common, reading them in another order each time. (3) Ten pictures of each name are painted, at the
+    target's own size, and ranked by the activations they cause and by their similarity to the first images.
 
-    Where the released code differs from the paper: it wraps heat maps above 1, shrinks painted pictures to 32 pixels,
-    takes only those for Image Products that are among the ten best of all candidates, counts ranks from 0 (so that its
-    TopK Squared squares other numbers, and the first factor of the product is larger by 1), and asks a newer language
-    model. Here it is done as the paper says. Neither paper's nor code's are the prompts: those of the language model,
-    their examples and the one of the painter are our own words to the same purpose, which ``prompts`` and ``painting``
+    Differences of the released code from the paper: it wraps heat maps above 1, shrinks painted pictures to 32 pixels,
+    uses only those pictures for Image Products that are among the ten best of all candidates, counts ranks from 0 (so
+    that its TopK Squared squares other numbers, and the first factor of the product is larger by 1), and asks a newer
+    language model. This implementation follows the paper. The prompts are neither the paper's nor the code's: those of
+    the language model, their examples and the painter's are our own wording, which ``prompts`` and ``painting``
     replace.
 
     Args:
-        captioner: of images, as ``milan.pretrained.image_captioner.load_image_captioner`` takes it.
-        llm: ``phrases``, ``openai:MODEL``, ``hf:ID_OR_FOLDER`` or your own, see ``milan.pretrained.llm.load_llm``.
-        painter: of candidates, as ``milan.pretrained.painter.load_painter`` takes it.
-        embedder: compares pictures and labels, as ``milan.pretrained.embedder.load_embedder`` takes it; CLIP ViT-B/16
-            in the paper.
-        concepts: if given, each image is named by the nearest of these by the embedder instead of captioned (section
-            4.4.1), see ``milan.concepts.concept_sets.load_concept_set``.
-        select: whether step 3 is done; without it the name given most often, of equals the first, is the description.
+        captioner: image captioner, as ``milan.pretrained.image_captioner.load_image_captioner`` takes it.
+        llm: language model: ``openai:MODEL``, ``hf:ID_OR_FOLDER``, ``phrases``, or a custom one; see
+            ``milan.pretrained.llm.load_llm``.
+        painter: text-to-image model, as ``milan.pretrained.painter.load_painter`` takes it.
+        embedder: image-text model that compares pictures and labels, as ``milan.pretrained.embedder.load_embedder``
+            takes it; CLIP ViT-B/16 in the paper.
+        concepts: concept set, as ``milan.concepts.concept_sets.load_concept_set`` takes it; if not empty, each image is
+            named by its nearest concept instead of a caption (section 4.4.1).
+        select: whether step 3 is done; without it the most frequent name, the first among equals, is the description.
         scoring: mean, topk_squared, image_products, or topk_squared_image_products (the paper's).
-        labels: how many names the description has at most, joined by ";" and no two of them alike (appendix A.7).
-        images: K, images and parts that are captioned.
-        count: N, names that are asked for.
-        pictures: Q, of each name.
-        painting: what a name is put into for the painter, {} standing for it.
-        pooling: of an activation map into one number: mean (the paper's), or max.
-        base_url: of an endpoint, as http://localhost:8000/v1; else $OPENAI_BASE_URL, else OpenAI's. The key is in
-            $OPENAI_API_KEY.
-        max_calls: maximal number of requests, repeated ones included; a unit takes 15 to the language model, and ten
-            more if the captioner is ``openai:MODEL``.
-        llm_options: temperature, longest, timeout, workers, tries, pause and others, see
+        labels: maximum number of names in the description, joined by ";", of which no two are similar (appendix A.7).
+        images: K, number of images and crops that are captioned.
+        count: N, number of names that are asked for.
+        pictures: Q, number of pictures of each name.
+        painting: prompt of the painter, with {} for the name.
+        pooling: how an activation map becomes one number: mean (the paper's), or max.
+        base_url: address of an endpoint, as http://localhost:8000/v1; if empty $OPENAI_BASE_URL, else OpenAI's. The key
+            is read from $OPENAI_API_KEY.
+        max_calls: maximum number of requests, retries included; a unit takes 15, and ten more if the captioner is
+            ``openai:MODEL``. None for no limit.
+        llm_options: temperature, longest, timeout, workers, tries, pause and others; see
             ``milan.pretrained.llm_client.load_llm_client``.
-        prompts: a folder with files that replace those of configs/prompts.
-        seed: of the order of captions and of the pictures.
+        prompts: folder with files that replace those of configs/prompts.
+        seed: random seed of the order of captions and of the pictures.
         precision: of captioner, painter and embedder.
-        device: where they run.
+        device: device of all models.
     """
 
     name: ClassVar[str] = "describe_and_dissect"
@@ -192,12 +189,12 @@ class DescribeAndDissect(LlmDescriber):
 
     @cached_property
     def model(self) -> Embedder:
-        """The image-text model, loaded when first asked for."""
+        """The image-text model, loaded at the first access."""
         return load_embedder(self.embedder, device=self.device, precision=self.precision)
 
     @cached_property
     def selection(self) -> CandidateSelection:
-        """How the best candidate is found; the painter is loaded when it is first asked for."""
+        """The selection of the best candidate; the painter is loaded at the first access."""
         painter = load_painter(self.painter, device=self.device, precision=self.precision)
         return CandidateSelection(
             painter,
@@ -313,7 +310,7 @@ class DescribeAndDissect(LlmDescriber):
         }
 
     def _simplify_captions(self, captions: dict[Unit, list[str]]) -> dict[Unit, list[str] | NoAnswer]:
-        """A shorter label for each caption; concepts are short as they are."""
+        """Return a shorter label for each caption; concepts stay as they are."""
         if self.concepts:
             return dict(captions)
         prompt, _ = self._loaded_prompts
@@ -334,7 +331,7 @@ class DescribeAndDissect(LlmDescriber):
         return found
 
     def _make_summary_question(self, unit: Unit, labels: Sequence[str], sample_index: int) -> Question:
-        """What they share is asked, in another order for each draw."""
+        """Make the question what the labels have in common, in another order for each sample."""
         shown = [label for label in labels if label]
         rng = np.random.default_rng([self.seed, unit.index, sample_index])
         order = [shown[place] for place in rng.permutation(len(shown))]
@@ -354,8 +351,9 @@ def _find_failure(answers: Sequence[str | NoAnswer]) -> NoAnswer | None:
 def find_regions(
     target: Target, probe: Probe, dissection: Dissection, unit: Unit, count: int, pooling: Literal["mean", "max"]
 ) -> list[ImageRegion]:
-    """Step 1: of the images that move a unit most and their attention crops the strongest, strongest first; ties by
-    image and box.
+    """Return the strongest of the images that activate a unit most and of their attention crops (step 1).
+
+    Strongest first; ties by image and box.
     """
     values = dissection.activations(pooling)[:, dissection.row_of(unit)].nan_to_num(nan=-torch.inf)
     ids = torch.sort(values, descending=True, stable=True).indices[:count].tolist()
@@ -378,7 +376,7 @@ def find_regions(
 
 
 def _make_region_facts(region: ImageRegion, caption: str, label: str) -> dict[str, Any]:
-    """A look as plain values."""
+    """Return an image region as plain values."""
     box = list(region.box) if region.box else None
     return {
         "image": region.image,
@@ -390,7 +388,7 @@ def _make_region_facts(region: ImageRegion, caption: str, label: str) -> dict[st
 
 
 def clean_candidate(text: str) -> str:
-    """A candidate as it is painted and compared: lower case, without a full stop, and no bare "designs".
+    """Return a candidate in lower case, without full stops, and with "background" after a bare "designs".
 
     >>> clean_candidate("Red."), clean_candidate("Striped designs")
     ('red', 'striped designs background')

@@ -1,6 +1,4 @@
-"""Descriptions from a table, whoever wrote it: so that they stand beside those of describers, with the same floors and
-scores.
-"""
+"""Descriptions from a table, to compare them with those of describers."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,20 +9,22 @@ from typing import ClassVar
 from milan.describers._shared.base import Describer, DescriptionFailure, select_active
 from milan.dissection.store import Dissection
 from milan.errors import BadInput
+from milan.probes import Probe
 from milan.results.catalogue import description_to_row, read_descriptions, table_sources
+from milan.targets.target import Target
 from milan.units import Description, Unit
 
 
 class Imported(Describer):
-    """Says of each unit what a table says of it; a living unit that is not in the table is a failure, told as such.
+    """Gives each unit the description that a table has of it; an active unit that is not in the table is a failure.
 
-    A score that the table does not tell is 0. Nobody knows which images the table's author looked at: where images are
-    kept from describers, these may have been seen.
+    A score that the table lacks is 0. It is unknown which images the table's author used: experiments that hide images
+    from describers cannot hide them from a table.
 
     Args:
         table: a folder of describe.py, or a csv, jsonl or parquet file of its kind, or a published one that
             ``milan.results.published_tables`` knows.
-        layer: of the units, where a published table does not say and its file's name does not tell.
+        layer: layer of the units, if neither a published table nor its file's name states it.
     """
 
     name: ClassVar[str] = "imported"
@@ -36,11 +36,14 @@ class Imported(Describer):
 
     @property
     def key(self) -> str:
-        said = sorted((str(unit), description_to_row(each)) for unit, each in self._descriptions.items())
-        return self.key_of(said=[row for _, row in said])
+        rows = sorted((str(unit), description_to_row(each)) for unit, each in self._descriptions.items())
+        return self.key_of(said=[row for _, row in rows])
+
+    def check_evidence(self, target: Target, probe: Probe) -> None:
+        _ = self._descriptions  # reads the table
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """What the table says that it was made from, if it says so."""
+        """The sources that the table states."""
         return table_sources(self.table)
 
     @cached_property
@@ -52,6 +55,6 @@ class Imported(Describer):
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
         return (
-            self._descriptions.get(unit) or DescriptionFailure(unit, f"{self.table} says nothing of it")
+            self._descriptions.get(unit) or DescriptionFailure(unit, f"{self.table} has no description of it")
             for unit in select_active(dissection, units)
         )

@@ -1,6 +1,4 @@
-"""Linear Explanations (Oikarinen & Weng 2024): a unit as a weighted sum of a few concepts, over the whole range of its
-activation.
-"""
+"""Linear Explanations (Oikarinen & Weng 2024): a unit's activation as a weighted sum of a few concepts."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -34,7 +32,7 @@ from milan.storage.files import content_key
 from milan.targets.target import Target
 from milan.units import Candidate, Description, Unit, weighted_sum
 
-# units that are regressed together: always the same ones, so that what is said of one never depends on who asked
+# Units that are regressed together: always the same ones, so that no description depends on which others are asked for.
 UNITS_PER_BLOCK = 64
 TOP_IMAGES, MIN_TOP_MEAN, MIN_DEVIATION = (
     5,
@@ -44,44 +42,43 @@ TOP_IMAGES, MIN_TOP_MEAN, MIN_DEVIATION = (
 
 
 class LinearExplanations(Describer):
-    """A sparse linear function of concepts is learnt from the training images; the fewest concepts that predict the
-    validation images stay.
+    """Explains a unit's activation by a sparse linear function of concepts.
 
-    Section 3 of the paper: an elastic net gives each concept a weight, a greedy search (Algorithm 1) tries those of
-    largest weight and adds one after the other while each raises the validation correlation by the tolerance, and least
-    squares on those chosen gives the weights of the explanation. They and the bias are in standard deviations of the
-    unit's mean activation over the training images: 2.60 ski raises it by 2.6 of them. ``score`` is the validation
-    correlation; ``correlate_held_out`` gives the correlation on the test images, which nothing here has looked at.
+    Section 3 of the paper: an elastic net on the training images gives each concept a weight; a greedy search
+    (Algorithm 1) adds concepts in the order of their weights while each raises the correlation on the validation images
+    by the tolerance; least squares on the chosen concepts gives the weights of the explanation. Weights and bias are in
+    standard deviations of the unit's mean activation over the training images: "2.60 ski" raises it by 2.6 of them.
+    ``score`` is the validation correlation; ``correlate_held_out`` returns the correlation on the test images, which
+    nothing else uses.
 
-    Where this differs from the paper and its released code: concepts are ranked by absolute weight, so that the search
-    also finds those whose absence activates the unit (Algorithm 1 and the code rank by signed weight, which ``ranking``
-    asks for; there a weight becomes negative only in the least squares, as 918 of the 111,485 published ones have);
-    least squares is exact; the first concept is taken whatever it gains, as in the code but not in Algorithm 1, since
-    every active unit gets an explanation; concepts are filtered, and all is standardised, by the training images alone,
-    where the code looks at the test images too.
+    Differences from the paper and its released code: least squares is exact; the first concept is taken whatever it
+    gains, as in the code but not in Algorithm 1, so that every active unit has an explanation; concepts are filtered
+    and all values are standardized by the training images alone, where the code uses the test images too. A negative
+    weight arises only in the least squares, as in 918 of the 111,485 published ones, unless ``ranking`` is
+    ``absolute``, which also finds concepts whose absence activates a unit.
 
     Args:
-        evidence: where the concepts come from. ``labels``: the probe's classes and superclasses. ``pixels``: what its
-            pixel labels show. ``embedder``: an image-text model's guess. ``auto``: pixels on Diorama, whose scenes know
-            all they show, else labels.
+        evidence: source of the concepts. ``embedder``: an image-text model's probabilities. ``labels``: the probe's
+            classes and superclasses. ``pixels``: the probe's pixel labels.
         superclasses: FILE.json of {superclass: [class, ...]} for ``labels``; see ``milan.probes.superclasses``.
-        synsets: FILE that says what the numbers in ``superclasses`` mean, where they are not the probe's own labels.
-        embedder: spec of the image-text model.
-        concepts: concept set for it; the names of the label concepts unless given.
+        synsets: FILE with the meaning of the numbers in ``superclasses``, if they are not the probe's own labels.
+        embedder: image-text model, as ``milan.pretrained.embedder.load_embedder`` takes it.
+        concepts: its concept set; if empty, the names of the probe's labels.
         calibration: of its probabilities sigmoid(a * (cosine + b)): "A,B"; ``model`` (its own scale and bias);
             ``labels`` (fitted on the training images' labels); empty: as published for the model, else by labels.
-        pooling: of the activation over the image; mean in the paper, cls for the last block of a transformer.
-        strength: λ of the elastic net, for standardised concepts and activations and half the mean squared error (the
-            released code's).
-        mix: η, the share of the absolute weights in the penalty.
-        ranking: of concepts by the elastic net's weights: ``absolute``, or ``signed`` as in the paper.
-        search: ``greedy``, or ``largest``: the first ``longest`` concepts of the ranking, all of them (appendix B.4).
-        longest: concepts in an explanation at most.
-        width: concepts tried at each step.
-        tolerance: what a further concept must add to the validation correlation.
-        seed: of the split, 70% of the images to learn from, 10% to choose the length on, 20% to judge by.
-        batch_size: pictures and texts that the embedder takes at a time; changes no answer.
-        device: where the embedder runs.
+        pooling: how an activation map becomes one number per image; mean in the paper, cls for the last block of a
+            transformer.
+        strength: λ of the elastic net, for standardized concepts and activations and half the mean squared error, as in
+            the released code.
+        mix: η, the share of the absolute weights in the penalty, 0..1.
+        ranking: order of concepts by elastic-net weight: ``signed`` as in the paper, or ``absolute``.
+        search: ``greedy``, or ``largest``: the first ``longest`` concepts of the ranking (appendix B.4).
+        longest: maximum number of concepts in an explanation.
+        width: number of concepts tried at each step.
+        tolerance: minimum gain in validation correlation of a further concept.
+        seed: random seed of the split: 70% training, 10% validation, 20% test images.
+        batch_size: number of images and texts per batch of the embedder; changes no description.
+        device: device of the embedder.
     """
 
     name: ClassVar[str] = "linear_explanations"
@@ -142,42 +139,43 @@ class LinearExplanations(Describer):
     def check_evidence(self, target: Target, probe: Probe) -> None:
         if self.evidence == "pixels":
             load_probe_labels(probe)
-        elif (self.evidence == "labels" or not self.concepts) and not has_pixel_labels(probe):
+        elif self.evidence == "labels" or (not self.concepts and not has_pixel_labels(probe)):
             known_labels(probe)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """The image-text model and its concept set, where evidence is theirs; labels come with the probe."""
+        """The image-text model and its concept set, if concepts are found by it; labels come with the probe."""
         return self.specs("embedder", "concepts") if self.evidence == "embedder" else {}
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
-        alive = select_active(dissection, units)
-        if alive:
+        active = select_active(dissection, units)
+        if active:
             study = self._load_layer(dissection)
-            for unit in alive:
+            for unit in active:
                 yield study.make_description(unit)
 
     def correlate_held_out(
         self, dissection: Dissection, descriptions: Sequence[Description]
     ) -> Float[np.ndarray, " descriptions"]:
-        """Correlation of each explanation's prediction with its unit's activation over the test images; NaN where one
-        does not vary.
+        """Return the correlation of each explanation's prediction with its unit's activation over the test images.
 
-        Any description with ``concepts`` can be judged, if its concepts are among the evidence; those that are not
-        count as never shown.
+        Any description with ``concepts`` can be judged; concepts that are not among the evidence count as absent.
+
+        Returns:
+            NaN where prediction or activation is constant.
         """
         return np.array([self._load_layer(dissection).correlate_held_out(each) for each in descriptions])
 
     def with_search(self, search: Literal["greedy", "largest"], longest: int) -> "LinearExplanations":
-        """The same describer with another search, which shares what this one knows of a probe."""
+        """Return the same describer with another search, which shares this one's concepts of a probe."""
         other = LinearExplanations(**self.settings | {"search": search, "longest": longest})
         other._probes = self._probes
         return other
 
     def load_probe_concepts(self, probe: Probe, finite: Bool[Tensor, " images"]) -> "_ProbeConcepts":
-        """What the layers of a probe share: the concepts of its images, split and multiplied with each other.
+        """Return what all layers share: the concepts of the probe's images, their split and their products.
 
         Args:
-            finite: the images on which there are activations.
+            finite: whether an image has activations.
         """
         key = content_key(probe=probe.fingerprint, finite=torch.nonzero(~finite).flatten().tolist())
         if key not in self._probes:
@@ -193,7 +191,7 @@ class LinearExplanations(Describer):
         return self._layers[dissection.key]
 
     def load_evidence(self, probe: Probe, split: RowSplit) -> Presence:
-        """Which image of the probe shows which concept; calibration looks at the training images of the split only."""
+        """Return which image shows which concept; calibration uses the training images of the split only."""
         if self.evidence == "embedder":
             return self._load_embedder_evidence(probe, split)
         if self.evidence == "labels":
@@ -223,7 +221,7 @@ class LinearExplanations(Describer):
 
 
 class _ProbeConcepts:
-    """The concepts that count, their presence in the images, and their regression."""
+    """The usable concepts, their presence in the images, and their regression."""
 
     def __init__(self, found: Presence, split: RowSplit):
         self.split = split
@@ -232,7 +230,7 @@ class _ProbeConcepts:
 
 
 class _LayerRegression:
-    """One layer's activations as a regression on the concepts of its probe."""
+    """Regression of one layer's activations on the concepts of its probe."""
 
     def __init__(self, describer: LinearExplanations, dissection: Dissection):
         self.describer, self.dissection = describer, dissection
@@ -283,7 +281,7 @@ class _LayerRegression:
         return targets.fit_greedily(weights, say.longest, say.width, say.tolerance, say.ranking)
 
     def _load_values(self, units: Sequence[Unit]) -> Float[Tensor, "images units"]:
-        """Activations; one that is not a finite number counts as the unit's mean over the training images."""
+        """Return activations, with the unit's mean over the training images for values that are not finite."""
         values = self.dissection.activations(self.describer.pooling)[
             :, [self.dissection.row_of(unit) for unit in units]
         ]

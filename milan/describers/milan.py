@@ -1,6 +1,4 @@
-"""MILAN (Hernandez et al. 2022, section 3): the description that is likely of this unit, and likelier than of units in
-general.
-"""
+"""MILAN (Hernandez et al. 2022, section 3): the text with the highest PMI with a unit's masked exemplars."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -33,7 +31,7 @@ KEPT_CANDIDATES = 50  # candidates kept with a description
 
 
 class MilanModels(NamedTuple):
-    """The three that describe together."""
+    """The models that describe together."""
 
     captioner: Captioner
     prior: Prior | None
@@ -111,10 +109,10 @@ class Milan(Describer):
 
     @classmethod
     def from_released(cls, file: str | Path, **settings: Any) -> "Milan":
-        """MILAN as a 2022 checkpoint holds it, decoding as the 2022 code does; nothing in the file is executed.
+        """Load MILAN from a 2022 checkpoint, decoding as the 2022 code does; nothing in the file is executed.
 
-        The strategy, beam, length and λ are the file's unless given. A file without a prior, as of ``--no-lm`` in 2022,
-        is decoded by likelihood.
+        Strategy, beam, length and λ are those of the file unless given. A file without a prior, as of ``--no-lm`` in
+        2022, is decoded by likelihood.
         """
         released = load_released_checkpoint(file)
         prior = str(file) if released.prior else ""
@@ -127,7 +125,7 @@ class Milan(Describer):
 
     @property
     def key(self) -> str:
-        """Content key of the settings that change answers, and of all weights."""
+        """Content key of the settings that change descriptions, and of all weights."""
         models, places = self.models, ("batch_size", "device", "captioner", "prior", "encoder", "encoder_weights")
         places = (*places, "embedder", *(() if self.strategy == "clip" else ("clip_weight",)))
         settings = {name: value for name, value in self.settings.items() if name not in places}
@@ -204,25 +202,25 @@ class Milan(Describer):
         return released | (self.specs("embedder") if self.strategy == "clip" else {})
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """Models by their specs, and what the captioner says it was trained on."""
+        """The models by their specs, and the annotations that the captioner was trained on, if it states them."""
         captioner = self.models.captioner
-        annotations = getattr(captioner, "trained_on", {}).get("data", ())
-        told = annotations if isinstance(annotations, str) else ", ".join(map(str, annotations))
+        data = getattr(captioner, "trained_on", {}).get("data", ())
+        annotations = data if isinstance(data, str) else ", ".join(map(str, data))
         encoder = self.encoder or str(captioner.encoder.get("spec", ""))
-        if not told and is_released(self.captioner):
-            told = "MILANNOTATIONS"
-        found = {"captioner": self.captioner, "prior": self._prior_spec, "encoder": encoder, "annotations": told}
+        if not annotations and is_released(self.captioner):
+            annotations = "MILANNOTATIONS"
+        found = {"captioner": self.captioner, "prior": self._prior_spec, "encoder": encoder, "annotations": annotations}
         found |= self.specs("embedder") if self.strategy == "clip" else {}
         return {role: spec for role, spec in found.items() if spec}
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
-        alive = select_active(dissection, units)
-        for begin in range(0, len(alive), self.batch_size):
-            batch = alive[begin : begin + self.batch_size]
+        active = select_active(dissection, units)
+        for begin in range(0, len(active), self.batch_size):
+            batch = active[begin : begin + self.batch_size]
             features = [self._encode_unit(dissection, unit) for unit in batch]
             for _, group in groupby(
                 zip(batch, features, strict=True), key=lambda pair: len(pair[1])
-            ):  # a search takes units of one k
+            ):  # the units of one search have the same number of exemplars
                 yield from self._describe_group(dissection, *zip(*group, strict=True))
 
     def _encode_unit(self, dissection: Dissection, unit: Unit) -> Float[Tensor, "k features"]:
@@ -241,10 +239,11 @@ class Milan(Describer):
 
     @torch.no_grad()
     def search(self, features: Float[Tensor, "units k features"], units: Sequence[Unit] = ()) -> RankedTexts:
-        """Texts for units' features, with their scores, best first; ``units`` name the dice of ``sample``."""
+        """Return texts for units' features with their scores, best first; ``units`` seed the strategy ``sample``."""
         captioner, prior, _ = self.models
         found = self._decode(features.to(self.device), units)
-        exact = self.strategy in ("rerank", "beam", "greedy")  # what the search has added up is the likelihood itself
+        # Of these strategies the scores of the search are the likelihood itself.
+        exact = self.strategy in ("rerank", "beam", "greedy")
         likelihood = found.scores if exact else captioner.score(features.to(self.device), found.tokens)
         by = {"rerank": "pmi", "pmi": "found", "clip": "found"}.get(self.strategy, "likelihood")
         unknown = torch.full_like(likelihood, torch.nan)
@@ -253,22 +252,23 @@ class Milan(Describer):
 
     def _decode(self, features: Float[Tensor, "units k features"], units: Sequence[Unit]) -> DecodedTexts:
         captioner, prior, _ = self.models
-        speller, walk = (
-            TokenConstraints(captioner.vocabulary, self.as_released),
-            cast(DecoderState, captioner.start_decoding(features)),
-        )
+        constraints = TokenConstraints(captioner.vocabulary, self.as_released)
+        state = cast(DecoderState, captioner.start_decoding(features))
         if self.strategy == "sample":
             return sample_texts(
-                walk, speller, self._draw_uniforms(units, len(features)).to(self.device), temperature=self.temperature
+                state,
+                constraints,
+                self._draw_uniforms(units, len(features)).to(self.device),
+                temperature=self.temperature,
             )
         if self.strategy in ("pmi", "clip") and prior:
-            walk = ScoreMixture([(1.0, walk), (-self.prior_weight, prior.start_decoding(len(features)))])
+            state = ScoreMixture([(1.0, state), (-self.prior_weight, prior.start_decoding(len(features)))])
         return beam_search(
-            walk, len(features), speller, beam=1 if self.strategy == "greedy" else self.beam, steps=self.steps
+            state, len(features), constraints, beam=1 if self.strategy == "greedy" else self.beam, steps=self.steps
         )
 
     def _draw_uniforms(self, units: Sequence[Unit], count: int) -> Float[Tensor, "units steps"]:
-        """Uniform numbers that are each unit's own, whichever are described together."""
+        """Return uniform samples that depend on each unit's name alone."""
         names = [str(unit) for unit in units] or [str(index) for index in range(count)]
         seeds = [int.from_bytes(hashlib.sha256(f"{self.seed} {name}".encode()).digest()[:7], "big") for name in names]
         return torch.stack([torch.rand(self.steps, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
@@ -280,7 +280,7 @@ def _is_checkpoint(source: str) -> bool:
 
 
 def _load_released_encoder(released: ReleasedModels, device: str) -> Encoder:
-    """The encoder with the weights that the checkpoint brings."""
+    """Return the encoder with the weights of the checkpoint."""
     import torchvision
 
     model = torchvision.models.get_model(released.encoder, weights=None)

@@ -1,4 +1,4 @@
-"""Network Dissection (Bau et al. 2017): a unit is named for the concept that its masks overlap most with."""
+"""Network Dissection (Bau et al. 2017): the concept whose pixels overlap most with the unit's masks."""
 
 from collections.abc import Iterator, Sequence
 from typing import ClassVar, Literal
@@ -20,26 +20,26 @@ KEPT_CANDIDATES = 10  # candidates kept with a description
 
 
 class NetDissect(Describer):
-    """The concept of largest IoU with the unit's masks over the whole probe; the next ones are kept as candidates.
+    """Names the concept with the largest intersection over union (IoU) with the unit's masks over the whole probe.
 
-    A unit whose IoU exceeds ``cut`` is a detector of its concept (Bau et al. 2017, section 2.3); the others are named
-    too, for what their masks overlap most with, and the candidate's part ``detector`` is then 0. ``score`` is the IoU.
+    A unit whose IoU exceeds ``cut`` is a detector of its concept (Bau et al. 2017, section 2.3). Other units are named
+    too; the part ``detector`` of their candidates is 0. ``score`` is the IoU; the next best concepts are candidates.
 
     Args:
-        labels: ``probe`` (the probe's own pixel labels), ``segmenter`` (Diorama's), or ``segmenter:SPEC``.
+        labels: ``probe`` (the probe's own pixel labels), ``segmenter`` (the stand-in that comes with the package), or
+            ``segmenter:SPEC``, as ``milan.pretrained.segmenter.load_segmenter`` takes it.
         classes: names of the class numbers in the probe's label maps (a file, or names separated by commas);
-            ``classes.txt`` beside the data unless given.
+            ``classes.txt`` beside the data if empty.
         ignored: names, separated by commas, that are no concepts.
         only: concepts or levels of labels (such as colour, object), separated by commas, that alone may be named; empty
             for all.
         without: concepts or levels that may not be named.
-        least_images: in how many of the probe's images a concept must be seen to be named.
-        quantile: of a unit's activations, above which a place belongs to its masks: 0.995 in the paper; 0 takes the
-            masks of the dissection, whatever its quantile is.
-        over: ``probe``: all images count; ``category``: for a concept only those images that have some label of its
-            level, as in the paper, whose images do not all have every kind of label.
+        least_images: minimum number of images that must show a concept.
+        quantile: activation quantile used as the mask threshold, 0.995 in the paper; 0 for the dissection's own masks.
+        over: ``category``: the IoU of a concept counts only images with some label of its level, as in the paper, since
+            not all images have every kind of label; ``probe``: all images count.
         cut: IoU above which a unit is a detector.
-        device: where a segmenter runs.
+        device: device of a segmenter.
     """
 
     name: ClassVar[str] = "netdissect"
@@ -80,12 +80,12 @@ class NetDissect(Describer):
             load_probe_labels(probe, self.classes, self.ignored)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """The segmenter, where it gives the labels; labels of the probe's own come with the probe."""
+        """The segmenter, if it makes the labels; the probe's own labels come with the probe."""
         return segmenter_of(self.labels)
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
-        alive = select_active(dissection, units)
-        if not alive:
+        active = select_active(dissection, units)
+        if not active:
             return
         labels = load_pixel_labels(
             dissection.open_probe(), self.labels, classes=self.classes, ignored=self.ignored, device=self.device
@@ -93,7 +93,7 @@ class NetDissect(Describer):
         found = count_overlap(dissection, labels, self.quantile or None)
         allowed = np.flatnonzero(found.select_concepts(self.only, self.without, self.least_images))
         table = found.iou(self.over)
-        for unit in alive:
+        for unit in active:
             yield self._make_description(unit, found, allowed, table[found.row_of(unit)])
 
     def _make_description(

@@ -1,4 +1,4 @@
-"""A concept drawn by lot: the floor for describers that choose from a set of concepts."""
+"""A random concept for each unit: the floor for describers that choose from a set of concepts."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -11,12 +11,11 @@ from milan.units import Description, Unit
 
 
 class RandomConcept(Describer):
-    """Says of each unit a concept of a set, all of them equally likely; ``score`` is always 0.
+    """Gives each unit a random concept of a set, with uniform probability; ``score`` is always 0.
 
     Args:
-        concepts: the set, as ``milan.concepts.concept_sets.load_concept_set`` takes it: ``diorama``, or a text file
-            with a concept on each line.
-        seed: of the lots; what a unit draws depends on the seed, the set and the unit's own name.
+        concepts: concept set, as ``milan.concepts.concept_sets.load_concept_set`` takes it.
+        seed: random seed; a unit's concept depends on the seed, the set and the unit's name.
     """
 
     name: ClassVar[str] = "random_concept"
@@ -32,7 +31,7 @@ class RandomConcept(Describer):
 
     @cached_property
     def concept_names(self) -> list[str]:
-        """The concepts that may be drawn."""
+        """The concepts to choose from."""
         from milan.concepts.concept_sets import load_concept_set
 
         return load_concept_set(self.concepts)
@@ -45,7 +44,7 @@ class RandomConcept(Describer):
 
 
 def choose_index(name: str, count: int) -> int:
-    """A number from 0 to ``count - 1`` that the name decides, all equally likely.
+    """Return a number from 0 to ``count - 1`` that depends on the name alone, uniform over names.
 
     >>> choose_index("0 layer4:17", 10), choose_index("1 layer4:17", 10)
     (2, 5)

@@ -1,6 +1,4 @@
-"""SAND (Srinivas et al. 2025): the concept most like what is left of a unit's exemplars when all it does not respond to
-is masked.
-"""
+"""SAND (Srinivas et al. 2025): the concept most similar to a unit's exemplars outside whose masks all is black."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -41,32 +39,31 @@ INFERRED_NOTICE = (
 
 
 class Sand(Describer):
-    """Masks a unit's exemplars to where it responds and chooses the concept whose prompts an image-text model finds
-    most like them.
+    """Chooses the concept whose prompts are most similar to the unit's masked exemplars, by an image-text model.
 
-    The appendix of the paper is at hand, its main text is not. From the appendix: the concepts (nouns, noun phrases,
-    verbs and adjectives of captions and product texts, at most four words, appendix A.1), an ensemble of twenty prompts
-    (B), masks by a threshold η = 0.10 on the activation, to whose value between 0.05 and 0.20 four answers in five are
-    indifferent (C). Inferred: that η is a share of the peak activation in each image (``threshold``); that what is
-    masked turns black (``outside``); that the exemplars count alike and the score is the mean cosine with the mean of a
-    concept's prompts. A warning, kept with the results and shown on their page, says so too. The twenty prompts are our
-    own words to the purpose of the published ones, which a file of yours may hold (``prompts``).
+    Only the paper's appendix was available. From it: the concepts (nouns, noun phrases, verbs and adjectives of
+    captions and product texts, at most four words, appendix A.1), an ensemble of twenty prompts (B), masks by a
+    threshold η = 0.10 on the activation; values between 0.05 and 0.20 leave four descriptions in five unchanged (C).
+    Inferred: that η is a share of the peak activation in each image (``threshold``); that masked pixels are black
+    (``outside``); that exemplars have equal weights, and the score is the mean cosine with the mean of a concept's
+    prompts. A warning in the results says so. The twenty prompts are our own wording; ``prompts`` takes a file with the
+    published ones.
 
     Args:
-        concepts: the set to choose from, as ``milan.concepts.concept_sets.load_concept_set`` takes it; ``harvest:FILE``
-            makes it from captions.
-        spacy_model: finds the phrases of a harvest: ``lexicon``, an installed pipeline such as en_core_web_sm (as
-            published), or a folder.
-        minimum: how often a harvested phrase must occur.
-        embedder: the image-text model, as ``milan.pretrained.embedder.load_embedder`` takes it.
-        prompts: ``sand`` (twenty), ``plain`` (the bare concept), or a text file with one in each line, {} standing for
-            the concept.
-        eta: η, the share of the peak activation above which a place belongs to the mask.
-        threshold: ``peak`` masks by η; ``dissection`` takes the dissection's own masks, by its quantile over the whole
+        concepts: concept set, as ``milan.concepts.concept_sets.load_concept_set`` takes it; ``harvest:FILE`` makes it
+            from captions.
+        spacy_model: spaCy pipeline that finds the phrases of a harvest: en_core_web_sm (as published), another
+            installed pipeline, ``lexicon``, or a folder.
+        minimum: minimum number of occurrences of a harvested phrase.
+        embedder: image-text model, as ``milan.pretrained.embedder.load_embedder`` takes it.
+        prompts: ``sand`` (twenty), ``plain`` (the bare concept), or a text file with one prompt in each line, with {}
+            for the concept.
+        eta: η, the share of the peak activation above which a place belongs to the mask, 0 to below 1.
+        threshold: ``peak`` for masks by η; ``dissection`` for the dissection's own masks, by its quantile over the
             probe.
-        outside: what the rest of an image becomes: ``black``, ``grey``, or the ``mean`` colour of the image.
+        outside: colour of the pixels outside the mask: ``black``, ``grey``, or the ``mean`` colour of the image.
         precision: of the image-text model.
-        device: where it runs.
+        device: device of the image-text model.
     """
 
     name: ClassVar[str] = "sand"
@@ -115,12 +112,12 @@ class Sand(Describer):
 
     @cached_property
     def model(self) -> Embedder:
-        """The image-text model, loaded when first asked for."""
+        """The image-text model, loaded at the first access."""
         return load_embedder(self.embedder, device=self.device, precision=self.precision)
 
     @cached_property
     def concept_names(self) -> list[str]:
-        """The concepts, each once."""
+        """The concepts without duplicates."""
         return load_concept_set(self.concepts, spacy_model=self.spacy_model, minimum=self.minimum)
 
     @cached_property
@@ -144,7 +141,7 @@ class Sand(Describer):
 
     @cached_property
     def concept_embeddings(self) -> Float[Tensor, "concepts features"]:
-        """Each concept as the mean of its prompts, of unit length."""
+        """The mean embedding of each concept's prompts, of unit length."""
         total = torch.zeros(len(self.concept_names), self.model.features)
         for template in self.templates:
             total += embed_texts(self.model, [template.replace("{}", concept) for concept in self.concept_names])
@@ -178,8 +175,9 @@ class Sand(Describer):
 
 
 def make_peak_masks(maps: Float[Tensor, "k h w"], eta: float, size: Size) -> Bool[Tensor, "k 1 height width"]:
-    """True where an activation map, upsampled, exceeds the share ``eta`` of its peak; the whole image where nothing
-    does.
+    """Return masks of the places where an upsampled activation map exceeds the share ``eta`` of its peak.
+
+    A mask without any such place is the whole image.
 
     >>> make_peak_masks(torch.tensor([[[0.0, 8.0]], [[-2.0, -1.0]]]), 0.5, 4)[:, 0, 0]
     tensor([[False, False,  True,  True],
@@ -191,7 +189,7 @@ def make_peak_masks(maps: Float[Tensor, "k h w"], eta: float, size: Size) -> Boo
 def mask_images(
     images: UInt8[Tensor, "k 3 height width"], masks: Bool[Tensor, "k 1 height width"], outside: MaskFill = "black"
 ) -> UInt8[Tensor, "k 3 height width"]:
-    """The images with all that lies outside the masks in one colour."""
+    """Return the images with one colour outside the masks."""
     if outside == "mean":
         return images.where(masks, images.float().mean((2, 3), keepdim=True).round().to(torch.uint8))
     return images.where(masks, torch.tensor(GREY if outside == "grey" else 0, dtype=torch.uint8))

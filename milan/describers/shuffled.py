@@ -1,4 +1,4 @@
-"""Another unit's description: the floor that has the right words for a network, but not for its units."""
+"""Another unit's description: the floor that has a network's words, but not those of the unit."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,16 +18,16 @@ from milan.units import Description, Unit
 
 
 class Shuffled(Describer):
-    """Says of each unit what another describer says of another living unit of the layer; no unit keeps its own.
+    """Gives each unit the description of another active unit of its layer; no unit keeps its own.
 
-    Whose text a unit gets depends on the seed and on the layer's living units alone, never on which are asked for. Two
-    units may still have the same text, where the other describer says the same of both.
+    The assignment depends on the seed and on the layer's active units alone, not on which units are asked for. Two
+    units may still have the same text, if the other describer gives both the same.
 
     Args:
         of: the other describer, by name or as PATH/FILE.py:CLASS; or a table of descriptions: a folder of describe.py,
             or a csv, jsonl or parquet file.
         options: settings of the other describer, by name.
-        seed: of the shuffling.
+        seed: random seed of the permutation.
     """
 
     name: ClassVar[str] = "shuffled"
@@ -38,7 +38,7 @@ class Shuffled(Describer):
 
     @property
     def key(self) -> str:
-        texts = sorted((str(unit), said.text) for unit, said in (self._table or {}).items())
+        texts = sorted((str(unit), each.text) for unit, each in (self._table or {}).items())
         return self.key_of(of=self._other.key if self._other else texts, seed=self.seed)
 
     @property
@@ -54,28 +54,28 @@ class Shuffled(Describer):
             self._other.check_evidence(target, probe)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """What the shuffled descriptions are made from."""
+        """The sources of the other describer or of the table."""
         return table_sources(self.of) if self._other is None else self._other.sources(dissection)
 
     @cached_property
     def _table(self) -> Mapping[Unit, Description] | None:
-        """Descriptions by unit, if it is a table that is shuffled."""
-        return {said.unit: said for said in read_descriptions(self.of)} if Path(self.of).exists() else None
+        """Descriptions by unit, if ``of`` is a table."""
+        return {each.unit: each for each in read_descriptions(self.of)} if Path(self.of).exists() else None
 
     @cached_property
     def _other(self) -> Describer | None:
         return load_describer(self.of, **self.options or {}) if self._table is None else None
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
-        alive = select_active(dissection, units)
+        active = select_active(dissection, units)
         others = permute_units(dissection.active_units(), self.seed)
-        wanted = [others[unit] for unit in alive if unit in others]
-        said = self._describe_originally(dissection, wanted)
-        for unit in alive:
+        described = [others[unit] for unit in active if unit in others]
+        descriptions = self._describe_originally(dissection, described)
+        for unit in active:
             yield (
-                _relabel(unit, next(said))
+                _relabel(unit, next(descriptions))
                 if unit in others
-                else DescriptionFailure(unit, f"{unit} is the only living unit of its layer")
+                else DescriptionFailure(unit, f"{unit} is the only active unit of its layer")
             )
 
     def _describe_originally(
@@ -84,12 +84,11 @@ class Shuffled(Describer):
         if self._other is not None:
             return self._other.describe(dissection, units) if units else iter(())
         known = self._table or {}
-        return (known.get(unit) or DescriptionFailure(unit, f"{self.of} says nothing of it") for unit in units)
+        return (known.get(unit) or DescriptionFailure(unit, f"{self.of} has no description of it") for unit in units)
 
 
 def permute_units(units: Sequence[Unit], seed: int) -> dict[Unit, Unit]:
-    """For each unit another one: all of them in one round, in an order drawn from the seed. Empty if there are fewer
-    than two.
+    """Map each unit to another one, along one random cycle of all; empty for fewer than two units.
 
     >>> permute_units([Unit("a", 0), Unit("a", 1)], seed=0)
     {Unit(layer='a', index=0): Unit(layer='a', index=1), Unit(layer='a', index=1): Unit(layer='a', index=0)}
@@ -100,7 +99,7 @@ def permute_units(units: Sequence[Unit], seed: int) -> dict[Unit, Unit]:
 
 
 def _relabel(unit: Unit, description: Description | DescriptionFailure) -> Description | DescriptionFailure:
-    """What was said of another unit, said of this one."""
+    """Return the result of another unit as that of this one."""
     if isinstance(description, DescriptionFailure):
         return DescriptionFailure(
             unit, f"{description.unit}, whose description it would have had: {description.reason}"

@@ -1,6 +1,4 @@
-"""Weight-CLIP of *Tell me what you see* (section 3.2.3): a language model reads what the units do that a unit
-drives.
-"""
+"""Weight-CLIP of *Tell me what you see* (section 3.2.3): a language model reads descriptions of the next layer."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -37,38 +35,37 @@ class _NextLayer(NamedTuple):
 
 
 class WeightClip(LlmExplainer):
-    """Shows the 25 units of the next layer that a unit drives most, as descriptions with weights of 1 to 10, and asks
-    what it looks for.
+    """Asks a language model what a unit detects, from descriptions of the next layer's units that it drives most.
 
-    The descriptions are CLIP-Dissect's in the paper and here unless another describer is named; they are made once and
-    kept. The next layer must have been dissected with this one. From the last layer on there are classes instead, as in
-    ``weight_label``.
+    The descriptions are listed with weights 1 to 10, weakest first. They come from CLIP-Dissect, as in the paper,
+    unless another describer is named, and are cached. The next layer must be dissected with this one. For the last
+    layer classes take the place of units, as in ``weight_label``.
 
     Args:
-        of: what describes the next layer: a describer by name or as PATH/FILE.py:CLASS, or a table of descriptions (a
-            folder of describe.py, a csv, jsonl or parquet file).
+        of: describer of the next layer, by name or as PATH/FILE.py:CLASS, or a table of descriptions (a folder of
+            describe.py, a csv, jsonl or parquet file).
         options: settings of that describer, by name.
-        next_layer: dotted path; the one after this among those dissected together, unless given; ``classes`` for the
-            network's answers.
-        classes: the names of the answers, as for ``weight_label``.
-        llm: ``phrases``, ``openai:MODEL``, ``hf:ID_OR_FOLDER`` or your own, see ``milan.pretrained.llm.load_llm``.
-        base_url: of an endpoint, as http://localhost:8000/v1; else $OPENAI_BASE_URL, else OpenAI's. The key is in
-            $OPENAI_API_KEY.
-        max_calls: requests to the language model at most, repeated ones included.
-        llm_options: temperature, longest, timeout, workers, tries, pause and others, see
+        next_layer: dotted path; if empty the next layer among those dissected together; ``classes`` for the network's
+            outputs.
+        classes: names of the network's outputs, as for ``weight_label``.
+        llm: language model: ``openai:MODEL``, ``hf:ID_OR_FOLDER``, ``phrases``, or a custom one; see
+            ``milan.pretrained.llm.load_llm``.
+        base_url: address of an endpoint, as http://localhost:8000/v1; if empty $OPENAI_BASE_URL, else OpenAI's. The key
+            is read from $OPENAI_API_KEY.
+        max_calls: maximum number of requests, retries included; None for no limit.
+        llm_options: temperature, longest, timeout, workers, tries, pause and others; see
             ``milan.pretrained.llm_client.load_llm_client``.
-        prompts: a folder with files that replace those of configs/prompts.
-        examples: a csv of units described by hand (layer, unit, description), of which those of the same layer are
-            shown first.
-        shots: such units at most; the paper shows 2.
-        shown: pairs at most; the paper shows 25.
-        signs: ``positive`` weights (the paper's), ``negative`` ones, or ``both`` at once.
-        explanations: how many are asked for; the best predictor of pairs that are kept for choosing is taken. The paper
-            takes 10.
-        share: of the next layer's units that may be shown; half of the others is for choosing, half for
+        prompts: folder with files that replace those of configs/prompts.
+        examples: csv of units described by hand (layer, unit, description); those of the same layer are few-shot
+            examples.
+        shots: maximum number of examples; 2 in the paper.
+        shown: maximum number of units; 25 in the paper.
+        signs: ``positive`` weights (the paper's), ``negative`` ones (appendix C.3.1), or ``both`` at once (C.3.2).
+        explanations: number of explanations asked for; the best predictor of held-out pairs is chosen. 10 in the paper.
+        share: share of the next layer's units that may be shown; half of the others is for choosing, half for
             ``milan.scores.explanation_assessment``.
-        seed: of that division and of what is drawn for choosing.
-        device: where the describer and a language model in process run.
+        seed: random seed of that split and of the pairs for choosing.
+        device: device of the describer and of a language model in process.
     """
 
     name: ClassVar[str] = "weight_clip"
@@ -118,7 +115,7 @@ class WeightClip(LlmExplainer):
             self._other.check_evidence(target, probe)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """The language model, and what the next layer is described by, unless classes stand in its place."""
+        """The language model, and the sources of the next layer's descriptions unless classes take their place."""
         found = self.specs("llm")
         if (self.next_layer or self._find_next_layer(dissection)) == CLASSES:
             return found
@@ -131,8 +128,8 @@ class WeightClip(LlmExplainer):
 
     @cached_property
     def _table(self) -> dict[Unit, str]:
-        """Descriptions by unit, where a table was given."""
-        return {said.unit: said.text for said in read_descriptions(self.of)} if Path(self.of).exists() else {}
+        """Descriptions by unit, if ``of`` is a table."""
+        return {each.unit: each.text for each in read_descriptions(self.of)} if Path(self.of).exists() else {}
 
     @cached_property
     def _other(self) -> Describer | None:
@@ -150,20 +147,20 @@ class WeightClip(LlmExplainer):
         if layer == CLASSES:
             weights = compute_effective_weights(target, dissection.layer)
             return _NextLayer(weights, match_class_names(self._class_names, dissection, len(weights)))
-        said = self._describe_layer(dissection, layer)
-        units = sorted(said)
+        texts = self._describe_layer(dissection, layer)
+        units = sorted(texts)
         weights = compute_effective_weights(target, dissection.layer, layer)
-        return _NextLayer(weights[[unit.index for unit in units]], [said[unit] for unit in units])
+        return _NextLayer(weights[[unit.index for unit in units]], [texts[unit] for unit in units])
 
     def _find_next_layer(self, dissection: Dissection) -> str:
-        """The first layer after this one of which the units can be described."""
+        """Return the first layer after this one whose units can be described, else ``classes``."""
         order = [layer.name for layer in dissection.open_target().layers()]
         later = order[order.index(dissection.layer) + 1 :] if dissection.layer in order else []
         known = {unit.layer for unit in self._table} or {each.layer for each in _find_sibling_dissections(dissection)}
         return next((layer for layer in later if layer in known), CLASSES)
 
     def _describe_layer(self, dissection: Dissection, layer: str) -> dict[Unit, str]:
-        """The next layer's units with descriptions."""
+        """Return the descriptions of the next layer's units."""
         if self._other is None:
             found = {unit: text for unit, text in self._table.items() if unit.layer == layer}
             if not found:
@@ -179,14 +176,14 @@ class WeightClip(LlmExplainer):
             )
         folder = cache_folder() / "next_layer" / content_key(describer=self._other.key, dissection=other.key)
         entries = describe_units(self._other, {layer: other}, {layer: other.active_units()}, folder)
-        said = {entry.unit: entry.description.text for entry in entries if entry.description is not None}
-        if not said:
+        texts = {entry.unit: entry.description.text for entry in entries if entry.description is not None}
+        if not texts:
             raise MissingEvidence(f"{self._other.name} describes no unit of {layer}")
-        return said
+        return texts
 
 
 def _find_sibling_dissections(dissection: Dissection) -> Sequence[Dissection]:
-    """The other layers that were dissected into the same folder."""
+    """Return the other layers that were dissected into the same folder."""
     folders = [file.parent for file in sorted(dissection.folder.parent.glob("*/dissection.json"))]
     found = [load_dissection(folder) for folder in folders if folder != dissection.folder]
     return [each for each in found if each.target == dissection.target]

@@ -1,6 +1,4 @@
-"""Weight-Label of *Tell me what you see* (section 3.2): a language model reads names of classes and how much a unit
-speaks for each.
-"""
+"""Weight-Label of *Tell me what you see* (section 3.2): a language model reads class names and a unit's weights."""
 
 from functools import cached_property
 from typing import Any, ClassVar
@@ -25,33 +23,33 @@ from milan.units import Unit
 
 
 class WeightLabel(LlmExplainer):
-    """Shows the 25 classes that a unit speaks for most, with weights of 1 to 10, weakest first, and asks what it looks
-    for.
+    """Asks a language model what a unit detects, from the classes that it speaks for most, with weights 1 to 10.
 
-    No image is looked at. From an earlier layer the weights are the products of the weight matrices on the way
-    (``milan.targets.effective_weights``), which passes over activation functions: the paper's own rough estimate.
+    The classes are listed weakest first. No image is used. For an earlier layer the weights are products of the weight
+    matrices up to the output (``milan.targets.effective_weights``), which ignores activation functions: the paper's own
+    rough estimate.
 
     Args:
-        classes: the names of the network's answers: a text file with one in each line, ``imagenet``, or, if empty,
-            those of the probe's classes, where there are as many.
-        llm: ``phrases``, ``openai:MODEL``, ``hf:ID_OR_FOLDER`` or your own, see ``milan.pretrained.llm.load_llm``.
-        base_url: of an endpoint, as http://localhost:8000/v1; else $OPENAI_BASE_URL, else OpenAI's. The key is in
-            $OPENAI_API_KEY.
-        max_calls: requests to the language model at most, repeated ones included.
-        llm_options: temperature, longest, timeout, workers, tries, pause and others, see
+        classes: names of the network's outputs: ``imagenet``, a text file with one name in each line, or, if empty, the
+            probe's classes, which must be as many.
+        llm: language model: ``openai:MODEL``, ``hf:ID_OR_FOLDER``, ``phrases``, or a custom one; see
+            ``milan.pretrained.llm.load_llm``.
+        base_url: address of an endpoint, as http://localhost:8000/v1; if empty $OPENAI_BASE_URL, else OpenAI's. The key
+            is read from $OPENAI_API_KEY.
+        max_calls: maximum number of requests, retries included; None for no limit.
+        llm_options: temperature, longest, timeout, workers, tries, pause and others; see
             ``milan.pretrained.llm_client.load_llm_client``.
-        prompts: a folder with files that replace those of configs/prompts.
-        examples: a csv of units described by hand (layer, unit, description), of which those of the same layer are
-            shown first.
-        shots: such units at most; the paper shows 2.
-        shown: pairs at most; the paper shows 25.
+        prompts: folder with files that replace those of configs/prompts.
+        examples: csv of units described by hand (layer, unit, description); those of the same layer are few-shot
+            examples.
+        shots: maximum number of examples; 2 in the paper.
+        shown: maximum number of classes; 25 in the paper.
         signs: ``positive`` weights (the paper's), ``negative`` ones (appendix C.3.1), or ``both`` at once (C.3.2).
-        explanations: how many are asked for; the best predictor of pairs that are kept for choosing is taken. The paper
-            takes 10.
-        share: of the classes that may be shown; half of the others is for choosing, half for
+        explanations: number of explanations asked for; the best predictor of held-out pairs is chosen. 10 in the paper.
+        share: share of the classes that may be shown; half of the others is for choosing, half for
             ``milan.scores.explanation_assessment``.
-        seed: of that division and of what is drawn for choosing.
-        device: where a language model in process runs.
+        seed: random seed of that split and of the pairs for choosing.
+        device: device of a language model in process.
     """
 
     name: ClassVar[str] = "weight_label"
@@ -99,12 +97,12 @@ class WeightLabel(LlmExplainer):
             )
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """The language model; names of classes are nobody's description."""
+        """The language model; class names are no descriptions."""
         return self.specs("llm")
 
     @cached_property
     def _class_names(self) -> list[str]:
-        """Names of classes that were given; empty where the probe is to tell them."""
+        """The given class names; empty if the probe's are used."""
         return read_class_names(self.classes)
 
     def make_pairs(self, dissection: Dissection, unit: Unit) -> PredictionPairs:

@@ -13,10 +13,10 @@ from milan.targets.fingerprints import network_hash
 
 
 class ChatModel(Llm):
-    """A causal language model whose tokenizer has a chat template. The same question always gets the same answer.
+    """A causal language model whose tokenizer has a chat template; the same question always has the same answer.
 
     Args:
-        name: a folder written by ``save_pretrained`` or an id of the hub.
+        name: folder written by ``save_pretrained``, or a hub id.
         device: where it runs.
         precision: of weights and computation.
         temperature: with which words are drawn; 0 takes the likeliest each time, so that every draw is the same.
@@ -88,7 +88,7 @@ class ChatModel(Llm):
         return text
 
     def _generate(self, given: dict[str, Any], longest: int, question: Question, attempt: int) -> Any:
-        """The tokens of question and answer; everybody's random generators are left as they were."""
+        """Return the tokens of question and answer; the global random state is preserved."""
         how: dict[str, Any] = {
             "max_new_tokens": longest,
             "do_sample": self.temperature > 0,
@@ -103,6 +103,6 @@ class ChatModel(Llm):
 
     @property
     def _end_tokens(self) -> set[int]:
-        """The tokens that end an answer."""
+        """Return the tokens that end an answer."""
         known = self.model.generation_config.eos_token_id
         return {*(known if isinstance(known, list) else [known]), self.tokenizer.eos_token_id}

@@ -1,6 +1,7 @@
-"""Image-text models as embedders: pictures and texts as vectors of one space, each computed once and kept.
+"""Image-text models as embedders of images and texts into one space; embeddings are cached.
 
-``load_embedder`` gives one by name or path, ``embed_probe`` and ``embed_texts`` what it makes of a probe and of texts.
+``load_embedder`` loads one by name or path; ``embed_probe`` and ``embed_texts`` return the embeddings of a probe and of
+texts.
 """
 
 from abc import ABC, abstractmethod
@@ -23,16 +24,19 @@ DIORAMA_MODELS = (
     "clip",
     "siglip-small",
     "siglip-large",
-)  # folders of data/diorama; the first is meant by "diorama" alone
+)  # folders of data/diorama; "diorama" alone is the first
 FAMILIES = ("diorama", "open_clip", "hf")
 
 
 class Embedder(ABC):
-    """Puts pictures and texts into one space, where a picture lies near the texts that say what it shows.
+    """Embeds images and texts into one space, in which an image is near the texts that describe it.
 
-    key: what its answers depend on: weights, preprocessing, precision; features: how many numbers a vector has;
-    scale, bias: of the logits, ``scale * cosine + bias``, where the model has them (a SigLIP has both, a CLIP a scale);
-    batch_size: how many go through at a time, which changes no answer.
+    Attributes:
+        key: content key of weights, preprocessing and precision.
+        features: length of an embedding.
+        scale, bias: of the logits ``scale * cosine + bias``, if the model has them (a SigLIP has both, a CLIP a scale).
+        batch_size: number of images or texts per batch; changes no embedding.
+        masks_attention: whether ``encode_masked_images`` masks the attention of a class token.
     """
 
     key: str
@@ -44,8 +48,9 @@ class Embedder(ABC):
 
     @abstractmethod
     def encode_images(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b features"]:
-        """Vectors of unit length, float32 and on the CPU, of pixels 0..255 of any size, fitted by the model's own
-        preprocessing.
+        """Return unit vectors, float32 on the CPU, of images with pixels 0..255 of any size.
+
+        The model's own preprocessing is applied.
         """
 
     def encode_masked_images(
@@ -59,31 +64,28 @@ class Embedder(ABC):
 
     @abstractmethod
     def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "texts features"]:
-        """Vectors of unit length, float32 and on the CPU; what is longer than the model reads is cut as its own
-        tokenizer does.
-        """
+        """Return unit vectors, float32 on the CPU; the model's own tokenizer cuts long texts."""
 
 
 def load_embedder(
     spec: str = "diorama", *, device: str = "cpu", precision: Precision = "float32", batch_size: int = 64
 ) -> Embedder:
-    """An image-text model by name or path.
+    """Load an image-text model by name or path.
 
     Args:
-        spec: ``diorama`` (the open_clip model trained on Diorama that comes with the package), ``diorama:siglip-small``
-            and ``diorama:siglip-large`` (two SigLIPs trained on it), ``open_clip:MODEL/PRETRAINED`` (as in
-            open_clip:ViT-B-16/openai), ``open_clip:local-dir:FOLDER``, ``hf:ID_OR_FOLDER`` (CLIP, SigLIP and SigLIP 2
-            of transformers), or one of yours as ``PATH/FILE.py:NAME``, a class or function that is called without
-            arguments and sees to device and precision itself.
-        device: where it runs.
-        precision: of weights and computation; what comes out is float32 in any case.
-        batch_size: pictures or texts at a time.
+        spec: ``open_clip:MODEL/PRETRAINED`` (as in open_clip:ViT-B-16/openai), ``open_clip:local-dir:FOLDER``,
+            ``hf:ID_OR_FOLDER`` (CLIP, SigLIP and SigLIP 2 of transformers), ``diorama`` (the stand-in that comes with
+            the package, an open_clip model), ``diorama:siglip-small`` and ``diorama:siglip-large`` (stand-ins of
+            SigLIP's class), or a custom one as ``PATH/FILE.py:NAME``, a class or function without arguments that
+            handles device and precision itself.
+        device: device of the model.
+        precision: of weights and computation; embeddings are float32 in any case.
+        batch_size: number of images or texts per batch.
 
     Raises:
-        UnknownName: no such family, stand-in, model or precision.
-        MissingEvidence: a stand-in that was not built.
-        BadInput: the path leads to no such model, the hub does not have it or is out of reach, or the device cannot be
-            used.
+        UnknownName: there is no such family, stand-in, model or precision.
+        MissingEvidence: a stand-in was not built.
+        BadInput: the path leads to no such model, the hub lacks it or is out of reach, or the device cannot be used.
     """
     if spec.rpartition(":")[0].endswith(".py"):
         return _load_custom(spec)
@@ -118,8 +120,11 @@ def _load_custom(spec: str) -> Embedder:
 
 
 def find_stand_in(name: str) -> Path:
-    """The folder of one of Diorama's image-text models. Raises UnknownName, or MissingEvidence where it was not
-    built.
+    """Return the folder of one of Diorama's image-text models.
+
+    Raises:
+        UnknownName: there is no stand-in of that name.
+        MissingEvidence: it was not built.
     """
     if name not in DIORAMA_MODELS:
         raise UnknownName("stand-in", name, DIORAMA_MODELS, "one of: " + ", ".join(DIORAMA_MODELS))
@@ -132,12 +137,13 @@ def find_stand_in(name: str) -> Path:
 
 
 def embed_probe(embedder: Embedder, probe: Probe, workers: int = 0) -> Float[Tensor, "images features"]:
-    """The vectors of all of a probe's images, in their order, mapped from a file in the cache; those of unreadable
-    images are NaN.
+    """Return the embeddings of all images of a probe, mapped from a file in the cache; NaN for unreadable images.
 
-    They are computed once for all who ask, found again by what the embedder and the probe are, and go on where a killed
-    run stopped. A second process that asks meanwhile waits for the first. ``workers`` threads decode the pictures
-    ahead.
+    They are computed once for each embedder and probe, and an interrupted computation is continued. A second process
+    waits for the first.
+
+    Args:
+        workers: number of threads that decode images ahead.
 
     Raises:
         BadInput: more than 5% of the images are unreadable, or the cache cannot be written.
@@ -153,15 +159,13 @@ def embed_probe(embedder: Embedder, probe: Probe, workers: int = 0) -> Float[Ten
             bad = rows.count_missing()
             if bad > MAX_UNREADABLE_SHARE * len(
                 probe
-            ):  # told by the probe itself, unless the run that met them was killed
+            ):  # the probe itself reports them, unless the run that found them was killed
                 raise BadInput(f"{bad} of {len(probe)} images of {probe.spec} cannot be read (more than 5%)")
     return rows.open()
 
 
 def embed_texts(embedder: Embedder, texts: Sequence[str]) -> Float[Tensor, "texts features"]:
-    """The vectors of texts, in their order; each text is encoded once ever and then found in the cache, by the
-    embedder's key.
-    """
+    """Return the embeddings of texts, in their order, from the cache where they were computed before."""
     with TextEmbeddingStore(
         cache_folder() / "embeddings" / "texts" / f"{content_key(embedder=embedder.key)}.sqlite", embedder.features
     ) as known:

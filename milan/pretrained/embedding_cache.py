@@ -1,4 +1,4 @@
-"""Vectors on disk: of images, as a memory map that is filled in order; of texts, by the text."""
+"""Embeddings on disk: of images in a memory map that is filled in order, of texts by text."""
 
 import hashlib
 import json
@@ -23,9 +23,10 @@ LOOKUP_BATCH = 500  # texts looked up at once
 
 
 class ImageEmbeddingFile:
-    """One vector for each image, in a folder: ``rows.npy``, and ``done.json`` that says how many of them are there.
+    """One vector for each image, in a folder: ``rows.npy``, and ``done.json`` with the number of finished rows.
 
-    folder: named by what the vectors depend on, so that it is never asked whether they fit.
+    Args:
+        folder: named by the content key of all that the vectors depend on.
     """
 
     def __init__(self, folder: Path, count: int, features: int):
@@ -35,9 +36,9 @@ class ImageEmbeddingFile:
 
     @contextmanager
     def lock_to_fill(self) -> Iterator[int | None]:
-        """Holds the folder, after whoever holds it, and yields the image to go on with; None where all are there.
+        """Lock the folder, after waiting for other processes, and yield the image to continue with; None if complete.
 
-        What was put while it lasts is whole once it ends without an error.
+        When the context ends without an error, the file is complete.
 
         Raises:
             BadInput: the folder cannot be written.
@@ -55,19 +56,19 @@ class ImageEmbeddingFile:
             self._save(self.count, whole=True)
 
     def put(self, ids: Int[Tensor, " b"], vectors: Float[Tensor, "b features"]) -> None:
-        """Keeps the vectors of images; those before them that were never put are unreadable."""
+        """Store vectors of images; earlier images without a vector are unreadable."""
         assert self._memmap is not None
         self._memmap[ids.numpy()] = vectors.numpy()
         if time.monotonic() - self._saved > SAVE_INTERVAL:
             self._save(int(ids[-1]) + 1, whole=False)
 
     def count_missing(self) -> int:
-        """How many images have no vector."""
+        """Return the number of images without a vector."""
         assert self._memmap is not None
         return int(np.isnan(self._memmap[:, 0]).sum())
 
     def open(self) -> Float[Tensor, "images features"]:
-        """All vectors, mapped from the file; writing to the tensor changes memory only."""
+        """Return all vectors, mapped from the file; writing to the tensor changes memory only."""
         return torch.from_numpy(np.load(self.folder / "rows.npy", mmap_mode="c"))
 
     def _open_file(self, done: int) -> None:
@@ -85,7 +86,7 @@ class ImageEmbeddingFile:
         self._saved = time.monotonic()
 
     def _save(self, done: int, whole: bool) -> None:
-        """The vectors first, then the count of them, so that it never says too much."""
+        """Write the vectors, then their number, which is thus never too large."""
         assert self._memmap is not None
         self._memmap.flush()
         with atomic_write(self.folder / "done.json") as path:
@@ -119,13 +120,13 @@ class TextEmbeddingStore(AbstractContextManager["TextEmbeddingStore"]):
             raise self._unusable(error) from None
 
     def find_missing(self, texts: Sequence[str]) -> list[str]:
-        """Those of the texts that have no vector yet, each once, in their order."""
+        """Return the texts without a vector, without duplicates, in their order."""
         hashes = {text: _hash_text(text) for text in dict.fromkeys(texts)}
         known = self._vectors(list(hashes.values()))
         return [text for text, hash in hashes.items() if hash not in known]
 
     def put(self, texts: Sequence[str], vectors: Float[Tensor, "texts features"]) -> None:
-        """Keeps the vectors of texts; a text that another process put meanwhile keeps its own.
+        """Store vectors of texts; a vector that another process has stored meanwhile is kept.
 
         Raises:
             BadInput: they cannot be written, as on a full disk.
@@ -141,7 +142,7 @@ class TextEmbeddingStore(AbstractContextManager["TextEmbeddingStore"]):
             raise self._unusable(error) from None
 
     def get(self, texts: Sequence[str]) -> Float[Tensor, "texts features"]:
-        """The vectors of texts that all have one."""
+        """Return the vectors of texts that all have one."""
         hashes = [_hash_text(text) for text in texts]
         known = self._vectors(list(dict.fromkeys(hashes)))
         rows = np.stack([np.frombuffer(known[hash], dtype="<f4") for hash in hashes])

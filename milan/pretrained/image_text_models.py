@@ -1,4 +1,4 @@
-"""The two libraries that image-text models are loaded by: open_clip and transformers."""
+"""Image-text models of open_clip and transformers."""
 
 import logging
 import re
@@ -37,7 +37,7 @@ LOCAL_HINT = "the folder of a local copy, as in open_clip:local-dir:FOLDER"
 
 
 class ComputeSettings(NamedTuple):
-    """Where and how a model computes."""
+    """Device, precision and batch size of a model."""
 
     device: str
     precision: Precision
@@ -45,9 +45,10 @@ class ComputeSettings(NamedTuple):
 
 
 class DualEncoder(Embedder):
-    """What both libraries' models have in common: an image tower, a text tower, and the logits' scale and bias.
+    """Base class: an image tower, a text tower, and scale and bias of the logits.
 
-    preprocessing: what else than the weights decides how pictures and texts are read, in plain values.
+    Args:
+        preprocessing: plain values that decide, besides the weights, how images and texts are read.
     """
 
     def __init__(self, name: str, model: nn.Module, preprocessing: dict[str, Any], compute: ComputeSettings):
@@ -66,11 +67,11 @@ class DualEncoder(Embedder):
 
     @abstractmethod
     def _image_features(self, images: Tensor) -> Tensor:
-        """What the image tower makes of pixels 0..255, (b, 3, height, width)."""
+        """Return the image tower's output for pixels 0..255, (b, 3, height, width)."""
 
     @abstractmethod
     def _text_features(self, texts: list[str]) -> Tensor:
-        """What the text tower makes of texts."""
+        """Return the text tower's output for texts."""
 
     @torch.no_grad()
     def encode_images(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b features"]:
@@ -115,9 +116,10 @@ class DualEncoder(Embedder):
 
 
 class OpenClipEmbedder(DualEncoder):
-    """A model of open_clip, with the preprocessing and the tokenizer that its configuration names.
+    """A model of open_clip with the preprocessing and the tokenizer of its configuration.
 
-    name: ``MODEL/PRETRAINED``, ``hf-hub:ID`` or ``local-dir:FOLDER``.
+    Args:
+        name: ``MODEL/PRETRAINED``, ``hf-hub:ID`` or ``local-dir:FOLDER``.
     """
 
     def __init__(self, name: str, compute: ComputeSettings):
@@ -148,7 +150,7 @@ class OpenClipEmbedder(DualEncoder):
 
 
 def _resolve_name(name: str) -> tuple[str, str | None]:
-    """The model's name and the tag of its weights, once it is sure that they can be had."""
+    """Return the model's name and the tag of its weights, after checking that they are available."""
     import open_clip
 
     if name.startswith(LOCAL_PREFIX):
@@ -172,9 +174,7 @@ def _resolve_name(name: str) -> tuple[str, str | None]:
 
 
 def _check_folder(path: str) -> Path:
-    """A folder that open_clip would load, which looks for the weights later and takes random ones where there
-    are none.
-    """
+    """Return a folder after checking that it holds weights; open_clip would use random ones without a message."""
     folder = Path(path).expanduser()
     if not (folder / "open_clip_config.json").is_file():
         raise BadInput(
@@ -200,7 +200,11 @@ def _settings(name: str) -> str:
 
 
 def _check_available(name: str, published: dict[str, Any]) -> None:
-    """Asks whether published weights are cached or can be had. Raises BadInput within seconds if not."""
+    """Check that published weights are cached or can be downloaded.
+
+    Raises:
+        BadInput: neither; raised within seconds.
+    """
     if published.get("hf_hub"):
         repository, _, file = published["hf_hub"].rpartition("/")
         files = (file,) if file else ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -212,7 +216,7 @@ def _check_available(name: str, published: dict[str, Any]) -> None:
 
 
 def _describe_tokenizer(tokenizer: Any) -> str:
-    """What a tokenizer of open_clip does, as far as can be told."""
+    """Return a text that identifies what a tokenizer of open_clip does."""
     inner: Any = getattr(tokenizer, "tokenizer", None)  # of transformers, inside open_clip's wrapper
     made = _describe_vocabulary(inner) if inner is not None else len(getattr(tokenizer, "encoder", ()))
     cleaning = getattr(getattr(tokenizer, "clean_fn", None), "__name__", "")
@@ -221,7 +225,7 @@ def _describe_tokenizer(tokenizer: Any) -> str:
 
 @contextmanager
 def _silence_open_clip() -> Iterator[None]:
-    """Without open_clip's notes to the root logger of how it loads a model."""
+    """Suppress open_clip's messages on the root logger."""
     root = logging.getLogger()
     before = root.level
     root.setLevel(logging.CRITICAL)
@@ -233,9 +237,10 @@ def _silence_open_clip() -> Iterator[None]:
 
 
 class TransformersEmbedder(DualEncoder):
-    """A CLIP, SigLIP or SigLIP 2 of transformers, with its own processor.
+    """A CLIP, SigLIP or SigLIP 2 of transformers with its own processor.
 
-    name: a folder written by ``save_pretrained`` or an id of the hub.
+    Args:
+        name: folder written by ``save_pretrained``, or a hub id.
     """
 
     def __init__(self, name: str, compute: ComputeSettings):
@@ -264,12 +269,12 @@ class TransformersEmbedder(DualEncoder):
         super().__init__(f"hf:{name}", model, reading, compute)
 
     def _image_features(self, images: Tensor) -> Tensor:
-        # By the whole processor: that of SigLIP 2 has its own mind about the number of patches (processing_siglip2.py).
+        # The whole processor is used: that of SigLIP 2 sets the number of patches (processing_siglip2.py).
         pictures = self.processor(images=list(images), return_tensors="pt", input_data_format="channels_first")
         return _unwrap_features(self.model.get_image_features(**pictures.to(self.device, self.dtype)))
 
     def _text_features(self, texts: list[str]) -> Tensor:
-        # SigLIP was trained on texts padded to the full length and is asked so; a CLIP looks at no padding.
+        # SigLIP was trained on texts padded to the full length; a CLIP ignores padding.
         words = self.processor.tokenizer(
             texts, padding="max_length", truncation=True, max_length=self.longest, return_tensors="pt"
         )
@@ -277,7 +282,7 @@ class TransformersEmbedder(DualEncoder):
 
 
 def _describe_vocabulary(tokenizer: Any) -> str:
-    """What a tokenizer of transformers does, as far as can be told."""
+    """Return a text that identifies what a tokenizer of transformers does."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     return (
         f"{backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())}"
@@ -286,5 +291,5 @@ def _describe_vocabulary(tokenizer: Any) -> str:
 
 
 def _unwrap_features(found: Any) -> Tensor:
-    """The vector for each input; transformers 5 wraps it."""
+    """Return the vector of each input, which transformers 5 wraps."""
     return found if isinstance(found, Tensor) else found.pooler_output

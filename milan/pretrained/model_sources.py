@@ -1,4 +1,4 @@
-"""Where a borrowed network comes from, and what is told when it cannot be had."""
+"""Find pretrained models by path or hub id, and report when they are not available."""
 
 from typing import Literal
 
@@ -14,12 +14,13 @@ PRECISIONS: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torc
 
 
 def get_dtype(precision: str) -> torch.dtype:
-    """
+    """Return the torch type of a precision.
+
     >>> get_dtype("bfloat16")
     torch.bfloat16
 
     Raises:
-        UnknownName: no such precision.
+        UnknownName: there is no such precision.
     """
     if precision not in PRECISIONS:
         raise UnknownName("precision", precision, PRECISIONS, "one of: " + ", ".join(PRECISIONS))
@@ -27,6 +28,10 @@ def get_dtype(precision: str) -> torch.dtype:
 
 
 def check_device(device: str) -> str:
-    """The device's name, if something can be put there. Raises BadInput otherwise."""
+    """Return the device's name after checking that it can be used.
+
+    Raises:
+        BadInput: it cannot.
+    """
     parse_device(device)
     return device

@@ -1,6 +1,4 @@
-"""Painters: pictures of what a text says, drawn by a text-to-image network or by Diorama itself, each drawn once and
-kept.
-"""
+"""Text-to-image models, and Diorama's own renderer in their place; pictures are cached."""
 
 import inspect
 import warnings
@@ -32,7 +30,7 @@ DENOISING_STEPS, GUIDANCE_SCALE = (
 
 
 class PictureRequest(NamedTuple):
-    """One picture that is asked for: what it shows, and which of the pictures of that text it is."""
+    """A picture to paint: its text, the random seed, and its number among the pictures of that text and seed."""
 
     text: str
     seed: int
@@ -40,11 +38,12 @@ class PictureRequest(NamedTuple):
 
 
 class Painter(ABC):
-    """Draws what a text says.
+    """Paints pictures of texts.
 
-    key: what its pictures depend on, but for the text, the seed and the number; side: of its pictures, before they are
-        fitted;
-    batch_size: pictures at a time, which changes none of them (but for rounding).
+    Attributes:
+        key: content key of all that pictures depend on besides the request.
+        side: height and width of a picture in pixels, before it is resized.
+        batch_size: number of pictures per batch; changes no picture, except by rounding.
     """
 
     key: str
@@ -53,18 +52,14 @@ class Painter(ABC):
 
     @abstractmethod
     def draw(self, requests: Sequence[PictureRequest]) -> UInt8[Tensor, "b 3 side side"]:
-        """The pictures, pixels 0..255, ``side`` wide and high; each follows from what is wanted of it alone, whatever
-        else is.
-        """
+        """Return one picture for each request, pixels 0..255; each depends on its own request alone."""
 
     def paint(
         self, text: str, count: int = 1, seed: int = 0, size: Size | None = None
     ) -> UInt8[Tensor, "count 3 height width"]:
-        """So many pictures of a text, another one for each number and seed, scaled to ``size`` if given. See
-        ``paint_texts``.
-        """
-        wanted = [PictureRequest(text, seed, number) for number in range(count)]
-        drawn = [self.draw(wanted[start : start + self.batch_size]) for start in range(0, count, self.batch_size)]
+        """Return ``count`` different pictures of a text, resized to ``size`` if given. See ``paint_texts``."""
+        requests = [PictureRequest(text, seed, number) for number in range(count)]
+        drawn = [self.draw(requests[start : start + self.batch_size]) for start in range(0, count, self.batch_size)]
         return resize_images(
             torch.cat(drawn) if drawn else torch.zeros(0, 3, self.side, self.side, dtype=torch.uint8), size
         )
@@ -79,23 +74,21 @@ def load_painter(
     steps: int = DENOISING_STEPS,
     guidance_scale: float = GUIDANCE_SCALE,
 ) -> Painter:
-    """A painter by name or path.
+    """Load a painter by name or path.
 
     Args:
-        spec: ``diorama`` (no network: it reads sentences of Diorama's language and draws exactly those scenes),
-            ``diffusers:ID_OR_FOLDER`` (Stable Diffusion and other text-to-image pipelines of diffusers), or one of
-            yours as ``PATH/FILE.py:NAME``, a class or function that is called without arguments and sees to device and
-            precision itself.
-        device: where it runs.
+        spec: ``diffusers:ID_OR_FOLDER`` (Stable Diffusion and other text-to-image pipelines of diffusers), ``diorama``
+            (no network: reads sentences of Diorama's language and renders exactly those scenes), or a custom one as
+            ``PATH/FILE.py:NAME``, a class or function without arguments that handles device and precision itself.
+        device: device of the model.
         precision: of weights and computation.
-        batch_size: pictures at a time.
-        steps: of denoising.
-        guidance_scale: how much the text counts; pipelines without guidance pay no heed.
+        batch_size: number of pictures per batch.
+        steps: number of denoising steps.
+        guidance_scale: weight of the text; ignored by pipelines without guidance.
 
     Raises:
-        UnknownName: no such family or precision.
-        BadInput: the path leads to no such pipeline, the hub does not have it or is out of reach, or the device cannot
-            be used.
+        UnknownName: there is no such family or precision.
+        BadInput: the path leads to no such pipeline, the hub lacks it or is out of reach, or the device cannot be used.
     """
     if spec.rpartition(":")[0].endswith(".py"):
         return _load_custom(spec)
@@ -123,7 +116,7 @@ def _load_custom(spec: str) -> Painter:
 
 
 class ExactPainter(Painter):
-    """Diorama's own drawing program, told what to draw: what a text says in its language is true of the picture."""
+    """Diorama's own renderer: what a text states in Diorama's language is true of the picture."""
 
     side = 64
 
@@ -145,10 +138,11 @@ class ExactPainter(Painter):
 
 
 class DiffusionPainter(Painter):
-    """A text-to-image pipeline of diffusers, without a checker of its pictures. The noise of each picture is drawn on
-    the CPU.
+    """A text-to-image pipeline of diffusers without its safety checker; the noise is sampled on the CPU.
 
-    name: a folder written by ``save_pretrained`` or an id of the hub; denoising: how many steps, and the guidance.
+    Args:
+        name: folder written by ``save_pretrained``, or a hub id.
+        denoising: number of steps, and the guidance scale.
     """
 
     def __init__(self, name: str, *, device: str, precision: Precision, batch_size: int, denoising: tuple[int, float]):
@@ -164,7 +158,7 @@ class DiffusionPainter(Painter):
         except Exception as error:  # the hub's client, the network and diffusers each raise their own
             raise BadInput(f"{self.name} cannot be loaded as a painter: {format_error_line(error)}") from error
         if getattr(self.pipeline, "safety_checker", None) is not None:
-            self.pipeline.safety_checker = None  # it would black out pictures, and a black picture is no answer
+            self.pipeline.safety_checker = None  # it would return black pictures
         self.pipeline.to(device)
         self.pipeline.set_progress_bar_config(disable=True)
         self._options = {"num_inference_steps": self.steps} | _supported_options(self.pipeline.__call__, self.guidance)
@@ -175,7 +169,7 @@ class DiffusionPainter(Painter):
         self.side = self._find_side()
 
     def _find_side(self) -> int:
-        """Of a picture, as the pipeline itself chooses."""
+        """Return the side of a picture that the pipeline chooses by itself."""
         core: Any = getattr(self.pipeline, "unet", None) or getattr(self.pipeline, "transformer", None)
         return int(core.config.sample_size) * int(getattr(self.pipeline, "vae_scale_factor", 1))
 
@@ -193,7 +187,7 @@ class DiffusionPainter(Painter):
         return (pictures * 255).round().clamp(0, 255).to(torch.uint8)
 
     def _warn_of_long_texts(self, texts: Sequence[str]) -> None:
-        """Tells of texts that are longer than the network reads; diffusers cuts them."""
+        """Warn of texts that are longer than the network reads; diffusers cuts them."""
         tokenizer: Any = getattr(self.pipeline, "tokenizer", None)
         for text in texts if tokenizer is not None else ():
             if len(tokenizer(text).input_ids) > tokenizer.model_max_length:
@@ -203,7 +197,7 @@ class DiffusionPainter(Painter):
 
 @contextmanager
 def _silence_diffusers() -> Iterator[None]:
-    """Without diffusers' bars and notices: what matters is told by our own errors and warnings."""
+    """Suppress diffusers' progress bars and notices; our own errors and warnings report what matters."""
     from diffusers.utils import logging as notices
 
     level = notices.get_verbosity()
@@ -221,15 +215,16 @@ def _silence_diffusers() -> Iterator[None]:
 
 
 def _supported_options(call: Callable[..., Any], guidance: float) -> dict[str, Any]:
-    """The options that a pipeline has. Binning would draw at the nearest of the published sizes, not at the one that it
-    is made for.
+    """Return the options that a pipeline takes.
+
+    Resolution binning would paint at the nearest published size instead of the pipeline's own.
     """
     wished = {"guidance_scale": guidance, "use_resolution_binning": False}
     return {name: value for name, value in wished.items() if name in inspect.signature(call).parameters}
 
 
 def resize_images(images: UInt8[Tensor, "b 3 h w"], size: Size | None) -> UInt8[Tensor, "b 3 height width"]:
-    """Pictures scaled until they cover a size, antialiased, and the middle of them; as they are without a size."""
+    """Return the centre of pictures after scaling them, antialiased, to cover ``size``; unchanged if it is None."""
     if size is None or images.shape[-2:] == height_width(size):
         return images
     wanted = Preprocessing(size)
@@ -241,10 +236,10 @@ def resize_images(images: UInt8[Tensor, "b 3 h w"], size: Size | None) -> UInt8[
 def paint_texts(
     painter: Painter, texts: Sequence[str], count: int, *, seed: int = 0, size: Size | None = None
 ) -> UInt8[Tensor, "texts count 3 height width"]:
-    """``count`` pictures of each text, in order; each picture is drawn once ever and then found in the cache, at the
-    painter's own size.
+    """Return ``count`` pictures of each text, in order, from the cache where they were painted before.
 
-    What was drawn is kept at once, so a killed run loses a batch at most; pictures of several texts are drawn together.
+    Pictures are cached in the painter's own size as soon as they are painted; an interrupted run loses one batch at
+    most. Pictures of several texts share batches.
 
     Raises:
         BadInput: the cache cannot be written.
@@ -271,7 +266,7 @@ def paint_texts(
 
 
 def find_cached_picture(key: str, request: PictureRequest) -> UInt8[Tensor, "3 side side"] | None:
-    """Return a picture that the painter of that key has drawn before; None if the cache has none or it is damaged."""
+    """Return a cached picture of the painter with that key; None if there is none or it is damaged."""
     file = _cache_file(cache_folder() / "pictures" / key, request)
     return torch.from_numpy(np.load(file)) if _is_whole(file) else None
 

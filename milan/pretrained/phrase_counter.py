@@ -1,6 +1,4 @@
-"""What stands in for a language model where none is at hand: a program that counts phrases. It reads nothing and
-understands nothing.
-"""
+"""A program that counts phrases, in place of a language model. It understands nothing."""
 
 import math
 import re
@@ -39,7 +37,7 @@ AGAINST = "against"
 
 @dataclass(frozen=True)
 class Phrase:
-    """Some words that occur in texts."""
+    """Words that occur together in texts."""
 
     words: tuple[str, ...]  # as they are compared: without the s of a plural
     text: str
@@ -77,7 +75,7 @@ class PhraseCounter(Llm):
 
 
 def simplify_caption(text: str) -> str:
-    """A caption's phrases, without what stands between them.
+    """Return a caption's phrases without the words between them.
 
     >>> simplify_caption("a picture of a red striped car in front of the house")
     'red striped car and house'
@@ -87,7 +85,7 @@ def simplify_caption(text: str) -> str:
 
 
 def summarize(texts: Sequence[str], sample_index: int = 0) -> str:
-    """What most texts share; another thing for each draw.
+    """Return a phrase that most texts share, another one for each sample.
 
     >>> [summarize(["red car and house", "red bus", "a blue car"], draw) for draw in range(3)]
     ['red', 'car', 'red and car']
@@ -102,7 +100,7 @@ def summarize(texts: Sequence[str], sample_index: int = 0) -> str:
 
 
 def explain(items: Sequence[tuple[str, int]]) -> str:
-    """What accounts for most of the integers: of those above 0, and, after "against", of those below it.
+    """Return the phrases that explain most of the integers above 0 and, after "against", of those below 0.
 
     >>> explain([("red car", 9), ("red bus", 8), ("blue dog", 1), ("green dog", 1)])
     'red'
@@ -123,7 +121,7 @@ def explain(items: Sequence[tuple[str, int]]) -> str:
 
 
 def simulate(explanation: str, text: str, *, signed: bool = False) -> int:
-    """How strongly a unit of that explanation answers to a text, 0..10, or, where signs count, -10..10.
+    """Return the predicted activation of a unit with that explanation on a text, 0..10, or -10..10 if signed.
 
     >>> simulate("red cars and dogs", "a red car at the beach"), simulate("cars, against dogs", "dog", signed=True)
     (7, -10)

@@ -36,7 +36,7 @@ class MissingModel:
     Attributes:
         role: what it is needed as, such as ``captioner``.
         spec: its name.
-        source: address that it would be downloaded from.
+        source: address that it would be downloaded from; empty for an endpoint, of which nothing is downloaded.
         cache: place where it would be kept.
         facts: size and licence.
         hint: how else it can be given.
@@ -50,9 +50,11 @@ class MissingModel:
     hint: str = ""
 
     def __str__(self) -> str:
+        if not self.source:
+            return f"{self.role} {self.spec}: {self.hint}"
         licence = f"licence {self.facts.licence}" if self.facts.licence else "licence not known"
         about = [self.facts.size or "size not known", licence]
-        about += [f"from {self.source}"] if self.source else []
+        about += [f"from {self.source}"]
         about += [f"kept in {self.cache}"] if self.cache else []
         return f"{self.role} {self.spec} ({', '.join(about)}){f': {self.hint}' if self.hint else ''}"
 
@@ -89,9 +91,8 @@ def _find_missing_endpoint(role: str, spec: str, base_url: str) -> MissingModel 
     base_url = base_url or os.environ.get("OPENAI_BASE_URL", "")
     if base_url or os.environ.get("OPENAI_API_KEY"):
         return None
-    hint = "set OPENAI_API_KEY, or base_url for an endpoint of your own such as http://localhost:8000/v1"
-    facts = ModelFacts("nothing to download", "the provider's terms")
-    return MissingModel(role, spec, OPENAI_URL, "", facts, hint)
+    hint = f"set OPENAI_API_KEY ({OPENAI_URL}), or base_url for an endpoint such as http://localhost:8000/v1"
+    return MissingModel(role, spec, hint=hint)
 
 
 def _find_missing_repository(

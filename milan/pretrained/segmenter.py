@@ -1,4 +1,4 @@
-"""Segmentation networks: which concept each pixel of a picture shows, on one or several levels."""
+"""Semantic segmentation networks: the concepts that each pixel shows, on one or several levels."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -20,11 +20,13 @@ SPEC_FORMS = "diorama, hf:ID_OR_FOLDER, torchvision:NAME, torchvision:NAME=WEIGH
 
 
 class Segmenter(ABC):
-    """Says of every pixel which concepts it shows.
+    """Labels every pixel with the concepts that it shows.
 
-    key: what its answers depend on: weights and preprocessing; concepts: the names that its numbers stand for;
-    level_names: of the labels that a pixel has beside each other; batch_size: pictures at a time, which changes no
-        answer.
+    Attributes:
+        key: content key of weights and preprocessing.
+        concepts: names of the label numbers.
+        level_names: names of the levels, of each of which a pixel has one label.
+        batch_size: number of images per batch; changes no label.
     """
 
     key: str
@@ -33,33 +35,32 @@ class Segmenter(ABC):
     batch_size: int = 16
 
     def segment(self, images: UInt8[Tensor, "b 3 h w"]) -> Int[Tensor, "b levels h w"]:
-        """The labels of each pixel, on the CPU: indices into ``concepts``, -1 for none. Pixels are 0..255."""
+        """Return the labels of each pixel, on the CPU: indices into ``concepts``, -1 for none. Pixels are 0..255."""
         if not len(images):
             return torch.zeros(0, len(self.level_names), *images.shape[-2:], dtype=torch.int64)
         return torch.cat([self._segment(part).cpu() for part in images.split(self.batch_size)])
 
     @abstractmethod
     def _segment(self, images: UInt8[Tensor, "b 3 h w"]) -> Int[Tensor, "b levels h w"]:
-        """The labels of a few pictures."""
+        """Return the labels of one batch of images."""
 
 
 def load_segmenter(spec: str = "diorama", *, device: str = "cpu", batch_size: int = 16) -> Segmenter:
-    """A segmentation network by name or path.
+    """Load a segmentation network by name or path.
 
     Args:
-        spec: ``diorama`` (trained on its scenes, comes with the package: colour, pattern, part, object, text and
-            setting); ``hf:ID_OR_FOLDER`` (semantic segmentation of transformers: SegFormer, BEiT, DPT, UperNet,
-            MobileViT, ...); ``torchvision:NAME`` (such as deeplabv3_resnet50) with its published weights,
-            ``torchvision:NAME=FILE`` with those of a file, ``torchvision:NAME=random`` with none; or a Segmenter of
-            yours as ``PATH/FILE.py:NAME``, a class or function that is called without arguments.
-        device: where it runs.
-        batch_size: pictures at a time.
+        spec: ``hf:ID_OR_FOLDER`` (semantic segmentation of transformers: SegFormer, BEiT, DPT, UperNet, MobileViT,
+            ...); ``torchvision:NAME`` (such as deeplabv3_resnet50) with published weights, ``torchvision:NAME=FILE``
+            with those of a file, ``torchvision:NAME=random`` with random ones; ``diorama`` (the stand-in that comes
+            with the package: colour, pattern, part, object, text and setting); or a custom Segmenter as
+            ``PATH/FILE.py:NAME``, a class or function without arguments.
+        device: device of the network.
+        batch_size: number of images per batch.
 
     Raises:
-        UnknownName: no such family or model.
-        BadInput: the path leads to no such model, the hub does not have it or is out of reach, or the device cannot be
-            used.
-        MissingEvidence: the embedded segmenter was not built.
+        UnknownName: there is no such family or model.
+        BadInput: the path leads to no such model, the hub lacks it or is out of reach, or the device cannot be used.
+        MissingEvidence: the stand-in was not built.
     """
     if spec.rpartition(":")[0].endswith(".py"):
         return _load_custom(spec)
@@ -86,9 +87,9 @@ def _load_custom(spec: str) -> Segmenter:
 
 
 class DioramaSegmenter(Segmenter):
-    """The labeller that was trained on Diorama's scenes; a name that two kinds share is one concept on both levels.
+    """The network trained on Diorama's scenes; a name that two kinds share is one concept on both levels.
 
-    Pictures are scaled to its 64 pixels a side, and the labels back.
+    Images are resized to its 64 pixels a side, and the labels back.
     """
 
     def __init__(self, device: str = "cpu"):
@@ -121,9 +122,7 @@ class DioramaSegmenter(Segmenter):
 
 
 class TransformersSegmenter(Segmenter):
-    """Semantic segmentation by a network of transformers, with its own image processor, but without the cutting out of
-    a centre.
-    """
+    """A semantic segmentation network of transformers with its own image processor, without centre cropping."""
 
     def __init__(self, name: str, device: str = "cpu"):
         import transformers
@@ -154,8 +153,9 @@ class TransformersSegmenter(Segmenter):
 
 
 class TorchvisionSegmenter(Segmenter):
-    """A segmentation network of torchvision, ``NAME`` or ``NAME=FILE``; weights of a file with other classes count them
-    "class 1", ...
+    """A segmentation network of torchvision, ``NAME`` or ``NAME=FILE``.
+
+    If the weights of a file have other classes than the published ones, these are called "class 1", "class 2", ...
     """
 
     def __init__(self, name: str, device: str = "cpu"):
@@ -193,7 +193,7 @@ def _parse_weights(file: str) -> str | Path | None:
 
 
 def _read_preprocessing(published: Any) -> tuple[int, Float[Tensor, "3 1 1"], Float[Tensor, "3 1 1"]]:
-    """Short side, mean and standard deviation that torchvision's published weights were trained with."""
+    """Return short side, mean and standard deviation of the preprocessing of torchvision's published weights."""
     wanted = published.transforms()
     size = wanted.resize_size[0] if isinstance(wanted.resize_size, list | tuple) else wanted.resize_size
     return int(size), torch.tensor(wanted.mean).view(3, 1, 1), torch.tensor(wanted.std).view(3, 1, 1)
@@ -202,5 +202,5 @@ def _read_preprocessing(published: Any) -> tuple[int, Float[Tensor, "3 1 1"], Fl
 def _most_likely_labels(
     logits: Float[Tensor, "b classes rows columns"], images: UInt8[Tensor, "b 3 h w"]
 ) -> Int[Tensor, "b 1 h w"]:
-    """The likeliest class of each pixel, the logits spread over the picture first, as both libraries do."""
+    """Return the most likely class of each pixel, after upsampling the logits as both libraries do."""
     return interpolate(logits.float(), images.shape[-2:], mode="bilinear", align_corners=False).argmax(1, keepdim=True)

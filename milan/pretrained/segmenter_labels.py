@@ -1,6 +1,4 @@
-"""Pixel labels from wherever they come: what the probe itself knows, or what a segmentation network makes of its
-images.
-"""
+"""Pixel labels of a probe: its own, or those of a segmentation network."""
 
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
@@ -25,15 +23,15 @@ BLOCK_LENGTH = 32  # images segmented and kept together
 def load_pixel_labels(
     probe: Probe, spec: str = "probe", *, classes: str = "", ignored: str = IGNORED_NAMES, device: str = "cpu"
 ) -> PixelLabels:
-    """The labels of a probe's pixels.
+    """Load the labels of a probe's pixels.
 
     Args:
-        spec: ``probe`` for the labels that come with it, ``segmenter`` for those of Diorama's segmenter, or
-            ``segmenter:SPEC`` for those of another one, as ``load_segmenter`` names it.
+        spec: ``probe`` for the labels that come with it, ``segmenter`` for those of the stand-in, or ``segmenter:SPEC``
+            for those of another network, as ``load_segmenter`` takes it.
         classes: names of the class numbers in the probe's own label maps, as
             ``milan.probes.pixel_labels.load_probe_labels`` takes them.
         ignored: names, separated by commas, that are no concepts.
-        device: where a segmenter runs.
+        device: device of a segmenter.
 
     Raises:
         UnknownName: the spec is none of these.
@@ -48,9 +46,10 @@ def load_pixel_labels(
 
 
 class SegmenterLabels(PixelLabels):
-    """What a segmentation network makes of a probe's images: each segmented once, and kept in the cache.
+    """Labels of a probe's images by a segmentation network, cached.
 
-    ``ignored`` names, separated by commas, what of its classes is no concept.
+    Args:
+        ignored: names, separated by commas, of classes that are no concepts.
     """
 
     def __init__(self, probe: Probe, segmenter: Segmenter, ignored: str = IGNORED_NAMES):
@@ -72,7 +71,7 @@ class SegmenterLabels(PixelLabels):
         return torch.from_numpy(self._numbers[found])
 
     def _load_block(self, block: int) -> Int[np.ndarray, "block levels h w"]:
-        """The segmenter's labels of a block of images, all -1 for those that cannot be read."""
+        """Return the labels of a block of images, all -1 for unreadable ones."""
         if self._block[0] != block:
             file = self._folder / f"{block}.npz"
             self._block = (block, made_once(file, lambda path: self._segment(block, path), _kept_labels))
@@ -102,7 +101,7 @@ def _kept_labels(file: Path) -> Int[np.ndarray, "block levels h w"]:
 
 
 def segmenter_of(spec: str) -> dict[str, str]:
-    """Return the segmenter that ``load_pixel_labels`` would take, under that name; nothing for the probe's own labels.
+    """Return the segmenter that ``load_pixel_labels`` uses for a spec, by role; empty for the probe's own labels.
 
     >>> segmenter_of("segmenter"), segmenter_of("segmenter:hf:nvidia/segformer"), segmenter_of("probe")
     ({'segmenter': 'diorama'}, {'segmenter': 'hf:nvidia/segformer'}, {})
@@ -112,9 +111,7 @@ def segmenter_of(spec: str) -> dict[str, str]:
 
 
 def compute_source_key(spec: str, classes: str = "", device: str = "cpu") -> str:
-    """Stands for the weights of the segmenter that ``load_pixel_labels`` would take, or for the names of classes that
-    were given.
-    """
+    """Return the content key of the segmenter that ``load_pixel_labels`` uses, or of the given class names."""
     kind, _, rest = spec.partition(":")
     if kind == "segmenter":
         return _load_segmenter(rest or "diorama", device).key
@@ -123,5 +120,5 @@ def compute_source_key(spec: str, classes: str = "", device: str = "cpu") -> str
 
 @lru_cache(maxsize=1)
 def _load_segmenter(spec: str, device: str) -> Segmenter:
-    """The one that was asked for last is at hand: it is needed for each layer, and for its key."""
+    """Load a segmenter; the last one is cached, since it is needed for each layer and for its key."""
     return load_segmenter(spec, device=device)

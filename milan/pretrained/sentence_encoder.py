@@ -19,7 +19,7 @@ BATCH_SIZE = 64
 
 
 class SentenceEncoder:
-    """An encoder of transformers whose tokens are averaged, as all-mpnet-base-v2 and the MiniLM models are.
+    """An encoder of transformers with mean pooling over tokens, as in all-mpnet-base-v2 and the MiniLM models.
 
     Args:
         name: id of the hub, or a folder written by ``save_pretrained``.
@@ -51,7 +51,7 @@ class SentenceEncoder:
         return content_key(sentences=network_hash(self.model))
 
     def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "texts features"]:
-        """Vectors of unit length, float32 and on the CPU; a text longer than the model reads is cut."""
+        """Return unit vectors, float32 on the CPU; long texts are cut."""
         parts = [
             self._encode_batch(list(texts[start : start + BATCH_SIZE])) for start in range(0, len(texts), BATCH_SIZE)
         ]
@@ -68,10 +68,10 @@ class SentenceEncoder:
 
 
 def load_sentence_encoder(spec: str, *, device: str = "cpu") -> SentenceEncoder:
-    """A sentence encoder by ``hf:ID_OR_FOLDER``, as in hf:sentence-transformers/all-mpnet-base-v2.
+    """Load a sentence encoder by ``hf:ID_OR_FOLDER``, as in hf:sentence-transformers/all-mpnet-base-v2.
 
     Raises:
-        UnknownName: no such family.
+        UnknownName: there is no such family.
         BadInput: there is no such model.
     """
     family, _, name = spec.partition(":")

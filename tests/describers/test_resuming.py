@@ -81,7 +81,7 @@ def test_an_answer_for_a_unit_not_asked_for_is_refused(tmp_path, toys):
         def describe(self, dissection, units):
             yield Description(Unit("answers", 99), "x", 1.0)
 
-    with pytest.raises(BadInput, match="spoke of answers:99, which it was not asked for"):
+    with pytest.raises(BadInput, match="described answers:99, which it was not asked for"):
         run(Chatty(), toys, tmp_path)
 
 

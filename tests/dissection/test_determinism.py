@@ -135,7 +135,7 @@ def test_describe_py_keeps_the_warning_in_its_facts(tmp_path: Path) -> None:
     for index in range(6):
         Image.fromarray(toy_probe(6).image(index).permute(1, 2, 0).numpy()).save(tmp_path / "probe" / f"{index}.png")
     words = ["--target", f"{tmp_path / 'net.py'}:net", "--probe", str(tmp_path / "probe"), "--layers", "last"]
-    words += ["--describer", "constant", "--k", "2", "--out", str(tmp_path / "out")]
+    words += ["--describer", "constant:text=things", "--k", "2", "--out", str(tmp_path / "out")]
     assert main(words) == 2
     assert main([*words, "--dry_run"]) == 2
     assert not (tmp_path / "out" / "run.json").exists()

@@ -200,7 +200,7 @@ def test_describing_takes_the_generators_own_pictures(tmp_path: Path, capsys) ->
         "--layers",
         "halves",
         "--describer",
-        "constant",
+        "constant:text=things",
         "--out",
         str(tmp_path / "run"),
         "--k",
@@ -211,5 +211,7 @@ def test_describing_takes_the_generators_own_pictures(tmp_path: Path, capsys) ->
     assert f'"probe": "latents:{file}:make"' in table
     assert main([*words[:-4], "--dry_run", "true"]) == 0
     assert "latents:" in capsys.readouterr().out
-    catalogue = describe(f"{file}:make", layers=["halves"], describer="constant", out=tmp_path / "again", k=3)
+    catalogue = describe(
+        f"{file}:make", layers=["halves"], describer="constant:text=things", out=tmp_path / "again", k=3
+    )
     assert catalogue.facts["probe"] == f"latents:{file}:make"

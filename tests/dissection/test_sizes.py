@@ -72,7 +72,7 @@ def test_pictures_of_the_networks_size_are_shown_as_they_are(file: Path, tmp_pat
     """By file and options, as a Target from a file, and as a module in Python: the exemplars are plain PyTorch's."""
     folder, module = pictures(tmp_path / "small", 32, 32), load_target(f"{file}:small").model
     expected = brute_exemplars(by_hand(folder, module), 5)
-    run = ["--probe", str(folder), "--layers", "0", "--k", "5", "--describer", "constant"]
+    run = ["--probe", str(folder), "--layers", "0", "--k", "5", "--describer", "constant:text=things"]
     assert (
         main(["--target", f"{file}:network", "--image_size", "32", *PLAIN, *run, "--out", str(tmp_path / "file")]) == 0
     )
@@ -111,7 +111,7 @@ def test_images_that_are_not_square(file: Path, tmp_path: Path) -> None:
     """From the options through masks, table and page to accuracy."""
     folder = pictures(tmp_path / "wide", 24, 40)
     run = ["--target", f"{file}:network", "--image_size", "24", "40", *PLAIN, "--probe", str(folder), "--layers", "0"]
-    assert main([*run, "--k", "5", "--describer", "constant", "--out", str(tmp_path / "out")]) == 0
+    assert main([*run, "--k", "5", "--describer", "constant:text=things", "--out", str(tmp_path / "out")]) == 0
     target = load_target(f"{file}:network", image_size=[24, 40], mean=[0.5] * 3, std=[0.5] * 3)
     maps = by_hand(folder, target.model)
     found = dissect(target, load_probe(str(folder), target=target), ["0"], tmp_path / "out" / "dissection", k=5)["0"]

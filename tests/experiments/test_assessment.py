@@ -25,7 +25,7 @@ CAPTIONER = f"{PICTURED}:ColourCaptioner"
 @pytest.fixture
 def options(tmp_path):
     file = tmp_path / "colours.yaml"
-    file.write_text(f"describer: caption_activation\nsettings:\n  captioner: {CAPTIONER}\n")
+    file.write_text(f"describer: caption_activation\nsettings:\n  captioner: {CAPTIONER}\n  llm: phrases\n")
     return str(file)
 
 
@@ -37,7 +37,7 @@ def test_right_words_predict_and_wrong_ones_do_not(options, tmp_path):
             pairs=["caption_activation"],
             target=f"{toys}:make_detectors",
             probe=str(tmp_path / "probe"),
-            settings={"captioner": CAPTIONER},
+            settings={"captioner": CAPTIONER, "llm": "phrases"},
             layers=["answers"],
             units="0-2",
             explained_share=0.3,
@@ -60,7 +60,7 @@ def test_those_who_explain_from_pairs_get_a_share_of_them_and_others_all(options
     config = AssessmentConfig(describers=[options], explained_share=0.5, seed=3)
     restricted = restrict_to_share(load_evaluated_describer(options, *sources), config)
     assert restricted.describer.settings.items() >= {"share": 0.5, "seed": 3}.items()
-    other = load_evaluated_describer("constant", *sources)
+    other = load_evaluated_describer("constant:text=cars", *sources)
     assert restrict_to_share(other, config) is other
 
 

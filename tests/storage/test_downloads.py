@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import os
 from dataclasses import replace
 
+import huggingface_hub.constants
 import pytest
 
 from milan.errors import BadInput
 from milan.storage.downloads import DownloadOptions, RemoteFile, fetch, is_downloaded
+from milan.storage.hub_access import go_offline, is_reachable
 from tests.file_server import serve
 
 BODY = bytes(range(256)) * 40
@@ -138,6 +141,17 @@ def test_a_file_longer_than_announced_is_cut_and_its_checksum_tells(server, remo
     with pytest.raises(BadInput, match=SHA256):
         fetch(replace(remote, sha256=SHA256), options=QUICK)
     assert not remote.path.exists()
+
+
+def test_offline_no_server_counts_as_reachable(server, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    assert is_reachable(server.url)
+    monkeypatch.setenv("MILAN_OFFLINE", "0")
+    go_offline()
+    assert (os.environ["MILAN_OFFLINE"], os.environ["HF_HUB_OFFLINE"]) == ("1", "1")
+    assert huggingface_hub.constants.HF_HUB_OFFLINE is True
+    assert not is_reachable(server.url)
 
 
 def test_offline_nothing_is_asked_and_what_is_there_is_used(server, remote, monkeypatch):

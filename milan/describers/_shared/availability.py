@@ -1,7 +1,7 @@
 """What can describe units here and now: the models and the evidence that describers need, and which of it is there."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from milan.concepts.presence import has_pixel_labels
@@ -9,9 +9,13 @@ from milan.describers import list_describers
 from milan.describers._shared.base import Describer
 from milan.describers._shared.weight_pairs import count_outputs
 from milan.errors import BadInput, MissingEvidence
+from milan.pretrained.published_models import MissingModel
 from milan.probes import Probe
 from milan.probes.class_labels import UNKNOWN
+from milan.storage.hub_access import is_offline
 from milan.targets.target import Target
+
+WEIGHT_LABEL = "weight_label"
 
 
 class DescriberChoice(NamedTuple):
@@ -28,14 +32,22 @@ def check_ready(describer: Describer, target: Target, probe: Probe) -> None:
         MissingEvidence: something is missing. The text names each model with size, licence, source and place in the
             cache, and the describers that would work instead.
     """
-    missing = [str(each) for each in describer.find_missing_models()]
+    reasons = _format_missing(describer.find_missing_models())
     try:
         describer.check_evidence(target, probe)
     except (MissingEvidence, BadInput) as error:
-        missing.append(str(error))
-    if missing:
+        reasons.append(str(error))
+    if reasons:
         choices = _format_choices(target, probe)
-        raise MissingEvidence(f"{describer.name} cannot run here: {'; '.join(missing)}. {choices}")
+        raise MissingEvidence(f"{describer.name} cannot run here: {'; '.join(reasons)}. {choices}")
+
+
+def _format_missing(models: Sequence[MissingModel]) -> list[str]:
+    """Return each missing model once, after the reason why it is not downloaded."""
+    files = list(dict.fromkeys(str(each) for each in models if each.cache or each.source))
+    services = list(dict.fromkeys(str(each) for each in models if not (each.cache or each.source)))
+    why = "this run is offline" if is_offline() else "their sources are out of reach"
+    return [*services, *([f"not on this machine, and {why}: {'; '.join(files)}"] if files else [])]
 
 
 def _format_choices(target: Target, probe: Probe) -> str:
@@ -57,12 +69,14 @@ def list_choices(target: Target, probe: Probe) -> Iterator[DescriberChoice]:
         yield DescriberChoice("compositional", "the probe has pixel labels")
     if has_class_labels(probe):
         yield DescriberChoice("linear_explanations:evidence=labels", "the probe has class labels")
-    if classes := _find_class_names(target, probe):
-        yield DescriberChoice(f"weight_label:llm=phrases{classes}", "the network's classes have names")
+    if (classes := _find_class_names(target, probe)) is not None:
+        yield DescriberChoice(f"{WEIGHT_LABEL}:llm=phrases,classes={classes}", "the network's classes have names")
 
 
 def choose_describer(target: Target, probe: Probe, load: Callable[[str], Describer]) -> DescriberChoice:
     """Return the best describer that can run: an endpoint that looks, an image-text model, pixel labels, class labels.
+
+    A describer that sees no image is never chosen.
 
     Args:
         load: makes a describer of a spec.
@@ -72,13 +86,14 @@ def choose_describer(target: Target, probe: Probe, load: Callable[[str], Describ
     """
     if _has_endpoint():
         return DescriberChoice("vlm", "an endpoint is given in OPENAI_BASE_URL")
-    embedder = load("clip_dissect").find_missing_models()
-    if not embedder:
+    missing = load("clip_dissect").find_missing_models()
+    if not missing:
         return DescriberChoice("clip_dissect", "its image-text model and its concepts are here or can be downloaded")
     for choice in list_choices(target, probe):
-        return choice
-    missing = "; ".join(map(str, embedder))
-    raise MissingEvidence(f"no describer can run here: {missing}. {_format_choices(target, probe)}")
+        if not choice.spec.startswith(WEIGHT_LABEL):
+            return choice
+    reasons = "; ".join(_format_missing(missing))
+    raise MissingEvidence(f"auto finds no describer that can run here: {reasons}. {_format_choices(target, probe)}")
 
 
 def _has_endpoint() -> bool:
@@ -91,9 +106,9 @@ def has_class_labels(probe: Probe) -> bool:
     return labels is not None and UNKNOWN not in labels and len(set(labels)) > 1
 
 
-def _find_class_names(target: Target, probe: Probe) -> str:
-    """Return the setting of ``weight_label`` that names a classifier's classes; empty if they have no names."""
+def _find_class_names(target: Target, probe: Probe) -> str | None:
+    """Return the value of ``classes`` by which ``weight_label`` names a classifier's outputs; None if it cannot."""
     outputs = count_outputs(target)
     if probe.classes is not None and len(probe.classes) == outputs:
-        return ',classes=""'
-    return ",classes=imagenet" if outputs == 1000 else ""
+        return ""
+    return "imagenet" if outputs == 1000 else None

@@ -1,6 +1,4 @@
-"""Best concept selection (Describe-and-Dissect, section 3.3): candidates are painted, and the unit itself tells which
-it answers to.
-"""
+"""Best concept selection (Describe-and-Dissect, section 3.3): the candidate whose pictures activate the unit most."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,10 +29,11 @@ SHOWN_DIGITS = 4
 
 @dataclass(frozen=True)
 class ScoredCandidate:
-    """One candidate, its pictures' activations, and what it scores by each of the functions.
+    """A candidate with the activations of its pictures and its scores.
 
-    ranks: of its pictures among those of all candidates, 1 for the one that moves the unit most; equal ones share the
-        mean of theirs.
+    Attributes:
+        ranks: ranks of its pictures' activations among those of all candidates, 1 for the largest; equal activations
+            share their mean rank.
     """
 
     text: str
@@ -45,7 +44,7 @@ class ScoredCandidate:
 
 @dataclass(frozen=True)
 class SelectionRequest:
-    """What is to be chosen for one unit: candidates, in the order they were found, and the images that move it most."""
+    """The candidates of one unit, in the order they were found, and the images that activate it most."""
 
     unit: Unit
     texts: tuple[str, ...]
@@ -53,7 +52,7 @@ class SelectionRequest:
 
 
 class CandidateSelection:
-    """How the best of some candidates is found.
+    """Selects the best candidate by painting all of them.
 
     Args:
         painter: draws them; embedder: compares pictures, and texts; prompt: what a candidate is put into for the
@@ -91,8 +90,9 @@ class CandidateSelection:
         return content_key(painter=self.painter.key, embedder=self.embedder.key, **settings)
 
     def choose(self, target: Target, requests: Sequence[SelectionRequest]) -> list[list[ScoredCandidate]]:
-        """For each wish its candidates, the best first; of equals the earlier one. All pictures are painted, and looked
-        at, together.
+        """Return the candidates of each request, best first, ties in their order.
+
+        The pictures of all requests are painted and evaluated together.
         """
         asked = list(dict.fromkeys(self._fill_prompt(text) for wish in requests for text in wish.texts))
         if not asked:
@@ -120,7 +120,7 @@ class CandidateSelection:
         return found
 
     def select_labels(self, choices: Sequence[ScoredCandidate], max_labels: int) -> list[str]:
-        """The best candidates that say different things (appendix A.7), at most so many."""
+        """Return at most ``max_labels`` of the best candidates, of which no two are similar (appendix A.7)."""
         texts = [choice.text for choice in choices]
         return (
             drop_near_duplicates(texts, embed_texts(self.embedder, texts), MAX_LABEL_SIMILARITY)[:max_labels]
@@ -129,7 +129,7 @@ class CandidateSelection:
         )
 
     def make_candidates(self, choices: Sequence[ScoredCandidate]) -> tuple[Candidate, ...]:
-        """The candidates with their scores, as a description keeps them."""
+        """Return the candidates with their scores, for a description."""
         return tuple(
             Candidate(
                 choice.text, choice.scores[self.scoring], tuple((name, choice.scores[name]) for name in SCORE_NAMES)
@@ -138,7 +138,7 @@ class CandidateSelection:
         )
 
     def make_reasoning(self, choices: Sequence[ScoredCandidate]) -> dict[str, Any]:
-        """The pictures that decided, as plain values: where they are kept, and how they moved the unit."""
+        """Return the cached pictures and the activations they caused, as plain values."""
         painted = [
             {
                 "text": choice.text,
@@ -181,7 +181,7 @@ SCORE_NAMES = ("mean", "topk_squared", "image_products", "topk_squared_image_pro
 def compute_scores(
     ranks: Float[np.ndarray, "texts count"], products: Float[np.ndarray, " texts"], beta: int = BETA
 ) -> dict[str, Float[np.ndarray, " texts"]]:
-    """The four scoring functions (appendix A.1.4), larger being better.
+    """Return the scores of the four functions (appendix A.1.4); larger is better.
 
     ``mean``: the negative mean rank; ``topk_squared``: the negative mean square of the β best ranks;
     ``compute_image_products``: as given;
@@ -210,7 +210,7 @@ def compute_image_products(
     activations: Float[np.ndarray, " count"],
     top: int = TOP_PICTURES,
 ) -> float:
-    """The mean cosine between the images that move a unit most and the ``top`` pictures of a candidate that do."""
+    """Return the mean cosine between the top images of a unit and the ``top`` pictures that activate it most."""
     best = np.argsort(-activations, kind="stable")[:top]
     return float((exemplar_vectors @ painted[best.tolist()].T).mean())
 
@@ -218,10 +218,10 @@ def compute_image_products(
 def measure_activations(
     target: Target, units: Sequence[Unit], images: UInt8[Tensor, "b 3 height width"], pooling: str, batch_size: int
 ) -> dict[Unit, Float[np.ndarray, " b"]]:
-    """Each unit's pooled activation on some images; what is no number counts as -inf.
+    """Return each unit's pooled activation on images; NaN becomes -inf.
 
-    batch_size: images that go through the network at a time; how sums are rounded depends on it, and so may the rank of
-        near equals.
+    Args:
+        batch_size: number of images per batch; the rounding of sums, and thus the rank of near equals, depends on it.
 
     Raises:
         BadInput: the network makes pictures instead of looking at them.
@@ -232,10 +232,10 @@ def measure_activations(
 def measure_maps(
     target: Target, units: Sequence[Unit], images: UInt8[Tensor, "b 3 height width"], pooling: str, batch_size: int
 ) -> dict[Unit, tuple[Float[np.ndarray, " b"], Float[Tensor, "b h w"]]]:
-    """Each unit's pooled activation on some images, and its activation maps."""
+    """Return each unit's pooled activation on images, and its activation maps."""
     if isinstance(target, GeneratorTarget):
         raise BadInput(
-            f"{target.name} makes pictures, and is not shown any; Describe-and-Dissect needs a network that looks at"
+            f"{target.name} generates pictures and takes none as input; Describe-and-Dissect needs a network that takes"
             " pictures"
         )
     channels: dict[str, list[int]] = {}
@@ -260,5 +260,5 @@ def measure_maps(
 
 
 def round_or_none(value: float) -> float | None:
-    """To four digits, for the page; None for what is no number."""
+    """Return a number rounded to four digits, for the page; None if it is not finite."""
     return float(f"{value:.{SHOWN_DIGITS}g}") if np.isfinite(value) else None

@@ -51,12 +51,12 @@ class ColourDetectors(nn.Module):
 
 
 def make_detectors() -> Target:
-    """The toy target, for ``load_target("milan/describers/_shared/contract.py:detectors")``."""
+    """Return the toy target, for ``load_target("milan/describers/_shared/contract.py:detectors")``."""
     return Target(ColourDetectors(), name="detectors", image_size=64, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
 def make_toy_dissection(folder: Path) -> Dissection:
-    """The layer ``answers`` of the toy target over 33 pictures of coloured squares, all of it under ``folder``."""
+    """Dissect the layer ``answers`` of the toy target on 33 images of coloured squares, all kept in ``folder``."""
     probe = folder / "probe"
     rng = np.random.default_rng(0)
     for colour, value in COLOURS.items():
@@ -71,17 +71,17 @@ def make_toy_dissection(folder: Path) -> Dissection:
 
 
 def check_describer(make: Callable[[], Describer], dissection: Dissection | None = None) -> None:
-    """Checks a describer against the contract, on the toy world or on a dissection of yours that has a dead unit.
+    """Check that a describer meets the contract, on the toy world or on a custom dissection that has a dead unit.
 
-    One description for each living unit, in the order asked; the same whichever units are asked together; dead units
-    left out; the same from a second describer and another state of the random generators; nothing written outside its
-    own caches.
+    The contract: one description for each active unit, in the order asked; the same description whichever units are
+    described together; none for dead units; the same from a second describer and with another random state; nothing
+    written outside the caches.
 
     Args:
-        make: gives a fresh describer with the same settings each time.
+        make: returns a new describer with the same settings at each call.
 
     Raises:
-        AssertionError: it breaks the contract; the text says where.
+        AssertionError: the contract is broken; the text says how.
     """
     with tempfile.TemporaryDirectory() as folder, _use_own_cache(Path(folder)):
         world = dissection or make_toy_dissection(Path(folder))
@@ -93,10 +93,10 @@ def check_describer(make: Callable[[], Describer], dissection: Dissection | None
 def _check_contract(make: Callable[[], Describer], dissection: Dissection, units: list[Unit]) -> None:
     torch.manual_seed(1)
     first = _describe_all(make(), dissection, units)
-    alive = dissection.active_units()
+    active = dissection.active_units()
     _require(
-        [each.unit for each in first] == alive,
-        f"asked for {_format_units(units)}, of which {_format_units(alive)} live, it described"
+        [each.unit for each in first] == active,
+        f"asked for {_format_units(units)}, of which {_format_units(active)} are active, it described"
         f" {_format_described_units(first)}",
     )
     for each in first:
@@ -104,39 +104,39 @@ def _check_contract(make: Callable[[], Describer], dissection: Dissection, units
     torch.manual_seed(2)
     np.random.default_rng().random()
     other = make()
-    _require(other.key == make().key, "its key differs between two that were made alike")
+    _require(other.key == make().key, "two describers with the same settings have different keys")
     _require(
         _describe_all(other, dissection, units) == first,
-        "a second describer with the same settings, or another state of torch's generator, answers otherwise",
+        "a second describer with the same settings, or another state of torch's generator, gives other descriptions",
     )
     backwards = _describe_all(other, dissection, units[::-1])
     _require(
-        [each.unit for each in backwards] == alive[::-1],
+        [each.unit for each in backwards] == active[::-1],
         f"asked in another order it described {_format_described_units(backwards)}",
     )
     _check_same(first, backwards[::-1], "asked in another order")
     _check_same(
-        first, [each for unit in alive for each in _describe_all(other, dissection, [unit])], "asked one by one"
+        first, [each for unit in active for each in _describe_all(other, dissection, [unit])], "asked one by one"
     )
     _require(_describe_all(other, dissection, []) == [], "asked for no unit it described some")
-    dead = [unit for unit in units if unit not in alive]
+    dead = [unit for unit in units if unit not in active]
     _require(
         _describe_all(other, dissection, dead) == [],
         f"asked for units that cannot be described ({_format_units(dead)}) it described some",
     )
-    begun = iter(other.describe(dissection, units))
-    next(begun)
-    del begun  # a run that is stopped, and goes on with the rest
+    interrupted = iter(other.describe(dissection, units))
+    next(interrupted)
+    del interrupted
     _check_same(
-        first[1:], _describe_all(other, dissection, units[units.index(alive[0]) + 1 :]), "going on after the first"
+        first[1:], _describe_all(other, dissection, units[units.index(active[0]) + 1 :]), "resumed after the first"
     )
 
 
 def _describe_all(describer: Describer, dissection: Dissection, units: Sequence[Unit]) -> list[Description]:
-    said = list(describer.describe(dissection, units))
-    failed = [each for each in said if isinstance(each, DescriptionFailure)]
+    results = list(describer.describe(dissection, units))
+    failed = [each for each in results if isinstance(each, DescriptionFailure)]
     _require(not failed, f"it failed on the toy world: {failed[:1]}")
-    return [each for each in said if isinstance(each, Description)]
+    return [each for each in results if isinstance(each, Description)]
 
 
 def _check_description(description: Description) -> None:
@@ -154,7 +154,7 @@ def _check_description(description: Description) -> None:
 
 
 def _check_same(one: Sequence[Description], other: Sequence[Description], when: str) -> None:
-    """Equal texts, and scores up to the order of summation, which differs with what is computed together."""
+    """Require equal texts, and equal scores up to rounding, which depends on what is computed together."""
     _require(len(one) == len(other), f"{when} it gave {len(other)} descriptions, before {len(one)}")
     for before, after in zip(one, other, strict=True):
         close = np.isclose(before.score, after.score, rtol=1e-4, atol=1e-5)
@@ -166,9 +166,7 @@ def _check_same(one: Sequence[Description], other: Sequence[Description], when: 
 
 @contextmanager
 def watch_writes() -> Iterator[set[str]]:
-    """Collects, while it lasts, the files that Python code opens to write, makes, moves or removes outside the
-    caches.
-    """
+    """Collect the files outside the caches that Python code writes, creates, moves or removes in this context."""
     allowed = [os.path.realpath(cache_root()), "/dev", sys.pycache_prefix or "/nowhere"]
     written: set[str] = set()
     on = True
@@ -187,7 +185,7 @@ def watch_writes() -> Iterator[set[str]]:
 
 
 def _find_written_path(event: str, arguments: tuple[Any, ...]) -> str:
-    """The path that an audited event writes to; empty if it does not write."""
+    """Return the path that an audited event writes to; empty if it writes nothing."""
     if event == "open":
         path, mode, flags = arguments
         writes = (
@@ -207,7 +205,7 @@ def _find_written_path(event: str, arguments: tuple[Any, ...]) -> str:
 
 @contextmanager
 def _use_own_cache(folder: Path) -> Iterator[None]:
-    """Caches and temporary files go under a folder of the check's own."""
+    """Use a folder of the check's own for caches and temporary files."""
     cache = folder / "cache"
     cache.mkdir()
     with patch.dict(os.environ, {"MILAN_CACHE": str(cache)}), patch.object(tempfile, "tempdir", str(cache)):
@@ -215,7 +213,7 @@ def _use_own_cache(folder: Path) -> Iterator[None]:
 
 
 def _make_picture(colour: tuple[int, int, int], rng: np.random.Generator) -> Image.Image:
-    """A square of the colour somewhere on a dark, slightly noisy ground."""
+    """Return an image of a coloured square at a random place on a dark, slightly noisy background."""
     pixels = rng.integers(10, 30, (64, 64, 3))
     top, left = rng.integers(0, 8, 2) * 4
     pixels[top : top + 32, left : left + 32] = colour + rng.integers(-10, 10, 3)

@@ -34,7 +34,7 @@ RIDGE = 1e-9
 
 @dataclass(frozen=True)
 class RowSplit:
-    """Rows to learn from, to choose on, and to judge by: no row is in two of them."""
+    """Disjoint sets of rows: training, validation and test."""
 
     train: Int[Tensor, " train"]
     validation: Int[Tensor, " validation"]
@@ -42,21 +42,19 @@ class RowSplit:
 
     @classmethod
     def random(cls, rows: int, seed: int = 0, shares: tuple[float, float] = (0.7, 0.1)) -> "RowSplit":
-        """Rows at random under a seed: by default 70% to learn from, 10% to choose on and the rest to judge by; each
-        part sorted.
-        """
+        """Return a random split, by default 70% training, 10% validation and 20% test rows, each sorted."""
         order = torch.from_numpy(np.random.default_rng(seed).permutation(rows))
         first, second = round(shares[0] * rows), round((shares[0] + shares[1]) * rows)
         return cls(*(part.sort().values for part in (order[:first], order[first:second], order[second:])))
 
     def restrict(self, kept: Tensor) -> "RowSplit":
-        """The same split without the rows that are not ``kept`` (one bool for each)."""
+        """Return the same split with only the rows where ``kept`` is true."""
         return RowSplit(*(part[kept[part]] for part in (self.train, self.validation, self.test)))
 
 
 @dataclass(frozen=True)
 class LinearFit:
-    """A linear function of a few features, in the features' own scale: bias + the sum of weights times columns."""
+    """A linear function of a few features in their original scale: bias + Σ weight * column."""
 
     columns: tuple[int, ...]
     weights: tuple[float, ...]  # in the order of the columns
@@ -64,22 +62,20 @@ class LinearFit:
     correlation: float  # with the target on the validation rows
 
     def predict(self, features: Float[Tensor, "rows columns"]) -> Float[Tensor, " rows"]:
-        """The function's value for each row."""
+        """Return the function's value for each row."""
         return features[:, list(self.columns)].double() @ torch.tensor(self.weights, dtype=torch.float64) + self.bias
 
 
 @dataclass(frozen=True)
 class Penalty:
-    """What the elastic net adds to half the mean squared error: strength * (mix * |w| + (1 - mix) / 2 * w²), summed
-    over columns.
-    """
+    """Penalty added to half the mean squared error: strength * Σ (mix * |w| + (1 - mix) / 2 * w²)."""
 
     alpha: float
     l1_ratio: float
 
 
 class MultiTargetRegression:
-    """Features, standardised by their training rows; columns that do not vary there are left out.
+    """Features standardized by their training rows, without columns that are constant there.
 
     Args:
         features: of all rows; only those of the split's training and validation parts are read.
@@ -104,7 +100,7 @@ class MultiTargetRegression:
 
     @cached_property
     def gram(self) -> Float[Tensor, "columns columns"]:
-        """Correlation of each column with each, over the training rows."""
+        """Return the correlation matrix of the columns over the training rows."""
         total = torch.zeros(len(self.kept_columns), len(self.kept_columns), dtype=torch.float64)
         for chunk in self._train.split(CHUNK_ROWS):
             scaled = (chunk - self.mean) / self.std
@@ -112,7 +108,7 @@ class MultiTargetRegression:
         return total / len(self._train)
 
     def make_targets(self, values: Float[Tensor, "rows targets"]) -> "RegressionTargets":
-        """Targets to regress on the features; in standard deviations of theirs over the training rows."""
+        """Return targets for this regression, standardized by their training rows."""
         train, validation = values[self.split.train].double(), values[self.split.validation].double()
         mean, std = train.mean(0), train.std(0, correction=0)
         scale = std.where(std > 0, 1.0)
@@ -120,18 +116,18 @@ class MultiTargetRegression:
         return RegressionTargets(self, products, ((validation - mean) / scale).T.contiguous())
 
     def _compute_products(self, targets: Float[Tensor, "train targets"]) -> Float[Tensor, "columns targets"]:
-        """Correlation of the columns with centred targets, whose sums with the columns' means are zero."""
+        """Return the correlation of the columns with centred targets."""
         total = torch.zeros(len(self.kept_columns), targets.shape[1], dtype=torch.float64)
         for chunk, part in zip(self._train.split(CHUNK_ROWS), targets.split(CHUNK_ROWS), strict=True):
             total.addmm_(chunk.double().T, part)
         return total / self.std[:, None] / len(self._train)
 
     def select_validation(self, columns: Int[np.ndarray, " some"]) -> Float[Tensor, "some validation"]:
-        """Some columns over the validation rows, standardised."""
+        """Return standardized columns of the validation rows."""
         return self._validation[torch.from_numpy(columns)]
 
     def restore_scale(self, columns: list[int], weights: Float[np.ndarray, " some"], correlation: float) -> LinearFit:
-        """A fit on standardised columns as one on the features as they were given."""
+        """Return a fit on standardized columns as one on the original features."""
         own = torch.from_numpy(weights) / self.std[columns]
         bias = -float(own @ self.mean[columns])
         return LinearFit(tuple(self.kept_columns[columns].tolist()), tuple(own.tolist()), bias, correlation)
@@ -139,16 +135,14 @@ class MultiTargetRegression:
 
 @dataclass(frozen=True)
 class RegressionTargets:
-    """Standardised targets of a regression: their correlation with every column, and their validation rows."""
+    """Standardized targets of a regression: their correlation with every column, and their validation rows."""
 
     regression: MultiTargetRegression
     products: Float[Tensor, "columns targets"]
     validation: Float[Tensor, "targets validation"]
 
     def fit_elastic_net(self, penalty: Penalty) -> Float[Tensor, "columns targets"]:
-        """The weights on standardised columns that minimise half the mean squared error and the penalty, for all
-        targets together.
-        """
+        """Return the weights on standardized columns that minimize half the mean squared error plus the penalty."""
         return solve_elastic_net(self.regression.gram, self.products, penalty)
 
     def fit_greedily(
@@ -159,8 +153,11 @@ class RegressionTargets:
         tolerance: float,
         ranking: Ranking = "absolute",
     ) -> list[list[LinearFit]]:
-        """For each target, fits on ever more columns, tried in the order of their weights; see ``_fit_greedily``."""
-        # equal weights, as the many zeros, by what is not yet explained
+        """Return for each target fits on growing sets of columns, tried in the order of their weights.
+
+        See ``_fit_greedily``.
+        """
+        # Equal weights, such as the many zeros, are ordered by what is not explained yet.
         waiting = self.products - self.regression.gram @ weights
         sizes = [each if ranking == "signed" else each.abs() for each in (waiting, weights)]
         order = np.lexsort([-each.numpy().round(COMPARED_DECIMALS) for each in sizes], axis=0)
@@ -175,9 +172,7 @@ class RegressionTargets:
         count: int,
         ranking: Ranking = "absolute",
     ) -> list[list[LinearFit]]:
-        """For each target one fit of least squares on the ``count`` columns that weigh most: no search (LE, appendix
-        B.4).
-        """
+        """Return for each target a least-squares fit on the ``count`` columns of largest weight (appendix B.4)."""
         sizes = weights if ranking == "signed" else weights.abs()
         order = sizes.argsort(dim=0, descending=True, stable=True)[: min(count, len(weights))]
         return [[_fit_least_squares(self, target, order[:, target].tolist())] for target in range(weights.shape[1])]
@@ -186,8 +181,9 @@ class RegressionTargets:
 def solve_elastic_net(
     gram: Float[Tensor, "columns columns"], products: Float[Tensor, "columns targets"], penalty: Penalty
 ) -> Float[Tensor, "columns targets"]:
-    """Weights w that minimise w'Gw / 2 - c'w + strength * (mix * |w| + (1 - mix) / 2 * w²) for each target's products
-    c.
+    """Return the weights w that minimize w'Gw / 2 - c'w + strength * (mix * |w| + (1 - mix) / 2 * w²).
+
+    c are a target's products.
 
     Each target works on a small active set of columns, which grows by those that break their optimality condition most,
     until none does.
@@ -208,13 +204,13 @@ def solve_elastic_net(
 
 
 def _grow_active_sets(active: Tensor, worst: Tensor, added: Tensor) -> Tensor:
-    """The active sets with the wanted columns added; a row with fewer than others repeats its first."""
+    """Return the active sets with columns added; a row with fewer than others repeats its first."""
     first = active[:, :1] if active.shape[1] else worst[:, :1]
     return torch.cat([active, worst.where(added, first)], dim=1)[:, : active.shape[1] + int(added.sum(1).max())]
 
 
 def _find_repeated(active: Int[Tensor, "targets active"]) -> Tensor:
-    """Where a row has a column that it has had before."""
+    """Return where a row repeats an earlier column."""
     same = active[:, :, None] == active[:, None, :]
     return same.tril(-1).any(-1)
 
@@ -225,7 +221,7 @@ def _descend(
     padding: Tensor,
     penalty: Penalty,
 ) -> Float[Tensor, "targets active"]:
-    """The elastic net on each target's active columns: coordinate descent finds the signs, a linear system the rest."""
+    """Solve the elastic net on active columns: signs by coordinate descent, values by a linear system."""
     weights = torch.zeros_like(products)
     best = weights.clone()
     going = torch.arange(len(products))
@@ -261,9 +257,7 @@ def _solve_exactly(
     padding: Tensor,
     penalty: Penalty,
 ) -> tuple[Float[Tensor, "targets active"], Tensor]:
-    """The minimum where the weights' signs are right, by one linear system for each target; and for which targets they
-    are.
-    """
+    """Return the minimum for the given signs, by linear systems, and for which targets the signs are right."""
     signs = weights.sign()
     used = signs != 0
     ridge = penalty.alpha * (1 - penalty.l1_ratio) + RIDGE

@@ -28,12 +28,12 @@ from milan.scores.prediction_pairs import (
 )
 from milan.units import Candidate, Description, Unit
 
-MAX_WORDS = 60  # of an explanation at most; the paper's longest has 46
+MAX_WORDS = 60  # maximum number of words of an explanation; the paper's longest has 46
 LANGUAGE_MODELS = ("openai:", "hf:")  # specs of models that take sampling options, unlike stand-ins
 
 
 class NoPairs(BadInput):
-    """A unit has no pair to be explained from."""
+    """A unit has no pair that it could be explained from."""
 
 
 class LlmDescriber(Describer):
@@ -80,11 +80,11 @@ class LlmDescriber(Describer):
 
 
 class LlmExplainer(LlmDescriber):
-    """Asks a language model what a unit looks for, which is shown the strongest of its pairs, weakest first.
+    """Asks a language model what a unit detects, from the strongest of its pairs, weakest first.
 
-    Of several explanations the one is taken that best predicts pairs kept for choosing, which neither were shown nor
-    are those that a later assessment judges by (the paper reports the best of ten by the very score it was chosen by,
-    which flatters it).
+    Of several explanations the one is chosen that best predicts held-out pairs, which are neither shown nor used by a
+    later assessment. (The paper reports the best of ten by the same score that it was chosen by, which overestimates
+    it.)
     """
 
     prompts: str
@@ -118,24 +118,24 @@ class LlmExplainer(LlmDescriber):
 
     @cached_property
     def described_units(self) -> list[DescribedUnit]:
-        """The units that a person has described."""
+        """The units described by hand."""
         return read_examples(self.examples)
 
     def load_prompt(self, suffix: str) -> Prompt:
-        """The prompt that explains, or with ``_simulate`` the one that predicts."""
+        """Load the prompt of explanations, or with ``_simulate`` that of predictions."""
         return load_prompt(f"{self.name}{'_signed' if self.signs == 'both' else ''}{suffix}", self.prompts)
 
     @abstractmethod
     def make_pairs(self, dissection: Dissection, unit: Unit) -> PredictionPairs:
-        """All pairs of a unit."""
+        """Return all pairs of a unit."""
 
     def make_question(
         self, dissection: Dissection, unit: Unit, sample_index: int = 0
     ) -> tuple[Any, list[tuple[str, int]]]:
-        """What the language model is asked of a unit, and the pairs in it.
+        """Return the question about a unit, and the pairs in it.
 
         Raises:
-            Nothing: none of its pairs is above 0.
+            NoPairs: none of its pairs is above 0.
         """
         items = self._make_items(self.make_pairs(dissection, unit))
         if not items:
@@ -145,7 +145,7 @@ class LlmExplainer(LlmDescriber):
         ), items
 
     def make_simulation(self, dissection: Dissection, unit: Unit) -> LlmSimulation:
-        """How what is said of a unit is put to the test."""
+        """Return the simulation that explanations of a unit are evaluated by."""
         known = [(each, self.make_pairs(dissection, each.unit)) for each in self._select_examples(dissection, unit)]
         return LlmSimulation(
             self.llm_client, self.load_prompt("_simulate"), known, self.signs == "both", seed=self.seed
@@ -195,12 +195,12 @@ class LlmExplainer(LlmDescriber):
         return f"against {text}" if self.signs == "negative" else text
 
     def _make_items(self, pairs: PredictionPairs) -> list[tuple[str, int]]:
-        """The strongest of those that may be shown."""
+        """Return the strongest of the pairs that may be shown."""
         allowed = divide_pairs(len(pairs.values), self.share, self.seed) == SHOWN
         return pairs.make_items(pairs.select_strongest(self.shown, allowed))
 
     def _select_examples(self, dissection: Dissection, unit: Unit) -> list[DescribedUnit]:
-        """Those of the unit's own layer, without itself."""
+        """Return the examples of the unit's own layer, without the unit itself."""
         same = [each for each in self.described_units if each.unit.layer == dissection.layer and each.unit != unit]
         return same[: self.shots]
 

@@ -1,4 +1,4 @@
-"""Describing with a journal: what is finished is on disk at once, never lost and never done twice."""
+"""Describe units with a journal, in which each description is kept on disk at once."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from milan.storage.user_code import one_line, place_of
 from milan.units import Description, Unit
 
 Layers = Mapping[str, Dissection]  # by name
-Wanted = Mapping[str, Sequence[Unit]]  # of each layer
+RequestedUnits = Mapping[str, Sequence[Unit]]  # of each layer
 FORMAT = 1  # of what is kept; another number is another journal
 _WARNING = "/warning: "  # in a journal's id, between the dissection's key and the warning's text
 EMPTY_TEXT_REASON = "the describer gave an empty text"
@@ -24,20 +24,19 @@ EMPTY_TEXT_REASON = "the describer gave an empty text"
 def describe_units(
     describer: Describer,
     dissections: Layers,
-    units: Wanted,
+    units: RequestedUnits,
     folder: Path,
     shard: Shard | None = None,
 ) -> list[Entry]:
-    """Describes the units of each layer and keeps each answer in ``folder`` as it comes; what is there already is not
-    asked again.
+    """Describe the units of each layer and keep each description in ``folder``; those found there are reused.
 
-    Kept answers are found by the describer's key, the dissection's key and the unit. Failures are not kept: a rerun
-    tries them again. Warnings are kept with the answers and given again. Under ``torchrun`` each process describes its
-    share, and all get all entries.
+    Descriptions are found by the describer's key, the dissection's key and the unit. Failures are not kept, so that a
+    rerun tries them again. Warnings are kept with the descriptions and repeated. Under ``torchrun`` each process
+    describes its share, and all return all entries.
 
     Raises:
-        BadInput: the describer gives an answer that cannot be kept, a second one for a unit, or one for a unit that it
-            was not asked for; or a describer that is not of this package fails.
+        BadInput: the describer yields something that cannot be kept, a second description of a unit, or one of a unit
+            that was not asked for; or a custom describer fails.
     """
     shard = shard or Shard()
     warn_of_sent_images(describer)
@@ -60,18 +59,18 @@ def describe_units(
     with Journal(main, key) as journal:
         return [
             _make_entry(unit, dissections[layer], journal, failures)
-            for layer, wanted in units.items()
-            for unit in wanted
+            for layer, requested in units.items()
+            for unit in requested
         ]
 
 
 def compute_journal_key(describer: Describer) -> str:
-    """What a journal of the describer's answers is opened with."""
+    """Return the key of the journal of a describer's descriptions."""
     return content_key(describer=describer.key, format=FORMAT)
 
 
-def find_missing_units(path: Path, key: str, dissections: Layers, units: Wanted) -> dict[str, list[Unit]]:
-    """The units of each layer that can be described and have no answer in the journal; gives its warnings again."""
+def find_missing_units(path: Path, key: str, dissections: Layers, units: RequestedUnits) -> dict[str, list[Unit]]:
+    """Return the active units of each layer without a description in the journal, and repeat its warnings."""
     with Journal(path, key) as journal:
         known = journal.ids()
     texts = [id.partition(_WARNING) for id in known if _WARNING in id]
@@ -81,17 +80,17 @@ def find_missing_units(path: Path, key: str, dissections: Layers, units: Wanted)
     return {
         layer: [
             unit
-            for unit in select_active(dissections[layer], wanted)
+            for unit in select_active(dissections[layer], requested)
             if _make_id(dissections[layer], unit) not in answered
         ]
-        for layer, wanted in units.items()
+        for layer, requested in units.items()
     }
 
 
 def _describe_missing(
     describer: Describer, dissection: Dissection, units: Sequence[Unit], journal: Journal
 ) -> dict[Unit, str]:
-    """Puts the answers into the journal; gives the failures."""
+    """Put descriptions into the journal and return the failures."""
     failures: dict[Unit, str] = {}
     texts: list[str] = []
     answers = _answers(describer, dissection, units)
@@ -116,48 +115,48 @@ def _keep_warnings(texts: list[str], dissection: Dissection, journal: Journal) -
 def _answers(
     describer: Describer, dissection: Dissection, units: Sequence[Unit]
 ) -> Iterator[Description | DescriptionFailure]:
-    """What the describer says, checked and as it is kept."""
-    asked = dict.fromkeys(units, True)
+    """Yield the describer's results, checked and in the form that is kept."""
+    pending = dict.fromkeys(units, True)
     try:
         for each in describer.describe(dissection, units):
-            yield _checked(describer, each, asked)
-            asked[each.unit] = False
+            yield _checked(describer, each, pending)
+            pending[each.unit] = False
     except MilanError:
         raise
     except Exception as error:
-        # a fault of the package's own describers is not hidden
+        # Errors in the package's own describers keep their traceback.
         if type(describer).__module__.startswith("milan."):
             raise
         what = f"{one_line(error)}{place_of(error)}"
         raise BadInput(f"describer {describer.name} failed on {dissection.layer}: {what}") from error
 
 
-def _checked(describer: Describer, said: object, asked: Mapping[Unit, bool]) -> Description | DescriptionFailure:
-    """An answer as it is kept.
+def _checked(describer: Describer, result: object, pending: Mapping[Unit, bool]) -> Description | DescriptionFailure:
+    """Return a result in the form that is kept.
 
     Args:
-        asked: the units asked for, and whether they wait for their answer.
+        pending: whether each unit that was asked for still lacks its result.
 
     Raises:
-        BadInput: it is none that a describer may give.
+        BadInput: it is not a result that a describer may yield.
     """
     who, check = f"describer {describer.name}", "check it with milan.check_describer"
-    if not isinstance(said, Description | DescriptionFailure):
-        kind = type(said).__name__
-        raise BadInput(f"{who} yielded {said!r:.60} ({kind}); it must yield milan.Description or Failure")
-    if not asked.get(said.unit):
-        fault = "twice" if said.unit in asked else "which it was not asked for"
-        raise BadInput(f"{who} spoke of {said.unit}, {fault}; {check}")
-    text = said.reason if isinstance(said, DescriptionFailure) else said.text
+    if not isinstance(result, Description | DescriptionFailure):
+        kind = type(result).__name__
+        raise BadInput(f"{who} yielded {result!r:.60} ({kind}); it must yield milan.Description or Failure")
+    if not pending.get(result.unit):
+        fault = "twice" if result.unit in pending else "which it was not asked for"
+        raise BadInput(f"{who} described {result.unit}, {fault}; {check}")
+    text = result.reason if isinstance(result, DescriptionFailure) else result.text
     if not isinstance(text, str):
-        raise BadInput(f"{who} said {text!r:.60} of {said.unit}, which is no text but {type(text).__name__}; {check}")
-    if isinstance(said, DescriptionFailure):
-        return said
+        raise BadInput(f"{who} gave {text!r:.60} of {result.unit}, which is {type(text).__name__} and no text; {check}")
+    if isinstance(result, DescriptionFailure):
+        return result
     try:
-        kept = tidy_description(said)
+        kept = tidy_description(result)
         json.dumps(description_to_row(kept))
     except (TypeError, ValueError, AttributeError, BadInput) as error:
-        why = f"what it said of {said.unit} cannot be kept: {one_line(error)}"
+        why = f"its description of {result.unit} cannot be kept: {one_line(error)}"
         raise BadInput(f"{who}: {why}; {check}") from error
     return kept
 
@@ -168,7 +167,7 @@ def _make_entry(unit: Unit, dissection: Dissection, journal: Journal, failures: 
         return Entry(unit, status)
     if row := journal.get(_make_id(dissection, unit)):
         return Entry(unit, OK, description_from_row(row))
-    return Entry(unit, "failed", None, failures.get(unit, "the describer said nothing of it"))
+    return Entry(unit, "failed", None, failures.get(unit, "the describer yielded nothing for it"))
 
 
 def _make_id(dissection: Dissection, unit: Unit) -> str:
@@ -176,7 +175,7 @@ def _make_id(dissection: Dissection, unit: Unit) -> str:
 
 
 def _merge_journals(folder: Path, main: Path, key: str) -> None:
-    """Takes what other processes of this or a killed run have kept into the main journal."""
+    """Merge the journals of the processes of this or an interrupted run into the main one."""
     with Journal(main, key) as journal:
         for path in sorted(folder.glob("journal-*.sqlite")):
             with Journal(path, key) as other:

@@ -1,4 +1,4 @@
-"""Names of classes, and weights to them as pairs: what the describers that read weights share."""
+"""Class names, and pairs of texts and weights, for the describers that read weights."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ IMAGENET = "imagenet"
 
 
 def read_class_names(classes: str) -> list[str]:
-    """Names of classes by ``imagenet`` or from a text file with one in each line; none for an empty text.
+    """Return class names for ``imagenet`` or from a text file with one in each line; none for an empty text.
 
     Raises:
         BadInput: the file cannot be read.
@@ -43,10 +43,10 @@ def count_outputs(target: Target) -> int:
 
 
 def match_class_names(given: Sequence[str], dissection: Dissection, count: int) -> list[str]:
-    """A name for each of the network's answers, those given or those of the probe's classes.
+    """Return a name for each of the network's outputs: those given, or those of the probe's classes.
 
     Raises:
-        MissingEvidence: there are not as many.
+        MissingEvidence: their number is not that of the outputs.
     """
     found = list(given)
     if not found:
@@ -59,5 +59,5 @@ def match_class_names(given: Sequence[str], dissection: Dissection, count: int) 
 
 
 def make_weight_pairs(weights: np.ndarray, texts: Sequence[str], signs: Signs, kind: str) -> PredictionPairs:
-    """Texts with weights as integers."""
+    """Return pairs of texts and weights as integers."""
     return PredictionPairs(scale_to_integers(weights, signs), lambda places: [texts[place] for place in places], kind)
