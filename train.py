@@ -1,4 +1,4 @@
-"""Trains MILAN's captioner or its prior: ``python train.py fit --config configs/captioner.yaml``."""
+"""Train MILAN's captioner and prior: ``python train.py``, or ``python train.py fit --config configs/captioner.yaml``."""
 
 import sys
 

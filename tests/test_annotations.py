@@ -11,16 +11,14 @@ import pytest
 import torch
 
 from milan.errors import BadInput, MilanWarning, UnknownName
-from milan.models.data_module import (
+from milan.models.annotated_units import (
     MILANNOTATIONS_GROUPS,
-    EpochBatchSampler,
-    MilannotationsDataModule,
-    TrainingProgress,
     find_annotation_sources,
     find_group_folders,
     read_annotations,
     split_by_unit,
 )
+from milan.models.data_module import EpochBatchSampler, MilannotationsDataModule, TrainingProgress
 from milan.storage.files import cache_folder
 from milan.units import Unit
 
@@ -101,7 +99,7 @@ def test_odd_annotations_are_made_plain(tmp_path: Path) -> None:
     rows = [("layer", "unit", "summary"), *(("l", unit, text) for unit, text in texts)]
     with file.open("w", newline="", encoding="utf-8") as opened:
         csv.writer(opened).writerows(rows)
-    with pytest.warns(MilanWarning, match="1 annotations of more than 60 words"):
+    with pytest.warns(MilanWarning, match="truncated 1 annotations of more than 60 words"):
         said = read_annotations(file)
     assert {unit.index: texts for unit, texts in said.items()} == {
         0: ("red dots",),
@@ -158,7 +156,7 @@ def test_features_are_computed_once_and_follow_the_content(
     first.prepare_data()
     unit = first.split.train[3]
     features = first.load_features([unit])
-    exemplars = first._dissection(unit.source).exemplars(unit.unit)
+    exemplars = first.features.dissection(unit.source).exemplars(unit.unit)
     assert torch.equal(features[0], first.encoder.encode(exemplars.images, exemplars.masks))
     assert features.shape == (1, 4, 32)
     files = sorted((cache_folder() / "features").iterdir())

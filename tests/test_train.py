@@ -16,10 +16,11 @@ import yaml
 from safetensors.torch import load_file
 
 from milan.cli import train as program
-from milan.cli.train import Resumable, main, train
+from milan.cli.train import main, train
 from milan.errors import BadInput
 from milan.models import Captioner, Prior
-from milan.models.captioner import compute_bleu
+from milan.models.lightning_modules import compute_bleu
+from milan.models.training_callbacks import ResumeCheckpoint
 from tests.test_annotations import ENCODER, annotated, data
 
 ROOT = Path(__file__).parents[1]
@@ -71,17 +72,17 @@ def same(one: Path, other: Path) -> bool:
 
 def stopped_at(step: int, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Trains, and stops before the batch of that step."""
-    begin = Resumable.on_train_batch_start
+    begin = ResumeCheckpoint.on_train_batch_start
 
-    def stop(self: Resumable, trainer: object, *rest: object) -> None:
+    def stop(self: ResumeCheckpoint, trainer: object, *rest: object) -> None:
         begin(self, trainer, *rest)
         if trainer.global_step == step:
             raise RuntimeError("stopped")
 
-    monkeypatch.setattr(Resumable, "on_train_batch_start", stop)
+    monkeypatch.setattr(ResumeCheckpoint, "on_train_batch_start", stop)
     with pytest.raises(RuntimeError, match="stopped"):
         train(words)
-    monkeypatch.setattr(Resumable, "on_train_batch_start", begin)
+    monkeypatch.setattr(ResumeCheckpoint, "on_train_batch_start", begin)
 
 
 @pytest.mark.parametrize("steps", [(1, 3), (8, 4), (6, 11)])
@@ -159,7 +160,7 @@ def test_ctrl_c_ends_with_how_to_go_on(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Resumable, "on_train_batch_start", interrupt)
+    monkeypatch.setattr(ResumeCheckpoint, "on_train_batch_start", interrupt)
     before = signal.getsignal(signal.SIGINT)
     try:
         assert main(arguments("prior", folder, tmp_path / "run")) == 130

@@ -7,8 +7,9 @@ from torch.nn import functional as F
 
 from milan.errors import BadInput
 from milan.models import CaptionBatch, Captioner
-from milan.models.captioner import compute_bleu, lstm_step
+from milan.models.captioner import lstm_step
 from milan.models.decoding import TokenConstraints, beam_search
+from milan.models.lightning_modules import compute_bleu
 from tests.models.worlds import EXEMPLARS, captioner, features
 
 
