@@ -67,12 +67,12 @@ class AnnotationDataModule(LightningDataModule):
     validation_batch_size: int
     seed: int
 
-    @property
+    @cached_property
     def split(self) -> AnnotationSplit:
         """The training units and the held-out units."""
         raise NotImplementedError
 
-    @property
+    @cached_property
     def vocabulary(self) -> Vocabulary:
         """The vocabulary of the training annotations."""
         raise NotImplementedError
@@ -176,7 +176,7 @@ class MilannotationsDataModule(AnnotationDataModule):
         self.encoder_spec, self.device = encoder, device
 
     @cached_property
-    def split(self) -> AnnotationSplit:  # type: ignore[override]
+    def split(self) -> AnnotationSplit:
         """The units of all folders, split into training units and held-out units."""
         annotated = [
             AnnotatedUnit(source, unit, texts)
@@ -187,7 +187,7 @@ class MilannotationsDataModule(AnnotationDataModule):
         return split_by_unit(annotated, self.held_out, self.seed)
 
     @cached_property
-    def vocabulary(self) -> Vocabulary:  # type: ignore[override]
+    def vocabulary(self) -> Vocabulary:
         """The vocabulary of the training annotations."""
         return Vocabulary.build((text for one in self.split.train for text in one.texts), minimum=self.minimum)
 

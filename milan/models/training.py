@@ -57,7 +57,7 @@ class TrainingConfig:
     checkpoint_seconds: float = 30.0
 
 
-class TrainedModel(NamedTuple):
+class TrainingResult(NamedTuple):
     """A trained model and the log of its training.
 
     Attributes:
@@ -76,7 +76,7 @@ def train(
     config: TrainingConfig,
     trainer: pl.Trainer | None = None,
     ckpt_path: str | Path | None = None,
-) -> TrainedModel:
+) -> TrainingResult:
     """Train a captioner or a prior.
 
     With ``config.out`` an interrupted run resumes where it stopped and ends with the same weights.
@@ -104,7 +104,7 @@ def train(
         if trainer.interrupted:
             raise KeyboardInterrupt
         log = _restore_best(module, trainer, config, folder) if trainer.is_global_zero else {}
-    return TrainedModel(module.model.to(config.device).eval(), log)
+    return TrainingResult(module.model.to(config.device).eval(), log)
 
 
 def _restore_best(module: TrainingModule, trainer: pl.Trainer, config: TrainingConfig, folder: Path) -> dict[str, Any]:
