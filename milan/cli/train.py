@@ -18,7 +18,7 @@ from milan.models import Captioner, Prior
 from milan.models.data_module import MilannotationsDataModule
 from milan.models.lightning_modules import make_training_module
 from milan.models.model_files import CONFIG_FILE
-from milan.models.training import CHECKPOINT_FOLDER, TrainingResult, TrainingConfig, make_trainer, quiet_lightning
+from milan.models.training import CHECKPOINT_FOLDER, TrainingConfig, TrainingResult, make_trainer, quiet_lightning
 from milan.models.training import train as train_model
 from milan.models.training_callbacks import MetricsFile
 from milan.storage.files import atomic_write, lock_folder

@@ -165,9 +165,7 @@ class Captioner(
         words = F.linear(self.embedding(previous), self.input_weights()[0])
         hidden, cell = self.initial_state(features)
         keys, words, hidden, cell = (part.to(features.dtype) for part in (self.key(features), words, hidden, cell))
-        states, attention = run_teacher_forced(
-            active_counts, features, keys, words, hidden, cell, self.step_weights()
-        )
+        states, attention = run_teacher_forced(active_counts, features, keys, words, hidden, cell, self.step_weights())
         targets = torch.cat([tokens[:rows, step] for step, rows in enumerate(active_counts)])
         return self.readout(F.dropout(states, self.dropout, self.training)), targets, attention
 

@@ -147,12 +147,12 @@ def test_what_cannot_be_split_is_told(folders: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="unknown kind of split 'left'; nearest: left-out"):
         select_splits(load_networks([str(folders)]), ["left"])
     with pytest.raises(
-        BadInput, match="no split of the kinds across tasks can be made of alexnet-imagenet, resnet152-imagenet"
+        BadInput, match="alexnet-imagenet, resnet152-imagenet allow no split of the kinds across tasks"
     ):
         select_splits(load_networks([str(folders)]), ["tasks"])
     (tmp_path / "texts.csv").write_text("layer,unit,summary\na,0,dots\n")
-    with pytest.raises(BadInput, match="holds texts alone, from which no captioner learns"):
+    with pytest.raises(BadInput, match="holds texts alone"):
         load_networks([str(tmp_path / "texts.csv")])
     annotated(tmp_path / "alexnet-imagenet", units=2)
-    with pytest.raises(BadInput, match="two folders of annotations are called alexnet-imagenet"):
+    with pytest.raises(BadInput, match="two folders of annotations have the name alexnet-imagenet"):
         load_networks([str(folders), str(tmp_path / "alexnet-imagenet")])

@@ -9,7 +9,6 @@ from milan.errors import BadInput
 from milan.models import CaptionBatch, Captioner
 from milan.models.captioner import lstm_step
 from milan.models.decoding import TokenConstraints, beam_search
-from milan.models.lightning_modules import compute_bleu
 from tests.models.worlds import EXEMPLARS, captioner, features
 
 
@@ -141,10 +140,3 @@ def test_features_of_another_encoder_are_refused() -> None:
         captioner().start_decoding(torch.zeros(1, EXEMPLARS, 7))
     with pytest.raises(BadInput, match="needs features"):
         captioner(features=0)
-
-
-def test_bleu_is_of_the_whole_corpus_and_of_any_number_of_references() -> None:
-    assert compute_bleu(["red dots on a wall"], [["Red dots on a wall."]]) == pytest.approx(100)
-    assert compute_bleu(["red dots on a wall"], [["green", "red dots on a wall"]]) == pytest.approx(100)
-    assert compute_bleu(["red dots on a wall", "x"], [["red dots on a wall", "a dog"], ["blue lines"]]) < 100
-    assert compute_bleu(["q"], [["red dots"]]) < 1
