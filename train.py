@@ -1,4 +1,4 @@
-"""Train MILAN's captioner and prior: ``python train.py``, or ``python train.py fit --config configs/captioner.yaml``."""
+"""Train MILAN: ``python train.py`` (prior and captioner), or ``python train.py fit --config configs/captioner.yaml``."""
 
 import sys
 

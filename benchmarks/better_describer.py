@@ -303,9 +303,7 @@ def _once(case: Case, name: str, evidence: FeatureStore, plan: GeneralizationCon
         dataset = SplitDataModule(case.share(seed), evidence, plan, seed)
         file = case.plan.out / "models" / f"{name}-{case.split.name}-{seed}.pt"
         if not file.exists():
-            captioner, facts = (
-                train_captioner(dataset, plan.patience) if model == "lstm" else fit_transformer(dataset)
-            )
+            captioner, facts = train_captioner(dataset, plan.patience) if model == "lstm" else fit_transformer(dataset)
             print(f"{case.split.name}, {name}: {facts}", flush=True)
             torch.save(captioner, file)
         fitted = TrainedModels(torch.load(file, weights_only=False), case.fitted(seed).prior, {}, dataset.components)

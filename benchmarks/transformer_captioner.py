@@ -71,7 +71,9 @@ class TransformerCaptioner(nn.Module):
 
     @torch.no_grad()
     def decode_greedily(self, features: Float[Tensor, "units k features"]) -> list[str]:
-        found = greedy_search(self.start_decoding(features), len(features), TokenConstraints(self.vocabulary), steps=MAX_STEPS)
+        found = greedy_search(
+            self.start_decoding(features), len(features), TokenConstraints(self.vocabulary), steps=MAX_STEPS
+        )
         return [self.vocabulary.decode(tokens[0].tolist()) for tokens in found.tokens]
 
 

@@ -113,6 +113,10 @@ class AnnotationDataModule(LightningDataModule):
             batch_size=self.validation_batch_size,
         )
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Return a batch on another device; quicker than Lightning's own search for tensors in nested containers."""
+        return type(batch)(*(part.to(device) if isinstance(part, Tensor) else part for part in batch))
+
     def _make_loader(self, items: Sequence[Any], collate: Callable[[Any], Any], **options: Any) -> DataLoader:
         # A loader without a generator of its own draws a number from the global one in every epoch.
         generator = torch.Generator().manual_seed(self.seed)

@@ -27,6 +27,7 @@ class TrainingModule(pl.LightningModule):
     Attributes:
         metric: the validation metric that selects the best epoch.
         mode: whether the metric is best at its minimum or at its maximum.
+        last_loss: the loss of the last training batch.
     """
 
     metric: ClassVar[str]
@@ -36,10 +37,14 @@ class TrainingModule(pl.LightningModule):
         super().__init__()
         self.model: Any = model
         self.updates = updates
+        self.last_loss = torch.tensor(torch.nan)
 
     def training_step(self, batch: CaptionBatch | TextBatch, _index: int) -> Tensor:
         loss = self.model.loss(batch)
-        self.log("loss", loss, batch_size=len(batch.tokens))
+        self.last_loss = loss.detach()
+        # A call of ``log`` costs up to ten percent of a small step: it is made only where a row is written.
+        if self.trainer.loggers and (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
+            self.log("loss", loss, batch_size=len(batch.tokens))
         return loss
 
     def configure_optimizers(self) -> Any:

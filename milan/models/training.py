@@ -21,8 +21,8 @@ from milan.models.lightning_modules import TrainingModule, make_training_module
 from milan.models.training_callbacks import LAST_CHECKPOINT, EpochProgress, ResumeCheckpoint
 
 CHECKPOINT_FOLDER, BEST_CHECKPOINT = "checkpoints", "best.ckpt"
-# Warnings of Lightning about what is intended here: arguments are passed from Python, and ``EpochBatchSampler`` restores
-# the order of the batches.
+# Warnings of Lightning that do not apply: arguments are passed from Python on purpose, and the order of the batches is
+# restored by ``EpochBatchSampler``.
 EXPECTED_WARNINGS = (
     "LightningCLI's args parameter",
     "You're resuming from a checkpoint",
@@ -109,7 +109,7 @@ def train(
 
 def _restore_best(module: TrainingModule, trainer: pl.Trainer, config: TrainingConfig, folder: Path) -> dict[str, Any]:
     if config.updates:
-        return {"updates": trainer.global_step, "loss": round(float(trainer.callback_metrics["loss"]), 4)}
+        return {"updates": trainer.global_step, "loss": round(float(module.last_loss), 4)}
     best = folder / BEST_CHECKPOINT
     if not best.is_file():
         raise BadInput("no epoch was finished and validated, so there is no model to keep; train longer")

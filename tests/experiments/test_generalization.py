@@ -84,7 +84,9 @@ def test_what_is_learnt_from_one_network_is_said_of_the_other(run: tuple[Report,
 
 def journal_of(out: Path) -> dict[str, list[str]]:
     """What MILAN said, by what it depends on."""
-    with trained_splits.Journal(out / "learnt.sqlite", trained_splits.content_key(format=trained_splits.FORMAT)) as journal:
+    with trained_splits.Journal(
+        out / "learnt.sqlite", trained_splits.content_key(format=trained_splits.FORMAT)
+    ) as journal:
         return {key: (journal.get(key) or {})["likely"] for key in journal.ids()}
 
 
@@ -166,7 +168,8 @@ def looks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def known(looks: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
     options = SMALL | {"epochs": 2}
-    return run_experiment(looks / "annotations", seeds=2, kinds=["left-out"], out=tmp_path_factory.mktemp("out"), **options
+    return run_experiment(
+        looks / "annotations", seeds=2, kinds=["left-out"], out=tmp_path_factory.mktemp("out"), **options
     )
 
 
@@ -205,8 +208,7 @@ def test_every_seed_has_its_training(known: Report) -> None:
 
 def test_seeds_count_from_the_first(folders: Path, run: tuple[Report, Path], tmp_path: Path) -> None:
     options = SMALL | {"epochs": 1, "updates": 3, "prior_updates": 2}
-    report = run_experiment(folders, seeds=2, seed=3, kinds=["architectures"], out=tmp_path / "out", **options
-    )
+    report = run_experiment(folders, seeds=2, seed=3, kinds=["architectures"], out=tmp_path / "out", **options)
     trained = report.facts["trainings"]["across architectures, AlexNet to ResNet"]
     assert [each["seed"] for each in trained] == [3, 4]
     assert [each["captioner"]["updates"] for each in trained] == [3, 3]
@@ -244,8 +246,7 @@ def test_a_network_that_is_not_at_hand_is_told(known: Report, looks: Path, tmp_p
             write_pictures(folder, [photos.image(index) for index in range(40)])
         file.write_text(json.dumps(facts | {"spec": str(folder)}))
     options = SMALL | {"epochs": 1}
-    report = run_experiment(tmp_path / "annotations", seeds=1, kinds=["left-out"], out=tmp_path / "out", **options
-    )
+    report = run_experiment(tmp_path / "annotations", seeds=1, kinds=["left-out"], out=tmp_path / "out", **options)
     assert any("have no labels" in note for note in report.notes)
     assert "netdissect" not in {row.name for row in report.tables[1].rows}
 
@@ -258,15 +259,14 @@ def write_pictures(folder: Path, images: list[torch.Tensor]) -> None:
 
 
 def test_the_papers_order_is_compared_pair_by_pair(folders: Path, tmp_path: Path) -> None:
-    report = run_experiment(folders, seeds=1, kinds=["architectures"], out=tmp_path / "out", **SMALL | {"epochs": 1}
-    )
+    report = run_experiment(folders, seeds=1, kinds=["architectures"], out=tmp_path / "out", **SMALL | {"epochs": 1})
     there, back = (
         values(report, 0, f"across architectures: {name}") for name in ("AlexNet to ResNet", "ResNet to AlexNet")
     )
     assert (there["paper"], back["paper"]) == (0.28, 0.35)
     same = int(back["ROUGE-L"].value > there["ROUGE-L"].value)
     assert (
-        f"Of 1 pairs of splits that differ in the paper's Table 3, {same} have the same order here, by ROUGE-L."
+        f"Of 1 pairs of splits that differ in the paper's Table 3, {same} have the same order here by ROUGE-L."
         in report.notes
     )
 

@@ -146,9 +146,7 @@ def test_the_seed_draws_who_is_held_out(folders: Path) -> None:
 def test_what_cannot_be_split_is_told(folders: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="unknown kind of split 'left'; nearest: left-out"):
         select_splits(load_networks([str(folders)]), ["left"])
-    with pytest.raises(
-        BadInput, match="alexnet-imagenet, resnet152-imagenet allow no split of the kinds across tasks"
-    ):
+    with pytest.raises(BadInput, match="alexnet-imagenet, resnet152-imagenet allow no split of the kinds across tasks"):
         select_splits(load_networks([str(folders)]), ["tasks"])
     (tmp_path / "texts.csv").write_text("layer,unit,summary\na,0,dots\n")
     with pytest.raises(BadInput, match="holds texts alone"):

@@ -75,7 +75,7 @@ class AnnotatedNetwork:
 
     @classmethod
     def from_folder(cls, folder: Path, layers: Sequence[Path]) -> "AnnotatedNetwork":
-        """Return the network of a folder; architecture, task and data set follow from the folder's and its parent's name.
+        """Return the network of a folder; architecture, task and data set are read from the names of folder and parent.
 
         >>> AnnotatedNetwork.from_folder(Path("milannotations/resnet152/places365"), [])
         AnnotatedNetwork(name='resnet152-places365', layers=(), architecture='ResNet', task='classifiers',
