@@ -1,4 +1,4 @@
-"""Train MILAN: ``python train.py`` (prior and captioner), or ``python train.py fit --config configs/captioner.yaml``."""
+"""Train MILAN: ``python train.py`` for prior and captioner, ``python train.py fit --config FILE`` for one of them."""
 
 import sys
 

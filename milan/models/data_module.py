@@ -85,19 +85,23 @@ class AnnotationDataModule(LightningDataModule):
         """Return the features of training units, by their positions in ``split.train``."""
         return self.load_features([self.split.train[row] for row in rows])
 
-    def train_dataloader(self) -> DataLoader:
+    @cached_property
+    def annotations(self) -> list[tuple[int, Int[Tensor, " length"]]]:
+        """The training annotations as token ids, each with the position of its unit in ``split.train``."""
         units = enumerate(self.split.train)
-        annotations = [(row, torch.tensor(self.vocabulary.encode(text))) for row, one in units for text in one.texts]
+        return [(row, torch.tensor(self.vocabulary.encode(text))) for row, one in units for text in one.texts]
 
+    def train_dataloader(self) -> DataLoader:
         def collate(places: Sequence[int]) -> CaptionBatch | TextBatch:
-            batch = [annotations[place] for place in places]
+            batch = [self.annotations[place] for place in places]
             tokens = self._pad([tokens for _, tokens in batch])
             if self.texts_only:
                 return TextBatch(tokens)
             return CaptionBatch(self.load_training_features([row for row, _ in batch]), tokens)
 
-        sampler = EpochBatchSampler(len(annotations), self.batch_size, self.seed, self._get_progress)
-        return self._make_loader(range(len(annotations)), collate, batch_sampler=sampler)
+        count = len(self.annotations)
+        sampler = EpochBatchSampler(count, self.batch_size, self.seed, self._get_progress)
+        return self._make_loader(range(count), collate, batch_sampler=sampler)
 
     def val_dataloader(self) -> DataLoader:
         if self.texts_only:

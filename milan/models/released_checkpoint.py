@@ -135,7 +135,8 @@ def _copy(stream: BufferedIOBase, into: BufferedIOBase, file: Path) -> None:
     while chunk := stream.read(1 << 24):
         if into.tell() + len(chunk) > limit:
             raise BadInput(
-                f"{file} unpacks to more than {limit:,} bytes, too many for a checkpoint or for the disk; free disk space"
+                f"{file} unpacks to more than {limit:,} bytes, too many for a checkpoint or for the disk; free"
+                " disk space"
             )
         into.write(chunk)
     into.seek(0)

@@ -168,7 +168,8 @@ def train_models(
     """
     data = SplitDataModule(units, store, config, seed)
     captioner = train_captioner(data, patience)
-    prior = train_prior(SplitDataModule(units, store, config, seed, texts_only=True))
+    data.texts_only = True
+    prior = train_prior(data)
     facts = {"captioner": captioner.log, "prior": prior.log, "words": len(data.vocabulary.words)}
     return TrainedModels(captioner.model, prior.model, facts, data.components)
 

@@ -331,8 +331,8 @@ class GeneralizationResult(AbstractContextManager["GeneralizationResult"]):
                 (value[one] - value[other]) * ((one.paper or 0) - (other.paper or 0)) > 0 for one, other in pairs
             )
             sentences.append(
-                f"Of {len(pairs)} pairs of splits that differ in the paper's Table 3, {same} have the same order here by"
-                f" {name}."
+                f"Of {len(pairs)} pairs of splits that differ in the paper's Table 3, {same} have the same order here"
+                f" by {name}."
             )
         return sentences
 
