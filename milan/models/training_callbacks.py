@@ -193,17 +193,17 @@ class EpochProgress(ProgressBar):
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         next(self.ticks, None)
 
-    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if self.enabled and trainer.state.fn == "fit" and not trainer.sanity_checking:
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
+        if self.enabled:
             print(self._format_epoch(trainer, module), file=sys.stderr, flush=True)
 
     def _format_epoch(self, trainer: pl.Trainer, module: Any) -> str:
         epoch, most, seconds = trainer.current_epoch + 1, trainer.max_epochs or -1, time.monotonic() - self.started
-        parts = [f"epoch {epoch}" + (f" of at most {most}" if most > 0 else "")]
+        of, left = "", ""
+        if most > 0:
+            of, left = f" of at most {most}", f", at most {tqdm.format_interval(seconds * (most - epoch))} left"
+        scores = [f"training loss {float(module.last_loss):.4g}"]
         if self.metric in trainer.callback_metrics:
-            best = [one.best_score for one in trainer.early_stopping_callbacks if one.monitor == self.metric]
-            score = f"{self.metric} {trainer.callback_metrics[self.metric]:.4g}"
-            parts.append(score + (f" (best {float(best[0]):.4g})" if best else ""))
-        parts.append(f"training loss {float(module.last_loss):.4g}")
-        left = f", at most {tqdm.format_interval(seconds * (most - epoch))} left" if most > 0 else ""
-        return f"{'; '.join(parts)}; {seconds:.1f} s{left}"
+            best = [f" (best {one.best_score:.4g})" for one in trainer.early_stopping_callbacks]
+            scores.insert(0, f"{self.metric} {trainer.callback_metrics[self.metric]:.4g}{''.join(best[-1:])}")
+        return f"epoch {epoch}{of}: {', '.join(scores)}; {seconds:.1f} s{left}"

@@ -66,7 +66,7 @@ def run(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report
     return run_experiment(folders, seeds=1, kinds=["left-out"], out=out, **SMALL), out
 
 
-def test_what_is_learnt_from_one_network_is_said_of_the_other(run: tuple[Report, Path]) -> None:
+def test_training_on_one_network_describes_the_other(run: tuple[Report, Path]) -> None:
     report, _ = run
     assert [row.name for row in report.tables[0].rows] == [
         "leave one out: alexnet-imagenet",
@@ -83,7 +83,7 @@ def test_what_is_learnt_from_one_network_is_said_of_the_other(run: tuple[Report,
 
 
 def journal_of(out: Path) -> dict[str, list[str]]:
-    """What MILAN said, by what it depends on."""
+    """Return the stored descriptions by their keys."""
     with trained_splits.Journal(
         out / "learnt.sqlite", trained_splits.content_key(format=trained_splits.FORMAT)
     ) as journal:
@@ -113,7 +113,7 @@ def test_nothing_is_trained_twice(
     assert milan == likely == values(report, 1, "p(d|E)"), "without a prior both are one, and that was known"
 
 
-def test_a_stopped_run_goes_on_to_the_same_result(
+def test_an_interrupted_run_resumes_to_the_same_result(
     folders: Path, run: tuple[Report, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     report, whole = run
@@ -173,7 +173,7 @@ def known(looks: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
     )
 
 
-def test_truth_and_describers_without_training_are_beside_milan(known: Report, looks: Path) -> None:
+def test_the_report_has_truth_and_describers_without_training(known: Report, looks: Path) -> None:
     table = {row.name: (row.role, row.values) for row in known.tables[2].rows}
     assert list(table) == ["milan", "p(d|E)", "netdissect", "compositional", "an annotator*", "shuffled", "constant"]
     assert (table["an annotator*"][0], table["constant"][0]) == ("ceiling", "floor")
@@ -216,7 +216,7 @@ def test_seeds_count_from_the_first(folders: Path, run: tuple[Report, Path], tmp
     assert report.facts["seed"] == "3 to 4"
 
 
-def test_the_ceiling_is_what_one_annotator_gets_from_the_others(known: Report, looks: Path) -> None:
+def test_the_ceiling_scores_each_annotator_against_the_others(known: Report, looks: Path) -> None:
     source = looks / "annotations" / "alexnet-objects" / "looks"
     units = [
         AnnotatedUnit(source, Unit("looks", index), (text, f"{text} things", f"the color {text}"))
@@ -235,7 +235,7 @@ def test_the_ceiling_is_what_one_annotator_gets_from_the_others(known: Report, l
     assert found["units"] == 5
 
 
-def test_a_network_that_is_not_at_hand_is_told(known: Report, looks: Path, tmp_path: Path) -> None:
+def test_a_network_without_pixel_labels_is_reported(known: Report, looks: Path, tmp_path: Path) -> None:
     shutil.copytree(looks / "annotations", tmp_path / "annotations")
     for file in tmp_path.glob("annotations/*/looks/probe.json"):
         facts = json.loads(file.read_text())
@@ -284,7 +284,7 @@ def test_components_are_those_of_scikit_learn() -> None:
     assert found.square().mean().item() == pytest.approx(1, abs=1e-4)
 
 
-def test_a_captioner_of_components_is_found_again(folders: Path, tmp_path: Path) -> None:
+def test_a_captioner_of_components_is_saved_and_loaded(folders: Path, tmp_path: Path) -> None:
     split = make_splits(load_networks([str(folders)]))[-1]
     sizes = {"hidden": 8, "prior_hidden": 8, "updates": 2, "prior_updates": 1, "components": 5}
     config, store = GeneralizationConfig(tmp_path, half=False, **sizes), FeatureStore(load_encoder("diorama:encoder"))
@@ -333,7 +333,7 @@ def test_pairs_of_texts_are_compared_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(compared) == 4, "what was compared is read again"
 
 
-def test_a_seed_leaves_no_trace() -> None:
+def test_fork_seed_restores_the_random_state() -> None:
     torch.manual_seed(5)
     first = torch.rand(1)
     torch.manual_seed(5)
@@ -374,7 +374,7 @@ def test_few_annotations_make_small_batches_and_updates_are_limited_by_epochs(fo
     assert all(torch.equal(batch.tokens, tokens) for batch, tokens in zip(batches, again, strict=True))
 
 
-def test_what_was_said_of_some_units_is_shown(run: tuple[Report, Path]) -> None:
+def test_descriptions_of_random_units_are_in_the_report(run: tuple[Report, Path]) -> None:
     report, out = run
     rows = report.tables[-1].rows
     assert len(rows) == 3 * 2

@@ -89,8 +89,8 @@ class GeneralizationConfig:
     @property
     def training_settings(self) -> dict[str, Any]:
         """The settings that determine trained models."""
-        names = ("hidden", "prior_hidden", "learning_rate", "prior_learning_rate", "batch_size", "epochs", "patience")
-        names += ("updates", "prior_updates", "components", "half")
+        names = ["hidden", "prior_hidden", "learning_rate", "prior_learning_rate", "batch_size", "epochs", "patience"]
+        names += ["updates", "prior_updates", "components", "half"]
         settings = {name: getattr(self, name) for name in names}
         return settings | {"embedding": EMBEDDING, "dropout": DROPOUT, "minimum": MINIMUM}
 
