@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from milan.cli import train as program
 from milan.cli.train import main, train
+from milan.describers.milan import Milan
 from milan.errors import BadInput
 from milan.models import Captioner, Prior
 from milan.models.lightning_modules import compute_bleu
@@ -218,6 +219,30 @@ def test_a_finished_run_is_not_trained_again(
     train(arguments(kind, folder, out))
     assert (out / "model.safetensors").stat().st_mtime_ns == before
     assert "holds the finished model" in capfd.readouterr().err
+
+
+def test_without_arguments_prior_and_captioner_are_trained_to_describe_together(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "configs").mkdir()
+    for kind, sizes in (("prior", {}), ("captioner", {"attention": 8})):
+        config = yaml.safe_load((ROOT / "configs" / f"{kind}.yaml").read_text())
+        config["model"]["init_args"] |= {"embedding": 8, "hidden": 12, **sizes}
+        config["data"]["init_args"] |= {"folders": [str(folder)], "encoder": ENCODER if kind == "captioner" else None}
+        config["trainer"]["max_epochs"] = 1
+        (tmp_path / "configs" / f"{kind}.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.setattr(program, "locate_packaged_data", lambda name: tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert main([]) == 0
+    printed = capfd.readouterr()
+    assert printed.out.splitlines()[-1].endswith(
+        "python describe.py --settings.captioner runs/train/captioner --settings.prior runs/train/prior"
+    )
+    assert "epoch 1 of at most 1: held_out_loss" in printed.err
+    assert "epoch 1 of at most 1: bleu" in printed.err
+    assert "GPU" not in printed.err
+    captioner, prior, _ = Milan(captioner="runs/train/captioner", prior="runs/train/prior").models
+    assert captioner.vocabulary == prior.vocabulary
 
 
 def test_other_settings_in_the_same_folder_are_refused(

@@ -29,6 +29,7 @@ EXPECTED_WARNINGS = (
     "Checkpoint directory",
     ".*isinstance.treespec",
     ".*does not have many workers",
+    "The number of training batches",
 )
 
 
