@@ -125,7 +125,7 @@ def test_a_mixture_is_pmi_token_by_token() -> None:
 
 def test_beam_and_steps_must_be_positive() -> None:
     vocabulary, logs = table(words=2, units=1, seed=0)
-    with pytest.raises(BadInput, match="beam of 0"):
+    with pytest.raises(BadInput, match="beam is 0"):
         beam_search(Table(logs), 1, TokenConstraints(vocabulary), beam=0)
 
 
