@@ -1,4 +1,4 @@
-"""Trains MILAN's captioner or its prior: ``python train.py fit --config configs/captioner.yaml``."""
+"""Train MILAN: ``python train.py`` for prior and captioner, ``python train.py fit --config FILE`` for one of them."""
 
 import sys
 

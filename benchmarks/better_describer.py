@@ -27,15 +27,13 @@ from torch import Tensor
 from benchmarks.transformer_captioner import TransformerCaptioner
 from milan.describers.sand import mask_images
 from milan.experiments.core.description_scores import DescriptionScorer, TextsWithReferences
+from milan.experiments.generalization.config import GeneralizationConfig
 from milan.experiments.generalization.model_training import (
-    FeatureStore,
-    SplitTensors,
+    SplitDataModule,
     TrainedModels,
-    TrainingRecipe,
     fork_seed,
     search_texts,
     train_captioner,
-    train_for_updates,
 )
 from milan.experiments.generalization.network_splits import (
     NetworkSplit,
@@ -44,9 +42,11 @@ from milan.experiments.generalization.network_splits import (
     load_networks,
     make_splits,
 )
-from milan.experiments.generalization.trained_splits import GeneralizationConfig, RedissectedNetwork, load_or_train
+from milan.experiments.generalization.trained_splits import RedissectedNetwork, load_or_train
 from milan.models import load_encoder
-from milan.models.data_module import AnnotatedUnit
+from milan.models.annotated_units import AnnotatedUnit
+from milan.models.feature_store import FeatureStore
+from milan.models.training import TrainingResult, train
 from milan.pretrained.embedder import Embedder, load_embedder
 from milan.scores.confidence_intervals import estimate_mean
 from milan.scores.truth_score import Truth
@@ -132,7 +132,6 @@ class Case:
     plan: GeneralizationConfig
     evidence: FeatureStore
     court: Court
-    folder: Path
     found: dict[object, Heard] = field(default_factory=dict)
 
     @property
@@ -143,7 +142,7 @@ class Case:
     @property
     def units(self) -> tuple[AnnotatedUnit, ...]:
         """Those of the network left out, the same under every seed."""
-        return self.heard(self.plan.first_seed).units
+        return self.heard(self.plan.seed).units
 
     def truth(self, texts: Texts) -> np.ndarray:
         """Of each unit's text, 0..1; NaN where the unit has no masks."""
@@ -153,7 +152,7 @@ class Case:
         return divide_units(self.split, seed)
 
     def fitted(self, seed: int) -> TrainedModels:
-        return load_or_train(self.split, self.share(seed), self.plan, self.evidence, seed, self.folder)
+        return load_or_train(self.split, self.share(seed), self.plan, self.evidence, seed)
 
     def heard(self, seed: int, beam: int = BEAM, *, stop: bool = False) -> Heard:
         """What a training finds for the units of the network left out, or for those kept for stopping."""
@@ -281,13 +280,13 @@ class Looking:
         return self.pictures[key]
 
 
-def trainings(evidence: FeatureStore, recipe: TrainingRecipe) -> list[Change]:
+def trainings(evidence: FeatureStore, plan: GeneralizationConfig) -> list[Change]:
     """Those that need one, under the first seed only; decoded with λ 0 and as published."""
-    makers: dict[str, tuple[FeatureStore, TrainingRecipe, str]] = {
-        "stopped by BLEU": (evidence, replace(recipe, updates=0, epochs=100), "lstm"),
-        "all features": (evidence, replace(recipe, components=0), "lstm"),
-        "last layer's features": (LastLayer(evidence.encoder), recipe, "lstm"),
-        "transformer for the LSTM": (evidence, recipe, "transformer"),
+    makers: dict[str, tuple[FeatureStore, GeneralizationConfig, str]] = {
+        "stopped by BLEU": (evidence, replace(plan, updates=0, epochs=100), "lstm"),
+        "all features": (evidence, replace(plan, components=0), "lstm"),
+        "last layer's features": (LastLayer(evidence.encoder), plan, "lstm"),
+        "transformer for the LSTM": (evidence, plan, "transformer"),
     }
     return [
         Change(name, {f"λ {weight:g}": lambda case, _seed, name=name, made=made,
@@ -297,16 +296,14 @@ def trainings(evidence: FeatureStore, recipe: TrainingRecipe) -> list[Change]:
     ]  # fmt: skip
 
 
-def _once(case: Case, name: str, evidence: FeatureStore, recipe: TrainingRecipe, model: str) -> Heard:
+def _once(case: Case, name: str, evidence: FeatureStore, plan: GeneralizationConfig, model: str) -> Heard:
     """What a captioner of another kind says beside the same prior, first seed; kept in the folder."""
     if name not in case.found:
-        seed = case.plan.first_seed
-        dataset = SplitTensors(case.share(seed), evidence, recipe, seed)
-        file = case.folder / "models" / f"{name}-{case.split.name}-{seed}.pt"
+        seed = case.plan.seed
+        dataset = SplitDataModule(case.share(seed), evidence, plan, seed)
+        file = case.plan.out / "models" / f"{name}-{case.split.name}-{seed}.pt"
         if not file.exists():
-            captioner, facts = (
-                train_captioner(dataset, recipe.patience) if model == "lstm" else fit_transformer(dataset)
-            )
+            captioner, facts = train_captioner(dataset, plan.patience) if model == "lstm" else fit_transformer(dataset)
             print(f"{case.split.name}, {name}: {facts}", flush=True)
             torch.save(captioner, file)
         fitted = TrainedModels(torch.load(file, weights_only=False), case.fitted(seed).prior, {}, dataset.components)
@@ -314,13 +311,10 @@ def _once(case: Case, name: str, evidence: FeatureStore, recipe: TrainingRecipe,
     return case.found[name]
 
 
-def fit_transformer(dataset: SplitTensors) -> tuple[TransformerCaptioner, dict[str, object]]:
+def fit_transformer(dataset: SplitDataModule) -> TrainingResult:
     with fork_seed(dataset.seed):
-        model = TransformerCaptioner(dataset.vocabulary.words, dataset.features.shape[-1])
-        updates = dataset.limit_updates(dataset.recipe.updates)
-        return model, train_for_updates(
-            model, model.loss, dataset.iter_batches, updates, learning_rate=1e-3, half=dataset.recipe.half
-        )
+        model = TransformerCaptioner(dataset.vocabulary.words, dataset.training_features.shape[-1])
+        return train(model, dataset, dataset.make_training_config(dataset.config.updates, dataset.config.patience))
 
 
 @dataclass(frozen=True)
@@ -400,10 +394,8 @@ def main() -> None:
     parser.add_argument("--embedder", default="diorama", help="image-text model to rerank by; none leaves it out")
     options = parser.parse_args()
     known = yaml.safe_load((locate_packaged_data("configs/experiments") / "generalization.yaml").read_text())
-    recipe = TrainingRecipe(
-        **{name: value for name, value in (known | QUICK).items() if name in TrainingRecipe().settings}
-    )
-    plan = GeneralizationConfig(recipe, options.seeds, BEAM, STEPS, WEIGHT, first_seed=known["seed"])
+    changed = {"annotations": options.annotations, "seeds": options.seeds, "out": options.out}
+    plan = GeneralizationConfig(**known | QUICK | changed)
     evidence = FeatureStore(load_encoder(known["encoder"]))
     networks = load_networks(options.annotations)
     court = Court(
@@ -415,12 +407,12 @@ def main() -> None:
     )
     wanted = options.networks or [network.name for network in networks if network.task == "classifiers"]
     splits = [split for split in make_splits(networks) if split.kind == "leave one out" and split.name in wanted]
-    cases = [Case(split, plan, evidence, court, options.out) for split in splits]
+    cases = [Case(split, plan, evidence, court) for split in splits]
     near = None if options.embedder == "none" else Looking(options.embedder).near
     every = [
         Change("MILAN", {"beam 50, λ 0.2": lambda case, seed: case.heard(seed).best()}),
         *changes(near),
-        *trainings(evidence, recipe),
+        *trainings(evidence, plan),
     ]
     every = [change for change in every if not options.changes or change.name.startswith((*options.changes, "MILAN"))]
     rows = [verdict.row() for verdict in verdicts(cases, every)]

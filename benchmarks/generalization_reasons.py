@@ -19,11 +19,12 @@ import yaml
 from benchmarks.better_describer import QUICK
 from milan.diorama.text_reader import parse_description
 from milan.experiments.core.description_scores import BertScoreConfig, TextsWithReferences
-from milan.experiments.generalization.model_training import FeatureStore, TrainingRecipe
+from milan.experiments.generalization.config import GeneralizationConfig
 from milan.experiments.generalization.network_splits import NetworkSplit, divide_units, load_networks, select_splits
 from milan.experiments.generalization.tables import GeneralizationResult
-from milan.experiments.generalization.trained_splits import GeneralizationConfig, train_all_splits
+from milan.experiments.generalization.trained_splits import train_all_splits
 from milan.models import load_encoder
+from milan.models.feature_store import FeatureStore
 from milan.models.vocabulary import tokenize
 from milan.scores.confidence_intervals import Measure
 from milan.storage.packaged_data import locate_packaged_data
@@ -38,26 +39,17 @@ def main() -> None:
     )
     parser.add_argument("--bert", required=True, help="as for the experiment")
     parser.add_argument("--bert_layers", type=int, default=0)
-    for name in ("annotations", "kinds", "described"):
+    for name in ("annotations", "kinds", "test_networks"):
         parser.add_argument(f"--{name}", nargs="*", help="as for the experiment")
     parser.add_argument("--quick", action="store_true", help=f"of trainings with {QUICK}")
     options = parser.parse_args()
     known = yaml.safe_load((locate_packaged_data("configs/experiments") / "generalization.yaml").read_text())
-    recipe = TrainingRecipe(
-        **{
-            name: value
-            for name, value in (known | (QUICK if options.quick else {})).items()
-            if name in TrainingRecipe().settings
-        }
-    )
-    plan = GeneralizationConfig(
-        recipe, known["seeds"], known["beam"], known["steps"], known["prior_weight"], first_seed=known["seed"]
-    )
+    plan = GeneralizationConfig(**known | (QUICK if options.quick else {}) | {"out": options.out})
     evidence = FeatureStore(load_encoder(known["encoder"]))
-    splits = select_splits(load_networks(options.annotations or ["diorama"]), options.kinds, options.described)
-    found = train_all_splits(splits, plan, evidence, options.out)
+    splits = select_splits(load_networks(options.annotations or ["diorama"]), options.kinds, options.test_networks)
+    found = train_all_splits(splits, plan, evidence)
     with GeneralizationResult.score(
-        found, plan, evidence, BertScoreConfig(options.bert, options.bert_layers), options.out
+        found, plan, evidence, BertScoreConfig(options.bert, options.bert_layers)
     ) as outcome:
         for lines in (
             by_known_words(outcome, plan),

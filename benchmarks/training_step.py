@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.decoding import EXEMPLARS, FEATURES, WORDS, peak
 from milan.models import CaptionBatch, Captioner
+from milan.models.lightning_modules import make_training_module
 
 BATCH, MEAN_WORDS, LONGEST = 64, 4.05, 14
 OFFICIAL = 1.57  # seconds of the 2022 code
@@ -40,7 +41,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = Captioner([f"word{index}" for index in range(WORDS)], features=FEATURES).train()
     batch = CaptionBatch(torch.rand(BATCH, EXEMPLARS, FEATURES), captions(model))
-    optimizer = model.configure_optimizers()
+    optimizer = make_training_module(model).configure_optimizers()
 
     def step() -> list[float]:
         start = time.perf_counter()

@@ -28,6 +28,7 @@ class TransformerCaptioner(nn.Module):
         layers: of the decoder.
         heads: of its attention.
         dropout: within it.
+        learning_rate: learning rate of AdamW in training.
     """
 
     def __init__(
@@ -38,8 +39,10 @@ class TransformerCaptioner(nn.Module):
         layers: int = 2,
         heads: int = 4,
         dropout: float = 0.3,
+        learning_rate: float = 1e-3,
     ):
         super().__init__()
+        self.learning_rate = learning_rate
         self.vocabulary = Vocabulary(words)
         self.project = nn.Sequential(nn.LayerNorm(features), nn.Linear(features, width))
         self.embedding, self.position = nn.Embedding(len(self.vocabulary), width), nn.Embedding(LONGEST + 1, width)
@@ -62,13 +65,15 @@ class TransformerCaptioner(nn.Module):
         logits = self(self.project(batch.features), before)
         return F.cross_entropy(logits.transpose(1, 2), batch.tokens, ignore_index=self.vocabulary.pad)
 
-    def walk(self, features: Float[Tensor, "units k features"]) -> "TransformerWalk":
+    def start_decoding(self, features: Float[Tensor, "units k features"]) -> "TransformerWalk":
         """For ``milan.models.decoding``."""
         return TransformerWalk(self, features)
 
     @torch.no_grad()
-    def greedy_texts(self, features: Float[Tensor, "units k features"]) -> list[str]:
-        found = greedy_search(self.walk(features), len(features), TokenConstraints(self.vocabulary), steps=MAX_STEPS)
+    def decode_greedily(self, features: Float[Tensor, "units k features"]) -> list[str]:
+        found = greedy_search(
+            self.start_decoding(features), len(features), TokenConstraints(self.vocabulary), steps=MAX_STEPS
+        )
         return [self.vocabulary.decode(tokens[0].tolist()) for tokens in found.tokens]
 
 

@@ -1,6 +1,4 @@
-"""Annotations as training data: groups, splits that leak nothing, features in the cache, orders that can be gone on
-with.
-"""
+"""Annotations as training data: groups, splits without leaks, cached features, and batch orders that can be resumed."""
 
 import csv
 from itertools import chain
@@ -11,16 +9,14 @@ import pytest
 import torch
 
 from milan.errors import BadInput, MilanWarning, UnknownName
-from milan.models.data_module import (
+from milan.models.annotated_units import (
     MILANNOTATIONS_GROUPS,
-    EpochBatchSampler,
-    MilannotationsDataModule,
-    TrainingProgress,
     find_annotation_sources,
     find_group_folders,
     read_annotations,
     split_by_unit,
 )
+from milan.models.data_module import EpochBatchSampler, MilannotationsDataModule, TrainingProgress
 from milan.storage.files import cache_folder
 from milan.units import Unit
 
@@ -95,13 +91,13 @@ def test_folders_csv_files_and_groups_are_found(tmp_path: Path) -> None:
         find_annotation_sources([str(tmp_path / "empty")])
 
 
-def test_odd_annotations_are_made_plain(tmp_path: Path) -> None:
+def test_annotations_are_normalized(tmp_path: Path) -> None:
     file = tmp_path / "texts.csv"
     texts = [(0, "  red\t dots \n"), (0, ""), (0, "   "), (1, "word " * 300), (2, ""), (3, "日本語"), (3, "日本語")]
     rows = [("layer", "unit", "summary"), *(("l", unit, text) for unit, text in texts)]
     with file.open("w", newline="", encoding="utf-8") as opened:
         csv.writer(opened).writerows(rows)
-    with pytest.warns(MilanWarning, match="1 annotations of more than 60 words"):
+    with pytest.warns(MilanWarning, match="truncated 1 annotations of more than 60 words"):
         said = read_annotations(file)
     assert {unit.index: texts for unit, texts in said.items()} == {
         0: ("red dots",),
@@ -110,7 +106,7 @@ def test_odd_annotations_are_made_plain(tmp_path: Path) -> None:
     }
 
 
-def test_no_unit_is_on_both_sides_and_every_layer_is_held_out_from(tmp_path: Path) -> None:
+def test_no_unit_is_in_both_parts_and_every_layer_has_held_out_units(tmp_path: Path) -> None:
     split = data(annotated(tmp_path / "set")).split
     train, held_out = ({(one.source, one.unit) for one in part} for part in (split.train, split.held_out))
     assert not train & held_out
@@ -118,7 +114,7 @@ def test_no_unit_is_on_both_sides_and_every_layer_is_held_out_from(tmp_path: Pat
     assert sorted(unit.layer for _, unit in held_out) == ["a", "a", "b", "b"]
 
 
-def test_the_split_of_a_layer_is_the_same_with_any_others_and_with_texts_alone(tmp_path: Path) -> None:
+def test_the_split_of_a_layer_does_not_depend_on_other_layers_or_on_features(tmp_path: Path) -> None:
     folder, other = annotated(tmp_path / "set"), annotated(tmp_path / "other")
     own = data(folder)
     both = MilannotationsDataModule([str(other), str(folder)], encoder=None)
@@ -129,7 +125,7 @@ def test_the_split_of_a_layer_is_the_same_with_any_others_and_with_texts_alone(t
     assert data(folder, encoder=None).words == own.words
 
 
-def test_the_vocabulary_is_of_training_texts_alone(tmp_path: Path) -> None:
+def test_the_vocabulary_has_the_words_of_training_annotations_only(tmp_path: Path) -> None:
     folder = annotated(tmp_path / "set")
     held_out = data(folder).split.held_out[0].unit
     file = folder / "annotations.csv"
@@ -150,15 +146,13 @@ def test_a_split_needs_two_sides(held_out: float, tmp_path: Path) -> None:
         split_by_unit(annotations[:1], 0.1, 0)
 
 
-def test_features_are_computed_once_and_follow_the_content(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_features_are_cached_by_content(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = annotated(tmp_path / "set")
     first = data(folder)
     first.prepare_data()
     unit = first.split.train[3]
     features = first.load_features([unit])
-    exemplars = first._dissection(unit.source).exemplars(unit.unit)
+    exemplars = first.features.dissection(unit.source).exemplars(unit.unit)
     assert torch.equal(features[0], first.encoder.encode(exemplars.images, exemplars.masks))
     assert features.shape == (1, 4, 32)
     files = sorted((cache_folder() / "features").iterdir())
@@ -192,7 +186,7 @@ def test_batches_hold_annotations_with_their_units_features(tmp_path: Path, cach
     assert list(chain(*held_out)) == [list(one.texts) for one in annotations.split.held_out]
 
 
-def test_an_order_is_its_epochs_own_and_can_be_gone_on_with() -> None:
+def test_the_order_of_an_epoch_can_be_resumed() -> None:
     now = TrainingProgress()
     order = EpochBatchSampler(50, 8, seed=3, progress=lambda: now)
     first = list(order)
@@ -215,14 +209,14 @@ def test_processes_share_each_batch() -> None:
     assert {index for part in parts for batch in part for index in batch} == set(range(50))
 
 
-def test_texts_alone_train_no_captioner(tmp_path: Path) -> None:
+def test_a_captioner_cannot_be_trained_on_texts_alone(tmp_path: Path) -> None:
     file = annotated(tmp_path / "set") / "annotations.csv"
     assert len(MilannotationsDataModule([str(file)], encoder=None).split.held_out) == 4
     with pytest.raises(BadInput, match="holds texts alone"):
         _ = data(file).split
 
 
-def test_diorama_says_that_its_annotators_are_simulated() -> None:
+def test_facts_of_diorama_report_simulated_annotators() -> None:
     annotations = MilannotationsDataModule(["diorama"], encoder=None)
     assert "simulated" in str(annotations.facts["data"])
     assert annotations.facts["units"] > 1000

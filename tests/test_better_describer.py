@@ -8,9 +8,9 @@ import torch
 
 from benchmarks.better_describer import Change, Heard, verdicts
 from benchmarks.transformer_captioner import TransformerCaptioner
-from milan.experiments.generalization.trained_splits import GeneralizationConfig
+from milan.experiments.generalization.config import GeneralizationConfig
 from milan.models import CaptionBatch
-from milan.models.data_module import AnnotatedUnit
+from milan.models.annotated_units import AnnotatedUnit
 from milan.models.decoding import TokenConstraints, beam_search
 from milan.units import Unit
 
@@ -30,7 +30,7 @@ def test_each_rule_chooses_by_its_own_sum() -> None:
 
 
 def test_a_change_is_asked_under_its_seeds() -> None:
-    plan = GeneralizationConfig(seeds=5, first_seed=1)
+    plan = GeneralizationConfig(seeds=5, seed=1)
     assert list(Change("beam", {}, seeds=2).rounds(plan)) == [1, 2]
     assert list(Change("λ", {}).rounds(plan)) == [1, 2, 3, 4, 5]
     assert list(Change("ensemble", {}, together=True).rounds(plan)) == [1], "it says one thing"
@@ -44,7 +44,7 @@ def test_the_best_setting_where_it_was_chosen_is_judged_elsewhere(capsys: pytest
         def __init__(self, name: str, texts: dict[str, list[str]]):
             self.judging, self.plan, self.texts = (
                 name.startswith("resnet"),
-                GeneralizationConfig(seeds=1, first_seed=1),
+                GeneralizationConfig(seeds=1, seed=1),
                 texts,
             )
             self.units = tuple(AnnotatedUnit(Path("layer"), Unit("layer", index), ("dots",)) for index in range(2))
@@ -74,7 +74,7 @@ def model() -> TransformerCaptioner:
 
 def test_a_walk_says_what_reading_the_whole_text_says(model: TransformerCaptioner) -> None:
     features = torch.randn(3, 4, 6)
-    found = beam_search(model.walk(features), 3, TokenConstraints(model.vocabulary), beam=4, steps=5)
+    found = beam_search(model.start_decoding(features), 3, TokenConstraints(model.vocabulary), beam=4, steps=5)
     for unit in range(3):
         for beam in range(4):
             tokens = found.tokens[unit, beam]

@@ -1,6 +1,4 @@
-"""train.py: a stopped run ends as one never stopped, the best weights are what is kept, and faults are told in
-a line.
-"""
+"""``train.py``: interrupted runs resume to the same result, the best weights are saved, and errors take one line."""
 
 import csv
 import os
@@ -16,10 +14,12 @@ import yaml
 from safetensors.torch import load_file
 
 from milan.cli import train as program
-from milan.cli.train import Resumable, main, train
+from milan.cli.train import main, train
+from milan.describers.milan import Milan
 from milan.errors import BadInput
 from milan.models import Captioner, Prior
-from milan.models.captioner import compute_bleu
+from milan.models.lightning_modules import compute_bleu
+from milan.models.training_callbacks import ResumeCheckpoint
 from tests.test_annotations import ENCODER, annotated, data
 
 ROOT = Path(__file__).parents[1]
@@ -52,7 +52,7 @@ def arguments(kind: str, folder: Path, out: Path, *more: str) -> list[str]:
 def finished(
     request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Path]:
-    """A run that was never stopped: 3 epochs of 4 batches."""
+    """An uninterrupted run: 3 epochs of 4 batches."""
     out = tmp_path_factory.mktemp("finished") / request.param
     train(arguments(request.param, folder, out))
     return request.param, out
@@ -63,32 +63,32 @@ def metrics(out: Path) -> str:
 
 
 def same(one: Path, other: Path) -> bool:
-    """Whether two runs have the same weights, bit for bit, and have logged the same rows."""
+    """Return whether two runs have the same weights, bit for bit, and the same rows of metrics."""
     assert metrics(one) == metrics(other)
     weights, others = (load_file(out / "model.safetensors") for out in (one, other))
     return weights.keys() == others.keys() and all(torch.equal(value, others[name]) for name, value in weights.items())
 
 
 def stopped_at(step: int, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trains, and stops before the batch of that step."""
-    begin = Resumable.on_train_batch_start
+    """Train until the batch of a step, and stop with an error."""
+    begin = ResumeCheckpoint.on_train_batch_start
 
-    def stop(self: Resumable, trainer: object, *rest: object) -> None:
+    def stop(self: ResumeCheckpoint, trainer: object, *rest: object) -> None:
         begin(self, trainer, *rest)
         if trainer.global_step == step:
             raise RuntimeError("stopped")
 
-    monkeypatch.setattr(Resumable, "on_train_batch_start", stop)
+    monkeypatch.setattr(ResumeCheckpoint, "on_train_batch_start", stop)
     with pytest.raises(RuntimeError, match="stopped"):
         train(words)
-    monkeypatch.setattr(Resumable, "on_train_batch_start", begin)
+    monkeypatch.setattr(ResumeCheckpoint, "on_train_batch_start", begin)
 
 
 @pytest.mark.parametrize("steps", [(1, 3), (8, 4), (6, 11)])
 def test_a_run_stopped_at_any_step_ends_with_the_same_weights_and_rows(
     steps: tuple[int, int], finished: tuple[str, Path], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Step 3 is the last of an epoch, 4 and 8 are the first of one; each kind is stopped at three of the six."""
+    """Step 3 is the last of an epoch, 4 and 8 are the first of one; each model is stopped at three of the six."""
     kind, whole = finished
     step = steps[KINDS.index(kind)]
     words = arguments(kind, folder, tmp_path / "run", "--checkpoint_seconds=0")
@@ -100,7 +100,7 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_weights_and_rows(
     assert same(tmp_path / "run", whole)
 
 
-def test_a_run_of_one_batch_an_epoch_stopped_twice_is_the_same(folder: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_run_with_one_batch_per_epoch_resumes_twice(folder: Path, tmp_path: Path, monkeypatch) -> None:
     runs = {name: arguments("prior", folder, tmp_path / name, "--data.batch_size=9999") for name in ("whole", "run")}
     train(runs["whole"])
     words = [*runs["run"], "--checkpoint_seconds=0"]
@@ -114,7 +114,7 @@ def test_a_run_of_one_batch_an_epoch_stopped_twice_is_the_same(folder: Path, tmp
 
 
 def killed(command: list[str], out: Path) -> None:
-    """Starts a run and kills all its processes when it has written its first checkpoint."""
+    """Start a run and kill all its processes after its first checkpoint."""
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -141,7 +141,7 @@ def test_a_killed_run_ends_with_the_same_weights(finished: tuple[str, Path], fol
     assert not [file for file in out.rglob("*") if file.name.startswith(".partial")]
 
 
-def test_two_processes_killed_end_with_the_same_weights_as_two_never_stopped(folder: Path, tmp_path: Path) -> None:
+def test_a_killed_run_of_two_processes_ends_with_the_same_weights(folder: Path, tmp_path: Path) -> None:
     both = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp", "--checkpoint_seconds=0"]
     commands = [
         [sys.executable, "train.py", *arguments("captioner", folder, tmp_path / name, *both)]
@@ -153,13 +153,13 @@ def test_two_processes_killed_end_with_the_same_weights_as_two_never_stopped(fol
     assert same(tmp_path / "whole", tmp_path / "killed")
 
 
-def test_ctrl_c_ends_with_how_to_go_on(
+def test_ctrl_c_prints_how_to_resume(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Resumable, "on_train_batch_start", interrupt)
+    monkeypatch.setattr(ResumeCheckpoint, "on_train_batch_start", interrupt)
     before = signal.getsignal(signal.SIGINT)
     try:
         assert main(arguments("prior", folder, tmp_path / "run")) == 130
@@ -168,7 +168,7 @@ def test_ctrl_c_ends_with_how_to_go_on(
     assert "run the same command again" in capfd.readouterr().err
 
 
-def test_the_best_epochs_weights_are_what_is_saved(folder: Path, tmp_path: Path) -> None:
+def test_the_weights_of_the_best_epoch_are_saved(folder: Path, tmp_path: Path) -> None:
     """The learning rate is so large that the held-out loss soon rises: the last weights are not the best."""
     out = tmp_path / "run"
     train([*arguments("prior", folder, out), "--model.learning_rate=1", "--patience=2", "--trainer.max_epochs=30"])
@@ -185,7 +185,7 @@ def test_the_best_epochs_weights_are_what_is_saved(folder: Path, tmp_path: Path)
     assert loss < losses[-1] - 1e-3
 
 
-def test_the_saved_captioner_has_the_bleu_it_says(folder: Path, finished: tuple[str, Path]) -> None:
+def test_the_saved_captioner_has_the_bleu_of_its_card(folder: Path, finished: tuple[str, Path]) -> None:
     kind, out = finished
     if kind == "prior":
         return
@@ -199,8 +199,8 @@ def test_the_saved_captioner_has_the_bleu_it_says(folder: Path, finished: tuple[
     assert model.vocabulary == annotations.vocabulary
 
 
-def test_training_learns_what_is_seen(folder: Path, tmp_path: Path) -> None:
-    """Held-out units' colours are said rightly."""
+def test_training_learns_the_colours(folder: Path, tmp_path: Path) -> None:
+    """The descriptions of held-out units name the right colours."""
     out = tmp_path / "run"
     longer = ["--trainer.max_epochs=24", "--patience=24", "--model.hidden=32", "--model.learning_rate=1e-2"]
     train([*arguments("captioner", folder, out), *longer])
@@ -210,7 +210,7 @@ def test_training_learns_what_is_seen(folder: Path, tmp_path: Path) -> None:
     assert [text.split()[0] for text in texts] == [one.texts[0].split()[0] for one in held_out]
 
 
-def test_a_finished_run_is_not_done_again(
+def test_a_finished_run_is_not_trained_again(
     finished: tuple[str, Path], folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: object
 ) -> None:
     kind, out = finished
@@ -219,6 +219,30 @@ def test_a_finished_run_is_not_done_again(
     train(arguments(kind, folder, out))
     assert (out / "model.safetensors").stat().st_mtime_ns == before
     assert "holds the finished model" in capfd.readouterr().err
+
+
+def test_without_arguments_prior_and_captioner_are_trained_to_describe_together(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "configs").mkdir()
+    for kind, sizes in (("prior", {}), ("captioner", {"attention": 8})):
+        config = yaml.safe_load((ROOT / "configs" / f"{kind}.yaml").read_text())
+        config["model"]["init_args"] |= {"embedding": 8, "hidden": 12, **sizes}
+        config["data"]["init_args"] |= {"folders": [str(folder)], "encoder": ENCODER if kind == "captioner" else None}
+        config["trainer"]["max_epochs"] = 1
+        (tmp_path / "configs" / f"{kind}.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.setattr(program, "locate_packaged_data", lambda name: tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert main([]) == 0
+    printed = capfd.readouterr()
+    assert printed.out.splitlines()[-1].endswith(
+        "python describe.py --settings.captioner runs/train/captioner --settings.prior runs/train/prior"
+    )
+    assert "epoch 1 of at most 1: held_out_loss" in printed.err
+    assert "epoch 1 of at most 1: bleu" in printed.err
+    assert "GPU" not in printed.err
+    captioner, prior, _ = Milan(captioner="runs/train/captioner", prior="runs/train/prior").models
+    assert captioner.vocabulary == prior.vocabulary
 
 
 def test_other_settings_in_the_same_folder_are_refused(
@@ -231,21 +255,19 @@ def test_other_settings_in_the_same_folder_are_refused(
     assert "data.init_args.seed was 0, is 7" in capfd.readouterr().err
 
 
-def test_the_kept_config_makes_it_again(finished: tuple[str, Path], tmp_path: Path) -> None:
+def test_the_saved_config_reproduces_the_run(finished: tuple[str, Path], tmp_path: Path) -> None:
     _, out = finished
     assert "words" not in yaml.safe_load((out / "config.yaml").read_text())["model"]["init_args"]
     train(["fit", f"--config={out / 'config.yaml'}", f"--out={tmp_path / 'again'}"])
     assert same(out, tmp_path / "again")
 
 
-def test_a_captioner_without_an_encoder_is_told_what_it_lacks(
-    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture
-) -> None:
+def test_a_captioner_without_an_encoder_is_an_error(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     assert main(arguments("captioner", folder, tmp_path / "run", "--data.encoder=null")) == 2
     assert "a captioner needs features; give data.encoder" in capfd.readouterr().err
 
 
-def test_a_typo_is_answered_with_the_nearest_option(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+def test_an_unknown_option_names_the_nearest_one(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as end:
         main(arguments("prior", folder, tmp_path / "run", "--pattience=3"))
     assert end.value.code == 2

@@ -1,4 +1,4 @@
-"""MILAN's models: the encoder, the captioner p(d|E), the prior p(d), and how texts are found and chosen with them."""
+"""MILAN's models: the encoder, the captioner p(d|E), the prior p(d), their training and their decoding."""
 
 from milan.models.captioner import CaptionBatch, Captioner, UnitBatch
 from milan.models.encoder import Encoder, build_encoder, load_encoder

@@ -1,9 +1,8 @@
-"""The captioner's steps under teacher forcing, with their gradient written out.
+"""The captioner's LSTM under teacher forcing, with a hand-written gradient.
 
-Autograd multiplies and adds up a weight's gradient once for every word; here the errors of all words are kept, and one
-product at the end
-makes the gradient: at the published size a training step takes 0.43 s instead of 0.55 (``benchmarks.training_step``).
-The equations are those of ``milan.models.captioner``, and tests hold the two side by side.
+Autograd multiplies and accumulates the gradient of a weight once per word. Here the errors of all words are collected,
+and one product at the end computes the gradient: at the published size a training step takes 0.43 s instead of 0.55 s
+(``benchmarks.training_step``). The equations are those of ``milan.models.captioner``; tests compare the two.
 """
 
 from collections.abc import Sequence
@@ -16,14 +15,14 @@ from torch.autograd.function import once_differentiable
 
 
 class StepWeights(NamedTuple):
-    """What is the same at every step.
+    """The weights that every step uses.
 
     Attributes:
-        by_hidden: of the query, the gate and the LSTM's four gates, one below the other.
-        bias: likewise.
-        by_features: of the gated features in the LSTM's four gates.
-        energy: of the compared state and features.
-        shift: of the energies; no attention depends on it.
+        by_hidden: weights of the hidden state in the query, the gate and the LSTM's four gates, stacked.
+        bias: biases of the same outputs.
+        by_features: weights of the gated features in the LSTM's four gates.
+        energy: weights of the attention energy.
+        shift: bias of the attention energy; it cancels in the softmax.
     """
 
     by_hidden: Float[Tensor, "outputs hidden"]
@@ -34,7 +33,7 @@ class StepWeights(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """What a step's gradient needs of the way forward."""
+    """The values of a step's forward pass that its gradient needs."""
 
     hidden: Tensor
     cell: Tensor
@@ -42,12 +41,14 @@ class _Step(NamedTuple):
     weights: Tensor
     attended: Tensor
     gate: Tensor
-    gates: tuple[Tensor, ...]  # into, keep, new, out
-    out: Tensor  # tanh of the new cell
+    # input, forget, cell, output
+    gates: tuple[Tensor, ...]
+    # tanh of the new cell state
+    out: Tensor
 
 
 class TeacherForcedLstm(torch.autograd.Function):
-    """All steps at once; ``run_teacher_forced`` calls it."""
+    """The autograd function behind ``run_teacher_forced``."""
 
     @staticmethod
     def forward(
@@ -114,25 +115,27 @@ def run_teacher_forced(
     cell: Float[Tensor, "batch hidden"],
     weights: StepWeights,
 ) -> tuple[Float[Tensor, "words hidden"], Float[Tensor, "batch k"]]:
-    """The hidden states after every word, step by step, and the attention paid to each exemplar in all; no gradient of
-    the features.
+    """Run the LSTM over captions sorted by length, longest first.
 
-    Under autocast the products take its 16-bit numbers, and all else stays as it is.
+    The features get no gradient. Under autocast the matrix products take 16-bit operands; all else keeps its precision.
 
     Args:
-        active_counts: how many captions have a word at each step; the longest stand first.
-        features: of each caption's unit.
-        keys: what its states are compared with.
-        words: what each word read adds to the LSTM's gates.
-        hidden: state before the first word.
-        cell: likewise.
-        weights: of the steps.
+        active_counts: the number of captions that have a word at each step.
+        features: the features of each caption's unit.
+        keys: the attention keys of the features.
+        words: the contribution of each word to the LSTM's gates.
+        hidden: the hidden state before the first word.
+        cell: the cell state before the first word.
+        weights: the weights of the steps.
+
+    Returns:
+        The hidden states after every word, step by step; and the attention to each exemplar, summed over the steps.
     """
     return TeacherForcedLstm.apply(active_counts, features, keys, words, hidden, cell, *weights)
 
 
 def _make_matmul(device: str) -> Any:
-    """How matrices are multiplied: as autocast says, with a result of 32 bits."""
+    """Return the matrix product in autocast's precision, with a 32-bit result."""
     if not torch.is_autocast_enabled(device):
         return torch.matmul
     half = torch.get_autocast_dtype(device)
@@ -170,7 +173,7 @@ def _run_forward(
 
 
 def _backward_lstm(step: _Step, of_hidden: Tensor, of_cell: Tensor) -> tuple[Tensor, Tensor]:
-    """The errors of the four gates' sums, and of the cell before the step."""
+    """Return the gradients of the four gates' inputs, and of the cell state before the step."""
     into, keep, new, out = step.gates
     of_cell = of_cell + of_hidden * out * (1 - step.out.square())
     parts = [

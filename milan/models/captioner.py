@@ -1,12 +1,9 @@
 """The captioner p(d|E): Show, Attend and Tell over the features of a unit's exemplars."""
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from pytorch_lightning import LightningModule
-from sacrebleu import corpus_bleu
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,51 +15,60 @@ from milan.models.vocabulary import Vocabulary
 
 
 class CaptionBatch(NamedTuple):
-    """Annotations with the features of the units they are of."""
+    """Annotations with the features of the annotated units.
+
+    Attributes:
+        features: the features of each annotation's unit.
+        tokens: each annotation without ``<start>``, with ``<stop>``, padded with ``<pad>``.
+    """
 
     features: Float[Tensor, "batch k features"]
-    tokens: Int[Tensor, "batch length"]  # without <start>, with <stop>, padded with <pad>
+    tokens: Int[Tensor, "batch length"]
 
 
 class UnitBatch(NamedTuple):
-    """Units with all that was said of each, for scores of whole descriptions."""
+    """Units with all their annotations, to score descriptions.
+
+    Attributes:
+        features: the features of each unit.
+        references: the annotations of each unit.
+    """
 
     features: Float[Tensor, "batch k features"]
     references: list[list[str]]
 
 
 class Captioner(
-    LightningModule,
+    nn.Module,
     PretrainedMixin,
     library_name="milan",
     tags=["milan", "interpretability", "neuron-description"],
     license="mit",
 ):
-    """Xu et al. 2015 as MILAN uses it (Hernandez et al. 2022, appendix B): an LSTM that attends over the features of a
-    unit's exemplars.
+    """Show, Attend and Tell (Xu et al. 2015) as MILAN uses it (Hernandez et al. 2022, appendix B).
 
-    As the released code has it and the paper does not say: the gate on the attended features is a vector
-    (``gate="scalar"`` is Xu et al.'s), and the next word is read off the hidden state alone. Padded steps count in no
-    loss (there they did in the attention's).
+    An LSTM attends over the features of a unit's exemplars and predicts the description word by word. Two details
+    follow the released code, where the paper does not specify them: the gate on the attended features is a vector (a
+    scalar in Xu et al.), and the next word is predicted from the hidden state alone. Unlike the released code, no loss
+    term counts padded steps.
 
     Args:
-        words: the vocabulary, specials not included.
-        features: length of one exemplar's feature vector (3,904 for ResNet-101).
-        embedding: length of a word's vector.
-        hidden: length of the LSTM's state.
-        attention: length of the space in which state and features are compared.
-        dropout: on the hidden state before a word is read off it.
-        gate: one gate for each feature, or one for all.
-        double_stochastic: weight of the term that asks each exemplar to be attended to about once over a caption.
-        learning_rate: of AdamW.
-        encoder: settings of the encoder that the features come from, as ``load_encoder`` takes them.
+        words: words of the vocabulary, without the special tokens
+        features: length of one exemplar's feature vector (3,904 for ResNet-101)
+        embedding: length of a word embedding
+        hidden: length of the LSTM's state
+        attention: length of the attention's hidden layer
+        dropout: dropout probability of the hidden state before the word prediction
+        gate: one gate per feature (vector) or one gate in all (scalar)
+        double_stochastic: weight of the loss term that makes each exemplar's attention sum to about 1 over a caption
+        learning_rate: learning rate of AdamW in training
+        encoder: arguments of ``load_encoder`` that restore the encoder of the features
     """
 
     card_summary = (
-        "Says in words what a unit of a vision network responds to, from the masked images that activate it most:"
-        " p(d|E) of MILAN."
+        "Describes what a unit of a vision network responds to, given the masked images that activate it most: p(d|E)"
+        " of MILAN."
     )
-    monitor: ClassVar[tuple[str, Literal["min", "max"]]] = ("bleu", "max")
 
     def __init__(
         self,
@@ -79,8 +85,9 @@ class Captioner(
     ):
         super().__init__()
         if features < 1:
-            raise BadInput("a captioner needs features; give data.encoder, as diorama:encoder or torchvision:resnet101")
-        self.save_hyperparameters()
+            raise BadInput(
+                "a captioner needs features; give data.encoder, such as diorama:encoder or torchvision:resnet101"
+            )
         self.vocabulary = Vocabulary(words)
         self.initial_hidden = nn.Linear(features, hidden)
         self.initial_cell = nn.Linear(features, hidden)
@@ -98,10 +105,16 @@ class Captioner(
     def initial_state(
         self, features: Float[Tensor, "units k features"]
     ) -> tuple[Float[Tensor, "units hidden"], Float[Tensor, "units hidden"]]:
-        """Hidden and cell state before the first word."""
+        """Return the hidden state and the cell state before the first word.
+
+        Raises:
+            BadInput: the features have another length than those that the captioner was trained on.
+        """
         if features.shape[-1] != self.key.in_features:
-            wanted = f"this captioner was trained on {self.key.in_features}, by the encoder {self.encoder}"
-            raise BadInput(f"features of length {features.shape[-1]}; {wanted}")
+            raise BadInput(
+                f"features of length {features.shape[-1]}; this captioner was trained on {self.key.in_features}, by the"
+                f" encoder {self.encoder}"
+            )
         mean = features.mean(1)
         return self.initial_hidden(mean).tanh(), self.initial_cell(mean).tanh()
 
@@ -111,9 +124,7 @@ class Captioner(
         features: Float[Tensor, "units k features"],
         keys: Float[Tensor, "units k attention"],
     ) -> tuple[Float[Tensor, "units rows features"], Float[Tensor, "units rows k"]]:
-        """The mean of the features that each state's query attends to, and the attention paid to each exemplar (sums to
-        1).
-        """
+        """Return the attended features of each query, and its attention weights, which sum to 1 over the exemplars."""
         compared = (queries.unsqueeze(2) + keys.unsqueeze(1)).tanh_()
         weights = (compared @ self.energy.weight[0] + self.energy.bias).softmax(-1)
         return weights @ features, weights
@@ -124,101 +135,93 @@ class Captioner(
         attended: Float[Tensor, "rows features"],
         weights: Float[Tensor, "gates features"],
     ) -> Float[Tensor, "rows gates"]:
-        """What the state and the attended features add to the LSTM's four gates: all of it but the word's share."""
+        """Return the input of the LSTM's four gates without the contribution of the word."""
         gated = stable_sigmoid(self.gate(hidden)) * attended
         return F.linear(gated, weights, self.cell.bias_ih) + F.linear(hidden, self.cell.weight_hh, self.cell.bias_hh)
 
     def input_weights(self) -> tuple[Float[Tensor, "gates embedding"], Float[Tensor, "gates features"]]:
-        """The LSTM's weights of a word and of attended features; taken once for all steps, since each taking is a large
-        copy backward.
+        """Return the LSTM's input weights for the word and for the attended features.
+
+        Call it once for all steps: the backward pass of each split copies the whole matrix.
         """
         words, features = self.cell.weight_ih.split([self.embedding.embedding_dim, self.key.in_features], 1)
         return words, features
 
     def forward(
         self, features: Float[Tensor, "batch k features"], tokens: Int[Tensor, "batch length"]
-    ) -> tuple[Float[Tensor, "words vocabulary"], Int[Tensor, " words"], Float[Tensor, "batch k"]]:
-        """Teacher forcing: logits of every real token of the captions, those tokens, and the attention paid to each
-        exemplar in all.
+    ) -> tuple[Float[Tensor, "tokens vocabulary"], Int[Tensor, " tokens"], Float[Tensor, "batch k"]]:
+        """Run teacher forcing.
 
-        The captions are sorted by length, so that a step costs only the captions that are still going on.
+        Captions are sorted by length, longest first, so that a step computes only the captions that have a token there.
+
+        Returns:
+            The logits of each token that is not padding, those tokens, and the attention paid to each exemplar, summed
+            over the steps.
         """
         lengths, order = (tokens != self.vocabulary.pad).sum(1).sort(descending=True, stable=True)
-        going = [int((lengths > step).sum()) for step in range(int(lengths[0]))]
+        active_counts = [int((lengths > step).sum()) for step in range(int(lengths[0]))]
         features, tokens = features[order], tokens[order]
-        before = torch.cat([torch.full_like(tokens[:, :1], self.vocabulary.start), tokens[:, :-1]], 1)
-        words = F.linear(self.embedding(before), self.input_weights()[0])
+        previous = torch.cat([torch.full_like(tokens[:, :1], self.vocabulary.start), tokens[:, :-1]], 1)
+        words = F.linear(self.embedding(previous), self.input_weights()[0])
         hidden, cell = self.initial_state(features)
         keys, words, hidden, cell = (part.to(features.dtype) for part in (self.key(features), words, hidden, cell))
-        states, attention = run_teacher_forced(going, features, keys, words, hidden, cell, self.step_weights())
-        said = torch.cat([tokens[:rows, step] for step, rows in enumerate(going)])
-        return self.readout(F.dropout(states, self.dropout, self.training)), said, attention
+        states, attention = run_teacher_forced(active_counts, features, keys, words, hidden, cell, self.step_weights())
+        targets = torch.cat([tokens[:rows, step] for step, rows in enumerate(active_counts)])
+        return self.readout(F.dropout(states, self.dropout, self.training)), targets, attention
 
     def step_weights(self) -> StepWeights:
-        """What is the same at every step under teacher forcing."""
+        """Return the weights that every step of teacher forcing uses."""
         by_hidden = torch.cat([self.query.weight, self.gate.weight, self.cell.weight_hh])
         bias = torch.cat([self.query.bias, self.gate.bias, self.cell.bias_ih + self.cell.bias_hh])
         return StepWeights(by_hidden, bias, self.input_weights()[1], self.energy.weight[0], self.energy.bias)
 
     def loss(self, batch: CaptionBatch) -> Float[Tensor, ""]:
-        """Cross entropy by token, plus the doubly stochastic term."""
-        logits, said, attention = self(batch.features, batch.tokens)
-        return F.cross_entropy(logits, said) + self.double_stochastic * (1 - attention).square().mean()
+        """Return the mean cross entropy per token plus the weighted doubly stochastic term."""
+        logits, targets, attention = self(batch.features, batch.tokens)
+        return F.cross_entropy(logits, targets) + self.double_stochastic * (1 - attention).square().mean()
 
     def start_decoding(self, features: Float[Tensor, "units k features"]) -> "CaptionerState":
-        """For ``milan.models.decoding``: one row for each unit, before any word."""
+        """Return the decoder state before the first word, with one row per unit."""
         return CaptionerState(self, features)
 
     @torch.no_grad()
     def score(
         self, features: Float[Tensor, "units k features"], tokens: Int[Tensor, "units texts steps"]
     ) -> Float[Tensor, "units texts"]:
-        """Log probability of each text given its unit, summed over its tokens up to and with ``<stop>``; what follows
-        that is ignored.
+        """Return the log probability of each text given its unit.
+
+        Log probabilities are summed over the tokens of a text up to and including ``<stop>``; later tokens are ignored.
         """
-        flat, walk = tokens.flatten(0, 1), self.start_decoding(features)
-        last = torch.full_like(flat[:, 0], self.vocabulary.start)
+        flat, state = tokens.flatten(0, 1), self.start_decoding(features)
+        previous = torch.full_like(flat[:, 0], self.vocabulary.start)
         rows = torch.arange(len(features), device=flat.device).repeat_interleave(tokens.shape[1])
-        going, total = torch.arange(len(flat), device=flat.device), features.new_zeros(len(flat))
+        active, total = torch.arange(len(flat), device=flat.device), features.new_zeros(len(flat))
         for step in range(flat.shape[1]):
-            said = flat[going, step]
-            total[going] += walk.advance(rows, last).gather(1, said.unsqueeze(1)).squeeze(1)
-            rows = (said != self.vocabulary.stop).nonzero().squeeze(1)
-            going, last = going[rows], said[rows]
-            if not len(going):
+            current = flat[active, step]
+            total[active] += state.advance(rows, previous).gather(1, current.unsqueeze(1)).squeeze(1)
+            rows = (current != self.vocabulary.stop).nonzero().squeeze(1)
+            active, previous = active[rows], current[rows]
+            if not len(active):
                 break
         return total.view(tokens.shape[:2])
 
     @torch.no_grad()
     def decode_greedily(self, features: Float[Tensor, "units k features"]) -> list[str]:
-        """The text that each unit gets when the likeliest word is taken at every step."""
-        found = greedy_search(self.start_decoding(features), len(features), TokenConstraints(self.vocabulary))
-        return [self.vocabulary.decode(tokens[0].tolist()) for tokens in found.tokens]
-
-    def on_validation_epoch_start(self) -> None:
-        self._validation_texts: list[tuple[str, list[str]]] = []
-
-    def validation_step(self, batch: UnitBatch, _index: int) -> None:
-        self._validation_texts += zip(self.decode_greedily(batch.features), batch.references, strict=True)
-
-    def on_validation_epoch_end(self) -> None:
-        self.log("bleu", compute_bleu(*zip(*self._validation_texts, strict=True)), prog_bar=True)
-
-    def training_step(self, batch: CaptionBatch, _index: int) -> Tensor:
-        loss = self.loss(batch)
-        self.log("loss", loss, batch_size=len(batch.tokens))
-        return loss
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.parameters(), self.learning_rate)
+        """Return the description of each unit that takes the most likely word at every step."""
+        decoded = greedy_search(self.start_decoding(features), len(features), TokenConstraints(self.vocabulary))
+        return [self.vocabulary.decode(tokens[0].tolist()) for tokens in decoded.tokens]
 
 
 class CaptionerState:
-    """Beginnings of captions on their way.
+    """The captioner's decoder state; each row is the beginning of a caption.
 
-    A state's attention, gate and its matrix products (four fifths of the arithmetic) do not depend on the word that
-    comes next, so they are done when it goes on, once for all beams that grew out of it; and a word's share of the
-    LSTM's gates is a row of a table.
+    The attention, the gate and their matrix products (four fifths of the arithmetic) do not depend on the next word.
+    They are computed once per parent row, for all beams that continue it. The contribution of a word to the LSTM's
+    gates is looked up in a table.
+
+    Args:
+        captioner: the model.
+        features: the features of the units to describe.
     """
 
     def __init__(self, captioner: Captioner, features: Float[Tensor, "units k features"]):
@@ -226,22 +229,30 @@ class CaptionerState:
         hidden, cell = captioner.initial_state(pad_rows(features))
         self.hidden, self.cell = hidden[: len(features)], cell[: len(features)]
         self.keys = captioner.key(pad_rows(features))[: len(features)]
-        of_words, self.of_features = captioner.input_weights()
-        self.words = F.linear(captioner.embedding.weight, of_words)
-        self.units = torch.arange(len(features), device=self.device)  # which unit each row is of
+        word_weights, self.feature_weights = captioner.input_weights()
+        self.word_gates = F.linear(captioner.embedding.weight, word_weights)
+        # the unit of each row
+        self.units = torch.arange(len(features), device=self.device)
 
     @torch.no_grad()
     def advance(self, parents: Int[Tensor, " rows"], tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocabulary"]:
-        grown, origin = parents.unique(return_inverse=True)
-        gates = self._gates(grown)[pad_index(origin)] + self.words[pad_index(tokens)]
+        """Append one token to rows of the state and return the log probabilities of the token after it.
+
+        Args:
+            parents: the row of the current state that each new row continues.
+            tokens: the token to append.
+        """
+        used, origin = parents.unique(return_inverse=True)
+        gates = self._parent_gates(used)[pad_index(origin)] + self.word_gates[pad_index(tokens)]
         hidden, self.cell = lstm_step(gates, self.cell[pad_index(parents)])
         logits = self.captioner.readout(hidden)[: len(tokens)]
         self.hidden, self.cell, self.units = hidden[: len(tokens)], self.cell[: len(tokens)], self.units[parents]
         return logits.sub_(logits.logsumexp(-1, keepdim=True))
 
-    def _gates(self, rows: Int[Tensor, " rows"]) -> Float[Tensor, "padded gates"]:
-        """What the states of these rows (those of a unit next to each other) add to the gates of those that grow out of
-        them.
+    def _parent_gates(self, rows: Int[Tensor, " rows"]) -> Float[Tensor, "padded gates"]:
+        """Return what parent rows contribute to the gates of the rows that continue them.
+
+        The rows of a unit must be adjacent.
         """
         hidden = self.hidden[pad_index(rows)]
         queries, attended = self.captioner.query(hidden), self.features.new_zeros(len(hidden), self.features.shape[-1])
@@ -252,35 +263,26 @@ class CaptionerState:
             rows_of_unit = pad_rows(queries[part]).unsqueeze(0)
             attended[part] = self.captioner.attend(rows_of_unit, self.features[one], self.keys[one])[0][0, :count]
             begin += count
-        return self.captioner.attended_gates(hidden, attended, self.of_features)
-
-
-def compute_bleu(texts: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """Corpus BLEU in points, lower-cased and without closing full stops, as in 2022; texts may have different numbers
-    of references.
-    """
-    most = max(len(of) for of in references)
-    streams: Any = [
-        [_normalize_text(of[i]) if i < len(of) else None for of in references] for i in range(most)
-    ]  # None: no such reference
-    return float(corpus_bleu([_normalize_text(text) for text in texts], streams).score)
-
-
-def _normalize_text(text: str) -> str:
-    return text.lower().strip(". ")
+        return self.captioner.attended_gates(hidden, attended, self.feature_weights)
 
 
 def lstm_step(
     gates: Float[Tensor, "rows gates"], cell: Float[Tensor, "rows hidden"]
 ) -> tuple[Float[Tensor, "rows hidden"], Float[Tensor, "rows hidden"]]:
-    """Hidden and cell state after one step of an LSTM, from the sums that enter its four gates (in PyTorch's order)."""
-    into, keep, new, out = gates.chunk(4, -1)
-    cell = stable_sigmoid(keep) * cell + stable_sigmoid(into) * new.tanh()
-    return stable_sigmoid(out) * cell.tanh(), cell
+    """Return the hidden state and the cell state after one step of an LSTM.
+
+    Args:
+        gates: the inputs of the four gates, in PyTorch's order (input, forget, cell, output).
+        cell: the cell state before the step.
+    """
+    input_gate, forget_gate, new, output_gate = gates.chunk(4, -1)
+    cell = stable_sigmoid(forget_gate) * cell + stable_sigmoid(input_gate) * new.tanh()
+    return stable_sigmoid(output_gate) * cell.tanh(), cell
 
 
 def stable_sigmoid(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """By tanh, since PyTorch's own gives other last bits at the end of a tensor, or of a thread's share of it, than
-    within.
+    """Return the sigmoid, computed by tanh.
+
+    PyTorch's own sigmoid gives other last bits at the end of a tensor, or of a thread's part of it, than inside.
     """
     return (0.5 * values).tanh() * 0.5 + 0.5

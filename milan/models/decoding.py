@@ -1,6 +1,4 @@
-"""Searching for likely texts of many units at once: beam search, greedy, sampled. A ``DecoderState`` says what may come
-next.
-"""
+"""Decoding of many units at once: beam search, greedy search and sampling, over any ``DecoderState``."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -12,29 +10,37 @@ from torch import Tensor
 from milan.errors import BadInput
 from milan.models.vocabulary import Vocabulary
 
-MAX_STEPS = 15  # words at most, <stop> included
-# matrix products have a multiple of so many rows: then a row is the same to the last bit whatever is computed beside it
+MAX_STEPS = 15  # tokens per text, <stop> included
+# Matrix products have a multiple of this number of rows: then the bits of a row do not depend on the other rows.
 ROW_MULTIPLE = 16
 
 
 @runtime_checkable
 class DecoderState(Protocol):
-    """A model on its way through many texts: each row is one beginning of a text. The first rows are the units, before
-    any word.
+    """The state of a model that decodes many texts; each row is the beginning of a text.
+
+    At first there is one row per unit, before any word.
     """
 
     device: torch.device
 
     def advance(self, parents: Int[Tensor, " rows"], tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocabulary"]:
-        """Goes on to new rows, each an old row (``parents``) with one more token, and says the log probability of each
-        token to come.
+        """Append one token to rows of the state and return the log probabilities of the token after it.
+
+        Args:
+            parents: the row of the current state that each new row continues.
+            tokens: the token to append.
         """
         ...
 
 
 class ScoreMixture:
-    """Walks weighted and added: with a prior of weight -λ, PMI token by token (what the 2022 code decodes with by
-    default).
+    """The weighted sum of several decoder states' log probabilities.
+
+    With a captioner of weight 1 and a prior of weight -λ it is PMI token by token, the default of the 2022 code.
+
+    Args:
+        states: weights and decoder states.
     """
 
     def __init__(self, states: Sequence[tuple[float, DecoderState]]):
@@ -42,21 +48,28 @@ class ScoreMixture:
         self.device = states[0][1].device
 
     def advance(self, parents: Int[Tensor, " rows"], tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocabulary"]:
-        return torch.stack([weight * walk.advance(parents, tokens) for weight, walk in self.states]).sum(0)
+        """Append one token to rows of all states and return the mixed scores of the token after it."""
+        return torch.stack([weight * state.advance(parents, tokens) for weight, state in self.states]).sum(0)
 
 
 class DecodedTexts(NamedTuple):
-    """Texts found for each unit, best first; after ``<stop>`` come only ``<stop>``. Impossible ones have score -inf."""
+    """The texts of each unit, best first.
+
+    Attributes:
+        tokens: the texts, padded with ``<stop>``.
+        scores: log probabilities, summed up to and including ``<stop>``; -inf for impossible texts.
+    """
 
     tokens: Int[Tensor, "units beams steps"]
-    scores: Float[Tensor, "units beams"]  # sum of log probabilities up to and with <stop>
+    scores: Float[Tensor, "units beams"]
 
 
 class TokenConstraints(NamedTuple):
-    """Which tokens may be said, and when.
+    """The tokens that may be decoded.
 
     Attributes:
-        allow_specials: whether ``<pad> <start> <unk>`` may be said and a text may be empty, as in the 2022 release.
+        vocabulary: the vocabulary of the texts.
+        allow_specials: whether ``<pad> <start> <unk>`` and empty texts are allowed, as in the 2022 release.
     """
 
     vocabulary: Vocabulary
@@ -65,7 +78,12 @@ class TokenConstraints(NamedTuple):
     def mask_log_probs(
         self, log_probs: Float[Tensor, "rows vocabulary"], *, first: bool
     ) -> Float[Tensor, "rows vocabulary"]:
-        """Makes what may not be said impossible (in place)."""
+        """Set the log probabilities of forbidden tokens to -inf, in place.
+
+        Args:
+            log_probs: the log probabilities of the next token.
+            first: whether the next token is the first of its text.
+        """
         if not self.allow_specials:
             log_probs[:, [self.vocabulary.start, self.vocabulary.pad, self.vocabulary.unk]] = -torch.inf
             if first:
@@ -76,26 +94,37 @@ class TokenConstraints(NamedTuple):
 def beam_search(
     state: DecoderState, units: int, constraints: TokenConstraints, *, beam: int = 50, steps: int = MAX_STEPS
 ) -> DecodedTexts:
-    """The ``beam`` likeliest texts of each unit that a beam search finds; no length normalization, as in MILAN.
+    """Return the texts of a beam search, without length normalization, as in MILAN.
 
-    Beams that have ended cost nothing more, and the search ends where all have.
+    Finished texts cost no computation; the search ends when all texts are finished.
+
+    Args:
+        state: the decoder state before the first word.
+        units: the number of units.
+        constraints: the tokens that may be decoded.
+        beam: the number of texts per unit.
+        steps: the largest number of tokens per text, ``<stop>`` included.
+
+    Raises:
+        BadInput: ``beam`` or ``steps`` is less than 1.
     """
     if beam < 1 or steps < 1:
-        raise BadInput(f"a beam of {beam} over {steps} steps finds nothing; give at least 1 of each")
+        raise BadInput(f"beam is {beam} and steps is {steps}; both must be at least 1")
     parents = torch.arange(units, device=state.device)
     logs = constraints.mask_log_probs(
         state.advance(parents, torch.full_like(parents, constraints.vocabulary.start)), first=True
     )
     scores, last = logs.topk(min(beam, logs.shape[1]))
     tokens = last.unsqueeze(-1)
-    rows = parents.unsqueeze(1).expand_as(last)  # the walk's row that each beam grew out of
+    # the row of the state that each beam continues
+    rows = parents.unsqueeze(1).expand_as(last)
     for _ in range(1, steps):
-        going = (last != constraints.vocabulary.stop) & scores.isfinite()
-        if not going.any():
+        is_active = (last != constraints.vocabulary.stop) & scores.isfinite()
+        if not is_active.any():
             break
-        logs = constraints.mask_log_probs(state.advance(rows[going], last[going]), first=False)
-        new, origin, last = _select_best(scores, logs, going, beam, constraints.vocabulary.stop)
-        rows = (going.flatten().cumsum(0) - 1).view_as(going).gather(1, origin)
+        logs = constraints.mask_log_probs(state.advance(rows[is_active], last[is_active]), first=False)
+        new, origin, last = _select_best(scores, logs, is_active, beam, constraints.vocabulary.stop)
+        rows = (is_active.flatten().cumsum(0) - 1).view_as(is_active).gather(1, origin)
         tokens = torch.cat(
             [tokens.gather(1, origin.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])), last.unsqueeze(-1)], -1
         )
@@ -111,7 +140,7 @@ def _select_best(
     beam: int,
     stop: int,
 ) -> tuple[Float[Tensor, "units new"], Int[Tensor, "units new"], Int[Tensor, "units new"]]:
-    """Scores, origins and last tokens of the best continuations; a beam that has ended goes on as it is."""
+    """Return scores, parents and last tokens of the best continuations; a finished text continues as it is."""
     likeliest, words = log_probs.topk(min(beam, log_probs.shape[1]))
     total = scores.new_full((*scores.shape, likeliest.shape[1]), -torch.inf)
     total[..., 0] = scores
@@ -125,7 +154,7 @@ def _select_best(
 def greedy_search(
     state: DecoderState, units: int, constraints: TokenConstraints, *, steps: int = MAX_STEPS
 ) -> DecodedTexts:
-    """The likeliest token at each step: a beam of one."""
+    """Return the text that takes the most likely token at each step: a beam search with a beam of 1."""
     return beam_search(state, units, constraints, beam=1, steps=steps)
 
 
@@ -136,35 +165,47 @@ def sample_texts(
     *,
     temperature: float = 1.0,
 ) -> DecodedTexts:
-    """One text of each unit, drawn from the model by ``uniforms``: uniform numbers in [0, 1), so that a unit's text is
-    its own dice's alone.
+    """Return one random text per unit.
+
+    Args:
+        state: the decoder state before the first word.
+        constraints: the tokens that may be decoded.
+        uniforms: uniform random numbers in [0, 1); a unit's text depends on its own numbers alone.
+        temperature: the logits are divided by it.
+
+    Raises:
+        BadInput: the temperature is not positive.
     """
     if temperature <= 0:
-        raise BadInput(f"temperature {temperature} is not positive; for the likeliest words use the strategy greedy")
+        raise BadInput(
+            f"temperature is {temperature} and must be positive; for the most likely words use the strategy greedy"
+        )
     units, steps = uniforms.shape
-    rows = going = torch.arange(units, device=state.device)
+    rows = active = torch.arange(units, device=state.device)
     last = torch.full_like(rows, constraints.vocabulary.start)
     tokens, scores = rows.new_full((units, steps), constraints.vocabulary.stop), uniforms.new_zeros(units)
     for step in range(steps):
         logs = constraints.mask_log_probs(state.advance(rows, last), first=step == 0)
-        chances = (logs / temperature).softmax(-1).cumsum(-1)
-        last = torch.searchsorted(chances, (uniforms[going, step] * chances[:, -1]).unsqueeze(1), right=True).squeeze(1)
+        cumulative = (logs / temperature).softmax(-1).cumsum(-1)
+        last = torch.searchsorted(
+            cumulative, (uniforms[active, step] * cumulative[:, -1]).unsqueeze(1), right=True
+        ).squeeze(1)
         last = last.clamp(max=logs.shape[1] - 1)
-        tokens[going, step] = last
-        scores[going] += logs.gather(1, last.unsqueeze(1)).squeeze(1)
+        tokens[active, step] = last
+        scores[active] += logs.gather(1, last.unsqueeze(1)).squeeze(1)
         rows = (last != constraints.vocabulary.stop).nonzero().squeeze(1)
-        going, last = going[rows], last[rows]
-        if not len(going):
+        active, last = active[rows], last[rows]
+        if not len(active):
             break
     return DecodedTexts(tokens.unsqueeze(1), scores.unsqueeze(1))
 
 
 def pad_rows(values: Float[Tensor, "rows ..."]) -> Float[Tensor, "filled ..."]:
-    """The rows with as many of zeros after them as make a multiple of ``ROW_MULTIPLE``; see there."""
+    """Append rows of zeros up to a multiple of ``ROW_MULTIPLE``."""
     return torch.cat([values, values.new_zeros(-len(values) % ROW_MULTIPLE, *values.shape[1:])])
 
 
 def pad_index(index: Int[Tensor, " rows"]) -> Int[Tensor, " padded"]:
-    """The index lengthened to a multiple of ``ROW_MULTIPLE`` by repeating its last entry; see ``ROW_MULTIPLE``."""
+    """Repeat the last entry of an index up to a multiple of ``ROW_MULTIPLE``."""
     lacking = -len(index) % ROW_MULTIPLE
     return torch.cat([index, index[-1:].expand(lacking)]) if lacking else index

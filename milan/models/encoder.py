@@ -1,4 +1,4 @@
-"""The frozen encoder: what a classifier sees in the masked part of each exemplar, at every resolution."""
+"""The frozen encoder: a classifier's features of the masked part of each exemplar, at every resolution."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -20,21 +20,22 @@ from milan.targets.target import Target
 MaskPooling = Literal["mean", "sum"]
 Downsampling = Literal["bilinear", "area"]
 RESNET_LAYERS = ("conv1", "layer1", "layer2", "layer3", "layer4")
-# Behind the ReLUs: the 2022 code names the convolutions, but the ReLUs, being in place, overwrite what it records.
+# After the ReLUs: the 2022 code records the convolutions, whose outputs the in-place ReLUs overwrite.
 ALEXNET_LAYERS = ("features.1", "features.4", "features.7", "features.9", "features.11")
 
 
 class Encoder:
-    """A frozen classifier's features of masked images (Hernandez et al. 2022, appendix B.1): each layer's maps pooled
-    under the mask.
+    """A frozen classifier that encodes masked images (Hernandez et al. 2022, appendix B.1).
+
+    Each layer's feature maps are pooled under the mask, and the layers are concatenated.
 
     Args:
         target: the classifier.
-        layers: the first convolution and every stage.
-        pooling: ``mean``: the downsampled mask is scaled to sum 1 (the released code); ``sum``: it is not (the paper's
-            formula). A mask that is empty at a layer's resolution gives zeros there.
-        downsampling: ``bilinear`` (paper and code) looks at four pixels for each place of the map, so that small masks
-            vanish at coarse layers; with ``area`` every masked pixel counts.
+        layers: the layers to pool, usually the first convolution and every stage.
+        pooling: ``mean`` scales the downsampled mask to sum 1 (the released code); ``sum`` does not (the paper's
+            formula). A mask that is empty at a layer's resolution gives zeros.
+        downsampling: ``bilinear`` (paper and released code) reads four pixels of the mask per position of the feature
+            map, so that small masks vanish at coarse layers; with ``area`` every masked pixel counts.
     """
 
     def __init__(
@@ -49,18 +50,18 @@ class Encoder:
 
     @cached_property
     def feature_length(self) -> int:
-        """Of one exemplar's feature vector: 3,904 for ResNet-101."""
+        """The length of one exemplar's feature vector: 3,904 for ResNet-101."""
         return sum(self.target.layer(name).units for name in self.layers)
 
     @cached_property
     def settings(self) -> dict[str, str]:
-        """What ``load_encoder`` takes to make it again."""
+        """The arguments of ``load_encoder`` that restore this encoder."""
         settings = {"spec": self.target.spec, "pooling": self.pooling, "downsampling": self.downsampling}
         return settings | ({"weights": self.target.weights} if self.target.weights else {})
 
     @cached_property
     def key(self) -> str:
-        """Content key of the weights and of how they are used."""
+        """The content key of weights, layers and pooling."""
         return content_key(
             target=self.target.fingerprint, layers=self.layers, pooling=self.pooling, downsampling=self.downsampling
         )
@@ -68,11 +69,10 @@ class Encoder:
     def encode(
         self, images: UInt8[Tensor, "k 3 height width"], masks: Bool[Tensor, "k 1 height width"]
     ) -> Float[Tensor, "k features"]:
-        """One vector for each exemplar. Ask for one unit at a time: then what it gets does not depend on what else is
-        encoded.
+        """Return one feature vector per exemplar.
 
-        Pictures of another size than the encoder's own are scaled to its short side: at another scale its stages see
-        other things than in training.
+        Images are scaled so that their short side is that of the encoder's input: at another scale its stages see other
+        things than in training. Encode one unit at a time, so that its features do not depend on other units.
         """
         return self.encode_preprocessed(
             self.target.preprocess(self._resize_images(images)), masks.to(self.target.device, torch.float32)
@@ -91,15 +91,15 @@ class Encoder:
     def encode_preprocessed(
         self, images: Float[Tensor, "k 3 h w"], masks: Float[Tensor, "k 1 height width"]
     ) -> Float[Tensor, "k features"]:
-        """As ``encode``, of images already as the target takes them (``target.preprocess``) and masks of 0 to 1."""
+        """Return one feature vector per exemplar, given preprocessed images and masks with values in [0, 1]."""
         parts: dict[str, Tensor] = {}
 
         def pool(layer: str, maps: Tensor, _cls: Tensor | None) -> None:
             weights = self._mask_weights(masks, maps.shape[-2:])
             parts[layer] = (maps.flatten(2) @ weights.flatten(2).transpose(1, 2)).squeeze(2).float().cpu()
 
-        with recorded(self.target, self.layers, pool) as look:
-            look(images)
+        with recorded(self.target, self.layers, pool) as run:
+            run(images)
         return torch.cat([parts[layer] for layer in self.layers], 1)
 
     def _mask_weights(self, masks: Tensor, grid: Sequence[int]) -> Tensor:
@@ -122,12 +122,18 @@ def load_encoder(
     downsampling: Downsampling = "bilinear",
     device: str | torch.device = "cpu",
 ) -> Encoder:
-    """The encoder that ``spec`` names: ``diorama:encoder``, ``torchvision:resnet18|50|101|...``,
-    ``torchvision:alexnet``, or any target whose stages are called as a ResNet's are. MILAN's paper uses
-    ``torchvision:resnet101``, trained on ImageNet.
+    """Load a frozen encoder.
+
+    Args:
+        spec: ``diorama:encoder``, ``torchvision:resnet18|50|101|...``, ``torchvision:alexnet``, or any target with the
+            stages of a ResNet by name. MILAN's paper uses ``torchvision:resnet101``, trained on ImageNet.
+        weights: a file of weights, if they are not the target's own.
+        pooling: as for ``Encoder``.
+        downsampling: as for ``Encoder``.
+        device: a torch device.
 
     Raises:
-        BadInput: for a target that has no such stages.
+        BadInput: the target has no such stages.
     """
     target = load_target(spec, weights=weights, device=device)
     return build_encoder(target, pooling, downsampling)
@@ -137,13 +143,13 @@ def build_encoder(target: Target, pooling: MaskPooling = "mean", downsampling: D
     """Return the encoder that reads the first convolution and every stage of a ResNet or AlexNet.
 
     Raises:
-        BadInput: for a target that has no such stages.
+        BadInput: the target has no such stages.
     """
     name = target.spec or target.name
     layers = ALEXNET_LAYERS if name.endswith(":alexnet") else RESNET_LAYERS
     known = {layer.name for layer in target.layers()}
     missing = [layer for layer in layers if layer not in known]
     if missing:
-        instead = "use a ResNet or AlexNet, or milan.models.Encoder with its layers named"
-        raise BadInput(f"{name} has no layers {', '.join(missing)} to encode with; {instead}")
+        instead = "use a ResNet or AlexNet, or give milan.models.Encoder the names of its layers"
+        raise BadInput(f"{name} has no layers {', '.join(missing)}, which the encoder reads; {instead}")
     return Encoder(target, layers, pooling=pooling, downsampling=downsampling)

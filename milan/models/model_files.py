@@ -1,6 +1,4 @@
-"""Models in folders and on the hub: safetensors for the weights, json for the settings, a card that says what they were
-trained on.
-"""
+"""Models in folders and on the hub: weights as safetensors, settings as json, and a card that reports the training."""
 
 import inspect
 import json
@@ -18,7 +16,7 @@ from milan.errors import BadInput
 from milan.storage.files import atomic_write, content_key
 from milan.targets.fingerprints import network_hash
 
-FORMAT = 1  # of config.json and the names in model.safetensors
+FORMAT = 1  # version of config.json and of the names in model.safetensors
 S = TypeVar("S", bound="PretrainedMixin")
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 CARD_TEMPLATE = """---
@@ -41,31 +39,37 @@ CARD_TEMPLATE = """---
 
 
 class PretrainedMixin(PyTorchModelHubMixin, model_card_template=CARD_TEMPLATE):
-    """Adds ``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` to a module whose constructor takes plain
-    values only.
+    """Adds ``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` to a module.
+
+    The arguments of the module's constructor must be plain values.
 
     Attributes:
-        trained_on: plain facts about the training (data, annotators, units, seed, scores), kept in the config and told
-            on the card.
+        card_summary: one sentence for the card.
+        trained_on: plain facts about the training (data, annotators, units, seed, scores), kept in the config and
+            reported on the card.
     """
 
-    card_summary: ClassVar[str]  # one sentence for the card
+    card_summary: ClassVar[str]
     trained_on: dict[str, Any]
     _half: bool = False
 
     @property
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
+        """The arguments of the constructor."""
         return dict(self._hub_mixin_config or {})  # type: ignore[arg-type]
 
     @property
     def fingerprint(self) -> str:
-        """Content key of the settings and weights."""
+        """The content key of settings and weights."""
         return content_key(config=self.config, network=network_hash(self))  # type: ignore[arg-type]
 
     def save_pretrained(self, save_directory: str | Path, *, half: bool = False, **options: Any) -> str | None:
-        """Writes model.safetensors, config.json and README.md to the folder; with ``half`` the weights are rounded to
-        16 bits on disk.
+        """Write model.safetensors, config.json and README.md to a folder.
+
+        Args:
+            save_directory: the folder.
+            half: whether weights are rounded to 16 bits.
+            options: further arguments of ``PyTorchModelHubMixin.save_pretrained``.
         """
         self._half = half
         options.setdefault("model_card_kwargs", self._collect_card_facts())
@@ -86,9 +90,8 @@ class PretrainedMixin(PyTorchModelHubMixin, model_card_template=CARD_TEMPLATE):
         }
         with atomic_write(save_directory / CONFIG_FILE) as path:
             path.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        (save_directory / "README.md").unlink(
-            missing_ok=True
-        )  # the mixin keeps an old card, which may tell of other weights
+        # The mixin keeps an existing card, which may describe other weights.
+        (save_directory / "README.md").unlink(missing_ok=True)
 
     def _collect_card_facts(self) -> dict[str, str]:
         name = type(self).__name__
@@ -97,25 +100,25 @@ class PretrainedMixin(PyTorchModelHubMixin, model_card_template=CARD_TEMPLATE):
         return {
             "title": f"MILAN {name.lower()}",
             "what": self.card_summary,
-            "trained_on": "\n".join(trained_on) or "Not told.",
+            "trained_on": "\n".join(trained_on) or "Unknown.",
             "use": use,
         }
 
     @classmethod
     def from_pretrained(cls: type[S], pretrained_model_name_or_path: str | Path, **options: Any) -> S:
-        """Reads a folder, or a model of the hub by its id, in evaluation mode and 32-bit numbers.
+        """Load a model from a folder, or from the hub by its id, in evaluation mode and 32-bit precision.
 
         Raises:
-            BadInput: there is no such folder or model, or its settings or weights are not this class's; differing keys
-                are listed.
+            BadInput: there is no such folder or model, or its settings or weights belong to another class; the message
+                lists the keys that differ.
         """
         source = str(pretrained_model_name_or_path)
         if not Path(source).is_dir() and (
             source.startswith((".", "/", "~")) or source.count("/") != 1 or Path(source).exists()
         ):
             raise BadInput(
-                f"no folder {source} with {CONFIG_FILE} and {WEIGHTS_FILE}; give a folder made by save_pretrained, or a"
-                " hub id OWNER/NAME"
+                f"no folder {source} with {CONFIG_FILE} and {WEIGHTS_FILE}; give a folder of save_pretrained, or a hub"
+                " id OWNER/NAME"
             )
         return cls._from_pretrained(model_id=source, **options)
 
@@ -131,10 +134,15 @@ class PretrainedMixin(PyTorchModelHubMixin, model_card_template=CARD_TEMPLATE):
 
 
 def load_weights(model: torch.nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
-    """Copies ``state`` into ``model`` as 32-bit numbers.
+    """Copy a state dict into a model, in the model's precision.
+
+    Args:
+        model: the model.
+        state: weights by name.
+        source: where the weights are from, for the message.
 
     Raises:
-        BadInput: names or shapes differ; the text lists which.
+        BadInput: names or shapes differ; the message lists which.
     """
     own = model.state_dict()
     wrong = [f"missing {name}" for name in own.keys() - state.keys()] + [
@@ -144,8 +152,7 @@ def load_weights(model: torch.nn.Module, state: dict[str, Tensor], source: str |
     wrong += [f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}" for name in shapes]
     if wrong:
         raise BadInput(
-            f"the weights of {source} are not those of {type(model).__name__} with its settings:"
-            f" {_format_shortened(wrong)}"
+            f"the weights of {source} do not fit {type(model).__name__} with its settings: {_format_shortened(wrong)}"
         )
     model.load_state_dict({name: value.to(own[name].dtype) for name, value in state.items()})
 
@@ -158,14 +165,14 @@ def _find_file(source: str, name: str, options: dict[str, Any]) -> Path:
     if Path(source).is_dir():
         path = Path(source) / name
         if not path.is_file():
-            raise BadInput(f"no {name} in {source}; give a folder made by save_pretrained")
+            raise BadInput(f"no {name} in {source}; give a folder of save_pretrained")
         return path
     try:
         return Path(hf_hub_download(source, name, **options))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadInput(
-            f"cannot get {name} of {source} from the hub: {first}; give a local folder made by save_pretrained"
+            f"cannot get {name} of {source} from the hub: {first}; give a local folder of save_pretrained"
         ) from None
 
 
@@ -179,10 +186,10 @@ def _read_config(path: Path, cls: type) -> dict[str, Any]:
     if config["format"] != FORMAT:
         raise BadInput(
             f"{path} has format {config['format']}, this version of milan reads format {FORMAT}; update milan, or save"
-            " it anew"
+            " the model again"
         )
     if config.pop("class", cls.__name__) != cls.__name__:
-        raise BadInput(f"{path} is not the config of a {cls.__name__}; read it with the class it names")
+        raise BadInput(f"{path} is not the config of a {cls.__name__}; load it with the class that it names")
     config.pop("format")
     _check_names(path, config, cls)
     return config
@@ -194,9 +201,7 @@ def _check_names(path: Path, config: dict[str, Any], cls: type) -> None:
     missing = {p.name for p in parameters if p.default is inspect.Parameter.empty} - config.keys()
     if unknown or missing:
         wrong = [f"unknown {name}" for name in unknown] + [f"missing {name}" for name in missing]
-        raise BadInput(
-            f"the settings in {path} are not those of this version's {cls.__name__}: {_format_shortened(wrong)}"
-        )
+        raise BadInput(f"the settings in {path} do not fit {cls.__name__} of this version: {_format_shortened(wrong)}")
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

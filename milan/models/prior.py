@@ -1,12 +1,12 @@
 """The prior p(d): a two-layer LSTM over the annotators' texts."""
 
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from milan.models.captioner import CaptionBatch, lstm_step
 from milan.models.decoding import pad_index
@@ -15,31 +15,36 @@ from milan.models.vocabulary import Vocabulary
 
 
 class TextBatch(NamedTuple):
-    """Annotations alone."""
+    """Annotations without features.
 
-    tokens: Int[Tensor, "batch length"]  # without <start>, with <stop>, padded with <pad>
+    Attributes:
+        tokens: each annotation without ``<start>``, with ``<stop>``, padded with ``<pad>``.
+    """
+
+    tokens: Int[Tensor, "batch length"]
 
 
 class Prior(
-    LightningModule,
+    nn.Module,
     PretrainedMixin,
     library_name="milan",
     tags=["milan", "interpretability", "language-model"],
     license="mit",
 ):
-    """How likely a text is as a description of any unit (Hernandez et al. 2022, appendix B.2).
+    """A language model of the annotations: how likely a text is as the description of any unit.
+
+    The architecture is that of Hernandez et al. 2022, appendix B.2.
 
     Args:
-        words: the vocabulary, specials not included.
-        embedding: length of a word's vector.
-        hidden: length of each layer's state.
-        layers: LSTM layers.
-        dropout: between layers, as the released code has it.
-        learning_rate: of AdamW.
+        words: words of the vocabulary, without the special tokens
+        embedding: length of a word embedding
+        hidden: length of the state of each layer
+        layers: number of LSTM layers
+        dropout: dropout probability between the layers, as in the released code
+        learning_rate: learning rate of AdamW in training
     """
 
-    card_summary = "Says how likely a text is as the description of any unit of a vision network: p(d) of MILAN."
-    monitor: ClassVar[tuple[str, Literal["min", "max"]]] = ("held_out_loss", "min")
+    card_summary = "Scores how likely a text is as the description of any unit of a vision network: p(d) of MILAN."
 
     def __init__(
         self,
@@ -51,7 +56,6 @@ class Prior(
         learning_rate: float = 1e-3,
     ):
         super().__init__()
-        self.save_hyperparameters()
         self.vocabulary = Vocabulary(words)
         self.embedding = nn.Embedding(len(self.vocabulary), embedding, padding_idx=self.vocabulary.pad)
         self.lstm = nn.LSTM(embedding, hidden, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
@@ -61,67 +65,67 @@ class Prior(
 
     def forward(
         self, tokens: Int[Tensor, "batch length"]
-    ) -> tuple[Float[Tensor, "words vocabulary"], Int[Tensor, " words"]]:
-        """Logits of every token that is not ``<pad>``, given those before it, and those tokens."""
-        before = torch.cat([torch.full_like(tokens[:, :1], self.vocabulary.start), tokens[:, :-1]], 1)
-        states, _ = self.lstm(self.embedding(before))
-        real = tokens != self.vocabulary.pad
-        return self.readout(states[real]), tokens[real]
+    ) -> tuple[Float[Tensor, "tokens vocabulary"], Int[Tensor, " tokens"]]:
+        """Return the logits of each token that is not padding, given the tokens before it, and those tokens.
+
+        The texts are packed, so that padding costs no LSTM step: half the time where most texts are shorter than the
+        longest.
+        """
+        lengths = (tokens != self.vocabulary.pad).sum(1).cpu()
+        previous = torch.cat([torch.full_like(tokens[:, :1], self.vocabulary.start), tokens[:, :-1]], 1)
+        inputs, targets = (
+            pack_padded_sequence(values, lengths, batch_first=True, enforce_sorted=False)
+            for values in (self.embedding(previous), tokens)
+        )
+        return self.readout(self.lstm(inputs)[0].data), targets.data
 
     def loss(self, batch: TextBatch | CaptionBatch) -> Float[Tensor, ""]:
-        """Cross entropy by token."""
+        """Return the mean cross entropy per token."""
         return F.cross_entropy(*self(batch.tokens))
 
     def start_decoding(self, units: int) -> "PriorState":
-        """For ``milan.models.decoding``: one row for each unit, before any word."""
+        """Return the decoder state before the first word, with one row per unit."""
         return PriorState(self, units)
 
     @torch.no_grad()
     def score(self, tokens: Int[Tensor, "*shape steps"], *, trailing: bool = False) -> Float[Tensor, "*shape"]:
-        """Log probability of each text, summed over its tokens up to and with ``<stop>``; what follows that is ignored.
+        """Return the log probability of each text.
 
-        Texts that begin alike share the work as far as they do: a beam's fifty are a tree of far fewer beginnings than
-            words.
+        Log probabilities are summed over the tokens of a text up to and including ``<stop>``; later tokens are ignored.
+        Texts with a common beginning share its computation: the texts of a beam form a tree with far fewer nodes than
+        tokens.
 
         Args:
-            tokens: texts, each filled up with anything after its ``<stop>``.
-            trailing: count one token after ``<stop>`` too, where there is one, as the 2022 code does, whose mask ends a
-                token late.
+            tokens: the texts, padded with anything after ``<stop>``.
+            trailing: whether one token after ``<stop>`` counts too, as in the 2022 code, whose mask ends a token late.
         """
-        flat, walk = tokens.flatten(0, -2), self.start_decoding(1)
-        row = torch.zeros_like(flat[:, 0])  # the walk's row that each text has come to
-        before = torch.full_like(row, self.vocabulary.start)
-        going, total = torch.arange(len(flat), device=flat.device), self.readout.weight.new_zeros(len(flat))
-        logs = walk.advance(row[:1], before[:1])
+        flat, state = tokens.flatten(0, -2), self.start_decoding(1)
+        # the row of the state that each text has reached
+        row = torch.zeros_like(flat[:, 0])
+        previous = torch.full_like(row, self.vocabulary.start)
+        active, total = torch.arange(len(flat), device=flat.device), self.readout.weight.new_zeros(len(flat))
+        log_probs = state.advance(row[:1], previous[:1])
         for step in range(flat.shape[1]):
-            said = flat[going, step]
-            total[going] += logs[row, said]
-            more = (before if trailing else said) != self.vocabulary.stop
+            current = flat[active, step]
+            total[active] += log_probs[row, current]
+            more = (previous if trailing else current) != self.vocabulary.stop
             if step + 1 == flat.shape[1] or not more.any():
                 break
-            pairs, reached = (row[more] * len(self.vocabulary) + said[more]).unique(return_inverse=True)
-            logs = walk.advance(pairs // len(self.vocabulary), pairs % len(self.vocabulary))
-            going, row, before = going[more], reached, said[more]
+            size = len(self.vocabulary)
+            pairs, reached = (row[more] * size + current[more]).unique(return_inverse=True)
+            log_probs = state.advance(pairs // size, pairs % size)
+            active, row, previous = active[more], reached, current[more]
         return total.view(tokens.shape[:-1])
-
-    def training_step(self, batch: TextBatch, _index: int) -> Tensor:
-        loss = self.loss(batch)
-        self.log("loss", loss, batch_size=len(batch.tokens))
-        return loss
-
-    def validation_step(self, batch: TextBatch, _index: int) -> None:
-        tokens = int((batch.tokens != self.vocabulary.pad).sum())
-        self.log(
-            "held_out_loss", self.loss(batch), batch_size=tokens, prog_bar=True
-        )  # a mean over tokens, whatever the batches
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.parameters(), self.learning_rate)
 
 
 class PriorState:
-    """Beginnings of texts on their way; what does not depend on the next word is done once for all that grow
-    out of it.
+    """The prior's decoder state; each row is the beginning of a text.
+
+    What does not depend on the next word is computed once per parent row, for all rows that continue it.
+
+    Args:
+        prior: the model.
+        units: the number of rows before the first word.
     """
 
     def __init__(self, prior: Prior, units: int):
@@ -129,25 +133,26 @@ class PriorState:
         self.states = [
             (prior.readout.weight.new_zeros(units, prior.lstm.hidden_size),) * 2 for _ in range(prior.lstm.num_layers)
         ]
-        self.words = F.linear(prior.embedding.weight, self._weight("weight_ih", 0), self._weight("bias_ih", 0))
+        self.word_gates = F.linear(prior.embedding.weight, self._weight("weight_ih", 0), self._weight("bias_ih", 0))
 
     @torch.no_grad()
     def advance(self, parents: Int[Tensor, " rows"], tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocabulary"]:
-        grown, origin = parents.unique(return_inverse=True)
-        grown, origin, parents, entered = (
-            pad_index(grown),
-            pad_index(origin),
-            pad_index(parents),
-            self.words[pad_index(tokens)],
-        )
+        """Append one token to rows of the state and return the log probabilities of the token after it.
+
+        Args:
+            parents: the row of the current state that each new row continues.
+            tokens: the token to append.
+        """
+        used, origin = (pad_index(index) for index in parents.unique(return_inverse=True))
+        parents, gates = pad_index(parents), self.word_gates[pad_index(tokens)]
         states = []
         for layer, (hidden, cell) in enumerate(self.states):
-            carried = F.linear(hidden[grown], self._weight("weight_hh", layer), self._weight("bias_hh", layer))[origin]
+            carried = F.linear(hidden[used], self._weight("weight_hh", layer), self._weight("bias_hh", layer))[origin]
             if layer:
-                entered = F.linear(entered, self._weight("weight_ih", layer), self._weight("bias_ih", layer))
-            entered, new = lstm_step(entered + carried, cell[parents])
-            states.append((entered, new))
-        logits = self.prior.readout(entered)[: len(tokens)]
+                gates = F.linear(gates, self._weight("weight_ih", layer), self._weight("bias_ih", layer))
+            gates, new_cell = lstm_step(gates + carried, cell[parents])
+            states.append((gates, new_cell))
+        logits = self.prior.readout(gates)[: len(tokens)]
         self.states = [(hidden[: len(tokens)], cell[: len(tokens)]) for hidden, cell in states]
         return logits.sub_(logits.logsumexp(-1, keepdim=True))
 

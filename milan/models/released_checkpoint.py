@@ -1,4 +1,4 @@
-"""Read checkpoints of MILAN's 2022 release without executing anything in them."""
+"""Readers of MILAN's 2022 checkpoints, which execute nothing of their content."""
 
 import gzip
 import pickle
@@ -21,7 +21,7 @@ from milan.storage.archives import free_bytes
 from milan.storage.downloads import fetch
 from milan.targets.checkpoints import load_inert
 
-MAX_UNPACKED_BYTES = 8 * 2**30  # bytes; no checkpoint of MILAN is larger
+MAX_UNPACKED_BYTES = 8 * 2**30  # larger files are no checkpoints of MILAN
 CAPTIONER_NAMES = {
     "init_h.0.": "initial_hidden.",
     "init_c.0.": "initial_cell.",
@@ -40,11 +40,22 @@ T = TypeVar("T")
 
 
 class ReleasedModels(NamedTuple):
-    """The models of a released checkpoint and the search settings it was saved with."""
+    """The content of a released checkpoint.
+
+    Attributes:
+        captioner: the captioner.
+        prior: the prior, if the checkpoint has one.
+        encoder: the name of the encoder in torchvision.
+        encoder_weights: the weights of the encoder.
+        strategy: the decoding strategy, as the describer ``milan`` takes it.
+        beam: the beam size.
+        prior_weight: λ.
+        steps: the largest number of tokens per description.
+    """
 
     captioner: Captioner
     prior: Prior | None
-    encoder: str  # name of the torchvision network
+    encoder: str
     encoder_weights: dict[str, Tensor]
     strategy: str
     beam: int
@@ -53,51 +64,54 @@ class ReleasedModels(NamedTuple):
 
 
 def load_released_checkpoint(file: str | Path) -> ReleasedModels:
-    """Read a ``.pth`` or ``.pth.gz`` of the 2022 release, or what its training script wrote (``decoder.pth``).
+    """Read a ``.pth`` or ``.pth.gz`` of the 2022 release, or of its training script (``decoder.pth``).
 
     ``released:NAME`` stands for a model of the release, which is downloaded into the cache the first time.
 
-    These files hold pickled objects of spaCy's configuration, and a pickle can name any function to be called. Here
-    only tensors and plain values are rebuilt (``torch.load(weights_only=True)``); every other name in the file stands
-    for a class that makes empty mappings.
+    These files hold pickled objects of spaCy's configuration, and a pickle can name any function to call. Only tensors
+    and plain values are rebuilt (``torch.load(weights_only=True)``); every other name in the file becomes an empty
+    mapping.
 
     Raises:
         BadInput: the file cannot be read so, is no checkpoint of MILAN's captioner, or cannot be downloaded.
         UnknownName: the release has no model of that name.
     """
-    return _interpreted(resolve_checkpoint(file), "captioner", _released)
+    return _interpret(resolve_checkpoint(file), "captioner", _build_models)
 
 
 def resolve_checkpoint(file: str | Path) -> Path:
     """Return the path of a checkpoint; ``released:NAME`` is downloaded if it is not in the cache."""
     if not is_released(str(file)):
         return Path(file)
-    return fetch(locate_released_model(str(file)), check=lambda path: _interpreted(path, "captioner", _released))
+    return fetch(locate_released_model(str(file)), check=lambda path: _interpret(path, "captioner", _build_models))
 
 
 def read_released_prior(file: str | Path) -> Prior | None:
-    """Read the prior of a 2022 checkpoint, or the ``lm.pth`` of the 2022 training script; None if there is none.
+    """Read the prior of a 2022 checkpoint, or the ``lm.pth`` of the 2022 training script.
+
+    Returns:
+        The prior, or None if the checkpoint has none.
 
     Raises:
-        BadInput: as of ``load_released_checkpoint``.
+        BadInput: as for ``load_released_checkpoint``.
     """
 
     def read(payload: Mapping[str, Any], path: Path) -> Prior | None:
         alone = "indexer" in payload["properties"] and "encoder" not in payload["properties"]
-        return _build_prior(payload, payload["state_dict"], path) if alone else _released(payload, path).prior
+        return _build_prior(payload, payload["state_dict"], path) if alone else _build_models(payload, path).prior
 
-    return _interpreted(resolve_checkpoint(file), "language model", read)
+    return _interpret(resolve_checkpoint(file), "language model", read)
 
 
-def _interpreted(file: Path, kind: str, interpret: Callable[[Mapping[str, Any], Path], T]) -> T:
+def _interpret(file: Path, kind: str, build: Callable[[Mapping[str, Any], Path], T]) -> T:
     payload = _read_payload(file)
     if not isinstance(payload, dict) or not {"properties", "state_dict"} <= payload.keys():
-        raise BadInput(f"{file} is no checkpoint of the 2022 release: it lacks properties or state_dict")
+        raise BadInput(f"{file} is no checkpoint of the 2022 release: it has no properties or no state_dict")
     try:
-        return interpret(payload, file)
+        return build(payload, file)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         reason = f"{type(error).__name__} {error}".splitlines()[0]
-        raise BadInput(f"{file} is not laid out as a {kind} of the 2022 release: {reason}") from None
+        raise BadInput(f"{file} does not have the layout of a {kind} of the 2022 release: {reason}") from None
 
 
 def _read_payload(file: Path) -> Any:
@@ -124,7 +138,7 @@ def _read_payload(file: Path) -> Any:
     ) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadInput(
-            f"{file} is refused: {reason[:200]}; only tensors and plain values are read from it, nothing is run"
+            f"{file} is refused: {reason[:200]}; only tensors and plain values are read, and no code is run"
         ) from None
 
 
@@ -132,15 +146,18 @@ def _copy(stream: BufferedIOBase, into: BufferedIOBase, file: Path) -> None:
     limit = min(MAX_UNPACKED_BYTES, free_bytes(Path(tempfile.gettempdir())) // 2)
     while chunk := stream.read(1 << 24):
         if into.tell() + len(chunk) > limit:
-            raise BadInput(f"{file} unpacks to more than {limit:,} bytes: too many for its kind or for the disk")
+            raise BadInput(
+                f"{file} unpacks to more than {limit:,} bytes, too many for a checkpoint or for the disk; free"
+                " disk space"
+            )
         into.write(chunk)
     into.seek(0)
 
 
-def _released(payload: Mapping[str, Any], file: Path) -> ReleasedModels:
-    """Build the models of a captioner's checkpoint. Sizes are read from the weights, since unset settings are None."""
+def _build_models(payload: Mapping[str, Any], file: Path) -> ReleasedModels:
+    """Return the models of a captioner's checkpoint; sizes are read from the weights, since settings may be None."""
     properties, state = payload["properties"], payload["state_dict"]
-    words, encoder = _read_words(properties), _encoder(payload, file)
+    words, encoder = _read_words(properties), _read_encoder(payload, file)
     captioner = Captioner(
         words,
         features=state["attend.key_to_hidden.weight"].shape[1],
@@ -153,10 +170,10 @@ def _released(payload: Mapping[str, Any], file: Path) -> ReleasedModels:
     load_weights(captioner, _rename_keys(state, CAPTIONER_NAMES), file)
     prior = _build_prior(properties["lm"], _within(state, PRIOR), file) if properties.get("lm") else None
     if prior and prior.vocabulary.words != words:
-        raise BadInput(f"{file}: the prior's vocabulary is not the captioner's, so the two cannot score one text")
+        raise BadInput(f"{file}: prior and captioner have different vocabularies, so that they cannot score one text")
     strategy, beam = str(properties.get("strategy") or "rerank"), int(properties.get("beam_size") or 50)
     if prior and strategy in ("beam", "greedy"):
-        # With a prior the 2022 code searches by PMI unless mi=False is passed.
+        # With a prior, the 2022 code searches by PMI by default.
         strategy, beam = "pmi", beam if strategy == "beam" else 1
     return ReleasedModels(
         captioner=captioner.eval(),
@@ -185,11 +202,11 @@ def _read_words(properties: Mapping[str, Any]) -> list[str]:
     return [str(word) for word in properties["indexer"]["properties"]["vocab"]["properties"]["tokens"]]
 
 
-def _encoder(payload: Mapping[str, Any], file: Path) -> str:
-    """Return the name of the torchvision network whose features the captioner was trained on."""
+def _read_encoder(payload: Mapping[str, Any], file: Path) -> str:
+    """Return the name of the encoder in torchvision."""
     kind = payload.get("children", {}).get("encoder", PYRAMID)
     if kind != PYRAMID:
-        raise BadInput(f"{file} was trained on features of a {kind}; only those of a {PYRAMID} can be made here")
+        raise BadInput(f"{file} was trained on features of a {kind}; only those of a {PYRAMID} can be computed")
     return str(payload["properties"]["encoder"]["properties"]["config"])
 
 

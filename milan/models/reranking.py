@@ -1,4 +1,4 @@
-"""Choosing among likely texts: what is likelier of this unit than of units in general."""
+"""Reranking of decoded texts by PMI: likely for this unit, and likelier than for units in general."""
 
 import math
 from typing import NamedTuple
@@ -13,16 +13,24 @@ from milan.units import Candidate
 
 
 class RankedTexts(NamedTuple):
-    """Texts of each unit with their scores, in the order of ``scores``, best first."""
+    """The texts of each unit with their scores, best first.
+
+    Attributes:
+        tokens: the texts.
+        likelihood: log p(d|E).
+        prior: log p(d); NaN without a prior.
+        pmi: log p(d|E) - λ log p(d).
+        scores: the scores by which the texts are ranked.
+    """
 
     tokens: Int[Tensor, "units texts steps"]
-    likelihood: Float[Tensor, "units texts"]  # log p(d|E)
-    prior: Float[Tensor, "units texts"]  # log p(d); NaN where there is no prior
-    pmi: Float[Tensor, "units texts"]  # log p(d|E) - weight * log p(d)
-    scores: Float[Tensor, "units texts"]  # what they are ranked by
+    likelihood: Float[Tensor, "units texts"]
+    prior: Float[Tensor, "units texts"]
+    pmi: Float[Tensor, "units texts"]
+    scores: Float[Tensor, "units texts"]
 
     def make_candidates(self, unit: int, vocabulary: Vocabulary) -> tuple[Candidate, ...]:
-        """The possible texts of one unit, each once, best first, with their three scores."""
+        """Return the possible texts of one unit without duplicates, best first, with their three scores."""
         texts: dict[str, Candidate] = {}
         for text in range(self.tokens.shape[1]):
             score = float(self.scores[unit, text])
@@ -43,9 +51,15 @@ def rank_texts(
     weight: float,
     by: str,
 ) -> RankedTexts:
-    """Texts in the order of their PMI (``by="pmi"``), of their likelihood, or as they were found (``by="found"``).
+    """Sort the texts of each unit.
 
-    PMI is MILAN's objective, log p(d|E) - λ log p(d) (Hernandez et al. 2022, equation 3); the paper's λ is 0.2.
+    Args:
+        decoded: the texts.
+        likelihood: log p(d|E) of each text.
+        prior: log p(d) of each text.
+        weight: λ of PMI = log p(d|E) - λ log p(d), MILAN's objective (Hernandez et al. 2022, equation 3); 0.2 in the
+            paper.
+        by: ``pmi``, ``likelihood``, or ``found`` for the scores of the search.
     """
     possible = decoded.scores.isfinite()
     pmi = torch.where(possible, likelihood - weight * prior, -torch.inf)

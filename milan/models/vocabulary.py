@@ -1,4 +1,4 @@
-"""Words to token ids and back."""
+"""The vocabulary: words to token ids and back."""
 
 import re
 from collections import Counter
@@ -9,12 +9,13 @@ from milan.errors import BadInput
 
 START, STOP, PAD, UNK = SPECIALS = ("<start>", "<stop>", "<pad>", "<unk>")
 TOKEN_PATTERN = re.compile(r"[^\W_]+?(?=n['’]t\b)|n['’]t\b|['’](?:s|re|ve|ll|d|m)\b|[^\W_]+|[^\w\s]|_")
-MAX_WORD_LENGTH = 200  # characters of a word; what is longer is no word but a slip of the keyboard or an encoded file
+MAX_WORD_LENGTH = 200  # characters; longer strings are no words, and are truncated
 
 
 def tokenize(text: str) -> list[str]:
-    """Lower-cased words and punctuation marks, split as spaCy's English tokenizer does (the same on all texts of
-    ResNet152-ImageNet).
+    """Return the lower-cased words and punctuation marks of a text.
+
+    The result is that of spaCy's English tokenizer on all annotations of ResNet152-ImageNet.
 
     >>> tokenize("A dog's nose, and red-ish dots")
     ['a', 'dog', "'s", 'nose', ',', 'and', 'red', '-', 'ish', 'dots']
@@ -23,7 +24,7 @@ def tokenize(text: str) -> list[str]:
 
 
 def detokenize(words: Iterable[str]) -> str:
-    """The words as a line of text, punctuation set as a typist would.
+    """Join words to a text, without spaces before punctuation marks.
 
     >>> detokenize(["a", "dog", "'s", "nose", ",", "red", "-", "ish"])
     "a dog's nose, red-ish"
@@ -33,7 +34,10 @@ def detokenize(words: Iterable[str]) -> str:
 
 
 class Vocabulary:
-    """Token ids: the words in their order, then ``<start> <stop> <pad> <unk>``, as in the 2022 release.
+    """Token ids of words: the words in their order, then ``<start> <stop> <pad> <unk>``, as in the 2022 release.
+
+    Args:
+        words: the words, without the special tokens.
 
     >>> vocabulary = Vocabulary.build(["red dots", "red lines"], minimum=1)
     >>> vocabulary.encode("red cars"), vocabulary.decode([0, 1, vocabulary.stop, 2])
@@ -41,7 +45,11 @@ class Vocabulary:
     """
 
     def __init__(self, words: Sequence[str]):
-        """Raises BadInput if a word occurs twice or is one of the specials."""
+        """Check the words.
+
+        Raises:
+            BadInput: a word occurs twice or is a special token.
+        """
         twice = [word for word, count in Counter(words).items() if count > 1 or word in SPECIALS]
         if twice:
             raise BadInput(
@@ -52,10 +60,10 @@ class Vocabulary:
 
     @classmethod
     def build(cls, texts: Iterable[str], *, minimum: int = 2) -> "Vocabulary":
-        """Words that occur at least ``minimum`` times, most frequent first (ties by alphabet).
+        """Return the vocabulary of the words that occur at least ``minimum`` times.
 
-        Two is the default so that ``<unk>`` is met in training; the 2022 code keeps every word (``minimum=1``) and
-        never meets it.
+        Words are sorted by frequency, equally frequent ones alphabetically. With the default of 2, ``<unk>`` occurs in
+        training; the 2022 code keeps every word (``minimum=1``), so that it never does.
         """
         counts = Counter(word for text in texts for word in tokenize(text))
         return cls(
@@ -72,30 +80,35 @@ class Vocabulary:
 
     @cached_property
     def ids(self) -> dict[str, int]:
+        """The id of each word and special token."""
         return {word: index for index, word in enumerate([*self.words, *SPECIALS])}
 
     @property
     def start(self) -> int:
+        """The id of ``<start>``."""
         return len(self.words)
 
     @property
     def stop(self) -> int:
+        """The id of ``<stop>``."""
         return len(self.words) + 1
 
     @property
     def pad(self) -> int:
+        """The id of ``<pad>``."""
         return len(self.words) + 2
 
     @property
     def unk(self) -> int:
+        """The id of ``<unk>``."""
         return len(self.words) + 3
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the text's words, unknown ones as ``<unk>``, and ``<stop>``."""
+        """Return the ids of a text's words, with unknown ones as ``<unk>``, followed by ``<stop>``."""
         return [*(self.ids.get(word, self.unk) for word in tokenize(text)), self.stop]
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The text up to ``<stop>``; other specials are left out."""
+        """Return the text up to ``<stop>``, without other special tokens."""
         words = []
         for token in tokens:
             if token == self.stop:

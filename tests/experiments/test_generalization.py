@@ -1,12 +1,10 @@
-"""Generalization on toy worlds: what is learnt from one network is said of the other, nothing is trained twice, scores
-as by hand.
+"""The experiment generalization on toy networks: training on one network describes the other, finished trainings are
+reused, and scores equal those computed by hand.
 """
 
 import csv
 import json
 import shutil
-from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,24 +18,14 @@ from milan.dissection.store import Dissection
 from milan.experiments.core import description_scores as judging
 from milan.experiments.core.description_scores import BertScoreConfig, DescriptionScorer, TextsWithReferences
 from milan.experiments.core.report import Report
-from milan.experiments.generalization import trained_splits as learning
-from milan.experiments.generalization.config import GeneralizationConfig as Options
+from milan.experiments.generalization import trained_splits
+from milan.experiments.generalization.config import GeneralizationConfig
 from milan.experiments.generalization.generalization import generalization
-from milan.experiments.generalization.model_training import (
-    FeatureStore,
-    PrincipalComponents,
-    SplitTensors,
-    TrainingRecipe,
-    compute_text_loss,
-    fork_seed,
-    train_for_updates,
-    train_with_early_stopping,
-)
+from milan.experiments.generalization.model_training import PrincipalComponents, SplitDataModule, fork_seed
 from milan.experiments.generalization.network_splits import SplitUnits, divide_units, load_networks, make_splits
-from milan.experiments.generalization.trained_splits import GeneralizationConfig
-from milan.models import Prior, load_encoder
-from milan.models.data_module import AnnotatedUnit
-from milan.models.prior import TextBatch
+from milan.models import load_encoder
+from milan.models.annotated_units import AnnotatedUnit
+from milan.models.feature_store import FeatureStore
 from milan.probes import load_probe
 from milan.scores.confidence_intervals import Measure
 from milan.scores.truth_score import Truth
@@ -51,6 +39,10 @@ SIZES = {"hidden": 24, "prior_hidden": 8, "batch_size": 32, "learning_rate": 1e-
 SMALL = SIZES | {"beam": 5, "half": False, "epochs": 15, "patience": 6}
 TARGET = f"{worlds.__file__}:looks"
 TRUE = {0: "red", 1: "green", 2: "blue", 3: "red or blue", 4: "things"}
+
+
+def run_experiment(folder: Path, **options: object) -> Report:
+    return generalization(GeneralizationConfig(annotations=[str(folder)], **options))
 
 
 def values(report: Report, table: int, row: str) -> dict:
@@ -71,10 +63,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
     out = tmp_path_factory.mktemp("out")
-    return generalization(Options(annotations=[str(folders)], seeds=1, kinds=["left-out"], out=out, **SMALL)), out
+    return run_experiment(folders, seeds=1, kinds=["left-out"], out=out, **SMALL), out
 
 
-def test_what_is_learnt_from_one_network_is_said_of_the_other(run: tuple[Report, Path]) -> None:
+def test_training_on_one_network_describes_the_other(run: tuple[Report, Path]) -> None:
     report, _ = run
     assert [row.name for row in report.tables[0].rows] == [
         "leave one out: alexnet-imagenet",
@@ -91,8 +83,10 @@ def test_what_is_learnt_from_one_network_is_said_of_the_other(run: tuple[Report,
 
 
 def journal_of(out: Path) -> dict[str, list[str]]:
-    """What MILAN said, by what it depends on."""
-    with learning.Journal(out / "learnt.sqlite", learning.content_key(format=learning.FORMAT)) as journal:
+    """Return the stored descriptions by their keys."""
+    with trained_splits.Journal(
+        out / "learnt.sqlite", trained_splits.content_key(format=trained_splits.FORMAT)
+    ) as journal:
         return {key: (journal.get(key) or {})["likely"] for key in journal.ids()}
 
 
@@ -113,19 +107,17 @@ def test_nothing_is_trained_twice(
     def never(*_: object) -> None:
         raise AssertionError("this was trained before")
 
-    monkeypatch.setattr(learning, "train_models", never)
-    again = generalization(
-        Options(annotations=[str(folders)], seeds=1, kinds=["left-out"], out=out, prior_weight=0.0, **SMALL)
-    )
+    monkeypatch.setattr(trained_splits, "train_models", never)
+    again = run_experiment(folders, seeds=1, kinds=["left-out"], out=out, prior_weight=0.0, **SMALL)
     milan, likely = (values(again, 1, name) for name in ("milan", "p(d|E)"))
     assert milan == likely == values(report, 1, "p(d|E)"), "without a prior both are one, and that was known"
 
 
-def test_a_stopped_run_goes_on_to_the_same_result(
+def test_an_interrupted_run_resumes_to_the_same_result(
     folders: Path, run: tuple[Report, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     report, whole = run
-    train, done = learning.train_models, []
+    train, done = trained_splits.train_models, []
 
     def stopping(*given: object) -> object:
         if len(done) == 1:
@@ -133,14 +125,12 @@ def test_a_stopped_run_goes_on_to_the_same_result(
         done.append(1)
         return train(*given)
 
-    monkeypatch.setattr(learning, "train_models", stopping)
+    monkeypatch.setattr(trained_splits, "train_models", stopping)
     with pytest.raises(KeyboardInterrupt):
-        generalization(Options(annotations=[str(folders)], seeds=1, kinds=["left-out"], out=tmp_path / "out", **SMALL))
+        run_experiment(folders, seeds=1, kinds=["left-out"], out=tmp_path / "out", **SMALL)
     assert len(done) == 1
-    monkeypatch.setattr(learning, "train_models", lambda *given: done.append(2) or train(*given))
-    again = generalization(
-        Options(annotations=[str(folders)], seeds=1, kinds=["left-out"], out=tmp_path / "out", **SMALL)
-    )
+    monkeypatch.setattr(trained_splits, "train_models", lambda *given: done.append(2) or train(*given))
+    again = run_experiment(folders, seeds=1, kinds=["left-out"], out=tmp_path / "out", **SMALL)
     assert done == [1, 2]
     assert journal_of(tmp_path / "out") == journal_of(whole)
     assert again.tables == report.tables
@@ -178,18 +168,12 @@ def looks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def known(looks: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
     options = SMALL | {"epochs": 2}
-    return generalization(
-        Options(
-            annotations=[str(looks / "annotations")],
-            seeds=2,
-            kinds=["left-out"],
-            out=tmp_path_factory.mktemp("out"),
-            **options,
-        )
+    return run_experiment(
+        looks / "annotations", seeds=2, kinds=["left-out"], out=tmp_path_factory.mktemp("out"), **options
     )
 
 
-def test_truth_and_describers_without_training_are_beside_milan(known: Report, looks: Path) -> None:
+def test_the_report_has_truth_and_describers_without_training(known: Report, looks: Path) -> None:
     table = {row.name: (row.role, row.values) for row in known.tables[2].rows}
     assert list(table) == ["milan", "p(d|E)", "netdissect", "compositional", "an annotator*", "shuffled", "constant"]
     assert (table["an annotator*"][0], table["constant"][0]) == ("ceiling", "floor")
@@ -224,9 +208,7 @@ def test_every_seed_has_its_training(known: Report) -> None:
 
 def test_seeds_count_from_the_first(folders: Path, run: tuple[Report, Path], tmp_path: Path) -> None:
     options = SMALL | {"epochs": 1, "updates": 3, "prior_updates": 2}
-    report = generalization(
-        Options(annotations=[str(folders)], seeds=2, seed=3, kinds=["architectures"], out=tmp_path / "out", **options)
-    )
+    report = run_experiment(folders, seeds=2, seed=3, kinds=["architectures"], out=tmp_path / "out", **options)
     trained = report.facts["trainings"]["across architectures, AlexNet to ResNet"]
     assert [each["seed"] for each in trained] == [3, 4]
     assert [each["captioner"]["updates"] for each in trained] == [3, 3]
@@ -234,7 +216,7 @@ def test_seeds_count_from_the_first(folders: Path, run: tuple[Report, Path], tmp
     assert report.facts["seed"] == "3 to 4"
 
 
-def test_the_ceiling_is_what_one_annotator_gets_from_the_others(known: Report, looks: Path) -> None:
+def test_the_ceiling_scores_each_annotator_against_the_others(known: Report, looks: Path) -> None:
     source = looks / "annotations" / "alexnet-objects" / "looks"
     units = [
         AnnotatedUnit(source, Unit("looks", index), (text, f"{text} things", f"the color {text}"))
@@ -253,7 +235,7 @@ def test_the_ceiling_is_what_one_annotator_gets_from_the_others(known: Report, l
     assert found["units"] == 5
 
 
-def test_a_network_that_is_not_at_hand_is_told(known: Report, looks: Path, tmp_path: Path) -> None:
+def test_a_network_without_pixel_labels_is_reported(known: Report, looks: Path, tmp_path: Path) -> None:
     shutil.copytree(looks / "annotations", tmp_path / "annotations")
     for file in tmp_path.glob("annotations/*/looks/probe.json"):
         facts = json.loads(file.read_text())
@@ -264,12 +246,8 @@ def test_a_network_that_is_not_at_hand_is_told(known: Report, looks: Path, tmp_p
             write_pictures(folder, [photos.image(index) for index in range(40)])
         file.write_text(json.dumps(facts | {"spec": str(folder)}))
     options = SMALL | {"epochs": 1}
-    report = generalization(
-        Options(
-            annotations=[str(tmp_path / "annotations")], seeds=1, kinds=["left-out"], out=tmp_path / "out", **options
-        )
-    )
-    assert any("nobody knows what the pixels of" in note for note in report.notes)
+    report = run_experiment(tmp_path / "annotations", seeds=1, kinds=["left-out"], out=tmp_path / "out", **options)
+    assert any("have no labels" in note for note in report.notes)
     assert "netdissect" not in {row.name for row in report.tables[1].rows}
 
 
@@ -281,84 +259,16 @@ def write_pictures(folder: Path, images: list[torch.Tensor]) -> None:
 
 
 def test_the_papers_order_is_compared_pair_by_pair(folders: Path, tmp_path: Path) -> None:
-    report = generalization(
-        Options(
-            annotations=[str(folders)], seeds=1, kinds=["architectures"], out=tmp_path / "out", **SMALL | {"epochs": 1}
-        )
-    )
+    report = run_experiment(folders, seeds=1, kinds=["architectures"], out=tmp_path / "out", **SMALL | {"epochs": 1})
     there, back = (
         values(report, 0, f"across architectures: {name}") for name in ("AlexNet to ResNet", "ResNet to AlexNet")
     )
     assert (there["paper"], back["paper"]) == (0.28, 0.35)
     same = int(back["ROUGE-L"].value > there["ROUGE-L"].value)
     assert (
-        f"Of 1 pairs of splits that differ in the paper's Table 3, {same} stand in its order here by ROUGE-L."
+        f"Of 1 pairs of splits that differ in the paper's Table 3, {same} have the same order here by ROUGE-L."
         in report.notes
     )
-
-
-def test_the_loss_without_padding_is_the_priors_own() -> None:
-    prior = Prior([f"word{number}" for number in range(20)], embedding=8, hidden=12).eval()
-    tokens = torch.full((5, 6), prior.vocabulary.pad)
-    for row, length in enumerate((1, 6, 3, 2, 4)):
-        tokens[row, :length] = torch.randint(20, (length,), generator=torch.Generator().manual_seed(row))
-        tokens[row, length - 1] = prior.vocabulary.stop
-    assert compute_text_loss(prior, tokens).item() == pytest.approx(prior.loss(TextBatch(tokens)).item(), abs=1e-6)
-
-
-def test_training_ends_with_the_weights_that_were_judged_best() -> None:
-    model = torch.nn.Linear(1, 1, bias=False)
-    torch.nn.init.constant_(model.weight, 4.0)
-    seen: list[float] = []
-
-    def judged() -> float:
-        seen.append(model.weight.item())
-        return -abs(model.weight.item() - 3.7)
-
-    found = train_with_early_stopping(
-        model,
-        lambda _: model.weight.square().sum(),
-        lambda _: iter([0]),
-        judged,
-        TrainingRecipe(half=False),
-        learning_rate=0.1,
-        patience=2,
-    )
-    best = min(seen, key=lambda value: abs(value - 3.7))
-    assert model.weight.item() == best
-    assert len(seen) == seen.index(best) + 3 == found["epochs"], "two epochs without a better one, then it stops"
-
-
-def test_the_rate_falls_to_zero_over_the_updates() -> None:
-    model = torch.nn.Linear(1, 1, bias=False)
-    torch.nn.init.zeros_(model.weight)
-    places, epochs = [], []
-
-    def loss(_batch: int) -> torch.Tensor:
-        places.append(model.weight.item())
-        return model.weight.sum()
-
-    def batches(epoch: int) -> Iterator[int]:
-        epochs.append(epoch)
-        return iter(range(30))
-
-    found = train_for_updates(model, loss, batches, 100, learning_rate=0.1, half=False)
-    ways = [one - other for one, other in pairwise([*places, model.weight.item()])]
-    assert len(ways) == found["updates"] == 100
-    assert epochs == [0, 1, 2, 3], "one after the other"
-    assert ways[0] == pytest.approx(0.1 / 20, rel=0.3)
-    assert ways[19] == pytest.approx(0.1 * 0.81, rel=0.1)
-    assert ways[-1] == pytest.approx(0.1 * 0.01, rel=0.1)
-    assert not model.training
-
-
-def test_no_more_updates_than_the_epochs_have(folders: Path) -> None:
-    share = divide_units(make_splits(load_networks([str(folders)]))[0], 0)
-    dataset = SplitTensors(
-        share, FeatureStore(load_encoder("diorama:encoder")), TrainingRecipe(batch_size=10, epochs=2), 0
-    )
-    assert dataset.limit_updates(5) == 5
-    assert dataset.limit_updates(1000) == 2 * len(list(dataset.iter_batches(0)))
 
 
 def test_components_are_those_of_scikit_learn() -> None:
@@ -374,20 +284,16 @@ def test_components_are_those_of_scikit_learn() -> None:
     assert found.square().mean().item() == pytest.approx(1, abs=1e-4)
 
 
-def test_a_captioner_of_components_is_found_again(folders: Path, tmp_path: Path) -> None:
+def test_a_captioner_of_components_is_saved_and_loaded(folders: Path, tmp_path: Path) -> None:
     split = make_splits(load_networks([str(folders)]))[-1]
-    plan, evidence = (
-        GeneralizationConfig(
-            TrainingRecipe(hidden=8, prior_hidden=8, updates=2, prior_updates=1, components=5, half=False)
-        ),
-        FeatureStore(load_encoder("diorama:encoder")),
-    )
-    share = divide_units(split, 0)
-    first, again = (learning.load_or_train(split, share, plan, evidence, 0, tmp_path) for _ in range(2))
-    features = evidence.load_features(share.test)
+    sizes = {"hidden": 8, "prior_hidden": 8, "updates": 2, "prior_updates": 1, "components": 5}
+    config, store = GeneralizationConfig(tmp_path, half=False, **sizes), FeatureStore(load_encoder("diorama:encoder"))
+    units = divide_units(split, 0)
+    first, again = (trained_splits.load_or_train(split, units, config, store, 0) for _ in range(2))
+    features = store.load_features(units.test)
     assert again.facts == first.facts
     assert again.captioner.key.in_features == 5
-    expected = PrincipalComponents.fit(evidence.load_features(share.train), 5)(features)
+    expected = PrincipalComponents.fit(store.load_features(units.train), 5)(features)
     torch.testing.assert_close(again.project(features), expected)
     plain = first._replace(captioner=again.captioner, components=None)
     torch.testing.assert_close(plain.project(features), features)
@@ -427,7 +333,7 @@ def test_pairs_of_texts_are_compared_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(compared) == 4, "what was compared is read again"
 
 
-def test_a_seed_leaves_no_trace() -> None:
+def test_fork_seed_restores_the_random_state() -> None:
     torch.manual_seed(5)
     first = torch.rand(1)
     torch.manual_seed(5)
@@ -452,21 +358,23 @@ def test_unknown_words_are_counted_by_hand() -> None:
         return AnnotatedUnit(Path("layer"), Unit("layer", 0), texts)
 
     share = SplitUnits(train=(unit("red dots", "a dot"),), stop=(), test=(unit("Red cats"), unit("a cat's dots")))
-    assert learning.compute_unknown_share(share) == 3 / 6, "cats, cat and 's"
+    assert trained_splits.compute_unknown_share(share) == 3 / 6, "cats, cat and 's"
 
 
-def test_few_annotations_make_small_batches(folders: Path) -> None:
-    split = make_splits(load_networks([str(folders)]))[0]
-    share = divide_units(split, 0)
-    dataset = SplitTensors(share, FeatureStore(load_encoder("diorama:encoder")), TrainingRecipe(batch_size=256), 0)
-    batches = list(dataset.iter_batches(0))
+def test_few_annotations_make_small_batches_and_updates_are_limited_by_epochs(folders: Path) -> None:
+    units = divide_units(make_splits(load_networks([str(folders)]))[0], 0)
+    store, config = FeatureStore(load_encoder("diorama:encoder")), GeneralizationConfig(batch_size=256, epochs=2)
+    data, texts = (SplitDataModule(units, store, config, 0, texts_only) for texts_only in (False, True))
+    batches = list(data.train_dataloader())
     assert 8 <= len(batches) <= 10
-    assert sum(len(batch.tokens) for batch in batches) == 3 * len(share.train)
-    again = [batch.tokens for batch in dataset.iter_text_batches(0)]
+    assert sum(len(batch.tokens) for batch in batches) == 3 * len(units.train)
+    assert data.limit_updates(5) == 5
+    assert data.limit_updates(1000) == 2 * len(batches)
+    again = [batch.tokens for batch in texts.train_dataloader()]
     assert all(torch.equal(batch.tokens, tokens) for batch, tokens in zip(batches, again, strict=True))
 
 
-def test_what_was_said_of_some_units_is_shown(run: tuple[Report, Path]) -> None:
+def test_descriptions_of_random_units_are_in_the_report(run: tuple[Report, Path]) -> None:
     report, out = run
     rows = report.tables[-1].rows
     assert len(rows) == 3 * 2

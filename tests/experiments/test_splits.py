@@ -1,4 +1,4 @@
-"""Who learns from whom: splits as the paper has them, for as many networks as there are, with no unit on two sides."""
+"""Splits of annotated networks: those of the paper, for any number of networks, with no unit in two parts."""
 
 from pathlib import Path
 
@@ -50,15 +50,15 @@ def test_the_seven_networks_make_the_papers_splits() -> None:
         "across tasks": ["classifiers to generators", "generators to classifiers"],
         "leave one out": [network.name for network in seven],
     }
-    told = {(split.kind, split.name): split.paper for split in splits if split.paper is not None}
-    assert told["within network", "biggan-places365"] == 0.52
-    assert told["across architectures", "CNN to ViT"] == 0.34
-    assert told["across tasks", "generators to classifiers"] == 0.27
-    assert told["leave one out", "resnet152-places365"] == 0.31
-    assert len(told) == 13 + 4, "all numbers of Tables 3 and 2 have their split"
+    paper = {(split.kind, split.name): split.paper for split in splits if split.paper is not None}
+    assert paper["within network", "biggan-places365"] == 0.52
+    assert paper["across architectures", "CNN to ViT"] == 0.34
+    assert paper["across tasks", "generators to classifiers"] == 0.27
+    assert paper["leave one out", "resnet152-places365"] == 0.31
+    assert len(paper) == 13 + 4, "all numbers of Tables 3 and 2 have their split"
 
 
-def test_the_sides_of_a_split_are_the_papers() -> None:
+def test_the_networks_of_a_split_are_the_papers() -> None:
     sides = {
         split.name: (names(split.train), names(split.test))
         for split in make_splits(networks(*SEVEN))
@@ -95,7 +95,7 @@ def test_fewer_networks_make_fewer_splits() -> None:
     }
 
 
-def test_splits_that_describe_some_networks_learn_from_all() -> None:
+def test_splits_that_test_on_some_networks_train_on_all() -> None:
     known = networks("alexnet-objects", "generator-objects", "resnet-objects", "resnet-scenes")
     found = select_splits(known, ["left-out", "architectures", "tasks"], ["alexnet-objects", "resnet-objects"])
     assert [split.name for split in found] == ["ResNet to AlexNet", "alexnet-objects", "resnet-objects"]
@@ -122,7 +122,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_no_unit_is_on_two_sides(folders: Path, seed: int) -> None:
+def test_no_unit_is_in_two_parts(folders: Path, seed: int) -> None:
     for split in make_splits(load_networks([str(folders)])):
         share = divide_units(split, seed)
         sides = [{(one.source, one.unit) for one in side} for side in (share.train, share.stop, share.test)]
@@ -137,22 +137,20 @@ def test_no_unit_is_on_two_sides(folders: Path, seed: int) -> None:
             assert len(sides[2]) == 4, "a tenth of each layer"
 
 
-def test_the_seed_draws_who_is_held_out(folders: Path) -> None:
+def test_the_seed_selects_the_held_out_units(folders: Path) -> None:
     within = make_splits(load_networks([str(folders)]))[0]
     drawn = [{one.unit for one in divide_units(within, seed).test} for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_what_cannot_be_split_is_told(folders: Path, tmp_path: Path) -> None:
+def test_impossible_splits_are_errors(folders: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="unknown kind of split 'left'; nearest: left-out"):
         select_splits(load_networks([str(folders)]), ["left"])
-    with pytest.raises(
-        BadInput, match="no split of the kinds across tasks can be made of alexnet-imagenet, resnet152-imagenet"
-    ):
+    with pytest.raises(BadInput, match="alexnet-imagenet, resnet152-imagenet allow no split of the kinds across tasks"):
         select_splits(load_networks([str(folders)]), ["tasks"])
     (tmp_path / "texts.csv").write_text("layer,unit,summary\na,0,dots\n")
-    with pytest.raises(BadInput, match="holds texts alone, from which no captioner learns"):
+    with pytest.raises(BadInput, match="holds texts alone"):
         load_networks([str(tmp_path / "texts.csv")])
     annotated(tmp_path / "alexnet-imagenet", units=2)
-    with pytest.raises(BadInput, match="two folders of annotations are called alexnet-imagenet"):
+    with pytest.raises(BadInput, match="two folders of annotations have the name alexnet-imagenet"):
         load_networks([str(folders), str(tmp_path / "alexnet-imagenet")])

@@ -1,4 +1,4 @@
-"""The captioner against its equations written out, its loss, and the walk against teacher forcing."""
+"""The captioner against its equations written out, its loss, and its decoder state against teacher forcing."""
 
 import pytest
 import torch
@@ -7,15 +7,13 @@ from torch.nn import functional as F
 
 from milan.errors import BadInput
 from milan.models import CaptionBatch, Captioner
-from milan.models.captioner import compute_bleu, lstm_step
+from milan.models.captioner import lstm_step
 from milan.models.decoding import TokenConstraints, beam_search
 from tests.models.worlds import EXEMPLARS, captioner, features
 
 
 def written_out(model: object, unit: Tensor, tokens: list[int]) -> tuple[Tensor, Tensor]:
-    """Log probability of each token and the attention paid in all, by the equations of the paper, one word at a
-    time.
-    """
+    """Return the log probability of each token and the summed attention, by the paper's equations, word by word."""
     mean = unit.mean(0)
     hidden, cell = torch.tanh(model.initial_hidden(mean)), torch.tanh(model.initial_cell(mean))
     logs, paid = [], torch.zeros(len(unit))
@@ -53,7 +51,7 @@ def test_padding_changes_no_loss() -> None:
     torch.testing.assert_close(model.loss(CaptionBatch(units, padded)), model.loss(CaptionBatch(units, tokens)))
 
 
-def test_scores_of_given_texts_are_those_of_the_equations_and_of_the_beam() -> None:
+def test_scores_equal_the_equations_and_the_beam_search() -> None:
     model, units = captioner(), features(3)
     found = beam_search(model.start_decoding(units), 3, TokenConstraints(model.vocabulary), beam=6, steps=5)
     torch.testing.assert_close(model.score(units, found.tokens), found.scores, atol=1e-4, rtol=0)
@@ -71,9 +69,7 @@ def test_gradients_reach_every_weight() -> None:
 
 
 def by_autograd(model: Captioner, units: Tensor, tokens: Tensor) -> Tensor:
-    """The loss by the captioner's own attention and gates, one step after the other, with PyTorch's gradient; all texts
-    are as long.
-    """
+    """Return the loss computed step by step with PyTorch's gradient, for texts of one length."""
     hidden, cell = model.initial_state(units)
     keys, (of_words, of_features) = model.key(units), model.input_weights()
     last, logits, paid = torch.full_like(tokens[:, 0], model.vocabulary.start), [], torch.zeros_like(units[:, :, 0])
@@ -89,7 +85,7 @@ def by_autograd(model: Captioner, units: Tensor, tokens: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("gate", ["vector", "scalar"])
-def test_the_written_gradient_is_that_of_autograd(gate: str) -> None:
+def test_the_hand_written_gradient_equals_autograd(gate: str) -> None:
     model, units = captioner(gate=gate).double(), features(3).double()
     tokens = torch.tensor(
         [[3, 1, 4, model.vocabulary.stop], [7, 2, 2, model.vocabulary.stop], [9, 9, 1, model.vocabulary.stop]]
@@ -100,7 +96,7 @@ def test_the_written_gradient_is_that_of_autograd(gate: str) -> None:
         torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_the_written_gradient_is_the_slope_for_texts_of_all_lengths() -> None:
+def test_the_hand_written_gradient_equals_finite_differences() -> None:
     model, units = captioner().double(), features(3).double()
     stop, pad = model.vocabulary.stop, model.vocabulary.pad
     batch = CaptionBatch(units, torch.tensor([[3, stop, pad, pad], [7, 2, 8, stop], [9, 1, stop, pad]]))
@@ -140,10 +136,3 @@ def test_features_of_another_encoder_are_refused() -> None:
         captioner().start_decoding(torch.zeros(1, EXEMPLARS, 7))
     with pytest.raises(BadInput, match="needs features"):
         captioner(features=0)
-
-
-def test_bleu_is_of_the_whole_corpus_and_of_any_number_of_references() -> None:
-    assert compute_bleu(["red dots on a wall"], [["Red dots on a wall."]]) == pytest.approx(100)
-    assert compute_bleu(["red dots on a wall"], [["green", "red dots on a wall"]]) == pytest.approx(100)
-    assert compute_bleu(["red dots on a wall", "x"], [["red dots on a wall", "a dog"], ["blue lines"]]) < 100
-    assert compute_bleu(["q"], [["red dots"]]) < 1

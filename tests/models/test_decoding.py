@@ -1,4 +1,4 @@
-"""Searches, against ones written out step by step, and what must hold whatever the weights are."""
+"""Beam search, greedy search and sampling against step-by-step references, and properties for any weights."""
 
 import itertools
 
@@ -15,7 +15,7 @@ from tests.models.worlds import captioner, features, prior
 
 
 class Table:
-    """A walk whose next token depends on the unit and the last token alone, by a table of log probabilities."""
+    """A decoder state whose next token depends on the unit and the last token alone, by a table."""
 
     device = torch.device("cpu")
 
@@ -34,7 +34,7 @@ def table(words: int, units: int, seed: int) -> tuple[Vocabulary, Tensor]:
 
 
 def texts(vocabulary: Vocabulary, steps: int) -> list[tuple[int, ...]]:
-    """Every text of at most so many tokens that may be said: with words, ended or cut off."""
+    """Return every allowed text of at most some tokens, finished or truncated."""
     words = range(len(vocabulary.words))
     ended = [(*said, vocabulary.stop) for length in range(1, steps) for said in itertools.product(words, repeat=length)]
     return ended + list(itertools.product(words, repeat=steps))
@@ -60,7 +60,7 @@ def test_a_beam_wide_enough_finds_the_best_of_all_texts(seed: int) -> None:
 
 
 @given(st.integers(0, 1000), st.integers(1, 8))
-def test_specials_and_empty_texts_are_never_said(seed: int, beam: int) -> None:
+def test_special_tokens_and_empty_texts_are_never_decoded(seed: int, beam: int) -> None:
     vocabulary, logs = table(words=4, units=3, seed=seed)
     logs[:, :, [vocabulary.unk, vocabulary.start, vocabulary.pad, vocabulary.stop]] += (
         50  # they would be said if they might be
@@ -74,7 +74,7 @@ def test_specials_and_empty_texts_are_never_said(seed: int, beam: int) -> None:
     ).all()
 
 
-def test_after_the_end_comes_nothing_and_its_score_stays() -> None:
+def test_finished_texts_keep_their_tokens_and_scores() -> None:
     vocabulary, logs = table(words=2, units=1, seed=3)
     logs[:] = -30.0
     logs[0, vocabulary.start, 0] = logs[0, 0, vocabulary.stop] = -0.5
@@ -84,7 +84,7 @@ def test_after_the_end_comes_nothing_and_its_score_stays() -> None:
     assert found.scores[0, 0].item() == -1.0
 
 
-def test_greedy_takes_the_likeliest_word_each_time() -> None:
+def test_greedy_search_takes_the_most_likely_token() -> None:
     vocabulary, logs = table(words=5, units=4, seed=7)
     found = greedy_search(Table(logs), 4, TokenConstraints(vocabulary), steps=6)
     for unit in range(4):
@@ -99,7 +99,7 @@ def test_greedy_takes_the_likeliest_word_each_time() -> None:
         assert found.tokens[unit, 0].tolist() == said + [vocabulary.stop] * (6 - len(said))
 
 
-def test_samples_come_as_often_as_they_are_likely() -> None:
+def test_samples_have_the_frequencies_of_their_probabilities() -> None:
     vocabulary, logs = table(words=3, units=1, seed=5)
     rng = torch.rand(4000, 1, generator=torch.Generator().manual_seed(0))
     found = sample_texts(Table(logs.expand(4000, -1, -1)), TokenConstraints(vocabulary), rng)
@@ -123,14 +123,14 @@ def test_a_mixture_is_pmi_token_by_token() -> None:
     torch.testing.assert_close(found.scores, direct.scores)
 
 
-def test_nothing_can_be_found_by_no_beam() -> None:
+def test_beam_and_steps_must_be_positive() -> None:
     vocabulary, logs = table(words=2, units=1, seed=0)
-    with pytest.raises(BadInput, match="beam of 0"):
+    with pytest.raises(BadInput, match="beam is 0"):
         beam_search(Table(logs), 1, TokenConstraints(vocabulary), beam=0)
 
 
 @pytest.mark.parametrize("others", [0, 1, 2, 7, 16, 30])
-def test_a_unit_gets_the_same_texts_and_scores_to_the_last_bit_whoever_is_searched_for_with_it(others: int) -> None:
+def test_results_do_not_depend_on_the_other_units_of_a_batch(others: int) -> None:
     model, language = captioner(), prior()
     own, speller = features(1, seed=9), TokenConstraints(model.vocabulary)
     alone = beam_search(model.start_decoding(own), 1, speller, beam=20)

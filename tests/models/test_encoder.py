@@ -1,4 +1,4 @@
-"""The encoder: pooling under masks, on maps known by heart."""
+"""The encoder: pooling under masks, on feature maps with known values."""
 
 import pytest
 import torch
@@ -31,12 +31,12 @@ def test_the_mean_is_over_the_mask() -> None:
     )
 
 
-def test_the_sum_is_the_papers() -> None:
+def test_sum_pooling_follows_the_papers_formula() -> None:
     features = encoder(pooling="sum").encode(toys.pictures()[[1]], masks(TOP_LEFT))
     assert features[0, toys.RED].item() == pytest.approx(64)
 
 
-def test_every_pixel_counts_by_area_and_a_speck_vanishes_by_interpolation() -> None:
+def test_small_masks_count_by_area_and_vanish_by_interpolation() -> None:
     weights = [
         encoder(downsampling=kind)._mask_weights(masks((slice(1, 2), slice(1, 2))).float(), (2, 2))
         for kind in ("area", "bilinear")
@@ -45,13 +45,13 @@ def test_every_pixel_counts_by_area_and_a_speck_vanishes_by_interpolation() -> N
     assert not weights[1].any()
 
 
-def test_one_units_features_do_not_depend_on_the_batch_they_are_asked_in() -> None:
+def test_features_of_a_unit_do_not_depend_on_other_units() -> None:
     images = toys.pictures()
     first, again = (encoder().encode(images[:4], masks(*[TOP_LEFT] * 4)) for _ in range(2))
     assert torch.equal(first.nan_to_num(), again.nan_to_num())
 
 
-def test_pictures_of_another_size_are_scaled_to_the_encoders_own() -> None:
+def test_images_are_scaled_to_the_encoders_input_size() -> None:
     large = toys.pictures()[[1]].repeat_interleave(3, 2).repeat_interleave(3, 3)
     mask = masks(WHOLE).repeat_interleave(3, 2).repeat_interleave(3, 3)
     torch.testing.assert_close(encoder().encode(large, mask)[:, [toys.RED, toys.GREEN]], torch.tensor([[1.0, -0.5]]))

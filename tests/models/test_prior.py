@@ -1,4 +1,4 @@
-"""The prior: its walk against PyTorch's LSTM, and texts that share beginnings."""
+"""The prior: its decoder state against PyTorch's LSTM, for texts with common beginnings."""
 
 import torch
 from torch.nn import functional as F
@@ -7,7 +7,7 @@ from milan.models import TextBatch
 from tests.models.worlds import WORDS, prior
 
 
-def test_scores_are_those_of_the_lstm() -> None:
+def test_scores_equal_those_of_the_lstm() -> None:
     model = prior(layers=3)
     stop = model.vocabulary.stop
     tokens = torch.tensor(

@@ -1,4 +1,4 @@
-"""The 2022 checkpoint: the same answers as the 2022 code, and nothing in a file is ever run."""
+"""The 2022 checkpoint: the same results as the 2022 code, and no code in a file is run."""
 
 import gzip
 import io
@@ -93,7 +93,9 @@ def test_greedy_takes_the_same_words(released: ReleasedModels, expected: dict[st
     assert torch.equal(found.tokens[:, 0], expected["greedy_tokens"])
 
 
-def test_given_captions_get_the_same_scores(released: ReleasedModels, expected: dict[str, Tensor], texts: dict) -> None:
+def test_scores_of_given_captions_are_the_same(
+    released: ReleasedModels, expected: dict[str, Tensor], texts: dict
+) -> None:
     captioner, prior = released.captioner, released.prior
     ids = [captioner.vocabulary.encode(text) for text in texts["forced_captions"]]
     tokens = torch.tensor([one + [captioner.vocabulary.pad] * (max(map(len, ids)) - len(one)) for one in ids])
@@ -209,7 +211,7 @@ def test_what_the_training_script_wrote_is_read(
     assert milan.key != Milan.from_released(tmp_path / "decoder", beam=7).key
 
 
-def test_a_prior_that_the_strategy_needs_is_the_files_own_or_another(tmp_path: Path) -> None:
+def test_the_prior_is_the_checkpoints_own_or_a_given_one(tmp_path: Path) -> None:
     without = trained_2022(tmp_path / "decoder", prior=False)
     with pytest.raises(BadInput, match="strategy rerank needs a prior"):
         _ = Milan.from_released(without, strategy="rerank").models
@@ -280,13 +282,13 @@ def test_a_malicious_pickle_runs_nothing(function: object, tmp_path: Path, capsy
     assert not capsys.readouterr().out
 
 
-def test_the_malice_of_the_test_is_real(tmp_path: Path) -> None:
+def test_the_malicious_pickle_runs_code_without_protection(tmp_path: Path) -> None:
     file = saved(Runs(os.system, f"touch {tmp_path / 'mark'}"), tmp_path / "evil.pth")
     torch.load(file, weights_only=False)
     assert (tmp_path / "mark").exists()
 
 
-def test_other_files_are_refused_in_a_line(tmp_path: Path, file: Path) -> None:
+def test_other_files_are_refused_with_one_line(tmp_path: Path, file: Path) -> None:
     text, zipped, cut, odd = (tmp_path / name for name in ("text.pth", "zip.pth", "cut.pth.gz", "odd.pth"))
     text.write_text("hello")
     with zipfile.ZipFile(zipped, "w") as archive:
@@ -294,9 +296,9 @@ def test_other_files_are_refused_in_a_line(tmp_path: Path, file: Path) -> None:
     cut.write_bytes(file.read_bytes()[:100_000])
     saved({"state_dict": {}, "properties": {"indexer": 3}}, odd)
     for wrong in (text, zipped, cut, odd, tmp_path / "absent.pth", tmp_path):
-        with pytest.raises(BadInput, match=wrong.name) as told:
+        with pytest.raises(BadInput, match=wrong.name) as error:
             load_released_checkpoint(wrong)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(error.value)
 
 
 def test_a_plain_file_reads_as_a_zipped_one(file: Path, tmp_path: Path, released: ReleasedModels) -> None:

@@ -1,4 +1,4 @@
-"""Models in folders: the same after saving and reading, and clear words where they are not this class's."""
+"""Saved models: unchanged after loading, and clear errors for files of another class or format."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def changed(folder: Path, **values: object) -> None:
     )
 
 
-def test_a_saved_model_reads_back_the_same(tmp_path: Path) -> None:
+def test_a_loaded_model_equals_the_saved_one(tmp_path: Path) -> None:
     model = captioner(encoder={"spec": "diorama:encoder"})
     model.trained_on = {"data": "Diorama (simulated annotators)", "seed": 0}
     model.save_pretrained(tmp_path / "captioner")
@@ -49,7 +49,7 @@ def test_a_saved_model_reads_back_the_same(tmp_path: Path) -> None:
     )
 
 
-def test_the_card_says_what_it_was_trained_on(tmp_path: Path) -> None:
+def test_the_card_reports_the_training_data(tmp_path: Path) -> None:
     model = prior()
     model.trained_on = {"data": "Diorama (simulated annotators)", "units": 12}
     model.save_pretrained(tmp_path)
@@ -62,7 +62,7 @@ def test_the_card_says_what_it_was_trained_on(tmp_path: Path) -> None:
     assert "other texts" in (tmp_path / "README.md").read_text()
 
 
-def test_half_precision_on_disk_is_whole_again_when_read(tmp_path: Path) -> None:
+def test_weights_saved_in_half_precision_load_in_32_bits(tmp_path: Path) -> None:
     model = prior()
     model.save_pretrained(tmp_path, half=True)
     assert {value.dtype for value in load_file(tmp_path / "model.safetensors").values()} == {torch.float16}
@@ -91,7 +91,7 @@ def test_push_to_hub_uploads_what_save_pretrained_writes(monkeypatch: pytest.Mon
     assert set(seen) == {"config.json", "model.safetensors", "README.md"}
 
 
-def test_another_models_weights_are_told_by_name(tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_are_listed_by_name(tmp_path: Path) -> None:
     captioner().save_pretrained(tmp_path)
     changed(tmp_path, hidden=20, words=["a"] * 1)
     with pytest.raises(BadInput, match=r"gate.weight is \(24, 16\), not \(24, 20\)"):
@@ -104,7 +104,7 @@ def test_another_models_weights_are_told_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"format": 2}, "format 2, this version of milan reads format 1"),
         ({"format": None}, "no format version"),
@@ -113,14 +113,14 @@ def test_another_models_weights_are_told_by_name(tmp_path: Path) -> None:
         ({"words": None}, "missing words"),
     ],
 )
-def test_another_config_is_refused(values: dict, told: str, tmp_path: Path) -> None:
+def test_another_config_is_refused(values: dict, message: str, tmp_path: Path) -> None:
     captioner().save_pretrained(tmp_path)
     changed(tmp_path, **values)
-    with pytest.raises(BadInput, match=told):
+    with pytest.raises(BadInput, match=message):
         Captioner.from_pretrained(tmp_path)
 
 
-def test_what_is_not_there_is_not_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_never_looked_up_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "milan.models.model_files.hf_hub_download", lambda *_, **__: pytest.fail("asked the hub for a path")
     )
@@ -135,7 +135,7 @@ def test_what_is_not_there_is_not_asked_of_the_hub(tmp_path: Path, monkeypatch: 
         Prior.from_pretrained(tmp_path)
 
 
-def test_a_hub_id_out_of_reach_is_told_in_a_line() -> None:
-    with pytest.raises(BadInput, match=r"cannot get config.json of nobody/nothing from the hub") as told:
+def test_an_unreachable_hub_id_is_an_error_of_one_line() -> None:
+    with pytest.raises(BadInput, match=r"cannot get config.json of nobody/nothing from the hub") as error:
         Prior.from_pretrained("nobody/nothing")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Small models with random weights that say different things of different features."""
+"""Small models with random weights whose descriptions depend on the features."""
 
 import torch
 from torch import Tensor

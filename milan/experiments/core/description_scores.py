@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from milan.experiments.core.config import BertScoreOptions
 from milan.experiments.core.report import Column, Value
-from milan.models.data_module import AnnotatedUnit
+from milan.models.annotated_units import AnnotatedUnit
 from milan.scores.bootstrap import bootstrap_mean, bootstrap_pooled
 from milan.scores.confidence_intervals import Measure
 from milan.scores.text_similarity import bert_score, bleu_counts, bleu_from_counts, normalize_text, rouge_score

@@ -1,8 +1,15 @@
-"""Options of the generalization experiment."""
+"""Options of the experiment ``generalization``; this file imports no torch, so that ``--help`` is quick."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from milan.experiments.core.config import BertScoreOptions, RunConfig
+
+EMBEDDING, DROPOUT = 128, 0.5  # of captioner and prior, as in the paper
+MINIMUM = 2  # occurrences of a word in the training annotations, to be in the vocabulary
+# Batches are smaller where there are few annotations; otherwise training would stop after a few dozen steps.
+MIN_STEPS_PER_EPOCH = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +22,7 @@ class GeneralizationConfig(RunConfig):
         encoder_weights: The encoder's weights, if they are not those of its library.
         seeds: The number of trainings of each split; the seed also selects the units that are held out.
         kinds: The kinds of splits: within, architectures, data-sets, tasks, left-out. By default all.
-        described: Only splits that describe none but these networks.
+        test_networks: Only splits that test on these networks.
         beam: The beam size of decoding, for p(d|E) as for MILAN.
         steps: The largest number of tokens of a description, with the end token.
         prior_weight: The weight λ in log p(d|E) - λ log p(d).
@@ -35,12 +42,13 @@ class GeneralizationConfig(RunConfig):
         half: Whether to train with 16-bit matrix products.
     """
 
+    out: Path = Path("runs/generalization")
     annotations: list[str] | None = None
     encoder: str = "diorama:encoder"
     encoder_weights: str = ""
     seeds: int = 5
     kinds: list[str] | None = None
-    described: list[str] | None = None
+    test_networks: list[str] | None = None
     beam: int = 50
     steps: int = 15
     prior_weight: float = 0.2
@@ -56,3 +64,21 @@ class GeneralizationConfig(RunConfig):
     components: int = 0
     half: bool = True
     bert_score: BertScoreOptions = BertScoreOptions()  # noqa: RUF009 (frozen)
+
+    @property
+    def seed_range(self) -> range:
+        """The seeds of all trainings of a split."""
+        return range(self.seed, self.seed + self.seeds)
+
+    @property
+    def training_settings(self) -> dict[str, Any]:
+        """The settings that determine trained models."""
+        names = ["hidden", "prior_hidden", "learning_rate", "prior_learning_rate", "batch_size", "epochs", "patience"]
+        names += ["updates", "prior_updates", "components", "half"]
+        settings = {name: getattr(self, name) for name in names}
+        return settings | {"embedding": EMBEDDING, "dropout": DROPOUT, "minimum": MINIMUM}
+
+    @property
+    def decoding_settings(self) -> dict[str, Any]:
+        """The settings that determine the descriptions of trained models."""
+        return {"beam": self.beam, "steps": self.steps, "prior_weight": self.prior_weight}

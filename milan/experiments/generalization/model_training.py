@@ -1,101 +1,45 @@
-"""Captioner and prior trained on features that are computed once, so that many splits and seeds can be tried."""
+"""Captioner and prior trained on the annotations of one split, and the texts that they find for units."""
 
-import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import chain, count, islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
+from jaxtyping import Float
+from torch import Tensor
 
-from milan.dissection.store import Dissection, load_dissection
-from milan.errors import BadInput
+from milan.experiments.generalization.config import (
+    DROPOUT,
+    EMBEDDING,
+    MIN_STEPS_PER_EPOCH,
+    MINIMUM,
+    GeneralizationConfig,
+)
 from milan.experiments.generalization.network_splits import SplitUnits
-from milan.models import CaptionBatch, Captioner, Encoder, Prior
-from milan.models.captioner import compute_bleu
-from milan.models.data_module import AnnotatedUnit, EpochBatchSampler, cache_features
+from milan.models import Captioner, Prior
+from milan.models.annotated_units import AnnotatedUnit, AnnotationSplit
+from milan.models.data_module import AnnotationDataModule
 from milan.models.decoding import DecodedTexts, TokenConstraints, beam_search
-from milan.models.prior import TextBatch
+from milan.models.feature_store import FeatureStore
 from milan.models.reranking import rank_texts
+from milan.models.training import TrainingConfig, TrainingResult, train
 from milan.models.vocabulary import Vocabulary
 
-UNITS_PER_SEARCH = 16  # units whose texts are sought together; changes no answer
-WARMUP_UPDATES = 20  # updates in which the learning rate rises, where it falls after that
-MIN_STEPS_PER_EPOCH = (
-    8  # in an epoch: batches are smaller where there are few annotations, else it would stop after a few dozen steps
-)
-
-
-@dataclass(frozen=True)
-class TrainingRecipe:
-    """How captioner and prior are trained.
-
-    In the paper (Hernandez et al. 2022, appendix B) the states are 512 long, a batch is 64 annotations and the learning
-    rate 1e-3. Larger batches take fewer steps before the patience, which counts epochs, is spent: with few annotations
-    they stop too early. There BLEU of the hundred units kept for stopping goes up and down by chance, so that a fixed
-    number of ``updates`` at a rate that falls to zero gives descriptions that are as true, in half the time
-    (docs/generalization.md has the figures).
-
-    Attributes:
-        hidden: length of the captioner's states and of the space of its attention.
-        prior_hidden: length of the prior's states.
-        embedding: length of a word's vector.
-        dropout: before a word is read off the state, and between the prior's layers.
-        learning_rate: of AdamW, for the captioner.
-        prior_learning_rate: the same for the prior.
-        batch_size: annotations.
-        epochs: at most.
-        patience: epochs without a better score before the captioner's training ends; at least those that the split has
-            in the paper.
-        minimum: how often a word must occur in the training texts.
-        updates: batches that the captioner sees while its rate falls to zero, of no more than ``epochs``; 0 for the
-            paper's stopping.
-        prior_updates: likewise of the prior.
-        components: how many principal components of the features the captioner reads; 0 for the features themselves, as
-            in the paper.
-        half: whether matrix products are made of 16-bit numbers (bfloat16); the weights and sums keep 32 bits.
-    """
-
-    hidden: int = 256
-    prior_hidden: int = 256
-    embedding: int = 128
-    dropout: float = 0.5
-    learning_rate: float = 1e-3
-    prior_learning_rate: float = 1e-3
-    batch_size: int = 64
-    epochs: int = 100
-    patience: int = 0
-    minimum: int = 2
-    updates: int = 0
-    prior_updates: int = 0
-    components: int = 0
-    half: bool = True
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return asdict(self)
+UNITS_PER_SEARCH = 16  # units that are searched for together; changes no result
+PRIOR_PATIENCE = 4  # epochs without a lower loss before the prior's training stops
 
 
 class PrincipalComponents(NamedTuple):
-    """Features as their principal components, divided by one number, so that a value's standard deviation is 1 in the
-    mean.
-    """
+    """A projection of features onto principal components, scaled so that their mean variance is 1."""
 
     mean: Float[Tensor, " features"]
     basis: Float[Tensor, "features components"]
 
     @classmethod
     def fit(cls, features: Float[Tensor, "units k features"], count: int) -> "PrincipalComponents":
-        """Those of greatest variance over the exemplars of these units."""
+        """Return the components of greatest variance over the exemplars of these units."""
         rows = features.flatten(0, 1).double()
         mean = rows.mean(0)
         values, vectors = torch.linalg.eigh((rows - mean).t() @ (rows - mean) / len(rows))
@@ -107,8 +51,13 @@ class PrincipalComponents(NamedTuple):
 
 
 class TrainedModels(NamedTuple):
-    """Captioner and prior of one vocabulary, how their training went, and what the captioner reads of the features, if
-    not all.
+    """A captioner and a prior trained on the same split, with their training logs.
+
+    Attributes:
+        captioner: the captioner.
+        prior: the prior, of the same vocabulary.
+        facts: the training logs.
+        components: the projection of the features that the captioner reads; None if it reads the features themselves.
     """
 
     captioner: Captioner
@@ -116,301 +65,149 @@ class TrainedModels(NamedTuple):
     facts: dict[str, Any]
     components: PrincipalComponents | None = None
 
-    def project(self, features: Float[Tensor, "units k features"]) -> Float[Tensor, "units k seen"]:
-        """What the captioner reads of them."""
+    def project(self, features: Float[Tensor, "units k features"]) -> Float[Tensor, "units k inputs"]:
+        """Return the captioner's inputs, given the encoder's features."""
         return self.components(features) if self.components else features
 
 
 class BeamSearchResult(NamedTuple):
-    """The texts that a search found for some units, and how likely each is of its unit and of units in general."""
+    """The texts of a beam search over some units.
+
+    Attributes:
+        decoded: the texts of each unit.
+        likelihood: log p(d|E) of each text.
+        prior: log p(d) of each text.
+    """
 
     decoded: DecodedTexts
     likelihood: Float[Tensor, "units texts"]
     prior: Float[Tensor, "units texts"]
 
 
-class FeatureStore:
-    """The encoder's features of annotated units, read from files that are made once.
+class SplitDataModule(AnnotationDataModule):
+    """The annotations of one split, with features in memory.
+
+    Training batches are small enough for ``MIN_STEPS_PER_EPOCH`` steps per epoch. The units kept for early stopping are
+    one validation batch.
 
     Args:
-        encoder: what looks at the exemplars.
+        units: the units of the split.
+        store: the encoder's features.
+        config: batch size and number of principal components.
+        seed: random seed of the order of the batches, and of the training.
+        texts_only: whether batches hold no features, for the prior.
     """
 
-    def __init__(self, encoder: Encoder):
-        self.encoder = encoder
-        self._files: dict[Path, np.ndarray] = {}
-        self._dissections: dict[Path, Dissection] = {}
+    def __init__(
+        self, units: SplitUnits, store: FeatureStore, config: GeneralizationConfig, seed: int, texts_only: bool = False
+    ):
+        super().__init__()
+        self.units, self.store, self.config = units, store, config
+        self.seed, self.texts_only = seed, texts_only
+        self.annotation_count = sum(len(one.texts) for one in units.train)
+        self.batch_size = max(1, min(config.batch_size, self.annotation_count // MIN_STEPS_PER_EPOCH))
+        self.validation_batch_size = sum(len(one.texts) for one in units.stop)
 
-    def dissection(self, layer: Path) -> Dissection:
-        """The layer's, read once."""
-        if layer not in self._dissections:
-            self._dissections[layer] = load_dissection(layer)
-        return self._dissections[layer]
-
-    def load_features(self, units: Sequence[AnnotatedUnit]) -> Float[Tensor, "units k features"]:
-        """One row for each unit.
-
-        Raises:
-            BadInput: not all of them have as many exemplars.
-        """
-        rows = [self._rows(one.source)[self.dissection(one.source).row_of(one.unit)] for one in units]
-        if counts := sorted({len(row) for row in rows})[1:]:
-            raise BadInput(
-                f"some units have {counts[0]} exemplars and others fewer; dissect all with one k to learn from them"
-                " together"
-            )
-        return torch.from_numpy(np.stack(rows))
-
-    def _rows(self, layer: Path) -> np.ndarray:
-        if layer not in self._files:
-            self._files[layer] = np.load(cache_features(self.dissection(layer), self.encoder), mmap_mode="r")
-        return self._files[layer]
-
-
-@dataclass(frozen=True)
-class SplitTensors:
-    """A split's annotations as tensors, and the vocabulary of those that are trained on."""
-
-    units: SplitUnits
-    store: FeatureStore
-    recipe: TrainingRecipe
-    seed: int
-    device: str = "cpu"
+    @cached_property
+    def split(self) -> AnnotationSplit:
+        """The training units, and the units kept for early stopping."""
+        return AnnotationSplit(self.units.train, self.units.stop)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        return Vocabulary.build((text for one in self.units.train for text in one.texts), minimum=self.recipe.minimum)
+        """The vocabulary of the training annotations."""
+        return Vocabulary.build((text for one in self.units.train for text in one.texts), minimum=MINIMUM)
 
     @cached_property
     def components(self) -> PrincipalComponents | None:
-        """Of the features of the units that are trained on, if the recipe asks for them."""
-        count = min(self.recipe.components, self.encoder_features.shape[-1])
-        return PrincipalComponents.fit(self.encoder_features, count) if count else None
+        """The principal components of the training units' features, if the config asks for them."""
+        features = self.store.load_features(self.units.train)
+        count = min(self.config.components, features.shape[-1])
+        return PrincipalComponents.fit(features, count) if count else None
 
     @cached_property
-    def encoder_features(self) -> Float[Tensor, "units k features"]:
-        """The encoder's features of the units that are trained on."""
-        return self.store.load_features(self.units.train)
+    def training_features(self) -> Float[Tensor, "units k inputs"]:
+        """The captioner's inputs for the training units."""
+        return self.load_features(self.units.train)
 
-    @cached_property
-    def features(self) -> Float[Tensor, "units k seen"]:
-        """What the captioner reads of them."""
-        return self.components(self.encoder_features) if self.components else self.encoder_features
+    def load_features(self, units: Sequence[AnnotatedUnit]) -> Float[Tensor, "units k inputs"]:
+        """Return the captioner's inputs for some units."""
+        features = self.store.load_features(units)
+        return self.components(features) if self.components else features
 
-    @cached_property
-    def stop_features(self) -> Float[Tensor, "units k seen"]:
-        features = self.store.load_features(self.units.stop)
-        return (self.components(features) if self.components else features).to(self.device)
+    def load_training_features(self, rows: Sequence[int]) -> Float[Tensor, "rows k inputs"]:
+        """Return the captioner's inputs for training units, by their positions."""
+        return self.training_features[list(rows)]
 
-    @cached_property
-    def annotations(self) -> list[tuple[int, Int[Tensor, " length"]]]:
-        """Every annotation, with the place of its unit."""
-        return [(place, self._encode(text)) for place, one in enumerate(self.units.train) for text in one.texts]
+    def limit_updates(self, updates: int) -> int:
+        """Return a number of updates, at most that of all epochs of the config."""
+        return min(updates, self.config.epochs * math.ceil(self.annotation_count / self.batch_size))
 
-    @cached_property
-    def stop_texts(self) -> Int[Tensor, "texts length"]:
-        return self._pad([self._encode(text) for one in self.units.stop for text in one.texts])
-
-    def iter_batches(self, epoch: int) -> Iterator[CaptionBatch]:
-        """The annotations in the order of that epoch, which the seed and its number decide."""
-        for chosen in self._shuffle(epoch):
-            batch = [self.annotations[place] for place in chosen.tolist()]
-            features = self.features[[place for place, _ in batch]]
-            yield CaptionBatch(features.to(self.device), self._pad([tokens for _, tokens in batch]))
-
-    def iter_text_batches(self, epoch: int) -> Iterator[TextBatch]:
-        """The texts alone."""
-        for chosen in self._shuffle(epoch):
-            yield TextBatch(self._pad([self.annotations[place][1] for place in chosen.tolist()]))
-
-    @property
-    def batch_size(self) -> int:
-        """Of a batch."""
-        return max(1, min(self.recipe.batch_size, len(self.annotations) // MIN_STEPS_PER_EPOCH))
-
-    def limit_updates(self, wanted: int) -> int:
-        """So many batches, or those of the recipe's epochs if these are fewer."""
-        return min(wanted, self.recipe.epochs * math.ceil(len(self.annotations) / self.batch_size))
-
-    def _shuffle(self, epoch: int) -> tuple[Int[Tensor, " batch"], ...]:
-        return EpochBatchSampler(len(self.annotations), self.batch_size, self.seed).order(epoch).split(self.batch_size)
-
-    def _encode(self, text: str) -> Int[Tensor, " length"]:
-        return torch.tensor(self.vocabulary.encode(text))
-
-    def _pad(self, texts: Sequence[Tensor]) -> Int[Tensor, "texts length"]:
-        return pad_sequence(list(texts), batch_first=True, padding_value=self.vocabulary.pad).to(self.device)
-
-
-def train_models(tensors: SplitTensors, patience: int) -> TrainedModels:
-    """Trains captioner and prior; the random generators are left as they were."""
-    captioner, of_captioner = train_captioner(tensors, patience)
-    prior, of_prior = train_prior(tensors)
-    facts = {"captioner": of_captioner, "prior": of_prior, "words": len(tensors.vocabulary.words)}
-    return TrainedModels(captioner, prior, facts, tensors.components)
-
-
-def train_captioner(tensors: SplitTensors, patience: int) -> tuple[Captioner, dict[str, Any]]:
-    """The captioner, stopped where greedy BLEU on the units kept for that rises no more, with its best weights."""
-    recipe = tensors.recipe
-    with fork_seed(tensors.seed):
-        model = Captioner(
-            tensors.vocabulary.words,
-            features=tensors.features.shape[-1],
-            embedding=recipe.embedding,
-            hidden=recipe.hidden,
-            attention=recipe.hidden,
-            dropout=recipe.dropout,
-            learning_rate=recipe.learning_rate,
-            encoder=tensors.store.encoder.settings,
-        ).to(tensors.device)
-        references = [list(one.texts) for one in tensors.units.stop]
-
-        if recipe.updates:
-            return model, train_for_updates(
-                model,
-                model.loss,
-                tensors.iter_batches,
-                tensors.limit_updates(recipe.updates),
-                learning_rate=recipe.learning_rate,
-                half=recipe.half,
-            )
-
-        def evaluate() -> float:
-            return compute_bleu(model.decode_greedily(tensors.stop_features), references)
-
-        facts = train_with_early_stopping(
-            model,
-            model.loss,
-            tensors.iter_batches,
-            evaluate,
-            recipe,
-            learning_rate=recipe.learning_rate,
+    def make_training_config(self, updates: int, patience: int) -> TrainingConfig:
+        """Return how long to train on this split: for some updates, or by patience if ``updates`` is 0."""
+        return TrainingConfig(
+            max_epochs=self.config.epochs,
             patience=patience,
-        )
-    return model, {"epochs": facts["epochs"], "bleu": facts["best"]}
-
-
-def train_prior(tensors: SplitTensors, patience: int = 4) -> tuple[Prior, dict[str, Any]]:
-    """The prior, stopped where the loss on the texts kept for that falls no more, with its best weights."""
-    recipe = tensors.recipe
-    with fork_seed(tensors.seed):
-        words, sizes = tensors.vocabulary.words, {"embedding": recipe.embedding, "hidden": recipe.prior_hidden}
-        model = Prior(words, **sizes, dropout=recipe.dropout, learning_rate=recipe.prior_learning_rate).to(
-            tensors.device
+            updates=self.limit_updates(updates),
+            precision="bf16-mixed" if self.config.half else "32-true",
+            device=self.config.device,
         )
 
-        loss, rate = (lambda batch: compute_text_loss(model, batch.tokens)), recipe.prior_learning_rate
-        if recipe.prior_updates:
-            return model, train_for_updates(
-                model,
-                loss,
-                tensors.iter_text_batches,
-                tensors.limit_updates(recipe.prior_updates),
-                learning_rate=rate,
-                half=recipe.half,
-            )
 
-        def evaluate() -> float:
-            return -compute_text_loss(model, tensors.stop_texts).item()
-
-        facts = train_with_early_stopping(
-            model, loss, tensors.iter_text_batches, evaluate, recipe, learning_rate=rate, patience=patience
-        )
-    return model, {"epochs": facts["epochs"], "loss": -facts["best"]}
-
-
-def compute_text_loss(prior: Prior, tokens: Int[Tensor, "texts length"]) -> Float[Tensor, ""]:
-    """What ``Prior.loss`` gives, without a step for any padded token: half the time where most texts are shorter than
-    the longest.
-    """
-    lengths = (tokens != prior.vocabulary.pad).sum(1).cpu()
-    before = torch.cat([torch.full_like(tokens[:, :1], prior.vocabulary.start), tokens[:, :-1]], 1)
-    states, said = (
-        pack_padded_sequence(values, lengths, batch_first=True, enforce_sorted=False)
-        for values in (prior.embedding(before), tokens)
-    )
-    return F.cross_entropy(prior.readout(prior.lstm(states)[0].data), said.data)
-
-
-def train_with_early_stopping(
-    model: nn.Module,
-    loss: Callable[[Any], Tensor],
-    batches: Callable[[int], Iterator[Any]],
-    evaluate: Callable[[], float],
-    recipe: TrainingRecipe,
-    *,
-    learning_rate: float,
-    patience: int,
-) -> dict[str, Any]:
-    """Trains until ``evaluate`` has not risen for ``patience`` epochs, and leaves the model with the weights that it
-    judged best.
+def train_models(
+    units: SplitUnits, store: FeatureStore, config: GeneralizationConfig, seed: int, patience: int
+) -> TrainedModels:
+    """Train captioner and prior on a split; the global random state is restored afterwards.
 
     Args:
-        model: what is trained.
-        loss: of a batch.
-        batches: of an epoch, by its number.
-        evaluate: called after each epoch in evaluation mode; larger is better.
-        recipe: greatest number of epochs, and precision.
-        learning_rate: of learning, of AdamW.
-        patience: epochs without a better judgement.
+        units: the units of the split.
+        store: the encoder's features.
+        config: sizes, learning rates and durations.
+        seed: random seed of initial weights, dropout and batches.
+        patience: epochs without a better BLEU before the captioner's training stops.
     """
-    optimizer = torch.optim.AdamW(model.parameters(), learning_rate, fused=True)
-    best, kept, since, epoch = -float("inf"), copy.deepcopy(model.state_dict()), 0, 0
-    for epoch in range(recipe.epochs):
-        model.train()
-        for batch in batches(epoch):
-            _train_step(optimizer, loss, batch, half=recipe.half)
-        model.eval()
-        with torch.no_grad():
-            score = evaluate()
-        since = 0 if score > best else since + 1
-        if score > best:
-            best, kept = score, copy.deepcopy(model.state_dict())
-        if since >= patience:
-            break
-    model.load_state_dict(kept)
-    return {"epochs": epoch + 1, "best": round(best, 4)}
+    data = SplitDataModule(units, store, config, seed)
+    captioner = train_captioner(data, patience)
+    data.texts_only = True
+    prior = train_prior(data)
+    facts = {"captioner": captioner.log, "prior": prior.log, "words": len(data.vocabulary.words)}
+    return TrainedModels(captioner.model, prior.model, facts, data.components)
 
 
-def train_for_updates(
-    model: nn.Module,
-    loss: Callable[[Any], Tensor],
-    batches: Callable[[int], Iterator[Any]],
-    updates: int,
-    *,
-    learning_rate: float,
-    half: bool,
-) -> dict[str, Any]:
-    """Trains on so many batches, one epoch after the other; the rate rises for 20 of them and falls to zero from the
-    first to the last.
-
-    The model is left as it is then, in evaluation mode.
-    """
-    optimizer = torch.optim.AdamW(model.parameters(), learning_rate, fused=True)
-    falling = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda done: min((done + 1) / WARMUP_UPDATES, 1 - done / updates)
-    )
-    model.train()
-    for batch in islice(chain.from_iterable(map(batches, count())), updates):
-        last = _train_step(optimizer, loss, batch, half=half)
-        falling.step()
-    model.eval()
-    return {"updates": updates, "loss": round(float(last), 4)}
+def train_captioner(data: SplitDataModule, patience: int) -> TrainingResult:
+    """Train the captioner on a split; greedy BLEU on the units kept for early stopping selects the weights."""
+    config = data.config
+    with fork_seed(data.seed):
+        model = Captioner(
+            data.vocabulary.words,
+            features=data.training_features.shape[-1],
+            embedding=EMBEDDING,
+            hidden=config.hidden,
+            attention=config.hidden,
+            dropout=DROPOUT,
+            learning_rate=config.learning_rate,
+            encoder=data.store.encoder.settings,
+        )
+        return train(model, data, data.make_training_config(config.updates, patience))
 
 
-def _train_step(optimizer: torch.optim.Optimizer, loss: Callable[[Any], Tensor], batch: Any, *, half: bool) -> Tensor:
-    optimizer.zero_grad()
-    with torch.autocast(optimizer.param_groups[0]["params"][0].device.type, torch.bfloat16, enabled=half):
-        value = loss(batch)
-    value.backward()
-    optimizer.step()
-    return value.detach()
+def train_prior(data: SplitDataModule, patience: int = PRIOR_PATIENCE) -> TrainingResult:
+    """Train the prior on a split; the loss on the annotations kept for early stopping selects the weights."""
+    config = data.config
+    with fork_seed(data.seed):
+        model = Prior(
+            data.vocabulary.words,
+            embedding=EMBEDDING,
+            hidden=config.prior_hidden,
+            dropout=DROPOUT,
+            learning_rate=config.prior_learning_rate,
+        )
+        return train(model, data, data.make_training_config(config.prior_updates, patience))
 
 
 @contextmanager
 def fork_seed(seed: int) -> Iterator[None]:
-    """Random numbers of a seed within the block; after it the generators are as they were before."""
+    """Seed torch's global random generator, and restore its state afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
@@ -420,15 +217,22 @@ def fork_seed(seed: int) -> Iterator[None]:
 def search_texts(
     models: TrainedModels, features: Float[Tensor, "units k features"], beam: int, steps: int
 ) -> list[BeamSearchResult]:
-    """The beam's texts for each unit, with their log p(d|E) and log p(d), a few units at a time."""
-    speller, found = TokenConstraints(models.captioner.vocabulary), []
-    for part in models.project(features).to(models.prior.readout.weight.device).split(UNITS_PER_SEARCH):
-        texts = beam_search(models.captioner.start_decoding(part), len(part), speller, beam=beam, steps=steps)
-        found.append(BeamSearchResult(texts, texts.scores, models.prior.score(texts.tokens)))
-    return found
+    """Return the texts of a beam search with their log p(d|E) and log p(d), a few units at a time."""
+    constraints, results = TokenConstraints(models.captioner.vocabulary), []
+    device = models.prior.readout.weight.device
+    for part in models.project(features).to(device).split(UNITS_PER_SEARCH):
+        decoded = beam_search(models.captioner.start_decoding(part), len(part), constraints, beam=beam, steps=steps)
+        results.append(BeamSearchResult(decoded, decoded.scores, models.prior.score(decoded.tokens)))
+    return results
 
 
 def choose_texts(results: Sequence[BeamSearchResult], vocabulary: Vocabulary, prior_weight: float) -> list[str]:
-    """Of each unit's texts the one of highest log p(d|E) - weight * log p(d); with weight 0 the likeliest."""
+    """Return each unit's text of highest log p(d|E) - λ log p(d).
+
+    Args:
+        results: the beam's texts.
+        vocabulary: the vocabulary of captioner and prior.
+        prior_weight: λ; with 0 the most likely text is chosen.
+    """
     best = [rank_texts(*each, weight=prior_weight, by="pmi").tokens[:, 0] for each in results]
     return [vocabulary.decode(tokens.tolist()) for batch in best for tokens in batch]

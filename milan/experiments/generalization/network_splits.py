@@ -1,6 +1,4 @@
-"""Which annotated networks there are, and who learns from whose annotations: the splits of MILAN's section 4 and
-appendix C.
-"""
+"""The annotated networks, and the splits of them into training and test networks (MILAN, section 4 and appendix C)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from milan.errors import BadInput, UnknownName
-from milan.models.data_module import AnnotatedUnit, find_annotation_sources, read_annotations, split_by_unit
+from milan.models.annotated_units import AnnotatedUnit, find_annotation_sources, read_annotations, split_by_unit
 
 SplitKind = Literal["within network", "across architectures", "across data sets", "across tasks", "leave one out"]
 SPLIT_KINDS: dict[str, SplitKind] = {
@@ -18,11 +16,10 @@ SPLIT_KINDS: dict[str, SplitKind] = {
     "tasks": "across tasks",
     "left-out": "leave one out",
 }
-HELD_OUT_SHARE = (
-    0.1  # of a network's units, within it, and of what is trained on, to know when to stop (appendices B.1 and C)
-)
+# Fraction of the units held out: for the test within a network, and for early stopping (appendices B.1 and C).
+HELD_OUT_SHARE = 0.1
 
-# How the name of a network begins: its architecture and its task. The first fits that does.
+# Architecture and task by the beginning of a network's name; the first match counts.
 FAMILIES = {
     "alexnet": ("AlexNet", "classifiers"),
     "resnet": ("ResNet", "classifiers"),
@@ -31,11 +28,10 @@ FAMILIES = {
     "dino": ("ViT", "self-supervised"),
     "vit": ("ViT", "classifiers"),
 }
-# Diorama's two worlds are the stand-ins of the two data sets.
+# Diorama's two sets of scenes stand in for ImageNet and Places365.
 DATA_SETS = {"imagenet": "objects", "objects": "objects", "places365": "scenes", "places": "scenes", "scenes": "scenes"}
 
-# BERTScore (F) of Hernandez et al. 2022: Table 3, by what was trained on and tested, and Table 2, by the network left
-# out.
+# BERTScore (F) of Hernandez et al. 2022: Table 3 by training and test networks, Table 2 by the network left out.
 TABLE_3 = {
     ("AlexNet objects", ""): 0.39,
     ("AlexNet scenes", ""): 0.47,
@@ -61,14 +57,14 @@ TABLE_2 = {
 
 @dataclass(frozen=True)
 class AnnotatedNetwork:
-    """A network whose units were annotated.
+    """A network with annotated units.
 
     Attributes:
-        name: what it is called, such as ``resnet-objects`` or ``alexnet-imagenet``.
-        layers: folders of its annotated layers.
-        architecture: AlexNet, ResNet, generator or ViT; empty if its name does not tell.
-        task: classifiers, generators or self-supervised; empty if its name does not tell.
-        data_set: ``objects`` (ImageNet's part) or ``scenes`` (Places365's); empty if its name does not tell.
+        name: the name, such as ``resnet-objects`` or ``alexnet-imagenet``.
+        layers: the folders of the annotated layers.
+        architecture: AlexNet, ResNet, generator or ViT; empty if unknown.
+        task: classifiers, generators or self-supervised; empty if unknown.
+        data_set: ``objects`` (as ImageNet) or ``scenes`` (as Places365); empty if unknown.
     """
 
     name: str
@@ -79,7 +75,7 @@ class AnnotatedNetwork:
 
     @classmethod
     def from_folder(cls, folder: Path, layers: Sequence[Path]) -> "AnnotatedNetwork":
-        """Tells architecture, task and data set by the names of the folder and of the one it lies in.
+        """Return the network of a folder; architecture, task and data set are read from the names of folder and parent.
 
         >>> AnnotatedNetwork.from_folder(Path("milannotations/resnet152/places365"), [])
         AnnotatedNetwork(name='resnet152-places365', layers=(), architecture='ResNet', task='classifiers',
@@ -100,27 +96,36 @@ class AnnotatedNetwork:
 
 @dataclass(frozen=True)
 class NetworkSplit:
-    """Networks to learn from and networks to describe; where these are the same, units of each are held out."""
+    """Training networks and test networks; where they are the same, some units of each are held out for the test.
+
+    Attributes:
+        kind: the kind of the split.
+        name: the name of the split, unique within its kind.
+        train: the training networks.
+        test: the test networks.
+        paper: the BERTScore (F) of the paper, if it has this split.
+    """
 
     kind: SplitKind
     name: str
     train: tuple[AnnotatedNetwork, ...]
     test: tuple[AnnotatedNetwork, ...]
-    paper: float | None = None  # BERTScore (F) in the paper
+    paper: float | None = None
 
     @property
     def is_within(self) -> bool:
+        """Whether training and test units are of the same networks."""
         return self.train == self.test
 
     @property
     def patience(self) -> int:
-        """Epochs without a better score before training stops: 4, and 10 within one network (appendix C)."""
+        """The paper's patience in epochs: 4, and 10 within one network (appendix C)."""
         return 10 if self.is_within else 4
 
 
 @dataclass(frozen=True)
 class SplitUnits:
-    """The units of a split: trained on, asked when to stop, and described. No unit is in two of them."""
+    """The units of a split, for training, early stopping and test; no unit is in two of them."""
 
     train: tuple[AnnotatedUnit, ...]
     stop: tuple[AnnotatedUnit, ...]
@@ -135,27 +140,27 @@ def load_networks(annotations: Sequence[str], imagenet: str = "") -> list[Annota
         imagenet: folder of the ImageNet validation set, for released annotations of its images.
 
     Raises:
-        BadInput: there are none, or two of one name.
+        BadInput: there are no annotations, or two networks have the same name.
     """
     layers: dict[Path, list[Path]] = {}
     for layer in find_annotation_sources(annotations, imagenet=imagenet):
         if layer.is_file():
-            raise BadInput(
-                f"{layer} holds texts alone, from which no captioner learns; give folders with images and masks"
-            )
+            raise BadInput(f"{layer} holds texts alone, which train no captioner; give folders with images and masks")
         layers.setdefault(layer.parent, []).append(layer)
     networks = sorted(
-        (AnnotatedNetwork.from_folder(folder.absolute(), found) for folder, found in layers.items()),
+        (AnnotatedNetwork.from_folder(folder.absolute(), several) for folder, several in layers.items()),
         key=lambda network: network.name,
     )
     names = [network.name for network in networks]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise BadInput(f"two folders of annotations are called {twice[0]}; rename one, since results go by name")
+        raise BadInput(
+            f"two folders of annotations have the name {twice[0]}; rename one, since results are kept by name"
+        )
     return networks
 
 
 def make_splits(networks: Sequence[AnnotatedNetwork]) -> list[NetworkSplit]:
-    """Every split that these networks allow, in the order of the paper's Table 3, those of Table 2 at the end."""
+    """Return all splits of these networks, in the order of the paper's Table 3, and then those of Table 2."""
     return [
         *_split_within(networks),
         *_split_across_architectures(networks),
@@ -166,33 +171,38 @@ def make_splits(networks: Sequence[AnnotatedNetwork]) -> list[NetworkSplit]:
 
 
 def select_splits(
-    networks: Sequence[AnnotatedNetwork], kinds: Sequence[str] | None, described: Sequence[str] | None = None
+    networks: Sequence[AnnotatedNetwork], kinds: Sequence[str] | None, test_networks: Sequence[str] | None = None
 ) -> list[NetworkSplit]:
-    """The splits of some kinds, by their short names, that describe none but some networks; all by default.
+    """Return the splits of some kinds that test on no other than some networks.
+
+    Args:
+        networks: the annotated networks.
+        kinds: short names of kinds, as in ``SPLIT_KINDS``; all by default.
+        test_networks: names of networks; all by default.
 
     Raises:
         UnknownName: there is no such kind, or no such network.
-        BadInput: these networks allow none of them.
+        BadInput: these networks allow no such split.
     """
     unknown = [name for name in kinds or [] if name not in SPLIT_KINDS]
     if unknown:
-        raise UnknownName("kind of split", unknown[0], SPLIT_KINDS, f"those there are: {', '.join(SPLIT_KINDS)}")
+        raise UnknownName("kind of split", unknown[0], SPLIT_KINDS, f"choose from {', '.join(SPLIT_KINDS)}")
     names = [network.name for network in networks]
-    if strange := [name for name in described or [] if name not in names]:
-        raise UnknownName("annotated network", strange[0], names, f"those there are: {', '.join(names)}")
-    wanted, asked = {SPLIT_KINDS[name] for name in kinds or SPLIT_KINDS}, set(described or names)
-    found = [
+    if unknown := [name for name in test_networks or [] if name not in names]:
+        raise UnknownName("annotated network", unknown[0], names, f"choose from {', '.join(names)}")
+    selected_kinds, selected_names = {SPLIT_KINDS[name] for name in kinds or SPLIT_KINDS}, set(test_networks or names)
+    splits = [
         split
         for split in make_splits(networks)
-        if split.kind in wanted and {network.name for network in split.test} <= asked
+        if split.kind in selected_kinds and {network.name for network in split.test} <= selected_names
     ]
-    if not found:
-        request = ", ".join(sorted(wanted)) + (f" that describe {', '.join(sorted(asked))}" if described else "")
+    if not splits:
+        tested = f" that test on {', '.join(sorted(selected_names))}" if test_networks else ""
         raise BadInput(
-            f"no split of the kinds {request} can be made of {', '.join(names)}; annotate more networks, or ask for"
-            " others"
+            f"{', '.join(names)} allow no split of the kinds {', '.join(sorted(selected_kinds))}{tested}; annotate more"
+            " networks, or choose other kinds"
         )
-    return found
+    return splits
 
 
 def _split_within(networks: Sequence[AnnotatedNetwork]) -> list[NetworkSplit]:
@@ -200,9 +210,9 @@ def _split_within(networks: Sequence[AnnotatedNetwork]) -> list[NetworkSplit]:
 
 
 def _split_across_architectures(networks: Sequence[AnnotatedNetwork]) -> list[NetworkSplit]:
-    found = []
+    splits = []
     for train, test in (("AlexNet", "ResNet"), ("ResNet", "AlexNet")):
-        found += _make_split(
+        splits += _make_split(
             "across architectures",
             train,
             test,
@@ -210,33 +220,37 @@ def _split_across_architectures(networks: Sequence[AnnotatedNetwork]) -> list[Ne
             _select_by(networks, "architecture", test),
         )
     convolutional = [one for one in networks if one.architecture not in ("ViT", "")]
-    return found + _make_split(
+    return splits + _make_split(
         "across architectures", "CNN", "ViT", convolutional, _select_by(networks, "architecture", "ViT")
     )
 
 
 def _split_across_data_sets(networks: Sequence[AnnotatedNetwork]) -> list[NetworkSplit]:
-    """Convolutional networks only, as the release's groups ``imagenet`` and ``places365`` have it."""
-    known = [one for one in networks if one.architecture != "ViT"]
+    """Return the splits of convolutional networks, as in the groups ``imagenet`` and ``places365`` of the release."""
+    convolutional = [one for one in networks if one.architecture != "ViT"]
     pairs = (("objects", "scenes"), ("scenes", "objects"))
-    found = [
+    splits = [
         _make_split(
-            "across data sets", train, test, _select_by(known, "data_set", train), _select_by(known, "data_set", test)
+            "across data sets",
+            train,
+            test,
+            _select_by(convolutional, "data_set", train),
+            _select_by(convolutional, "data_set", test),
         )
         for train, test in pairs
     ]
-    return [split for pair in found for split in pair]
+    return [split for pair in splits for split in pair]
 
 
 def _split_across_tasks(networks: Sequence[AnnotatedNetwork]) -> list[NetworkSplit]:
     pairs = (("classifiers", "generators"), ("generators", "classifiers"))
-    found = [
+    splits = [
         _make_split(
             "across tasks", train, test, _select_by(networks, "task", train), _select_by(networks, "task", test)
         )
         for train, test in pairs
     ]
-    return [split for pair in found for split in pair]
+    return [split for pair in splits for split in pair]
 
 
 def _leave_one_out(networks: Sequence[AnnotatedNetwork]) -> list[NetworkSplit]:
@@ -254,18 +268,21 @@ def _select_by(networks: Sequence[AnnotatedNetwork], trait: str, value: str) -> 
 
 
 def _make_split(
-    kind: SplitKind, train: str, test: str, learnt: Sequence[AnnotatedNetwork], asked: Sequence[AnnotatedNetwork]
+    kind: SplitKind,
+    train: str,
+    test: str,
+    train_networks: Sequence[AnnotatedNetwork],
+    test_networks: Sequence[AnnotatedNetwork],
 ) -> list[NetworkSplit]:
-    """One split, or none where one of the sides has no network."""
-    return (
-        [NetworkSplit(kind, f"{train} to {test}", tuple(learnt), tuple(asked), TABLE_3.get((train, test)))]
-        if learnt and asked
-        else []
-    )
+    """Return the split, or nothing if one of its sides has no network."""
+    if not train_networks or not test_networks:
+        return []
+    paper = TABLE_3.get((train, test))
+    return [NetworkSplit(kind, f"{train} to {test}", tuple(train_networks), tuple(test_networks), paper)]
 
 
 def list_annotated_units(networks: Sequence[AnnotatedNetwork]) -> list[AnnotatedUnit]:
-    """All annotated units of the networks."""
+    """Return all annotated units of some networks."""
     return [
         AnnotatedUnit(layer, unit, texts)
         for network in networks
@@ -275,16 +292,16 @@ def list_annotated_units(networks: Sequence[AnnotatedNetwork]) -> list[Annotated
 
 
 def divide_units(split: NetworkSplit, seed: int) -> SplitUnits:
-    """Who is trained on and who is asked, by unit; the seed draws those that are held out.
+    """Return the units of a split for training, early stopping and test; the seed selects the held-out units.
 
     Raises:
         BadInput: there are too few units.
     """
-    known = list_annotated_units(split.train)
+    train = list_annotated_units(split.train)
     if split.is_within:
-        held = split_by_unit(known, HELD_OUT_SHARE, seed)
-        known, test = list(held.train), held.held_out
+        within = split_by_unit(train, HELD_OUT_SHARE, seed)
+        train, test = list(within.train), within.held_out
     else:
         test = tuple(list_annotated_units(split.test))
-    parts = split_by_unit(known, HELD_OUT_SHARE, seed)
+    parts = split_by_unit(train, HELD_OUT_SHARE, seed)
     return SplitUnits(parts.train, parts.held_out, test)

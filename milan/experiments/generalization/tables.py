@@ -1,5 +1,5 @@
-"""How far MILAN generalizes, in tables: every split, floors and ceilings beside them, and describers on networks left
-out.
+"""The report of the experiment: MILAN's scores on every split, beside trivial baselines (floors), annotators (ceilings)
+and describers that need no training.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,76 +25,69 @@ from milan.experiments.core.description_scores import (
 )
 from milan.experiments.core.dot_plots import plot_dots
 from milan.experiments.core.report import Column, Report, Row, Table, Value
-from milan.experiments.generalization.model_training import FeatureStore
+from milan.experiments.generalization.config import GeneralizationConfig
 from milan.experiments.generalization.network_splits import TABLE_2, NetworkSplit
-from milan.experiments.generalization.trained_splits import GeneralizationConfig, RedissectedNetwork, SplitResult
-from milan.models.data_module import AnnotatedUnit
+from milan.experiments.generalization.trained_splits import RedissectedNetwork, SplitResult
+from milan.models.annotated_units import AnnotatedUnit
+from milan.models.feature_store import FeatureStore
 from milan.scores.confidence_intervals import Measure
 from milan.scores.truth_score import Truth
 from milan.storage.files import Journal, collect_versions, content_key
 
 PAPER_COLUMN = Column(
     "paper",
-    "BERTScore F in the paper's Tables 2 and 3: people's words of other networks and images, so that only the order"
-    " compares.",
+    "BERTScore F in Tables 2 and 3 of the paper, on other networks, images and annotations: only the order compares.",
 )
 UNKNOWN_COLUMN = Column(
-    "unknown words", "The share of the annotators' words that nobody said of the units trained on.", "%", 1
+    "unknown words", "Fraction of the words in the test units' annotations that no training annotation has.", "%", 1
 )
 FLOORS = ("shuffled", "constant")
-SHOWN_UNITS = 3  # units of each split, drawn by lot
-MAIN_SCORES = (
-    "truth",
-    "BERTScore",
-    "ROUGE-L",
-)  # BLEU is 0 where all texts are short, and goes up and down with the few that are not
+EXAMPLE_UNITS = 3  # random units shown per split
+# BLEU is not among them: it is 0 where all texts are short, and depends on the few that are not.
+MAIN_SCORES = ("truth", "BERTScore", "ROUGE-L")
 UNTRAINED_DESCRIBERS = ("netdissect", "compositional")
 LABELS_NOTE = (
-    "netdissect and compositional are told by the probe what its pixels show and name what overlaps most, which is what"
-    " the truth score asks for: that they are near its best says nothing against the others, who look at pictures."
+    "netdissect and compositional read the probe's pixel labels and name what overlaps most, which is what the truth"
+    " score measures. Their near-perfect truth does not count against the others, which read images."
 )
 FIGURE_CAPTION = (
-    "MILAN in every split, with its interval. Strokes: a constant text, and MILAN's own texts dealt to other units."
-    " Diamonds: one annotator, against the other two."
+    "MILAN on every split, with its interval. Strokes: a constant text, and MILAN's own texts shuffled among the units."
+    " Diamonds: one annotator against the other two."
 )
 ROW_NOTES = {
-    "milan": "MILAN: of the beam's texts the one of highest log p(d|E) - λ log p(d).",
-    "p(d|E)": "The likeliest text of the same beam.",
-    "shuffled": "MILAN's texts dealt to other units of the split.",
-    "constant": "The commonest text of those trained on, said of every unit.",
-    "an annotator*": "What one annotator said, against the other two.",
-    "milan*": "MILAN against the same two.",
+    "milan": "MILAN: the text of the beam with the highest log p(d|E) - λ log p(d).",
+    "p(d|E)": "The most likely text of the same beam.",
+    "shuffled": "MILAN's texts, shuffled among the units of the split.",
+    "constant": "The most common training annotation, for every unit.",
+    "an annotator*": "Each annotator in turn, against the other two.",
+    "milan*": "MILAN against the same two annotators.",
 }
 NOTES = (
+    "Intervals are 95% bootstrap intervals over seeds and units (1,000 resamples; a unit is drawn with all its seeds).",
     (
-        "Intervals are of 95%, by drawing seeds and units again a thousand times; a unit is drawn under all seeds"
-        " together."
+        "Starred rows are scored against two annotators, since an annotator cannot be scored against itself; fewer"
+        " references give lower scores. The truth score of annotators needs no references."
     ),
+    "milan and p(d|E) choose from one beam; the 2022 code compares greedy texts with reranked ones.",
     (
-        "Starred: against two annotators, since one cannot be scored against itself; fewer references give lower"
-        " scores. The annotators' truth score needs no references."
-    ),
-    "milan and p(d|E) choose from the texts of one beam; the code of 2022 set greedy texts beside reranked ones.",
-    (
-        "Within a network and for early stopping, a tenth of each layer's units is held out, by the seed; the paper's"
-        " splits across data sets, architectures and tasks are made of convolutional networks, but for the one that"
-        " tests on ViT."
+        "Within a network, and for early stopping, a tenth of each layer's units is held out, selected by the seed. As"
+        " in the paper, the splits across data sets, architectures and tasks train and test on convolutional networks,"
+        " except for the one that tests on ViT."
     ),
 )
 
 
 @dataclass(frozen=True)
 class GeneralizationResult(AbstractContextManager["GeneralizationResult"]):
-    """All that was said, and the judge of it.
+    """All descriptions of the experiment, and their scores.
 
     Attributes:
-        results: what MILAN said under every seed, by split.
-        config: how it was trained.
-        store: where exemplars are read from.
-        scorer: gives scores.
-        networks: networks that could be dissected again.
-        reasons: what kept others from it.
-        folder: where what describers say is kept.
+        results: MILAN's descriptions under each seed, by split.
+        config: the options of the experiment.
+        store: reads the annotated exemplars.
+        scorer: scores descriptions.
+        networks: the networks that could be dissected again, by name.
+        reasons: why the others could not.
     """
 
     results: Mapping[NetworkSplit, Sequence[SplitResult]]
@@ -103,7 +96,6 @@ class GeneralizationResult(AbstractContextManager["GeneralizationResult"]):
     scorer: DescriptionScorer
     networks: Mapping[str, RedissectedNetwork]
     reasons: Sequence[str]
-    folder: Path
     _score_cache: dict[tuple[str, str, str], dict[str, Value]] = field(default_factory=dict)
 
     @classmethod
@@ -113,28 +105,23 @@ class GeneralizationResult(AbstractContextManager["GeneralizationResult"]):
         config: GeneralizationConfig,
         store: FeatureStore,
         bert: BertScoreConfig,
-        folder: Path,
     ) -> "GeneralizationResult":
-        networks = {network.name: network for split in results for network in split.test}
-        stages: dict[str, RedissectedNetwork] = {}
+        """Dissect the test networks again, where possible, and prepare the scores."""
+        networks: dict[str, RedissectedNetwork] = {}
         truths: dict[Path, Truth] = {}
         reasons: list[str] = []
-        for name, network in networks.items():
-            stage = RedissectedNetwork(network, store)
+        for network in {network.name: network for split in results for network in split.test}.values():
+            redissected = RedissectedNetwork(network, store)
             try:
-                truths |= stage.measure_truths()
-                stages[name] = stage
+                truths |= redissected.measure_truths()
+                networks[network.name] = redissected
             except MissingEvidence as reason:
                 reasons.append(str(reason))
-        kept = Journal(folder / "scores.sqlite", content_key(format=1))
-        units = {
-            (one.source, str(one.unit)): one.texts
-            for several in results.values()
-            for each in several
-            for one in each.test
-        }
-        rarity = tuple(text for texts in units.values() for text in texts)
-        return cls(results, config, store, DescriptionScorer(truths, bert, rarity, kept), stages, reasons, folder)
+        journal = Journal(config.out / "scores.sqlite", content_key(format=1))
+        tests = [one for several in results.values() for each in several for one in each.test]
+        units = {(one.source, str(one.unit)): one.texts for one in tests}
+        idf_texts = tuple(text for texts in units.values() for text in texts)
+        return cls(results, config, store, DescriptionScorer(truths, bert, idf_texts, journal), networks, reasons)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -144,33 +131,26 @@ class GeneralizationResult(AbstractContextManager["GeneralizationResult"]):
 
     @cached_property
     def score_columns(self) -> tuple[Column, ...]:
-        """The columns of scores that there are."""
+        """The columns of the available scores."""
         return tuple(COLUMNS[name] for name in self.scorer.names)
 
     def make_report(self) -> Report:
-        """Tables, figure and notes."""
+        """Return tables, figure and notes."""
         self.scorer.score_pairs(
-            [one for split in self.results for who in ROW_NOTES for one in self._collect_rounds(split, who)]
+            [one for split in self.results for row in ROW_NOTES for one in self._collect_rounds(split, row)]
         )
         tables = [
             self._make_split_table(),
             *self._make_left_out_tables(),
-            *self._make_end_tables(),
+            *self._make_baseline_tables(),
             self._make_example_table(),
         ]
-        paired = [name for name in MAIN_SCORES if name in self.scorer.names]
-        figure = plot_dots(
-            [
-                (
-                    split.kind,
-                    split.name,
-                    {name: self._find_floors_and_ceilings(split, name) for name in paired},
-                    split.paper,
-                )
-                for split in self.results
-            ],
-            paired,
-        )
+        scores = [name for name in MAIN_SCORES if name in self.scorer.names]
+        rows = [
+            (split.kind, split.name, {name: self._score_rows(split, name) for name in scores}, split.paper)
+            for split in self.results
+        ]
+        figure = plot_dots(rows, scores)
         return Report(
             "generalization",
             "Does MILAN generalize?",
@@ -184,7 +164,7 @@ class GeneralizationResult(AbstractContextManager["GeneralizationResult"]):
         )
 
     def _sources(self) -> dict[str, str]:
-        """The networks that were annotated, their probes, where the annotations are, and the encoder."""
+        """Return the annotated networks, their probes, the folders of the annotations, and the encoder."""
         networks = dict.fromkeys(network for split in self.results for network in (*split.train, *split.test))
         layers = [layer for network in networks for layer in network.layers]
         annotations = ", ".join(dict.fromkeys(str(layer.parent) for layer in layers))
@@ -194,8 +174,8 @@ class GeneralizationResult(AbstractContextManager["GeneralizationResult"]):
     def _format_lede(self) -> str:
         networks = {network.name for split in self.results for network in (*split.train, *split.test)}
         return (
-            f"MILAN learns from the annotations of some of {len(networks)} networks and describes units that it has not"
-            f" seen: {len(self.results)} splits, {self.config.seeds} trainings of each."
+            f"MILAN is trained on the annotations of some of {len(networks)} networks and describes units that it was"
+            f" not trained on: {len(self.results)} splits, {self.config.seeds} trainings of each."
         )
 
     def _collect_facts(self) -> dict[str, object]:
@@ -206,7 +186,11 @@ class GeneralizationResult(AbstractContextManager["GeneralizationResult"]):
         }
         return {
             "probe": first.probe,
-            "settings": {**self.config.settings, "encoder": self.store.encoder.settings["spec"]},
+            "settings": {
+                **self.config.decoding_settings,
+                **self.config.training_settings,
+                "encoder": self.store.encoder.settings["spec"],
+            },
             "seed": f"{self.config.seed_range[0]} to {self.config.seed_range[-1]}",
             "device": self.config.device,
             "BERTScore": self.scorer.bert.settings if self.scorer.bert.model else None,
@@ -215,34 +199,36 @@ class GeneralizationResult(AbstractContextManager["GeneralizationResult"]):
             "warnings": get_recorded_warnings(),
         }
 
-    def _collect_rounds(self, split: NetworkSplit, describer: str) -> list[TextsWithReferences]:
-        """What someone said in a split, seed by seed."""
+    def _collect_rounds(self, split: NetworkSplit, row: str) -> list[TextsWithReferences]:
+        """Return the texts of one row of ``ROW_NOTES`` on a split, seed by seed."""
         several = self.results[split]
-        if describer == "an annotator*":  # they say the same under every seed that asks the same units
+        if row == "an annotator*":
+            # Annotators do not depend on the seed: seeds with the same test units count once.
             several = list({each.test: each for each in several}.values())
-        if describer in ("milan*", "an annotator*"):
-            return [one for each in several for one in _compare_with_two(each, describer)]
-        said = {
+        if row in ("milan*", "an annotator*"):
+            return [one for each in several for one in _compare_with_two(each, row)]
+        choose = {
             "milan": lambda one: one.milan,
             "p(d|E)": lambda one: one.most_likely,
             "shuffled": _shuffle_texts,
             "constant": _repeat_constant,
-        }
-        return [TextsWithReferences.from_annotations(each.test, said[describer](each)) for each in several]
+        }[row]
+        return [TextsWithReferences.from_annotations(each.test, choose(each)) for each in several]
 
-    def compute_scores(self, split: NetworkSplit, describer: str) -> dict[str, Value]:
-        """All scores of what someone said in a split."""
-        key = (split.kind, split.name, describer)
+    def compute_scores(self, split: NetworkSplit, row: str) -> dict[str, Value]:
+        """Return all scores of one row of ``ROW_NOTES`` on a split."""
+        key = (split.kind, split.name, row)
         if key not in self._score_cache:
-            self._score_cache[key] = self.scorer.compute_scores(self._collect_rounds(split, describer))
+            self._score_cache[key] = self.scorer.compute_scores(self._collect_rounds(split, row))
         return self._score_cache[key]
 
-    def _find_floors_and_ceilings(self, split: NetworkSplit, name: str) -> dict[str, Value]:
-        return {
-            who: self.compute_scores(split, who)[name]
-            for who in ROW_NOTES
-            if not (who == "milan*" and name in REFERENCE_FREE)
-        }
+    def _score_rows(self, split: NetworkSplit, score: str) -> dict[str, Value]:
+        """Return one score of MILAN, floors and ceilings on a split."""
+        return {row: self.compute_scores(split, row)[score] for row in self._list_rows(score)}
+
+    def _list_rows(self, score: str) -> list[str]:
+        # Without references, MILAN against two annotators is MILAN.
+        return [row for row in ROW_NOTES if not (row == "milan*" and score in REFERENCE_FREE)]
 
     def _make_split_table(self) -> Table:
         rows = []
@@ -254,25 +240,22 @@ class GeneralizationResult(AbstractContextManager["GeneralizationResult"]):
                     {"paper": split.paper, **self.compute_scores(split, "milan"), "unknown words": unknown},
                 )
             )
-        columns = (replace(column, better="") for column in self.score_columns)  # splits do not compete
-        return Table("MILAN in every split", (PAPER_COLUMN, *columns, UNKNOWN_COLUMN), tuple(rows), "split")
+        # Splits do not compete, so that no best value is marked.
+        columns = (replace(column, better="") for column in self.score_columns)
+        return Table("MILAN on every split", (PAPER_COLUMN, *columns, UNKNOWN_COLUMN), tuple(rows), "split")
 
-    def _make_end_tables(self) -> list[Table]:
-        """For each main score a table with floors and ceilings."""
+    def _make_baseline_tables(self) -> list[Table]:
+        """Return a table of floors and ceilings for each main score."""
         tables = []
         for name in (name for name in MAIN_SCORES if name in self.scorer.names):
             like = COLUMNS[name]
-            whose = [who for who in ROW_NOTES if not (who == "milan*" and name in REFERENCE_FREE)]
-            columns = tuple(Column(who, ROW_NOTES[who], like.unit, like.digits) for who in whose)
-            rows = tuple(
-                Row(f"{split.kind}: {split.name}", self._find_floors_and_ceilings(split, name))
-                for split in self.results
-            )
+            columns = tuple(Column(row, ROW_NOTES[row], like.unit, like.digits) for row in self._list_rows(name))
+            rows = tuple(Row(f"{split.kind}: {split.name}", self._score_rows(split, name)) for split in self.results)
             tables.append(Table(f"{name} with floors and ceilings", columns, rows, "split"))
         return tables
 
     def _make_left_out_tables(self) -> list[Table]:
-        """Describers on networks that MILAN did not learn from: all together, then each."""
+        """Return tables of describers on networks that MILAN was not trained on: all together, then each."""
         splits = [split for split in self.results if split.kind == "leave one out"]
         if not splits:
             return []
@@ -295,30 +278,23 @@ class GeneralizationResult(AbstractContextManager["GeneralizationResult"]):
         if len(splits) == 1 and name not in UNTRAINED_DESCRIBERS:
             return self.compute_scores(splits[0], name)
         several = [self._describe_untrained(split, name) for split in splits]
-        return self.scorer.compute_scores(
-            [merge_rounds(rounds) for rounds in zip(*several, strict=False)]
-        )  # some may have fewer annotators
+        # Some networks may have fewer annotators.
+        return self.scorer.compute_scores([merge_rounds(rounds) for rounds in zip(*several, strict=False)])
 
     def _describe_untrained(self, split: NetworkSplit, name: str) -> list[TextsWithReferences]:
         if name not in UNTRAINED_DESCRIBERS:
             return self._collect_rounds(split, name)
         units = self.results[split][0].test
-        return [
-            TextsWithReferences.from_annotations(
-                units, self.networks[split.name].describe_untrained(name, units, self.folder / "describers")
-            )
-        ]
+        texts = self.networks[split.name].describe_untrained(name, units, self.config.out / "describers")
+        return [TextsWithReferences.from_annotations(units, texts)]
 
     def _make_example_table(self) -> Table:
-        """What was said of a few units of each split, drawn by lot."""
+        """Return the descriptions of a few random units of each split."""
         rows = []
         for split, several in self.results.items():
-            first = several[0]
-            for place in sorted(
-                np.random.default_rng(0)
-                .choice(len(first.test), min(SHOWN_UNITS, len(first.test)), replace=False)
-                .tolist()
-            ):
+            first, rng = several[0], np.random.default_rng(0)
+            count = min(EXAMPLE_UNITS, len(first.test))
+            for place in sorted(rng.choice(len(first.test), count, replace=False).tolist()):
                 unit = first.test[place]
                 values = {
                     "milan": first.milan[place],
@@ -327,12 +303,13 @@ class GeneralizationResult(AbstractContextManager["GeneralizationResult"]):
                 }
                 rows.append(Row(f"{split.kind}: {split.name}, {unit.source.parent.name} {unit.unit}", values))
         columns = tuple(
-            Column(name, text) for name, text in (*list(ROW_NOTES.items())[:2], ("annotators", "What annotators said."))
+            Column(name, text)
+            for name, text in (*list(ROW_NOTES.items())[:2], ("annotators", "The annotations of the unit."))
         )
-        return Table("drawn by lot", columns, tuple(rows), "unit")
+        return Table("random units", columns, tuple(rows), "unit")
 
     def _make_headlines(self) -> tuple[tuple[str, str], ...]:
-        """The mean of MILAN's main score over the splits of each kind."""
+        """Return the mean of MILAN's main score over the splits of each kind."""
         name = next(name for name in MAIN_SCORES if name in self.scorer.names)
         kinds: dict[str, list[float]] = {}
         for split in self.results:
@@ -344,7 +321,7 @@ class GeneralizationResult(AbstractContextManager["GeneralizationResult"]):
         )
 
     def _compare_order(self) -> list[str]:
-        """How often two splits stand in the paper's order."""
+        """Return how many pairs of splits have the same order as in the paper, in sentences."""
         known = [split for split in self.results if split.paper is not None and split.kind != "leave one out"]
         pairs = [(one, other) for one, other in combinations(known, 2) if one.paper != other.paper]
         sentences = []
@@ -354,8 +331,8 @@ class GeneralizationResult(AbstractContextManager["GeneralizationResult"]):
                 (value[one] - value[other]) * ((one.paper or 0) - (other.paper or 0)) > 0 for one, other in pairs
             )
             sentences.append(
-                f"Of {len(pairs)} pairs of splits that differ in the paper's Table 3, {same} stand in its order here by"
-                f" {name}."
+                f"Of {len(pairs)} pairs of splits that differ in the paper's Table 3, {same} have the same order here"
+                f" by {name}."
             )
         return sentences
 
@@ -365,7 +342,7 @@ def _to_number(value: Value) -> float:
 
 
 def _shuffle_texts(one: SplitResult) -> list[str]:
-    """Each unit gets the text of another: all of them in one round, in an order drawn by lot."""
+    """Return MILAN's texts, each given to another unit: a random cycle through all units."""
     order = np.random.default_rng(0).permutation(len(one.milan))
     texts = [""] * len(order)
     for place, other in zip(order, np.roll(order, 1), strict=True):
@@ -377,14 +354,17 @@ def _repeat_constant(one: SplitResult) -> list[str]:
     return [one.constant] * len(one.test)
 
 
-def _compare_with_two(one: SplitResult, describer: str) -> list[TextsWithReferences]:
-    """Rounds against all annotators but one, who is each of them in turn; units with fewer than two are left out."""
+def _compare_with_two(one: SplitResult, row: str) -> list[TextsWithReferences]:
+    """Return the texts of MILAN or of an annotator, with the references of the other annotators.
+
+    Each annotator is left out in turn; units with fewer than two annotations are skipped.
+    """
     most = max(len(unit.texts) for unit in one.test)
     rounds = []
     for out in range(most if most > 1 else 0):
         places = [place for place, unit in enumerate(one.test) if len(unit.texts) > max(out, 1)]
         units = tuple(one.test[place] for place in places)
-        texts = tuple(one.milan[place] if describer == "milan*" else one.test[place].texts[out] for place in places)
+        texts = tuple(one.milan[place] if row == "milan*" else one.test[place].texts[out] for place in places)
         rounds.append(TextsWithReferences(units, texts, tuple(_drop_annotation(unit, out) for unit in units)))
     return rounds
 

@@ -1,13 +1,11 @@
-"""MILAN trained on every split under every seed, what it said then, and what describers say that need no training; all
-kept as it comes.
-"""
+"""MILAN trained on every split under every seed, and its descriptions of the test units; finished work is kept."""
 
 import json
 import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,20 +18,18 @@ from milan.describers._shared.runner import describe_units
 from milan.dissection.dissect import dissect
 from milan.dissection.store import Dissection
 from milan.errors import MissingEvidence
+from milan.experiments.generalization.config import MIN_STEPS_PER_EPOCH, GeneralizationConfig
 from milan.experiments.generalization.model_training import (
-    MIN_STEPS_PER_EPOCH,
-    FeatureStore,
     PrincipalComponents,
-    SplitTensors,
     TrainedModels,
-    TrainingRecipe,
     choose_texts,
     search_texts,
     train_models,
 )
 from milan.experiments.generalization.network_splits import AnnotatedNetwork, NetworkSplit, SplitUnits, divide_units
 from milan.models import Captioner, Prior
-from milan.models.data_module import AnnotatedUnit
+from milan.models.annotated_units import AnnotatedUnit
+from milan.models.feature_store import FeatureStore
 from milan.models.vocabulary import tokenize
 from milan.probes.pixel_labels import shows_diorama
 from milan.scores.truth_score import Truth
@@ -44,49 +40,21 @@ from milan.targets.loading import load_target
 from milan.targets.target import Target
 from milan.units import Unit
 
-FORMAT = 1  # of what is kept of a training; another number is another training
-RESULT_FILE, COMPONENTS_FILE = "trained.json", "components.safetensors"
-
-
-@dataclass(frozen=True)
-class GeneralizationConfig:
-    """How MILAN is trained and asked."""
-
-    recipe: TrainingRecipe = field(default_factory=TrainingRecipe)
-    seeds: int = 5
-    beam: int = 50
-    steps: int = 15
-    prior_weight: float = 0.2
-    device: str = "cpu"
-    first_seed: int = 0
-
-    @property
-    def seed_range(self) -> range:
-        """The seeds."""
-        return range(self.first_seed, self.first_seed + self.seeds)
-
-    @property
-    def decoding_settings(self) -> dict[str, Any]:
-        """What decides answers, once it is trained."""
-        return {"beam": self.beam, "steps": self.steps, "prior_weight": self.prior_weight}
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """All that decides answers."""
-        return self.decoding_settings | self.recipe.settings
+FORMAT = 1  # version of the stored results; results of another version are computed again
+RESULT_FILE, COMPONENTS_FILE, JOURNAL_FILE = "trained.json", "components.safetensors", "learnt.sqlite"
 
 
 @dataclass(frozen=True)
 class SplitResult:
-    """What MILAN said after one training.
+    """The descriptions of one split's test units after one training.
 
     Attributes:
-        test: the units that were described.
-        milan: of each, the text of highest PMI.
-        most_likely: of each, the likeliest text of the same beam.
-        constant: the commonest text of those trained on.
-        facts: how the training went.
-        unknown_share: share of the words that annotators say of these units which the training texts do not have.
+        test: the test units.
+        milan: the text of highest PMI, for each test unit.
+        most_likely: the most likely text of the same beam, for each test unit.
+        constant: the most common training annotation.
+        facts: the training logs.
+        unknown_share: fraction of the words in the test units' annotations that no training annotation has.
     """
 
     test: tuple[AnnotatedUnit, ...]
@@ -98,126 +66,133 @@ class SplitResult:
 
 
 def train_all_splits(
-    splits: Sequence[NetworkSplit], config: GeneralizationConfig, store: FeatureStore, folder: Path
+    splits: Sequence[NetworkSplit], config: GeneralizationConfig, store: FeatureStore
 ) -> dict[NetworkSplit, list[SplitResult]]:
-    """Trains and asks MILAN, all splits under the first seed, then under the next; what was finished before is read
-    instead.
+    """Train MILAN on all splits, seed by seed, and describe their test units.
 
-    A training is found again by what it depends on: the exemplars and texts of both sides, the encoder, the recipe and
-        the seed.
+    Finished trainings and descriptions are read from ``config.out``. They are found by what they depend on: exemplars
+    and annotations of both sides, encoder, settings and seed.
+
+    Returns:
+        The results of each split, in the order of the seeds.
     """
-    found: dict[NetworkSplit, list[SplitResult]] = {split: [] for split in splits}
-    with Journal(folder / "learnt.sqlite", content_key(format=FORMAT)) as journal:
+    results: dict[NetworkSplit, list[SplitResult]] = {split: [] for split in splits}
+    with Journal(config.out / JOURNAL_FILE, content_key(format=FORMAT)) as journal:
         for seed in config.seed_range:
             for split in splits:
-                share = divide_units(split, seed)
+                units = divide_units(split, seed)
                 key = content_key(
-                    training=compute_training_key(split, share, config, store, seed),
+                    training=compute_training_key(split, units, config, store, seed),
                     said=config.decoding_settings,
-                    test=_collect_marks(share.test, store),
+                    test=_collect_contents(units.test, store),
                 )
                 if journal.get(key) is None:
-                    journal.put(
-                        key,
-                        _describe_test_units(
-                            load_or_train(split, share, config, store, seed, folder), share, config, store
-                        ),
-                    )
-                known = journal.get(key) or {}
-                texts = tuple(known["milan"]), tuple(known["likely"])
-                found[split].append(
+                    models = load_or_train(split, units, config, store, seed)
+                    journal.put(key, _describe_test_units(models, units, config, store))
+                stored = journal.get(key) or {}
+                results[split].append(
                     SplitResult(
-                        share.test,
-                        *texts,
-                        find_most_common_text(share.train),
-                        known["facts"],
-                        compute_unknown_share(share),
+                        units.test,
+                        tuple(stored["milan"]),
+                        tuple(stored["likely"]),
+                        find_most_common_text(units.train),
+                        stored["facts"],
+                        compute_unknown_share(units),
                     )
                 )
-    return found
+    return results
 
 
 def compute_unknown_share(units: SplitUnits) -> float:
-    """The share of the words said of the units that are tested which nobody said of those that are trained on."""
+    """Return the fraction of the words in the test units' annotations that no training annotation has."""
     known = {word for one in units.train for text in one.texts for word in tokenize(text)}
-    said = [word for one in units.test for text in one.texts for word in tokenize(text)]
-    return sum(word not in known for word in said) / len(said)
+    words = [word for one in units.test for text in one.texts for word in tokenize(text)]
+    return sum(word not in known for word in words) / len(words)
 
 
 def find_most_common_text(units: Sequence[AnnotatedUnit]) -> str:
-    """The text that is said most often of these units (ties: the first by alphabet)."""
-    said = Counter(" ".join(text.lower().split()) for one in units for text in one.texts)
-    return min(said, key=lambda text: (-said[text], text))
+    """Return the most common annotation of these units; of equally common ones the first in alphabetical order."""
+    counts = Counter(" ".join(text.lower().split()) for one in units for text in one.texts)
+    return min(counts, key=lambda text: (-counts[text], text))
 
 
 def compute_training_key(
     split: NetworkSplit, units: SplitUnits, config: GeneralizationConfig, store: FeatureStore, seed: int
 ) -> str:
-    """What a training depends on."""
-    parts = {name: _collect_marks(getattr(units, name), store) for name in ("train", "stop")}
-    recipe = config.recipe.settings | {"least_steps": MIN_STEPS_PER_EPOCH}
+    """Return the content key of what a training depends on."""
+    parts = {name: _collect_contents(getattr(units, name), store) for name in ("train", "stop")}
+    recipe = config.training_settings | {"least_steps": MIN_STEPS_PER_EPOCH}
     return content_key(**parts, recipe=recipe, encoder=store.encoder.key, patience=split.patience, seed=seed)
 
 
-def _collect_marks(units: Sequence[AnnotatedUnit], store: FeatureStore) -> list[Any]:
+def _collect_contents(units: Sequence[AnnotatedUnit], store: FeatureStore) -> list[Any]:
     return [[store.dissection(one.source).key, str(one.unit), list(one.texts)] for one in units]
 
 
 def load_or_train(
-    split: NetworkSplit, units: SplitUnits, config: GeneralizationConfig, store: FeatureStore, seed: int, folder: Path
+    split: NetworkSplit, units: SplitUnits, config: GeneralizationConfig, store: FeatureStore, seed: int
 ) -> TrainedModels:
-    """Captioner and prior of a split and seed, kept under ``folder/models``: another λ or beam needs no training."""
-    home = folder / "models" / compute_training_key(split, units, config, store, seed)
+    """Return captioner and prior of a split and seed, from ``config.out/models`` if they were trained before.
+
+    Another λ or beam needs no training.
+    """
+    home = config.out / "models" / compute_training_key(split, units, config, store, seed)
     if not is_sound(json_or_none(home / RESULT_FILE), home):
-        begun, spent = time.monotonic(), time.process_time()
-        fitted = train_models(
-            SplitTensors(units, store, config.recipe, seed, config.device), max(config.recipe.patience, split.patience)
-        )
-        fitted.captioner.save_pretrained(home / "captioner")
-        fitted.prior.save_pretrained(home / "prior")
-        if fitted.components:
-            save_file(fitted.components._asdict(), home / COMPONENTS_FILE)
-        counts = {name: len(getattr(units, name)) for name in ("train", "stop", "test")}
+        started, started_processor = time.monotonic(), time.process_time()
+        models = train_models(units, store, config, seed, max(config.patience, split.patience))
         seconds = {
-            "seconds": round(time.monotonic() - begun, 1),
-            "processor seconds": round(time.process_time() - spent, 1),
+            "seconds": round(time.monotonic() - started, 1),
+            "processor seconds": round(time.process_time() - started_processor, 1),
         }
-        facts = {"split": f"{split.kind}, {split.name}", "seed": seed, "units": counts, **fitted.facts, **seconds}
-        files = [file for file in sorted(home.rglob("*")) if file.is_file() and file.name != RESULT_FILE]
-        marks = checksums(home, [str(file.relative_to(home)) for file in files])
-        with atomic_write(home / RESULT_FILE) as partial:
-            partial.write_text(json.dumps({"facts": facts, "files": marks}))
-        print(json.dumps(facts), file=sys.stderr, flush=True)
+        counts = {name: len(getattr(units, name)) for name in ("train", "stop", "test")}
+        facts = {"split": f"{split.kind}, {split.name}", "seed": seed, "units": counts, **models.facts, **seconds}
+        _save_models(models, facts, home)
+        print(_format_training(facts), file=sys.stderr, flush=True)
     captioner, prior = Captioner.from_pretrained(home / "captioner"), Prior.from_pretrained(home / "prior")
-    components = (
-        PrincipalComponents(**load_file(home / COMPONENTS_FILE)) if (home / COMPONENTS_FILE).is_file() else None
-    )
-    return TrainedModels(
-        captioner.to(config.device), prior.to(config.device), read_json_object(home / RESULT_FILE)["facts"], components
-    )
+    file = home / COMPONENTS_FILE
+    components = PrincipalComponents(**load_file(file)) if file.is_file() else None
+    facts = read_json_object(home / RESULT_FILE)["facts"]
+    return TrainedModels(captioner.to(config.device), prior.to(config.device), facts, components)
+
+
+def _save_models(models: TrainedModels, facts: Mapping[str, Any], home: Path) -> None:
+    """Write models and facts; the file of facts, with the checksums of the others, is written last."""
+    models.captioner.save_pretrained(home / "captioner")
+    models.prior.save_pretrained(home / "prior")
+    if models.components:
+        save_file(models.components._asdict(), home / COMPONENTS_FILE)
+    files = [file for file in sorted(home.rglob("*")) if file.is_file() and file.name != RESULT_FILE]
+    marks = checksums(home, [str(file.relative_to(home)) for file in files])
+    with atomic_write(home / RESULT_FILE) as partial:
+        partial.write_text(json.dumps({"facts": facts, "files": marks}))
+
+
+def _format_training(facts: Mapping[str, Any]) -> str:
+    logs = (", ".join(f"{name} {value:g}" for name, value in facts[model].items()) for model in ("captioner", "prior"))
+    captioner, prior = logs
+    return f"{facts['split']}, seed {facts['seed']}: captioner {captioner}; prior {prior}; {facts['seconds']} s"
 
 
 def _describe_test_units(
     models: TrainedModels, units: SplitUnits, config: GeneralizationConfig, store: FeatureStore
 ) -> dict[str, Any]:
-    """MILAN's texts and those of p(d|E), from one search."""
-    searched = search_texts(models, store.load_features(units.test), config.beam, config.steps)
+    """Return the texts of MILAN and of p(d|E) for the test units, from one search."""
+    results = search_texts(models, store.load_features(units.test), config.beam, config.steps)
     vocabulary = models.captioner.vocabulary
-    texts = {
-        "milan": choose_texts(searched, vocabulary, config.prior_weight),
-        "likely": choose_texts(searched, vocabulary, 0.0),
+    return {
+        "milan": choose_texts(results, vocabulary, config.prior_weight),
+        "likely": choose_texts(results, vocabulary, 0.0),
+        "facts": models.facts,
     }
-    return {**texts, "facts": models.facts}
 
 
 @dataclass(frozen=True)
 class RedissectedNetwork:
-    """An annotated network dissected once more, as far as it can be: with its whole probe, its pixel labels and what is
-    true of its units.
+    """An annotated network, loaded and dissected again with its whole probe, where that is possible.
 
     Attributes:
-        network: which.
-        store: where the annotated exemplars are read from.
+        network: the annotated network.
+        store: reads the annotated exemplars.
     """
 
     network: AnnotatedNetwork
@@ -225,29 +200,32 @@ class RedissectedNetwork:
 
     @cached_property
     def target(self) -> Target:
-        """Raises MissingEvidence where it is not a network that can be loaded again and was looked at with pictures of
-        Diorama.
+        """The network.
+
+        Raises:
+            MissingEvidence: the pixels of its probe have no labels, or the network cannot be loaded.
         """
         first = self.store.dissection(self.network.layers[0])
         if not shows_diorama(first.probe):
             raise MissingEvidence(
-                f"{self.network.name}: nobody knows what the pixels of {first.probe or 'its images'} show"
+                f"{self.network.name}: the pixels of {first.probe or 'its images'} have no labels, so that the truth"
+                " score and the describers without training are left out"
             )
         return load_target(first.target)
 
     @cached_property
     def dissections(self) -> dict[str, Dissection]:
-        """Of its annotated layers; found again if it was dissected before."""
+        """The dissections of the annotated layers, by layer; an earlier dissection is reused."""
         first = self.store.dissection(self.network.layers[0])
         layers = [self.store.dissection(layer).layer for layer in self.network.layers]
         home = cache_folder() / "diorama" / "dissections" / self.network.name
         return dissect(self.target, first.open_probe(), layers, home, k=first.k, quantile=first.quantile)
 
     def measure_truths(self) -> dict[Path, Truth]:
-        """What is true of each layer's units, by the folder of its annotations.
+        """Return the ground truth of each layer's units, by the folder of its annotations.
 
         Raises:
-            MissingEvidence: nobody knows.
+            MissingEvidence: the ground truth is unknown.
         """
         target = self.target
         return {
@@ -256,17 +234,22 @@ class RedissectedNetwork:
         }
 
     def describe_untrained(self, describer: str, units: Sequence[AnnotatedUnit], folder: Path) -> tuple[str, ...]:
-        """What a describer that needs no training says of units; kept in the folder as it comes.
+        """Return the descriptions of a describer that needs no training; they are kept in ``folder``.
+
+        Args:
+            describer: the name of the describer, which reads the probe's labels.
+            units: units of this network.
+            folder: where the descriptions are kept.
 
         Raises:
-            MissingEvidence: it has no pixel labels to go by.
+            MissingEvidence: the probe has no pixel labels.
         """
-        wanted: dict[str, list[Unit]] = {layer: [] for layer in self.dissections}
+        layer_units: dict[str, list[Unit]] = {layer: [] for layer in self.dissections}
         for one in units:
-            wanted[one.unit.layer].append(one.unit)
+            layer_units[one.unit.layer].append(one.unit)
         home = folder / self.network.name / describer
         first = next(iter(self.dissections.values()))
         settings = resolve_settings(describer, {"labels": "probe"}, (first.target, first.probe))
-        entries = describe_units(load_describer(describer, **settings), self.dissections, wanted, home)
+        entries = describe_units(load_describer(describer, **settings), self.dissections, layer_units, home)
         texts = {entry.unit: entry.description.text for entry in entries if entry.description}
         return tuple(texts.get(one.unit, "") for one in units)
