@@ -403,7 +403,7 @@ def main() -> None:
     recipe = TrainingRecipe(
         **{name: value for name, value in (known | QUICK).items() if name in TrainingRecipe().settings}
     )
-    plan = GeneralizationConfig(recipe, options.seeds, BEAM, STEPS, WEIGHT, first_seed=known["first_seed"])
+    plan = GeneralizationConfig(recipe, options.seeds, BEAM, STEPS, WEIGHT, first_seed=known["seed"])
     evidence = FeatureStore(load_encoder(known["encoder"]))
     networks = load_networks(options.annotations)
     court = Court(

@@ -51,7 +51,7 @@ def main() -> None:
         }
     )
     plan = GeneralizationConfig(
-        recipe, known["seeds"], known["beam"], known["steps"], known["prior_weight"], first_seed=known["first_seed"]
+        recipe, known["seeds"], known["beam"], known["steps"], known["prior_weight"], first_seed=known["seed"]
     )
     evidence = FeatureStore(load_encoder(known["encoder"]))
     splits = select_splits(load_networks(options.annotations or ["diorama"]), options.kinds, options.described)

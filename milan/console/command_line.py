@@ -92,7 +92,8 @@ class ArgumentParser(OptionErrors):
 
 
 def build_parser(prog: str, description: str, function: Callable[..., object]) -> ArgumentParser:
-    """The options of ``function``: its parameters, their types and defaults, with the docstring's Args as their help.
+    """The options of ``function``: its parameters, their types and defaults, with the docstring's Args as their help;
+    of a dataclass its fields and their docstring's Attributes.
 
     ``--config FILE.yaml`` merges a file of options, ``--print_config`` prints the options in force.
     """
@@ -101,7 +102,8 @@ def build_parser(prog: str, description: str, function: Callable[..., object]) -
         "--config", action="config", metavar="FILE.yaml", help="options from a file; later options on the line win"
     )
     flat = _flat_options(function)
-    built.add_function_arguments(function, as_group=False, skip=set(flat))
+    add_arguments = built.add_class_arguments if inspect.isclass(function) else built.add_function_arguments
+    add_arguments(function, as_group=False, skip=set(flat))
     annotations = [(name, parameter.annotation) for name, parameter in inspect.signature(function).parameters.items()]
     for kind in flat.values():
         built.add_class_arguments(kind, as_group=False)

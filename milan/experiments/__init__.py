@@ -1,1 +1,1 @@
-"""One file per experiment, with one function of the file's name; what experiments share is in packages."""
+"""The experiments: NAME/config.py has the options of each, and NAME/NAME.py the function that runs it."""

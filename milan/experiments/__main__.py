@@ -1,4 +1,8 @@
-"""``python -m milan.experiments NAME --options`` makes an experiment; without a name it lists those there are."""
+"""``python -m milan.experiments NAME --options`` runs an experiment; without a name it lists all experiments.
+
+Options come from ``NameConfig`` in ``milan/experiments/NAME/config.py``, which imports no torch; ``NAME.py`` beside it
+is imported only to run.
+"""
 
 import importlib
 import inspect
@@ -6,11 +10,12 @@ import os
 import pkgutil
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import milan.experiments
 from milan.console.command_line import arguments_of, build_parser, run_program
 from milan.errors import UnknownName
+from milan.experiments.core.config import ReportConfig
 
 if TYPE_CHECKING:
     from milan.experiments.core.report import Report
@@ -19,61 +24,71 @@ PROGRAM = "python -m milan.experiments"
 
 
 def experiment_names() -> list[str]:
-    """The experiments of the package, by the names of their files; what they share is in packages.
+    """Return the names of all experiments, which are those of their folders.
 
     >>> "bench" in experiment_names(), "core" in experiment_names()
     (True, False)
     """
-    found = pkgutil.iter_modules(milan.experiments.__path__)
-    return sorted(module.name for module in found if module.ispkg and module.name != "core")
+    modules = pkgutil.iter_modules(milan.experiments.__path__)
+    return sorted(module.name for module in modules if module.ispkg and module.name != "core")
 
 
-def load_experiment(name: str) -> "Callable[..., Report]":
-    """The function of that name in the file of that name.
+def load_config_class(name: str) -> type[ReportConfig]:
+    """Return the options of an experiment, without importing the experiment itself.
+
+    >>> load_config_class("cut_and_paste").__name__
+    'CutAndPasteConfig'
 
     Raises:
-        UnknownName: there is none; the nearest are told.
+        UnknownName: there is no such experiment; the message names the nearest ones.
     """
-    if name not in experiment_names():
-        raise UnknownName("experiment", name, experiment_names(), f"those there are: {', '.join(experiment_names())}")
-    return getattr(importlib.import_module(f"milan.experiments.{name}.{name}"), name)
-
-
-def list_experiments() -> str:
-    """Every experiment with the first line of what it says of itself."""
-    said = {name: (inspect.getdoc(load_experiment(name)) or "").splitlines()[0] for name in experiment_names()}
-    lines = [f"  {name:16}{text}" for name, text in said.items()]
-    return "\n".join(
-        [f"usage: {PROGRAM} NAME --options  ({PROGRAM} NAME --help lists the options)", "", "experiments:", *lines]
+    names = experiment_names()
+    if name not in names:
+        raise UnknownName("experiment", name, names, f"choose one of {', '.join(names)}")
+    return getattr(
+        importlib.import_module(f"milan.experiments.{name}.config"), f"{name.title().replace('_', '')}Config"
     )
 
 
+def load_experiment(name: str) -> "Callable[[ReportConfig], Report]":
+    """Return the function that runs an experiment, which has the experiment's name."""
+    return getattr(importlib.import_module(f"milan.experiments.{name}.{name}"), name)
+
+
+def format_summary(name: str) -> str:
+    """Return what an experiment does, in one sentence."""
+    return (inspect.getdoc(load_config_class(name)) or "").partition("\n\n")[0].replace("\n", " ")
+
+
+def list_experiments() -> str:
+    """Return the usage of the program and every experiment with its summary."""
+    lines = [f"  {name:16}{format_summary(name)}" for name in experiment_names()]
+    usage = f"usage: {PROGRAM} NAME --options  ({PROGRAM} NAME --help lists the options)"
+    return "\n".join([usage, "", "experiments:", *lines])
+
+
 def main(args: Sequence[str] | None = None) -> int:
-    """The program: reads the options, makes the experiment, and gives the exit status."""
+    """Run the program and return its exit status."""
     return run_program(lambda: _main(list(sys.argv[1:] if args is None else args)))
+
+
+def parse_config(name: str, words: Sequence[str]) -> ReportConfig:
+    """Return the options that the words of a command line state for an experiment."""
+    config_class = load_config_class(name)
+    parser = build_parser(f"{PROGRAM} {name}", format_summary(name), config_class)
+    if config_class.positional and words and not words[0].startswith("-"):
+        words = [f"--{config_class.positional}", *words]
+    return config_class(**arguments_of(config_class, parser.parse_args(words).as_dict()))
 
 
 def _main(words: list[str]) -> None:
     if not words or words[0] in ("-h", "--help"):
         print(list_experiments())
         return
-    function = load_experiment(name := words.pop(0))
-    options = build_parser(f"{PROGRAM} {name}", (inspect.getdoc(function) or "").splitlines()[0], function)
-    chosen = options.parse_args(_normalize_arguments(words, function)).as_dict()
-    _run_and_report(function, arguments_of(function, chosen))
-
-
-def _normalize_arguments(words: Sequence[str], function: "Callable[..., Report]") -> list[str]:
-    """Words before the first option are those of the first, where that one takes several: ``compare DIR DIR``."""
-    first = next(iter(inspect.signature(function).parameters.values()))
-    if not words or words[0].startswith("-") or not str(first.annotation).startswith("list"):
-        return list(words)
-    return [f"--{first.name}", *words]
-
-
-def _run_and_report(function: "Callable[..., Report]", options: dict[str, Any]) -> None:
-    report = function(**options)
-    if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks for all
+    config = parse_config(name := words[0], words[1:])
+    report = load_experiment(name)(config)
+    # Under torchrun one process prints for all.
+    if os.environ.get("RANK", "0") == "0":
         report.print_summary()
 
 

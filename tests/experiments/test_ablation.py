@@ -9,6 +9,7 @@ import pytest
 
 from milan.errors import BadInput
 from milan.experiments.ablation.ablation import ablation
+from milan.experiments.ablation.config import AblationConfig
 from milan.experiments.core.report import Report
 from milan.units import Unit
 from tests.describers import colour_embedder
@@ -31,20 +32,20 @@ def run(folder: Path, **more: object) -> Report:
     given = {
         "target": TARGET,
         "probe": str(folder / "pictures"),
-        "judged": str(folder / "pictures"),
+        "evaluation_probe": str(folder / "pictures"),
         "layers": ["units"],
         "k": 2,
     }
     given |= {
-        "most": 0.5,
+        "max_share": 0.5,
         "step": 0.5,
-        "draws": 2,
+        "orders_per_criterion": 2,
         "random_orders": 3,
         "out": folder / "out",
         "vectors": EMBEDDER,
         "describer": options(folder, "said", WORDS),
     }
-    return ablation(**given | more)  # type: ignore[arg-type]
+    return ablation(AblationConfig(**given | more))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +70,8 @@ def test_the_units_that_matter_are_those_with_adjectives(report: Report) -> None
 
 def test_what_the_lot_decides_is_told(report: Report) -> None:
     end = rows(report, "after the last step")
-    assert end["adjectives"]["by lot"] == 0  # three have one, and three are taken
-    assert end["verbs"]["by lot"] == 1  # none has any
+    assert end["adjectives"]["tied"] == 0  # three have one, and three are taken
+    assert end["verbs"]["tied"] == 1  # none has any
 
 
 def test_curves_begin_with_the_whole_network(report: Report) -> None:
@@ -82,13 +83,13 @@ def test_curves_begin_with_the_whole_network(report: Report) -> None:
 
 def test_layers_words_and_figures(report: Report, folder: Path) -> None:
     assert rows(report, "criteria by layer")["units"]["adjectives"].value == 0.5
-    assert rows(report, "share of a layer taken away")["units"]["nouns"] == 0.5
+    assert rows(report, "ablated share of a layer")["units"]["nouns"] == 0.5
     words = rows(report, "words of the descriptions")["total"]
     assert (words["units"], words["length"], words["adjectives"]) == (6, 3.5, pytest.approx(3 / 21, abs=1e-3))
     assert len(list((folder / "out" / "page").glob("figure-*.svg"))) == 3
     page = (folder / "out" / "page" / "index.html").read_text()
     assert page.count('<article class="case"') == 6
-    assert json.loads((folder / "out" / "report.json").read_text())["facts"]["judged images"] == 18
+    assert json.loads((folder / "out" / "report.json").read_text())["facts"]["evaluation images"] == 18
 
 
 def test_a_second_run_asks_the_network_nothing(report: Report, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,8 +101,8 @@ def test_a_second_run_asks_the_network_nothing(report: Report, folder: Path, mon
 
 
 def test_steps_that_cannot_be(folder: Path) -> None:
-    with pytest.raises(BadInput, match=r"steps of 0.3 up to 0.2; give shares of the units"):
-        run(folder, step=0.3, most=0.2)
+    with pytest.raises(BadInput, match=r"step is 0.3 and max_share is 0.2"):
+        run(folder, step=0.3, max_share=0.2)
 
 
 def test_annotations_are_counted_beside_the_paper(shared_data: Path) -> None:

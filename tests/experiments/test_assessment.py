@@ -10,6 +10,7 @@ from milan.describers._shared.contract import __file__ as toys
 from milan.describers._shared.contract import make_toy_dissection
 from milan.errors import UnknownName
 from milan.experiments.assessment.assessment import assessment
+from milan.experiments.assessment.config import AssessmentConfig
 from milan.experiments.assessment.tables import load_explainers, restrict_to_share, shuffle_entries
 from milan.experiments.core.evaluated_describers import load_evaluated_describer
 from milan.results.catalogue import Entry
@@ -29,17 +30,19 @@ def options(tmp_path):
 def test_right_words_predict_and_wrong_ones_do_not(options, tmp_path):
     make_toy_dissection(tmp_path)  # draws the probe
     report = assessment(
-        [options],
-        pairs=["caption_activation"],
-        target=f"{toys}:make_detectors",
-        probe=str(tmp_path / "probe"),
-        settings={"captioner": CAPTIONER},
-        layers=["answers"],
-        units="0-2",
-        share=0.3,
-        seed=1,
-        out=tmp_path / "out",
-        k=5,
+        AssessmentConfig(
+            describers=[options],
+            pairs=["caption_activation"],
+            target=f"{toys}:make_detectors",
+            probe=str(tmp_path / "probe"),
+            settings={"captioner": CAPTIONER},
+            layers=["answers"],
+            units="0-2",
+            explained_share=0.3,
+            seed=1,
+            out=tmp_path / "out",
+            k=5,
+        )
     )
     (table,) = report.tables
     own, floor = (row.values for row in table.rows)
@@ -51,19 +54,18 @@ def test_right_words_predict_and_wrong_ones_do_not(options, tmp_path):
 
 
 def test_those_who_explain_from_pairs_get_a_share_of_them_and_others_all(options):
-    assert (
-        restrict_to_share(load_evaluated_describer(options), 0.5, 3).describer.settings.items()
-        >= {"share": 0.5, "seed": 3}.items()
-    )
+    config = AssessmentConfig(describers=[options], explained_share=0.5, seed=3)
+    restricted = restrict_to_share(load_evaluated_describer(options), config)
+    assert restricted.describer.settings.items() >= {"share": 0.5, "seed": 3}.items()
     other = load_evaluated_describer("constant")
-    assert restrict_to_share(other, 0.5, 3) is other
+    assert restrict_to_share(other, config) is other
 
 
 def test_kinds_and_settings_that_there_are_not_are_told():
     with pytest.raises(UnknownName, match="nearest: weight_label"):
-        load_explainers(["weight_labels"], {}, 0.5, 0, "cpu")
+        load_explainers(AssessmentConfig(describers=[], pairs=["weight_labels"]))
     with pytest.raises(UnknownName, match="nearest: classes"):
-        load_explainers(["weight_label"], {"clases": "imagenet"}, 0.5, 0, "cpu")
+        load_explainers(AssessmentConfig(describers=[], settings={"clases": "imagenet"}))
 
 
 def test_the_floor_is_what_was_said_of_others():

@@ -8,6 +8,7 @@ import pytest
 from milan.errors import BadInput
 from milan.experiments.audit.audit import audit
 from milan.experiments.audit.audited_networks import NetworkPair
+from milan.experiments.audit.config import AuditConfig
 from milan.experiments.core.report import Report
 from milan.storage.provenance import simulated_note
 from tests.experiments import worlds
@@ -25,7 +26,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(folder: Path, **more: object) -> Report:
     said = options(folder, "said", WORDS)
     return audit(
-        [LOOKS], [LOOKS], layers=["looks"], limit=30, describer=said, k=3, quantile=0.9, out=folder / "out", **more
+        AuditConfig(
+            plain=[LOOKS],
+            blurred=[LOOKS],
+            layers=["looks"],
+            limit=30,
+            describer=said,
+            k=3,
+            quantile=0.9,
+            out=folder / "out",
+            **more,
+        )
     )
 
 
@@ -36,9 +47,9 @@ def report(folder: Path) -> Report:
 
 def test_units_are_counted_by_whole_words(report: Report) -> None:
     for row in report.tables[0].rows:
-        assert (row.values["units"], row.values["said"]) == (5, 3)  # no headlights, no surface
+        assert (row.values["units"], row.values["named"]) == (5, 3)  # no headlights, no surface
         assert row.values["share"].value == pytest.approx(0.6)
-        assert row.values["do"] <= 5
+        assert row.values["detectors"] <= 5
     assert report.tables[1].rows[0].values["difference"].value == 0
     by_word = report.tables[2].rows[0].values
     assert {word: count for word, count in by_word.items() if count} == {"faces": 1, "head": 1, "eyes": 1}
@@ -64,20 +75,20 @@ def test_marks_are_read_back(report: Report, folder: Path) -> None:
         files.append(str(folder / f"{rater}.json"))
         answers = {item: {"choice": choice} for item, choice in zip(items, choices, strict=True)}
         Path(files[-1]).write_text(json.dumps({"form": form, "rater": rater, "answers": answers}))
-    marked = run(folder, marks=files)
+    marked = run(folder, answers=files)
     checked = [row.values for row in marked.tables[0].rows]
     assert sum(values["checked"] for values in checked) == 6
     # of five units most took for faces; of one as many each, which tells nothing
     assert sum(
-        values["taken for faces"].value * values["taken for faces"].units for values in checked
+        values["marked as faces"].value * values["marked as faces"].units for values in checked
     ) == pytest.approx(5)
-    assert sum(values["taken for faces"].units for values in checked) == 5
+    assert sum(values["marked as faces"].units for values in checked) == 5
     page = (folder / "out" / "page" / "index.html").read_text()
     assert page.count("<td>yes, human faces</td>") == 6 + 1
 
 
 def test_networks_come_in_pairs() -> None:
-    with pytest.raises(BadInput, match="2 plain networks beside 1 blurred"):
-        NetworkPair.pair_up(["a", "b"], ["c"], None, None)
+    with pytest.raises(BadInput, match="2 plain networks and 1 blurred"):
+        NetworkPair.pair_up(AuditConfig(plain=["a", "b"], blurred=["c"]))
     with pytest.raises(BadInput, match="1 files of weights for 2"):
-        NetworkPair.pair_up(["a", "b"], ["c", "d"], None, ["w"])
+        NetworkPair.pair_up(AuditConfig(plain=["a", "b"], blurred=["c", "d"], blurred_weights=["w"]))

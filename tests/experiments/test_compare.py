@@ -9,6 +9,7 @@ from milan.dissection.dissect import dissect
 from milan.errors import BadInput
 from milan.experiments.__main__ import main
 from milan.experiments.compare.compare import compare
+from milan.experiments.compare.config import CompareConfig
 from milan.experiments.core.described_runs import load_runs
 from milan.experiments.core.report import Report
 from milan.probes import load_probe
@@ -42,7 +43,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def report(folder: Path) -> Report:
     return compare(
-        [str(folder / "right"), str(folder / "wrong"), f"paper={folder / 'published.csv'}"], out=folder / "out"
+        CompareConfig(
+            runs=[str(folder / "right"), str(folder / "wrong"), f"paper={folder / 'published.csv'}"], out=folder / "out"
+        )
     )
 
 
@@ -94,6 +97,6 @@ def test_what_cannot_be_compared_is_told(folder: Path, capsys: pytest.CaptureFix
     with pytest.raises(BadInput, match="no table of descriptions"):
         load_runs([str(folder)])
     with pytest.raises(BadInput, match="described looks:9"):
-        compare([str(folder / "right")], units=["looks:9"], out=folder / "none")
+        compare(CompareConfig(runs=[str(folder / "right")], units=["looks:9"], out=folder / "none"))
     assert main(["compare", str(folder / "nothing"), "--out", str(folder / "no")]) == 2
     assert "nothing" in capsys.readouterr().err

@@ -1,11 +1,12 @@
-"""Every file of options names options that its experiment has, with values of their types."""
+"""The dispatcher, and the files of options: each names options of its experiment, with values of their types."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from milan.console.command_line import build_parser
-from milan.experiments.__main__ import load_experiment, main
+from milan.experiments.__main__ import experiment_names, list_experiments, main, parse_config
 
 ROOT = Path(__file__).parents[2] / "configs"
 FILES = sorted((*ROOT.glob("experiments/*.yaml"), *ROOT.glob("paper/*.yaml")))
@@ -13,14 +14,24 @@ FILES = sorted((*ROOT.glob("experiments/*.yaml"), *ROOT.glob("paper/*.yaml")))
 
 @pytest.mark.parametrize("file", FILES, ids=[f"{file.parent.name}/{file.stem}" for file in FILES])
 def test_options_are_those_of_the_experiment(file: Path) -> None:
-    function = load_experiment(file.stem.partition("-")[0])
-    options = build_parser(file.stem, "", function)
-    given = ["--runs", "somewhere"] if file.stem == "compare" else []  # which runs are to be compared no file can tell
-    assert options.parse_args(["--config", str(file), *given]).as_dict()
+    # Which runs are compared no file can say.
+    required = ["--runs", "somewhere"] if file.stem == "compare" else []
+    config = parse_config(file.stem.partition("-")[0], [*required, "--config", str(file)])
+    assert config.experiment == file.stem
 
 
 def test_words_before_the_first_option_are_those_of_the_first(capsys: pytest.CaptureFixture) -> None:
-    assert main(["compare", "no such folder", "--shown", "3"]) == 2
+    assert main(["compare", "no such folder", "--page_units", "3"]) == 2
     assert "no such folder" in capsys.readouterr().err
     assert main(["edit", "--lettering.place", "top-left", "--lettering.share", "2", "--images", "nowhere"]) == 2
     assert "lettering.share is 2.0" in capsys.readouterr().err
+
+
+def test_help_imports_no_torch_and_lists_all_experiments() -> None:
+    run = (
+        "import sys; from milan.experiments.__main__ import *; print(list_experiments());"
+        "[parse_config(name, ['--print_config']) for name in sys.argv[1:]]; "
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", run], check=True, capture_output=True)
+    assert all(f"  {name} " in list_experiments() for name in experiment_names())

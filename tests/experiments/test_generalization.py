@@ -21,6 +21,7 @@ from milan.experiments.core import description_scores as judging
 from milan.experiments.core.description_scores import BertScoreConfig, DescriptionScorer, TextsWithReferences
 from milan.experiments.core.report import Report
 from milan.experiments.generalization import trained_splits as learning
+from milan.experiments.generalization.config import GeneralizationConfig as Options
 from milan.experiments.generalization.generalization import generalization
 from milan.experiments.generalization.model_training import (
     FeatureStore,
@@ -70,7 +71,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
     out = tmp_path_factory.mktemp("out")
-    return generalization([str(folders)], seeds=1, kinds=["left-out"], out=out, **SMALL), out
+    return generalization(Options(annotations=[str(folders)], seeds=1, kinds=["left-out"], out=out, **SMALL)), out
 
 
 def test_what_is_learnt_from_one_network_is_said_of_the_other(run: tuple[Report, Path]) -> None:
@@ -113,7 +114,9 @@ def test_nothing_is_trained_twice(
         raise AssertionError("this was trained before")
 
     monkeypatch.setattr(learning, "train_models", never)
-    again = generalization([str(folders)], seeds=1, kinds=["left-out"], out=out, prior_weight=0.0, **SMALL)
+    again = generalization(
+        Options(annotations=[str(folders)], seeds=1, kinds=["left-out"], out=out, prior_weight=0.0, **SMALL)
+    )
     milan, likely = (values(again, 1, name) for name in ("milan", "p(d|E)"))
     assert milan == likely == values(report, 1, "p(d|E)"), "without a prior both are one, and that was known"
 
@@ -132,10 +135,12 @@ def test_a_stopped_run_goes_on_to_the_same_result(
 
     monkeypatch.setattr(learning, "train_models", stopping)
     with pytest.raises(KeyboardInterrupt):
-        generalization([str(folders)], seeds=1, kinds=["left-out"], out=tmp_path / "out", **SMALL)
+        generalization(Options(annotations=[str(folders)], seeds=1, kinds=["left-out"], out=tmp_path / "out", **SMALL))
     assert len(done) == 1
     monkeypatch.setattr(learning, "train_models", lambda *given: done.append(2) or train(*given))
-    again = generalization([str(folders)], seeds=1, kinds=["left-out"], out=tmp_path / "out", **SMALL)
+    again = generalization(
+        Options(annotations=[str(folders)], seeds=1, kinds=["left-out"], out=tmp_path / "out", **SMALL)
+    )
     assert done == [1, 2]
     assert journal_of(tmp_path / "out") == journal_of(whole)
     assert again.tables == report.tables
@@ -174,7 +179,13 @@ def looks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def known(looks: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
     options = SMALL | {"epochs": 2}
     return generalization(
-        [str(looks / "annotations")], seeds=2, kinds=["left-out"], out=tmp_path_factory.mktemp("out"), **options
+        Options(
+            annotations=[str(looks / "annotations")],
+            seeds=2,
+            kinds=["left-out"],
+            out=tmp_path_factory.mktemp("out"),
+            **options,
+        )
     )
 
 
@@ -214,7 +225,7 @@ def test_every_seed_has_its_training(known: Report) -> None:
 def test_seeds_count_from_the_first(folders: Path, run: tuple[Report, Path], tmp_path: Path) -> None:
     options = SMALL | {"epochs": 1, "updates": 3, "prior_updates": 2}
     report = generalization(
-        [str(folders)], seeds=2, first_seed=3, kinds=["architectures"], out=tmp_path / "out", **options
+        Options(annotations=[str(folders)], seeds=2, seed=3, kinds=["architectures"], out=tmp_path / "out", **options)
     )
     trained = report.facts["trainings"]["across architectures, AlexNet to ResNet"]
     assert [each["seed"] for each in trained] == [3, 4]
@@ -254,7 +265,9 @@ def test_a_network_that_is_not_at_hand_is_told(known: Report, looks: Path, tmp_p
         file.write_text(json.dumps(facts | {"spec": str(folder)}))
     options = SMALL | {"epochs": 1}
     report = generalization(
-        [str(tmp_path / "annotations")], seeds=1, kinds=["left-out"], out=tmp_path / "out", **options
+        Options(
+            annotations=[str(tmp_path / "annotations")], seeds=1, kinds=["left-out"], out=tmp_path / "out", **options
+        )
     )
     assert any("nobody knows what the pixels of" in note for note in report.notes)
     assert "netdissect" not in {row.name for row in report.tables[1].rows}
@@ -269,7 +282,9 @@ def write_pictures(folder: Path, images: list[torch.Tensor]) -> None:
 
 def test_the_papers_order_is_compared_pair_by_pair(folders: Path, tmp_path: Path) -> None:
     report = generalization(
-        [str(folders)], seeds=1, kinds=["architectures"], out=tmp_path / "out", **SMALL | {"epochs": 1}
+        Options(
+            annotations=[str(folders)], seeds=1, kinds=["architectures"], out=tmp_path / "out", **SMALL | {"epochs": 1}
+        )
     )
     there, back = (
         values(report, 0, f"across architectures: {name}") for name in ("AlexNet to ResNet", "ResNet to AlexNet")

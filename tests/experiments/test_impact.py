@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from milan.errors import MissingEvidence
+from milan.experiments.impact.config import ImpactConfig
 from milan.experiments.impact.impact import impact
 from milan.scores import ablation_score as causal
 from tests.experiments.test_bench import TARGET
@@ -17,12 +18,12 @@ def test_a_table_with_a_row_for_each_layer_that_a_second_run_finds(
     def run() -> list[dict]:
         given = {
             "layers": ["layer3", "layer4"],
-            "units": 2,
-            "images": 30,
-            "shares": [0.1, 1.0],
+            "units_per_layer": 2,
+            "max_images": 30,
+            "top_shares": [0.1, 1.0],
             "out": tmp_path / "out",
         }
-        return [dict(row.values) for row in impact("diorama:resnet-objects", **given).tables[0].rows]
+        return [dict(row.values) for row in impact(ImpactConfig(**given)).tables[0].rows]
 
     first = run()
     assert len(first) == 2
@@ -36,4 +37,4 @@ def test_a_table_with_a_row_for_each_layer_that_a_second_run_finds(
 
 def test_a_network_that_tells_no_classes_has_no_impact(tmp_path: Path) -> None:
     with pytest.raises(MissingEvidence, match="6 outputs for the 35 classes"):
-        impact(TARGET, probe="diorama:objects", limit=20, layers=["looks"], out=tmp_path)
+        impact(ImpactConfig(target=TARGET, probe="diorama:objects", limit=20, layers=["looks"], out=tmp_path))

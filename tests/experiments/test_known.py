@@ -3,6 +3,7 @@
 import pytest
 
 from milan.experiments.core.report import Report
+from milan.experiments.known.config import KnownConfig
 from milan.experiments.known.known import known
 from milan.probes import load_probe
 from tests.experiments.test_simulation import values
@@ -16,7 +17,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
         rows = [f"fc,{unit},{classes[(unit + shift) % 35]}\n" for unit in range(35)]
         rows += [f"layer4,{unit},{('night sky', 'a house')[unit % 2]}\n" for unit in range(4)]
         (folder / f"{name}.csv").write_text("layer,unit,description\n" + "".join(rows))
-    return known([str(folder / "right.csv"), str(folder / "wrong.csv")], limit=40, out=folder / "out")
+    return known(
+        KnownConfig(describers=[str(folder / "right.csv"), str(folder / "wrong.csv")], limit=40, out=folder / "out")
+    )
 
 
 def test_the_final_layer_is_named(report: Report) -> None:

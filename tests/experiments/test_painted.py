@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from milan.experiments.core.report import Report
+from milan.experiments.painted.config import PaintedConfig
 from milan.experiments.painted.painted import painted
 from tests.experiments.test_bench import RIGHT, TARGET, options
 from tests.experiments.test_simulation import WRONG, values
@@ -24,7 +25,15 @@ def report(folder: Path) -> Report:
     table.write_text("layer,unit,description\nlooks,0,red\nlooks,1,green\nlooks,2,blue\n")
     names = [options(folder, "right", RIGHT), options(folder, "wrong", WRONG), str(table)]
     return painted(
-        names, target=TARGET, probe="diorama:objects", limit=40, layers=["looks"], pictures=3, out=folder / "out"
+        PaintedConfig(
+            describers=names,
+            target=TARGET,
+            probe="diorama:objects",
+            limit=40,
+            layers=["looks"],
+            images_per_text=3,
+            out=folder / "out",
+        )
     )
 
 

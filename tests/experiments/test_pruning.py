@@ -7,6 +7,7 @@ import pytest
 
 from milan.errors import UnknownName
 from milan.experiments.core.report import Report
+from milan.experiments.pruning.config import PruningConfig
 from milan.experiments.pruning.pruning import pruning
 from milan.experiments.pruning.retraining import retrain_classifier
 from tests.describers import colour_embedder
@@ -23,18 +24,19 @@ def report(folder: Path) -> Report:  # noqa: F811
     given = {
         "target": TARGET,
         "probe": str(folder / "pictures"),
-        "judged": str(folder / "pictures"),
+        "evaluation_probe": str(folder / "pictures"),
         "layers": ["units"],
         "k": 2,
     }
-    return pruning(
-        options(folder, "pruned", WORDS),
+    config = PruningConfig(
+        describer=options(folder, "pruned", WORDS),
         out=folder / "pruned",
         embedder=EMBEDDER,
-        draws=4,
+        random_sets=4,
         terms=["red", "green/blue"],
         **given,  # type: ignore[arg-type]
     )
+    return pruning(config)
 
 
 def test_groups_by_hand(report: Report) -> None:
@@ -51,7 +53,9 @@ def test_without_the_units_that_tell_colours_nothing_is_left(report: Report) -> 
         assert (
             found["units"][kind].value == found["all pruned"][kind].value == pytest.approx(1 / 3)
         )  # one class of three
-        assert found["units"][f"{kind}, more"].value == pytest.approx(1 / 3 - found["units"][f"{kind}, by lot"].value)
+        assert found["units"][f"{kind}, difference"].value == pytest.approx(
+            1 / 3 - found["units"][f"{kind}, random"].value
+        )
     assert found["all layers"] == found["units"]
 
 

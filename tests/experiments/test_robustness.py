@@ -6,6 +6,7 @@ import pytest
 
 from milan.errors import BadInput
 from milan.experiments.core.report import Report
+from milan.experiments.robustness.config import RobustnessConfig
 from milan.experiments.robustness.robustness import robustness
 from tests.describers import colour_embedder
 from tests.experiments import coloured
@@ -24,8 +25,8 @@ def run(folder: Path, name: str, **more: object) -> Report:  # noqa: F811
         "ks": [1, 3],
         "quantiles": [0.5],
     }
-    given |= {"samples": 1, "seeds": [7], "embedder": EMBEDDER, "out": folder / name, "quantile": 0.9}
-    return robustness(SWAYED, **given | more)  # type: ignore[arg-type]
+    given |= {"probe_halves": 1, "seeds": [7], "embedder": EMBEDDER, "out": folder / name, "quantile": 0.9}
+    return robustness(RobustnessConfig(describer=SWAYED, **given | more))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -36,19 +37,19 @@ def report(folder: Path) -> Report:  # noqa: F811
 def test_each_change_moves_the_one_unit_that_depends_on_it(report: Report) -> None:
     found = rows(report, "all layers")
     moved = ["half 1", "k 1", "k 3", "quantile 0.5", "seed 7", "eta 0.05", "eta 0.15", "eta 0.2"]
-    assert list(found) == ["as it is", "again", *moved, "of another unit"]
+    assert list(found) == ["unchanged", "again", *moved, "of another unit"]
     assert found["again"]["same"].value == 1.0
     for name in moved:
         assert (found[name]["same"].value, found[name]["units"]) == (5 / 6, 6), name
     assert found["eta 0.05"]["paper"] == "0.980, 86 %; 0.967, 76 %"
-    assert found["as it is"]["distinct"] == 6
+    assert found["unchanged"]["distinct"] == 6
 
 
 def test_other_words_for_the_same_colour_are_alike(report: Report) -> None:
     found = rows(report, "all layers")
-    assert found["k 3"]["like"].value == pytest.approx(1.0)
+    assert found["k 3"]["cosine"].value == pytest.approx(1.0)
     assert found["of another unit"]["same"].value == 0
-    assert found["of another unit"]["like"].value == pytest.approx(
+    assert found["of another unit"]["cosine"].value == pytest.approx(
         4 / 6
     )  # five name red; the sixth is dealt away and gets one of them
 
@@ -61,6 +62,6 @@ def test_the_page_shows_what_changed(report: Report, folder: Path) -> None:  # n
     assert any(text.endswith("the same words: half 1") for _, text in report.headlines)
 
 
-def test_settings_that_are_not_there_are_told(folder: Path) -> None:  # noqa: F811
-    with pytest.raises(BadInput, match="swayed has no setting 'beam' to vary; it has eta, seed"):
-        run(folder, "wrong", vary={"beam": [1.0]}, samples=0, ks=[], quantiles=[])
+def test_an_unknown_setting_is_an_error(folder: Path) -> None:  # noqa: F811
+    with pytest.raises(BadInput, match="swayed has no setting 'beam'; it has eta, seed"):
+        run(folder, "wrong", setting_values={"beam": [1.0]}, probe_halves=0, ks=[], quantiles=[])

@@ -10,6 +10,7 @@ import pytest
 from milan.dissection.store import load_dissection
 from milan.errors import MilanWarning
 from milan.experiments.core.report import Report
+from milan.experiments.simulation.config import SimulationConfig
 from milan.experiments.simulation.simulation import simulation
 from tests.experiments.test_bench import RIGHT, TARGET, options
 
@@ -25,13 +26,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def report(folder: Path) -> Report:
     names = [options(folder, "right", RIGHT), options(folder, "wrong", WRONG), "random_concept"]
     return simulation(
-        names,
-        simulator="labels",
-        target=TARGET,
-        probe="diorama:objects",
-        limit=60,
-        layers=["looks"],
-        out=folder / "out",
+        SimulationConfig(
+            describers=names,
+            simulator="labels",
+            target=TARGET,
+            probe="diorama:objects",
+            limit=60,
+            layers=["looks"],
+            out=folder / "out",
+        )
     )
 
 
@@ -64,7 +67,7 @@ def test_rows_end_with_the_floors(report: Report) -> None:
 
 def test_nobody_saw_the_judged_images(report: Report, folder: Path) -> None:
     explained, judged = (
-        load_dissection(folder / "out" / part / "looks").open_probe() for part in ("dissection", "judged")
+        load_dissection(folder / "out" / part / "looks").open_probe() for part in ("dissection", "evaluation")
     )
     assert explained.fingerprint != judged.fingerprint
     seen = {explained.image(index).numpy().tobytes() for index in range(len(explained))}
@@ -74,24 +77,26 @@ def test_nobody_saw_the_judged_images(report: Report, folder: Path) -> None:
 def test_all_is_written_with_what_a_reader_must_know(report: Report, folder: Path) -> None:
     facts = json.loads((folder / "out" / "report.json").read_text())
     assert facts["facts"]["simulator"] == "labels"
-    judge = {"judged images": "diorama:objects@judge", "simulator": "labels"}
+    judge = {"evaluation images": "diorama:objects@judge", "simulator": "labels"}
     sources = {"target": TARGET, "probe": "diorama:objects@learn", **judge}
     assert facts["facts"]["sources"].items() >= sources.items()
     assert report.simulated in (folder / "out" / "page" / "index.html").read_text()
-    assert any("judged on diorama:objects@judge" in note for note in facts["notes"])
+    assert any("diorama:objects@judge" in note for note in facts["notes"])
     assert (folder / "out" / "page" / "index.html").is_file()
 
 
 def test_kinship_of_simulator_and_explainer_is_told(folder: Path) -> None:
     with pytest.warns(MilanWarning, match="netdissect and the simulator labels: both are told by labels"):
         report = simulation(
-            ["netdissect"],
-            simulator="labels",
-            target=TARGET,
-            probe="diorama:objects",
-            limit=40,
-            layers=["looks"],
-            out=folder / "kin",
+            SimulationConfig(
+                describers=["netdissect"],
+                simulator="labels",
+                target=TARGET,
+                probe="diorama:objects",
+                limit=40,
+                layers=["looks"],
+                out=folder / "kin",
+            )
         )
     assert any(note.startswith("netdissect: both are told by labels") for note in report.notes)
 
@@ -99,13 +104,15 @@ def test_kinship_of_simulator_and_explainer_is_told(folder: Path) -> None:
 def test_a_describer_that_said_nothing_has_no_figures(folder: Path) -> None:
     silent = options(folder, "silent", ";;;;")
     report = simulation(
-        [silent],
-        simulator="labels",
-        target=TARGET,
-        probe="diorama:objects",
-        limit=40,
-        layers=["looks"],
-        out=folder / "silent-out",
+        SimulationConfig(
+            describers=[silent],
+            simulator="labels",
+            target=TARGET,
+            probe="diorama:objects",
+            limit=40,
+            layers=["looks"],
+            out=folder / "silent-out",
+        )
     )
     assert values(report, "silent")["described"] == 0
     assert "correlation" not in values(report, "silent")
@@ -122,17 +129,30 @@ def classifier(folder: Path) -> Report:
     )
     chosen = {"layers": ["layer4"], "units": "0-3", "limit": 40}
     return simulation(
-        [str(table)], simulator="labels", replaced=2, replaced_images=16, out=folder / "classifier", **chosen
+        SimulationConfig(
+            describers=[str(table)],
+            simulator="labels",
+            replaced_units=2,
+            replaced_images=16,
+            out=folder / "classifier",
+            **chosen,
+        )
     )
 
 
 def test_linear_explanations_stand_beside_themselves_without_their_search(folder: Path) -> None:
     given = {"target": TARGET, "probe": "diorama:objects", "limit": 40, "layers": ["looks"]}
     report = simulation(
-        ["linear_explanations"], simulator="labels", without_search=[2], out=folder / "searching", **given
+        SimulationConfig(
+            describers=["linear_explanations"],
+            simulator="labels",
+            search_ablation_lengths=[2],
+            out=folder / "searching",
+            **given,
+        )
     )
     table = next(table for table in report.tables if table.name == "without greedy search")
-    assert [row.name for row in table.rows] == ["linear_explanations", "linear_explanations, the 2 that weigh most"]
+    assert [row.name for row in table.rows] == ["linear_explanations", "linear_explanations, the 2 largest weights"]
     assert table.rows[0].values["correlation"] == values(report, "linear_explanations")["correlation"]
     assert table.rows[1].values["concepts"] == 2.0
 

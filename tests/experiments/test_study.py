@@ -12,7 +12,8 @@ from milan.errors import BadInput, MilanWarning
 from milan.experiments.core.described_runs import find_dissections, load_runs
 from milan.experiments.core.form_answers import read_answers
 from milan.experiments.core.report import Report
-from milan.experiments.study.forms import StudyConfig, StudyForms, make_study
+from milan.experiments.study.config import StudyConfig
+from milan.experiments.study.forms import StudyForms, make_study
 from milan.experiments.study.mechanical_turk import read_mechanical_turk, write_mechanical_turk
 from milan.experiments.study.ratings import (
     Response,
@@ -64,11 +65,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(folder: Path) -> Report:
     """Three units, in a form of two and one of one, with a test of one unit before them."""
     return study(
-        [str(folder / "right"), str(folder / "wrong")],
-        count=3,
-        batch=2,
-        qualification=str(folder / "test.csv"),
-        out=folder / "out",
+        StudyConfig(
+            runs=[str(folder / "right"), str(folder / "wrong")],
+            sampled_units=3,
+            units_per_form=2,
+            qualification=str(folder / "test.csv"),
+            out=folder / "out",
+        )
     )
 
 
@@ -76,7 +79,7 @@ def made(folder: Path) -> Report:
 def same(made: Report, folder: Path) -> StudyForms:  # made first, also where another process runs the other tests
     """The study that ``made`` wrote the forms of."""
     runs = load_runs(both(folder))
-    asked = StudyConfig(units=3, batch=2, qualification=str(folder / "test.csv"))
+    asked = StudyConfig(sampled_units=3, units_per_form=2, qualification=str(folder / "test.csv"))
     known = json.loads((folder / "out" / "forms" / "key.json").read_text())["items"].values()
     units = [Unit.parse(item["unit"]) for item in known if item["right"] is None]
     return make_study(runs, find_dissections(runs, units), units, asked)
@@ -138,12 +141,14 @@ def test_forms_are_filled_in_a_browser_and_read_back(made: Report, folder: Path,
     assert set(asked) <= {"file", "data", "blob"}
     page.close()
     report = study(
-        both(folder),
-        count=3,
-        batch=2,
-        qualification=str(folder / "test.csv"),
-        answers=[str(file) for file in answers],
-        out=folder / "answered",
+        StudyConfig(
+            runs=both(folder),
+            sampled_units=3,
+            units_per_form=2,
+            qualification=str(folder / "test.csv"),
+            answers=[str(file) for file in answers],
+            out=folder / "answered",
+        )
     )
     right, wrong = (row.values for row in report.tables[0].rows)
     assert right["rating"].value == pytest.approx(4.0)  # (5 + 3) / 2 of every unit; eve failed the test
@@ -210,7 +215,7 @@ def test_alpha_is_krippendorffs_own_example() -> None:
 
 
 def test_mechanical_turk(same: StudyForms, folder: Path) -> None:
-    with pytest.warns(MilanWarning, match="its pictures must be on a server"):
+    with pytest.warns(MilanWarning, match="must be on a server"):
         write_mechanical_turk(same, folder / "turk")
     rows = [row for count in (1, 2) for row in csv.DictReader((folder / "turk" / f"hits-{count}.csv").open())]
     assert len(rows) == 3
@@ -228,7 +233,7 @@ def test_mechanical_turk(same: StudyForms, folder: Path) -> None:
         f"w3,Approved,8,{two},4,,1",
                f"w4,Approved,8,{two},4,4,1|2", "w5,Approved,8,other,4,4,1"]  # fmt: skip
     (folder / "results.csv").write_text(head + "\n".join(results) + "\n")
-    with pytest.warns(MilanWarning, match="1 rejected, 1 of other units, 1 not whole, 1 a second answer"):
+    with pytest.warns(MilanWarning, match="1 rejected, 1 of other units, 1 incomplete, 1 a second answer"):
         answers = read_mechanical_turk(folder / "results.csv", same.forms)
     assert answers is not None
     assert [(each.rater, each.answers[two], each.seconds) for each in answers] == [
@@ -256,7 +261,9 @@ def test_what_is_wrong_with_answers_is_told(same: StudyForms, folder: Path) -> N
 
 
 def test_sentences_are_written_as_annotations(folder: Path) -> None:
-    study([str(folder / "right")], kind="annotation", units=["looks:0", "looks:1"], out=folder / "asked")
+    study(
+        StudyConfig(runs=[str(folder / "right")], kind="annotation", units=["looks:0", "looks:1"], out=folder / "asked")
+    )
     key = json.loads((folder / "asked" / "forms" / "key.json").read_text())
     ids = {known["unit"]: id for id, known in key["items"].items()}
     files = []
@@ -265,7 +272,13 @@ def test_sentences_are_written_as_annotations(folder: Path) -> None:
         answers = {ids["looks:0"]: {"text": text}, ids["looks:1"]: {"text": "grass"}}
         Path(files[-1]).write_text(json.dumps({"form": key["forms"][0], "rater": rater, "answers": answers}))
     report = study(
-        [str(folder / "right")], kind="annotation", units=["looks:0", "looks:1"], answers=files, out=folder / "asked"
+        StudyConfig(
+            runs=[str(folder / "right")],
+            kind="annotation",
+            units=["looks:0", "looks:1"],
+            answers=files,
+            out=folder / "asked",
+        )
     )
     written = (folder / "asked" / "annotations.csv").read_text()
     assert (
@@ -275,7 +288,7 @@ def test_sentences_are_written_as_annotations(folder: Path) -> None:
     assert dict(report.tables[0].rows[-1].values)["agreement"].value == pytest.approx(
         (0.8 + 1) / 2
     )  # two words of two, and of three
-    assert any("1 of 4 sentences speak of highlighted regions" in note for note in report.notes)
+    assert any("1 of 4 sentences" in note for note in report.notes)
 
 
 def test_ratings_as_they_were_published(shared_data: Path, tmp_path: Path) -> None:
@@ -286,6 +299,6 @@ def test_ratings_as_they_were_published(shared_data: Path, tmp_path: Path) -> No
     responses = read_published_ratings(file)
     assert responses is not None
     assert len(responses) == 276
-    report = study(answers=[str(file)], out=tmp_path)
+    report = study(StudyConfig(answers=[str(file)], out=tmp_path))
     found = {row.name: round(sum(one.ratings[row.name] for one in responses) / 276, 2) for row in report.tables[0].rows}
     assert found == {"Mean Caption": 2.99, "Topk-Sq": 3.01, "Image-Products": 3.55, "Topk-Compare": 3.31}

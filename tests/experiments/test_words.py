@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from milan.errors import BadInput
+from milan.experiments.words.config import WordsConfig
 from milan.experiments.words.tables import PEOPLE_ROW
 from milan.experiments.words.words import words
 from tests.experiments.test_simulation import values
@@ -26,10 +27,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(folder: Path, references: str, **more: object) -> object:
     return words(
-        [str(folder / "right.csv"), str(folder / "wrong.csv")],
-        str(folder / references),
-        out=folder / f"out-{references}",
-        **more,
+        WordsConfig(
+            tables=[str(folder / "right.csv"), str(folder / "wrong.csv")],
+            references=str(folder / references),
+            out=folder / f"out-{references}",
+            **more,
+        )
     )
 
 
@@ -68,4 +71,8 @@ def test_what_cannot_be_compared_is_told(folder: Path) -> None:
     with pytest.raises(BadInput, match="say which with --layer"):
         run(folder, "names.txt")
     with pytest.raises(BadInput, match="describes none of the 3 units"):
-        words([str(folder / "right.csv")], str(folder / "names.txt"), layer="c", out=folder / "none")
+        words(
+            WordsConfig(
+                tables=[str(folder / "right.csv")], references=str(folder / "names.txt"), layer="c", out=folder / "none"
+            )
+        )

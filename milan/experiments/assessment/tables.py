@@ -1,181 +1,154 @@
-"""Explanations put to a language model that predicts pairs from them, describer by describer, as tables."""
+"""Descriptions that a language model predicts pairs from, scored by describer, as tables."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from milan.console.command_line import get_recorded_warnings
 from milan.describers import load_describer
 from milan.describers._shared.llm_explainer import LlmExplainer
 from milan.describers.shuffled import permute_units
 from milan.dissection.store import Dissection
 from milan.errors import UnknownName
+from milan.experiments.assessment.config import AssessmentConfig
 from milan.experiments.core.evaluated_describers import EvaluatedDescriber
-from milan.experiments.core.report import Column, Report, Row, Table
+from milan.experiments.core.report import Column, Report, Role, Row, Table
+from milan.experiments.core.study import Study
 from milan.pretrained.llm_client import NoAnswer
 from milan.results.catalogue import Entry
 from milan.scores.explanation_assessment import Assessment, assess, summarize_assessments
 from milan.scores.llm_simulation import MAX_HALF_WIDTH, MAX_ROUNDS, MIN_ROUNDS
-from milan.storage.files import collect_versions
-from milan.storage.provenance import Sources
+from milan.units import Unit
 
 PAIR_KINDS = ("weight_label", "weight_clip", "caption_activation")
 COLUMNS = (
     Column(
-        "correlation",
-        "The mean over units of 100 times the correlation of predicted and true integers.",
-        "%",
-        1,
-        "more",
+        "correlation", "Mean over units of 100 times the correlation of predicted and true integers.", "%", 1, "more"
     ),
-    Column("accuracy", "The share of integers that are predicted exactly.", "%", 1, "more"),
-    Column("squared", "The mean squared error of the integers, which go from 0 to 10.", "", 2, "less"),
-    Column("absolute", "The mean absolute error of the integers.", "", 2, "less"),
-    Column("units", "How many units were judged."),
-    Column(
-        "failed",
-        "How many could not be: no explanation, no answer, or nothing that varies among the pairs kept for judging.",
-    ),
+    Column("accuracy", "Share of integers that are predicted exactly.", "%", 1, "more"),
+    Column("squared", "Mean squared error of the integers, which are from 0 to 10.", "", 2, "less"),
+    Column("absolute", "Mean absolute error of the integers.", "", 2, "less"),
+    Column("units", "Number of assessed units."),
+    Column("failed", "Number of units without an explanation, without an answer, or with constant evaluation pairs."),
 )
 
 
 @dataclass
 class AssessedDescriber:
-    """One describer's explanations as they were judged on each kind of pairs."""
+    """The assessments of one describer's explanations, and the reasons of failures, by kind of pairs."""
 
     name: str
-    role: str
+    role: Role
     assessments: dict[str, list[Assessment]] = field(default_factory=dict)
     failures: dict[str, list[str]] = field(default_factory=dict)
 
 
-def load_explainers(
-    kinds: Sequence[str], settings: Mapping[str, object], share: float, seed: int, device: str
-) -> dict[str, LlmExplainer]:
-    """For each kind of pairs the describer that knows them and their prompts; settings that a kind does not have are
-    passed over.
+def load_explainers(config: AssessmentConfig) -> dict[str, LlmExplainer]:
+    """Return, for each kind of pairs, the describer that knows them and their prompts.
+
+    Raises:
+        UnknownName: there is no such kind of pairs, or no kind has a setting.
     """
-    found: dict[str, LlmExplainer] = {}
+    settings, kinds = config.settings or {}, config.pairs or ["weight_label"]
     known = {name for kind in PAIR_KINDS for name in load_describer(kind).settings}
     for name in settings:
         if name not in known:
             raise UnknownName("setting", name, known)
+    explainers: dict[str, LlmExplainer] = {}
     for kind in kinds:
         if kind not in PAIR_KINDS:
             raise UnknownName("kind of pairs", kind, PAIR_KINDS, f"one of {', '.join(PAIR_KINDS)}")
-        own = load_describer(kind).settings
-        given = {name: value for name, value in settings.items() if name in own}
-        judge = load_describer(kind, **given | {"share": share, "seed": seed, "device": device})
-        assert isinstance(judge, LlmExplainer)
-        found[kind] = judge
-    return found
+        own = {name: value for name, value in settings.items() if name in load_describer(kind).settings}
+        run = {"share": config.explained_share, "seed": config.seed, "device": config.device}
+        explainer = load_describer(kind, **own | run)
+        assert isinstance(explainer, LlmExplainer)
+        explainers[kind] = explainer
+    return explainers
 
 
-def restrict_to_share(evaluated: EvaluatedDescriber, share: float, seed: int) -> EvaluatedDescriber:
-    """The entrant, but if it explains from pairs, from that share of them alone."""
+def restrict_to_share(evaluated: EvaluatedDescriber, config: AssessmentConfig) -> EvaluatedDescriber:
+    """Return the describer, which explains only from the explained share of the pairs if it explains from pairs."""
     if not isinstance(evaluated.describer, LlmExplainer):
         return evaluated
-    settings = evaluated.describer.settings | {"share": share, "seed": seed}
+    settings = evaluated.describer.settings | {"share": config.explained_share, "seed": config.seed}
     return replace(evaluated, describer=type(evaluated.describer)(**settings))
 
 
 def shuffle_entries(entries: Sequence[Entry], seed: int) -> list[Entry]:
-    """Each unit with what was said of another one of its layer: the floor."""
-    said = {entry.unit: entry.description for entry in entries if entry.description is not None}
-    found: list[Entry] = []
-    for layer in dict.fromkeys(unit.layer for unit in said):
-        others = permute_units([unit for unit in said if unit.layer == layer], seed)
-        found += [
-            Entry(unit, description=replace(said[other], unit=unit, candidates=())) for unit, other in others.items()
+    """Return each unit with the description of another unit of its layer, as a floor."""
+    described = {entry.unit: entry.description for entry in entries if entry.description is not None}
+    shuffled: list[Entry] = []
+    for layer in dict.fromkeys(unit.layer for unit in described):
+        others = permute_units([unit for unit in described if unit.layer == layer], seed)
+        shuffled += [
+            Entry(unit, description=replace(described[other], unit=unit, candidates=()))
+            for unit, other in others.items()
         ]
-    return found
+    return shuffled
 
 
-def assess_describer(
+def assess_entries(
     name: str,
-    role: str,
+    role: Role,
     entries: Sequence[Entry],
     dissections: Mapping[str, Dissection],
     explainers: Mapping[str, LlmExplainer],
-    share: float,
-    seed: int,
+    config: AssessmentConfig,
 ) -> AssessedDescriber:
-    """What is said of each unit, judged on each kind of pairs."""
+    """Assess the description of each unit on each kind of pairs."""
     one = AssessedDescriber(name, role)
-    for kind, judge in explainers.items():
+    for kind, explainer in explainers.items():
         one.assessments[kind], one.failures[kind] = [], []
         for entry in entries:
             if entry.description is None:
                 if entry.status == "failed":
                     one.failures[kind].append(f"{entry.unit}: {entry.reason}")
                 continue
-            found = _assess_entry(entry, dissections[entry.unit.layer], judge, share, seed)
-            if isinstance(found, Assessment):
-                one.assessments[kind].append(found)
+            result = _assess(entry.unit, entry.description.text, dissections[entry.unit.layer], explainer, config)
+            if isinstance(result, Assessment):
+                one.assessments[kind].append(result)
             else:
-                one.failures[kind].append(f"{entry.unit}: {found.reason}")
+                one.failures[kind].append(f"{entry.unit}: {result.reason}")
     return one
 
 
-def _assess_entry(
-    entry: Entry, dissection: Dissection, explainer: LlmExplainer, share: float, seed: int
+def _assess(
+    unit: Unit, text: str, dissection: Dissection, explainer: LlmExplainer, config: AssessmentConfig
 ) -> Assessment | NoAnswer:
-    said = entry.description
-    assert said is not None
-    pairs, simulation = explainer.make_pairs(dissection, entry.unit), explainer.make_simulation(dissection, entry.unit)
-    if not simulation.has_enough_pairs(pairs, share, seed):
-        return NoAnswer("the pairs kept for judging are too few, or all the same")
-    return assess(simulation, entry.unit, [said.text], pairs, share=share, seed=seed)
+    pairs, simulation = explainer.make_pairs(dissection, unit), explainer.make_simulation(dissection, unit)
+    if not simulation.has_enough_pairs(pairs, config.explained_share, config.seed):
+        return NoAnswer("the evaluation pairs are too few, or all the same")
+    return assess(simulation, unit, [text], pairs, share=config.explained_share, seed=config.seed)
 
 
 def make_report(
+    study: Study,
     assessed: Sequence[AssessedDescriber],
     explainers: Mapping[str, LlmExplainer],
-    target: str,
-    dissections: Mapping[str, Dissection],
-    share: float,
-    seed: int,
-    sources: Sources,
+    config: AssessmentConfig,
 ) -> Report:
-    tables = tuple(Table(kind, COLUMNS, tuple(_make_row(one, kind, seed) for one in assessed)) for kind in explainers)
-    first = next(iter(explainers.values()))
+    """Return a table for each kind of pairs."""
+    llm = next(iter(explainers.values())).llm_client.llm
     notes = (
-        (
-            "Predicted by"
-            f" {first.llm_client.llm.name}{f' ({first.llm_client.llm.note})' if first.llm_client.llm.note else ''}."
-        ),
-        (
-            f"Explanations were made from {100 * share:.0f}% of the pairs; of the others one half is kept for judging."
-            " Describers that look at the probe's images have seen those of caption_activation."
-        ),
-        (
-            f"Of each unit the mean of at least {MIN_ROUNDS} rounds on pairs drawn anew, until the 90% interval is"
-            f" under ±{100 * MAX_HALF_WIDTH:.0f} points, at most {MAX_ROUNDS}. A prediction that does not vary has a"
-            " correlation of 0."
-        ),
-        (
-            "Intervals are of 95%, of means, by drawing the units again a thousand times. Floor: what the first"
-            " describer said of other units."
-        ),
+        f"Predicted by {llm.name}{f' ({llm.note})' if llm.note else ''}.",
+        f"Explanations are made from {100 * config.explained_share:.0f}% of the pairs; half of the others are for"
+        " evaluation. Describers that look at the probe's images have seen those of caption_activation.",
+        f"The score of a unit is the mean of at least {MIN_ROUNDS} rounds on newly sampled pairs, until the 90%"
+        f" interval is under ±{100 * MAX_HALF_WIDTH:.0f} points, at most {MAX_ROUNDS}. A constant prediction has a"
+        " correlation of 0.",
+        "Intervals are 95% bootstrap intervals over units. Floor: the first describer's descriptions of other units.",
     )
-    facts = {
-        "target": target,
-        "probe": next(iter(dissections.values())).probe,
-        "llm": first.llm_client.llm.name,
-        "share": share,
-        "seed": seed,
-        "hashes": {layer: dissection.key for layer, dissection in dissections.items()},
-        "failed": {
-            one.name: {kind: reasons[:5] for kind, reasons in one.failures.items() if reasons} for one in assessed
-        },
-        "versions": collect_versions(),
-        "warnings": get_recorded_warnings(),
-    }
+    failures = {one.name: {kind: reasons[:5] for kind, reasons in one.failures.items() if reasons} for one in assessed}
     count = max((len(each) for one in assessed for each in one.assessments.values()), default=0)
-    asked = sum(not one.role for one in assessed)
-    lede = f"What {asked} describers say of up to {count} units, as predictions of integers that were kept from them."
-    return Report("assessment", target, lede, tables, (), notes, facts, sources=sources)
+    return study.report(
+        study.target.name,
+        f"Descriptions of up to {count} units by {len(study.describers)} describers, as predictions of integers that"
+        " they were not made from.",
+        [Table(kind, COLUMNS, tuple(_make_row(one, kind, config.seed) for one in assessed)) for kind in explainers],
+        notes=notes,
+        facts={"llm": llm.name, "explained share": config.explained_share, "failed": failures},
+        sources=study.sources_with({f"explainer {kind}": explainer for kind, explainer in explainers.items()}),
+    )
 
 
 def _make_row(one: AssessedDescriber, kind: str, seed: int) -> Row:
-    made = summarize_assessments(one.assessments[kind], seed)
-    return Row(one.name, {**made, "units": len(one.assessments[kind]), "failed": len(one.failures[kind])}, one.role)  # type: ignore[arg-type]
+    summary = summarize_assessments(one.assessments[kind], seed)
+    return Row(one.name, {**summary, "units": len(one.assessments[kind]), "failed": len(one.failures[kind])}, one.role)

@@ -1,7 +1,8 @@
-"""Networks described, the units among them that are said to detect faces, and the form in which people check these."""
+"""The audited networks, their units that detect faces by their descriptions, and the form in which people check"
+" these."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 
 from milan.diorama.scene_concepts import parse_concepts
 from milan.errors import BadInput
-from milan.experiments.core.described_network import DescribedNetwork, DescriptionConfig
+from milan.experiments.audit.config import AuditConfig
 from milan.experiments.core.form_answers import RaterAnswers
+from milan.experiments.core.study import Study
+from milan.experiments.core.unit_views import make_text_view, make_unit_view
 from milan.probes import load_probe
 from milan.probes.pixel_labels import shows_diorama
 from milan.results.page import write_contact_sheets
@@ -20,101 +23,100 @@ from milan.scores.truth_score import Truth
 from milan.storage.files import content_key
 from milan.storage.provenance import joined, united
 from milan.targets.loading import load_target
-from milan.targets.preprocessing import TargetOptions
 from milan.units import Unit
 
 WORDS = ("face", "faces", "head", "heads", "nose", "noses", "eye", "eyes", "mouth", "mouths")
-TRUE_CONCEPT = "person's face"  # what Diorama's networks are audited for
+# The concept for which Diorama's networks are audited.
+TRUE_CONCEPT = "person's face"
 OPTIONS = ("yes, human faces", "yes, but other faces or other things too", "no", "cannot tell")
+QUESTION = "Does this unit detect human faces?"
 INSTRUCTIONS = (
-    (
-        "Each item shows the images that activate one unit of a network most. Outside the region that activates it they"
-        " are dimmed."
-    ),
-    "Does this unit answer to human faces? Look at what is inside the highlighted regions, not at the rest.",
+    "Each item shows the images that activate one unit of a network most. They are dimmed outside the region that"
+    " activates it.",
+    f"{QUESTION} Look at what is inside the highlighted regions, not at the rest.",
 )
 
 
 @dataclass(frozen=True)
 class NetworkPair:
-    """One architecture, trained on images as they are and on blurred ones: specs and files of weights."""
+    """One architecture, trained on unchanged and on blurred images: specs and files of weights."""
 
     plain: tuple[str, str | None]
     blurred: tuple[str, str | None]
 
     @classmethod
-    def pair_up(
-        cls,
-        plain: Sequence[str],
-        blurred: Sequence[str],
-        plain_weights: Sequence[str] | None,
-        blurred_weights: Sequence[str] | None,
-    ) -> "list[NetworkPair]":
-        if len(plain) != len(blurred):
-            raise BadInput(
-                f"{len(plain)} plain networks beside {len(blurred)} blurred ones; give each network and its pair"
-            )
-        for networks, weights in ((plain, plain_weights), (blurred, blurred_weights)):
+    def pair_up(cls, config: AuditConfig) -> "list[NetworkPair]":
+        """Return the networks in pairs.
+
+        Raises:
+            BadInput: networks, their pairs and their weights are not as many.
+        """
+        sides = []
+        for networks, weights in (
+            (config.plain or ["diorama:resnet-objects"], config.plain_weights),
+            (config.blurred or ["diorama:resnet-blurred"], config.blurred_weights),
+        ):
             if weights and len(weights) != len(networks):
                 raise BadInput(
                     f"{len(weights)} files of weights for {len(networks)} networks; give one for each, or none"
                 )
-        files = [list(weights) if weights else [None] * len(plain) for weights in (plain_weights, blurred_weights)]
-        return [cls((a, b), (c, d)) for a, b, c, d in zip(plain, files[0], blurred, files[1], strict=True)]
-
-
-@dataclass(frozen=True)
-class FaceCriteria:
-    """What is looked for.
-
-    Attributes:
-        words: by which descriptions tell of it, as whole words.
-        min_overlap: intersection over union of a unit's masks and people's faces from which it detects them.
-    """
-
-    words: tuple[str, ...] = WORDS
-    min_overlap: float = 0.04
+            files: list[str | None] = [*(weights or [None] * len(networks))]
+            sides.append(list(zip(networks, files, strict=True)))
+        if len(sides[0]) != len(sides[1]):
+            raise BadInput(
+                f"{len(sides[0])} plain networks and {len(sides[1])} blurred ones; give each network and its pair"
+            )
+        return [cls(*pair) for pair in zip(*sides, strict=True)]
 
 
 @dataclass(frozen=True)
 class AuditedNetwork:
-    """One network, and what was found of it.
+    """One described network.
 
     Attributes:
-        name: by which it is shown.
+        name: the name that reports show.
         pair: the number of its architecture.
         blurred: whether it was trained on blurred images.
+        words: a unit is counted if its description has one of these words.
+        min_iou: the intersection over union with people's faces from which on a unit detects them.
     """
 
     name: str
     pair: int
     blurred: bool
-    described: DescribedNetwork
-    criteria: FaceCriteria
+    study: Study
+    words: tuple[str, ...] = WORDS
+    min_iou: float = 0.04
+
+    @property
+    def kind(self) -> str:
+        """What it was trained on: "plain" or "blurred" images."""
+        return "blurred" if self.blurred else "plain"
 
     @cached_property
     def named_units(self) -> list[Unit]:
-        """The units of which one of the words was said."""
-        return self.described.find_units_mentioning(self.criteria.words)
+        """The units whose description has one of the words."""
+        return self.study.find_units_mentioning(self.words)
 
     @cached_property
     def truths(self) -> dict[str, Truth]:
-        """What is true of the units of each layer; empty where nobody knows."""
-        dissections = self.described.dissections
-        known = shows_diorama(next(iter(dissections.values())).probe)
-        return {layer: Truth.measure(one, self.described.target) for layer, one in dissections.items()} if known else {}
+        """What is true of the units of each layer; empty where it is not known."""
+        if not shows_diorama(self.study.probe.spec):
+            return {}
+        return {layer: Truth.measure(one, self.study.target) for layer, one in self.study.dissections.items()}
 
-    def compute_overlap(self, unit: Unit) -> float:
-        """How far a unit's masks and people's faces are the same, as intersection over union."""
+    def compute_iou(self, unit: Unit) -> float:
+        """Return the intersection over union of a unit's masks and people's faces."""
         return self.truths[unit.layer].overlap(unit, TRUE_CONCEPT)
 
     def is_detector(self, unit: Unit) -> bool:
-        return self.compute_overlap(unit) >= self.criteria.min_overlap
+        """Return whether a unit detects people's faces."""
+        return self.compute_iou(unit) >= self.min_iou
 
     @cached_property
     def true_units(self) -> list[Unit]:
         """The units that detect people's faces."""
-        return [unit for unit in self.described.active_units if self.truths and self.is_detector(unit)]
+        return [unit for unit in self.study.active_units if self.truths and self.is_detector(unit)]
 
     @property
     def area(self) -> float:
@@ -123,92 +125,57 @@ class AuditedNetwork:
         return float(signatures.area[signatures.text_mask(parse_concepts(TRUE_CONCEPT))].sum() / signatures.area.sum())
 
     def format_item_id(self, unit: Unit) -> str:
-        """The unit's name in the form: of the network only its number, so that who checks does not know which was
-        blurred.
-        """
+        """Return the unit's name in the form, which does not show whether its network was blurred."""
         return content_key(network=self.name, pair=self.pair, blurred=self.blurred, unit=str(unit))[:10]
 
 
-def audit_networks(
-    pairs: Sequence[NetworkPair],
-    options: TargetOptions,
-    probe: tuple[str, int | None],
-    config: DescriptionConfig,
-    criteria: FaceCriteria,
-    out: Path,
-) -> list[AuditedNetwork]:
-    """Dissects and describes every network on the same images; what an earlier run has finished is not done again.
-
-    Args:
-        options: of every network.
-        probe: and how many of its images.
-    """
-    probe_name, limit = probe
-    found = []
-    for number, pair in enumerate(pairs):
+def audit_networks(config: AuditConfig, out: Path) -> list[AuditedNetwork]:
+    """Dissect and describe every network on the same images, each plain one before its pair."""
+    networks = []
+    for number, pair in enumerate(NetworkPair.pair_up(config)):
         for blurred, (spec, weights) in ((False, pair.plain), (True, pair.blurred)):
-            target = load_target(spec, weights=weights, device=config.device, **options.given)
-            images = load_probe(probe_name, target=target, limit=limit)
+            target = load_target(spec, weights=weights, device=config.device, **config.target_options.given)
+            probe = load_probe(config.probe, target=target, limit=config.limit)
             name = f"{spec}{f' ({Path(weights).stem})' if weights else ''}"
-            folder = (
-                out
-                / "networks"
-                / f"{number + 1}-{'blurred' if blurred else 'plain'}-{re.sub(r'[^A-Za-z0-9.-]+', '-', name)}"
-            )
-            found.append(
-                AuditedNetwork(
-                    name,
-                    number,
-                    blurred,
-                    DescribedNetwork.dissect_and_describe(target, images, config, folder),
-                    criteria,
-                )
-            )
-    return found
+            slug = re.sub(r"[^A-Za-z0-9.-]+", "-", name)
+            folder = out / "networks" / f"{number + 1}-{'blurred' if blurred else 'plain'}-{slug}"
+            study = Study(target, probe, folder, config, config.experiment, config.seed, config.device)
+            study.describe(config.describer)
+            words = tuple(config.words or WORDS)
+            networks.append(AuditedNetwork(name, number, blurred, study, words, config.min_iou))
+    return networks
 
 
-def sources_of(found: Sequence[AuditedNetwork]) -> dict[str, str]:
-    """What the descriptions of all networks were made from, by role."""
-    return joined({one.name: one.described.sources for one in found})
+def sources_of(networks: Sequence[AuditedNetwork]) -> dict[str, str]:
+    """Return what the descriptions of all networks were made from, by role."""
+    return joined({one.name: one.study.sources_with() for one in networks})
 
 
 def write_check_form(networks: Sequence[AuditedNetwork], page: Path) -> RatingForm:
-    """The form in which people say which units answer to faces: those named by words, of all networks, in an order
-    drawn by lot.
+    """Write ``check.html`` beside the report's page: the form in which people mark the units that detect faces.
 
-    It is written as ``check.html`` beside the report's page and shows no descriptions, and not which network a unit is
-    of.
+    It shows the units whose descriptions have one of the words, in random order, without descriptions and networks.
     """
-    items = [FormItem(one.format_item_id(unit), sheet, OPTIONS) for one, unit, sheet in _write_pictures(networks, page)]
-    items.sort(key=lambda item: item.id)  # content keys: an order that says nothing
-    part = FormSection(
-        "choice",
-        "Which of these units answer to human faces?",
-        INSTRUCTIONS,
-        "Does this unit answer to human faces?",
-        items,
-    )
-    key = content_key(items=[item.id for item in items], words=list(networks[0].criteria.words) if networks else [])
-    form = RatingForm(
-        key,
-        "Faces in a network",
-        f"{len(items)} units whose descriptions speak of faces. A description may be wrong: please look.",
-        [part],
-        f"marks-{key[:6]}.json",
-    )
-    write_form(form, page / "check.html", united(one.described.sources for one in networks))
+    items = [FormItem(one.format_item_id(unit), sheet, OPTIONS) for one, unit, sheet in _write_sheets(networks, page)]
+    # Ids are content keys, so this order is random.
+    items.sort(key=lambda item: item.id)
+    part = FormSection("choice", "Which of these units detect human faces?", INSTRUCTIONS, QUESTION, items)
+    key = content_key(items=[item.id for item in items], words=list(networks[0].words) if networks else [])
+    lede = f"{len(items)} units whose descriptions mention faces. A description may be wrong: please look."
+    form = RatingForm(key, "Faces in a network", lede, [part], f"marks-{key[:6]}.json")
+    write_form(form, page / "check.html", united(one.study.sources_with() for one in networks))
     return form
 
 
 def make_unit_views(
     networks: Sequence[AuditedNetwork], answers: Sequence[RaterAnswers], page: Path
 ) -> list[dict[str, Any]]:
-    """What the report's page shows of each unit: what was said, what is true, and what people marked."""
-    return [_make_unit_view(one, unit, sheet, answers) for one, unit, sheet in _write_pictures(networks, page)]
+    """Return what the page shows of each named unit: its description, what is true, and what people marked."""
+    return [_make_unit_view(one, unit, sheet, answers) for one, unit, sheet in _write_sheets(networks, page)]
 
 
 def collect_marks(network: AuditedNetwork, unit: Unit, answers: Sequence[RaterAnswers]) -> list[int]:
-    """Which option each person chose for the unit, of those who answered."""
+    """Return the option that each rater chose for the unit."""
     return [
         int(each.answers[network.format_item_id(unit)]["choice"])
         for each in answers
@@ -217,8 +184,7 @@ def collect_marks(network: AuditedNetwork, unit: Unit, answers: Sequence[RaterAn
 
 
 def is_marked_face(marks: Sequence[int]) -> bool | None:
-    """Whether most of those who could tell took the unit for faces, alone or among other things; None where nobody
-    could, or as many each.
+    """Return whether most raters who could tell chose faces, alone or among other things; None for a tie.
 
     >>> is_marked_face([0, 1, 2]), is_marked_face([0, 2]), is_marked_face([3])
     (True, None, None)
@@ -227,18 +193,17 @@ def is_marked_face(marks: Sequence[int]) -> bool | None:
     return None if yes == no else yes > no
 
 
-def _write_pictures(
+def _write_sheets(
     networks: Sequence[AuditedNetwork], page: Path
 ) -> list[tuple[AuditedNetwork, Unit, ContactSheet | None]]:
-    """Every unit named, with its pictures beside the page: each network's in a folder of its own."""
+    """Return every named unit with its contact sheet, which is in the network's folder beside the page."""
     rows: list[tuple[AuditedNetwork, Unit, ContactSheet | None]] = []
     for number, one in enumerate(networks, 1):
-        sheets: Mapping[Unit, ContactSheet] = write_contact_sheets(
-            one.described.dissections, one.named_units, page / f"network-{number}"
-        )
+        folder = f"network-{number}"
+        sheets = write_contact_sheets(one.study.dissections, one.named_units, page / folder)
         for unit in one.named_units:
             sheet = sheets.get(unit)
-            rows.append((one, unit, replace(sheet, file=f"network-{number}/{sheet.file}") if sheet else None))
+            rows.append((one, unit, replace(sheet, file=f"{folder}/{sheet.file}") if sheet else None))
     return rows
 
 
@@ -247,23 +212,12 @@ def _make_unit_view(
 ) -> dict[str, Any]:
     truth = ""
     if one.truths:
-        truth = (
-            f"{'Detects' if one.is_detector(unit) else 'Does not detect'} people's faces (IoU"
-            f" {one.compute_overlap(unit):.2f})"
-        )
-    who = one.described.evaluated.name
-    said = [{"name": who, "role": "", "text": one.described.texts[unit], "mark": "", "reason": "", "score": ""}]
-    said += [
-        {
-            "name": each.rater,
-            "role": "",
-            "text": OPTIONS[int(each.answers[one.format_item_id(unit)]["choice"])],
-            "mark": "",
-            "reason": "",
-            "score": "",
-        }
-        for each in answers
-        if one.format_item_id(unit) in each.answers
+        detects = "Detects" if one.is_detector(unit) else "Does not detect"
+        truth = f"{detects} people's faces (IoU {one.compute_iou(unit):.2f})"
+    id = one.format_item_id(unit)
+    rows = [make_text_view(one.study.evaluated.name, one.study.texts[unit])]
+    rows += [
+        make_text_view(each.rater, OPTIONS[int(each.answers[id]["choice"])]) for each in answers if id in each.answers
     ]
-    kind = "blurred" if one.blurred else "plain"
-    return {"id": f"{one.name} {unit}", "group": f"{one.name} ({kind})", "truth": truth, "said": said, "sheet": sheet}
+    view = make_unit_view(unit, f"{one.name} ({one.kind})", truth, rows)
+    return view | {"id": f"{one.name} {unit}", "sheet": sheet}

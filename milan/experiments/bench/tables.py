@@ -1,4 +1,4 @@
-"""How describers stand: what they said of units against what is true of them, as the tables and the page of a bench."""
+"""The scores of describers by what is true of units, in tables and on the page of a bench."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,114 +7,135 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from milan.console.command_line import get_recorded_warnings
-from milan.describers import Describer, sources_of
-from milan.dissection.store import Dissection
 from milan.experiments.core.evaluated_describers import EvaluatedDescriber
-from milan.experiments.core.report import Column, Report, Row, Table
-from milan.results.catalogue import OK
+from milan.experiments.core.report import Column, Report, Row, Table, Value
+from milan.experiments.core.study import Study
+from milan.experiments.core.unit_views import format_best_texts, format_score, make_text_view, make_unit_view
 from milan.scores.confidence_intervals import Measure, estimate_mean, estimate_share
 from milan.scores.exact_naming import compute_named_share, is_named_exactly
 from milan.scores.truth_score import Truth
-from milan.storage.files import collect_versions
 from milan.storage.tables import read_csv
 from milan.targets.target import Target
 from milan.units import Unit
 
 PLANTED = "diorama:planted"
-LABEL_SETTINGS = {
-    ("labels", "probe"),
-    ("evidence", "pixels"),
-}  # settings of describers that take the probe's own labels
+# The settings of describers that use the probe's own labels.
+LABEL_SETTINGS = {("labels", "probe"), ("evidence", "pixels")}
 COLUMNS = (
     Column(
         "truth",
-        "The mean truth score: how much of the best that could be said of a unit with as many concepts its description"
-        " says. A unit without a description counts as 0.",
+        "Mean truth score: how much of the best possible description with as many concepts the description says. A unit"
+        " without a description counts as 0.",
         "%",
         1,
         "more",
     ),
     Column(
         "exact",
-        "Of the units with a planted meaning, the share of which the description says exactly that: read for its"
-        " concepts, no concept more, none fewer, joined in the same way.",
+        "Of the units with a planted meaning, the share whose description says exactly that: the same concepts, no more"
+        " and no fewer, joined in the same way.",
         "%",
         1,
         "more",
     ),
     Column(
         "both halves",
-        "Of the units planted to answer to either of two things, the share of which the description names both, each as"
-        " an alternative of its own, whatever else it says and whatever it excepts (but not ...).",
+        "Of the units planted to detect either of two things, the share whose description names both, each as an"
+        " alternative of its own, whatever else it says and whatever it excludes (but not ...).",
         "%",
         1,
         "more",
     ),
-    Column("described", "How many units have a description."),
-    Column("distinct", "How many different descriptions there are."),
-    Column("words", "The mean number of words of a description."),
+    Column("described", "Number of units with a description."),
+    Column("distinct", "Number of different descriptions."),
+    Column("words", "Mean number of words of a description."),
     Column(
         "time",
-        "Wall-clock time for each unit, the reading of weights and all embedding included; what an earlier one has left"
-        " in the cache is free for the next.",
+        "Wall-clock time per unit, with the loading of weights and all embedding; what an earlier describer has cached"
+        " costs the next one nothing.",
         "s",
         3,
     ),
 )
 NOTES = (
-    "Intervals are of 95%: of means by drawing the units again a thousand times, of shares by Wilson's formula.",
-    (
-        "The ceiling repeats what one of the unit's annotators said; they are simulated and know what every pixel"
-        " shows. Floors: the annotators' texts dealt to other units of the layer, a concept drawn by lot, and the"
-        " commonest annotation said of every unit."
-    ),
-    (
-        "All describers had the same exemplars, activations and masks. What several need, as a count of the labels'"
-        " pixels or the vectors of the images, is computed once: its seconds are with the first that asked."
-    ),
+    "Intervals are 95% intervals: bootstrap intervals over units of means, Wilson's of shares.",
+    "The ceiling is a random annotation of each unit by simulated annotators, who know what every pixel shows. Floors:"
+    " shuffled, the annotations of other units of the layer; random_concept, a random concept; constant, the most"
+    " common annotation for every unit.",
+    "All describers have the same exemplars, activations and masks. What several need, such as counts of labelled"
+    " pixels or embeddings of images, is computed once, and its time is counted for the first of them.",
 )
-NAMED_EXACTLY = (
-    "Named exactly: the text, read by milan.diorama.scene_concepts.parse_concepts with synonyms and plurals, has the"
-    " same formula as the planted text. Units planted to mean nothing count for the truth score only."
+EXACT_NOTE = (
+    "Exact: the text, parsed by milan.diorama.scene_concepts.parse_concepts with synonyms and plurals, has the same"
+    " formula as the planted text. Units that are planted to mean nothing count for the truth score only."
 )
+NOTHING, EITHER = "nothing", "either"
 
 
 @dataclass(frozen=True)
 class PlantedMeaning:
-    """What a unit was made to detect."""
+    """What a unit was constructed to detect.
 
-    kind: str  # single, conjunction, either, nothing
+    Attributes:
+        kind: single, conjunction, either, nothing, or another name.
+    """
+
+    kind: str
     text: str
 
 
 @dataclass(frozen=True)
 class BenchData:
-    """What all describers are shown, and what is known of it."""
+    """A described network, and what its units were constructed to detect.
 
-    target: Target
-    dissections: Mapping[str, Dissection]
-    units: tuple[Unit, ...]  # those that live, in the order of the target's layers
+    Attributes:
+        units: the active units, in the order of the target's layers.
+        planted: what is known of how they were constructed.
+    """
+
+    study: Study
+    units: tuple[Unit, ...]
     planted: Mapping[Unit, PlantedMeaning]
+
+    @classmethod
+    def read(cls, study: Study, planted_units: Path | None) -> "BenchData":
+        """Dissect the target and read what its units were constructed to detect."""
+        known, units = read_planted_units(study.target, planted_units), tuple(study.active_units)
+        return cls(study, units, {unit: known[unit] for unit in units if unit in known})
 
     @cached_property
     def truths(self) -> dict[str, Truth]:
-        """Measured when first asked for, after the describers: what is counted here is kept, and would make some of
-        them seem quick.
-        """
-        return {layer: Truth.measure(dissection, self.target) for layer, dissection in self.dissections.items()}
+        """What is true of the units, by layer; measured after the describers, which would profit from what it"
+        " caches."""
+        return {layer: Truth.measure(one, self.study.target) for layer, one in self.study.dissections.items()}
 
-    def compute_score(self, unit: Unit, text: str | None) -> float:
-        """The truth score; 0 if nothing was said, NaN if the unit has no masks."""
-        return self.truths[unit.layer].score(unit, text or "")
+    @cached_property
+    def groups(self) -> dict[str, list[Unit]]:
+        """The units by what was planted, or else by layer."""
+        groups: dict[str, list[Unit]] = {}
+        for unit in self.units:
+            groups.setdefault(self.find_group(unit), []).append(unit)
+        return groups
 
     def find_group(self, unit: Unit) -> str:
-        """What the units are divided by: what was planted, else their layer."""
+        """Return the kind of a unit's planted meaning, or else its layer."""
         return self.planted[unit].kind if unit in self.planted else unit.layer
+
+    def compute_score(self, unit: Unit, text: str) -> float:
+        """Return the truth score: 0 for an empty text, NaN for a unit without masks."""
+        return self.truths[unit.layer].score(unit, text)
+
+    def has_meaning(self, unit: Unit) -> bool:
+        """Return whether a unit was constructed to detect something that is known."""
+        return unit in self.planted and self.planted[unit].kind != NOTHING
+
+    def is_exact(self, unit: Unit, text: str) -> bool:
+        """Return whether a text says exactly what a unit with a meaning was constructed to detect."""
+        return is_named_exactly(text, self.planted[unit].text)
 
 
 def read_planted_units(target: Target, file: Path | None = None) -> dict[Unit, PlantedMeaning]:
-    """What is known of how the target was made: from a csv, or of Diorama's planted network; else nothing."""
+    """Return what the units of a target were constructed to detect: of a CSV file, or of Diorama's planted network."""
     if file is not None:
         rows = read_csv(file, "layer", "unit", "kind", "text")
         return {Unit(row["layer"], row["unit"]): PlantedMeaning(row["kind"], row["text"]) for row in rows}
@@ -125,163 +146,108 @@ def read_planted_units(target: Target, file: Path | None = None) -> dict[Unit, P
     return {unit: PlantedMeaning(known.kind, known.text) for unit, known in load_planted_truth().items()}
 
 
-def prepare_bench(
-    target: Target,
-    dissections: Mapping[str, Dissection],
-    units_by_layer: Mapping[str, Sequence[Unit]],
-    planted: Path | None,
-) -> BenchData:
-    active_units = tuple(
-        unit for layer, units in units_by_layer.items() for unit in units if dissections[layer].status[unit] == OK
-    )
-    known = read_planted_units(target, planted)
-    return BenchData(target, dissections, active_units, {unit: known[unit] for unit in active_units if unit in known})
-
-
-def make_report(data: BenchData, describers: Sequence[EvaluatedDescriber], seed: int) -> Report:
+def make_report(data: BenchData) -> Report:
+    """Return the table of all units and that of groups of units."""
+    study = data.study
     columns = tuple(column for column in COLUMNS if data.planted or column.name not in ("exact", "both halves"))
-    table = Table("all units", columns, tuple(_make_row(data, evaluated, seed) for evaluated in describers))
-    first = next(iter(data.dissections.values()))
-    facts = {
-        "target": data.target.name,
-        "weights": data.target.weights,
-        "probe": first.probe,
-        "images": len(first.activations()),
-        "layers": list(data.dissections),
-        "units": len(data.units),
-        "k": first.k,
-        "quantile": first.quantile,
-        "seed": seed,
-        "device": str(data.target.device),
-        "describers": {evaluated.name: _format_settings(evaluated.describer) for evaluated in describers},
-        "hashes": (
-            {layer: dissection.key for layer, dissection in data.dissections.items()}
-            | {evaluated.name: evaluated.describer.key for evaluated in describers}
-        ),
-        "versions": collect_versions(),
-        "warnings": get_recorded_warnings(),
-    }
-    count = (
-        f"{len(data.units)} living units of {len(data.dissections)}"
-        f" {'layer' if len(data.dissections) == 1 else 'layers'}"
+    table = Table("all units", columns, tuple(_make_row(data, each) for each in study.describers))
+    layers = f"{len(study.units)} {'layer' if len(study.units) == 1 else 'layers'}"
+    return study.report(
+        study.target.name,
+        f"{len(study.describers)} describers of {len(data.units)} active units of {layers}, from one dissection;"
+        " what is true of each unit is known exactly.",
+        [table, _make_group_table(data)],
+        headlines=_make_headlines(table),
+        notes=(*([EXACT_NOTE] if data.planted else []), *NOTES, *_note_label_users(study.describers)),
+        facts={"units": len(data.units)},
     )
-    lede = (
-        f"{len(describers)} describers say what they see in {count}, from one dissection; what is true of each is known"
-        " to the pixel."
-    )
-    notes = [*([NAMED_EXACTLY] if data.planted else []), *NOTES, *_note_label_users(describers)]
-    sources = sources_of(data.dissections.values(), {evaluated.name: evaluated.describer for evaluated in describers})
-    tables = (table, _make_group_table(data, describers, seed))
-    name, heads = str(facts["target"]), _make_headlines(data, table)
-    return Report("bench", name, lede, tables, heads, tuple(notes), facts, sources=sources)
 
 
 def _note_label_users(describers: Sequence[EvaluatedDescriber]) -> list[str]:
-    """A note on those that need not look, since they are told what the pixels show."""
+    """Return a note on describers that read what the pixels show from labels."""
     names = [
-        evaluated.name
-        for evaluated in describers
-        if LABEL_SETTINGS & set(_format_settings(evaluated.describer).items())
+        each.name
+        for each in describers
+        if LABEL_SETTINGS & {(name, str(value)) for name, value in each.describer.settings.items()}
     ]
-    text = (
-        "told by the probe what its pixels show, by which the truth score is measured too; natural images tell nobody"
-    )
-    return [f"{', '.join(names)}: {text}."] if names else []
+    text = "oracle: the probe's labels say what its pixels show, by which the truth score is measured too; natural"
+    return [f"{', '.join(names)}: {text} images have no such labels."] if names else []
 
 
-def _make_row(data: BenchData, evaluated: EvaluatedDescriber, seed: int) -> Row:
-    texts = evaluated.texts
-    said = [texts[unit] for unit in data.units if unit in texts]
-    meant = [unit for unit in data.units if unit in data.planted and data.planted[unit].kind != "nothing"]
-    halved = [unit for unit in meant if data.planted[unit].kind == "either"]
-    values: dict[str, Measure | float | int] = {
-        "truth": estimate_mean([data.compute_score(unit, texts.get(unit)) for unit in data.units], seed),
-        "described": len(said),
-        "distinct": len(set(said)),
-        "words": estimate_mean([float(len(text.split())) for text in said], seed),
+def _make_row(data: BenchData, evaluated: EvaluatedDescriber) -> Row:
+    texts, seed = evaluated.texts, data.study.seed
+    own = [texts[unit] for unit in data.units if unit in texts]
+    values: dict[str, Value] = {
+        "truth": _estimate_truth(data, data.units, texts),
+        "described": len(own),
+        "distinct": len(set(own)),
+        "words": estimate_mean([float(len(text.split())) for text in own], seed),
         "time": evaluated.seconds,
     }
     if data.planted:
-        values["exact"] = estimate_share([_is_exact(data, unit, texts) for unit in meant])
+        meant = [unit for unit in data.units if data.has_meaning(unit)]
+        either = [unit for unit in meant if data.planted[unit].kind == EITHER]
+        values["exact"] = _estimate_exact(data, meant, texts)
         values["both halves"] = estimate_share(
-            [compute_named_share(texts.get(unit, ""), data.planted[unit].text) == 1 for unit in halved]
+            [compute_named_share(texts.get(unit, ""), data.planted[unit].text) == 1 for unit in either]
         )
-    return Row(evaluated.name, values, evaluated.role)  # type: ignore[arg-type]
+    return Row(evaluated.name, values, evaluated.role)
 
 
-def _is_exact(data: BenchData, unit: Unit, texts: Mapping[Unit, str]) -> bool:
-    return is_named_exactly(texts.get(unit, ""), data.planted[unit].text)
+def _estimate_truth(data: BenchData, units: Sequence[Unit], texts: Mapping[Unit, str]) -> Measure:
+    return estimate_mean([data.compute_score(unit, texts.get(unit, "")) for unit in units], data.study.seed)
 
 
-def _make_group_table(data: BenchData, describers: Sequence[EvaluatedDescriber], seed: int) -> Table:
-    """The truth score by kind of unit, or by layer; of planted kinds that mean something, the share named
-    exactly too.
-    """
-    groups: dict[str, list[Unit]] = {}
-    for unit in data.units:
-        groups.setdefault(data.find_group(unit), []).append(unit)
-    columns, rows = [], []
-    for group, units in groups.items():
-        columns.append(Column(group, f"The mean truth score of {len(units)} units.", "%", 1, "more"))
-        if _has_meaning(data, units):
-            columns.append(
-                Column(f"{group} exact", f"The share of {len(units)} units that are named exactly.", "%", 1, "more")
-            )
-    for evaluated in describers:
-        texts, values = evaluated.texts, {}
-        for group, units in groups.items():
-            values[group] = estimate_mean([data.compute_score(unit, texts.get(unit)) for unit in units], seed)
-            if _has_meaning(data, units):
-                values[f"{group} exact"] = estimate_share([_is_exact(data, unit, texts) for unit in units])
-        rows.append(Row(evaluated.name, values, evaluated.role))  # type: ignore[arg-type]
-    return Table("by planted kind" if data.planted else "by layer", tuple(columns), tuple(rows))
+def _estimate_exact(data: BenchData, units: Sequence[Unit], texts: Mapping[Unit, str]) -> Measure:
+    return estimate_share([data.is_exact(unit, texts.get(unit, "")) for unit in units])
 
 
-def _has_meaning(data: BenchData, units: Sequence[Unit]) -> bool:
-    return all(unit in data.planted and data.planted[unit].kind != "nothing" for unit in units)
+def _make_group_table(data: BenchData) -> Table:
+    """Return the truth score by planted kind or layer, and the share that is named exactly of kinds with a meaning."""
+    columns, values_by_describer = [], {each.name: dict[str, Value]() for each in data.study.describers}
+    for group, units in data.groups.items():
+        exact = all(data.has_meaning(unit) for unit in units)
+        columns.append(Column(group, f"Mean truth score of {len(units)} units.", "%", 1, "more"))
+        if exact:
+            text = f"Share of {len(units)} units that are named exactly."
+            columns.append(Column(f"{group} exact", text, "%", 1, "more"))
+        for each in data.study.describers:
+            values = values_by_describer[each.name]
+            values[group] = _estimate_truth(data, units, each.texts)
+            if exact:
+                values[f"{group} exact"] = _estimate_exact(data, units, each.texts)
+    rows = tuple(Row(each.name, values_by_describer[each.name], each.role) for each in data.study.describers)
+    return Table("by planted kind" if data.planted else "by layer", tuple(columns), rows)
 
 
-def _make_headlines(data: BenchData, table: Table) -> tuple[tuple[str, str], ...]:
-    """The truest describer and, where it is known, the most exact, with ceiling and floor."""
-    found = []
+def _make_headlines(table: Table) -> tuple[tuple[str, str], ...]:
+    """Return the best describer by each score that is known, then ceiling and floors."""
+    headlines = []
     for name, text in (("truth", "truth score"), ("exact", "named exactly"), ("both halves", "both halves named")):
-        ranked = [(row.values[name], row) for row in table.rows if name in row.values and not row.role]
-        known = [
-            (value.value, row.name)
-            for value, row in ranked
-            if isinstance(value, Measure) and not math.isnan(value.value)
-        ]
-        if known:
-            best = max(known, key=lambda pair: pair[0])  # of equals the first
-            found.append((f"{100 * best[0]:.0f} %", f"{text}: {best[1]}"))
-    ends = {row.name: row.values["truth"] for row in table.rows if row.role}
-    found += [
-        (f"{100 * value.value:.0f} %", f"truth score: {name}")
-        for name, value in ends.items()
-        if isinstance(value, Measure)
-    ]
-    return tuple(found)
+        values = {
+            row.name: value.value
+            for row in table.rows
+            if not row.role and isinstance(value := row.values.get(name), Measure) and not math.isnan(value.value)
+        }
+        if values:
+            best = max(values, key=lambda each: values[each])
+            headlines.append((f"{100 * values[best]:.0f} %", f"{text}: {best}"))
+    for row in table.rows:
+        if row.role and isinstance(value := row.values["truth"], Measure):
+            headlines.append((f"{100 * value.value:.0f} %", f"truth score: {row.name}"))
+    return tuple(headlines)
 
 
-def make_unit_view(data: BenchData, unit: Unit, describers: Sequence[EvaluatedDescriber]) -> dict[str, Any]:
-    """What the page shows of a unit."""
-    known = data.planted.get(unit)
-    meant = known is not None and known.kind != "nothing"
-    best = list(dict.fromkeys(data.truths[unit.layer].find_best(unit, length).text for length in (1, 2)))
-    truth_text = " / ".join(text.replace(" & ", " and ").replace(" | ", " or ") for text in best)
-    truth = (known.text or "nothing in particular") if known else f"Best: {truth_text}"
-    said = []
-    for evaluated in describers:
+def make_bench_view(data: BenchData, unit: Unit) -> dict[str, Any]:
+    """Return what the page shows of a unit."""
+    planted = data.planted.get(unit)
+    truth = (planted.text or "nothing in particular") if planted else format_best_texts(data.truths[unit.layer], unit)
+    rows = []
+    for evaluated in data.study.describers:
         entry = next(entry for entry in evaluated.entries if entry.unit == unit)
         text = entry.description.text if entry.description else ""
-        mark = "exact" if meant and is_named_exactly(text, known.text) else ""  # type: ignore[union-attr]
-        score = data.compute_score(unit, text)
-        said.append(
-            {"name": evaluated.name, "role": evaluated.role, "text": text, "reason": entry.reason, "mark": mark,
-             "score": "–" if math.isnan(score) else f"{score:.2f}"}
-        )  # fmt: skip
-    return {"id": str(unit), "group": data.find_group(unit), "truth": truth, "said": said}
-
-
-def _format_settings(describer: Describer) -> dict[str, str]:
-    return {name: str(value) for name, value in describer.settings.items()}
+        mark = "exact" if data.has_meaning(unit) and data.is_exact(unit, text) else ""
+        score = format_score(data.compute_score(unit, text))
+        row = make_text_view(evaluated.name, text, role=evaluated.role, reason=entry.reason, mark=mark, score=score)
+        rows.append(row)
+    return make_unit_view(unit, data.find_group(unit), truth, rows)

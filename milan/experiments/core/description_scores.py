@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from milan.experiments.core.config import BertScoreOptions
 from milan.experiments.core.report import Column, Value
 from milan.models.data_module import AnnotatedUnit
 from milan.scores.bootstrap import bootstrap_mean, bootstrap_pooled
@@ -70,14 +71,14 @@ class TextsWithReferences(NamedTuple):
 
 @dataclass(frozen=True)
 class BertScoreConfig:
-    """How BERTScore is taken; none is where there is no model.
+    """How BERTScore is computed; without a model it is left out.
 
     Attributes:
-        model: a transformers encoder by folder or id.
-        layers: which of its layers counts; 0 for the library's choice.
-        idf: whether words are weighed by their rarity in the references.
-        rescale: whether by the library's baseline for the model.
-        device: where it runs.
+        model: a transformers encoder, as a folder or a model id.
+        layers: the layer whose states are compared; 0 for the library's choice.
+        idf: whether words are weighted by their inverse document frequency in the references.
+        rescale: whether scores are rescaled by the library's baseline for the model.
+        device: the device on which the encoder runs.
     """
 
     model: str = ""
@@ -85,6 +86,11 @@ class BertScoreConfig:
     idf: bool = True
     rescale: bool = False
     device: str = "cpu"
+
+    @classmethod
+    def from_options(cls, options: BertScoreOptions, device: str) -> "BertScoreConfig":
+        """Return what the options of an experiment say."""
+        return cls(options.bert, options.bert_layers, options.bert_idf, options.bert_rescale, device)
 
     @property
     def settings(self) -> dict[str, Any]:

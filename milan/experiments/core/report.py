@@ -9,15 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from milan.console.command_line import clean_text, escape_markup, terminal
+from milan.console.command_line import clean_text, escape_markup, get_recorded_warnings, terminal
 from milan.errors import BadInput
 from milan.results.page.report_page import write_report_page
 from milan.scores.confidence_intervals import Measure
-from milan.storage.files import write_text
+from milan.storage.files import collect_versions, write_text
 from milan.storage.provenance import Sources, simulated_note
 from milan.storage.tables import write_csv
 
 Value = Measure | float | int | str | None
+Role = Literal["", "ceiling", "floor"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Column:
     def format(self, value: Value) -> str:
         """A value as people read it.
 
-        >>> Column("exact", "", "%", 0).shown(Measure(0.25, 0.046, 0.699)), Column("length", "").shown(None)
+        >>> Column("exact", "", "%", 0).format(Measure(0.25, 0.046, 0.699)), Column("length", "").format(None)
         ('25 (5 to 70)', '–')
         """
         if isinstance(value, Measure):
@@ -63,7 +64,7 @@ class Row:
 
     name: str
     values: Mapping[str, Value]
-    role: Literal["", "ceiling", "floor"] = ""
+    role: Role = ""
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,8 @@ class Report:
             console.print(f"[dim]{escape_markup(note)}[/]", soft_wrap=True)
 
     def _all_facts(self) -> dict[str, Any]:
-        return {**self.facts, "sources": dict(self.sources), "simulated": self.simulated}
+        run = {"versions": collect_versions(), "warnings": get_recorded_warnings()}
+        return {**self.facts, **run, "sources": dict(self.sources), "simulated": self.simulated}
 
     def _make_view(self) -> dict[str, Any]:
         return {

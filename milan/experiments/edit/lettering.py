@@ -23,8 +23,6 @@ if TYPE_CHECKING:  # PIL and torch are imported when there is work to do
 
     from milan.probes import Probe
 
-LetteringPlace = Literal["top-left", "top-right", "bottom-left", "bottom-right", "any"]
-CORNERS = ("top-left", "top-right", "bottom-left", "bottom-right")
 FORMAT = 1  # of what is built
 FOLDERS = {
     "plain": ("train", "validation", "test"),
@@ -33,34 +31,6 @@ FOLDERS = {
 }
 MARGIN = 0.15  # around the letters, of their height
 MIN_LETTER_PIXELS = 6  # pixels of the letters; a longer name is cut, not written smaller
-
-
-@dataclass(frozen=True)
-class Lettering:
-    """How names are written.
-
-    Attributes:
-        font: a TrueType or OpenType file; Pillow's own by default
-        place: top-left, top-right, bottom-left, bottom-right, or any of these by lot
-        height: of a line of letters, as a share of the image's height; a name that is too long is written smaller
-        share: of the training images that carry their class's name
-        held_out: share of each class's training images that are validated with
-        seed: of all lots
-    """
-
-    font: str = ""
-    place: LetteringPlace = "top-left"
-    height: float = 0.12
-    share: float = 0.5
-    held_out: float = 0.1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("height", "share", "held_out"):
-            if not 0 < getattr(self, name) < 1 and not (name == "share" and self.share == 1):
-                raise BadInput(f"lettering.{name} is {getattr(self, name)}; give a share between 0 and 1")
-        if self.place not in (*CORNERS, "any"):
-            raise BadInput(f"lettering.place is {self.place!r}; give one of {', '.join((*CORNERS, 'any'))}")
 
 
 def written(picture: "Image.Image", text: str, lettering: Lettering, rng: np.random.Generator) -> "Image.Image":

@@ -37,27 +37,6 @@ def network() -> Target:
 '''
 
 
-@dataclass(frozen=True)
-class ClassifierTraining:
-    """How a classifier is trained, as in appendix E of the paper.
-
-    Attributes:
-        architecture: a classifier of torchvision
-        epochs: at most
-        patience: epochs without a smaller loss on the validation images before training ends
-        learning_rate: of AdamW
-        batch_size: images in a step
-        seed: of the first weights and of the order of the images
-    """
-
-    architecture: str = "resnet18"
-    epochs: int = 100
-    patience: int = 4
-    learning_rate: float = 1e-4
-    batch_size: int = 128
-    seed: int = 0
-
-
 def train_classifier(
     images: "Probe", validation: "Probe", config: ClassifierTraining, folder: Path, device: str = "cpu"
 ) -> tuple[str, Path]:

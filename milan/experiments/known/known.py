@@ -1,72 +1,33 @@
 """Descriptions where the answer is known: units of the final layer, Diorama's truth, and classes that the network was
-never taught.
+not trained on.
 """
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
-from milan.targets.preprocessing import TargetOptions
+from milan.experiments.core.report import Report
+from milan.experiments.core.scored_descriptions import DescriptionSets
+from milan.experiments.core.study import Study
+from milan.experiments.known.config import KnownConfig
+from milan.experiments.known.tables import KnownAnswerTables
+from milan.targets.unit_selection import get_default_layers
 
-if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
-    from milan.experiments.core.report import Report
 
+def known(config: KnownConfig) -> Report:
+    """Score descriptions of units whose answer is known.
 
-def known(
-    describers: list[str],
-    target: str = "diorama:resnet-objects",
-    weights: str | None = None,
-    target_options: TargetOptions = TargetOptions(),  # noqa: B008 (frozen)
-    probe: str | None = None,
-    final: str = "fc",
-    layers: list[str] | None = None,
-    unseen: str = "diorama:scenes",
-    encoder: str = "diorama",
-    limit: int | None = None,
-    out: Path | None = None,
-    k: int = 15,
-    quantile: float = 0.99,
-    seed: int = 0,
-    device: str = "cpu",
-) -> "Report":
-    """Scores descriptions of units whose answer is known, as CLIP-Dissect's Table 2 and Describe-and-Dissect's Table 14
-
-    Args:
-        describers: names of describers, set as for Diorama (configs/describe/NAME-diorama.yaml), files of options as in
-            configs/describe, or tables of descriptions
-        target: a classifier
-        weights: of the target, if not its own
-        target_options: what is said of the target besides
-        probe: images of the classifier's classes, in their order; those of the target's own task by default
-        final: the layer of which unit i is class i; empty to leave it out
-        layers: among whose units a classifier is sought for each class of unseen; the last that Diorama's networks have
-            by default
-        unseen: images with labels, of classes that the target was never taught; empty to leave it out
-        encoder: by which descriptions are compared with those classes' names: an image-text model, or
-            sentences:hf:ID_OR_FOLDER
-        limit: only the first so many images of each
-        out: the folder to write to; runs/known-TARGET by default
-        k: exemplars of a unit
-        quantile: of a unit's activations, above which a place belongs to its mask
-        seed: of intervals, floors and lots
-        device: where network, describers and encoder run
+    Raises:
+        MissingEvidence: the probe or the images of unseen classes have no classes.
     """
-    from milan.experiments.core.scored_descriptions import DissectionConfig
-    from milan.experiments.known.tables import KnownAnswerTables
-    from milan.probes import load_probe
-    from milan.storage.files import lock_folder
-    from milan.targets.loading import load_target
-    from milan.targets.unit_selection import default_out, get_default_layers, get_default_probe
-
-    network = load_target(target, weights=weights, device=device, **target_options.given)
-    out = out or default_out("known", network)
-    images = load_probe(probe or get_default_probe(network), target=network, limit=limit)
-    look = DissectionConfig(layers or get_default_layers(network)[-1:], "", k, quantile, seed, device)
-    with lock_folder(out):
-        answers = KnownAnswerTables(describers, network, images, look, out)
-        if final:
-            answers.add_final_layer(final)
-        if unseen:
-            answers.add_unseen_classes(load_probe(unseen, target=network, limit=limit), encoder)
-        report = answers.make_report()
-        report.write(out)
+    with Study.open(config) as study:
+        layers = config.layers or get_default_layers(study.target)[-1:]
+        inner = replace(study, out=study.out / "inner", dissection=replace(study.dissection, layers=layers))
+        tables = KnownAnswerTables(DescriptionSets.describe(inner, config.describers))
+        if config.final_layer:
+            options = replace(study.dissection, layers=[config.final_layer], units="")
+            final = replace(study, out=study.out / "final", dissection=options)
+            tables.add_final_layer(final, config.describers)
+        if config.unseen_probe:
+            tables.add_unseen_classes(study.load_probe(config.unseen_probe), config.embedder)
+        report = tables.make_report()
+        report.write(study.out)
     return report

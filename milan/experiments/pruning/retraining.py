@@ -1,4 +1,4 @@
-"""A classifier of images trained anew on what a network makes of them."""
+"""Training a new classifier on a network's features."""
 
 from typing import Any
 
@@ -10,27 +10,28 @@ from torch.nn.functional import cross_entropy
 from milan.errors import BadInput, UnknownName
 
 CLASSIFIER_KINDS = ("linear", "forest")
-WEIGHT_DECAY, STEPS = 1e-4, 100  # weight of the squared weights; steps of L-BFGS
-TREE_COUNT = 100  # as scikit-learn has it
+WEIGHT_DECAY = 1e-4  # factor of the squared weights in the loss
+STEPS = 100  # of L-BFGS
+TREE_COUNT = 100  # the default of scikit-learn
 
 
 def retrain_classifier(
     training: tuple[Float[np.ndarray, "images features"], Int[np.ndarray, " images"]],
-    evaluation: Float[np.ndarray, "judged features"],
+    evaluation: Float[np.ndarray, "evaluated features"],
     kind: str = "linear",
     seed: int = 0,
-) -> Int[np.ndarray, " judged"]:
-    """The classes that a classifier gives to judged images.
+) -> Int[np.ndarray, " evaluated"]:
+    """Return the classes that a newly trained classifier predicts for evaluation images.
 
     Args:
-        training: features and classes of the images it learns from.
-        evaluation: features of others.
-        kind: ``linear`` (logistic regression on standardised features) or ``forest`` (a random forest, as in
-            Describe-and-Dissect's section 5, by scikit-learn, which the extra ``forest`` brings).
-        seed: of the forest.
+        training: features and classes of the training images.
+        evaluation: features of the evaluation images.
+        kind: ``linear`` (logistic regression on standardised features) or ``forest`` (a random forest of scikit-learn,
+            as in Describe-and-Dissect's section 5; scikit-learn comes with the extra ``forest``).
+        seed: the random seed of the forest.
 
     Raises:
-        UnknownName: no such kind.
+        UnknownName: there is no such kind.
         BadInput: scikit-learn is not installed.
     """
     if kind not in CLASSIFIER_KINDS:
@@ -39,7 +40,8 @@ def retrain_classifier(
     if kind == "forest":
         return _make_forest(seed).fit(features, classes).predict(evaluation)
     middle, spread = features.mean(0), features.std(0)
-    scale = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 1e-8)  # what never changes tells nothing
+    # A constant feature has no information.
+    scale = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 1e-8)
     known, labels = np.unique(classes, return_inverse=True)
     weights, bias = _fit_linear(torch.from_numpy((features - middle) * scale), torch.from_numpy(labels), len(known))
     logits = torch.from_numpy((evaluation - middle) * scale) @ weights + bias
@@ -67,6 +69,6 @@ def _make_forest(seed: int) -> Any:
         from sklearn.ensemble import RandomForestClassifier
     except ImportError:
         raise BadInput(
-            "a forest needs scikit-learn: pip install 'milan[forest]', or take --classifier linear"
+            "classifier forest needs scikit-learn: pip install 'milan[forest]', or use --classifier linear"
         ) from None
     return RandomForestClassifier(TREE_COUNT, random_state=seed)

@@ -1,56 +1,42 @@
-"""What the greedy search is worth to Linear Explanations: their table 8."""
+"""What the greedy search contributes to Linear Explanations (Table 8 of the paper)."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from milan.describers.linear_explanations import LinearExplanations
 from milan.experiments.core.evaluated_describers import EvaluatedDescriber, run_describer
 from milan.experiments.core.report import Column, Row, Table
-from milan.experiments.simulation.tables import (
-    CONCEPTS_COLUMN,
-    METRIC_TEXTS,
-    SimulatedDescriber,
-    SimulationSetup,
-    list_descriptions,
-)
-from milan.units import Unit
+from milan.experiments.core.study import Study
+from milan.experiments.simulation.tables import CONCEPTS_COLUMN, METRIC_TEXTS, SimulationScorer, SimulationScores
 
-PAPER_LENGTHS = (5, 4)  # of the paper's table
+PAPER_LENGTHS = (5, 4)
 
 
 def make_search_table(
-    setup: SimulationSetup,
-    scored: Sequence[tuple[EvaluatedDescriber, SimulatedDescriber]],
-    units_by_layer: Mapping[str, Sequence[Unit]],
-    lengths: Sequence[int],
-    folder: Path,
+    study: Study, scorer: SimulationScorer, scores: Sequence[SimulationScores], lengths: Sequence[int]
 ) -> list[Table]:
-    """Each Linear Explanations beside itself with the concepts that weigh most, so many of them; no table where there
-    is none.
+    """Return a table of each Linear Explanations with and without its greedy search; no table if there is none.
 
     Args:
-        scored: all who were judged, with what they scored.
-        lengths: how many concepts are named without the search.
-        folder: where what is said is kept.
+        scores: of the study's describers, in their order; floors may follow.
+        lengths: the numbers of concepts with the largest weights that replace the search's result.
     """
     rows = []
-    for evaluated, scored_describer in scored:
-        if not (
-            lengths and isinstance(evaluated.describer, LinearExplanations) and evaluated.describer.search == "greedy"
-        ):
+    for evaluated, own_scores in zip(study.describers, scores, strict=False):
+        describer = evaluated.describer
+        if not lengths or not isinstance(describer, LinearExplanations) or describer.search != "greedy":
             continue
-        rows.append(_make_row(setup, evaluated.name, scored_describer))
+        rows.append(_make_row(own_scores, scorer.seed))
         for length in lengths:
-            other = EvaluatedDescriber(
-                f"{evaluated.name}, the {length} that weigh most", evaluated.describer.with_search("largest", length)
-            )
-            run_describer(
-                other, setup.explained_dissections, units_by_layer, folder / f"{evaluated.name}-largest-{length}"
-            )
-            rows.append(_make_row(setup, other.name, setup.score_describer(other.name, "", list_descriptions(other))))
+            name = f"{evaluated.name}, the {length} largest weights"
+            other = EvaluatedDescriber(name, describer.with_search("largest", length))
+            folder = study.out / "describers" / f"{evaluated.name}-largest-{length}"
+            run_describer(other, study.dissections, study.units, folder)
+            rows.append(_make_row(scorer.score(name, "", other.descriptions), scorer.seed))
     column = Column("correlation", METRIC_TEXTS["correlation"], "", 3, "more")
     return [Table("without greedy search", (column, CONCEPTS_COLUMN), tuple(rows))] if rows else []
 
 
-def _make_row(setup: SimulationSetup, name: str, one: SimulatedDescriber) -> Row:
-    return Row(name, {"correlation": one.compute_mean("correlation", setup.seed), "concepts": one.count_concepts()})
+def _make_row(scores: SimulationScores, seed: int) -> Row:
+    return Row(
+        scores.name, {"correlation": scores.compute_mean("correlation", seed), "concepts": scores.count_concepts()}
+    )

@@ -1,13 +1,10 @@
-"""The forms of a study: which units are asked, what each rater sees of them, and the key that says who
-described what.
-"""
+"""The forms of a study: the units, what each rater sees of them, and the key that says who described what."""
 
 import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -15,6 +12,7 @@ from milan.console.exemplar_rendering import encode_webp, fitting, highlight_mas
 from milan.dissection.store import Dissection
 from milan.errors import BadInput
 from milan.experiments.core.described_runs import DescribedRun
+from milan.experiments.study.config import StudyConfig
 from milan.results.page.contact_sheets import PICTURE_SIZE, ContactSheet
 from milan.results.page.form_page import FormItem, FormSection, RatingForm, write_form
 from milan.scores.text_similarity import normalize_text
@@ -24,9 +22,9 @@ from milan.storage.provenance import Sources
 from milan.storage.tables import read_csv
 from milan.units import Unit
 
-StudyKind = Literal["rating", "annotation"]
-PICTURES_PER_ROW = 5  # pictures in a row
-WRONG_ANSWERS = 2  # wrong answers beside the right one, where they are made from the truth
+PICTURES_PER_ROW = 5
+# The wrong answers beside the right one in tests from the known truth.
+WRONG_ANSWERS = 2
 HIGHLIGHT_TEXT = (
     "Outside the region that is meant, each image is dimmed, and the region has a yellow outline. Where nothing is"
     " dimmed, the whole image is meant."
@@ -53,47 +51,13 @@ SINGLE_BEST_QUESTION = "Which one description is the best?"
 
 
 @dataclass(frozen=True)
-class StudyConfig:
-    """How a study asks.
-
-    Attributes:
-        kind: rating (1 to 5 and the best, as Describe-and-Dissect and SAND) or annotation (a sentence, as
-            MILANNOTATIONS).
-        units: how many are drawn, as many of each layer as of any other.
-        batch: units in a form.
-        exemplars: images of each.
-        highlighted: what is outside the masks is dimmed, as in MILAN's and SAND's forms; Describe-and-Dissect showed
-            images whole.
-        several: more than one description may be called best where they tie, as in SAND's form.
-        qualification: FILE.csv of unit, right and wrong descriptions for a test, or truth (on Diorama), or empty.
-        seed: of all lots.
-    """
-
-    kind: StudyKind = "rating"
-    units: int = 20
-    batch: int = 10
-    exemplars: int = 15
-    highlighted: bool = True
-    several: bool = True
-    qualification: str = ""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("rating", "annotation"):
-            raise BadInput(f"a form of kind {self.kind!r}; give rating or annotation")
-        for name in ("units", "batch", "exemplars"):
-            if getattr(self, name) < 1:
-                raise BadInput(f"{name} is {getattr(self, name)}; give at least 1")
-
-
-@dataclass(frozen=True)
 class StudyKey:
-    """Who described what.
+    """What raters must not see: which unit each item shows, and which runs gave each description.
 
     Attributes:
-        units: of each item.
-        options: of each item and each description shown, the runs that gave it; raters are not told.
-        right: of each item of the qualification test, the number of the right answer.
+        units: the unit of each item.
+        options: the runs that gave each description of each item.
+        right: the number of the right answer of each item of the qualification test.
     """
 
     units: Mapping[str, Unit]
@@ -113,36 +77,28 @@ class StudyForms:
 def make_study(
     runs: Sequence[DescribedRun], dissections: Mapping[str, Dissection], units: Sequence[Unit], config: StudyConfig
 ) -> StudyForms:
-    """The forms for some units: the same runs and settings give the same forms, to the last lot.
+    """Return the forms for some units, which are the same for the same runs and options.
 
     Raises:
-        BadInput: there are no pictures of a unit.
+        BadInput: there are no images of a unit.
     """
-    qualifying = _make_qualification(dissections, units, config)
+    tests = _make_qualification(dissections, units, config)
+    options = {unit: _collect_options(runs, unit, config) for unit in units}
     key = StudyKey(
-        {_make_id(unit, config): unit for unit in (*units, *(unit for unit, _, _ in qualifying))},
-        {
-            _make_id(unit, config): options
-            for unit in units
-            for options in [[who for _, who in _collect_options(runs, unit, config)]]
-        },
-        {_make_id(unit, config): right for unit, _, right in qualifying},
+        {_make_id(unit, config): unit for unit in (*units, *(unit for unit, _, _ in tests))},
+        {_make_id(unit, config): [names for _, names in several] for unit, several in options.items()},
+        {_make_id(unit, config): right for unit, _, right in tests},
     )
-    test = [
-        FormItem(_make_id(unit, config), _make_sheet(dissections, unit, config), options)
-        for unit, options, _ in qualifying
-    ]
-    items = [
-        FormItem(
-            _make_id(unit, config),
-            _make_sheet(dissections, unit, config),
-            [text for text, _ in _collect_options(runs, unit, config)],
-        )
-        for unit in units
-    ]
+
+    def make_item(unit: Unit, texts: list[str]) -> FormItem:
+        return FormItem(_make_id(unit, config), _make_sheet(dissections, unit, config), texts)
+
+    test_items = [make_item(unit, texts) for unit, texts, _ in tests]
+    items = [make_item(unit, [text for text, _ in several]) for unit, several in options.items()]
+    size = config.units_per_form
     forms = [
-        _make_form(number, items[start : start + config.batch], test, config)
-        for number, start in enumerate(range(0, len(items), config.batch), 1)
+        _make_form(number, items[start : start + size], test_items, config)
+        for number, start in enumerate(range(0, len(items), size), 1)
     ]
     return StudyForms(forms, key, config)
 
@@ -150,10 +106,10 @@ def make_study(
 def sample_units(
     dissections: Mapping[str, Dissection], runs: Sequence[DescribedRun], config: StudyConfig
 ) -> list[Unit]:
-    """Units that every run described, drawn by lot, as many of each layer as of any other, in an order drawn by lot.
+    """Return random units that every run describes, as many of each layer as of any other, in random order.
 
     Raises:
-        BadInput: the runs have no unit in common of which there are pictures.
+        BadInput: the runs have no unit in common of which there are images.
     """
     common = {
         layer: [unit for unit in one.active_units() if all(unit in run.descriptions for run in runs)]
@@ -161,22 +117,20 @@ def sample_units(
     }
     common = {layer: units for layer, units in common.items() if units}
     if not common:
-        raise BadInput(
-            f"{', '.join(run.name for run in runs)} have no unit in common of which there are pictures (a dissection"
-            " beside one)"
-        )
+        names = ", ".join(run.name for run in runs)
+        raise BadInput(f"{names} have no unit in common of which there are images (a dissection beside one of them)")
     rng = np.random.default_rng(config.seed)
     shuffled = [[units[row] for row in rng.permutation(len(units)).tolist()] for units in common.values()]
-    found: list[Unit] = []
-    while len(found) < config.units and any(shuffled):
+    sampled: list[Unit] = []
+    while len(sampled) < config.sampled_units and any(shuffled):
         for units in (units for units in shuffled if units):
-            found.append(units.pop())
-    found = found[: config.units]
-    return [found[row] for row in rng.permutation(len(found)).tolist()]
+            sampled.append(units.pop())
+    sampled = sampled[: config.sampled_units]
+    return [sampled[row] for row in rng.permutation(len(sampled)).tolist()]
 
 
 def write_study_forms(study: StudyForms, folder: Path, sources: Sources) -> list[Path]:
-    """Writes ``form-1.html`` and so on, and ``key.json``, which raters must not see."""
+    """Write ``form-1.html`` and so on, and ``key.json``, which raters must not see, and return the forms' files."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [write_form(form, folder / f"form-{number}.html", sources) for number, form in enumerate(study.forms, 1)]
     facts_by_item = {
@@ -190,73 +144,60 @@ def write_study_forms(study: StudyForms, folder: Path, sources: Sources) -> list
 
 
 def _make_form(number: int, items: Sequence[FormItem], test: Sequence[FormItem], config: StudyConfig) -> RatingForm:
-    shown = HIGHLIGHT_TEXT if config.highlighted else WHOLE_TEXT
-    parts = (
-        [FormSection("choice", "A test", (*QUALIFICATION_INSTRUCTIONS, shown), "Which description fits best?", test)]
-        if test
-        else []
-    )
+    masks_text = HIGHLIGHT_TEXT if config.highlight_masks else WHOLE_TEXT
+    parts = []
+    instructions: tuple[str, ...]
+    if test:
+        instructions = (*QUALIFICATION_INSTRUCTIONS, masks_text)
+        parts.append(FormSection("choice", "A test", instructions, "Which description fits best?", test))
     if config.kind == "rating":
-        best = BEST_QUESTION if config.several else SINGLE_BEST_QUESTION
-        parts.append(
-            FormSection(
-                "rating",
-                "How well are these units described?",
-                (*RATING_INSTRUCTIONS, shown),
-                RATING_QUESTION,
-                items,
-                best,
-                config.several,
-            )
-        )
+        best = BEST_QUESTION if config.allow_ties else SINGLE_BEST_QUESTION
+        title = "How well are these units described?"
+        instructions = (*RATING_INSTRUCTIONS, masks_text)
+        parts.append(FormSection("rating", title, instructions, RATING_QUESTION, items, best, config.allow_ties))
     else:
-        parts.append(
-            FormSection(
-                "text", "What do these regions show?", (*ANNOTATION_INSTRUCTIONS, shown), "In one sentence:", items
-            )
-        )
-    id = content_key(
-        parts=[[part.kind, [[item.id, list(item.options)] for item in part.items]] for part in parts], asked=str(config)
-    )
+        title, instructions = "What do these regions show?", (*ANNOTATION_INSTRUCTIONS, masks_text)
+        parts.append(FormSection("text", title, instructions, "In one sentence:", items))
+    contents = [[part.kind, [[item.id, list(item.options)] for item in part.items]] for part in parts]
+    id = content_key(parts=contents, options=config.form_options)
     title = "Descriptions of units" if config.kind == "rating" else "Describe units"
     lede = (
-        f"{len(items)} items. What you answer is kept in this browser until you save it as a file, which you then"
-        " hand in."
+        f"{len(items)} items. Your answers stay in this browser until you save them as a file, which you then hand in."
     )
     return RatingForm(id, title, lede, parts, f"answers-{number}-{id[:6]}.json", across=PICTURES_PER_ROW)
 
 
 def _collect_options(runs: Sequence[DescribedRun], unit: Unit, config: StudyConfig) -> list[tuple[str, list[str]]]:
-    """What is shown of a unit and who said it: each text once, in an order drawn by lot.
+    """Return the descriptions of a unit and the runs that gave them, in random order.
 
-    Descriptions that are the same but for capitals and full stops are shown once, and their rating is that of all who
-    gave them: so they cannot get different ones.
+    Descriptions that are the same up to case and final stop are shown once, and their rating counts for all who gave
+    them, so that they cannot be rated differently.
     """
     texts: dict[str, tuple[str, list[str]]] = {}
     for run in runs:
         if unit in run.descriptions:
             text = run.texts[unit]
             texts.setdefault(normalize_text(text), (text, []))[1].append(run.name)
-    found = list(texts.values())
+    options = list(texts.values())
     rng = np.random.default_rng([config.seed, *str(unit).encode()])
-    return [found[row] for row in rng.permutation(len(found)).tolist()]
+    return [options[row] for row in rng.permutation(len(options)).tolist()]
 
 
 def _make_id(unit: Unit, config: StudyConfig) -> str:
-    """A name for the unit that says nothing of its layer."""
+    """Return a name of a unit that does not show its layer."""
     return content_key(unit=str(unit), seed=config.seed)[:8]
 
 
 def _make_sheet(dissections: Mapping[str, Dissection], unit: Unit, config: StudyConfig) -> ContactSheet:
-    """The unit's exemplars as one picture within the page."""
+    """Return the unit's exemplars as one picture within the page."""
     if unit.layer not in dissections or unit not in dissections[unit.layer].units:
         raise BadInput(
-            f"there are no pictures of {unit}; one of the runs must be a folder that describe.py wrote, of that unit"
+            f"there are no images of {unit}; one of the runs must be a folder in which describe.py described that unit"
         )
     exemplars = dissections[unit.layer].exemplars(unit)
     images, masks = exemplars.images[: config.exemplars], exemplars.masks[: config.exemplars]
     shown = highlight_masks(
-        images, masks if config.highlighted else masks | True, fitting(PICTURE_SIZE, len(images), PICTURES_PER_ROW)
+        images, masks if config.highlight_masks else masks | True, fitting(PICTURE_SIZE, len(images), PICTURES_PER_ROW)
     )
     data = base64.b64encode(encode_webp(make_image_grid(shown, PICTURES_PER_ROW))).decode()
     return ContactSheet(f"data:image/webp;base64,{data}", shown.shape[2], shown.shape[1], [], [])
@@ -265,29 +206,30 @@ def _make_sheet(dissections: Mapping[str, Dissection], unit: Unit, config: Study
 def _make_qualification(
     dissections: Mapping[str, Dissection], units: Sequence[Unit], config: StudyConfig
 ) -> list[tuple[Unit, list[str], int]]:
-    """Of each unit of the test the descriptions, shuffled, and the number of the right one."""
+    """Return each unit of the test with its descriptions, shuffled, and the number of the right one."""
     if not config.qualification:
         return []
-    given = (
+    questions = (
         _make_from_truth(dissections, units)
         if config.qualification == "truth"
         else _read_qualification(Path(config.qualification))
     )
-    if both := [str(unit) for unit, _, _ in given if unit in units]:
-        raise BadInput(f"{both[0]} is in the test and among the units asked; take another for the test")
-    found = []
-    for unit, right, wrong in given:
-        options = [right, *wrong]
-        order = np.random.default_rng([config.seed, *str(unit).encode()]).permutation(len(options)).tolist()
-        found.append((unit, [options[row] for row in order], order.index(0)))
-    return found
+    if both := [str(unit) for unit, _, _ in questions if unit in units]:
+        raise BadInput(f"{both[0]} is in the test and in the study; choose another unit for the test")
+    tests = []
+    for unit, right, wrong in questions:
+        texts = [right, *wrong]
+        order = np.random.default_rng([config.seed, *str(unit).encode()]).permutation(len(texts)).tolist()
+        tests.append((unit, [texts[row] for row in order], order.index(0)))
+    return tests
 
 
 def _read_qualification(file: Path) -> list[tuple[Unit, str, list[str]]]:
     rows = read_csv(file) if file.is_file() else None
     if not rows or not {"id", "right"} <= rows[0].keys() or not any(name.startswith("wrong") for name in rows[0]):
         raise BadInput(
-            f"{file} is no test: give a csv of id (as layer4:17), right, wrong, wrong2 and so on, or truth (on Diorama)"
+            f"{file} is not a test: give a CSV file with the columns id (as layer4:17), right, wrong, wrong2 and so"
+            " on, or truth (on Diorama)"
         )
     wrong = [name for name in rows[0] if name.startswith("wrong")]
     return [(Unit.parse(row["id"]), row["right"], [row[name] for name in wrong if row[name]]) for row in rows]
@@ -296,9 +238,7 @@ def _read_qualification(file: Path) -> list[tuple[Unit, str, list[str]]]:
 def _make_from_truth(
     dissections: Mapping[str, Dissection], units: Sequence[Unit], count: int = 2
 ) -> list[tuple[Unit, str, list[str]]]:
-    """The units of Diorama whose truth can be said best in one word, and of others as sure what is not true of
-    these.
-    """
+    """Return Diorama's units that one word describes best, with words that are right for others and wrong for them."""
     ranked = []
     for one in dissections.values():
         truth = Truth.measure(one)

@@ -1,5 +1,5 @@
-"""A study for Amazon Mechanical Turk: layout and table of HITs for the requester's site, a qualification test, reading
-of results.
+"""A study on Amazon Mechanical Turk: the layout and table of HITs for the requester's site, the qualification test, and
+the reading of results.
 """
 
 import base64
@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape, quoteattr
+from xml.sax.saxutils import escape
 
 from milan.errors import BadInput, MilanWarning
 from milan.experiments.core.form_answers import RaterAnswers, is_complete
@@ -19,8 +19,9 @@ from milan.storage.files import atomic_write
 from milan.storage.tables import write_csv
 from milan.storage.text_files import CsvTable
 
-MAX_HIT_BYTES = 1_000_000  # bytes of a HIT's question, the service's limit
-MAX_QUALIFICATION_BYTES = 65_535  # bytes of a qualification test, the service's limit
+# The service's limits of a HIT's question and of a qualification test.
+MAX_HIT_BYTES = 1_000_000
+MAX_QUALIFICATION_BYTES = 65_535
 SCHEMA_URL = "http://mechanicalturk.amazonaws.com/AWSMechanicalTurkDataSchemas/{}"
 QUESTION_SCHEMA, ANSWER_KEY_SCHEMA = (
     SCHEMA_URL.format("2017-11-06/QuestionForm.xsd"),
@@ -29,16 +30,15 @@ QUESTION_SCHEMA, ANSWER_KEY_SCHEMA = (
 
 
 def write_mechanical_turk(study: StudyForms, folder: Path, image_url: str = "") -> list[Path]:
-    """Writes, for each number of descriptions that units have, ``layout-N.html`` and ``hits-N.csv`` with a row for each
-    unit.
+    """Write ``layout-N.html`` and ``hits-N.csv`` for units with N descriptions, and return all files.
 
     The layout is pasted into a project on the requester's site (Create, Other, Design Layout), whose own form and
-    Submit button surround it; it needs no script. Pictures are within the table, or, with ``image_url``, files in
-    ``pictures`` to be put under that address. The test, if there is one, is ``qualification.xml`` with its answers in
+    Submit button surround it; it needs no script. Images are within the table, or, with ``image_url``, files in
+    ``pictures`` to upload to that address. The test, if there is one, is ``qualification.xml`` with its answers in
     ``qualification-key.xml`` for create_qualification_type.
 
     Raises:
-        BadInput: a HIT would be larger than the service takes.
+        BadInput: a HIT would be larger than the service accepts.
     """
     folder.mkdir(parents=True, exist_ok=True)
     items = [
@@ -55,8 +55,8 @@ def write_mechanical_turk(study: StudyForms, folder: Path, image_url: str = "") 
         size = len(layout.encode()) + sum(len(str(value).encode()) for value in largest.values())
         if size > MAX_HIT_BYTES:
             raise BadInput(
-                f"the HIT of item {largest['item']} would have {size:,} bytes, and Mechanical Turk takes"
-                f" {MAX_HIT_BYTES:,}; show fewer images, or put the pictures on a server: --image_url https://..."
+                f"the HIT of item {largest['item']} would have {size:,} bytes, but Mechanical Turk accepts"
+                f" at most {MAX_HIT_BYTES:,}; show fewer images, or put them on a server: --image_url https://..."
             )
         found += [_write_text(folder / f"layout-{count}.html", layout), folder / f"hits-{count}.csv"]
         write_csv(folder / f"hits-{count}.csv", rows)
@@ -65,41 +65,44 @@ def write_mechanical_turk(study: StudyForms, folder: Path, image_url: str = "") 
 
 
 def _make_hit(item: FormItem, folder: Path, image_url: str) -> dict[str, Any]:
-    """A row of the table; a text is escaped here, since the site puts it into the layout as it is."""
+    """Return a row of the table; texts are escaped, since the site puts them into the layout unchanged."""
     texts = {f"option_{number}": escape(text) for number, text in enumerate(item.options, 1)}
     return {"item": item.id, "image": _place_picture(item, folder, image_url)} | texts
 
 
 def _place_picture(item: FormItem, folder: Path, image_url: str) -> str:
     if item.sheet is None:
-        raise BadInput(f"there are no pictures of item {item.id}")
+        raise BadInput(f"there are no images of item {item.id}")
     if not image_url:
         return item.sheet.file
     from PIL import Image
 
     (folder / "pictures").mkdir(exist_ok=True)
     with Image.open(io.BytesIO(base64.b64decode(item.sheet.file.partition(",")[2]))) as picture:
-        picture.save(folder / "pictures" / f"{item.id}.png")  # a test takes no WebP
+        # Qualification tests do not support WebP.
+        picture.save(folder / "pictures" / f"{item.id}.png")
     return f"{image_url.rstrip('/')}/{item.id}.png"
 
 
 def _write_qualification(part: FormSection, study: StudyForms, folder: Path, image_url: str) -> list[Path]:
-    """The test and its answers; its pictures have to be on a server, so without an address there is none."""
+    """Write the test and its answers; without an address of images there is none, since they must be on a server."""
     if not image_url:
         warnings.warn(
-            "no test for Mechanical Turk: its pictures must be on a server (--image_url)", MilanWarning, stacklevel=3
+            "no test for Mechanical Turk: its images must be on a server; give their address with --image_url",
+            MilanWarning,
+            stacklevel=3,
         )
         return []
     overview = "".join(f"<Text>{escape(line)}</Text>" for line in part.instructions)
     questions = "".join(_format_question(part, item, folder, image_url) for item in part.items)
     form = (
-        "<QuestionForm"
-        f' xmlns="{QUESTION_SCHEMA}"><Overview><Title>{escape(part.title)}</Title>{overview}</Overview>{questions}</QuestionForm>\n'
+        f'<QuestionForm xmlns="{QUESTION_SCHEMA}"><Overview><Title>{escape(part.title)}</Title>{overview}</Overview>'
+        f"{questions}</QuestionForm>\n"
     )
     if len(form.encode()) > MAX_QUALIFICATION_BYTES:
         raise BadInput(
-            f"the qualification test has {len(form.encode()):,} bytes, and Mechanical Turk takes"
-            f" {MAX_QUALIFICATION_BYTES:,}; ask of fewer units"
+            f"the qualification test has {len(form.encode()):,} bytes, but Mechanical Turk accepts"
+            f" at most {MAX_QUALIFICATION_BYTES:,}; test with fewer units"
         )
     right = "".join(
         f"<Question><QuestionIdentifier>{item.id}</QuestionIdentifier><AnswerOption><SelectionIdentifier>{study.key.right[item.id]}"
@@ -118,7 +121,7 @@ def _format_question(part: FormSection, item: FormItem, folder: Path, image_url:
     )
     picture = (
         "<Binary><MimeType><Type>image</Type><SubType>png</SubType></MimeType>"
-        f"<DataURL>{escape(address)}</DataURL><AltText>{escape(quoteattr('The images of this item')[1:-1])}</AltText></Binary>"
+        f"<DataURL>{escape(address)}</DataURL><AltText>The images of this item</AltText></Binary>"
     )
     return (
         f"<Question><QuestionIdentifier>{item.id}</QuestionIdentifier><IsRequired>true</IsRequired>"
@@ -128,10 +131,9 @@ def _format_question(part: FormSection, item: FormItem, folder: Path, image_url:
 
 
 def read_mechanical_turk(file: Path, forms: Sequence[RatingForm]) -> list[RaterAnswers] | None:
-    """The answers in a table of results of the requester's site; None if it is none. Rejected assignments are left out.
+    """Return the answers in a table of results of the requester's site; None for another table.
 
-    Of a worker who answered one item twice the first answer counts; answers that are not whole are left out. Both are
-    told.
+    Rejected assignments, incomplete answers and a worker's further answers to one item are left out, with a warning.
 
     Raises:
         BadInput: the file cannot be read.
@@ -143,7 +145,7 @@ def read_mechanical_turk(file: Path, forms: Sequence[RatingForm]) -> list[RaterA
     items = {item.id: (part, item) for form in forms for part in form.parts for item in part.items}
     given: dict[str, dict[str, Mapping[str, Any]]] = {}
     seconds: dict[str, float] = {}
-    lost = dict.fromkeys(("rejected", "of other units", "not whole", "a second answer"), 0)
+    lost = dict.fromkeys(("rejected", "of other units", "incomplete", "a second answer"), 0)
     for row, worked in rows:
         id, who = row["Input.item"], row["WorkerId"]
         answer = _parse_answer(row, *items[id]) if id in items else {}
@@ -155,7 +157,7 @@ def read_mechanical_turk(file: Path, forms: Sequence[RatingForm]) -> list[RaterA
         seconds[who] = seconds.get(who, 0.0) + worked
     if any(lost.values()):
         reasons = ", ".join(f"{count} {what}" for what, count in lost.items() if count)
-        warnings.warn(f"{file}: of {len(rows)} assignments left out: {reasons}", MilanWarning, stacklevel=2)
+        warnings.warn(f"{file}: some of {len(rows)} assignments are left out: {reasons}", MilanWarning, stacklevel=2)
     return [RaterAnswers(who, answers, seconds[who]) for who, answers in given.items()]
 
 
@@ -165,18 +167,18 @@ def _find_fault(
     known: tuple[FormSection, FormItem] | None,
     before: Mapping[str, Any],
 ) -> str:
-    """Why a row is left out, or nothing."""
+    """Return why a row is left out; empty for a row that counts."""
     if row.get("AssignmentStatus") == "Rejected":
         return "rejected"
     if known is None:
         return "of other units"
     if not is_complete(answer, *known):
-        return "not whole"
+        return "incomplete"
     return "a second answer" if row["Input.item"] in before else ""
 
 
 def _parse_answer(row: Mapping[str, str], part: FormSection, item: FormItem) -> dict[str, Any]:
-    """A row's answer as the form would have saved it; options count from 1 in the layout."""
+    """Return a row's answer as a form would have saved it; options count from 1 in the layout."""
     if part.kind == "text":
         return {"text": (row.get("Answer.text") or "").strip()}
     ratings = [_parse_level(row.get(f"Answer.rating_{number}")) for number in range(1, len(item.options) + 1)]

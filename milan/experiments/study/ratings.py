@@ -1,4 +1,4 @@
-"""What raters said of descriptions: which responses are valid, how raters are put together, and how far they agree."""
+"""Ratings of descriptions: which responses are valid, how raters are averaged, and how far they agree."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,16 +14,17 @@ from milan.scores.confidence_intervals import Measure, estimate_mean, estimate_s
 from milan.storage.text_files import CsvTable
 from milan.units import Unit
 
-LEVEL_ITERATIONS = 200  # of alternating means, for raters' levels; a few suffice
+# Of alternating means for raters' levels; a few suffice.
+LEVEL_ITERATIONS = 200
 
 
 @dataclass(frozen=True)
 class Response:
-    """What one rater said of one unit's descriptions.
+    """One rater's ratings of one unit's descriptions.
 
     Attributes:
         ratings: 1 (strongly disagree) to 5 (strongly agree), by describer.
-        best: who gave the description that was called best, or those that were; None where that was not asked.
+        best: the describers of the best descriptions; None if the form did not ask for the best.
     """
 
     rater: str
@@ -33,15 +34,15 @@ class Response:
 
     @property
     def is_valid(self) -> bool:
-        """Whether what was called best is among the highest rated (Describe-and-Dissect, A.1.6); so is all where it was
-        not asked.
+        """Whether all best descriptions are among the highest rated (Describe-and-Dissect, A.1.6); true if there are
+        none.
         """
         top = max(self.ratings.values())
         return self.best is None or all(self.ratings[name] == top for name in self.best)
 
 
 def select_qualified(answers: Sequence[RaterAnswers], key: StudyKey) -> tuple[list[RaterAnswers], list[str]]:
-    """Those who passed the test, every question of it, and the names of the others; all pass where there is none."""
+    """Return the raters who passed every question of the test, and the names of the others."""
     failed = [
         each.rater
         for each in answers
@@ -51,8 +52,8 @@ def select_qualified(answers: Sequence[RaterAnswers], key: StudyKey) -> tuple[li
 
 
 def collect_responses(answers: Iterable[RaterAnswers], key: StudyKey) -> list[Response]:
-    """Answers to a rating form as responses: a text that several describers gave counts for each of them."""
-    found = []
+    """Return answers to a rating form as responses; a text of several describers counts for each of them."""
+    responses = []
     for each in answers:
         for id, given in each.answers.items():
             if id in key.options and "ratings" in given:
@@ -61,18 +62,18 @@ def collect_responses(answers: Iterable[RaterAnswers], key: StudyKey) -> list[Re
                     name: level for level, several in zip(given["ratings"], names, strict=True) for name in several
                 }
                 best = frozenset(name for number in given["best"] for name in names[number])
-                found.append(Response(each.rater, key.units[id], ratings, best if given["best"] else None))
-    return found
+                responses.append(Response(each.rater, key.units[id], ratings, best if given["best"] else None))
+    return responses
 
 
 def read_published_ratings(file: Path) -> list[Response] | None:
-    """The responses in a table as Describe-and-Dissect published its ratings; None if the columns are of no such table.
+    """Return the responses in a table in the format of Describe-and-Dissect; None for another table.
 
-    Columns: Layer, Unit, and of each describer ``NAME Label`` and, of each rater R, ``NAME R Rating``;
-    ``Uninterpretable R`` and ``None R`` are TRUE where that rater could say nothing, and such responses are left out.
+    Its columns are Layer, Unit, ``NAME Label`` for each describer, and ``NAME R Rating`` for each rater R. Responses
+    are left out where ``Uninterpretable R`` or ``None R`` is TRUE.
 
     Raises:
-        BadInput: a row is not as the columns say.
+        BadInput: a row has values of another type.
     """
     table = CsvTable(file)
     raters = _list_raters(table.columns)
@@ -95,32 +96,22 @@ def _read_published_row(row: Mapping[str, str], rater: str) -> Response | None:
 
 
 def compute_mean_rating(responses: Sequence[Response], name: str, seed: int = 0) -> Measure:
-    """The mean rating of a describer: of each unit the mean of its raters, then the mean of the units, which are drawn
-    again.
-    """
-    return estimate_mean(
-        _average_by_unit([(one.unit, float(one.ratings[name])) for one in responses if name in one.ratings]), seed
-    )
+    """Return the mean rating of a describer: a mean over the raters of each unit, then over units."""
+    ratings = [(one.unit, float(one.ratings[name])) for one in responses if name in one.ratings]
+    return estimate_mean(_average_by_unit(ratings), seed)
 
 
 def compute_adjusted_rating(responses: Sequence[Response], name: str, seed: int = 0) -> Measure:
-    """The mean rating with each rater's own level taken off: what is left of a rating when how mild the rater is, is
-    taken from it.
-
-    A rating is taken as that of the unit's description plus the rater's level, by least squares; levels are nought on
-    the mean.
-    """
+    """Return the mean rating of a describer, without the level of each rater (``compute_rater_levels``)."""
     level = compute_rater_levels(responses)
-    return estimate_mean(
-        _average_by_unit(
-            [(one.unit, one.ratings[name] - level[one.rater]) for one in responses if name in one.ratings]
-        ),
-        seed,
-    )
+    ratings = [(one.unit, one.ratings[name] - level[one.rater]) for one in responses if name in one.ratings]
+    return estimate_mean(_average_by_unit(ratings), seed)
 
 
 def compute_rater_levels(responses: Sequence[Response]) -> dict[str, float]:
-    """How much higher than others each rater rates the same descriptions.
+    """Return how much higher than others each rater rates the same descriptions.
+
+    A rating is modelled as a value of the description plus the rater's level, by least squares; the mean level is 0.
 
     >>> one, two = ({"a": 5, "b": 3}, {"a": 3, "b": 1})
     >>> found = compute_rater_levels([Response("mild", Unit("l", 0), one), Response("strict", Unit("l", 0), two)])
@@ -143,24 +134,25 @@ def compute_rater_levels(responses: Sequence[Response]) -> dict[str, float]:
 
 
 def compute_best_share(responses: Sequence[Response], name: str, seed: int = 0) -> Measure:
-    """The share of responses in which the describer's text was called best; a tie counts in part for each in it."""
+    """Return the share of responses in which a describer's text is the best; ties count in part."""
     pairs = [(one.unit, float(name in one.best) / len(one.best)) for one in responses if one.best]
     return estimate_mean(_average_by_unit(pairs), seed)
 
 
 def compute_valid_share(responses: Sequence[Response]) -> Measure:
+    """Return the share of responses that are valid."""
     return estimate_share([one.is_valid for one in responses])
 
 
 def compute_krippendorff_alpha(responses: Sequence[Response]) -> float:
-    """Krippendorff's α of the ratings, by the square of their difference: 1 where raters agree, 0 where they might as
-    well have drawn lots.
+    """Return Krippendorff's α of the ratings with squared differences: 1 for perfect agreement, 0 for chance.
 
-    NaN where no description has two raters, or all ratings are the same.
+    It is NaN if no description has two raters, or if all ratings are the same.
 
-    >>> def rates(rater, *compute_rater_levels):
-    ...     return [Response(rater, Unit("l", place), {"a": level}) for place, level in enumerate(compute_rater_levels)]
-    >>> compute_krippendorff_alpha(rates("one", 1, 2, 5) + rates("two", 1, 2, 5)), round(compute_krippendorff_alpha(rates("one", 1, 5) + rates("two", 5, 1)), 3)
+    >>> def rate(rater, *levels):
+    ...     return [Response(rater, Unit("l", place), {"a": level}) for place, level in enumerate(levels)]
+    >>> agreed, opposed = rate("one", 1, 2, 5) + rate("two", 1, 2, 5), rate("one", 1, 5) + rate("two", 5, 1)
+    >>> compute_krippendorff_alpha(agreed), round(compute_krippendorff_alpha(opposed), 3)
     (1.0, -0.5)
     """
     items: dict[tuple[Unit, str], list[float]] = {}
@@ -177,13 +169,13 @@ def compute_krippendorff_alpha(responses: Sequence[Response]) -> float:
 
 
 def _sum_of_squares(values: Float[np.ndarray, " n"]) -> float:
-    """The sum of squares about the mean."""
+    """Return the sum of squared deviations from the mean."""
     return float(((values - values.mean()) ** 2).sum())
 
 
 def _average_by_unit(pairs: Iterable[tuple[Unit, float]]) -> list[float]:
-    """The mean of each unit's values."""
-    found: dict[Unit, list[float]] = {}
+    """Return the mean of each unit's values."""
+    values_by_unit: dict[Unit, list[float]] = {}
     for unit, value in pairs:
-        found.setdefault(unit, []).append(value)
-    return [float(np.mean(values)) for values in found.values()]
+        values_by_unit.setdefault(unit, []).append(value)
+    return [float(np.mean(values)) for values in values_by_unit.values()]

@@ -1,4 +1,4 @@
-"""A study as tables: its forms; or what raters said of descriptions, and annotators of units."""
+"""The tables of a study: its forms, the ratings of descriptions, or the annotations of units."""
 
 import math
 from collections.abc import Sequence
@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from milan.console.command_line import get_recorded_warnings
 from milan.errors import BadInput
-from milan.experiments.compare.tables import compute_rouge_l
 from milan.experiments.core.described_runs import DescribedRun, sources_of
 from milan.experiments.core.form_answers import RaterAnswers, read_answers
 from milan.experiments.core.report import Column, Report, Row, Table, Value
+from milan.experiments.core.text_overlap import compute_rouge_l
 from milan.experiments.study.forms import StudyForms
 from milan.experiments.study.mechanical_turk import read_mechanical_turk
 from milan.experiments.study.ratings import (
@@ -27,91 +26,90 @@ from milan.experiments.study.ratings import (
     select_qualified,
 )
 from milan.scores.confidence_intervals import estimate_mean
-from milan.storage.files import collect_versions
 from milan.storage.provenance import Sources
 from milan.storage.tables import write_csv
 from milan.units import Unit
 
 COLUMNS = (
-    Column("rating",
-    "The mean of 1 (strongly disagree) to 5 (strongly agree) that it describes most of what is meant: of each unit the "
-           "mean of its raters, then of the units.", "", 2, "more"),
-    Column("levelled", "The same with how mild each rater is taken off, by least squares.", "", 2, "more"),
-    Column("best", "The share of responses in which it was called best; ties count in part.", "%", 1, "more"),
-    Column("responses", "Valid responses with a rating of it."),
-    Column("units", "Units rated."),
-)  # fmt: skip
+    Column(
+        "rating",
+        "Mean agreement, 1 (strongly disagree) to 5 (strongly agree), that the description describes most of the"
+        " images: a mean over raters for each unit, then over units.",
+        "",
+        2,
+        "more",
+    ),
+    Column("adjusted", "The same without each rater's mean deviation from others, by least squares.", "", 2, "more"),
+    Column("best", "Share of responses in which it is chosen as the best; ties count in part.", "%", 1, "more"),
+    Column("responses", "Number of valid responses with a rating of it."),
+    Column("units", "Number of rated units."),
+)
 RATER_COLUMNS = (
-    Column("responses", "Of the rater, valid or not."),
-    Column("valid", "The share in which what was called best is among the highest rated.", "%", 0),
+    Column("responses", "Number of the rater's responses, valid or not."),
+    Column("valid", "Share of responses in which the best description is among the highest rated.", "%", 0),
     Column("level", "How much higher than others the rater rates the same descriptions.", "", 2),
-    Column("minutes", "That the forms were open for.", "", 1),
+    Column("minutes", "Time for which the forms were open.", "", 1),
+)
+CORPUS_COLUMNS = (
+    Column("units", "Number of annotated units."),
+    Column("annotations", "Number of sentences."),
+    Column("distinct", "Number of different sentences."),
+    Column("words", "Mean number of words of a sentence.", "", 1),
+    Column("agreement", "ROUGE-L (F) between two annotators of one unit, a mean over units.", "", 2),
 )
 VALID_NOTE = (
-    "A response is valid if all that was called best is among the highest rated (Describe-and-Dissect, A.1.6; about 75"
-    " % were, there). Others are left out."
+    "A response is valid if every description chosen as the best is among the highest rated (Describe-and-Dissect,"
+    " A.1.6, where about 75 % were valid). Invalid responses are left out."
 )
-NO_BEST_NOTE = "Nobody was asked which is best, so every response counts."
-INTERVALS_NOTE = "Intervals are of 95%, by drawing the units again a thousand times."
+NO_BEST_NOTE = "Raters did not choose the best description, so every response counts."
+INTERVALS_NOTE = "Intervals are 95% bootstrap intervals over units."
 AGREEMENT_NOTE = (
-    "Raters' agreement is Krippendorff's α of the ratings (squared differences): 1 is perfect, 0 what lots would give."
+    "The agreement of raters is Krippendorff's α of the ratings (squared differences): 1 is perfect, 0 is chance."
 )
-SAME_TEXT_NOTE = "A text that several describers gave was shown once, and its rating counts for each of them."
+SAME_TEXT_NOTE = "A text of several describers is shown once, and its rating counts for each of them."
 KEY_NOTE = (
     "key.json says who gave which description; raters must not see it. Forms send nothing: raters hand in the files"
     " that they save."
 )
 NEXT_NOTE = (
-    "Then: the same command with --answers FILE FILE ... (what the forms saved, or Mechanical Turk's table of results)."
+    "Next: the same command with --answers FILE FILE ... (what the forms saved, or Mechanical Turk's table of results)."
 )
 PUBLISHED_NOTE = (
-    "Read from a published table: who was asked what is not known beyond its columns. Responses flagged as"
+    "Read from a published table, whose raters are not known beyond its columns. Responses that are flagged as"
     " uninterpretable, or as none fitting, are left out."
 )
 
 
 def make_forms_report(study: StudyForms, runs: Sequence[DescribedRun], files: Sequence[Path], out: Path) -> Report:
-    """What was made, and what to do with it."""
-    rows = [
-        Row(
-            f"forms/form-{number}.html",
-            {"items": sum(len(part.items) for part in form.parts if part.kind != "choice"), "id": form.id},
-        )
-        for number, form in enumerate(study.forms, 1)
-    ]
+    """Return what was written, and what to do with it."""
+    rows = []
+    for number, form in enumerate(study.forms, 1):
+        items = sum(len(part.items) for part in form.parts if part.kind != "choice")
+        rows.append(Row(f"forms/form-{number}.html", {"items": items, "id": form.id}))
     rows += [Row(str(file.relative_to(out)), {}) for file in files if file.parent.name == "turk"]
     columns = (
-        Column("items", "Units that are asked of."),
-        Column("id", "By which answers are found to be answers to this form."),
+        Column("items", "Number of units in the form."),
+        Column("id", "By which answers are matched to this form."),
     )
     units = len(study.key.units) - len(study.key.right)
     test = f" A test of {len(study.key.right)} units comes first." if study.key.right else ""
-    lede = (
-        f"{units} units of {', '.join(run.name for run in runs)} in {len(study.forms)} forms"
-        f" ({study.config.kind}).{test}"
-    )
-    notes = (
-        KEY_NOTE,
-        NEXT_NOTE,
-        SAME_TEXT_NOTE,
-    )
     return Report(
         "study",
         "Forms for a human study",
-        lede,
+        f"{units} units of {', '.join(run.name for run in runs)} in {len(study.forms)} forms"
+        f" ({study.config.kind}).{test}",
         (Table("files", columns, tuple(rows), "file"),),
-        (),
-        notes,
-        _collect_facts(study, runs),
+        notes=(KEY_NOTE, NEXT_NOTE, SAME_TEXT_NOTE),
+        facts=_collect_facts(study, runs),
         sources=sources_of(runs),
     )
 
 
 def make_answers_report(study: StudyForms, runs: Sequence[DescribedRun], files: Sequence[str], out: Path) -> Report:
-    """Reads answers and reports them.
+    """Read answers, and report ratings or annotations.
 
     Raises:
-        BadInput: a file holds none, or nobody answered validly.
+        BadInput: a file has no answers, or none of the answers is valid.
     """
     saved = [file for file in files if not file.endswith(".csv")]
     passed, failed = select_qualified(read_answers(saved, *study.forms), study.key)
@@ -119,18 +117,19 @@ def make_answers_report(study: StudyForms, runs: Sequence[DescribedRun], files: 
         table = read_mechanical_turk(Path(file), study.forms)
         if table is None:
             raise BadInput(
-                f"{file} is no table of Mechanical Turk's results: it has no columns WorkerId and Input.item"
+                f"{file} is not a table of Mechanical Turk's results: it lacks the columns WorkerId and Input.item"
             )
-        passed += table  # the service has seen to it that they passed the test
+        # The service admits only workers who passed the test.
+        passed += table
     passed = _merge_answers(passed)
-    notes = [f"Left out for failing the test: {', '.join(failed)}."] if failed else []
+    notes = [f"These raters failed the test and are left out: {', '.join(failed)}."] if failed else []
     if study.config.kind == "annotation":
         return _make_annotations_report(study, runs, passed, notes, out)
     responses = collect_responses(passed, study.key)
     if not any(one.is_valid for one in responses):
         raise BadInput(
-            f"none of {len(responses)} responses in {', '.join(files)} is valid: what is called best must be among the"
-            " highest rated"
+            f"none of {len(responses)} responses in {', '.join(files)} is valid: the description chosen as the best"
+            " must be among the highest rated"
         )
     return _make_ratings_report(
         responses, passed, (*notes, SAME_TEXT_NOTE), _collect_facts(study, runs), sources_of(runs), study.config.seed
@@ -138,9 +137,8 @@ def make_answers_report(study: StudyForms, runs: Sequence[DescribedRun], files: 
 
 
 def make_published_report(responses: Sequence[Response], seed: int) -> Report:
-    """The report of a published table of ratings."""
-    facts = {"seed": seed, "versions": collect_versions(), "warnings": get_recorded_warnings()}
-    return _make_ratings_report(responses, [], (PUBLISHED_NOTE,), facts, {}, seed)
+    """Return the report of a published table of ratings."""
+    return _make_ratings_report(responses, [], (PUBLISHED_NOTE,), {"seed": seed}, {}, seed)
 
 
 def _make_ratings_report(
@@ -161,30 +159,36 @@ def _make_ratings_report(
         *_make_layer_tables(valid, names, seed),
         _make_rater_table(responses, raters),
     ]
-    share, agreed = compute_valid_share(responses), compute_krippendorff_alpha(valid)
+    share, alpha = compute_valid_share(responses), compute_krippendorff_alpha(valid)
     ranked = sorted(((row.values["rating"].value, row.name) for row in rows), reverse=True)  # type: ignore[union-attr]
     headlines = [(f"{value:.2f}", f"mean rating: {name}") for value, name in ranked[:3]]
     if best:
         headlines.append((f"{100 * share.value:.0f} %", f"of {len(responses)} responses valid"))
-    headlines.append(("–" if math.isnan(agreed) else f"{agreed:.2f}", "raters' agreement (α)"))
-    who = len({one.rater for one in responses})
-    units = len({one.unit for one in valid})
-    lede = f"{who} raters, {len(valid)} valid responses of {len(responses)}, {units} units, {len(names)} describers."
-    all_notes = (VALID_NOTE if best else NO_BEST_NOTE, AGREEMENT_NOTE, INTERVALS_NOTE, *notes)
-    facts = facts | {
-        "responses": len(responses),
-        "valid": len(valid),
-        "alpha": None if math.isnan(agreed) else round(agreed, 4),
-    }
-    title, heads = "How people rate descriptions", tuple(headlines)
-    return Report("study", title, lede, tuple(tables), heads, all_notes, facts, sources=sources)
+    headlines.append(("–" if math.isnan(alpha) else f"{alpha:.2f}", "agreement of raters (α)"))
+    raters_count, units = len({one.rater for one in responses}), len({one.unit for one in valid})
+    return Report(
+        "study",
+        "How people rate descriptions",
+        f"{raters_count} raters, {len(valid)} valid responses of {len(responses)}, {units} units, {len(names)}"
+        " describers.",
+        tuple(tables),
+        tuple(headlines),
+        (VALID_NOTE if best else NO_BEST_NOTE, AGREEMENT_NOTE, INTERVALS_NOTE, *notes),
+        facts
+        | {
+            "responses": len(responses),
+            "valid": len(valid),
+            "alpha": None if math.isnan(alpha) else round(alpha, 4),
+        },
+        sources=sources,
+    )
 
 
 def _make_values(valid: Sequence[Response], name: str, best: bool, seed: int) -> dict[str, Value]:
     those = [one for one in valid if name in one.ratings]
     values: dict[str, Value] = {
         "rating": compute_mean_rating(those, name, seed),
-        "levelled": compute_adjusted_rating(valid, name, seed),
+        "adjusted": compute_adjusted_rating(valid, name, seed),
         "responses": len(those),
         "units": len({one.unit for one in those}),
     }
@@ -195,7 +199,7 @@ def _make_layer_tables(valid: Sequence[Response], names: Sequence[str], seed: in
     layers = list(dict.fromkeys(sorted(one.unit.layer for one in valid)))
     if len(layers) < 2:
         return []
-    columns = tuple(Column(layer, f"The mean rating over the units of {layer}.", "", 2, "more") for layer in layers)
+    columns = tuple(Column(layer, f"Mean rating over the units of {layer}.", "", 2, "more") for layer in layers)
     rows = []
     for name in names:
         those = {layer: [one for one in valid if one.unit.layer == layer and name in one.ratings] for layer in layers}
@@ -226,49 +230,41 @@ def _make_rater_table(responses: Sequence[Response], raters: Sequence[RaterAnswe
 def _make_annotations_report(
     study: StudyForms, runs: Sequence[DescribedRun], answers: Sequence[RaterAnswers], notes: Sequence[str], out: Path
 ) -> Report:
-    """Writes ``annotations.csv``, as MILANNOTATIONS has it, and reports what was written."""
-    said: dict[Unit, list[str]] = {}
+    """Write ``annotations.csv`` in the format of MILANNOTATIONS, and return what was written."""
+    annotations: dict[Unit, list[str]] = {}
     for each in answers:
         for id, answer in each.answers.items():
             if "text" in answer:
-                said.setdefault(study.key.units[id], []).append(" ".join(answer["text"].split()))
-    if not said:
-        raise BadInput("nobody described a unit in the answers given")
-    rows = [{"layer": unit.layer, "unit": unit.index, "summary": text} for unit in sorted(said) for text in said[unit]]
+                annotations.setdefault(study.key.units[id], []).append(" ".join(answer["text"].split()))
+    if not annotations:
+        raise BadInput("the answers have no description of a unit")
+    units = sorted(annotations)
+    rows = [{"layer": unit.layer, "unit": unit.index, "summary": text} for unit in units for text in annotations[unit]]
     write_csv(out / "annotations.csv", rows)
-    texts = [text for several in said.values() for text in several]
-    pointing = sum("highlight" in text.lower() for text in texts)
-    columns = (
-        Column("units", "Units described."),
-        Column("annotations", "Sentences."),
-        Column("distinct", "Different ones."),
-        Column("words", "Mean number of words.", "", 1),
-        Column("agreement", "ROUGE-L (F) between two annotators of one unit, a mean over units.", "", 2),
-    )
-    layers = list(dict.fromkeys(unit.layer for unit in sorted(said)))
-    table_rows = [
-        Row(layer, _make_corpus_values({unit: several for unit, several in said.items() if unit.layer == layer}))
-        for layer in layers
-    ]
-    table_rows.append(Row("all", _make_corpus_values(said)))
-    all_notes = (
+    table_rows = []
+    for layer in dict.fromkeys(unit.layer for unit in units):
+        own = {unit: texts for unit, texts in annotations.items() if unit.layer == layer}
+        table_rows.append(Row(layer, _make_corpus_values(own)))
+    table_rows.append(Row("all", _make_corpus_values(annotations)))
+    mentions = sum("highlight" in str(row["summary"]).lower() for row in rows)
+    all_notes = [
         *notes,
-        (
-            "annotations.csv has layer, unit and summary, as in MILANNOTATIONS; the captioner and the annotators'"
-            " describer read it."
-        ),
-        *(
-            [f"{pointing} of {len(texts)} sentences speak of highlighted regions, which they were asked not to."]
-            if pointing
-            else []
-        ),
+        "annotations.csv has the columns layer, unit and summary, as MILANNOTATIONS; the captioner and the describer"
+        " annotators read it.",
         INTERVALS_NOTE,
+    ]
+    if mentions:
+        all_notes.append(f"{mentions} of {len(rows)} sentences mention highlighted regions, against the instructions.")
+    return Report(
+        "study",
+        "What people see in units",
+        f"{len(answers)} annotators wrote {len(rows)} sentences about {len(units)} units.",
+        (Table("annotations", CORPUS_COLUMNS, tuple(table_rows), "layer"),),
+        ((str(len(rows)), "annotations"),),
+        tuple(all_notes),
+        _collect_facts(study, runs),
+        sources=sources_of(runs),
     )
-    lede = f"{len(answers)} annotators wrote {len(texts)} sentences about {len(said)} units."
-    tables = (Table("annotations", columns, tuple(table_rows), "layer"),)
-    heads = ((str(len(texts)), "annotations"),)
-    facts, sources = _collect_facts(study, runs), sources_of(runs)
-    return Report("study", "What people see in units", lede, tables, heads, all_notes, facts, sources=sources)
 
 
 def _make_corpus_values(annotations: dict[Unit, list[str]]) -> dict[str, Value]:
@@ -288,7 +284,7 @@ def _make_corpus_values(annotations: dict[Unit, list[str]]) -> dict[str, Value]:
 
 
 def _merge_answers(answers: Sequence[RaterAnswers]) -> list[RaterAnswers]:
-    """One for each rater: several files may be of one; of two answers to one item the first counts."""
+    """Merge the answers of each rater, who may have several files; of two answers to one item the first counts."""
     found: dict[str, RaterAnswers] = {}
     for each in answers:
         before = found.get(each.rater, RaterAnswers(each.rater))
@@ -303,11 +299,9 @@ def _collect_facts(study: StudyForms, runs: Sequence[DescribedRun]) -> dict[str,
     return {
         "target": str(runs[0].facts.get("target") or ""),
         "probe": str(runs[0].facts.get("probe") or ""),
-        "asked": vars(study.config),
+        "options": study.config.form_options,
         "forms": [form.id for form in study.forms],
         "units": [str(unit) for id, unit in study.key.units.items() if id not in study.key.right],
         "runs": [run.name for run in runs],
         "seed": study.config.seed,
-        "versions": collect_versions(),
-        "warnings": get_recorded_warnings(),
     }

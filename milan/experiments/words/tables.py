@@ -1,51 +1,56 @@
-"""Tables of descriptions beside what people said, with floors and people themselves as ceiling."""
+"""The similarity of descriptions to references, with floors and, as the ceiling, people."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from milan.console.command_line import get_recorded_warnings
 from milan.dissection.milannotations import read_unit_annotations
 from milan.errors import BadInput
 from milan.experiments.core.baselines import COUNT_COLUMNS, FLOORS_NOTE, count_descriptions, make_floors
-from milan.experiments.core.description_scores import BertScoreConfig
-from milan.experiments.core.report import Column, Report, Row, Table
+from milan.experiments.core.report import Column, Report, Row, Table, Value
 from milan.experiments.core.scored_descriptions import DescriptionSet
-from milan.results.catalogue import read_descriptions
+from milan.experiments.words.config import WordsConfig
+from milan.results.catalogue import read_descriptions, table_sources
 from milan.scores.confidence_intervals import Measure, estimate_share
 from milan.scores.generated_image_scores import choose_text_to_paint
 from milan.scores.known_answers import is_same_name
 from milan.scores.text_similarity import TextScore, bert_score, bleu_score, embedding_cosine, rouge_score
-from milan.storage.files import collect_versions
+from milan.storage.provenance import joined
 from milan.storage.text_files import read_lines
 from milan.units import Description, Unit
 
 References = Mapping[Unit, Sequence[str]]
+Score = Callable[[Sequence[str], Sequence[Sequence[str]]], TextScore]
 CLIP_COLUMN = Column(
     "cosine",
-    "The cosine of description and reference in an image-text model's space, the best of a unit's references.",
+    "Cosine similarity of description and reference by an image-text model, the best of a unit's references.",
     "",
     3,
     "more",
 )
-SENTENCE_COLUMN = Column("sentence cosine", "The same in a sentence encoder's.", "", 3, "more")
+SENTENCE_COLUMN = Column("sentence cosine", "The same by a sentence encoder.", "", 3, "more")
 BERT_COLUMN = Column("BERTScore", "BERTScore F, the best of a unit's references.", "", 3, "more")
-COLUMNS = (
-    Column("BLEU-1", "BLEU of single words against all references of a unit, 0 to 100.", "", 1, "more"),
-    Column("ROUGE-L", "ROUGE-L F, 0 to 1, the best of a unit's references.", "", 3, "more"),
-    Column(
-        "same", "The share of units described by the very words of a reference, but for case and signs.", "%", 1, "more"
-    ),
+BLEU_COLUMN = Column("BLEU-1", "BLEU of single words against all references of a unit, 0 to 100.", "", 1, "more")
+ROUGE_COLUMN = Column("ROUGE-L", "ROUGE-L F, 0 to 1, the best of a unit's references.", "", 3, "more")
+SAME_COLUMN = Column(
+    "same", "Share of units described by exactly a reference, up to case and punctuation.", "%", 1, "more"
 )
-PEOPLE_ROW = "one of those who said it"
+PEOPLE_ROW = "one annotator"
+NOTES = (
+    "None of these scores measures whether a description is true: the right thing in other words scores low, and a"
+    " common phrase scores well for every unit (in MILANNOTATIONS one constant word beats most methods). Cosine"
+    " similarities of unrelated texts are far from 0.",
+    "One annotator: the first annotation of each unit against the others, which are one fewer. Of a weighted sum three"
+    " concepts are compared.",
+)
 
 
 def read_references(file: Path, layer: str = "") -> dict[Unit, list[str]]:
-    """What is said of each unit, in annotations, in a list of class names, or in another table of descriptions.
+    """Return the references of each unit: of annotations, of a list of class names, or of a table of descriptions.
 
     Raises:
-        BadInput: there is no such file, or no layer for class names, or it holds nothing.
+        BadInput: there is no such file, or it is empty, or the layer of class names is missing.
     """
     if file.suffix == ".txt":
         if not layer:
@@ -63,144 +68,130 @@ def read_references(file: Path, layer: str = "") -> dict[Unit, list[str]]:
             raise reason from None
 
 
-@dataclass
+@dataclass(frozen=True)
 class WordScores:
-    """Who said what, what people said of the same units, and the scores so far."""
+    """The scores of descriptions by their references.
+
+    Attributes:
+        sets: the descriptions, then the floors.
+        columns: the scores that are computed.
+        values: by name and column; with a row for one annotator if units have several references.
+        settings: of each score.
+    """
 
     sets: Sequence[DescriptionSet]
-    references: References
-    seed: int = 0
-    columns: list[Column] = field(default_factory=list)
-    values: dict[str, dict[str, Any]] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
-    sources: dict[str, str] = field(default_factory=dict)
+    columns: Sequence[Column]
+    values: Mapping[str, Mapping[str, Value]]
+    settings: Mapping[str, Mapping[str, Any]]
 
     @classmethod
-    def from_tables(
-        cls, descriptions: Mapping[str, Sequence[Description]], references: References, layer: str, seed: int
+    def compute(
+        cls, descriptions: Mapping[str, Sequence[Description]], references: References, config: WordsConfig
     ) -> "WordScores":
-        """The tables, cut to the units that people spoke of, and their floors.
+        """Score tables of descriptions and their floors on the units that have references.
 
         Raises:
-            BadInput: a table speaks of none of them.
+            BadInput: a table describes none of them.
         """
-        description_sets = []
-        for name, each in descriptions.items():
-            here = [one for one in each if one.unit in references and layer in ("", one.unit.layer) and one.text]
-            if not here:
-                raise BadInput(
-                    f"{name} describes none of the {len(references)} units of the references ({next(iter(references))},"
-                    " ...)"
-                )
-            description_sets.append(DescriptionSet(name, "", here))
-        floors = make_floors(
-            description_sets[0].descriptions,
-            [each for description_set in description_sets for each in description_set.descriptions],
-            seed,
-        )
-        return cls(
-            [*description_sets, *(DescriptionSet(name, "floor", each) for name, each in floors.items())],
-            references,
-            seed,
-        )
+        sets = _make_sets(descriptions, references, config)
+        scores, values, settings = _load_scores(config), {}, {}
+        for name, texts, references_of in _collect_texts(sets, references):
+            found = {column.name: score(texts, references_of) for column, score in scores.items()}
+            settings = {column: dict(score.settings) for column, score in found.items()}
+            same = [
+                any(is_same_name(text, other) for other in others)
+                for text, others in zip(texts, references_of, strict=True)
+            ]
+            values[name] = {column: _to_measure(score) for column, score in found.items()}
+            values[name][SAME_COLUMN.name] = estimate_share(same)
+        return cls(sets, (*scores, SAME_COLUMN), values, settings)
 
-    def score(self, embedder: str, sentences: str, bert: BertScoreConfig) -> None:
-        """Scores all of them; what no model is given for is left out."""
-        self.columns = [
-            *([CLIP_COLUMN] if embedder else []),
-            *([SENTENCE_COLUMN] if sentences else []),
-            *([BERT_COLUMN] if bert.model else []),
-            *COLUMNS,
-        ]
-        encoders = self._load_encoders(embedder, sentences, bert.device)
-        for name, texts, known in self._collect_texts():
-            found: dict[str, Any] = {
-                column.name: embedding_cosine(texts, known, one, seed=self.seed) for column, one in encoders
-            }
-            if bert.model:
-                found[BERT_COLUMN.name] = bert_score(
-                    texts, known, model=bert.model, num_layers=bert.layers or None, idf=bert.idf, rescale=bert.rescale,
-                    device=bert.device,
-                    seed=self.seed,
-                )["f1"]  # fmt: skip
-            found["BLEU-1"] = bleu_score(texts, known, order=1, seed=self.seed)
-            found["ROUGE-L"] = rouge_score(texts, known, seed=self.seed)["rougeL"]
-            self.settings = {key: dict(each.settings) for key, each in found.items()}
-            same = estimate_share(
-                [any(is_same_name(text, other) for other in others) for text, others in zip(texts, known, strict=True)]
+
+def _make_sets(
+    descriptions: Mapping[str, Sequence[Description]], references: References, config: WordsConfig
+) -> list[DescriptionSet]:
+    """Return the descriptions of units that have references, and their floors."""
+    sets = []
+    for name, several in descriptions.items():
+        own = [each for each in several if each.unit in references and each.text]
+        own = [each for each in own if config.layer in ("", each.unit.layer)]
+        if not own:
+            raise BadInput(
+                f"{name} describes none of the {len(references)} units of the references ({next(iter(references))},"
+                " ...)"
             )
-            self.values[name] = {key: _to_measure(each) for key, each in found.items()} | {"same": same}
+        sets.append(DescriptionSet(name, "", own))
+    floors = make_floors(sets[0].descriptions, [each for one in sets for each in one.descriptions], config.seed)
+    return [*sets, *(DescriptionSet(name, "floor", each) for name, each in floors.items())]
 
-    @staticmethod
-    def _load_encoders(embedder: str, sentences: str, device: str) -> list[tuple[Column, Any]]:
-        from milan.pretrained.embedder import load_embedder
-        from milan.pretrained.sentence_encoder import load_sentence_encoder
 
-        found: list[tuple[Column, Any]] = [(CLIP_COLUMN, load_embedder(embedder, device=device))] if embedder else []
-        return [*found, *([(SENTENCE_COLUMN, load_sentence_encoder(sentences, device=device))] if sentences else [])]
+def _load_scores(config: WordsConfig) -> dict[Column, Score]:
+    """Return the scores by column; those of models that are not given are left out."""
+    from milan.pretrained.embedder import load_embedder
+    from milan.pretrained.sentence_encoder import load_sentence_encoder
 
-    def _collect_texts(self) -> list[tuple[str, list[str], list[list[str]]]]:
-        """Name, texts and references of each, people among them where there are several for a unit."""
-        rows = [
-            (
-                each.name,
-                [choose_text_to_paint(one) for one in each.descriptions],
-                [list(self.references[one.unit]) for one in each.descriptions],
+    scores: dict[Column, Score] = {}
+    encoders = (
+        (CLIP_COLUMN, config.embedder, load_embedder),
+        (SENTENCE_COLUMN, config.sentence_encoder, load_sentence_encoder),
+    )
+    for column, spec, load in encoders:
+        if spec:
+            encoder = load(spec, device=config.device)
+            scores[column] = lambda texts, known, encoder=encoder: embedding_cosine(  # type: ignore[misc]
+                texts, known, encoder, seed=config.seed
             )
-            for each in self.sets
-        ]
-        several = [
-            list(texts) for unit, texts in self.references.items() if len(texts) > 1 and unit in self._scored_units
-        ]
-        return (
-            [*rows, (PEOPLE_ROW, [texts[0] for texts in several], [texts[1:] for texts in several])]
-            if self._has_several_people and several
-            else rows
-        )
+    bert = config.bert_score
+    if bert.bert:
+        options: dict[str, Any] = {"num_layers": bert.bert_layers or None, "idf": bert.bert_idf}
+        options |= {"rescale": bert.bert_rescale, "device": config.device, "seed": config.seed}
+        scores[BERT_COLUMN] = lambda texts, known: bert_score(texts, known, model=bert.bert, **options)["f1"]
+    scores[BLEU_COLUMN] = lambda texts, known: bleu_score(texts, known, order=1, seed=config.seed)
+    scores[ROUGE_COLUMN] = lambda texts, known: rouge_score(texts, known, seed=config.seed)["rougeL"]
+    return scores
 
-    @property
-    def _scored_units(self) -> set[Unit]:
-        return {each.unit for each in self.sets[0].descriptions}
 
-    @property
-    def _has_several_people(self) -> bool:
-        """Whether references are of several people, and not several names of one class."""
-        return len({len(texts) for texts in self.references.values()}) == 1
+def _collect_texts(
+    sets: Sequence[DescriptionSet], references: References
+) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Return name, texts and references of each set, and of one annotator if all units have as many annotations."""
+    rows = []
+    for one in sets:
+        texts = [choose_text_to_paint(each) for each in one.descriptions]
+        rows.append((one.name, texts, [list(references[each.unit]) for each in one.descriptions]))
+    # Several names of one class are not several annotators: their number differs between units.
+    counts = {len(texts) for texts in references.values()}
+    if len(counts) == 1 and counts.pop() > 1:
+        units = {each.unit for each in sets[0].descriptions}
+        several = [list(texts) for unit, texts in references.items() if unit in units]
+        rows.append((PEOPLE_ROW, [texts[0] for texts in several], [texts[1:] for texts in several]))
+    return rows
 
-    def make_report(self, references: str) -> Report:
-        """The table, with what a reader must know."""
-        rows = [
-            Row(each.name, self.values[each.name] | count_descriptions(each.descriptions, self.seed), each.role)  # type: ignore[arg-type]
-            for each in self.sets
-        ]
-        if PEOPLE_ROW in self.values:
-            rows.append(Row(PEOPLE_ROW, self.values[PEOPLE_ROW], "ceiling"))
-        notes = (
-            (
-                "None of these scores sees whether a description is true: the right thing in other words scores low,"
-                " and a common phrase well for every unit (in MILANNOTATIONS one constant word beats most methods)."
-                " Cosines of unrelated texts are far from 0."
-            ),
-            f"Intervals are of 95%, by drawing the units again a thousand times, seed {self.seed}. {FLOORS_NOTE}",
-            (
-                "The first to speak of each unit, against the others, who are one fewer. Of a weighted sum three"
-                " concepts are compared."
-            ),
-        )
-        facts = {
-            "references": Path(references).name,
-            "seed": self.seed,
-            "settings": self.settings,
-            "versions": collect_versions(),
-        }
-        lede = (
-            f"{sum(not each.role for each in self.sets)} tables of descriptions against what is said of"
-            f" {len(self._scored_units):,} units."
-        )
-        table = Table("all units", (*self.columns, *COUNT_COLUMNS), tuple(rows))
-        facts |= {"warnings": get_recorded_warnings()}
-        sources = {**self.sources, "references": references}
-        return Report("words", Path(references).stem, lede, (table,), (), notes, facts, sources=sources)
+
+def make_report(scores: WordScores, config: WordsConfig, tables: Mapping[str, str]) -> Report:
+    """Return the table of all scores.
+
+    Args:
+        tables: the files or folders of the descriptions, by name.
+    """
+    rows = [
+        Row(one.name, {**scores.values[one.name], **count_descriptions(one.descriptions, config.seed)}, one.role)
+        for one in scores.sets
+    ]
+    if PEOPLE_ROW in scores.values:
+        rows.append(Row(PEOPLE_ROW, scores.values[PEOPLE_ROW], "ceiling"))
+    units = len({each.unit for each in scores.sets[0].descriptions})
+    references = Path(config.references)
+    return Report(
+        "words",
+        references.stem,
+        f"{len(tables)} tables of descriptions against references of {units:,} units.",
+        (Table("all units", (*scores.columns, *COUNT_COLUMNS), tuple(rows)),),
+        notes=(*NOTES, f"Intervals are 95% bootstrap intervals over units, with seed {config.seed}. {FLOORS_NOTE}"),
+        facts={"references": references.name, "seed": config.seed, "settings": dict(scores.settings)},
+        sources=joined({name: table_sources(table) for name, table in tables.items()})
+        | {"embedder": config.embedder, "references": config.references},
+    )
 
 
 def _to_measure(score: TextScore) -> Measure:

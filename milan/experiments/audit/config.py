@@ -1,0 +1,44 @@
+"""Options of the audit experiment."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from milan.experiments.core.config import DissectionOptions, RunConfig
+from milan.targets.preprocessing import TargetOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditConfig(DissectionOptions, RunConfig):
+    """Count the units that detect faces by their descriptions, in networks trained with and without blurred faces.
+
+    Attributes:
+        plain: The networks that are trained on unchanged images. By default diorama:resnet-objects.
+        blurred: The networks that are trained on images with blurred faces, each in the place of its pair above. By
+            default diorama:resnet-blurred.
+        plain_weights: The weights of each of the plain networks, if they are not those of their library.
+        blurred_weights: The weights of each of the blurred networks, if they are not those of their library.
+        target_options: How the input of every network is made and its output is read.
+        probe: Unblurred images to dissect the networks on.
+        limit: Use only the first LIMIT images of the probe.
+        describer: The describer: a name (on Diorama with the settings of configs/describe/NAME-diorama.yaml), a file of
+            options, or a table of descriptions.
+        words: A unit is counted if its description has one of these words, as a whole word. By default face, head,
+            nose, eyes, mouth, and their plurals.
+        answers: Files that the page check.html saved, in which people marked the units that detect faces.
+        min_iou: The intersection over union of a unit's masks and people's faces from which on it detects faces, where
+            that is known.
+    """
+
+    positional: ClassVar[str] = "plain"
+
+    plain: list[str] | None = None
+    blurred: list[str] | None = None
+    plain_weights: list[str] | None = None
+    blurred_weights: list[str] | None = None
+    target_options: TargetOptions = TargetOptions()  # noqa: RUF009 (frozen)
+    probe: str = "diorama:objects"
+    limit: int | None = None
+    describer: str = "milan"
+    words: list[str] | None = None
+    answers: list[str] | None = None
+    min_iou: float = 0.04

@@ -1,0 +1,27 @@
+"""Options of the bench experiment."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from milan.experiments.core.config import DissectedTargetConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig(DissectedTargetConfig):
+    """Compare describers on units whose truth is known, beside a ceiling and floors.
+
+    The probe must be one of Diorama's.
+
+    Attributes:
+        describers: The describers: names (on Diorama with the settings of configs/describe/NAME-diorama.yaml), files of
+            options as in configs/describe, or tables of descriptions.
+        planted_units: A CSV file of what the units of a network of your own were constructed to detect, with the columns
+            layer, unit, kind (single, either, nothing, ...) and text.
+    """
+
+    positional: ClassVar[str] = "describers"
+
+    target: str = "diorama:planted"
+    describers: list[str]
+    planted_units: Path | None = None

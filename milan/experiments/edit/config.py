@@ -1,0 +1,99 @@
+"""Options of the edit experiment."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from milan.errors import BadInput
+from milan.experiments.core.config import DissectionOptions, RunConfig
+
+LetteringPlace = Literal["top-left", "top-right", "bottom-left", "bottom-right", "any"]
+CORNERS = ("top-left", "top-right", "bottom-left", "bottom-right")
+
+
+@dataclass(frozen=True)
+class Lettering:
+    """How class names are written into images.
+
+    Attributes:
+        font: A TrueType or OpenType file. By default Pillow's own font.
+        place: The corner of the image: top-left, top-right, bottom-left, bottom-right, or any for a random one.
+        height: The height of a line of letters, as a share of the image's height; too long a name is written smaller.
+        share: The share of the training images that carry their class's name.
+        held_out: The share of each class's training images that are used for validation.
+        seed: The random seed of names, corners and splits.
+    """
+
+    font: str = ""
+    place: LetteringPlace = "top-left"
+    height: float = 0.12
+    share: float = 0.5
+    held_out: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("height", "share", "held_out"):
+            if not 0 < getattr(self, name) < 1 and not (name == "share" and self.share == 1):
+                raise BadInput(f"lettering.{name} is {getattr(self, name)}; give a share between 0 and 1")
+        if self.place not in (*CORNERS, "any"):
+            raise BadInput(f"lettering.place is {self.place!r}; give one of {', '.join((*CORNERS, 'any'))}")
+
+
+@dataclass(frozen=True)
+class ClassifierTraining:
+    """How a classifier is trained, as in appendix E of Hernandez et al. 2022.
+
+    Attributes:
+        architecture: The name of a classifier of torchvision.
+        epochs: The largest number of epochs.
+        patience: The number of epochs without a smaller validation loss after which training ends.
+        learning_rate: The learning rate of AdamW.
+        batch_size: The number of images in a batch.
+        seed: The random seed of the initial weights and of the order of images.
+    """
+
+    architecture: str = "resnet18"
+    epochs: int = 100
+    patience: int = 4
+    learning_rate: float = 1e-4
+    batch_size: int = 128
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditConfig(DissectionOptions, RunConfig):
+    """Remove the units that detect text by their descriptions, and measure accuracy where text misleads the network.
+
+    By default the layers are those of Diorama's networks, or the first convolution and the four stages of a ResNet.
+
+    Attributes:
+        images: diorama:objects, whose networks come with the package; or images with classes (a folder, FILE.parquet or
+            hf:ID) into which names are written and on which two networks are trained.
+        test_images: More images of the same classes to test with. By default a tenth of the images.
+        size: The side in pixels of the square images that are written, and of both networks' input.
+        resize: The short side in pixels to which an image is scaled before its center is cropped. By default SIZE.
+        describer: The describer: a name (on Diorama with the settings of configs/describe/NAME-diorama.yaml), a file of
+            options, or a table of descriptions.
+        words: A unit is removed if its description has one of these words, as a whole word. By default text, word,
+            letter, and their plurals.
+        dissection_images: The number of Diorama's images to dissect on; of other images all that are held out are used.
+        max_validation_images: The largest number of validation images.
+        max_test_images: The largest number of test images.
+        max_units: The largest number of removed units.
+        random_orders: The number of random orders of removal to compare with.
+        lettering: How names are written into images that are not Diorama's.
+        training: How the two networks are trained on them.
+    """
+
+    images: str = "diorama:objects"
+    test_images: str = ""
+    size: int = 224
+    resize: int | None = None
+    describer: str = "milan"
+    words: list[str] | None = None
+    dissection_images: int = 1000
+    max_validation_images: int = 400
+    max_test_images: int = 800
+    max_units: int = 64
+    random_orders: int = 5
+    lettering: Lettering = Lettering()
+    training: ClassifierTraining = ClassifierTraining()
