@@ -146,7 +146,8 @@ def _write_results(
     with _record_seconds(plan, "page"):
         shown = [entry.unit for entry in entries if entry.status in (OK, "failed", "sparse")]
         sheets = write_contact_sheets(dissections, shown, plan.out / "page")
-        catalogue = Catalogue(tuple(entries), _collect_facts(plan, dissections, entries))  # now all warnings are known
+        facts = _collect_facts(plan, dissections, entries)  # now all warnings are known
+        catalogue = Catalogue(tuple(entries), facts, plan.out)
         write_page(catalogue, dissections, plan.out / "page", sheets)
     catalogue.write(plan.out)
     made = {"seconds": plan.seconds, "made": datetime.now(UTC).isoformat(timespec="seconds")}

@@ -2,7 +2,7 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import Tensor
 from milan.dissection.exemplar_images import StoredImages, open_stored_images
 from milan.dissection.layer_statistics import format_pooled_file_name
 from milan.dissection.masks import fill_empty_masks, masks_from_maps
-from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
+from milan.errors import BadInput, MilanError, MilanWarning, MissingEvidence, UnknownName
 from milan.probes import Probe, load_probe
 from milan.storage.files import safe_name
 from milan.storage.integrity import damage, read_sealed
@@ -303,6 +303,22 @@ def load_dissection(path: str | Path) -> Dissection:
             f" {', '.join(inner[:8])}{', ...' if len(inner) > 8 else ''}"
         )
     raise BadInput(f"no dissection in {folder} (looked for {FACTS_FILE} and ids.csv); make one with milan.dissect")
+
+
+def load_dissections_beside(folder: Path, layers: Iterable[str]) -> dict[str, Dissection]:
+    """Return the dissected layers that lie beside a table of descriptions, by name; unreadable ones are left out.
+
+    They are in its folder ``dissection``, or in that of one of the two folders above it, where a bench keeps its own.
+    """
+    wanted = set(layers)
+    found: dict[str, Dissection] = {}
+    for home in (folder / "dissection", folder.parent / "dissection", folder.parent.parent / "dissection"):
+        for place in sorted(home.glob(f"*/{FACTS_FILE}")):
+            with suppress(MilanError):
+                one = load_dissection(place.parent)
+                if one.layer in wanted:
+                    found.setdefault(one.layer, one)
+    return found
 
 
 def layer_folder(out: Path, layer: str) -> Path:

@@ -8,14 +8,18 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from milan.console.command_line import clean_text
+from milan.dissection.store import Dissection, load_dissections_beside
 from milan.errors import BadInput, UnknownName
 from milan.results.published_tables import read_published_descriptions
 from milan.storage.tables import parquet_facts, read_table, write_csv, write_jsonl, write_parquet
 from milan.storage.text_files import read_json_object, whole_number
 from milan.units import Candidate, Description, Unit
+
+if TYPE_CHECKING:
+    from milan.results.search import FoundUnit
 
 OK = "ok"
 KEPT_FACTS = ("describer", "target", "probe", "sources", "simulated")  # in the metadata of a parquet table
@@ -48,6 +52,7 @@ class Catalogue:
 
     entries: tuple[Entry, ...]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path | None = field(default=None, compare=False)  # of the run, where its dissections are
 
     def __post_init__(self) -> None:
         ordered = sorted(
@@ -91,6 +96,40 @@ class Catalogue:
         if wanted not in self._by_unit:
             raise UnknownName("unit", str(wanted), [str(entry.unit) for entry in self.entries])
         return self._by_unit[wanted]
+
+    @property
+    def texts(self) -> dict[Unit, str]:
+        """The description of each unit that has one."""
+        return {description.unit: description.text for description in self.descriptions}
+
+    @cached_property
+    def dissections(self) -> dict[str, Dissection]:
+        """The dissected layers of the run, by name; empty if the catalogue was not read from a run's folder."""
+        return load_dissections_beside(self.folder, self.layers) if self.folder is not None else {}
+
+    def find(self, text: str = "", *, image: str | Path | None = None, **options: Any) -> "list[FoundUnit]":
+        """Return the units that a text describes best, or that an image activates unusually strongly, best first.
+
+        Args:
+            text: what the units should be about.
+            image: a picture file, in place of the text.
+            options: of ``milan.results.search.find_by_text`` (``embedder``, ``sentences``, ``count``) or of
+                ``find_by_image`` (``count``). Diorama's image-text model is used for probes that show Diorama.
+
+        Raises:
+            BadInput: both or neither of text and image are given, or one cannot be used.
+            MissingEvidence: an image is given, and the run's network cannot be loaded again.
+        """
+        from milan.results.search import SearchedRun, choose_embedder, find_by_image, find_by_text  # it loads models
+
+        if bool(text) == (image is not None):
+            raise BadInput("give either a text or an image to find units by")
+        runs = [SearchedRun(str(self.facts.get("target", "")), self.texts, self.dissections)]
+        if image is not None:
+            return find_by_image(image, runs, **options)
+        if "embedder" not in options:
+            options["embedder"] = choose_embedder(runs)
+        return find_by_text(text, runs, **options)
 
     @cached_property
     def _by_unit(self) -> dict[Unit, Entry]:
@@ -146,7 +185,8 @@ def read_catalogue(path: Path | str) -> Catalogue:
     needed = ("layer", "unit", "description")
     rows = read_table(file, needed, lambda row: (_tidy_entry(_entry_from_row(row)), row.get("describer") or ""))
     describer = rows[0][1] if rows else ""
-    return Catalogue(tuple(entry for entry, _ in rows), _facts_beside(file) or {"describer": describer})
+    facts = _facts_beside(file) or {"describer": describer}
+    return Catalogue(tuple(entry for entry, _ in rows), facts, file.parent)
 
 
 def read_descriptions(path: Path | str, layer: str = "") -> list[Description]:

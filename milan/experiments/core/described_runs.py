@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from milan.dissection.store import Dissection, load_dissection
-from milan.errors import BadInput, MilanError, MilanWarning
+from milan.dissection.store import Dissection, load_dissections_beside
+from milan.errors import BadInput, MilanWarning
 from milan.results.catalogue import natural_sort_key, read_catalogue, read_descriptions
 from milan.results.published_tables import read_published_descriptions
 from milan.storage.provenance import joined
@@ -142,21 +142,7 @@ def _load_run(source: str) -> tuple[DescribedRun, bool]:
     called = named or str(facts.get("describer") or "") or _source_stem(source)
     layers = dict.fromkeys(one.unit.layer for one in descriptions)
     said = {one.unit: one for one in descriptions}
-    return DescribedRun(called, said, facts, {} if published else _load_dissections(folder, list(layers))), bool(named)
-
-
-def _load_dissections(folder: Path, layers: Sequence[str]) -> dict[str, Dissection]:
-    """Those that lie beside a table: in its folder ``dissection``, or the folder above, where a bench keeps its own."""
-    found: dict[str, Dissection] = {}
-    for home in (folder / "dissection", folder.parent / "dissection", folder.parent.parent / "dissection"):
-        for place in sorted(home.glob("*/dissection.json")):
-            try:
-                one = load_dissection(place.parent)
-            except MilanError:  # an unfinished one: the others have pictures still
-                continue
-            if one.layer in layers:
-                found.setdefault(one.layer, one)
-    return found
+    return DescribedRun(called, said, facts, {} if published else load_dissections_beside(folder, layers)), bool(named)
 
 
 def _merge_runs(name: str, several: Sequence[DescribedRun]) -> DescribedRun:
