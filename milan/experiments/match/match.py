@@ -199,7 +199,7 @@ def _measure_columns(values: Float[np.ndarray, "images units"], rows: np.ndarray
 def _open_references(study: Study, config: MatchConfig) -> Iterator[Study]:
     """Yield the networks that the target is compared with, each to be dissected into a folder of its own."""
     specs = config.against or [config.target] * len(config.against_weights or ())
-    weights = config.against_weights or [config.weights if spec == config.target else None for spec in specs]
+    weights: Sequence[str | None] = config.against_weights or [None] * len(specs)
     if len(weights) != len(specs):
         raise BadInput(f"{len(weights)} files of --against_weights for {len(specs)} networks; give one for each")
     own = {field: getattr(config, field) for field in ("layers", "units", "k", "quantile")}
