@@ -156,12 +156,16 @@ class Catalogue:
         What a describer tells of its reasoning is in the ``.jsonl`` alone; what the descriptions were made from, and
         whether that is simulated, is in the metadata of the ``.parquet``.
         """
-        rows = [_entry_to_row(entry, str(self.facts.get("describer", ""))) for entry in self.entries]
-        flat = [{name: value for name, value in row.items() if name != "reasoning"} for row in rows]
+        flat = self.to_rows(reasoning=False)
         write_csv(folder / "descriptions.csv", flat)
-        write_jsonl(folder / "descriptions.jsonl", rows)
+        write_jsonl(folder / "descriptions.jsonl", self.to_rows())
         kept = {name: self.facts[name] for name in KEPT_FACTS if name in self.facts}
         write_parquet(folder / "descriptions.parquet", flat, kept)
+
+    def to_rows(self, *, reasoning: bool = True) -> list[dict[str, Any]]:
+        """Return the entries as plain values, in order; without a describer's reasoning where that is not wanted."""
+        rows = [_entry_to_row(entry, str(self.facts.get("describer", ""))) for entry in self.entries]
+        return rows if reasoning else [_without_reasoning(row) for row in rows]
 
     def _repr_html_(self) -> str:
         from milan.console.notebook import render_table  # only a notebook asks
@@ -295,6 +299,10 @@ def _entry_to_row(entry: Entry, describer: str) -> dict[str, Any]:
     said = description_to_row(entry.description or Description(entry.unit, "", math.nan))
     head = {name: said.pop(name) for name in ("layer", "unit", "description", "score")}
     return head | {"describer": describer, "status": entry.status, "reason": entry.reason} | said
+
+
+def _without_reasoning(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "reasoning"}
 
 
 def _entry_from_row(row: Mapping[str, Any]) -> Entry:
