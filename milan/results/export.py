@@ -5,7 +5,6 @@ HTML file.
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import batched
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,9 +36,9 @@ CARD = """# {title}
 | --- | --- |
 {facts}
 
-{simulated}Each row is a unit. `exemplars` are the images of the probe that activate it most, strongest first; `masks` are
-white where its activation exceeds its threshold; `activations` are its peak activations, and `image_ids` the rows of
-the images in the probe. `status` says why a unit is not described: it is dead, sparse, invalid or failed.
+{simulated}Each row is a unit. `exemplars` are the images of the probe that activate it most, strongest first;
+`masks` are white where its activation exceeds its threshold; `activations` are its peak activations, and `image_ids`
+the rows of the images in the probe. `status` says why a unit is not described: it is dead, sparse, invalid or failed.
 
 ```python
 import datasets
@@ -99,8 +98,8 @@ def _write_single_file(catalogue: Catalogue, out: Path, max_mib: float) -> Path:
     size = len(page.encode()) / 2**20
     if size > max_mib:
         raise BadInput(
-            f"the page has {size:.1f} MiB with its pictures and may have {max_mib:g}; describe fewer units or exemplars,"
-            f" or give --max_mib {int(size) + 1}"
+            f"the page has {size:.1f} MiB with its pictures and may have {max_mib:g}; describe fewer units or"
+            f" exemplars, or give --max_mib {int(size) + 1}"
         )
     write_text(out / SINGLE_FILE, page)
     return out / SINGLE_FILE
@@ -150,8 +149,8 @@ def _write_shard(path: Path, rows: Sequence[Mapping[str, Any]], schema: Any) -> 
     from pyarrow import parquet
 
     with atomic_write(path) as partial, parquet.ParquetWriter(partial, schema) as writer:
-        for group in batched(rows, GROUP_UNITS):
-            writer.write_table(pyarrow.Table.from_pylist(list(group), schema))
+        for start in range(0, len(rows), GROUP_UNITS):
+            writer.write_table(pyarrow.Table.from_pylist(list(rows[start : start + GROUP_UNITS]), schema))
 
 
 def _iter_shards(catalogue: Catalogue) -> Iterator[list[dict[str, Any]]]:

@@ -55,7 +55,7 @@ def test_the_card_says_what_was_described_by_whom_and_names_no_folder(hub, run_f
     card = (hub / "README.md").read_text()
     assert card.startswith("---\n")
     assert "| describer | colour |" in card
-    assert "5 ok, 1 dead, 1 sparse".split(", ")[1] in card
+    assert "| units | 1 dead, 5 ok, 1 sparse |" in card
     assert str(run_folder.parent) not in card
 
 
