@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import yaml
@@ -23,7 +23,6 @@ from milan.storage.files import atomic_write, lock_folder, write_text
 from milan.storage.tables import FACTS, write_csv, write_jsonl
 from milan.units import Unit
 
-ExportFormat = Literal["milannotations", "hub", "csv", "single_file"]
 SINGLE_FILE = "page.html"
 MAX_MIB = 20.0  # MiB of a single file, about what mail servers let through once an attachment is encoded
 GROUP_UNITS = 64  # units in a row group of the data set's files
@@ -50,7 +49,7 @@ catalogue = milan.results.catalogue.read_catalogue("FOLDER")
 """
 
 
-def export_catalogue(catalogue: Catalogue, format: ExportFormat, out: Path, *, max_mib: float = MAX_MIB) -> Path:
+def export_catalogue(catalogue: Catalogue, format: str, out: Path, *, max_mib: float = MAX_MIB) -> Path:
     """Write a catalogue and its exemplars in another form, and return the folder or file that was written.
 
     Args:
