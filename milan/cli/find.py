@@ -45,8 +45,12 @@ def run_find(
 
     if bool(text) == (image is not None):
         raise BadInput(f'give either a text or --image FILE, as in: {PROGRAM} "red things" RUN')
-    catalogues = {folder: read_catalogue(folder) for folder in runs}
-    searched = [SearchedRun(folder, one.texts, one.dissections) for folder, one in catalogues.items()]
+    names = [Path(folder).resolve().name for folder in runs]
+    searched = []
+    for folder, name in zip(runs, names, strict=True):
+        catalogue = read_catalogue(folder)
+        shown = name if names.count(name) == 1 else folder
+        searched.append(SearchedRun(shown, catalogue.texts, catalogue.dissections))
     if image is not None:
         found = find_by_image(image, searched, count=count)
     else:

@@ -208,7 +208,7 @@ def _format_card(catalogue: Catalogue) -> str:
     }
     note = str(facts.get("simulated") or "")
     card = CARD.format(
-        title=clean_text(head["pretty_name"]),
+        title=clean_text(f"Units of {target}, described by {describer}"),
         lede=f"{len(catalogue.descriptions):,} of {len(catalogue):,} units described in words by {describer}.",
         facts="\n".join(f"| {clean_text(name)} | {_escape_cell(value)} |" for name, value in rows.items()),
         simulated=f"**{clean_text(note)}**\n\n" if note else "",

@@ -90,9 +90,9 @@ class FoundUnit:
         unit: the unit.
         text: its description; empty if it has none.
         score: the value by which units are ranked, larger is better.
-        parts: what the score is made of, by name; NaN where the unit lacks it. Of a text: "description" and
-            "exemplars", cosines from -1 to 1, or "words", the share of the query's words in the description. Of an
-            image: "percentile", the percentage of the probe's images that activate the unit less, and "activation",
+        parts: what the score is made of, by name; NaN where the unit lacks it. Of a text: "text
+            similarity" and "exemplar similarity", cosines from -1 to 1, or "shared words", the share of the query's
+            words in the description. Of an image: "percentile", the percentage of the probe's images that activate the unit less, and "activation",
             in the target's own scale.
         picture: of a search by image, the image and the region where the unit exceeds its threshold.
     """
@@ -142,7 +142,7 @@ def find_by_text(
     evidence = _compare_descriptions(query, texts, sentences, embedder)
     if embedder is not None:
         pictures = torch.cat([embed_exemplars(embedder, run) for run in runs])
-        evidence["exemplars"] = (pictures @ embed_texts(embedder, [query])[0]).double().numpy()
+        evidence["exemplar similarity"] = (pictures @ embed_texts(embedder, [query])[0]).double().numpy()
     scores = _mean_of_known([_standardize(values) for values in evidence.values()])
     best = _rank(scores, count)
     return [
@@ -274,8 +274,8 @@ def _compare_descriptions(
     elif embedder is not None:
         vectors, wanted = embed_texts(embedder, distinct), embed_texts(embedder, [query])[0]
     else:
-        return {"words": _spread(texts, dict(zip(distinct, _share_words(query, distinct), strict=True)))}
-    return {"description": _spread(texts, dict(zip(distinct, (vectors @ wanted).tolist(), strict=True)))}
+        return {"shared words": _spread(texts, dict(zip(distinct, _share_words(query, distinct), strict=True)))}
+    return {"text similarity": _spread(texts, dict(zip(distinct, (vectors @ wanted).tolist(), strict=True)))}
 
 
 def _share_words(query: str, texts: Sequence[str]) -> list[float]:

@@ -35,7 +35,7 @@ class Letters:
 def test_the_unit_of_a_colour_is_found_first(searched, cache, query, unit):
     found = find_by_text(query, [searched], embedder=ColourEmbedder(), count=3)
     assert (found[0].unit, len(found)) == (unit, 3)
-    assert found[0].parts["exemplars"] == max(each.parts["exemplars"] for each in found)
+    assert found[0].parts["exemplar similarity"] == max(each.parts["exemplar similarity"] for each in found)
 
 
 def test_exemplars_find_units_whose_descriptions_are_wrong(searched, cache):
@@ -58,10 +58,10 @@ def test_the_score_is_the_mean_of_standardized_similarities():
     run = SearchedRun("a", {Unit("x", 0): "red", Unit("x", 1): "red hat", Unit("x", 2): "dog"})
     found = find_by_text("a red dogs", [run])
     # Words are stemmed, so that each text has one of the three.
-    assert [each.parts["words"] for each in found] == pytest.approx([1 / 3] * 3)
+    assert [each.parts["shared words"] for each in found] == pytest.approx([1 / 3] * 3)
     assert [each.score for each in found] == [0, 0, 0]
     found = find_by_text("red dog hats", [run], count=2)
-    assert [(str(each.unit), each.parts["words"]) for each in found] == [("x:1", 2 / 3), ("x:0", 1 / 3)]
+    assert [(str(each.unit), each.parts["shared words"]) for each in found] == [("x:1", 2 / 3), ("x:0", 1 / 3)]
     assert found[0].score == pytest.approx((2 / 3 - 4 / 9) / math.sqrt(2 / 81))
 
 
@@ -117,6 +117,7 @@ def test_the_program_writes_a_table_json_and_a_page(run_folder, tmp_path, capsys
     assert main(["red", str(run_folder), "--embedder", embedder, "--out", str(tmp_path / "out"), "--count", "2"]) == 0
     found = json.loads((tmp_path / "out" / "found.json").read_text())["found"]
     assert (found[0]["layer"], found[0]["unit"], len(found)) == ("answers", 0, 2)
+    assert found[0]["description"] == "things coloured red"
     page = (tmp_path / "out" / "page" / "index.html").read_text()
     assert "units/0.webp" in page
     assert (tmp_path / "out" / "page" / "units" / "0.webp").stat().st_size > 100
