@@ -90,10 +90,10 @@ class FoundUnit:
         unit: the unit.
         text: its description; empty if it has none.
         score: the value by which units are ranked, larger is better.
-        parts: what the score is made of, by name; NaN where the unit lacks it. Of a text: "text
-            similarity" and "exemplar similarity", cosines from -1 to 1, or "shared words", the share of the query's
-            words in the description. Of an image: "percentile", the percentage of the probe's images that activate the unit less, and "activation",
-            in the target's own scale.
+        parts: what the score is made of, by name; NaN where the unit lacks it. Of a text: "text similarity" and
+            "exemplar similarity", cosines from -1 to 1, or "shared words", the share of the query's words in the
+            description. Of an image: "percentile", the percentage of the probe's images that activate the unit less,
+            and "activation", in the target's own scale.
         picture: of a search by image, the image and the region where the unit exceeds its threshold.
     """
 
