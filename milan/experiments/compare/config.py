@@ -1,7 +1,6 @@
 """Options of the compare experiment."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from milan.experiments.core.config import ReportConfig
 
@@ -16,8 +15,6 @@ class CompareConfig(ReportConfig):
         units: The units to show, as layer4:17. By default all.
         page_units: The largest number of units on the page; of more units so many are sampled randomly.
     """
-
-    positional: ClassVar[str] = "runs"
 
     runs: list[str]
     units: list[str] | None = None
