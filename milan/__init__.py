@@ -1,6 +1,6 @@
-"""Says in words what the neurons of a vision network do.
+"""Describe the neurons of vision networks in natural language.
 
-Names are imported when they are first used, so that ``import milan`` and every ``--help`` are quick.
+Names are imported on first use, so that ``import milan`` and each ``--help`` are fast.
 """
 
 from importlib import import_module
@@ -16,6 +16,8 @@ _HOMES = {
     "Target": "milan.targets.target",
     "load_target": "milan.targets.loading",
     "GeneratorTarget": "milan.targets.generator_target",
+    "Dictionary": "milan.targets.dictionary",
+    "load_dictionary": "milan.targets.dictionary_files",
     "Latents": "milan.targets.latents",
     "Preprocessing": "milan.targets.preprocessing",
     "Probe": "milan.probes",
@@ -23,6 +25,9 @@ _HOMES = {
     "dissect": "milan.dissection.dissect",
     "Dissection": "milan.dissection.store",
     "load_dissection": "milan.dissection.store",
+    "record": "milan.targets.hooks",
+    "ablate": "milan.targets.hooks",
+    "steer": "milan.targets.hooks",
     "recorded": "milan.targets.hooks",
     "ablated": "milan.targets.hooks",
     "Describer": "milan.describers",
@@ -46,8 +51,10 @@ if TYPE_CHECKING:
     from milan.dissection.store import Dissection, load_dissection
     from milan.probes import Probe, load_probe
     from milan.results.catalogue import Catalogue, read_descriptions
+    from milan.targets.dictionary import Dictionary
+    from milan.targets.dictionary_files import load_dictionary
     from milan.targets.generator_target import GeneratorTarget
-    from milan.targets.hooks import ablated, recorded
+    from milan.targets.hooks import ablate, ablated, record, recorded, steer
     from milan.targets.latents import Latents
     from milan.targets.loading import load_target
     from milan.targets.preprocessing import Preprocessing

@@ -98,7 +98,8 @@ FULL = """
 def test_a_full_disk_is_one_error_whatever_saves(tmp_path: Path) -> None:
     process = started(FULL, tmp_path)
     assert process.stdout is not None
-    *told, left = process.communicate(timeout=120)[0].splitlines()
+    # Not communicate(), which loses what was buffered behind the line that says "ready".
+    *told, left = process.stdout.read().splitlines()
     suffixes = (".safetensors", ".npy", ".npz", ".pt", ".parquet", ".map.npy", ".txt")
     assert told == [f"{suffix} {errno.ENOSPC} a{suffix}" for suffix in suffixes]
     assert left == "[]"
@@ -166,8 +167,8 @@ def test_lock_ends_with_its_holder_though_a_process_that_it_forked_goes_on(tmp_p
         from pathlib import Path
         from milan.storage.files import lock_folder
         with lock_folder(Path(sys.argv[1])):
-            child = os.fork() or time.sleep(60)
-            print(f"ready\\n{child}", flush=True)
+            if not os.fork():  # the child speaks, so that it has left the lock alone by then
+                print(f"ready\\n{os.getpid()}", flush=True)
             time.sleep(60)
     """
     process = started(forking, tmp_path)

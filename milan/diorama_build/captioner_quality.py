@@ -43,7 +43,7 @@ def measure_captioner(captioner: ImageCaptioner, count: int = COUNT) -> dict[str
         for index in track_progress(range(count), description=f"drawing {world}")
     ]
     images = torch.from_numpy(np.stack([scene.image for scene in scenes]))
-    said = captioner.caption_images(images)
+    said = [str(caption) for caption in captioner.caption_images(images)]
     references = [generate_sentences(scene, REFERENCES) for scene in scenes]
     own, others = [generate_sentences(scene, 1, seed=EXTRA_SEED)[0] for scene in scenes], said[7:] + said[:7]
     constant = [Counter(said).most_common(1)[0][0]] * len(said)

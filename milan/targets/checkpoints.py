@@ -1,5 +1,6 @@
 """Read the state dict in a file of weights, without executing anything that is in the file."""
 
+import io
 import pickle
 import warnings
 import zipfile
@@ -24,6 +25,8 @@ SAVE_AGAIN = "save it again with torch.save(model.state_dict(), FILE) or as safe
 # Bytes by which the size that a file claims for its tensors may exceed the file. No more is allocated.
 MAX_EXCESS = 2**30
 Weights = dict[str, Tensor]
+# Attribute of a replaced object with the name of its class; no Python identifier, so that no object has it.
+_NAME = "<name>"
 
 
 def read_weights(path: Path) -> Weights:
@@ -43,8 +46,8 @@ def read_weights(path: Path) -> Weights:
     elif kind := wrong_kind(path):
         raise BadInput(f"{path} is {kind}")
     else:
-        weights = _read_checkpoint(path)
-    _check_ordinary(weights, path)
+        weights = _state_dict(read_objects(path), path)
+    check_ordinary(weights, path)
     return weights
 
 
@@ -56,23 +59,34 @@ def _read_safetensors(path: Path) -> Weights:
         raise BadInput(f"{path} is {wrong_kind(path) or damage}") from error
 
 
-def _read_checkpoint(path: Path) -> Weights:
+def read_objects(path: Path, skip: int = 0) -> Any:
+    """Read what ``torch.save`` wrote to a file, after its first ``skip`` bytes; see :func:`load_inert`.
+
+    Raises:
+        BadInput: the file is damaged, of another kind, or names objects that are never read.
+    """
     _check_container(path)
     try:
         with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
-            content = load_inert(file)
+            file.seek(skip)
+            return load_inert(io.BytesIO(file.read()) if skip else file)
     except pickle.UnpicklingError as error:
         reason = "it holds objects that could run code when they are read"
         raise BadInput(f"{path} is not read, since {reason}; {SAVE_AGAIN}") from error
     # A damaged pickle makes the reader raise anything.
     except Exception as error:
         raise BadInput(f"{path} is damaged or no weights file: {format_error_line(error)}") from error
-    return _state_dict(content, path)
 
 
 def _check_container(path: Path) -> None:
     """Raise BadInput for a file that ``torch.save`` did not write, or that unpacks to far more than its size."""
-    if not zipfile.is_zipfile(path):
+    try:
+        archived = zipfile.is_zipfile(path)
+        members = _members(path) if archived else []
+    # A damaged version number makes zipfile raise a RuntimeError.
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError) as error:
+        raise BadInput(f"{path} is damaged: {format_error_line(error)}; copy or download it again") from error
+    if not archived:
         with path.open("rb") as file:
             start = file.read(8)
         # Before PyTorch 1.6 a checkpoint was a pickle.
@@ -80,11 +94,6 @@ def _check_container(path: Path) -> None:
             kind = "a truncated zip archive" if start[:2] == b"PK" else f"no weights file (it begins with {start!r})"
             raise BadInput(f"{path} is {kind}; copy or download it again")
         return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise BadInput(f"{path} is damaged: {format_error_line(error)}; copy or download it again") from error
     names = {Path(member.filename).name for member in members}
     if "constants.pkl" in names:
         remedy = "write its weights with torch.save(torch.jit.load(FILE).state_dict(), OTHER)"
@@ -96,11 +105,16 @@ def _check_container(path: Path) -> None:
         raise BadInput(f"{path} unpacks to {unpacked / 2**30:.1f} GiB from {size / 2**20:.1f} MiB; {SAVE_AGAIN}")
 
 
-def load_inert(file: IO[bytes]) -> Any:
+def _members(path: Path) -> list[zipfile.ZipInfo]:
+    with zipfile.ZipFile(path) as archive:
+        return archive.infolist()
+
+
+def load_inert(file: IO[bytes] | io.BytesIO) -> Any:
     """Read a checkpoint without executing anything in it.
 
     Only tensors and plain values are rebuilt. Every other class or function that the file names is replaced by a class
-    that makes empty mappings or objects.
+    that makes empty mappings or objects; :func:`pickled_name` tells which one it was.
 
     Raises:
         UnpicklingError: the file names what PyTorch never reads, or has the format before PyTorch 1.6 and names
@@ -125,8 +139,22 @@ def _stand_in(name: str) -> type:
         # What they pickle has a state that is no mapping.
         inert = {"__new__": lambda cls, *args: object.__new__(cls), "__setstate__": lambda self, state: None}
         return type("Inert", (), inert)
+    return type("Inert", (), {_NAME: name, "__new__": _inert_mapping})
+
+
+def _inert_mapping(cls: type, *args: object) -> OrderedDict:
     # PyTorch's reader sets items of no other mappings.
-    return type("Inert", (), {"__new__": lambda cls, *args: OrderedDict()})
+    mapping: OrderedDict = OrderedDict()
+    setattr(mapping, _NAME, getattr(cls, _NAME))
+    return mapping
+
+
+def pickled_name(value: object) -> str:
+    """Return the full name of a class or function that :func:`load_inert` replaced, or of the class of an object.
+
+    The result is empty for values that were not replaced. The object's attributes are in its ``__dict__``.
+    """
+    return str(getattr(value, _NAME, ""))
 
 
 def _state_dict(content: Any, path: Path) -> Weights:
@@ -160,7 +188,7 @@ def _candidates(content: Any, depth: int = DEEPEST) -> dict[str, Weights]:
     return found
 
 
-def _check_ordinary(weights: Weights, path: Path) -> None:
+def check_ordinary(weights: Weights, path: Path) -> None:
     """Raise BadInput for tensors without plain values, or of a claimed size that the file cannot hold."""
     size = path.stat().st_size
     for name, value in weights.items():

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 import milan
 from milan.cli.describe import run_describe
@@ -147,7 +148,7 @@ def test_the_key_follows_settings_and_code():
     assert worlds.Colour().key != worlds.Colour(times=2).key
 
 
-OWN = """
+VERSIONED = """
 from milan import Description
 from milan.describers import Describer
 
@@ -166,7 +167,7 @@ class Own(Describer):
 def test_a_stated_version_stands_for_the_code_else_its_text_does(stated, tmp_path):
     def key(text, version):
         file = tmp_path / "own.py"
-        file.write_text(OWN.format(text=text, version=f"\n    version = {version}" if stated else ""))
+        file.write_text(VERSIONED.format(text=text, version=f"\n    version = {version}" if stated else ""))
         return find_describer_class(f"{file}:Own")().key
 
     assert key("a", 1) == key("a", 1)
@@ -177,7 +178,7 @@ def test_a_stated_version_stands_for_the_code_else_its_text_does(stated, tmp_pat
 def test_a_class_made_at_a_prompt_is_known_by_its_code():
     def key(text):
         place: dict = {}
-        exec(OWN.format(text=text, version=""), place)
+        exec(VERSIONED.format(text=text, version=""), place)
         return place["Own"]().key
 
     assert key("a") == key("a") != key("b")
@@ -195,8 +196,8 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "describe").glob("*.ya
 def test_every_configuration_is_made_of_options_and_settings_that_there_are(config):
     options = build_parser("describe.py", "", run_describe).parse_args(["--config", str(config)])
     assert config.stem.partition("-")[0] == options.describer, "named for its describer"
-    settings = options.settings or {}
-    made = load_describer(options.describer, **parse_settings(options.describer, settings))
+    settings = yaml.safe_load(config.read_text(encoding="utf-8")).get("settings", {})
+    made = load_describer(options.describer, **parse_settings(options.describer, options.settings or {}))
     assert {name: made.settings[name] for name in settings} == settings
 
 

@@ -14,6 +14,7 @@ from milan.experiments.__main__ import experiment_names, load_experiment, main
 from milan.experiments.bench.bench import bench
 from milan.experiments.bench.config import BenchConfig
 from milan.experiments.core.report import Report
+from milan.probes import load_probe
 from milan.scores.truth_score import Truth
 from milan.targets.loading import load_target
 from milan.targets.unit_selection import get_default_probe
@@ -185,19 +186,23 @@ def test_what_cannot_be_is_told_before_the_work(folder: Path, tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
+def sources():
+    return load_target("diorama:resnet-objects"), load_probe("diorama:objects", limit=2)
+
+
 def test_a_dissection_of_its_own_does_not_count(folder: Path, tmp_path: Path) -> None:
     from milan.experiments.core.evaluated_describers import load_evaluated_describers
 
     with pytest.warns(MilanWarning, match="quantile"):
-        load_evaluated_describers([options(tmp_path, "own", RIGHT, quantile=0.995)], 0, "cpu")
+        load_evaluated_describers([options(tmp_path, "own", RIGHT, quantile=0.995)], *sources(), 0, "cpu")
 
 
 def test_a_name_stands_for_its_settings_on_diorama() -> None:
     from milan.experiments.core.evaluated_describers import load_evaluated_describers
 
     config = Path(__file__).parents[2] / "configs" / "describe" / "linear_explanations-diorama.yaml"
-    named, *others = load_evaluated_describers(["linear_explanations"], 0, "cpu")
-    file, *_ = load_evaluated_describers([str(config)], 0, "cpu")
+    named, *others = load_evaluated_describers(["linear_explanations"], *sources(), 0, "cpu")
+    file, *_ = load_evaluated_describers([str(config)], *sources(), 0, "cpu")
     assert named.name == file.name == "linear_explanations"
     assert named.describer.settings == file.describer.settings
     assert named.describer.settings["evidence"] == yaml.safe_load(config.read_text())["settings"]["evidence"]

@@ -226,7 +226,7 @@ def test_a_damaged_or_unwritable_cache_is_told(cache, probe, monkeypatch, tmp_pa
     for each in file.parent.iterdir():
         each.unlink()
     file.write_text("no database, but as long as one's head would be, and then a little longer for good measure" * 3)
-    with pytest.raises(BadInput, match="delete the file to have them made anew"):
+    with pytest.raises(BadInput, match="delete the file"):
         embed_texts(ColourEmbedder(), ["red"])
     with pytest.raises(sqlite3.DatabaseError):  # what it was is left for the user to look at
         sqlite3.connect(file).execute("SELECT * FROM texts")

@@ -11,7 +11,7 @@ class AssessmentConfig(DissectedTargetConfig):
     """Score descriptions by how well a language model predicts unseen weights and activations from them.
 
     Attributes:
-        describers: The describers: names (on Diorama with the settings of configs/describe/NAME-diorama.yaml), files of
+        describers: The describers: names, NAME:KEY=VALUE,..., files of
             options as in configs/describe, or tables of descriptions.
         pairs: What is predicted: weight_label, weight_clip or caption_activation. By default weight_label.
         settings: Settings of these describers for the pairs and the predicting language model, as --settings.llm

@@ -19,7 +19,7 @@ class AuditConfig(DissectionOptions, RunConfig):
         target_options: How the input of every network is made and its output is read.
         probe: Unblurred images to dissect the networks on.
         limit: Use only the first LIMIT images of the probe.
-        describer: The describer: a name (on Diorama with the settings of configs/describe/NAME-diorama.yaml), a file of
+        describer: The describer: a name, NAME:KEY=VALUE,..., a file of
             options, or a table of descriptions.
         words: A unit is counted if its description has one of these words, as a whole word. By default face, head,
             nose, eyes, mouth, and their plurals.

@@ -13,7 +13,7 @@ class BenchConfig(DissectedTargetConfig):
     The probe must be one of Diorama's.
 
     Attributes:
-        describers: The describers: names (on Diorama with the settings of configs/describe/NAME-diorama.yaml), files of
+        describers: The describers: names, NAME:KEY=VALUE,..., files of
             options as in configs/describe, or tables of descriptions.
         planted_units: A CSV file of what the units of a network of your own were constructed to detect, with the
             columns layer, unit, kind (single, either, nothing, ...) and text.

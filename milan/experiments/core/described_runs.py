@@ -144,8 +144,8 @@ def _load_run(source: str) -> tuple[DescribedRun, bool]:
 
 
 def _load_dissections(folder: Path, layers: Sequence[str]) -> dict[str, Dissection]:
-    """Load the dissections beside a table: in its folder ``dissection``, or in the folder above, as those of a"
-    " bench."""
+    """Load the dissections beside a table: in its folder ``dissection``, or in the folder above, as those of a
+    bench."""
     found: dict[str, Dissection] = {}
     for home in (folder / "dissection", folder.parent / "dissection", folder.parent.parent / "dissection"):
         for place in sorted(home.glob("*/dissection.json")):

@@ -1,5 +1,5 @@
-"""The report of an experiment: tables with intervals, headlines, notes and figures, as files, a page and printed"
-" text."""
+"""The report of an experiment: tables with intervals, headlines, notes and figures, as files, a page and printed
+text."""
 
 import json
 import math

@@ -105,7 +105,10 @@ class Study:
             specs: names, files of options or tables of descriptions (see ``load_evaluated_describer``), or describers
                 that are loaded already.
         """
-        loaded = [load_evaluated_describer(spec, self.device) if isinstance(spec, str) else spec for spec in specs]
+        loaded = [
+            load_evaluated_describer(spec, self.target, self.probe, self.device) if isinstance(spec, str) else spec
+            for spec in specs
+        ]
         for each in loaded:
             run_describer(each, self.dissections, self.units, self.out / "describers" / each.name)
         self.describers += loaded

@@ -10,7 +10,7 @@ class CutAndPasteConfig(TargetConfig):
     """Paste what one half of an either-or unit detects into other images, to fool the target.
 
     Attributes:
-        describer: The describer: a name (on Diorama with the settings of configs/describe/NAME-diorama.yaml), a file of
+        describer: The describer: a name, NAME:KEY=VALUE,..., a file of
             options, or a table of descriptions.
         layer: The dotted path of the layer, which should be close to the last one.
         units: The units to attack, as layer4:17. By default those whose descriptions join the least similar things.

@@ -13,7 +13,7 @@ class KnownConfig(DissectedTargetConfig):
     those that are annotated for Diorama's networks.
 
     Attributes:
-        describers: The describers: names (on Diorama with the settings of configs/describe/NAME-diorama.yaml), files of
+        describers: The describers: names, NAME:KEY=VALUE,..., files of
             options as in configs/describe, or tables of descriptions.
         final_layer: The layer in which unit i is class i; empty to leave its table out.
         unseen_probe: Labelled images of classes that the target was not trained on, for each of which the best detector

@@ -10,7 +10,7 @@ class PaintedConfig(DissectedTargetConfig):
     """Score descriptions by the activations of their units on images that are generated from them.
 
     Attributes:
-        describers: The describers: names (on Diorama with the settings of configs/describe/NAME-diorama.yaml), files of
+        describers: The describers: names, NAME:KEY=VALUE,..., files of
             options as in configs/describe, or tables of descriptions.
         painter: The image generator: diorama, which draws exactly what a text says, diffusers:ID_OR_FOLDER, or
             PATH/FILE.py:NAME.

@@ -12,7 +12,7 @@ class SimulationConfig(DissectedTargetConfig):
     Descriptions are of units on PROBE@learn, four fifths of the probe, and predict activations on PROBE@judge.
 
     Attributes:
-        describers: The describers: names (on Diorama with the settings of configs/describe/NAME-diorama.yaml), files of
+        describers: The describers: names, NAME:KEY=VALUE,..., files of
             options as in configs/describe, or tables of descriptions. By
             default those of the paper's tables, with their settings for Diorama.
         simulator: The simulator: "labels" for the labels of the images, or an image-text model. By default

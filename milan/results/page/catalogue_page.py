@@ -1,4 +1,4 @@
-"""Writes the page: its pictures first, then ``index.html`` whole."""
+"""Write the page of a catalogue: its pictures first, then ``index.html``."""
 
 import json
 from collections.abc import Mapping
@@ -24,12 +24,15 @@ def write_page(
     folder: Path,
     sheets: Mapping[Unit, ContactSheet] | None = None,
 ) -> Path:
-    """Writes ``index.html`` and the pictures beside it, and gives the path of the former.
+    """Write ``index.html`` and its pictures, and return the path of ``index.html``.
 
-    Run again it makes only the pictures that are not there; ``index.html`` appears when everything it shows is there.
+    Pictures that exist are not written again. ``index.html`` is written last, when all its pictures exist.
 
     Args:
-        sheets: what ``write_contact_sheets`` gave for this folder, if it was called before.
+        catalogue: the descriptions.
+        dissections: the dissection of each layer, by its name.
+        folder: where to write.
+        sheets: the result of ``write_contact_sheets`` for this folder, if it was called before.
     """
     if sheets is None:
         drawable = [
@@ -66,10 +69,10 @@ def _render_page(catalogue: Catalogue, data: dict[str, Any]) -> str:
 
 
 def _format_summary(catalogue: Catalogue) -> str:
-    """One sentence that says what lies here."""
+    """Return one sentence about the contents of the page."""
     facts = catalogue.facts
     layers = len(catalogue.layers)
-    said = (
+    units = (
         f"{len(catalogue.descriptions):,} of {len(catalogue):,} units in {layers}"
         f" {'layer' if layers == 1 else 'layers'}"
     )
@@ -77,15 +80,15 @@ def _format_summary(catalogue: Catalogue) -> str:
     images = (
         f"{facts['images']:,} images of {_shorten_path(str(facts['probe']))}" if known else "the images of its probe"
     )
-    each = f", each by the {facts['k']} that move it most" if "k" in facts else ""
-    return clean_text(f"{said}, described by {facts.get('describer') or 'a describer'} from {images}{each}.")
+    each = f", each from its {facts['k']} top-activating images" if "k" in facts else ""
+    return clean_text(f"{units}, described by {facts.get('describer') or 'a describer'} from {images}{each}.")
 
 
 def _shorten_path(path: str) -> str:
-    """The last two parts of a path; what is no path as it is."""
+    """Return the last two parts of a path; other specs are returned unchanged."""
     return "/".join(path.rstrip("/").split("/")[-2:])
 
 
 def _escape_json(data: dict[str, Any]) -> str:
-    """JSON that no text in it can end: within a script element only ``<`` is special."""
+    """Return JSON for a script element, where only ``<`` is special."""
     return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
