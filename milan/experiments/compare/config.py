@@ -7,7 +7,7 @@ from milan.experiments.core.config import ReportConfig
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig(ReportConfig):
-    """Show several describers' runs side by side, in a table and on a page: compare DIR DIR ...
+    """Show several describers' runs side by side, in a table and on a page.
 
     Attributes:
         runs: Folders that describe.py wrote or tables of descriptions, of this package or published, each as PLACE or

@@ -111,7 +111,8 @@ class Study:
         ]
         for each in loaded:
             run_describer(each, self.dissections, self.units, self.out / "describers" / each.name)
-        self.describers += loaded
+        # Not in place: copies of a study share the list.
+        self.describers = [*self.describers, *loaded]
         return loaded
 
     @property
