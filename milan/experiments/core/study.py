@@ -126,6 +126,14 @@ class Study:
         return self.evaluated.texts
 
     @property
+    def described_units(self) -> dict[str, list[Unit]]:
+        """The units that the first describer described, by layer, without layers that have none."""
+        found: dict[str, list[Unit]] = {}
+        for unit in self.texts:
+            found.setdefault(unit.layer, []).append(unit)
+        return found
+
+    @property
     def active_units(self) -> list[Unit]:
         """The selected units that are not dead, described or not."""
         return [
