@@ -138,7 +138,8 @@ def _public_page() -> str:
 def _reference(title: str, name: str, level: int) -> str:
     heading = "false" if title == f"`{name}`" else "true"
     title = f"{'#' * level} {title}\n\n" if heading == "false" else ""
-    return f"{title}::: {name}\n    options:\n      show_root_heading: {heading}\n      heading_level: {level + (heading == 'false')}\n"
+    options = f"      show_root_heading: {heading}\n      heading_level: {level + (heading == 'false')}\n"
+    return f"{title}::: {name}\n    options:\n{options}"
 
 
 def _config_block(name: str) -> str:

@@ -142,7 +142,8 @@ def _fit_on_labels(embedder: Embedder, probe: Probe, labels: Presence, rows: Int
 def find_published_calibration(spec: str) -> tuple[float, float] | None:
     """a and b that were published for an image-text model, or None.
 
-    >>> find_published_calibration("open_clip:ViT-L-16-SigLIP-384/webli"), find_published_calibration("hf:openai/clip-vit-large-patch14-336")
+    >>> find_published_calibration("open_clip:ViT-L-16-SigLIP-384/webli"), find_published_calibration(
+    ...     "hf:openai/clip-vit-large-patch14-336")
     ((60.0, -0.09), (58.0, -0.25))
     """
     words = spec.lower().replace("patch", "").replace("/", "-").replace(":", "-").split("-")

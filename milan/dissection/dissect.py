@@ -439,7 +439,7 @@ def _warn_of(plans: list[LayerPlan], out: Path, new: set[str]) -> None:
             text = f"{facts['nondeterministic']}; another run may find other exemplars"
             warnings.warn(text, MilanWarning, stacklevel=3)
         if facts["rank_error"]:
-            text = f"{plan.layer.name}: thresholds are computed on 1 in {1 / facts['sampled']:.0f} values, to fit the memory"
+            text = f"{plan.layer.name}: thresholds use 1 in {1 / facts['sampled']:.0f} values to fit the memory"
             error = f"the rank error of the quantile {plan.quantile} is up to {facts['rank_error']:.2g}"
             warnings.warn(f"{text}; {error}; raise memory for exact ones", MilanWarning, stacklevel=3)
 

@@ -191,7 +191,7 @@ class DissectionRun:
                 record.create_pooled_files(folder)
             except OSError as error:
                 raise BadInput(
-                    f"cannot store the activations of {name} in {folder}: {error.strerror}; free some, or choose another"
+                    f"cannot store the activations of {name} in {folder}: {error.strerror}; free some or choose another"
                 ) from None
 
     def _restore(self) -> bool:

@@ -186,7 +186,8 @@ def find_shared_source(simulator: str, explainer: Any) -> str:
 
     >>> find_shared_source("diorama:siglip-large", {"embedder": "diorama:siglip-small"})
     'both see through a SigLIP'
-    >>> find_shared_source("labels", {"evidence": "pixels"}), find_shared_source("hf:google/siglip-base-patch16-224", {"embedder": "open_clip:ViT-B-16/openai"})
+    >>> find_shared_source("labels", {"evidence": "pixels"}), find_shared_source("hf:google/siglip-base-patch16-224",
+    ...     {"embedder": "open_clip:ViT-B-16/openai"})
     ('both are told by labels', '')
     """
     seen = str(explainer.get("embedder") or "")

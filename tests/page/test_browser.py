@@ -243,7 +243,10 @@ def test_two_thousand_units_answer_at_once(visit, large_page):
     seen = visit(file=large_page)
     assert len(seen.shown()) == 2000
     assert time.monotonic() - start < 10  # on two busy cores; a second or two when they are free
-    timed = """(act) => { const start = performance.now(); act(); document.body.offsetHeight; return performance.now() - start; }"""
+    timed = (
+        "(act) => { const start = performance.now(); act(); document.body.offsetHeight;"
+        " return performance.now() - start; }"
+    )
     set_search = (
         "() => { const box = document.getElementById('search'); box.value = 'blue'; box.dispatchEvent(new"
         " Event('input')); }"

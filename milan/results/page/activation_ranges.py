@@ -23,8 +23,8 @@ def compute_class_ranges(
     """Return the names of classes, and for each unit the shares of some of them in ranges of its mean activation.
 
     The entry of a unit has ``edges`` (one more than ranges), ``classes`` (indices into the names, the most frequent in
-    the highest range first), ``shares`` (in percent, a row per class) and ``fewest`` (images in a range). It is None for
-    a unit with a single value, and for all units if labels or activations of all images are not available.
+    the highest range first), ``shares`` (in percent, a row per class) and ``fewest`` (images in a range). It is None
+    for a unit with a single value, and for all units if labels or activations of all images are not available.
     """
     labelled = _load_labelled_activations(dissection)
     if labelled is None:

@@ -51,8 +51,8 @@ def write_contact_sheets(
 ) -> dict[Unit, ContactSheet]:
     """Write ``folder/units/LAYER-KEY/INDEX.webp`` for each unit; files that exist are not written again.
 
-    A unit with more than ``MAX_PICTURES`` exemplars has further files, ``INDEX-1.webp`` and so on, because the side of a
-    WebP picture is limited. The key is derived from the dissection; folders of other keys are removed.
+    A unit with more than ``MAX_PICTURES`` exemplars has further files, ``INDEX-1.webp`` and so on, because the side of
+    a WebP picture is limited. The key is derived from the dissection; folders of other keys are removed.
     """
     places = {
         layer: f"units/{safe_name(layer)}-{_compute_key(dissection)}" for layer, dissection in dissections.items()

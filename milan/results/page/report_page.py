@@ -18,8 +18,8 @@ def write_report_page(view: Mapping[str, Any], folder: Path, units: Sequence[Map
             ``Report`` gives them.
         folder: where to write.
         units: for each unit ``id``, ``group``, ``truth`` (a text, or empty), ``sheet`` (a ``ContactSheet`` in this
-            folder, or None) and ``said``: for each describer ``name``, ``role``, ``text``, ``score`` (as shown), ``mark``
-            (a word, or empty) and ``reason``.
+            folder, or None) and ``said``: for each describer ``name``, ``role``, ``text``, ``score`` (as shown),
+            ``mark`` (a word, or empty) and ``reason``.
     """
     facts = view["facts"]
     page = render_document(
