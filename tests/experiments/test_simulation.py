@@ -1,6 +1,4 @@
-"""The simulation experiment on a network set by hand: right words predict, wrong words do not, and no describer
-saw the evaluation images.
-"""
+"""Predictions of activations from right and wrong descriptions, on a network with known weights."""
 
 import json
 from pathlib import Path
@@ -70,7 +68,7 @@ def test_no_describer_saw_the_evaluation_images(report: Report, folder: Path) ->
     assert all(judged.image(index).numpy().tobytes() not in seen for index in range(len(judged)))
 
 
-def test_all_is_written_with_what_a_reader_must_know(report: Report, folder: Path) -> None:
+def test_written_sources_and_notes(report: Report, folder: Path) -> None:
     facts = json.loads((folder / "out" / "report.json").read_text())
     assert facts["facts"]["simulator"] == "labels"
     judge = {"evaluation images": "diorama:objects@judge", "simulator": "labels"}
@@ -115,7 +113,7 @@ def test_linear_explanations_are_compared_with_and_without_their_search(folder: 
     assert table.rows[1].values["concepts"] == 2.0
 
 
-def test_units_are_replaced_by_what_is_predicted_of_them(classifier: Report) -> None:
+def test_ablation_scores_of_replaced_units(classifier: Report) -> None:
     table = next(table for table in classifier.tables if table.name == "ablation score of layer4")
     assert [row.name for row in table.rows] == ["table", "shuffled", "random", "constant"]
     for row in table.rows:
@@ -124,7 +122,7 @@ def test_units_are_replaced_by_what_is_predicted_of_them(classifier: Report) -> 
         assert row.values["optimised"].low <= row.values["optimised"].value <= row.values["optimised"].high < 1
 
 
-def test_a_table_is_scored_as_describers_are(classifier: Report) -> None:
+def test_an_imported_table_is_scored(classifier: Report) -> None:
     found = values(classifier, "table")
     assert (found["described"], found["distinct"], found["concepts"]) == (4, 3, 1.0)
     assert -1 <= found["correlation"].low <= found["correlation"].high <= 1
