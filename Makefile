@@ -1,16 +1,20 @@
-# `make describe` and `make test` are all the set-up there is: each makes .venv and installs what it needs first.
+# `make describe`, `make test` and `make docs` set up everything they need: each creates .venv and installs into it first.
 
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: describe test clean
+.PHONY: describe test docs clean
 
 describe: $(VENV)/.installed
 	$(RUN) describe.py
 
 test: $(VENV)/.installed-for-tests
 	$(RUN) -m pytest -n 2
+
+docs: $(VENV)/.installed-for-docs
+	$(RUN) -m mkdocs build --quiet --config-file docs/site/mkdocs.yml
+	@echo "the documentation is in build/site/index.html"
 
 $(RUN):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "milan needs Python 3.11 or newer; say which, as in: make describe PYTHON=python3.12"; exit 2; }
@@ -22,6 +26,10 @@ $(VENV)/.installed: pyproject.toml | $(RUN)
 
 $(VENV)/.installed-for-tests: pyproject.toml | $(RUN)
 	$(RUN) -m pip install --disable-pip-version-check --quiet --editable '.[test]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-for-docs: pyproject.toml | $(RUN)
+	$(RUN) -m pip install --disable-pip-version-check --quiet --editable '.[docs]'
 	@touch $@ $(VENV)/.installed
 
 clean:

@@ -88,7 +88,7 @@ def models() -> tuple[Captioner, Prior]:
 
 def trained(batch: int, rounds: int) -> float:
     """Neurons a second of the captioner and prior trained on Diorama, on units it describes, where beams end early."""
-    describer = Milan()
+    describer = Milan(captioner="diorama")
     layer = load_dissection(locate_packaged_data("data/diorama/annotations") / "resnet-objects" / "layer4")
     exemplars = [layer.exemplars(unit) for unit in layer.active_units()[: 4 * batch]]
     features = torch.stack([describer.models.encoder.encode(one.images, one.masks) for one in exemplars]).split(batch)

@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from benchmarks.better_describer import QUICK
-from milan.diorama.scene_concepts import parse_concepts
+from milan.diorama.text_reader import parse_description
 from milan.experiments.core.description_scores import BertScoreConfig, TextsWithReferences
 from milan.experiments.generalization.model_training import FeatureStore, TrainingRecipe
 from milan.experiments.generalization.network_splits import NetworkSplit, divide_units, load_networks, select_splits
@@ -91,7 +91,7 @@ def annotators(outcome: GeneralizationResult) -> Iterator[str]:
             [one.texts[place] for one in units if len(one.texts) > place])
                   for place in range(3)]  # fmt: skip
         values = [outcome.scorer.compute_truth_scores(one) for one in rounds]
-        pairs = [(parse_concepts(text).concept_count, value[name]) for one, value in zip(rounds, values, strict=True)
+        pairs = [(parse_description(text).concept_count, value[name]) for one, value in zip(rounds, values, strict=True)
                  for name, text in zip(one.names, one.texts, strict=True)]  # fmt: skip
         table = np.array([pair for pair in pairs if not np.isnan(pair[1])])
         named = table[table[:, 0] > 0, 1]
@@ -110,7 +110,7 @@ def by_length(outcome: GeneralizationResult) -> Iterator[str]:
     splits = left_out(outcome)
     for who in ("milan", "p(d|E)", "netdissect", "compositional", "an annotator*"):
         rounds = [one for split in splits for one in outcome._describe_untrained(split, who)]
-        lengths = [np.array([min(3, parse_concepts(text).concept_count) for text in one.texts]) for one in rounds]
+        lengths = [np.array([min(3, parse_description(text).concept_count) for text in one.texts]) for one in rounds]
         total = sum(map(len, lengths))
         for count in range(4):
             part = [some(one, length == count) for one, length in zip(rounds, lengths, strict=True)]

@@ -70,7 +70,7 @@ class Judge:
 
 def described(units: Sequence[AnnotatedUnit], **settings: object) -> list[str]:
     """MILAN's text for each unit."""
-    describer = Milan(**settings)  # type: ignore[arg-type]
+    describer = Milan(captioner="diorama", **settings)  # type: ignore[arg-type]
     texts: dict[tuple[Path, int], str] = {}
     for source in dict.fromkeys(one.source for one in units):
         asked = [one.unit for one in units if one.source == source]

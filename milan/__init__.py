@@ -1,6 +1,6 @@
-"""Says in words what the neurons of a vision network do.
+"""Describe the neurons of vision networks in natural language.
 
-Names are imported when they are first used, so that ``import milan`` and every ``--help`` are quick.
+Names are imported on first use, so that ``import milan`` and each ``--help`` are fast.
 """
 
 from importlib import import_module
@@ -25,6 +25,9 @@ _HOMES = {
     "dissect": "milan.dissection.dissect",
     "Dissection": "milan.dissection.store",
     "load_dissection": "milan.dissection.store",
+    "record": "milan.targets.hooks",
+    "ablate": "milan.targets.hooks",
+    "steer": "milan.targets.hooks",
     "recorded": "milan.targets.hooks",
     "ablated": "milan.targets.hooks",
     "Describer": "milan.describers",
@@ -51,7 +54,7 @@ if TYPE_CHECKING:
     from milan.targets.dictionary import Dictionary
     from milan.targets.dictionary_files import load_dictionary
     from milan.targets.generator_target import GeneratorTarget
-    from milan.targets.hooks import ablated, recorded
+    from milan.targets.hooks import ablate, ablated, record, recorded, steer
     from milan.targets.latents import Latents
     from milan.targets.loading import load_target
     from milan.targets.preprocessing import Preprocessing

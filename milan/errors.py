@@ -1,4 +1,4 @@
-"""What the package raises and warns with: one line that names the thing, shows its value, and says what to do."""
+"""Errors and warnings of the package: one line that names the subject, shows its value, and says what to do."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 
 class MilanError(Exception):
-    """A fault of the input or the machine, told in one line; a program answers it with exit status 2."""
+    """Base class of errors shown to the user in one line; the programs then exit with status 2."""
 
 
 class BadInput(MilanError):
@@ -15,11 +15,11 @@ class BadInput(MilanError):
 
 
 class MissingEvidence(MilanError):
-    """Something was asked of a dissection that it does not hold; the text names what to run to get it."""
+    """A dissection, target or probe lacks the requested data; the message names what provides it."""
 
 
 class UnknownName(MilanError):
-    """A name that nothing answers to.
+    """An unknown name; the message lists the nearest known ones.
 
     >>> print(UnknownName("layer", "layer5", ["layer1", "layer4", "fc"], "list them with --list_layers"))
     unknown layer 'layer5'; nearest: layer4, layer1; list them with --list_layers
@@ -33,7 +33,7 @@ class UnknownName(MilanError):
 
 
 class MilanWarning(UserWarning):
-    """Something a user should know of a result; a program prints it once and keeps it in ``run.json``."""
+    """A fact about a result that the user should know; the programs print it once and store it in ``run.json``."""
 
     def __init__(self, *args: object):
         super().__init__(*args)
@@ -46,10 +46,10 @@ _recorders: list[Callable[[str], None]] = []
 
 @contextmanager
 def recorded_warnings(record: Callable[[str], None]) -> Iterator[None]:
-    """Within it ``record`` is called with the text of every ``MilanWarning``, of any thread and whatever filters say.
+    """Call ``record`` with the text of each ``MilanWarning`` within the block, in any thread and under any filter.
 
-    What is kept to be read again (a dissection, a journal) keeps the warnings of its making, and gives them again with
-    ``warn_again``: they are part of the result.
+    Stored results (a dissection, a journal) contain the warnings of the run that computed them, and repeat them with
+    :func:`warn_again` when they are read.
 
     >>> import warnings
     >>> texts: list[str] = []
@@ -67,15 +67,15 @@ def recorded_warnings(record: Callable[[str], None]) -> Iterator[None]:
 
 
 def warn_again(texts: Iterable[str]) -> None:
-    """Give each text as a ``MilanWarning``: those of a result that was made before."""
+    """Issue each text as a ``MilanWarning``, for a result that was computed earlier."""
     for text in texts:
         warnings.warn(text, MilanWarning, stacklevel=3)
 
 
 class MilanNotice(MilanWarning):
-    """Something to know about a run but not about its result; a program prints it once and does not keep it."""
+    """A fact about a run that does not concern its result; the programs print it once and do not store it."""
 
 
 def find_nearest_names(name: str, candidates: Iterable[str], count: int = 3) -> list[str]:
-    """The names most like ``name``, likest first."""
+    """Return the names most similar to ``name``, most similar first."""
     return get_close_matches(name, list(candidates), n=count, cutoff=0.3)

@@ -1,6 +1,6 @@
-"""The nouns that flow through the package: a unit, its exemplars, its description."""
+"""The central types of the package: a unit, its exemplars and its description."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,15 +26,44 @@ class Unit:
 
     @classmethod
     def parse(cls, text: str) -> "Unit":
+        """Return the unit of a text ``LAYER:INDEX``.
+
+        Raises:
+            BadInput: the text has another form.
+        """
         layer, colon, index = text.rpartition(":")
         if not colon or not layer or not index.isdecimal():
             raise BadInput(f"not a unit: {text!r}; write LAYER:INDEX, as in layer4:17")
         return cls(layer, int(index))
 
 
+def as_unit(unit: Unit | str) -> Unit:
+    """Return a unit that may be given as text.
+
+    >>> as_unit("layer4:17") == as_unit(Unit("layer4", 17))
+    True
+
+    Raises:
+        BadInput: the text has not the form ``LAYER:INDEX``.
+    """
+    return Unit.parse(unit) if isinstance(unit, str) else unit
+
+
+def group_by_layer(units: Iterable[Unit | str]) -> dict[str, list[int]]:
+    """Return the indices of units by their layer, in order.
+
+    >>> group_by_layer(["conv1:3", Unit("fc", 0), "conv1:1"])
+    {'conv1': [3, 1], 'fc': [0]}
+    """
+    indices: dict[str, list[int]] = {}
+    for unit in map(as_unit, units):
+        indices.setdefault(unit.layer, []).append(unit.index)
+    return indices
+
+
 @dataclass(frozen=True, eq=False)
 class Exemplars:
-    """The k probe images that activate one unit most, strongest first."""
+    """The k probe images that activate a unit most, strongest first."""
 
     unit: Unit
     images: UInt8[Tensor, "k 3 height width"]  # pixels 0..255, before any normalisation
@@ -50,19 +79,17 @@ class Exemplars:
 
 @dataclass(frozen=True)
 class Description:
-    """What a describer says of one unit."""
+    """A describer's description of a unit."""
 
     unit: Unit
     text: str
     score: float  # larger is better; scales differ between describers
     concepts: tuple[tuple[str, float], ...] = ()  # weighted parts that add up (Linear Explanations)
     bias: float = 0.0
-    candidates: tuple["Candidate", ...] = field(
-        default=(), repr=False
-    )  # runners-up, best first, the chosen one included
-    reasoning: Mapping[str, Any] = field(
-        default_factory=dict, repr=False, hash=False
-    )  # what led there, as plain values, for the page
+    # The texts that were scored, best first, with the chosen one.
+    candidates: tuple["Candidate", ...] = field(default=(), repr=False)
+    # The describer's intermediate results as plain values, which the page shows.
+    reasoning: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
 
     def _repr_html_(self) -> str:
         from milan.console.notebook import render_description
@@ -73,15 +100,15 @@ class Description:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One text that was considered, with the scores that decided."""
+    """A text that was considered as a description, with its scores."""
 
     text: str
     score: float
-    parts: tuple[tuple[str, float], ...] = ()  # what the score was made of, by name: likelihood, prior, pmi
+    parts: tuple[tuple[str, float], ...] = ()  # terms of the score by name: likelihood, prior, pmi
 
 
 def weighted_sum(parts: Sequence[tuple[str, float]]) -> str:
-    """Return concepts with weights as a text.
+    """Return weighted concepts as text.
 
     >>> weighted_sum([("dog", 0.62), ("grass", 0.3148), ("cat", -0.0123)])
     '0.62 dog + 0.31 grass - 0.012 cat'

@@ -40,6 +40,17 @@ def test_what_is_written_is_read(tmp_path, name):
     assert read_descriptions(tmp_path / name) == [LINEAR, RED]
 
 
+def test_a_data_frame_has_the_rows_of_the_table():
+    frame = FULL.to_pandas()
+    assert frame[["layer", "unit", "description", "status"]].values.tolist() == [
+        ["fc", 2, "3.2 dog - 1.1 cat", "ok"],
+        ["layer4.1", 3, "", "dead"],
+        ["layer4.1", 5, "", "failed"],
+        ["layer4.1", 17, "red things", "ok"],
+    ]
+    assert frame["score"].isna().tolist() == [False, True, True, False]
+
+
 def test_the_columns_are_those_promised(tmp_path):
     FULL.write(tmp_path)
     with (tmp_path / "descriptions.csv").open() as file:
@@ -142,7 +153,7 @@ def test_units_by_name():
     assert FULL[Unit("fc", 2)].concepts == (("dog", 3.2), ("cat", -1.1))
     with pytest.raises(UnknownName, match=r"unknown unit 'layer4.1:18'; nearest: layer4.1:17"):
         FULL["layer4.1:18"]
-    with pytest.raises(BadInput, match=r"layer4.1:5 has no description: it is failed \(HTTP 500\)"):
+    with pytest.raises(BadInput, match=r"layer4.1:5 has no description: its status is failed \(HTTP 500\)"):
         FULL["layer4.1:5"]
     with pytest.raises(BadInput, match="fc:2 is in the catalogue twice"):
         Catalogue.from_descriptions([LINEAR, LINEAR])

@@ -245,7 +245,6 @@ def test_a_tagger_of_the_real_treebank_tells_nouns_from_verbs(shared_data, tmp_p
     ]
     right = sum(found == true for found, true in pairs) / len(pairs)
     assert right > 0.8
-    assert "small dog" in said("A small dog sleeps in the house.", tagger)
     shutil.rmtree(tmp_path)
 
 

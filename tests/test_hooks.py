@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from milan.errors import BadInput, UnknownName
-from milan.targets.hooks import ablated, recorded
+from milan.targets.hooks import ablate, record, run_to_layers, steer
 from milan.targets.target import Target
 from milan.units import Unit
 
@@ -66,7 +66,7 @@ def images(count: int = 2) -> Tensor:
 
 def look_at(target: Target, *layers: str, batch: Tensor | None = None) -> dict[str, Tensor]:
     seen: dict[str, Tensor] = {}
-    with recorded(target, layers, lambda name, maps, cls: seen.update({name: maps.clone()})) as look:
+    with run_to_layers(target, layers, lambda name, maps, cls: seen.update({name: maps.clone()})) as look:
         look(images() if batch is None else batch)
     return seen
 
@@ -138,7 +138,7 @@ def test_nothing_remains_after_a_visit(toy: Target) -> None:
     before = traces(toy.model)
     running = toy.model.bn.running_mean.clone()
     look_at(toy, "relu#1")
-    with ablated(toy, [Unit("conv", 0)]):
+    with ablate(toy, [Unit("conv", 0)]):
         toy.outputs(images())
     assert traces(toy.model) == before
     assert torch.equal(toy.model.bn.running_mean, running)
@@ -152,11 +152,11 @@ def test_nothing_remains_after_an_exception(toy: Target, fault: type[BaseExcepti
     def fail(name: str, maps: Tensor, cls: Tensor | None) -> None:
         raise fault
 
-    with pytest.raises(fault), recorded(toy, ["bn"], fail) as look:
+    with pytest.raises(fault), run_to_layers(toy, ["bn"], fail) as look:
         look(images())
-    with pytest.raises(fault), ablated(toy, [Unit("bn", 0)]):
+    with pytest.raises(fault), ablate(toy, [Unit("bn", 0)]):
         raise fault
-    with pytest.raises(BadInput), ablated(toy, [Unit("bn", 0), Unit("fc", 99)]):
+    with pytest.raises(BadInput), ablate(toy, [Unit("bn", 0), Unit("fc", 99)]):
         pytest.fail("entered")
     assert traces(toy.model) == before
     assert torch.is_grad_enabled()
@@ -167,7 +167,7 @@ def test_gradients_and_the_random_state_are_the_callers(toy: Target) -> None:
     toy.layers()
     assert torch.equal(torch.get_rng_state(), state)
     toy.model.eval()
-    with ablated(toy, [Unit("conv", 0)]):
+    with ablate(toy, [Unit("conv", 0)]):
         toy.model(images()).sum().backward()
     assert (toy.model.conv.weight.grad[0] == 0).all()
     assert (toy.model.conv.weight.grad[1] != 0).any()
@@ -175,7 +175,7 @@ def test_gradients_and_the_random_state_are_the_callers(toy: Target) -> None:
 
 def test_ablation_changes_what_it_should(toy: Target) -> None:
     plain = look_at(toy, "bn", "relu#1", "fc")
-    with ablated(toy, [Unit("bn", 1)], value=0.25):
+    with ablate(toy, [Unit("bn", 1)], value=0.25):
         changed = look_at(toy, "bn", "relu#1", "fc")
     assert (changed["bn"][:, 1] == 0.25).all()
     assert torch.equal(changed["bn"][:, 0], plain["bn"][:, 0])
@@ -184,9 +184,83 @@ def test_ablation_changes_what_it_should(toy: Target) -> None:
     torch.testing.assert_close(changed["fc"][:, :, 0, 0], toy.model.fc(pooled))
 
 
+def hooked(toy: Target, change: Callable[[Tensor], None]) -> Tensor:
+    """The network's output where a hand-written hook changes a copy of the batch norm's output."""
+
+    def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        output = output.clone()
+        change(output)
+        return output
+
+    handle = toy.model.bn.register_forward_hook(hook)
+    try:
+        return toy.model(images())
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize(
+    ("mode", "change"),
+    [
+        ("add", lambda output: output[:, 1].add_(0.75)),
+        ("clamp", lambda output: output[:, 1].fill_(0.75)),
+        ("scale", lambda output: output[:, 1].mul_(0.75)),
+    ],
+)
+@torch.no_grad()
+def test_steering_equals_a_hand_written_hook(toy: Target, mode: str, change: Callable[[Tensor], None]) -> None:
+    toy.model.eval()
+    expected = hooked(toy, change)
+    with steer(toy, {"bn:1": 0.75}, mode=mode):
+        assert torch.equal(toy.model(images()), expected)
+    with steer(toy, {Unit("bn", 1): 0.75, "bn:0": -1.0}, mode=mode), record(toy, ["bn"]) as steered:
+        toy.model(images())
+    with record(toy, ["bn"]) as plain:
+        toy.model(images())
+    amounts = torch.tensor([-1.0, 0.75]).view(2, 1, 1)
+    expected = {"add": plain["bn"] + amounts, "scale": plain["bn"] * amounts}.get(mode, amounts.expand(2, 2, 8, 8))
+    assert torch.equal(steered["bn"], expected)
+
+
+def test_each_call_fills_the_recorded_activations_anew(toy: Target) -> None:
+    pixels = torch.arange(2 * 3 * SIZE * SIZE, dtype=torch.uint8).view(2, 3, SIZE, SIZE)
+    with record(toy, ["bn", "relu#1", "fc"]) as activations, record(toy, "bn", lambda maps: maps.amax((2, 3))) as peaks:
+        output = toy(pixels)
+        assert torch.equal(activations["fc"][:, :, 0, 0], output)
+        expected = look_at(toy, "bn", "relu#1", batch=toy.preprocess(pixels))
+        for name, maps in expected.items():
+            assert torch.equal(activations[name], maps)
+        assert torch.equal(peaks["bn"], expected["bn"].amax((2, 3)))
+        toy(pixels[:1])
+        assert [len(values) for values in activations.values()] == [1, 1, 1]
+    toy(pixels)
+    assert len(activations["bn"]) == 1
+
+
+def test_recorded_activations_carry_gradients_where_the_caller_asks_for_them(toy: Target) -> None:
+    with record(toy, ["conv"]) as activations:
+        toy.model.eval()(images())
+    (gradient,) = torch.autograd.grad(activations["conv"].sum(), toy.model.conv.weight)
+    torch.testing.assert_close(gradient, images().sum((0, 2, 3)).view(1, 3, 1, 1).expand(2, 3, 1, 1))
+
+
+def test_the_target_returns_the_networks_own_output(toy: Target) -> None:
+    toy.model.train()
+    pixels = torch.full((2, 3, SIZE, SIZE), 51, dtype=torch.uint8)
+    output = toy(pixels)
+    assert toy.model.training
+    toy.model.eval()
+    assert torch.equal(output, toy.model(torch.full((2, 3, SIZE, SIZE), 0.2)))
+    assert not output.requires_grad
+    wrong = ((pixels / 255, "float32"), (pixels[0], r"\(3, 8, 8\)"), (pixels[:, :2], "2"), (pixels[:, :, :4], "4 x 8"))
+    for given, value in wrong:
+        with pytest.raises(BadInput, match=value):
+            toy(given)
+
+
 def test_one_call_of_a_module_called_twice_is_ablated(toy: Target) -> None:
     plain = look_at(toy, "relu#0", "relu#1")
-    with ablated(toy, [Unit("relu#1", 0)], value=7.0):
+    with ablate(toy, [Unit("relu#1", 0)], value=7.0):
         for _ in range(2):  # the passes are counted apart
             seen = look_at(toy, "relu#0", "relu#1")
             assert torch.equal(seen["relu#0"], plain["relu#0"])
@@ -197,9 +271,9 @@ def test_one_call_of_a_module_called_twice_is_ablated(toy: Target) -> None:
 
 def test_recorded_sees_the_ablated_values_whichever_was_entered_first(toy: Target) -> None:
     seen: list[Tensor] = []
-    with recorded(toy, ["bn"], lambda name, maps, cls: seen.append(maps.clone())) as look:
+    with run_to_layers(toy, ["bn"], lambda name, maps, cls: seen.append(maps.clone())) as look:
         look(images())
-        with ablated(toy, [Unit("bn", 0)], value=-3.0):
+        with ablate(toy, [Unit("bn", 0)], value=-3.0):
             look(images())
         look(images())
     assert (seen[1][:, 0] == -3).all()
@@ -208,7 +282,7 @@ def test_recorded_sees_the_ablated_values_whichever_was_entered_first(toy: Targe
 
 def test_a_network_run_by_others_in_the_block_is_not_disturbed(toy: Target) -> None:
     seen: list[Tensor] = []
-    with recorded(toy, ["bn"], lambda name, maps, cls: seen.append(maps)) as look:
+    with run_to_layers(toy, ["bn"], lambda name, maps, cls: seen.append(maps)) as look:
         assert toy.outputs(images()).shape == (2, 3)
         assert seen == []
         look(images())
@@ -217,21 +291,27 @@ def test_a_network_run_by_others_in_the_block_is_not_disturbed(toy: Target) -> N
 
 def test_ablations_nest_and_end_one_by_one(toy: Target) -> None:
     plain = toy.outputs(images())
-    with ablated(toy, [Unit("bn", 0)]):
+    with ablate(toy, [Unit("bn", 0)]):
         one = toy.outputs(images())
-        with ablated(toy, [Unit("bn", 1)]):
+        with ablate(toy, [Unit("bn", 1)]):
             assert (look_at(toy, "bn")["bn"] == 0).all()
         assert torch.equal(toy.outputs(images()), one)
     assert torch.equal(toy.outputs(images()), plain)
-    with ablated(toy, []):
+    with ablate(toy, []):
         assert torch.equal(toy.outputs(images()), plain)
 
 
 def test_wrong_units_and_layers_are_told(toy: Target) -> None:
-    with pytest.raises(BadInput, match="'bn' has 2 units, 0 to 1; there is no unit 2"), ablated(toy, [Unit("bn", 2)]):
+    with pytest.raises(BadInput, match="'bn' has 2 units, 0 to 1; there is no unit 2"), ablate(toy, [Unit("bn", 2)]):
         pytest.fail("entered")
     with pytest.raises(UnknownName, match="'convv'; nearest: conv"):
         look_at(toy, "convv")
+    with pytest.raises((BadInput, TypeError), match="'push'"), steer(toy, {"bn:0": 1.0}, mode="push"):
+        pytest.fail("entered")
+    with pytest.raises(BadInput, match="bn:0"), steer(toy, {"bn:0": 1.0, "module.bn:0": 2.0}):
+        pytest.fail("entered")
+    with pytest.raises(BadInput, match="'bn'"), ablate(toy, "bn"):
+        pytest.fail("entered")
     with pytest.raises(BadInput, match="no layers"):
         look_at(toy)
 
@@ -276,7 +356,7 @@ def test_tuples_mappings_and_dataclasses(
     target = Target(Wrapped(wrap, unwrap), image_size=SIZE, output_index=index)
     seen = look_at(target, "part", "part.conv")
     assert torch.equal(seen["part"], seen["part.conv"])
-    with ablated(target, [Unit("part", 3)], value=1.5):
+    with ablate(target, [Unit("part", 3)], value=1.5):
         changed = target.outputs(images())
     assert (changed[:, 3] == 1.5).all()
     assert torch.equal(changed[:, :3], target.outputs(images())[:, :3])
@@ -313,14 +393,14 @@ def fresh_compiler() -> Iterator[None]:
 @pytest.mark.parametrize("wrap", [compiled_whole, compiled_part, compiled_in_place, nn.DataParallel])
 def test_compiled_and_parallel_networks(toy: Target, wrap: Callable[[nn.Module], nn.Module]) -> None:
     plain, answer = look_at(toy, "bn", "relu#1"), toy.outputs(images())
-    with ablated(toy, [Unit("bn", 0)]):
+    with ablate(toy, [Unit("bn", 0)]):
         without = toy.outputs(images())
     target = Target(wrap(toy.model.eval()), image_size=SIZE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     with torch.no_grad():
         torch.testing.assert_close(target.model(images()), answer)  # compiled now, before any hook
         for name in ("bn", "module.bn", "_orig_mod.bn", "module._orig_mod.bn"):
             assert torch.equal(look_at(target, name)[name], plain["bn"])
-        with ablated(target, [Unit("bn", 0)]):
+        with ablate(target, [Unit("bn", 0)]):
             torch.testing.assert_close(target.model(images()), without)
         torch.testing.assert_close(target.model(images()), answer)
 
@@ -342,14 +422,14 @@ def test_tokens_go_back_on_their_grid_and_the_class_token_apart() -> None:
     target = Target(Tokens(), image_size=SIZE)
     kept: list[tuple[str, Tensor, Tensor | None]] = []
     batch = torch.rand(3, 3, SIZE, SIZE)
-    with recorded(target, ["patches", "norm"], lambda *seen: kept.append(seen)) as look:
+    with run_to_layers(target, ["patches", "norm"], lambda *seen: kept.append(seen)) as look:
         look(batch)
         look(torch.rand(1, 3, 12, 12))  # another size than the target's: another grid
     assert torch.equal(kept[1][1], kept[0][1])
     assert kept[0][2] is None
     assert torch.equal(kept[1][2], torch.ones(3, 6))
     assert kept[3][1].shape == (1, 6, 6, 6)
-    with ablated(target, [Unit("norm", 2)], value=0.5):
+    with ablate(target, [Unit("norm", 2)], value=0.5):
         assert torch.allclose(target.outputs(batch)[:, 2], torch.tensor(0.5))  # class token included
 
 
@@ -397,7 +477,7 @@ def test_maps_are_of_the_targets_device_and_the_network_is_at_home_after_it(devi
     model = Toy()
     target = Target(model, image_size=SIZE, device=device)
     where: list[str] = []
-    with recorded(target, ["bn"], lambda name, maps, cls: where.append(maps.device.type)) as look:
+    with run_to_layers(target, ["bn"], lambda name, maps, cls: where.append(maps.device.type)) as look:
         look(target.preprocess(torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8)))
     assert where == [device]
     assert next(model.parameters()).device.type == "cpu"

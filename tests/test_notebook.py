@@ -8,8 +8,12 @@ import torch
 from PIL import Image
 
 from milan import Candidate, Catalogue, Description, Exemplars, Unit
-from milan.console.notebook import MAX_CANDIDATES, MAX_ROWS
-from milan.results.catalogue import Entry
+from milan.console.notebook import MAX_CANDIDATES, MAX_ROWS, ROW_PICTURE_SIZE
+from milan.describers._shared.contract import make_toy_dissection
+from milan.dissection.dissect import dissect
+from milan.dissection.store import NOTEBOOK_UNITS
+from milan.results.catalogue import Entry, read_catalogue
+from tests import toys
 
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -37,7 +41,7 @@ def test_exemplars_show_the_pictures_with_the_mask_lit():
     assert "a&lt;b:0: 3 exemplars, activations 3 to 1" in shown
 
 
-def test_no_exemplars_are_told():
+def test_no_exemplars_are_reported():
     none = torch.zeros(0)
     empty = Exemplars(
         Unit("a", 0),
@@ -49,9 +53,26 @@ def test_no_exemplars_are_told():
     assert "no exemplars" in empty._repr_html_()
 
 
+def test_a_catalogue_of_a_run_shows_exemplars_beside_its_rows(tmp_path):
+    exemplars = make_toy_dissection(tmp_path).exemplars(Unit("answers", 0))
+    Catalogue.from_descriptions([Description(Unit("answers", 0), "red", 1.0)]).write(tmp_path)
+    catalogue = read_catalogue(tmp_path)
+    assert catalogue.exemplars("answers:0").ids.tolist() == exemplars.ids.tolist()
+    picture = Image.open(io.BytesIO(base64.b64decode(re.search('base64,([^"]+)', catalogue._repr_html_())[1])))
+    assert picture.size == (5 * ROW_PICTURE_SIZE, ROW_PICTURE_SIZE)
+
+
 def test_a_catalogue_shows_its_first_rows_and_counts():
     said = [Entry(Unit("a", at), "ok", Description(Unit("a", at), EVIL, 1.0)) for at in range(MAX_ROWS + 5)]
     shown = Catalogue((*said, Entry(Unit("a", 999), "dead")))._repr_html_()
     assert shown.count("<tr>") == MAX_ROWS + 1
     assert f"1 dead, {MAX_ROWS + 5} ok; the first {MAX_ROWS} are shown" in shown
     assert "<img" not in shown
+
+
+def test_a_dissection_shows_exemplars_of_its_first_active_units(tmp_path):
+    dissection = dissect(toys.target(), toys.probe(), ["conv"], tmp_path, k=3)["conv"]
+    assert repr(dissection) == "Dissection('conv' of toy, 8 units, k = 3)"
+    shown = dissection._repr_html_()
+    assert shown.count("<figure") == shown.count("data:image/webp") == NOTEBOOK_UNITS
+    assert "conv:0: 3 exemplars, activations 1 to 0.5" in shown

@@ -10,7 +10,7 @@ from timm.models.xcit import Xcit
 from torch import Tensor, nn
 
 from milan.errors import BadInput
-from milan.targets.hooks import ablated, recorded
+from milan.targets.hooks import ablate, run_to_layers
 from milan.targets.spatial_order import digits, raster_order
 from milan.targets.target import Target
 from milan.units import Unit
@@ -40,7 +40,7 @@ def one_size(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]
 
 def look_at(target: Target, *layers: str) -> dict[str, Tensor]:
     seen: dict[str, Tensor] = {}
-    with recorded(target, layers, lambda name, maps, cls: seen.update({name: maps.clone()})) as look:
+    with run_to_layers(target, layers, lambda name, maps, cls: seen.update({name: maps.clone()})) as look:
         look(target.make_noise(2, target.image_size))
     return seen
 
@@ -75,7 +75,7 @@ def test_places_in_another_order_are_put_in_the_images(function: Callable[[Tenso
     seen = look_at(target, "conv", "layer")
     assert torch.equal(seen["layer"], seen["conv"])
     assert target.layer("layer").order
-    with ablated(target, [Unit("layer", 2)], value=7.0):
+    with ablate(target, [Unit("layer", 2)], value=7.0):
         changed = look_at(target, "layer")["layer"]
     assert (changed[:, 2] == 7).all()
     assert torch.equal(changed[:, 3:], seen["layer"][:, 3:])
@@ -112,7 +112,7 @@ def test_an_order_that_a_layer_does_not_show_is_that_of_the_layer_before_it() ->
 
 def test_the_order_is_of_the_targets_own_size() -> None:
     target = Target(Reads(lambda maps: tokens(maps.transpose(2, 3))), image_size=SIZE)
-    with recorded(target, ["layer"], lambda *seen: None) as look, pytest.raises(BadInput, match=r"\(4, 4\)"):
+    with run_to_layers(target, ["layer"], lambda *seen: None) as look, pytest.raises(BadInput, match=r"\(4, 4\)"):
         look(torch.zeros(1, 3, 16, 16))
 
 

@@ -185,9 +185,9 @@ def test_postscript_named_as_a_picture_starts_no_program(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(("mode", "depth"), [("RGB", 4), ("L", 5), ("RGBA", 8), ("I;16", 6), ("P", 5)])
 def test_a_picture_is_decoded_up_to_a_size_in_memory(monkeypatch: pytest.MonkeyPatch, mode: str, depth: int) -> None:
     data = encoded(Image.new(mode, (30, 20)))
-    monkeypatch.setattr(pictures, "MOST_BYTES", 600 * depth)
+    monkeypatch.setattr(pictures, "MAX_DECODED_BYTES", 600 * depth)
     assert decode_image(data).size == (30, 20)
-    monkeypatch.setattr(pictures, "MOST_BYTES", 600 * depth - 1)
+    monkeypatch.setattr(pictures, "MAX_DECODED_BYTES", 600 * depth - 1)
     with pytest.raises(UnreadableImage, match=f"30 x 20 pixels of mode {mode}"):
         decode_image(data)
 
@@ -195,7 +195,7 @@ def test_a_picture_is_decoded_up_to_a_size_in_memory(monkeypatch: pytest.MonkeyP
 def test_a_file_is_read_up_to_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.png").write_bytes(encoded(picture((1, 1, 1))))
     with (tmp_path / "b.png").open("wb") as file:
-        file.truncate(pictures.MOST_FILE_BYTES + 1)  # a hole: nothing is written
+        file.truncate(pictures.MAX_FILE_BYTES + 1)  # a hole: nothing is written
     assert decode_image(tmp_path / "a.png").size == (20, 10)
     with pytest.raises(UnreadableImage, match=r"a file of 0\.5 GB"):
         decode_image(tmp_path / "b.png")
@@ -662,7 +662,6 @@ def test_tensor_probe() -> None:
         (torch.zeros(0, 3, 8, 8, dtype=torch.uint8), "0 x 3 x 8 x 8"),
         (torch.rand(2, 3, 8, 8), "float32"),
         (np.zeros((2, 3, 8, 8)), "float64"),
-        (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), r"2 x 1 x 8 x 8.*grey"),
         (torch.zeros(2, 8, 8, 3, dtype=torch.uint8), r"2 x 8 x 8 x 3.*permute"),
         (torch.zeros(3, 8, 8, dtype=torch.uint8), r"3 x 8 x 8.*batch axis"),
     ],
@@ -670,6 +669,79 @@ def test_tensor_probe() -> None:
 def test_what_is_no_probe_is_told_by_its_shape_or_kind(images: torch.Tensor | np.ndarray, value: str) -> None:
     with pytest.raises(BadInput, match=value):
         Probe.from_tensor(images)
+
+
+class Pictures(torch.utils.data.Dataset):
+    """The toy pictures as a dataset of PyTorch, whose items are made by ``item(picture, label)``."""
+
+    def __init__(self, item=lambda picture, label: (picture, label)):
+        self.item = item
+
+    def __len__(self) -> int:
+        return len(toys.LABELS)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.item(Image.fromarray(toys.pictures()[index].permute(1, 2, 0).numpy()), toys.LABELS[index])
+
+
+def huggingface(column: str) -> datasets.Dataset:
+    rows = [Pictures()[index] for index in range(len(Pictures()))]
+    columns = {column: [{"bytes": encoded(image), "path": None} for image, _ in rows], "label": toys.LABELS}
+    return datasets.Dataset.from_dict(columns).cast_column(column, datasets.Image())
+
+
+@pytest.mark.parametrize(
+    ("dataset", "labels"),
+    [
+        (Pictures(), toys.LABELS),
+        ([Pictures()[index] for index in range(12)], toys.LABELS),
+        (Pictures(lambda picture, label: picture), None),
+        (Pictures(lambda picture, label: {"image": picture, "label": torch.tensor(label)}), toys.LABELS),
+        (Pictures(lambda picture, label: (picture, toys.CLASSES[label], "more")), [1 - label for label in toys.LABELS]),
+        (Pictures(lambda picture, label: (np.asarray(picture), label)), toys.LABELS),
+        (Pictures(lambda picture, label: (torch.from_numpy(np.array(picture)).permute(2, 0, 1), label)), toys.LABELS),
+        (huggingface("image"), toys.LABELS),
+        (huggingface("photo"), toys.LABELS),
+    ],
+    ids=["pairs", "list", "images", "mapping", "class names", "arrays", "tensors", "hugging face", "another column"],
+)
+def test_a_probe_of_a_dataset_object_has_its_images_and_labels(dataset: Any, labels: list[int] | None) -> None:
+    classes = ["red", "no red"] if labels and labels[0] else toys.CLASSES
+    probe = Probe.from_dataset(dataset, classes, target=toys.target())
+    assert torch.equal(torch.stack([image for image, _ in probe]), toys.pictures())
+    assert [label for _, label in probe] == (labels or [-1] * 12)
+    assert probe.labels == labels
+    assert probe.fingerprint == Probe.from_dataset(dataset, classes, target=toys.target()).fingerprint
+    assert probe.fingerprint != Probe.from_dataset(dataset, size=8).fingerprint
+    batches = torch.utils.data.DataLoader(probe, batch_size=5, shuffle=False)
+    assert [len(images) for images, _ in batches] == [5, 5, 2]
+    assert torch.equal(probe[-1][0], probe[11][0])
+    with pytest.raises(IndexError):
+        probe[12]
+
+
+def test_a_dataset_object_of_which_an_image_is_bad_or_that_is_none() -> None:
+    def fails(picture: Image.Image, label: int) -> Any:
+        if picture.getpixel((0, 0)) == (255, 255, 0):
+            raise OSError("truncated")
+        return picture, label
+
+    probe = Probe.from_dataset(Pictures(fails), toys.CLASSES, size=16)
+    with pytest.raises(BadInput, match="item 11 of Pictures: OSError: truncated"):
+        probe[11]
+    assert probe.labels == [*toys.LABELS[:11], -1]
+    assert len(Probe.from_dataset(Pictures(fails), limit=3).labels or []) == 3
+    noise = np.random.default_rng(0)
+    wrong = {
+        "list is empty": [],
+        "splits train, test": {"train": [], "test": []},
+        "generator": (item for item in ()),
+        "float32": [torch.rand(3, 8, 8)],
+        "item 0 of Pictures": Pictures(lambda picture, label: noise.integers(0, 256, (8, 8, 3), dtype=np.uint8)),
+    }
+    for value, dataset in wrong.items():
+        with pytest.raises(BadInput, match=value):
+            Probe.from_dataset(dataset)
 
 
 # --- real photographs

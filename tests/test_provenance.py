@@ -15,6 +15,7 @@ from milan.results.catalogue import Catalogue, read_catalogue, table_sources
 from milan.storage.packaged_data import locate_packaged_data
 from milan.storage.provenance import is_simulated, simulated_note
 from milan.units import Description, Unit
+from tests.describers.makers import load_simulated
 
 MILAN = {"captioner": "diorama", "prior": "diorama", "encoder": "diorama:encoder"}
 TRAINED = {"annotations": "Diorama (drawn scenes; simulated annotators)"}
@@ -67,7 +68,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Dissection:
 def test_a_describer_names_what_it_uses_and_nothing_else(
     toys: Dissection, name: str, settings: dict[str, Any], used: dict[str, str]
 ) -> None:
-    assert load_describer(name, **settings).sources(toys) == used
+    assert load_simulated(name, **settings).sources(toys) == used
 
 
 def test_annotations_of_people_are_not_called_simulated(toys: Dissection, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""From a network and some images to a table and a page of described units."""
+"""Describe the units of a network in words: from a network and images to a table and a page."""
 
 import os
 import sys
@@ -33,23 +33,22 @@ def describe(
     settings: Mapping[str, Any] | None = None,
     **dissection_options: Any,
 ) -> "Catalogue":
-    """Dissects a network, describes its units, and writes the table and the page to ``out``; run again, it goes on
-    where it was.
+    """Dissect a network, describe its units, and write the table and the page to ``out``. Runs are resumable.
 
     Args:
-        target: the network: a spec (see ``load_target``), a ``Target``, or a module, of which 224-pixel images are
-            assumed, with a warning.
-        probe: its images: a spec (see ``load_probe``) or a ``Probe``.
-        describer: the name of one of the package's, or one of yours.
-        layers: dotted paths; for Diorama's networks all annotated layers, if none are given.
-        units: which: "0-99", "3,17", "layer4:0-9,layer1:5", or units; all, if empty.
-        out: folder for everything that is made; ``runs/TARGET-DESCRIBER`` if not given.
-        device: where the target and the describer run.
-        settings: of the describer, by the names of its constructor.
+        target: network under study: a spec (see ``load_target``), a ``Target``, or a module (which is assumed, with a
+            warning, to take 224-pixel images).
+        probe: images to run it on: a spec (see ``load_probe``) or a ``Probe``.
+        describer: a name, ``NAME:KEY=VALUE,...``, a YAML file as in ``configs/describe``, ``auto``, or a ``Describer``.
+        layers: dotted paths; if empty, all annotated layers of Diorama's networks.
+        units: "0-99", "3,17", "layer4:0-9,layer1:5", or ``Unit`` objects; all units if empty.
+        out: output folder; ``runs/TARGET-DESCRIBER`` by default.
+        device: device of the target and the describer.
+        settings: settings of the describer, by the names of its constructor's arguments.
         dissection_options: ``k``, ``quantile``, ``batch_size``, ``memory``, ``workers`` of ``dissect``.
 
     Raises:
-        MilanError: something given cannot be used as it is; the text says what to do.
+        MilanError: an argument cannot be used, or a model or evidence is missing; the text says what to do.
     """
     from milan.cli.describe_run import execute_run, prepare_run
 
@@ -86,37 +85,48 @@ def run_describe(
     memory: str = "4GiB",
     workers: int = 0,
     device: str = "cpu",
+    offline: bool = False,
     dry_run: bool = False,
     list_layers: bool = False,
 ) -> None:
-    """Describes the units of a network in words.
+    """Describe the units of a network in words.
 
     Args:
-        target: the network: torchvision:NAME, timm:NAME, hf:ID_OR_PATH, PATH/FILE.py:FUNCTION or diorama:NAME
-        weights: a safetensors file or a saved state dict, or random; else those of the library
-        target_options: what is said of the target besides
-        probe: the images: FOLDER, FILE.parquet, hf:ID_OR_PATH or diorama:NAME; of a generator its own pictures,
-            latents:TARGET
-        limit: only the first so many images
-        layers: dotted paths of the layers; --list_layers prints those there are
-        units: of each layer, as 0-99 or 3,17 or layer4:0-9,layer1:5; all by default
-        describer: the method, by the name of its file in milan/describers
-        settings: of the describer, one by one: --settings.KEY VALUE
-        out: the folder to write to; runs/TARGET-DESCRIBER by default
-        k: exemplars of a unit
-        quantile: of a unit's activations, above which a place belongs to its mask
-        batch_size: images that are decoded at a time; changes no result
-        memory: for the statistics, as 4GiB
-        workers: further threads that decode images
-        device: where network and describer run, as cpu or cuda
-        dry_run: tell what would be done and how large it is, and end
-        list_layers: print the layers that can be dissected, and end
+        target: network under study: torchvision:NAME, timm:NAME, hf:ID_OR_PATH, PATH/FILE.py:FUNCTION or diorama:NAME
+        weights: safetensors file or saved state dict, or random; by default the library's weights
+        target_options: further options of the target
+        probe: images to run it on: FOLDER, FILE.parquet, hf:ID_OR_PATH or diorama:NAME; latents:TARGET for the pictures
+            of a generator
+        limit: number of images to use, from the first
+        layers: dotted paths of the layers; --list_layers prints them
+        units: units of each layer, as 0-99 or 3,17 or layer4:0-9,layer1:5; all by default
+        describer: method by its name, NAME:KEY=VALUE,..., a YAML file as in configs/describe, or auto for the best one
+            that can run with the models and labels at hand
+        settings: settings of the describer, one by one: --settings.KEY VALUE
+        out: output folder; runs/TARGET-DESCRIBER by default
+        k: number of exemplars (top-activating images) per unit
+        quantile: activation quantile used as the mask threshold
+        batch_size: images decoded at a time; changes no result
+        memory: memory for the statistics, as 4GiB
+        workers: number of additional threads that decode images
+        device: device of network and describer, as cpu or cuda
+        offline: download nothing and ask no hub; what is in the cache is used
+        dry_run: print the plan and its estimated cost, then exit
+        list_layers: print the layers that can be dissected, then exit
     """
+    if offline:
+        from milan.storage.hub_access import go_offline
+
+        go_offline()
     from milan.cli.describe_output import print_plan, print_result
     from milan.cli.describe_run import execute_run, load_probe_for, prepare_run
+    from milan.describers import parse_settings
     from milan.targets.layers import format_layers
     from milan.targets.loading import load_target
 
+    if not list_layers:
+        # Faulty settings, and that images are sent elsewhere, are reported before anything is loaded.
+        parse_settings(describer, settings or {}, device)
     network = load_target(target, weights=weights, device=device, **target_options.given)
     if list_layers:
         print(format_layers(network))
@@ -143,8 +153,8 @@ def run_describe(
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """The program: reads the options, runs, and gives the exit status."""
-    return program("describe.py", "Describes the units of a network in words.", run_describe, args)
+    """Run the program with command-line arguments and return its exit status."""
+    return program("describe.py", "Describe the units of a network in words.", run_describe, args)
 
 
 if __name__ == "__main__":

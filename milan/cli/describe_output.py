@@ -1,4 +1,4 @@
-"""What describe.py prints: the size of what it would do, and what it has found."""
+"""Print what describe.py would do, and what it has done."""
 
 import math
 import time
@@ -14,6 +14,7 @@ from milan.console.command_line import escape_markup, terminal
 from milan.dissection.determinism import examine
 from milan.errors import MilanWarning
 from milan.results.catalogue import Catalogue, Entry
+from milan.storage.provenance import sources_note
 from milan.targets.hooks import recorded
 from milan.targets.preprocessing import pixel_count, size_text
 
@@ -23,18 +24,18 @@ SHEET_BYTES = 45_000  # of 15 photographs, found on ImageNet
 
 
 def print_result(catalogue: Catalogue, out: "str | object") -> None:
-    """A table of some units of every layer, the best first, and where everything is."""
+    """Print a table of the best described units of each layer, where their words come from, and the output files."""
     console = terminal(WIDTH)
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("unit", style="cyan", overflow="fold")
     table.add_column("score", style="dim", justify="right")
     table.add_column("description", overflow="fold")
     for entry in select_best_entries(catalogue, PRINTED_UNITS):
-        said = entry.description
+        description = entry.description
         table.add_row(
             escape_markup(str(entry.unit)),
-            f"{said.score:.2f}" if said else "",
-            escape_markup(said.text if said else entry.status),
+            f"{description.score:.2f}" if description else "",
+            escape_markup(description.text if description else entry.status),
         )
     console.print(table)
     console.print()
@@ -44,6 +45,8 @@ def print_result(catalogue: Catalogue, out: "str | object") -> None:
         f"{len(catalogue.descriptions)} of {len(catalogue)} units described{counts and f' ({counts})'}; {shown} of them"
         " above"
     )
+    if made_from := sources_note(catalogue.facts.get("sources") or {}):
+        console.print(f"[dim]{escape_markup(made_from)}[/]", soft_wrap=True)
     if note := catalogue.facts.get("simulated"):
         console.print(f"[dim]{escape_markup(str(note))}[/]", soft_wrap=True)
     for name, file in (("table", "descriptions.csv"), ("page", "page/index.html")):
@@ -51,10 +54,10 @@ def print_result(catalogue: Catalogue, out: "str | object") -> None:
 
 
 def select_best_entries(catalogue: Catalogue, count: int) -> list[Entry]:
-    """The best described units of every layer, as many of each as of any other, in the order of layer and score."""
+    """Return the entries with the best descriptions, the same number for each layer, by layer and score."""
     layers = [
-        sorted(said, key=_entry_score, reverse=True)
-        for _, said in groupby(catalogue.entries, key=lambda entry: entry.unit.layer)
+        sorted(entries, key=_entry_score, reverse=True)
+        for _, entries in groupby(catalogue.entries, key=lambda entry: entry.unit.layer)
     ]
     layers = [[entry for entry in layer if entry.description is not None] for layer in layers]
     each = max(1, count // max(1, len(layers)))
@@ -66,9 +69,7 @@ def _entry_score(entry: Entry) -> float:
 
 
 def print_plan(plan: DescribeRun) -> None:
-    """What a run would do and how large it is; runs the target on a few images to tell how long it takes, and writes
-    nothing.
-    """
+    """Print what a run would do and its estimated cost, for which the target is run on a few images; write nothing."""
     for fault in examine(plan.target, plan.layers, plan.probe.size).faults.values():
         warnings.warn(fault, MilanWarning, stacklevel=2)
     console = terminal(WIDTH)
@@ -88,7 +89,9 @@ def print_plan(plan: DescribeRun) -> None:
             "probe",
             f"{plan.probe.spec or plan.probe.name}, {len(plan.probe):,} images of {size_text(plan.probe.size)} pixels",
         ),
-        ("describe", f"{units:,} units by {plan.describer.name}"),
+        ("describe", f"{units:,} units by {plan.describer.name}{plan.reason and f' ({plan.reason})'}"),
+        ("models", sources_note(plan.describer.required_models()) or "none"),
+        *_describe_requests(plan, units),
         ("disk", f"about {_estimate_bytes(plan) / 2**20:,.0f} MiB in {plan.out}"),
         (
             "time",
@@ -110,8 +113,15 @@ def print_plan(plan: DescribeRun) -> None:
     console.print("\nnothing was written (--dry_run)")
 
 
+def _describe_requests(plan: DescribeRun, units: int) -> list[tuple[str, str]]:
+    """Return a line on what the describer sends to an endpoint; none if it has none."""
+    text = plan.describer.estimate_requests(plan.probe, units, plan.dissection_options.get("k", 15))
+    url = plan.describer.image_endpoint()
+    return [("send", text or f"images to {url}")] if text or url else []
+
+
 def _estimate_bytes(plan: DescribeRun) -> int:
-    """Of the dissection and the page, when all that can differ between exemplars does."""
+    """Return an upper bound of the size of the dissection and the page."""
     k = min(plan.dissection_options.get("k", 15), len(plan.probe))
     layers = [plan.target.layer(name) for name in plan.layers]
     found = sum(layer.units * (k * layer.grid[0] * layer.grid[1] + 2 * len(plan.probe)) * 4 for layer in layers)
@@ -120,7 +130,7 @@ def _estimate_bytes(plan: DescribeRun) -> int:
 
 
 def _estimate_seconds(plan: DescribeRun) -> float:
-    """To dissect: the time for a few images, decoding included, times all."""
+    """Return the time to dissect all images, from the time for a few, decoding included."""
 
     def nothing(layer: str, maps: Tensor, cls: Tensor | None) -> None: ...
 

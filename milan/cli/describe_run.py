@@ -1,8 +1,9 @@
-"""What a run of describe.py is to do, and doing it."""
+"""Prepare a run of describe.py and execute it."""
 
 import json
 import platform
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -16,12 +17,13 @@ from torch import nn
 
 from milan.cli.describe import DEFAULT_PROBE
 from milan.console.command_line import get_recorded_warnings
-from milan.describers import Describer, load_describer, parse_settings, sources_of
+from milan.describers import Describer, sources_of
+from milan.describers._shared.describer_specs import ResolvedDescriber, resolve_describer
 from milan.describers._shared.runner import describe_units
 from milan.dissection.dissect import dissect
 from milan.dissection.distributed import Shard, get_shard
 from milan.dissection.store import Dissection
-from milan.errors import BadInput
+from milan.errors import BadInput, MilanNotice, MilanWarning
 from milan.probes import Probe, load_probe
 from milan.results.catalogue import OK, Catalogue, Entry
 from milan.results.page import write_contact_sheets, write_page
@@ -36,7 +38,7 @@ from milan.units import Unit
 
 @dataclass
 class DescribeRun:
-    """Everything that a run needs, found and checked before it starts."""
+    """Everything that a run needs, loaded and checked before it starts."""
 
     target: Target
     probe: Probe
@@ -48,6 +50,7 @@ class DescribeRun:
         default_factory=dict
     )  # what config.yaml keeps; empty if the run cannot be written as options
     seconds: dict[str, float] = field(default_factory=dict)
+    reason: str = ""  # why this describer, if ``auto`` has chosen it
 
     @property
     def layers(self) -> list[str]:
@@ -66,37 +69,51 @@ def prepare_run(
     settings: Mapping[str, Any] | None = None,
     dissection_options: Mapping[str, Any] | None = None,
 ) -> DescribeRun:
-    """Finds all that is named; whatever is wrong with an option is told here, before the first image is read."""
+    """Load target, probe and describer, and check all options before the first image is read.
+
+    Raises:
+        MilanError: an option, a model or evidence cannot be used or is missing.
+    """
     if not isinstance(target, Target):
         target = load_target(target, device=device) if isinstance(target, str) else Target(target, device=device)
     chosen = select_units(target, layers, units)
     if not isinstance(probe, Probe):
         probe = load_probe_for(target, probe)
     name = describer if isinstance(describer, str) else ""
+    reason, label = "", ""
     if isinstance(describer, str):
-        describer = load_describer(describer, **parse_settings(describer, settings or {}, device))
+        found = resolve_describer(describer, target, probe, settings=settings, device=device)
+        describer, label, reason = found.describer, found.label, found.reason
+        _warn_of_dissection_options(name, found, dissection_options or {})
     elif settings:
-        raise BadInput("settings are for a describer given by name; set them where you make yours")
-    place = Path(out) if out else Path("runs") / f"{target.slug}-{describer.name}"
-    plan = DescribeRun(target, probe, describer, chosen, place, dict(dissection_options or {}))
+        raise BadInput("settings are for a describer given by name; pass them to the constructor of yours")
+    place = Path(out) if out else Path("runs") / f"{target.slug}-{label if '=' in label else describer.name}"
+    plan = DescribeRun(target, probe, describer, chosen, place, dict(dissection_options or {}), reason=reason)
     if name:
         plan.options = _collect_options(plan, units, device, {"describer": name, "settings": dict(settings or {})})
     return plan
 
 
+def _warn_of_dissection_options(spec: str, found: ResolvedDescriber, options: Mapping[str, Any]) -> None:
+    for name, value in found.dissection.items():
+        if options.get(name, value) != value:
+            text = f"{spec} states {name} {value}, but this run dissects with {options[name]}; give --{name} {value}"
+            warnings.warn(text, MilanWarning, stacklevel=3)
+
+
 def load_probe_for(target: Target, spec: str, limit: int | None = None) -> Probe:
-    """The probe that ``spec`` names, as the target is to see it; for a generator its own pictures, unless others are
-    named.
-    """
+    """Load a probe with the preprocessing of a target; for a generator its own pictures, unless others are named."""
     if spec == DEFAULT_PROBE and isinstance(target, GeneratorTarget):
         return Probe.from_generator(target, spec=target.generated_probe_spec, limit=limit)
     return load_probe(spec, target=target, limit=limit)
 
 
 def execute_run(plan: DescribeRun) -> Catalogue:
-    """Dissects, describes and writes; what an earlier run into the same folder has finished is not done again."""
+    """Dissect, describe and write the results; what an earlier run into the same folder has finished is kept."""
     shard = get_shard(plan.target.device)
-    _ = plan.describer.key  # weights that are not to be had are told before the long work, not after it
+    if plan.reason:
+        warnings.warn(f"auto chose {plan.describer.name}: {plan.reason}", MilanNotice, stacklevel=2)
+    _ = plan.describer.key  # loads the weights, so that errors in them come before the long work
     with lock_folder(plan.out) if shard.rank == 0 else nullcontext():
         if shard.rank == 0 and plan.options:
             write_text(plan.out / "config.yaml", yaml.safe_dump(plan.options, sort_keys=False, allow_unicode=True))
@@ -113,7 +130,7 @@ def execute_run(plan: DescribeRun) -> Catalogue:
 def _collect_options(
     plan: DescribeRun, units: str | Iterable[Unit], device: str, describer: dict[str, Any]
 ) -> dict[str, Any]:
-    """The run as options of describe.py; empty if something in it was made in Python."""
+    """Return the run as options of describe.py; empty if the target, the probe or a setting is a Python object."""
     target, probe = plan.target.settings, plan.probe.settings
     if not target or not probe["spec"] or not all(map(_is_plain, describer["settings"].values())):
         return {}
@@ -140,14 +157,14 @@ def _is_plain(value: Any) -> bool:
 def _write_results(
     plan: DescribeRun, dissections: dict[str, Dissection], entries: list[Entry], shard: Shard
 ) -> Catalogue:
-    """Writes table, page and ``run.json``; of several processes only the first."""
+    """Write table, page and ``run.json``; of several processes only the first does."""
     if shard.rank:
         return Catalogue(tuple(entries), _collect_facts(plan, dissections, entries))
     with _record_seconds(plan, "page"):
         shown = [entry.unit for entry in entries if entry.status in (OK, "failed", "sparse")]
         sheets = write_contact_sheets(dissections, shown, plan.out / "page")
-        facts = _collect_facts(plan, dissections, entries)  # now all warnings are known
-        catalogue = Catalogue(tuple(entries), facts, plan.out)
+        # After the pictures, since the facts hold all warnings.
+        catalogue = Catalogue(tuple(entries), _collect_facts(plan, dissections, entries), plan.out)
         write_page(catalogue, dissections, plan.out / "page", sheets)
     catalogue.write(plan.out)
     made = {"seconds": plan.seconds, "made": datetime.now(UTC).isoformat(timespec="seconds")}
@@ -156,7 +173,7 @@ def _write_results(
 
 
 def _collect_facts(plan: DescribeRun, dissections: dict[str, Dissection], entries: list[Entry]) -> dict[str, Any]:
-    """What ``run.json`` says of the run, and the page at its foot."""
+    """Return the facts about the run that ``run.json`` and the foot of the page state."""
     first = next(iter(dissections.values()))
     sources = sources_of(dissections.values(), {plan.describer.name: plan.describer})
     if plan.target.weights:
@@ -184,6 +201,7 @@ def _collect_facts(plan: DescribeRun, dissections: dict[str, Dissection], entrie
         "k": first.k,
         "quantile": first.quantile,
         "describer": plan.describer.name,
+        **({"chosen": plan.reason} if plan.reason else {}),
         "settings": {
             name: value if _is_plain(value) else str(value) for name, value in plan.describer.settings.items()
         },

@@ -4,7 +4,6 @@ import json
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import product
 from pathlib import Path
 
 from jaxtyping import Float
@@ -19,15 +18,42 @@ from milan.concepts.harvest import (
     read_texts,
 )
 from milan.console.progress import track_progress
-from milan.diorama.scene_concepts import list_concepts
-from milan.diorama.scene_vocabulary import ADJECTIVES, COLOURS, OBJECTS, PATTERNS
+from milan.diorama.concept_texts import list_concept_texts
 from milan.errors import BadInput, MilanWarning, UnknownName
+from milan.pretrained.published_models import MissingModel, ModelFacts
+from milan.storage.downloads import RemoteFile, fetch, is_downloaded
 from milan.storage.files import cache_folder, content_key
+from milan.storage.hub_access import is_reachable
 from milan.storage.integrity import made_once
 from milan.storage.text_files import parse_json, read_lines
 
 HARVEST_PREFIX = "harvest:"
-CLEARER_NAMES = {"top": "table top", "back": "chair back"}  # bare, these say where in a picture something is
+_GITHUB = "https://raw.githubusercontent.com/Trustworthy-ML-Lab"
+# Sets that papers have published, by name: the 20,000 most frequent English words (CLIP-Dissect), and ImageNet's labels
+# and superclasses, Broden's labels and 6,800 nouns (Linear Explanations).
+PUBLISHED_SETS = {
+    "20k": RemoteFile(
+        f"{_GITHUB}/CLIP-dissect/21e7697feaea3bf7d7bc2d2cc8e4047d5f5fd502/data/20k.txt", "concepts/20k.txt"
+    ),
+    "combined_imagenet": RemoteFile(
+        f"{_GITHUB}/Linear-Explanations/ff97d8a6f01ff92a8409199365bf975e03b896da"
+        "/data/concept_sets/combined_concepts_imagenet.txt",
+        "concepts/combined_concepts_imagenet.txt",
+        "8d3e69401ce0688b292086330fdba7f156ecdf33decc48fd92a182f24e95aea9",
+    ),
+}
+# Published texts that a set can be harvested from: address, size and licence of the archive that holds each file.
+PUBLISHED_TEXTS = {
+    "captions_train2017.json": (
+        "http://images.cocodataset.org/annotations/annotations_trainval2017.zip",
+        ModelFacts("about 250 MB", "CC BY 4.0"),
+    ),
+    "listings_0.json.gz": (
+        "https://amazon-berkeley-objects.s3.amazonaws.com/archives/abo-listings.tar",
+        ModelFacts("about 83 MB", "CC BY 4.0"),
+    ),
+}
+PUBLISHED_SET_SIZE = "less than 0.2 MB"
 
 
 def load_concept_set(
@@ -37,9 +63,10 @@ def load_concept_set(
     dropped.
 
     Args:
-        spec: ``diorama`` (all that Diorama shows: single concepts, colour or pattern with object, colour with pattern),
-            the path of a text file with one concept in each line, ``harvest:diorama`` (phrases of the sentences that
-            describe Diorama's scenes), or ``harvest:FILE`` (phrases of the captions or product texts in it, see
+        spec: ``20k`` or ``combined_imagenet`` (``PUBLISHED_SETS``, downloaded the first time), ``diorama`` (all that
+            Diorama shows: single concepts, colour or pattern with object, colour with pattern), the path of a text file
+            with one concept in each line, ``harvest:diorama`` (phrases of the sentences that describe Diorama's
+            scenes), or ``harvest:FILE`` (phrases of the captions or product texts in it, see
             ``milan.concepts.harvest.read_texts``); several as a list or joined by commas.
         spacy_model: what finds the phrases of a harvest, see ``milan.concepts.harvest.load_tagger``.
         minimum: how often a harvested phrase must occur.
@@ -64,6 +91,27 @@ def load_concept_set(
             f"concept set {', '.join(names) or repr(spec)} holds no concept; give a file with one in each line"
         )
     return kept
+
+
+def find_missing_sets(spec: str | Sequence[str]) -> list[MissingModel]:
+    """Return the concept sets and files of ``spec`` that can be neither found nor downloaded."""
+    found = [_find_missing_set(name) for name in _split_spec(spec)]
+    return [each for each in found if each is not None]
+
+
+def _find_missing_set(name: str) -> MissingModel | None:
+    if name in PUBLISHED_SETS:
+        remote = PUBLISHED_SETS[name]
+        if is_downloaded(remote) or is_reachable(remote.url):
+            return None
+        facts = ModelFacts(PUBLISHED_SET_SIZE, "not stated by its authors")
+        hint = "give a text file with one concept in each line"
+        return MissingModel("concept set", name, remote.url, str(remote.path), facts, hint)
+    path = Path(name.removeprefix(HARVEST_PREFIX)).expanduser()
+    if path.name not in PUBLISHED_TEXTS or path.is_file():
+        return None
+    url, facts = PUBLISHED_TEXTS[path.name]
+    return MissingModel("concept texts", name, url, "", facts, f"download and unpack it, and give {HARVEST_PREFIX}FILE")
 
 
 def drop_long_texts(texts: Sequence[str], max_words: int = 4) -> list[str]:
@@ -105,6 +153,8 @@ def _split_spec(spec: str | Sequence[str]) -> list[str]:
 def _load_one(name: str, spacy_model: str, minimum: int) -> list[str]:
     if name in NAMED_SETS:
         return NAMED_SETS[name]()
+    if name in PUBLISHED_SETS:
+        return _listed(fetch(PUBLISHED_SETS[name]))
     if name == f"{HARVEST_PREFIX}diorama":
         return list(_harvest_diorama(spacy_model, minimum))
     path = Path(name.removeprefix(HARVEST_PREFIX)).expanduser()
@@ -115,7 +165,7 @@ def _load_one(name: str, spacy_model: str, minimum: int) -> list[str]:
         raise UnknownName(
             "concept set",
             name,
-            [*NAMED_SETS, f"{HARVEST_PREFIX}diorama", *near],
+            [*NAMED_SETS, *PUBLISHED_SETS, f"{HARVEST_PREFIX}diorama", *near],
             "give one of these, or a text file with a concept per line",
         )
     if name.startswith(HARVEST_PREFIX):
@@ -157,18 +207,4 @@ def _harvest_diorama(spacy_model: str, minimum: int) -> tuple[str, ...]:
     return tuple(harvest_phrases(generate_diorama_sentences(), spacy_model=spacy_model, minimum=minimum))
 
 
-@cache
-def _list_diorama_concepts() -> tuple[str, ...]:
-    looks = [*COLOURS, *(ADJECTIVES[name] for name in PATTERNS[1:])]
-    pairs = [*product(looks, OBJECTS), *product(COLOURS, PATTERNS[1:])]
-    return tuple(
-        dict.fromkeys(
-            [
-                *(CLEARER_NAMES.get(concept.name, concept.name) for concept in list_concepts()),
-                *(" ".join(pair) for pair in pairs),
-            ]
-        )
-    )
-
-
-NAMED_SETS: dict[str, Callable[[], list[str]]] = {"diorama": lambda: list(_list_diorama_concepts())}
+NAMED_SETS: dict[str, Callable[[], list[str]]] = {"diorama": lambda: list(list_concept_texts())}

@@ -6,13 +6,14 @@ and 4).
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from milan.errors import BadInput
+from milan.errors import BadInput, MilanError
 from milan.pretrained.embedder import Embedder, embed_probe, embed_texts
 from milan.probes import Probe, superclasses
 from milan.probes import pixel_labels as labels
@@ -49,12 +50,18 @@ class Calibration:
 
 
 def presence_from_labels(probe: Probe, superclass_file: str = "", synsets: str = "") -> Presence:
-    """What the labels of a probe tell: those of its pixels for Diorama's, else its classes and superclasses."""
-    return (
-        presence_from_pixels(probe)
-        if probe.spec.startswith("diorama:")
-        else presence_from_classes(probe, superclass_file, synsets)
-    )
+    """Return which image shows which concept by the probe's pixel labels, or without these by its class labels."""
+    if has_pixel_labels(probe):
+        return presence_from_pixels(probe)
+    return presence_from_classes(probe, superclass_file, synsets)
+
+
+def has_pixel_labels(probe: Probe) -> bool:
+    """Return whether it is known what each pixel of a probe shows."""
+    with suppress(MilanError):
+        labels.load_probe_labels(probe)
+        return True
+    return False
 
 
 def presence_from_pixels(probe: Probe) -> Presence:
@@ -135,7 +142,8 @@ def _fit_on_labels(embedder: Embedder, probe: Probe, labels: Presence, rows: Int
 def find_published_calibration(spec: str) -> tuple[float, float] | None:
     """a and b that were published for an image-text model, or None.
 
-    >>> find_published_calibration("open_clip:ViT-L-16-SigLIP-384/webli"), find_published_calibration("hf:openai/clip-vit-large-patch14-336")
+    >>> find_published_calibration("open_clip:ViT-L-16-SigLIP-384/webli"), find_published_calibration(
+    ...     "hf:openai/clip-vit-large-patch14-336")
     ((60.0, -0.09), (58.0, -0.25))
     """
     words = spec.lower().replace("patch", "").replace("/", "-").replace(":", "-").split("-")

@@ -362,7 +362,8 @@ def _format_parser_error(message: str, available: list[str]) -> str:
 def _format_type_error(text: str) -> str:
     """What jsonargparse says of a value of the wrong type, in few words.
 
-    >>> _format_type_error("Expected a <class 'int'>. Got value: x"), _format_type_error("- Expected a int - Expected a <class 'NoneType'> Given value: y")
+    >>> _format_type_error("Expected a <class 'int'>. Got value: x"), _format_type_error(
+    ...     "- Expected a int - Expected a <class 'NoneType'> Given value: y")
     ("expected int, got 'x'", "expected int, got 'y'")
     """
     value = re.search(r".*(?:Got|Given) value: (.*)$", text)

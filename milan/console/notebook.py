@@ -1,18 +1,40 @@
-"""How exemplars, descriptions and catalogues show themselves in a notebook; every text is escaped."""
+"""HTML that exemplars, descriptions and catalogues show in a notebook, from ``templates/notebook.html.j2``."""
 
 import base64
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 from jaxtyping import Bool, Float, UInt8
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from torch import Tensor
 
 from milan.console.exemplar_rendering import encode_webp, highlight_masks, make_image_grid
 
-MAX_ROWS = 60  # of a catalogue; the page shows all
+MAX_ROWS = 40  # rows of a catalogue; its page shows all of them
 MAX_CANDIDATES = 10
-SHOWN = 80  # exemplars of a unit
-MUTED_STYLE = 'style="opacity:.65;font-size:90%"'
+MAX_EXEMPLARS = 80  # pictures of one unit
+ROW_EXEMPLARS = 6  # pictures beside one row of a catalogue
+PICTURE_SIZE, ROW_PICTURE_SIZE = 112, 56  # pixels of a picture's longer side
+
+
+@dataclass(frozen=True)
+class CatalogueRow:
+    """One row of a catalogue.
+
+    Attributes:
+        unit: its name, such as ``layer4:17``.
+        score: of the description; None for a unit without one.
+        text: the description, or the reason why there is none.
+        picture: the exemplars as WebP in base64; empty where they are not available.
+    """
+
+    unit: str
+    score: float | None
+    text: str
+    picture: str = ""
 
 
 def render_exemplars(
@@ -21,17 +43,27 @@ def render_exemplars(
     masks: Bool[Tensor, "k 1 height width"],
     activations: Float[Tensor, " k"],
 ) -> str:
-    """Return a strip of a unit's exemplars with the masked regions highlighted; the picture is part of the HTML."""
+    """Return a unit's exemplars with their masks highlighted, as one picture inside the HTML."""
     if len(images) == 0:
-        return f"<div>{escape(name)}: no exemplars</div>"
-    shown = images[:SHOWN]
-    grid = make_image_grid(highlight_masks(shown, masks[:SHOWN], 112), per_row=min(8, len(shown)))
-    picture = base64.b64encode(encode_webp(grid)).decode()
-    limit = f"; the first {SHOWN} are shown" if len(images) > SHOWN else ""
+        return _render("no_exemplars", name)
+    limit = f"; the first {MAX_EXEMPLARS} are shown" if len(images) > MAX_EXEMPLARS else ""
     span = f"activations {float(activations[0]):.3g} to {float(activations[-1]):.3g}"
-    caption = f"{escape(name)}: {len(images)} exemplars, {span}{limit}"
-    image = f'<img alt="{caption}" src="data:image/webp;base64,{picture}">'
-    return f'<figure style="margin:0">{image}<figcaption {MUTED_STYLE}>{caption}</figcaption></figure>'
+    grid = _encode_exemplars(images[:MAX_EXEMPLARS], masks[:MAX_EXEMPLARS], PICTURE_SIZE, 8)
+    return _render("exemplars", f"{name}: {len(images)} exemplars, {span}{limit}", grid)
+
+
+def encode_row_exemplars(images: UInt8[Tensor, "k 3 height width"], masks: Bool[Tensor, "k 1 height width"]) -> str:
+    """Return the first exemplars of a unit in one row, as WebP in base64; empty if there are none."""
+    if len(images) == 0:
+        return ""
+    return _encode_exemplars(images[:ROW_EXEMPLARS], masks[:ROW_EXEMPLARS], ROW_PICTURE_SIZE, ROW_EXEMPLARS)
+
+
+def render_dissection(title: str, status: Mapping[str, int], strips: Sequence[str]) -> str:
+    """Return the title of a dissection, how many units have each status, and strips of exemplars, which are HTML."""
+    counts = ", ".join(f"{count:,} {name}" for name, count in sorted(status.items()))
+    rest = status.get("ok", 0) - len(strips) if strips else 0
+    return _render("dissection", title, counts, [Markup(strip) for strip in strips], rest)
 
 
 def render_description(
@@ -41,35 +73,38 @@ def render_description(
     concepts: Sequence[tuple[str, float]],
     candidates: Sequence[tuple[str, float]],
 ) -> str:
-    """Return a unit's description, the weighted concepts it consists of, and its candidates, folded."""
-    caption = f"{escape(name)} · {score:.3g}"
-    head = f"<div><big>{escape(text)}</big><br><span {MUTED_STYLE}>{caption}</span></div>"
-    parts = "".join(_render_row(concept, weight) for concept, weight in concepts)
-    table = f"<table>{parts}</table>" if parts else ""
-    rows = "".join(_render_row(*candidate) for candidate in candidates[:MAX_CANDIDATES])
-    more = len(candidates) - MAX_CANDIDATES
-    rest = f"<tr><td {MUTED_STYLE}>and {more} more</td></tr>" if more > 0 else ""
-    summary = f"<summary {MUTED_STYLE}>{len(candidates)} considered</summary>"
-    return head + table + (f"<details>{summary}<table>{rows}{rest}</table></details>" if rows else "")
+    """Return a description with its weighted concepts, and its candidates in a folded list."""
+    return _render("description", name, text, score, list(concepts), list(candidates), MAX_CANDIDATES)
 
 
-def render_table(rows: Sequence[tuple[str, float | None, str]], counts: Mapping[str, int], note: str = "") -> str:
-    """The first of the rows (unit, score or None, text) as a table, how many units have each status, and a note."""
-    shown = rows[:MAX_ROWS]
-    cells = "".join(
-        f"<tr><td>{escape(unit)}</td><td>{'' if score is None else f'{score:.3g}'}</td>{_render_text_cell(text)}</tr>"
-        for unit, score, text in shown
+def render_catalogue(rows: Sequence[CatalogueRow], total: int, counts: Mapping[str, int], note: str = "") -> str:
+    """Return rows of a catalogue as a table.
+
+    Args:
+        rows: the rows to show, at most ``MAX_ROWS``.
+        total: the number of rows of the whole catalogue.
+        counts: the number of units of each status.
+        note: shown below the table.
+    """
+    summary = ", ".join(f"{count:,} {status}" for status, count in counts.items())
+    limit = f"; the first {len(rows)} are shown" if len(rows) < total else ""
+    return _render("catalogue", list(rows), summary + limit, note)
+
+
+def _encode_exemplars(images: Tensor, masks: Tensor, size: int, per_row: int) -> str:
+    grid = make_image_grid(highlight_masks(images, masks, size), per_row=min(per_row, len(images)))
+    return base64.b64encode(encode_webp(grid)).decode()
+
+
+def _render(macro: str, *values: Any) -> str:
+    return str(getattr(_environment().get_template("notebook.html.j2").module, macro)(*values)).strip()
+
+
+@cache
+def _environment() -> Environment:
+    loader = PackageLoader("milan.console")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    summary = ", ".join(f"{count:,} {escape(status)}" for status, count in counts.items())
-    more = f"; the first {len(shown)} are shown" if len(shown) < len(rows) else ""
-    said = f"<div {MUTED_STYLE}>{escape(note)}</div>" if note else ""
-    head = '<tr><th>unit</th><th>score</th><th style="text-align:left">description</th></tr>'
-    return f"<table><thead>{head}</thead><tbody>{cells}</tbody></table><div {MUTED_STYLE}>{summary}{more}</div>{said}"
-
-
-def _render_row(text: str, value: float) -> str:
-    return f"<tr>{_render_text_cell(text)}<td>{value:.3g}</td></tr>"
-
-
-def _render_text_cell(text: str) -> str:
-    return f'<td style="text-align:left">{escape(text)}</td>'
+    environment.filters["number"] = lambda value: f"{value:.3g}"
+    return environment

@@ -1,4 +1,4 @@
-"""One file per method: ``load_describer("milan")`` takes the describer of ``milan/describers/milan.py``."""
+"""Methods that describe units, one per file: ``load_describer("milan")`` loads ``milan/describers/milan.py``."""
 
 import importlib
 import inspect
@@ -7,7 +7,13 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from milan.describers._shared.base import Describer, DescriptionFailure, select_active, sources_of
+from milan.describers._shared.base import (
+    Describer,
+    DescriptionFailure,
+    select_active,
+    sources_of,
+    warn_of_sent_images,
+)
 from milan.describers._shared.contract import check_describer
 from milan.errors import BadInput, MilanError, UnknownName
 from milan.storage.user_code import is_file_spec, module_of, one_line
@@ -26,7 +32,7 @@ __all__ = [
 
 
 def list_describers() -> list[str]:
-    """The describers of the package, by the names of their files.
+    """Return the names of the package's describers, which are those of their files.
 
     >>> "milan" in list_describers()
     True
@@ -35,15 +41,15 @@ def list_describers() -> list[str]:
 
 
 def find_describer_class(name: str) -> type[Describer]:
-    """The describer that ``milan/describers/<name>.py`` defines, or one of yours by ``PATH/FILE.py:CLASS``.
+    """Return the class that ``milan/describers/<name>.py`` defines, or a custom one by ``PATH/FILE.py:CLASS``.
 
     Raises:
-        UnknownName: there is none of that name; the nearest are told.
+        UnknownName: there is no describer of that name; the text lists the nearest names.
     """
     if is_file_spec(name):
         return _load_from_file(name)
     if name not in list_describers():
-        raise UnknownName("describer", name, list_describers(), "or give one of yours as PATH/FILE.py:CLASS")
+        raise UnknownName("describer", name, list_describers(), "or give a custom one as PATH/FILE.py:CLASS")
     module = importlib.import_module(f"{__name__}.{name}")
     return next(iter(_find_describers(module).values()))
 
@@ -59,7 +65,7 @@ def _load_from_file(spec: str) -> type[Describer]:
 
 
 def _find_describers(module: ModuleType) -> dict[str, type[Describer]]:
-    """The describers that a module defines itself, by the names of their classes."""
+    """Return the describers that a module defines itself, by class name."""
     classes = {
         name: value
         for name, value in vars(module).items()
@@ -69,8 +75,14 @@ def _find_describers(module: ModuleType) -> dict[str, type[Describer]]:
 
 
 def load_describer(name: str, **settings: Any) -> Describer:
-    """The describer of that name with its settings (the arguments of its constructor); typos are answered with the
-    nearest.
+    """Return a describer with the given settings, the arguments of its constructor.
+
+    Its other settings are the published ones. ``milan.describe`` and the programs complete settings by target and probe
+    (``milan.describers._shared.describer_specs``).
+
+    Raises:
+        UnknownName: there is no describer or setting of that name; the text lists the nearest names.
+        BadInput: the constructor refuses a value.
     """
     cls = find_describer_class(name)
     known = cls.setting_names()
@@ -79,30 +91,38 @@ def load_describer(name: str, **settings: Any) -> Describer:
             has = f"it has: {', '.join(known)}" if known else "it has no settings"
             raise UnknownName(f"setting of {name}", setting, known, has)
     try:
-        return cls(**settings)
+        describer = cls(**settings)
     except MilanError:
         raise
     except TypeError as error:
         raise BadInput(f"describer {name}: {error}") from error
     except Exception as error:
-        # the package's own faults are not hidden
+        # Errors in the package's own describers keep their traceback.
         if not is_file_spec(name):
             raise
         raise BadInput(f"describer {name} cannot be made: {one_line(error)}") from error
+    warn_of_sent_images(describer)
+    return describer
 
 
 def parse_settings(name: str, settings: Mapping[str, Any], device: str = "cpu") -> dict[str, Any]:
-    """The settings with their values as the describer's constructor declares them, and the device where it takes one
-    and has no other.
+    """Return settings with values of the types that the describer's constructor declares.
+
+    Args:
+        device: added as a setting if the constructor takes one and ``settings`` has none.
 
     Raises:
-        UnknownName: there is no such describer or setting; the nearest are told.
+        UnknownName: there is no such describer or setting; the text lists the nearest names.
         BadInput: a value is of the wrong type.
     """
     import jsonargparse
 
     cls = find_describer_class(name)
-    load_describer(name, **settings)  # names that are not known are told with the nearest
+    parameters = inspect.signature(cls).parameters
+    # An option reads the text {} as an empty mapping; a setting that is a text means the place for a concept.
+    texts = {each for each, parameter in parameters.items() if parameter.annotation in (str, "str")}
+    settings = {each: "{}" if value == {} and each in texts else value for each, value in settings.items()}
+    load_describer(name, **settings)  # reports unknown names with the nearest ones
     reader = jsonargparse.ArgumentParser(exit_on_error=False)
     reader.add_class_arguments(cls, as_group=False)
     try:

@@ -17,6 +17,7 @@ from milan.probes import Probe
 from milan.probes.pixel_labels import DioramaLabels, shows_diorama
 from milan.storage.files import cache_root
 from milan.storage.packaged_data import locate_packaged_data
+from milan.targets.target import Target
 from milan.units import Candidate, Description, Unit
 
 PACKAGED_ANNOTATIONS = "data/diorama/annotations"
@@ -42,6 +43,7 @@ class Annotators(Describer):
 
     name: ClassVar[str] = "annotators"
     version: ClassVar[int] = 1
+    words = "annotators"
 
     def __init__(self, source: str = "found", who: Literal["first", "agreed"] | int = "first", seed: int = 0):
         self.source, self.who, self.seed = source, who, seed
@@ -56,6 +58,13 @@ class Annotators(Describer):
     @property
     def _simulates(self) -> str:
         return self.source if self.source in ("found", "simulated") else ""
+
+    def check_evidence(self, target: Target, probe: Probe) -> None:
+        if self._simulates and not shows_diorama(probe.spec):
+            raise MissingEvidence(
+                f"nobody annotated {target.name}, and annotators can be simulated on Diorama's images alone, not on the"
+                f" probe {probe.spec or probe.name}; give source=FILE_OR_FOLDER"
+            )
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
         """Where the annotations of the layer are from: its own folder, a folder that was given, or Diorama."""

@@ -13,7 +13,10 @@ from milan.errors import BadInput
 from milan.pretrained.embedder import Embedder, load_embedder
 from milan.pretrained.model_sources import Precision
 from milan.pretrained.painter import load_painter
+from milan.pretrained.published_models import MissingModel
+from milan.probes import Probe
 from milan.storage.provenance import joined
+from milan.targets.target import Target
 from milan.units import Description, Unit
 
 UNITS_PER_GROUP = 8  # units whose pictures are painted together
@@ -47,11 +50,11 @@ class BestConcept(Describer):
         of: str | Describer = "clip_dissect",
         options: dict[str, Any] | None = None,
         candidates: int = 5,
-        painter: str = "diorama",
-        embedder: str = "diorama",
+        painter: str = "diffusers:CompVis/stable-diffusion-v1-4",
+        embedder: str = "open_clip:ViT-B-16-quickgelu/openai",
         scoring: CandidateScoring = "topk_squared_image_products",
         pictures: int = 10,
-        painting: str = "{}",
+        painting: str = "a realistic photograph of {}",
         pooling: Literal["mean", "max"] = "mean",
         seed: int = 0,
         precision: Precision = "float32",
@@ -67,6 +70,17 @@ class BestConcept(Describer):
     def key(self) -> str:
         return self.key_of(of=self.candidate_describer.key, candidates=self.candidates, selection=self.selection.key)
 
+    @property
+    def words(self) -> str:  # type: ignore[override]
+        """Those of the other describer."""
+        return self.candidate_describer.words
+
+    def find_missing_models(self) -> list[MissingModel]:
+        return [*super().find_missing_models(), *self.candidate_describer.find_missing_models()]
+
+    def check_evidence(self, target: Target, probe: Probe) -> None:
+        self.candidate_describer.check_evidence(target, probe)
+
     def sources(self, dissection: Dissection) -> dict[str, str]:
         """Painter and image-text model, and what the other describer uses."""
         return joined(
@@ -75,6 +89,12 @@ class BestConcept(Describer):
                 self.candidate_describer.name: self.candidate_describer.sources(dissection),
             }
         )
+
+    def image_endpoint(self) -> str:
+        return self.candidate_describer.image_endpoint()
+
+    def estimate_requests(self, probe: Probe, units: int, k: int) -> str:
+        return self.candidate_describer.estimate_requests(probe, units, k)
 
     @cached_property
     def candidate_describer(self) -> Describer:

@@ -8,14 +8,22 @@ from typing import Any, ClassVar
 
 import torch
 
-from milan.describers._shared.llm_explainer import LlmExplainer
+from milan.describers._shared.llm_explainer import LlmExplainer, NoPairs
 from milan.dissection.store import ActivationPooling, Dissection
 from milan.errors import BadInput
-from milan.pretrained.image_captioner import ImageCaptioner, caption_with_cache, load_image_captioner
+from milan.pretrained.image_captioner import (
+    EndpointOptions,
+    ImageCaptioner,
+    caption_with_cache,
+    load_image_captioner,
+)
+from milan.pretrained.llm_client import NoAnswer
+from milan.pretrained.openai_endpoint import find_endpoint
 from milan.probes import Probe
 from milan.probes.superclasses import format_class_names, known_labels
 from milan.scores.prediction_pairs import PredictionPairs, scale_to_integers
 from milan.storage.files import content_key
+from milan.targets.target import Target
 from milan.units import Unit
 
 LABELS = "labels"
@@ -34,7 +42,7 @@ class CaptionActivation(LlmExplainer):
         llm: ``phrases``, ``openai:MODEL``, ``hf:ID_OR_FOLDER`` or your own, see ``milan.pretrained.llm.load_llm``.
         base_url: of an endpoint, as http://localhost:8000/v1; else $OPENAI_BASE_URL, else OpenAI's. The key is in
             $OPENAI_API_KEY.
-        max_calls: requests to the language model at most, repeated ones included.
+        max_calls: maximal number of requests, repeated ones included; those of a captioner ``openai:MODEL`` count too.
         llm_options: temperature, longest, timeout, workers, tries, pause and others, see
             ``milan.pretrained.llm_client.load_llm_client``.
         prompts: a folder with files that replace those of configs/prompts.
@@ -56,17 +64,17 @@ class CaptionActivation(LlmExplainer):
 
     def __init__(
         self,
-        captioner: str = "diorama",
-        llm: str = "phrases",
+        captioner: str = "hf:Salesforce/blip-image-captioning-base",
+        llm: str = "openai:gpt-3.5-turbo",
         base_url: str = "",
-        max_calls: int | None = None,
+        max_calls: int | None = 5000,
         llm_options: dict[str, Any] | None = None,
         prompts: str = "",
         examples: str = "",
         shots: int = 2,
         shown: int = 75,
-        explanations: int = 1,
-        share: float = 1.0,
+        explanations: int = 10,
+        share: float = 0.5,
         pooling: ActivationPooling = "max",
         seed: int = 0,
         device: str = "cpu",
@@ -94,13 +102,29 @@ class CaptionActivation(LlmExplainer):
         captions = LABELS if self._captioner_model is None else self._captioner_model.key
         return content_key(explainer=super().key, captions=captions, pooling=self.pooling)
 
-    def sources(self, dissection: Dissection) -> dict[str, str]:
-        """The language model, and the captioner unless classes stand for captions."""
+    def required_models(self) -> dict[str, str]:
+        """The language model, and the captioner unless class labels stand for captions."""
         return self.specs("llm", *(() if self.captioner == LABELS else ("captioner",)))
+
+    def check_evidence(self, target: Target, probe: Probe) -> None:
+        if self.captioner == LABELS:
+            known_labels(probe)
+
+    def sources(self, dissection: Dissection) -> dict[str, str]:
+        """The language model, and the captioner unless class labels stand for captions."""
+        return self.required_models()
 
     @cached_property
     def _captioner_model(self) -> ImageCaptioner | None:
-        return None if self.captioner == LABELS else load_image_captioner(self.captioner, device=self.device)
+        endpoint = EndpointOptions(self.base_url, self.llm_options, self.budget)
+        return (
+            None
+            if self.captioner == LABELS
+            else load_image_captioner(self.captioner, device=self.device, endpoint=endpoint)
+        )
+
+    def image_endpoint(self) -> str:
+        return find_endpoint(self.captioner, self.base_url)
 
     def make_pairs(self, dissection: Dissection, unit: Unit) -> PredictionPairs:
         values = scale_to_integers(dissection.activations(self.pooling)[:, dissection.row_of(unit)].numpy())
@@ -122,12 +146,11 @@ class CaptionActivation(LlmExplainer):
 
     def _caption_images(self, probe: Probe, places: Sequence[int]) -> list[str]:
         if self._captioner_model is not None:
-            return [
-                text or "nothing"
-                for text in caption_with_cache(
-                    self._captioner_model, torch.stack([probe.image(place) for place in places])
-                )
-            ]
+            images = torch.stack([probe.image(place) for place in places])
+            captions = caption_with_cache(self._captioner_model, images)
+            if failed := [caption for caption in captions if isinstance(caption, NoAnswer)]:
+                raise NoPairs(f"{len(failed)} of its images have no caption: {failed[0].reason}")
+            return [str(caption) or "nothing" for caption in captions]
         if probe.labels is None:
             raise BadInput(f"the images of {probe.spec} have no labels to stand for captions; name a captioner")
         names, labels = format_class_names(probe), known_labels(probe)

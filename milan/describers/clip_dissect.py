@@ -24,7 +24,6 @@ Similarity = Literal["soft_wpmi", "wpmi", "rank_reorder", "cos_similarity", "cos
 # Constants of the released code, similarity.py (Trustworthy-ML-Lab/CLIP-dissect at 21e7697).
 TOP = {"soft_wpmi": 100, "wpmi": 28}
 TEMPERATURE = {"soft_wpmi": 10.0, "wpmi": 2.0}
-DIORAMA_TEMPERATURE = 1.0  # with Diorama's embedders: the best of 10, 5, 2 and 1 by truth score on alexnet-scenes
 PRIOR_WEIGHT = {"soft_wpmi": 1.0, "wpmi": 0.6}
 FIRST_INCLUSION, LAST_INCLUSION = (
     0.998,
@@ -86,12 +85,13 @@ class ClipDissect(Describer):
 
     name: ClassVar[str] = "clip_dissect"
     version: ClassVar[int] = 1
+    words = "the concept set"
 
     def __init__(
         self,
         similarity: Similarity = "soft_wpmi",
-        concepts: str | list[str] = "diorama",
-        embedder: str = "diorama",
+        concepts: str | list[str] = "20k",
+        embedder: str = "open_clip:ViT-B-16-quickgelu/openai",
         prompt: str = "{}",
         pooling: ActivationPooling = "mean",
         background_units: list[int] | None = None,
@@ -223,8 +223,6 @@ class ClipDissect(Describer):
 
     @property
     def _resolved_temperature(self) -> float:
-        if self.temperature is None and self.embedder.partition(":")[0] == "diorama":
-            return DIORAMA_TEMPERATURE
         return self._resolve_setting("temperature", TEMPERATURE, 1.0)
 
     def _resolve_setting(self, name: str, published: Mapping[str, Any], other: Any) -> Any:

@@ -15,7 +15,9 @@ from milan.dissection.concept_overlap import count_overlap
 from milan.dissection.store import Dissection
 from milan.errors import BadInput
 from milan.pretrained.segmenter_labels import compute_source_key, load_pixel_labels, segmenter_of
-from milan.probes.pixel_labels import IGNORED_NAMES
+from milan.probes import Probe
+from milan.probes.pixel_labels import IGNORED_NAMES, load_probe_labels
+from milan.targets.target import Target
 from milan.units import Candidate, Description, Unit
 
 SIGNS = ((True, True), (True, False), (False, True), (False, False))  # of two concepts: do they hold?
@@ -51,6 +53,7 @@ class Compositional(Describer):
 
     name: ClassVar[str] = "compositional"
     version: ClassVar[int] = 1
+    words = "names of pixel labels, joined by and, or, not"
 
     def __init__(
         self,
@@ -60,7 +63,7 @@ class Compositional(Describer):
         only: str = "",
         without: str = "",
         least_images: int = 1,
-        quantile: float = 0.0,
+        quantile: float = 0.995,
         length: int = 3,
         beam: int = 5,
         device: str = "cpu",
@@ -76,6 +79,14 @@ class Compositional(Describer):
         """Content key of the settings that change answers, and of a segmenter's weights."""
         settings = {name: value for name, value in self.settings.items() if name not in ("device", "classes")}
         return self.key_of(labels_of=compute_source_key(self.labels, self.classes, self.device), **settings)
+
+    def required_models(self) -> dict[str, str]:
+        """The segmenter, if there is one."""
+        return segmenter_of(self.labels)
+
+    def check_evidence(self, target: Target, probe: Probe) -> None:
+        if self.labels == "probe":
+            load_probe_labels(probe, self.classes, self.ignored)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
         """The segmenter, where it gives the labels; labels of the probe's own come with the probe."""
@@ -322,7 +333,5 @@ def _join_parts(join: str, parts: Sequence[FormulaText]) -> str:
     holding = [words for kind, _, words in ordered if kind != 1]
     barred = [words for kind, _, words in ordered if kind == 1]
     bar = f"neither {' nor '.join(barred)}" if len(barred) > 1 else "".join(f"not {words}" for words in barred)
-    if not holding or not barred:
-        plain = len(holding) > 1 and all(kind == 0 for kind, _, _ in ordered)
-        return (BOTH if plain else "") + " and ".join(holding) + bar
-    return f"{' and '.join(holding)} but {bar}"
+    both = BOTH if len(holding) > 1 and all(kind != 2 for kind, _, _ in ordered) else ""
+    return both + " and ".join(holding) + (" but " if holding and barred else "") + bar

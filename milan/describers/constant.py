@@ -3,14 +3,15 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import ClassVar
 
 from milan.describers._shared.base import Describer, select_active
 from milan.dissection.milannotations import read_unit_annotations
 from milan.dissection.store import Dissection
 from milan.errors import BadInput
-from milan.storage.packaged_data import locate_packaged_data
+from milan.pretrained.stand_ins import locate_annotations
+from milan.probes import Probe
+from milan.targets.target import Target
 from milan.units import Description, Unit
 
 
@@ -26,13 +27,17 @@ class Constant(Describer):
 
     name: ClassVar[str] = "constant"
     version: ClassVar[int] = 1
+    words = "the text or the annotations that were given"
 
-    def __init__(self, text: str = "", annotations: str = "diorama"):
+    def __init__(self, text: str = "", annotations: str = ""):
         self.text, self.annotations = text, annotations
 
     @property
     def key(self) -> str:
         return self.key_of(says=self.constant_text)
+
+    def check_evidence(self, target: Target, probe: Probe) -> None:
+        _ = self.constant_text
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
         """The annotations, unless a text was given."""
@@ -53,7 +58,9 @@ def find_most_frequent_text(annotations: str) -> str:
     Raises:
         BadInput: there are no annotations.
     """
-    place = locate_packaged_data("data/diorama/annotations") if annotations == "diorama" else Path(annotations)
+    if not annotations:
+        raise BadInput("the describer constant has nothing to say; give text=TEXT, or annotations=FILE_OR_FOLDER")
+    place = locate_annotations(annotations)
     files = [place] if place.is_file() else sorted(place.glob("**/annotations.csv"))
     said = Counter(
         " ".join(text.lower().split())

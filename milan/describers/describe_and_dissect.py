@@ -2,8 +2,7 @@
 by painting them.
 """
 
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -14,7 +13,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from milan.concepts.concept_sets import load_concept_set
-from milan.describers._shared.base import Describer, DescriptionFailure, select_active
+from milan.describers._shared.base import DescriptionFailure
 from milan.describers._shared.candidate_selection import (
     CandidateScoring,
     CandidateSelection,
@@ -23,14 +22,21 @@ from milan.describers._shared.candidate_selection import (
     measure_maps,
     round_or_none,
 )
+from milan.describers._shared.llm_explainer import LlmDescriber
 from milan.dissection.attention_crops import CROPS, Box, crop_and_resize, find_attention_boxes, make_heat_maps
 from milan.dissection.store import Dissection
-from milan.errors import BadInput, MilanWarning
+from milan.errors import BadInput
 from milan.pretrained.embedder import Embedder, embed_texts, load_embedder
-from milan.pretrained.image_captioner import ImageCaptioner, caption_with_cache, load_image_captioner
+from milan.pretrained.image_captioner import (
+    EndpointOptions,
+    ImageCaptioner,
+    caption_with_cache,
+    load_image_captioner,
+)
 from milan.pretrained.llm import Question
-from milan.pretrained.llm_client import LlmClient, NoAnswer, load_llm_client
+from milan.pretrained.llm_client import NoAnswer
 from milan.pretrained.model_sources import Precision
+from milan.pretrained.openai_endpoint import find_endpoint
 from milan.pretrained.painter import load_painter
 from milan.pretrained.prompts import Prompt, load_prompt, sanitize_item
 from milan.pretrained.reply_parsing import make_label_parser
@@ -46,8 +52,7 @@ BARE_WORDS = (
     "graphic",
     "graphics",
 )  # which painters take for a task: "background" is added (released code)
-TEMPERATURE = 0.3  # with which the names are drawn (released code)
-UNITS_PER_GROUP = 8  # units whose pictures are captioned and painted together
+TEMPERATURE = 0.3  # with which the names are sampled (released code)
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ class CandidateNames:
     counts: tuple[int, ...]
 
 
-class DescribeAndDissect(Describer):
+class DescribeAndDissect(LlmDescriber):
     """Crops, captions, candidates, pictures of the candidates: the unit itself says which candidate it answers to.
 
     (1) Of the probe's 10 images that move a unit most, the parts where it does so are cut out; of images and parts
@@ -106,7 +111,8 @@ class DescribeAndDissect(Describer):
         pooling: of an activation map into one number: mean (the paper's), or max.
         base_url: of an endpoint, as http://localhost:8000/v1; else $OPENAI_BASE_URL, else OpenAI's. The key is in
             $OPENAI_API_KEY.
-        max_calls: requests to the language model at most, repeated ones included; a unit takes 15.
+        max_calls: maximal number of requests, repeated ones included; a unit takes 15 to the language model, and ten
+            more if the captioner is ``openai:MODEL``.
         llm_options: temperature, longest, timeout, workers, tries, pause and others, see
             ``milan.pretrained.llm_client.load_llm_client``.
         prompts: a folder with files that replace those of configs/prompts.
@@ -117,13 +123,17 @@ class DescribeAndDissect(Describer):
 
     name: ClassVar[str] = "describe_and_dissect"
     version: ClassVar[int] = 1
+    words = "the language model, from the captioner's captions"
+    default_options: ClassVar[Mapping[str, Any]] = {"temperature": TEMPERATURE}
+    # Images of a group are captioned and painted together.
+    units_per_group: ClassVar[int] = 8
 
     def __init__(
         self,
-        captioner: str = "diorama",
-        llm: str = "phrases",
-        painter: str = "diorama",
-        embedder: str = "diorama",
+        captioner: str = "hf:Salesforce/blip-image-captioning-base",
+        llm: str = "openai:gpt-3.5-turbo",
+        painter: str = "diffusers:CompVis/stable-diffusion-v1-4",
+        embedder: str = "open_clip:ViT-B-16-quickgelu/openai",
         concepts: str | list[str] = "",
         select: bool = True,
         scoring: CandidateScoring = "topk_squared_image_products",
@@ -131,10 +141,10 @@ class DescribeAndDissect(Describer):
         images: int = 10,
         count: int = 5,
         pictures: int = 10,
-        painting: str = "{}",
+        painting: str = "a realistic photograph of {}",
         pooling: Literal["mean", "max"] = "mean",
         base_url: str = "",
-        max_calls: int | None = None,
+        max_calls: int | None = 5000,
         llm_options: dict[str, Any] | None = None,
         prompts: str = "",
         seed: int = 0,
@@ -181,15 +191,6 @@ class DescribeAndDissect(Describer):
         return self.key_of(**parts, **settings)
 
     @cached_property
-    def llm_client(self) -> LlmClient:
-        """The language model, loaded when first asked for."""
-        cool = {"temperature": TEMPERATURE} if self.llm.startswith(("openai:", "hf:")) else {}
-        options = cool | (self.llm_options or {})
-        return load_llm_client(
-            self.llm, base_url=self.base_url, max_calls=self.max_calls, options=options, device=self.device
-        )
-
-    @cached_property
     def model(self) -> Embedder:
         """The image-text model, loaded when first asked for."""
         return load_embedder(self.embedder, device=self.device, precision=self.precision)
@@ -210,7 +211,8 @@ class DescribeAndDissect(Describer):
 
     @cached_property
     def _captioner_model(self) -> ImageCaptioner:
-        return load_image_captioner(self.captioner, device=self.device, precision=self.precision)
+        endpoint = EndpointOptions(self.base_url, self.llm_options, self.budget)
+        return load_image_captioner(self.captioner, device=self.device, precision=self.precision, endpoint=endpoint)
 
     @cached_property
     def _concept_names(self) -> list[str]:
@@ -221,16 +223,16 @@ class DescribeAndDissect(Describer):
         return load_prompt("simplify", self.prompts), load_prompt("summarize", self.prompts)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """What each step uses: a captioner or a concept set, a language model, and in step 3 painter and embedder."""
+        """The models and the concept set that the steps use."""
+        return self.required_models()
+
+    def required_models(self) -> dict[str, str]:
+        """A captioner, or a concept set and an embedder; a language model; in step 3 a painter and an embedder."""
         seeing = ("concepts", "embedder") if self.concepts else ("captioner",)
         return self.specs(*seeing, "llm", *(("painter", "embedder") if self.select else ()))
 
-    def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
-        if self.llm_client.llm.note:
-            warnings.warn(f"{self.name}: {self.llm_client.llm.note}", MilanWarning, stacklevel=2)
-        alive = select_active(dissection, units)
-        for start in range(0, len(alive), UNITS_PER_GROUP):
-            yield from self._describe_group(dissection, alive[start : start + UNITS_PER_GROUP])
+    def image_endpoint(self) -> str:
+        return "" if self.concepts else find_endpoint(self.captioner, self.base_url)
 
     def _describe_group(
         self, dissection: Dissection, units: Sequence[Unit]
@@ -266,10 +268,13 @@ class DescribeAndDissect(Describer):
 
     def _propose_names(self, regions: dict[Unit, list[ImageRegion]]) -> dict[Unit, CandidateNames | DescriptionFailure]:
         """Step 2 for several units at once."""
-        captions = self._caption_regions(regions)
+        captioned = self._caption_regions(regions)
+        captions = {unit: each for unit, each in captioned.items() if not isinstance(each, NoAnswer)}
         labels = self._simplify_captions(captions)
         found: dict[Unit, CandidateNames | DescriptionFailure] = {
-            unit: DescriptionFailure(unit, each.reason) for unit, each in labels.items() if isinstance(each, NoAnswer)
+            unit: DescriptionFailure(unit, each.reason)
+            for unit, each in [*captioned.items(), *labels.items()]
+            if isinstance(each, NoAnswer)
         }
         answered = {unit: each for unit, each in labels.items() if not isinstance(each, NoAnswer)}
         questions = {
@@ -292,17 +297,20 @@ class DescribeAndDissect(Describer):
             )
         return {unit: found[unit] for unit in regions}
 
-    def _caption_regions(self, regions: dict[Unit, list[ImageRegion]]) -> dict[Unit, list[str]]:
-        """A caption of each look, or the nearest concept; an image of which nothing is said is left out of what is
-        summed up.
+    def _caption_regions(self, regions: dict[Unit, list[ImageRegion]]) -> dict[Unit, list[str] | NoAnswer]:
+        """Return a caption or the nearest concept of each region, empty where the captioner says nothing of it; or why
+        a unit has no captions.
         """
         flat = torch.stack([look.pixels for each in regions.values() for look in each])
         if self.concepts:
             nearest = (self.model.encode_images(flat) @ embed_texts(self.model, self._concept_names).T).argmax(1)
-            said = iter([self._concept_names[place] for place in nearest.tolist()])
+            texts: Iterator[str | NoAnswer] = iter([self._concept_names[place] for place in nearest.tolist()])
         else:
-            said = iter(caption_with_cache(self._captioner_model, flat))
-        return {unit: [sanitize_item(next(said)) for _ in each] for unit, each in regions.items()}
+            texts = iter(caption_with_cache(self._captioner_model, flat))
+        captions = {unit: [next(texts) for _ in each] for unit, each in regions.items()}
+        return {
+            unit: _find_failure(each) or [sanitize_item(str(text)) for text in each] for unit, each in captions.items()
+        }
 
     def _simplify_captions(self, captions: dict[Unit, list[str]]) -> dict[Unit, list[str] | NoAnswer]:
         """A shorter label for each caption; concepts are short as they are."""
@@ -321,9 +329,8 @@ class DescribeAndDissect(Describer):
         found: dict[Unit, list[str] | NoAnswer] = {}
         for unit, texts in captions.items():
             labels = [short[text] if text else "" for text in texts]
-            failed = [each for each in labels if isinstance(each, NoAnswer)]
             none = NoAnswer("the captioner says nothing of any of its images")
-            found[unit] = failed[0] if failed else [str(each) for each in labels] if any(labels) else none
+            found[unit] = _find_failure(labels) or ([str(each) for each in labels] if any(labels) else none)
         return found
 
     def _make_summary_question(self, unit: Unit, labels: Sequence[str], sample_index: int) -> Question:
@@ -337,6 +344,11 @@ class DescribeAndDissect(Describer):
             tuple((text, 0) for text in order),
             sample_index=sample_index,
         )
+
+
+def _find_failure(answers: Sequence[str | NoAnswer]) -> NoAnswer | None:
+    """Return the first answer that is missing."""
+    return next((each for each in answers if isinstance(each, NoAnswer)), None)
 
 
 def find_regions(

@@ -29,6 +29,7 @@ class Imported(Describer):
 
     name: ClassVar[str] = "imported"
     version: ClassVar[int] = 1
+    words = "the table"
 
     def __init__(self, table: str = "", layer: str = ""):
         self.table, self.layer = table, layer

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from milan.concepts import presence
-from milan.concepts.presence import Presence
+from milan.concepts.presence import Presence, has_pixel_labels
 from milan.describers._shared.base import Describer, select_active
 from milan.describers._shared.elastic_net import (
     LinearFit,
@@ -28,7 +28,10 @@ from milan.dissection.store import Dissection
 from milan.errors import BadInput
 from milan.pretrained.embedder import Embedder, load_embedder
 from milan.probes import Probe
+from milan.probes.pixel_labels import load_probe_labels
+from milan.probes.superclasses import known_labels
 from milan.storage.files import content_key
+from milan.targets.target import Target
 from milan.units import Candidate, Description, Unit, weighted_sum
 
 # units that are regressed together: always the same ones, so that what is said of one never depends on who asked
@@ -86,16 +89,16 @@ class LinearExplanations(Describer):
 
     def __init__(
         self,
-        evidence: Literal["auto", "labels", "pixels", "embedder"] = "auto",
+        evidence: Literal["labels", "pixels", "embedder"] = "embedder",
         superclasses: str = "",
         synsets: str = "",
-        embedder: str = "diorama",
-        concepts: str = "",
+        embedder: str = "open_clip:ViT-L-16-SigLIP-384/webli",
+        concepts: str = "combined_imagenet",
         calibration: str = "",
         pooling: Literal["mean", "max", "cls", "tokens"] = "mean",
         strength: float = 0.05 / 0.99,
         mix: float = 0.99,
-        ranking: Ranking = "absolute",
+        ranking: Ranking = "signed",
         search: Literal["greedy", "largest"] = "greedy",
         longest: int = 10,
         width: int = 10,
@@ -125,6 +128,22 @@ class LinearExplanations(Describer):
     @cached_property
     def _embedder(self) -> Embedder:
         return load_embedder(self.embedder, device=self.device, batch_size=self.batch_size)
+
+    @property
+    def words(self) -> str:  # type: ignore[override]
+        """The names of the concepts."""
+        names = {"labels": "names of class labels", "pixels": "names of pixel labels", "embedder": "the concept set"}
+        return names[self.evidence]
+
+    def required_models(self) -> dict[str, str]:
+        """The image-text model and its concept set, if concepts are found by it."""
+        return self.specs("embedder", "concepts") if self.evidence == "embedder" else {}
+
+    def check_evidence(self, target: Target, probe: Probe) -> None:
+        if self.evidence == "pixels":
+            load_probe_labels(probe)
+        elif (self.evidence == "labels" or not self.concepts) and not has_pixel_labels(probe):
+            known_labels(probe)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
         """The image-text model and its concept set, where evidence is theirs; labels come with the probe."""
@@ -175,16 +194,11 @@ class LinearExplanations(Describer):
 
     def load_evidence(self, probe: Probe, split: RowSplit) -> Presence:
         """Which image of the probe shows which concept; calibration looks at the training images of the split only."""
-        evidence = (
-            self.evidence if self.evidence != "auto" else "pixels" if probe.spec.startswith("diorama:") else "labels"
-        )
-        if evidence == "embedder":
+        if self.evidence == "embedder":
             return self._load_embedder_evidence(probe, split)
-        return (
-            presence.presence_from_classes(probe, self.superclasses, self.synsets)
-            if evidence == "labels"
-            else presence.presence_from_pixels(probe)
-        )
+        if self.evidence == "labels":
+            return presence.presence_from_classes(probe, self.superclasses, self.synsets)
+        return presence.presence_from_pixels(probe)
 
     def _load_embedder_evidence(self, probe: Probe, split: RowSplit) -> Presence:
         calibration = presence.calibrate(

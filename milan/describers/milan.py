@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from milan.describers._shared.base import Describer, select_active
+from milan.describers._shared.clip_reranking import ClipReranker
 from milan.dissection.store import Dissection
 from milan.errors import BadInput
 from milan.models import Captioner, Encoder, Prior, build_encoder, load_encoder
@@ -21,11 +22,13 @@ from milan.models.decoding import DecodedTexts, DecoderState, ScoreMixture, Toke
 from milan.models.model_files import load_weights
 from milan.models.released_checkpoint import ReleasedModels, load_released_checkpoint, read_released_prior
 from milan.models.reranking import RankedTexts, rank_texts
-from milan.storage.packaged_data import locate_packaged_data
+from milan.pretrained.embedder import load_embedder
+from milan.pretrained.milan_release import is_released
+from milan.pretrained.stand_ins import STAND_IN, locate_milan_model
 from milan.targets.target import Target
 from milan.units import Description, Unit
 
-Strategy = Literal["rerank", "beam", "greedy", "sample", "pmi"]
+Strategy = Literal["rerank", "beam", "greedy", "sample", "pmi", "clip"]
 KEPT_CANDIDATES = 50  # candidates kept with a description
 
 
@@ -38,39 +41,52 @@ class MilanModels(NamedTuple):
 
 
 class Milan(Describer):
-    """A captioner finds likely texts for the masked exemplars; the one of highest PMI, log p(d|E) - λ log p(d), is the
-    description.
+    """Describes a unit by the text of highest pointwise mutual information with its masked exemplars.
 
-    Strategies: ``rerank`` is MILAN's (a beam of likely texts, reranked by PMI); ``beam`` takes the likeliest text of
-    the same beam (the p(d|E) baseline); ``greedy`` takes the likeliest word at each step; ``sample`` draws a text;
-    ``pmi`` searches by PMI token by token, as the 2022 code does for its ``beam``. Every candidate is kept with its log
-    p(d|E), log p(d) and PMI; ``score`` is what it was chosen by.
+    A captioner trained on annotators' descriptions finds likely texts d for the exemplars E; the description maximizes
+    log p(d|E) - λ log p(d). Each candidate keeps its log p(d|E), log p(d) and PMI; ``score`` is the value that it was
+    chosen by.
+
+    Strategies:
+        - ``rerank``: MILAN's own, a beam of likely texts reranked by PMI.
+        - ``beam``: the likeliest text of the same beam (the p(d|E) baseline).
+        - ``greedy``: the likeliest word at each step.
+        - ``sample``: a random text.
+        - ``pmi``: a search by PMI word by word, as the 2022 code does for its ``beam``.
+        - ``clip``: the ``+clip`` models of the release. The candidates of ``pmi`` are reranked by an image-text model:
+          (1 - w) Σ cos(text, masked exemplar) + w Σ cos(text, whole exemplar), w being ``clip_weight``. At w = 1, which
+          the release uses, masks have no effect; the default of its class is 0.5.
 
     Args:
-        captioner: ``diorama`` (trained on Diorama's simulated annotators), a folder, a hub id, or a 2022 checkpoint.
-        prior: the same, or the ``lm.pth`` of the 2022 code; a 2022 checkpoint brings its own unless another is given.
-            Empty for none, which ``beam``, ``greedy`` and ``sample`` can do without.
-        encoder: spec of the frozen encoder, where it is not the one that the captioner names.
-        encoder_weights: its weights, where they are not its own.
+        captioner: ``released:NAME`` (a model of the 2022 release, downloaded the first time: base, cls, gen, imagenet,
+            places365, alexnet, resnet152, biggan), a checkpoint file of 2022, a folder that ``train.py`` wrote, a hub
+            id, or the name of a stand-in.
+        prior: a folder, a hub id, a checkpoint, or the ``lm.pth`` of the 2022 code; None for the one that belongs to
+            the captioner; empty for none, which suffices for ``beam``, ``greedy`` and ``sample``.
+        encoder: spec of the frozen encoder, if not the one that the captioner names.
+        encoder_weights: its weights, if not its own.
         strategy: how the text is found.
-        beam: texts kept at each step.
-        steps: words at most, the end counted.
+        beam: number of texts kept at each step.
+        steps: number of words at most, including the end of the text.
         prior_weight: λ.
-        temperature: of ``sample``.
-        seed: of ``sample``.
-        as_released: decode as the 2022 code: special words and the empty text may be said, and the prior counts a token
-            past the end.
-        batch_size: units searched for together; changes no answer.
-        device: where it runs.
+        temperature: softmax temperature of ``sample``.
+        seed: random seed of ``sample``.
+        as_released: decode as the 2022 code does: special words and the empty text are possible, and the prior counts a
+            token past the end.
+        embedder: image-text model of ``clip``, as ``milan.pretrained.embedder.load_embedder`` takes it.
+        clip_weight: weight of the whole exemplars in ``clip``, 0..1.
+        batch_size: number of units that are searched for together; changes no description.
+        device: device of all models.
     """
 
     name: ClassVar[str] = "milan"
     version: ClassVar[int] = 1
+    words = "the annotators whose descriptions the captioner was trained on"
 
     def __init__(
         self,
-        captioner: str = "diorama",
-        prior: str = "diorama",
+        captioner: str = "released:base",
+        prior: str | None = None,
         encoder: str = "",
         encoder_weights: str = "",
         strategy: Strategy = "rerank",
@@ -80,9 +96,14 @@ class Milan(Describer):
         temperature: float = 1.0,
         seed: int = 0,
         as_released: bool = False,
+        embedder: str = "open_clip:ViT-B-16-quickgelu/openai",
+        clip_weight: float = 1.0,
         batch_size: int = 16,
         device: str = "cpu",
     ):
+        if not 0 <= clip_weight <= 1:
+            raise BadInput(f"clip_weight is {clip_weight}; give a number from 0 to 1")
+        self.embedder, self.clip_weight = embedder, clip_weight
         self.captioner, self.prior, self.encoder, self.encoder_weights = captioner, prior, encoder, encoder_weights
         self.strategy, self.beam, self.steps, self.prior_weight = strategy, beam, steps, prior_weight
         self.temperature, self.seed, self.as_released = temperature, seed, as_released
@@ -108,10 +129,17 @@ class Milan(Describer):
     def key(self) -> str:
         """Content key of the settings that change answers, and of all weights."""
         models, places = self.models, ("batch_size", "device", "captioner", "prior", "encoder", "encoder_weights")
+        places = (*places, "embedder", *(() if self.strategy == "clip" else ("clip_weight",)))
         settings = {name: value for name, value in self.settings.items() if name not in places}
         prior = models.prior.fingerprint if models.prior else ""
         weights = [models.captioner.fingerprint, prior, models.encoder.key]
+        weights += [self.reranker.embedder.key] if self.strategy == "clip" else []
         return self.key_of(weights=weights, **settings)
+
+    @cached_property
+    def reranker(self) -> ClipReranker:
+        """The image-text model of ``clip``, loaded at the first access."""
+        return ClipReranker(load_embedder(self.embedder, device=self.device), self.clip_weight)
 
     @cached_property
     def _released_models(self) -> ReleasedModels:
@@ -119,33 +147,40 @@ class Milan(Describer):
 
     @cached_property
     def models(self) -> MilanModels:
-        """Captioner, prior and encoder, read when first asked for."""
-        released = _is_checkpoint(self.captioner)
+        """Captioner, prior and encoder, loaded at the first access."""
         captioner = (
             self._released_models.captioner
-            if released
-            else Captioner.from_pretrained(_resolve_folder(self.captioner, "captioner"))
+            if _is_checkpoint(self.captioner)
+            else Captioner.from_pretrained(locate_milan_model(self.captioner, "captioner"))
         )
         prior = self._load_prior()
         if prior and prior.vocabulary != captioner.vocabulary:
             differing = sorted(set(prior.vocabulary.words) ^ set(captioner.vocabulary.words))
             raise BadInput(
-                f"the prior {self.prior} and the captioner {self.captioner} have different vocabularies"
+                f"the prior {self._prior_spec} and the captioner {self.captioner} have different vocabularies"
                 f" ({len(differing)} words differ: {', '.join(differing[:5]) or 'their order'}); use two that were"
                 " trained together"
             )
         prior = prior.to(self.device).eval() if prior else None
         return MilanModels(captioner.to(self.device).eval(), prior, self._load_encoder(captioner))
 
+    @property
+    def _prior_spec(self) -> str:
+        """The prior by its spec; that of the captioner unless another was given."""
+        if self.prior is not None:
+            return self.prior
+        return self.captioner if _is_checkpoint(self.captioner) or self.captioner == STAND_IN else ""
+
     def _load_prior(self) -> Prior | None:
-        if _is_checkpoint(self.captioner) and self.prior in ("diorama", self.captioner):
+        spec = self._prior_spec
+        if spec == self.captioner and _is_checkpoint(spec):
             prior = self._released_models.prior
-        elif _is_checkpoint(self.prior):
-            prior = read_released_prior(self.prior)
+        elif _is_checkpoint(spec):
+            prior = read_released_prior(spec)
         else:
-            prior = Prior.from_pretrained(_resolve_folder(self.prior, "prior")) if self.prior else None
+            prior = Prior.from_pretrained(locate_milan_model(spec, "prior")) if spec else None
         if prior is None and self.strategy in ("rerank", "pmi"):
-            found = f"strategy {self.strategy} needs a prior, and {self.prior or self.captioner} holds none"
+            found = f"strategy {self.strategy} needs a prior, and {spec or self.captioner} holds none"
             raise BadInput(f"{found}; give prior=FOLDER_OR_FILE, or strategy=beam")
         return prior
 
@@ -163,13 +198,21 @@ class Milan(Describer):
             )
         return load_encoder(**settings, device=self.device)
 
+    def required_models(self) -> dict[str, str]:
+        """The models of the release that are downloaded; folders and files report themselves what is wrong."""
+        released = {role: spec for role, spec in self.specs("captioner", "prior").items() if is_released(spec)}
+        return released | (self.specs("embedder") if self.strategy == "clip" else {})
+
     def sources(self, dissection: Dissection) -> dict[str, str]:
         """Models by their specs, and what the captioner says it was trained on."""
         captioner = self.models.captioner
         annotations = getattr(captioner, "trained_on", {}).get("data", ())
         told = annotations if isinstance(annotations, str) else ", ".join(map(str, annotations))
         encoder = self.encoder or str(captioner.encoder.get("spec", ""))
-        found = {"captioner": self.captioner, "prior": self.prior, "encoder": encoder, "annotations": told}
+        if not told and is_released(self.captioner):
+            told = "MILANNOTATIONS"
+        found = {"captioner": self.captioner, "prior": self._prior_spec, "encoder": encoder, "annotations": told}
+        found |= self.specs("embedder") if self.strategy == "clip" else {}
         return {role: spec for role, spec in found.items() if spec}
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
@@ -180,18 +223,20 @@ class Milan(Describer):
             for _, group in groupby(
                 zip(batch, features, strict=True), key=lambda pair: len(pair[1])
             ):  # a search takes units of one k
-                yield from self._describe_group(*zip(*group, strict=True))
+                yield from self._describe_group(dissection, *zip(*group, strict=True))
 
     def _encode_unit(self, dissection: Dissection, unit: Unit) -> Float[Tensor, "k features"]:
         exemplars = dissection.exemplars(unit)
         return self.models.encoder.encode(exemplars.images, exemplars.masks)
 
     def _describe_group(
-        self, units: Sequence[Unit], features: Sequence[Float[Tensor, "k features"]]
+        self, dissection: Dissection, units: Sequence[Unit], features: Sequence[Float[Tensor, "k features"]]
     ) -> Iterator[Description]:
         found = self.search(torch.stack(list(features)), units)
         for index, unit in enumerate(units):
             candidates = found.make_candidates(index, self.models.captioner.vocabulary)[:KEPT_CANDIDATES]
+            if self.strategy == "clip":
+                candidates = self.reranker.rank(dissection.exemplars(unit), candidates)
             yield Description(unit, candidates[0].text, candidates[0].score, candidates=candidates)
 
     @torch.no_grad()
@@ -201,7 +246,7 @@ class Milan(Describer):
         found = self._decode(features.to(self.device), units)
         exact = self.strategy in ("rerank", "beam", "greedy")  # what the search has added up is the likelihood itself
         likelihood = found.scores if exact else captioner.score(features.to(self.device), found.tokens)
-        by = {"rerank": "pmi", "pmi": "found"}.get(self.strategy, "likelihood")
+        by = {"rerank": "pmi", "pmi": "found", "clip": "found"}.get(self.strategy, "likelihood")
         unknown = torch.full_like(likelihood, torch.nan)
         of_prior = prior.score(found.tokens, trailing=self.as_released) if prior else unknown
         return rank_texts(found, likelihood, of_prior, weight=self.prior_weight, by=by)
@@ -216,7 +261,7 @@ class Milan(Describer):
             return sample_texts(
                 walk, speller, self._draw_uniforms(units, len(features)).to(self.device), temperature=self.temperature
             )
-        if self.strategy == "pmi" and prior:
+        if self.strategy in ("pmi", "clip") and prior:
             walk = ScoreMixture([(1.0, walk), (-self.prior_weight, prior.start_decoding(len(features)))])
         return beam_search(
             walk, len(features), speller, beam=1 if self.strategy == "greedy" else self.beam, steps=self.steps
@@ -230,11 +275,8 @@ class Milan(Describer):
 
 
 def _is_checkpoint(source: str) -> bool:
-    return Path(source).is_file() or source.endswith((".pth", ".pth.gz", ".pt"))
-
-
-def _resolve_folder(source: str, part: str) -> str | Path:
-    return locate_packaged_data(f"data/diorama/{part}") if source == "diorama" else source
+    """Return whether a spec names a file of the 2022 release."""
+    return is_released(source) or Path(source).is_file() or source.endswith((".pth", ".pth.gz", ".pt"))
 
 
 def _load_released_encoder(released: ReleasedModels, device: str) -> Encoder:
@@ -243,4 +285,4 @@ def _load_released_encoder(released: ReleasedModels, device: str) -> Encoder:
 
     model = torchvision.models.get_model(released.encoder, weights=None)
     load_weights(model, released.encoder_weights, f"the encoder {released.encoder} of the checkpoint")
-    return build_encoder(Target(model.eval(), name=f"torchvision:{released.encoder}", device=device))
+    return build_encoder(Target(model.eval(), name=f"torchvision:{released.encoder}", image_size=224, device=device))

@@ -11,7 +11,9 @@ from milan.dissection.concept_overlap import ConceptOverlap, count_overlap
 from milan.dissection.store import Dissection
 from milan.errors import BadInput
 from milan.pretrained.segmenter_labels import compute_source_key, load_pixel_labels, segmenter_of
-from milan.probes.pixel_labels import IGNORED_NAMES
+from milan.probes import Probe
+from milan.probes.pixel_labels import IGNORED_NAMES, load_probe_labels
+from milan.targets.target import Target
 from milan.units import Candidate, Description, Unit
 
 KEPT_CANDIDATES = 10  # candidates kept with a description
@@ -42,6 +44,7 @@ class NetDissect(Describer):
 
     name: ClassVar[str] = "netdissect"
     version: ClassVar[int] = 1
+    words = "names of pixel labels"
 
     def __init__(
         self,
@@ -50,9 +53,9 @@ class NetDissect(Describer):
         ignored: str = IGNORED_NAMES,
         only: str = "",
         without: str = "",
-        least_images: int = 1,
-        quantile: float = 0.0,
-        over: Literal["probe", "category"] = "probe",
+        least_images: int = 10,
+        quantile: float = 0.995,
+        over: Literal["probe", "category"] = "category",
         cut: float = 0.04,
         device: str = "cpu",
     ):
@@ -67,6 +70,14 @@ class NetDissect(Describer):
         """Content key of the settings that change answers, and of a segmenter's weights."""
         settings = {name: value for name, value in self.settings.items() if name not in ("device", "classes")}
         return self.key_of(labels_of=compute_source_key(self.labels, self.classes, self.device), **settings)
+
+    def required_models(self) -> dict[str, str]:
+        """The segmenter, if there is one."""
+        return segmenter_of(self.labels)
+
+    def check_evidence(self, target: Target, probe: Probe) -> None:
+        if self.labels == "probe":
+            load_probe_labels(probe, self.classes, self.ignored)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
         """The segmenter, where it gives the labels; labels of the probe's own come with the probe."""

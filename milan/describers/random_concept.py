@@ -21,8 +21,9 @@ class RandomConcept(Describer):
 
     name: ClassVar[str] = "random_concept"
     version: ClassVar[int] = 1
+    words = "the concept set"
 
-    def __init__(self, concepts: str = "diorama", seed: int = 0):
+    def __init__(self, concepts: str = "20k", seed: int = 0):
         self.concepts, self.seed = concepts, seed
 
     @property

@@ -5,6 +5,7 @@ is masked.
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -13,13 +14,14 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from milan.concepts.concept_sets import load_concept_set
+from milan.concepts.concept_sets import HARVEST_PREFIX, load_concept_set
 from milan.describers._shared.base import Describer, select_active
 from milan.dissection.masks import fill_empty_masks, masks_from_maps
 from milan.dissection.store import Dissection
 from milan.errors import BadInput, MilanWarning
 from milan.pretrained.embedder import Embedder, embed_texts, load_embedder
 from milan.pretrained.model_sources import Precision
+from milan.pretrained.published_models import MissingModel, ModelFacts
 from milan.storage.packaged_data import locate_packaged_data
 from milan.storage.text_files import read_lines
 from milan.targets.preprocessing import Size, as_size
@@ -27,6 +29,9 @@ from milan.units import Candidate, Description, Exemplars, Unit
 
 MaskThreshold = Literal["peak", "dissection"]
 MaskFill = Literal["black", "grey", "mean"]
+# Captions of COCO and product texts of Amazon-Berkeley Objects (appendix A.1).
+PUBLISHED_TEXT_FILES = "harvest:captions_train2017.json,harvest:listings_0.json.gz"
+PUBLISHED_PARSER = "en_core_web_sm"
 KEPT_CANDIDATES = 10  # candidates kept with a description
 GREY = 128
 INFERRED_NOTICE = (
@@ -66,13 +71,14 @@ class Sand(Describer):
 
     name: ClassVar[str] = "sand"
     version: ClassVar[int] = 1
+    words = "phrases of the texts that the concept set was harvested from"
 
     def __init__(
         self,
-        concepts: str | list[str] = "harvest:diorama",
-        spacy_model: str = "lexicon",
+        concepts: str | list[str] = PUBLISHED_TEXT_FILES,
+        spacy_model: str = PUBLISHED_PARSER,
         minimum: int = 3,
-        embedder: str = "diorama",
+        embedder: str = "open_clip:ViT-B-16-quickgelu/openai",
         prompts: str = "sand",
         eta: float = 0.10,
         threshold: MaskThreshold = "peak",
@@ -96,6 +102,16 @@ class Sand(Describer):
         """Content key of the concepts, the prompts, the image-text model and the settings that change answers."""
         settings = {"eta": self.eta, "threshold": self.threshold, "outside": self.outside}
         return self.key_of(choices=self.concept_names, templates=self.templates, model=self.model.key, **settings)
+
+    def find_missing_models(self) -> list[MissingModel]:
+        missing = super().find_missing_models()
+        needs_parser = HARVEST_PREFIX in str(self.concepts)
+        if needs_parser and self.spacy_model == PUBLISHED_PARSER and find_spec(PUBLISHED_PARSER) is None:
+            how = f"python -m spacy download {PUBLISHED_PARSER}"
+            facts = ModelFacts("about 12 MB", "MIT")
+            url = f"https://github.com/explosion/spacy-models ({how})"
+            missing.append(MissingModel("spaCy pipeline", PUBLISHED_PARSER, url, "", facts, "or give spacy_model=ours"))
+        return missing
 
     @cached_property
     def model(self) -> Embedder:

@@ -10,7 +10,10 @@ from typing import Any, ClassVar
 from milan.describers import load_describer
 from milan.describers._shared.base import Describer, DescriptionFailure, select_active
 from milan.dissection.store import Dissection
+from milan.pretrained.published_models import MissingModel
+from milan.probes import Probe
 from milan.results.catalogue import read_descriptions, table_sources
+from milan.targets.target import Target
 from milan.units import Description, Unit
 
 
@@ -37,6 +40,18 @@ class Shuffled(Describer):
     def key(self) -> str:
         texts = sorted((str(unit), said.text) for unit, said in (self._table or {}).items())
         return self.key_of(of=self._other.key if self._other else texts, seed=self.seed)
+
+    @property
+    def words(self) -> str:  # type: ignore[override]
+        """Those of the other describer."""
+        return self._other.words if self._other else "the table"
+
+    def find_missing_models(self) -> list[MissingModel]:
+        return self._other.find_missing_models() if self._other else []
+
+    def check_evidence(self, target: Target, probe: Probe) -> None:
+        if self._other:
+            self._other.check_evidence(target, probe)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
         """What the shuffled descriptions are made from."""

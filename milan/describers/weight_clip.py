@@ -16,11 +16,14 @@ from milan.describers._shared.runner import describe_units
 from milan.describers._shared.weight_pairs import make_weight_pairs, match_class_names, read_class_names
 from milan.dissection.store import Dissection, load_dissection
 from milan.errors import BadInput, MissingEvidence
+from milan.pretrained.published_models import MissingModel
+from milan.probes import Probe
 from milan.results.catalogue import read_descriptions, table_sources
 from milan.scores.prediction_pairs import PredictionPairs, Signs
 from milan.storage.files import cache_folder, content_key
 from milan.storage.provenance import joined
 from milan.targets.effective_weights import compute_effective_weights
+from milan.targets.target import Target
 from milan.units import Unit
 
 CLASSES = "classes"
@@ -76,18 +79,18 @@ class WeightClip(LlmExplainer):
         of: str = "clip_dissect",
         options: dict[str, Any] | None = None,
         next_layer: str = "",
-        classes: str = "",
-        llm: str = "phrases",
+        classes: str = "imagenet",
+        llm: str = "openai:gpt-3.5-turbo",
         base_url: str = "",
-        max_calls: int | None = None,
+        max_calls: int | None = 5000,
         llm_options: dict[str, Any] | None = None,
         prompts: str = "",
         examples: str = "",
         shots: int = 2,
         shown: int = 25,
         signs: Signs = "positive",
-        explanations: int = 1,
-        share: float = 1.0,
+        explanations: int = 10,
+        share: float = 0.5,
         seed: int = 0,
         device: str = "cpu",
     ):
@@ -102,6 +105,17 @@ class WeightClip(LlmExplainer):
     def key(self) -> str:
         source = self._other.key if self._other else sorted((str(unit), text) for unit, text in self._table.items())
         return content_key(explainer=super().key, of=source, next_layer=self.next_layer, classes=self._class_names)
+
+    def required_models(self) -> dict[str, str]:
+        """The language model; the describer of the next layer has its own."""
+        return self.specs("llm")
+
+    def find_missing_models(self) -> list[MissingModel]:
+        return [*super().find_missing_models(), *(self._other.find_missing_models() if self._other else [])]
+
+    def check_evidence(self, target: Target, probe: Probe) -> None:
+        if self._other:
+            self._other.check_evidence(target, probe)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
         """The language model, and what the next layer is described by, unless classes stand in its place."""

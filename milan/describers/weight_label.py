@@ -8,11 +8,19 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from milan.describers._shared.llm_explainer import LlmExplainer
-from milan.describers._shared.weight_pairs import make_weight_pairs, match_class_names, read_class_names
+from milan.describers._shared.weight_pairs import (
+    count_outputs,
+    make_weight_pairs,
+    match_class_names,
+    read_class_names,
+)
 from milan.dissection.store import Dissection
+from milan.errors import MissingEvidence
+from milan.probes import Probe
 from milan.scores.prediction_pairs import PredictionPairs, Signs
 from milan.storage.files import content_key
 from milan.targets.effective_weights import compute_effective_weights
+from milan.targets.target import Target
 from milan.units import Unit
 
 
@@ -51,18 +59,18 @@ class WeightLabel(LlmExplainer):
 
     def __init__(
         self,
-        classes: str = "",
-        llm: str = "phrases",
+        classes: str = "imagenet",
+        llm: str = "openai:gpt-3.5-turbo",
         base_url: str = "",
-        max_calls: int | None = None,
+        max_calls: int | None = 5000,
         llm_options: dict[str, Any] | None = None,
         prompts: str = "",
         examples: str = "",
         shots: int = 2,
         shown: int = 25,
         signs: Signs = "positive",
-        explanations: int = 1,
-        share: float = 1.0,
+        explanations: int = 10,
+        share: float = 0.5,
         seed: int = 0,
         device: str = "cpu",
     ):
@@ -81,6 +89,14 @@ class WeightLabel(LlmExplainer):
     @property
     def key(self) -> str:
         return content_key(explainer=super().key, classes=self._class_names or [])
+
+    def check_evidence(self, target: Target, probe: Probe) -> None:
+        names, outputs = self._class_names or (probe.classes or []), count_outputs(target)
+        if len(names) != outputs:
+            raise MissingEvidence(
+                f"{target.name} has {outputs or 'no vector of'} outputs, and there are names for {len(names)} classes;"
+                " give classes=FILE with one name in each line, or imagenet"
+            )
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
         """The language model; names of classes are nobody's description."""

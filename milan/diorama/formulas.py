@@ -1,104 +1,94 @@
-"""Formulas in words, as Compositional Explanations writes them: "red and (car or boat)", "water but not blue", "both
-red and car".
+"""Formulas of concepts: what a description denotes, as a tree of "all of", "any of" and "not" over concepts."""
 
-In people's words "and" joins things of which any may be meant ("cars and boats"), in a formula what must hold together;
-so only a text with brackets, "both", "but not", "neither" or "not" is read as a formula, and only if all of it is one.
-"""
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
-import re
+import numpy as np
 
-FormulaLiteral = tuple[bool, str]  # whether it holds, and what
-Conjunction = frozenset[FormulaLiteral]
-Disjunction = list[Conjunction]
-
-KEYWORDS = ("and", "or", "but", "not", "neither", "nor", "both")
-FORMULA_MARKS = re.compile(r"[()]|\b(?:both|neither|not)\b")
-TOKEN_PATTERN = re.compile(r"[()]|[^\s(),;]+")
+from milan.diorama.scene_concepts import Concept, get_readable_name
 
 
-def parse_formula(text: str) -> Disjunction | None:
-    """What a formula says: sets of names that hold together, or do not hold, of which any may be meant; None if it is
-    no formula.
+@dataclass(frozen=True)
+class AllOf:
+    """Pixels that every part denotes; all pixels if it has no parts."""
 
-    >>> [sorted(each) for each in parse_formula("red and (car or boat)")]
-    [[(True, 'car'), (True, 'red')], [(True, 'boat'), (True, 'red')]]
-    >>> [sorted(each) for each in parse_formula("water but neither blue nor sea")]
-    [[(False, 'blue'), (False, 'sea'), (True, 'water')]]
-    >>> parse_formula("red and cars (or boats") is parse_formula("cars and boats") is None
-    True
+    parts: "tuple[Formula, ...]"
+
+
+@dataclass(frozen=True)
+class AnyOf:
+    """Pixels that at least one part denotes; no pixel if it has no parts."""
+
+    parts: "tuple[Formula, ...]"
+
+
+@dataclass(frozen=True)
+class Not:
+    """Pixels that its part does not denote."""
+
+    part: "Formula"
+
+
+Formula = Concept | AllOf | AnyOf | Not
+EVERYTHING, NOTHING = AllOf(()), AnyOf(())
+
+
+def join_formulas(join: type[AllOf | AnyOf], *parts: Formula) -> Formula:
+    """Join formulas; parts that are joined in the same way are taken apart, and one part stays as it is."""
+    flat = [inner for part in parts for inner in (part.parts if isinstance(part, join) else (part,))]
+    return flat[0] if len(flat) == 1 else join(tuple(flat))
+
+
+def evaluate_formula(formula: Formula, find_mask: Callable[[Concept], np.ndarray], size: int) -> np.ndarray:
+    """Return the mask of what a formula denotes, bool (size,).
+
+    Args:
+        find_mask: returns a concept's mask, bool (size,).
+        size: length of the masks.
     """
-    if not FORMULA_MARKS.search(text):
-        return None
-    parser = _FormulaParser(TOKEN_PATTERN.findall(text))
-    try:
-        found = parser.parse_disjunction()
-    except _NotAFormula:
-        return None
-    return None if parser.remaining else found
+    if isinstance(formula, Concept):
+        return find_mask(formula)
+    if isinstance(formula, Not):
+        return ~evaluate_formula(formula.part, find_mask, size)
+    join = np.logical_and if isinstance(formula, AllOf) else np.logical_or
+    found = np.full(size, isinstance(formula, AllOf))
+    for part in formula.parts:
+        found = join(found, evaluate_formula(part, find_mask, size))
+    return found
 
 
-class _NotAFormula(Exception):
-    pass
+def iter_concepts(formula: Formula) -> Iterator[Concept]:
+    """Yield the concepts in a formula, from left to right, with repetitions."""
+    if isinstance(formula, Concept):
+        yield formula
+        return
+    for part in (formula.part,) if isinstance(formula, Not) else formula.parts:
+        yield from iter_concepts(part)
 
 
-class _FormulaParser:
-    """Takes tokens from the left; each method takes what it is named for."""
+def format_formula(formula: Formula) -> str:
+    """Return a formula in words that ``milan.diorama.text_reader`` reads back as the same pixels.
 
-    def __init__(self, tokens: list[str]):
-        self.remaining = tokens
-
-    def parse_disjunction(self) -> Disjunction:
-        found = self.parse_conjunction()
-        while self._accept("or"):
-            found = found + self.parse_conjunction()
-        return found
-
-    def parse_conjunction(self) -> Disjunction:
-        self._accept("both")
-        found = self.parse_term()
-        while self._accept("and"):
-            found = _conjoin(found, self.parse_term())
-        return _conjoin(found, self.parse_negation()) if self._accept("but") else found
-
-    def parse_term(self) -> Disjunction:
-        if self._accept("("):
-            found = self.parse_disjunction()
-            self._expect(")")
-            return found
-        return (
-            self.parse_negation()
-            if self.remaining[:1] in (["not"], ["neither"])
-            else [frozenset({(True, self.parse_name())})]
-        )
-
-    def parse_negation(self) -> Disjunction:
-        if self._accept("not"):
-            return [frozenset({(False, self.parse_name())})]
-        self._expect("neither")
-        names = [self.parse_name()]
-        while self._accept("nor"):
-            names.append(self.parse_name())
-        return [frozenset((False, name) for name in names)]
-
-    def parse_name(self) -> str:
-        """Words up to the next one that joins."""
-        words: list[str] = []
-        while self.remaining and self.remaining[0] not in (*KEYWORDS, "(", ")"):
-            words.append(self.remaining.pop(0))
-        if not words:
-            raise _NotAFormula
-        return " ".join(words)
-
-    def _accept(self, token: str) -> bool:
-        if self.remaining[:1] != [token]:
-            return False
-        self.remaining.pop(0)
-        return True
-
-    def _expect(self, token: str) -> None:
-        if not self._accept(token):
-            raise _NotAFormula
+    >>> from milan.diorama.scene_concepts import get_concepts_by_name
+    >>> red, car, boat = (get_concepts_by_name()[name] for name in ("red", "car", "boat"))
+    >>> format_formula(AllOf((red, AnyOf((car, boat))))), format_formula(AllOf((car, Not(red))))
+    ('red and (car or boat)', 'car but not red')
+    >>> format_formula(AllOf((red, car))), format_formula(AllOf((AllOf((red, car)), Not(boat))))
+    ('both red and car', '(both red and car) but not boat')
+    """
+    if isinstance(formula, Concept):
+        return get_readable_name(formula)
+    if isinstance(formula, Not):
+        return f"not {_format_part(formula.part)}"
+    if isinstance(formula, AnyOf):
+        return " or ".join(_format_part(part) for part in formula.parts) or "nothing"
+    holding = [_format_part(part) for part in formula.parts if not isinstance(part, Not)]
+    barred = [_format_part(part.part) for part in formula.parts if isinstance(part, Not)]
+    both = "both " if len(holding) > 1 and not any("(" in words for words in holding) else ""
+    held = both + " and ".join(holding) if holding else "everything"
+    return f"{held} but not {' or '.join(barred)}" if barred else held
 
 
-def _conjoin(one: Disjunction, other: Disjunction) -> Disjunction:
-    return [first | second for first in one for second in other]
+def _format_part(part: Formula) -> str:
+    words = format_formula(part)
+    return words if isinstance(part, Concept) else f"({words})"

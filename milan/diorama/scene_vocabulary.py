@@ -148,6 +148,56 @@ ADJECTIVES: dict[str, str] = {
     "speckle": "speckled",
 }
 
+# Words that are understood in a text, but never written, so that generated texts stay the same.
+READ_SYNONYMS: dict[str, tuple[str, ...]] = {
+    "orange": ("ochre",),
+    "blue": ("cyan", "turquoise"),
+    "purple": ("magenta", "lavender"),
+    "brown": ("beige",),
+    "dots": ("dot", "polka dot", "polka dotted", "spotted", "spotty"),
+    "checks": ("check", "checker", "chequered", "chequerboard", "checkerboard pattern"),
+    "grid": ("gridlines", "grid pattern"),
+    "waves": ("wave", "wavy pattern"),
+    "zigzag": ("zig zag", "chevron"),
+    "speckle": ("grain", "noise"),
+    "house": ("cabin", "hut", "barn"),
+    "car": ("sedan", "motorcar"),
+    "person": ("child", "boy", "girl", "kid", "lady", "guy", "adult", "pedestrian", "human being"),
+    "boat": ("vessel", "yacht", "sailing boat"),
+    "bird": ("fowl",),
+    "cat": ("feline", "kitty"),
+    "dog": ("hound", "canine", "pup"),
+    "cup": ("teacup",),
+    "bicycle": ("cycle", "pushbike"),
+    "train": ("railway", "railroad train"),
+    "plane": ("aeroplane", "jet"),
+    "rocket": ("spacecraft", "missile"),
+    "chair": ("stool",),
+    "ball": ("sphere",),
+    "clock": ("watch",),
+    "sign": ("road sign", "street sign"),
+    "table": ("dining table",),
+    "hill": ("mountainside",),
+    "water": ("lake water", "sea water"),
+    "building": ("high rise", "apartment block"),
+    "foliage": ("bush", "shrub"),
+    "road": ("tarmac", "highway"),
+    "wheel": ("car wheel",),
+    "hat": ("headwear",),
+    "stem": ("stalk",),
+    "sea": ("seascape",),
+    "street": ("city street",),
+    "forest": ("woodland", "wood"),
+    "room": ("interior", "indoor", "indoor scene"),
+    "beach": ("coast", "seashore"),
+    "stripes": ("striping", "striped pattern"),
+    "animals": ("wildlife", "beast"),
+    "vehicles": ("automotive", "means of transport"),
+    "furniture": ("furnishing",),
+    "text": ("written text", "inscription"),
+    "outdoors": ("outdoor",),
+}
+
 GROUPS: dict[str, tuple[tuple[str, str], ...]] = {
     "stripes": tuple(("pattern", f"{way} stripes") for way in ("horizontal", "vertical", "diagonal")),
     "patterns": tuple(("pattern", name) for name in PATTERNS[1:]),
@@ -225,6 +275,28 @@ def pluralize(name: str) -> str:
     if name.endswith("y") and name[-2] not in "aeiou":
         return name[:-1] + "ies"
     return name + ("es" if name.endswith(("s", "x", "ch", "sh")) else "s")
+
+
+IRREGULAR_SINGULARS = {
+    "leaves": "leaf", "people": "person", "peoples": "person", "clotheses": "clothe", "snowmen": "snowman",
+    "cacti": "cactus", "men": "man", "women": "woman", "children": "child", "buses": "bus", "skies": "sky",
+    "shelves": "shelf", "mice": "mouse", "feet": "foot", "teeth": "tooth",
+}  # fmt: skip
+
+
+def singularize(word: str) -> str:
+    """Return the singular of a noun in the plural; a word without a plural ending as it is.
+
+    >>> [singularize(word) for word in ("wheels", "bodies", "leaves", "grass", "buses", "torches", "men", "cactus")]
+    ['wheel', 'body', 'leaf', 'grass', 'bus', 'torch', 'man', 'cactus']
+    """
+    if word in IRREGULAR_SINGULARS:
+        return IRREGULAR_SINGULARS[word]
+    if word.endswith("ies") and len(word) > 4:
+        return word[:-3] + "y"
+    if word.endswith(("ches", "shes", "sses", "xes", "zes")):
+        return word[:-2]
+    return word[:-1] if word.endswith("s") and not word.endswith(("ss", "us", "is")) and len(word) > 3 else word
 
 
 def add_article(phrase: str) -> str:

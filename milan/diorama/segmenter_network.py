@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from milan.diorama.networks import SceneEncoder
-from milan.diorama.scene_concepts import get_concepts_by_name, parse_concepts
-from milan.diorama.scene_vocabulary import COLOURS, LETTERS, OBJECTS, PARTS, PATTERNS, SETTINGS, THINGS, get_synonyms
+from milan.diorama.scene_concepts import get_concepts_by_name, get_readable_name
+from milan.diorama.scene_vocabulary import COLOURS, LETTERS, OBJECTS, PARTS, PATTERNS, SETTINGS, THINGS
 from milan.errors import MissingEvidence
 from milan.storage.packaged_data import locate_packaged_data
 
@@ -61,10 +61,7 @@ def format_label_name(kind: str, name: str) -> str:
     >>> format_label_name("part", "top"), format_label_name("text", "a"), format_label_name("object", "cat")
     ('table top', 'letter a', 'cat')
     """
-    concept = get_concepts_by_name()[f"letter {name}" if kind == "text" else name]
-    return next(
-        (word for word in get_synonyms(concept.name) if parse_concepts(word).phrases == (((concept,),),)), concept.name
-    )
+    return get_readable_name(get_concepts_by_name()[f"letter {name}" if kind == "text" else name])
 
 
 class UpsamplingJoin(nn.Module):

@@ -71,7 +71,8 @@ def parse_sentence(text: str) -> ParsedSentence:
     """What a text says; words that name nothing of Diorama are passed over.
 
     >>> said = parse_sentence("there is a red and white dotted house with a blue door beside a cat at the shore")
-    >>> said.things[0].names, said.things[0].colours, said.things[0].patterns, said.things[0].part, said.things[0].part_colours
+    >>> said.things[0].names, said.things[0].colours, said.things[0].patterns, said.things[0].part, said.things[
+    ...     0].part_colours
     (('house',), ('red', 'white'), ('dots',), 'door', ('blue',))
     >>> said.things[1].names, said.relations, said.settings
     (('cat',), ((0, 'beside', 1),), ('beach',))

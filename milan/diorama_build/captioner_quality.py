@@ -43,7 +43,7 @@ def measure_captioner(captioner: ImageCaptioner, count: int = COUNT) -> dict[str
         for index in track_progress(range(count), description=f"drawing {world}")
     ]
     images = torch.from_numpy(np.stack([scene.image for scene in scenes]))
-    said = captioner.caption_images(images)
+    said = [str(caption) for caption in captioner.caption_images(images)]
     references = [generate_sentences(scene, REFERENCES) for scene in scenes]
     own, others = [generate_sentences(scene, 1, seed=EXTRA_SEED)[0] for scene in scenes], said[7:] + said[:7]
     constant = [Counter(said).most_common(1)[0][0]] * len(said)
@@ -140,12 +140,16 @@ tags:
 ---
 # Diorama's BLIP: a stand-in
 
-A small `BlipForConditionalGeneration` that stands in for the published captioners where none can be downloaded. It was trained on
-Diorama, the world of drawn scenes that comes with milan, and knows nothing else: **not to be used on photographs**. The sentences that it
+A small `BlipForConditionalGeneration` that stands in for the published captioners where none can be downloaded. It \
+was trained on
+Diorama, the world of drawn scenes that comes with milan, and knows nothing else: **not to be used on \
+photographs**. The sentences that it
 learnt from were made by a program, and no number below says anything of real images.
 
-- trained on: {known["trained_on_scenes"]:,} drawn scenes, of which {known["views"]:,} views were shown, whole or cut out
-- its eye was taught before any text was, to name what shows and where ({known["eye"]["steps"]:,} steps, seed {known["eye"]["seed"]}: the
+- trained on: {known["trained_on_scenes"]:,} drawn scenes, of which {known["views"]:,} views were shown, whole or \
+cut out
+- its eye was taught before any text was, to name what shows and where ({known["eye"]["steps"]:,} steps, seed \
+{known["eye"]["seed"]}: the
   eye of siglip-small, which began so too); then it learnt to speak ({known["steps"]:,} steps, seed {known["seed"]})
 - parameters: {known["parameters"]:,}, in half precision
 - made by: `python -m milan.diorama build --only blip`
@@ -154,8 +158,10 @@ learnt from were made by a program, and no number below says anything of real im
 | --- | --- |
 {rows}
 
-The ceiling is another sentence of the world's own about the same scene; the floors are the caption of another scene, and the commonest
-caption said of every scene. "True of what is said" counts each thing, colour, pattern, part, word, relation and setting that a
+The ceiling is another sentence of the world's own about the same scene; the floors are the caption of another \
+scene, and the commonest
+caption said of every scene. "True of what is said" counts each thing, colour, pattern, part, word, relation and \
+setting that a
 caption names.
 
 ```python

@@ -174,12 +174,16 @@ tags:
 ---
 # Diorama's {name}: a stand-in
 
-A small image-text model of {library}'s own class that stands in for the published ones where none can be downloaded. It was trained
-on Diorama, the world of drawn scenes that comes with milan, and knows nothing else: **not to be used on photographs**. Its sentences
+A small image-text model of {library}'s own class that stands in for the published ones where none can be \
+downloaded. It was trained
+on Diorama, the world of drawn scenes that comes with milan, and knows nothing else: **not to be used on \
+photographs**. Its sentences
 and phrases were made by a program, and no number below says anything of real images.
 
-- trained on: {facts["trained_on_scenes"]:,} drawn scenes, of which {facts["views"]:,} views were shown: whole, cropped, and
-  covered but for a region, with sentences and short phrases (seed {facts["seed"]}, {facts["steps"]:,} steps){_format_encoder(facts)}
+- trained on: {facts["trained_on_scenes"]:,} drawn scenes, of which {facts["views"]:,} views were shown: whole, \
+cropped, and
+  covered but for a region, with sentences and short phrases (seed {facts["seed"]}, {facts["steps"]:,} \
+steps){_format_encoder(facts)}
 - parameters: {facts["parameters"]:,}, in half precision
 - made by: `python -m milan.diorama build --only {name}`
 
@@ -202,7 +206,8 @@ def _format_encoder(facts: dict[str, Any]) -> str:
     if "eye" not in facts:
         return ""
     return f"""
-- its eye was taught before any text was, to name what shows and where (seed {facts["eye"]["seed"]}, {facts["eye"]["steps"]:,} steps)"""
+- its eye was taught before any text was, to name what shows and where (seed {facts["eye"]["seed"]}, \
+{facts["eye"]["steps"]:,} steps)"""
 
 
 def _format_value(value: Any) -> str:

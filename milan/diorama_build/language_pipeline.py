@@ -199,18 +199,25 @@ def _format_card(facts: dict[str, Any], scores: dict[str, dict[str, float]]) -> 
     )
     return f"""# English tagger and parser
 
-A spaCy pipeline (spaCy {facts["spacy"]}): one embedding, a tagger of universal parts of speech, a parser of universal dependencies.
-`milan.language` takes it where no `en_core_web_*` is installed. Made by `python -m milan.language build --treebank FOLDER`.
+A spaCy pipeline (spaCy {facts["spacy"]}): one embedding, a tagger of universal parts of speech, a parser of \
+universal dependencies.
+`milan.language` takes it where no `en_core_web_*` is installed. Made by `python -m milan.language build --treebank \
+FOLDER`.
 
 | {facts["test sentences"]} test sentences, % | {" | ".join(next(iter(scores.values())))} |
 | --- | --- | --- | --- |
 {rows}
-Measured on the treebank's own tokens; attachment leaves punctuation out, as spaCy's scorer does. The treebank is of weblogs, mails,
-newsgroups, answers and reviews: in short descriptions of pictures the pipeline errs more, and what a report counts with it is an estimate.
+Measured on the treebank's own tokens; attachment leaves punctuation out, as spaCy's scorer does. The treebank is \
+of weblogs, mails,
+newsgroups, answers and reviews: in short descriptions of pictures the pipeline errs more, and what a report counts \
+with it is an estimate.
 
-**Licence: CC BY-SA 4.0.** The English Web Treebank (UniversalDependencies/UD_English-EWT) is under CC BY-SA 4.0. These weights were made
-from it and are passed on under the same terms: who shares them, changed or not, names the treebank and keeps the licence. The package's
-code is MIT and is not touched by that; to be free of the condition, install one of spaCy's own pipelines or leave this folder out.
+**Licence: CC BY-SA 4.0.** The English Web Treebank (UniversalDependencies/UD_English-EWT) is under CC BY-SA 4.0. \
+These weights were made
+from it and are passed on under the same terms: who shares them, changed or not, names the treebank and keeps the \
+licence. The package's
+code is MIT and is not touched by that; to be free of the condition, install one of spaCy's own pipelines or leave \
+this folder out.
 """
 
 

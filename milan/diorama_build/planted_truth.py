@@ -8,17 +8,18 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import sparse
+from torch import Tensor
 
 from milan.diorama.label_signatures import LabelSignatures
 from milan.diorama.networks import IMAGE_SIZE, MEAN, STD
 from milan.diorama.planted_network import LAYER, load_planted_network
-from milan.diorama.scene_concepts import parse_concepts
+from milan.diorama.text_reader import parse_description
 from milan.diorama_build.planted_units import PlantedUnitSpec, plant_units
 from milan.dissection.dissect import dissect
 from milan.dissection.masks import iter_unit_masks
 from milan.dissection.store import Dissection
 from milan.probes import Probe, load_probe
-from milan.scores.truth_score import Truth
+from milan.probes.pixel_labels import DioramaLabels
 from milan.storage.files import atomic_write
 from milan.targets.target import Target
 from milan.units import Unit
@@ -41,12 +42,15 @@ def measure_units(chosen: Sequence[PlantedUnitSpec], data: Path, work: Path, sce
     target = Target(load_planted_network(data), name="planted", image_size=IMAGE_SIZE, mean=MEAN, std=STD)
     probe = load_probe(PROBE, limit=scenes)
     dissection = dissect(target, probe, [LAYER], work / "dissections" / "planted", quantile=QUANTILE)[LAYER]
-    truth = Truth.measure(dissection, target, work)
-    own = Truth(dissection.units, _count_active_pixels(target, probe, truth.signatures), truth.signatures)
+    signatures = DioramaLabels(probe, work).signatures
+    silent = torch.zeros(len(dissection.units))
+    counts = [
+        _count_pixels_above(levels, target, probe, signatures).toarray() for levels in (dissection.thresholds(), silent)
+    ]
     choices = [*chosen, *[NOTHING] * (len(dissection.units) - len(chosen))]
     units = [
-        _collect_facts(unit, choice, dissection, (truth, own))
-        for unit, choice in zip(dissection.units, choices, strict=True)
+        _collect_facts(unit, choice, dissection, signatures, [rows[place] for rows in counts])
+        for place, (unit, choice) in enumerate(zip(dissection.units, choices, strict=True))
     ]
     kinds = dict.fromkeys(each["kind"] for each in units)
     return {"network": "planted", "units": {LAYER: len(units)}, "probe": PROBE, "scenes": scenes, "quantile": QUANTILE,
@@ -55,25 +59,32 @@ def measure_units(chosen: Sequence[PlantedUnitSpec], data: Path, work: Path, sce
             "truth": units}  # fmt: skip
 
 
-def _count_active_pixels(target: Target, probe: Probe, signatures: LabelSignatures) -> sparse.csr_matrix:
-    """How many pixels of each signature each unit answers at, whatever a quantile of it is, (units, signatures)."""
-    silent = torch.zeros(target.layer(LAYER).units)
-    masks = iter_unit_masks(target, probe, LAYER, silent)
+def _count_pixels_above(levels: Tensor, target: Target, probe: Probe, signatures: LabelSignatures) -> sparse.csr_matrix:
+    """Return how many pixels of each signature each unit is active on above its level, (units, signatures)."""
+    masks = iter_unit_masks(target, probe, LAYER, levels)
     return sum(
         (signatures.count_pixels(ids.numpy(), inside.numpy()) for ids, inside in masks),
-        sparse.csr_matrix((len(silent), len(signatures.table))),
+        sparse.csr_matrix((len(levels), len(signatures.table))),
     )
 
 
+def _compute_iou(counts: np.ndarray, signatures: LabelSignatures, text: str) -> float:
+    """Return the IoU of masks with what a text denotes, or with the best concept if it is empty."""
+    where = signatures.text_mask(parse_description(text))[:, None] if text else signatures.has_concept.toarray() > 0
+    both = counts @ where
+    return float((both / np.maximum(1, counts.sum() + signatures.area @ where - both)).max())
+
+
 def _collect_facts(
-    unit: Unit, choice: PlantedUnitSpec, dissection: Dissection, truths: tuple[Truth, Truth]
+    unit: Unit,
+    choice: PlantedUnitSpec,
+    dissection: Dissection,
+    signatures: LabelSignatures,
+    counts: Sequence[np.ndarray],
 ) -> dict[str, Any]:
-    signatures = truths[0].signatures
-    overlaps = [
-        truth.overlap(unit, choice.text) if choice.text else truth.find_best(unit, 1).overlap for truth in truths
-    ]
+    overlaps = [_compute_iou(each, signatures, choice.text) for each in counts]
     shown = (
-        signatures.area[signatures.text_mask(parse_concepts(choice.text))].sum() / signatures.area.sum()
+        signatures.area[signatures.text_mask(parse_description(choice.text))].sum() / signatures.area.sum()
         if choice.text
         else 0.0
     )
@@ -87,7 +98,8 @@ def _measure_halves(exemplars: Any, choice: PlantedUnitSpec, signatures: LabelSi
     """The share of the exemplars' masks that shows each concept of an either-or unit."""
     inside = signatures.pixels[exemplars.ids.numpy()][exemplars.masks[:, 0].numpy()]
     return [
-        round(float(signatures.text_mask(parse_concepts(text))[inside].mean()), 4) for text in choice.text.split(" or ")
+        round(float(signatures.text_mask(parse_description(text))[inside].mean()), 4)
+        for text in choice.text.split(" or ")
     ]
 
 

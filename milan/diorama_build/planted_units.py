@@ -15,7 +15,7 @@ from milan.console.progress import track_progress
 from milan.diorama.label_signatures import LabelSignatures
 from milan.diorama.networks import normalize_images
 from milan.diorama.planted_network import CLASSES, compute_log_odds
-from milan.diorama.scene_concepts import Concept, get_concepts_by_name, list_concepts, parse_concepts
+from milan.diorama.scene_concepts import Concept, get_concepts_by_name, list_concepts
 from milan.diorama.scene_images import DioramaImages
 from milan.diorama.scene_vocabulary import ADJECTIVES, GROUP_WORDS, get_synonyms
 from milan.diorama.segmenter_network import (
@@ -26,6 +26,7 @@ from milan.diorama.segmenter_network import (
     get_first_label,
     load_scene_segmenter,
 )
+from milan.diorama.text_reader import parse_description
 from milan.storage.files import atomic_write
 
 FIRST_SCENE, SCENES = 1_050_000, 1_500  # the scenes to choose on: neither trained on, checked with, nor of a probe
@@ -274,7 +275,7 @@ def phrase_concepts(scenes: SelectionScenes, names: Sequence[str]) -> str:
     """Words that read back as exactly these concepts; empty if there are none."""
     wanted = scenes.mask(names)
     for text in _iter_phrases([get_concepts_by_name()[name] for name in names]):
-        reading = parse_concepts(text)
+        reading = parse_description(text)
         if reading.concept_count == len(names) and np.array_equal(scenes.signatures.text_mask(reading), wanted):
             return text
     return ""

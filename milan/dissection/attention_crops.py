@@ -1,9 +1,8 @@
-"""Attention crops (Describe-and-Dissect, appendix A.1.1): the parts of an image where a unit's activation map stands
-out.
+"""Attention crops (Describe-and-Dissect, appendix A.1.1): the parts of an image where a unit is most active.
 
-The released code makes an 8-bit picture of the raw activations, so that values above 1 wrap around; here each map is
-scaled to its own range first. It enlarges that picture bicubically, and stretches crops so; here both are done
-bilinearly. Otsu's threshold is OpenCV's: of the 256 levels the last one of the lower group.
+The released code converts raw activations to 8 bits, so that values above 1 wrap around; here each map is scaled to its
+own range first. It resizes the maps and the crops bicubically; here both are resized bilinearly. Otsu's threshold is
+that of OpenCV: the last of the 256 levels in the lower group.
 """
 
 import numpy as np
@@ -15,21 +14,22 @@ from torch.nn.functional import interpolate
 
 from milan.targets.preprocessing import Size, height_width
 
-CROPS = 2  # raised when other crops come out of the same map: 2 cuts at OpenCV's threshold, 1 in the middle of its bin
+# Version of the crops. Version 1 thresholded in the middle of the bin, version 2 as OpenCV.
+CROPS = 2
 MAX_CROPS = 4  # crops of one image: the paper's α (released code, describe_neurons.py line 152)
-MAX_OVERLAP = 0.5  # IoU of two crops at most: the paper's η
-MAX_WHOLE_OVERLAP = 0.8  # IoU with the whole image, from which a crop adds nothing (released code, DnD_models.py)
+MAX_OVERLAP = 0.5  # largest IoU of two crops: the paper's η
+MAX_WHOLE_OVERLAP = 0.8  # IoU with the whole image above which a crop is dropped (released code, DnD_models.py)
 BINS = 256
-EIGHT_NEIGHBOURS = np.ones((3, 3), bool)  # places that touch at a corner are one region, as OpenCV's contours have it
+# Places that touch at a corner are one region, as in OpenCV's contours.
+EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
 
-Box = tuple[int, int, int, int]  # top, left, bottom, right; the last two not included
+Box = tuple[int, int, int, int]  # top, left, bottom, right; the last two are exclusive
 
 
 def otsu_threshold(levels: UInt8[np.ndarray, "..."]) -> int | None:
-    """Return the level that splits a picture of 8 bits into two groups as different as can be (Otsu 1979), as OpenCV.
+    """Return the level that best separates an 8-bit picture into two groups (Otsu 1979), as OpenCV does.
 
-    The level belongs to the lower group: what is above it is lit. Of equally good levels the lowest; None where all
-    values are the same.
+    The level belongs to the lower group. Of equally good levels it is the lowest; None if all values are equal.
 
     >>> otsu_threshold(np.array([0, 25, 229, 255], dtype=np.uint8))
     25
@@ -44,7 +44,7 @@ def otsu_threshold(levels: UInt8[np.ndarray, "..."]) -> int | None:
 
 
 def eight_bit(values: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
-    """Return values as levels of 0 to 255, the smallest becoming 0 and the largest 255, rounded down."""
+    """Return values scaled from their range to 0..255, rounded down."""
     low, high = float(values.min()), float(values.max())
     return ((values - low) / max(high - low, 1e-30) * (BINS - 1)).astype(np.uint8)
 
@@ -55,11 +55,14 @@ def find_attention_boxes(
     max_overlap: float = MAX_OVERLAP,
     max_whole_overlap: float = MAX_WHOLE_OVERLAP,
 ) -> list[Box]:
-    """Boxes around the regions above Otsu's threshold, the largest first; none that overlaps an earlier one, or is
-    nearly the whole.
+    """Return boxes around the regions above Otsu's threshold, largest first.
 
-    heat_map: an activation map at the image's size; only its shape counts, not its scale. A region within a hole of
-        another belongs to that.
+    Args:
+        heat_map: an activation map at the image's size and of any scale. A region within a hole of another belongs to
+            the other.
+        max_boxes: number of boxes.
+        max_overlap: largest IoU with an earlier box.
+        max_whole_overlap: IoU with the whole image from which a box is dropped.
     """
     levels = eight_bit(heat_map)
     threshold = otsu_threshold(levels)
@@ -79,7 +82,8 @@ def find_attention_boxes(
 
 
 def box_iou(one: Box, other: Box) -> float:
-    """
+    """Return the intersection over union of two boxes.
+
     >>> box_iou((0, 0, 2, 2), (0, 1, 2, 3))
     0.3333333333333333
     """
@@ -92,9 +96,7 @@ def _box_area(box: Box) -> int:
 
 
 def make_heat_maps(maps: Float[Tensor, "b h w"], size: Size) -> Float[np.ndarray, "b height width"]:
-    """Activation maps at the image's size, each scaled to 0..1; all 0 where a map is the same everywhere or holds no
-    number.
-    """
+    """Return activation maps at the image's size, each scaled to 0..1; 0 for a constant map or one of NaN."""
     maps = maps.double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     height, width = height_width(size)
     large = (
@@ -109,7 +111,7 @@ def make_heat_maps(maps: Float[Tensor, "b h w"], size: Size) -> Float[np.ndarray
 
 
 def crop_and_resize(image: UInt8[Tensor, "3 height width"], box: Box) -> UInt8[Tensor, "3 height width"]:
-    """The part of an image in a box, stretched to the image's own size."""
+    """Return the part of an image in a box, resized to the image's size."""
     part = image[None, :, box[0] : box[2], box[1] : box[3]].float()
     large = interpolate(part, image.shape[-2:], mode="bilinear", antialias=True, align_corners=False)[0]
     return large.round().clamp(0, 255).to(torch.uint8)

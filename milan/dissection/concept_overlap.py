@@ -1,10 +1,9 @@
-"""How far units' masks and concepts overlap, pixel by pixel over a whole probe, counted in one pass for all units of a
-layer.
+"""The overlap of units' masks with concepts, pixel by pixel over a probe, counted in one pass for all units of a layer.
 
-Every pixel has one *signature*: its labels on all levels, and which levels are labelled anywhere in its image. There
-are few different ones, so how many pixels of each signature lie inside a unit's masks answers every question of overlap
-exactly, whether with one concept or with anything made of concepts by and, or and not; nothing loops over units times
-concepts, and no mask is kept.
+The *signature* of a pixel is its labels on all levels, and which levels are labelled anywhere in its image. There are
+few different signatures, so the number of pixels of each signature inside a unit's masks determines the overlap with
+any concept, and with any combination of concepts by and, or and not, exactly. There is no loop over units times
+concepts, and no mask is stored.
 """
 
 import warnings
@@ -31,31 +30,30 @@ from milan.storage.files import cache_folder, content_key
 from milan.storage.integrity import made_once
 from milan.targets.preprocessing import Size, height_width, pixel_count, size_text
 from milan.targets.target import Target
-from milan.units import Unit
+from milan.units import Unit, as_unit
 
-FORMAT = 1  # of what is kept; another number is another count
+FORMAT = 1  # version of the stored counts
 DECODING_BATCH = 16  # images read at a time
-CHUNK_PIXELS = 2**24  # pixels of masks looked through at a time
+CHUNK_PIXELS = 2**24  # pixels of masks processed at a time
 MERGED_COUNTS = 2**22  # counts collected before they are added up
-CACHED_BYTES = 2**28  # bytes of pictures that are held for the next layer
-MAX_UNREADABLE_SHARE = (
-    0.05  # more label maps than this that cannot be read, and the labels are not what the user thinks
-)
+CACHED_BYTES = 2**28  # largest size of images that are cached for the next layer
+# A larger fraction of unreadable label maps is an error, since the labels are probably not the intended ones.
+MAX_UNREADABLE_SHARE = 0.05
 
 
 @dataclass(frozen=True, eq=False)
 class ConceptOverlap:
-    """What the masks of a layer's units show, by signature.
+    """Pixel counts of a layer's masks by signature.
 
     Attributes:
-        units: the rows of ``counts``.
+        units: units of the rows of ``counts``.
         concepts: names of the labels.
-        level_names: of the columns of ``table``.
-        table: the labels of each signature, indices into ``concepts``, -1 for none.
-        present: of each signature, which levels are labelled anywhere in its images.
-        area: how many pixels of the probe have each signature.
-        images: in how many images each concept is seen.
-        counts: how many pixels of each signature lie inside each unit's masks.
+        level_names: names of the columns of ``table``.
+        table: labels of each signature, as indices into ``concepts``; -1 for none.
+        present: for each signature, which levels are labelled anywhere in its images.
+        area: number of pixels of the probe with each signature.
+        images: number of images that show each concept.
+        counts: number of pixels of each signature inside each unit's masks, int64 (units, signatures).
     """
 
     units: list[Unit]
@@ -65,20 +63,21 @@ class ConceptOverlap:
     present: Bool[np.ndarray, "signatures levels"]
     area: Int[np.ndarray, " signatures"]
     images: Int[np.ndarray, " concepts"]
-    counts: sparse.csr_matrix  # int64 (units, signatures)
+    counts: sparse.csr_matrix
 
     @cached_property
     def has_concept(self) -> sparse.csr_matrix:
-        """Which signature shows which concept, 0 or 1, (signatures, concepts)."""
+        """Whether a signature shows a concept, 0 or 1, (signatures, concepts)."""
         rows, levels = np.nonzero(self.table != NO_LABEL)
         columns = self.table[rows, levels]
         seen = sparse.csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(self.table), len(self.concepts)))
-        seen.data[:] = 1  # a name that a pixel has on two levels counts once
+        # A concept on two levels of a pixel counts once.
+        seen.data[:] = 1
         return seen
 
     @cached_property
     def levels_of(self) -> Bool[np.ndarray, "concepts levels"]:
-        """On which levels each concept is seen."""
+        """Whether a concept occurs on a level."""
         found = np.zeros((len(self.concepts), len(self.level_names)), dtype=bool)
         rows, levels = np.nonzero(self.table != NO_LABEL)
         found[self.table[rows, levels], levels] = True
@@ -88,27 +87,27 @@ class ConceptOverlap:
     def _rows(self) -> dict[Unit, int]:
         return {unit: row for row, unit in enumerate(self.units)}
 
-    def row_of(self, unit: Unit) -> int:
-        """The unit's place in ``units``."""
-        return self._rows[unit]
+    def row_of(self, unit: Unit | str) -> int:
+        """Return the index of a unit in ``units``."""
+        return self._rows[as_unit(unit)]
 
-    def pixels_inside(self, unit: Unit) -> Float[np.ndarray, " signatures"]:
-        """How many pixels of each signature lie inside the unit's masks."""
+    def pixels_inside(self, unit: Unit | str) -> Float[np.ndarray, " signatures"]:
+        """Return the number of pixels of each signature inside a unit's masks."""
         return self.counts[self.row_of(unit)].toarray().ravel().astype(np.float64)
 
     def select_concepts(
         self, only: str = "", without: str = "", least_images: int = 1
     ) -> Bool[np.ndarray, " concepts"]:
-        """Which concepts may be named.
+        """Return which concepts may be named.
 
         Args:
-            only: names of concepts or levels, separated by commas; all of them if empty.
-            without: the same, for what may not be named.
-            least_images: in how many images a concept must be seen.
+            only: names of concepts or levels, separated by commas; by default all.
+            without: names of concepts or levels to exclude.
+            least_images: smallest number of images that show a concept.
 
         Raises:
-            UnknownName: no concept or level has such a name.
-            BadInput: nothing is left.
+            UnknownName: there is no such concept or level.
+            BadInput: no concept is left.
         """
         kept = (self.images >= max(1, least_images)) & ~self._select_named(without)
         if only.strip():
@@ -131,23 +130,23 @@ class ConceptOverlap:
         return found
 
     def iou(self, over: str = "probe") -> Float[np.ndarray, "units concepts"]:
-        """Intersection over union of every unit's masks with every concept; 0 where both are empty.
+        """Return the intersection over union of each unit's masks with each concept; 0 if both are empty.
 
-        ``over`` is ``probe``, or ``category``: a concept's sums are then taken only over images that have some label of
-        its levels (Bau et al. 2017, section 2.3, for data sets of which not every image has every kind of label).
+        Args:
+            over: ``probe``, or ``category`` to count only images with some label of the concept's levels (Bau et al.
+                2017, section 2.3, for datasets of which not each image has each kind of label).
         """
         both = np.asarray((self.counts.astype(np.float64) @ self.has_concept).todense())
         area = self.has_concept.T @ self.area.astype(np.float64)
         return _ratio(both, self._count_within(over) + area - both)
 
     def _count_within(self, over: str) -> Float[np.ndarray, "units concepts"]:
-        """How many pixels of each unit's masks count for each concept."""
+        """Return the number of pixels of each unit's masks that count for each concept."""
         if over == "probe":
             return np.asarray(self.counts.sum(axis=1), dtype=np.float64).reshape(-1, 1)
         kinds, which = np.unique(self.levels_of, axis=0, return_inverse=True)
-        counted = np.stack([(self.present & kind).any(axis=1) for kind in kinds], axis=1).astype(
-            np.float64
-        )  # signatures, kinds
+        # (signatures, kinds)
+        counted = np.stack([(self.present & kind).any(axis=1) for kind in kinds], axis=1).astype(np.float64)
         return np.asarray(self.counts @ counted)[:, which.ravel()]
 
 
@@ -159,18 +158,17 @@ def count_overlap(
     target: Target | None = None,
     folder: Path | None = None,
 ) -> ConceptOverlap:
-    """Counts, in one pass of the target over the probe, or reads what was counted before for the same dissection and
-    labels.
+    """Count the overlap in one pass of the target over the probe, or read earlier counts for the same input.
 
     Args:
-        labels: of the dissection's probe.
-        quantile: of a unit's activations, above which a place belongs to its mask; the dissection's own thresholds
-            unless given.
-        target: the network that was dissected; loaded as the dissection says unless given.
-        folder: where counts are kept; a folder in the cache unless given.
+        dissection: the dissected layer.
+        labels: labels of the dissection's probe.
+        quantile: activation quantile used as the mask threshold; by default the dissection's.
+        target: the network that was dissected; by default it is loaded by its spec.
+        folder: folder of the counts; by default in the cache.
 
     Raises:
-        MissingEvidence: the probe, the target or the thresholds are not at hand.
+        MissingEvidence: the probe, the target or the thresholds are not available.
         BadInput: the labels cannot be read, or have another size than the probe's images.
     """
     quantile = dissection.quantile if quantile is None else quantile
@@ -192,7 +190,7 @@ def count_overlap(
 
 
 def compute_thresholds(dissection: Dissection, quantile: float) -> Float[Tensor, " units"]:
-    """The thresholds of the dissected units at another quantile, found by one more pass and kept in the cache."""
+    """Return the thresholds at another quantile, computed by another pass and stored in the cache."""
     target, probe = dissection.open_target(), dissection.open_probe()
     folder = cache_folder() / "thresholds" / content_key(dissection=dissection.key, quantile=quantile)
     units = {dissection.layer: [unit.index for unit in dissection.units]}
@@ -215,9 +213,7 @@ def _read_counts(file: Path, dissection: Dissection, labels: PixelLabels, again:
 
 
 class _SignatureTable:
-    """Gives every different combination of labels a number, as they turn up; counts their pixels, and images by
-    concept.
-    """
+    """Numbers the signatures in order of appearance; counts their pixels, and the images of each concept."""
 
     def __init__(self, concepts: int, size: Size):
         self.size = size
@@ -229,10 +225,10 @@ class _SignatureTable:
     def add_image(
         self, labels: Int[np.ndarray, "levels height width"]
     ) -> tuple[Int[np.ndarray, " some"], Int[np.ndarray, " pixels"]]:
-        """The signatures in an image's labels, and for each pixel which of them it has."""
+        """Return the signatures of an image, and the index among them for each pixel."""
         if labels.shape[1:] != height_width(self.size):
             sizes = f"{labels.shape[1]} x {labels.shape[2]} pixels for images of {size_text(self.size)}"
-            raise BadInput(f"labels of {sizes}; give them the images' preprocessing")
+            raise BadInput(f"the labels have {sizes}; apply the images' preprocessing to them")
         found, local, counts = _find_unique_columns(labels.reshape(len(labels), -1).astype(np.int32))
         shown = np.unique(found)
         self.images[shown[shown != NO_LABEL]] += 1
@@ -253,7 +249,7 @@ class _SignatureTable:
 
 
 class _OverlapCounter:
-    """One pass that counts, for the dissected units of a layer, the signatures inside their masks."""
+    """Counts the signatures inside the masks of a layer's dissected units in one pass."""
 
     def __init__(
         self, dissection: Dissection, target: Target, labels: PixelLabels, thresholds: Float[Tensor, " units"]
@@ -268,11 +264,11 @@ class _OverlapCounter:
         self._shape = (len(dissection.units), 0)
 
     def run(self) -> dict[str, np.ndarray]:
-        """The parts of an ``ConceptOverlap``, as they are kept."""
+        """Run the pass; return the parts of a ``ConceptOverlap`` as they are stored."""
         total = sparse.csr_matrix((len(self.columns), 1), dtype=np.int64)
         parts: list[np.ndarray] = []
-        looks = map_blocks(self.target, [self.layer], self._batches(), self._count_inside)
-        for part in track_progress(looks, description=f"counting overlaps of {self.layer}"):
+        counts = map_blocks(self.target, [self.layer], self._batches(), self._count_inside)
+        for part in track_progress(counts, description=f"counting overlaps of {self.layer}"):
             parts.append(part)
             if sum(piece.shape[1] for piece in parts) > MERGED_COUNTS:
                 total, parts = self._merge_counts(total, parts), []
@@ -295,7 +291,7 @@ class _OverlapCounter:
         return total + sparse.coo_matrix((counts, (rows, columns)), shape=shape).tocsr()
 
     def _batches(self) -> Batches:
-        """The probe's images whose labels can be read; the labels wait until the network has seen the images."""
+        """Yield the probe's images whose labels can be read, and store their signatures until they are counted."""
         for ids, images in _iter_batches(self.probe, DECODING_BATCH):
             for index, labels in self._labels(ids.tolist()):
                 self._pending[index] = self.signatures.add_image(labels.numpy())
@@ -304,7 +300,7 @@ class _OverlapCounter:
                 yield ids[kept], images[kept]
 
     def _labels(self, ids: list[int]) -> Iterator[tuple[int, Tensor]]:
-        """The labels of some images; those that cannot be read are left out."""
+        """Yield the labels of images, without those that cannot be read."""
         try:
             yield from zip(ids, self.labels.load(ids), strict=True)
         except BadInput as error:
@@ -317,11 +313,10 @@ class _OverlapCounter:
                 raise
 
     def _count_inside(self, seen: BlockOutputs) -> Int[np.ndarray, "3 some"]:
-        """Unit, signature and number of pixels, for all of both that meet in some images."""
+        """Return unit, signature and number of pixels for each pair that occurs in a block."""
         maps = seen.maps[self.layer].cpu()[:, self.columns]
-        hot = (
-            maps.amax((2, 3)) > self.thresholds
-        ).numpy()  # upsampling takes means: elsewhere no pixel can exceed the threshold
+        # Upsampling takes means, so that pixels exceed the threshold only if a place does.
+        hot = (maps.amax((2, 3)) > self.thresholds).numpy()
         found = [np.empty((3, 0), np.int64)]
         for place, index in enumerate(seen.ids.tolist()):
             names, pixels = self._pending.pop(index)
@@ -335,17 +330,18 @@ class _OverlapCounter:
     def _check_unreadable(self) -> None:
         if self.unreadable:
             text = (
-                f"{len(self.unreadable)} of {len(self.probe)} images left out, for their labels:"
+                f"{len(self.unreadable)} of {len(self.probe)} images are left out, since their labels are unreadable:"
                 f" {'; '.join(self.unreadable[:3])}"
             )
             warnings.warn(text, MilanWarning, stacklevel=2)
 
 
-_cached_images: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}  # one probe's pictures, at most
+# The images of at most one probe.
+_cached_images: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}
 
 
 def _iter_batches(probe: Probe, batch_size: int) -> Batches:
-    """The probe's batches; those of a small probe are drawn or decoded once for all layers."""
+    """Yield the probe's batches; those of a small probe are loaded once for all layers."""
     name = (probe.fingerprint, batch_size)
     if name in _cached_images:
         yield from _cached_images[name]
@@ -363,13 +359,15 @@ def _iter_batches(probe: Probe, batch_size: int) -> Batches:
 def _find_unique_columns(
     flat: Int[np.ndarray, "levels pixels"],
 ) -> tuple[Int[np.ndarray, "levels some"], Int[np.ndarray, " pixels"], Int[np.ndarray, " some"]]:
-    """The different columns, which of them each is, and how often each occurs. Label maps have long runs of equal
-    pixels: only
-    where one begins is anything compared."""
+    """Return the different columns, the index among them for each column, and the number of each.
+
+    Label maps have long runs of equal pixels, so only the first pixels of runs are compared.
+    """
     begins = np.flatnonzero(np.concatenate([[True], (flat[:, 1:] != flat[:, :-1]).any(axis=0)]))
     lengths = np.diff(np.append(begins, flat.shape[1]))
     codes = np.zeros(len(begins), dtype=np.int64)
-    for level in flat[:, begins]:  # numbers stay small, however many levels and concepts there are
+    # The codes stay small for any number of levels and concepts.
+    for level in flat[:, begins]:
         _, codes = np.unique(codes * (int(level.max(initial=NO_LABEL)) + 2) + level + 1, return_inverse=True)
     _, first, which = np.unique(codes, return_index=True, return_inverse=True)
     counts = np.bincount(which, weights=lengths).astype(np.int64)
@@ -379,8 +377,9 @@ def _find_unique_columns(
 def _count_per_row(
     masks: Bool[np.ndarray, "rows pixels"], pixels: Int[np.ndarray, " pixels"], kinds: int
 ) -> tuple[Int[np.ndarray, " some"], Int[np.ndarray, " some"], Int[np.ndarray, " some"]]:
-    """Row, kind of pixel, and how many of these are in the row's mask, where there are any."""
-    places = np.flatnonzero(masks.ravel())  # few: looking for them is faster than multiplying by all kinds
+    """Return row, kind of pixel and number of such pixels in the row's mask, where there are any."""
+    # Few places are in masks, so that this is faster than a product with all kinds.
+    places = np.flatnonzero(masks.ravel())
     rows = places // len(pixels)
     counts = np.bincount(rows * kinds + pixels[places - rows * len(pixels)], minlength=1)
     found = np.flatnonzero(counts)

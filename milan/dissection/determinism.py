@@ -1,4 +1,4 @@
-"""Whether a layer's values are a function of the image: run alone, twice and among others, one image gives the same."""
+"""Check that activations are a function of the image: equal for an image alone, in a batch, and in a second run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,26 +9,27 @@ from torch import Tensor, nn
 
 from milan.dissection.forward_blocks import exact
 from milan.errors import BadInput, MilanError
-from milan.targets.hooks import recorded
+from milan.storage.hub_access import format_error_line
+from milan.targets.hooks import run_to_layers
 from milan.targets.module_outputs import select_tensor
 from milan.targets.preprocessing import Size
 from milan.targets.target import Target
 
-# Which of three images make up the batch: the first of them is there twice, at ``SAME``, among others.
+# The batch of three images: the first one occurs twice, at ``SAME``, among others.
 BATCH, SAME = [1, 0, 2, 0], [1, 3]
 REMEDY = (
-    "switch off what is random or looks at other images (dropout outside nn.Dropout, random masks, batch statistics), "
-    "or go on all the same with --allow_nondeterministic (in Python allow_nondeterministic=True)"
+    "switch off what is random or depends on other images (dropout outside nn.Dropout, random masks, batch statistics),"
+    " or continue anyway with --allow_nondeterministic (in Python allow_nondeterministic=True)"
 )
 
 
 @dataclass(frozen=True)
 class Examination:
-    """What a few passes over noise show of some layers.
+    """Results of a few passes over images of noise.
 
     Attributes:
         grids: height and width of each layer's maps.
-        faults: why a layer's values are no function of the image, of those of which they are not.
+        faults: for layers whose activations are no function of the image, the reason.
     """
 
     grids: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -37,7 +38,7 @@ class Examination:
 
 @dataclass(frozen=True)
 class _Mark:
-    """What tells one module's output for one image from another."""
+    """A summary of a module's output for one image."""
 
     name: str
     kind: str
@@ -45,14 +46,14 @@ class _Mark:
 
 
 def examine(target: Target, layers: Sequence[str], size: Size) -> Examination:
-    """Compare what layers put out for one image alone and among others, in two passes up to the last of the layers.
+    """Compare the outputs of layers for an image alone and in a batch, in two passes up to the last layer.
 
-    Values may differ by the square root of their precision, as a share of a layer's largest: sums are rounded otherwise
-    in batches of another length.
+    Values may differ by the square root of their precision, relative to a layer's largest, since sums are rounded
+    differently in batches of another length.
 
     Raises:
-        BadInput: the network takes no single image, or a layer's values are no function of the image and the target
-            does not allow that.
+        BadInput: the network takes no single image, or a layer's activations are no function of the image and the
+            target does not allow that.
     """
     images = target.make_noise(max(BATCH) + 1, size)
     with exact(target.device):
@@ -60,9 +61,9 @@ def examine(target: Target, layers: Sequence[str], size: Size) -> Examination:
             alone = _values(target, layers, images[:1])
         except MilanError:
             raise
-        except Exception as error:  # any fault of the network's own code
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            text = f"{target.name} cannot be run on one image alone: {reason}"
+        # The network's own code raises anything.
+        except Exception as error:
+            text = f"{target.name} cannot be run on one image alone: {format_error_line(error)}"
             raise BadInput(f"{text}{_batch_statistics(target)}") from error
         among = _values(target, layers, images[BATCH])
         differences = {name: _difference(alone[name], among[name][SAME]) for name in alone}
@@ -79,13 +80,13 @@ def _values(target: Target, layers: Sequence[str], images: Tensor) -> dict[str, 
     def keep(layer: str, maps: Tensor, cls: Tensor | None) -> None:
         found[layer] = maps.detach().clone()
 
-    with recorded(target, layers, keep) as look:
+    with run_to_layers(target, layers, keep) as look:
         look(images)
     return found
 
 
 def _difference(one: Float[Tensor, "1 ..."], others: Float[Tensor, "b ..."]) -> float:
-    """The largest difference, as a share of the largest value; what is NaN or infinite in both does not differ."""
+    """Return the largest difference relative to the largest value, where NaN and infinity equal themselves."""
     largest = one.nan_to_num(posinf=0.0, neginf=0.0).abs().max().clamp_min(1e-30)
     return float((others - one).nan_to_num().abs().max() / largest)
 
@@ -95,20 +96,20 @@ def _tolerance(target: Target) -> float:
 
 
 def _faults(target: Target, varying: dict[str, float], images: Tensor, alone: dict[str, Tensor]) -> dict[str, str]:
-    """What to say of each layer whose values vary, by how much they do."""
+    """Return a message for each layer whose values vary, with the size of the variation."""
     again = _values(target, list(varying), images[:1])
     if any(_difference(alone[name], again[name]) > _tolerance(target) for name in varying):
-        how, cause = "run twice, one image gives values", ""
+        how, cause = "in two runs an image gives values", ""
         first = _first_to_differ(target, _marks(target, images[:1], 0), _marks(target, images[:1], 0))
     else:
-        how, cause = "run alone and among others, one image gives values", _batch_statistics(target)
+        how, cause = "alone and in a batch an image gives values", _batch_statistics(target)
         first = _first_to_differ(target, _marks(target, images[:1], 0), _marks(target, images[BATCH], SAME[0]))
     what = f"of {target.name} is no function of the image: {how} that differ by"
     return {name: f"layer {name!r} {what} {share:.0%} of the largest{first}{cause}" for name, share in varying.items()}
 
 
 def _batch_statistics(target: Target) -> str:
-    """Name a module that normalizes by the batch, as batch normalization without running statistics does."""
+    """Return a note about batch normalization without running statistics, which normalizes by the batch."""
     kind = nn.modules.batchnorm._BatchNorm
     modules = [(name, module) for name, module in target.modules().items() if isinstance(module, kind)]
     names = [name for name, module in modules if module.running_mean is None]
@@ -118,7 +119,7 @@ def _batch_statistics(target: Target) -> str:
 
 
 def _first_to_differ(target: Target, one: Sequence[_Mark], other: Sequence[_Mark]) -> str:
-    """Name the first module whose output for the image differs."""
+    """Return a note about the first module whose output for the image differs."""
     for mark, again in zip(one, other, strict=False):
         same = torch.allclose(mark.sums, again.sums, rtol=_tolerance(target), atol=0, equal_nan=True)
         if mark.name == again.name and not same:
@@ -127,7 +128,7 @@ def _first_to_differ(target: Target, one: Sequence[_Mark], other: Sequence[_Mark
 
 
 def _marks(target: Target, images: Tensor, row: int) -> list[_Mark]:
-    """Of each call of a module two sums over its output for one image of the batch, of which one tells places apart."""
+    """Return two sums over the output of each call of a module for an image of the batch, one weighted by place."""
     found: list[_Mark] = []
 
     def note(name: str, module: nn.Module, output: object) -> None:

@@ -1,6 +1,4 @@
-"""Dissecting a target: one pass over a probe that finds, of every unit of some layers, exemplars, threshold and
-activations.
-"""
+"""Dissect a target: compute the exemplars, thresholds and activations of its units in one pass over a probe."""
 
 import json
 import math
@@ -10,8 +8,9 @@ import uuid
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -41,8 +40,9 @@ from milan.storage.integrity import checksums, damage, read_sealed, sealed
 from milan.targets.generator_target import GeneratorTarget
 from milan.targets.preprocessing import pixel_count, size_text
 from milan.targets.target import Target
+from milan.units import Unit, group_by_layer
 
-WORK_FOLDER = ".work"  # what a run that has not ended keeps, to go on after a kill
+WORK_FOLDER = ".work"  # checkpoints of an unfinished run
 _BYTE_UNITS = {
     "": 1,
     "k": 10**3,
@@ -54,7 +54,28 @@ _BYTE_UNITS = {
     "gi": 2**30,
     "ti": 2**40,
 }
-_RESERVED_BYTES = 64 * 2**20  # disk space to leave for what is small
+_RESERVED_BYTES = 64 * 2**20  # disk space for small files
+
+
+@dataclass(frozen=True)
+class PassOptions:
+    """How a dissection's pass over the probe is run.
+
+    Attributes:
+        batch_size: images decoded at a time.
+        memory: memory for the statistics, in bytes or as ``"4GiB"``. Thresholds that do not fit exactly are computed on
+            a sample, with a warning that states the possible error of their rank.
+        workers: number of additional threads that decode images.
+    """
+
+    batch_size: int = 16
+    memory: str | int = "4GiB"
+    workers: int = 0
+
+    @property
+    def memory_bytes(self) -> int:
+        """``memory`` as a number of bytes."""
+        return _parse_bytes(self.memory)
 
 
 def dissect(
@@ -65,40 +86,36 @@ def dissect(
     *,
     k: int = 15,
     quantile: float = 0.99,
-    batch_size: int = 16,
-    memory: str | int = "4GiB",
-    workers: int = 0,
-    units: Mapping[str, Sequence[int]] | None = None,
+    units: Mapping[str, Sequence[int]] | Iterable[Unit | str] | None = None,
     allow_nondeterministic: bool = False,
+    **options: Any,
 ) -> dict[str, Dissection]:
-    """Finds what activates each unit of the layers, in one pass of the target over the probe that stops after the last
-    of them.
+    """Return the exemplars, thresholds and activations of each unit of some layers, computed in one pass over a probe.
 
-    What was found before for the same weights, layer, probe and settings is read instead. A run that was killed goes on
-    where it was, with the same result byte for byte. Nothing of it depends on ``batch_size``, ``workers``, the number
-    of threads or, under ``torchrun``, of processes, which must all see ``out`` (a shared folder where they are on
-    several machines).
+    A finished dissection of the same weights, layer, probe and settings is read instead. Rerunning an interrupted call
+    continues it, with the same result byte for byte. The result depends neither on the batch size nor on the number of
+    threads or, under ``torchrun``, of processes, which must all see ``out`` (a shared folder if they run on several
+    machines).
 
     Args:
+        target: the network; the pass ends after the last of the layers.
+        probe: its images.
         layers: dotted paths, as ``python describe.py --list_layers`` prints them.
-        out: folder for the results, one folder of it per layer.
-        k: exemplars per unit.
-        quantile: of all activations of a unit over all places and images; masks are what exceeds it.
-        batch_size: images decoded at a time.
-        memory: for the statistics, such as ``4GiB``; where thresholds do not fit exactly they are taken of a sample,
-            with a warning that says how far their rank may be off.
-        workers: further threads that decode.
-        units: for some layers the indices of the units to look at, in place of all.
-        allow_nondeterministic: go on, with a warning, where an image's values change from one pass to the next or with
-            the other images of the batch. Needless for a target that was made with this option.
+        out: folder for the results, in which each layer has a folder.
+        k: number of exemplars (top-activating images) per unit.
+        quantile: quantile of a unit's activations at all places and in all images that is its mask threshold.
+        units: units to dissect, as ``["layer4:17"]`` or ``{"layer4": [17]}``; all of the layers that are not named.
+        allow_nondeterministic: continue, with a warning, if an image's activations change from one pass to the next or
+            with the other images of a batch. A target has the same option.
+        options: fields of :class:`PassOptions`: ``batch_size``, ``memory``, ``workers``.
 
     Raises:
-        BadInput: a layer's values are no function of the image; settings that cannot be; a folder that cannot be
+        BadInput: a layer's activations are no function of the image, a setting is out of range, or the folder cannot be
             written, is too small, or is in use by another process.
-        UnknownName: a layer that the target does not have.
+        UnknownName: the target has no such layer.
     """
-    out = Path(out)
-    _check_settings(k, quantile, batch_size)
+    out, run_options = Path(out), PassOptions(**options)
+    _check_settings(k, quantile, run_options.batch_size)
     if allow_nondeterministic:
         target = target.allowing_nondeterminism()
     if target.is_size_assumed and probe.source.is_presized and probe.size != target.image_size:
@@ -108,15 +125,17 @@ def dissect(
         warnings.warn(text, MilanWarning, stacklevel=2)
     check_probe(target, probe)
     shard = get_shard(target.device)
-    plans = _make_plans(target, probe, layers, dict(units or {}), k, quantile)
+    chosen: dict[str, Sequence[int]] = dict(units) if isinstance(units, Mapping) else {**group_by_layer(units or ())}
+    plans = _make_plans(target, probe, layers, chosen, k, quantile)
     once, network = shard.broadcast(_make_one_time_key(target)), target.fingerprint
-    plans = [_add_key(plan, target, network, probe, once) for plan in _fit_memory(plans, _parse_bytes(memory))]
+    plans = [_add_key(plan, target, network, probe, once) for plan in _fit_memory(plans, run_options.memory_bytes)]
     missing = _missing(out, plans)
     complete = not missing and _are_images_stored(out, probe, plans) and not (out / WORK_FOLDER).exists()
-    shard.barrier()  # nobody writes before all have looked
+    # No process writes before all have read.
+    shard.barrier()
     if not complete:
         with lock_folder(out) if shard.rank == 0 else nullcontext():
-            _run_missing(target, probe, missing, out, shard, batch_size, workers, _parse_bytes(memory) // 4)
+            _run_missing(target, probe, missing, out, shard, run_options)
         shard.barrier()
     _warn_of(plans, out, {plan.layer.name for plan in missing})
     return {plan.layer.name: StoredDissection(layer_folder(out, plan.layer.name), probe, target) for plan in plans}
@@ -128,11 +147,9 @@ def _run_missing(
     plans: list[LayerPlan],
     out: Path,
     shard: Shard,
-    batch_size: int,
-    workers: int,
-    pixels: int,
+    options: PassOptions,
 ) -> None:
-    """Finds what is missing, all processes together; the first of them writes it."""
+    """Dissect the missing layers in all processes together; the first process writes the results."""
     work = out / WORK_FOLDER
     if shard.rank == 0:
         _check_space(out, plans, probe)
@@ -142,11 +159,11 @@ def _run_missing(
     shard.barrier()
     if not work.is_dir():
         raise BadInput(
-            f"process {shard.rank} does not see {work}: all processes need the same folder, shared between machines"
+            f"process {shard.rank} does not see {work}; all processes need the same folder, shared between machines"
         )
-    run = DissectionRun(target, probe, plans, work, shard, pixels)
+    run = DissectionRun(target, probe, plans, work, shard, options.memory_bytes // 4)
     if plans:
-        run.run(batch_size, workers)
+        run.run(options.batch_size, options.workers)
     shard.barrier()
     if shard.rank == 0:
         if plans:
@@ -160,10 +177,10 @@ def _run_missing(
 
 
 def check_probe(target: Target, probe: Probe) -> None:
-    """Refuses a probe that the target cannot look at; warns of one whose images are not made as the target's own are.
+    """Check that a target takes the images of a probe; warn if their preprocessing differs.
 
     Raises:
-        BadInput: its images are of another size, or they are not what a generator makes.
+        BadInput: the images have another size or number of channels, or are not those of a generator.
     """
     if isinstance(target, GeneratorTarget):
         target.check_probe_image(probe.image(0))
@@ -171,9 +188,9 @@ def check_probe(target: Target, probe: Probe) -> None:
     target.check_size(probe.size)
     target.check_channels(probe.channels)
     if not probe.source.is_presized and probe.preprocessing.geometry != target.preprocessing.geometry:
-        ways = f"are {probe.preprocessing.geometry_text}, those of {target.name} {target.preprocessing.geometry_text}"
-        how = "load_probe(..., target=target) takes the target's"
-        warnings.warn(f"the images of {probe.name} {ways}; {how}", MilanWarning, stacklevel=3)
+        text = f"are {probe.preprocessing.geometry_text}, those of {target.name} {target.preprocessing.geometry_text}"
+        how = "load_probe(..., target=target) applies the target's preprocessing"
+        warnings.warn(f"the images of {probe.name} {text}; {how}", MilanWarning, stacklevel=3)
 
 
 def _check_settings(k: int, quantile: float, batch_size: int) -> None:
@@ -182,7 +199,7 @@ def _check_settings(k: int, quantile: float, batch_size: int) -> None:
     if not 0 <= quantile <= 1:
         raise BadInput(f"quantile is {quantile}; it lies between 0 and 1, as 0.99")
     if batch_size < 1:
-        raise BadInput(f"batch_size is {batch_size}; at least 1")
+        raise BadInput(f"batch_size is {batch_size}; give at least 1")
 
 
 def _make_plans(
@@ -190,28 +207,28 @@ def _make_plans(
 ) -> list[LayerPlan]:
     layers = target.select_layers(names)
     if not layers:
-        raise BadInput("no layers to dissect were named; python describe.py --list_layers prints them")
+        raise BadInput("no layers are named; python describe.py --list_layers lists them")
     if k > len(probe):
         warnings.warn(
-            f"k is {k}, but {probe.name} has only {len(probe)} images: took k = {len(probe)}",
+            f"k is {k}, but {probe.name} has only {len(probe)} images; k = {len(probe)} is used",
             MilanWarning,
             stacklevel=3,
         )
-    wanted = {
+    selected = {
         target.layer(name).name: _check_indices(name, indices, target.layer(name).units)
         for name, indices in units.items()
     }
-    found = examine(target, [layer.name for layer in layers], probe.size)
+    examination = examine(target, [layer.name for layer in layers], probe.size)
     every = {layer.name: tuple(range(layer.units)) for layer in layers}
     return [
         LayerPlan(
             layer,
-            found.grids[layer.name],
-            wanted.get(layer.name, every[layer.name]),
+            examination.grids[layer.name],
+            selected.get(layer.name, every[layer.name]),
             len(probe),
             min(k, len(probe)),
             quantile,
-            nondeterministic=found.faults.get(layer.name, ""),
+            nondeterministic=examination.faults.get(layer.name, ""),
         )
         for layer in layers
     ]
@@ -222,17 +239,16 @@ def _check_indices(layer: str, indices: Iterable[int], units: int) -> tuple[int,
     wrong = [index for index in found if not 0 <= index < units]
     if wrong or not found:
         raise BadInput(
-            f"units of {layer} lie between 0 and {units - 1};"
-            f" {f'there is no {wrong[0]}' if wrong else 'none was given'}"
+            f"units of {layer} lie between 0 and {units - 1}; {f'there is no {wrong[0]}' if wrong else 'none is given'}"
         )
     return found
 
 
 def _fit_memory(plans: list[LayerPlan], memory: int) -> list[LayerPlan]:
-    """The plans with quantiles sampled as far as needed to fit the memory.
+    """Return the plans with sampling rates of the quantiles that fit the memory.
 
     Raises:
-        BadInput: the exemplars' maps alone do not.
+        BadInput: the exemplars' maps alone do not fit.
     """
     left = memory - sum(plan.map_bytes for plan in plans)
     if left < memory // 4:
@@ -241,19 +257,21 @@ def _fit_memory(plans: list[LayerPlan], memory: int) -> list[LayerPlan]:
             f"the exemplars' activation maps alone take {needed / 2**30:.2f} GiB of the {memory / 2**30:.2f} GiB of"
             " memory"
         )
-        raise BadInput(f"{text}; raise it, or ask for fewer layers, units or exemplars (k)")
-    share = left // 3  # the buffers, and as much again while they are read out or merged
+        raise BadInput(f"{text}; raise it, or dissect fewer layers, units or exemplars (k)")
+    # Buffers need three times their size while they are read out or merged.
+    share = left // 3
     waiting = sorted(plans, key=lambda plan: plan.buffer_bytes)
     rates = {}
     for done, plan in enumerate(waiting):
-        fair = share // (len(waiting) - done)  # what small layers leave goes to the large ones
+        # The rest of the small layers goes to the large ones.
+        fair = share // (len(waiting) - done)
         rates[plan.layer.name] = _choose_sampling_rate(plan, fair)
         share -= replace(plan, sampling_rate=rates[plan.layer.name]).buffer_bytes
     return [replace(plan, sampling_rate=rates[plan.layer.name]) for plan in plans]
 
 
 def _choose_sampling_rate(plan: LayerPlan, room: int) -> float:
-    """The largest share of a layer's values, of those tried, whose quantile fits."""
+    """Return the largest sampling rate, a power of 1/2, whose quantile fits."""
     rate = 1.0
     while replace(plan, sampling_rate=rate).buffer_bytes > room and rate > 1e-6:
         rate /= 2
@@ -278,22 +296,22 @@ def _add_key(plan: LayerPlan, target: Target, network: str, probe: Probe, once: 
 
 
 def _make_one_time_key(target: Target) -> str:
-    """Nothing, or for a network whose behaviour is changed by hooks (as within ``ablated``) what no other run has:
-    hooks have no
-    fingerprint, so what was found with them is never taken for anything else."""
+    """Return a unique key for a network that is changed by hooks, as within ``ablate``, else an empty one.
+
+    Hooks have no fingerprint, so that a dissection made with them must never be reused.
+    """
     hooks = [
         hook
         for module in target.core.modules()
         for hook in [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
     ]
-    foreign = [
-        hook for hook in hooks if not getattr(hook, "__module__", "").startswith("torch.")
-    ]  # weight_norm's belong to the weights
+    # The hooks of weight_norm belong to the weights.
+    foreign = [hook for hook in hooks if not getattr(hook, "__module__", "").startswith("torch.")]
     return uuid.uuid4().hex if foreign else ""
 
 
 def _missing(out: Path, plans: list[LayerPlan]) -> list[LayerPlan]:
-    """Return the layers without a sound dissection of the same key; say why results that are there cannot be used."""
+    """Return the layers without a sound dissection of the same key; notify why existing ones cannot be used."""
     missing: list[LayerPlan] = []
     faults: dict[str, list[str]] = {}
     for plan in plans:
@@ -306,7 +324,7 @@ def _missing(out: Path, plans: list[LayerPlan]) -> list[LayerPlan]:
         if fault and (folder / FACTS_FILE).exists():
             faults.setdefault(fault, []).append(plan.layer.name)
     for fault, layers in faults.items():
-        warnings.warn(f"{out}: dissecting {', '.join(layers)} again, since {fault}", MilanNotice, stacklevel=3)
+        warnings.warn(f"{out}: {', '.join(layers)} are dissected again, since {fault}", MilanNotice, stacklevel=3)
     return missing
 
 
@@ -322,7 +340,7 @@ def _read_exemplar_ids(folder: Path) -> set[int]:
 
 
 def _store_images(out: Path, probe: Probe, seen: dict[int, Tensor]) -> None:
-    """Keeps the exemplars' images of all layers here that were dissected on this probe."""
+    """Store the exemplar images of all layers in the folder that were dissected on this probe."""
     ids: set[int] = set()
     for file in [*out.glob(f"*/{FACTS_FILE}"), *out.glob(f"*/{_pending_name(FACTS_FILE)}")]:
         # A dissection may be damaged or of another format.
@@ -341,7 +359,7 @@ def _store_images(out: Path, probe: Probe, seen: dict[int, Tensor]) -> None:
 
 
 def _write_layer(record: LayerStatistics, run: DissectionRun, out: Path, target: Target, probe: Probe) -> None:
-    """Writes a layer's files, the facts under another name: without them nothing is found."""
+    """Write a layer's files, with the facts under a pending name, without which it is not recognized."""
     folder = layer_folder(out, record.plan.layer.name)
     folder.mkdir(exist_ok=True)
     (folder / FACTS_FILE).unlink(missing_ok=True)
@@ -405,7 +423,7 @@ def _commit_layer(folder: Path) -> None:
 
 
 def _warn_of(plans: list[LayerPlan], out: Path, new: set[str]) -> None:
-    """Warns of what a reader of the result should know, also where it was found before."""
+    """Issue the warnings of all results, also of those computed earlier."""
     for plan in plans:
         facts = read_facts(layer_folder(out, plan.layer.name))
         if plan.layer.name not in new:
@@ -421,11 +439,8 @@ def _warn_of(plans: list[LayerPlan], out: Path, new: set[str]) -> None:
             text = f"{facts['nondeterministic']}; another run may find other exemplars"
             warnings.warn(text, MilanWarning, stacklevel=3)
         if facts["rank_error"]:
-            text = (
-                f"{plan.layer.name}: thresholds are of a sample of 1 in {1 / facts['sampled']:.0f} values, to fit the"
-                " memory"
-            )
-            error = f"the quantile {plan.quantile} may be off by {facts['rank_error']:.2g} in rank"
+            text = f"{plan.layer.name}: thresholds use 1 in {1 / facts['sampled']:.0f} values to fit the memory"
+            error = f"the rank error of the quantile {plan.quantile} is up to {facts['rank_error']:.2g}"
             warnings.warn(f"{text}; {error}; raise memory for exact ones", MilanWarning, stacklevel=3)
 
 
@@ -434,19 +449,18 @@ def _check_space(out: Path, plans: list[LayerPlan], probe: Probe) -> None:
     needed = (
         _RESERVED_BYTES + pixels + sum(plan.pooled_bytes + 2 * (plan.map_bytes + plan.buffer_bytes) for plan in plans)
     )
-    needed -= sum(
-        file.stat().st_size for file in (out / WORK_FOLDER).rglob("*") if file.is_file()
-    )  # what a killed run has taken already
+    # An interrupted run has already taken some of it.
+    needed -= sum(file.stat().st_size for file in (out / WORK_FOLDER).rglob("*") if file.is_file())
     free = shutil.disk_usage(out).free
     if free < needed:
         raise BadInput(
-            f"{out} has {free / 2**30:.2f} GiB free and this may take {needed / 2**30:.2f}; free some, or name another"
-            " folder"
+            f"{out} has {free / 2**30:.2f} GiB free and the dissection may take {needed / 2**30:.2f} GiB; free some, or"
+            " choose another folder"
         )
 
 
 def _parse_bytes(memory: str | int) -> int:
-    """Bytes of a size such as ``4GiB``.
+    """Return the number of bytes of a size such as ``4GiB``.
 
     >>> _parse_bytes("4GiB") == 4 * 2**30, _parse_bytes("1.5 MB"), _parse_bytes(7)
     (True, 1500000, 7)

@@ -1,6 +1,4 @@
-"""A run of a dissection: the pass itself, what it keeps on disk to go on after a kill, and putting several processes'
-parts together.
-"""
+"""A run of a dissection: the pass over the probe, its checkpoints, and merging the parts of several processes."""
 
 import json
 import math
@@ -33,19 +31,20 @@ from milan.probes.probe import MAX_UNREADABLE_SHARE
 from milan.storage.files import atomic_write, content_key, new_array
 from milan.targets.target import Target
 
-MIN_CHECKPOINT_SECONDS = 5.0  # seconds between two checkpoints, at least
-CHECKPOINT_COST_RATIO = 40  # how many times as long as writing a checkpoint takes, at least
+MIN_CHECKPOINT_SECONDS = 5.0  # shortest time between two checkpoints
+CHECKPOINT_COST_RATIO = 40  # smallest ratio of that time to the time for writing a checkpoint
 _STATE, _PIXELS = "state.safetensors", "images.safetensors"
 
 
 class DissectionRun:
-    """Looks at this process's part of the probe and keeps what it finds, by layer, in ``records``.
+    """Processes this process's part of the probe.
 
     Attributes:
-        images: pixels of images that are or were exemplars, as many as ``pixels`` bytes hold.
+        records: the statistics by layer.
+        images: pixels of images that are or were exemplars, up to ``pixels`` bytes.
         readable: which images of the part were read.
-        next_image: the first image that has not been looked at.
-        warnings: those of the pass, each once, also from before a kill.
+        next_image: the first image that has not been processed.
+        warnings: the warnings of the pass, each once, with those from before an interruption.
     """
 
     next_image: int
@@ -53,23 +52,18 @@ class DissectionRun:
     records: dict[str, LayerStatistics]
 
     def __init__(self, target: Target, probe: Probe, plans: Sequence[LayerPlan], work: Path, shard: Shard, pixels: int):
-        self.target, self.probe, self.plans, self.work, self.shard, self.pixels = (
-            target,
-            probe,
-            plans,
-            work,
-            shard,
-            pixels,
-        )
+        self.target, self.probe, self.plans = target, probe, plans
+        self.work, self.shard, self.pixels = work, shard, pixels
         self.block = block_length(probe.size, target.device)
         self.key = content_key(layers=[plan.key for plan in plans], processes=shard.count)
         self.images: dict[int, Tensor] = {}
-        self.warnings: dict[str, None] = {}  # in order
+        # A dictionary keeps the order.
+        self.warnings: dict[str, None] = {}
         self.start, self.stop = shard.image_range(len(probe), self.block)
         self._reset()
 
     def run(self, batch_size: int, workers: int) -> None:
-        """The pass, from where it was left."""
+        """Run the pass from the last checkpoint."""
         self._resume()
         size = -(-batch_size // self.block) * self.block
         batches = self.probe.inputs(size, self.next_image, self.stop, workers)
@@ -94,10 +88,10 @@ class DissectionRun:
                 save_file({str(id): self.images[id] for id in ids}, partial)
 
     def gather(self) -> None:
-        """Puts the parts of all processes together.
+        """Merge the parts of all processes.
 
         Raises:
-            BadInput: too many images could not be read.
+            BadInput: too many images are unreadable, or a part is not complete.
         """
         for rank in range(1, self.shard.count):
             other = DissectionRun(self.target, self.probe, self.plans, self.work, Shard(rank, self.shard.count), 0)
@@ -111,9 +105,8 @@ class DissectionRun:
             self.warnings |= other.warnings
             with safe_open(other._own_folder / _PIXELS, "pt") as file:
                 self.images |= {int(id): file.get_tensor(id) for id in file.keys()}  # noqa: SIM118 (a file handle, no dict)
-        if len(self.skipped) > MAX_UNREADABLE_SHARE * len(
-            self.readable
-        ):  # the probe judges only what this process read since it began
+        # The probe checks only the images that this process read since its start.
+        if len(self.skipped) > MAX_UNREADABLE_SHARE * len(self.readable):
             text = (
                 f"{len(self.skipped)} of {len(self.readable)} images of {self.probe.spec or self.probe.name} cannot be"
                 " read (more than 5%)"
@@ -122,16 +115,16 @@ class DissectionRun:
 
     @property
     def readable_count(self) -> int:
-        """How many images were read."""
+        """Number of images that were read."""
         return int(self.readable.sum())
 
     @property
     def skipped(self) -> list[int]:
-        """Indices of images that could not be read."""
+        """Indices of unreadable images."""
         return [self.start + place for place in (~self.readable).nonzero().flatten().tolist()]
 
     def move_pooled(self, record: LayerStatistics, folder: Path) -> None:
-        """Puts the pooled activations of all processes into the layer's folder."""
+        """Move the pooled activations of all processes to the layer's folder."""
         shape = (record.plan.images, len(record.plan.units))
         for name in record.plan.poolings:
             parts = [
@@ -155,7 +148,7 @@ class DissectionRun:
         return layer_folder(self.work / str(rank), plan.layer.name)
 
     def _reset(self) -> None:
-        """Nothing seen yet."""
+        """Reset to the state before the first image."""
         self.next_image = self.start
         self.readable = torch.zeros(self.stop - self.start, dtype=torch.bool)
         self.records = {plan.layer.name: LayerStatistics(plan, self.start, self.stop) for plan in self.plans}
@@ -178,7 +171,7 @@ class DissectionRun:
             self._drop_images(self.pixels // pixels)
 
     def _drop_images(self, most: int) -> None:
-        """Drops pixels that are not needed any more, then any that are too many: they are decoded again at the end."""
+        """Drop pixels that are not needed any more, then others, which are decoded again at the end."""
         needed = sorted(self.images.keys() & self._exemplar_ids())
         self.images = {id: self.images[id] for id in needed[: most // 2]}
 
@@ -189,7 +182,8 @@ class DissectionRun:
         if self._restore():
             return
         self._reset()
-        (self._own_folder / _STATE).unlink(missing_ok=True)  # it would not fit the files made now
+        # It would not match the new files.
+        (self._own_folder / _STATE).unlink(missing_ok=True)
         for name, record in self.records.items():
             folder = self._part_folder(self.shard.rank, record.plan)
             folder.mkdir(parents=True, exist_ok=True)
@@ -197,11 +191,11 @@ class DissectionRun:
                 record.create_pooled_files(folder)
             except OSError as error:
                 raise BadInput(
-                    f"no room for the activations of {name} in {folder}: {error.strerror}; free some, or name another"
+                    f"cannot store the activations of {name} in {folder}: {error.strerror}; free some or choose another"
                 ) from None
 
     def _restore(self) -> bool:
-        """Goes on from the last checkpoint, if there is one of the very same run."""
+        """Restore the last checkpoint, if there is one of the same run; return whether there is."""
         try:
             with safe_open(self._own_folder / _STATE, "pt") as file:
                 if (file.metadata() or {}).get("key") != self.key:
@@ -214,7 +208,7 @@ class DissectionRun:
         except (OSError, SafetensorError, ValueError, KeyError) as error:
             if not isinstance(error, FileNotFoundError):
                 warnings.warn(
-                    f"the checkpoint in {self._own_folder} cannot be used ({error}): starting afresh",
+                    f"the checkpoint in {self._own_folder} cannot be used ({error}); the run starts again",
                     MilanWarning,
                     stacklevel=2,
                 )
@@ -224,7 +218,7 @@ class DissectionRun:
         return True
 
     def _checkpoint(self) -> float:
-        """Writes down where the run is; says when to do so next."""
+        """Write a checkpoint; return the time of the next one."""
         began = time.monotonic()
         state = {"seen": self.readable}
         for number, record in enumerate(self.records.values()):

@@ -1,4 +1,4 @@
-"""One run in several processes, on one machine or several: each looks at a part of the probe."""
+"""A run in several processes, on one machine or several, each of which processes a part of the probe."""
 
 import atexit
 import os
@@ -17,17 +17,24 @@ def _no_barrier() -> None: ...
 
 @dataclass(frozen=True)
 class Shard:
-    """This process among those of the run."""
+    """The part of a process in a run.
+
+    Attributes:
+        rank: number of the process, from 0.
+        count: number of processes.
+        barrier: waits for all processes.
+        broadcast: returns the first process's value in all processes.
+    """
 
     rank: int = 0
     count: int = 1
-    barrier: Barrier = _no_barrier  # returns when all processes have come here
-    broadcast: Callable[[str], str] = str  # what the first process gives, to all
+    barrier: Barrier = _no_barrier
+    broadcast: Callable[[str], str] = str
 
     def image_range(self, images: int, block: int) -> tuple[int, int]:
-        """From where to where this process looks: whole blocks, as many as any other or one fewer.
+        """Return the range of images of this process, in whole blocks.
 
-        >>> [Shard(rank, 3).part(22, 4) for rank in range(3)]
+        >>> [Shard(rank, 3).image_range(22, 4) for rank in range(3)]
         [(0, 8), (8, 16), (16, 22)]
         """
         blocks = -(-images // block)
@@ -36,8 +43,9 @@ class Shard:
 
 
 def get_shard(device: torch.device) -> Shard:
-    """The part of this process in a run under ``torchrun``, all of it elsewhere; joins the others through Lightning
-    Fabric.
+    """Return the part of this process in a run under ``torchrun``, else the whole run.
+
+    The processes are connected by Lightning Fabric.
     """
     count, local = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     if count == 1 or "LOCAL_RANK" not in os.environ:
@@ -47,7 +55,8 @@ def get_shard(device: torch.device) -> Shard:
 
 @cache
 def _join_processes(accelerator: str, devices: int, machines: int) -> Shard:
-    from lightning_fabric import Fabric  # slow to import, and rarely needed
+    # It is slow to import and rarely needed.
+    from lightning_fabric import Fabric
 
     fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=machines)
     fabric.launch()
@@ -56,6 +65,6 @@ def _join_processes(accelerator: str, devices: int, machines: int) -> Shard:
 
 
 def _destroy_process_group() -> None:
-    """Without it a process may wait for ever when Python ends."""
+    """Destroy the process group, without which a process may hang at exit."""
     if distributed.is_initialized():
         distributed.destroy_process_group()

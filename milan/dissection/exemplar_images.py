@@ -1,4 +1,4 @@
-"""The pixels of every image that is an exemplar of some unit, each kept once beside the layers that show it."""
+"""The pixels of all exemplar images, each stored once beside the layers of a dissection."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -18,13 +18,18 @@ _PIXELS, _LIST = "images.npy", "images.json"
 
 
 class StoredImages:
-    """Images on disk, by their index in the probe."""
+    """Images on disk, by their index in the probe.
+
+    Attributes:
+        probe: fingerprint of the probe.
+        ids: indices of the images.
+    """
 
     def __init__(self, folder: Path):
         facts = read_sealed(folder / _LIST)
         if reason := damage(folder, facts["files"]):
             raise ValueError(reason)
-        self.probe: str = facts["probe"]  # fingerprint
+        self.probe: str = facts["probe"]
         self.ids: list[int] = facts["ids"]
         self._rows = {id: row for row, id in enumerate(self.ids)}
         self._pixels = np.load(folder / _PIXELS, mmap_mode="r", allow_pickle=False)
@@ -35,19 +40,19 @@ class StoredImages:
         return id in self._rows
 
     def contains_all(self, ids: Iterable[int]) -> bool:
-        """Whether all of these are there."""
+        """Return whether all images with these indices are stored."""
         return all(id in self._rows for id in ids)
 
     def __getitem__(self, ids: Int[Tensor, " k"]) -> UInt8[Tensor, "k 3 height width"]:
-        """Raises KeyError for an image that is not there."""
+        """Return images by index; raise KeyError for one that is not stored."""
         return torch.from_numpy(self._pixels[[self._rows[id] for id in ids.tolist()]])
 
 
 def open_stored_images(folder: Path, probe: str) -> StoredImages | None:
-    """The images kept in a folder, if they are of the probe with this fingerprint."""
+    """Return the images stored in a folder, if they belong to the probe with this fingerprint; else None."""
     try:
         found = StoredImages(folder)
-    # There are none, or they are damaged, of another version, or of a killed run.
+    # There are none, or they are damaged, of another version, or of an interrupted run.
     except (OSError, ValueError, KeyError, BadInput):
         return None
     return found if found.probe == probe else None
@@ -56,9 +61,10 @@ def open_stored_images(folder: Path, probe: str) -> StoredImages | None:
 def store_images(
     folder: Path, probe: str, ids: Iterable[int], load_image: Callable[[int], UInt8[Tensor, "3 height width"]]
 ) -> None:
-    """Writes the images of these indices, and no others; nothing is half written whenever it ends."""
+    """Store the images with these indices, and no others, atomically."""
     ordered = sorted(ids)
-    (folder / _LIST).unlink(missing_ok=True)  # from here on the old list would not fit
+    # From here on the old list would not match.
+    (folder / _LIST).unlink(missing_ok=True)
     _write_images(folder / _PIXELS, ordered, load_image)
     with atomic_write(folder / _LIST) as partial:
         partial.write_text(json.dumps(sealed({"probe": probe, "ids": ordered, "files": checksums(folder, [_PIXELS])})))
@@ -66,7 +72,7 @@ def store_images(
 
 @contextmanager
 def write_array(file: Path, shape: tuple[int, ...]) -> Iterator[np.memmap]:
-    """A new .npy file of bytes, to be filled row by row without holding it in memory; whole or absent in the end."""
+    """Yield a new .npy file of bytes as a memory map; the file appears when the block ends without an error."""
     with atomic_write(file) as partial:
         array = new_array(partial, np.uint8, shape)
         yield array

@@ -1,10 +1,9 @@
-"""Running a target over many images, fast, and with the same numbers whatever the batch size, threads and workers.
+"""Run a target over many images, with results that do not depend on batch size, threads and workers.
 
-How a library rounds a sum depends on the batch and on the number of threads it splits the work for: on SqueezeNet,
-batches of 1 and 16 differ by 6e-4 at features.12. So the network always sees the same images together: *blocks*, cut by
-image index alone, each computed by one thread; several threads work on several blocks. That is also faster than one
-pass with several threads, since no layer waits for its slowest part and a block stays in the cache of its processor
-core.
+Libraries round sums depending on the batch size and the number of threads: on SqueezeNet, batches of 1 and 16 differ by
+6e-4 at features.12. So the network always processes the same images together: *blocks*, defined by image index alone
+and each computed by one thread, with several threads for several blocks. This is also faster than one pass with several
+threads, since no layer waits for its slowest part and a block stays in the cache of its processor core.
 """
 
 import copy
@@ -24,29 +23,31 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from milan.errors import BadInput, MilanWarning
-from milan.targets.hooks import recorded
+from milan.targets.hooks import run_to_layers
 from milan.targets.module_access import is_compiled
 from milan.targets.preprocessing import Size, as_size, pixel_count
 from milan.targets.target import Target
 
 T = TypeVar("T")
 Batches = Iterable[tuple[Int[Tensor, " b"], Shaped[Tensor, "b channels h w"]]]
-_BLOCK_PIXELS = 4 * 224 * 224  # about what keeps the maps of one layer in the cache of a processor core
+# With so many pixels the maps of a layer about fit in the cache of a processor core.
+_BLOCK_PIXELS = 4 * 224 * 224
 _MAX_BLOCK_LENGTH = 32
 
 
 @dataclass(frozen=True)
 class BlockOutputs:
-    """What some layers put out for a block of images."""
+    """Outputs of some layers for a block of images."""
 
     ids: Int[Tensor, " b"]
     images: Shaped[Tensor, "b channels h w"]
     maps: dict[str, Float[Tensor, "b units gh gw"]]
-    class_tokens: dict[str, Float[Tensor, "b units"]]  # of layers with a class token
+    # For layers with a class token.
+    class_tokens: dict[str, Float[Tensor, "b units"]]
 
 
 def block_length(size: Size, device: torch.device) -> int:
-    """How many images a block holds: a power of two, for the images' size and the kind of device alone.
+    """Return the number of images in a block, a power of two that depends only on image size and device type.
 
     >>> [block_length(size, torch.device("cpu")) for size in (32, 64, 224, 512, (224, 112))]
     [32, 32, 4, 1, 8]
@@ -60,7 +61,7 @@ def block_length(size: Size, device: torch.device) -> int:
 def split_into_blocks(
     batches: Batches, length: int
 ) -> Iterator[tuple[Int[Tensor, " b"], Shaped[Tensor, "b channels h w"]]]:
-    """Cuts batches of any sizes into blocks of the images whose indices fall between two multiples of ``length``."""
+    """Split batches of any sizes into blocks of images whose indices lie between two multiples of ``length``."""
     ids: list[int] = []
     images: list[Tensor] = []
     for id, image in ((int(id), image) for batch in batches for id, image in zip(batch[0], batch[1], strict=True)):
@@ -76,10 +77,10 @@ def split_into_blocks(
 def map_blocks(
     target: Target, layers: Sequence[str], batches: Batches, consume: Callable[[BlockOutputs], T]
 ) -> Iterator[T]:
-    """What ``consume`` makes of each block of the batches' images, in order.
+    """Yield ``consume(outputs)`` for each block of the batches' images, in order.
 
-    ``consume`` is called in several threads at once, and must not rely on their order. ``batches`` is read in the
-    caller's thread, so that decoding goes on beside the computing. Where memory runs out a block is halved.
+    ``consume`` is called in several threads at once and in any order. ``batches`` is read in the caller's thread, so
+    that images are decoded while others are computed. If memory runs out, a block is halved.
     """
     batches = iter(batches)
     first = next(batches, None)
@@ -97,7 +98,7 @@ def map_blocks(
 
 
 class _WorkerPool(Generic[T]):
-    """Threads that each look through a target of their own, which all share one set of weights."""
+    """Threads that each run a replica of the target; the replicas share their weights."""
 
     def __init__(self, targets: Sequence[Target], layers: Sequence[str], consume: Callable[[BlockOutputs], T]):
         self.size, self.layers, self.consume = len(targets), layers, consume
@@ -112,7 +113,7 @@ class _WorkerPool(Generic[T]):
         return future
 
     def close(self) -> None:
-        """Waits for the block that each thread is at; the others are dropped."""
+        """Wait for the current block of each thread, and drop the others."""
         while not self._tasks.empty():
             self._tasks.get()
         for _ in self._threads:
@@ -121,12 +122,14 @@ class _WorkerPool(Generic[T]):
             thread.join()
 
     def _run_worker(self, target: Target) -> None:
-        torch.set_num_threads(1)  # of this thread; one set in another thread would not count here
+        # The setting applies to the current thread.
+        torch.set_num_threads(1)
         runner = _BlockRunner(target)
         try:
-            with recorded(target, self.layers, runner.store) as look:
+            with run_to_layers(target, self.layers, runner.store) as look:
                 self._process_tasks(lambda ids, images: self.consume(runner.run(look, ids, images)))
-        except BaseException as error:  # could not even begin: every caller is told
+        # If the worker cannot start, each of its tasks fails.
+        except BaseException as error:
             failed = error
 
             def refuse(ids: Tensor, images: Tensor) -> T:
@@ -144,7 +147,7 @@ class _WorkerPool(Generic[T]):
 
 
 class _BlockRunner:
-    """One target's layers, looked at block by block; what is seen belongs to the caller."""
+    """Runs a target on blocks and returns the outputs of its layers, which belong to the caller."""
 
     def __init__(self, target: Target):
         self.target = target
@@ -161,11 +164,10 @@ class _BlockRunner:
                 raise
         if len(ids) == 1:
             raise BadInput(
-                f"not enough memory to run {self.target.name} on one image; free some, or take smaller images"
+                f"not enough memory to run {self.target.name} on one image; free some, or use smaller images"
             )
         text = (
-            "not enough memory for a block of images at once: went on with half of it at a time; the last digits may"
-            " differ"
+            "not enough memory for a block of images: continued with half of it at a time; the last digits may differ"
         )
         warnings.warn(text, MilanWarning, stacklevel=2)
         if self.target.device.type == "cuda":
@@ -181,7 +183,7 @@ class _BlockRunner:
         return BlockOutputs(ids, images, self.maps, self.class_tokens)
 
     def store(self, layer: str, maps: Tensor, cls: Tensor | None) -> None:
-        """Copies: a module that works in place may come next."""
+        """Store copies, since a later module may change the output in place."""
         self.maps[layer] = maps.detach().clone(memory_format=torch.contiguous_format).float()
         if cls is not None:
             self.class_tokens[layer] = cls.detach().clone(memory_format=torch.contiguous_format).float()
@@ -201,16 +203,18 @@ def _start_workers(
 
 
 def _make_replicas(target: Target, count: int) -> list[Target]:
-    """The target, and further ones with modules of their own, whose parameters and buffers are the target's."""
+    """Return the target and replicas of it that share its parameters and buffers."""
     if target.device.type != "cpu" or count == 1 or is_compiled(target.model):
         return [target]
-    _ = target.dissectable_layers  # once for all
+    # Inferred once for all replicas.
+    _ = target.dissectable_layers
     try:
         return [target, *(_make_replica(target) for _ in range(count - 1))]
-    except Exception as error:  # whatever a network's own __deepcopy__ may raise
+    # A network's own __deepcopy__ raises anything.
+    except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         warnings.warn(
-            f"{target.name} cannot be copied ({reason}), so one thread works instead of {count}",
+            f"{target.name} cannot be copied ({reason}), so one thread is used instead of {count}",
             MilanWarning,
             stacklevel=2,
         )
@@ -239,7 +243,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def exact(device: torch.device) -> AbstractContextManager[None]:
-    """On a GPU: no algorithm chosen by a race, no rounding to 19 bits."""
+    """Within the block a GPU uses deterministic algorithms and no TF32."""
     if device.type != "cuda":
         return nullcontext()
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)

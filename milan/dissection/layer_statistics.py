@@ -1,9 +1,10 @@
-"""What is kept of one layer while the probe streams by."""
+"""Statistics of a layer, accumulated in a pass over the probe."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,48 +31,60 @@ _BYTES = 4  # of a float
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What is to be found out of one layer."""
+    """The statistics to compute for a layer.
+
+    Attributes:
+        layer: the layer.
+        grid: height and width of its maps, for images of the probe's size.
+        units: indices of the units.
+        images: number of images of the probe.
+        k: number of exemplars per unit.
+        quantile: quantile of the mask thresholds.
+        sampling_rate: fraction of all values on which the quantile is computed.
+        key: content key of the result.
+        nondeterministic: why the layer's activations are no function of the image; empty if they are.
+    """
 
     layer: Layer
-    grid: tuple[int, int]  # of its maps, for images of the probe's size
+    grid: tuple[int, int]
     units: tuple[int, ...]
     images: int
     k: int
     quantile: float
-    sampling_rate: float = 1.0  # share of all values that the quantile is taken of
-    key: str = ""  # stands for all that the result depends on
-    nondeterministic: str = ""  # why the layer's values are no function of the image, where they are not
+    sampling_rate: float = 1.0
+    key: str = ""
+    nondeterministic: str = ""
 
     @property
     def max_values(self) -> int:
-        """How many values of each unit the quantile is taken of, at most."""
+        """Largest number of values per unit on which the quantile is computed."""
         return bound_sample_size(self.images * math.prod(self.grid), self.sampling_rate)
 
     @property
     def buffer_bytes(self) -> int:
-        """What the running quantile takes."""
+        """Memory of the running quantile."""
         keep = count_top_values(self.quantile, self.max_values)
         return len(self.units) * (keep + compute_spare_capacity(keep)) * _BYTES
 
     @property
     def map_bytes(self) -> int:
-        """What the maps of the exemplars take."""
+        """Memory of the exemplars' maps."""
         return len(self.units) * self.k * math.prod(self.grid) * _BYTES
 
     @property
     def poolings(self) -> tuple[str, ...]:
-        """The pooled activations that are written out."""
+        """Names of the pooled activations that are stored."""
         return ("mean", "max", "cls") if self.layer.has_class_token else ("mean", "max")
 
     @property
     def pooled_bytes(self) -> int:
-        """What the pooled activations take on disk."""
+        """Size of the pooled activations on disk."""
         return len(self.poolings) * self.images * len(self.units) * _BYTES
 
 
 @dataclass(frozen=True)
 class BlockStatistics:
-    """What one block of images adds to a record."""
+    """The contribution of a block of images to the statistics of a layer."""
 
     ids: Int[Tensor, " b"]
     pooled: dict[str, Float[Tensor, "b units"]]
@@ -94,28 +107,26 @@ class LayerStatistics:
         self._units = None if plan.units == tuple(range(plan.layer.units)) else torch.tensor(plan.units)
 
     def reduce(self, seen: BlockOutputs) -> BlockStatistics:
-        """What ``add`` needs of a block; changes nothing, so that several threads can do it."""
+        """Return the contribution of a block; this changes nothing, so that several threads can compute it."""
         maps = self._select_units(seen.maps[self.plan.layer.name])
         flat = maps.flatten(2)
-        means = flat.mean(2)
-        lows, peaks = flat.aminmax(dim=2)
-        odd = ~means.isfinite()
-        if odd.any():
-            maps, means, lows, peaks, odd = _split_finite(maps)
-        pooled = {"mean": means.cpu(), "max": peaks.cpu()}
+        finite = _FiniteValues(maps, means := flat.mean(2), *flat.aminmax(dim=2), ~means.isfinite())
+        if finite.nonfinite.any():
+            finite = _select_finite(maps)
+        pooled = {"mean": finite.means.cpu(), "max": finite.maxima.cpu()}
         if "cls" in self.plan.poolings:
             pooled["cls"] = self._select_units(seen.class_tokens[self.plan.layer.name]).cpu()
         return BlockStatistics(
             seen.ids,
             pooled,
-            lows.cpu(),
-            odd.cpu(),
-            maps,
-            self.quantile.select_candidates(self._sample_values(seen.ids, maps)),
+            finite.minima.cpu(),
+            finite.nonfinite.cpu(),
+            finite.maps,
+            self.quantile.select_candidates(self._sample_values(seen.ids, finite.maps)),
         )
 
     def add(self, reduced: BlockStatistics) -> Bool[Tensor, " b"]:
-        """Takes a block in; says which of its images are now exemplars."""
+        """Add the contribution of a block; return which of its images are now exemplars."""
         rows = reduced.ids.numpy() - self.start
         for name, values in reduced.pooled.items():
             self.pooled[name][rows] = values.masked_fill(values.isinf(), math.nan).numpy()
@@ -124,17 +135,17 @@ class LayerStatistics:
         return self.topk.add(reduced.ids, reduced.pooled["max"], reduced.maps)
 
     def merge(self, other: "LayerStatistics") -> None:
-        """Takes in another part of the probe; the pooled activations are left where they are."""
+        """Add the statistics of another part of the probe, except for the pooled activations."""
         self.topk.merge(other.topk)
         self.quantile.merge(other.quantile)
         self.range.merge(other.range)
 
     def thresholds(self) -> Float[Tensor, " units"]:
-        """The activation above which a place belongs to a mask."""
+        """Return the mask threshold of each unit."""
         return self.quantile.value()
 
     def rank_error(self) -> float:
-        """How far the thresholds' rank may be off: 0 where they are exact."""
+        """Return the largest error of the thresholds' rank; 0 if they are exact."""
         return (
             0.0
             if self.plan.sampling_rate >= 1
@@ -142,51 +153,54 @@ class LayerStatistics:
         )
 
     def status(self, k: int) -> list[str]:
-        """Of each unit: ``invalid`` without any finite value; ``dead`` if its value never changes; ``sparse`` if it
-        rests at
-        zero in all but fewer than ``k`` images; else ``ok``. A unit that also goes below zero does not rest there."""
+        """Return the status of each unit.
+
+        It is ``invalid`` without any finite value; ``dead`` if the activation never changes; ``sparse`` if it is never
+        negative, and positive in fewer than ``k`` images; else ``ok``.
+        """
         low, high = self.range.least, self.range.most
-        one_value = self.plan.images * math.prod(self.plan.grid) == 1  # nothing can be said of its change
+        # A single value does not show whether the activation changes.
+        one_value = self.plan.images * math.prod(self.plan.grid) == 1
         dead = (low == high) & ((high == 0) | (not one_value))
         sparse = (low >= 0) & (self.range.positive_images < k)
         words = np.select([high.isneginf().numpy(), dead.numpy(), sparse.numpy()], ["invalid", "dead", "sparse"], "ok")
         return [str(word) for word in words]
 
     def create_pooled_files(self, folder: Path) -> None:
-        """Makes the files of the pooled activations, with their space taken on disk."""
+        """Create the files of the pooled activations and allocate their space on disk."""
         shape = (self.stop - self.start, len(self.plan.units))
         for name in self.plan.poolings:
             self.pooled[name] = new_array(folder / format_pooled_file_name(name), np.float32, shape)
 
     def open_pooled_files(self, folder: Path) -> None:
-        """Goes on with files that ``create_pooled_files`` made.
+        """Open the files that ``create_pooled_files`` created.
 
         Raises:
-            ValueError, OSError: they are not there, or not as they should be.
+            ValueError, OSError: they do not exist, or have another shape or data type.
         """
         for name in self.plan.poolings:
             array = np.lib.format.open_memmap(folder / format_pooled_file_name(name), "r+")
             if array.shape != (self.stop - self.start, len(self.plan.units)) or array.dtype != np.float32:
-                raise ValueError(f"{folder / format_pooled_file_name(name)} is of another dissection")
+                raise ValueError(f"{folder / format_pooled_file_name(name)} belongs to another dissection")
             self.pooled[name] = array
 
     def flush(self) -> None:
-        """Sees to it that pooled activations are on disk."""
+        """Flush the pooled activations to disk."""
         for array in self.pooled.values():
             array.flush()
 
     def mark_unreadable(self, rows: Sequence[int]) -> None:
-        """Marks images that could not be read."""
+        """Set the pooled activations of unreadable images to NaN."""
         for array in self.pooled.values():
             array[np.asarray(rows, int)] = np.nan
 
     def state(self) -> dict[str, Tensor]:
-        """Tensors from which ``restore`` goes on."""
+        """Return the state as tensors, see :meth:`restore`."""
         parts = {"topk": self.topk.state(), "quantile": self.quantile.state(), "range": self.range.state()}
         return {f"{part}.{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Goes on from a ``state``."""
+        """Restore a state."""
         self.topk.restore(strip_prefix("topk.", state))
         self.quantile.restore(strip_prefix("quantile.", state))
         self.range.restore(strip_prefix("range.", state))
@@ -197,7 +211,7 @@ class LayerStatistics:
     def _sample_values(
         self, ids: Int[Tensor, " b"], maps: Float[Tensor, "b units gh gw"]
     ) -> Float[Tensor, "units values"]:
-        """The values that the quantile is taken of."""
+        """Return the values on which the quantile is computed."""
         values = maps.transpose(0, 1).flatten(1)
         if self.plan.sampling_rate >= 1:
             return values
@@ -210,22 +224,30 @@ class LayerStatistics:
 
 
 def format_pooled_file_name(pooling: str) -> str:
-    """The file of pooled activations."""
+    """Return the file name of pooled activations."""
     return f"pooled_{pooling}.npy"
 
 
 def strip_prefix(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What stands under names that begin so, without that beginning."""
+    """Return the entries whose names have a prefix, without the prefix."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
-def _split_finite(maps: Float[Tensor, "b units gh gw"]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Maps with minus infinity for what is not finite; means, smallest and largest of the finite values; where others
-    occur.
-    """
+class _FiniteValues(NamedTuple):
+    """Maps with minus infinity in place of values that are not finite, and statistics of each map's finite values."""
+
+    maps: Float[Tensor, "b units gh gw"]
+    means: Float[Tensor, "b units"]
+    minima: Float[Tensor, "b units"]
+    maxima: Float[Tensor, "b units"]
+    nonfinite: Bool[Tensor, "b units"]
+
+
+def _select_finite(maps: Float[Tensor, "b units gh gw"]) -> _FiniteValues:
     finite = maps.isfinite()
     count = finite.sum((2, 3))
-    means = maps.where(finite, torch.tensor(0.0)).sum((2, 3)) / count  # 0 / 0 is NaN where there is none
-    lows = maps.where(finite, torch.tensor(math.inf)).amin((2, 3))
+    # The mean of no value is 0 / 0 = NaN.
+    means = maps.where(finite, torch.tensor(0.0)).sum((2, 3)) / count
+    minima = maps.where(finite, torch.tensor(math.inf)).amin((2, 3))
     maps = maps.where(finite, torch.tensor(-math.inf))
-    return maps, means, lows, maps.amax((2, 3)), count < math.prod(maps.shape[2:])
+    return _FiniteValues(maps, means, minima, maps.amax((2, 3)), count < math.prod(maps.shape[2:]))

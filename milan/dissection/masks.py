@@ -1,4 +1,4 @@
-"""Where in an image a unit is active: its activation map, upsampled, above its threshold."""
+"""Masks: where a unit's upsampled activation map exceeds its threshold."""
 
 from collections.abc import Iterator
 
@@ -13,16 +13,16 @@ from milan.probes import Probe
 from milan.targets.preprocessing import Size, height_width
 from milan.targets.target import Target
 
-_CHUNK = 2**24  # upsampled values at a time, so that many maps do not fill the memory
+_CHUNK = 2**24  # upsampled values at a time, which bounds the memory
 
 
 def masks_from_maps(
     maps: Float[Tensor, "*lead h w"], thresholds: Float[Tensor, "*some"] | float, size: Size
 ) -> Bool[Tensor, "*lead height width"]:
-    """True where a map, upsampled bilinearly to the image's ``size``, exceeds its threshold.
+    """Return masks that are True where a map, upsampled bilinearly to an image size, exceeds its threshold.
 
-    Pixels have half-pixel centres and edge values are repeated, as image libraries do (the 2022 code let activations
-    fade towards the border, which shrank its masks there). ``thresholds`` broadcast against the axes before h and w.
+    Pixels have half-pixel centres and edge values are repeated, as in image libraries (in the 2022 code activations
+    fade towards the border, so that its masks are smaller there). ``thresholds`` broadcast against the axes before h.
 
     >>> masks_from_maps(torch.tensor([[0.0, 4.0]]), 1.0, (1, 4))
     tensor([[False, False,  True,  True]])
@@ -30,7 +30,8 @@ def masks_from_maps(
     height, width = height_width(size)
     lead, grid = maps.shape[:-2], maps.shape[-2:]
     levels = torch.as_tensor(thresholds, dtype=maps.dtype, device=maps.device).broadcast_to(lead).reshape(-1, 1, 1)
-    if grid == (1, 1):  # exactly, where interpolating would round
+    # Interpolation would round.
+    if grid == (1, 1):
         return (maps > levels.reshape(*lead, 1, 1)).expand(*lead, height, width).clone()
     masks = torch.empty(len(levels), height, width, dtype=torch.bool, device=maps.device)
     rows = max(1, _CHUNK // (height * width))
@@ -44,7 +45,7 @@ def masks_from_maps(
 
 
 def fill_empty_masks(masks: Bool[Tensor, "*lead height width"]) -> Bool[Tensor, "*lead height width"]:
-    """A mask without any area becomes the whole image: nothing downstream can look at nothing."""
+    """Return masks in which an empty mask is replaced by the whole image."""
     return masks | ~masks.flatten(-2).any(-1)[..., None, None]
 
 
@@ -57,19 +58,22 @@ def iter_unit_masks(
     size: Size | None = None,
     batch_size: int = 16,
 ) -> Iterator[tuple[Int[Tensor, " images"], Bool[Tensor, "images units height width"]]]:
-    """The masks of all units of a layer over the whole probe, a few images at a time, in order; corrupt images are left
-    out.
+    """Yield the indices of images and the masks of all units of a layer, in order, without unreadable images.
 
     Args:
-        thresholds: one per unit of the layer, as ``Dissection.thresholds()``.
-        size: of the masks; that of the probe's images unless given.
+        target: the network.
+        probe: its images.
+        layer: name of the layer.
+        thresholds: a threshold for each unit of the layer, as ``Dissection.thresholds()``.
+        size: size of the masks; by default that of the probe's images.
+        batch_size: number of images decoded at a time.
 
     Raises:
-        BadInput: there are not as many thresholds as units.
+        BadInput: the number of thresholds is not the number of units.
     """
     found = target.layer(layer)
     if len(thresholds) != found.units:
-        raise BadInput(f"{len(thresholds)} thresholds for the {found.units} units of {found.name}: give one for each")
+        raise BadInput(f"{len(thresholds)} thresholds for the {found.units} units of {found.name}; give one for each")
 
     def masked(seen: BlockOutputs) -> tuple[Tensor, Tensor]:
         return seen.ids, masks_from_maps(

@@ -1,9 +1,9 @@
-"""Dissections in the layout of the released MILANNOTATIONS, and in the compact form in which Diorama's are kept.
+"""Dissections in the layout of the released MILANNOTATIONS, and in the compact form of Diorama's.
 
 The published layout (Hernandez et al. 2022) is ``DATASET/LAYER/`` with ``images.npy`` (units, k, 3, h, w),
 ``masks.npy`` (units, k, 1, h, w) of 0 and 1, ``ids.csv`` and ``activations.csv`` (a row per unit), ``units.npy`` (the
-units' numbers, where they are not 0, 1, 2, ...), and ``DATASET/annotations.csv`` (layer, unit, summary). Images may be
-left out; ``probe.json`` then says where they come from. The compact form has ``masks.npz`` in place of ``masks.npy``
+units' indices, if they are not 0, 1, 2, ...), and ``DATASET/annotations.csv`` (layer, unit, summary). Images may be
+left out; ``probe.json`` then names the probe. The compact form has ``masks.npz`` in place of ``masks.npy``
 (bits, packed along the last axis), no images, and ``annotations.csv`` in each LAYER.
 """
 
@@ -33,21 +33,30 @@ from milan.targets.preprocessing import as_size, height_width
 from milan.targets.target import Target
 from milan.units import Exemplars, Unit
 
-SETTINGS = ("spec", "size", "resize", "interpolation", "crop", "resampler", "crop_rounding", "limit")  # of load_probe
+SETTINGS = (
+    "spec",
+    "size",
+    "resize",
+    "interpolation",
+    "crop",
+    "resampler",
+    "crop_rounding",
+    "limit",
+)  # arguments of load_probe
 ANNOTATIONS, IDS, PEAKS, UNITS, IMAGES = "annotations.csv", "ids.csv", "activations.csv", "units.npy", "images.npy"
 _COLUMNS = ["layer", "unit", "summary"]
-_MAX_HASHED_BYTES = 64 * 2**20  # larger files are told apart by size and time
+_MAX_HASHED_BYTES = 64 * 2**20  # larger files are identified by size and time
 
 
 class ReleasedDissection(Dissection):
-    """A layer in the published layout. Thresholds and activations over the probe are not part of it.
+    """A layer in the published layout, without thresholds and activations over the probe.
 
     Args:
-        folder: of the layer, named for it.
-        source: the probe, where there are no ``images.npy``; else the one that ``probe.json`` names is loaded.
+        folder: folder of the layer, with the layer's name.
+        source: the probe, if there is no ``images.npy``; by default the probe that ``probe.json`` names.
 
     Raises:
-        BadInput: a file is damaged, or the files do not fit each other.
+        BadInput: a file is damaged, or the files do not match.
     """
 
     _masks_file = "masks.npy"
@@ -69,7 +78,7 @@ class ReleasedDissection(Dissection):
 
     @classmethod
     def exists_at(cls, folder: Path) -> bool:
-        """Whether such a layer lies there."""
+        """Return whether a folder holds a layer in this layout."""
         return (folder / IDS).exists() and (folder / cls._masks_file).exists()
 
     @cached_property
@@ -82,10 +91,10 @@ class ReleasedDissection(Dissection):
             }
         )
 
-    def exemplars(self, unit: Unit) -> Exemplars:
+    def exemplars(self, unit: Unit | str) -> Exemplars:
         row = self.row_of(unit)
         masks = fill_empty_masks(self._load_masks(row))
-        return Exemplars(unit, self._load_images(row), masks, self._peaks[row], self._ids[row])
+        return Exemplars(self.units[row], self._load_images(row), masks, self._peaks[row], self._ids[row])
 
     def activations(self, pooling: ActivationPooling = "max") -> Float[Tensor, "images units"]:
         raise MissingEvidence(
@@ -93,9 +102,7 @@ class ReleasedDissection(Dissection):
         )
 
     def thresholds(self) -> Float[Tensor, " units"]:
-        raise MissingEvidence(
-            f"{self.folder} has masks, but not the thresholds they were made with; {_make_dissect_hint(self.layer)}"
-        )
+        raise MissingEvidence(f"{self.folder} has masks, but not their thresholds; {_make_dissect_hint(self.layer)}")
 
     @cached_property
     def _masks(self) -> np.ndarray:
@@ -111,7 +118,7 @@ class ReleasedDissection(Dissection):
 
     @cached_property
     def _peaks(self) -> Float[Tensor, "units k"]:
-        """NaN where the release left them out."""
+        """Peak activations; NaN if the release lacks them."""
         file = self.folder / PEAKS
         return (
             torch.from_numpy(_read_table(file, np.float32)) if file.exists() else torch.full(self._ids.shape, torch.nan)
@@ -119,7 +126,7 @@ class ReleasedDissection(Dissection):
 
     @cached_property
     def _probe_description(self) -> dict[str, Any]:
-        """What ``probe.json`` says, of all layers and of this one."""
+        """Content of ``probe.json`` for all layers, updated by that for this one."""
         about: dict[str, Any] = {}
         for file in (self.folder.parent / PROBE, self.folder / PROBE):
             about |= read_json_object(file) if file.exists() else {}
@@ -140,13 +147,12 @@ class ReleasedDissection(Dissection):
         if not self.probe:
             where = self.folder / PROBE
             raise MissingEvidence(
-                f'{self.folder} has no images.npy; say where they are in {where}, as {{"spec": "FOLDER"}}'
+                f'{self.folder} has no images.npy; name the probe in {where}, as {{"spec": "FOLDER"}}'
             )
-        released = tuple(
-            round(side * 8 / 7) for side in height_width(self.image_size)
-        )  # as MILANNOTATIONS' own images were cut
-        told = {name: self._probe_description[name] for name in SETTINGS if name in self._probe_description}
-        return load_probe(**{"size": self.image_size, "resize": released} | told)
+        # The images of MILANNOTATIONS were cropped so.
+        released = tuple(round(side * 8 / 7) for side in height_width(self.image_size))
+        settings = {name: self._probe_description[name] for name in SETTINGS if name in self._probe_description}
+        return load_probe(**{"size": self.image_size, "resize": released} | settings)
 
     def _read_indices(self) -> Int[np.ndarray, " units"]:
         file = self.folder / UNITS
@@ -163,13 +169,13 @@ class ReleasedDissection(Dissection):
         for name, shape in files.items():
             if shape != lead:
                 raise BadInput(
-                    f"{self.folder / name} is for {shape} units and exemplars, but {IDS} for {lead}: not of one"
-                    " dissection"
+                    f"{self.folder / name} is for {shape} units and exemplars, but {IDS} for {lead}; they belong to"
+                    " different dissections"
                 )
 
 
 class CompactDissection(ReleasedDissection):
-    """A layer in Diorama's compact form: bits for masks, and the images drawn again by the probe."""
+    """A layer in Diorama's compact form: masks as bits, and images from the probe."""
 
     _masks_file = "masks.npz"
 
@@ -187,14 +193,13 @@ class CompactDissection(ReleasedDissection):
 
 
 def read_unit_annotations(path: str | Path) -> dict[Unit, list[str]]:
-    """What annotators said of each unit: of a layer's folder, of all layers of a data set's, or of an
-    ``annotations.csv``.
+    """Read the annotations of each unit from the folder of a layer or a dataset, or from an ``annotations.csv``.
 
-    Layers are texts, also where they are numbers (``0``, ``4``, ... in the released ResNet-152 on Places); empty texts
-    are left out.
+    Layer names are texts, also if they are numbers (``0``, ``4``, ... in the released ResNet-152 on Places). Empty
+    annotations are left out.
 
     Raises:
-        BadInput: there are none, or the file is damaged.
+        BadInput: there are no annotations, or the file is damaged.
     """
     path = Path(path)
     for file in (path, path / ANNOTATIONS):
@@ -212,8 +217,15 @@ def read_unit_annotations(path: str | Path) -> dict[Unit, list[str]]:
 def export_milannotations(
     dissection: Dissection, folder: str | Path, annotations: Mapping[Unit, Sequence[str]] | None = None
 ) -> Path:
-    """Writes a layer in the published layout, into ``folder/LAYER``, and its annotations beside those of other layers;
-    says where.
+    """Write a layer in the published layout to ``folder/LAYER``, and its annotations beside those of other layers.
+
+    Args:
+        dissection: the layer.
+        folder: folder of the dataset.
+        annotations: annotations by unit.
+
+    Returns:
+        The folder of the layer.
     """
     place = layer_folder(Path(folder), dissection.layer)
     place.mkdir(parents=True, exist_ok=True)
@@ -237,14 +249,18 @@ def export_milannotations(
 def export_compact(
     dissection: Dissection, folder: str | Path, annotations: Mapping[Unit, Sequence[str]] | None = None
 ) -> Path:
-    """Writes a layer in the compact form, into ``folder/LAYER``; says where. Its probe must have a name to be loaded
-    by.
+    """Write a layer in the compact form to ``folder/LAYER``, and return that folder.
+
+    Args:
+        dissection: the layer, whose probe must be loadable by a spec.
+        folder: folder of the dataset.
+        annotations: annotations by unit.
 
     Raises:
-        MissingEvidence: the probe was given in Python and has no name.
+        MissingEvidence: the probe was given in Python and has no spec.
     """
     if not dissection.probe:
-        raise MissingEvidence(f"{dissection!r} has no probe that can be loaded again, so its images would be lost")
+        raise MissingEvidence(f"{dissection!r} has a probe without a spec, so its images would be lost")
     place = layer_folder(Path(folder), dissection.layer)
     place.mkdir(parents=True, exist_ok=True)
     found = [dissection.exemplars(unit) for unit in dissection.units]
@@ -278,7 +294,8 @@ def _collect_probe_facts(dissection: Dissection) -> dict[str, Any]:
 def _write_tables(
     dissection: Dissection, place: Path, ids: Int[np.ndarray, "units k"], peaks: Float[np.ndarray, "units k"]
 ) -> None:
-    for name, table, form in ((IDS, ids, "%d"), (PEAKS, peaks, "%.9g")):  # nine digits give a float back as it was
+    # Nine digits represent a float exactly.
+    for name, table, form in ((IDS, ids, "%d"), (PEAKS, peaks, "%.9g")):
         with atomic_write(place / name) as partial:
             np.savetxt(partial, table, fmt=form, delimiter=",")
     with atomic_write(place / UNITS) as partial:
@@ -286,7 +303,7 @@ def _write_tables(
 
 
 def _write_annotations(file: Path, dissection: Dissection, annotations: Mapping[Unit, Sequence[str]]) -> None:
-    """Writes the layer's rows, in place of those it had; other layers' rows stay."""
+    """Replace the rows of the layer, and keep those of other layers."""
     kept = {
         unit: texts
         for unit, texts in (_read_annotations_file(file) if file.exists() else {}).items()
@@ -310,7 +327,7 @@ def _read_annotations_file(file: Path) -> dict[Unit, list[str]]:
 
 
 def _read_array(file: Path, axes: int, kind: type | None = None) -> np.ndarray:
-    """Map an array from its file, after checking its number of axes and, if one is given, its type."""
+    """Return a memory map of an array file, after checking its number of axes and its data type, if one is given."""
     try:
         found = np.load(file, mmap_mode="r", allow_pickle=False)
         shape, dtype = found.shape, found.dtype
@@ -318,15 +335,16 @@ def _read_array(file: Path, axes: int, kind: type | None = None) -> np.ndarray:
     except Exception as error:
         raise _unreadable(file, error) from None
     if len(shape) != axes or (kind is not None and dtype != kind):
-        wanted = f" of {np.dtype(kind).name}" if kind is not None else ""
-        raise BadInput(f"{file} holds an array of {dtype}, shape {shape}, and should hold one{wanted} with {axes} axes")
+        expected = f" of {np.dtype(kind).name}" if kind is not None else ""
+        text = f"{file} holds an array of {dtype} with shape {shape}; expected one{expected} with {axes} axes"
+        raise BadInput(text)
     return found
 
 
 def _read_table(file: Path, kind: type) -> np.ndarray:
     try:
         return np.loadtxt(file, kind, delimiter=",", ndmin=2)
-    # Numbers may be too large or none, rows of different lengths, the encoding another one.
+    # Wrong numbers, rows of different lengths and other encodings raise different errors.
     except Exception as error:
         raise _unreadable(file, error) from None
 
@@ -345,4 +363,4 @@ def _file_key(file: Path) -> str:
 
 
 def _make_dissect_hint(layer: str) -> str:
-    return f"dissect layer {layer} of the network itself to have them"
+    return f"dissect layer {layer} of the network itself to get them"

@@ -1,6 +1,4 @@
-"""What is kept of a layer while the probe streams by: exact top-k, exact quantiles, ranges; all mergeable, none
-depending on order.
-"""
+"""Accumulators for a pass over a probe: exact top-k, exact quantiles and ranges, mergeable and independent of order."""
 
 import math
 from typing import NamedTuple
@@ -12,16 +10,15 @@ from torch import Tensor
 
 from milan.errors import BadInput
 
-EMPTY_ID = torch.iinfo(torch.int64).max  # the id of an empty place: it loses every tie
-FAILURE_PROBABILITY = (
-    1e-6  # probability with which a sampled threshold of any unit may lie beyond its stated rank error
-)
-_CHUNK_VALUES = 2**22  # values at a time where two buffers are merged
-_MIN_SPARE = 1024  # least room, in values per unit, between two compactions
+EMPTY_ID = torch.iinfo(torch.int64).max  # id of an empty place, which ranks last among ties
+# Probability that the rank error of a sampled threshold of any unit exceeds the stated one.
+FAILURE_PROBABILITY = 1e-6
+_CHUNK_VALUES = 2**22  # values at a time in merging two buffers
+_MIN_SPARE = 1024  # smallest free capacity, in values per unit, between two compactions
 
 
 class RunningTopK:
-    """The k images that activate each unit most, with their activation maps; exact, whatever order images come in.
+    """The k images that activate each unit most, with their activation maps; exact and independent of the order.
 
     Larger peaks rank first, equal ones by image id; NaN ranks as minus infinity.
     """
@@ -35,15 +32,15 @@ class RunningTopK:
     def add(
         self, ids: Int[Tensor, " images"], peaks: Float[Tensor, "images units"], maps: Float[Tensor, "images units h w"]
     ) -> Bool[Tensor, " images"]:
-        """Takes a batch of images in; says which of them are now among the top k of some unit."""
+        """Add a batch of images; return which of them are now among the top k of some unit."""
         return self._insert(peaks.T.cpu(), ids.cpu().expand(self.units, -1), maps.transpose(0, 1)).any(0)
 
     def merge(self, other: "RunningTopK") -> None:
-        """Takes in what another one has seen; images seen by both would be counted twice."""
+        """Add the images of another accumulator, which must be others than its own."""
         self._insert(other.peaks, other.ids, other.maps)
 
     def ranked(self) -> tuple[Float[Tensor, "units k"], Int[Tensor, "units k"], Float[Tensor, "units k h w"]]:
-        """Peaks, image ids and maps, strongest first. Places never filled have the id ``EMPTY_ID``."""
+        """Return peaks, image ids and maps, strongest first. Empty places have the id ``EMPTY_ID``."""
         order = _rank(self.peaks, self.ids)
         return (
             self.peaks.gather(1, order),
@@ -52,15 +49,15 @@ class RunningTopK:
         )
 
     def image_ids(self) -> set[int]:
-        """Ids of all images that are among the top k of some unit."""
+        """Return the ids of all images that are among the top k of some unit."""
         return {id for id in self.ids.unique().tolist() if id != EMPTY_ID}
 
     def state(self) -> dict[str, Tensor]:
-        """Tensors from which ``restore`` goes on."""
+        """Return the state as tensors, see :meth:`restore`."""
         return {"peaks": self.peaks, "ids": self.ids, "maps": self.maps}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Goes on from a ``state``."""
+        """Restore a state."""
         self.peaks, self.ids, self.maps = (state[name].clone() for name in ("peaks", "ids", "maps"))
 
     def _insert(
@@ -68,7 +65,7 @@ class RunningTopK:
     ) -> Bool[Tensor, "units new"]:
         peaks = peaks.float().nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
         entered = torch.zeros(peaks.shape, dtype=torch.bool)
-        # Only units with a newcomer that beats their weakest need ranking: soon a small part of them.
+        # Only units with a new image that beats their weakest are ranked, soon a small fraction of them.
         weakest = self.peaks.amin(1, keepdim=True)
         latest = self.ids.where(self.peaks == weakest, torch.tensor(-1)).amax(1, keepdim=True)
         touched = ((peaks > weakest) | ((peaks == weakest) & (ids < latest))).any(1).nonzero().flatten()
@@ -79,8 +76,7 @@ class RunningTopK:
         )
         stays = torch.zeros(order.shape, dtype=torch.bool).scatter_(1, order[:, : self.k], True)
         leaves, enters = ~stays[:, : self.k], stays[:, self.k :]
-        # As many leave a unit as enter it, and both are listed unit by unit: each newcomer takes the place of one who
-        # left.
+        # As many images leave a unit as enter it, and both are listed unit by unit, so each new one gets a free place.
         unit, place = leaves.nonzero().unbind(1)
         _, new = enters.nonzero().unbind(1)
         unit = touched[unit]
@@ -91,7 +87,7 @@ class RunningTopK:
 
 
 class QuantileCandidates(NamedTuple):
-    """Values that may matter to a quantile, row by row, out of ``value_count`` per unit."""
+    """Values that may determine a quantile, row by row, out of ``value_count`` per unit."""
 
     rows: Int[np.ndarray, " some"]
     values: Float[np.ndarray, " some"]
@@ -99,10 +95,9 @@ class QuantileCandidates(NamedTuple):
 
 
 class RunningQuantile:
-    """One quantile per unit of all values seen: exact, equal to ``numpy.quantile`` (linear) in float64, whatever the
-    order.
+    """A quantile of all values of each unit: equal to ``numpy.quantile`` (linear) in float64, independent of the order.
 
-    Of ``max_values`` values at most, only the top fraction can matter to a high quantile; the rest is dropped as soon
+    Only the top fraction of at most ``max_values`` values can determine a high quantile; the others are dropped as soon
     as enough larger ones are known, so nearly all values cost one comparison. NaN counts as minus infinity.
     """
 
@@ -124,29 +119,31 @@ class RunningQuantile:
         self.add_candidates(self.select_candidates(values))
 
     def select_candidates(self, values: Float[Tensor, "units new"]) -> QuantileCandidates:
-        """The first half of ``add``, which changes nothing and may run in another thread: picks what may matter."""
-        above = values > self._floor.to(values.device)  # a floor that has risen since only lets too many through
+        """Return the values that may determine the quantile; this changes nothing and may run in another thread."""
+        # An outdated floor is lower, so it selects too many values, but never too few.
+        above = values > self._floor.to(values.device)
         return QuantileCandidates(
             above.nonzero()[:, 0].cpu().numpy(), values[above].float().cpu().numpy(), values.shape[1]
         )
 
     def add_candidates(self, sifted: QuantileCandidates) -> None:
-        """The second half of ``add``."""
+        """Add the values that were selected."""
         self._add_count(sifted.value_count)
         self._append(sifted.rows, sifted.values)
 
     def merge(self, other: "RunningQuantile") -> None:
-        """Takes in what another one has seen."""
+        """Add the values of another accumulator."""
         self._add_count(other.count)
         for part in torch.from_numpy(other._buffer).split(max(1, _CHUNK_VALUES // max(self.units, 1)), 1):
             self.add_candidates(self.select_candidates(part)._replace(value_count=0))
 
     def value(self) -> Float[Tensor, " units"]:
-        """The quantiles, in float64; minus infinity where too few finite values were seen, NaN before any value."""
+        """Return the quantiles in float64; minus infinity for too few finite values, NaN without any value."""
         if not self.count:
             return torch.full((self.units,), math.nan, dtype=torch.float64)
         place = self.quantile * (self.count - 1)
-        below = self.count - 1 - math.floor(place)  # counted from the top
+        # Ranks are counted from the top.
+        below = self.count - 1 - math.floor(place)
         above = max(below - 1, 0)
         low, high = self._capacity - 1 - below, self._capacity - 1 - above
         ranked = np.partition(self._buffer, sorted({low, high}), axis=1)
@@ -155,14 +152,14 @@ class RunningQuantile:
         )
 
     def state(self) -> dict[str, Tensor]:
-        """Tensors from which ``restore`` goes on."""
+        """Return the state as tensors, see :meth:`restore`."""
         self._compact(np.flatnonzero(self._fill_counts > self._keep_count))
         kept = np.ascontiguousarray(self._buffer[:, : self._keep_count])
         fill, count = torch.from_numpy(self._fill_counts), torch.tensor(self.count)
         return {"kept": torch.from_numpy(kept), "fill": fill, "floor": self._floor, "count": count}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Goes on from a ``state``."""
+        """Restore a state."""
         self._buffer[:, : self._keep_count], self._buffer[:, self._keep_count :] = state["kept"].numpy(), -np.inf
         self._fill_counts, self._floor, self.count = (
             state["fill"].numpy().copy(),
@@ -174,11 +171,11 @@ class RunningQuantile:
         self.count += new
         if self.count > self.most:
             raise BadInput(
-                f"{self.count} values per unit, but room was made for {self.most}: give the whole number as most="
+                f"{self.count} values per unit exceed max_values={self.most}; give the total number as max_values"
             )
 
     def _append(self, rows: Int[np.ndarray, " some"], values: Float[np.ndarray, " some"]) -> None:
-        """Puts values in, row by row; as much at a time as there is room for in the fullest row."""
+        """Append values to their rows, and compact rows that are full."""
         while len(rows):
             arriving = np.bincount(rows, minlength=self.units)
             within = np.arange(len(rows)) - (np.cumsum(arriving) - arriving)[rows]
@@ -191,7 +188,7 @@ class RunningQuantile:
             rows, values = rows[still], values[still]
 
     def _compact(self, rows: Int[np.ndarray, " some"]) -> None:
-        """Drops what cannot matter any more in these rows, each of which holds more than must be kept."""
+        """Drop the values of full rows that cannot determine the quantile any more."""
         if not len(rows):
             return
         values = self._buffer[rows]
@@ -199,18 +196,20 @@ class RunningQuantile:
         self._buffer[rows, : self._keep_count] = values[:, -self._keep_count :]
         self._buffer[rows, self._keep_count :] = -np.inf
         self._fill_counts[rows] = self._keep_count
-        floor = self._floor.clone()  # never changed in place: other threads sift with it
+        # It is never changed in place, since other threads select values with it.
+        floor = self._floor.clone()
         floor[torch.from_numpy(rows), 0] = torch.from_numpy(values[:, -self._keep_count].copy())
         self._floor = floor
 
 
 class RunningRange:
-    """Smallest and largest value of each unit, and in how many images its peak is positive. Order does not matter."""
+    """Smallest and largest value of each unit, and the number of images in which its peak is positive."""
 
     def __init__(self, units: int):
         self.least, self.most = torch.full((units,), math.inf), torch.full((units,), -math.inf)
         self.positive_images = torch.zeros(units, dtype=torch.int64)
-        self.nonfinite_images = torch.zeros(units, dtype=torch.int64)  # images in which a value is not finite
+        # Number of images in which a value is not finite.
+        self.nonfinite_images = torch.zeros(units, dtype=torch.int64)
 
     def add(
         self,
@@ -218,32 +217,30 @@ class RunningRange:
         peaks: Float[Tensor, "images units"],
         nonfinite: Bool[Tensor, "images units"],
     ) -> None:
-        """Takes in each image's smallest and largest finite value (infinite where there is none), and where others
-        occur.
-        """
+        """Add images, given their smallest and largest finite values (infinite if there are none)."""
         self.least, self.most = torch.minimum(self.least, minima.amin(0)), torch.maximum(self.most, peaks.amax(0))
         self.positive_images += (peaks > 0).sum(0)
         self.nonfinite_images += nonfinite.sum(0)
 
     def merge(self, other: "RunningRange") -> None:
-        """Takes in what another one has seen."""
+        """Add the values of another accumulator."""
         self.least, self.most = torch.minimum(self.least, other.least), torch.maximum(self.most, other.most)
         self.positive_images += other.positive_images
         self.nonfinite_images += other.nonfinite_images
 
     def state(self) -> dict[str, Tensor]:
-        """Tensors from which ``restore`` goes on."""
+        """Return the state as tensors, see :meth:`restore`."""
         return {"least": self.least, "most": self.most, "positive": self.positive_images, "odd": self.nonfinite_images}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Goes on from a ``state``."""
+        """Restore a state."""
         self.least, self.most, self.positive_images, self.nonfinite_images = (
             state[name].clone() for name in ("least", "most", "positive", "odd")
         )
 
 
 def count_top_values(quantile: float, count: int) -> int:
-    """How many of the largest of ``count`` values decide a quantile.
+    """Return how many of the largest of ``count`` values determine a quantile.
 
     >>> count_top_values(0.99, 1000), count_top_values(0.5, 3), count_top_values(1.0, 50)
     (11, 2, 1)
@@ -252,29 +249,28 @@ def count_top_values(quantile: float, count: int) -> int:
 
 
 def compute_spare_capacity(keep: int) -> int:
-    """Room beside the kept values, so that compactions are few."""
+    """Return the free capacity beside the kept values, which makes compactions rare."""
     return max(keep // 2, _MIN_SPARE)
 
 
 def sample_positions(
     ids: Int[np.ndarray, " images"], positions: int, rate: float
 ) -> Bool[np.ndarray, "images positions"]:
-    """Which positions of each image are in a sample of about ``rate`` of them all.
+    """Return which positions of each image are in a sample of a fraction ``rate`` of all.
 
-    It is decided by a hash of image and position (splitmix64), so batches, order and shards make no difference.
+    A hash of image and position (splitmix64) determines it, so it does not depend on batches, order and processes.
     """
     key = ids.astype(np.uint64)[:, None] << np.uint64(32) | np.arange(positions, dtype=np.uint64)
     return _splitmix64(key) < np.uint64(min(int(rate * 2**64), 2**64 - 1))
 
 
 def bound_sample_size(values: int, rate: float) -> int:
-    """More values than a sample of ``rate`` of so many will hold (by six standard deviations)."""
+    """Return an upper bound of the size of a sample, by six standard deviations."""
     return min(values, math.ceil(values * rate + 6 * math.sqrt(values * rate * (1 - rate)) + 6))
 
 
 def bound_rank_error(quantile: float, count: int, units: int) -> float:
-    """How far the rank of a sampled quantile may be off, for all units at once but for a chance of
-    ``FAILURE_PROBABILITY``.
+    """Return a bound of a sampled quantile's rank error that holds for all units with 1 - ``FAILURE_PROBABILITY``.
 
     Bernstein's inequality for ``count`` draws without replacement (Hoeffding 1963), whatever the values.
 
@@ -286,7 +282,7 @@ def bound_rank_error(quantile: float, count: int, units: int) -> float:
 
 
 def _rank(peaks: Float[Tensor, "units n"], ids: Int[Tensor, "units n"]) -> Int[Tensor, "units n"]:
-    """Larger peaks first, equal ones by id: two stable sorts, since ``topk`` breaks ties as it likes."""
+    """Return the order by peak, then by id, by two stable sorts, since ``topk`` breaks ties arbitrarily."""
     by_id = ids.argsort(dim=1, stable=True)
     by_peak = peaks.gather(1, by_id).argsort(dim=1, descending=True, stable=True)
     return by_id.gather(1, by_peak)
@@ -295,7 +291,7 @@ def _rank(peaks: Float[Tensor, "units n"], ids: Int[Tensor, "units n"]) -> Int[T
 def _interpolate(
     low: Float[np.ndarray, " units"], high: Float[np.ndarray, " units"], share: float
 ) -> Float[np.ndarray, " units"]:
-    """Linear interpolation as numpy rounds it; minus infinity stays what it is."""
+    """Interpolate linearly with numpy's rounding; minus infinity is kept."""
     with np.errstate(invalid="ignore"):
         step = high - low
         found = low + step * share if share < 0.5 else high - step * (1 - share)

@@ -1,8 +1,9 @@
-"""Dissection: what is known of one layer's units, read lazily from the folder it was written to."""
+"""Dissection: exemplars, thresholds and activations of a layer's units, read lazily from disk."""
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor
 from milan.dissection.exemplar_images import StoredImages, open_stored_images
 from milan.dissection.layer_statistics import format_pooled_file_name
 from milan.dissection.masks import fill_empty_masks, masks_from_maps
-from milan.errors import BadInput, MilanError, MilanWarning, MissingEvidence, UnknownName
+from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
 from milan.probes import Probe, load_probe
 from milan.storage.files import safe_name
 from milan.storage.integrity import damage, read_sealed
@@ -26,9 +27,11 @@ from milan.storage.text_files import read_json_object
 from milan.targets.loading import load_target
 from milan.targets.preprocessing import Size, as_size
 from milan.targets.target import Target
-from milan.units import Exemplars, Unit
+from milan.units import Exemplars, Unit, as_unit
 
-FORMAT = 2  # of the files, 1 in milan 0.1; another number is another dissection
+FORMAT = 2  # version of the files; 1 in milan 0.1
+# Units, and exemplars of each, that a notebook shows of a dissection.
+NOTEBOOK_UNITS, NOTEBOOK_EXEMPLARS = 5, 8
 ActivationPooling = Literal["max", "mean", "cls", "tokens"]
 Status = Literal["ok", "dead", "sparse", "invalid"]
 FACTS_FILE, EXEMPLARS_FILE, STATISTICS_FILE, PROBE = (
@@ -40,19 +43,19 @@ FACTS_FILE, EXEMPLARS_FILE, STATISTICS_FILE, PROBE = (
 
 
 class Dissection(ABC):
-    """One layer of a target, dissected on a probe.
+    """A layer of a target, dissected on a probe.
 
     Attributes:
-        layer: its dotted path.
-        units: those that were dissected.
-        k: how many exemplars each has.
-        quantile: of all activations of a unit, above which a place belongs to its mask.
-        probe, target: how to load them again.
-        key: stands for all that the result depends on; another key is another result.
-        status: of each unit: ``ok``, ``dead`` (never changes), ``sparse`` (positive in fewer than k images) or
-            ``invalid`` (no finite value).
+        layer: dotted path of the layer.
+        units: the dissected units.
+        k: number of exemplars per unit.
+        quantile: quantile of a unit's activations that is its mask threshold.
+        probe, target: the specs by which they are loaded again.
+        key: content key of the result.
+        status: status of each unit: ``ok``, ``dead`` (the activation never changes), ``sparse`` (positive in fewer than
+            k images) or ``invalid`` (no finite value).
         image_size: side of the exemplars' images in pixels, or height and width.
-        folder: where it lies.
+        folder: folder of the layer's files.
     """
 
     layer: str
@@ -67,39 +70,42 @@ class Dissection(ABC):
     folder: Path
 
     @abstractmethod
-    def exemplars(self, unit: Unit) -> Exemplars:
-        """The images that activate the unit most, strongest first; a mask that would be empty is the whole image.
+    def exemplars(self, unit: Unit | str) -> Exemplars:
+        """Return the images that activate a unit most, strongest first; an empty mask becomes the whole image.
+
+        Args:
+            unit: the unit, as ``"layer4:17"``.
 
         Raises:
             UnknownName: the unit was not dissected.
-            MissingEvidence: the images are not at hand.
+            MissingEvidence: the images are not available.
         """
 
     @abstractmethod
     def activations(self, pooling: ActivationPooling = "max") -> Float[Tensor, "images units"]:
-        """Each image's activation of each unit, over the whole probe; NaN for images that could not be read.
+        """Return the pooled activation of each unit in each image of the probe; NaN for unreadable images.
 
         Args:
-            pooling: the largest or the mean over the image, the class token, or the mean over the other tokens.
+            pooling: the maximum or mean over the image, the class token, or the mean over the other tokens.
 
         Raises:
-            MissingEvidence: this dissection does not hold them.
+            MissingEvidence: the dissection lacks activations.
         """
 
     @abstractmethod
     def thresholds(self) -> Float[Tensor, " units"]:
-        """The activation above which a place belongs to a unit's mask.
+        """Return the mask threshold of each unit.
 
         Raises:
-            MissingEvidence: this dissection does not hold them.
+            MissingEvidence: the dissection lacks thresholds.
         """
 
-    def maps(self, unit: Unit) -> Float[Tensor, "k h w"]:
-        """The unit's activation in each place of its exemplars, at the layer's own resolution, strongest image first.
+    def maps(self, unit: Unit | str) -> Float[Tensor, "k h w"]:
+        """Return a unit's activation maps of its exemplars at the layer's resolution, strongest image first.
 
         Raises:
             UnknownName: the unit was not dissected.
-            MissingEvidence: this dissection does not hold them.
+            MissingEvidence: the dissection lacks activation maps.
         """
         raise MissingEvidence(
             f"{self.folder} holds the masks of exemplars but no activation maps; dissect {self.layer} with"
@@ -108,33 +114,32 @@ class Dissection(ABC):
 
     @abstractmethod
     def open_probe(self) -> Probe:
-        """The whole probe, for what needs more of it than exemplars and activations.
+        """Load the whole probe.
 
         Raises:
-            MissingEvidence: it has no name to be loaded by, or is another one by now.
+            MissingEvidence: it has no spec to be loaded by, or has changed.
         """
 
     @abstractmethod
     def open_target(self) -> Target:
-        """The network that was dissected, for what needs it once more: masks over the whole probe, activations on other
-        images.
+        """Load the network that was dissected.
 
         Raises:
-            MissingEvidence: it has no name to be loaded by, or has other weights by now.
+            MissingEvidence: it has no spec to be loaded by, or has changed.
         """
 
     def active_units(self) -> list[Unit]:
-        """The units of which something can be said."""
+        """Return the units that can be described, those with the status ``ok``."""
         return [unit for unit in self.units if self.status[unit] == "ok"]
 
-    def row_of(self, unit: Unit) -> int:
-        """The unit's place in ``units``, and in all that is listed by unit.
+    def row_of(self, unit: Unit | str) -> int:
+        """Return the index of a unit in ``units``, and in all tensors with a row or column per unit.
 
         Raises:
-            UnknownName: it was not dissected.
+            UnknownName: the unit was not dissected.
         """
         try:
-            return self._rows[unit]
+            return self._rows[as_unit(unit)]
         except KeyError:
             known = [str(other) for other in self.units]
             raise UnknownName("unit", str(unit), known, f"{len(known)} units of {self.layer} were dissected") from None
@@ -144,19 +149,35 @@ class Dissection(ABC):
         return {unit: row for row, unit in enumerate(self.units)}
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.layer!r} of {self.target}, {len(self.units)} units, probe {self.probe!r})"
+        probe = f", probe {self.probe!r}" if self.probe else ""
+        return f"Dissection({self.layer!r} of {self.target}, {len(self.units)} units, k = {self.k}{probe})"
+
+    def _repr_html_(self) -> str:
+        from milan.console.notebook import render_dissection
+
+        strips = [self._first_exemplars(unit) for unit in self.active_units()[:NOTEBOOK_UNITS]]
+        return render_dissection(repr(self), Counter(self.status.values()), [strip for strip in strips if strip])
+
+    def _first_exemplars(self, unit: Unit) -> str:
+        """Return a strip of a unit's strongest exemplars as HTML; empty where the images are not available."""
+        try:
+            exemplars = self.exemplars(unit)
+        except MissingEvidence:
+            return ""
+        parts = (exemplars.images, exemplars.masks, exemplars.activations, exemplars.ids)
+        return Exemplars(unit, *(part[:NOTEBOOK_EXEMPLARS] for part in parts))._repr_html_()
 
 
 class StoredDissection(Dissection):
-    """A layer as ``dissect`` wrote it.
+    """A layer as ``dissect`` stores it.
 
     Args:
-        folder: of the layer.
-        source: the probe, if it is at hand, for images that are not on disk; else it is loaded again where it can be.
-        network: the target, if it is at hand; else it is loaded again where it can be.
+        folder: folder of the layer.
+        source: the probe, for images that are not on disk; by default it is loaded by its spec when it is needed.
+        network: the target; by default it is loaded by its spec when it is needed.
 
     Raises:
-        BadInput: it is not there, damaged, or of another format.
+        BadInput: there is no dissection, or it is damaged or of another format.
     """
 
     def __init__(self, folder: Path, source: Probe | None = None, network: Target | None = None):
@@ -173,18 +194,21 @@ class StoredDissection(Dissection):
         # Files whose checksums were compared.
         self._checked: set[str] = set()
 
-    def exemplars(self, unit: Unit) -> Exemplars:
+    def exemplars(self, unit: Unit | str) -> Exemplars:
         row = self.row_of(unit)
         with self._open_tensors(EXEMPLARS_FILE) as file:
             ids, peaks, maps = (file.get_slice(name)[row] for name in ("ids", "activations", "maps"))
         masks = masks_from_maps(maps, float(self.thresholds()[row]), self.image_size)
+        unit = self.units[row]
         if self.status[unit] == "ok" and not self._has_warned and not masks.flatten(1).any(1).all():
             self._has_warned = True
-            text = f"{self.layer}: exemplars in which no place exceeds the unit's threshold are shown whole"
+            text = (
+                f"{self.layer}: exemplars in which no place exceeds the unit's threshold have the whole image as mask"
+            )
             warnings.warn(text, MilanWarning, stacklevel=2)
         return Exemplars(unit, self.images(ids), fill_empty_masks(masks)[:, None], peaks, ids)
 
-    def maps(self, unit: Unit) -> Float[Tensor, "k h w"]:
+    def maps(self, unit: Unit | str) -> Float[Tensor, "k h w"]:
         row = self.row_of(unit)
         with self._open_tensors(EXEMPLARS_FILE) as file:
             return file.get_slice("maps")[row]
@@ -193,28 +217,26 @@ class StoredDissection(Dissection):
         tokens = self.facts["layout"] == "BNC"
         if pooling == "tokens" and not tokens:
             raise MissingEvidence(
-                f"{self.layer} has no tokens (its layout is {self.facts['layout']}); take pooling='mean'"
+                f"{self.layer} has no tokens (its layout is {self.facts['layout']}); use pooling='mean'"
             )
-        file = self.folder / format_pooled_file_name(
-            "mean" if pooling == "tokens" else pooling
-        )  # the grid's mean is that of its tokens
+        # The mean over the tokens is that over their grid.
+        file = self.folder / format_pooled_file_name("mean" if pooling == "tokens" else pooling)
         if pooling == "cls" and not file.exists():
             raise MissingEvidence(
-                f"{self.layer} has no class token; take pooling='mean' or 'max', or a layer that has one"
+                f"{self.layer} has no class token; use pooling='mean' or 'max', or a layer that has one"
             )
         with self._sound(file.name):
-            return torch.from_numpy(
-                np.load(file, mmap_mode="c", allow_pickle=False)
-            )  # "c": torch wants it writable; the file stays
+            # Torch needs a writable array: copy on write leaves the file unchanged.
+            return torch.from_numpy(np.load(file, mmap_mode="c", allow_pickle=False))
 
     def thresholds(self) -> Float[Tensor, " units"]:
         return self._statistics["thresholds"]
 
     def images(self, ids: Int[Tensor, " k"]) -> UInt8[Tensor, "k 3 height width"]:
-        """Pixels by index in the probe: from disk, else asked of the probe.
+        """Return pixels by index in the probe, from disk or else from the probe.
 
         Raises:
-            MissingEvidence: neither has them.
+            MissingEvidence: the images are not available.
         """
         if self._stored_images is not None and self._stored_images.contains_all(ids.tolist()):
             return self._stored_images[ids]
@@ -235,13 +257,13 @@ class StoredDissection(Dissection):
         facts = self.facts["probe"]
         if self._source is None and not self.probe:
             raise MissingEvidence(
-                f"the probe of {self.folder} was given in Python and has no name to be loaded by;"
+                f"the probe of {self.folder} was given in Python and cannot be loaded by a spec;"
                 f" {_make_rerun_hint(self.folder)}"
             )
         probe = self._source or load_probe(**facts["settings"])
         if probe.fingerprint != facts["fingerprint"]:
             raise MissingEvidence(
-                f"the probe {self.probe} has changed since {self.folder} was made; {_make_rerun_hint(self.folder)}"
+                f"the probe {self.probe} has changed since {self.folder} was computed; {_make_rerun_hint(self.folder)}"
             )
         return probe
 
@@ -250,7 +272,7 @@ class StoredDissection(Dissection):
         facts = self.facts["target"]
         if self._network is None and not facts.get("settings", {}).get("spec"):
             raise MissingEvidence(
-                f"the target of {self.folder} was given in Python and has no name to be loaded by;"
+                f"the target of {self.folder} was given in Python and cannot be loaded by a spec;"
                 f" {_make_rerun_hint(self.folder)}"
             )
         target = self._network or load_target(**facts["settings"])
@@ -262,7 +284,7 @@ class StoredDissection(Dissection):
     @cached_property
     def _statistics(self) -> dict[str, Tensor]:
         with self._open_tensors(STATISTICS_FILE) as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a file handle, no dict)
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
     def _open_tensors(self, name: str) -> Any:
         with self._sound(name):
@@ -270,7 +292,7 @@ class StoredDissection(Dissection):
 
     @contextmanager
     def _sound(self, name: str) -> Iterator[None]:
-        """Read a file within; raise MissingEvidence if it cannot be read or was changed."""
+        """Raise MissingEvidence if a file that is read within the block is damaged or has changed."""
         if name not in self._checked and (fault := damage(self.folder, {name: self.facts["files"][name]})):
             raise MissingEvidence(f"{self.folder}: {fault}; {_make_rerun_hint(self.folder)}")
         self._checked.add(name)
@@ -283,12 +305,12 @@ class StoredDissection(Dissection):
 
 
 def load_dissection(path: str | Path) -> Dissection:
-    """One dissected layer: our own folder, a folder of released MILANNOTATIONS, or Diorama's compact form of one.
+    """Load a dissected layer: a folder of ``dissect``, of released MILANNOTATIONS, or of Diorama's compact form.
 
     Raises:
-        BadInput: there is none, or it is damaged.
+        BadInput: there is no dissection, or it is damaged.
     """
-    from milan.dissection.milannotations import CompactDissection, ReleasedDissection  # they build on this module
+    from milan.dissection.milannotations import CompactDissection, ReleasedDissection
 
     folder = Path(path)
     if (folder / FACTS_FILE).exists():
@@ -299,35 +321,19 @@ def load_dissection(path: str | Path) -> Dissection:
     inner = sorted(file.parent.name for name in (FACTS_FILE, "ids.csv") for file in folder.glob(f"*/{name}"))
     if inner:
         raise BadInput(
-            f"{folder} holds several layers; give one of them:"
+            f"{folder} holds several layers; give the folder of one of them:"
             f" {', '.join(inner[:8])}{', ...' if len(inner) > 8 else ''}"
         )
-    raise BadInput(f"no dissection in {folder} (looked for {FACTS_FILE} and ids.csv); make one with milan.dissect")
-
-
-def load_dissections_beside(folder: Path, layers: Iterable[str]) -> dict[str, Dissection]:
-    """Return the dissected layers that lie beside a table of descriptions, by name; unreadable ones are left out.
-
-    They are in its folder ``dissection``, or in that of one of the two folders above it, where a bench keeps its own.
-    """
-    wanted = set(layers)
-    found: dict[str, Dissection] = {}
-    for home in (folder / "dissection", folder.parent / "dissection", folder.parent.parent / "dissection"):
-        for place in sorted(home.glob(f"*/{FACTS_FILE}")):
-            with suppress(MilanError):
-                one = load_dissection(place.parent)
-                if one.layer in wanted:
-                    found.setdefault(one.layer, one)
-    return found
+    raise BadInput(f"no dissection in {folder} (looked for {FACTS_FILE} and ids.csv); create one with milan.dissect")
 
 
 def layer_folder(out: Path, layer: str) -> Path:
-    """Where a layer lies in a folder of dissections; ``layer_of`` tells the layer of such a folder."""
+    """Return the folder of a layer in a folder of dissections; the inverse of ``layer_of``."""
     return out / safe_name(layer)
 
 
 def layer_of(folder: Path) -> str:
-    """The layer of a folder of dissections or annotations: as a file in it says, else the folder's name."""
+    """Return the layer of a folder: as stated in a file in it, else the folder's name."""
     for name in (FACTS_FILE, PROBE):
         with suppress(BadInput, KeyError):
             return str(read_json_object(folder / name)["layer"])
@@ -335,14 +341,14 @@ def layer_of(folder: Path) -> str:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """What ``dissection.json`` says.
+    """Read ``dissection.json``.
 
     Raises:
-        BadInput: it is not there, damaged, or of another format.
+        BadInput: it does not exist, is damaged, or has another format.
     """
     facts, fault = facts_or_fault(folder)
     if fault:
-        raise BadInput(f"no dissection in {folder} that can be read: {fault}; {_make_rerun_hint(folder)}")
+        raise BadInput(f"cannot read the dissection in {folder}: {fault}; {_make_rerun_hint(folder)}")
     return facts
 
 
@@ -354,8 +360,8 @@ def facts_or_fault(folder: Path) -> tuple[dict[str, Any], str]:
             return read_sealed(folder / FACTS_FILE), ""
     except BadInput as error:
         return {}, str(error)
-    by = f"{FACTS_FILE} has format {written}" if written is not None else f"{FACTS_FILE} has no format"
-    return {}, f"{by}{' (of milan 0.1)' if written == 1 else ''} and this version reads {FORMAT}"
+    subject = f"{FACTS_FILE} has format {written}" if written is not None else f"{FACTS_FILE} has no format"
+    return {}, f"{subject}{' (of milan 0.1)' if written == 1 else ''} and this version reads {FORMAT}"
 
 
 def _make_rerun_hint(folder: Path) -> str:

@@ -1,6 +1,4 @@
-"""A dissection of which fewer exemplars are shown, as if it had been made with a smaller k: the network is not run
-again for that.
-"""
+"""A view of a dissection with fewer exemplars, as if it had been computed with a smaller k."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -14,22 +12,22 @@ from milan.units import Exemplars, Unit
 
 
 class TopKView(Dissection):
-    """The k strongest exemplars of each unit of another dissection.
+    """A dissection restricted to the k strongest exemplars of each unit.
 
-    A unit that rests at zero in all but a few images is sparse by the k that is asked for here.
+    Whether a unit is sparse depends on this k.
 
     Args:
-        dissection: with at least as many exemplars.
-        k: how many are shown.
+        dissection: the dissection.
+        k: number of exemplars per unit.
 
     Raises:
-        BadInput: it has fewer.
+        BadInput: the dissection has fewer exemplars.
     """
 
     def __init__(self, dissection: Dissection, k: int):
         if not 1 <= k <= dissection.k:
             raise BadInput(
-                f"k is {k}, and {dissection.folder} holds {dissection.k} exemplars of a unit; give 1 to {dissection.k}"
+                f"k is {k}, but {dissection.folder} holds {dissection.k} exemplars per unit; give 1 to {dissection.k}"
             )
         self.inner, self.k = dissection, k
         self.layer, self.units, self.quantile = dissection.layer, dissection.units, dissection.quantile
@@ -48,12 +46,12 @@ class TopKView(Dissection):
             )
             self.status |= {unit: "ok" for unit, images in zip(sparse, positive, strict=True) if images >= k}
 
-    def exemplars(self, unit: Unit) -> Exemplars:
+    def exemplars(self, unit: Unit | str) -> Exemplars:
         whole = self.inner.exemplars(unit)
         kept = (part[: self.k] for part in (whole.images, whole.masks, whole.activations, whole.ids))
-        return Exemplars(unit, *kept)
+        return Exemplars(whole.unit, *kept)
 
-    def maps(self, unit: Unit) -> Float[Tensor, "k h w"]:
+    def maps(self, unit: Unit | str) -> Float[Tensor, "k h w"]:
         return self.inner.maps(unit)[: self.k]
 
     def activations(self, pooling: ActivationPooling = "max") -> Float[Tensor, "images units"]:

@@ -22,6 +22,7 @@ from milan.dissection.store import Dissection, load_dissection
 from milan.errors import BadInput, MilanWarning, UnknownName
 from milan.models.captioner import CaptionBatch, UnitBatch
 from milan.models.encoder import Downsampling, Encoder, MaskPooling, load_encoder
+from milan.models.milannotations_download import MILANNOTATIONS_PREFIX, fetch_annotations
 from milan.models.prior import TextBatch
 from milan.models.vocabulary import Vocabulary, tokenize
 from milan.storage.files import cache_folder, content_key
@@ -88,18 +89,28 @@ def find_group_folders(name: str, root: Path) -> list[Path]:
     return [root / path for path in MILANNOTATIONS_GROUPS["base"] if path not in known[left_out]]
 
 
-def find_annotation_sources(names: Sequence[str], root: str | Path = "") -> list[Path]:
-    """The layers' folders and csv files that ``names`` stand for: ``diorama``, or of it ``diorama:NETWORK``, existing
-    paths, or groups under ``root``.
+def find_annotation_sources(names: Sequence[str], root: str | Path = "", imagenet: str = "") -> list[Path]:
+    """Return the layers' folders and csv files that names stand for.
+
+    Args:
+        names: ``diorama`` or ``diorama:NETWORK``; ``milannotations:GROUP``, which is downloaded the first time;
+            existing paths; or groups under ``root``.
+        root: folder of the groups.
+        imagenet: folder of the ImageNet validation set, for downloaded annotations of its images.
 
     Raises:
-        BadInput: a path holds no annotations.
+        BadInput: a path holds no annotations, or a download fails.
+        MissingEvidence: downloaded annotations need images of ImageNet, and no folder is given.
         UnknownName: no group, or no network of Diorama's that was annotated, of that name.
     """
     found: list[Path] = []
     for name in names:
         if name.partition(":")[0] == DIORAMA:
             found += _find_layers(_find_diorama_folder(name.partition(":")[2]))
+        elif name.startswith(MILANNOTATIONS_PREFIX):
+            group = find_group_folders(name.removeprefix(MILANNOTATIONS_PREFIX), Path())
+            for folder in fetch_annotations([path.as_posix() for path in group], imagenet):
+                found += _find_layers(folder)
         elif Path(name).exists():
             found += _find_layers(Path(name))
         else:
@@ -181,10 +192,12 @@ class MilannotationsDataModule(LightningDataModule):
     by annotation. Features are computed once and kept under the cache folder by the content of dissection and encoder.
 
     Args:
-        folders: ``diorama`` (or ``diorama:NETWORK``), paths of annotated dissections (layers or data sets,
+        folders: ``diorama`` (or ``diorama:NETWORK``), ``milannotations:GROUP`` (a group of the released annotations,
+            downloaded the first time), paths of annotated dissections (layers or data sets,
             MILANNOTATIONS' layout or ours) or csv files, or names of MILANNOTATIONS' groups under ``root``: base, cls,
             gen, imagenet, places365, alexnet, resnet152, biggan, dino, or not-NAME.
         root: folder of the groups.
+        imagenet: folder of the ImageNet validation set (1,000 class folders), for released annotations of its images.
         encoder: spec of the frozen encoder, or None.
         encoder_weights: its weights, where they are not its own.
         pooling: see ``Encoder``.
@@ -209,8 +222,10 @@ class MilannotationsDataModule(LightningDataModule):
         batch_size: int = 64,
         seed: int = 0,
         device: str = "cpu",
+        imagenet: str = "",
     ):
         super().__init__()
+        self.imagenet = imagenet
         self.folders, self.root, self.held_out, self.minimum = folders, root, held_out, minimum
         self.batch_size, self.seed = batch_size, seed
         self.encoder_options: dict[str, Any] = {
@@ -225,7 +240,7 @@ class MilannotationsDataModule(LightningDataModule):
         """The units of all folders, divided."""
         annotated = [
             AnnotatedUnit(source, unit, texts)
-            for source in find_annotation_sources(self.folders, self.root)
+            for source in find_annotation_sources(self.folders, self.root, self.imagenet)
             for unit, texts in read_annotations(source).items()
             if self.spec is None or unit in self._units_with_features(source)
         ]

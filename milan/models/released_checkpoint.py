@@ -1,4 +1,4 @@
-"""Reading checkpoints of MILAN's 2022 release, executing nothing that is in them."""
+"""Read checkpoints of MILAN's 2022 release without executing anything in them."""
 
 import gzip
 import pickle
@@ -16,10 +16,12 @@ from milan.errors import BadInput
 from milan.models.captioner import Captioner
 from milan.models.model_files import load_weights
 from milan.models.prior import Prior
+from milan.pretrained.milan_release import is_released, locate_released_model
 from milan.storage.archives import free_bytes
+from milan.storage.downloads import fetch
 from milan.targets.checkpoints import load_inert
 
-MAX_UNPACKED_BYTES = 8 * 2**30  # bytes; what unpacks to more than this is no checkpoint of MILAN
+MAX_UNPACKED_BYTES = 8 * 2**30  # bytes; no checkpoint of MILAN is larger
 CAPTIONER_NAMES = {
     "init_h.0.": "initial_hidden.",
     "init_c.0.": "initial_cell.",
@@ -38,7 +40,7 @@ T = TypeVar("T")
 
 
 class ReleasedModels(NamedTuple):
-    """What a released checkpoint holds."""
+    """The models of a released checkpoint and the search settings it was saved with."""
 
     captioner: Captioner
     prior: Prior | None
@@ -53,14 +55,24 @@ class ReleasedModels(NamedTuple):
 def load_released_checkpoint(file: str | Path) -> ReleasedModels:
     """Read a ``.pth`` or ``.pth.gz`` of the 2022 release, or what its training script wrote (``decoder.pth``).
 
+    ``released:NAME`` stands for a model of the release, which is downloaded into the cache the first time.
+
     These files hold pickled objects of spaCy's configuration, and a pickle can name any function to be called. Here
     only tensors and plain values are rebuilt (``torch.load(weights_only=True)``); every other name in the file stands
     for a class that makes empty mappings.
 
     Raises:
-        BadInput: the file cannot be read so, or is no checkpoint of MILAN's captioner.
+        BadInput: the file cannot be read so, is no checkpoint of MILAN's captioner, or cannot be downloaded.
+        UnknownName: the release has no model of that name.
     """
-    return _interpreted(Path(file), "captioner", _released)
+    return _interpreted(resolve_checkpoint(file), "captioner", _released)
+
+
+def resolve_checkpoint(file: str | Path) -> Path:
+    """Return the path of a checkpoint; ``released:NAME`` is downloaded if it is not in the cache."""
+    if not is_released(str(file)):
+        return Path(file)
+    return fetch(locate_released_model(str(file)), check=lambda path: _interpreted(path, "captioner", _released))
 
 
 def read_released_prior(file: str | Path) -> Prior | None:
@@ -74,7 +86,7 @@ def read_released_prior(file: str | Path) -> Prior | None:
         alone = "indexer" in payload["properties"] and "encoder" not in payload["properties"]
         return _build_prior(payload, payload["state_dict"], path) if alone else _released(payload, path).prior
 
-    return _interpreted(Path(file), "language model", read)
+    return _interpreted(resolve_checkpoint(file), "language model", read)
 
 
 def _interpreted(file: Path, kind: str, interpret: Callable[[Mapping[str, Any], Path], T]) -> T:
@@ -126,7 +138,7 @@ def _copy(stream: BufferedIOBase, into: BufferedIOBase, file: Path) -> None:
 
 
 def _released(payload: Mapping[str, Any], file: Path) -> ReleasedModels:
-    """The parts of a captioner's checkpoint. Sizes are those of the weights: settings that were not given are None."""
+    """Build the models of a captioner's checkpoint. Sizes are read from the weights, since unset settings are None."""
     properties, state = payload["properties"], payload["state_dict"]
     words, encoder = _read_words(properties), _encoder(payload, file)
     captioner = Captioner(
@@ -144,7 +156,7 @@ def _released(payload: Mapping[str, Any], file: Path) -> ReleasedModels:
         raise BadInput(f"{file}: the prior's vocabulary is not the captioner's, so the two cannot score one text")
     strategy, beam = str(properties.get("strategy") or "rerank"), int(properties.get("beam_size") or 50)
     if prior and strategy in ("beam", "greedy"):
-        # With a prior the 2022 code searches by PMI unless it is told not to.
+        # With a prior the 2022 code searches by PMI unless mi=False is passed.
         strategy, beam = "pmi", beam if strategy == "beam" else 1
     return ReleasedModels(
         captioner=captioner.eval(),
@@ -174,7 +186,7 @@ def _read_words(properties: Mapping[str, Any]) -> list[str]:
 
 
 def _encoder(payload: Mapping[str, Any], file: Path) -> str:
-    """The name of the torchvision network that it was trained on."""
+    """Return the name of the torchvision network whose features the captioner was trained on."""
     kind = payload.get("children", {}).get("encoder", PYRAMID)
     if kind != PYRAMID:
         raise BadInput(f"{file} was trained on features of a {kind}; only those of a {PYRAMID} can be made here")

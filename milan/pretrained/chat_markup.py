@@ -1,10 +1,10 @@
-"""What language models write around an answer: blocks of reasoning, and tokens of chat templates."""
+"""Removes what language models write around an answer: blocks of reasoning and tokens of chat templates."""
 
 import re
 
 _THINK = r"(?:seed:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad)"
 _CHANNEL = r"<\|channel\|>"
-# Each row: what opens a block of reasoning, what closes it, and whose it is.
+# Each row: the opening and the closing of a block of reasoning, and the models that write it.
 _BLOCKS = (
     (rf"<{_THINK}>", rf"</{_THINK}>", "DeepSeek-R1, Qwen, Seed and most others"),
     (r"\[THINK\]", r"\[/THINK\]", "Magistral"),
@@ -17,7 +17,7 @@ _BLOCKS = (
 )
 _OPENS, _CLOSES, _ = ("|".join(column) for column in zip(*_BLOCKS, strict=True))
 _THOUGHT = re.compile(f"{_OPENS}|(?P<closes>{_CLOSES})", re.IGNORECASE)
-# Between turns, with the name of who speaks next; and the tags that some models put their answer in.
+# Tokens between turns, with the role of the next turn, and the tags that some models put their answer in.
 _TURN = re.compile(
     rf"(?:<\|start_header_id\|>\w*<\|end_header_id\|>|{_CHANNEL}\w*|<[|｜][^<>|｜\n]{{1,40}}[|｜]>|<\|turn>|<turn\|>"
     r"|</?s>|<(?:start|end)_of_(?:turn|utterance|text)>|<(?:bos|eos|eot|pad)>|\[/?INST\]"

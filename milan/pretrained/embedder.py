@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from milan.console.progress import track_progress
@@ -40,12 +40,22 @@ class Embedder(ABC):
     scale: float | None = None
     bias: float | None = None
     batch_size: int = 64
+    masks_attention: bool = False
 
     @abstractmethod
     def encode_images(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b features"]:
         """Vectors of unit length, float32 and on the CPU, of pixels 0..255 of any size, fitted by the model's own
         preprocessing.
         """
+
+    def encode_masked_images(
+        self, images: UInt8[Tensor, "b 3 h w"], masks: Bool[Tensor, "b 1 h w"]
+    ) -> Float[Tensor, "b features"]:
+        """Return unit vectors of what the images show inside masks.
+
+        Where ``masks_attention``, the attention of the class token is masked; else pixels outside become black.
+        """
+        return self.encode_images(images * masks)
 
     @abstractmethod
     def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "texts features"]:

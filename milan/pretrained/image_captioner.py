@@ -1,12 +1,14 @@
-"""Image captioners: what a network says of pictures, each picture asked about once and the answer kept.
+"""Pretrained image captioners: one caption for each image, cached by the image's pixels.
 
-Not MILAN's captioner, which speaks of a unit's exemplars (``milan.models.captioner``): these are borrowed, and see one
-picture at a time.
+These caption single images; MILAN's own captioner, which describes all exemplars of a unit, is
+``milan.models.captioner``.
 """
 
 import hashlib
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,34 +17,56 @@ from torch import Tensor
 
 from milan.console.progress import track_progress
 from milan.errors import BadInput, MissingEvidence, UnknownName
+from milan.pretrained.chat_images import encode_jpeg
 from milan.pretrained.chat_markup import final_answer
+from milan.pretrained.llm import IMAGE_MARK, Message, Question
+from milan.pretrained.llm_client import CallBudget, LlmClient, NoAnswer, load_llm_client
 from milan.pretrained.model_sources import Precision, check_device, get_dtype, load_from_file, resolve_model
+from milan.pretrained.reply_parsing import make_explanation_parser
 from milan.storage.files import Journal, cache_folder, content_key
 from milan.storage.hub_access import format_error_line, quiet
 from milan.storage.packaged_data import locate_packaged_data
 from milan.targets.fingerprints import network_hash
 
-FAMILIES = ("diorama", "hf")
-MAX_TOKENS = 32  # tokens of a caption at most, as Describe-and-Dissect asks BLIP for (notes: max_new_tokens 32)
-CHAT_PROMPT = (  # to models that are asked in a chat, where nothing else is given
-    "Describe this image in one short sentence."
-)
-COMPLETION_MODELS = ("blip", "git")  # whose captions begin with the prompt; others answer it
+FAMILIES = ("diorama", "hf", "openai")
+MAX_TOKENS = 32  # of a caption, as in the released code of Describe-and-Dissect (max_new_tokens)
+MAX_CAPTION_WORDS = 60  # of a caption from an endpoint
+CHAT_PROMPT = "Describe this image in one short sentence."  # default for chat models
+COMPLETION_MODELS = ("blip", "git")  # their captions continue the prompt; other models answer it
 
 
 class ImageCaptioner(ABC):
-    """Says of a picture what it shows.
+    """A model that says what an image shows.
 
-    key: what its answers depend on: weights, preprocessing, precision, prompt, how words are chosen;
-    batch_size: pictures at a time, which changes no answer (but for rounding).
+    Attributes:
+        key: content key of everything that captions depend on: weights, preprocessing, precision, prompt, decoding.
+        batch_size: images per batch, which changes no caption (but for rounding).
     """
 
     key: str
     batch_size: int = 16
 
     @abstractmethod
-    def caption_images(self, images: UInt8[Tensor, "b 3 h w"]) -> list[str]:
-        """One caption of each picture, of pixels 0..255 of any size; empty where the network says nothing."""
+    def caption_images(self, images: UInt8[Tensor, "b 3 h w"]) -> list[str] | list[str | NoAnswer]:
+        """Return one caption of each image (pixels 0..255, any size), empty where the model says nothing.
+
+        A captioner behind an endpoint returns ``NoAnswer`` for an image whose request failed.
+        """
+
+
+@dataclass(frozen=True)
+class EndpointOptions:
+    """How a captioner behind an endpoint is reached.
+
+    Attributes:
+        base_url: address of the endpoint; $OPENAI_BASE_URL, else OpenAI's own, by default.
+        options: of model and client, see ``milan.pretrained.llm_client.load_llm_client``; temperature 0 by default.
+        budget: number of requests, shared with other clients; None for no limit.
+    """
+
+    base_url: str = ""
+    options: Mapping[str, Any] | None = None
+    budget: CallBudget | None = None
 
 
 def load_image_captioner(
@@ -54,36 +78,45 @@ def load_image_captioner(
     prompt: str = "",
     max_tokens: int = MAX_TOKENS,
     num_beams: int = 1,
+    endpoint: EndpointOptions | None = None,
 ) -> ImageCaptioner:
-    """An image captioner by name or path.
+    """Load an image captioner by name or path.
 
     Args:
         spec: ``diorama`` (the BLIP trained on Diorama that comes with the package), ``hf:ID_OR_FOLDER`` (BLIP, BLIP-2,
-            GIT, LLaVA and other image-text-to-text models of transformers), or one of yours as ``PATH/FILE.py:NAME``, a
-            class or function that is called without arguments and sees to device and precision itself.
-        device: where it runs.
-        precision: of weights and computation.
-        batch_size: pictures at a time.
-        prompt: what the caption goes on from (BLIP, GIT), or what is asked (BLIP-2, chat models); nothing unless given,
-            but chat models are asked for one short sentence.
-        max_tokens: tokens of a caption at most.
-        num_beams: how many captions are weighed while one is sought; 1 takes the likeliest word each time.
+            GIT, LLaVA and other image-text-to-text models of transformers), ``openai:MODEL`` (a model that reads images
+            behind any endpoint of OpenAI's protocol), or ``PATH/FILE.py:NAME`` (a custom class or function, called
+            without arguments, that chooses device and precision itself).
+        device: device of a model in this process.
+        precision: data type of its weights and computation.
+        batch_size: images per batch.
+        prompt: text that the caption continues (BLIP, GIT) or instruction (BLIP-2, chat models); by default empty, and
+            "Describe this image in one short sentence." for chat models.
+        max_tokens: maximal length of a caption in tokens, of a model in this process.
+        num_beams: beams of the search, of a model in this process; 1 is greedy decoding.
+        endpoint: address, options and budget of ``openai:MODEL``.
 
     Raises:
         UnknownName: no such family or precision.
-        BadInput: the path leads to no such model, the hub does not have it or is out of reach, or the device cannot be
-            used.
+        BadInput: the path leads to no such model, the hub does not have it or cannot be reached, or the device cannot
+            be used.
         MissingEvidence: Diorama's captioner was not built.
     """
     if spec.rpartition(":")[0].endswith(".py"):
         return _load_custom(spec)
     get_dtype(precision)
-    for name, value in (("batch size", batch_size), ("longest caption", max_tokens), ("number of beams", num_beams)):
+    for name, value in (("batch_size", batch_size), ("max_tokens", max_tokens), ("num_beams", num_beams)):
         if value < 1:
-            raise BadInput(f"a {name} of {value}; give at least 1")
+            raise BadInput(f"{name} is {value}; give at least 1")
     family, _, name = spec.partition(":")
     if family not in FAMILIES or bool(name) == (family == "diorama"):
-        raise UnknownName("captioner", spec, ["diorama", "hf:"], "write diorama, hf:ID_OR_FOLDER or PATH/FILE.py:NAME")
+        hint = "write diorama, hf:ID_OR_FOLDER, openai:MODEL or PATH/FILE.py:NAME"
+        raise UnknownName("captioner", spec, ["diorama", "hf:", "openai:"], hint)
+    if family == "openai":
+        given = endpoint or EndpointOptions()
+        options = {"temperature": 0.0} | dict(given.options or {})
+        client = load_llm_client(spec, base_url=given.base_url, max_calls=given.budget, options=options)
+        return EndpointCaptioner(client, prompt or CHAT_PROMPT)
     source = name or _find_stand_in()
     return TransformersCaptioner(
         source,
@@ -95,35 +128,62 @@ def load_image_captioner(
 
 
 def _load_custom(spec: str) -> ImageCaptioner:
-    made = load_from_file(spec, "captioner")
-    if not isinstance(made, ImageCaptioner):
+    captioner = load_from_file(spec, "captioner")
+    if not isinstance(captioner, ImageCaptioner):
         raise BadInput(
-            f"{spec} makes a {type(made).__name__}; it must make a milan.pretrained.image_captioner.ImageCaptioner"
+            f"{spec} returns a {type(captioner).__name__}; it must return a"
+            " milan.pretrained.image_captioner.ImageCaptioner"
         )
-    return made
+    return captioner
 
 
 def _find_stand_in() -> str:
     folder = locate_packaged_data("data") / "diorama" / "blip"
     if not (folder / "model.safetensors").is_file():
         raise MissingEvidence(
-            f"no captioner of Diorama at {folder}; make it with: python -m milan.diorama build --only blip"
+            f"no captioner of Diorama at {folder}; build it with: python -m milan.diorama build --only blip"
         )
     return str(folder)
 
 
+class EndpointCaptioner(ImageCaptioner):
+    """A model behind an endpoint that is asked about one image at a time.
+
+    Args:
+        client: client of the model.
+        prompt: what it is asked.
+    """
+
+    def __init__(self, client: LlmClient, prompt: str = CHAT_PROMPT):
+        self.client, self.prompt = client, prompt
+        self.key = content_key(captioner=client.key, prompt=prompt)
+
+    def caption_images(self, images: UInt8[Tensor, "b 3 h w"]) -> list[str | NoAnswer]:
+        files = [encode_jpeg(image.permute(1, 2, 0).contiguous().numpy()) for image in images]
+        text = f"{IMAGE_MARK}\n{self.prompt}"
+        questions = [Question((Message("user", text, (file,)),), "caption", (("image", 0),)) for file in files]
+        return self.client.ask(questions, make_explanation_parser(MAX_CAPTION_WORDS, self.client.language))
+
+
 class CaptionOptions:
-    """How a network is asked: the prompt, the tokens of an answer at most, and the beams."""
+    """How a model in this process captions: prompt, maximal number of tokens, number of beams."""
 
     def __init__(self, prompt: str = "", max_tokens: int = MAX_TOKENS, num_beams: int = 1):
         self.prompt, self.max_tokens, self.num_beams = prompt, max_tokens, num_beams
 
 
 class TransformersCaptioner(ImageCaptioner):
-    """An image-text-to-text model of transformers with its own processor; the same picture always gets the same
-    caption.
+    """An image-text-to-text model of transformers with its own processor; decoding is deterministic.
 
-    name: a folder written by ``save_pretrained`` or an id of the hub.
+    Args:
+        name: folder written by ``save_pretrained``, or id of the hub.
+        device: device of the model.
+        precision: data type of weights and computation.
+        batch_size: images per batch.
+        caption_options: prompt and decoding.
+
+    Raises:
+        BadInput: it cannot be loaded as a captioner.
     """
 
     def __init__(
@@ -146,13 +206,14 @@ class TransformersCaptioner(ImageCaptioner):
                 model: Any = transformers.AutoModelForImageTextToText.from_pretrained(
                     source, dtype=self.dtype, **options
                 )
-        except Exception as error:  # the hub's client, the network and transformers each raise their own
+        # The hub's client, the network and transformers raise errors of many types.
+        except Exception as error:
             raise BadInput(f"{self.name} cannot be loaded as a captioner: {format_error_line(error)}") from error
         if not (hasattr(self.processor, "image_processor") and hasattr(self.processor, "tokenizer")):
             kind = type(self.processor).__name__
             raise BadInput(
-                f"{self.name} has no processor of pictures and texts, but a {kind}; give a BLIP or a model that comes"
-                " with one"
+                f"{self.name} comes with a {kind}, which does not process images and texts; give a BLIP or another"
+                " image-text-to-text model"
             )
         self.model: Any = model.to(device).eval().requires_grad_(False)
         self.chat = bool(getattr(self.processor, "chat_template", None))
@@ -185,7 +246,7 @@ class TransformersCaptioner(ImageCaptioner):
         ]
 
     def _make_inputs(self, images: Tensor) -> Any:
-        """What the network takes in: pixels, and the prompt's tokens where it has one."""
+        """Return the inputs of the model: pixels, and the tokens of the prompt where there is one."""
         pictures = list(images)
         if self.chat:
             content = [{"type": "image"}, {"type": "text", "text": self.caption_options.prompt or CHAT_PROMPT}]
@@ -198,21 +259,20 @@ class TransformersCaptioner(ImageCaptioner):
                 images=pictures, text=[self.caption_options.prompt] * len(pictures), return_tensors="pt"
             )
             given.pop("token_type_ids", None)
-            if (
-                self.model.config.model_type == "git"
-            ):  # its tokenizer ends the prompt as if all were said; BLIP sees to that itself
+            # GIT's tokenizer closes the prompt with an end token, which BLIP's model removes by itself.
+            if self.model.config.model_type == "git":
                 given.update({name: given[name][:, :-1] for name in ("input_ids", "attention_mask")})
             return given
         return self.processor.image_processor(pictures, return_tensors="pt")
 
 
 def _starts_with(found: Int[Tensor, "b length"], asked: Int[Tensor, "b start"]) -> bool:
-    """Whether what came out begins with what was asked, as decoders give it."""
+    """Return whether the generated tokens begin with the prompt, as those of decoders do."""
     return found.shape[1] >= asked.shape[1] and bool((found[:, : asked.shape[1]] == asked).all())
 
 
 def tidy_caption(caption: str) -> str:
-    """A caption as it is kept: the spaces that tokenizers leave around signs are taken out.
+    """Return a caption without the spaces that tokenizers leave around punctuation.
 
     >>> tidy_caption(" a grid - patterned t - shirt , and a  dog ' s tail .")
     "a grid-patterned t-shirt, and a dog's tail."
@@ -222,11 +282,11 @@ def tidy_caption(caption: str) -> str:
     return re.sub(r" ([.,;:!?])", r"\1", text)
 
 
-def caption_with_cache(captioner: ImageCaptioner, images: UInt8[Tensor, "b 3 h w"]) -> list[str]:
-    """The captions of pictures, in their order; each picture is asked about once ever and then found in the cache, by
-    its pixels.
+def caption_with_cache(captioner: ImageCaptioner, images: UInt8[Tensor, "b 3 h w"]) -> list[str | NoAnswer]:
+    """Return the caption of each image, from the cache where it is there; images are found by their pixels.
 
-    What was captioned is kept at once, so a killed run loses a batch at most.
+    Captions are cached batch by batch, so that a run that is killed loses at most one. A failed request
+    (``NoAnswer``) is not cached.
 
     Raises:
         BadInput: the cache cannot be read or written.
@@ -236,13 +296,16 @@ def caption_with_cache(captioner: ImageCaptioner, images: UInt8[Tensor, "b 3 h w
         for image in images
     ]
     with Journal(cache_folder() / "captions" / f"{captioner.key}.sqlite", captioner.key) as known:
-        texts = {key: found["caption"] for key in dict.fromkeys(keys) if (found := known.get(key)) is not None}
+        texts: dict[str, str | NoAnswer] = {
+            key: found["caption"] for key in dict.fromkeys(keys) if (found := known.get(key)) is not None
+        }
         new = [place for place, key in enumerate(keys) if key not in texts and key not in keys[:place]]
         for start in track_progress(
-            range(0, len(new), captioner.batch_size), description=f"captioning {len(new)} pictures"
+            range(0, len(new), captioner.batch_size), description=f"captioning {len(new)} images"
         ):
             part = new[start : start + captioner.batch_size]
             for at, text in zip(part, captioner.caption_images(images[part]), strict=True):
-                known.put(keys[at], {"caption": text})
+                if isinstance(text, str):
+                    known.put(keys[at], {"caption": text})
                 texts[keys[at]] = text
     return [texts[key] for key in keys]

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from milan.errors import BadInput, MilanError, UnknownName
 from milan.pretrained.embedder import Embedder
+from milan.pretrained.masked_attention import find_patch_grid, masked_class_token, resize_masks
 from milan.pretrained.model_sources import Precision, get_dtype, resolve_model
 from milan.storage.file_kinds import check_model_folder
 from milan.storage.files import content_key
@@ -77,6 +78,24 @@ class DualEncoder(Embedder):
         return self._concatenate(
             [self._image_features(images[start : start + self.batch_size]) for start in starts], "a picture"
         )
+
+    @property
+    def masks_attention(self) -> bool:  # type: ignore[override]
+        """Whether the vision encoder has a class token whose attention can be masked."""
+        return find_patch_grid(self.model) is not None
+
+    @torch.no_grad()
+    def encode_masked_images(
+        self, images: UInt8[Tensor, "b 3 h w"], masks: Bool[Tensor, "b 1 h w"]
+    ) -> Float[Tensor, "b features"]:
+        grid = find_patch_grid(self.model)
+        if grid is None:
+            return super().encode_masked_images(images, masks)
+        parts = []
+        for some, some_masks in zip(images.split(self.batch_size), masks.split(self.batch_size), strict=True):
+            with masked_class_token(self.model, resize_masks(some_masks, grid).to(self.device)):
+                parts.append(self._image_features(some))
+        return self._concatenate(parts, "a picture")
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "texts features"]:

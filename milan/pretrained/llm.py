@@ -1,8 +1,11 @@
-"""Language models that are asked in words: an endpoint, a chat model in process, or, offline, a counter of phrases.
+"""The interface of language models, and ``load_llm``, which loads one by name.
 
-They are asked through ``milan.pretrained.llm_client``, which keeps replies, tries again, and bounds what is spent.
+A model is an HTTP endpoint, a chat model of transformers in this process, or a program that stands in for one where
+none is available. Ask it through ``milan.pretrained.llm_client``, which caches replies, retries, and limits the number
+of requests.
 """
 
+import hashlib
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -12,24 +15,53 @@ from typing import Any, Literal, NamedTuple
 from milan.errors import BadInput, MilanError, UnknownName
 from milan.storage.files import content_key
 
-FAMILIES = ("phrases", "openai", "hf")
-Task = Literal["simplify", "summarize", "explain", "simulate"]
+FAMILIES = ("phrases", "diorama", "openai", "hf")
+STAND_INS = ("phrases", "diorama")  # programs that are no language models and need no name after the family's
+Task = Literal["simplify", "summarize", "explain", "simulate", "describe", "caption"]
+# Marks the place of an image in a message's text (OBJECT REPLACEMENT CHARACTER, Unicode's own sign for that).
+IMAGE_MARK = "\ufffc"
 
 
 class Message(NamedTuple):
-    """One turn of a talk."""
+    """One turn of a conversation.
+
+    ``images`` are encoded files (JPEG or PNG); the i-th one stands at the i-th ``IMAGE_MARK`` of ``text``.
+    """
 
     role: Literal["system", "user", "assistant"]
     text: str
+    images: tuple[bytes, ...] = ()
+
+    def split_parts(self) -> list[str | bytes]:
+        """Return texts and images in the order in which they are to be read; parts without text are left out.
+
+        >>> Message("user", f"first: {IMAGE_MARK} second: {IMAGE_MARK}", (b"1", b"2")).split_parts()
+        ['first:', b'1', 'second:', b'2']
+
+        Raises:
+            BadInput: the text has another number of marks than there are images.
+        """
+        texts = self.text.split(IMAGE_MARK)
+        if len(texts) != len(self.images) + 1:
+            raise BadInput(f"a message has {len(texts) - 1} places for {len(self.images)} images; check its prompt")
+        parts: list[str | bytes] = [texts[0].strip()]
+        for image, text in zip(self.images, texts[1:], strict=True):
+            parts += [image, text.strip()]
+        return [part for part in parts if part]
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked: in the words that a language model reads, and as plain data for what counts and cannot read.
+    """A conversation for a language model, and the same content as plain data for programs that stand in for one.
 
-    messages: the whole talk, the last turn being the question; task: what is wanted; items: the texts it is about, each
-    with its integer (0 where they have none); explanation: the explanation, where it is to be judged by; sample_index:
-    which of several answers to the same words.
+    Args:
+        messages: the conversation; its last turn is the question.
+        task: what the model is asked to do.
+        items: the texts that the question is about, each with its integer (0 where they have none); of images what each
+            one is, in their order.
+        explanation: the explanation to predict from (task "simulate").
+        sample_index: number of the sample among several replies to the same words.
+        schema: JSON schema of the reply, as JSON text; empty for plain text.
     """
 
     messages: tuple[Message, ...]
@@ -37,25 +69,39 @@ class Question:
     items: tuple[tuple[str, int], ...]
     explanation: str = ""
     sample_index: int = 0
+    schema: str = ""
 
     @property
     def key(self) -> str:
-        """Of the words and the draw: what a language model's answer depends on."""
-        return content_key(messages=[list(message) for message in self.messages], draw=self.sample_index)
+        """Content key of everything that a model's reply depends on: words, images, sample and schema."""
+        words = [
+            [message.role, message.text, *(hashlib.sha256(image).hexdigest() for image in message.images)]
+            for message in self.messages
+        ]
+        schema = {"schema": self.schema} if self.schema else {}
+        return content_key(messages=words, draw=self.sample_index, **schema)
+
+    @property
+    def images(self) -> tuple[bytes, ...]:
+        """All images of the conversation, in order."""
+        return tuple(image for message in self.messages for image in message.images)
 
     @property
     def text(self) -> str:
-        """The whole talk as one text, for a person to read."""
+        """The conversation as one text, for logs and people."""
         return "\n\n".join(f"[{message.role}]\n{message.text}" for message in self.messages)
 
 
 class Unanswered(MilanError):
-    """There is no answer to one question, and asking again would not help: a refusal, an answer that was cut off."""
+    """A question has no answer, and the same request would fail again: a refusal, a truncated reply."""
 
 
 class TemporaryFailure(Unanswered):
-    """There was no answer this time; asking again may help. ``retry_after``: seconds to wait first, where the other
-    side says so.
+    """A question has no answer this time; a further request may succeed.
+
+    Args:
+        reason: what happened, on one line.
+        retry_after: seconds to wait first, where the server says so.
     """
 
     def __init__(self, reason: str, retry_after: float | None = None):
@@ -64,74 +110,87 @@ class TemporaryFailure(Unanswered):
 
 
 class LlmUnreachable(TemporaryFailure):
-    """Nobody is there to be asked."""
+    """No server accepts connections at the endpoint's address."""
 
 
 class Llm(ABC):
-    """Answers questions.
+    """A language model.
 
-    key: what its answers depend on; name: what people call it; workers: questions at a time; is_cacheable: whether
-    answers are kept to be found again (they need not be where they cost nothing); note: what a reader of its answers
-    has to know, where that is not plain.
+    Attributes:
+        key: content key of everything that its replies depend on.
+        name: its name in messages and tables.
+        workers: maximal number of simultaneous requests.
+        is_cacheable: whether replies are worth caching and counting (not those of a program that computes them at
+            once).
+        reads_images: whether it reads the images of a question; others must not be sent any.
+        note: what a reader of its replies has to know, where that is not obvious; empty otherwise.
     """
 
     key: str
     name: str
     workers: int = 1
     is_cacheable: bool = True
+    reads_images: bool = False
     note: str = ""
 
     @abstractmethod
     def answer(self, question: Question, attempt: int = 0) -> str:
-        """The answer as it came, with whatever was written around it.
+        """Return the reply as it is, markup and reasoning included.
 
-        attempt: how often it was asked before; another attempt may be answered otherwise.
+        Args:
+            question: the question.
+            attempt: number of earlier requests for it; a further attempt may sample another reply.
 
         Raises:
-            Unanswered: there is none, or (``TemporaryFailure``) none this time.
-            BadInput: no question will be answered: no key, no such model.
+            Unanswered: there is no answer, or (``TemporaryFailure``) none this time.
+            BadInput: no question can be answered, for example without a key or with an unknown model.
         """
 
-    def stop(self) -> None:  # noqa: B027 - most have nothing to end
-        """End the requests that are under way, where that can be done; called from another thread than theirs."""
+    def stop(self) -> None:  # noqa: B027 (most models have nothing to stop)
+        """Cancel the requests in progress, where that is possible. It is called from another thread than theirs."""
 
 
 def load_llm(
     spec: str = "phrases", *, base_url: str = "", device: str = "cpu", options: Mapping[str, Any] | None = None
 ) -> Llm:
-    """A language model by name or path.
+    """Load a language model by name or path.
 
     Args:
-        spec: ``phrases`` (no language model, but a program that counts the phrases in what it is given; it needs
-            nothing and costs nothing), ``openai:MODEL`` (any endpoint that speaks OpenAI's protocol: OpenAI, vLLM,
-            Ollama, llama.cpp; the key is in the environment), ``hf:ID_OR_FOLDER`` (a chat model of transformers), or
-            one of yours as ``PATH/FILE.py:NAME``, a class or function that is called without arguments.
-        base_url: of the endpoint, as http://localhost:8000/v1; else that in the environment as OPENAI_BASE_URL, else
-            OpenAI's own.
-        device: where a model in process runs.
-        options: further settings of the one chosen: temperature, longest and timeout, workers, key_variable and extra
-            of an endpoint, precision of a model in process (``milan.pretrained.openai_endpoint.OpenAiEndpoint``,
-            ``milan.pretrained.chat_model.ChatModel``).
+        spec: ``openai:MODEL`` (any endpoint of OpenAI's protocol: OpenAI, vLLM, Ollama, llama.cpp), ``hf:ID_OR_FOLDER``
+            (a chat model of transformers), ``PATH/FILE.py:NAME`` (a custom class or function that is called without
+            arguments), or a program that stands in for a model and costs nothing: ``phrases`` (counts the phrases in
+            the texts it is given) or ``diorama`` (reads images: finds the concept nearest to them with the image-text
+            model trained on Diorama).
+        base_url: address of the endpoint, such as http://localhost:8000/v1; $OPENAI_BASE_URL or OpenAI's by default.
+        device: device of a model in this process.
+        options: further constructor arguments of the model: temperature, longest, timeout, workers, key_variable and
+            extra of an endpoint, precision of a model in this process (``milan.pretrained.openai_endpoint``,
+            ``milan.pretrained.chat_model``).
 
     Raises:
         UnknownName: no such family or option.
         BadInput: the path leads to no such model, or an option cannot be used.
+        MissingEvidence: Diorama's image-text model was not built.
     """
     given = dict(options or {})
     if spec.rpartition(":")[0].endswith(".py"):
         return _load_custom(spec)
     family, _, name = spec.partition(":")
-    if family not in FAMILIES or bool(name) == (family == "phrases"):
+    if family not in FAMILIES or bool(name) == (family in STAND_INS):
         raise UnknownName(
             "language model",
             spec,
-            ["phrases", "openai:", "hf:"],
-            "write phrases, openai:MODEL, hf:ID_OR_FOLDER or FILE.py:NAME",
+            ["phrases", "diorama", "openai:", "hf:"],
+            "write openai:MODEL, hf:ID_OR_FOLDER, FILE.py:NAME, phrases or diorama",
         )
     if family == "phrases":
         from milan.pretrained.phrase_counter import PhraseCounter
 
         return PhraseCounter(**_check_options(PhraseCounter, given))
+    if family == "diorama":
+        from milan.pretrained.concept_matcher import ConceptMatcher
+
+        return ConceptMatcher(device=device, **_check_options(ConceptMatcher, given))
     if family == "openai":
         from milan.pretrained.openai_endpoint import OpenAiEndpoint
 
@@ -142,7 +201,7 @@ def load_llm(
 
 
 def _check_options(cls: type[Llm], options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options, if the class takes them."""
+    """Return the options if the class takes all of them; raise ``UnknownName`` otherwise."""
     known = [
         name
         for name in inspect.signature(cls.__init__).parameters
@@ -155,9 +214,10 @@ def _check_options(cls: type[Llm], options: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _load_custom(spec: str) -> Llm:
-    from milan.pretrained.model_sources import load_from_file  # needs torch, which an endpoint does not
+    # Imported here because it needs torch, which an endpoint does not.
+    from milan.pretrained.model_sources import load_from_file
 
-    made = load_from_file(spec, "language model")
-    if not isinstance(made, Llm):
-        raise BadInput(f"{spec} makes a {type(made).__name__}; it must make a milan.pretrained.llm.Llm")
-    return made
+    model = load_from_file(spec, "language model")
+    if not isinstance(model, Llm):
+        raise BadInput(f"{spec} returns a {type(model).__name__}; it must return a milan.pretrained.llm.Llm")
+    return model

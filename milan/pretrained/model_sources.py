@@ -1,66 +1,16 @@
 """Where a borrowed network comes from, and what is told when it cannot be had."""
 
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
-from milan.errors import BadInput, MilanError, UnknownName
-from milan.storage.file_kinds import check_model_folder
-from milan.storage.hub_access import find_cached_if_offline, format_error_line
-from milan.storage.user_code import module_of, one_line
-from milan.targets.families import is_path_like
+from milan.errors import UnknownName
+from milan.storage.model_places import resolve_model as resolve_model
+from milan.storage.user_code import load_from_file as load_from_file
+from milan.targets.module_access import parse_device
 
 Precision = Literal["float32", "bfloat16", "float16"]
 PRECISIONS: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def resolve_model(
-    name: str, marker_file: str = "config.json", kind: str = "transformers model", family: str = "hf"
-) -> tuple[str, bool]:
-    """The folder or hub id of a model that is meant, and whether no hub is to be asked for it.
-
-    Args:
-        marker_file: the file by which a folder of one is known.
-        kind: what it is called in messages.
-        family: what stands before its name in a spec.
-
-    Raises:
-        BadInput: it is a path that leads to no such model, or an id that is neither cached nor to be had, told within
-            seconds.
-    """
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if not (path / marker_file).is_file():
-            raise BadInput(f"{name} holds no {marker_file}, so it is no folder of a {kind}")
-        check_model_folder(path)
-        return str(path), True
-    if is_path_like(name):
-        raise BadInput(f"no folder {name!r}; give a folder written by save_pretrained, or an id of the hub")
-    return name, find_cached_if_offline(
-        name, (marker_file,), f"the path of a local copy, as in {family}:FOLDER"
-    ) is not None
-
-
-def load_from_file(spec: str, kind: str) -> Any:
-    """What ``PATH/FILE.py:NAME`` makes: a class or a function of no arguments that the file defines.
-
-    Raises:
-        BadInput: there is no such file, or its own code fails.
-        UnknownName: nothing in it has the name.
-    """
-    module, name = module_of(spec, kind)
-    make = getattr(module, name, None)
-    if not callable(make):
-        known = [each for each in vars(module) if not each.startswith("_")]
-        raise UnknownName(f"{kind} in {spec.rpartition(':')[0]}", name, known)
-    try:
-        return make()
-    except MilanError:
-        raise
-    # whatever the user's own code raises
-    except Exception as error:
-        raise BadInput(f"the {kind} {spec!r} cannot be made: {one_line(error)}") from error
 
 
 def get_dtype(precision: str) -> torch.dtype:
@@ -78,8 +28,5 @@ def get_dtype(precision: str) -> torch.dtype:
 
 def check_device(device: str) -> str:
     """The device's name, if something can be put there. Raises BadInput otherwise."""
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # unknown, not compiled in, or no such card
-        raise BadInput(f"the device {device!r} cannot be used: {format_error_line(error)}; cpu always can") from None
+    parse_device(device)
     return device

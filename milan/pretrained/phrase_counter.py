@@ -15,11 +15,15 @@ NOTE = (
     "no language model, but a program that counts phrases in what one would have been given (llm: phrases); it reads"
     " nothing, so that it names only words that are there, and never what they have in common"
 )
-FUNCTION_WORD_LIST = """a an the this that these those some any each every all both several many few two three four five six seven eight nine ten
-of in on at by with without from to into onto over under above below behind before beside between near next for against as and or
-but not no nor is are was were be been being has have having had do does did there here it its they them their he she his her him
+FUNCTION_WORD_LIST = """a an the this that these those some any each every all both several many few two three four
+five six seven eight nine ten
+of in on at by with without from to into onto over under above below behind before beside between near next for
+against as and or
+but not no nor is are was were be been being has have having had do does did there here it its they them their he she
+his her him
 who which what where when while very quite other another one out up down off front top side left right middle
-background foreground says say word letter photo photograph image view close closeup shot sitting standing laying lying looking
+background foreground says say word letter photo photograph image view close closeup shot sitting standing laying
+lying looking
 showing shown seen using wearing holding made"""
 FUNCTION_WORDS = frozenset(FUNCTION_WORD_LIST.split())
 OPENING_PATTERN = re.compile(

@@ -1,4 +1,4 @@
-"""Probes: the images a network is looked at with, in a fixed order, from wherever they come."""
+"""Probes: the images that a target is run on, in a fixed order, from any source."""
 
 from milan.probes.probe import Probe, load_probe
 

@@ -1,4 +1,4 @@
-"""Pictures of any number of bands, as satellites and microscopes take them: folders of .npy arrays or of TIFF files."""
+"""Images of any number of bands, as of satellites and microscopes: folders of .npy arrays or TIFF files."""
 
 import stat
 from functools import cached_property
@@ -9,22 +9,22 @@ from jaxtyping import Float
 
 from milan.console.command_line import clean_text
 from milan.errors import BadInput
-from milan.probes.image_decoding import MOST_BYTES, MOST_FILE_BYTES, UnreadableImage, suffixes
+from milan.probes.image_decoding import MAX_DECODED_BYTES, MAX_FILE_BYTES, UnreadableImage, suffixes
 from milan.probes.image_sources import FolderSource, sorted_out
+from milan.storage.hub_access import format_error_line
 
 NPY, TIFF = (".npy",), (".tif", ".tiff")
-# Numbers of channels of the networks that take pictures: grey or coloured.
+# Numbers of channels of networks that take grey or RGB images.
 PICTURE_CHANNELS = (1, 3)
-# How many files are tried for the number of bands, of which the first may be damaged.
+# Files that are tried for the number of bands, since the first ones may be damaged.
 TRIED = 20
 
 
 class BandFolder(FolderSource):
-    """All arrays under a folder, sorted by path; classes as of a folder of pictures.
+    """All arrays under a folder, sorted by path, with classes as in a folder of pictures.
 
-    An array is (bands, height, width) or (height, width, bands), the shorter of the first and the last axis being the
-    bands, or (height, width) for one band. Bytes count as pixels, 0 to 255 becoming 0 to 1; other numbers count as they
-    are.
+    An array is (bands, height, width) or (height, width, bands), where the shorter of the first and the last axis is
+    the bands, or (height, width) for one band. Bytes from 0 to 255 become 0 to 1; other numbers are kept.
     """
 
     kinds = (*NPY, *TIFF)
@@ -60,11 +60,10 @@ class BandFolder(FolderSource):
 
 
 def open_folder(folder: Path, channels: int) -> FolderSource:
-    """The pictures of a folder; or its arrays, for a network of other channels than 1 or 3, and where no picture is
-    there.
+    """Open a folder of pictures, or of arrays if there are no pictures or the network has other than 1 or 3 channels.
 
     Raises:
-        BadInput: there are none.
+        BadInput: the folder holds neither.
     """
     pictures, others = sorted_out(folder, suffixes())
     arrays = channels not in PICTURE_CHANNELS or (not pictures and any(others[kind] for kind in NPY))
@@ -72,14 +71,14 @@ def open_folder(folder: Path, channels: int) -> FolderSource:
 
 
 def read_bands(file: Path) -> Float[np.ndarray, "bands height width"]:
-    """The bands of an array in a file, as :class:`BandFolder` counts them.
+    """Return the bands of an array in a file, see :class:`BandFolder`.
 
     Raises:
-        Unreadable: it cannot be read, is too large, or is no array of numbers with two or three axes.
+        UnreadableImage: it cannot be read, is too large, or is no array of numbers with two or three axes.
     """
     array = _array(file)
     if array.ndim not in (2, 3) or array.dtype.kind not in "buif" or not array.size:
-        raise UnreadableImage(f"an array of {array.dtype} and the shape {array.shape}, which is no picture")
+        raise UnreadableImage(f"an array of {array.dtype} with the shape {array.shape}, which is no image")
     values = np.asarray(array, dtype=np.float32)
     if array.dtype == np.uint8:
         values = values / np.float32(255)
@@ -94,17 +93,18 @@ def _array(file: Path) -> np.ndarray:
         facts = file.stat()
         if not stat.S_ISREG(facts.st_mode):
             raise UnreadableImage("not a regular file")
-        if facts.st_size > MOST_FILE_BYTES:
+        if facts.st_size > MAX_FILE_BYTES:
             raise UnreadableImage(
-                f"a file of {facts.st_size / 1e9:.1f} GB; at most {MOST_FILE_BYTES / 1e9:.1f} GB are read"
+                f"a file of {facts.st_size / 1e9:.1f} GB; at most {MAX_FILE_BYTES / 1e9:.1f} GB are read"
             )
         return _read_npy(file) if file.suffix.lower() in NPY else _read_tiff(file)
     except (UnreadableImage, BadInput):
         raise
     except MemoryError:
         raise UnreadableImage("not enough memory to read it") from None
-    except Exception as error:  # readers meet wild bytes with every kind of exception
-        raise UnreadableImage(" ".join(str(error).split())[:200] or type(error).__name__) from None
+    # Readers raise anything for arbitrary bytes.
+    except Exception as error:
+        raise UnreadableImage(format_error_line(error)) from None
 
 
 def _read_npy(file: Path) -> np.ndarray:
@@ -126,5 +126,5 @@ def _read_tiff(file: Path) -> np.ndarray:
 
 
 def _check_bytes(needed: int) -> None:
-    if needed > MOST_BYTES:
-        raise UnreadableImage(f"an array of {needed / 1e9:.1f} GB; at most {MOST_BYTES / 1e9:.1f} GB are read")
+    if needed > MAX_DECODED_BYTES:
+        raise UnreadableImage(f"an array of {needed / 1e9:.1f} GB; at most {MAX_DECODED_BYTES / 1e9:.1f} GB are read")

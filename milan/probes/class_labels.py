@@ -1,4 +1,4 @@
-"""Class labels as tables and callers give them: numbers, names or truth values, one for each image."""
+"""Class labels from tables and callers: numbers, names or booleans, one for each image."""
 
 import math
 import re
@@ -9,10 +9,13 @@ from typing import Any, NamedTuple
 from milan.console.command_line import clean_text
 from milan.errors import BadInput, MilanWarning
 
-UNKNOWN = -1  # the label of an image whose class nobody knows, as in the test splits of public data sets
-NOT_KNOWN = (UNKNOWN, -100)  # -100 is what PyTorch's losses ignore
-MOST_CLASSES = 2**20  # names for more would fill the memory; ImageNet-21k has 21,841 classes, Google Landmarks 203,094
-WNID_PATTERN = re.compile(r"n\d{8}")  # WordNet ids: ImageNet's names of its classes
+UNKNOWN = -1  # the label of an image of unknown class, as in the test splits of public datasets
+# PyTorch's losses ignore the label -100.
+UNKNOWN_LABELS = (UNKNOWN, -100)
+# More class names would fill the memory; ImageNet-21k has 21,841 classes, Google Landmarks 203,094.
+MAX_CLASSES = 2**20
+# WordNet ids, which are ImageNet's names of its classes.
+WNID_PATTERN = re.compile(r"n\d{8}")
 DIGITS = re.compile(r"0|-?[1-9]\d{0,18}")
 
 
@@ -31,16 +34,15 @@ class ClassLabels(NamedTuple):
 def class_labels(values: Iterable[Any], declared: Sequence[str] | None = None) -> ClassLabels:
     """Return labels as class numbers.
 
-    Numbers stand for themselves, whole floats and digits too; other texts, and truth values, are names of classes,
-    numbered by ``declared`` or else in alphabetical order. Missing values, empty texts, -1 and -100 mean that the class
-    is unknown.
+    Whole numbers, also as floats or digits, are class numbers. Other texts, and booleans, are class names, numbered by
+    ``declared`` or else in alphabetical order. Missing values, empty texts, -1 and -100 mean that the class is unknown.
 
     Args:
-        values: one for each image.
-        declared: names of the classes by number, if they are known.
+        values: one label for each image.
+        declared: class names by number, if they are known.
 
     Raises:
-        BadInput: a label is neither number nor name, or is not the number of a class; the message names it and its row.
+        BadInput: a label is neither number nor name, or not the number of a class; the message names it and its row.
     """
     given = [_plain(value) for value in values]
     known = {value for value in given if value is not None}
@@ -53,13 +55,13 @@ def class_labels(values: Iterable[Any], declared: Sequence[str] | None = None) -
         classes = classes if classes and names <= set(classes) else sorted(names)
         numbers |= {name: number for number, name in enumerate(classes)}
     else:
-        numbers |= {value: _number(value, given, len(classes) if classes else MOST_CLASSES) for value in known}
+        numbers |= {value: _number(value, given, len(classes) if classes else MAX_CLASSES) for value in known}
     labels = [numbers[value] for value in given]
     return ClassLabels(labels if any(label != UNKNOWN for label in labels) else None, classes)
 
 
 def usable_labels(values: Iterable[Any], declared: Sequence[str] | None, where: str) -> ClassLabels:
-    """Return ``class_labels``, or none, with a warning, where a table's column holds something else than labels."""
+    """Return ``class_labels``, or none with a warning if a table's column does not hold labels."""
     try:
         return class_labels(values, declared)
     except BadInput as error:
@@ -68,9 +70,7 @@ def usable_labels(values: Iterable[Any], declared: Sequence[str] | None, where: 
 
 
 def names_by_label(labels: Sequence[int], names: Sequence[Any]) -> list[str] | None:
-    """Return class names by label, from a table with both in each row; None where they disagree or a label has
-    no name.
-    """
+    """Return class names by label from a table with both; None if they disagree or a label has no name."""
     pairs = {(label, name) for label, name in zip(labels, names, strict=True) if label != UNKNOWN}
     found = dict(pairs)
     if len(found) < len(pairs) or any(not isinstance(name, str) for name in found.values()):
@@ -84,14 +84,14 @@ def wordnet_ids(classes: Sequence[str] | None) -> list[str] | None:
 
 
 def _plain(value: Any) -> int | str | None:
-    """A label as a class number or a name; None for an unknown class."""
+    """Return a label as a class number or a name; None for an unknown class."""
     if isinstance(value, bytes):
         value = value.decode("utf-8", errors="replace")
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and (math.isnan(value) or value.is_integer()):
         value = None if math.isnan(value) else int(value)
-    if value is None or value == "" or value in NOT_KNOWN:
+    if value is None or value == "" or value in UNKNOWN_LABELS:
         return None
     if isinstance(value, int | str):
         return value
@@ -101,9 +101,9 @@ def _plain(value: Any) -> int | str | None:
 
 
 def _number(value: int | str, given: Sequence[int | str | None], end: int) -> int:
-    """A label as a class number below ``end``."""
+    """Return a label as a class number below ``end``."""
     number = int(value) if isinstance(value, int) or DIGITS.fullmatch(value) else None
-    if number in NOT_KNOWN:
+    if number in UNKNOWN_LABELS:
         return UNKNOWN
     if number is not None and 0 <= number < end:
         return number

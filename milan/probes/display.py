@@ -1,4 +1,4 @@
-"""Bands as pictures that people and image-text models can look at."""
+"""Bands displayed as RGB images, for people and image-text models."""
 
 from collections.abc import Iterable
 
@@ -9,14 +9,14 @@ from torch import Tensor
 from milan.errors import BadInput
 
 Bands = tuple[int, int, int]
-# Shares of the values of a band, below which it is shown black and above which as bright as can be.
+# Quantiles of a band's values that are displayed as black and as full brightness.
 DARK, BRIGHT = 0.02, 0.98
-# Images of which these are taken.
+# Number of images on which these quantiles are computed.
 SAMPLED = 32
 
 
 def shown_bands(stated: tuple[int, ...] | None, count: int) -> Bands:
-    """Return the bands that are shown as red, green and blue: those stated, else the first three.
+    """Return the bands displayed as red, green and blue: the stated ones, else the first three.
 
     >>> shown_bands((3, 2, 1), 13), shown_bands(None, 4), shown_bands(None, 1)
     ((3, 2, 1), (0, 1, 2), (0, 0, 0))
@@ -33,9 +33,9 @@ def shown_bands(stated: tuple[int, ...] | None, count: int) -> Bands:
 
 
 def levels(images: Iterable[Float[Tensor, "bands h w"]], bands: Bands) -> Float[Tensor, "2 3"]:
-    """Return what is shown black and what as bright as can be, of each band that is shown."""
+    """Return the values displayed as black and as full brightness, for each displayed band."""
     values = torch.cat([image[list(bands)].flatten(1) for image in images], dim=1)
-    # No more values are sorted than ``torch.quantile`` takes.
+    # ``torch.quantile`` takes a limited number of values.
     some = values[:, :: -(-values.shape[1] // 2**20)]
     return torch.stack([some.nanquantile(share, dim=1) for share in (DARK, BRIGHT)]).nan_to_num()
 

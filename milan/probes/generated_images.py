@@ -1,4 +1,4 @@
-"""The pictures that a generator makes of its latents, as a probe."""
+"""The images that a generator generates from its latents, as a probe."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,40 +13,41 @@ from milan.targets.preprocessing import Size
 
 @runtime_checkable
 class ImageGenerator(Protocol):
-    """What makes the pictures: see ``milan.targets.GeneratorTarget``."""
+    """An image generator, see ``milan.GeneratorTarget``."""
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Name in messages."""
 
     @property
     def image_size(self) -> Size:
-        """Side of its pictures in pixels, or height and width."""
+        """Side of its images in pixels, or height and width."""
 
     @property
     def labels(self) -> list[int]:
-        """The class of each picture."""
+        """Class number of each image."""
 
     @property
     def classes(self) -> list[str]:
-        """Their names; none where it has no classes."""
+        """Class names; empty for a generator without classes."""
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the pictures do."""
+        """Content key of the images."""
 
     def generate_image(self, row: int) -> UInt8[Tensor, "3 height width"]:
-        """What it makes of a row of latents."""
+        """Return the image of a row of latents."""
 
 
 class GeneratorSource(ImageSource):
-    """The pictures that a generator makes of its latents, made when they are asked for."""
+    """The images that a generator generates from its latents, on demand."""
 
     is_presized = True
 
     def __init__(self, generator: ImageGenerator):
         self.generator = generator
-        generator.generate_image(0)  # what is wrong with it is told now
+        # A faulty generator raises an error now.
+        generator.generate_image(0)
         self._count = len(generator.labels)
         if generator.classes:
             self.classes, self.labels = list(generator.classes), list(generator.labels)
@@ -58,15 +59,18 @@ class GeneratorSource(ImageSource):
         return self.generator.generate_image(index).numpy()
 
     def format_location(self, index: int) -> str:
-        return f"picture {index} of {self.generator.name}"
+        return f"image {index} of {self.generator.name}"
 
     def content_facts(self) -> dict[str, Any]:
         return {"made by": self.generator.fingerprint}
 
 
 def load_generator_target(spec: str) -> ImageGenerator:
-    """The generator that ``spec`` names. Raises BadInput for a network that makes no pictures, and what ``load_target``
-    raises.
+    """Load an image generator by its spec.
+
+    Raises:
+        BadInput: the network generates no images, or cannot be loaded.
+        UnknownName: there is no such network.
     """
     from milan.targets.generator_target import GeneratorTarget
     from milan.targets.loading import load_target
@@ -74,6 +78,6 @@ def load_generator_target(spec: str) -> ImageGenerator:
     found = load_target(spec)
     if not isinstance(found, GeneratorTarget):
         raise BadInput(
-            f"{spec} makes no pictures, so it has no latents; name a generator, as latents:diorama:generator-objects"
+            f"{spec} generates no images, so it has no latents; name a generator, as latents:diorama:generator-objects"
         )
     return found

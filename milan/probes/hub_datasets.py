@@ -1,6 +1,4 @@
-"""Data sets by Hugging Face's library: from a path, its cache, or the hub, and a plain word within seconds where none
-can be had.
-"""
+"""Datasets of the Hugging Face library, from a path, its cache or the hub, with an error within seconds."""
 
 import warnings
 from collections.abc import Iterator
@@ -11,20 +9,19 @@ from typing import Any
 from milan.console.command_line import clean_text
 from milan.errors import BadInput, UnknownName
 from milan.probes.image_sources import DatasetSource, is_path_like
+from milan.storage.hub_access import format_error_line
 
 TIMEOUT_SECONDS = 5  # seconds to wait for the hub's answer
 
 
 def open_dataset(spec: str) -> DatasetSource:
-    """A split of a data set: ``ID_OR_PATH`` if it has only one, else ``ID_OR_PATH#SPLIT``.
+    """Open a split of a dataset: ``ID_OR_PATH`` if it has only one, else ``ID_OR_PATH#SPLIT``.
 
-    A path is read as ``save_to_disk`` wrote it, or as ``load_dataset`` understands the folder; it is never sent to the
-    hub.
+    A path is read as ``save_to_disk`` or ``load_dataset`` reads the folder; it is never sent to the hub.
 
     Raises:
-        BadInput: it is neither a path nor in the cache and the hub cannot be reached, or has no such data set, or
-            refuses it.
-        UnknownName: no such split.
+        BadInput: it is neither a path nor cached, and the hub is out of reach, has no such dataset, or refuses it.
+        UnknownName: the dataset has no such split.
     """
     name, _, split = spec.partition("#")
     path = Path(name).expanduser() if is_path_like(name) else None
@@ -41,7 +38,7 @@ def open_dataset(spec: str) -> DatasetSource:
 
 
 def _folders(name: str, path: Path | None) -> list[Path]:
-    """Where the files of a data set may lie: its folder or part of the hub's cache, and the library's downloads."""
+    """Return the folders of a dataset's files: its own or a part of the hub's cache, and the library's downloads."""
     from datasets import config
     from huggingface_hub import constants
 
@@ -54,14 +51,15 @@ def _load_from_path(path: Path) -> dict[str, Any]:
 
     if not path.exists():
         raise BadInput(
-            f"no data set at {clean_text(str(path))}; give an existing path, or an ID of the hub such as hf:owner/name"
+            f"no dataset at {clean_text(str(path))}; give an existing path, or an ID of the hub such as hf:owner/name"
         )
     try:
         if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
             return _list_splits(datasets.load_from_disk(str(path)))
         return _list_splits(datasets.load_dataset(str(path)))
-    except Exception as error:  # the library meets wild folders with every kind of exception
-        raise BadInput(f"cannot read the data set at {clean_text(str(path))}: {_format_error_line(error)}") from None
+    # The library raises anything for arbitrary folders.
+    except Exception as error:
+        raise BadInput(f"cannot read the dataset at {clean_text(str(path))}: {format_error_line(error)}") from None
 
 
 def _load_from_hub(name: str) -> dict[str, Any]:
@@ -71,15 +69,14 @@ def _load_from_hub(name: str) -> dict[str, Any]:
     try:
         HfApi().dataset_info(name, timeout=TIMEOUT_SECONDS)
     except (errors.GatedRepoError, errors.RepositoryNotFoundError) as error:
-        raise BadInput(
-            f"the hub does not give out the data set {name!r}: {_format_error_line(error)}; {_make_hint()}"
-        ) from None
-    except Exception as error:  # no network, in whichever way: what is in the cache can still be read
+        raise BadInput(f"the hub refuses the dataset {name!r}: {format_error_line(error)}; {_make_hint()}") from None
+    # Without network, whatever the error, the cache can still be read.
+    except Exception as error:
         return _load_from_cache(name, error)
     try:
         return _list_splits(datasets.load_dataset(name))
     except Exception as error:
-        raise BadInput(f"cannot load the data set {name!r}: {_format_error_line(error)}; {_make_hint()}") from None
+        raise BadInput(f"cannot load the dataset {name!r}: {format_error_line(error)}; {_make_hint()}") from None
 
 
 def _load_from_cache(name: str, why: Exception) -> dict[str, Any]:
@@ -90,14 +87,14 @@ def _load_from_cache(name: str, why: Exception) -> dict[str, Any]:
             return _list_splits(datasets.load_dataset(name))
     except Exception:
         raise BadInput(
-            f"the data set {name!r} is not in the cache and the hub cannot be reached ({_format_error_line(why)});"
+            f"the dataset {name!r} is not in the cache and the hub cannot be reached ({format_error_line(why)});"
             f" {_make_hint()}"
         ) from None
 
 
 @contextmanager
 def _stay_offline() -> Iterator[None]:
-    """Keeps the libraries from asking a hub that does not answer, which they would do for half a minute."""
+    """Keep the libraries from asking a hub that does not answer, for which they would take half a minute."""
     import datasets
     from huggingface_hub import constants
 
@@ -117,8 +114,3 @@ def _make_hint() -> str:
     from datasets import config
 
     return f"downloads are kept in {config.HF_DATASETS_CACHE}; or pass a local copy, hf:PATH or a folder of images"
-
-
-def _format_error_line(error: Exception) -> str:
-    """The first line of a library's error."""
-    return clean_text(str(error).strip().split("\n")[0])[:200] or type(error).__name__

@@ -1,4 +1,4 @@
-"""Pictures in the cells of tables that others wrote: bytes, or files within the data set's folders."""
+"""Pictures in the cells of tables: bytes, or files within the dataset's folders."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +12,11 @@ def picture_in_cell(value: Any, roots: Sequence[Path]) -> bytes | Path:
     """Return the bytes of a picture, or its file, from a cell with bytes or with a struct of bytes and a path.
 
     Args:
-        value: of the cell.
-        roots: folders of the data set; a path is relative to the first of them, and opened only within one of them.
+        value: content of the cell.
+        roots: folders of the dataset; a path is relative to the first of them, and opened only within one of them.
 
     Raises:
-        Unreadable: there is no picture in the cell, or its path leads out of ``roots``.
+        UnreadableImage: there is no picture in the cell, or its path leads out of ``roots``.
     """
     if isinstance(value, dict):
         value = value.get("bytes") or _path_within(value.get("path"), roots)
@@ -26,16 +26,16 @@ def picture_in_cell(value: Any, roots: Sequence[Path]) -> bytes | Path:
 
 
 def _path_within(path: Any, roots: Sequence[Path]) -> Path | None:
-    """The file that a table names, relative to the first of ``roots``; a table must not open other files."""
+    """Return the file that a table names, relative to the first of ``roots``; others must not be opened."""
     if not path or not isinstance(path, str):
         return None
     folders = [root.resolve() for root in roots]
     try:
         found = (folders[0] / path).resolve()
     except (OSError, ValueError, RuntimeError) as error:
-        raise UnreadableImage(f"its path {clean_text(path)!r} is none: {error}") from None
+        raise UnreadableImage(f"its path {clean_text(path)!r} is invalid: {error}") from None
     if not any(found.is_relative_to(folder) for folder in folders):
         raise UnreadableImage(
-            f"its path {clean_text(path)!r} leads out of the data set's folder {clean_text(str(folders[0]))}"
+            f"its path {clean_text(path)!r} leads out of the dataset's folder {clean_text(str(folders[0]))}"
         )
     return found

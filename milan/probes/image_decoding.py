@@ -1,4 +1,4 @@
-"""From a picture file of any kind to an RGB picture: one decoder for pictures, one for label maps."""
+"""Decoders of picture files of any kind: one for RGB pictures, one for label maps."""
 
 import io
 import stat
@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, features
 
-# Pillow's formats that are read, and what their files' names end in. Only these are opened, whatever a file's name:
-# others start programs (PostScript: Ghostscript), need handlers of the system, or are hardly ever photographs.
+# Pillow's formats that are read, with the suffixes of their files. Only these are opened, whatever a file's suffix:
+# others start programs (PostScript: Ghostscript), need handlers of the system, or are rarely photographs.
 FORMATS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     "PNG": (".png", ".apng"),
@@ -27,32 +27,36 @@ FORMATS = {
     "QOI": (".qoi",),
 }
 OPTIONAL = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}  # formats that some builds of Pillow lack
-MOST_FILE_BYTES = 2**29  # of a picture's file
-# Of a decoded picture and of its RGB form: Pillow's own limit is 179 million pixels, which can take 5 GB.
-MOST_BYTES = 3 * 2**28
+MAX_FILE_BYTES = 2**29  # largest size of a picture's file
+# Largest size of a decoded picture and of its RGB form. Pillow's limit of 179 million pixels can take 5 GB.
+MAX_DECODED_BYTES = 3 * 2**28
 STRIP = 2**20  # pixels that are converted to RGB at a time
 
 
 class UnreadableImage(Exception):
-    """A picture that cannot be decoded; the text says why."""
+    """A picture cannot be decoded; the message says why."""
 
 
 def decode_image(source: Path | bytes) -> Image.Image:
-    """A picture in RGB, upright, opaque: EXIF rotation done, transparency over white, 16 bits scaled to 8, first frame
-    of several.
+    """Decode a picture as RGB: EXIF rotation applied, transparency over white, 16 bits scaled to 8, first frame.
 
     Raises:
-        Unreadable: it is damaged, cut short, empty, not in one of ``FORMATS``, or larger than is decoded.
+        UnreadableImage: the file is damaged, truncated, empty, too large, or not in one of ``FORMATS``.
     """
     with _opened(source) as image:
-        return _to_rgb(_apply_orientation(image))
+        return to_upright_rgb(image)
+
+
+def to_upright_rgb(image: Image.Image) -> Image.Image:
+    """Return an opened picture in RGB, upright and opaque, as :func:`decode_image` does."""
+    return _to_rgb(_apply_orientation(image))
 
 
 def decode_label_map(source: Path | bytes) -> Image.Image:
-    """A picture whose pixel values are class numbers (modes L, P or 16 bits), as they are.
+    """Decode a picture whose pixel values are class numbers (modes L, P or 16 bits).
 
     Raises:
-        Unreadable: it cannot be decoded, or has colours in place of class numbers.
+        UnreadableImage: it cannot be decoded, or holds colours instead of class numbers.
     """
     with _opened(source) as image:
         if image.mode in ("1", "L", "P", "I") or image.mode.startswith("I;16"):
@@ -62,20 +66,20 @@ def decode_label_map(source: Path | bytes) -> Image.Image:
 
 @cache
 def formats() -> tuple[str, ...]:
-    """Return the formats of ``FORMATS`` that this build of Pillow reads."""
+    """Return the formats of ``FORMATS`` that the installed Pillow reads."""
     known = {*features.modules, *features.codecs}
     missing = [name for name, part in OPTIONAL.items() if part not in known or not features.check(part)]
     return tuple(name for name in FORMATS if name not in missing)
 
 
 def suffixes() -> tuple[str, ...]:
-    """Return what the names of picture files end in."""
+    """Return the suffixes of picture files."""
     return tuple(suffix for name in formats() for suffix in FORMATS[name])
 
 
 @contextmanager
 def _opened(source: Path | bytes) -> Iterator[Image.Image]:
-    """The decoded picture; whatever is raised about it is ``UnreadableImage``."""
+    """Yield the decoded picture; raise ``UnreadableImage`` for any error in its file."""
     try:
         with Image.open(_open_stream(source), formats=formats()) as image:
             _check_size(image)
@@ -85,32 +89,36 @@ def _opened(source: Path | bytes) -> Iterator[Image.Image]:
         raise
     except MemoryError:
         raise UnreadableImage("not enough memory to decode it") from None
-    except Exception as error:  # decoders meet wild bytes with every kind of exception
+    # Decoders raise anything for arbitrary bytes.
+    except Exception as error:
         raise UnreadableImage(_format_reason(error)) from None
 
 
 def _check_size(image: Image.Image) -> None:
-    """Before anything is decoded: a file of some hundred kilobytes can hold a picture of gigabytes."""
+    """Raise UnreadableImage before decoding a picture that is too large, as a small file can hold gigabytes."""
     per_pixel = _bytes_per_pixel(image.mode) + (0 if image.mode == "RGB" else 4)
     needed = image.width * image.height * per_pixel
-    if needed > MOST_BYTES:
+    if needed > MAX_DECODED_BYTES:
         size = f"{image.width} x {image.height} pixels of mode {image.mode}"
-        raise UnreadableImage(f"{size} take {needed / 1e9:.1f} GB; at most {MOST_BYTES / 1e9:.1f} GB are decoded")
+        raise UnreadableImage(
+            f"{size} take {needed / 1e9:.1f} GB; at most {MAX_DECODED_BYTES / 1e9:.1f} GB are decoded"
+        )
 
 
 def _bytes_per_pixel(mode: str) -> int:
-    """How many bytes Pillow keeps a pixel in: it pads two and three channels to four."""
+    """Return the bytes per pixel in Pillow, which pads two and three channels to four."""
     return 2 if mode.startswith("I;16") else 1 if mode in ("1", "L", "P") else 4
 
 
 def _open_stream(source: Path | bytes) -> io.BytesIO:
     if isinstance(source, Path):
         facts = source.stat()
-        if not stat.S_ISREG(facts.st_mode):  # reading a pipe would wait for ever
+        # Reading a pipe would block.
+        if not stat.S_ISREG(facts.st_mode):
             raise UnreadableImage("not a regular file")
-        if facts.st_size > MOST_FILE_BYTES:
+        if facts.st_size > MAX_FILE_BYTES:
             raise UnreadableImage(
-                f"a file of {facts.st_size / 1e9:.1f} GB; at most {MOST_FILE_BYTES / 1e9:.1f} GB are read"
+                f"the file has {facts.st_size / 1e9:.1f} GB; at most {MAX_FILE_BYTES / 1e9:.1f} GB are read"
             )
         source = source.read_bytes()
     if not source:
@@ -121,12 +129,13 @@ def _open_stream(source: Path | bytes) -> io.BytesIO:
 def _apply_orientation(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF around a sound picture: common in ImageNet
+    # Sound pictures with damaged EXIF data are common in ImageNet.
+    except Exception:
         return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """The picture in RGB, converted strip by strip, since some conversions take many times the picture's memory."""
+    """Return a picture in RGB, converted strip by strip, since some conversions take many times its memory."""
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
     scale = _grey_scale(image)
@@ -149,7 +158,7 @@ def _rgb_strip(image: Image.Image, scale: float | None) -> Image.Image:
 
 
 def _grey_scale(image: Image.Image) -> float | None:
-    """What scales grey of 16 bits or floats (0..1, or 0..255 if any exceeds 1) to 0..255; None for other pictures."""
+    """Return the factor from 16-bit or float grey (0..1, or 0..255 if any exceeds 1) to 0..255; None for others."""
     if image.mode == "I" or image.mode.startswith("I;16"):
         return 1 / 257
     if image.mode != "F":
@@ -159,7 +168,7 @@ def _grey_scale(image: Image.Image) -> float | None:
 
 def _format_reason(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
-        return "not a picture in a format that is read"
+        return "not a picture in a supported format"
     if isinstance(error, Image.DecompressionBombError):
         return "more pixels than PIL's limit (a decompression bomb?)"
     if isinstance(error, OSError) and error.strerror:

@@ -1,4 +1,4 @@
-"""Where a probe's pictures come from: a folder, a parquet file, a data set, Diorama, a tensor."""
+"""Sources of a probe's images: a folder, a parquet file, a dataset or Diorama."""
 
 import json
 import os
@@ -31,57 +31,72 @@ LABEL_COLUMNS = ("label", "labels", "fine_label")
 SEGMENTATION_COLUMNS = ("segmentation", "mask", "annotation")
 WNID_COLUMN = "wnid"
 NAME_COLUMNS = ("name", "class", "class_name")
-# Names of a data set's parts; folders of these names are hardly ever classes.
-PARTS_OF_DATA = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
-# Files that belong to a folder of images: the names of its pixel labels, and what desktops leave behind.
+# Names of a dataset's splits; folders of these names are rarely classes.
+SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
+# Other files in a folder of images: the names of its pixel labels, and files of desktops.
 COMPANIONS = {"classes.txt", "thumbs.db", "desktop.ini"}
 SPEC_FORMS = "a folder of images (or a .zip or .tar of one), FILE.parquet, hf:ID, diorama:NAME or latents:TARGET"
 PARQUET_WINDOW = 64  # rows of a parquet file read at a time
 
 
 class ImageSource(ABC):
-    """Pictures by number, always in the same order. Reading is safe from several threads."""
+    """Images by index, in a fixed order. Reading is safe from several threads.
 
-    labels: list[int] | None = None  # -1 where an image's class is unknown
+    Attributes:
+        labels: class number of each image, -1 if it is unknown; None if no image has a label.
+        classes: class names by number, or None.
+        wnids: WordNet ids of the classes (n01443537) by number, or None.
+        is_presized: whether the images have the probe's size, so that nothing is resized or cropped.
+        bands: number of bands of the images; 0 for pictures.
+        of_bytes: whether the bands were stored as bytes.
+    """
+
+    labels: list[int] | None = None
     classes: list[str] | None = None
-    wnids: list[str] | None = None  # the WordNet id of each class, as n01443537, where the source tells it
-    is_presized: bool = False  # the pictures have the probe's size from the start, and nothing is cropped
-    bands: int = 0  # how many bands its arrays have; 0 for a source of pictures
-    of_bytes: bool = False  # whether bands were bytes
+    wnids: list[str] | None = None
+    is_presized: bool = False
+    bands: int = 0
+    of_bytes: bool = False
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def load_image(self, index: int) -> Image.Image | np.ndarray:
-        """One picture: RGB, or, if ``is_presized``, its uint8 pixels (3, size, size), or float32 bands (bands, height,
-        width).
+        """Return an image: an RGB picture, uint8 pixels (3, size, size) if ``is_presized``, or float32 bands.
 
         Raises:
-            Unreadable: it cannot be decoded.
+            UnreadableImage: it cannot be decoded.
         """
 
     @abstractmethod
     def format_location(self, index: int) -> str:
-        """What to call one picture in a message."""
+        """Return the name of an image in messages."""
 
     @abstractmethod
     def content_facts(self) -> dict[str, Any]:
-        """Plain values that change whenever the pictures do."""
+        """Return plain values that change whenever the images do."""
 
     def load_segmentation(self, index: int) -> Image.Image:
-        """The class number of each pixel. Raises Unreadable, or MissingEvidence where there are none."""
+        """Return the class number of each pixel of an image.
+
+        Raises:
+            UnreadableImage: they cannot be decoded.
+            MissingEvidence: the source has no segmentations.
+        """
         raise MissingEvidence(
-            "this probe has no segmentations; use a parquet file or data set with a column named segmentation"
+            "this probe has no segmentations; use a parquet file or dataset with a column named segmentation"
         )
 
 
 class FolderSource(ImageSource):
-    """All pictures under a folder, sorted by path; the folders at the top are the classes if every picture is
-    in one.
+    """All pictures under a folder, sorted by path; if each is in a subfolder, the subfolders are the classes.
+
+    Attributes:
+        kinds: suffixes of the files; those of pictures if empty.
     """
 
-    kinds: tuple[str, ...] = ()  # what the files' names end in; those of pictures if empty
+    kinds: tuple[str, ...] = ()
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -93,7 +108,7 @@ class FolderSource(ImageSource):
             found = f"; found {passed}" if passed else ""
             raise BadInput(f"no images found under {clean_text(str(folder))} (looked for {' '.join(kinds)}{found})")
         if passed:
-            text = f"{others.total()} files under {clean_text(str(folder))} are not in a format that is read: {passed}"
+            text = f"{others.total()} files under {clean_text(str(folder))} are in no supported format: {passed}"
             warnings.warn(text, MilanWarning, stacklevel=2)
         tops = [file.relative_to(folder).parts for file in self.files]
         if all(len(parts) > 1 for parts in tops):
@@ -105,10 +120,10 @@ class FolderSource(ImageSource):
             self._warn_of_empty(set(numbers))
 
     def _warn_of_parts(self) -> None:
-        if {name.lower() for name in self.classes or ()} <= PARTS_OF_DATA:
+        if {name.lower() for name in self.classes or ()} <= SPLIT_FOLDERS:
             folder, names = clean_text(str(self.folder)), ", ".join(self.classes or ())
-            text = f"the folders in {folder} are named like parts of a data set ({names}) and count as classes"
-            hint = f"give {folder}/{(self.classes or [''])[0]} for the classes of one part"
+            text = f"the folders in {folder} are named like splits of a dataset ({names}) and are used as classes"
+            hint = f"give {folder}/{(self.classes or [''])[0]} for the classes of one split"
             warnings.warn(f"{text}; {hint}", MilanWarning, stacklevel=3)
 
     def _warn_of_empty(self, full: set[str]) -> None:
@@ -134,9 +149,7 @@ class FolderSource(ImageSource):
 
 
 class ParquetSource(ImageSource):
-    """A parquet file with a column of pictures (bytes, or a struct with bytes, as Hugging Face writes them), read a
-    window at a time.
-    """
+    """A parquet file with a column of pictures (bytes, or Hugging Face's struct with bytes), read in windows."""
 
     def __init__(self, file: Path):
         self.file = file
@@ -189,8 +202,8 @@ class ParquetSource(ImageSource):
         if not column:
             return
         beside = _find_column(names, NAME_COLUMNS)
-        wanted = [name for name in (column, beside, WNID_COLUMN) if name in names]
-        values = {name: self._table.read(columns=[name]).column(name).to_pylist() for name in wanted}
+        columns = [name for name in (column, beside, WNID_COLUMN) if name in names]
+        values = {name: self._table.read(columns=[name]).column(name).to_pylist() for name in columns}
         declared = _read_declared_classes(self._table.schema_arrow.metadata, column)
         self.labels, self.classes = usable_labels(values[column], declared, clean_text(str(self.file)))
         if self.labels and self.classes is None and beside:
@@ -199,9 +212,7 @@ class ParquetSource(ImageSource):
 
 
 class _RowWindows:
-    """The rows of one column around the last ones asked for: two windows, so that threads a little out of step share
-    them.
-    """
+    """The rows of a column around the last requested ones, in two windows that threads share."""
 
     def __init__(self, table: pq.ParquetFile, column: str, groups: list[tuple[int, int]]):
         self._table, self._column, self._groups = table, column, groups
@@ -231,12 +242,12 @@ class _RowWindows:
 
 
 class DatasetSource(ImageSource):
-    """A split of a Hugging Face data set.
+    """A split of a Hugging Face dataset.
 
     Args:
         rows: the split.
-        name: what to call it in messages.
-        roots: folders that hold its files; a picture that is given by its path is opened only within them.
+        name: name of the dataset in messages.
+        roots: folders of its files; a picture given by its path is opened only within them.
     """
 
     def __init__(self, rows: Any, name: str, roots: Sequence[Path]):
@@ -284,7 +295,7 @@ class DatasetSource(ImageSource):
 
 
 class DioramaSource(ImageSource):
-    """Scenes of Diorama, drawn when they are asked for."""
+    """Scenes of Diorama, rendered on demand."""
 
     is_presized = True
 
@@ -313,11 +324,15 @@ class DioramaSource(ImageSource):
 
 
 def open_path(path: Path, opened: Callable[[Path], FolderSource] = FolderSource) -> ImageSource:
-    """The pictures of a folder, which ``opened`` opens, an archive of one, or a parquet file.
+    """Open the images of a folder, of an archive of one, or of a parquet file.
+
+    Args:
+        path: the folder or file.
+        opened: opens a folder.
 
     Raises:
-        BadInput: there are none.
-        UnknownName: there is no such path; the nearest are told.
+        BadInput: there are no images.
+        UnknownName: there is no such path; the message lists the nearest ones.
     """
     if path.is_dir():
         return opened(path)
@@ -332,7 +347,7 @@ def open_path(path: Path, opened: Callable[[Path], FolderSource] = FolderSource)
 
 
 def _unpack_to_cache(archive: Path) -> Path:
-    """The folder that an archive holds, unpacked to the cache once."""
+    """Return the folder in an archive, unpacked to the cache once."""
     folder = cache_folder() / "archives" / content_key(archive=_file_facts(archive, archive.parent))
     if not folder.is_dir():
         unpack(archive, folder)
@@ -341,14 +356,14 @@ def _unpack_to_cache(archive: Path) -> Path:
 
 
 def get_decoder_version() -> str:
-    """What decodes: pixels may change with it."""
+    """Return the name and version of the decoder, on which pixels depend."""
     return f"pillow {PIL.__version__}"
 
 
 def sorted_out(folder: Path, kinds: Sequence[str]) -> tuple[list[Path], Counter[str]]:
-    """All files of some suffixes, and how many others there are of each, hidden ones and companions left out.
+    """Return all files with some suffixes, and the number of other files by suffix, without hidden ones and companions.
 
-    Each real folder is entered once, so that loops of links end.
+    Each real folder is visited once, so loops of links end.
     """
     entered: set[tuple[int, int]] = set()
     waiting, pictures, others = [folder], [], Counter[str]()
@@ -362,10 +377,11 @@ def sorted_out(folder: Path, kinds: Sequence[str]) -> tuple[list[Path], Counter[
             items = [item for item in os.scandir(here) if item.name[0] != "."]
         except OSError as error:
             raise BadInput(f"cannot list {clean_text(str(here))}: {error.strerror}") from None
-        # In an order of their names, for a folder can be reached by several links.
+        # Sorted by name, since a folder can be reached by several links.
         items.sort(key=lambda item: os.fsencode(item.name), reverse=True)
         for item in items:
-            if Path(item.path).is_dir():  # not item.is_dir(), which raises on a link to itself
+            # item.is_dir() raises for a link to itself.
+            if Path(item.path).is_dir():
                 waiting.append(Path(item.path))
             elif _is_of(kinds, item):
                 pictures.append(Path(item.path))
@@ -378,9 +394,8 @@ def _is_of(kinds: Sequence[str], item: os.DirEntry) -> bool:
     if Path(item.name).suffix.lower() not in kinds:
         return False
     path = Path(item.path)
-    return path.is_file() or (
-        item.is_symlink() and not path.exists()
-    )  # a broken link is a bad picture, not an absent one
+    # A broken link counts as an unreadable picture, so that the others keep their indices.
+    return path.is_file() or (item.is_symlink() and not path.exists())
 
 
 def _file_facts(file: Path, root: Path) -> list:
@@ -397,7 +412,7 @@ def _find_column(names: list[str], candidates: tuple[str, ...]) -> str | None:
 
 
 def _read_declared_classes(metadata: dict[bytes, bytes] | None, column: str) -> list[str] | None:
-    """The class names that Hugging Face keeps in a parquet file's schema."""
+    """Return the class names that Hugging Face stores in a parquet file's schema."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
         return [str(name) for name in features[column]["names"]]
@@ -406,12 +421,12 @@ def _read_declared_classes(metadata: dict[bytes, bytes] | None, column: str) -> 
 
 
 def _wnids(source: ImageSource, column: list | None) -> list[str] | None:
-    """The WordNet ids of the classes, from a column of them or where the classes are named by them."""
+    """Return the WordNet ids of the classes, from a column or from the class names."""
     if source.labels and column is not None:
         return names_by_label(source.labels, column)
     return wordnet_ids(source.classes)
 
 
 def is_path_like(text: str) -> bool:
-    """Whether a data set's name is meant as a path, which is never sent to the hub."""
+    """Return whether a dataset's name is a path, which is never sent to the hub."""
     return not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", text) or Path(text).exists()

@@ -1,6 +1,4 @@
-"""Pixel labels: which concepts each pixel of a probe's images shows, on one or several levels, under the images' own
-crop.
-"""
+"""Pixel labels: the concepts that each pixel of a probe's images shows, on one or several levels."""
 
 import re
 from abc import ABC, abstractmethod
@@ -19,21 +17,22 @@ from milan.errors import BadInput, MissingEvidence
 from milan.probes.probe import Probe
 from milan.storage.files import cache_root, content_key
 from milan.storage.text_files import read_names
+from milan.targets.fingerprints import tensor_hash
 from milan.targets.preprocessing import height_width
 
-NO_LABEL = -1  # the number of a pixel that shows no concept of a level
-UNLABELLED = 255  # what label maps of eight bits write where nobody labelled
+NO_LABEL = -1  # label of a pixel that shows no concept of a level
+UNLABELLED = 255  # value of unlabelled pixels in 8-bit label maps
 IGNORED_NAMES = "unlabelled, unlabeled, void, unknown, ignore, background"
-CLASSES_FILE = "classes.txt"  # looked for beside a parquet file, and in the folder of a data set
+CLASSES_FILE = "classes.txt"  # beside a parquet file, or in the folder of a dataset
 
 
 class PixelLabels(ABC):
-    """Which concepts the pixels of some images show.
+    """The concepts that each pixel of some images shows.
 
     Attributes:
-        concepts: their names, each once.
-        level_names: of the kinds of labels that a pixel has beside each other, such as colour and object.
-        key: changes whenever the labels may.
+        concepts: names of the concepts, each once.
+        level_names: names of the levels; a pixel has one label per level, such as its colour and its object.
+        key: content key of the labels.
     """
 
     concepts: list[str]
@@ -42,20 +41,20 @@ class PixelLabels(ABC):
 
     @property
     def levels(self) -> int:
-        """How many labels each pixel has."""
+        """Number of labels of each pixel."""
         return len(self.level_names)
 
     @abstractmethod
     def load(self, ids: Sequence[int]) -> Int[Tensor, "b levels h w"]:
-        """The labels of some images, by their numbers in the probe: indices into ``concepts``, -1 for none.
+        """Return the labels of images by their indices in the probe: indices into ``concepts``, -1 for none.
 
         Raises:
-            BadInput: those of an image cannot be read, or do not fit the concepts.
+            BadInput: the labels of an image cannot be read, or do not fit the concepts.
         """
 
 
 class TensorLabels(PixelLabels):
-    """Labels in memory, for Python and for tests; of one level ("label") unless more are named."""
+    """Labels in memory, with one level ("label") unless more are named."""
 
     def __init__(
         self, labels: Int[Tensor, "n levels h w"], concepts: Sequence[str], level_names: Sequence[str] = ("label",)
@@ -63,7 +62,7 @@ class TensorLabels(PixelLabels):
         self.labels, self.concepts, self.level_names = labels, _make_unique(concepts), list(level_names)
         if labels.shape[1] != len(self.level_names):
             raise BadInput(
-                f"labels of {labels.shape[1]} levels with {len(self.level_names)} names of levels; give one for each"
+                f"labels have {labels.shape[1]} levels, but {len(self.level_names)} levels are named; name each level"
             )
         if len(labels) and not NO_LABEL <= int(labels.min()) <= int(labels.max()) < len(self.concepts):
             raise BadInput(
@@ -72,11 +71,11 @@ class TensorLabels(PixelLabels):
 
     @cached_property
     def key(self) -> str:  # type: ignore[override]
-        import hashlib
-
-        pixels = hashlib.sha256(self.labels.to(torch.int64).contiguous().numpy().tobytes()).hexdigest()
         return content_key(
-            labels=pixels, shape=list(self.labels.shape), concepts=self.concepts, levels=self.level_names
+            labels=tensor_hash(self.labels.to(torch.int64)),
+            shape=list(self.labels.shape),
+            concepts=self.concepts,
+            levels=self.level_names,
         )
 
     def load(self, ids: Sequence[int]) -> Int[Tensor, "b levels h w"]:
@@ -84,14 +83,13 @@ class TensorLabels(PixelLabels):
 
 
 class LabelMapLabels(PixelLabels):
-    """The label maps that come with a probe: pictures of class numbers, resized (nearest neighbour) and cropped as its
-    images are.
+    """The label maps of a probe, resized (nearest neighbour) and cropped as its images are.
 
     Args:
-        probe: with segmentations.
-        classes: the name of each class number, in order.
-        ignored: names, separated by commas, of what is no concept; 255 is none anyway, where it is not the number of a
-            class.
+        probe: a probe with segmentations.
+        classes: class names by number.
+        ignored: names, separated by commas, of classes that are no concepts; 255 is none anyway if it is not the number
+            of a class.
     """
 
     def __init__(self, probe: Probe, classes: Sequence[str], ignored: str = IGNORED_NAMES):
@@ -102,7 +100,8 @@ class LabelMapLabels(PixelLabels):
         self._numbers = np.full(max(len(self.classes), UNLABELLED) + 1, NO_LABEL, dtype=np.int64)
         for number, name in enumerate(self.concepts):
             self._numbers[self.classes.index(name)] = number
-        probe.segmentation(0)  # where there are none at all, that is told now
+        # Raises an error now if there are no segmentations.
+        probe.segmentation(0)
 
     @cached_property
     def key(self) -> str:  # type: ignore[override]
@@ -124,13 +123,11 @@ class LabelMapLabels(PixelLabels):
 
 
 class DioramaLabels(PixelLabels):
-    """What every pixel of Diorama's scenes shows: colour, pattern, object, part, letter and the scene's setting,
-    exactly.
+    """The exact labels of Diorama's scenes: colour, pattern, object, part, letter and setting of each pixel.
 
-    Of pictures that one of its generators made, which nobody knows exactly, it is what the embedded segmenter judges.
-
-    A name that two kinds share, such as the wall of a house and of a room, is one concept on both levels. What the
-    scenes show is kept in ``folder``, the cache's unless given.
+    For the images of Diorama's generators, whose exact labels are unknown, they are those of the embedded segmenter.
+    A name of two kinds, such as the wall of a house and of a room, is one concept on both levels. The labels are stored
+    in ``folder``, by default in the cache.
     """
 
     def __init__(self, probe: Probe, folder: Path | None = None):
@@ -168,7 +165,7 @@ class DioramaLabels(PixelLabels):
 
     @cached_property
     def table(self) -> Int[np.ndarray, "signatures levels"]:
-        """The labels of each of the census' signatures."""
+        """The labels of each signature."""
         return np.stack(
             [numbers[self.signatures.table[:, level]] for level, numbers in enumerate(self._numbers)], axis=1
         )
@@ -179,8 +176,7 @@ class DioramaLabels(PixelLabels):
 
 
 def shows_diorama(spec: str) -> bool:
-    """Whether a probe shows Diorama's world: drawn by it, so that it is known what every pixel shows, or made by one of
-    its generators.
+    """Return whether a probe shows scenes of Diorama, rendered or generated by one of its generators.
 
     >>> [shows_diorama(spec) for spec in ("diorama:scenes", "latents:diorama:generator-scenes", "photos")]
     [True, True, False]
@@ -189,12 +185,13 @@ def shows_diorama(spec: str) -> bool:
 
 
 def load_probe_labels(probe: Probe, classes: str = "", ignored: str = IGNORED_NAMES) -> PixelLabels:
-    """What a probe itself knows of its pixels.
+    """Return the pixel labels of a probe.
 
     Args:
-        classes: names of the class numbers in its label maps: a file with one on each line, or the names separated by
-            commas; ``classes.txt`` beside the data unless given. Of no use to Diorama's probes, which know.
-        ignored: names, separated by commas, that are no concepts.
+        probe: the probe.
+        classes: class names of its label maps by number: a file with one on each line, or names separated by commas; by
+            default ``classes.txt`` beside the data. Ignored for Diorama, whose names are known.
+        ignored: names, separated by commas, of classes that are no concepts.
 
     Raises:
         MissingEvidence: the probe has no pixel labels, or no names for them.
@@ -205,7 +202,7 @@ def load_probe_labels(probe: Probe, classes: str = "", ignored: str = IGNORED_NA
 
 
 def parse_class_names(classes: str) -> list[str]:
-    """Names from a file with one on each line, or separated by commas."""
+    """Return names from a file with one on each line, or separated by commas."""
     file = Path(classes).expanduser()
     from_file = "," not in classes and (file.suffix or file.exists())
     names = read_names(file) if from_file else [name.strip() for name in classes.split(",")]
@@ -224,7 +221,8 @@ def _read_class_file(probe: Probe) -> list[str]:
     if probe.spec and file.is_file():
         return parse_class_names(str(file))
     if probe.spec:
-        probe.segmentation(0)  # the more basic lack is told first
+        # Raises an error if there are no segmentations at all.
+        probe.segmentation(0)
     raise MissingEvidence(
         f"no names for the pixel labels of {probe!r}: put {CLASSES_FILE} beside the data, or give classes=FILE"
     )
@@ -233,5 +231,5 @@ def _read_class_file(probe: Probe) -> list[str]:
 def _make_unique(names: Sequence[str]) -> list[str]:
     twice = sorted({name for name in names if list(names).count(name) > 1})
     if twice:
-        raise BadInput(f"concepts named twice: {', '.join(twice[:5])}; each needs a name of its own")
+        raise BadInput(f"concepts are named twice: {', '.join(twice[:5])}; give each another name")
     return list(names)

@@ -1,6 +1,4 @@
-"""The images that explanations may be made from, and others to judge them by: SPEC@learn and SPEC@judge, with no image
-in both.
-"""
+"""Disjoint splits of a probe: SPEC@learn for making explanations, SPEC@judge for evaluating them."""
 
 from typing import Any
 
@@ -12,12 +10,13 @@ from milan.errors import BadInput
 from milan.probes.image_sources import ImageSource
 
 SPLIT_NAMES = ("learn", "judge")
-LEARN_SHARE = 0.8  # share of the images in the first part
-SPLIT_SEED = 0  # seed of the draw, always the same: what was once learnt from is never judged by
+LEARN_SHARE = 0.8  # fraction of the images in the first split
+# The seed is fixed, so that no image is ever used for both.
+SPLIT_SEED = 0
 
 
 def parse_split(spec: str) -> tuple[str, str]:
-    """A spec without its part, and the part, empty where it names none.
+    """Return a spec without its split, and the split, empty if it names none.
 
     >>> parse_split("val.parquet@judge"), parse_split("me@home/photos")
     (('val.parquet', 'judge'), ('me@home/photos', ''))
@@ -27,7 +26,7 @@ def parse_split(spec: str) -> tuple[str, str]:
 
 
 class SubsetSource(ImageSource):
-    """Some pictures of a source, by their numbers."""
+    """Some images of a source, by index."""
 
     def __init__(self, source: ImageSource, rows: Int[np.ndarray, " some"]):
         self.source, self.rows = source, rows
@@ -52,7 +51,7 @@ class SubsetSource(ImageSource):
 
 
 class SplitSource(SubsetSource):
-    """Four fifths of the pictures of a source, drawn by lot, or the other fifth; in their order."""
+    """A random four fifths of the images of a source, or the other fifth, in their order."""
 
     def __init__(self, source: ImageSource, split: str):
         order = np.random.default_rng(SPLIT_SEED).permutation(len(source))
@@ -60,7 +59,7 @@ class SplitSource(SubsetSource):
         super().__init__(source, np.sort(order[:middle] if split == SPLIT_NAMES[0] else order[middle:]))
         self.split = split
         if not len(self.rows):
-            raise BadInput(f"of {len(source)} images none is left to {split}; give more")
+            raise BadInput(f"{len(source)} images leave none for the split {split!r}; give more")
 
     def content_facts(self) -> dict[str, Any]:
         return {"part": self.split, "learn": LEARN_SHARE, "lot": SPLIT_SEED, "of": self.source.content_facts()}

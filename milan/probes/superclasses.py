@@ -1,4 +1,4 @@
-"""Concepts that a probe's class labels tell: its classes, and groups of them such as WordNet's."""
+"""Concepts from a probe's class labels: its classes, and groups of them such as WordNet's."""
 
 import ast
 import warnings
@@ -15,18 +15,18 @@ from milan.probes.class_labels import UNKNOWN, WNID_PATTERN
 from milan.probes.probe import Probe
 from milan.storage.text_files import MISFITS, read_json_object, read_text
 
-MOST_CONCEPTS = 30_000  # classes with a column and a row each, which is 0.9 GB
+MAX_CONCEPTS = 30_000  # a table of classes by concepts then takes 0.9 GB
 
 
 @dataclass(frozen=True)
 class ClassConcepts:
-    """Names of concepts, and which class of a probe counts as which; no two concepts have the same classes."""
+    """Concepts and the classes of a probe that belong to each; no two concepts have the same classes."""
 
     names: list[str]
     members: Bool[np.ndarray, "classes concepts"]
 
     def presence_matrix(self, labels: Sequence[int]) -> Float[np.ndarray, "images concepts"]:
-        """Which image shows which concept, 0 or 1; NaN where the image's class is unknown."""
+        """Return which image shows which concept, 0 or 1; NaN if the image's class is unknown."""
         found = self.members[np.asarray(labels)].astype(np.float32)
         found[np.asarray(labels) == UNKNOWN] = np.nan
         return found
@@ -40,40 +40,41 @@ def known_labels(probe: Probe) -> list[int]:
     """
     name = probe.spec or probe.name or "in memory"
     if probe.labels is None:
-        raise MissingEvidence(f"the probe {name!r} has no class labels; give one that has, or take another evidence")
+        raise MissingEvidence(
+            f"the probe {name!r} has no class labels; give a labelled probe, or choose other evidence"
+        )
     if unknown := probe.labels.count(UNKNOWN):
         first = probe.source.format_location(probe.labels.index(UNKNOWN))
-        text = f"{unknown} of {len(probe)} images of the probe {name!r} are of unknown class ({first}, ...)"
-        raise MissingEvidence(f"{text}; give a probe of labelled images alone")
+        text = f"{unknown} of {len(probe)} images of the probe {name!r} have an unknown class ({first}, ...)"
+        raise MissingEvidence(f"{text}; give a probe with labelled images only")
     return probe.labels
 
 
 def load_class_concepts(probe: Probe, superclasses: str = "", synsets: str = "") -> ClassConcepts:
-    """The classes of a probe, by the first of their names, and their superclasses.
+    """Return the classes of a probe, by the first of their names, and their superclasses as concepts.
 
-    Superclasses that hold no class of the probe are left out, and of those that hold the same ones all but the
-    narrowest, which a class of its own goes before.
+    Superclasses without a class of the probe are left out. Of superclasses with the same classes the narrowest is kept,
+    and a class is preferred to a superclass that holds it alone.
 
     Args:
-        probe: with labels.
-        superclasses: FILE.json of {superclass: [class, ...]}; a class is the number of a label, or a name, or a WordNet
-            id (n01443537). Empty: Diorama's groups for Diorama, none for others.
-        synsets: FILE that says which classes the numbers in ``superclasses`` mean, where they are not the probe's own
-            labels: a JSON or Python dictionary of {number: {"id": "01443537-n", "label": "goldfish, Carassius
-            auratus"}}, as ImageNet's is published. The classes are found in the probe by WordNet id where it tells
-            these, else by name.
+        probe: a probe with labels.
+        superclasses: FILE.json of {superclass: [class, ...]}, where a class is a label's number, a name or a WordNet id
+            (n01443537). By default Diorama's groups for Diorama, and none for other probes.
+        synsets: FILE with the classes of the numbers in ``superclasses`` if they are not the probe's labels: a JSON or
+            Python dictionary {number: {"id": "01443537-n", "label": "goldfish, Carassius auratus"}}, as published for
+            ImageNet. The classes are looked up in the probe by WordNet id if it has them, else by name.
 
     Raises:
         MissingEvidence: the probe has no labels.
-        BadInput: a file is not of that form, or speaks of classes that the probe does not have.
+        BadInput: a file has another form, or names classes that the probe does not have.
     """
     if probe.labels is None:
         known_labels(probe)
     known = _read_synsets(synsets) if synsets else {}
     classes = format_class_names(probe, known)
-    if len(classes) > MOST_CONCEPTS:
+    if len(classes) > MAX_CONCEPTS:
         raise BadInput(
-            f"{len(classes)} classes of {probe.spec or probe.name!r}; at most {MOST_CONCEPTS} can be concepts"
+            f"{len(classes)} classes of {probe.spec or probe.name!r}; at most {MAX_CONCEPTS} can be concepts"
         )
     groups = _load_superclasses(superclasses, probe)
     where = _label_lookup(probe, known, classes)
@@ -87,34 +88,31 @@ def load_class_concepts(probe: Probe, superclasses: str = "", synsets: str = "")
 
 
 def match_outputs(probe: Probe, outputs: int, synsets: str = "") -> list[int]:
-    """Return which output of a classifier stands for each class: its own number where there are as many as classes.
+    """Return the output of a classifier for each class: the class number if there are as many outputs as classes.
 
     Args:
-        probe: with labels.
-        outputs: how many the classifier has.
-        synsets: FILE that says which class each output is, as in ``load_class_concepts``; needed where the probe shows
-            other classes.
+        probe: a probe with labels.
+        outputs: number of the classifier's outputs.
+        synsets: FILE with the class of each output, as in ``load_class_concepts``; needed if the probe has other
+            classes than the classifier.
 
     Raises:
-        MissingEvidence: an image has no known class, nothing tells which output is which class, or a class has none.
-        BadInput: the file is not of that form, or knows none of the classes.
+        MissingEvidence: an image has no known class, or a class has no known output.
+        BadInput: the file has another form, or holds none of the classes.
     """
     known_labels(probe)
     classes = format_class_names(probe, known := _read_synsets(synsets) if synsets else {})
     if not known:
         if len(classes) != outputs:
             raise MissingEvidence(
-                f"{outputs} outputs for the {len(classes)} classes of {probe.spec or probe.name!r}: what a unit is"
-                " worth is only known for a classifier of the probe's classes; say which output is which class with"
-                " synsets=FILE"
+                f"there are {outputs} outputs and {len(classes)} classes of {probe.spec or probe.name!r}; name"
+                " the class of each output with synsets=FILE"
             )
         return list(range(outputs))
     where = _label_lookup(probe, known, classes)
     found = {where[number]: number for number in sorted(known, reverse=True) if number < outputs}
     if missing := [name for label, name in enumerate(classes) if label not in found]:
-        raise MissingEvidence(
-            f"{len(missing)} of {len(classes)} classes are no output of the classifier by {synsets}: {missing[:3]}"
-        )
+        raise MissingEvidence(f"{len(missing)} of {len(classes)} classes have no output in {synsets}: {missing[:3]}")
     return [found[label] for label in range(len(classes))]
 
 
@@ -124,7 +122,7 @@ def _load_superclasses(superclasses: str, probe: Probe) -> Mapping[str, Sequence
     try:
         found = read_json_object(Path(superclasses))
     except BadInput as error:
-        raise BadInput(f"no superclasses: {error}; write {{superclass: [class, ...]}}") from None
+        raise BadInput(f"cannot read the superclasses: {error}; write {{superclass: [class, ...]}}") from None
     if not all(isinstance(listed, list) for listed in found.values()):
         raise BadInput(f"{superclasses} is not a JSON object of lists; write {{superclass: [class, ...]}}")
     return found
@@ -138,7 +136,7 @@ def _diorama_superclasses(classes: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _read_synsets(file: str) -> dict[int, tuple[str, str]]:
-    """WordNet id and name of each number."""
+    """Return the WordNet id and the name of each number."""
     try:
         # This reads JSON of numbers and texts as well.
         found = ast.literal_eval(read_text(Path(file)))
@@ -150,10 +148,11 @@ def _read_synsets(file: str) -> dict[int, tuple[str, str]]:
 
 
 def format_class_names(probe: Probe, synsets: Mapping[int, tuple[str, str]] | None = None) -> list[str]:
-    """A name for each class of a probe with labels: the first of its names where that is its own, else all of them,
-    else with a number.
+    """Return a unique name for each class of a probe: the first of its names, else all of them, else with a number.
 
-    synsets: WordNet id and names of some classes, for probes that call theirs by these ids.
+    Args:
+        probe: a probe with labels.
+        synsets: WordNet id and names of classes, for a probe whose classes are named by these ids.
     """
     given = probe.classes or [f"class {label}" for label in range(max(probe.labels or [0]) + 1)]
     named = dict((synsets or {}).values())
@@ -170,9 +169,7 @@ def format_class_names(probe: Probe, synsets: Mapping[int, tuple[str, str]] | No
 def _label_lookup(
     probe: Probe, synsets: Mapping[int, tuple[str, str]], classes: Sequence[str]
 ) -> dict[object, int | None]:
-    """The label of each class by all that a superclass file may call it; None for what the synsets know and the probe
-    does not show.
-    """
+    """Return the label of each class by any of its names; None for synsets that are no class of the probe."""
     where: dict[object, int | None] = dict(zip(classes, range(len(classes)), strict=True))
     where |= {name: label for label, name in enumerate(probe.classes or [])}
     where |= {wnid: label for label, wnid in enumerate(probe.wnids or []) if WNID_PATTERN.fullmatch(wnid)}
@@ -188,17 +185,16 @@ def _label_lookup(
 
 
 def _warn_of_unknown_classes(found: Mapping[object, int | None], classes: Sequence[str], probe: Probe) -> None:
-    strangers = [name for label, name in enumerate(classes) if label not in found.values()]
-    if len(strangers) == len(classes):
+    unknown = [name for label, name in enumerate(classes) if label not in found.values()]
+    if len(unknown) == len(classes):
         raise BadInput(
-            f"none of the {len(classes)} classes of {probe.spec} ({', '.join(classes[:3])}, ...) is among the synsets"
+            f"none of the {len(classes)} classes of {probe.spec} ({', '.join(classes[:3])}, ...) is in the synsets"
         )
-    if strangers:
+    if unknown:
         text = (
-            f"{len(strangers)} of {len(classes)} classes of {probe.spec} are not among the synsets and get no"
-            " superclass: "
+            f"{len(unknown)} of {len(classes)} classes of {probe.spec} are not in the synsets and have no superclass: "
         )
-        warnings.warn(text + ", ".join(strangers[:5]), MilanWarning, stacklevel=2)
+        warnings.warn(text + ", ".join(unknown[:5]), MilanWarning, stacklevel=2)
 
 
 def _class_mask(
@@ -208,7 +204,7 @@ def _class_mask(
     if unknown:
         raise BadInput(
             f"superclass {superclass!r} lists {unknown[0]!r}, which is no class of this probe (it has {classes}); "
-            "if the numbers are another data set's, say which classes they are with synsets=FILE"
+            "if the numbers are those of another dataset, give its classes with synsets=FILE"
         )
     found = np.zeros(classes, dtype=bool)
     found[[place for each in listed if (place := where[each]) is not None]] = True
@@ -218,7 +214,7 @@ def _class_mask(
 def _drop_duplicates(
     names: Sequence[str], members: Bool[np.ndarray, "classes concepts"], sizes: Sequence[int]
 ) -> ClassConcepts:
-    """Without empty concepts, and each set of classes once, under its narrowest name."""
+    """Return concepts without empty ones, and each set of classes once, under its narrowest name."""
     chosen: dict[bytes, int] = {}
     for place in sorted(range(len(names)), key=lambda place: sizes[place]):
         if members[:, place].any():

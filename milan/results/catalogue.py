@@ -1,9 +1,10 @@
-"""What was said of every unit asked for, as a table that is read back as it was written."""
+"""Catalogue: the descriptions of a run as a table, which is read back exactly as it was written."""
 
 import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -11,37 +12,53 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from milan.console.command_line import clean_text
-from milan.dissection.store import Dissection, load_dissections_beside
-from milan.errors import BadInput, UnknownName
+from milan.dissection.store import Dissection, layer_folder, load_dissection
+from milan.errors import BadInput, MilanError, MissingEvidence, UnknownName
 from milan.results.published_tables import read_published_descriptions
 from milan.storage.tables import parquet_facts, read_table, write_csv, write_jsonl, write_parquet
 from milan.storage.text_files import read_json_object, whole_number
-from milan.units import Candidate, Description, Unit
+from milan.units import Candidate, Description, Exemplars, Unit
 
 if TYPE_CHECKING:
+    import pandas
+
     from milan.results.search import FoundUnit
 
 OK = "ok"
-KEPT_FACTS = ("describer", "target", "probe", "sources", "simulated")  # in the metadata of a parquet table
-SIGNIFICANT_DIGITS = (
-    6  # significant digits that are written: what differs beyond them is the order of summation, not the answer
-)
+# Facts that the metadata of a parquet table repeats.
+KEPT_FACTS = ("describer", "target", "probe", "sources", "simulated")
+# Digits of written floats. Differences beyond them come from the order of summation.
+SIGNIFICANT_DIGITS = 6
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of a catalogue: a unit, what became of it, and what was said of it if anything was."""
+    """One row of a catalogue.
+
+    Attributes:
+        unit: the unit.
+        status: ``ok`` (described), ``dead``, ``sparse`` or ``invalid`` (not described, see ``Dissection.status``), or
+            ``failed`` (the describer gave no answer).
+        description: None unless the status is ``ok``.
+        reason: why there is no description.
+    """
 
     unit: Unit
-    status: str = OK  # ok; dead, sparse, invalid: not described; failed: tried, without an answer
+    status: str = OK
     description: Description | None = None
-    reason: str = ""  # why there is no description
+    reason: str = ""
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The entries of a run, in the order of layer and unit, and its facts: target, probe, describer, versions,
-    warnings.
+    """The descriptions of a run.
+
+    A catalogue is indexed by unit, iterates over its descriptions, and shows a table with exemplars in a notebook.
+
+    Attributes:
+        entries: one for each unit of the run, described or not, sorted by layer and index.
+        facts: how the descriptions were made: target, probe, describer, versions, warnings (see ``run.json``).
+        folder: the output folder of the run, where its exemplars are; None if there is none.
 
     >>> red = Catalogue.from_descriptions([Description(Unit("conv1", 2), "red things", -1.5)], describer="milan")
     >>> red["conv1:2"].text, len(red), red.layers
@@ -52,7 +69,7 @@ class Catalogue:
 
     entries: tuple[Entry, ...]
     facts: Mapping[str, Any] = field(default_factory=dict)
-    folder: Path | None = field(default=None, compare=False)  # of the run, where its dissections are
+    folder: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         ordered = sorted(
@@ -72,30 +89,58 @@ class Catalogue:
 
     @classmethod
     def from_descriptions(cls, descriptions: Iterable[Description], **facts: Any) -> "Catalogue":
-        """The catalogue of these descriptions."""
+        """Return a catalogue of these descriptions, with ``facts`` as keywords."""
         return cls(tuple(Entry(description.unit, OK, description) for description in descriptions), facts)
 
     @property
     def descriptions(self) -> list[Description]:
-        """What was said, without the units of which nothing was."""
+        """The descriptions, in the order of the entries; units without one are left out."""
         return [entry.description for entry in self.entries if entry.description is not None]
 
     @property
     def layers(self) -> list[str]:
-        """The layers, in the order in which the entries stand."""
+        """The names of the layers, in the order of the entries."""
         return list(dict.fromkeys(entry.unit.layer for entry in self.entries))
 
     @property
     def status_counts(self) -> dict[str, int]:
-        """How many units there are of each status."""
+        """The number of units of each status."""
         return dict(sorted(Counter(entry.status for entry in self.entries).items()))
 
     def entry(self, unit: Unit | str) -> Entry:
-        """The row of a unit; a unit that is not here is answered with the nearest."""
-        wanted = Unit.parse(unit) if isinstance(unit, str) else unit
-        if wanted not in self._by_unit:
-            raise UnknownName("unit", str(wanted), [str(entry.unit) for entry in self.entries])
-        return self._by_unit[wanted]
+        """Return the entry of a unit, given as a ``Unit`` or as text such as ``"layer4:17"``.
+
+        Raises:
+            UnknownName: the catalogue does not have the unit; the message names similar ones.
+        """
+        key = Unit.parse(unit) if isinstance(unit, str) else unit
+        if key not in self._by_unit:
+            raise UnknownName("unit", str(key), [str(entry.unit) for entry in self.entries])
+        return self._by_unit[key]
+
+    def exemplars(self, unit: Unit | str) -> Exemplars:
+        """Return the exemplars of a unit, from the dissection in the run's folder.
+
+        Raises:
+            UnknownName: the catalogue does not have the unit.
+            MissingEvidence: the catalogue was not read from, or written to, the folder of a run.
+            BadInput: the dissection is damaged.
+        """
+        entry = self.entry(unit)
+        if self.folder is None:
+            raise MissingEvidence(f"no exemplars of {entry.unit}: the catalogue has no folder; use milan.dissect")
+        return self._load_dissection(entry.unit.layer).exemplars(entry.unit)
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Return a data frame with a row for each entry; scores of units without a description are NaN.
+
+        The columns are those of ``descriptions.csv``: layer, unit (index in the layer), description, score, describer,
+        status, reason, bias, concepts and candidates.
+        """
+        import pandas
+
+        frame = pandas.DataFrame(self.to_rows(reasoning=False))
+        return frame.astype({"score": float} if len(frame) else {})
 
     @property
     def texts(self) -> dict[Unit, str]:
@@ -104,8 +149,12 @@ class Catalogue:
 
     @cached_property
     def dissections(self) -> dict[str, Dissection]:
-        """The dissected layers of the run, by name; empty if the catalogue was not read from a run's folder."""
-        return load_dissections_beside(self.folder, self.layers) if self.folder is not None else {}
+        """The dissected layers in the run's folder, by name; without those that cannot be read."""
+        found: dict[str, Dissection] = {}
+        for layer in self.layers if self.folder is not None else []:
+            with suppress(MilanError):
+                found[layer] = self._load_dissection(layer)
+        return found
 
     def find(self, text: str = "", *, image: str | Path | None = None, **options: Any) -> "list[FoundUnit]":
         """Return the units that a text describes best, or that an image activates unusually strongly, best first.
@@ -135,13 +184,21 @@ class Catalogue:
     def _by_unit(self) -> dict[Unit, Entry]:
         return {entry.unit: entry for entry in self.entries}
 
+    @cached_property
+    def _dissections(self) -> dict[str, Dissection]:
+        return {}
+
+    def _load_dissection(self, layer: str) -> Dissection:
+        if layer not in self._dissections:
+            self._dissections[layer] = load_dissection(layer_folder((self.folder or Path()) / "dissection", layer))
+        return self._dissections[layer]
+
     def __getitem__(self, unit: Unit | str) -> Description:
-        found = self.entry(unit)
-        if found.description is None:
-            raise BadInput(
-                f"unit {found.unit} has no description: it is {found.status}{found.reason and f' ({found.reason})'}"
-            )
-        return found.description
+        entry = self.entry(unit)
+        if entry.description is None:
+            reason = f" ({entry.reason})" if entry.reason else ""
+            raise BadInput(f"unit {entry.unit} has no description: its status is {entry.status}{reason}")
+        return entry.description
 
     def __iter__(self) -> Iterator[Description]:
         return iter(self.descriptions)
@@ -150,11 +207,10 @@ class Catalogue:
         return len(self.entries)
 
     def write(self, folder: Path) -> None:
-        """Writes ``descriptions.csv``, ``.jsonl`` and ``.parquet`` to ``folder``: the same rows, the same bytes for the
-        same answers.
+        """Write the same rows as ``descriptions.csv``, ``.jsonl`` and ``.parquet``; equal catalogues give equal bytes.
 
-        What a describer tells of its reasoning is in the ``.jsonl`` alone; what the descriptions were made from, and
-        whether that is simulated, is in the metadata of the ``.parquet``.
+        The reasoning of a describer is only in the ``.jsonl``. The metadata of the ``.parquet`` says what the
+        descriptions were made from, and whether that is simulated.
         """
         flat = self.to_rows(reasoning=False)
         write_csv(folder / "descriptions.csv", flat)
@@ -168,64 +224,89 @@ class Catalogue:
         return rows if reasoning else [_without_reasoning(row) for row in rows]
 
     def _repr_html_(self) -> str:
-        from milan.console.notebook import render_table  # only a notebook asks
+        # Imported here because it needs jinja2 and Pillow, and only a notebook calls this method.
+        from milan.console.notebook import MAX_ROWS, CatalogueRow, render_catalogue
 
         rows = [
-            (str(entry.unit), *((said.score, said.text) if (said := entry.description) else (None, entry.status)))
-            for entry in self.entries
+            CatalogueRow(
+                str(entry.unit),
+                entry.description.score if entry.description else None,
+                entry.description.text if entry.description else entry.status,
+                self._encode_exemplars(entry),
+            )
+            for entry in self.entries[:MAX_ROWS]
         ]
-        return render_table(rows, self.status_counts, str(self.facts.get("simulated", "")))
+        return render_catalogue(rows, len(self), self.status_counts, str(self.facts.get("simulated", "")))
+
+    def _encode_exemplars(self, entry: Entry) -> str:
+        """Return the row of exemplars as base64; empty where they are not available."""
+        from milan.console.notebook import encode_row_exemplars
+
+        if self.folder is None or entry.description is None:
+            return ""
+        try:
+            exemplars = self.exemplars(entry.unit)
+        except MilanError:
+            return ""
+        return encode_row_exemplars(exemplars.images, exemplars.masks)
 
 
 def read_catalogue(path: Path | str) -> Catalogue:
-    """Reads what ``Catalogue.write`` wrote: a folder, or one of its three files.
+    """Read what ``Catalogue.write`` wrote.
 
-    ``run.json`` beside it gives the facts, else the metadata of ``descriptions.parquet``.
+    The facts come from ``run.json`` beside the table, else from the metadata of ``descriptions.parquet``.
+
+    Args:
+        path: the folder, or one of the three files in it.
 
     Raises:
-        BadInput: there is nothing there, or it is not such a table.
+        BadInput: there is no table at ``path``, or it is not one of descriptions.
     """
     file = _find_table_file(Path(path))
     needed = ("layer", "unit", "description")
     rows = read_table(file, needed, lambda row: (_tidy_entry(_entry_from_row(row)), row.get("describer") or ""))
     describer = rows[0][1] if rows else ""
-    facts = _facts_beside(file) or {"describer": describer}
-    return Catalogue(tuple(entry for entry, _ in rows), facts, file.parent)
+    facts = _read_facts_beside(file) or {"describer": describer}
+    folder = file.parent if (file.parent / "dissection").is_dir() else None
+    return Catalogue(tuple(entry for entry, _ in rows), facts, folder)
 
 
 def read_descriptions(path: Path | str, layer: str = "") -> list[Description]:
-    """The descriptions in a table of ours (folder, csv, jsonl or parquet) or in a published one that
-    ``milan.results.published_tables`` knows.
+    """Read the descriptions in a table that this package wrote, or that another method published.
 
     Args:
-        path: of the table.
-        layer: of the units, where a published table does not say and its file's name does not tell.
+        path: a folder that ``describe.py`` wrote, a csv, jsonl or parquet file in it, or a csv file in one of the
+            formats that ``milan.results.published_tables`` lists.
+        layer: the layer of the units, needed where neither a published table nor its file name states it.
 
     Raises:
-        BadInput: there is nothing there, or it is no such table.
+        BadInput: there is no table at ``path``, or it is in none of these formats.
     """
     file = _find_table_file(Path(path))
-    found = read_published_descriptions(file, layer)
-    return read_catalogue(file).descriptions if found is None else found
+    published = read_published_descriptions(file, layer)
+    return read_catalogue(file).descriptions if published is None else published
 
 
 def table_sources(path: Path | str) -> dict[str, str]:
-    """Return what the descriptions in a table were made from, by role ("table's captioner"), where that is known."""
-    facts = _facts_beside(_find_table_file(Path(path)))
+    """Return what the descriptions in a table were made from, by role (``"table's captioner"``); empty if unknown."""
+    facts = _read_facts_beside(_find_table_file(Path(path)))
     sources = facts.get("sources") or {name: str(facts[name]) for name in ("target", "probe") if facts.get(name)}
     return {f"table's {role}": spec for role, spec in sources.items()}
 
 
-def _facts_beside(file: Path) -> dict[str, Any]:
-    """What the folder of a table says of it."""
-    facts = file.with_name("run.json")
-    if facts.exists():
-        return read_json_object(facts)
+def _read_facts_beside(file: Path) -> dict[str, Any]:
+    """Return the facts of the run that a table belongs to; empty where there are none."""
+    run_file = file.with_name("run.json")
+    if run_file.exists():
+        return read_json_object(run_file)
     return parquet_facts(file if file.suffix == ".parquet" else file.with_name("descriptions.parquet"))
 
 
 def tidy_description(description: Description) -> Description:
-    """The description as it is kept: texts on one line without control characters, floats to six significant digits."""
+    """Return the description as it is stored.
+
+    Texts are on one line without control characters; floats have ``SIGNIFICANT_DIGITS`` digits.
+    """
     return replace(
         description,
         text=_to_one_line(description.text),
@@ -244,8 +325,9 @@ def tidy_description(description: Description) -> Description:
 
 
 def description_to_row(description: Description) -> dict[str, Any]:
-    """A description as plain values; ``description_from_row`` reads it back. Candidates are flat: text, score and the
-    parts of the score by name.
+    """Return a description as plain values, which ``description_from_row`` reads back.
+
+    Each candidate is one flat dict: ``text``, ``score`` and the parts of the score by name.
     """
     return {
         "layer": description.unit.layer,
@@ -265,9 +347,9 @@ def description_from_row(row: Mapping[str, Any]) -> Description:
         KeyError, TypeError, ValueError, AttributeError: the row is not of that form.
     """
     if not isinstance(row["description"], str):
-        raise TypeError(f"description {row['description']!r}, which is not a text")
+        raise TypeError(f"description {row['description']!r} is not a text")
     return Description(
-        _unit(row),
+        _parse_unit(row),
         row["description"],
         _parse_float(row.get("score")),
         tuple((each["name"], _parse_float(each["weight"])) for each in row.get("concepts") or ()),
@@ -278,7 +360,7 @@ def description_from_row(row: Mapping[str, Any]) -> Description:
 
 
 def natural_sort_key(name: str) -> tuple[tuple[int, str], ...]:
-    """A key that sorts numbers within names as numbers.
+    """Return a sort key by which numbers within names are compared as numbers.
 
     >>> sorted(["features.12", "features.3"], key=natural_sort_key)
     ['features.3', 'features.12']
@@ -296,9 +378,9 @@ def _tidy_entry(entry: Entry) -> Entry:
 
 
 def _entry_to_row(entry: Entry, describer: str) -> dict[str, Any]:
-    said = description_to_row(entry.description or Description(entry.unit, "", math.nan))
-    head = {name: said.pop(name) for name in ("layer", "unit", "description", "score")}
-    return head | {"describer": describer, "status": entry.status, "reason": entry.reason} | said
+    row = description_to_row(entry.description or Description(entry.unit, "", math.nan))
+    head = {name: row.pop(name) for name in ("layer", "unit", "description", "score")}
+    return head | {"describer": describer, "status": entry.status, "reason": entry.reason} | row
 
 
 def _without_reasoning(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -308,12 +390,12 @@ def _without_reasoning(row: Mapping[str, Any]) -> dict[str, Any]:
 def _entry_from_row(row: Mapping[str, Any]) -> Entry:
     status = row.get("status") or OK
     description = description_from_row(row) if status == OK else None
-    return Entry(_unit(row), status, description, row.get("reason") or "")
+    return Entry(_parse_unit(row), status, description, row.get("reason") or "")
 
 
-def _unit(row: Mapping[str, Any]) -> Unit:
+def _parse_unit(row: Mapping[str, Any]) -> Unit:
     if not isinstance(row["layer"], str | int) or not str(row["layer"]).strip():
-        raise ValueError(f"layer {row['layer']!r}; give the name of a layer")
+        raise ValueError(f"layer {row['layer']!r} is not the name of a layer")
     return Unit(str(row["layer"]), whole_number(row["unit"]))
 
 
@@ -352,9 +434,8 @@ def _parse_float(value: Any) -> float:
 
 
 def _find_table_file(path: Path) -> Path:
-    files = (
-        [path] if not path.is_dir() else [path / f"descriptions{suffix}" for suffix in (".jsonl", ".csv", ".parquet")]
-    )
+    suffixes = (".jsonl", ".csv", ".parquet")
+    files = [path / f"descriptions{suffix}" for suffix in suffixes] if path.is_dir() else [path]
     for file in files:
         if file.is_file():
             return file

@@ -183,7 +183,8 @@ def _dotted(layer: str) -> str:
 def _clean_broden_label(label: str) -> str:
     """A label of Broden as words.
 
-    >>> _clean_broden_label("purple-c"), _clean_broden_label("dining_room-s"), _clean_broden_label("bow_window-outdoor-s")
+    >>> _clean_broden_label("purple-c"), _clean_broden_label("dining_room-s"), _clean_broden_label(
+    ...     "bow_window-outdoor-s")
     ('purple', 'dining room', 'bow window outdoor')
     """
     return BRODEN_SUFFIX_PATTERN.sub("", label).replace("_", " ").replace("-", " ").strip()

@@ -19,7 +19,7 @@ from scipy import sparse
 
 from milan.concepts import presence
 from milan.concepts.presence import Presence
-from milan.diorama.scene_concepts import parse_concepts
+from milan.diorama.text_reader import parse_description
 from milan.errors import MissingEvidence
 from milan.pretrained.embedder import embed_probe, embed_texts, load_embedder
 from milan.probes import Probe
@@ -135,7 +135,7 @@ class PixelSimulator(Simulator):
 
     def predict_presence(self, texts: Sequence[str]) -> Presence:
         signatures, counts = self._counts
-        meant = np.stack([signatures.text_mask(parse_concepts(text)) for text in texts], axis=1).astype(np.int32)
+        meant = np.stack([signatures.text_mask(parse_description(text)) for text in texts], axis=1).astype(np.int32)
         shown = counts @ meant >= presence.MIN_PIXEL_SHARE * pixel_count(self.probe.size)
         return Presence(list(texts), torch.from_numpy(shown.astype(np.float32)))
 
@@ -186,7 +186,8 @@ def find_shared_source(simulator: str, explainer: Any) -> str:
 
     >>> find_shared_source("diorama:siglip-large", {"embedder": "diorama:siglip-small"})
     'both see through a SigLIP'
-    >>> find_shared_source("labels", {"evidence": "pixels"}), find_shared_source("hf:google/siglip-base-patch16-224", {"embedder": "open_clip:ViT-B-16/openai"})
+    >>> find_shared_source("labels", {"evidence": "pixels"}), find_shared_source("hf:google/siglip-base-patch16-224",
+    ...     {"embedder": "open_clip:ViT-B-16/openai"})
     ('both are told by labels', '')
     """
     seen = str(explainer.get("embedder") or "")

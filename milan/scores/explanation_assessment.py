@@ -83,7 +83,8 @@ def summarize_assessments(assessments: Sequence[Assessment], seed: int = 0) -> d
     """The four figures of Table 2, as means over units: correlation, accuracy, mean squared and mean absolute error.
 
     >>> unit = Unit("a", 0)
-    >>> made = summarize_assessments([Assessment(unit, "x", 0.2, 0.01, 0.5, 4.0, 1.0, 3), Assessment(unit, "y", 0.4, 0.01, 0.25, 2.0, 2.0, 3)])
+    >>> made = summarize_assessments([Assessment(unit, "x", 0.2, 0.01, 0.5, 4.0, 1.0, 3), Assessment(unit, "y", 0.4,
+    ...     0.01, 0.25, 2.0, 2.0, 3)])
     >>> [round(made[name].value, 3) for name in ("correlation", "accuracy", "squared", "absolute")]
     [0.3, 0.375, 3.0, 1.5]
     """

@@ -101,7 +101,8 @@ def choose_text_to_paint(description: Description, max_concepts: int = 3) -> str
     """What is painted of a description: its text, but of a weighted sum the concepts that raise the unit most, at most
     so many.
 
-    >>> choose_text_to_paint(Description(Unit("a", 0), "2 ski - 1 cat + 0.5 sled", 0.0, (("ski", 2.0), ("cat", -1.0), ("sled", 0.5))))
+    >>> choose_text_to_paint(Description(Unit("a", 0), "2 ski - 1 cat + 0.5 sled", 0.0, (("ski", 2.0), ("cat", -1.0),
+    ...     ("sled", 0.5))))
     'ski and sled'
     """
     raising = sorted((part for part in description.concepts if part[1] > 0), key=lambda part: -part[1])[:max_concepts]

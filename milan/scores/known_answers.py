@@ -24,7 +24,8 @@ def is_same_name(text: str, name: str) -> bool:
     The published comparison of CLIP-Dissect's Table 2 kept "/" and "-" apart and so missed a sixth of NetDissect's
     right answers.
 
-    >>> is_same_name("apartment building/outdoor", "apartment_building-outdoor"), is_same_name("Goldfish", "goldfish, Carassius auratus")
+    >>> is_same_name("apartment building/outdoor", "apartment_building-outdoor"), is_same_name("Goldfish",
+    ...     "goldfish, Carassius auratus")
     (True, True)
     >>> is_same_name("fish", "goldfish")
     False

@@ -77,7 +77,8 @@ def scale_to_integers(values: Float[np.ndarray, " n"], signs: Signs = "positive"
 
     What is no number (an image that could not be read) is 0.
 
-    >>> scale_to_integers(np.array([-4.0, 0.0, 1.0, 2.0])).tolist(), scale_to_integers(np.array([-4.0, -2.0, 1.0, 2.0]), "both").tolist()
+    >>> scale_to_integers(np.array([-4.0, 0.0, 1.0, 2.0])).tolist(), scale_to_integers(np.array([-4.0, -2.0, 1.0,
+    ...     2.0]), "both").tolist()
     ([0, 0, 5, 10], [-10, -5, 5, 10])
     >>> scale_to_integers(np.array([-4.0, -1.0, 3.0]), "negative").tolist()
     [10, 3, 0]

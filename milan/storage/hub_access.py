@@ -1,6 +1,8 @@
 """Ask a hub, report within seconds that it cannot be asked, and load models without running their code."""
 
 import logging
+import os
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -13,8 +15,23 @@ TIMEOUT_SECONDS = 5  # seconds until a hub that does not answer counts as out of
 WEIGHTS_HINT = "--weights FILE (or --weights random)"
 
 
+def go_offline() -> None:
+    """Let nothing in this process, or in those that it starts, ask a hub or download a file."""
+    os.environ["MILAN_OFFLINE"] = os.environ["HF_HUB_OFFLINE"] = "1"
+    # The hub's client reads the variable once, when it is imported.
+    if "huggingface_hub.constants" in sys.modules:
+        sys.modules["huggingface_hub.constants"].HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
+
+
+def is_offline() -> bool:
+    """Return whether nothing may be downloaded (``--offline``, or ``MILAN_OFFLINE=1`` in the environment)."""
+    return os.environ.get("MILAN_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+
+
 def is_reachable(url: str) -> bool:
     """Whether the server of ``url`` answers at all, be it with a refusal; proxies of the environment are used."""
+    if is_offline():
+        return False
     try:
         with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=TIMEOUT_SECONDS):
             return True

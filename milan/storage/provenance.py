@@ -11,6 +11,8 @@ Sources = Mapping[str, str]
 
 DIORAMA, PHRASES = "diorama", "phrases"
 LANGUAGE_MODEL = "language model"
+# The role under which sources say whose words descriptions are, and the roles that are no part of a describer.
+WORDS, TARGET_ROLES = "words", ("target", "probe", "weights of the target")
 SIMULATED = (
     "Simulated: this result uses Diorama, a small world that the package generates itself, for {}. Its images are "
     "drawn by a program, its models are trained on them, and its annotators are programs, not people."
@@ -32,6 +34,17 @@ def simulated_note(sources: Sources) -> str:
     counted = [role for role, spec in sources.items() if spec == PHRASES]
     notes = [text.format(_listed(roles)) for text, roles in ((SIMULATED, simulated), (COUNTED, counted)) if roles]
     return " ".join(notes)
+
+
+def sources_note(sources: Sources) -> str:
+    """Return in one line which models a result comes from, and whose words descriptions are.
+
+    >>> sources_note({"target": "a", "captioner": "released:base", "words": "the annotators"})
+    'words of the annotators; captioner released:base'
+    """
+    words = [f"words of {spec}" for role, spec in sources.items() if role.partition(" of ")[0] == WORDS and spec]
+    models = [f"{role} {spec}" for role, spec in sources.items() if role not in TARGET_ROLES and WORDS not in role]
+    return "; ".join([*words, *models])
 
 
 def is_simulated(spec: str) -> bool:

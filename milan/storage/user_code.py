@@ -7,8 +7,9 @@ import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from milan.errors import BadInput, MilanError
+from milan.errors import BadInput, MilanError, UnknownName
 
 
 def is_file_spec(spec: str) -> bool:
@@ -55,6 +56,31 @@ def module_of(spec: str, kind: str) -> tuple[ModuleType, str]:
     finally:
         sys.path.remove(home)
     return module, name
+
+
+def load_from_file(spec: str, kind: str) -> Any:
+    """Return what the class or function of ``PATH/FILE.py:NAME`` returns, called without arguments.
+
+    Args:
+        spec: the file and the name.
+        kind: what the file is to define, for messages, as ``"target"``.
+
+    Raises:
+        BadInput: there is no such file, or its own code fails.
+        UnknownName: the file defines no class or function of that name.
+    """
+    module, name = module_of(spec, kind)
+    make = getattr(module, name, None)
+    if not callable(make):
+        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise UnknownName(f"{kind} in {spec.rpartition(':')[0]}", name, known)
+    try:
+        return make()
+    except MilanError:
+        raise
+    # The user's own code raises anything.
+    except Exception as error:
+        raise BadInput(f"{name}() in {spec.rpartition(':')[0]} failed: {one_line(error)}") from error
 
 
 def place_of(error: BaseException) -> str:

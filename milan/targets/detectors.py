@@ -1,4 +1,4 @@
-"""What is assumed of a network whose preprocessing nobody stated: ImageNet's, but for detectors, which do their own."""
+"""The preprocessing assumed for a network of unknown preprocessing: ImageNet's, except for detectors."""
 
 from typing import Any
 
@@ -6,14 +6,15 @@ from torch import nn
 
 from milan.targets.preprocessing import Preprocessing, as_size
 
-TRANSFORM = "GeneralizedRCNNTransform"  # of torchvision, named here since importing it takes a second
+# A class of torchvision, by name, since importing it takes a second.
+TRANSFORM = "GeneralizedRCNNTransform"
 UNCHANGED: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
 def assumed_preprocessing(model: nn.Module) -> Preprocessing:
-    """What is assumed of a network that does not say: 224 pixels and ImageNet's mean and standard deviation.
+    """Return the preprocessing assumed for a network: 224 pixels, and ImageNet's mean and standard deviation.
 
-    torchvision's detectors scale and normalize within: they are given what they scale to, as it is.
+    torchvision's detectors resize and normalize their input themselves, so they get images of the size they resize to.
     """
     inner: Any = next((module for module in model.modules() if type(module).__name__ == TRANSFORM), None)
     if inner is None:

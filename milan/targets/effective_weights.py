@@ -1,10 +1,8 @@
-"""What a unit's value weighs in the units of a later layer, or in the network's answers: the product of the weight
-matrices between.
+"""Effective weights: the product of the weight matrices between a layer and a later one, or the network's output.
 
-"Naively combining weights" of *Tell me what you see* (section 3.2.3, equation 1): activation functions and
-normalisation by the data are
-passed over, as are places: of a convolution counts the spatial sum of its kernel, of a fully connected layer that reads
-a whole map the sum over its places. Ways around (residual connections) are added, since they are linear too.
+"Naively combining weights" of *Tell me what you see* (section 3.2.3, equation 1). Activation functions and statistics
+of the data are ignored, and so are places: a convolution counts by the spatial sum of its kernel, and a fully connected
+layer that reads a whole map by the sum over its places. Residual connections are added, since they are linear too.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,12 +15,14 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from milan.errors import BadInput
+from milan.storage.hub_access import format_error_line
 from milan.targets.module_outputs import select_tensor
 from milan.targets.replay import record_replays
 from milan.targets.target import Target
 
 Forward = Callable[[Tensor], Tensor]
-PASSED_OVER_MODULES = (
+# Modules that are ignored, since they only bend or average the activation of a unit.
+IGNORED_MODULES = (
     nn.ReLU,
     nn.ReLU6,
     nn.LeakyReLU,
@@ -50,19 +50,25 @@ PASSED_OVER_MODULES = (
     nn.AdaptiveMaxPool2d,
     nn.LocalResponseNorm,
     nn.Upsample,
-)  # fmt: skip - which do no more than bend or average what a unit says
+)
 NORM_MODULES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
 
 
 @torch.no_grad()
 def compute_effective_weights(target: Target, layer: str, later_layer: str = "") -> Float[Tensor, "further units"]:
-    """What one more of each unit of ``layer`` adds, in each place, to each unit of the layer ``later_layer``, or to
-    each of the network's answers.
+    """Return the effective weights of a layer's units in the units of a later layer, or in the network's output.
+
+    A weight is the change of a later unit, at each place, per unit of activation at all places.
+
+    Args:
+        target: the network.
+        layer: name of the layer.
+        later_layer: name of the later layer; by default the network's output.
 
     Raises:
         UnknownName: there is no such layer.
-        BadInput: ``later_layer`` does not come after ``layer``, or something between them is neither a module whose
-            weights are known nor linear.
+        BadInput: ``later_layer`` does not come after ``layer``, or an operation between them is neither linear nor a
+            module with known weights.
     """
     found = target.layer(layer)
     if later_layer:
@@ -79,19 +85,18 @@ def compute_effective_weights(target: Target, layer: str, later_layer: str = "")
         try:
             zero = further(torch.zeros_like(one[:1]))
             weights = further(one) - zero
-            other = (
-                further(-2 * one) - zero
-            )  # a function such as ReLU doubles with its argument, but does not change sign with it
+            # ReLU doubles with its argument, but does not change its sign, so -2 detects what is not linear.
+            other = further(-2 * one) - zero
         except (RuntimeError, IndexError, TypeError) as error:
             raise BadInput(
                 f"{_resolve_later_layer(target, layer, later_layer)} cannot be multiplied together:"
-                f" {' '.join(str(error).split())[:160]}"
+                f" {format_error_line(error)[:160]}"
             ) from None
     if later_layer and not weights.nan_to_num().any():  # what came before is not computed anew
         raise BadInput(f"{later_layer} does not come after {layer}, so that no weights lead to it")
     if not torch.allclose(other, -2 * weights, rtol=1e-3, atol=1e-4 * float(weights.abs().max())):
         raise BadInput(
-            f"{_resolve_later_layer(target, layer, later_layer)}: something there is no sum of weights, such as"
+            f"{_resolve_later_layer(target, layer, later_layer)}: an operation there is not linear, such as"
             " attention or a function that is no module"
         )
     return weights.T.float().cpu()
@@ -102,14 +107,14 @@ def _resolve_later_layer(target: Target, layer: str, later_layer: str) -> str:
 
 
 def _arrange_values(values: Float[Tensor, "b units"], layout: str) -> Tensor:
-    """Values of units in one place, as a layer puts them out."""
+    """Return activations of units at one place in a layer's layout."""
     if layout == "BCHW":
         return values[:, :, None, None]
     return {"BHWC": values[:, None, None, :], "BNC": values[:, None, :]}.get(layout, values)
 
 
 def _reduce_places(output: Tensor, count: int) -> Float[Tensor, "b further"]:
-    """Of a layer's output one number for each of its units: maps have the same in every place, so that any will do."""
+    """Return one number for each unit of an output, whose places all have the same value."""
     if output.ndim == 4:
         output = output.mean((2, 3))
     elif output.ndim == 3:
@@ -119,7 +124,7 @@ def _reduce_places(output: Tensor, count: int) -> Float[Tensor, "b further"]:
 
 @contextmanager
 def _capture_output(target: Target, name: str) -> Iterator[list[Tensor]]:
-    """What the module of that layer puts out, within the block."""
+    """Collect the outputs of a layer's module within the block."""
     seen: list[Tensor] = []
     if not name:
         yield seen
@@ -140,9 +145,7 @@ def _capture_output(target: Target, name: str) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def _linearize(target: Target, layer: str) -> Iterator[None]:
-    """Every module that has nothing but weights works, within the block, with the sum of them; ``layer`` itself is left
-    alone.
-    """
+    """Replace each module that has weights by its linear part within the block, except for ``layer`` itself."""
     with ExitStack() as stack:
         for name, module in target.modules().items():
             forward = _linear_forward(module)
@@ -158,10 +161,8 @@ def _linearize(target: Target, layer: str) -> Iterator[None]:
 
 
 def _linear_forward(module: nn.Module) -> Forward | None:
-    """What the module does once activation functions, places and the data's own spread are left out; None for what has
-    inner modules.
-    """
-    if isinstance(module, PASSED_OVER_MODULES):
+    """Return the linear part of a module, without places and statistics of the data; None for other modules."""
+    if isinstance(module, IGNORED_MODULES):
         return lambda values: values
     if isinstance(module, nn.Conv2d):
         return lambda values: _apply_convolution(module, values)

@@ -1,6 +1,4 @@
-"""One function per family of networks: a name and a source of weights in, the network and how it wants its pictures
-out.
-"""
+"""One function per family of networks, which loads a network by name, with its preprocessing."""
 
 import inspect
 import warnings
@@ -20,6 +18,7 @@ from milan.storage.hub_access import (
     make_unreachable_error,
     quiet,
 )
+from milan.storage.model_places import resolve_model
 from milan.targets.checkpoints import Weights, read_weights
 from milan.targets.latents import Latents
 from milan.targets.library_preprocessing import processor_preprocessing, timm_preprocessing, torchvision_preprocessing
@@ -30,7 +29,7 @@ from milan.targets.weight_source import LoadedNetwork, WeightSource
 
 
 def load_torchvision(name: str, source: WeightSource) -> LoadedNetwork:
-    """A network of ``torchvision.models``, its pretrained weights downloaded and checked by torchvision."""
+    """Load a network of ``torchvision.models``; torchvision downloads and checks its pretrained weights."""
     from torchvision import models
 
     if name not in models.list_models():
@@ -47,11 +46,10 @@ def load_torchvision(name: str, source: WeightSource) -> LoadedNetwork:
 
 
 def _builder_options(builder: Any, tensors: Weights) -> dict[str, Any]:
-    """Options of the builders (GoogLeNet, Inception, segmentation) whose defaults without weights do not fit their
-    published weights.
-    """
+    """Return options of builders whose defaults do not fit the published weights, as GoogLeNet and Inception."""
     known = inspect.signature(inspect.unwrap(builder)).parameters
-    auxiliary = any("aux" in key.lower() for key in tensors)  # heads that serve training only
+    # Auxiliary heads serve training only.
+    auxiliary = any("aux" in key.lower() for key in tensors)
     wanted = {"weights": None, "weights_backbone": None, "transform_input": True, "init_weights": False}
     wanted |= {"aux_logits": auxiliary, "aux_loss": auxiliary}
     inception = builder.__name__ in ("googlenet", "inception_v3")
@@ -63,7 +61,7 @@ def _builder_options(builder: Any, tensors: Weights) -> dict[str, Any]:
 
 
 def _load_published_weights(name: str, published: Any) -> Weights:
-    """torchvision's pretrained weights, from its cache or downloaded by it."""
+    """Return torchvision's pretrained weights from its cache, or let it download them."""
     if published is None:
         raise BadInput(f"torchvision has no pretrained weights of {name}; give --weights FILE (or --weights random)")
     cached = _torch_cache_path(published.url)
@@ -79,7 +77,7 @@ def _load_published_weights(name: str, published: Any) -> Weights:
 
 
 def _build_network(build: Any, options: dict[str, Any], tensors: Weights, origin: str) -> nn.Module:
-    """The network with the weights given, and as many classes as they have; without any, with random ones."""
+    """Build a network with weights and with as many classes as they have; without weights, with random ones."""
     model: nn.Module = build(**options)
     if tensors:
         classes = infer_class_count(tensors, model)
@@ -89,7 +87,7 @@ def _build_network(build: Any, options: dict[str, Any], tensors: Weights, origin
 
 
 def load_timm(name: str, source: WeightSource) -> LoadedNetwork:
-    """A network of timm, by NAME, NAME.TAG, hf_hub:ID or local-dir:FOLDER, with its data configuration."""
+    """Load a network of timm, by NAME, NAME.TAG, hf_hub:ID or local-dir:FOLDER, with its data configuration."""
     try:
         import timm
     except ImportError as error:
@@ -103,7 +101,7 @@ def load_timm(name: str, source: WeightSource) -> LoadedNetwork:
 
 
 def _check_timm_name(name: str) -> None:
-    """Raise UnknownName or BadInput for a network, a tag of weights or a place that timm does not have."""
+    """Raise UnknownName or BadInput for a network, a tag of weights or a folder that timm does not have."""
     import timm
 
     kind, _, place = name.partition(":")
@@ -129,7 +127,8 @@ def _load_pretrained_timm(name: str) -> nn.Module:
     config = timm.get_pretrained_cfg(name)
     repository, url = getattr(config, "hf_hub_id", None), getattr(config, "url", None)
     offline: dict[str, Any] = {}
-    if ":" in name:  # of a hub or a folder, which has been looked at
+    # A hub or a folder was checked before.
+    if ":" in name:
         pass
     elif repository:
         cached = find_cached_if_offline(repository, ("model.safetensors", "pytorch_model.bin"))
@@ -140,8 +139,9 @@ def _load_pretrained_timm(name: str) -> nn.Module:
         raise make_unreachable_error(f"timm:{name}", url, place)
     try:
         return timm.create_model(name, pretrained=True, **offline)
-    except Exception as error:  # the hub's client, the network and timm each raise their own
-        raise BadInput(f"the weights of timm:{name} could not be had: {format_error_line(error)}") from error
+    # The hub's client, the network and timm raise anything.
+    except Exception as error:
+        raise BadInput(f"the weights of timm:{name} could not be loaded: {format_error_line(error)}") from error
 
 
 def _torch_cache_path(url: str) -> Path:
@@ -149,7 +149,7 @@ def _torch_cache_path(url: str) -> Path:
 
 
 def load_diorama(name: str, source: WeightSource) -> LoadedNetwork:
-    """A network of the embedded world; generators with the latents that they are fed."""
+    """Load a network of Diorama; a generator comes with its latents."""
     from milan.diorama import networks
     from milan.diorama.generator_networks import LATENT_SIZE, SceneGenerator
 
@@ -162,10 +162,10 @@ def load_diorama(name: str, source: WeightSource) -> LoadedNetwork:
 
 
 def load_huggingface(name: str, source: WeightSource) -> LoadedNetwork:
-    """A vision network of transformers, by hub id or folder; of an image-text network its vision part."""
+    """Load a vision network of transformers, or the vision part of an image-text network, by hub id or folder."""
     import transformers
 
-    name, local = _resolve_model(name)
+    name, local = resolve_model(name)
     try:
         with quiet():
             config = transformers.AutoConfig.from_pretrained(name, local_files_only=local, trust_remote_code=False)
@@ -173,45 +173,20 @@ def load_huggingface(name: str, source: WeightSource) -> LoadedNetwork:
         known = processor_preprocessing(name, model.config, local)
     except MilanError:
         raise
-    except Exception as error:  # the hub's client, the network and transformers each raise their own
+    # The hub's client, the network and transformers raise anything.
+    except Exception as error:
         raise BadInput(f"hf:{name} cannot be loaded: {format_error_line(error)}") from error
     return LoadedNetwork(model, known)
-
-
-def _resolve_model(name: str) -> tuple[str, bool]:
-    """The folder or hub id that is meant, and whether no hub is to be asked for it."""
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise BadInput(f"{name} holds no config.json, so it is no folder of a transformers model")
-        check_model_folder(path)
-        return str(path), True
-    if is_path_like(name):
-        raise BadInput(
-            f"no folder {name!r}; hf: takes a folder written by save_pretrained or a hub id"
-            " (google/vit-base-patch16-224)"
-        )
-    return name, find_cached_if_offline(name, ("config.json",), "the path of a local copy, as in hf:FOLDER") is not None
-
-
-def is_path_like(name: str) -> bool:
-    """Whether a name can only have been meant as a path, so that no hub is asked for it.
-
-    >>> [is_path_like(name) for name in ("google/vit-base", "./vit", "a/b/c", "vit/", "~/vit", "C:\\\\vit")]
-    [False, True, True, True, True, True]
-    """
-    spelt = name.startswith((".", "/", "~")) or name.endswith("/") or "\\" in name or name.count("/") > 1
-    return spelt or Path(name.split("/")[0]).is_dir()
 
 
 def _load_transformers_model(name: str, config: Any, source: WeightSource, local: bool) -> nn.Module:
     kind = _find_auto_class(config)
     if source.pretrained:
         safely = {"local_files_only": local, "trust_remote_code": False}
-        model, told = kind.from_pretrained(name, output_loading_info=True, **safely)
-        if missing := sorted(told["missing_keys"]):
+        model, loading_info = kind.from_pretrained(name, output_loading_info=True, **safely)
+        if missing := sorted(loading_info["missing_keys"]):
             text = f"hf:{name} has no weights for {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
-            effect = f"these {len(missing)} are random, so layers that read them mean nothing"
+            effect = f"these {len(missing)} are random, so layers that depend on them are meaningless"
             warnings.warn(f"{text}; {effect}", MilanWarning, stacklevel=5)
         return _extract_vision_part(model, name)
     model = kind.from_config(config, trust_remote_code=False)
@@ -221,8 +196,9 @@ def _load_transformers_model(name: str, config: Any, source: WeightSource, local
 
 
 def _load_with_saved_names(model: Any, source: WeightSource) -> nn.Module | None:
-    """The network with the file's weights, if they go by the names that transformers saves under, which differ from its
-    modules' names.
+    """Return the network with the file's weights if their names are those of transformers' files; else None.
+
+    These differ from the names of the network's modules.
     """
     tensors = match_weight_names(source.tensors, model.state_dict())
     filled, loading_info = type(model).from_pretrained(
@@ -249,5 +225,5 @@ def _extract_vision_part(model: nn.Module, name: str) -> nn.Module:
         if isinstance(getattr(model, part, None), nn.Module):
             return getattr(model, part)
     raise BadInput(
-        f"hf:{name} is a {type(model).__name__}, which takes no images alone and has no vision part that is known"
+        f"hf:{name} is a {type(model).__name__}, which does not take images alone and has no known vision part"
     )

@@ -20,9 +20,9 @@ PERIOD = 4093
 # Decimals kept of an output, in double precision and in the network's own. Both are far coarser than the differences
 # between devices, or between numbers of threads.
 DOUBLE_DECIMALS, OWN_DECIMALS = 2, 1
-# Entries of a configuration that change no output.
+# Entries of a configuration that do not affect outputs.
 _UNRELATED = {"transformers_version", "architectures", "dtype", "torch_dtype", "id2label", "label2id"}
-# Attributes of a module that are hashed otherwise, or that running it in evaluation mode does not read.
+# Attributes of a module that are hashed separately, or not read in evaluation mode.
 _SKIPPED = {"training", "_parameters", "_buffers", "_modules"}
 
 
@@ -83,7 +83,7 @@ def _mark(value: Any) -> str:
 
 
 def noise_outputs(target: "Target") -> list[str]:
-    """Summarize what each call of each module puts out for a fixed image of noise, in two rounded numbers.
+    """Summarize each output of each module for a fixed image of noise by two rounded numbers.
 
     The summaries change with the network's code, with attributes that it reads, and with buffers outside its state
     dict. They are the same on any device and for any number of threads: a copy of the network is run in double
@@ -103,7 +103,7 @@ def noise_outputs(target: "Target") -> list[str]:
         try:
             with seeded(target.device):
                 return _summaries(target.core, noise.to(target.dtype), target.output_index, OWN_DECIMALS)
-        # The network does not take such images. Finding its layers reports this.
+        # The network does not take such images, which is reported when its layers are inferred.
         except Exception as error:
             return [type(error).__name__]
 

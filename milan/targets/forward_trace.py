@@ -1,4 +1,4 @@
-"""One forward pass of a network, and what is noted of the call of each of its modules."""
+"""A forward pass of a network, with the output shape of each call of its modules."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,9 +23,9 @@ class ModuleCall:
     Attributes:
         module: dotted path of the module.
         index: number of the call in this pass, from 0.
-        shape: of the tensor that is dissected, batch axis included; None if there is none.
+        shape: shape of the tensor that is dissected, with the batch axis; None if there is none.
         near: closeness of each place to two images (see ``closeness``), by the axis that may hold the units; empty if
-            it was not looked for.
+            it was not computed.
     """
 
     module: str
@@ -34,18 +34,18 @@ class ModuleCall:
     near: dict[int, Float[Tensor, "masks *places"]] = field(default_factory=dict, repr=False)
 
     def places(self, layout: Layout) -> Float[Tensor, "masks places"] | None:
-        """Return the closeness of each place of the layout's grid, row by row; None if it was not looked for."""
+        """Return the closeness of each place of the layout's grid, row by row; None if it was not computed."""
         near = self.near.get(unit_axis(layout.name))
         return None if near is None else near.flatten(1)[:, layout.prefix :]
 
 
 class ForwardTrace:
-    """The calls of all modules in one forward pass; calls before a failure count too.
+    """The calls of all modules in a forward pass, up to a failure if there is one.
 
     Args:
-        modules: by dotted path.
-        output_index: which tensor of an output counts, see ``select_tensor``.
-        compare: whether the images are those of ``mixed``, so that closeness is noted too.
+        modules: the modules by dotted path.
+        output_index: index of the tensor to use, see ``select_tensor``.
+        compare: whether the images are those of ``mixed``, so that closeness is computed too.
     """
 
     def __init__(self, modules: dict[str, nn.Module], output_index: int | None, compare: bool = False):
@@ -54,12 +54,13 @@ class ForwardTrace:
         self.error: Exception | None = None
 
     def run(self, forward: Callable[[Tensor], Any], images: Tensor) -> "ForwardTrace":
-        """Run the network once on prepared images; a failure is kept in ``error``."""
+        """Run the network once on preprocessed images; an exception is stored in ``error``."""
         handles = [module.register_forward_hook(self._hook(name)) for name, module in self.modules.items()]
         try:
             with torch.no_grad():
                 forward(images)
-        except Exception as error:  # any fault of the network's own code: told by the caller
+        # The network's own code raises anything.
+        except Exception as error:
             self.error = error
         finally:
             for handle in handles:

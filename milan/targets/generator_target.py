@@ -1,6 +1,4 @@
-"""A generator of pictures under study: it is fed latents by number, and looked at by the pictures that it makes of them
-itself.
-"""
+"""An image generator under study, whose probe consists of the images that it generates from its latents."""
 
 import copy
 from functools import cached_property
@@ -17,21 +15,21 @@ from milan.targets.module_outputs import select_tensor
 from milan.targets.preprocessing import Size, height_width
 from milan.targets.target import Target
 
-MAX_LEVEL_DIFFERENCE = (
-    2  # levels of 255 by which a picture made again may differ: how sums are rounded depends on the machine
-)
+# Levels of 255 by which a generated image may differ between machines, which round sums differently.
+MAX_LEVEL_DIFFERENCE = 2
 
 
 class GeneratorTarget(Target):
-    """A generator under study. Its probe is ``latents:SPEC``, or in Python ``Probe.from_generator(target)``: the
-    pictures that it makes itself.
+    """An image generator under study.
+
+    Its probe is ``latents:SPEC``, or in Python ``Probe.from_generator(target)``: the images that it generates.
 
     Args:
-        model: a module whose forward takes rows of latents and answers with pictures, (b, 3, height, width), or grey
-            ones, (b, 1, height, width).
-        latents: the rows it is fed.
-        image_size: side of its pictures in pixels, or height and width.
-        low, high: the values of its pictures that stand for 0 and 255.
+        model: a module whose forward takes rows of latents and returns RGB images (b, 3, height, width) or grey ones
+            (b, 1, height, width).
+        latents: the rows of its input.
+        image_size: side of the generated images in pixels, or height and width.
+        low, high: output values that correspond to the pixel values 0 and 255.
         options: name, layout, prefix_tokens, output_index, device: see :class:`Target`.
     """
 
@@ -47,51 +45,53 @@ class GeneratorTarget(Target):
     ):
         super().__init__(model, image_size=image_size, **options)
         if not low < high:
-            raise BadInput(f"pictures from {low} to {high}; the first must be the smaller")
+            raise BadInput(f"low is {low} and high is {high}; low must be smaller than high")
         self.latents, self.low, self.high = latents, low, high
 
     @property
     def labels(self) -> list[int]:
-        """The class of each of its pictures."""
+        """Class number of each generated image."""
         return [self.latents.label(row) for row in range(self.latents.count)]
 
     @property
     def classes(self) -> list[str]:
-        """The names of its classes; none where it has none."""
+        """Class names; empty for a generator without classes."""
         return self.latents.classes
 
     @property
     def generated_probe_spec(self) -> str:
-        """The spec of its own pictures; empty where it cannot be loaded by name."""
+        """Spec of the probe of generated images; empty if the generator cannot be loaded by name."""
         return f"latents:{self.spec}" if self.spec and not self.weights else ""
 
+    @torch.no_grad()
+    def __call__(self, rows: Int[Tensor, " b"]) -> Any:
+        """Return the network's output for rows of its latents, computed in evaluation mode and without gradients."""
+        inputs = self.latents.rows(rows).to(self.device, self.dtype)
+        with self.evaluation_mode():
+            return self.core(inputs)
+
     def make_input(self, ids: Int[Tensor, " b"], images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b numbers"]:
-        """The latents of those numbers, whatever the pictures."""
+        """Return the latents of the given rows; the images are ignored."""
         return self.latents.rows(ids).to(self.device, self.dtype)
 
     def make_noise(self, count: int, size: Size) -> Float[Tensor, "b numbers"]:
-        """The first rows of latents."""
+        """Return the first rows of latents."""
         return self.make_input(torch.arange(count), torch.zeros(count, 3, *height_width(size), dtype=torch.uint8))
 
     def preprocess(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         raise BadInput(
-            f"{self.name} makes pictures and takes none; look at it with those it makes itself: --probe"
-            f" {self._network_fingerprint}"
+            f"{self.name} generates images and takes none; use the images that it generates: --probe {self._probe_hint}"
         )
 
     def check_probe_image(self, picture: UInt8[Tensor, "3 h w"]) -> None:
-        """Raises BadInput for a probe that is not of this generator's own pictures; ``generate_image`` is its first."""
-        made = self.generate_image(0)
-        if picture.shape != made.shape or int((picture.int() - made.int()).abs().max()) > MAX_LEVEL_DIFFERENCE:
-            raise BadInput(
-                f"the probe does not show what {self.name} makes of its latents; take its own pictures: --probe"
-                f" {self._network_fingerprint}"
-            )
+        """Raise BadInput unless the first image of a probe is the first image that the generator generates."""
+        own = self.generate_image(0)
+        if picture.shape != own.shape or int((picture.int() - own.int()).abs().max()) > MAX_LEVEL_DIFFERENCE:
+            text = f"the probe does not consist of the images that {self.name} generates"
+            raise BadInput(f"{text}; use them: --probe {self._probe_hint}")
 
     def generate_image(self, row: int) -> UInt8[Tensor, "3 height width"]:
-        """What the generator makes of a row of latents, in pixels. Always made alone, so that it is the same in any
-        batch.
-        """
+        """Return the image that the generator generates from a row of latents, always in a batch of one."""
         with torch.no_grad():
             found = select_tensor(
                 self._generator_copy(self.latents.rows(torch.tensor([row])).to(self.device, self.dtype))
@@ -109,16 +109,14 @@ class GeneratorTarget(Target):
 
     @cached_property
     def _generator_copy(self) -> nn.Module:
-        """A copy in evaluation mode that no hook is put on: pictures are made while the network itself is
-        looked into.
-        """
+        """A copy in evaluation mode without hooks, since images are generated while the network is being recorded."""
         return copy.deepcopy(self.core).eval().to(self.device)
 
     @property
-    def _network_fingerprint(self) -> str:
-        return self.generated_probe_spec or "latents:SPEC (in Python Probe.made_by(target))"
+    def _probe_hint(self) -> str:
+        return self.generated_probe_spec or "latents:SPEC (in Python Probe.from_generator(target))"
 
     @property
     def fingerprint(self) -> str:
-        """That of the network, and of what its pictures depend on besides."""
+        """Fingerprint of the network, its latents, and the range of its output."""
         return content_key(network=super().fingerprint, latents=self.latents.key, range=(self.low, self.high))

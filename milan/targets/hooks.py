@@ -1,12 +1,12 @@
-"""Looking into a network and changing it for a while: ``recorded`` and ``ablated``."""
+"""Record, ablate and steer the units of a network within a ``with`` block."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from milan.errors import BadInput, MilanError
@@ -15,166 +15,257 @@ from milan.targets.layouts import unit_axis
 from milan.targets.module_access import run_eagerly
 from milan.targets.module_outputs import replace_tensor, select_tensor
 from milan.targets.target import Target
-from milan.units import Unit
+from milan.units import Unit, as_unit
 
-Reduce = Callable[[str, Float[Tensor, "b units h w"], Float[Tensor, "b units"] | None], None]
+Maps = Float[Tensor, "b units h w"]
+StoreMaps = Callable[[str, Maps, Float[Tensor, "b units"] | None], None]
+SteeringMode = Literal["add", "clamp", "scale"]
 
 
 class _StopForward(BaseException):
-    """Raised by the last hook to end the forward pass; no Exception, so that a network's own ``except`` does not catch
-    it.
+    """Raised in the hook of the last layer to end the forward pass.
+
+    It is no ``Exception``, so that an ``except Exception`` in the network's own code does not catch it.
     """
 
 
 class _Recorder:
-    """Hands each asked layer's output to ``reduce`` within its hook, and ends the pass after the last."""
+    """Calls ``store`` with the maps of each layer, in the hook of its module.
 
-    def __init__(self, target: Target, names: Sequence[str], reduce: Reduce):
-        self.target, self.reduce = target, reduce
-        self.requested_names: dict[str, list[str]] = {}  # a layer's own name -> the names it was asked by
-        self.layers: dict[str, dict[int, Layer]] = {}  # module -> number of the call -> layer
+    Attributes:
+        pending: layers that have not run yet in the current pass; empty between passes.
+        stops: whether the pass ends after the last of the layers.
+    """
+
+    def __init__(self, target: Target, names: Sequence[str], store: StoreMaps, stops: bool):
+        if not names:
+            raise BadInput("no layers were given to record; name at least one, as 'layer4'")
+        self.target, self.store, self.stops = target, store, stops
+        # A layer's own name -> the names under which it was requested.
+        self.requested_names: dict[str, list[str]] = {}
+        # Module -> number of its call -> layer.
+        self.layers: dict[str, dict[int, Layer]] = {}
         for name in dict.fromkeys(names):
             layer = target.layer(name)
             self.requested_names.setdefault(layer.name, []).append(name)
             self.layers.setdefault(layer.module, {})[layer.call] = layer
         self.calls: Counter[str] = Counter()
-        self.pending: set[str] = set()  # layers not yet seen in this pass; empty while look() is not at work
+        self.pending: set[str] = set()
 
-    def hook(self, module: str) -> Callable[[nn.Module, Any, Any], None]:
-        wanted = self.layers[module]
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Keep the hooks on the network within the block."""
+        modules = self.target.modules()
+        with ExitStack() as stack:
+            for module in self.layers:
+                stack.callback(modules[module].register_forward_hook(self._hook(module)).remove)
+            yield
 
-        def record(_: nn.Module, inputs: Any, output: Any) -> None:
-            if not self.pending:  # the network is run in the block by someone else
-                return
-            layer = wanted.get(self.calls[module])
-            self.calls[module] += 1
-            if layer is not None:
-                self._record(layer, output)
-                self.pending.discard(layer.name)
-                if not self.pending:
-                    raise _StopForward
-
-        return record
-
-    def _record(self, layer: Layer, output: Any) -> None:
-        found = select_tensor(output, self.target.output_index)
-        if found is None:
-            raise MilanError(
-                f"layer {layer.name!r} put out no tensor of numbers in this pass, though it did for the first images"
-            )
-        maps = layer.maps(found[1])
-        cls = found[1][:, 0].to(maps.dtype) if layer.has_class_token else None
-        for name in self.requested_names[layer.name]:
-            self.reduce(name, maps, cls)
-
-    def run(self, images: Tensor) -> None:
-        """Runs prepared images through the network up to the last asked layer."""
+    def start(self, *_: Any) -> None:
+        """Begin a forward pass."""
         self.calls.clear()
         self.pending = set(self.requested_names)
+
+    def run(self, inputs: Tensor) -> None:
+        """Run the network on prepared images, up to the last of the layers."""
+        self.start()
         try:
             with torch.no_grad():
-                self.target.core(images)
+                self.target.core(inputs)
         except _StopForward:
             return
         finally:
             missed, self.pending = sorted(self.pending), set()
         if missed:
-            raise MilanError(
-                f"{', '.join(missed)} of {self.target.name} did not run in this pass, though it did for the first"
-                " images"
-            )
+            names = ", ".join(missed)
+            raise MilanError(f"{names} of {self.target.name} did not run in this pass, as it did for the first images")
+
+    def _hook(self, module: str) -> Callable[[nn.Module, Any, Any], None]:
+        layers = self.layers[module]
+
+        def record_call(_: nn.Module, inputs: Any, output: Any) -> None:
+            # Between passes the network is run by other code.
+            if not self.pending:
+                return
+            layer = layers.get(self.calls[module])
+            self.calls[module] += 1
+            if layer is None:
+                return
+            self._store(layer, output)
+            self.pending.discard(layer.name)
+            if self.stops and not self.pending:
+                raise _StopForward
+
+        return record_call
+
+    def _store(self, layer: Layer, output: Any) -> None:
+        selected = select_tensor(output, self.target.output_index)
+        if selected is None:
+            raise MilanError(f"layer {layer.name!r} put out no floating-point tensor, as it did for the first images")
+        maps = layer.maps(selected[1])
+        cls = selected[1][:, 0].to(maps.dtype) if layer.has_class_token else None
+        for name in self.requested_names[layer.name]:
+            self.store(name, maps, cls)
 
 
 @contextmanager
-def recorded(target: Target, layers: Sequence[str], reduce: Reduce) -> Iterator[Callable[[Tensor], None]]:
-    """Yields ``look``: called with prepared images, it runs the network and hands each layer's values to ``reduce``.
+def run_to_layers(target: Target, layers: Sequence[str], store: StoreMaps) -> Iterator[Callable[[Tensor], None]]:
+    """Yield a function that runs prepared images through the network up to the last of some layers.
 
-    ``reduce(layer, maps, cls)`` is called inside the hook, before anything that runs in place after the layer, and must
-    keep no view of
-    what it is given: ``maps`` (batch, units, height, width) whatever the layer's layout, prefix tokens dropped and the
-    others put back on their grid; ``cls`` (batch, units), the class token, else None. The pass ends after the last of
-    the layers. Within the block the network is in evaluation mode on the target's device; afterwards it is as it was,
-    also after an exception.
+    Within the block the network is in evaluation mode on the target's device. Afterwards it is as it was, also after an
+    exception. For each layer ``store(layer, maps, cls)`` is called in the layer's hook, before any operation that
+    changes its output in place, so ``store`` must keep no view of its arguments: ``maps`` has the shape (batch, units,
+    height, width) in any layout, with prefix tokens removed and the other tokens on their grid; ``cls`` (batch, units)
+    is the class token, or None.
 
     Raises:
-        UnknownName: for a layer that is not there.
-        BadInput: for one that cannot be laid out over the image.
+        UnknownName: the target has no such layer.
+        BadInput: a layer's output cannot be laid out over the image.
     """
-    if not layers:
-        raise BadInput("no layers were given to record")
-    recorder = _Recorder(target, layers, reduce)
-    with ExitStack() as stack:
-        stack.enter_context(target.evaluation_mode())
-        modules = target.modules()
-        for module in recorder.layers:
-            handle = modules[module].register_forward_hook(recorder.hook(module))
-            stack.callback(handle.remove)
+    recorder = _Recorder(target, layers, store, stops=True)
+    with target.evaluation_mode(), recorder.attached():
         yield recorder.run
 
 
-class _Ablation:
-    """Sets units of one module to a value in its output, call by call."""
+@contextmanager
+def record(
+    target: Target, layers: Sequence[str], reduce: Callable[[Maps], Tensor] | None = None
+) -> Iterator[dict[str, Shaped[Tensor, "b units ..."]]]:
+    """Yield a dictionary that each call of the network within the block fills with the activations of some layers.
 
-    def __init__(self, target: Target, module: str, value: float):
-        self.output_index, self.value = target.output_index, value
-        self.calls_per_pass = max(1, target.count_calls(module))  # calls in one forward pass
-        self.units: dict[int, tuple[int, Tensor]] = {}  # by number of the call: the axis of the units, and which
+    ``with record(target, ["layer4"]) as activations: target(images)`` leaves ``activations["layer4"]`` with the shape
+    (b, units, height, width), whatever the layer's layout. A further call replaces the activations. The network may be
+    called as ``target(images)``, or directly with prepared images, then also with gradients.
+
+    Args:
+        target: the network.
+        layers: names of layers, as :meth:`Target.layers` lists them.
+        reduce: computes what is kept of a layer's activations, as ``lambda maps: maps.amax((2, 3))``; by default all.
+
+    Raises:
+        UnknownName: the target has no such layer.
+        BadInput: a layer's output cannot be laid out over the image.
+    """
+    activations: dict[str, Tensor] = {}
+
+    def keep(name: str, maps: Tensor, cls: Tensor | None) -> None:
+        # A copy, since a later operation may change the output in place.
+        activations[name] = (maps if reduce is None else reduce(maps)).clone()
+
+    def start(*_: Any) -> None:
+        activations.clear()
+        recorder.start()
+
+    recorder = _Recorder(target, [layers] if isinstance(layers, str) else layers, keep, stops=False)
+    with run_eagerly(target.model), recorder.attached(), ExitStack() as stack:
+        stack.callback(target.core.register_forward_pre_hook(start).remove)
+        yield activations
+
+
+class _Intervention:
+    """Changes units in the output of one module, call by call."""
+
+    def __init__(self, target: Target, module: str, mode: SteeringMode):
+        self.output_index, self.mode = target.output_index, mode
+        self.calls_per_pass = max(1, target.count_calls(module))
+        # Number of the call -> axis of the units, their indices, and the amount for each.
+        self.units: dict[int, tuple[int, Tensor, Tensor]] = {}
         self.current_call = 0
 
-    def add(self, layer: Layer, indices: list[int]) -> None:
-        self.units[layer.call] = (unit_axis(layer.layout), torch.tensor(indices))
+    def add(self, layer: Layer, amounts: Mapping[int, float]) -> None:
+        values = torch.tensor(list(amounts.values()), dtype=torch.float64)
+        self.units[layer.call] = (unit_axis(layer.layout), torch.tensor(list(amounts)), values)
 
     def start(self, *_: Any) -> None:
-        """A new forward pass begins."""
+        """Begin a forward pass."""
         self.current_call = 0
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
-        found_units = self.units.get(self.current_call % self.calls_per_pass)
+        steered = self.units.get(self.current_call % self.calls_per_pass)
         self.current_call += 1
-        found = select_tensor(output, self.output_index)
-        if found_units is None or found is None:
+        selected = select_tensor(output, self.output_index)
+        if steered is None or selected is None:
             return None
-        axis, units = found_units
-        path, tensor = found
-        return replace_tensor(output, path, tensor.index_fill(axis, units.to(tensor.device), self.value))
+        axis, indices, amounts = steered
+        path, tensor = selected
+        indices, amounts = indices.to(tensor.device), amounts.to(tensor.device, tensor.dtype)
+        amounts = amounts.view([-1 if at == axis % tensor.ndim else 1 for at in range(tensor.ndim)])
+        values = _steered_values(tensor.index_select(axis, indices), amounts, self.mode)
+        return replace_tensor(output, path, tensor.index_copy(axis, indices, values))
+
+
+def _steered_values(values: Tensor, amounts: Tensor, mode: SteeringMode) -> Tensor:
+    if mode == "clamp":
+        return amounts.expand_as(values)
+    return values + amounts if mode == "add" else values * amounts
 
 
 @contextmanager
-def ablated(target: Target, units: Iterable[Unit], value: float = 0.0) -> Iterator[None]:
-    """Within the block the output of each unit is ``value``, at every place and (for tokens) in the prefix tokens too.
+def steer(target: Target, amounts: Mapping[Unit | str, float], mode: SteeringMode = "add") -> Iterator[None]:
+    """Change the outputs of units within the block, at every place and (for tokens) in the prefix tokens too.
 
-    Holds for any way the network is called within the block, by :func:`recorded` or directly, compiled or not. Nothing
-    remains afterwards.
+    The change holds in whichever way the network is called within the block, compiled or not, and is seen by
+    :func:`record`. Blocks can be nested. Nothing remains afterwards.
+
+    Args:
+        target: the network.
+        amounts: a number for each unit, as ``{"layer4:17": 2.0}``.
+        mode: ``"add"`` the number to the unit's activation, ``"clamp"`` the activation to the number, or ``"scale"``
+            the activation by the number.
 
     Raises:
-        UnknownName, BadInput: for a layer that is not there, or a unit it does not have.
+        UnknownName: the target has no such layer.
+        BadInput: a layer has no such unit, or the mode is unknown.
     """
-    ablations = _make_ablations(target, units, value)
-    with ExitStack() as stack:
-        stack.enter_context(run_eagerly(target.model))
+    if mode not in get_args(SteeringMode):
+        raise BadInput(f"mode is {mode!r}; choose one of {', '.join(get_args(SteeringMode))}")
+    interventions = _make_interventions(target, amounts, mode)
+    with run_eagerly(target.model), ExitStack() as stack:
         modules = target.modules()
-        for module, ablation in ablations.items():
-            # first of all hooks, so that recorded() sees the ablated output whichever of the two was entered first
-            handle = modules[module].register_forward_hook(ablation, prepend=True)
+        for module, intervention in interventions.items():
+            # Before all other hooks, so that they see the changed output whichever block was entered first.
+            handle = modules[module].register_forward_hook(intervention, prepend=True)
             stack.callback(handle.remove)
-            stack.callback(target.core.register_forward_pre_hook(ablation.start).remove)
+            stack.callback(target.core.register_forward_pre_hook(intervention.start).remove)
         yield
 
 
-def _make_ablations(target: Target, units: Iterable[Unit], value: float) -> dict[str, _Ablation]:
-    asked: dict[str, list[int]] = {}
-    for unit in units:
-        asked.setdefault(unit.layer, []).append(unit.index)
-    merged: dict[str, tuple[Layer, set[int]]] = {}
-    for name, indices in asked.items():
-        layer = target.layer(name)
-        wrong = [index for index in indices if not 0 <= index < layer.units]
-        if wrong:
-            raise BadInput(
-                f"layer {name!r} has {layer.units} units, 0 to {layer.units - 1}; there is no unit {wrong[0]}"
-            )
-        merged.setdefault(layer.name, (layer, set()))[1].update(indices)
-    ablations: dict[str, _Ablation] = {}
-    for layer, chosen_units in merged.values():
-        ablations.setdefault(layer.module, _Ablation(target, layer.module, value)).add(layer, sorted(chosen_units))
-    return ablations
+@contextmanager
+def ablate(target: Target, units: Iterable[Unit | str] | Unit | str, value: float = 0.0) -> Iterator[None]:
+    """Set the outputs of units to ``value`` within the block; see :func:`steer`.
+
+    Args:
+        target: the network.
+        units: the units, as ``["layer4:17"]``.
+        value: what each of them puts out.
+
+    Raises:
+        UnknownName: the target has no such layer.
+        BadInput: a layer has no such unit.
+    """
+    chosen = [units] if isinstance(units, Unit | str) else units
+    with steer(target, dict.fromkeys(chosen, value), mode="clamp"):
+        yield
+
+
+def _make_interventions(
+    target: Target, amounts: Mapping[Unit | str, float], mode: SteeringMode
+) -> dict[str, _Intervention]:
+    by_layer: dict[str, tuple[Layer, dict[int, float]]] = {}
+    for given, amount in amounts.items():
+        unit = as_unit(given)
+        layer = target.layer(unit.layer)
+        if not 0 <= unit.index < layer.units:
+            count = layer.units
+            raise BadInput(f"layer {unit.layer!r} has {count} units, 0 to {count - 1}; there is no unit {unit.index}")
+        layer_amounts = by_layer.setdefault(layer.name, (layer, {}))[1]
+        if layer_amounts.setdefault(unit.index, amount) != amount:
+            raise BadInput(f"two amounts are given for unit {Unit(layer.name, unit.index)}; give one")
+    interventions: dict[str, _Intervention] = {}
+    for layer, layer_amounts in by_layer.values():
+        interventions.setdefault(layer.module, _Intervention(target, layer.module, mode)).add(layer, layer_amounts)
+    return interventions
+
+
+# Former names, kept for one version.
+recorded, ablated = run_to_layers, ablate

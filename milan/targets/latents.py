@@ -1,4 +1,4 @@
-"""What a generator of pictures is fed."""
+"""The latents that an image generator takes."""
 
 from collections.abc import Sequence
 
@@ -11,20 +11,19 @@ from torch.nn.functional import one_hot
 from milan.errors import BadInput
 from milan.storage.files import content_key
 
-DEFAULT_COUNT = 3_000  # pictures of a generator's probe
+DEFAULT_COUNT = 3_000  # images of a generator's probe
 
 
 class Latents:
-    """What a generator is fed, row by row: normal numbers, then, where it has classes, one number for each, 1 for the
-    row's own.
+    """Rows of normally distributed numbers, followed by a one-hot class vector where the generator has classes.
 
-    A row depends on its number and the seed alone. Rows take the classes in turn.
+    A row depends only on its index and the seed. The rows take the classes in turn.
 
     Args:
-        width: how many normal numbers.
-        classes: their names; none for a generator that has no classes.
-        count: how many rows there are.
-        seed: of the normal numbers.
+        width: number of normally distributed numbers.
+        classes: class names; empty for a generator without classes.
+        count: number of rows.
+        seed: random seed.
 
     >>> latents = Latents(2, ["cat", "dog"])
     >>> latents.rows(torch.tensor([4, 7])).shape, [latents.label(row) for row in (4, 7)]
@@ -33,25 +32,25 @@ class Latents:
 
     def __init__(self, width: int, classes: Sequence[str] = (), *, count: int = DEFAULT_COUNT, seed: int = 0):
         if width < 1 or count < 1:
-            raise BadInput(f"latents of {width} numbers, {count} rows; give at least 1 of each")
+            raise BadInput(f"latents of {width} numbers and {count} rows; both must be at least 1")
         self.width, self.classes, self.count, self.seed = width, list(classes), count, seed
 
     @property
     def key(self) -> str:
-        """Changes when a row does."""
+        """Content key of the rows."""
         return content_key(latents=self.width, classes=self.classes, seed=self.seed)
 
     def label(self, row: int) -> int:
-        """The class of a row; 0 where there are no classes."""
+        """Return the class number of a row; 0 where there are no classes."""
         return row % max(1, len(self.classes))
 
     def rows(self, ids: Int[Tensor, " b"]) -> Float[Tensor, "b numbers"]:
-        """The rows of those numbers, on the CPU."""
-        drawn = [
+        """Return rows by index, on the CPU."""
+        rows = [
             np.random.default_rng((self.seed, row)).standard_normal(self.width, dtype=np.float32)
             for row in ids.tolist()
         ]
-        normal = torch.from_numpy(np.stack(drawn)) if drawn else torch.zeros(0, self.width)
+        normal = torch.from_numpy(np.stack(rows)) if rows else torch.zeros(0, self.width)
         if not self.classes:
             return normal
         labels = torch.tensor([self.label(row) for row in ids.tolist()], dtype=torch.int64)

@@ -1,8 +1,8 @@
-"""The layers of a network that can be dissected, found by running it on probe images of two sizes."""
+"""The layers of a network that can be dissected, inferred by running it on images of two sizes."""
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,25 +20,42 @@ if TYPE_CHECKING:
     from milan.targets.target import Target
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Layer:
-    """One output of one module: the values of its units over a grid of places in the image."""
+    """One output of a module: the activations of its units on a grid of places in the image.
 
-    name: str  # dotted path of the module; "relu#1" for the second call of a module that is called more than once
-    shape: tuple[int, ...]  # of the output for one image, as the module lays it out
+    Attributes:
+        name: dotted path of the module; ``relu#1`` for the second call of a module that is called more than once.
+        shape: shape of the output for one image, as the module lays it out.
+        units: number of units.
+        layout: BCHW, BHWC, BNC or BC.
+        grid: height and width of a unit's map; (1, 1) for a vector.
+        aliases: further names of the same module.
+        prefix_tokens: number of tokens before the grid: class, distillation, registers.
+        has_class_token: whether the first of them is a class token.
+        order: for each place of the image, row by row, the index of the layer's place; empty if they are equal.
+        module: dotted path of the module, without the number of the call.
+        call: number of the module's call in a forward pass, from 0.
+    """
+
+    name: str
+    shape: tuple[int, ...]
     units: int
-    layout: str  # "BCHW", "BHWC", "BNC" or "BC"
-    grid: tuple[int, int]  # height and width of the map of one unit; (1, 1) for a vector
-    aliases: tuple[str, ...] = ()  # further names of the same module
-    prefix_tokens: int = 0  # tokens before the grid: class, distillation, registers
-    has_class_token: bool = False  # whether the first of them is a class token
-    # Which of the layer's places is which of the image's, row by row; empty where they lie so themselves.
-    order: Order = field(default=(), repr=False)
-    module: str = ""  # dotted path of the module, without the number of the call
-    call: int = 0  # which call of the module in one forward pass, from 0
+    layout: str
+    grid: tuple[int, int]
+    aliases: tuple[str, ...] = ()
+    prefix_tokens: int = 0
+    has_class_token: bool = False
+    order: Order = ()
+    module: str = ""
+    call: int = 0
+
+    def __repr__(self) -> str:
+        place = f"{self.grid[0]} x {self.grid[1]} places" if self.grid != (1, 1) else "no places"
+        return f"Layer({self.name!r}, {self.units} units, {place}, {self.layout})"
 
     def maps(self, output: Tensor) -> Tensor:
-        """Return the module's output as (batch, units, height, width), in float32 where it was 16 bits."""
+        """Return the module's output as (batch, units, height, width); 16-bit floats become float32."""
         if output.dtype in (torch.float16, torch.bfloat16):
             output = output.float()
         maps = to_maps(output, Layout(self.layout, self.units, self.grid, self.prefix_tokens))
@@ -46,12 +63,12 @@ class Layer:
             return maps
         if maps.shape[2:] != self.grid:
             text = f"the order of places in {self.name} is known for {self.grid}, not for {tuple(maps.shape[2:])}"
-            raise BadInput(f"{text}; take images of the target's own size")
+            raise BadInput(f"{text}; give images of the target's size")
         return maps.flatten(2)[:, :, list(self.order)].unflatten(2, self.grid)
 
 
 class DissectableLayers:
-    """The layers found, by name, and why the others cannot be dissected."""
+    """The layers by name, and the reasons why other modules cannot be dissected."""
 
     def __init__(self, layers: Sequence[Layer], reasons: dict[str, str], calls: dict[str, int]):
         self.by_name = {layer.name: layer for layer in layers}
@@ -59,11 +76,12 @@ class DissectableLayers:
             f"{alias}{layer.name[len(layer.module) :]}": layer for layer in layers for alias in layer.aliases
         }
         self.reasons = reasons
-        self.call_counts = calls  # how often each module is called in one forward pass
+        # Number of calls of each module in a forward pass.
+        self.call_counts = calls
 
 
 def choose_second_sizes(size: Size) -> list[Size]:
-    """Image sizes to try beside ``size``: a smaller one (cheaper), then a larger one.
+    """Return image sizes to try besides ``size``: a smaller one, which is cheaper, then a larger one.
 
     >>> choose_second_sizes(224), choose_second_sizes(64), choose_second_sizes(32), choose_second_sizes((96, 128))
     ([160, 288], [32, 96], [64], [(64, 96), (128, 160)])
@@ -77,13 +95,13 @@ def choose_second_sizes(size: Size) -> list[Size]:
 
 
 def find_layers(target: "Target") -> DissectableLayers:
-    """Find the layers by running the target on two images with two mixtures of them, and on one of another size.
+    """Return the layers, inferred by running the target on two images, two mixtures of them, and another size.
 
-    The numbers of images differ so that the batch axis shows: a module that puts out position embeddings, or windows
-    instead of images, is left out. The mixtures show whether a layer's places follow those of the image.
+    The batch sizes differ, so that the batch axis can be recognized: a module that puts out position embeddings, or
+    windows instead of images, is left out. The mixtures show whether a layer's places follow those of the image.
 
     Raises:
-        BadInput: if the network does not take a batch of images.
+        BadInput: the network does not take a batch of images.
     """
     modules, aliases = list_modules(target.core)
     with target.evaluation_mode():
@@ -103,12 +121,12 @@ def find_layers(target: "Target") -> DissectableLayers:
 
 
 class _Reading:
-    """Reads the layout of one call after the other, as they ran: each builds on what those before it showed."""
+    """Infers the layout of each call in the order of the pass, from its shapes and the layouts of earlier calls."""
 
     def __init__(self, target: "Target", modules: dict[str, nn.Module]):
         self.target, self.modules = target, modules
         noise = target.make_noise(2, target.image_size)
-        # A generator is fed rows of numbers, of which no part lies anywhere.
+        # The input of a generator is a vector, which has no places.
         self.noise = noise if noise.ndim == 4 else None
         images = noise if self.noise is None else mixed(noise, halves(*noise.shape[2:]))
         self.first = self._run(images, compare=self.noise is not None)
@@ -124,18 +142,18 @@ class _Reading:
         self.numbered: dict[Grid, dict[tuple[str, int], list[ModuleCall]]] = {}
 
     def name(self, call: ModuleCall) -> str:
-        """Return the name of the layer that a call makes."""
+        """Return the name of the layer that a call is."""
         name = call.module if self.counts[call.module] == 1 else f"{call.module}#{call.index}"
         while name != call.module and name in self.modules:
-            # a module may be called "relu#1" itself
+            # A module itself may be named "relu#1".
             name = f"{call.module}#{name.removeprefix(call.module)}"
         return name
 
     def layer(self, call: ModuleCall, aliases: tuple[str, ...]) -> Layer:
-        """Return the layer that a call makes.
+        """Return the layer that a call is.
 
         Raises:
-            Unreadable: it cannot be laid out over the image; the text says why.
+            UnknownLayout: the output cannot be laid out over the image; the message says why.
         """
         one, two = self._without_batch(call)
         layout = infer_layout(self.modules[call.module], one, two, self.evidence)
@@ -149,7 +167,7 @@ class _Reading:
         return ForwardTrace(self.modules, self.target.output_index, compare).run(self.target.core, images)
 
     def _second_size(self) -> tuple[Size, dict[tuple[str, int], ModuleCall]]:
-        """Another image size and the calls for one image of it, as far as they got; none if it changes no shape."""
+        """Return another image size and its calls, up to a failure; no calls if no shape depends on the size."""
         best: tuple[Size, dict[tuple[str, int], ModuleCall]] = (self.target.image_size, {})
         for size in choose_second_sizes(self.target.image_size):
             survey = self._run(self.target.make_noise(1, size))
@@ -158,23 +176,23 @@ class _Reading:
                 break
         size, calls = best
         seen = [(call.shape, calls[key].shape) for key, call in self.first.by_call().items() if key in calls]
-        # A network that brings its images to one size itself puts out the same shapes for all, which says nothing.
+        # A network that resizes its input puts out the same shapes for all sizes, which shows nothing.
         return size, calls if any(one and two and one[1:] != two[1:] for one, two in seen) else {}
 
     def _without_batch(self, call: ModuleCall) -> tuple[Shape, Shape | None]:
         one, other = call.shape, self.second.get((call.module, call.index))
         two = other.shape if other is not None else None
         if one is None:
-            raise UnknownLayout("puts out no tensor of numbers (or not as many as output_index asks for)")
+            raise UnknownLayout("puts out no floating-point tensor (or none at output_index)")
         if not one or one[0] != self.batch or (two is not None and (not two or two[0] != 1)):
             raise UnknownLayout(f"puts out {one} for a batch of {self.batch} images: its first axis is not the batch")
         return one[1:], two[1:] if two is not None else None
 
     def _order(self, call: ModuleCall, layout: Layout) -> Order:
-        """In which order the places of a call are those of the image, row by row; empty if they lie so.
+        """Return the order of a call's places with respect to the image's, row by row; empty if they are equal.
 
-        Where the call itself does not show it, as where each place attends to the whole image, it is that of the last
-        layer before it with the same layout and grid.
+        If the call itself does not show it, as where each place attends to the whole image, it is the order of the last
+        earlier layer with the same layout and grid.
         """
         near = call.places(layout)
         if near is None or layout.grid == (1, 1):
@@ -184,7 +202,8 @@ class _Reading:
         if shown is not Verdict.FOLLOWS and not layout.sure:
             shape = ("B", *(call.shape or ())[1:])
             raise UnknownLayout(
-                f"puts out {shape}, whose places are no parts of the image (attention, or tokens of none)"
+                f"puts out {shape}, whose places do not respond to parts of the image, as in attention maps; take"
+                " another layer, or set layout if its places do lie over the image"
             )
         if shown is Verdict.FOLLOWS:
             self.orders[key], self.following[layout.grid] = (), (call, layout)
@@ -192,14 +211,14 @@ class _Reading:
             self.orders[key] = self._searched(call, layout)
         order = self.orders.get(key, ())
         if order is None:
-            raise UnknownLayout("has its places in another order than the image's, which cannot be told")
+            raise UnknownLayout("has its places in another order than the image's, which cannot be inferred")
         return order
 
     def _fits(self, order: Order | None, near: Float[Tensor, "2 places"], grid: Grid) -> bool:
         return bool(order) and verdict(near[:, list(order or ())].unflatten(1, grid)) is Verdict.FOLLOWS
 
     def _searched(self, call: ModuleCall, layout: Layout) -> Order | None:
-        """The order of a call's places, told by mixtures that number rows and columns; None if there is none."""
+        """Return the order of a call's places, from mixtures that number rows and columns; None if there is none."""
         grid = layout.grid
         if self.noise is None or grid[0] > self.noise.shape[2] or grid[1] > self.noise.shape[3]:
             return None
@@ -213,7 +232,7 @@ class _Reading:
         return None if near is None else raster_order(near, grid, like)
 
     def _near(self, call: ModuleCall, layout: Layout) -> Float[Tensor, "masks places"] | None:
-        """Closeness of a call's places for the mixtures that number its grid."""
+        """Return the closeness of a call's places for the mixtures that number its grid."""
         found = [seen.places(layout) for seen in self.numbered[layout.grid].get((call.module, call.index), [])]
         near = [part for part in found if part is not None]
         return torch.cat(near) if near else None
@@ -230,9 +249,7 @@ def _make_unusable_error(target: "Target", error: Exception) -> BadInput:
 
 
 def format_layers(target: "Target") -> str:
-    """A table of the layers that can be dissected: name, output shape, units, layout, and other names of the same
-    module.
-    """
+    """Return a table of the layers that can be dissected: name, output shape, units, layout and aliases."""
     rows = [("layer", "output", "units", "layout", "")]
     for layer in target.layers():
         layout = f"{layer.layout}, {layer.prefix_tokens} prefix" if layer.prefix_tokens else layer.layout

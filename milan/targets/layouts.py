@@ -1,8 +1,8 @@
-"""What the axes of a layer's output mean, read off its shapes at two image sizes.
+"""The layout of a layer's output, inferred from its shapes at two image sizes.
 
 An axis that grows with the image is spatial: (B, C, H, W), (B, H, W, C), or tokens (B, N, C) with a few prefix tokens
-(class, distillation, registers) before the grid. Where a network takes one size only, grids of the image's shape and
-those seen earlier in the same pass decide.
+(class, distillation, registers) before the grid. For a network that takes only one size, grids of the image's shape and
+of earlier layers in the same pass decide.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from milan.errors import BadInput
 
 LAYOUTS = {"BCHW": 4, "BHWC": 4, "BNC": 3, "BC": 2}
-PREFIX_TOKEN_COUNTS = (0, 1, 2, 5, 4, 3, 6, 7, 8, 9)  # how many tokens may stand before the grid, likeliest first
+PREFIX_TOKEN_COUNTS = (0, 1, 2, 5, 4, 3, 6, 7, 8, 9)  # numbers of tokens before the grid, most common first
 Grid = tuple[int, int]
 Shape = tuple[int, ...]
 _CHANNELS_FIRST = (
@@ -33,49 +33,53 @@ _CHANNELS_FIRST = (
 
 @dataclass(frozen=True)
 class Layout:
-    """How one layer's output is laid out, for one image."""
+    """The layout of a layer's output for one image."""
 
     name: str  # "BCHW", "BHWC", "BNC" or "BC"
     units: int
     grid: Grid
     prefix: int = 0
-    # False where the shape alone leaves it in doubt, so that the layer's response to parts of the image must confirm
-    # it.
+    # False if the shape is ambiguous, so that the layer's response to parts of the image must confirm the layout.
     sure: bool = True
 
 
 @dataclass
 class LayoutContext:
-    """What is known while the layers of one pass are gone through in the order in which they ran."""
+    """What earlier layers of a pass have shown, for inferring the layout of the next one."""
 
     layout: str | None = None
     prefix: int | None = None
     size: Grid = (1, 1)  # height and width of the images
     second_size: Grid = (1, 1)  # of those of the second size
-    grids: list[tuple[Grid, Grid | None]] = field(default_factory=list)  # of earlier layers, at both sizes
-    token_counts: set[int] = field(default_factory=set)  # how many tokens earlier layers had, at the first size
+    # Grids of earlier layers, at both sizes.
+    grids: list[tuple[Grid, Grid | None]] = field(default_factory=list)
+    # Numbers of tokens of earlier layers, at the first size.
+    token_counts: set[int] = field(default_factory=set)
 
     def keep(self, layout: Layout, two: Shape | None) -> None:
-        """Remember the grid of a layer that is known to lie over the image; ``two`` is its output's shape at the second
-        size.
-        """
+        """Store the grid of a layer that lies over the image; ``two`` is its output's shape at the second size."""
         if layout.grid != (1, 1):
             self.grids.append((layout.grid, _infer_second_grid(layout, two, self)))
 
+    @property
+    def has_places(self) -> bool:
+        """Whether an earlier layer had places or tokens."""
+        return bool(self.grids or self.token_counts)
+
     def attends(self, grid: Grid) -> bool:
-        """Whether a grid may be attention among all places of earlier layers."""
+        """Return whether a grid may be attention among all places of earlier layers."""
         return set(grid) <= self.token_counts | {rows * columns for (rows, columns), _ in self.grids}
 
 
 class UnknownLayout(Exception):
-    """Why a layer's output cannot be laid out over the image."""
+    """A layer's output cannot be laid out over the image; the message says why."""
 
 
 def infer_layout(module: nn.Module, one: Shape, two: Shape | None, context: LayoutContext) -> Layout:
-    """The layout of an output of shape ``one`` (and ``two`` at the second size), batch axis left out.
+    """Return the layout of an output of shape ``one`` (and ``two`` at the second size), without the batch axis.
 
     Raises:
-        Unreadable: if the axes cannot be told; its text says why and what to do.
+        UnknownLayout: the axes are ambiguous; the message says why and what to do.
     """
     if two is not None and len(two) != len(one):
         raise UnknownLayout(f"has {len(one) + 1} axes at one image size and {len(two) + 1} at another")
@@ -90,7 +94,7 @@ def infer_layout(module: nn.Module, one: Shape, two: Shape | None, context: Layo
 
 
 def grid_of(count: int, size: Grid) -> Grid | None:
-    """The grid on which so many tokens lie over an image of that height and width; None where they lie on none.
+    """Return the grid that a number of tokens form over an image of the given height and width; None if there is none.
 
     >>> grid_of(49, (224, 224)), grid_of(48, (96, 128)), grid_of(50, (224, 224))
     ((7, 7), (6, 8), None)
@@ -130,16 +134,15 @@ def _infer_tokens(module: nn.Module, one: Shape, two: Shape | None, context: Lay
 
 
 def _infer_token_grid(count: int, second: int | None, context: LayoutContext) -> tuple[int, Grid, bool]:
-    """How many tokens stand before the grid, the grid, and whether more than its being square speaks for it."""
+    """Return the number of tokens before the grid, the grid, and whether it is more than a guess from its shape."""
     allowed = PREFIX_TOKEN_COUNTS if context.prefix is None else (context.prefix,)
     for grid, other in reversed(context.grids):
         prefix = count - grid[0] * grid[1]
         same = second is None or other is None or second - other[0] * other[1] == prefix
         if prefix in allowed and same:
             return prefix, grid, True
-    largest = max(
-        (max(grid) for grid, _ in context.grids), default=count
-    )  # tokens are merged on the way, not made more
+    # Networks merge tokens on the way, and do not add any.
+    largest = max((max(grid) for grid, _ in context.grids), default=count)
     for prefix in allowed[:6]:
         found = grid_of(count - prefix, context.size)
         if found and max(found) <= largest and (second is None or grid_of(second - prefix, context.second_size)):
@@ -152,7 +155,7 @@ def _infer_token_grid(count: int, second: int | None, context: LayoutContext) ->
 
 
 def _is_pooled(grid: Grid, larger: Grid) -> bool:
-    """Whether a grid may be a larger one whose places are merged, or left out, by whole strides.
+    """Return whether a grid may be a larger one that was pooled or subsampled by whole strides.
 
     >>> _is_pooled((7, 7), (14, 14)), _is_pooled((4, 4), (7, 7)), _is_pooled((16, 16), (56, 56))
     (True, True, False)
@@ -180,15 +183,16 @@ def _infer_maps(module: nn.Module, one: Shape, two: Shape | None, context: Layou
     known = [grid for grid, _ in context.grids]
     for found in (first, last):
         if found.grid in known or found.grid[0] == found.grid[1]:
-            return replace(found, sure=found.sure and found.grid in known)
+            # Attention, of which no place lies anywhere, needs earlier layers whose places or channels attend.
+            return replace(found, sure=found.sure and (found.grid in known or not context.has_places))
     raise UnknownLayout(f"puts out {('B', *one)}, which may be maps with channels first or last; say which with layout")
 
 
 def to_maps(output: Tensor, layout: Layout) -> Tensor:
-    """A view of ``output`` as (batch, units, height, width); prefix tokens are left out.
+    """Return a view of an output as (batch, units, height, width), without prefix tokens.
 
     Raises:
-        BadInput: if the tokens do not lie on a grid.
+        BadInput: the tokens form no grid.
     """
     if layout.name == "BCHW":
         return output
@@ -198,9 +202,8 @@ def to_maps(output: Tensor, layout: Layout) -> Tensor:
         return output[:, :, None, None]
     grid = layout.grid
     count = output.shape[1] - layout.prefix
-    other = (
-        grid if grid[0] * grid[1] == count else grid_of(count, (64 * grid[0], 64 * grid[1]))
-    )  # images of another size
+    # Images of another size than the target's have another grid.
+    other = grid if grid[0] * grid[1] == count else grid_of(count, (64 * grid[0], 64 * grid[1]))
     if other is None:
         text = (
             f"{output.shape[1]} tokens less {layout.prefix} prefix tokens are no grid of the shape {grid[0]} x"
@@ -211,12 +214,12 @@ def to_maps(output: Tensor, layout: Layout) -> Tensor:
 
 
 def unit_axis(layout: str) -> int:
-    """Where the units are in an output of that layout, batch axis counted."""
+    """Return the axis of the units in an output of a layout, counting the batch axis."""
     return 1 if layout in ("BCHW", "BC") else -1
 
 
 def check_layout(layout: str | None, prefix_tokens: int | None, layouts: Sequence[str] = tuple(LAYOUTS)) -> None:
-    """Raises :class:`BadInput` for a layout or a number of prefix tokens that cannot be."""
+    """Raise BadInput for an unknown layout or a negative number of prefix tokens."""
     if layout is not None and layout not in layouts:
         raise BadInput(f"unknown layout {layout!r}; one of {', '.join(layouts)}")
     if prefix_tokens is not None and prefix_tokens < 0:

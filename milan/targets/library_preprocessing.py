@@ -1,6 +1,5 @@
-"""The preprocessing of torchvision, timm and transformers: what their settings suggest, then measured."""
+"""The preprocessing of torchvision, timm and transformers: a guess from their settings, then measured."""
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -8,30 +7,32 @@ from typing import Any
 
 from torch import nn
 
+from milan.storage.hub_access import format_error_line, quiet
 from milan.targets.detectors import assumed_preprocessing
 from milan.targets.library_transforms import Frame, KnownPreprocessing, declared, reproduced
 from milan.targets.preprocessing import IMAGE_SIZE, Crop, Interpolation, Preprocessing, as_size
 
-# As Pillow counts them.
+# Pillow's numbers of its filters.
 FILTERS: dict[Any, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 
 
 def torchvision_preprocessing(model: nn.Module, published: Any) -> KnownPreprocessing | None:
-    """That of published weights of torchvision; None without any."""
+    """Return the preprocessing of published weights of torchvision; None without weights."""
     if published is None:
         return None
-    wanted = published.transforms()
-    filter = getattr(getattr(wanted, "interpolation", None), "value", None)
-    colours = {name: declared(getattr(wanted, name, None)) for name in ("mean", "std")}
+    transform = published.transforms()
+    filter = getattr(getattr(transform, "interpolation", None), "value", None)
+    colours = {name: declared(getattr(transform, name, None)) for name in ("mean", "std")}
     guess = assumed_preprocessing(model).changed(interpolation=filter, **colours)
-    frame = as_size(wanted.resize_size) if getattr(wanted, "resize_size", None) else None
-    if frame and not hasattr(wanted, "crop_size"):  # of semantic segmentation
+    frame = as_size(transform.resize_size) if getattr(transform, "resize_size", None) else None
+    # Transforms of semantic segmentation do not crop.
+    if frame and not hasattr(transform, "crop_size"):
         guess = guess.changed(image_size=frame)
-    return reproduced("torchvision", wanted, guess, [(guess.crop, frame)])
+    return reproduced("torchvision", transform, guess, [(guess.crop, frame)])
 
 
 def timm_preprocessing(data: Mapping[str, Any]) -> KnownPreprocessing:
-    """That of a data configuration of timm."""
+    """Return the preprocessing of a data configuration of timm."""
     import timm
 
     size = data["input_size"][-2:]
@@ -43,7 +44,7 @@ def timm_preprocessing(data: Mapping[str, Any]) -> KnownPreprocessing:
 
 
 def processor_preprocessing(name: str, config: Any, local: bool) -> KnownPreprocessing:
-    """That of the image processor saved beside a network of transformers."""
+    """Return the preprocessing of the image processor that is saved with a network of transformers."""
     import transformers
 
     fallback = Preprocessing(as_size(getattr(config, "image_size", None) or IMAGE_SIZE))
@@ -53,9 +54,12 @@ def processor_preprocessing(name: str, config: Any, local: bool) -> KnownPreproc
                 name, local_files_only=local, trust_remote_code=False
             )
     except (OSError, ValueError, KeyError, ImportError) as error:
-        note = f"{name} has no image processor that can be loaded ({first_words(error)[:100]}): assumed {fallback}"
+        note = (
+            f"{name} has no image processor that can be loaded ({format_error_line(error)[:100]}): assumed {fallback}"
+        )
         return KnownPreprocessing(fallback, note=note)
-    if isinstance(getattr(processor, "data_config", None), Mapping):  # timm's networks within transformers
+    # The processor of timm's networks within transformers.
+    if isinstance(getattr(processor, "data_config", None), Mapping):
         return timm_preprocessing(processor.data_config)
     sides = _sides(processor)
     guess = fallback.changed(
@@ -72,9 +76,7 @@ def processor_preprocessing(name: str, config: Any, local: bool) -> KnownPreproc
 
 
 def _of_grey(found: KnownPreprocessing) -> KnownPreprocessing:
-    """The same for a network of one channel, if all channels of the coloured pictures it was measured on are treated
-    alike.
-    """
+    """Return the same for a network with one channel, if all channels of RGB pictures are treated alike."""
     mean, std = set(found.preprocessing.mean), set(found.preprocessing.std)
     if len(mean) > 1 or len(std) > 1:
         return found
@@ -87,45 +89,19 @@ def _pixel_values(processor: Any, picture: Any) -> Any:
 
 
 def _frames(processor: Any, sides: Sequence[int]) -> list[Frame]:
-    """The ways in which image processors of transformers scale to the sizes in their settings, the plainest first."""
-    share = getattr(processor, "crop_pct", None) or 1  # ConvNeXt and PoolFormer
-    scaled = [
-        *sides,
-        *(int(side / share) for side in sides),
-        *(int(256 / 224 * side) for side in sides),
-    ]  # the last is LeViT's
+    """Return the ways in which image processors of transformers resize, most common first."""
+    # ConvNeXt and PoolFormer have a crop_pct; LeViT resizes to 256 / 224 of its size.
+    share = getattr(processor, "crop_pct", None) or 1
+    scaled = [*sides, *(int(side / share) for side in sides), *(int(256 / 224 * side) for side in sides)]
     center: list[Frame] = [("center", (side, side)) for side in scaled]
     squash: list[Frame] = [("squash", None), *(("squash", (side, side)) for side in scaled)]
     return list(dict.fromkeys([*center, *squash]))
 
 
 def _sides(processor: Any) -> list[int]:
-    """The sizes in an image processor's settings, the one to which it scales first."""
+    """Return the sizes in an image processor's settings, the one to which it resizes first."""
     found = []
     for size in (getattr(processor, "size", None), getattr(processor, "crop_size", None)):
         named = [getattr(size, key, None) for key in ("shortest_edge", "height", "width", "longest_edge")]
         found += [int(side) for side in [size if isinstance(size, int) else None, *named] if side]
     return list(dict.fromkeys(found))
-
-
-def first_words(error: BaseException) -> str:
-    """The beginning of an error's text, on one line."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-class quiet:
-    """transformers' bars and notices off while a model is loaded: what matters is told by our own errors."""
-
-    def __enter__(self) -> None:
-        from transformers.utils import logging as notices
-
-        self.level, self.bar = notices.get_verbosity(), notices.is_progress_bar_enabled()
-        notices.set_verbosity(logging.ERROR)
-        notices.disable_progress_bar()
-
-    def __exit__(self, *fault: object) -> None:
-        from transformers.utils import logging as notices
-
-        notices.set_verbosity(self.level)
-        if self.bar:
-            notices.enable_progress_bar()

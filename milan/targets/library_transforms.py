@@ -1,8 +1,6 @@
-"""A library's own transform as a ``Preprocessing``: measured on test pictures, since every class reads its settings its
-own way.
+"""A library's transform as a ``Preprocessing``, measured on test pictures, since each class interprets its settings.
 
-The images that the network is shown then differ from the library's by no more than ``TOLERANCE``, or the network is
-refused.
+The network's input then differs from the library's by at most ``TOLERANCE``; otherwise the network is refused.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,13 +16,14 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from milan.errors import BadInput
+from milan.storage.hub_access import format_error_line
 from milan.targets.preprocessing import Crop, Preprocessing, Size, height_width
 
 TOLERANCE = 0.05  # grey levels of 255, a mean over a picture
-# Widths and heights of test pictures, on which rules of rounding differ.
+# Widths and heights of test pictures for which rounding rules differ.
 PICTURES = ((500, 375), (333, 401), (427, 341), (640, 431), (389, 500))
 PLAIN = (64, 64)
-DIGITS = 6  # significant digits of a mean that is measured: what float32 holds after a subtraction
+DIGITS = 6  # significant digits of a measured mean, which float32 keeps after a subtraction
 
 Transform = Callable[[Image.Image], Float[Tensor, "3 h w"]]
 Frame = tuple[Crop, Size | None]
@@ -32,12 +31,12 @@ Frame = tuple[Crop, Size | None]
 
 @dataclass(frozen=True)
 class KnownPreprocessing:
-    """What is known of a network's preprocessing.
+    """The preprocessing of a network, as far as it is known.
 
     Attributes:
-        preprocessing: the nearest that was found to the library's own.
-        fault: why it is not the library's; empty where it is.
-        note: what a user should know of it, where it is.
+        preprocessing: the one most similar to the library's.
+        fault: how it differs from the library's; empty if it does not.
+        note: what the user should know about it, otherwise.
     """
 
     preprocessing: Preprocessing
@@ -46,27 +45,29 @@ class KnownPreprocessing:
 
 
 def reproduced(library: str, transform: Transform, guess: Preprocessing, frames: Sequence[Frame]) -> KnownPreprocessing:
-    """The preprocessing that gives the pixels of a library's transform.
+    """Return the preprocessing that reproduces the pixels of a library's transform.
 
     Args:
-        library: the library or class that the transform is of.
-        transform: from an RGB picture to the network's input.
-        guess: interpolation, resampler and rounding; mean and std as the library declares them, which are taken where
-            they agree with what is measured; and the image size for a transform that gives every picture another size.
-        frames: ways of cutting, of which the first that agrees is taken.
+        library: name of the library or class, for messages.
+        transform: maps an RGB picture to the network's input.
+        guess: interpolation, resampler and rounding; mean and std as declared by the library, which are used if they
+            agree with the measured ones; and the image size for a transform whose output size depends on the picture.
+        frames: candidate crops and sizes, of which the first that agrees is used.
     """
-    told = f"the transform of {library}"
+    subject = f"the transform of {library}"
     try:
         seen = {picture: transform(_picture(picture)) for picture in PICTURES}
         guess = _normalized(transform, guess)
-    except Exception as error:  # libraries' transforms raise what they like
-        reason = " ".join(str(error).split())[:150]
-        return KnownPreprocessing(guess, f"{told} fails on a picture ({type(error).__name__}: {reason})")
+    # Transforms raise anything.
+    except Exception as error:
+        reason = format_error_line(error)[:150]
+        return KnownPreprocessing(guess, f"{subject} fails on a picture ({type(error).__name__}: {reason})")
     shapes = {tuple(pixels.shape) for pixels in seen.values()}
     if any(len(shape) != 3 or shape[0] != len(guess.mean) for shape in shapes):
         made = " and ".join(map(str, sorted(shapes)))
-        return KnownPreprocessing(guess, f"{told} makes {made} of a picture in place of 3 x height x width")
-    if all(tuple(pixels.shape[1:]) == picture[::-1] for picture, pixels in seen.items()):  # it does not scale
+        return KnownPreprocessing(guess, f"{subject} returns {made} for a picture instead of 3 x height x width")
+    # The transform does not resize.
+    if all(tuple(pixels.shape[1:]) == picture[::-1] for picture, pixels in seen.items()):
         own = height_width(guess.image_size)[::-1]
         seen, frames = {own: transform(_picture(own))}, [(guess.crop, None)]
     elif len(shapes) == 1:
@@ -74,17 +75,15 @@ def reproduced(library: str, transform: Transform, guess: Preprocessing, frames:
     best, least = _nearest(_candidates(guess, frames), seen, guess)
     if least > TOLERANCE:
         by = f"by {least:.2f} grey levels" if least < float("inf") else "in size"
-        return KnownPreprocessing(best, f"{told} differs from the nearest that was found {by}")
-    varies = f"{told} gives each picture a size of its own; here each is {best.geometry_text}"
+        return KnownPreprocessing(best, f"{subject} differs from the most similar preprocessing {by}")
+    varies = f"{subject} gives each picture another size; here each is {best.geometry_text}"
     return KnownPreprocessing(best, note=varies if len(shapes) > 1 else "")
 
 
 def _nearest(
     candidates: Iterable[Preprocessing], seen: dict[tuple[int, int], Tensor], fallback: Preprocessing
 ) -> tuple[Preprocessing, float]:
-    """The first candidate that agrees with what was seen of pictures, or the one that differs least, and by how
-    much.
-    """
+    """Return the first candidate that reproduces the pictures, or else the most similar one, and its difference."""
     best, least = fallback, float("inf")
     for tried in candidates:
         difference = _difference(tried, seen)
@@ -96,19 +95,20 @@ def _nearest(
 
 
 def declared(values: Any, channels: int = 3) -> tuple[float, ...] | None:
-    """A mean or standard deviation as a library's settings have it; None where they have none for each channel."""
+    """Return a mean or standard deviation of a library's settings; None if there is not one for each channel."""
     numbers = [values] * channels if isinstance(values, int | float) else list(values or ())
     return tuple(map(float, numbers)) if len(numbers) == channels else None
 
 
 def _candidates(guess: Preprocessing, frames: Sequence[Frame]) -> Iterator[Preprocessing]:
     for crop, frame in frames:
-        with suppress(BadInput):  # a frame smaller than the image: the transform pads
+        # For a frame smaller than the image, the transform pads.
+        with suppress(BadInput):
             yield replace(guess, crop=crop, resize=frame)
 
 
 def _difference(tried: Preprocessing, seen: dict[tuple[int, int], Tensor]) -> float:
-    """Mean difference in grey levels on the first picture that differs; of a larger input the middle counts."""
+    """Return the mean difference in grey levels on the first picture that differs, at the centre of a larger input."""
     worst = 0.0
     for picture, pixels in seen.items():
         middle = pixels[:, *tried.cut((pixels.shape[1], pixels.shape[2]))].double()
@@ -125,10 +125,10 @@ def _difference(tried: Preprocessing, seen: dict[tuple[int, int], Tensor]) -> fl
 
 
 def _normalized(transform: Transform, guess: Preprocessing) -> Preprocessing:
-    """Mean, standard deviation and order of the channels, from what the transform makes of one colour.
+    """Return a guess with the mean, standard deviation and channel order measured on pictures of one colour.
 
     Raises:
-        BadInput: it does more to colours than to scale and shift each.
+        BadInput: the transform mixes channels.
     """
     black, white, red = (_middle(transform(Image.new("RGB", PLAIN, colour))) for colour in ("black", "white", "red"))
     scale = white - black
@@ -152,7 +152,7 @@ def _middle(pixels: Tensor) -> Float[Tensor, " c"]:
 
 
 def _as_declared(found: Tensor, values: tuple[float, ...]) -> tuple[float, ...]:
-    """The values that a library declares where they agree with those measured, which carry rounding errors."""
+    """Return the declared values if they agree with the measured ones, which have rounding errors."""
     if len(values) == len(found) and np.allclose(found, values, rtol=1e-5, atol=1e-6):
         return values
     return tuple(float(f"{value:.{DIGITS}g}") for value in found.tolist())
@@ -160,6 +160,6 @@ def _as_declared(found: Tensor, values: tuple[float, ...]) -> tuple[float, ...]:
 
 @lru_cache(maxsize=8)
 def _picture(size: tuple[int, int]) -> Image.Image:
-    """A test picture of that width and height: noise as smooth as a photograph."""
+    """Return a test picture of a width and height: noise as smooth as a photograph."""
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     return Image.fromarray(noise).filter(ImageFilter.GaussianBlur(2))

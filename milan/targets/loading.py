@@ -1,4 +1,4 @@
-"""A target by name: of torchvision, timm, transformers or Diorama, or from a file of yours."""
+"""Load a target by name: from torchvision, timm, transformers, Diorama, or a Python file."""
 
 import hashlib
 import warnings
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from milan.errors import BadInput, MilanError, MilanWarning, UnknownName, find_nearest_names
-from milan.storage.user_code import is_file_spec, module_of, one_line
+from milan.storage.user_code import is_file_spec, load_from_file
 from milan.targets.detectors import assumed_preprocessing
 from milan.targets.families import load_diorama, load_huggingface, load_timm, load_torchvision
 from milan.targets.generator_target import GeneratorTarget
@@ -32,25 +32,25 @@ SPEC_FORMS = "torchvision:NAME, timm:NAME, hf:ID_OR_PATH, diorama:NAME or PATH/F
 def load_target(
     spec: str, *, weights: str | Path | None = None, device: str | torch.device = "cpu", **options: Any
 ) -> Target:
-    """The network that ``spec`` names, ready to be dissected.
+    """Load the network that a spec names.
 
     Args:
         spec: ``torchvision:NAME``, ``timm:NAME``, ``hf:ID_OR_PATH``, ``diorama:NAME``, or ``PATH/FILE.py:FUNCTION`` for
-            a function of yours that returns a module (or a :class:`Target`, which brings its own preprocessing).
-        weights: a safetensors file or a saved state dict, of which nothing is executed; ``"random"`` for untrained
-            weights, the same each time; None for the library's pretrained ones.
-        device: see :class:`Target`.
-        options: ``name``, ``image_size``, ``mean`` and the others of
-            :class:`milan.targets.preprocessing.TargetOptions`, in place of what the library or the function says.
+            a custom function that returns a module or a :class:`Target` with its own preprocessing.
+        weights: a safetensors file or a saved state dict, which is read without executing code; ``"random"`` for
+            untrained weights from a fixed seed; None for the library's pretrained weights.
+        device: the device that the network runs on.
+        options: fields of :class:`milan.targets.preprocessing.TargetOptions` that replace the library's or the
+            function's: ``name``, ``image_size``, ``mean``, ...
 
     Raises:
-        UnknownName: for a name that the family has not, with the three nearest.
-        BadInput: if the weights cannot be had or do not fit, or the network cannot be looked into, or its library's own
-            transform of pictures cannot be reproduced and no ``interpolation`` is given.
+        UnknownName: the family has no such network; the message lists the three nearest names.
+        BadInput: the weights are not available or do not fit, the network takes no hooks, or its library's
+            preprocessing cannot be reproduced and no ``interpolation`` is given.
     """
     kind, _, name = spec.partition(":")
     source, stated = WeightSource(weights), TargetOptions(**options)
-    # Random weights are the same each time, so that earlier results are found again.
+    # Random weights are the same in each run, so that earlier results can be reused.
     with seeded(torch.device("cpu")):
         if kind in FAMILIES and name:
             target = _make_target(FAMILIES[kind](name, source), spec, stated, device)
@@ -69,7 +69,7 @@ def _make_target(network: LoadedNetwork, spec: str, stated: TargetOptions, devic
     check_usable(model, spec)
     if is_half(model) and torch.device(device).type == "cpu":
         warnings.warn(
-            f"{spec} keeps weights in 16 bits; on the CPU they are dissected in 32 bits", MilanWarning, stacklevel=3
+            f"{spec} has 16-bit weights; on the CPU they are converted to 32 bits", MilanWarning, stacklevel=3
         )
         model = model.float()
     known = network.known or KnownPreprocessing(assumed_preprocessing(model))
@@ -80,7 +80,7 @@ def _make_target(network: LoadedNetwork, spec: str, stated: TargetOptions, devic
     else:
         target = Target(model, **vars(preprocessing), **rest)
         target.spec = spec
-        _tell_preprocessing(target, known, stated)
+        _check_preprocessing(target, known, stated)
         if network.known is None and not {"image_size", "mean", "std"} <= set(stated.given):
             warn_assumed(target)
         target.is_size_assumed = network.known is None and stated.image_size is None
@@ -88,53 +88,40 @@ def _make_target(network: LoadedNetwork, spec: str, stated: TargetOptions, devic
     return target
 
 
-def _tell_preprocessing(target: Target, known: KnownPreprocessing, stated: TargetOptions) -> None:
-    """Warns of what a user should know of the preprocessing.
+def _check_preprocessing(target: Target, known: KnownPreprocessing, stated: TargetOptions) -> None:
+    """Warn about what the user should know of the preprocessing.
 
     Raises:
-        BadInput: it is not the library's own, and nobody stated another.
+        BadInput: it differs from the library's, and no other is given.
     """
     if known.fault and not stated.interpolation:
         size = " ".join(map(str, dict.fromkeys(height_width(target.image_size))))
         how = f"--image_size {size} --interpolation {target.preprocessing.interpolation}"
-        raise BadInput(f"{target.spec}: {known.fault}; to go on with other images state how they are made, as {how}")
+        raise BadInput(f"{target.spec}: {known.fault}; to use another preprocessing, state it, as {how}")
     if known.fault or known.note:
-        told = f"{known.fault}; shown as stated: {target.preprocessing}" if known.fault else known.note
-        warnings.warn(f"{target.spec}: {told}", MilanWarning, stacklevel=4)
+        text = f"{known.fault}; used as stated: {target.preprocessing}" if known.fault else known.note
+        warnings.warn(f"{target.spec}: {text}", MilanWarning, stacklevel=4)
 
 
 def _load_from_file(spec: str, source: WeightSource, stated: TargetOptions, device: str | torch.device) -> Target:
-    module, name = module_of(spec, "target")
-    file = spec.rpartition(":")[0]
-    known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-    if not callable(getattr(module, name, None)):
-        raise UnknownName(f"function in {file}", name, known)
-    try:
-        made = getattr(module, name)()
-    except MilanError:
-        raise
-    except Exception as error:  # whatever the user's own code raises
-        raise BadInput(f"{name}() in {file} failed: {one_line(error)}") from error
+    made = load_from_file(spec, "target")
     if isinstance(made, Target):
         source.load_into(made.core)
         return _apply_options(made, stated, device)
     if not isinstance(made, nn.Module):
-        raise BadInput(
-            f"{name}() in {file} returns a {type(made).__name__}; it must return a torch.nn.Module or a milan.Target"
-        )
+        raise BadInput(f"{spec} returns a {type(made).__name__}; it must return a torch.nn.Module or a milan.Target")
     return _make_target(LoadedNetwork(source.load_into(made), None), spec, stated, device)
 
 
 def _apply_options(target: Target, stated: TargetOptions, device: str | torch.device) -> Target:
-    """The user's target with what the command line says of it; what it does not say stays."""
+    """Return a custom target with the options that are given in place of its own."""
     kept: dict[str, Any] = {name: getattr(target, name) for name in READING}
     kept |= stated.reading
     kept |= {"name": stated.name or target.given_name, "device": target.device if str(device) == "cpu" else device}
     if isinstance(target, GeneratorTarget):
         if stated.preprocessing:
             raise BadInput(
-                f"{target.name} makes pictures of its own; {', '.join(stated.preprocessing)} are for networks that take"
-                " them"
+                f"{target.name} generates images; {', '.join(stated.preprocessing)} apply to networks that take images"
             )
         size = target.image_size
         return GeneratorTarget(target.model, target.latents, image_size=size, low=target.low, high=target.high, **kept)

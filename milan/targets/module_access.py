@@ -1,4 +1,4 @@
-"""The bare module inside a wrapped one, its modules by name, and the state it is borrowed in."""
+"""Access to the modules of a network: wrappers removed, names, device, mode and random state."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,7 +20,7 @@ _QUANTIZED = (
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The module that ``torch.compile``, ``DataParallel`` and their like wrap; ``model`` itself if none does."""
+    """Return the module inside the wrappers of ``torch.compile``, ``DataParallel`` and similar ones."""
     while type(model).__name__ in WRAPPER_CLASSES:
         inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
         if not isinstance(inner, nn.Module):
@@ -30,7 +30,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def strip_wrapper_prefixes(name: str) -> str:
-    """A module's name without what ``torch.compile`` puts into it.
+    """Return a module's name without the parts that ``torch.compile`` inserts.
 
     >>> strip_wrapper_prefixes("layer4._orig_mod.0.conv1"), strip_wrapper_prefixes("layer4._orig_mod")
     ('layer4.0.conv1', 'layer4')
@@ -39,7 +39,7 @@ def strip_wrapper_prefixes(name: str) -> str:
 
 
 def list_modules(core: nn.Module) -> tuple[dict[str, nn.Module], dict[str, tuple[str, ...]]]:
-    """Each module below ``core`` once, under its first name, and the further names of those that are shared."""
+    """Return each module below ``core`` by its first name, and the aliases of shared modules."""
     first: dict[int, str] = {}
     modules: dict[str, nn.Module] = {}
     aliases: dict[str, tuple[str, ...]] = {}
@@ -56,7 +56,7 @@ def list_modules(core: nn.Module) -> tuple[dict[str, nn.Module], dict[str, tuple
 
 
 def check_usable(model: nn.Module, name: str) -> None:
-    """Raises :class:`BadInput` for a network whose layers cannot be looked into."""
+    """Raise BadInput for a network that takes no hooks or has no weights."""
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise BadInput(
             f"{name} is (or holds) a TorchScript module, whose layers take no hooks; give the Python module it was made"
@@ -65,26 +65,38 @@ def check_usable(model: nn.Module, name: str) -> None:
     for module in model.modules():
         if type(module).__module__.startswith(_QUANTIZED):
             raise BadInput(
-                f"{name} is quantized ({type(module).__name__}), its layers put out no ordinary numbers; give the float"
+                f"{name} is quantized ({type(module).__name__}), whose outputs are no ordinary tensors; give the float"
                 " network"
             )
     for key, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if is_lazy(tensor):
             raise BadInput(
-                f"{name} has no weights yet: {key} is made when the network first runs; run it on an image of its size"
-                " once"
+                f"{name} has no weights yet: {key} is created by the first forward pass; run it once on an image"
             )
         if tensor.is_meta:
             raise BadInput(f"{name} has no weights yet: {key} is on the meta device; load its weights first")
 
 
+def parse_device(device: str | torch.device) -> torch.device:
+    """Return a device by name.
+
+    Raises:
+        BadInput: no tensor can be put there.
+    """
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadInput(f"device {str(device)!r} cannot be used: {reason}; --device cpu always can") from error
+
+
 def is_half(model: nn.Module) -> bool:
-    """Whether any parameter is kept in 16 bits."""
+    """Return whether any parameter has 16 bits."""
     return any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in model.parameters())
 
 
 def is_compiled(model: nn.Module) -> bool:
-    """Whether ``torch.compile`` has been at the module or a part of it."""
+    """Return whether the module or a part of it was compiled by ``torch.compile``."""
     return any(
         type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None)
         for module in model.modules()
@@ -93,7 +105,7 @@ def is_compiled(model: nn.Module) -> bool:
 
 @contextmanager
 def run_eagerly(model: nn.Module) -> Iterator[None]:
-    """Compiled parts run as plain Python within the block, since compiled code does not see hooks put on later."""
+    """Run compiled parts as plain Python within the block, since compiled code ignores hooks registered later."""
     with ExitStack() as stack:
         if is_compiled(model):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
@@ -102,10 +114,10 @@ def run_eagerly(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluation_mode(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """The module on ``device`` and in evaluation mode; afterwards each submodule is in the mode and place it came in.
+    """Keep the module on a device in evaluation mode within the block; then restore the mode and device of each part.
 
-    Modes are set as attributes, not by ``train()``: some modules override it with side effects (LoRA layers merge their
-    weights there). A network that lies on several devices is left where it is.
+    Modes are set as attributes, not by ``train()``, which some modules override with side effects (LoRA layers merge
+    their weights there). A network on several devices is not moved.
     """
     modes = [(module, module.training) for module in model.modules()]
     places = {tensor.device for tensor in [*model.parameters(), *model.buffers()]}

@@ -1,6 +1,4 @@
-"""What a module may put out: a tensor, or tuples, mappings and dataclasses of tensors; and the one tensor of it that is
-dissected.
-"""
+"""Outputs of modules (a tensor, or tuples, mappings and dataclasses of tensors) and the tensor that is dissected."""
 
 import copy
 import dataclasses
@@ -22,7 +20,7 @@ def _iter_children(output: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def iter_tensors(output: Any, path: OutputPath = ()) -> Iterator[tuple[OutputPath, Tensor]]:
-    """Every floating-point tensor in ``output``, in its own order, with the path that leads to it.
+    """Yield each floating-point tensor of an output, in order, with the path to it.
 
     >>> import torch
     >>> [path for path, _ in iter_tensors((None, {"a": torch.zeros(1), "b": [torch.ones(1), 3]}))]
@@ -37,8 +35,11 @@ def iter_tensors(output: Any, path: OutputPath = ()) -> Iterator[tuple[OutputPat
 
 
 def select_tensor(output: Any, index: int | None = None) -> tuple[OutputPath, Tensor] | None:
-    """The tensor of ``output`` that is dissected: the first, or the ``index``-th where there are several; None if there
-    is no such one.
+    """Return the tensor of an output that is dissected, with the path to it; None if there is none.
+
+    Args:
+        output: a module's output.
+        index: index of the tensor where there are several; by default the first.
     """
     if isinstance(output, Tensor):
         return ((), output) if output.is_floating_point() else None
@@ -51,7 +52,7 @@ def select_tensor(output: Any, index: int | None = None) -> tuple[OutputPath, Te
 
 
 def replace_tensor(output: Any, path: OutputPath, value: Tensor) -> Any:
-    """A copy of ``output`` with the tensor at ``path`` exchanged; ``output`` itself stays as it is."""
+    """Return a copy of an output with another tensor at a path; the output itself is unchanged."""
     if not path:
         return value
     key, rest = path[0], path[1:]
@@ -63,7 +64,6 @@ def replace_tensor(output: Any, path: OutputPath, value: Tensor) -> Any:
     if isinstance(output, Mapping | list):
         new[key] = replace_tensor(output[key], rest, value)
     else:
-        object.__setattr__(
-            new, key, replace_tensor(getattr(output, key), rest, value)
-        )  # also where the dataclass is frozen
+        # Also for a frozen dataclass.
+        object.__setattr__(new, key, replace_tensor(getattr(output, key), rest, value))
     return new

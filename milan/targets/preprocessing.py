@@ -1,6 +1,6 @@
-"""How a picture becomes a network's input: scaled, cut and normalized. Targets and probes share this one description.
+"""Preprocessing of images for a network: resize, crop and normalize. Targets and probes share this description.
 
-Nothing here imports torch, so that ``--help`` answers at once.
+This module does not import torch, so that ``--help`` is fast.
 """
 
 from collections.abc import Sequence
@@ -16,35 +16,34 @@ from milan.errors import BadInput
 Size = int | tuple[int, int]  # side of a square, or height and width, in pixels
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 Crop = Literal["center", "squash"]
-IMAGE_SIZE = 224  # assumed of a network that does not say
+IMAGE_SIZE = 224  # assumed for a network of unknown input size
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# A picture is cut to this ratio of sides before it is scaled: one of 1 x 10,000 would otherwise fill the memory.
+# Pictures are cropped to this aspect ratio before they are resized: one of 1 x 10,000 would fill the memory.
 LONGEST = 8
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a network's input is made of a picture.
+    """Preprocessing of a network's input.
 
     Attributes:
-        image_size: of the network's input.
-        resize: the frame that a picture is scaled to, and from whose middle ``image_size`` is cut: its short side, or
-            height and width. None for ``image_size``.
-        interpolation: filter of the scaling; all but nearest are antialiased.
-        crop: "center": the picture keeps its shape and is scaled until it covers the frame; "squash": both of its sides
-            are scaled to the frame's.
-        mean, std: of pixels in 0..1, subtracted and divided by; one for each of the network's channels. Of bands that
-            are no bytes in their own units.
+        image_size: side of the network's input in pixels, or height and width.
+        resize: the frame that a picture is resized to, and from whose centre ``image_size`` is cropped: its short side,
+            or height and width; by default ``image_size``.
+        interpolation: filter of the resizing; all but nearest are antialiased.
+        crop: "center": the picture keeps its aspect ratio and is resized to cover the frame; "squash": both of its
+            sides are resized to the frame's.
+        mean, std: normalization of each channel, for pixels in 0..1; for bands that are no bytes in their own units.
         channel_order: "rgb", or "bgr" for a network that takes blue first.
         resampler: "pillow" (torchvision and timm) or "torch" (image processors of transformers), which differ in the
             order of passes.
-        crop_rounding: where the cut cannot lie in the very middle: "nearest" (torchvision and timm) or "down"
-            (transformers).
-        display_bands: which bands, from 0, people and describers see as red, green and blue; None for the first three.
+        crop_rounding: rounding of the crop's position: "nearest" (torchvision and timm) or "down" (transformers).
+        display_bands: indices of the bands that people and describers see as red, green and blue; by default the first
+            three.
 
     Raises:
-        BadInput: a value cannot be used.
+        BadInput: a value is out of range.
     """
 
     image_size: Size = IMAGE_SIZE
@@ -83,7 +82,7 @@ class Preprocessing:
 
     @property
     def geometry_text(self) -> str:
-        """What becomes of a picture before it is normalized, in words."""
+        """Resizing and cropping, as text for messages."""
         frame = size_text(self.image_size if self.resize is None else self.resize)
         way = f"squashed to {frame}" if self.crop == "squash" else f"scaled to cover {frame}"
         cut = (
@@ -95,7 +94,7 @@ class Preprocessing:
 
     @property
     def geometry(self) -> dict[str, Any]:
-        """All that decides the pixels before they are normalized: two that have it in common show the same images."""
+        """All fields that determine the pixels before normalization."""
         kept = {
             field.name: getattr(self, field.name)
             for field in fields(self)
@@ -104,7 +103,7 @@ class Preprocessing:
         return kept | {"resize": self.image_size if self.resize is None else self.resize}
 
     def changed(self, **options: Any) -> "Preprocessing":
-        """The same with other values; a resize of its own keeps its ratio to ``image_size`` unless another is given."""
+        """Return a copy with other values; ``resize`` keeps its ratio to ``image_size`` unless it is given too."""
         given: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in options.items()
@@ -118,11 +117,11 @@ class Preprocessing:
 
     @property
     def channels(self) -> int:
-        """How many channels the network takes."""
+        """Number of the network's input channels."""
         return len(self.mean)
 
     def bands(self, bands: Float[np.ndarray, "bands rows columns"]) -> Float[np.ndarray, "bands height width"]:
-        """What the network is shown of a picture of any number of bands, before it is normalized."""
+        """Resize and crop an image of any number of bands."""
         return np.stack([self._band(Image.fromarray(np.ascontiguousarray(band))) for band in bands])
 
     def _band(self, band: Image.Image) -> np.ndarray:
@@ -134,32 +133,34 @@ class Preprocessing:
         return np.asarray(scaled)[self.cut(size)]
 
     def pixels(self, picture: Image.Image) -> UInt8[np.ndarray, "3 height width"]:
-        """What the network is shown of an RGB picture, before it is normalized."""
+        """Resize and crop an RGB picture."""
         picture = self._prepared(picture)
         size = self.scaled_size(picture.size)
         scale = {"pillow": _scaled_by_pillow, "torch": _scaled_by_torch}[self.resampler]
         return np.ascontiguousarray(scale(picture, size, self.interpolation)[:, *self.cut(size)])
 
     def label_map(self, labels: Image.Image) -> np.ndarray:
-        """The part of a picture's label map that lies on ``pixels`` of the picture; no label is mixed with another."""
+        """Resize (nearest neighbour) and crop a picture's label map as ``pixels`` does the picture."""
         labels = self._prepared(labels)
         size = self.scaled_size(labels.size)
         return np.asarray(labels.resize(size[::-1], Image.Resampling.NEAREST))[self.cut(size)]
 
     def scaled_size(self, picture_size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width to which a picture of that width and height is scaled."""
+        """Return the height and width to which a picture of a width and height is resized."""
         rows, columns = height_width(self.image_size if self.resize is None else self.resize)
         if self.crop == "squash":
             return rows, columns
         width, height = picture_size
-        if rows == columns:  # torchvision's rule
+        # torchvision's rule.
+        if rows == columns:
             short = min(width, height)
             return rows * height // short, rows * width // short
-        ratio = min(height / rows, width / columns)  # timm's
+        # timm's rule.
+        ratio = min(height / rows, width / columns)
         return round(height / ratio), round(width / ratio)
 
     def cut(self, size: tuple[int, int]) -> tuple[slice, slice]:
-        """The rows and columns of ``image_size`` in the middle of an image of that height and width."""
+        """Return the rows and columns of the centre crop of an image of a height and width."""
         halves = [(side - kept) / 2 for side, kept in zip(size, height_width(self.image_size), strict=True)]
         starts = [int(half) if self.crop_rounding == "down" else round(half) for half in halves]
         rows, columns = (
@@ -185,28 +186,28 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class TargetOptions:
-    """What is said of a network beside its spec and weights; None leaves it to the library or to the user's function.
+    """Options of a target besides its spec and weights; None means the library's or the custom function's value.
 
     Attributes:
-        name: what messages, tables and the default output folder call the network
-        image_size: side of its input in pixels, or height and width
-        resize: side of the frame to which an image is scaled before its middle is cut out, or height and width; as
-            IMAGE_SIZE for no cut
-        interpolation: filter of the scaling: nearest, bilinear, bicubic, lanczos, box or hamming
-        crop: center (the middle of each image) or squash (all of it, whatever its shape)
-        mean: of each channel in 0..1, for the normalization, as 0.485 0.456 0.406; one value for a network that takes
-            grey images
-        std: of each channel, as 0.229 0.224 0.225
-        display_bands: of networks that take other images than grey or coloured ones, the bands shown as red, green and
-            blue, as 3 2 1
+        name: name of the network in messages, tables and the default output folder
+        image_size: side of the network's input in pixels, or height and width
+        resize: side of the frame to which an image is resized before its centre is cropped, or height and width; equal
+            to IMAGE_SIZE for no crop
+        interpolation: filter of the resizing: nearest, bilinear, bicubic, lanczos, box or hamming
+        crop: center (crop the centre of each image) or squash (resize it to the input's shape)
+        mean: mean of each channel in 0..1, as 0.485 0.456 0.406; one value for a network that takes grey images
+        std: standard deviation of each channel in 0..1, as 0.229 0.224 0.225
+        display_bands: indices of the bands displayed as red, green and blue, as 3 2 1, for networks that take other
+            images than grey or RGB
         layout: BCHW, BHWC, BNC or BC, where it cannot be inferred from the outputs' shapes
-        prefix_tokens: tokens before the grid, where their number cannot be inferred
-        output_index: which tensor of a layer's output counts, where it has several
-        allow_nondeterministic: go on, with a warning, where one image gives other values each time, or among other
-            images
+        prefix_tokens: number of tokens before the grid, where it cannot be inferred
+        output_index: index of the tensor to use where a layer puts out several
+        allow_nondeterministic: continue, with a warning, if the activations of an image change from one pass to the
+            next or with the other images of a batch
     """
 
-    flat: ClassVar[bool] = True  # on the command line its fields are options without a prefix
+    # On the command line the fields are options without a prefix.
+    flat: ClassVar[bool] = True
 
     name: str | None = None
     image_size: list[int] | tuple[int, ...] | int | None = None
@@ -223,17 +224,17 @@ class TargetOptions:
 
     @property
     def given(self) -> dict[str, Any]:
-        """Those that were given, by name."""
+        """The options that were given, by name."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """Those of ``given`` that are attributes of ``Preprocessing``."""
+        """The given options that are fields of ``Preprocessing``."""
         return {name: value for name, value in self.given.items() if name in _PREPROCESSING}
 
     @property
     def reading(self) -> dict[str, Any]:
-        """Those of ``given`` that say how outputs are read."""
+        """The given options that concern the layout of outputs."""
         return {name: value for name, value in self.given.items() if name in READING}
 
 
@@ -242,13 +243,13 @@ _PREPROCESSING = {field.name for field in fields(Preprocessing)}
 
 
 def as_size(value: Any, name: str = "size") -> Size:
-    """A size as it was given: one or two whole numbers, in a list or not.
+    """Return a size given as one or two whole numbers, in a list or not.
 
     >>> as_size(224), as_size([32, 32]), as_size((48, 64))
     (224, 32, (48, 64))
 
     Raises:
-        BadInput: it is neither.
+        BadInput: the value has another form.
     """
     sides = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     whole = all(isinstance(side, int | np.integer) and not isinstance(side, bool) and side > 0 for side in sides)
@@ -259,7 +260,8 @@ def as_size(value: Any, name: str = "size") -> Size:
 
 
 def height_width(size: Size) -> tuple[int, int]:
-    """
+    """Return height and width in pixels.
+
     >>> height_width(32), height_width((48, 64))
     ((32, 32), (48, 64))
     """
@@ -267,13 +269,14 @@ def height_width(size: Size) -> tuple[int, int]:
 
 
 def pixel_count(size: Size) -> int:
-    """How many pixels an image of that size has."""
+    """Return the number of pixels of an image of a size."""
     height, width = height_width(size)
     return height * width
 
 
 def size_text(size: Size) -> str:
-    """
+    """Return a size as text.
+
     >>> size_text(32), size_text((48, 64))
     ('32 x 32', '48 x 64')
     """
@@ -281,7 +284,7 @@ def size_text(size: Size) -> str:
 
 
 def _frame(resize: Size, size: Size) -> Size:
-    """The frame as one number where it and the image are square, else as height and width."""
+    """Return the frame as one number if it and the image are square, else as height and width."""
     height, width = height_width(size)
     frame = as_size(resize, "resize")
     rows, columns = height_width(frame)
@@ -289,8 +292,8 @@ def _frame(resize: Size, size: Size) -> Size:
         rows, columns = (round(resize * side / min(height, width)) for side in (height, width))
     if rows < height or columns < width:
         raise BadInput(
-            f"resize {size_text((rows, columns))} is smaller than the {size_text(size)} pixels that are cut out; give"
-            " at least these"
+            f"resize {size_text((rows, columns))} is smaller than the {size_text(size)} pixels of the crop; give"
+            " at least its size"
         )
     return frame if height == width else (rows, columns)
 
@@ -304,7 +307,7 @@ def _scaled_by_pillow(
 def _scaled_by_torch(
     picture: Image.Image, size: tuple[int, int], interpolation: Interpolation
 ) -> UInt8[np.ndarray, "3 height width"]:
-    """Scaled as transformers' image processors do it, through torchvision's kernels."""
+    """Resize with torchvision's kernels, as transformers' image processors do."""
     import torch
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms.v2 import functional

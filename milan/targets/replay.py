@@ -1,4 +1,4 @@
-"""Running what comes after a layer again and again, from other values of it, without running what comes before."""
+"""Rerun the part of a network after a layer with other outputs of the layer, without rerunning what precedes it."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,12 +18,12 @@ from milan.targets.target import Target
 
 
 class Replay:
-    """A batch that has been through the network once.
+    """A batch whose forward pass was recorded.
 
     Attributes:
-        values: the layer's own output, laid out as the network has it.
-        axis: that of its units.
-        outputs: what the network answered.
+        values: the layer's output in its own layout.
+        axis: axis of the units in ``values``.
+        outputs: the network's output.
     """
 
     def __init__(self, target: Target, layer: str, images: Tensor):
@@ -31,13 +31,11 @@ class Replay:
         self.axis = unit_axis(self._layer.layout)
         self._modules = target.modules()
         self._names = {id(module): name for name, module in self._modules.items()}
-        self._module_outputs: dict[
-            str, list[Any]
-        ] = {}  # what each module put out that had ended before the layer did, call by call
+        # Outputs, call by call, of the modules that finished before the layer.
+        self._module_outputs: dict[str, list[Any]] = {}
         self._raw_output: Any = None
-        self._modified_in_place: set[str] | None = (
-            None  # those whose output something changes in place; None before it is known
-        )
+        # Modules whose output is changed in place; None until it is known.
+        self._modified_in_place: set[str] | None = None
         self.images = images
         self.values, self.outputs = self._run_first()
 
@@ -51,8 +49,9 @@ class Replay:
             if name == self._layer.module and calls[name] == self._layer.call:
                 self._raw_output = deepcopy(output)
             else:
+                # Only the outermost of the finished modules are needed.
                 for inner in [other for other in self._module_outputs if other.startswith(f"{name}.")]:
-                    del self._module_outputs[inner]  # only the outermost of what has ended is needed
+                    del self._module_outputs[inner]
                 self._module_outputs.setdefault(name, []).append(deepcopy(output))
             calls[name] += 1
 
@@ -73,12 +72,12 @@ class Replay:
         return found[1], outputs
 
     def drop_unneeded(self, unneeded: frozenset[str] | None = None) -> frozenset[str]:
-        """Forgets what was kept of modules that nothing after the layer reads, which may be most of a deep network.
+        """Drop the outputs of modules that nothing after the layer reads, which may be most of a deep network.
 
-        A module is needless if the answer stays the same when its output is all NaN.
+        A module is not needed if the network's output is the same when the module's output is all NaN.
 
         Args:
-            unneeded: as an earlier batch found; found out if not given.
+            unneeded: modules that an earlier batch did not need; computed by default.
         """
         if unneeded is None:
             right, names = (
@@ -99,7 +98,8 @@ class Replay:
         self._module_outputs = whole | {name: [_nan_like(output) for output in whole[name]] for name in names}
         try:
             return torch.equal(self.run_from(self.values), right)
-        except RuntimeError:  # what has no storage of its own cannot be changed in place
+        # A tensor without a storage of its own cannot be changed in place.
+        except RuntimeError:
             return False
         finally:
             self._module_outputs = whole
@@ -111,7 +111,7 @@ class Replay:
         return found[1]
 
     def run_from(self, values: Float[Tensor, "..."]) -> Tensor:
-        """What the network answers when the layer puts out ``values``; gradients flow where they are asked for."""
+        """Return the network's output for other outputs of the layer; gradients are computed if they are enabled."""
         calls: Counter[str] = Counter()
         handed: list[tuple[str, Any, list[int] | None]] = []
 
@@ -148,12 +148,12 @@ class Replay:
 
 @contextmanager
 def record_replays(target: Target, layer: str) -> Iterator[Callable[[Tensor], Replay]]:
-    """Yields a function that runs prepared images once and gives what is needed to go on from the layer.
+    """Yield a function that runs preprocessed images once and returns a :class:`Replay` from a layer.
 
-    Modules that had ended before the layer did are not run again: their outputs stand in for them. What the network
-    computes between modules before the layer is done anew, since nothing says that it is not needed.
+    Modules that finished before the layer are not run again: their outputs are reused. Operations between modules
+    before the layer are computed again, since nothing shows that they are not needed.
 
-    The function raises UnknownName or BadInput for a layer that is not there.
+    The function raises UnknownName or BadInput if there is no such layer.
     """
     needless: list[frozenset[str]] = []
 
@@ -171,18 +171,18 @@ def _are_floats(outputs: Sequence[Any]) -> bool:
 
 
 def _nan_like(output: Tensor) -> Tensor:
-    """NaN of the same shape, without the memory."""
+    """Return NaN of the same shape, without allocating memory for it."""
     return torch.full((), torch.nan, dtype=output.dtype, device=output.device).expand(output.shape)
 
 
 def _tensor_versions(output: Any) -> list[int] | None:
-    """How often each tensor was changed in place."""
+    """Return how often each tensor was changed in place."""
     found = list_tensors(output)
     return None if found is None else [tensor._version for tensor in found]
 
 
 def list_tensors(output: Any) -> list[Tensor] | None:
-    """All tensors in an output; None where it is of a kind that cannot be gone through."""
+    """Return all tensors of an output; None for an output of an unknown type."""
     if isinstance(output, Tensor):
         return [output]
     if not isinstance(output, dict | list | tuple):

@@ -1,8 +1,8 @@
-"""Whether the places of a layer's maps follow those of the image, and in which order they lie where they do not.
+"""Whether the places of a layer's maps follow those of the image, and their order if they do not.
 
-Two images of noise are mixed: one shows where a mask is true, the other elsewhere. At each place of a layer the
-response to the mixture is compared with the responses to the two images. In maps that lie as the image does, the places
-under the mask respond as to the first image.
+Two images of noise are mixed: a mixture shows the first where a mask is true, and the second elsewhere. At each place
+of a layer the response to the mixture is compared with the responses to the two images. In maps that follow the image,
+the places under the mask respond as to the first image.
 """
 
 from enum import Enum
@@ -15,20 +15,18 @@ Grid = tuple[int, int]
 Order = tuple[int, ...]
 
 # Measured on 207 networks: the smallest of each module of timm and of each class of torchvision and transformers, with
-# random weights. Where the response is local (locality 0.6 or more), maps that lie as the image does agree with the
-# masks
-# by 0.89 or more, and no column by less than -0.14 (the least are MobileNetV1, which pads one side, and shifted
-# windows).
-# Hiera's order and attention agree by 0.38 or less. A column of -1 shows a token too many before the grid.
+# random weights. Where the response is local (locality 0.6 or more), maps that follow the image agree with the masks by
+# 0.89 or more, and no column by less than -0.14 (MobileNetV1, which pads one side, and shifted windows). Hiera's order
+# and attention agree by 0.38 or less. A column of -1 shows that one token more precedes the grid.
 LOCAL, AGREES, COLUMN = 0.6, 0.6, -0.3
-# The locality and the agreement that confirm a layout which is in doubt.
+# The locality and the agreement that confirm an ambiguous layout.
 PRESENT, CONFIRMED = 0.1, 0.8
-# Places that are compared at a time with all others, to bound the memory.
+# Places that are compared with all others at a time, which bounds the memory.
 _PIECE = 1024
 
 
 class Verdict(Enum):
-    """How a layer's places lie: as the image's, in another order, or nothing can be said."""
+    """The order of a layer's places: that of the image, another one, or unclear."""
 
     FOLLOWS = "follows"
     SCRAMBLED = "scrambled"
@@ -57,11 +55,11 @@ def mixed(images: Float[Tensor, "2 c h w"], masks: Bool[Tensor, "masks h w"]) ->
 
 
 def closeness(output: Tensor, axis: int) -> Float[Tensor, "masks *places"]:
-    """Return what each place's response to each mixture is close to: 1 the first image, -1 the second, 0 neither.
+    """Return to which image each place's response to a mixture is closer: 1 the first, -1 the second, 0 neither.
 
     Args:
-        output: a layer's output for what ``mixed`` returns; a difference that is not a number counts as none.
-        axis: where its units are.
+        output: a layer's output for the images of ``mixed``; a difference of NaN counts as 0.
+        axis: axis of the units.
     """
     output = output.detach().float()
     first, second = ((output[2:] - output[one]).square_().nan_to_num_().sum(axis).sqrt_() for one in (0, 1))
@@ -69,7 +67,7 @@ def closeness(output: Tensor, axis: int) -> Float[Tensor, "masks *places"]:
 
 
 def verdict(near: Float[Tensor, "2 height width"]) -> Verdict:
-    """Return how places lie whose closeness was found for the masks of ``halves``."""
+    """Return the order of places, given their closeness for the masks of ``halves``."""
     found = [_agreement(map) for map in (near[0], near[1].T) if map.shape[1] > 1]
     if not found:
         return Verdict.UNCLEAR
@@ -85,25 +83,25 @@ def raster_order(
     grid: Grid,
     like: Float[Tensor, "masks places"] | None = None,
 ) -> Order | None:
-    """Return which place of a layer is which of the image's, row by row; None if there is not one for each.
+    """Return the layer's place for each place of the image, row by row; None if there is not one for each.
 
     Args:
         near: closeness for the masks of ``digits``.
         grid: rows and columns.
-        like: closeness in a layer of the same grid whose places follow those of the image; by default that of a layer
-            in which each place responds to nothing beside it.
+        like: closeness in a layer of the same grid whose places follow the image; by default that of a layer in which
+            each place responds to itself alone.
     """
     expected = digits(grid, *grid).flatten(1) * 2.0 - 1 if like is None else like
     places = torch.cat([torch.cdist(part, expected.T).argmin(1) for part in near.T.split(_PIECE)])
-    # A place that does not respond is as far from all of them, by 1 in each mask.
+    # A place that does not respond differs from all of them by 1 in each mask.
     found = len(places.unique()) == len(places) and bool((near - expected[:, places]).abs().max() < 1)
     return tuple(places.argsort().tolist()) if found else None
 
 
 def _agreement(near: Float[Tensor, "rows columns"]) -> tuple[float, float, float]:
-    """Return how local the response is to a mask of the left half, its agreement with the mask, and its worst column's.
+    """Return the locality of the response to a mask of the left half, its agreement, and its worst column's agreement.
 
-    Columns near the mask's border are left out. What all places have in common is taken off: a layer that responds to
+    Columns near the mask's border are left out. The mean over all places is subtracted, since a layer that responds to
     the whole image may be close to one of the two images everywhere.
     """
     count = near.shape[1]

@@ -1,4 +1,4 @@
-"""Target: a network under study, with what it takes to feed it images and to name its layers."""
+"""Target: a network under study, with its preprocessing and its layers."""
 
 import copy
 import hashlib
@@ -25,6 +25,7 @@ from milan.targets.module_access import (
     evaluation_mode,
     is_half,
     list_modules,
+    parse_device,
     strip_wrapper_prefixes,
     unwrap,
 )
@@ -33,32 +34,30 @@ from milan.targets.preprocessing import Crop, Interpolation, Size, as_size, heig
 
 
 class Target:
-    """A network under study. The module given stays as it is: mode, device, hooks and weights.
+    """A network under study. The given module keeps its mode, device, hooks and weights.
 
     Args:
         model: any module whose forward takes a batch of images, (b, channels, h, w).
-        name: what messages, tables and the default output folder call it; by default what ``load_target`` was given,
-            else its class.
-        image_size: side in pixels of the square images it takes, or height and width. Assumed to be 224, with a
-            warning, unless given.
-        resize: side of the frame (or height and width) to which a picture is scaled before its middle is cut out; None
-            for ``image_size``: the short side is scaled to it, and nothing else happens.
+        name: name in messages, tables and the default output folder; by default the spec given to ``load_target``, else
+            the module's class.
+        image_size: side of the network's square input in pixels, or height and width; by default 224, with a warning.
+        resize: side of the frame (or height and width) to which an image is scaled before its centre is cropped; by
+            default ``image_size``.
         interpolation, crop, channel_order, resampler, crop_rounding: see
             :class:`milan.targets.preprocessing.Preprocessing`.
-        mean, std: of the channels, in 0..1, for the normalization; ImageNet's unless given (0 and 1 for torchvision's
-            detectors, which normalize within). As many values as the network takes channels: 1 for grey images, 3 for
-            coloured ones, others for bands.
+        mean, std: normalization of each channel, in 0..1; by default ImageNet's (0 and 1 for torchvision's detectors,
+            which normalize themselves). One value per channel of the network: 1 for grey images, 3 for RGB, or more
+            for other bands.
         display_bands: see :class:`milan.targets.preprocessing.Preprocessing`.
-        layout: one of BCHW, BHWC, BNC, BC for outputs with as many axes, where it cannot be told by running the
-            network.
-        prefix_tokens: how many tokens stand before the grid, where it cannot be told.
-        output_index: which tensor of a layer's output counts where there are several; the first otherwise.
-        allow_nondeterministic: dissect it also where its values are no function of the image, with a warning.
-        device: where it is run.
+        layout: BCHW, BHWC, BNC or BC, for outputs with that number of axes whose layout cannot be inferred.
+        prefix_tokens: number of tokens before the grid, where it cannot be inferred.
+        output_index: index of the tensor to use where a layer puts out several; by default the first.
+        allow_nondeterministic: dissect the network, with a warning, even if its activations are no function of the
+            image.
+        device: the device that the network runs on.
 
     Raises:
-        BadInput: if the module's layers cannot be looked into (TorchScript, quantized, no weights), or an option cannot
-            be.
+        BadInput: the module takes no hooks (TorchScript, quantized) or has no weights, or an option is out of range.
     """
 
     def __init__(
@@ -84,14 +83,14 @@ class Target:
     ):
         check_usable(model, name or type(model).__name__)
         check_layout(layout, prefix_tokens)
-        self.spec = ""  # what load_target was given; empty for a module given in Python
-        self.weights = ""  # the weights file it was given, "random", or empty
-        self.code = ""  # sha256 of the Python file that load_target ran for it; empty if there is none
-        # The state they were computed in, and the outputs.
+        # Set by load_target: the spec, the weights file (or "random"), and the sha256 of the Python file that was run.
+        self.spec, self.weights, self.code = "", "", ""
+        # The state of the network for which the outputs were computed, and the outputs.
         self._noise_outputs: tuple[Any, list[str]] = ((), [])
-        self.options: dict[str, Any] = {}  # further options that load_target was given
+        # Further options of load_target.
+        self.options: dict[str, Any] = {}
         self.given_name = name
-        self.device, self.model = _parse_device(device), model
+        self.device, self.model = parse_device(device), model
         if self.device.type == "cpu" and is_half(model):
             self.model = _copy_to_float32(model, self.name)
         self.layout, self.prefix_tokens, self.output_index = layout, prefix_tokens, output_index
@@ -112,46 +111,44 @@ class Target:
 
     @property
     def name(self) -> str:
-        """What messages and tables call it."""
+        """Name in messages and tables."""
         return self.given_name or self.spec or type(unwrap(self.model)).__name__
 
     @property
     def slug(self) -> str:
-        """A folder name for what is made of it; that of a module without a name tells networks of one class apart."""
+        """Name of the target's output folders, with part of the fingerprint for a module without a name."""
         weights = str(Path(self.weights).with_suffix("")) if self.weights else ""
         named = self.given_name or "-".join(filter(None, (self.spec, weights))) or f"{self.name}-{self.fingerprint[:8]}"
         return re.sub(r"[^\w.-]+", "-", named).strip("-")
 
     @property
     def image_size(self) -> Size:
-        """Side of its images in pixels, or height and width."""
+        """Side of the network's input in pixels, or height and width."""
         return self.preprocessing.image_size
 
     @property
     def resize(self) -> Size | None:
-        """Side of the frame from whose middle its images are cut, or height and width; None where nothing is
-        cut off.
-        """
+        """Side of the frame from whose centre the input is cropped, or height and width; None if nothing is cropped."""
         return self.preprocessing.resize
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """Of its channels, in 0..1."""
+        """Mean of each channel, in 0..1."""
         return self.preprocessing.mean
 
     @property
     def std(self) -> tuple[float, ...]:
-        """Of its channels, in 0..1."""
+        """Standard deviation of each channel, in 0..1."""
         return self.preprocessing.std
 
     @property
     def channels(self) -> int:
-        """How many channels it takes: 1 for grey images, 3 for coloured ones, or another number of bands."""
+        """Number of input channels: 1 for grey images, 3 for RGB, or another number of bands."""
         return self.preprocessing.channels
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The arguments of ``load_target`` that load it again; empty for a module given in Python."""
+        """Arguments of ``load_target`` that load the target again; empty for a module given in Python."""
         if not self.spec:
             return {}
         return {"spec": self.spec, "weights": self.weights or None, **self.options}
@@ -164,23 +161,21 @@ class Target:
 
     @property
     def core(self) -> nn.Module:
-        """The network without the wrappers of ``torch.compile`` and ``DataParallel``: what is run, and whose names
-        count.
-        """
+        """The network without the wrappers of ``torch.compile`` and ``DataParallel``."""
         return unwrap(self.model)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the images the network takes: that of its first floating-point parameter."""
+        """Data type of the network's input: that of its first floating-point parameter."""
         return next((p.dtype for p in self.core.parameters() if p.is_floating_point()), torch.float32)
 
     def preprocess(self, images: Shaped[Tensor, "b colours h w"]) -> Float[Tensor, "b channels h w"]:
-        """Return images as the network takes them: pixels 0..255 scaled to 0..1, or bands; normalized, on its device.
+        """Return images as the network's input: pixels scaled from 0..255 to 0..1, normalized, on the target's device.
 
-        Coloured pixels become grey for a network of one channel.
+        RGB images become grey for a network with one channel; bands in units of their own are normalized only.
 
         Raises:
-            BadInput: the network takes another number of channels.
+            BadInput: the network has another number of channels.
         """
         self.check_channels(images.shape[1])
         if images.shape[1] > self.channels:
@@ -194,16 +189,16 @@ class Target:
         return pixels.sub_(mean).div_(std).to(self.dtype)
 
     def make_input(self, ids: Int[Tensor, " b"], images: Shaped[Tensor, "b colours h w"]) -> Float[Tensor, "b ..."]:
-        """What the network is given for the images of those numbers in a probe: the images, prepared.
+        """Return the network's input for probe images and their indices.
 
         Raises:
-            BadInput: they are of another size than the network takes.
+            BadInput: the images have another size than the network's input.
         """
         self.check_size(as_size(images.shape[-2:]))
         return self.preprocess(images)
 
     def check_size(self, size: Size) -> None:
-        """Raises BadInput if a probe's images are not of the size that the network takes."""
+        """Raise BadInput if images have another size than the network's input."""
         if size != self.image_size:
             text = f"the probe's images are {size_text(size)} pixels and {self.name} takes {size_text(self.image_size)}"
             raise BadInput(
@@ -211,27 +206,27 @@ class Target:
             )
 
     def check_channels(self, count: int) -> None:
-        """Raises BadInput if images of so many channels are not what the network takes."""
+        """Raise BadInput if the network does not take images with this number of channels."""
         if count != self.channels and (count, self.channels) != (3, 1):
-            told = f"{self.name} takes images of {self.channels} channels and these have {count}"
+            text = f"{self.name} takes images of {self.channels} channels and these have {count}"
             how = (
                 "give a probe of arrays with as many bands (a folder of .npy or .tif), or as many values of mean"
                 " and std"
             )
-            raise BadInput(f"{told}; {how}")
+            raise BadInput(f"{text}; {how}")
 
     def make_noise(self, count: int, size: Size) -> Float[Tensor, "b ..."]:
-        """Prepared images of noise, always the same; the caller's random state stays as it is."""
+        """Return preprocessed images of noise from a fixed seed; the global random state is unchanged."""
         generator = torch.Generator().manual_seed(0)
         shape = (count, self.channels, *height_width(size))
         noise = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
         if max(map(abs, self.mean)) <= 1:
             return self.preprocess(noise)
-        # Bands in units of their own: noise of their mean and standard deviation.
+        # For bands in units of their own the noise has their mean and standard deviation.
         return ((noise.to(self.device, torch.float32) - 127.5) / 74).to(self.dtype)
 
     def allowing_nondeterminism(self) -> "Target":
-        """Return the same target, to be dissected also where its values are no function of the image."""
+        """Return the same target with ``allow_nondeterministic`` set."""
         other = copy.copy(self)
         other.allow_nondeterministic = True
         other.options = {**self.options, "allow_nondeterministic": True}
@@ -245,12 +240,32 @@ class Target:
         other.options = {**self.options, "image_size": size}
         return other
 
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Any:
+        """Return the network's output for images, computed in evaluation mode and without gradients.
+
+        Args:
+            images: (b, 3, h, w), uint8 pixels from 0 to 255 of the target's size, not normalized; for a network with
+                other bands than grey or RGB, floats in the bands' own units.
+
+        Raises:
+            BadInput: the images have another size, number of channels or data type than the network takes.
+        """
+        if images.ndim != 4:
+            raise BadInput(f"images of shape {tuple(images.shape)} have not the 4 axes (b, channels, height, width)")
+        if images.dtype != torch.uint8 and images.shape[1] in (1, 3):
+            kind = str(images.dtype).removeprefix("torch.")
+            raise BadInput(f"images are {kind}; give uint8 pixels from 0 to 255, which the target normalizes itself")
+        inputs = self.make_input(torch.arange(len(images)), images)
+        with self.evaluation_mode():
+            return self.core(inputs)
+
     def evaluation_mode(self) -> AbstractContextManager[None]:
-        """The network in evaluation mode on the target's device for a while; then exactly as it was."""
+        """Keep the network in evaluation mode on the target's device within the block; then restore its state."""
         return evaluation_mode(self.model, self.device)
 
     def outputs(self, images: Float[Tensor, "b ..."]) -> Tensor:
-        """What the whole network answers to prepared images: the first tensor of it, for a classifier its logits."""
+        """Return the first tensor of the network's output for preprocessed images, as a classifier's logits."""
         with self.evaluation_mode(), torch.no_grad():
             found = select_tensor(self.core(images))
         if found is None:
@@ -259,20 +274,19 @@ class Target:
 
     @cached_property
     def dissectable_layers(self) -> DissectableLayers:
-        """What a run of the network showed of its layers."""
+        """The layers, as inferred from a run of the network."""
         return find_layers(self)
 
     def layers(self) -> list[Layer]:
-        """Every layer that can be dissected, in the order in which the network names its modules."""
+        """Return the layers that can be dissected, in the order of the network's modules."""
         return list(self.dissectable_layers.by_name.values())
 
     def layer(self, name: str) -> Layer:
-        """The layer of that name; ``module.`` and ``_orig_mod.`` before it are ignored, and an alias stands for the
-        first name.
+        """Return a layer by name; the prefixes ``module.`` and ``_orig_mod.`` are ignored, and aliases are resolved.
 
         Raises:
-            UnknownName: with the three nearest names.
-            BadInput: if the module is called several times, or puts out what cannot be laid out over the image.
+            UnknownName: there is no such layer; the message lists the three nearest names.
+            BadInput: the module is called several times, or its output cannot be laid out over the image.
         """
         for tried in _possible_names(name):
             layer = self.dissectable_layers.by_name.get(tried) or self.dissectable_layers.by_alias.get(tried)
@@ -285,8 +299,7 @@ class Target:
         if plain is not None:
             numbered = ", ".join(f"{plain}#{call}" for call in range(self.count_calls(plain)))
             return BadInput(
-                f"layer {plain!r} is called {self.count_calls(plain)} times in one forward pass; ask for one of"
-                f" {numbered}"
+                f"layer {plain!r} is called {self.count_calls(plain)} times in one forward pass; name one of {numbered}"
             )
         reason = next(
             (
@@ -302,34 +315,32 @@ class Target:
         return UnknownName("layer", name, known, "list them with: python describe.py --target ... --list_layers")
 
     def select_layers(self, names: Sequence[str]) -> list[Layer]:
-        """The layers of those names, each once; a name given twice, or an alias beside the name it stands for, is
-        warned of.
-        """
+        """Return layers by name, each once, with a warning for a layer that is named twice or also by an alias."""
         chosen_layers: dict[str, Layer] = {}
-        for name in names:
+        for name in [names] if isinstance(names, str) else names:
             layer = self.layer(name)
             if layer.name in chosen_layers:
                 warnings.warn(
-                    f"layer {name!r} is asked for twice (it is {layer.name}); taken once", MilanWarning, stacklevel=2
+                    f"layer {name!r} is named twice (it is {layer.name}); it is used once", MilanWarning, stacklevel=2
                 )
             chosen_layers[layer.name] = layer
         return list(chosen_layers.values())
 
     def modules(self) -> dict[str, nn.Module]:
-        """Every module of the network once, by its first dotted path; without the wrappers of ``torch.compile``."""
+        """Return each module of the network by its first dotted path, without the wrappers of ``torch.compile``."""
         return list_modules(self.core)[0]
 
     def count_calls(self, name: str) -> int:
-        """How often the module of that dotted path (or alias) is called in one forward pass."""
+        """Return how often a module, given by its dotted path or an alias, is called in one forward pass."""
         first = next((layer.module for layer in self.layers() if name in layer.aliases), name)
         return self.dissectable_layers.call_counts.get(first, 0)
 
     @property
     def fingerprint(self) -> str:
-        """The sha256 of what decides the activations, evaluated at each access.
+        """The sha256 of all that determines the activations, computed at each access.
 
-        It covers weights, architecture, configuration, preprocessing, the file of code that the network was loaded
-        from, and what its layers put out for an image of noise (see ``noise_outputs``).
+        It covers weights, architecture, configuration, preprocessing, the Python file that the network was loaded
+        from, and the layers' outputs for an image of noise (see ``noise_outputs``).
         """
         reading = (self.preprocessing, self.layout, self.prefix_tokens, self.output_index)
         network = network_hash(self.core)
@@ -340,7 +351,7 @@ class Target:
 
 
 def _possible_names(name: str) -> list[str]:
-    """The names that may be meant: as given, without wrappers' prefixes, without a needless call number."""
+    """Return a name as given, without the prefixes of wrappers, and without the number of a first call."""
     names = [name, strip_wrapper_prefixes(name)]
     stripped = names[-1]
     while stripped.startswith(WRAPPER_PREFIXES):
@@ -350,32 +361,21 @@ def _possible_names(name: str) -> list[str]:
 
 
 def warn_assumed(target: Target) -> None:
-    """Warns of preprocessing that nobody stated."""
+    """Warn that the preprocessing is an assumption."""
     how = "set --image_size, --mean and --std (in Python arguments of milan.Target)"
     text = (
-        f"nobody said what images {target.name} takes: assumed {target.preprocessing}; if it was trained on others,"
-        f" {how}"
+        f"the preprocessing of {target.name} is unknown: assumed {target.preprocessing}; if it was trained with"
+        f" another, {how}"
     )
     warnings.warn(text, MilanWarning, stacklevel=3)
 
 
 def _grey(images: UInt8[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 1 h w"]:
-    """Luminance as Pillow and torchvision take it (ITU-R 601); grey pixels keep their value."""
+    """Return the luminance as Pillow and torchvision compute it (ITU-R 601); grey pixels keep their value."""
     weights = torch.tensor([19595, 38470, 7471], device=images.device).view(3, 1, 1)
     return ((images.int() * weights).sum(1, keepdim=True) + 2**15 >> 16).to(torch.uint8)
 
 
-def _parse_device(device: str | torch.device) -> torch.device:
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise BadInput(
-            f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}; --device cpu always can"
-        ) from error
-
-
 def _copy_to_float32(model: nn.Module, name: str) -> nn.Module:
-    warnings.warn(
-        f"{name} keeps weights in 16 bits; on the CPU a copy in 32 bits is dissected", MilanWarning, stacklevel=3
-    )
+    warnings.warn(f"{name} has 16-bit weights; on the CPU a copy in 32 bits is dissected", MilanWarning, stacklevel=3)
     return copy.deepcopy(unwrap(model)).float()

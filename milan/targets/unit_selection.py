@@ -1,4 +1,4 @@
-"""Which layers, units and probe of a target are meant, where they are named in words or not at all."""
+"""Default layers and probe of a target, and units selected by text."""
 
 import re
 import warnings
@@ -8,41 +8,46 @@ from pathlib import Path
 from milan.diorama.networks import LAYERS
 from milan.errors import BadInput, MilanWarning, UnknownName
 from milan.targets.target import Target
-from milan.units import Unit
+from milan.units import Unit, as_unit
 
 
 def get_default_layers(target: Target) -> list[str]:
-    """The annotated layers of Diorama's networks; of others the user names them."""
+    """Return the annotated layers of a network of Diorama; raise BadInput for other networks."""
     name = target.spec.partition("diorama:")[2]
     if name not in LAYERS:
         raise BadInput(
-            f"no layers were named for {target.name}; name some with --layers A B (--list_layers prints them)"
+            f"no layers are given for {target.name}; name some with --layers A B (--list_layers prints them)"
         )
     return LAYERS[name]
 
 
-def default_out(made: str, target: Target) -> Path:
-    """Where what is made of a target is written unless told otherwise: ``runs/MADE-TARGET``."""
-    return Path("runs") / f"{made}-{target.slug}"
+def default_out(result: str, target: Target) -> Path:
+    """Return the default output folder of a kind of result, ``runs/RESULT-TARGET``."""
+    return Path("runs") / f"{result}-{target.slug}"
 
 
 def get_default_probe(target: Target) -> str:
-    """The probe of the task that a network of Diorama was made for."""
+    """Return the probe of the task that a network of Diorama was trained for."""
     task = target.spec.rpartition("-")[2]
     return f"diorama:{task if task in ('objects', 'scenes') else 'objects'}"
 
 
-def select_units(target: Target, layers: Iterable[str] = (), units: str | Iterable[Unit] = "") -> dict[str, list[int]]:
-    """The indices asked for in each of the layers, of a target of Diorama in those that it has of its own; see
-    ``parse_unit_selection``.
+def select_units(
+    target: Target, layers: Iterable[str] = (), units: str | Iterable[Unit | str] = ""
+) -> dict[str, list[int]]:
+    """Return the indices of the selected units of each layer; see :func:`parse_unit_selection`.
+
+    Args:
+        target: the network.
+        layers: names of layers; by default the annotated layers of a network of Diorama.
+        units: the units, as text or one by one; by default all of the layers.
     """
-    return parse_unit_selection(
-        units, {layer.name: layer.units for layer in target.select_layers(list(layers) or get_default_layers(target))}
-    )
+    selected_layers = target.select_layers(list(layers) or get_default_layers(target))
+    return parse_unit_selection(units, {layer.name: layer.units for layer in selected_layers})
 
 
-def parse_unit_selection(selection: str | Iterable[Unit], counts: Mapping[str, int]) -> dict[str, list[int]]:
-    """The indices asked for in each layer that has ``counts`` units.
+def parse_unit_selection(selection: str | Iterable[Unit | str], counts: Mapping[str, int]) -> dict[str, list[int]]:
+    """Return the selected indices of each layer, given the number of units of each layer.
 
     >>> parse_unit_selection("0-2,5", {"conv1": 8}), parse_unit_selection("fc:1", {"conv1": 8, "fc": 4})
     ({'conv1': [0, 1, 2, 5]}, {'fc': [1]})
@@ -50,25 +55,28 @@ def parse_unit_selection(selection: str | Iterable[Unit], counts: Mapping[str, i
     if not selection:
         return {layer: list(range(count)) for layer, count in counts.items()}
     found: dict[str, set[int]] = {layer: set() for layer in counts}
-    units = [] if isinstance(selection, str) else [(unit.layer, unit.index, unit.index) for unit in selection]
-    for layer, first, last in _ranges(selection, counts) if isinstance(selection, str) else units:
+    if isinstance(selection, str):
+        ranges = list(_ranges(selection, counts))
+    else:
+        ranges = [(unit.layer, unit.index, unit.index) for unit in map(as_unit, selection)]
+    for layer, first, last in ranges:
         part = f"{layer}{':' * bool(layer)}{first}{f'-{last}' * (last > first)}"
         if layer and layer not in counts:
-            raise UnknownName("layer of units", layer, counts, f"it is in {part!r}; name it among the layers too")
+            raise UnknownName("layer of units", layer, counts, f"it occurs in {part!r}; name it among the layers too")
         for name in [layer] if layer else counts:
             if first >= counts[name] or (layer and last >= counts[name]):
-                raise BadInput(f"units of {name} lie between 0 and {counts[name] - 1}; {part!r} asks for others")
+                raise BadInput(f"units of {name} lie between 0 and {counts[name] - 1}; {part!r} names others")
             if last >= counts[name]:
-                text = f"{name} has {counts[name]} units: of {part!r} took up to {counts[name] - 1}"
+                text = f"{name} has {counts[name]} units; {part!r} is cut off after {counts[name] - 1}"
                 warnings.warn(text, MilanWarning, stacklevel=2)
             found[name] |= set(range(first, min(last, counts[name] - 1) + 1))
     return {layer: sorted(indices) for layer, indices in found.items() if indices}
 
 
 def _ranges(text: str, layers: Iterable[str]) -> Iterator[tuple[str, int, int]]:
-    """Each ``LAYER:FIRST-LAST`` of a list, in which the layer and the last may be left out.
+    """Yield each ``LAYER:FIRST-LAST`` of a list, in which the layer and the last may be omitted.
 
-    The layers' names may have commas and colons in them; the longest name that fits is taken.
+    Layer names may contain commas and colons; the longest name that matches is used.
     """
     names = "|".join(re.escape(layer) for layer in sorted(layers, key=len, reverse=True))
     part = re.compile(rf"\s*(?:({names}|[^,]+):)?(\d+)(?:-(\d+))?\s*(?:,|$)")

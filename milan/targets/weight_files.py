@@ -91,8 +91,8 @@ def load_weights_into(model: nn.Module, weights: Weights, source: str) -> None:
         _format_names("one tensor in the network and different in the file", apart),
     ]
     if any(faults):
-        told = "; ".join(fault for fault in faults if fault)
-        raise BadInput(f"{source} does not fit {type(model).__name__}: {told}")
+        text = "; ".join(fault for fault in faults if fault)
+        raise BadInput(f"{source} does not fit {type(model).__name__}: {text}")
     try:
         model.load_state_dict(own, strict=False)
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Where a target's weights come from, and what a family of networks answers with."""
+"""The source of a target's weights, and a loaded network."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +16,7 @@ RANDOM = "random"
 
 @dataclass(frozen=True)
 class LoadedNetwork:
-    """A network with its weights; what is known of its preprocessing, if anything; what a generator is fed instead."""
+    """A network with its weights, its preprocessing if it is known, and the latents of a generator."""
 
     model: nn.Module
     known: KnownPreprocessing | None
@@ -24,7 +24,7 @@ class LoadedNetwork:
 
 
 class WeightSource:
-    """The weights asked for: the library's pretrained ones (None), random ones ("random"), or a file's."""
+    """The requested weights: the library's pretrained ones (None), random ones ("random"), or those of a file."""
 
     def __init__(self, weights: str | Path | None):
         self.pretrained = weights is None
@@ -32,11 +32,11 @@ class WeightSource:
 
     @cached_property
     def tensors(self) -> Weights:
-        """The file's tensors; empty where there is no file."""
+        """Tensors of the file; empty if there is none."""
         return read_weights(self.path) if self.path is not None else {}
 
     def load_into(self, model: nn.Module) -> nn.Module:
-        """Puts the file's weights into the network, if there is a file."""
+        """Load the file's weights, if there is a file, into a network and return it."""
         if self.path is not None:
             load_weights_into(model, self.tensors, str(self.path))
         return model

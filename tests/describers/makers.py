@@ -9,11 +9,18 @@ from pathlib import Path
 
 from milan.describers import Describer, load_describer
 from milan.describers._shared.contract import UNITS
+from milan.describers._shared.describer_specs import resolve_settings
 from tests.describers.colour_embedder import (
     ColourEmbedder as ColourEmbedder,
 )  # for the describers that have an embedder
 
 COLOURS = f"{Path(__file__).with_name('colour_embedder.py')}:ColourEmbedder"
+
+
+def load_simulated(name: str, **settings: object) -> Describer:
+    """A describer with the stand-ins that are used where target or probe is Diorama's."""
+    return load_describer(name, **resolve_settings(name, settings, ("diorama:", "diorama:")))
+
 
 MAKERS: dict[str, Callable[[Path], Describer]] = {}
 
@@ -30,7 +37,7 @@ def makes(name: str) -> Callable[[Callable[[Path], Describer]], Callable[[Path],
 
 @makes("milan")
 def _milan(folder: Path) -> Describer:
-    return load_describer("milan", beam=5)
+    return load_simulated("milan", beam=5)
 
 
 @makes("annotators")
@@ -44,7 +51,7 @@ def _annotators(folder: Path) -> Describer:
             for text in ("squares", "colored squares", "patches")
         ]
         file.write_text("\n".join(["layer,unit,summary", *texts, "other,0,nothing"]) + "\n")
-    return load_describer("annotators", source=str(file), who="agreed")
+    return load_simulated("annotators", source=str(file), who="agreed")
 
 
 @makes("imported")
@@ -54,33 +61,33 @@ def _imported(folder: Path) -> Describer:
         file.write_text(
             "".join(["layer,unit,description\n", *(f"answers,{index},squares number {index}\n" for index in range(7))])
         )
-    return load_describer("imported", table=str(file))
+    return load_simulated("imported", table=str(file))
 
 
 @makes("constant")
 def _constant(folder: Path) -> Describer:
-    return load_describer("constant")
+    return load_simulated("constant")
 
 
 @makes("shuffled")
 def _shuffled(folder: Path) -> Describer:
     _annotators(folder)
-    return load_describer("shuffled", options={"source": str(folder / "annotations.csv")})
+    return load_simulated("shuffled", options={"source": str(folder / "annotations.csv")})
 
 
 @makes("random_concept")
 def _random_concept(folder: Path) -> Describer:
-    return load_describer("random_concept")
+    return load_simulated("random_concept")
 
 
 @makes("linear_explanations")
 def _linear_explanations(folder: Path) -> Describer:
-    return load_describer("linear_explanations")
+    return load_simulated("linear_explanations", evidence="labels")
 
 
 @makes("clip_dissect")
 def _clip_dissect(folder: Path) -> Describer:
-    return load_describer("clip_dissect", embedder=COLOURS, pooling="max", batch_size=2)
+    return load_simulated("clip_dissect", embedder=COLOURS, pooling="max", batch_size=2)
 
 
 SEGMENTER = f"segmenter:{Path(__file__).with_name('colour_segmenter.py')}:ColourSegmenter"
@@ -88,17 +95,22 @@ SEGMENTER = f"segmenter:{Path(__file__).with_name('colour_segmenter.py')}:Colour
 
 @makes("netdissect")
 def _netdissect(folder: Path) -> Describer:
-    return load_describer("netdissect", labels=SEGMENTER)
+    return load_simulated("netdissect", labels=SEGMENTER)
 
 
 @makes("compositional")
 def _compositional(folder: Path) -> Describer:
-    return load_describer("compositional", labels=SEGMENTER)
+    return load_simulated("compositional", labels=SEGMENTER)
 
 
 @makes("sand")
 def _sand(folder: Path) -> Describer:
-    return load_describer("sand", embedder=COLOURS, concepts="diorama")
+    return load_simulated("sand", embedder=COLOURS, concepts="diorama")
+
+
+@makes("vlm")
+def _vlm(folder: Path) -> Describer:
+    return load_describer("vlm", llm="diorama", embedder=COLOURS, activations=True)
 
 
 PICTURED = str(Path(__file__).with_name("colour_captioner.py"))
@@ -114,22 +126,22 @@ def _classes(folder: Path) -> str:
 
 @makes("caption_activation")
 def _caption_activation(folder: Path) -> Describer:
-    return load_describer("caption_activation", captioner=f"{PICTURED}:ColourCaptioner")
+    return load_simulated("caption_activation", captioner=f"{PICTURED}:ColourCaptioner")
 
 
 @makes("weight_label")
 def _weight_label(folder: Path) -> Describer:
-    return load_describer("weight_label", classes=_classes(folder), signs="both")
+    return load_simulated("weight_label", classes=_classes(folder), signs="both")
 
 
 @makes("weight_clip")
 def _weight_clip(folder: Path) -> Describer:
-    return load_describer("weight_clip", of="constant", classes=_classes(folder))
+    return load_simulated("weight_clip", of="constant", classes=_classes(folder))
 
 
 @makes("describe_and_dissect")
 def _describe_and_dissect(folder: Path) -> Describer:
-    return load_describer(
+    return load_simulated(
         "describe_and_dissect",
         captioner=f"{PICTURED}:ColourCaptioner",
         painter=f"{PICTURED}:ColourPainter",
@@ -141,7 +153,7 @@ def _describe_and_dissect(folder: Path) -> Describer:
 @makes("best_concept")
 def _best_concept(folder: Path) -> Describer:
     options = {"embedder": COLOURS, "pooling": "max"}
-    return load_describer(
+    return load_simulated(
         "best_concept",
         of="clip_dissect",
         options=options,

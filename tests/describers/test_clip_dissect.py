@@ -8,11 +8,11 @@ import torch
 from scipy.special import log_softmax, logsumexp, softmax
 from scipy.stats import rankdata
 
-from milan import Unit, check_describer, load_describer
+from milan import Unit, check_describer
 from milan.describers import clip_dissect as c
 from milan.describers._shared.contract import UNITS, make_toy_dissection
 from milan.errors import BadInput, MilanWarning
-from tests.describers.makers import COLOURS
+from tests.describers.makers import COLOURS, load_simulated
 
 SIMILARITIES = ("soft_wpmi", "wpmi", "rank_reorder", "cos_similarity", "cos_similarity_cubed")
 
@@ -143,7 +143,7 @@ def test_the_strongest_images_stand_in_order_and_ties_by_number(world):
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 def test_each_similarity_keeps_the_contract(similarity, toys):
     check_describer(
-        lambda: load_describer("clip_dissect", similarity=similarity, embedder=COLOURS, batch_size=3, pooling="max"),
+        lambda: load_simulated("clip_dissect", similarity=similarity, embedder=COLOURS, batch_size=3, pooling="max"),
         toys,
     )
 
@@ -152,7 +152,7 @@ def test_each_similarity_keeps_the_contract(similarity, toys):
 def test_the_colours_of_the_toy_world_are_found(similarity, toys, tmp_path, cache):
     words = tmp_path / "words.txt"
     words.write_text("green\nblue\nred\n\nyellow\ngreen\n")
-    describer = load_describer(
+    describer = load_simulated(
         "clip_dissect", similarity=similarity, embedder=COLOURS, concepts=str(words), pooling="mean", top=8
     )
     with pytest.warns(MilanWarning, match="1 empty lines and 1 repeated"):
@@ -165,7 +165,7 @@ def test_the_colours_of_the_toy_world_are_found(similarity, toys, tmp_path, cach
 
 
 def test_parts_of_a_score_add_up(toys, cache):
-    describer = load_describer("clip_dissect", embedder=COLOURS, prior_weight=0.4)
+    describer = load_simulated("clip_dissect", embedder=COLOURS, prior_weight=0.4)
     for said in describer.describe(toys, toys.units):
         for each in said.candidates:
             parts = dict(each.parts)
@@ -174,7 +174,7 @@ def test_parts_of_a_score_add_up(toys, cache):
 
 def test_background_units_change_the_prior_and_one_alone_is_told(toys, cache):
     def said(background):
-        describer = load_describer("clip_dissect", embedder=COLOURS, pooling="max", top=8, background_units=background)
+        describer = load_simulated("clip_dissect", embedder=COLOURS, pooling="max", top=8, background_units=background)
         return next(iter(describer.describe(toys, [Unit("answers", 0)])))
 
     assert said(None) == said([0, 1, 2, 3, 6])
@@ -188,7 +188,7 @@ def test_the_key_knows_what_answers_depend_on(tmp_path):
     words.write_text("red\ngreen")
 
     def key(**settings):
-        return load_describer("clip_dissect", **{"embedder": COLOURS, "concepts": str(words)} | settings).key
+        return load_simulated("clip_dissect", **{"embedder": COLOURS, "concepts": str(words)} | settings).key
 
     first = key()
     assert key(batch_size=7) == first
@@ -199,10 +199,4 @@ def test_the_key_knows_what_answers_depend_on(tmp_path):
 
 def test_a_prompt_without_its_hole_is_refused():
     with pytest.raises(BadInput, match=r"has no \{\}"):
-        load_describer("clip_dissect", prompt="a photo")
-
-
-def test_dioramas_embedder_brings_its_own_temperature():
-    unasked, asked = c.ClipDissect(embedder="diorama"), c.ClipDissect(embedder="diorama", temperature=1.0)
-    assert unasked.key == asked.key
-    assert unasked.key != c.ClipDissect(embedder="diorama", temperature=10.0).key
+        load_simulated("clip_dissect", prompt="a photo")

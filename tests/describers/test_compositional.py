@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from milan.describers import compositional as module
-from milan.describers import load_describer
-from milan.describers.compositional import Compositional, ConceptSignatures, Term, format_formula, search_formulas
+from milan.describers.compositional import ConceptSignatures, Term, format_formula, search_formulas
 from milan.dissection.dissect import dissect
 from milan.errors import BadInput
 from milan.probes import load_probe
-from milan.scores.truth_score import Truth
 from milan.targets.loading import load_target
 from tests.describers.labelled import labelled
+from tests.describers.makers import load_simulated
+from tests.describers.test_netdissect import measure_overlaps
 
 NAMES = ["red", "car", "boat", "wheel"]
 
@@ -132,7 +132,7 @@ def test_of_equal_formulas_the_shorter_and_the_first_is_taken() -> None:
 
 def test_formulas_counted_on_fingers(tmp_path: Path, cache: Path) -> None:
     layer = labelled(tmp_path)
-    first, second = Compositional().describe(layer, layer.units)
+    first, second = load_simulated("compositional").describe(layer, layer.units)
     assert (first.text, first.score) == ("cat or dog", 32 / 40)
     assert {each.text: each.score for each in first.candidates}["cat"] == 24 / 32
     assert first.candidates == second.candidates
@@ -141,21 +141,17 @@ def test_formulas_counted_on_fingers(tmp_path: Path, cache: Path) -> None:
 def test_its_text_is_read_as_the_formula_that_was_found(tmp_path: Path, cache: Path) -> None:
     probe = load_probe("diorama:objects", limit=40)
     layer = dissect(load_target("diorama:resnet-objects"), probe, ["layer3"], tmp_path, k=3)["layer3"]
-    truth = Truth.measure(layer, folder=tmp_path)
-    said = list(load_describer("compositional").describe(layer, layer.units))
-    single = list(load_describer("netdissect").describe(layer, layer.units))
-    assert [truth.overlap(each.unit, each.text) for each in said] == pytest.approx(
-        [each.score for each in said], abs=1e-12
-    )
+    said = list(load_simulated("compositional").describe(layer, layer.units))
+    single = list(load_simulated("netdissect").describe(layer, layer.units))
+    assert measure_overlaps(layer, said, tmp_path) == pytest.approx([each.score for each in said], abs=1e-12)
     assert all(one.score >= other.score for one, other in zip(said, single, strict=True))
     assert len({each.text for each in said}) > 40
     assert {word for each in said for word in ("but not", "or", "and (", "both") if word in each.text} >= {
         "but not",
         "or",
     }
-    assert truth.mean({each.unit: each.text for each in said}).mean > 0.97
 
 
 def test_settings_that_cannot_be() -> None:
     with pytest.raises(BadInput, match="formulas of 0 concepts by a beam of 5"):
-        Compositional(length=0)
+        load_simulated("compositional", length=0)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 import milan
 from milan.cli.describe import run_describe
@@ -195,8 +196,8 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "describe").glob("*.ya
 def test_every_configuration_is_made_of_options_and_settings_that_there_are(config):
     options = build_parser("describe.py", "", run_describe).parse_args(["--config", str(config)])
     assert config.stem.partition("-")[0] == options.describer, "named for its describer"
-    settings = options.settings or {}
-    made = load_describer(options.describer, **parse_settings(options.describer, settings))
+    settings = yaml.safe_load(config.read_text(encoding="utf-8")).get("settings", {})
+    made = load_describer(options.describer, **parse_settings(options.describer, options.settings or {}))
     assert {name: made.settings[name] for name in settings} == settings
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import milan
-from milan.describers import DescriptionFailure, load_describer
+from milan.describers import DescriptionFailure
 from milan.describers._shared.candidate_selection import compute_image_products, compute_scores
 from milan.describers._shared.contract import UNITS, make_toy_dissection
 from milan.describers.describe_and_dissect import find_regions
@@ -17,7 +17,7 @@ from milan.results.catalogue import Catalogue, Entry, read_catalogue
 from milan.results.page import write_page
 from milan.units import Unit
 from tests.describers.colour_captioner import ColourCaptioner
-from tests.describers.makers import COLOURS, PICTURED
+from tests.describers.makers import COLOURS, PICTURED, load_simulated
 
 RED = Unit("answers", 0)
 
@@ -34,7 +34,7 @@ def dissector(**settings):
         "embedder": COLOURS,
         "pictures": 3,
     }
-    return load_describer("describe_and_dissect", **models | settings)
+    return load_simulated("describe_and_dissect", **models | settings)
 
 
 def test_the_colours_of_the_toy_world_are_found(toys):
@@ -137,7 +137,7 @@ def test_pictures_that_move_a_unit_alike_share_their_ranks(toys):
 
 
 def test_best_concept_of_any_describers_candidates(toys):
-    inner = load_describer("clip_dissect", embedder=COLOURS, pooling="max", concepts="diorama")
+    inner = load_simulated("clip_dissect", embedder=COLOURS, pooling="max", concepts="diorama")
     best = milan.BestConcept(inner, painter=f"{PICTURED}:ColourPainter", embedder=COLOURS, pictures=2, candidates=3)
     (before,), (after,) = inner.describe(toys, [RED]), best.describe(toys, [RED])
     assert {each.text for each in after.candidates} == {each.text for each in before.candidates[:3]}

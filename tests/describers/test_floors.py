@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from milan.concepts.concept_sets import load_concept_set
-from milan.describers import DescriptionFailure, load_describer
+from milan.describers import DescriptionFailure
 from milan.describers._shared.contract import make_toy_dissection
 from milan.describers.annotators import compute_agreement
 from milan.describers.constant import find_most_frequent_text
@@ -22,6 +22,7 @@ from milan.storage.packaged_data import locate_packaged_data
 from milan.targets.loading import load_target
 from milan.units import Description, Unit
 from tests.describers import worlds
+from tests.describers.makers import load_simulated
 
 EMBEDDED = locate_packaged_data("data/diorama/annotations") / "resnet-objects" / "layer4"
 
@@ -57,7 +58,7 @@ def texts(describer, dissection: Dissection, units=None) -> dict[int, str]:
 
 
 def test_the_annotator_who_speaks_is_chosen(toys: Dissection, table: str) -> None:
-    said = {who: texts(load_describer("annotators", source=table, who=who), toys) for who in ("first", "agreed", 1, 2)}
+    said = {who: texts(load_simulated("annotators", source=table, who=who), toys) for who in ("first", "agreed", 1, 2)}
     assert said["first"] == {0: "a red square", 1: "green", 3: "squares"}
     assert said["agreed"] == {0: "red squares", 1: "green things", 3: "squares"}  # BLEU is harder on what is short
     assert said[1] == {0: "red squares", 1: "green things", 3: "squares"}
@@ -67,7 +68,7 @@ def test_the_annotator_who_speaks_is_chosen(toys: Dissection, table: str) -> Non
 def test_a_unit_that_nobody_annotated_is_a_failure(toys: Dissection, table: str) -> None:
     failed = [
         each
-        for each in load_describer("annotators", source=table).describe(toys, toys.units)
+        for each in load_simulated("annotators", source=table).describe(toys, toys.units)
         if isinstance(each, DescriptionFailure)
     ]
     assert failed == [
@@ -84,7 +85,7 @@ def test_agreement_is_the_mean_of_sentence_bleus() -> None:
 def test_released_annotations_speak_for_their_own_folder(toys: Dissection, tmp_path: Path) -> None:
     said = {unit: [f"text of {unit.index}", "other"] for unit in toys.units}
     released = load_dissection(export_milannotations(toys, tmp_path / "set", said))
-    assert texts(load_describer("annotators"), released) == {index: f"text of {index}" for index in range(7)}
+    assert texts(load_simulated("annotators"), released) == {index: f"text of {index}" for index in range(7)}
 
 
 def test_dioramas_own_annotations_are_found_by_network_layer_and_probe(tmp_path: Path) -> None:
@@ -93,35 +94,35 @@ def test_dioramas_own_annotations_are_found_by_network_layer_and_probe(tmp_path:
         load_target("diorama:resnet-objects"), load_probe("diorama:objects", limit=60), ["layer4"], tmp_path
     )["layer4"]
     units = dissection.active_units()[:4]
-    assert texts(load_describer("annotators"), dissection, units) == {unit.index: known[unit][0] for unit in units}
-    simulated = load_describer("annotators", source="simulated")
+    assert texts(load_simulated("annotators"), dissection, units) == {unit.index: known[unit][0] for unit in units}
+    simulated = load_simulated("annotators", source="simulated")
     first = texts(simulated, dissection, units)
-    assert first == texts(load_describer("annotators", source="simulated"), dissection, units)
+    assert first == texts(load_simulated("annotators", source="simulated"), dissection, units)
     assert all(first.values())
-    assert first != texts(load_describer("annotators", source="simulated", seed=1), dissection, units)
+    assert first != texts(load_simulated("annotators", source="simulated", seed=1), dissection, units)
 
 
 def test_annotators_simulated_again_say_what_the_embedded_ones_said() -> None:
     layer = load_dissection(EMBEDDED)
     units = layer.active_units()[:6]
     known = read_unit_annotations(EMBEDDED)
-    said = load_describer("annotators", source="simulated").describe(layer, units)
+    said = load_simulated("annotators", source="simulated").describe(layer, units)
     assert [{each.text for each in one.candidates} for one in said] == [set(known[unit]) for unit in units]
 
 
 def test_nobody_is_simulated_on_pictures_that_nobody_knows(toys: Dissection) -> None:
     with pytest.raises(MissingEvidence, match="nobody annotated answers, and none can be simulated on the probe"):
-        list(load_describer("annotators").describe(toys, toys.units))
+        list(load_simulated("annotators").describe(toys, toys.units))
     with pytest.raises(BadInput, match="no annotations at nowhere"):
-        _ = load_describer("annotators", source="nowhere").key
+        _ = load_simulated("annotators", source="nowhere").key
 
 
 def test_its_key_follows_the_texts(table: str) -> None:
-    key = load_describer("annotators", source=table).key
-    assert key == load_describer("annotators", source=table).key
-    assert key != load_describer("annotators", source=table, who="agreed").key
+    key = load_simulated("annotators", source=table).key
+    assert key == load_simulated("annotators", source=table).key
+    assert key != load_simulated("annotators", source=table, who="agreed").key
     Path(table).write_text(Path(table).read_text().replace("green", "lime"))
-    assert key != load_describer("annotators", source=table).key
+    assert key != load_simulated("annotators", source=table).key
 
 
 def test_the_constant_is_the_commonest_annotation(toys: Dissection, table: str) -> None:
@@ -133,10 +134,10 @@ def test_the_constant_is_the_commonest_annotation(toys: Dissection, table: str) 
     )
     assert counted[find_most_frequent_text("diorama")] == max(counted.values())
     assert find_most_frequent_text(table) == "red squares"
-    assert texts(load_describer("constant", annotations=table), toys) == dict.fromkeys((0, 1, 2, 3, 6), "red squares")
-    assert set(texts(load_describer("constant", text=" things "), toys).values()) == {"things"}
+    assert texts(load_simulated("constant", annotations=table), toys) == dict.fromkeys((0, 1, 2, 3, 6), "red squares")
+    assert set(texts(load_simulated("constant", text=" things "), toys).values()) == {"things"}
     with pytest.raises(BadInput, match="no annotations at nowhere"):
-        _ = load_describer("constant", annotations="nowhere").key
+        _ = load_simulated("constant", annotations="nowhere").key
 
 
 @pytest.mark.parametrize("count", [2, 3, 10, 101])
@@ -156,19 +157,19 @@ def test_shuffled_gives_away_what_another_describer_says(toys: Dissection) -> No
     colour = f"{worlds.__file__}:Colour"
     own = texts(worlds.Colour(prefix="very "), toys)
     exchange = permute_units(toys.active_units(), 0)
-    assert texts(load_describer("shuffled", of=colour, options={"prefix": "very "}), toys) == {
+    assert texts(load_simulated("shuffled", of=colour, options={"prefix": "very "}), toys) == {
         unit.index: own[exchange[unit].index] for unit in toys.active_units()
     }
     assert (
-        load_describer("shuffled", of=colour).key
-        != load_describer("shuffled", of=colour, options={"prefix": "very "}).key
+        load_simulated("shuffled", of=colour).key
+        != load_simulated("shuffled", of=colour, options={"prefix": "very "}).key
     )
 
 
 def test_shuffled_takes_a_table(toys: Dissection, tmp_path: Path) -> None:
     said = [Description(unit, f"text {unit.index}", 1.0) for unit in toys.active_units()[:-1]]
     Catalogue.from_descriptions(said, describer="x").write(tmp_path)
-    found = list(load_describer("shuffled", of=str(tmp_path)).describe(toys, toys.units))
+    found = list(load_simulated("shuffled", of=str(tmp_path)).describe(toys, toys.units))
     exchange = permute_units(toys.active_units(), 0)
     assert {each.unit: each.text for each in found if isinstance(each, Description)} == {
         unit: f"text {other.index}" for unit, other in exchange.items() if other != toys.active_units()[-1]
@@ -180,12 +181,12 @@ def test_shuffled_takes_a_table(toys: Dissection, tmp_path: Path) -> None:
 
 def test_random_concepts_are_of_the_set_and_follow_the_seed(toys: Dissection, tmp_path: Path) -> None:
     (tmp_path / "set.txt").write_text("zebra\nlion\n")
-    said = texts(load_describer("random_concept", concepts=str(tmp_path / "set.txt")), toys)
+    said = texts(load_simulated("random_concept", concepts=str(tmp_path / "set.txt")), toys)
     assert set(said) == {0, 1, 2, 3, 6}
     assert set(said.values()) <= {"zebra", "lion"}
-    ours = texts(load_describer("random_concept"), toys)
+    ours = texts(load_simulated("random_concept"), toys)
     assert set(ours.values()) <= set(load_concept_set("diorama"))
-    assert ours != texts(load_describer("random_concept", seed=1), toys)
+    assert ours != texts(load_simulated("random_concept", seed=1), toys)
 
 
 def test_lots_are_equally_likely() -> None:

@@ -11,18 +11,18 @@ import torch
 from torch import nn
 
 from milan.concepts.presence import Presence, find_published_calibration, fit_calibration, presence_from_pixels
-from milan.describers import check_describer, load_describer
+from milan.describers import check_describer
 from milan.describers._shared.contract import make_toy_dissection
 from milan.describers._shared.elastic_net import RowSplit
 from milan.describers.linear_explanations import _filter_concepts
-from milan.diorama.scene_concepts import parse_concepts
+from milan.diorama.text_reader import parse_description
 from milan.dissection.dissect import dissect
 from milan.errors import BadInput, MissingEvidence
 from milan.probes import Probe, load_probe
 from milan.probes.pixel_labels import load_probe_labels
 from milan.targets.target import Target
 from milan.units import Description, Unit, weighted_sum
-from tests.describers.makers import COLOURS
+from tests.describers.makers import COLOURS, load_simulated
 
 CLASSES = ["cat", "dog", "cup", "lamp", "car"]
 SUMS = {
@@ -32,6 +32,11 @@ SUMS = {
     4: {"dog": 1.0, "cup": 2.0, "car": 3.0},
 }
 DEAD = 3
+
+
+def explainer(**settings):
+    """By class labels, unless told otherwise."""
+    return load_simulated("linear_explanations", **{"evidence": "labels", "concepts": ""} | settings)
 
 
 class Planted(nn.Module):
@@ -77,18 +82,15 @@ def superclasses(tmp_path_factory):
 
 
 def explained(dissection, units=None, **settings):
-    return {
-        each.unit.index: each
-        for each in load_describer("linear_explanations", **settings).describe(dissection, units or dissection.units)
-    }
+    return {each.unit.index: each for each in explainer(**settings).describe(dissection, units or dissection.units)}
 
 
 def test_it_keeps_the_contract():
-    check_describer(lambda: load_describer("linear_explanations"))
+    check_describer(lambda: explainer())
 
 
 def test_it_keeps_the_contract_where_units_have_several_parts(planted, superclasses):
-    check_describer(lambda: load_describer("linear_explanations", superclasses=superclasses), planted)
+    check_describer(lambda: explainer(superclasses=superclasses), planted)
 
 
 def test_planted_sums_are_said_with_their_signs(planted, superclasses):
@@ -109,7 +111,7 @@ def test_text_weights_and_bias_are_one_function_of_the_images(planted, superclas
     """What is written adds up to the unit's activation in standard deviations, at every length."""
     labels = np.asarray(planted.open_probe().labels)
     for longest in (1, 2, 10):
-        describer = load_describer("linear_explanations", superclasses=superclasses, longest=longest, tolerance=0.0)
+        describer = explainer(superclasses=superclasses, longest=longest, tolerance=0.0)
         for each in describer.describe(planted, planted.units):
             shown = {name: np.isin(labels, [place]) for place, name in enumerate(CLASSES)}
             shown |= {"animal": labels < 2, "thing": labels >= 2}
@@ -134,7 +136,7 @@ def test_shorter_ones_are_kept_as_candidates(planted, superclasses):
 
 
 def test_the_test_images_are_judged_by_and_never_learnt_from(planted, superclasses, monkeypatch):
-    describer = load_describer("linear_explanations", superclasses=superclasses)
+    describer = explainer(superclasses=superclasses)
     said = list(describer.describe(planted, planted.units))
     held_out = describer.correlate_held_out(planted, said)
     assert (held_out > 0.95).all()
@@ -142,13 +144,13 @@ def test_the_test_images_are_judged_by_and_never_learnt_from(planted, superclass
     values = planted.activations("mean").clone()
     values[study.split.test] = 1000 * torch.rand(len(study.split.test), 5)
     monkeypatch.setattr(type(planted), "activations", lambda self, pooling="max": values)
-    other = load_describer("linear_explanations", superclasses=superclasses)
+    other = explainer(superclasses=superclasses)
     assert list(other.describe(planted, planted.units)) == said
     assert (np.abs(other.correlate_held_out(planted, said)) < 0.4).all()
 
 
 def test_held_out_judges_descriptions_of_others(planted, superclasses):
-    describer = load_describer("linear_explanations", superclasses=superclasses)
+    describer = explainer(superclasses=superclasses)
     unit = Unit("units", 2)
     guesses = [(("car", 1.0),), (("car", -1.0),), (("unicorn", 1.0),)]
     found = describer.correlate_held_out(planted, [Description(unit, "x", 0.0, guess) for guess in guesses])
@@ -158,14 +160,14 @@ def test_held_out_judges_descriptions_of_others(planted, superclasses):
 
 
 def test_the_key_follows_the_superclasses_content_not_their_place(superclasses, tmp_path):
-    key = load_describer("linear_explanations", superclasses=superclasses).key
+    key = explainer(superclasses=superclasses).key
     copy = tmp_path / "copy.json"
     copy.write_text(Path(superclasses).read_text())
-    assert load_describer("linear_explanations", superclasses=str(copy)).key == key
+    assert explainer(superclasses=str(copy)).key == key
     copy.write_text('{"animal": [0]}')
-    assert load_describer("linear_explanations", superclasses=str(copy)).key != key
-    assert load_describer("linear_explanations", superclasses=superclasses, seed=1).key != key
-    assert load_describer("linear_explanations", superclasses=superclasses, batch_size=3).key == key
+    assert explainer(superclasses=str(copy)).key != key
+    assert explainer(superclasses=superclasses, seed=1).key != key
+    assert explainer(superclasses=superclasses, batch_size=3).key == key
 
 
 def test_concepts_that_too_few_images_show_are_no_concepts():
@@ -185,7 +187,7 @@ def test_a_probe_without_labels_is_told(tmp_path):
     target = Target(nn.Sequential(nn.Conv2d(3, 2, 1)), image_size=8)
     plain = dissect(target, Probe.from_tensor(images), ["0"], tmp_path, k=3)["0"]
     with pytest.raises(MissingEvidence, match="no class labels"):
-        list(load_describer("linear_explanations").describe(plain, plain.units))
+        list(explainer().describe(plain, plain.units))
 
 
 def test_dioramas_scenes_know_all_they_show(cache):
@@ -215,7 +217,7 @@ def words(tmp_path):
 @pytest.mark.parametrize("calibration", ["", "labels", "model", "20,-0.7"])
 def test_it_keeps_the_contract_with_an_image_text_model(calibration, words, toys):
     check_describer(
-        lambda: load_describer(
+        lambda: load_simulated(
             "linear_explanations",
             evidence="embedder",
             embedder=COLOURS,
@@ -238,7 +240,7 @@ def test_an_image_text_model_names_what_the_units_see(words, toys, cache):
 
 def test_a_calibration_that_cannot_be_is_told(words, toys, cache):
     def asked(calibration):
-        describer = load_describer(
+        describer = load_simulated(
             "linear_explanations", evidence="embedder", embedder=COLOURS, concepts=words, calibration=calibration
         )
         describer._embedder.bias = None  # as a CLIP's
@@ -290,14 +292,7 @@ def test_weights_are_written_so_that_they_can_be_read():
 
 
 def test_the_truth_score_reads_what_a_sum_adds():
-    def phrases(*parts):
-        phrases = parse_concepts(weighted_sum(parts)).phrases
-        return [[[concept.name for concept in group] for group in phrase] for phrase in phrases]
-
-    assert phrases(("dog", 0.62), ("horizontal stripes", 0.00031), ("red", 0.2), ("cat", -0.12)) == [
-        [["dog"]],
-        [["horizontal stripes"]],
-        [["red"]],
-    ]
-    assert phrases(("dog", -0.62), ("cat", -0.12)) == []
-    assert parse_concepts("3 dogs and a red ball") == parse_concepts("three dogs and a red ball")
+    parts = [("dog", 0.62), ("horizontal stripes", 0.00031), ("red", 0.2), ("cat", -0.12)]
+    terms = parse_description(weighted_sum(parts)).terms
+    assert [(formula.name, weight) for weight, formula in terms] == parts
+    assert parse_description("3 dogs and a red ball") == parse_description("three dogs and a red ball")

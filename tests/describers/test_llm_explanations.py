@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from milan.describers import DescriptionFailure, load_describer
+from milan.describers import DescriptionFailure
 from milan.describers._shared.contract import UNITS, make_toy_dissection
 from milan.describers._shared.runner import describe_units
 from milan.dissection.dissect import dissect
@@ -21,8 +21,8 @@ from milan.scores.llm_simulation import LlmSimulation, compute_half_width, score
 from milan.scores.prediction_pairs import CHOOSING, JUDGING, SHOWN, PredictionPairs, divide_pairs, scale_to_integers
 from milan.targets.loading import load_target
 from milan.units import Unit
-from tests.describers.makers import PICTURED
-from tests.pretrained.rude_server import KEY, serving
+from tests.describers.makers import PICTURED, load_simulated
+from tests.pretrained.chat_server import KEY, serving
 
 RED, EITHER = Unit("answers", 0), Unit("answers", 6)
 NAMES = [f"class {number}" for number in range(40)]
@@ -50,7 +50,7 @@ def recording():
     Recording.asked, Recording.lines = [], ["this neuron looks for red things"]
 
     def make(name, **settings):
-        made = load_describer(name, **settings)
+        made = load_simulated(name, **settings)
         made.llm_client.llm = Recording()
         return made
 
@@ -154,7 +154,7 @@ def test_a_unit_with_nothing_above_0_is_a_failure(toys, classes, recording, monk
 
 def test_classes_that_are_not_as_many_are_told(toys):
     with pytest.raises(MissingEvidence, match="gives 7 answers, and there are names for 4"):
-        list(load_describer("weight_label").describe(toys, [RED]))
+        list(load_simulated("weight_label").describe(toys, [RED]))
 
 
 def test_the_next_layer_is_described_by_another_describer(tmp_path, recording):
@@ -237,7 +237,7 @@ def test_several_explanations_are_candidates_with_their_correlation(toys, record
     assert said.score == said.candidates[0].score > 0.9
     assert said.candidates[1].score == 0
     with pytest.raises(BadInput, match="set share below 1"):
-        load_describer("weight_label", explanations=2)
+        load_simulated("weight_label", explanations=2)
 
 
 def test_an_answer_that_fails_is_told_of_the_unit(toys):
@@ -245,7 +245,7 @@ def test_an_answer_that_fails_is_told_of_the_unit(toys):
         def answer(self, question, attempt=0):
             return "I'm sorry, I cannot do that."
 
-    made = load_describer("caption_activation", captioner=f"{PICTURED}:ColourCaptioner")
+    made = load_simulated("caption_activation", captioner=f"{PICTURED}:ColourCaptioner")
     made.llm_client.llm = Mute()
     made.llm_client.pause = 0.0
     (found,) = made.describe(toys, [RED])
@@ -264,7 +264,7 @@ def test_a_run_fails_for_one_unit_and_the_next_run_asks_for_that_one_alone(toys,
         options = {"tries": 2, "pause": 0.001, "workers": 1}
 
         def made():
-            return load_describer(
+            return load_simulated(
                 "weight_label", classes=classes, llm="openai:tiny", base_url=server.url, llm_options=options
             )
 

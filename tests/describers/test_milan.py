@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from milan.describers import check_describer, load_describer
+from milan.describers import check_describer
 from milan.describers._shared.contract import make_toy_dissection
 from milan.describers.milan import Milan
 from milan.dissection.store import Dissection
 from milan.errors import BadInput
 from milan.models import Captioner, Prior
+from tests.describers.makers import load_simulated
 from tests.models.worlds import WORDS, captioner, prior
 from tests.test_annotations import ENCODER
 
@@ -131,7 +132,7 @@ def test_a_2022_checkpoint_describes(shared_data: Path, dissection: Dissection) 
     file = str(shared_data / "milan_checkpoint" / "checkpoint.pth.gz")
     units = dissection.active_units()[:2]
     released = list(Milan.from_released(file).describe(dissection, units))
-    named = load_describer("milan", captioner=file, prior=file, as_released=True)
+    named = load_simulated("milan", captioner=file, prior=file, as_released=True)
     assert list(named.describe(dissection, units)) == released
     assert len(released[0].candidates) > 1
     assert named.key == Milan.from_released(file).key
@@ -141,7 +142,7 @@ def test_the_embedded_default_describes_dioramas_units() -> None:
     from milan.dissection.store import load_dissection
     from milan.storage.packaged_data import locate_packaged_data
 
-    describer = load_describer("milan")
+    describer = load_simulated("milan")
     layer = load_dissection(locate_packaged_data("data/diorama/annotations") / "resnet-objects" / "layer3")
     said = list(describer.describe(layer, layer.active_units()[:3]))
     assert len(said) == 3

@@ -1,5 +1,6 @@
 """NetDissect names units for what can be counted by hand, from labels and from segmenters."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,17 +8,18 @@ import pytest
 import torch
 
 import milan
-from milan.describers import load_describer
 from milan.describers._shared.contract import UNITS, make_toy_dissection
-from milan.describers.netdissect import NetDissect
+from milan.diorama.text_reader import parse_description
 from milan.dissection.dissect import dissect
+from milan.dissection.masks import iter_unit_masks
 from milan.dissection.store import Dissection
 from milan.errors import MissingEvidence, UnknownName
 from milan.probes import load_probe
-from milan.scores.truth_score import Truth
+from milan.probes.pixel_labels import DioramaLabels
 from milan.targets.loading import load_target
+from milan.units import Description
 from tests.describers.labelled import labelled
-from tests.describers.makers import SEGMENTER
+from tests.describers.makers import SEGMENTER, load_simulated
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,7 @@ def own_cache(cache: Path) -> None:
 
 def answers(dissection: Dissection, **settings) -> list[tuple[str, float]]:
     """The candidates of the unit "red"."""
-    said = list(NetDissect(**settings).describe(dissection, dissection.units))
+    said = list(load_simulated("netdissect", **settings).describe(dissection, dissection.units))
     assert [each.unit.index for each in said] == [0, 1]
     assert (said[0].text, said[0].score) == (said[0].candidates[0].text, said[0].candidates[0].score)
     assert said[0].candidates == said[1].candidates  # they answer to the same pixels
@@ -53,7 +55,7 @@ def test_what_may_be_named(dissection: Dissection) -> None:
 
 
 def test_detectors_are_above_the_cut(dissection: Dissection) -> None:
-    (said,) = NetDissect(cut=0.3).describe(dissection, dissection.units[:1])
+    (said,) = load_simulated("netdissect", cut=0.3).describe(dissection, dissection.units[:1])
     assert [dict(candidate.parts) for candidate in said.candidates] == [
         {"iou": 0.75, "detector": 1.0},
         {"iou": 0.2, "detector": 0.0},
@@ -74,15 +76,18 @@ def test_where_every_image_has_labels_of_the_level_both_sums_are_equal(dissectio
 
 def test_probes_that_know_nothing_say_so(tmp_path: Path) -> None:
     with pytest.raises(MissingEvidence, match="no segmentations"):
-        list(NetDissect().describe(world := make_toy_dissection(tmp_path / "toy"), world.units))
+        list(load_simulated("netdissect").describe(world := make_toy_dissection(tmp_path / "toy"), world.units))
     nameless = labelled(tmp_path / "nameless", names=False)
     with pytest.raises(MissingEvidence, match=r"put classes.txt beside the data, or give classes=FILE"):
-        list(NetDissect().describe(nameless, nameless.units))
+        list(load_simulated("netdissect").describe(nameless, nameless.units))
 
 
 def test_a_segmenter_in_place_of_labels(tmp_path: Path) -> None:
     world = make_toy_dissection(tmp_path)
-    said = {UNITS[each.unit.index]: each.text for each in NetDissect(labels=SEGMENTER).describe(world, world.units)}
+    said = {
+        UNITS[each.unit.index]: each.text
+        for each in load_simulated("netdissect", labels=SEGMENTER).describe(world, world.units)
+    }
     assert said.items() >= {"red": "red", "green": "green", "blue": "blue"}.items()
     assert said["red or blue"] in ("red", "blue", "colourful")
 
@@ -102,18 +107,31 @@ def test_a_segmenter_of_transformers(tmp_path: Path, dissection: Dissection) -> 
     transformers.SegformerImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "tiny")
     found = answers(dissection, labels=f"segmenter:hf:{tmp_path / 'tiny'}")
     assert {text for text, _ in found} <= {"cat", "dog"}
-    assert NetDissect(labels=f"segmenter:hf:{tmp_path / 'tiny'}").key != NetDissect(labels=SEGMENTER).key
+    assert (
+        load_simulated("netdissect", labels=f"segmenter:hf:{tmp_path / 'tiny'}").key
+        != load_simulated("netdissect", labels=SEGMENTER).key
+    )
 
 
-def test_its_score_is_the_overlap_that_truth_measures(tmp_path: Path) -> None:
+def measure_overlaps(layer: Dissection, said: Sequence[Description], folder: Path) -> list[float]:
+    """The IoU of units' masks with the pixels that their texts denote, from masks and labels of the probe."""
+    signatures = DioramaLabels(layer.open_probe(), folder).signatures
+    masks = iter_unit_masks(layer.open_target(), layer.open_probe(), layer.layer, layer.thresholds())
+    counts = sum(signatures.count_pixels(ids.numpy(), inside.numpy()) for ids, inside in masks).toarray()
+    found = []
+    for each in said:
+        inside, where = counts[layer.row_of(each.unit)], signatures.text_mask(parse_description(each.text))
+        both = inside[where].sum()
+        found.append(both / (inside.sum() + signatures.area[where].sum() - both))
+    return found
+
+
+def test_its_score_is_the_overlap_of_masks_and_labels(tmp_path: Path) -> None:
     probe = load_probe("diorama:objects", limit=40)
     layer = dissect(load_target("diorama:resnet-objects"), probe, ["layer3"], tmp_path, k=3)["layer3"]
-    truth = Truth.measure(layer, folder=tmp_path)
-    said = list(NetDissect().describe(layer, layer.units))
+    said = list(load_simulated("netdissect").describe(layer, layer.units))
     assert len(said) > 50
-    assert [truth.overlap(each.unit, each.text) for each in said] == pytest.approx(
-        [each.score for each in said], abs=1e-12
-    )
+    assert measure_overlaps(layer, said, tmp_path) == pytest.approx([each.score for each in said], abs=1e-12)
     assert np.mean([each.score for each in said]) > 0.08
 
 
@@ -123,7 +141,7 @@ def test_the_same_counts_serve_every_unit(dissection: Dissection, monkeypatch: p
         "milan.dissection.concept_overlap._OverlapCounter.run", lambda self: pytest.fail("counted again")
     )
     assert answers(dissection) == first
-    assert list(load_describer("netdissect").describe(dissection, dissection.units[2:])) == []  # dead
+    assert list(load_simulated("netdissect").describe(dissection, dissection.units[2:])) == []  # dead
 
 
 def test_real_street_scenes(shared_data: Path, tmp_path: Path) -> None:

@@ -5,14 +5,14 @@ import json
 import pytest
 import torch
 
-from milan import Unit, check_describer, load_describer, load_dissection
+from milan import Unit, check_describer, load_dissection
 from milan.describers._shared.contract import UNITS, make_toy_dissection
 from milan.describers.sand import make_peak_masks, mask_images
 from milan.diorama.scene_vocabulary import COLOURS as ALL_COLOURS
 from milan.dissection.masks import fill_empty_masks, masks_from_maps
 from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
 from tests.describers.colour_embedder import ColourEmbedder
-from tests.describers.makers import COLOURS
+from tests.describers.makers import COLOURS, load_simulated
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def sand(cache, tmp_path):
     words.write_text("green\nblue\nred\nyellow\nmagenta\nnothing\n")
 
     def make(**settings):
-        return load_describer("sand", **{"embedder": COLOURS, "concepts": str(words), "prompts": "plain"} | settings)
+        return load_simulated("sand", **{"embedder": COLOURS, "concepts": str(words), "prompts": "plain"} | settings)
 
     return make
 
@@ -36,7 +36,7 @@ def sand(cache, tmp_path):
     "settings", [{"threshold": "peak"}, {"threshold": "dissection", "outside": "grey"}, {"outside": "mean", "eta": 0.0}]
 )
 def test_the_contract_is_kept(settings, toys):
-    check_describer(lambda: load_describer("sand", embedder=COLOURS, concepts="diorama", **settings), toys)
+    check_describer(lambda: load_simulated("sand", embedder=COLOURS, concepts="diorama", **settings), toys)
 
 
 def test_the_colours_of_the_toy_world_are_found_and_what_is_inferred_is_told(sand, toys):
@@ -118,7 +118,7 @@ def test_settings_that_change_answers_are_in_the_key(sand):
 
 def test_eta_is_a_share():
     with pytest.raises(BadInput, match=r"eta is 1\.5"):
-        load_describer("sand", eta=1.5)
+        load_simulated("sand", eta=1.5)
 
 
 @pytest.mark.filterwarnings("ignore:SAND is built")
@@ -144,7 +144,7 @@ def test_its_concepts_may_be_a_harvest_of_captions(cache, toys, tmp_path):
     captions.write_text(
         json.dumps({"annotations": [{"caption": f"A {colour} car."} for colour in ALL_COLOURS for _ in range(3)]})
     )
-    describer = load_describer("sand", embedder=COLOURS, concepts=f"harvest:{captions}", prompts="plain")
+    describer = load_simulated("sand", embedder=COLOURS, concepts=f"harvest:{captions}", prompts="plain")
     assert {"red", "red car", "car"} <= set(describer.concept_names)
     assert next(iter(describer.describe(toys, [Unit("answers", 0)]))).text in ("red", "red car")
 

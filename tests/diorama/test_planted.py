@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from milan.diorama import DioramaImages
+from milan.diorama.formulas import AllOf, AnyOf
 from milan.diorama.label_signatures import LabelSignatures
 from milan.diorama.networks import LAYERS, load_network, normalize_images
 from milan.diorama.planted_network import (
@@ -18,8 +19,9 @@ from milan.diorama.planted_network import (
     load_planted_network,
     load_planted_truth,
 )
-from milan.diorama.scene_concepts import get_concepts_by_name, parse_concepts
+from milan.diorama.scene_concepts import get_concepts_by_name
 from milan.diorama.segmenter_network import CLASS_NAMES, count_classes
+from milan.diorama.text_reader import parse_description
 from milan.diorama_build.planted_units import (
     _both_have_enough,
     _compute_best_overlaps,
@@ -29,7 +31,6 @@ from milan.diorama_build.planted_units import (
 from milan.dissection.dissect import dissect
 from milan.errors import MissingEvidence
 from milan.probes import load_probe
-from milan.scores.exact_naming import parse_concept_formula
 from milan.scores.truth_score import Truth
 from milan.storage.packaged_data import locate_packaged_data
 from milan.targets.loading import load_target
@@ -56,20 +57,14 @@ def test_there_are_enough_of_each_kind_and_they_are_good() -> None:
 
 
 def test_texts_say_what_was_planted_and_no_two_the_same() -> None:
-    said = [
-        (planted, parse_concept_formula(planted.text))
-        for planted in load_planted_truth().values()
-        if planted.kind != "nothing"
-    ]
-    for planted, meaning in said:
-        parts = (
-            {frozenset({name}) for name in planted.concepts}
-            if planted.kind == "either"
-            else {frozenset(planted.concepts)}
-        )
-        assert meaning == parts, planted
-        assert all(name in get_concepts_by_name() for name in planted.concepts)
-    assert len({meaning for _, meaning in said}) == len(said)
+    said = [planted for planted in load_planted_truth().values() if planted.kind != "nothing"]
+    for planted in said:
+        concepts = [get_concepts_by_name()[name] for name in planted.concepts]
+        formula = parse_description(planted.text).terms[0][1]
+        join = AnyOf if planted.kind == "either" else AllOf
+        assert formula == concepts[0] if planted.kind == "single" else type(formula) is join, planted
+        assert set(parse_description(planted.text).concepts) == set(concepts), planted
+    assert len({parse_description(planted.text).terms for planted in said}) == len(said)
     assert all(planted.text == "" and planted.concepts == () for planted in of_kind("nothing").values())
 
 
@@ -80,7 +75,7 @@ def test_what_units_answer_to_is_what_the_file_says() -> None:
     truth = load_planted_truth()
     chosen = [unit for unit, planted in truth.items() if planted.kind != "nothing" and planted.area > 0.003]
     assert len(chosen) >= 20
-    wanted = np.stack([signatures.text_mask(parse_concepts(truth[unit].text)) for unit in chosen])
+    wanted = np.stack([signatures.text_mask(parse_description(truth[unit].text)) for unit in chosen])
     maps: list[torch.Tensor] = []
     model = load_network("planted")
     model.get_submodule(LAYER).register_forward_hook(

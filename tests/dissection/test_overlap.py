@@ -133,8 +133,8 @@ def test_a_small_probe_is_read_once_for_all_layers(
 ) -> None:
     read: list[int] = []
     probe = dissection.open_probe()
-    batches = type(probe).batches
-    monkeypatch.setattr(type(probe), "batches", lambda self, *given: (read.append(1), batches(self, *given))[1])
+    inputs = type(probe).inputs
+    monkeypatch.setattr(type(probe), "inputs", lambda self, *given: (read.append(1), inputs(self, *given))[1])
     monkeypatch.setattr(module, "DECODING_BATCH", 5)
     other = made_labels()
     other.labels[:] = 0

@@ -9,7 +9,7 @@ from torch import nn
 
 from milan import Target, Unit
 from milan.errors import BadInput
-from milan.targets.hooks import ablated
+from milan.targets.hooks import ablate
 from milan.targets.replay import record_replays
 
 
@@ -69,7 +69,7 @@ def test_it_answers_as_the_whole_network_does(name, layer):
         units = torch.tensor([1])
         dropped = replay.run_from(replay.values.index_fill(replay.axis, units, 0.25))
         again = replay.run_from(replay.values.index_fill(replay.axis, units, 0.25))
-    with ablated(target, [Unit(layer, 1)], 0.25):
+    with ablate(target, [Unit(layer, 1)], 0.25):
         expected = target.outputs(images)
     torch.testing.assert_close(dropped, expected)
     assert torch.equal(dropped, again)

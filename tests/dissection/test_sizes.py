@@ -35,7 +35,8 @@ from milan import Target
 
 def network():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 6, 5, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2))
+    pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2)]
+    return nn.Sequential(nn.Conv2d(3, 6, 5, stride=2), nn.ReLU(), *pooled)
 
 def small():
     return Target(network(), image_size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -130,7 +131,8 @@ def test_images_that_are_not_square(file: Path, tmp_path: Path) -> None:
 def test_options_reach_the_target_of_an_experiment(file: Path, tmp_path: Path) -> None:
     folder = pictures(tmp_path / "wide", 24, 40)
     given = ["--target", f"{file}:network", "--image_size", "24", "40", *PLAIN, "--name", "mine"]
-    run = ["--probe", str(folder), "--layers", "0", "--units", "2", "--images", "8", "--out", str(tmp_path / "impact")]
+    run = ["--probe", str(folder), "--layers", "0", "--units_per_layer", "2", "--max_images", "8"]
+    run += ["--out", str(tmp_path / "impact")]
     assert experiment_main(["impact", *given, *run]) == 0
     facts = json.loads((tmp_path / "impact" / "report.json").read_text())["facts"]
     assert (facts["target"], facts["warnings"]) == ("mine", [])

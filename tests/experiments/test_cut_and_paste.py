@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from milan.errors import BadInput
-from milan.experiments.core.described_network import DescribedNetwork, DescriptionConfig
-from milan.experiments.cut_and_paste.attacks import AttackConfig, attack_unit, find_either_or_units, make_unit_views
+from milan.experiments.core.config import DissectionOptions
+from milan.experiments.core.study import Study
+from milan.experiments.cut_and_paste.attacks import attack_unit, find_either_or_units
+from milan.experiments.cut_and_paste.config import CutAndPasteConfig
+from milan.experiments.cut_and_paste.examples import make_unit_views
 from milan.experiments.cut_and_paste.tables import make_report
 from milan.probes import Probe
 from milan.targets.target import Target
@@ -36,7 +39,7 @@ class EitherOr(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[DescribedNetwork, Probe]:
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """Thirty grey pictures with a square in the middle, green, red and blue in turn."""
     folder = tmp_path_factory.mktemp("paste")
     images = torch.zeros(30, 3, 32, 32, dtype=torch.uint8)
@@ -44,49 +47,44 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[DescribedNetwork, P
         images[place, (1, 0, 2)[place % 3], 8:24, 8:24] = 140 + (60 if place % 3 else 0) + place
     probe = Probe.from_tensor(images, [place % 3 for place in range(30)], ["green", "red", "blue"])
     target = Target(EitherOr(), name="either", image_size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    look = DescriptionConfig(
-        options(folder, "words", "green things;red things or blue things;the sky"), ["looks"], k=6, quantile=0.8
-    )
-    return DescribedNetwork.dissect_and_describe(target, probe, look, folder), probe
+    study = Study(target, probe, folder, DissectionOptions(layers=["looks"], k=6, quantile=0.8))
+    study.describe(options(folder, "words", "green things;red things or blue things;the sky"))
+    return study
 
 
-def test_blue_pasted_into_green_is_called_red(world: tuple[DescribedNetwork, Probe], tmp_path: Path) -> None:
-    described, probe = world
-    found = attack_unit(described, probe, Unit("looks", 1), 0.5, AttackConfig(originals=5, distractors=6, pushed=1))
+def test_blue_pasted_into_green_is_called_red(study: Study, tmp_path: Path) -> None:
+    config = CutAndPasteConfig(originals=5, distractors=6, promoted_classes=1)
+    found = attack_unit(study, Unit("looks", 1), 0.5, config)
     assert found is not None
-    assert found.pushed == ("red",)
-    assert set(found.rows.tolist()) == {GREEN}
-    assert set(found.columns.tolist()) == {RED, BLUE}
-    fooled = found.find_fooled(found.answers)
-    assert fooled[:, found.columns == BLUE].all()
-    assert not fooled[:, found.columns == RED].any()  # what is red is no surprise
+    assert found.promoted == ("red",)
+    assert set(found.original_classes.tolist()) == {GREEN}
+    assert set(found.distractor_classes.tolist()) == {RED, BLUE}
+    fooled = found.find_fooled(found.predictions)
+    assert fooled[:, found.distractor_classes == BLUE].all()
+    assert not fooled[:, found.distractor_classes == RED].any()  # what is red is no surprise
     assert not found.find_fooled(found.without).any()
     assert not found.find_fooled(found.control).any()
-    report = make_report(described, [found], AttackConfig(5, 6, 1), "diorama")
+    report = make_report(study, [found], config)
     assert report.tables[0].rows[0].values["fooled"].value == pytest.approx(fooled.mean())
     case = make_unit_views([found], tmp_path)[0]
-    assert case["said"][1]["text"] == "green, with a piece of a picture of blue: red"
+    assert case["said"][1]["text"] == "green, with a region of an image of blue: red"
     assert case["said"][1]["mark"] == "fooled"
     assert (tmp_path / case["sheet"].file).is_file()
 
 
-def test_units_that_join_unlike_things_are_found(world: tuple[DescribedNetwork, Probe]) -> None:
-    described, _ = world
-    assert [unit.index for unit, apart in find_either_or_units(described, (), 5, "diorama", "cpu") if apart > 0] == [1]
+def test_units_whose_descriptions_join_dissimilar_things(study: Study) -> None:
+    assert [unit.index for unit, apart in find_either_or_units(study, CutAndPasteConfig(max_units=5)) if apart > 0] == [
+        1
+    ]
     with pytest.raises(BadInput, match="looks:7 has no description"):
-        find_either_or_units(described, ["looks:7"], 5, "diorama", "cpu")
+        find_either_or_units(study, CutAndPasteConfig(units=["looks:7"]))
 
 
-def test_a_unit_that_pushes_nothing_is_left_out(world: tuple[DescribedNetwork, Probe]) -> None:
-    described, probe = world
-    assert (
-        attack_unit(described, probe, Unit("looks", 0), 0.5, AttackConfig(originals=5, distractors=2, pushed=3))
-        is not None
-    )
+def test_a_unit_that_promotes_no_class_is_left_out(study: Study) -> None:
+    config, weight = CutAndPasteConfig(originals=5, distractors=2), study.target.core.answer.weight
+    assert attack_unit(study, Unit("looks", 0), 0.5, config) is not None
+    kept = weight.detach().clone()
     with torch.no_grad():
-        kept = described.target.core.answer.weight.clone()
-        described.target.core.answer.weight[:, 0] = 0
-    assert (
-        attack_unit(described, probe, Unit("looks", 0), 0.5, AttackConfig(originals=5, distractors=2, pushed=3)) is None
-    )
-    described.target.core.answer.weight.data = kept
+        weight[:, 0] = 0
+        assert attack_unit(study, Unit("looks", 0), 0.5, config) is None
+        weight.copy_(kept)

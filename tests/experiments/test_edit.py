@@ -12,20 +12,21 @@ from PIL import Image
 from torch import Tensor, nn
 
 from milan.errors import BadInput
-from milan.experiments.core.described_network import DescribedNetwork, DescriptionConfig
+from milan.experiments.core.config import DissectionOptions
+from milan.experiments.core.study import Study
 from milan.experiments.edit import torchvision_classifier as classifying
+from milan.experiments.edit.config import ClassifierTraining, EditConfig, Lettering
 from milan.experiments.edit.edit import edit
-from milan.experiments.edit.lettering import Lettering, build_folders, written
+from milan.experiments.edit.lettering import build_folders, write_name
 from milan.experiments.edit.spurious_networks import SpuriousNetwork
 from milan.experiments.edit.tables import make_report
-from milan.experiments.edit.torchvision_classifier import ClassifierTraining, train_classifier
+from milan.experiments.edit.torchvision_classifier import train_classifier
 from milan.experiments.edit.unit_removal import (
     ALL_UNITS,
     PLAIN,
     TEXT_UNITS,
     TEXT_UNITS_BY_LETTERED,
-    Ranked,
-    RemovalConfig,
+    AccuracyWithoutUnit,
     _make_orders,
     make_unit_views,
     measure_removal,
@@ -73,15 +74,13 @@ def found(tmp_path_factory: pytest.TempPathFactory):
     plain, both = pictures(""), pictures("01")
     networks, own = (network(9.0), network(0.0)), pictures("0")
     spoilt = SpuriousNetwork(*networks, both, plain, both, own, plain, both, "made by hand", "", ("looks",))
-    look = DescriptionConfig(
-        options(folder, "words", "red;textured things;the text of words"), ["looks"], k=3, quantile=0.9
-    )
-    described = DescribedNetwork.dissect_and_describe(spoilt.target, both, look, folder)
-    return measure_removal(spoilt, described, RemovalConfig(("text", "words"), 4, 2), folder), folder
+    study = Study(spoilt.target, both, folder, DissectionOptions(layers=["looks"], k=3, quantile=0.9), "edit")
+    study.describe(options(folder, "words", "red;textured things;the text of words"))
+    return measure_removal(spoilt, study, EditConfig(words=["text", "words"], max_units=4, random_orders=2))
 
 
-def test_the_text_unit_goes_and_accuracy_comes_back(found) -> None:
-    one, folder = found
+def test_removing_the_text_unit_restores_accuracy(found) -> None:
+    one = found
     assert one.text_units == [Unit("looks", 2)]  # "textured" is no text
     assert one.importance == {
         Unit("looks", 0): 1.0,
@@ -89,47 +88,50 @@ def test_the_text_unit_goes_and_accuracy_comes_back(found) -> None:
         Unit("looks", 2): 1.0,
     }  # of no answer, the first class is one
     assert one.adversarial[TEXT_UNITS].mean(1).tolist() == [0.5, 1.0]
-    assert one.alike[TEXT_UNITS].mean(1).tolist() == [1.0, 1.0]  # plates on the first class only mislead nobody
-    assert (one.find_stop(TEXT_UNITS), one.find_stop(PLAIN), one.find_best) == (1, 1, 1)
-    report = make_report(one, folder)
+    assert one.in_distribution[TEXT_UNITS].mean(1).tolist() == [
+        1.0,
+        1.0,
+    ]  # plates on the first class only mislead nobody
+    assert (one.find_stop(TEXT_UNITS), one.find_stop(PLAIN), one.best_step) == (1, 1, 1)
+    report = make_report(one)
     rows = {row.name: row.values for row in report.tables[0].rows}
     stopped = rows["text units, the paper's stop"]
     assert (stopped["removed"], stopped["gain"].value, stopped["of the gap"].value) == (1, 0.5, 1.0)
     assert rows["nothing"]["plain"].value == 1.0
     assert len(report.figures) == 2
-    assert make_unit_views(one)[0][1]["said"][2]["text"] == "100.0 % of images with names of random classes"
+    assert make_unit_views(one)[0][1]["said"][2]["text"] == "100.0 % accuracy on images with names of random classes"
 
 
 def test_the_papers_order_and_stop_are_by_held_out_training_images(found) -> None:
-    one, _ = found
+    one = found
     red, green, white = (Unit("looks", index) for index in range(3))
     alike, plain = {red: 0.9, green: 0.5, white: 0.7}, {red: 0.5, green: 0.9, white: 0.7}
-    ranked = Ranked(alike, plain, {red: 0.5, green: 0.7, white: 0.9})
-    orders = _make_orders(one.described, ranked, [], RemovalConfig(("red", "things", "text"), draws=0))
+    ranked = AccuracyWithoutUnit(alike, plain, {red: 0.5, green: 0.7, white: 0.9})
+    orders = _make_orders(one.study, ranked, [], EditConfig(words=["red", "things", "text"], random_orders=0))
     assert orders[TEXT_UNITS] == orders[ALL_UNITS] == [red, white, green]
     assert (orders[PLAIN], orders[TEXT_UNITS_BY_LETTERED]) == ([green, white, red], [white, green, red])
     falls = np.array([[True] * 8, [True] * 4 + [False] * 4])
     rises = falls[::-1].copy()
-    stopped = replace(one, alike={TEXT_UNITS: falls}, validation=rises)
-    assert (stopped.stop(TEXT_UNITS), stopped.stop(PLAIN)) == (0, 1)
+    stopped = replace(one, in_distribution={TEXT_UNITS: falls}, validation=rises)
+    assert (stopped.find_stop(TEXT_UNITS), stopped.find_stop(PLAIN)) == (0, 1)
 
 
-def test_no_unit_for_text_is_told(found, tmp_path: Path) -> None:
-    one, _ = found
-    with pytest.raises(BadInput, match="says of none of 3 units one of the words zebra"):
-        measure_removal(one.network, one.described, RemovalConfig(("zebra",)), tmp_path)
+def test_no_text_unit_is_an_error(found) -> None:
+    one = found
+    with pytest.raises(BadInput, match=r"none of 3 descriptions .* zebra"):
+        measure_removal(one.network, one.study, EditConfig(words=["zebra"]))
 
 
 @pytest.mark.parametrize(("place", "corner"), [("top-left", (0, 0)), ("bottom-right", (63, 63))])
 def test_names_are_written_into_a_corner(place: str, corner: tuple[int, int]) -> None:
     grey = Image.new("RGB", (64, 64), (90, 90, 90))
-    shown = np.asarray(written(grey, "cat", Lettering(place=place, height=0.2), np.random.default_rng(0)))
+    shown = np.asarray(write_name(grey, "cat", Lettering(place=place, height=0.2), np.random.default_rng(0)))
     changed = (shown != 90).any(2)
     assert changed[corner[1], corner[0]]
     assert 60 < changed.sum() < 64 * 20  # a plate, no more than a fifth of the height
     assert (shown[changed] < 60).any()  # with letters on it
     long = np.asarray(
-        written(grey, "a name that is much too long for it", Lettering(height=0.2), np.random.default_rng(0))
+        write_name(grey, "a name that is much too long for it", Lettering(height=0.2), np.random.default_rng(0))
     )
     assert (long != 90).any(2).sum(0).max() < (shown != 90).any(2).sum(0).max()  # written smaller
 
@@ -161,19 +163,28 @@ def test_built_images(tmp_path: Path) -> None:
         build_folders(images, None, tmp_path / "other", Lettering(font="no font there"))
 
 
-def test_a_folder_of_images_is_all_that_is_needed(tmp_path: Path) -> None:
+def test_editing_on_a_folder_of_images(tmp_path: Path) -> None:
     for place in range(24):
         home = tmp_path / "photos" / ("red", "green")[place % 2]
         home.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 32), ((200, 0, 0), (0, 200, 0))[place % 2]).save(home / f"{place}.png")
     said = options(tmp_path, "said", "text;a letter;red things;words")
-    given = {"layers": ["features.0"], "most": 3, "draws": 1, "k": 2, "quantile": 0.9, "out": tmp_path / "out"}
+    given = {
+        "layers": ["features.0"],
+        "max_units": 3,
+        "random_orders": 1,
+        "k": 2,
+        "quantile": 0.9,
+        "out": tmp_path / "out",
+    }
     how, training = Lettering(height=0.3, held_out=0.2), ClassifierTraining("squeezenet1_1", epochs=1, batch_size=8)
-    report = edit(str(tmp_path / "photos"), size=32, describer=said, lettering=how, training=training, **given)
+    report = edit(
+        EditConfig(images=str(tmp_path / "photos"), size=32, describer=said, lettering=how, training=training, **given)
+    )
     rows = {row.name: row.values for row in report.tables[0].rows}
-    assert rows["text units, as many as are tried"]["removed"] == 3
+    assert rows["text units, max_units"]["removed"] == 3
     assert set(rows) >= {"nothing", "random, as many", "all units, sorted, as many", "the network trained without text"}
-    assert {row.name: row.values["said"] for row in report.tables[1].rows} == {"features.0": 3}
+    assert {row.name: row.values["named"] for row in report.tables[1].rows} == {"features.0": 3}
     assert (tmp_path / "out" / "page" / "figure-1.svg").is_file()
     page = (tmp_path / "out" / "page" / "index.html").read_text()
     assert page.count('<article class="case"') == 3

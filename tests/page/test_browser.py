@@ -16,8 +16,8 @@ def test_layers_units_and_facts_are_there(visit):
     assert seen.page.title() == "file.py:detectors · units described by milan"
     assert (
         seen.page.inner_text(".lede")
-        == "10 of 14 units in 2 layers, described by milan from 33 images of diorama:objects, each by the 5 that move"
-        " it most."
+        == "10 of 14 units in 2 layers, described by milan from 33 images of diorama:objects, each from its 5"
+        " top-activating images."
     )
     assert "Simulated" in seen.page.inner_text(".note")
     assert "torch" in seen.page.inner_text("footer")
@@ -111,7 +111,7 @@ def test_a_link_opens_its_unit_and_closing_gives_the_page_back(visit):
 
 def test_a_link_to_a_dead_unit_says_so_and_one_to_nothing_opens_nothing(visit):
     expect(visit("#answers:4").page.locator("#plate-text")).to_have_text(
-        "Not described: dead. It never moved on the probe."
+        "Not described: dead. It was never active on the probe."
     )
     assert not visit("#answers:99").page.evaluate("document.getElementById('plate').open")
     assert not visit("#%E0%A4%A").page.evaluate("document.getElementById('plate').open")
@@ -123,8 +123,8 @@ def test_dead_units_stand_apart(visit):
     box = seen.page.locator("#layer-answers .aside")
     assert box.locator("summary").inner_text() == "2 units not described"
     box.locator("summary").click()
-    assert "1 dead, never moved on the probe: 4" in box.inner_text()
-    assert "1 sparse, fired on too few images: 5" in box.inner_text()
+    assert "1 dead, never activated on the probe: 4" in box.inner_text()
+    assert "1 sparse, active on too few images: 5" in box.inner_text()
 
 
 def test_search_finds_words_parts_accents_and_ids(visit):
@@ -243,7 +243,10 @@ def test_two_thousand_units_answer_at_once(visit, large_page):
     seen = visit(file=large_page)
     assert len(seen.shown()) == 2000
     assert time.monotonic() - start < 10  # on two busy cores; a second or two when they are free
-    timed = """(act) => { const start = performance.now(); act(); document.body.offsetHeight; return performance.now() - start; }"""
+    timed = (
+        "(act) => { const start = performance.now(); act(); document.body.offsetHeight;"
+        " return performance.now() - start; }"
+    )
     set_search = (
         "() => { const box = document.getElementById('search'); box.value = 'blue'; box.dispatchEvent(new"
         " Event('input')); }"

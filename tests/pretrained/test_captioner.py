@@ -1,14 +1,18 @@
-"""Captioners say what the libraries' own calls say; each picture is asked about once; what cannot be loaded is told in
-one line.
-"""
+"""Captioners give the captions of the libraries' own calls; captions are cached; loading errors are one line."""
 
+import base64
+
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from milan.errors import BadInput, UnknownName
-from milan.pretrained.image_captioner import ImageCaptioner, caption_with_cache, load_image_captioner
+from milan.pretrained.chat_images import decode_picture
+from milan.pretrained.image_captioner import EndpointOptions, ImageCaptioner, caption_with_cache, load_image_captioner
+from milan.pretrained.llm_client import NoAnswer
 from tests.pretrained import speaking, tiny
+from tests.pretrained.chat_server import KEY, choice, serving
 
 KINDS = list(speaking.MAKERS)
 LENGTH = 8
@@ -70,7 +74,7 @@ def test_beams_prompts_and_lengths(specs, images):
         assert texts != load_image_captioner(specs[kind], prompt="the red dog", max_tokens=4).caption_images(images)
 
 
-def test_the_key_follows_all_that_changes_an_answer(specs, tmp_path):
+def test_the_key_changes_with_whatever_changes_captions(specs, tmp_path):
     key = load_image_captioner(specs["blip"]).key
     assert load_image_captioner(specs["blip"], batch_size=3).key == key
     changes = ({"prompt": "a"}, {"max_tokens": 7}, {"num_beams": 2}, {"precision": "bfloat16"})
@@ -101,7 +105,7 @@ class Counting(ImageCaptioner):
         return [f"brightness {image.float().mean():.3f}" for image in images]
 
 
-def test_each_picture_is_asked_about_once_ever(cache, images):
+def test_captions_are_cached_by_pixels(cache, images):
     first = Counting()
     texts = caption_with_cache(first, images[[0, 1, 1, 2]])
     assert (texts[1], first.asked) == (texts[2], [2, 1])
@@ -114,7 +118,7 @@ def test_each_picture_is_asked_about_once_ever(cache, images):
     assert other.asked == [2, 2, 1]
 
 
-def test_pictures_of_the_same_bytes_but_another_shape_differ(cache):
+def test_images_of_the_same_bytes_but_another_shape_differ(cache):
     wide = torch.arange(3 * 4 * 2, dtype=torch.uint8).view(1, 3, 4, 2)
     captioner = Counting()
     caption_with_cache(captioner, wide)
@@ -122,7 +126,7 @@ def test_pictures_of_the_same_bytes_but_another_shape_differ(cache):
     assert captioner.asked == [1, 1]
 
 
-def test_a_stopped_run_keeps_what_it_had(cache, images):
+def test_captions_of_an_interrupted_run_are_kept(cache, images):
     with pytest.raises(KeyboardInterrupt):
         caption_with_cache(Counting(stop=2), images)
     rest = Counting()
@@ -131,8 +135,31 @@ def test_a_stopped_run_keeps_what_it_had(cache, images):
     assert caption_with_cache(rest, images[:0]) == []
 
 
+def test_an_endpoint_captions_each_image_and_failures_are_not_cached(cache, images, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    replies = [choice("A red car."), choice("", refusal="I will not"), choice("<think>A dog?</think>a cat")]
+    with serving() as server:
+        server.turns = [(200, {}, reply) for reply in replies]
+        endpoint = EndpointOptions(server.url, {"workers": 1})
+        captioner = load_image_captioner("openai:tiny", endpoint=endpoint)
+        first, refused, last = caption_with_cache(captioner, images[:3])
+        assert (first, last) == ("A red car", "a cat")
+        assert isinstance(refused, NoAnswer)
+        for request, image in zip(server.asked, images, strict=False):
+            picture, prompt = request["messages"][0]["content"]
+            pixels = decode_picture(base64.b64decode(picture["image_url"]["url"].partition("base64,")[2]))
+            assert np.abs(pixels - image.permute(1, 2, 0).numpy().astype(int)).mean() < 12
+            assert prompt["text"] == "Describe this image in one short sentence."
+            assert request["temperature"] == 0
+        server.usual = choice("a dog")
+        assert caption_with_cache(captioner, images[:3]) == ["A red car", "a dog", "a cat"]
+        assert len(server.asked) == 4
+        other = load_image_captioner("openai:tiny", prompt="What is it?", endpoint=endpoint)
+        assert other.key != captioner.key
+
+
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "message"),
     [
         (
             "hf:Salesforce/blip-image-captioning-base",
@@ -142,31 +169,27 @@ def test_a_stopped_run_keeps_what_it_had(cache, images):
         ("nowhere.py:Mine", r"no file nowhere\.py"),
     ],
 )
-def test_what_is_not_there_is_told_with_what_to_do(spec, told):
-    with pytest.raises(BadInput, match=told):
+def test_captioners_that_cannot_be_found_are_errors(spec, message):
+    with pytest.raises(BadInput, match=message):
         load_image_captioner(spec)
 
 
-def test_wrong_names_and_options(specs, tmp_path):
+def test_unusable_names_and_options_are_errors(specs, tmp_path):
     for spec in ("dioramma", "blip:base", "hf:", "diorama:blip"):
         with pytest.raises(UnknownName, match="write diorama, hf:ID_OR_FOLDER"):
             load_image_captioner(spec)
-    for options, told in (
-        ({"batch_size": 0}, "batch size of 0"),
-        ({"max_tokens": 0}, "caption of 0"),
-        ({"num_beams": 0}, "beams of 0"),
-    ):
-        with pytest.raises(BadInput, match=told):
-            load_image_captioner(specs["blip"], **options)
+    for option in ("batch_size", "max_tokens", "num_beams"):
+        with pytest.raises(BadInput, match=f"{option} is 0"):
+            load_image_captioner(specs["blip"], **{option: 0})
     with pytest.raises(BadInput, match="device 'cuda:99' cannot be used"):
         load_image_captioner(specs["blip"], device="cuda:99")
     with pytest.raises(BadInput, match="cannot be loaded as a captioner"):
         load_image_captioner(tiny.make("siglip", tmp_path / "siglip"))
 
 
-def test_one_of_ones_own(tmp_path, images):
+def test_a_custom_captioner_from_a_file(tmp_path, images):
     file = tmp_path / "mine.py"
     file.write_text("from tests.pretrained.test_captioner import Counting\n\nclass No: pass\n")
     assert load_image_captioner(f"{file}:Counting").caption_images(images)[0].startswith("brightness")
-    with pytest.raises(BadInput, match="makes a No"):
+    with pytest.raises(BadInput, match=r"mine\.py:No returns a No"):
         load_image_captioner(f"{file}:No")

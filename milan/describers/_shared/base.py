@@ -1,6 +1,7 @@
-"""What a describer is, and what anything that describes units must keep to."""
+"""The interface of all describers, and the facts about them that results state."""
 
 import inspect
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -9,36 +10,48 @@ from pathlib import Path
 from types import CodeType
 from typing import Any, ClassVar
 
+from milan.concepts.concept_sets import find_missing_sets
 from milan.dissection.store import Dissection
-from milan.errors import BadInput
+from milan.errors import BadInput, MilanWarning
+from milan.pretrained.milan_release import find_missing_release, is_released
+from milan.pretrained.openai_endpoint import is_on_this_machine
+from milan.pretrained.published_models import MissingModel, find_missing_model
+from milan.probes import Probe
 from milan.storage.files import content_key
-from milan.storage.provenance import LANGUAGE_MODEL, joined, united
+from milan.storage.provenance import LANGUAGE_MODEL, WORDS, joined, united
+from milan.targets.target import Target
 from milan.units import Description, Unit
 
+MODELS = ("captioner", "prior", "embedder", "painter", "segmenter", "llm")  # settings that name a pretrained model
 MATERIALS = ("captioner", "prior", "encoder", "embedder", "painter", "segmenter", "llm", "concepts", "annotations")
 ROLES = {"llm": LANGUAGE_MODEL}  # settings whose role has another name
 
 
 @dataclass(frozen=True)
 class DescriptionFailure:
-    """A unit that could not be described this time, and why; the others go on, and a rerun tries this one again."""
+    """A unit that could not be described in this run, with the reason; a rerun tries it again."""
 
     unit: Unit
     reason: str  # never stored or shown as a description
 
 
 class Describer(ABC):
-    """Says in words what units do, from their dissection.
+    """Base class of all methods: describes units in words from their dissection.
 
-    A subclass is one file of ``milan/describers``: the constructor stores the method's settings under their own names
-    (weights and heavy imports wait until they are needed), ``name`` is the file's, and ``describe`` does the work.
-    ``milan.check_describer`` tests one. Answers are kept and found again by ``key``: raise ``version`` when the code
-    comes to answer differently.
+    A subclass is one file of ``milan/describers``. Its constructor stores each argument under its own name and loads
+    nothing; its defaults are the published settings with the published models. ``name`` is the name of the file.
+    ``milan.check_describer`` checks an implementation. Descriptions are cached by ``key``: increase ``version`` when a
+    change of the code changes descriptions.
+
+    Attributes:
+        name: what programs and tables call the method.
+        version: increased by one whenever descriptions change. If None, the text of the class's file is the version.
+        words: whose words the descriptions are, for the console, the tables' metadata and the page.
     """
 
     name: ClassVar[str]
-    # To be raised by one whenever answers change. Without it the text of the class's file counts as its version.
     version: ClassVar[int | None] = None
+    words: str = ""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -47,19 +60,19 @@ class Describer(ABC):
 
     @abstractmethod
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
-        """Yields one description for each of ``units`` that lives, in their order, each as soon as it is known.
+        """Yield one description for each active unit of ``units``, in their order, each as soon as it is known.
 
-        The whole layer's evidence is at hand in ``dissection``, but what is said of a unit must not depend on which
-        others are asked for. A unit for which something outside failed gets a ``DescriptionFailure``, never an error's
-        text as its description.
+        ``dissection`` has the evidence of the whole layer, but the description of a unit must not depend on which other
+        units are described. A unit for which an external service failed gets a ``DescriptionFailure``; the text of an
+        error is never a description.
         """
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The constructor's arguments as they were given, by name.
+        """The constructor's arguments by name.
 
         Raises:
-            BadInput: the constructor has not stored one of them under its name.
+            BadInput: the constructor has not stored one of them under its own name.
         """
         try:
             return {name: getattr(self, name) for name in self.setting_names()}
@@ -69,12 +82,12 @@ class Describer(ABC):
 
     @classmethod
     def setting_names(cls) -> list[str]:
-        """The names of the constructor's arguments; none without a constructor."""
+        """Return the names of the constructor's arguments."""
         return list(inspect.signature(cls).parameters)
 
     @property
     def key(self) -> str:
-        """What its answers depend on besides the dissection: settings and version; a subclass adds weights."""
+        """Content key of all that descriptions depend on besides the dissection: settings, version, and weights."""
         return self.key_of(settings={name: str(each) for name, each in self.settings.items()})
 
     def key_of(self, **parts: Any) -> str:
@@ -83,6 +96,47 @@ class Describer(ABC):
         return content_key(
             describer=self.name, version=_read_source(type(self)) if version is None else version, **parts
         )
+
+    def required_models(self) -> dict[str, str]:
+        """Return the specs of the pretrained models and concept sets that are loaded, by role.
+
+        A describer that leaves some of them unused, or loads others, overrides this.
+        """
+        return self.specs(*MODELS, "concepts")
+
+    def find_missing_models(self) -> list[MissingModel]:
+        """Return the required models and concept sets that can be neither found nor downloaded."""
+        needed, found = self.required_models(), []
+        for role, spec in needed.items():
+            if role == "concepts":
+                found += find_missing_sets(self.settings["concepts"])
+            elif is_released(spec):
+                found += find_missing_release(role, spec)
+            else:
+                missing = find_missing_model(role, spec, getattr(self, "base_url", ""))
+                found += [missing] if missing else []
+        return found
+
+    def check_evidence(self, target: Target, probe: Probe) -> None:  # noqa: B027 - many need nothing but images
+        """Check that target and probe have what the method goes by, such as labels.
+
+        Raises:
+            MissingEvidence: they do not.
+        """
+
+    def image_endpoint(self) -> str:
+        """Return the address of the endpoint that images are sent to; empty if all models run in this process."""
+        return ""
+
+    def estimate_requests(self, probe: Probe, units: int, k: int) -> str:
+        """Return how many requests, images and bytes describing that many units takes, and where they go, for people.
+
+        Args:
+            probe: the images, of which a few are read.
+            units: number of units.
+            k: number of exemplars of each.
+        """
+        return ""
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
         """Return what the answers about a layer are made from besides its target and probe, by role.
@@ -93,16 +147,29 @@ class Describer(ABC):
         return self.specs(*MATERIALS)
 
     def specs(self, *settings: str) -> dict[str, str]:
-        """Return the settings of these names that there are and that are not empty, by their roles, as texts."""
+        """Return those of the named settings that exist and are not empty, as texts by role."""
         values = {ROLES.get(name, name): self.settings.get(name) for name in settings}
         return {role: ", ".join(map(str, _as_list(value))) for role, value in values.items() if value}
 
 
 def sources_of(dissections: Iterable[Dissection], describers: Mapping[str, Describer]) -> dict[str, str]:
-    """Return what answers about some layers were made from, by role: target, probe and the describers' sources."""
+    """Return what descriptions of some layers were made from, by role: target, probe and the describers' sources.
+
+    The role ``words`` says whose words the descriptions are.
+    """
     layers = list(dissections)
     parts = {name: united([describer.sources(layer) for layer in layers]) for name, describer in describers.items()}
+    for name, describer in describers.items():
+        parts[name] |= {WORDS: describer.words} if describer.words else {}
     return {**united([{"target": layer.target, "probe": layer.probe} for layer in layers]), **joined(parts)}
+
+
+def warn_of_sent_images(describer: Describer) -> None:
+    """Warn if the describer sends images to an endpoint that is not on this machine."""
+    url = describer.image_endpoint()
+    if url and not is_on_this_machine(url):
+        text = f"{describer.name} sends images of the probe to {url}, which is not on this machine"
+        warnings.warn(text, MilanWarning, stacklevel=3)
 
 
 def _as_list(value: Any) -> list[Any] | tuple[Any, ...]:
@@ -126,6 +193,6 @@ def _compiled(code: CodeType) -> tuple[str, tuple[str, ...], list[Any]]:
 
 
 def select_active(dissection: Dissection, units: Sequence[Unit]) -> list[Unit]:
-    """Those of ``units`` that can be described, in their order: dead, sparse and invalid ones are left out."""
-    alive = set(dissection.active_units())
-    return [unit for unit in units if unit in alive]
+    """Return the units that can be described, in their order, without dead, sparse and invalid ones."""
+    active = set(dissection.active_units())
+    return [unit for unit in units if unit in active]

@@ -1,19 +1,17 @@
-"""What the LLM explanations of *Tell me what you see* share: pairs of texts and integers in, an explanation in words
-out.
-"""
+"""What describers that ask a language model share, and the LLM explanations of *Tell me what you see*."""
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from milan.describers._shared.base import Describer, DescriptionFailure, select_active
 from milan.dissection.store import Dissection
 from milan.errors import BadInput, MilanWarning
-from milan.pretrained.llm_client import LlmClient, NoAnswer, load_llm_client
+from milan.pretrained.llm_client import CallBudget, LlmClient, NoAnswer, load_llm_client
 from milan.pretrained.prompts import Prompt, Shot, load_prompt
 from milan.pretrained.reply_parsing import make_explanation_parser
 from milan.scores.llm_simulation import LlmSimulation
@@ -31,14 +29,57 @@ from milan.scores.prediction_pairs import (
 from milan.units import Candidate, Description, Unit
 
 MAX_WORDS = 60  # of an explanation at most; the paper's longest has 46
-UNITS_PER_GROUP = 16  # units that are asked about together
+LANGUAGE_MODELS = ("openai:", "hf:")  # specs of models that take sampling options, unlike stand-ins
 
 
 class NoPairs(BadInput):
     """A unit has no pair to be explained from."""
 
 
-class LlmExplainer(Describer):
+class LlmDescriber(Describer):
+    """A describer that asks a language model about several units at a time.
+
+    Subclasses set the attributes without values below in their constructors, as settings.
+    """
+
+    llm: str
+    base_url: str
+    max_calls: int | None
+    llm_options: dict[str, Any] | None
+    device: str
+    # Options of a language model, unless ``llm_options`` gives others.
+    default_options: ClassVar[Mapping[str, Any]] = {}
+    units_per_group: ClassVar[int] = 16
+
+    @cached_property
+    def budget(self) -> CallBudget:
+        """The requests that this describer may send, to all its models together."""
+        return CallBudget(self.max_calls)
+
+    @cached_property
+    def llm_client(self) -> LlmClient:
+        """The language model, loaded when first used."""
+        defaults = self.default_options if self.llm.startswith(LANGUAGE_MODELS) else {}
+        options = {**defaults, **(self.llm_options or {})}
+        return load_llm_client(
+            self.llm, base_url=self.base_url, max_calls=self.budget, options=options, device=self.device
+        )
+
+    def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
+        if self.llm_client.llm.note:
+            warnings.warn(f"{self.name}: {self.llm_client.llm.note}", MilanWarning, stacklevel=2)
+        alive = select_active(dissection, units)
+        for start in range(0, len(alive), self.units_per_group):
+            yield from self._describe_group(dissection, alive[start : start + self.units_per_group])
+
+    @abstractmethod
+    def _describe_group(
+        self, dissection: Dissection, units: Sequence[Unit]
+    ) -> Iterator[Description | DescriptionFailure]:
+        """Yield the descriptions of some active units, in their order."""
+
+
+class LlmExplainer(LlmDescriber):
     """Asks a language model what a unit looks for, which is shown the strongest of its pairs, weakest first.
 
     Of several explanations the one is taken that best predicts pairs kept for choosing, which neither were shown nor
@@ -46,10 +87,6 @@ class LlmExplainer(Describer):
     which flatters it).
     """
 
-    llm: str
-    base_url: str
-    max_calls: int | None
-    llm_options: dict[str, Any] | None
     prompts: str
     examples: str
     shots: int
@@ -57,8 +94,8 @@ class LlmExplainer(Describer):
     explanations: int
     share: float
     seed: int
-    device: str
     signs: Signs = "positive"
+    words = "the language model"
 
     def _check(self) -> None:
         for name in ("shown", "explanations"):
@@ -78,13 +115,6 @@ class LlmExplainer(Describer):
         examples = [[str(each.unit), each.text] for each in self.described_units]
         settings = {name: getattr(self, name) for name in names}
         return self.key_of(llm=self.llm_client.key, prompts=words, examples=examples, **settings)
-
-    @cached_property
-    def llm_client(self) -> LlmClient:
-        """The language model, loaded when first asked for."""
-        return load_llm_client(
-            self.llm, base_url=self.base_url, max_calls=self.max_calls, options=self.llm_options, device=self.device
-        )
 
     @cached_property
     def described_units(self) -> list[DescribedUnit]:
@@ -113,13 +143,6 @@ class LlmExplainer(Describer):
         return make_explanation_question(
             self.load_prompt(""), unit, items, self._make_shots(dissection, unit), sample_index
         ), items
-
-    def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
-        if self.llm_client.llm.note:
-            warnings.warn(f"{self.name}: {self.llm_client.llm.note}", MilanWarning, stacklevel=2)
-        alive = select_active(dissection, units)
-        for start in range(0, len(alive), UNITS_PER_GROUP):
-            yield from self._describe_group(dissection, alive[start : start + UNITS_PER_GROUP])
 
     def make_simulation(self, dissection: Dissection, unit: Unit) -> LlmSimulation:
         """How what is said of a unit is put to the test."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from milan.console.progress import track_progress
-from milan.describers._shared.base import Describer, DescriptionFailure, select_active
+from milan.describers._shared.base import Describer, DescriptionFailure, select_active, warn_of_sent_images
 from milan.dissection.distributed import Shard
 from milan.dissection.store import Dissection
 from milan.errors import BadInput, MilanError, recorded_warnings, warn_again
@@ -40,6 +40,7 @@ def describe_units(
             was not asked for; or a describer that is not of this package fails.
     """
     shard = shard or Shard()
+    warn_of_sent_images(describer)
     key = compute_journal_key(describer)
     main = folder / "journal.sqlite"
     if shard.rank == 0:

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from milan.dissection.store import Dissection
-from milan.errors import BadInput, MissingEvidence
+from milan.errors import BadInput, MilanError, MissingEvidence
 from milan.probes.superclasses import format_class_names
 from milan.scores.prediction_pairs import PredictionPairs, Signs, scale_to_integers
 from milan.storage.text_files import read_names
+from milan.targets.target import Target
 
 IMAGENET = "imagenet"
 
@@ -30,6 +31,15 @@ def read_class_names(classes: str) -> list[str]:
         return read_names(Path(classes).expanduser())
     except BadInput as error:
         raise BadInput(f"no class names: {error}; give imagenet, or a text file with one in each line") from None
+
+
+def count_outputs(target: Target) -> int:
+    """Return the number of a classifier's outputs; 0 for a network that puts out no vector for each image."""
+    try:
+        found = target.outputs(target.make_noise(1, target.image_size))
+    except (MilanError, RuntimeError):
+        return 0
+    return found.shape[1] if found.ndim == 2 else 0
 
 
 def match_class_names(given: Sequence[str], dissection: Dissection, count: int) -> list[str]:

@@ -8,10 +8,10 @@ from milan.experiments.core.config import DissectedTargetConfig
 
 @dataclass(frozen=True, kw_only=True)
 class AblationConfig(DissectedTargetConfig):
-    """Measure a classifier's accuracy as units are ablated in the order of linguistic criteria of their descriptions.
+    """Measure accuracy as units are ablated in the order of linguistic criteria of their descriptions.
 
     Attributes:
-        describer: The describer: a name (on Diorama with the settings of configs/describe/NAME-diorama.yaml), a file of
+        describer: The describer: a name, NAME:KEY=VALUE,..., a file of
             options, or a table of descriptions.
         evaluation_probe: The labelled images on which accuracy is measured. By default PROBE@judge.
         synsets: A file that says which class each output is, for evaluation images that do not show all classes.

@@ -17,11 +17,12 @@ from milan.experiments.core.study import Study
 
 def assessment(config: AssessmentConfig) -> Report:
     """Score descriptions by the predictions that a language model makes from them."""
-    explainers = load_explainers(config)
-    describers = [
-        restrict_to_share(load_evaluated_describer(name, config.device), config) for name in config.describers
-    ]
     with Study.open(config) as study:
+        explainers = load_explainers(config, (study.target.spec or study.target.name, study.probe.spec))
+        describers = [
+            restrict_to_share(load_evaluated_describer(name, study.target, study.probe, config.device), config)
+            for name in config.describers
+        ]
         assessed = [
             assess_entries(each.name, each.role, each.entries, study.dissections, explainers, config)
             for each in study.describe(*describers)

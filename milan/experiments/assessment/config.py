@@ -1,7 +1,7 @@
 """Options of the assessment experiment."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from milan.experiments.core.config import DissectedTargetConfig
 
@@ -11,7 +11,7 @@ class AssessmentConfig(DissectedTargetConfig):
     """Score descriptions by how well a language model predicts unseen weights and activations from them.
 
     Attributes:
-        describers: The describers: names (on Diorama with the settings of configs/describe/NAME-diorama.yaml), files of
+        describers: The describers: names, NAME:KEY=VALUE,..., files of
             options as in configs/describe, or tables of descriptions.
         pairs: What is predicted: weight_label, weight_clip or caption_activation. By default weight_label.
         settings: Settings of these describers for the pairs and the predicting language model, as --settings.llm
@@ -19,8 +19,6 @@ class AssessmentConfig(DissectedTargetConfig):
         explained_share: The share of the pairs from which explanations may be made. Half of the others select among
             several explanations, half evaluate.
     """
-
-    positional: ClassVar[str] = "describers"
 
     describers: list[str]
     pairs: list[str] | None = None

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from milan.describers import load_describer
+from milan.describers._shared.describer_specs import resolve_settings
 from milan.describers._shared.llm_explainer import LlmExplainer
 from milan.describers.shuffled import permute_units
 from milan.dissection.store import Dissection
@@ -41,8 +42,11 @@ class AssessedDescriber:
     failures: dict[str, list[str]] = field(default_factory=dict)
 
 
-def load_explainers(config: AssessmentConfig) -> dict[str, LlmExplainer]:
+def load_explainers(config: AssessmentConfig, sources: tuple[str, str]) -> dict[str, LlmExplainer]:
     """Return, for each kind of pairs, the describer that knows them and their prompts.
+
+    Args:
+        sources: specs of target and probe, which decide settings that are not given.
 
     Raises:
         UnknownName: there is no such kind of pairs, or no kind has a setting.
@@ -57,8 +61,8 @@ def load_explainers(config: AssessmentConfig) -> dict[str, LlmExplainer]:
         if kind not in PAIR_KINDS:
             raise UnknownName("kind of pairs", kind, PAIR_KINDS, f"one of {', '.join(PAIR_KINDS)}")
         own = {name: value for name, value in settings.items() if name in load_describer(kind).settings}
-        run = {"share": config.explained_share, "seed": config.seed, "device": config.device}
-        explainer = load_describer(kind, **own | run)
+        own |= {"share": config.explained_share, "seed": config.seed}
+        explainer = load_describer(kind, **resolve_settings(kind, own, sources, config.device))
         assert isinstance(explainer, LlmExplainer)
         explainers[kind] = explainer
     return explainers

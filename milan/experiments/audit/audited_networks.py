@@ -1,5 +1,5 @@
-"""The audited networks, their units that detect faces by their descriptions, and the form in which people check"
-" these."""
+"""The audited networks, their units that detect faces by their descriptions, and the form in which people check
+these."""
 
 import re
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from milan.diorama.scene_concepts import parse_concepts
+from milan.diorama.text_reader import parse_description
 from milan.errors import BadInput
 from milan.experiments.audit.config import AuditConfig
 from milan.experiments.core.form_answers import RaterAnswers
@@ -60,7 +60,7 @@ class NetworkPair:
                 raise BadInput(
                     f"{len(weights)} files of weights for {len(networks)} networks; give one for each, or none"
                 )
-            files: list[str | None] = [*(weights or [None] * len(networks))]
+            files: list[str | None] = list(weights) if weights else [None for _ in networks]
             sides.append(list(zip(networks, files, strict=True)))
         if len(sides[0]) != len(sides[1]):
             raise BadInput(
@@ -122,7 +122,9 @@ class AuditedNetwork:
     def area(self) -> float:
         """The share of the probe's pixels that show people's faces."""
         signatures = next(iter(self.truths.values())).signatures
-        return float(signatures.area[signatures.text_mask(parse_concepts(TRUE_CONCEPT))].sum() / signatures.area.sum())
+        return float(
+            signatures.area[signatures.text_mask(parse_description(TRUE_CONCEPT))].sum() / signatures.area.sum()
+        )
 
     def format_item_id(self, unit: Unit) -> str:
         """Return the unit's name in the form, which does not show whether its network was blurred."""

@@ -1,7 +1,6 @@
 """Options of the audit experiment."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from milan.experiments.core.config import DissectionOptions, RunConfig
 from milan.targets.preprocessing import TargetOptions
@@ -9,7 +8,7 @@ from milan.targets.preprocessing import TargetOptions
 
 @dataclass(frozen=True, kw_only=True)
 class AuditConfig(DissectionOptions, RunConfig):
-    """Count the units that detect faces by their descriptions, in networks trained with and without blurred faces.
+    """Count units that detect faces by their descriptions, in networks trained with and without blurring.
 
     Attributes:
         plain: The networks that are trained on unchanged images. By default diorama:resnet-objects.
@@ -20,7 +19,7 @@ class AuditConfig(DissectionOptions, RunConfig):
         target_options: How the input of every network is made and its output is read.
         probe: Unblurred images to dissect the networks on.
         limit: Use only the first LIMIT images of the probe.
-        describer: The describer: a name (on Diorama with the settings of configs/describe/NAME-diorama.yaml), a file of
+        describer: The describer: a name, NAME:KEY=VALUE,..., a file of
             options, or a table of descriptions.
         words: A unit is counted if its description has one of these words, as a whole word. By default face, head,
             nose, eyes, mouth, and their plurals.
@@ -28,8 +27,6 @@ class AuditConfig(DissectionOptions, RunConfig):
         min_iou: The intersection over union of a unit's masks and people's faces from which on it detects faces, where
             that is known.
     """
-
-    positional: ClassVar[str] = "plain"
 
     plain: list[str] | None = None
     blurred: list[str] | None = None

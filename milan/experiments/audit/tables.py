@@ -1,15 +1,15 @@
 """The audit as tables, and the pairs of networks as in Figure 5."""
 
-import io
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from milan.experiments.audit.audited_networks import OPTIONS, AuditedNetwork, collect_marks, is_marked_face, sources_of
 from milan.experiments.audit.config import AuditConfig
+from milan.experiments.core.figure_style import INK_COLOUR, LINE_COLOURS, draw_svg, style_axis
 from milan.experiments.core.form_answers import RaterAnswers
-from milan.experiments.core.line_plots import INK_COLOUR, LINE_COLOURS, style_axis
 from milan.experiments.core.report import Column, Report, Row, Table, Value
 from milan.scores.confidence_intervals import LEVEL, RESAMPLES, Measure, estimate_share
 
@@ -186,37 +186,20 @@ def _make_headlines(networks: Sequence[AuditedNetwork]) -> tuple[tuple[str, str]
 
 def _plot_pairs(networks: Sequence[AuditedNetwork]) -> str:
     """Plot a line for each pair from the plain network to the blurred one."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
 
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "milan", "font.size": 10, "text.color": INK_COLOUR}):
-        figure = Figure(figsize=(5.2, 3.9), layout="constrained")
-        figure.patch.set_alpha(0)
+    def draw(figure: Any) -> None:
         axis = figure.subplots()
         for plain, blurred in zip(networks[::2], networks[1::2], strict=True):
             colour = LINE_COLOURS[plain.pair % len(LINE_COLOURS)]
-            axis.plot(
-                [0, 1],
-                [len(plain.named_units), len(blurred.named_units)],
-                "o-",
-                color=colour,
-                label=f"{plain.name} → {blurred.name}",
-            )
+            named = [len(plain.named_units), len(blurred.named_units)]
+            axis.plot([0, 1], named, "o-", color=colour, label=f"{plain.name} → {blurred.name}")
             if plain.truths:
-                axis.plot(
-                    [0, 1],
-                    [len(plain.true_units), len(blurred.true_units)],
-                    "o--",
-                    color=colour,
-                    markerfacecolor="none",
-                    linewidth=0.9,
-                )
+                true = [len(plain.true_units), len(blurred.true_units)]
+                axis.plot([0, 1], true, "o--", color=colour, markerfacecolor="none", linewidth=0.9)
         axis.set_xticks([0, 1], ["plain", "blurred"])
-        axis.set_xlim(-0.25, 1.25)
+        axis.set(xlim=(-0.25, 1.25), ylabel="units")
         axis.set_ylim(bottom=0)
-        axis.set_ylabel("units", color=INK_COLOUR)
         style_axis(axis)
         axis.legend(frameon=False, labelcolor=INK_COLOUR, fontsize=8, loc="best")
-        out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None})
-    return out.getvalue()
+
+    return draw_svg(5.2, 3.9, draw)

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from milan.experiments.core.config import DissectedTargetConfig
 
@@ -14,14 +13,12 @@ class BenchConfig(DissectedTargetConfig):
     The probe must be one of Diorama's.
 
     Attributes:
-        describers: The describers: names (on Diorama with the settings of configs/describe/NAME-diorama.yaml), files of
+        describers: The describers: names, NAME:KEY=VALUE,..., files of
             options as in configs/describe, or tables of descriptions.
-        planted_units: A CSV file of what the units of a network of your own were constructed to detect, with the columns
-            layer, unit, kind (single, either, nothing, ...) and text.
+        planted_units: A CSV file of what the units of a network of your own were constructed to detect, with the
+            columns layer, unit, kind (single, either, nothing, ...) and text.
     """
 
-    positional: ClassVar[str] = "describers"
-
-    target: str = "diorama:planted"
     describers: list[str]
+    target: str = "diorama:planted"
     planted_units: Path | None = None

@@ -1,18 +1,19 @@
 """The scores of describers by what is true of units, in tables and on the page of a bench."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from milan.experiments.core.evaluated_describers import EvaluatedDescriber
 from milan.experiments.core.report import Column, Report, Row, Table, Value
 from milan.experiments.core.study import Study
 from milan.experiments.core.unit_views import format_best_texts, format_score, make_text_view, make_unit_view
 from milan.scores.confidence_intervals import Measure, estimate_mean, estimate_share
-from milan.scores.exact_naming import compute_named_share, is_named_exactly
 from milan.scores.truth_score import Truth
 from milan.storage.tables import read_csv
 from milan.targets.target import Target
@@ -24,24 +25,32 @@ LABEL_SETTINGS = {("labels", "probe"), ("evidence", "pixels")}
 COLUMNS = (
     Column(
         "truth",
-        "Mean truth score: how much of the best possible description with as many concepts the description says. A unit"
-        " without a description counts as 0.",
+        "Mean truth score: the share of the way from a random concept to the best formula of up to three concepts, by"
+        " correlation over held-out scenes. For a unit that no formula describes, no description counts 1, any text 0.",
         "%",
         1,
         "more",
     ),
     Column(
+        "correlation",
+        "The mean correlation of a unit's activation with the pixels that its text denotes, over held-out scenes.",
+        "",
+        3,
+        "more",
+    ),
+    Column("overlap", "The mean IoU of a unit's masks with these pixels.", "", 3, "more"),
+    Column(
         "exact",
-        "Of the units with a planted meaning, the share whose description says exactly that: the same concepts, no more"
-        " and no fewer, joined in the same way.",
+        "Of the units with a planted meaning, the share whose description denotes exactly the planted pixels (IoU at"
+        " least .98 over held-out scenes).",
         "%",
         1,
         "more",
     ),
     Column(
         "both halves",
-        "Of the units planted to detect either of two things, the share whose description names both, each as an"
-        " alternative of its own, whatever else it says and whatever it excludes (but not ...).",
+        "Of the units planted to detect either of two things, the share whose description covers 80% of the pixels of"
+        " each, and of which 80% of what it denotes belongs to one of them.",
         "%",
         1,
         "more",
@@ -60,14 +69,14 @@ COLUMNS = (
 NOTES = (
     "Intervals are 95% intervals: bootstrap intervals over units of means, Wilson's of shares.",
     "The ceiling is a random annotation of each unit by simulated annotators, who know what every pixel shows. Floors:"
-    " shuffled, the annotations of other units of the layer; random_concept, a random concept; constant, the most"
-    " common annotation for every unit.",
+    " shuffled, the annotations of other units of the layer; random_concept, a random concept; constant, the"
+    " concept that scores best if it is said of every unit.",
     "All describers have the same exemplars, activations and masks. What several need, such as counts of labelled"
     " pixels or embeddings of images, is computed once, and its time is counted for the first of them.",
 )
 EXACT_NOTE = (
-    "Exact: the text, parsed by milan.diorama.scene_concepts.parse_concepts with synonyms and plurals, has the same"
-    " formula as the planted text. Units that are planted to mean nothing count for the truth score only."
+    "Exact: the text denotes the same pixels as the planted text, as milan.diorama.text_reader reads it, with synonyms"
+    " and plurals. Units that are planted as random directions count for the truth score only."
 )
 NOTHING, EITHER = "nothing", "either"
 
@@ -105,8 +114,8 @@ class BenchData:
 
     @cached_property
     def truths(self) -> dict[str, Truth]:
-        """What is true of the units, by layer; measured after the describers, which would profit from what it"
-        " caches."""
+        """What is true of the units, by layer; measured after the describers, which would profit from what it
+        caches."""
         return {layer: Truth.measure(one, self.study.target) for layer, one in self.study.dissections.items()}
 
     @cached_property
@@ -116,6 +125,18 @@ class BenchData:
         for unit in self.units:
             groups.setdefault(self.find_group(unit), []).append(unit)
         return groups
+
+    def is_exact(self, unit: Unit, text: str) -> bool:
+        """Return whether a text denotes exactly what was planted."""
+        return self.truths[unit.layer].is_exact(text, self.planted[unit].text)
+
+    def find_best_constant(self) -> str:
+        """Return the concept that scores best in the mean if it is said of every unit of its layer, of all layers."""
+        found = {
+            truth.find_best_constant([unit for unit in self.units if unit.layer == layer])[0]
+            for layer, truth in self.truths.items()
+        }
+        return max(sorted(found), key=lambda text: np.nanmean([self.compute_score(unit, text) for unit in self.units]))
 
     def find_group(self, unit: Unit) -> str:
         """Return the kind of a unit's planted meaning, or else its layer."""
@@ -128,10 +149,6 @@ class BenchData:
     def has_meaning(self, unit: Unit) -> bool:
         """Return whether a unit was constructed to detect something that is known."""
         return unit in self.planted and self.planted[unit].kind != NOTHING
-
-    def is_exact(self, unit: Unit, text: str) -> bool:
-        """Return whether a text says exactly what a unit with a meaning was constructed to detect."""
-        return is_named_exactly(text, self.planted[unit].text)
 
 
 def read_planted_units(target: Target, file: Path | None = None) -> dict[Unit, PlantedMeaning]:
@@ -179,6 +196,8 @@ def _make_row(data: BenchData, evaluated: EvaluatedDescriber) -> Row:
     own = [texts[unit] for unit in data.units if unit in texts]
     values: dict[str, Value] = {
         "truth": _estimate_truth(data, data.units, texts),
+        "correlation": _estimate(data, texts, Truth.correlation),
+        "overlap": _estimate(data, texts, Truth.overlap),
         "described": len(own),
         "distinct": len(set(own)),
         "words": estimate_mean([float(len(text.split())) for text in own], seed),
@@ -189,9 +208,14 @@ def _make_row(data: BenchData, evaluated: EvaluatedDescriber) -> Row:
         either = [unit for unit in meant if data.planted[unit].kind == EITHER]
         values["exact"] = _estimate_exact(data, meant, texts)
         values["both halves"] = estimate_share(
-            [compute_named_share(texts.get(unit, ""), data.planted[unit].text) == 1 for unit in either]
+            [data.truths[unit.layer].names_all_parts(texts.get(unit, ""), data.planted[unit].text) for unit in either]
         )
     return Row(evaluated.name, values, evaluated.role)
+
+
+def _estimate(data: BenchData, texts: Mapping[Unit, str], measure: Callable[[Truth, Unit, str], float]) -> Measure:
+    values = [measure(data.truths[unit.layer], unit, texts.get(unit, "")) for unit in data.units]
+    return estimate_mean(values, data.study.seed)
 
 
 def _estimate_truth(data: BenchData, units: Sequence[Unit], texts: Mapping[Unit, str]) -> Measure:

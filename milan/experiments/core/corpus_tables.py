@@ -1,6 +1,4 @@
-"""What the words of descriptions and of annotations are like, layer by layer, with what MILAN's Table 5 has of the same
-annotations.
-"""
+"""Statistics of the words of descriptions and annotations by layer, beside Table 5 of MILAN."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,14 +9,14 @@ from milan.scores.corpus_statistics import CorpusStatistics, compute_corpus_stat
 from milan.units import Unit
 
 CORPUS_COLUMNS = (
-    Column("units", "Units that somebody said something of."),
-    Column("words", "Different words, in small letters."),
-    Column("length", "Words of a description on average, without punctuation.", "", 1),
-    Column("nouns", "The share of all words that are nouns (names too).", "%", 1),
-    Column("adjectives", "The share that are adjectives.", "%", 1),
-    Column("prepositions", "The share that are adpositions.", "%", 1),
+    Column("units", "Number of units with a text."),
+    Column("words", "Number of different words, in lower case."),
+    Column("length", "Mean number of words of a text, without punctuation.", "", 1),
+    Column("nouns", "Share of all words that are nouns or names.", "%", 1),
+    Column("adjectives", "Share of all words that are adjectives.", "%", 1),
+    Column("prepositions", "Share of all words that are adpositions.", "%", 1),
 )
-# Table 5, ResNet152-ImageNet: units, words, length, and the percentages of nouns, adjectives and prepositions
+# Table 5, ResNet152-ImageNet: units, words, length, and the percentages of nouns, adjectives and prepositions.
 PAPER_TABLE_5: dict[str, tuple[int, int, float, float, float, float]] = {
     "conv1": (64, 285, 4.7, 43.8, 11.8, 10.3),
     "layer1": (256, 653, 5.5, 43.1, 10.5, 12.5),
@@ -27,56 +25,57 @@ PAPER_TABLE_5: dict[str, tuple[int, int, float, float, float, float]] = {
     "layer4": (2048, 1728, 4.6, 47.8, 8.6, 7.8),
 }
 PAPER_NOTE = (
-    "In grey, MILAN's Table 5 of the same annotations of ResNet152-ImageNet. The paper does not say which of spaCy's"
-    " pipelines it counted with, nor how. Its numbers of words come out when singular and plural count once (here each"
-    " form counts), its nouns when names (here nouns too) are left out; of words in -ing and -ed another pipeline takes"
-    " more for adjectives and fewer for verbs."
+    "In grey, MILAN's Table 5 of the same annotations of ResNet152-ImageNet. The paper does not say with which pipeline"
+    " of spaCy, nor how. Its numbers of words result if singular and plural count once (here each form counts), its"
+    " nouns without names (here names count); of words in -ing and -ed another pipeline takes more for adjectives and"
+    " fewer for verbs."
 )
 
 
 def make_words_table(texts: Mapping[Unit, str], language: str) -> Table:
-    """Of what one describer said, as the paper's Table 6."""
-    found = compute_corpus_statistics(
-        {unit: [text] for unit, text in texts.items()}, language or find_default_pipeline()
-    )
-    return Table(
-        "words of the descriptions",
-        CORPUS_COLUMNS,
-        tuple(Row(layer, _make_cells(each)) for layer, each in found.items()),
-        "layer",
-    )
+    """Return the statistics of one describer's texts, as Table 6 of the paper.
+
+    Args:
+        language: the spaCy pipeline; empty for the default one.
+    """
+    statistics = _compute({unit: [text] for unit, text in texts.items()}, language)
+    rows = tuple(Row(layer, _make_cells(each)) for layer, each in statistics.items())
+    return Table("words of the descriptions", CORPUS_COLUMNS, rows, "layer")
 
 
 def make_annotation_tables(file: Path | None, language: str) -> tuple[list[Table], list[str]]:
-    """Of what annotators said, as the paper's Table 5, and notes; nothing without annotations."""
+    """Return the statistics of annotations, as Table 5 of the paper, and notes; nothing without a file."""
     if file is None:
         return [], []
     from milan.dissection.milannotations import read_unit_annotations
 
-    found = compute_corpus_statistics(read_unit_annotations(file), language or find_default_pipeline())
-    layers = [*sorted(layer for layer in found if layer != "total"), "total"]
-    published = _find_published(found)
+    statistics = _compute(read_unit_annotations(file), language)
+    published = _find_published(statistics)
     rows = []
-    for layer in layers:
-        rows.append(Row(layer, _make_cells(found[layer])))
+    for layer in (*sorted(layer for layer in statistics if layer != "total"), "total"):
+        rows.append(Row(layer, _make_cells(statistics[layer])))
         if layer in published:
             rows.append(Row(f"{layer}, in the paper", published[layer], "floor"))
     return [Table("words of the annotations", CORPUS_COLUMNS, tuple(rows), "layer")], [PAPER_NOTE] if published else []
 
 
+def _compute(texts: Mapping[Unit, Sequence[str]], language: str) -> dict[str, CorpusStatistics]:
+    return compute_corpus_statistics(texts, language or find_default_pipeline())
+
+
 def _make_cells(each: CorpusStatistics) -> dict[str, Value]:
-    shares = {"nouns": each.nouns / 100, "adjectives": each.adjectives / 100, "prepositions": each.prepositions / 100}
-    return {"units": each.units, "words": each.words, "length": each.length, **shares}
+    return _make_row((each.units, each.words, each.length, each.nouns, each.adjectives, each.prepositions))
 
 
-def _find_published(corpora: Mapping[str, CorpusStatistics]) -> dict[str, dict[str, Value]]:
-    """What the paper has of these layers, if they are ResNet152's with its numbers of units."""
-    if any(layer not in corpora or corpora[layer].units != row[0] for layer, row in PAPER_TABLE_5.items()):
+def _find_published(statistics: Mapping[str, CorpusStatistics]) -> dict[str, dict[str, Value]]:
+    """Return the paper's values of these layers, if they are ResNet152's with the same numbers of units."""
+    if any(layer not in statistics or statistics[layer].units != row[0] for layer, row in PAPER_TABLE_5.items()):
         return {}
     return {layer: _make_row(row) for layer, row in PAPER_TABLE_5.items()}
 
 
 def _make_row(row: Sequence[int | float]) -> dict[str, Value]:
-    units, words, length, nouns, adjectives, prepositions = row
-    shares = {"nouns": nouns / 100, "adjectives": adjectives / 100, "prepositions": prepositions / 100}
-    return {"units": int(units), "words": int(words), "length": length, **shares}
+    """Return the values of ``CORPUS_COLUMNS``, of which the shares are given in percent."""
+    units, words, length, *shares = row
+    named = dict(zip(("nouns", "adjectives", "prepositions"), (share / 100 for share in shares), strict=True))
+    return {"units": int(units), "words": int(words), "length": length, **named}

@@ -1,14 +1,12 @@
-"""Described runs by their folders or tables, whoever made them: what each said of which unit, and where the pictures
-are.
-"""
+"""Described runs, read from folders or tables of any origin: the descriptions, and the dissections with the images."""
 
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from milan.dissection.store import Dissection, load_dissections_beside
-from milan.errors import BadInput, MilanWarning
+from milan.dissection.store import Dissection, load_dissection
+from milan.errors import BadInput, MilanError, MilanWarning
 from milan.results.catalogue import natural_sort_key, read_catalogue, read_descriptions
 from milan.results.published_tables import read_published_descriptions
 from milan.storage.provenance import joined
@@ -19,13 +17,13 @@ TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 @dataclass(frozen=True)
 class DescribedRun:
-    """What one describer said.
+    """The descriptions of one describer.
 
     Attributes:
-        name: by which it is shown.
+        name: the name that reports show.
         descriptions: by unit.
-        facts: of the run, where it tells them: target, probe, describer.
-        dissections: of its layers, where they lie beside the table; they have the pictures.
+        facts: target, probe and describer of the run, if it has them.
+        dissections: of its layers, if they are beside the table; they have the images.
     """
 
     name: str
@@ -35,52 +33,51 @@ class DescribedRun:
 
     @property
     def sources(self) -> dict[str, str]:
-        """What the descriptions were made from, by role, as far as the run or its dissections tell."""
+        """What the descriptions were made from, by role, as far as the run or its dissections say."""
         if isinstance(known := self.facts.get("sources"), dict):
             return known
         first = next(iter(self.dissections.values()), None)
-        told = {name: self.facts.get(name) or getattr(first, name, "") for name in ("target", "probe")}
-        return {role: str(spec) for role, spec in told.items() if spec}
+        specs = {name: self.facts.get(name) or getattr(first, name, "") for name in ("target", "probe")}
+        return {role: str(spec) for role, spec in specs.items() if spec}
 
     @property
     def texts(self) -> dict[Unit, str]:
+        """The text of each description by unit."""
         return {unit: one.text for unit, one in self.descriptions.items()}
 
 
 def load_runs(sources: Sequence[str]) -> list[DescribedRun]:
-    """The runs that lie at these places, each ``PLACE`` or ``NAME=PLACE``; places of one name are put together.
+    """Load runs, each given as ``PLACE`` or ``NAME=PLACE``; places of one name are merged.
 
-    A place is a folder that describe.py wrote, a table of ours (csv, jsonl, parquet) or one that
-    ``milan.results.published_tables`` knows. A run is called as its describer, or as its folder where two describers
-    have one name.
+    A place is a folder that describe.py wrote, a table of this package (csv, jsonl, parquet) or one that
+    ``milan.results.published_tables`` can read. A run has the name of its describer, with that of its folder if two
+    describers have the same name.
 
     Raises:
         BadInput: there is no table, or two tables of one name describe one unit.
     """
-    found = [_load_run(place) for place in sources]
-    names = [run.name for run, named in found if not named]
-    called = [
-        (run.name if named or names.count(run.name) < 2 else f"{run.name} ({_source_stem(place)})", run)
-        for (run, named), place in zip(found, sources, strict=True)
-    ]
-    together: dict[str, list[DescribedRun]] = {}
-    for name, run in called:
-        together.setdefault(name, []).append(run)
-    runs = [_merge_runs(name, several) for name, several in together.items()]
+    loaded = [_load_run(place) for place in sources]
+    names = [run.name for run, named in loaded if not named]
+    runs_by_name: dict[str, list[DescribedRun]] = {}
+    for (run, named), place in zip(loaded, sources, strict=True):
+        name = run.name if named or names.count(run.name) < 2 else f"{run.name} ({_source_stem(place)})"
+        runs_by_name.setdefault(name, []).append(run)
+    runs = [_merge_runs(name, several) for name, several in runs_by_name.items()]
     _warn_of_other_networks(runs)
     return runs
 
 
 def list_units(runs: Sequence[DescribedRun], units: Sequence[str] = ()) -> list[Unit]:
-    """The units that any of the runs described, in the order of layers and numbers; or those named.
+    """Return the units of these names, or else all that a run describes, in the order of layers and indices.
 
     Raises:
-        BadInput: none of the runs described a unit that is named.
+        BadInput: no run describes one of the named units.
     """
     known = {unit for run in runs for unit in run.descriptions}
     if strange := [name for name in units if Unit.parse(name) not in known]:
         raise BadInput(
-            f"none of {', '.join(run.name for run in runs)} described {strange[0]}; name units that one of them did"
+            f"none of {', '.join(run.name for run in runs)} described {strange[0]}; give units that one of them"
+            " described"
         )
     return sorted(
         {Unit.parse(name) for name in units} or known, key=lambda unit: (natural_sort_key(unit.layer), unit.index)
@@ -88,7 +85,7 @@ def list_units(runs: Sequence[DescribedRun], units: Sequence[str] = ()) -> list[
 
 
 def find_dissections(runs: Sequence[DescribedRun], units: Sequence[Unit]) -> dict[str, Dissection]:
-    """For each layer of the units the first dissection at hand; a warning where a run was made from another one."""
+    """Return the first available dissection of each layer, with a warning if another run has another one."""
     found: dict[str, Dissection] = {}
     for layer in dict.fromkeys(unit.layer for unit in units):
         there = [(run.name, run.dissections[layer]) for run in runs if layer in run.dissections]
@@ -97,37 +94,37 @@ def find_dissections(runs: Sequence[DescribedRun], units: Sequence[Unit]) -> dic
             others = [name for name, one in there[1:] if one.key != there[0][1].key]
             if others:
                 text = (
-                    f"{layer}: the exemplars are those of {there[0][0]}; {', '.join(others)} had others (probe, k or"
-                    " quantile differ)"
+                    f"{layer}: the exemplars are those of {there[0][0]}; those of {', '.join(others)} differ (in"
+                    " probe, k or quantile)"
                 )
                 warnings.warn(text, MilanWarning, stacklevel=2)
     return found
 
 
 def sources_of(runs: Sequence[DescribedRun]) -> dict[str, str]:
-    """What all runs were made from, by role."""
+    """Return what all runs were made from, by role."""
     return joined({run.name: run.sources for run in runs})
 
 
 def select_units_with_images(dissections: Mapping[str, Dissection], units: Sequence[Unit]) -> list[Unit]:
-    """Those of the units of which there are pictures."""
+    """Return the units of which there are images."""
     known = {unit for one in dissections.values() for unit in one.units}
     return [unit for unit in units if unit in known]
 
 
 def _warn_of_other_networks(runs: Sequence[DescribedRun]) -> None:
-    """Units of one name in two networks are two units."""
+    """Warn that units of one name in two networks are not the same."""
     targets = {str(run.facts["target"]) for run in runs if run.facts.get("target")}
     if len(targets) > 1:
         text = (
-            f"the runs are of different networks ({', '.join(sorted(targets))}): their units have names in common and"
-            " nothing else"
+            f"the runs are of different networks ({', '.join(sorted(targets))}): units of the same name are not the"
+            " same units"
         )
         warnings.warn(text, MilanWarning, stacklevel=3)
 
 
 def _load_run(source: str) -> tuple[DescribedRun, bool]:
-    """The run at a place, and whether it was given a name."""
+    """Return the run at a place, and whether it was given a name."""
     name, equals, where = source.partition("=")
     path = Path(where if equals and not Path(source).exists() else source).expanduser()
     named = name if equals and not Path(source).exists() else ""
@@ -139,21 +136,37 @@ def _load_run(source: str) -> tuple[DescribedRun, bool]:
     published = path.is_file() and read_published_descriptions(path) is not None
     facts = {} if published else read_catalogue(path).facts
     folder = path if path.is_dir() else path.parent
-    called = named or str(facts.get("describer") or "") or _source_stem(source)
+    run_name = named or str(facts.get("describer") or "") or _source_stem(source)
     layers = dict.fromkeys(one.unit.layer for one in descriptions)
-    said = {one.unit: one for one in descriptions}
-    return DescribedRun(called, said, facts, {} if published else load_dissections_beside(folder, layers)), bool(named)
+    by_unit = {one.unit: one for one in descriptions}
+    dissections = {} if published else _load_dissections(folder, list(layers))
+    return DescribedRun(run_name, by_unit, facts, dissections), bool(named)
+
+
+def _load_dissections(folder: Path, layers: Sequence[str]) -> dict[str, Dissection]:
+    """Load the dissections beside a table: in its folder ``dissection``, or in the folder above, as those of a
+    bench."""
+    found: dict[str, Dissection] = {}
+    for home in (folder / "dissection", folder.parent / "dissection", folder.parent.parent / "dissection"):
+        for place in sorted(home.glob("*/dissection.json")):
+            try:
+                one = load_dissection(place.parent)
+            except MilanError:
+                # An unfinished dissection; others may have images.
+                continue
+            if one.layer in layers:
+                found.setdefault(one.layer, one)
+    return found
 
 
 def _merge_runs(name: str, several: Sequence[DescribedRun]) -> DescribedRun:
-    said: dict[Unit, Description] = {}
+    descriptions: dict[Unit, Description] = {}
     for run in several:
-        if twice := sorted(set(said) & set(run.descriptions)):
+        if twice := sorted(set(descriptions) & set(run.descriptions)):
             raise BadInput(f"two tables of {name!r} describe {twice[0]}; give them different names, as NAME=PLACE")
-        said |= run.descriptions
-    return DescribedRun(
-        name, said, several[0].facts, {layer: one for run in several for layer, one in run.dissections.items()}
-    )
+        descriptions |= run.descriptions
+    dissections = {layer: one for run in several for layer, one in run.dissections.items()}
+    return DescribedRun(name, descriptions, several[0].facts, dissections)
 
 
 def _source_stem(source: str) -> str:

@@ -1,4 +1,4 @@
-"""What an experiment's descriptions are scored by: what annotators said of the same units, and what is true of them."""
+"""The scores of descriptions by annotations of the same units, and by what is true of the units."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,44 +16,43 @@ from milan.scores.text_similarity import bert_score, bleu_counts, bleu_from_coun
 from milan.scores.truth_score import Truth
 from milan.storage.files import Journal, content_key
 
-TextPair = tuple[str, str]  # what was said, and what it is compared with
-BERT_BATCH = 256  # pairs of texts in a batch of BERTScore
-JOURNAL_BATCH = 10000  # pairs that are compared and kept together
-REFERENCE_FREE = ("truth", "distinct", "words")  # what needs no references
+TextPair = tuple[str, str]  # a description and a reference
+BERT_BATCH = 256  # pairs of texts
+JOURNAL_BATCH = 10000  # pairs of texts that are scored and kept together
+# The scores that need no references.
+REFERENCE_FREE = ("truth", "distinct", "words")
 COLUMNS = {
     "BERTScore": Column(
         "BERTScore",
-        "BERTScore F against the annotators' texts, the best of a unit's; idf of all of them.",
+        "BERTScore F with a unit's annotations, the best of them; idf of all annotations.",
         "",
         3,
         "more",
     ),
     "BLEU": Column(
         "BLEU",
-        "Corpus BLEU, 0 to 100, against all annotators of a unit, over all seeds together; 0 where no text has four"
-        " words.",
+        "Corpus BLEU, 0 to 100, with all annotations of a unit, over all seeds together; 0 if no text has four words.",
         "",
         1,
         "more",
     ),
-    "BLEU-1": Column("BLEU-1", "The same of single words.", "", 1, "more"),
-    "ROUGE-L": Column("ROUGE-L", "ROUGE-L F, 0 to 1, the best of a unit's annotators.", "", 3, "more"),
+    "BLEU-1": Column("BLEU-1", "The same for single words.", "", 1, "more"),
+    "ROUGE-L": Column("ROUGE-L", "ROUGE-L F, 0 to 1, with the best of a unit's annotations.", "", 3, "more"),
     "truth": Column(
         "truth",
-        "The mean truth score: how much of the best that could be said of a unit with as many concepts its description"
-        " says.",
+        "Mean truth score: how much of the best possible description with as many concepts the description says.",
         "%",
         1,
         "more",
     ),
-    "distinct": Column("distinct", "How many different descriptions there are, the mean over seeds.", "", 0),
-    "words": Column("words", "The mean number of words of a description.", "", 2),
-    "units": Column("units", "How many different units were described."),
+    "distinct": Column("distinct", "Number of different descriptions, a mean over seeds.", "", 0),
+    "words": Column("words", "Mean number of words of a description.", "", 2),
+    "units": Column("units", "Number of different described units."),
 }
 
 
 class TextsWithReferences(NamedTuple):
-    """What was said of some units, and what it is compared with."""
+    """Descriptions of some units with their references."""
 
     units: tuple[AnnotatedUnit, ...]
     texts: tuple[str, ...]
@@ -61,11 +60,12 @@ class TextsWithReferences(NamedTuple):
 
     @classmethod
     def from_annotations(cls, units: Sequence[AnnotatedUnit], texts: Sequence[str]) -> "TextsWithReferences":
-        """Compared with all that annotators said."""
+        """Return descriptions with all annotations of their units as references."""
         return cls(tuple(units), tuple(texts), tuple(one.texts for one in units))
 
     @property
     def names(self) -> list[str]:
+        """A name of each unit that is unique among all networks."""
         return [f"{one.source.parent.name}/{one.unit}" for one in self.units]
 
 
@@ -100,16 +100,15 @@ class BertScoreConfig:
 
 @dataclass(frozen=True)
 class DescriptionScorer:
-    """Scores rounds of descriptions. What is said often is compared once: pairs of texts are kept, and what takes long
-    by content, too.
+    """Scores rounds of descriptions. Each pair of texts is scored once, and slow scores are kept in a journal.
 
     Attributes:
-        truths: of each layer, by its folder; layers of which the truth is not known are not in it.
-        bert: how BERTScore is taken.
-        idf_texts: the texts in which a word is rare or not, for BERTScore's idf; the references of the rounds that come
-            first unless given.
-        journal: scores by content.
-        seed: of the intervals.
+        truths: what is true of each layer, by its folder; layers of which it is not known are missing.
+        bert: how BERTScore is computed.
+        idf_texts: the texts for BERTScore's inverse document frequencies; by default the references of the first
+        rounds.
+        journal: keeps scores by content.
+        seed: the random seed of the intervals.
     """
 
     truths: Mapping[Path, Truth] = field(default_factory=dict)
@@ -123,12 +122,12 @@ class DescriptionScorer:
 
     @property
     def names(self) -> list[str]:
-        """The scores it gives, in the order of tables."""
+        """The names of its scores, in the order of tables."""
         known = {"BERTScore": bool(self.bert.model), "truth": bool(self.truths)}
         return [name for name in COLUMNS if known.get(name, True)]
 
     def compute_scores(self, rounds: Sequence[TextsWithReferences]) -> dict[str, Value]:
-        """All scores of what was said in these rounds, with intervals over units and rounds."""
+        """Return all scores of these rounds, with intervals over units and rounds."""
         self.score_pairs(rounds)
         found: dict[str, Value] = {
             "BLEU": bootstrap_pooled([self._count_bleu(one, 4) for one in rounds], bleu_from_counts, self.seed),
@@ -147,9 +146,7 @@ class DescriptionScorer:
         return found
 
     def score_pairs(self, rounds: Sequence[TextsWithReferences]) -> None:
-        """Compares the texts of these rounds with their references, as far as that was not done; best for all rounds in
-        one go.
-        """
+        """Score the new pairs of texts and references of these rounds, which is fastest for all rounds at once."""
         pairs = {
             pair
             for one in rounds
@@ -164,7 +161,7 @@ class DescriptionScorer:
             )
 
     def compute_truth_scores(self, said: TextsWithReferences) -> dict[str, float]:
-        """The truth score of each unit of which the truth is known."""
+        """Return the truth score of each unit of which the truth is known."""
         pairs = zip(said.names, said.units, said.texts, strict=True)
         return {name: self._compute_truth(one, text) for name, one, text in pairs if one.source in self.truths}
 
@@ -186,7 +183,7 @@ class DescriptionScorer:
         return dict(zip(said.names, (self._bleu_cache[key] for key in keys), strict=True))
 
     def _find_best(self, name: str, said: TextsWithReferences) -> dict[str, float]:
-        """Of each unit the score with the nearest of its references; 0 for one of which nothing was said."""
+        """Return the score of each unit with its best reference; 0 for an empty description."""
         pairs = self._pair_cache[name]
         each = [
             max(pairs[pair] for pair in _make_pairs(text, texts))
@@ -234,12 +231,12 @@ class DescriptionScorer:
 
 
 def _make_pairs(text: str, references: Sequence[str]) -> list[TextPair]:
-    """A text with each of its references that is not empty."""
+    """Return a text with each of its references that is not empty."""
     return [(normalize_text(text), normalize_text(known)) for known in references if normalize_text(known)]
 
 
 def merge_rounds(rounds: Sequence[TextsWithReferences]) -> TextsWithReferences:
-    """What was said in several rounds as if it were one."""
+    """Return several rounds as one."""
     return TextsWithReferences(*(tuple(chain.from_iterable(part)) for part in zip(*rounds, strict=True)))
 
 

@@ -1,97 +1,71 @@
-"""A figure of splits: for each score a column of dots with their intervals, floors and ceilings as marks beside
-them.
-"""
+"""A figure of splits: a column of dots with intervals for each score, with marks for floors and ceilings."""
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from milan.experiments.core.figure_style import INK_COLOUR, MARK_COLOUR, PALE_COLOUR, draw_svg, style_axis
 from milan.experiments.core.report import Value
 from milan.scores.confidence_intervals import Measure
 
-INK_COLOUR, PALE_COLOUR, MARK_COLOUR = "#7a7f87", "#b9bec6", "#3d6fd9"  # to be read on white and on black
-DotRow = tuple[
-    str, str, Mapping[str, Mapping[str, Value]], float | None
-]  # kind, name, by score who has what, the paper's
+# Kind and name of a split, the value of each describer by score, and the paper's BERTScore.
+DotRow = tuple[str, str, Mapping[str, Mapping[str, Value]], float | None]
+MARKS = (("shuffled", "|", 8), ("constant", "|", 8), ("an annotator*", "D", 4))
 
 
 def plot_dots(rows: Sequence[DotRow], scores: Sequence[str]) -> str:
-    """The figure as SVG: rows are splits in their groups; the last column has the paper's BERTScores."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
+    """Return the figure as SVG: rows are splits in their groups; the last column has the paper's BERTScores."""
+    places = _compute_positions(rows)
 
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "milan", "font.size": 9, "text.color": INK_COLOUR}):
-        figure = Figure(
-            figsize=(2.6 + 2.2 * (len(scores) + 1), 1.2 + 0.26 * _compute_height(rows)), layout="constrained"
-        )
-        figure.patch.set_alpha(0)
+    def draw(figure: Any) -> None:
         axes = figure.subplots(1, len(scores) + 1, sharey=True, squeeze=False)[0]
-        places = _compute_positions(rows)
         for axis, score in zip(axes, scores, strict=False):
-            for line, place in zip(rows, places, strict=True):
-                _draw_row(axis, line[2][score], place)
-            _style_axis(axis, score)
-        for line, place in zip(rows, places, strict=True):
-            if line[3] is not None:
-                axes[-1].plot(line[3], place, "o", color=INK_COLOUR, markersize=4)
-        _style_axis(axes[-1], "BERTScore in the paper")
-        axes[0].set_yticks(places, [line[1] for line in rows])
+            for row, place in zip(rows, places, strict=True):
+                _draw_row(axis, row[2][score], place)
+            _style_column(axis, score)
+        for row, place in zip(rows, places, strict=True):
+            if row[3] is not None:
+                axes[-1].plot(row[3], place, "o", color=INK_COLOUR, markersize=4)
+        _style_column(axes[-1], "BERTScore in the paper")
+        axes[0].set_yticks(places, [row[1] for row in rows])
         axes[0].set_ylim(max(places) + 1, min(places) - 1.2)
-        _label_rows(axes[0], rows, places)
-        out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None})
-    return out.getvalue()
+        _label_groups(axes[0], rows, places)
 
-
-def _compute_height(rows: Sequence[DotRow]) -> float:
-    return max(_compute_positions(rows)) + 2
+    return draw_svg(2.6 + 2.2 * (len(scores) + 1), 1.2 + 0.26 * (max(places) + 2), draw)
 
 
 def _compute_positions(rows: Sequence[DotRow]) -> list[float]:
-    """One below the other, with a gap before each new kind."""
-    found, place, before = [], 0.0, rows[0][0]
+    """Return the height of each row, with a gap before each new kind."""
+    positions, place, before = [], 0.0, rows[0][0]
     for kind, *_ in rows:
         place += 1.4 if kind != before else 0
         before = kind
-        found.append(place)
+        positions.append(place)
         place += 1
-    return found
+    return positions
 
 
-def _draw_row(axis: Any, who: Mapping[str, Value], place: float) -> None:
-    for name, sign in (("shuffled", "|"), ("constant", "|"), ("an annotator*", "D")):
-        value = who.get(name)
-        if isinstance(value, Measure):
-            axis.plot(
-                value.value, place, sign, color=PALE_COLOUR, markersize=4 if sign == "D" else 8, markerfacecolor="none"
-            )
-    milan = who["milan"]
-    if isinstance(milan, Measure):
+def _draw_row(axis: Any, values: Mapping[str, Value], place: float) -> None:
+    for name, sign, size in MARKS:
+        if isinstance(value := values.get(name), Measure):
+            axis.plot(value.value, place, sign, color=PALE_COLOUR, markersize=size, markerfacecolor="none")
+    if isinstance(milan := values["milan"], Measure):
         axis.plot([milan.low, milan.high], [place, place], color=MARK_COLOUR, linewidth=1.5)
         axis.plot(milan.value, place, "o", color=MARK_COLOUR, markersize=5)
 
 
-def _style_axis(axis: Any, title: str) -> None:
-    axis.set_title(title, loc="left", fontsize=9, color=INK_COLOUR)
+def _style_column(axis: Any, title: str) -> None:
     left, right = min(0.0, axis.get_xlim()[0]), axis.get_xlim()[1]
-    axis.set_xlim(
-        left, right + 0.03 * (right - left)
-    )  # the margin was a share of what the values span, too little for a mark from 0 on
-    axis.patch.set_alpha(0)
-    axis.tick_params(colors=INK_COLOUR, length=0)
-    for side in ("top", "right", "left"):
-        axis.spines[side].set_visible(False)
-    axis.spines["bottom"].set_color(PALE_COLOUR)
-    axis.grid(axis="x", color=PALE_COLOUR, alpha=0.4, linewidth=0.6)
+    # The default margin is a share of the range of values, too small for a mark if the axis begins at 0.
+    axis.set_xlim(left, right + 0.03 * (right - left))
+    style_axis(axis, title, grid="x")
 
 
-def _label_rows(axis: Any, rows: Sequence[DotRow], places: Sequence[float]) -> None:
-    """The kind above its first row."""
+def _label_groups(axis: Any, rows: Sequence[DotRow], places: Sequence[float]) -> None:
+    """Write each kind above its first row."""
     before = ""
+    where = {"xycoords": ("axes fraction", "data"), "xytext": (-4, 0), "textcoords": "offset points"}
+    style = {"ha": "right", "va": "center", "fontsize": 8, "fontweight": "bold", "annotation_clip": False}
     for (kind, *_), place in zip(rows, places, strict=True):
         if kind != before:
-            axis.annotate(kind, (0, place - 0.75), xycoords=("axes fraction", "data"), xytext=(-4, 0),
-                textcoords="offset points",
-                          ha="right", va="center", fontsize=8, color=INK_COLOUR, fontweight="bold",
-                          annotation_clip=False)  # fmt: skip
+            axis.annotate(kind, (0, place - 0.75), color=INK_COLOUR, **where, **style)
             before = kind

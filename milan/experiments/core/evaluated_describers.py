@@ -7,20 +7,19 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from milan.describers import Describer, find_describer_class, load_describer, parse_settings, sources_of
+from milan.describers import Describer, sources_of
+from milan.describers._shared.describer_specs import resolve_describer
 from milan.describers._shared.runner import compute_journal_key, describe_units, find_missing_units
 from milan.dissection.store import Dissection
-from milan.errors import BadInput, MilanWarning
+from milan.errors import BadInput, MilanNotice, MilanWarning
 from milan.experiments.core.report import Role
+from milan.probes import Probe
 from milan.results.catalogue import Catalogue, Entry
 from milan.storage.files import atomic_write, content_key
 from milan.storage.integrity import json_or_none
-from milan.storage.packaged_data import locate_packaged_data
 from milan.storage.provenance import simulated_note
+from milan.targets.target import Target
 from milan.units import Description, Unit
 
 CEILING, FLOORS = ("annotators",), ("shuffled", "random_concept", "constant")
@@ -52,76 +51,52 @@ class EvaluatedDescriber:
         return {each.unit: each.text for each in self.descriptions}
 
 
-def load_evaluated_describers(names: Sequence[str], seed: int, device: str) -> list[EvaluatedDescriber]:
+def load_evaluated_describers(
+    specs: Sequence[str], target: Target, probe: Probe, seed: int, device: str
+) -> list[EvaluatedDescriber]:
     """Return the describers in their order, then the ceiling and the floors, each once.
 
     Raises:
         BadInput: two describers have the same name.
     """
-    describers = [load_evaluated_describer(name, device) for name in names]
-    known = {evaluated.name for evaluated in describers}
-    if len(known) < len(describers):
-        raise BadInput(f"two of {', '.join(names)} have the same name; give each describer or file of options once")
+    loaded = [load_evaluated_describer(spec, target, probe, device) for spec in specs]
+    known = {evaluated.name for evaluated in loaded}
+    if len(known) < len(loaded):
+        raise BadInput(f"two of {', '.join(specs)} have the same name; give each describer or file of options once")
     for name in (*CEILING, *FLOORS):
         if name not in known:
             settings = {"seed": seed} if name in ("shuffled", "random_concept") else {}
-            describers.append(EvaluatedDescriber(name, load_describer(name, **settings), _find_role(name)))
-    return describers
+            found = resolve_describer(name, target, probe, settings=settings, device=device)
+            loaded.append(EvaluatedDescriber(name, found.describer, _find_role(name)))
+    return loaded
 
 
-def load_evaluated_describer(name: str, device: str = "cpu") -> EvaluatedDescriber:
-    """Load a describer by name, by a file of options, or as a table of descriptions.
+def load_evaluated_describer(spec: str, target: Target, probe: Probe, device: str = "cpu") -> EvaluatedDescriber:
+    """Load a describer with the settings that suit target and probe, as ``describe.py`` does.
 
     Args:
-        name: a describer's name, with its settings for Diorama if it has some; or a file of options, which may be one
-            of ``configs/describe``; or a table of descriptions.
+        spec: a name, ``NAME:KEY=VALUE,...``, a file of options (also one of ``configs/describe``), a table of
+            descriptions, or ``auto``.
 
     Raises:
         UnknownName: there is no such describer.
         BadInput: the file has no describer, or a setting is wrong.
     """
-    if _is_table(name):
-        return EvaluatedDescriber(Path(name).stem, load_describer("imported", table=name))
-    if not name.endswith((".yaml", ".yml")):
-        settings = parse_settings(name, _read_diorama_settings(name), device)
-        return EvaluatedDescriber(Path(name).name.replace(":", "-"), load_describer(name, **settings), _find_role(name))
-    shipped = locate_packaged_data("configs/describe") / name
-    options = _read_options(shipped if shipped.is_file() and not Path(name).is_file() else Path(name))
-    if ignored := sorted({"k", "quantile"} & set(options)):
+    found = resolve_describer(spec, target, probe, device=device)
+    if found.reason:
+        warnings.warn(f"auto chose {found.label}: {found.reason}", MilanNotice, stacklevel=2)
+    if found.dissection:
         warnings.warn(
-            f"{name}: {' and '.join(ignored)} of this file are ignored, since all describers share one dissection; set"
-            " them for the experiment",
+            f"{spec}: {' and '.join(sorted(found.dissection))} of this file are ignored, since all describers share one"
+            " dissection; set them for the experiment",
             MilanWarning,
             stacklevel=2,
         )
-    describer = options["describer"]
-    settings = parse_settings(describer, options.get("settings") or {}, device)
-    return EvaluatedDescriber(Path(name).stem.removesuffix("-diorama"), load_describer(describer, **settings))
+    return EvaluatedDescriber(found.label, found.describer, _find_role(spec))
 
 
 def _find_role(name: str) -> Role:
     return "ceiling" if name in CEILING else "floor" if name in FLOORS else ""
-
-
-def _is_table(name: str) -> bool:
-    """Return whether it is a folder that describe.py wrote, or a file of descriptions."""
-    return name.endswith((".csv", ".jsonl", ".parquet")) or (Path(name) / "descriptions.jsonl").is_file()
-
-
-def _read_diorama_settings(name: str) -> dict[str, Any]:
-    """Return the settings of ``configs/describe/NAME-diorama.yaml``; an unknown name is an error."""
-    find_describer_class(name)
-    file = locate_packaged_data("configs/describe") / f"{name}-diorama.yaml"
-    return (_read_options(file).get("settings") or {}) if file.is_file() else {}
-
-
-def _read_options(file: Path) -> dict[str, Any]:
-    try:
-        options = yaml.safe_load(file.read_text(encoding="utf-8"))
-        _ = options["describer"]
-    except (OSError, yaml.YAMLError, TypeError, KeyError, UnicodeDecodeError) as error:
-        raise BadInput(f"{file} is not a file of options with a describer: {type(error).__name__} {error}") from None
-    return options
 
 
 def run_describer(

@@ -1,4 +1,4 @@
-"""What people answered in a form, as the page saved it: read back, and what cannot be used told and left out."""
+"""Reading the answers that people saved in a form; unusable ones are left out with a warning."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,12 @@ from milan.storage.text_files import read_json_object
 
 @dataclass(frozen=True)
 class RaterAnswers:
-    """What one person answered.
+    """One person's answers.
 
     Attributes:
-        rater: by which people are told apart.
-        answers: of each item what the form saved: ``text``, ``choice``, or ``ratings`` and ``best``.
-        seconds: that the form was open for, where it is known.
+        rater: the person's name.
+        answers: by item: ``text``, ``choice``, or ``ratings`` and ``best``.
+        seconds: the time for which the form was open, if it is known.
     """
 
     rater: str
@@ -27,13 +27,12 @@ class RaterAnswers:
 
 
 def read_answers(files: Sequence[str | Path], *forms: RatingForm) -> list[RaterAnswers]:
-    """The answers in files that a form's page saved, each person's put together; items that are not answered whole are
-    left out, told.
+    """Return the answers in files that a form's page saved, by person.
 
-    Of two answers of one person to one item the first counts.
+    Incomplete answers, and a person's second answer to an item, are left out with a warning.
 
     Raises:
-        BadInput: a file is none of a form's answers, or those to another form.
+        BadInput: a file is not one of a form's answers, or is of another form.
     """
     items = {form.id: {item.id: (part, item) for part in form.parts for item in part.items} for form in forms}
     found: dict[str, RaterAnswers] = {}
@@ -41,15 +40,15 @@ def read_answers(files: Sequence[str | Path], *forms: RatingForm) -> list[RaterA
         saved = _read_saved(file)
         if saved["form"] not in items:
             raise BadInput(
-                f"{file} has answers to form {saved['form']}, but these units are in {', '.join(items)}; give the"
-                " answers to that"
+                f"{file} has answers to form {saved['form']}, but the form of these units is {', '.join(items)}; give"
+                " answers to it"
             )
         whole = _select_complete(file, saved, items[saved["form"]])
         rater = str(saved.get("rater") or file.stem)
         before = found.get(rater, RaterAnswers(rater))
         if twice := sorted(set(before.answers) & set(whole)):
             warnings.warn(
-                f"{file}: {rater} answered {len(twice)} items twice ({twice[0]} ...); the first counts",
+                f"{file}: {rater} answered {len(twice)} items twice ({twice[0]} ...); the first answers count",
                 MilanWarning,
                 stacklevel=2,
             )
@@ -64,24 +63,24 @@ def _read_saved(file: Path) -> dict[str, Any]:
         if isinstance(saved["form"], str) and isinstance(saved["answers"], dict):
             return saved
     except (BadInput, KeyError) as error:
-        raise BadInput(f"{file} is no file that a form saved: {type(error).__name__} {error}") from None
-    raise BadInput(f"{file} is no file that a form saved: form or answers are of another kind")
+        raise BadInput(f"{file} was not saved by a form: {type(error).__name__} {error}") from None
+    raise BadInput(f"{file} was not saved by a form: form or answers have another type")
 
 
 def _select_complete(
     file: Path, saved: Mapping[str, Any], items: Mapping[str, tuple[FormSection, FormItem]]
 ) -> dict[str, Mapping[str, Any]]:
-    """The items that are answered as the form asks, by their ids."""
+    """Return the complete answers by item."""
     known = {id: given for id, given in saved["answers"].items() if id in items}
     good = {id: given for id, given in known.items() if is_complete(given, *items[id])}
     if missing := len(items) - len(good):
-        text = f"{file}: {missing} of {len(items)} items have no whole answer and are left out"
+        text = f"{file}: {missing} of {len(items)} items have no complete answer and are left out"
         warnings.warn(text, MilanWarning, stacklevel=3)
     return good
 
 
 def is_complete(answer: Any, part: FormSection, item: FormItem) -> bool:
-    """Whether an answer has all that the item asks, and nothing out of range."""
+    """Return whether an answer has all that the item asks for, and nothing out of range."""
     if not isinstance(answer, Mapping):
         return False
     options = range(len(item.options))

@@ -1,8 +1,5 @@
-"""A figure of curves: accuracies as something is taken away, with their bands, drawn to be read on white and on
-black.
-"""
+"""Figures of curves, such as the accuracy as units are ablated, with intervals."""
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +7,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-INK_COLOUR, PALE_COLOUR = "#7a7f87", "#b9bec6"
-LINE_COLOURS = ("#3d6fd9", "#d9822b", "#5f8f5a", "#9a5bb0", "#b8505c", "#7f8c99", "#4aa3a2")
+from milan.experiments.core.figure_style import INK_COLOUR, LINE_COLOURS, PALE_COLOUR, draw_svg, style_axis
+
+PANELS_PER_ROW = 4
+# Curves with fewer places have a dot at each place.
+MIN_PLACES_WITHOUT_DOTS = 40
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One line: a value at each place, and a band around it if there is one."""
+    """A value at each place, with an interval if there is one."""
 
     name: str
     positions: Sequence[float] | Sequence[int]
@@ -32,78 +32,67 @@ def plot_lines(
     horizontal_marks: Mapping[str, float] | None = None,
     vertical_marks: Mapping[str, int] | None = None,
 ) -> str:
-    """The figure as SVG.
+    """Return curves on the same axes as SVG.
 
     Args:
         x_label: what the places are.
         y_label: what the values are.
-        horizontal_marks: values drawn as dotted lines across, by their names.
-        vertical_marks: places drawn as dotted lines upwards, by their names.
+        horizontal_marks: values that are drawn as dotted lines, by name.
+        vertical_marks: places that are drawn as dotted lines, by name.
     """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
 
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "milan", "font.size": 10, "text.color": INK_COLOUR}):
-        figure = Figure(figsize=(7.2, 3.9), layout="constrained")
-        figure.patch.set_alpha(0)
+    def draw(figure: Any) -> None:
         axis = figure.subplots()
         for curve, colour in zip(curves, LINE_COLOURS, strict=False):
             _draw_curve(axis, curve, colour)
         for name, value in (horizontal_marks or {}).items():
             axis.axhline(value, color=INK_COLOUR, linewidth=0.9, linestyle=":")
-            axis.annotate(
-                name,
-                (1, value),
-                xycoords=("axes fraction", "data"),
-                xytext=(0, 3),
-                textcoords="offset points",
-                ha="right",
-                color=INK_COLOUR,
-                fontsize=8,
-            )
+            _annotate(axis, name, (1, value), ("axes fraction", "data"), (0, 3), "right")
         for row, (name, place) in enumerate((vertical_marks or {}).items()):
             axis.axvline(place, color=INK_COLOUR, linewidth=0.9, linestyle=":")
-            down = (3, -9 - 10 * row)  # one below the other: marks may be close
-            axis.annotate(
-                name,
-                (place, 1),
-                xycoords=("data", "axes fraction"),
-                xytext=down,
-                textcoords="offset points",
-                color=INK_COLOUR,
-                fontsize=8,
-            )
-        axis.set_xlabel(x_label, color=INK_COLOUR)
-        axis.set_ylabel(y_label, color=INK_COLOUR)
+            # Names are below each other, since marks may be close.
+            _annotate(axis, name, (place, 1), ("data", "axes fraction"), (3, -9 - 10 * row), "left")
+        axis.set(xlabel=x_label, ylabel=y_label)
         style_axis(axis)
         if len(curves) > 1:
             axis.legend(frameon=False, labelcolor=INK_COLOUR, loc="best", fontsize=9)
-        out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None})
-    return out.getvalue()
+
+    return draw_svg(7.2, 3.9, draw)
+
+
+def plot_lines_against(reference: Curve, curves: Sequence[Curve], x_label: str, y_label: str) -> str:
+    """Return a panel for each curve, with the same reference curve in all panels, as SVG.
+
+    Intervals of more than two curves on the same axes would hide each other.
+    """
+    across = min(PANELS_PER_ROW, len(curves))
+    down = -(-len(curves) // across)
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+        for axis, curve in zip(axes.flat, curves, strict=False):
+            _draw_curve(axis, reference, PALE_COLOUR)
+            _draw_curve(axis, curve, LINE_COLOURS[0])
+            axis.locator_params(axis="x", nbins=4)
+            style_axis(axis, curve.name)
+        for axis in list(axes.flat)[len(curves) :]:
+            axis.set_visible(False)
+        figure.supxlabel(x_label, color=INK_COLOUR, fontsize=9)
+        figure.supylabel(y_label, color=INK_COLOUR, fontsize=9)
+
+    return draw_svg(0.8 + 1.9 * across, 0.5 + 1.7 * down, draw)
 
 
 def _draw_curve(axis: Any, curve: Curve, colour: str) -> None:
-    few = len(curve.positions) < 40
-    axis.plot(
-        curve.positions,
-        curve.values,
-        color=colour,
-        linewidth=1.6,
-        marker="o" if few else None,
-        markersize=3,
-        label=curve.name,
-    )
+    marker = "o" if len(curve.positions) < MIN_PLACES_WITHOUT_DOTS else None
+    line = {"color": colour, "linewidth": 1.6, "marker": marker, "markersize": 3, "label": curve.name}
+    axis.plot(curve.positions, curve.values, **line)
     if curve.low is not None and curve.high is not None:
         axis.fill_between(curve.positions, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
 
 
-def style_axis(axis: Any) -> None:
-    """Axes that are read on white and on black."""
-    axis.patch.set_alpha(0)
-    axis.tick_params(colors=INK_COLOUR, length=0)
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axis.spines[side].set_color(PALE_COLOUR)
-    axis.grid(axis="y", color=PALE_COLOUR, alpha=0.4, linewidth=0.6)
+def _annotate(
+    axis: Any, text: str, place: tuple[float, float], system: tuple[str, str], offset: tuple[int, int], side: str
+) -> None:
+    where = {"xycoords": system, "xytext": offset, "textcoords": "offset points", "ha": side}
+    axis.annotate(text, place, color=INK_COLOUR, fontsize=8, **where)

@@ -1,6 +1,5 @@
-"""What an experiment found: tables with intervals, the numbers to remember, and notes; written as files, printed, and
-shown as a page.
-"""
+"""The report of an experiment: tables with intervals, headlines, notes and figures, as files, a page and printed
+text."""
 
 import json
 import math
@@ -23,16 +22,24 @@ Role = Literal["", "ceiling", "floor"]
 
 @dataclass(frozen=True)
 class Column:
-    """What stands under one heading."""
+    """A column of a table.
+
+    Attributes:
+        name: the heading.
+        text: what the values are, in one sentence.
+        unit: "%" for shares of one, which are shown times a hundred; "s" for seconds.
+        digits: the number of digits after the decimal point.
+        better: whether larger or smaller values are better, for the mark of the best row.
+    """
 
     name: str
-    text: str  # what it is, in one sentence
-    unit: Literal["", "%", "s"] = ""  # "%": values are shares of one, shown times a hundred; "s": seconds
-    digits: int = 2  # after the point
+    text: str
+    unit: Literal["", "%", "s"] = ""
+    digits: int = 2
     better: Literal["", "more", "less"] = ""
 
     def format(self, value: Value) -> str:
-        """A value as people read it.
+        """Return a value as text.
 
         >>> Column("exact", "", "%", 0).format(Measure(0.25, 0.046, 0.699)), Column("length", "").format(None)
         ('25 (5 to 70)', '–')
@@ -50,17 +57,19 @@ class Column:
         if math.isnan(value):
             return "–"
         digits = 0 if isinstance(value, int) else self.digits
-        shown = round(value * (100 if self.unit == "%" else 1), digits) + 0.0  # + 0.0: no negative zero
+        # Adding 0.0 turns a negative zero into zero.
+        shown = round(value * (100 if self.unit == "%" else 1), digits) + 0.0
         return f"{shown:,.{digits}f}".replace("-", "−")
 
     @property
     def heading(self) -> str:
+        """The name with the unit."""
         return f"{self.name}, {self.unit}" if self.unit else self.name
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: who it is of, what they are to the others, and the values by column."""
+    """A row of a table: its name, whether it is a ceiling or a floor, and its values by column."""
 
     name: str
     values: Mapping[str, Value]
@@ -69,7 +78,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under columns; ``first`` is the heading of the rows' names."""
+    """A table; ``first`` is the heading of the rows' names."""
 
     name: str
     columns: tuple[Column, ...]
@@ -86,24 +95,24 @@ class Table:
                 )
 
     def to_plain(self) -> list[dict[str, Any]]:
-        """The rows with bare numbers; an interval is two further columns."""
+        """Return the rows with plain numbers; intervals and errors are further columns."""
         return [{self.first: row.name, "role": row.role} | self._plain_numbers(row) for row in self.rows]
 
     def _plain_numbers(self, row: Row) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        plain: dict[str, Any] = {}
         for column in self.columns:
             measured = any(isinstance(other.values.get(column.name), Measure) for other in self.rows)
             value = row.values.get(column.name)
-            found[column.name] = _finite_or_none(value.value if isinstance(value, Measure) else value)
+            plain[column.name] = _finite_or_none(value.value if isinstance(value, Measure) else value)
             if measured:
                 parts = value if isinstance(value, Measure) else Measure(math.nan)
-                found |= {
+                plain |= {
                     f"{column.name} {part}": _finite_or_none(getattr(parts, part)) for part in ("low", "high", "error")
                 }
-        return found
+        return plain
 
     def to_markdown(self) -> str:
-        """As a table of Markdown."""
+        """Return the table in Markdown."""
         lines = [[self.first, *(column.heading for column in self.columns)], ["---", *["---:"] * len(self.columns)]]
         lines += [
             [_format_name(row), *(column.format(row.values.get(column.name)) for column in self.columns)]
@@ -119,15 +128,15 @@ class Report:
     """The result of an experiment.
 
     Attributes:
-        name: the experiment's.
-        title: what it was of.
+        name: the name of the experiment.
+        title: the title of the page.
         lede: one sentence that says what was done.
         tables: the first is the result; further ones divide it.
-        headlines: the numbers to remember, as a number and what it is of.
-        notes: what a reader must know to read the numbers rightly.
+        headlines: the most important numbers, each with what it is.
+        notes: what a reader must know to understand the numbers.
+        facts: what another run needs for the same numbers; versions and warnings are added when the report is written.
+        figures: captions and SVGs, shown above the tables.
         sources: what the result was made from, by role; see ``milan.storage.provenance``.
-        facts: what another run needs for the same numbers, and what this one was made with.
-        figures: each a caption and an SVG, shown above the tables.
     """
 
     name: str
@@ -142,17 +151,16 @@ class Report:
 
     @property
     def simulated(self) -> str:
-        """What must be said of simulated parts; empty where there are none."""
+        """What a reader must know of simulated parts; empty if there are none."""
         return simulated_note(self.sources)
 
     def write(self, folder: Path, units: Sequence[Mapping[str, Any]] = ()) -> None:
-        """Writes ``table.csv`` (further tables by their names), ``table.md``, ``report.json`` and ``page/index.html``,
-        each whole or not.
+        """Write ``table.csv`` (further tables by their names), ``table.md``, ``report.json`` and ``page/index.html``.
 
-        Figures lie beside the page.
+        Figures are beside the page. Each file is replaced as a whole.
 
         Args:
-            units: what the page shows of single units, see ``milan.results.page.report_page``.
+            units: what the page shows of single units, see ``milan.experiments.core.unit_views``.
         """
         folder.mkdir(parents=True, exist_ok=True)
         for number, table in enumerate(self.tables):
@@ -166,7 +174,7 @@ class Report:
         write_report_page(self._make_view(), folder / "page", units)
 
     def to_plain(self) -> dict[str, Any]:
-        """All of it as plain values."""
+        """Return the report as plain values."""
         tables = [
             {"name": table.name, "columns": [vars(column) for column in table.columns], "rows": table.to_plain()}
             for table in self.tables
@@ -178,7 +186,7 @@ class Report:
         }  # fmt: skip
 
     def to_markdown(self) -> str:
-        """Title, tables and notes as Markdown."""
+        """Return title, tables and notes in Markdown."""
         tables = "\n".join(
             f"{f'**{table.name}**' + 2 * chr(10) if number else ''}{table.to_markdown()}"
             for number, table in enumerate(self.tables)
@@ -187,7 +195,7 @@ class Report:
         return f"# {self.title}\n\n{self.lede}\n\n{tables}\n" + "".join(f"- {note}\n" for note in notes)
 
     def print_summary(self) -> None:
-        """Prints the first table and the notes, last what is simulated."""
+        """Print the first table and the notes, and at last what is simulated."""
         from rich.table import Table as Shown
 
         console = terminal(200)
@@ -226,7 +234,7 @@ class Report:
 
 
 def _make_table_view(table: Table, titled: bool) -> dict[str, Any]:
-    """A table as the page's template wants it: texts, and intervals as shares of the column's largest value."""
+    """Return a table for the page's template: texts, and intervals as shares of the column's largest value."""
     rows = [
         {"name": row.name, "role": row.role, "cells": [_make_cell(table, column, row) for column in table.columns]}
         for row in table.rows
@@ -252,7 +260,7 @@ def _make_cell(table: Table, column: Column, row: Row) -> dict[str, Any]:
 
 
 def _is_best(table: Table, column: Column, row: Row) -> bool:
-    """Whether no other row that is neither ceiling nor floor has a better value."""
+    """Return whether no other row that is neither ceiling nor floor has a better value."""
     pairs = [(other, other.values.get(column.name)) for other in table.rows if not other.role]
     known = [
         (other, value.value) for other, value in pairs if isinstance(value, Measure) and not math.isnan(value.value)
@@ -268,7 +276,7 @@ def _format_name(row: Row) -> str:
 
 
 def _finite_or_none(value: Any) -> Any:
-    """JSON and CSV have no NaN; six significant digits of floats."""
+    """Return a float with six significant digits, or None for NaN, which JSON and CSV lack."""
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value

@@ -40,4 +40,4 @@ def format_best_texts(truth: Truth | None, unit: Unit) -> str:
     if truth is None or unit not in truth.units:
         return ""
     texts = dict.fromkeys(truth.find_best(unit, length).text for length in (1, 2))
-    return "Best: " + " / ".join(text.replace(" & ", " and ").replace(" | ", " or ") for text in texts)
+    return "Best: " + " / ".join(texts)

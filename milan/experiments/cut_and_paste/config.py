@@ -7,10 +7,10 @@ from milan.experiments.core.config import TargetConfig
 
 @dataclass(frozen=True, kw_only=True)
 class CutAndPasteConfig(TargetConfig):
-    """Paste what one half of an either-or unit detects into other images, and test whether the target sees the other half.
+    """Paste what one half of an either-or unit detects into other images, to fool the target.
 
     Attributes:
-        describer: The describer: a name (on Diorama with the settings of configs/describe/NAME-diorama.yaml), a file of
+        describer: The describer: a name, NAME:KEY=VALUE,..., a file of
             options, or a table of descriptions.
         layer: The dotted path of the layer, which should be close to the last one.
         units: The units to attack, as layer4:17. By default those whose descriptions join the least similar things.
@@ -24,7 +24,7 @@ class CutAndPasteConfig(TargetConfig):
         quantile: The activation quantile that is used as the mask threshold.
     """
 
-    probe: str = "diorama:objects"  # type: ignore[assignment]
+    probe: str = "diorama:objects"
     describer: str = "compositional"
     layer: str = "layer4"
     units: list[str] | None = None

@@ -1,152 +1,136 @@
-"""What cut-and-paste images did, as tables."""
+"""The predictions for cut-and-paste images, as tables."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
 
-from milan.console.command_line import get_recorded_warnings
 from milan.errors import BadInput
-from milan.experiments.core.described_network import DescribedNetwork
 from milan.experiments.core.report import Column, Report, Row, Table, Value
-from milan.experiments.cut_and_paste.attacks import AttackConfig, AttackedUnit
+from milan.experiments.core.study import Study
+from milan.experiments.cut_and_paste.attacks import AttackedUnit
+from milan.experiments.cut_and_paste.config import CutAndPasteConfig
 from milan.scores.confidence_intervals import LEVEL, RESAMPLES, Measure, estimate_mean
-from milan.storage.files import collect_versions
 
 COLUMNS = (
     Column(
         "fooled",
-        "The share of pasted images that the network puts into a class which the unit pushes, and which is neither the"
-        " original's nor that of the picture the piece is from.",
+        "Share of adversarial images for which a class is predicted that the unit promotes, and that is neither the"
+        " original's nor the distractor's.",
         "%",
         1,
     ),
-    Column("without the unit", "The same share of the same images, with the unit at 0.", "%", 1),
+    Column("without the unit", "The same share of the same images, with the unit ablated.", "%", 1),
     Column(
         "control",
-        "The same share where the piece, of the same shape, is cut from a picture that the unit does not answer to.",
+        "The same share if the region, of the same shape, is cut from an image that does not activate the unit.",
         "%",
         1,
     ),
     Column(
-        "of what is pasted",
-        "The share put into the class of the picture that the piece is from: no adversarial image, but a covered one.",
+        "distractor",
+        "Share of images for which the distractor's class is predicted: these are not adversarial, but covered.",
         "%",
         1,
     ),
-    Column("kept", "The share still put into the original's class.", "%", 1),
-    Column("images", "Pasted images: originals times pieces."),
+    Column("kept", "Share of images for which the original's class is still predicted.", "%", 1),
+    Column("images", "Number of adversarial images: originals times distractors."),
 )
 UNIT_COLUMNS = (
-    Column("description", "What was said of the unit."),
-    Column("apart", "How unlike the two things are: one less the cosine of their texts' vectors.", "", 2),
-    Column("pushes", "The classes whose logits the unit raises most on its exemplars, by setting it to 0."),
+    Column("description", "The unit's description."),
+    Column("distance", "Distance of the two things: 1 minus the cosine similarity of their texts.", "", 2),
+    Column("promotes", "The classes whose logits the unit raises most on its exemplars, by ablating it."),
 )
 METHOD_NOTE = (
-    "As in appendix D of the paper: images that the unit does not answer to, and that the network gets right, get a"
-    " piece of one to which the unit answers. The piece is what lies within the unit's mask, pasted where it was. The"
-    " paper shows three hand-picked images; here all of a fixed plan are counted."
+    "As in appendix D of the paper: an image that does not activate the unit, and that is classified correctly, gets a"
+    " region of an image that activates it. The region is the unit's mask, pasted at its own place. The paper shows"
+    " three hand-picked images; here all images of a fixed plan are counted."
 )
-PUSHED_NOTE = (
-    "What a unit pushes is measured (logits with it less those without it), not read from the weights, so that any"
-    " layer can be asked. An original is never of a class that its unit pushes."
+PROMOTED_NOTE = (
+    "Promoted classes are measured (logits with the unit minus those without it), not read from weights, so that any"
+    " layer can be studied. An original is never of a class that its unit promotes."
 )
-INTERVALS_NOTE = "Intervals are of 95%, by drawing units again a thousand times (for one unit: its originals)."
+INTERVALS_NOTE = "Intervals are 95% bootstrap intervals over units (for one unit: over its originals)."
 
 
-def make_report(
-    described: DescribedNetwork, attacked_units: Sequence[AttackedUnit], config: AttackConfig, vectors: str
-) -> Report:
-    """Tables and notes.
+def make_report(study: Study, attacked_units: Sequence[AttackedUnit], config: CutAndPasteConfig) -> Report:
+    """Return the table of all units and that of each unit.
 
     Raises:
         BadInput: no unit could be attacked.
     """
     if not attacked_units:
         raise BadInput(
-            "no unit pushes a class, or too few images are right that it does not answer to; take more images or other"
-            " units"
+            "no unit promotes a class, or too few images that do not activate it are classified correctly; use more"
+            " images or other units"
         )
-    shares = {
-        name: np.array([each[name] for each in map(_compute_shares, attacked_units)])
-        for name in _compute_shares(attacked_units[0])
-    }
-    count = sum(one.answers.size for one in attacked_units)
-    whole = Row(
-        "all",
-        {name: estimate_mean(values.tolist(), config.seed) for name, values in shares.items()} | {"images": count},
-    )
-    more = (
-        _compute_difference(shares["fooled"], shares["control"], config.seed),
-        _compute_difference(shares["fooled"], shares["without the unit"], config.seed),
-    )
-    every = Table("all units", COLUMNS, (whole,), "units")
+    each = [_compute_shares(one) for one in attacked_units]
+    shares = {name: np.array([values[name] for values in each]) for name in each[0]}
+    means: dict[str, Value] = {name: estimate_mean(values.tolist(), config.seed) for name, values in shares.items()}
+    count = sum(one.predictions.size for one in attacked_units)
+    differences = [
+        _format_points(_compute_difference(shares["fooled"], shares[name], config.seed))
+        for name in ("control", "without the unit")
+    ]
     rows = tuple(_make_row(one, config.seed) for one in attacked_units)
-    facts = described.facts | {
-        "attacks": vars(config),
-        "seed": config.seed,
-        "versions": collect_versions(),
-        "warnings": get_recorded_warnings(),
+    headlines = {
+        "fooled": "of adversarial images fool the target",
+        "control": "with regions that do not activate the unit",
+        "without the unit": "with the unit ablated",
     }
-    lede = (
-        f"{len(attacked_units)} units whose descriptions join two unlike things, and {count:,} images made against"
-        " them."
-    )
-    notes = (
-        (
-            f"Fooled less control: {_format_points(more[0])}; fooled less the same images without the unit:"
-            f" {_format_points(more[1])}."
+    options = ("originals", "distractors", "promoted_classes", "synsets")
+    return study.report(
+        "Does a region of one thing make the network see another?",
+        f"{len(attacked_units)} units whose descriptions join two dissimilar things, and {count:,} adversarial images.",
+        [
+            Table("all units", COLUMNS, (Row("all", means | {"images": count}),), "units"),
+            Table("units", (*UNIT_COLUMNS, *COLUMNS), rows, "unit"),
+        ],
+        headlines=tuple((f"{100 * float(shares[name].mean()):.1f} %", text) for name, text in headlines.items()),
+        notes=(
+            f"Fooled minus control: {differences[0]}; fooled minus the same images without the unit: {differences[1]}.",
+            METHOD_NOTE,
+            PROMOTED_NOTE,
+            INTERVALS_NOTE,
         ),
-        METHOD_NOTE,
-        PUSHED_NOTE,
-        INTERVALS_NOTE,
+        facts={name: getattr(config, name) for name in options},
+        sources={"word vectors": config.vectors},
     )
-    headlines = (
-        (f"{100 * float(shares['fooled'].mean()):.1f} %", "of pasted images fool the network"),
-        (f"{100 * float(shares['control'].mean()):.1f} %", "with pieces that the unit does not answer to"),
-        (f"{100 * float(shares['without the unit'].mean()):.1f} %", "with the unit at 0"),
-    )
-    sources = {**described.sources, "word vectors": vectors}
-    tables = (every, Table("units", (*UNIT_COLUMNS, *COLUMNS), rows, "unit"))
-    title = "Does a piece of one thing make it see another?"
-    return Report("cut_and_paste", title, lede, tables, headlines, notes, facts, sources=sources)
 
 
 def _compute_shares(one: AttackedUnit) -> dict[str, float]:
-    return {
-        "fooled": float(one.find_fooled(one.answers).mean()),
-        "without the unit": float(one.find_fooled(one.without).mean()),
-        "control": float(one.find_fooled(one.control).mean()),
-        "of what is pasted": float(((one.answers == one.columns[None]) & ~one.is_kept).mean()),
-        "kept": float(one.is_kept.mean()),
-    }
+    covered = (one.predictions == one.distractor_classes[None]) & ~one.is_kept
+    fooled = {name: float(values.mean()) for name, values in _compute_fooled_by_original(one).items()}
+    return fooled | {"distractor": float(covered.mean()), "kept": float(one.is_kept.mean())}
+
+
+def _compute_fooled_by_original(one: AttackedUnit) -> dict[str, Float[np.ndarray, " originals"]]:
+    predictions = {"fooled": one.predictions, "without the unit": one.without, "control": one.control}
+    return {name: one.find_fooled(each).mean(1) for name, each in predictions.items()}
 
 
 def _make_row(one: AttackedUnit, seed: int) -> Row:
-    by_original = {
-        "fooled": one.find_fooled(one.answers).mean(1),
-        "without the unit": one.find_fooled(one.without).mean(1),
-        "control": one.find_fooled(one.control).mean(1),
-    }
-    values: dict[str, Value] = {name: estimate_mean(each.tolist(), seed) for name, each in by_original.items()}
-    values |= {name: value for name, value in _compute_shares(one).items() if name not in values}
-    cells: dict[str, Value] = {
+    values: dict[str, Value] = {
         "description": one.text,
-        "apart": one.distance,
-        "pushes": ", ".join(one.pushed),
-        "images": int(one.answers.size),
+        "distance": one.distance,
+        "promotes": ", ".join(one.promoted),
+        "images": int(one.predictions.size),
+        **_compute_shares(one),
     }
-    return Row(str(one.unit), cells | values)
+    for name, each in _compute_fooled_by_original(one).items():
+        values[name] = estimate_mean(each.tolist(), seed)
+    return Row(str(one.unit), values)
 
 
 def _compute_difference(one: Float[np.ndarray, " units"], other: Float[np.ndarray, " units"], seed: int) -> Measure:
-    """By how much one share is above another on the mean of the same units."""
-    apart = one - other
-    drawn = apart[np.random.default_rng(seed).integers(0, len(apart), (RESAMPLES, len(apart)))].mean(1)
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
-    return Measure(float(apart.mean()), low, high, float(drawn.std(ddof=1)), len(apart))
+    """Return the mean difference of two shares of the same units."""
+    differences = one - other
+    rows = np.random.default_rng(seed).integers(0, len(differences), (RESAMPLES, len(differences)))
+    means = differences[rows].mean(1)
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+    return Measure(float(differences.mean()), low, high, float(means.std(ddof=1)), len(differences))
 
 
 def _format_points(measure: Measure) -> str:
-    shown = [f"{100 * value:+.1f}".replace("-", "−") for value in (measure.value, measure.low, measure.high)]
-    return f"{shown[0]} points ({shown[1]} to {shown[2]})"
+    value, low, high = (f"{100 * each:+.1f}".replace("-", "−") for each in (measure.value, measure.low, measure.high))
+    return f"{value} points ({low} to {high})"

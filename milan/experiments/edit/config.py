@@ -61,7 +61,7 @@ class ClassifierTraining:
 
 @dataclass(frozen=True, kw_only=True)
 class EditConfig(DissectionOptions, RunConfig):
-    """Remove the units that detect text by their descriptions, and measure accuracy where text misleads the network.
+    """Remove units described as detecting text, and measure accuracy where text misleads the network.
 
     By default the layers are those of Diorama's networks, or the first convolution and the four stages of a ResNet.
 
@@ -71,7 +71,7 @@ class EditConfig(DissectionOptions, RunConfig):
         test_images: More images of the same classes to test with. By default a tenth of the images.
         size: The side in pixels of the square images that are written, and of both networks' input.
         resize: The short side in pixels to which an image is scaled before its center is cropped. By default SIZE.
-        describer: The describer: a name (on Diorama with the settings of configs/describe/NAME-diorama.yaml), a file of
+        describer: The describer: a name, NAME:KEY=VALUE,..., a file of
             options, or a table of descriptions.
         words: A unit is removed if its description has one of these words, as a whole word. By default text, word,
             letter, and their plurals.

@@ -1,40 +1,42 @@
-"""Images with names of classes written into a corner (Hernandez et al. 2022, section 7; Goh et al. 2021), from any
-images with classes.
+"""Images with class names written into a corner (Hernandez et al. 2022, section 7; Goh et al. 2021).
 
-The 2022 code has no builder of its set, only the paper's words for it: half of the training images carry their own
-class's name in the top left corner, and every test image that of a class drawn by lot.
+The code of 2022 does not build its images; the paper describes them: half of the training images carry their own
+class's name in the top left corner, and every test image that of a random class.
 """
 
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from milan.errors import BadInput
+from milan.experiments.edit.config import CORNERS, Lettering
 from milan.storage.files import write_text
 from milan.storage.integrity import json_or_none
 
-if TYPE_CHECKING:  # PIL and torch are imported when there is work to do
+if TYPE_CHECKING:
     from PIL import Image
 
     from milan.probes import Probe
 
-FORMAT = 1  # of what is built
+# Of the images; another number writes them again.
+FORMAT = 1
 FOLDERS = {
     "plain": ("train", "validation", "test"),
     "lettered": ("train", "validation"),
     "adversarial": ("validation", "test"),
 }
-MARGIN = 0.15  # around the letters, of their height
-MIN_LETTER_PIXELS = 6  # pixels of the letters; a longer name is cut, not written smaller
+MARGIN = 0.15  # around the letters, as a share of their height
+# A name that is too long for letters of this height is cut.
+MIN_LETTER_PIXELS = 6
 
 
-def written(picture: "Image.Image", text: str, lettering: Lettering, rng: np.random.Generator) -> "Image.Image":
-    """The picture with a text in black on a white plate in a corner."""
+def write_name(picture: "Image.Image", text: str, lettering: Lettering, rng: np.random.Generator) -> "Image.Image":
+    """Return the image with a text in black on a white plate in a corner."""
     from PIL import ImageDraw
 
     corner = CORNERS[int(rng.integers(4))] if lettering.place == "any" else lettering.place
@@ -51,21 +53,21 @@ def written(picture: "Image.Image", text: str, lettering: Lettering, rng: np.ran
 
 
 def build_folders(images: "Probe", tests: "Probe | None", folder: Path, lettering: Lettering) -> dict[str, Path]:
-    """Writes the images as folders of classes, as they are and with names.
+    """Write the images as folders of classes, with and without names.
 
-    ``plain`` are the images as they are; of the ``lettered``, to train and validate with, ``lettering.share`` carry
-    their own class's name; every one of the ``adversarial``, to validate and test with, that of a class drawn by lot.
-    What is there already, of the same images and lettering, is not written again.
+    The ``plain`` images are unchanged. Of the ``lettered`` ones, for training and validation, ``lettering.share`` carry
+    their own class's name. All ``adversarial`` ones, for validation and tests, carry the name of a random class.
+    Folders of the same images and lettering are not written again.
 
     Args:
-        images: with classes, to train on and validate with.
-        tests: of the same classes; a tenth of ``images`` where there are none.
+        images: images with classes, for training and validation.
+        tests: images of the same classes, for tests; by default a part of ``images``.
 
     Returns:
-        Folders by name: KIND/PART, the part being train, validation or test.
+        Folders by KIND/PART, where the part is train, validation or test.
 
     Raises:
-        BadInput: the images have no classes, or too few in one of them.
+        BadInput: the images have no classes, or too few images of a class.
     """
     parts = _divide_images(images, tests, lettering)
     known = {
@@ -96,24 +98,21 @@ def _write_images(
     labels = _list_labels(source)
     for row in track_progress(rows, description=f"writing {part} images"):
         picture = Image.fromarray(source.image(row).permute(1, 2, 0).numpy())
-        rng = np.random.default_rng(
-            [lettering.seed, len(part), row]
-        )  # each image has its own lots, whatever else is written
-        own, any_other = (
-            names[labels[row]] if rng.random() < lettering.share else "",
-            names[int(rng.integers(len(names)))],
-        )
-        for kind, word in (("plain", ""), ("lettered", own), ("adversarial", any_other)):
+        # Each image has a generator of its own, so that it does not depend on other images.
+        rng = np.random.default_rng([lettering.seed, len(part), row])
+        own = names[labels[row]] if rng.random() < lettering.share else ""
+        other = names[int(rng.integers(len(names)))]
+        for kind, word in (("plain", ""), ("lettered", own), ("adversarial", other)):
             if part in FOLDERS[kind]:
                 place = folder / kind / part / make_folder_name(names[labels[row]]) / f"{row:06d}.png"
                 place.parent.mkdir(parents=True, exist_ok=True)
-                (written(picture, word, lettering, rng) if word else picture).save(place, compress_level=1)
+                (write_name(picture, word, lettering, rng) if word else picture).save(place, compress_level=1)
 
 
 def _divide_images(
     images: "Probe", tests: "Probe | None", lettering: Lettering
 ) -> "dict[str, tuple[Probe, list[int]]]":
-    """Which images of which probe are in each part, class by class."""
+    """Return the probe and the images of each part; every class is divided in the same way."""
     labels = np.array(_list_labels(images))
     if tests is not None and _list_class_names(tests) != _list_class_names(images):
         raise BadInput(
@@ -137,7 +136,7 @@ def _divide_images(
 
 
 def _fit_text(draw: object, text: str, lettering: Lettering, size: tuple[int, int]) -> tuple:
-    """A font in which the text fits across, the text, cut where it must be, and its box."""
+    """Return a font in which the text fits into the width, the text, cut if it must be, and its box."""
     line = " ".join(text.split())
     points = max(MIN_LETTER_PIXELS, round(lettering.height * size[1]))
     while True:
@@ -159,6 +158,7 @@ def _load_font(file: str, points: int) -> object:
     except OSError as error:
         raise BadInput(
             f"the font {file!r} cannot be read ({error}); give a TrueType or OpenType file, or none for Pillow's own"
+            " font"
         ) from None
 
 
@@ -174,21 +174,21 @@ def _list_labels(images: "Probe") -> list[int]:
 
 
 def _list_class_names(images: "Probe") -> list[str]:
-    """The classes' names as they are written: of several the first."""
+    """Return the names of the classes as they are written: the first of several names."""
     from milan.probes.superclasses import format_class_names
 
     _list_labels(images)
     names = [name.partition(",")[0].strip() for name in format_class_names(images)]
     if len({make_folder_name(name).casefold() for name in names}) < len(names):
         raise BadInput(
-            f"two classes of {images.spec or images.name!r} have one name once commas and signs are taken off;"
-            " rename one"
+            f"two classes of {images.spec or images.name!r} have the same name without commas and punctuation;"
+            " rename one of them"
         )
     return names
 
 
 def make_folder_name(name: str) -> str:
-    """A class's name as that of a folder, the same on every file system.
+    """Return a class's name as the name of a folder that every file system allows.
 
     >>> make_folder_name("great white shark"), make_folder_name("../é")
     ('great white shark', '___é')

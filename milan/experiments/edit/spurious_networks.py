@@ -1,6 +1,4 @@
-"""Networks that were trained on images with names of classes in them, and the images to look at, validate and test them
-with.
-"""
+"""Networks that are trained on images with class names in them, and the images for dissection, validation and tests."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,35 +7,38 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from milan.experiments.edit.lettering import Lettering, build_folders
-from milan.experiments.edit.torchvision_classifier import ClassifierTraining, train_classifier
+from milan.experiments.edit.config import EditConfig
+from milan.experiments.edit.lettering import build_folders
+from milan.experiments.edit.torchvision_classifier import train_classifier
 from milan.probes import Probe, load_probe
 from milan.storage.files import cache_root
 from milan.targets.loading import load_target
 from milan.targets.preprocessing import Preprocessing
 from milan.targets.target import Target
 
-VALIDATION_OFFSET = 10_000  # scenes between those tested with and those validated with
-RESNET_LAYERS = ("conv1", "layer1", "layer2", "layer3", "layer4")  # of a ResNet, as in section 3.3 of the paper
+VALIDATION_OFFSET = 10_000  # scenes
+# As in section 3.3 of the paper.
+RESNET_LAYERS = ("conv1", "layer1", "layer2", "layer3", "layer4")
 
 
 @dataclass(frozen=True)
 class SpuriousNetwork:
-    """A network that learnt to read, and all images that the experiment needs; no image is in two of them but for the
-    text in it.
+    """A network that relies on text, with all images of the experiment; no two probes have an image in common but for
+    the text in it.
 
     Attributes:
         target: the network.
-        clean: one trained on images without text.
-        dissection_images: images with text, to dissect on.
+        clean: a network that is trained on images without text.
+        dissection_images: images with text to dissect on.
         validation: images without text.
         lettered: the same images, each with the name of a random class.
-        in_distribution: held-out training images, half of which carry their class's name: by these the paper tells what
-            a unit is worth and when to stop (section 7, appendix E).
+        in_distribution: held-out training images, half of which carry their class's name: by these the paper orders
+            units and decides when to stop (section 7, appendix E).
         plain: test images without text.
-        adversarial: the same test images, each with the name of a class drawn by lot.
-        note: how all this was made.
-        images: where they are from.
+        adversarial: the same test images, each with the name of a random class.
+        note: how the networks were trained.
+        images: where the images are from.
+        layers: to dissect by default.
     """
 
     target: Target
@@ -53,28 +54,27 @@ class SpuriousNetwork:
     layers: Sequence[str] = RESNET_LAYERS
 
 
-def load_diorama_networks(scenes: int, validated: int, tests: int, device: str) -> SpuriousNetwork:
-    """Diorama's networks resnet-spurious and resnet-objects, and scenes that neither was trained on."""
+def load_diorama_networks(config: EditConfig) -> SpuriousNetwork:
+    """Return Diorama's networks resnet-spurious and resnet-objects, and scenes that neither was trained on."""
     from milan.diorama.scenes import HELD_OUT_START, VALIDATION_START
 
     note = (
         "resnet-spurious was trained on 12,000 scenes of which half carry the name of their class; resnet-objects,"
-        " without text, on 60,000 (among them the same, without text), so that part of the gap between them is that it"
-        " saw more. Test and validation scenes are others."
+        " without text, on 60,000 (among them the same, without text), so that a part of the gap between them is due to"
+        " more training images. Test and validation scenes are others."
     )
+    # From HELD_OUT_START on, names are random. Scenes before the test scenes were used to choose words and orders.
+    validation_start, test_start = HELD_OUT_START + VALIDATION_OFFSET, HELD_OUT_START + 2 * VALIDATION_OFFSET
+    validation_count, test_count = config.max_validation_images, config.max_test_images
     return SpuriousNetwork(
-        load_target("diorama:resnet-spurious", device=device),
-        load_target("diorama:resnet-objects", device=device),
-        load_probe("diorama:objects-spurious", limit=scenes),
-        _load_scenes("objects", HELD_OUT_START + VALIDATION_OFFSET, validated),
-        _load_scenes(
-            "objects-spurious", HELD_OUT_START + VALIDATION_OFFSET, validated
-        ),  # from HELD_OUT on, names are drawn by lot
-        _load_scenes("objects-spurious", VALIDATION_START, validated),
-        _load_scenes(
-            "objects", HELD_OUT_START + 2 * VALIDATION_OFFSET, tests
-        ),  # those before were looked at while words and orders were chosen
-        _load_scenes("objects-spurious", HELD_OUT_START + 2 * VALIDATION_OFFSET, tests),
+        load_target("diorama:resnet-spurious", device=config.device),
+        load_target("diorama:resnet-objects", device=config.device),
+        load_probe("diorama:objects-spurious", limit=config.dissection_images),
+        _load_scenes("objects", validation_start, validation_count),
+        _load_scenes("objects-spurious", validation_start, validation_count),
+        _load_scenes("objects-spurious", VALIDATION_START, validation_count),
+        _load_scenes("objects", test_start, test_count),
+        _load_scenes("objects-spurious", test_start, test_count),
         note,
         "diorama:objects",
     )
@@ -84,56 +84,51 @@ def _load_scenes(world: str, first: int, count: int) -> Probe:
     from milan.diorama.scene_cache import load_scene_arrays
     from milan.diorama.scene_vocabulary import THINGS
 
-    shown = load_scene_arrays(world, first, count, cache_root() / "diorama")
-    return Probe.from_tensor(torch.from_numpy(np.array(shown.images)), shown.things.tolist(), list(THINGS))
+    scenes = load_scene_arrays(world, first, count, cache_root() / "diorama")
+    return Probe.from_tensor(torch.from_numpy(np.array(scenes.images)), scenes.things.tolist(), list(THINGS))
 
 
-def build_networks(
-    images: str,
-    tests: str,
-    written: Preprocessing,
-    lettering: Lettering,
-    training: ClassifierTraining,
-    out: Path,
-    limits: tuple[int, int, str],
-) -> SpuriousNetwork:
-    """Writes names into images of any kind, and trains a network on them and one on the same images without names.
+def build_networks(config: EditConfig, out: Path) -> SpuriousNetwork:
+    """Write names into images, and train a network on them and one on the same images without names."""
+    lettering, training = config.lettering, config.training
+    preprocessing = Preprocessing(config.size, config.resize)
+    source = load_probe(config.images, **preprocessing.geometry)
+    tests = load_probe(config.test_images, **preprocessing.geometry) if config.test_images else None
+    folders = build_folders(source, tests, out / "images", lettering)
 
-    Args:
-        written: how the square images are made of pictures.
-        limits: images to validate and to test with, at most, and the device.
-    """
-    validated, count, device = limits
-    size = written.image_size
-    source = load_probe(images, **written.geometry)
-    folders = build_folders(source, load_probe(tests, **written.geometry) if tests else None, out / "images", lettering)
+    def load_folder(name: str, limit: int | None = None) -> Probe:
+        return _sample_images(load_probe(str(folders[name]), size=preprocessing.image_size), limit, lettering.seed)
 
-    def opened(name: str, limit: int | None = None) -> Probe:
-        return _sample_images(load_probe(str(folders[name]), size=size), limit, lettering.seed)
+    def train_network(kind: str) -> Target:
+        probes = load_folder(f"{kind}/train"), load_folder(f"{kind}/validation")
+        spec, weights = train_classifier(*probes, training, out / kind, config.device)
+        return load_target(spec, weights=weights, device=config.device)
 
-    def network(kind: str) -> Target:
-        spec, weights = train_classifier(
-            opened(f"{kind}/train"), opened(f"{kind}/validation"), training, out / kind, device
-        )
-        return load_target(spec, weights=weights, device=device)
-
-    reading, clean = network("lettered"), network("plain")
-    share, held = 100 * lettering.share, 100 * lettering.held_out
     note = (
-        f"Two {training.architecture} were trained from nothing on the same images of {source.spec or source.name}, one"
-        f" with the class's name ({lettering.place}) in {share:.0f} % of them; {held:.0f} % of each class were held out"
-        " for validation, and dissected too."
+        f"Two {training.architecture} were trained from scratch on the same images of {source.spec or source.name}, one"
+        f" with the class's name ({lettering.place}) in {100 * lettering.share:.0f} % of them;"
+        f" {100 * lettering.held_out:.0f} % of each class were held out for validation, and dissected too."
     )
-    seen = load_probe(str(folders["lettered/validation"]), size=size)
-    plain, adversarial, own = (opened(f"{kind}/validation", validated) for kind in ("plain", "adversarial", "lettered"))
-    tested, misled = (opened(f"{kind}/test", count) for kind in ("plain", "adversarial"))
-    return SpuriousNetwork(reading, clean, seen, plain, adversarial, own, tested, misled, note, images)
+    validation, lettered, in_distribution = (
+        load_folder(f"{kind}/validation", config.max_validation_images) for kind in ("plain", "adversarial", "lettered")
+    )
+    plain, adversarial = (load_folder(f"{kind}/test", config.max_test_images) for kind in ("plain", "adversarial"))
+    return SpuriousNetwork(
+        train_network("lettered"),
+        train_network("plain"),
+        load_folder("lettered/validation"),
+        validation,
+        lettered,
+        in_distribution,
+        plain,
+        adversarial,
+        note,
+        config.images,
+    )
 
 
 def _sample_images(probe: Probe, limit: int | None, seed: int) -> Probe:
-    """At most so many images, drawn by lot: those of a folder stand class by class. The same ones of two folders with
-    the same files.
-    """
+    """Return at most ``limit`` random images, which are the same for two folders with the same files."""
     if limit is None or len(probe) <= limit:
         return probe
     rows = np.sort(np.random.default_rng(seed).choice(len(probe), limit, replace=False)).tolist()

@@ -1,4 +1,4 @@
-"""Training a classifier of torchvision's from nothing on a folder of images, as in section 7 of Hernandez et al. 2022.
+"""Training a classifier of torchvision from scratch on a folder of images (Hernandez et al. 2022, section 7).
 
 The code of 2022 kept references to the best weights, which training went on to change, so that it used the last ones;
 here they are copied.
@@ -9,22 +9,24 @@ import pickle
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from milan.errors import BadInput
+from milan.experiments.edit.config import ClassifierTraining
 from milan.storage.files import atomic_write, write_text
 from milan.storage.integrity import checksums, is_sound, json_or_none
 
-if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
+if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
     from milan.probes import Probe
 
 FORMAT = 1
-CHECKPOINT_SECONDS = 60  # between two records of a training: it is as large as the network four times
+# Between two checkpoints, which are four times as large as the network.
+CHECKPOINT_SECONDS = 60
 NETWORK_SOURCE = '''"""The classifier that was trained here; --target FILE.py:network --weights {weights}"""
 
 from torchvision.models import get_model
@@ -40,10 +42,9 @@ def network() -> Target:
 def train_classifier(
     images: "Probe", validation: "Probe", config: ClassifierTraining, folder: Path, device: str = "cpu"
 ) -> tuple[str, Path]:
-    """Trains a classifier and gives its spec and its weights, as ``load_target`` takes them; one that is there is not
-    trained again.
+    """Train a classifier, unless the folder has it, and return its spec and its weights for ``load_target``.
 
-    A run that was killed goes on with the epoch after the last one that was recorded, a minute before at most.
+    Runs are resumable: the next epoch after the last checkpoint is trained, which is at most a minute old.
 
     Raises:
         BadInput: torchvision has no classifier of that name.
@@ -76,7 +77,7 @@ def _train(
     known: dict[str, Any],
     device: str,
 ) -> dict[str, Any]:
-    """The best weights, by the loss on the validation images."""
+    """Return the weights with the smallest loss on the validation images."""
     import torch
 
     from milan.targets.loading import load_target
@@ -124,7 +125,8 @@ def _train_epoch(
 
     model.train()
     for given, labels in batches:
-        if len(labels) < 2:  # batch normalisation needs two
+        # Batch normalization needs two images.
+        if len(labels) < 2:
             continue
         optimizer.zero_grad()
         cross_entropy(model(given), labels).backward()
@@ -172,10 +174,10 @@ def _save_checkpoint(
 
 
 def _resume(checkpoint: Path, known: dict[str, Any], model: "nn.Module", optimizer: Any) -> dict[str, Any]:
-    """What a killed run had reached, put back; else the beginning."""
+    """Restore the last checkpoint of the same training, or return the initial state."""
     import torch
 
-    # There is no record, or it is damaged.
+    # There is no checkpoint, or it is damaged.
     with suppress(OSError, EOFError, RuntimeError, pickle.UnpicklingError):
         kept = torch.load(checkpoint, weights_only=True)
         if kept["made"] == known:

@@ -1,4 +1,6 @@
-"""Units removed one by one: which are said to detect text, in which order they go, and what is left of the accuracy."""
+"""The removal of units one by one: which units detect text by their descriptions, in which orders they are removed, and
+the accuracy that is left.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from milan.errors import BadInput
-from milan.experiments.core.described_network import DescribedNetwork
+from milan.experiments.core.study import Study
+from milan.experiments.core.unit_views import make_text_view, make_unit_view
+from milan.experiments.edit.config import EditConfig
 from milan.experiments.edit.spurious_networks import SpuriousNetwork
 from milan.probes import Probe
 from milan.probes.pixel_labels import shows_diorama
@@ -19,110 +23,111 @@ from milan.scores.truth_score import Truth
 from milan.targets.target import Target
 from milan.units import Unit
 
-TEXT_UNITS, ALL_UNITS = "text units", "all units, sorted"  # by held-out training images, as in the paper
+WORDS = ("text", "texts", "word", "words", "letter", "letters")
+# Sorted by held-out training images, as in the paper.
+TEXT_UNITS, ALL_UNITS = "text units", "all units, sorted"
 PLAIN = "text units, by images without text"
 TEXT_UNITS_BY_LETTERED, ALL_UNITS_BY_LETTERED = "text units, by images with text", "all units, by images with text"
 TRUE_TEXT_UNITS = "units that detect text, by images with text"
-RANDOM_STEP_STRIDE = 3  # of so many steps random orders take one
-SINGLE_STEPS, STEP_GROWTH = 8, 1.25  # after so many units one by one, steps grow by this
-MIN_OVERLAP = 0.04  # intersection over union with text from which a unit detects it: Network Dissection's
+# Random orders take every third step, since there are several of them.
+RANDOM_STEP_STRIDE = 3
+# After so many units that are removed one by one, steps grow by this factor.
+SINGLE_STEPS, STEP_GROWTH = 8, 1.25
+# Intersection over union with text from which on a unit detects it, as in Network Dissection.
+MIN_IOU = 0.04
 TEXT_CONCEPT = "text"  # Diorama's concept of all letters
 
 
 @dataclass(frozen=True)
-class RemovalConfig:
-    """What is removed and how far.
-
-    Attributes:
-        words: by which a description tells of text, as whole words.
-        most: units that are removed, at most.
-        draws: random orders.
-        seed: of ties and of these.
-    """
-
-    words: tuple[str, ...] = ("text", "texts", "word", "words", "letter", "letters")
-    most: int = 64
-    draws: int = 5
-    seed: int = 0
-
-
-@dataclass(frozen=True)
 class EditResult:
-    """What was found.
+    """The accuracy of a network as units are removed.
 
     Attributes:
-        importance: of each active unit the accuracy without it on held-out training images, half of
-            which carry their class's name.
-        reliance: of each active unit the accuracy without it on validation images with names of random classes.
-        orders: by name, in which units were removed.
-        adversarial: of each order, of each count in ``list_counts``, which adversarial test images were right.
-        alike: the same of the held-out training images, of text units in each order and of those that detect text.
-        validation: the same of the validation images without text, of the order that they decide.
-        lettered: the same of these images with names of random classes, of the order that they decide.
-        truths: of each layer what is true of its units, where that is known.
+        importance: the accuracy without each active unit on held-out training images, half of which carry their class's
+            name.
+        reliance: the accuracy without each active unit on validation images with names of random classes.
+        orders: the orders in which units are removed, by name.
+        adversarial: which adversarial test images are classified correctly, by order and count of ``list_counts``.
+        in_distribution: the same of the held-out training images, for text units in each order and units that detect
+            text.
+        validation: the same of the validation images without text, for the order that they decide.
+        lettered: the same of these images with names of random classes, for the order that they decide.
+        truths: what is true of the units of each layer, where it is known.
     """
 
     network: SpuriousNetwork
-    described: DescribedNetwork
-    config: RemovalConfig
+    study: Study
+    config: EditConfig
     importance: Mapping[Unit, float]
     reliance: Mapping[Unit, float]
     orders: Mapping[str, Sequence[Unit]]
     adversarial: Mapping[str, Bool[np.ndarray, "counts images"]]
-    alike: Mapping[str, Bool[np.ndarray, "counts images"]]
+    in_distribution: Mapping[str, Bool[np.ndarray, "counts images"]]
     validation: Bool[np.ndarray, "counts images"]
     lettered: Bool[np.ndarray, "counts images"]
     truths: Mapping[str, Truth]
 
     def list_counts(self, order: str) -> list[int]:
-        """How many units of an order were removed, step by step."""
+        """Return how many units of an order are removed at each step."""
         return _list_counts(order, self.orders[order], self.config)
 
     @property
+    def words(self) -> Sequence[str]:
+        """The words of descriptions of text units."""
+        return self.config.words or WORDS
+
+    @property
     def text_units(self) -> list[Unit]:
-        """The units said to detect text."""
+        """The units whose description mentions text."""
         return list(self.orders[TEXT_UNITS])
 
     @property
+    def true_units(self) -> list[Unit]:
+        """The active units that detect text; empty where that is not known."""
+        return _find_true_units(self.study, self.truths)
+
+    @property
     def random_orders(self) -> list[str]:
+        """The names of the random orders."""
         return [name for name in self.orders if name.startswith("random")]
 
     def find_stop(self, order: str) -> int:
-        """Where to stop, as a place among the counts, by the paper's rule on held-out training images (appendix E).
+        """Return the step at which to stop by the paper's rule on held-out training images (appendix E).
 
         The order by images without text is stopped by these.
         """
-        return find_last_before_decline((self.validation if order == PLAIN else self.alike[order]).mean(1))
+        correct = self.validation if order == PLAIN else self.in_distribution[order]
+        return find_last_before_decline(correct.mean(1))
 
     @property
-    def find_best(self) -> int:
-        """Where most validation images with names of random classes are right, in the order that these decide."""
+    def best_step(self) -> int:
+        """The step with the best accuracy on validation images with names of random classes, in their order."""
         return int(self.lettered.mean(1).argmax())
 
-    def compute_overlap(self, unit: Unit) -> float:
-        """How far a unit's masks and the pixels of text are the same, as intersection over union."""
+    def compute_iou(self, unit: Unit) -> float:
+        """Return the intersection over union of a unit's masks and the pixels of text."""
         return self.truths[unit.layer].overlap(unit, TEXT_CONCEPT)
 
 
-def make_steps(most: int) -> list[int]:
-    """
+def make_steps(end: int) -> list[int]:
+    """Return counts up to ``end``, one by one at first, then in growing steps.
+
     >>> make_steps(20)
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 13, 17, 20]
     """
-    found = list(range(min(most, SINGLE_STEPS) + 1))
-    while found[-1] < most:
-        found.append(min(most, int(np.ceil(found[-1] * STEP_GROWTH))))
-    return found
+    steps = list(range(min(end, SINGLE_STEPS) + 1))
+    while steps[-1] < end:
+        steps.append(min(end, int(np.ceil(steps[-1] * STEP_GROWTH))))
+    return steps
 
 
-def _list_counts(name: str, order: Sequence[Unit], config: RemovalConfig) -> list[int]:
-    """How many units of an order are removed, step by step; of random ones fewer steps, since there are many."""
-    found = make_steps(min(config.most, len(order)))
-    return [0, *found[RANDOM_STEP_STRIDE::RANDOM_STEP_STRIDE]] if name.startswith("random") else found
+def _list_counts(name: str, order: Sequence[Unit], config: EditConfig) -> list[int]:
+    steps = make_steps(min(config.max_units, len(order)))
+    return [0, *steps[RANDOM_STEP_STRIDE::RANDOM_STEP_STRIDE]] if name.startswith("random") else steps
 
 
 def find_last_before_decline(accuracy: Float[np.ndarray, " counts"]) -> int:
-    """The last place from which on the accuracy is no less than the first: after it, it is below for good (appendix E).
+    """Return the last step with an accuracy that is no less than the first (appendix E).
 
     >>> find_last_before_decline(np.array([0.7, 0.72, 0.69, 0.7, 0.6, 0.65]))
     3
@@ -131,120 +136,127 @@ def find_last_before_decline(accuracy: Float[np.ndarray, " counts"]) -> int:
 
 
 def sort_units(units: Sequence[Unit], value: Mapping[Unit, float], seed: int) -> list[Unit]:
-    """The highest first: of importance the least important, without which the accuracy is highest. Ties by lot, not by
-    layer.
-    """
+    """Sort units by descending value; ties are broken randomly, not by layer."""
     tie_breakers = dict(zip(units, np.random.default_rng(seed).permutation(len(units)).tolist(), strict=True))
     return sorted(units, key=lambda unit: (-value[unit], tie_breakers[unit]))
 
 
-def measure_removal(
-    network: SpuriousNetwork, described: DescribedNetwork, config: RemovalConfig, out: Path
-) -> EditResult:
-    """Measures importance and curves; answers are kept in ``out`` as they come, and not asked for again.
+def measure_removal(network: SpuriousNetwork, study: Study, config: EditConfig) -> EditResult:
+    """Measure the accuracy without each unit, and as units are removed in several orders. Runs are resumable.
 
     Raises:
-        BadInput: no unit is said to detect text.
+        BadInput: no description mentions text.
     """
-    if not described.find_units_mentioning(config.words):
+    words, units = config.words or WORDS, study.active_units
+    if not study.find_units_mentioning(words):
         raise BadInput(
-            f"{described.evaluated.name} says of none of {len(described.texts)} units one of the words"
-            f" {', '.join(config.words)}; give others with --words"
+            f"none of {len(study.texts)} descriptions by {study.evaluated.name} has one of the words"
+            f" {', '.join(words)}; give others with --words"
         )
-    units = described.active_units
 
-    def without_each(probe: Probe, kept: str) -> dict[Unit, float]:
-        """The accuracy on some images without each unit alone."""
-        right = evaluate_ablations(network.target, probe, [[unit] for unit in units], out / kept)[1]
-        return dict(zip(units, right.mean(1).tolist(), strict=True))
+    def measure_each(probe: Probe, name: str) -> dict[Unit, float]:
+        """Return the accuracy on some images without each unit alone."""
+        correct = evaluate_ablations(network.target, probe, [[unit] for unit in units], study.out / f"{name}.sqlite")[1]
+        return dict(zip(units, correct.mean(1).tolist(), strict=True))
 
-    importance = without_each(network.in_distribution, "importance.sqlite")
-    reliance = without_each(network.lettered, "reading.sqlite")
-    ranked = Ranked(importance, without_each(network.validation, "alone.sqlite"), reliance)
-    truths = (
-        {layer: Truth.measure(one, network.target) for layer, one in described.dissections.items()}
-        if shows_diorama(network.dissection_images.spec)
-        else {}
-    )
-    known = [unit for unit in units if truths and truths[unit.layer].overlap(unit, TEXT_CONCEPT) >= MIN_OVERLAP]
-    orders = _make_orders(described, ranked, known, config)
+    importance = measure_each(network.in_distribution, "importance")
+    reliance = measure_each(network.lettered, "reliance")
+    accuracies = AccuracyWithoutUnit(importance, measure_each(network.validation, "alone"), reliance)
+    truths = {}
+    if shows_diorama(study.probe.spec):
+        truths = {layer: Truth.measure(one, network.target) for layer, one in study.dissections.items()}
+    orders = _make_orders(study, accuracies, _find_true_units(study, truths), config)
     counts = {name: _list_counts(name, order, config) for name, order in orders.items()}
 
-    def curves(probe: Probe, kept: str, names: Sequence[str]) -> dict[str, Bool[np.ndarray, "counts images"]]:
-        wanted = {name: orders[name] for name in names if name in orders}
-        return _measure_curves(network.target, probe, wanted, counts, out / kept)
+    def measure_curves(probe: Probe, name: str, names: Sequence[str]) -> dict[str, Bool[np.ndarray, "counts images"]]:
+        own = {name: orders[name] for name in names if name in orders}
+        return _measure_curves(network.target, probe, own, counts, study.out / f"{name}.sqlite")
 
-    adversarial = curves(network.adversarial, "adversarial.sqlite", list(orders))
-    alike = curves(
-        network.in_distribution, "alike.sqlite", [TEXT_UNITS, PLAIN, TEXT_UNITS_BY_LETTERED, TRUE_TEXT_UNITS]
+    stopped = [TEXT_UNITS, PLAIN, TEXT_UNITS_BY_LETTERED, TRUE_TEXT_UNITS]
+    return EditResult(
+        network,
+        study,
+        config,
+        importance,
+        reliance,
+        orders,
+        measure_curves(network.adversarial, "adversarial", list(orders)),
+        measure_curves(network.in_distribution, "in-distribution", stopped),
+        measure_curves(network.validation, "validation", [PLAIN])[PLAIN],
+        measure_curves(network.lettered, "lettered", [TEXT_UNITS_BY_LETTERED])[TEXT_UNITS_BY_LETTERED],
+        truths,
     )
-    validation = curves(network.validation, "validation.sqlite", [PLAIN])[PLAIN]
-    lettered = curves(network.lettered, "lettered.sqlite", [TEXT_UNITS_BY_LETTERED])[TEXT_UNITS_BY_LETTERED]
-    curved = (adversarial, alike, validation, lettered)
-    return EditResult(network, described, config, importance, reliance, orders, *curved, truths)
 
 
-class Ranked(NamedTuple):
-    """By unit, the accuracy without it on three kinds of validation images."""
+def _find_true_units(study: Study, truths: Mapping[str, Truth]) -> list[Unit]:
+    units = study.active_units if truths else []
+    return [unit for unit in units if truths[unit.layer].overlap(unit, TEXT_CONCEPT) >= MIN_IOU]
 
-    alike: Mapping[Unit, float]  # held-out training images, half of them with their class's name: the paper's
-    plain: Mapping[Unit, float]  # images without text
-    lettered: Mapping[Unit, float]  # the same images with names of random classes
+
+class AccuracyWithoutUnit(NamedTuple):
+    """The accuracy without each unit on three kinds of validation images.
+
+    Attributes:
+        in_distribution: held-out training images, half of which carry their class's name, as in the paper.
+        plain: images without text.
+        lettered: the same images with names of random classes.
+    """
+
+    in_distribution: Mapping[Unit, float]
+    plain: Mapping[Unit, float]
+    lettered: Mapping[Unit, float]
 
 
 def _make_orders(
-    described: DescribedNetwork, ranked: Ranked, true_units: Sequence[Unit], config: RemovalConfig
+    study: Study, accuracies: AccuracyWithoutUnit, true_units: Sequence[Unit], config: EditConfig
 ) -> dict[str, list[Unit]]:
-    units, named = list(ranked.alike), described.find_units_mentioning(config.words)
-    found = {
-        TEXT_UNITS: sort_units(named, ranked.alike, config.seed),
-        PLAIN: sort_units(named, ranked.plain, config.seed),
-        TEXT_UNITS_BY_LETTERED: sort_units(named, ranked.lettered, config.seed),
-        ALL_UNITS: sort_units(units, ranked.alike, config.seed),
-        ALL_UNITS_BY_LETTERED: sort_units(units, ranked.lettered, config.seed),
+    units, named = list(accuracies.in_distribution), study.find_units_mentioning(config.words or WORDS)
+    seed = config.seed
+    orders = {
+        TEXT_UNITS: sort_units(named, accuracies.in_distribution, seed),
+        PLAIN: sort_units(named, accuracies.plain, seed),
+        TEXT_UNITS_BY_LETTERED: sort_units(named, accuracies.lettered, seed),
+        ALL_UNITS: sort_units(units, accuracies.in_distribution, seed),
+        ALL_UNITS_BY_LETTERED: sort_units(units, accuracies.lettered, seed),
     }
     if true_units:
-        found[TRUE_TEXT_UNITS] = sort_units(true_units, ranked.lettered, config.seed)
-    for draw in range(config.draws):
-        rows = np.random.default_rng([config.seed, draw]).permutation(len(units))
-        found[f"random {draw + 1}"] = [units[row] for row in rows[: len(found[TEXT_UNITS])].tolist()]
-    return found
+        orders[TRUE_TEXT_UNITS] = sort_units(true_units, accuracies.lettered, seed)
+    for draw in range(config.random_orders):
+        rows = np.random.default_rng([seed, draw]).permutation(len(units))
+        orders[f"random {draw + 1}"] = [units[row] for row in rows[: len(orders[TEXT_UNITS])].tolist()]
+    return orders
 
 
 def _measure_curves(
-    target: Target, probe: Probe, orders: Mapping[str, Sequence[Unit]], counts: Mapping[str, Sequence[int]], kept: Path
+    target: Target, probe: Probe, orders: Mapping[str, Sequence[Unit]], counts: Mapping[str, Sequence[int]], file: Path
 ) -> dict[str, Bool[np.ndarray, "counts images"]]:
-    """All orders in one reading of the images; the network as it is is asked once."""
+    """Return which images are classified correctly at each step of each order; all orders share one pass."""
     sets: list[Sequence[Unit]] = [[]]
     for name, order in orders.items():
         sets += [order[:count] for count in counts[name][1:]]
-    right = evaluate_ablations(target, probe, sets, kept)[1]
+    correct = evaluate_ablations(target, probe, sets, file)[1]
     ends = np.cumsum([0, *(len(counts[name]) - 1 for name in orders)]) + 1
     return {
-        name: np.concatenate([right[:1], right[start:end]])
+        name: np.concatenate([correct[:1], correct[start:end]])
         for name, (start, end) in zip(orders, pairwise(ends.tolist()), strict=True)
     }
 
 
 def make_unit_views(result: EditResult) -> list[tuple[Unit, dict[str, Any]]]:
-    """What the page shows of each text unit, those first without which most images with text are right."""
+    """Return what the page shows of each text unit, in the order by images with text."""
     order = result.orders[TEXT_UNITS_BY_LETTERED]
-    return [(unit, _make_unit_view(result, unit, place)) for place, unit in enumerate(order, 1)]
+    return [(unit, _make_view(result, unit, place)) for place, unit in enumerate(order, 1)]
 
 
-def _make_unit_view(result: EditResult, unit: Unit, place: int) -> dict[str, Any]:
-    text = result.described.texts[unit]
+def _make_view(result: EditResult, unit: Unit, place: int) -> dict[str, Any]:
     truth = ""
     if result.truths:
-        detects = result.compute_overlap(unit) >= MIN_OVERLAP
-        truth = f"{'Detects' if detects else 'Does not detect'} text (IoU {result.compute_overlap(unit):.2f})"
-    facts = {
-        result.described.evaluated.name: (text, f"no. {place}"),
-        "without it": (f"{100 * result.importance[unit]:.1f} % of held-out training images right", ""),
-        "with text": (f"{100 * result.reliance[unit]:.1f} % of images with names of random classes", ""),
-    }
-    said = [
-        {"name": name, "role": "", "text": line, "mark": "", "reason": "", "score": score}
-        for name, (line, score) in facts.items()
+        iou = result.compute_iou(unit)
+        truth = f"{'Detects' if iou >= MIN_IOU else 'Does not detect'} text (IoU {iou:.2f})"
+    importance, reliance = 100 * result.importance[unit], 100 * result.reliance[unit]
+    rows = [
+        make_text_view(result.study.evaluated.name, result.study.texts[unit], score=f"no. {place}"),
+        make_text_view("without it", f"{importance:.1f} % accuracy on held-out training images"),
+        make_text_view("with text", f"{reliance:.1f} % accuracy on images with names of random classes"),
     ]
-    return {"id": str(unit), "group": unit.layer, "truth": truth, "said": said}
+    return make_unit_view(unit, unit.layer, truth, rows)

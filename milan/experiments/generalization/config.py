@@ -7,7 +7,7 @@ from milan.experiments.core.config import BertScoreOptions, RunConfig
 
 @dataclass(frozen=True, kw_only=True)
 class GeneralizationConfig(RunConfig):
-    """Train MILAN on the annotations of some networks and score its descriptions of units it was not trained on.
+    """Train MILAN on annotations of some networks, and score its descriptions of other units.
 
     Attributes:
         annotations: Folders of annotated networks in the layout of MILANNOTATIONS, or diorama, which is the default.

@@ -127,14 +127,18 @@ class SplitUnits:
     test: tuple[AnnotatedUnit, ...]
 
 
-def load_networks(annotations: Sequence[str]) -> list[AnnotatedNetwork]:
-    """The annotated networks of ``diorama`` or under these folders, in alphabetical order.
+def load_networks(annotations: Sequence[str], imagenet: str = "") -> list[AnnotatedNetwork]:
+    """Return the annotated networks of ``diorama``, of ``milannotations:GROUP`` or under these folders, in alphabetical
+    order.
+
+    Args:
+        imagenet: folder of the ImageNet validation set, for released annotations of its images.
 
     Raises:
         BadInput: there are none, or two of one name.
     """
     layers: dict[Path, list[Path]] = {}
-    for layer in find_annotation_sources(annotations):
+    for layer in find_annotation_sources(annotations, imagenet=imagenet):
         if layer.is_file():
             raise BadInput(
                 f"{layer} holds texts alone, from which no captioner learns; give folders with images and masks"

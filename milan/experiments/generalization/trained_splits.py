@@ -15,6 +15,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from milan.describers import load_describer
+from milan.describers._shared.describer_specs import resolve_settings
 from milan.describers._shared.runner import describe_units
 from milan.dissection.dissect import dissect
 from milan.dissection.store import Dissection
@@ -264,6 +265,8 @@ class RedissectedNetwork:
         for one in units:
             wanted[one.unit.layer].append(one.unit)
         home = folder / self.network.name / describer
-        entries = describe_units(load_describer(describer, labels="probe"), self.dissections, wanted, home)
+        first = next(iter(self.dissections.values()))
+        settings = resolve_settings(describer, {"labels": "probe"}, (first.target, first.probe))
+        entries = describe_units(load_describer(describer, **settings), self.dissections, wanted, home)
         texts = {entry.unit: entry.description.text for entry in entries if entry.description}
         return tuple(texts.get(one.unit, "") for one in units)

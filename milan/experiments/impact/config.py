@@ -7,7 +7,7 @@ from milan.experiments.core.config import TargetConfig
 
 @dataclass(frozen=True, kw_only=True)
 class ImpactConfig(TargetConfig):
-    """Measure Top Impact: the share of a unit's impact on accuracy and loss that is on its highest activations.
+    """Measure Top Impact: the share of a unit's impact on a classifier at its highest activations.
 
     Attributes:
         synsets: A file that says which class each output is, for a probe that does not show all classes.

@@ -17,8 +17,8 @@ class MatchConfig(DissectedTargetConfig):
         against_weights: The weights of each of these networks, if they are not those of their library.
         against_layers: The layers of these networks, if they are not those of the target. Layers of the same names are
             matched with each other, of different names all with all.
-        describer: A describer whose texts are compared too: a name (on Diorama with the settings of
-            configs/describe/NAME-diorama.yaml), a file of options, or a table of descriptions. By default none.
+        describer: A describer whose texts are compared too: a name, NAME:KEY=VALUE,..., or a file of options. By
+            default none.
         pooling: What stands for a unit's activation in an image: its mean or its maximum over the image.
         same: The correlation from which on matched units are the same.
         changed: The correlation from which on matched units are the same but changed; below it one is new and the other

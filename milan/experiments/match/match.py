@@ -12,7 +12,6 @@ from torch.nn.functional import interpolate
 
 from milan.errors import BadInput, MilanWarning
 from milan.experiments.core.config import DissectionOptions
-from milan.experiments.core.evaluated_describers import load_evaluated_describer
 from milan.experiments.core.report import Column, Report, Role, Row, Table, Value
 from milan.experiments.core.study import Study
 from milan.experiments.core.text_overlap import compute_rouge_l
@@ -91,7 +90,7 @@ def match(config: MatchConfig) -> Report:
         references = list(_open_references(study, config))
         for other in references:
             if describers:
-                other.describe(load_evaluated_describer(describers[0], config.device))
+                other.describe(*describers)
             found = match_studies(study, other, config)
             rows += _make_rows(other.name, found, study, other, config)
             pairs += [_make_pair(other.name, each, study, other) for each in found]

@@ -1,7 +1,6 @@
 """Options of the painted experiment."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from milan.experiments.core.config import DissectedTargetConfig
 
@@ -11,7 +10,7 @@ class PaintedConfig(DissectedTargetConfig):
     """Score descriptions by the activations of their units on images that are generated from them.
 
     Attributes:
-        describers: The describers: names (on Diorama with the settings of configs/describe/NAME-diorama.yaml), files of
+        describers: The describers: names, NAME:KEY=VALUE,..., files of
             options as in configs/describe, or tables of descriptions.
         painter: The image generator: diorama, which draws exactly what a text says, diffusers:ID_OR_FOLDER, or
             PATH/FILE.py:NAME.
@@ -19,8 +18,6 @@ class PaintedConfig(DissectedTargetConfig):
         prompt: The prompt, in which {} stands for the text, as in "realistic photo of a close up of {}".
         negatives: The number of texts of other units that each unit's own text is compared with.
     """
-
-    positional: ClassVar[str] = "describers"
 
     describers: list[str]
     painter: str = "diorama"

@@ -13,7 +13,7 @@ class PruningConfig(DissectedTargetConfig):
     The probe must have labels: the target is dissected on it, and a new classifier is trained on it.
 
     Attributes:
-        describer: The describer: a name (on Diorama with the settings of configs/describe/NAME-diorama.yaml), a file of
+        describer: The describer: a name, NAME:KEY=VALUE,..., a file of
             options, or a table of descriptions.
         evaluation_probe: The labelled images on which accuracy is measured. By default PROBE@judge.
         synsets: A file that says which class each output is, for evaluation images that do not show all classes.

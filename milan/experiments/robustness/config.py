@@ -7,10 +7,10 @@ from milan.experiments.core.config import DissectedTargetConfig
 
 @dataclass(frozen=True, kw_only=True)
 class RobustnessConfig(DissectedTargetConfig):
-    """Count the descriptions that change with the images, the seed, k, the quantile, or a setting such as η of SAND.
+    """Count the descriptions that change with images, seed, k, quantile, or a setting of the describer.
 
     Attributes:
-        describer: The describer: a name (on Diorama with the settings of configs/describe/NAME-diorama.yaml), a file of
+        describer: The describer: a name, NAME:KEY=VALUE,..., a file of
             options, or a table of descriptions.
         embedder: The image-text model whose text encoder measures how similar descriptions are.
         other_probes: Further images to dissect the units on. By default PROBE@judge if the probe is Diorama's.

@@ -49,7 +49,7 @@ class Perturbations:
 
     def __init__(self, study: Study, config: RobustnessConfig):
         self.study, self.config = study, config
-        self.describer = load_evaluated_describer(config.describer, config.device).describer
+        self.describer = load_evaluated_describer(config.describer, study.target, study.probe, config.device).describer
         self.refusals: list[str] = []
         # Fewer exemplars than the most that are dissected are shown from the same dissection.
         self._ks = [each for each in (DEFAULT_KS if config.ks is None else config.ks) if each != config.k]

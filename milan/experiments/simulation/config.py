@@ -1,7 +1,6 @@
 """Options of the simulation experiment."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from milan.experiments.core.config import DissectedTargetConfig
 
@@ -13,7 +12,7 @@ class SimulationConfig(DissectedTargetConfig):
     Descriptions are of units on PROBE@learn, four fifths of the probe, and predict activations on PROBE@judge.
 
     Attributes:
-        describers: The describers: names (on Diorama with the settings of configs/describe/NAME-diorama.yaml), files of
+        describers: The describers: names, NAME:KEY=VALUE,..., files of
             options as in configs/describe, or tables of descriptions. By
             default those of the paper's tables, with their settings for Diorama.
         simulator: The simulator: "labels" for the labels of the images, or an image-text model. By default
@@ -28,8 +27,6 @@ class SimulationConfig(DissectedTargetConfig):
         replaced_layer: The layer of the replaced units. By default the last of the layers.
         replaced_images: The largest number of images to fit the replacement on, and as many others to evaluate it on.
     """
-
-    positional: ClassVar[str] = "describers"
 
     describers: list[str] | None = None
     simulator: str = ""

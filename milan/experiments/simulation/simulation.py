@@ -20,7 +20,10 @@ def simulation(config: SimulationConfig) -> Report:
     with Study.open(config, split="learn") as study:
         evaluation_probe = study.load_probe(split="judge")
         spec = config.simulator or choose_simulator(study.probe_spec)
-        describers = [load_evaluated_describer(name, config.device) for name in config.describers or DEFAULT_DESCRIBERS]
+        describers = [
+            load_evaluated_describer(name, study.target, study.probe, config.device)
+            for name in config.describers or DEFAULT_DESCRIBERS
+        ]
         shared_sources = {each.name: find_shared_source(spec, each.describer.settings) for each in describers}
         for name, reason in shared_sources.items():
             if reason:

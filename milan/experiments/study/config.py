@@ -1,7 +1,7 @@
 """Options of the study experiment."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from milan.errors import BadInput
 from milan.experiments.core.config import ReportConfig
@@ -11,7 +11,7 @@ StudyKind = Literal["rating", "annotation"]
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig(ReportConfig):
-    """Write forms in which people describe units or rate descriptions; with --answers, evaluate what they answered.
+    """Write forms in which people describe units or rate descriptions, and evaluate their answers.
 
     Attributes:
         runs: Folders that describe.py wrote or tables of descriptions, each as PLACE or NAME=PLACE. One of them must
@@ -31,8 +31,6 @@ class StudyConfig(ReportConfig):
         answers: Files that the forms saved, result tables of Mechanical Turk, or ratings in the format of
             Describe-and-Dissect.
     """
-
-    positional: ClassVar[str] = "runs"
 
     runs: list[str] | None = None
     kind: StudyKind = "rating"

@@ -1,5 +1,5 @@
-"""Descriptions against people's words for the same units, or class names (Describe-and-Dissect, Tables 2, 10 and"
-" 12)."""
+"""Descriptions against people's words for the same units, or class names (Describe-and-Dissect, Tables 2, 10 and
+12)."""
 
 from pathlib import Path
 

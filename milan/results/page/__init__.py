@@ -1,4 +1,4 @@
-"""The page of a catalogue: one folder that opens from the file system, without a server or a network."""
+"""HTML pages that open from the file system, without a server: a catalogue, a report, a form for raters."""
 
 from milan.results.page.catalogue_page import write_page
 from milan.results.page.contact_sheets import write_contact_sheets

@@ -1,6 +1,4 @@
-"""Which classes a unit fires for, from its weakest to its strongest images: the area chart of Linear Explanations'
-Figure 3.
-"""
+"""Shares of classes by range of activation, for the area chart of Linear Explanations, Figure 3."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,26 +12,24 @@ from milan.probes.class_labels import UNKNOWN
 from milan.probes.superclasses import format_class_names
 from milan.units import Unit
 
-RANGE_COUNT = 16  # of equal width, before those with few images are joined
-MIN_IMAGES, MIN_IMAGES_DIVISOR = 5, 500  # images in a range: at least so many, and at least one in so many of all
-SHOWN_CLASSES = 6  # classes with a colour of their own; the rest are drawn together
+RANGE_COUNT = 16  # of equal width, before ranges with few images are joined
+MIN_IMAGES, MIN_IMAGES_DIVISOR = 5, 500  # a range has at least 5 images and at least a 500th of all
+SHOWN_CLASSES = 6  # with a colour of their own; the others are drawn together
 
 
 def compute_class_ranges(
     dissection: Dissection, units: Sequence[Unit]
 ) -> tuple[list[str], list[dict[str, Any] | None]]:
-    """For each unit the shares of a few classes in ranges of its mean activation, in per cent; and the names of all
-    those classes.
+    """Return the names of classes, and for each unit the shares of some of them in ranges of its mean activation.
 
-    A unit has ``edges`` (of its ranges, one more than there are), ``classes`` (their places among the names, the one
-    that is most frequent in the highest range first), ``shares`` (a row for each class) and ``fewest`` (images in a
-    range). None where the unit has one value only, and for every unit where labels or activations of all images are not
-    at hand.
+    The entry of a unit has ``edges`` (one more than ranges), ``classes`` (indices into the names, the most frequent in
+    the highest range first), ``shares`` (in percent, a row per class) and ``fewest`` (images in a range). It is None
+    for a unit with a single value, and for all units if labels or activations of all images are not available.
     """
-    known = _load_labelled_activations(dissection)
-    if known is None:
+    labelled = _load_labelled_activations(dissection)
+    if labelled is None:
         return [], [None] * len(units)
-    values, labels, names = known
+    values, labels, names = labelled
     found = [_compute_unit_ranges(values[:, dissection.row_of(unit)], labels) for unit in units]
     used = sorted({label for each in found if each for label in each["classes"]})
     places = {label: place for place, label in enumerate(used)}
@@ -44,14 +40,13 @@ def compute_class_ranges(
 def _load_labelled_activations(
     dissection: Dissection,
 ) -> tuple[Float[np.ndarray, "images units"], Int[np.ndarray, " images"], list[str]] | None:
-    """Mean activations and labels of all images, and the names of the classes; None where there are none, or only one
-    class.
-    """
+    """Return mean activations and labels of all images and the class names; None with fewer than two classes."""
     try:
         values = dissection.activations("mean")
         probe = dissection.open_probe()
         labels = probe.labels
-    except MilanError:  # the page shows what there is: released annotations have exemplars only, probes move away
+    # Released annotations have exemplars only, and a probe may have moved: the page omits the chart.
+    except MilanError:
         return None
     if labels is None or len(labels) != len(values):
         return None
@@ -76,9 +71,8 @@ def _compute_unit_ranges(
     counts = np.zeros((labels.max() + 1, len(edges) - 1))
     np.add.at(counts, (labels, np.searchsorted(edges[1:-1], values, side="right")), 1)
     shares = counts / counts.sum(0)
-    above = (
-        (shares - (counts.sum(1) / len(values))[:, None]).clip(min=0).sum(1)
-    )  # what is as frequent everywhere says nothing
+    # A class that is equally frequent in all ranges is not informative.
+    above = (shares - (counts.sum(1) / len(values))[:, None]).clip(min=0).sum(1)
     chosen = [int(label) for label in np.argsort(-above, kind="stable")[:SHOWN_CLASSES] if above[label] > 0]
     chosen.sort(key=lambda label: -shares[label, -1])
     return {
@@ -90,8 +84,7 @@ def _compute_unit_ranges(
 
 
 def join_ranges(histogram: tuple[np.ndarray, np.ndarray], min_images: int) -> Float[np.ndarray, " edges"]:
-    """The edges of ranges with at least so many values each: from the top down, a range with fewer takes in the next
-    below.
+    """Return the edges of ranges with at least ``min_images`` values each; from the top, small ranges are joined.
 
     >>> join_ranges((np.array([9, 0, 2, 4, 1]), np.arange(6.0)), min_images=3).tolist()
     [0.0, 3.0, 5.0]

@@ -13,7 +13,7 @@ from milan.console.command_line import clean_text
 from milan.dissection.store import Dissection
 from milan.errors import BadInput
 from milan.results.catalogue import Catalogue
-from milan.results.page.contact_sheets import MOST, ContactSheet, write_contact_sheets
+from milan.results.page.contact_sheets import MAX_PICTURES, ContactSheet, write_contact_sheets
 from milan.results.page.document import format_facts, render_document
 from milan.results.page.page_data import build_page_data
 from milan.results.page.reasoning import write_reasoning_pictures
@@ -27,12 +27,15 @@ def write_page(
     folder: Path,
     sheets: Mapping[Unit, ContactSheet] | None = None,
 ) -> Path:
-    """Write ``index.html`` and the pictures beside it, and return the path of the former.
+    """Write ``index.html`` and its pictures, and return the path of ``index.html``.
 
-    Pictures that are there are not rendered again; ``index.html`` appears when everything it shows is there.
+    Pictures that exist are not written again. ``index.html`` is written last, when all its pictures exist.
 
     Args:
-        sheets: what ``write_contact_sheets`` returned for this folder, if it was called before.
+        catalogue: the descriptions.
+        dissections: the dissection of each layer, by its name.
+        folder: where to write.
+        sheets: the result of ``write_contact_sheets`` for this folder, if it was called before.
     """
     data = _build_data(catalogue, dissections, folder, sheets)
     write_text(folder / "index.html", _render_page(catalogue, data))
@@ -45,9 +48,9 @@ def render_single_file(catalogue: Catalogue, dissections: Mapping[str, Dissectio
     Raises:
         BadInput: a unit has more exemplars than one picture file holds.
     """
-    if wide := [layer for layer, dissection in dissections.items() if dissection.k > MOST]:
+    if wide := [layer for layer, dissection in dissections.items() if dissection.k > MAX_PICTURES]:
         count = dissections[wide[0]].k
-        raise BadInput(f"units of {wide[0]} have {count} exemplars and a single-file page shows at most {MOST}")
+        raise BadInput(f"units of {wide[0]} have {count} exemplars and a single-file page shows at most {MAX_PICTURES}")
     with TemporaryDirectory() as name:
         data = _build_data(catalogue, dissections, Path(name), None)
         for unit in (unit for layer in data["layers"] for unit in layer["units"]):
@@ -100,10 +103,10 @@ def _render_page(catalogue: Catalogue, data: dict[str, Any]) -> str:
 
 
 def _format_summary(catalogue: Catalogue) -> str:
-    """One sentence that says what lies here."""
+    """Return one sentence about the contents of the page."""
     facts = catalogue.facts
     layers = len(catalogue.layers)
-    said = (
+    units = (
         f"{len(catalogue.descriptions):,} of {len(catalogue):,} units in {layers}"
         f" {'layer' if layers == 1 else 'layers'}"
     )
@@ -111,15 +114,15 @@ def _format_summary(catalogue: Catalogue) -> str:
     images = (
         f"{facts['images']:,} images of {_shorten_path(str(facts['probe']))}" if known else "the images of its probe"
     )
-    each = f", each by the {facts['k']} that move it most" if "k" in facts else ""
-    return clean_text(f"{said}, described by {facts.get('describer') or 'a describer'} from {images}{each}.")
+    each = f", each from its {facts['k']} top-activating images" if "k" in facts else ""
+    return clean_text(f"{units}, described by {facts.get('describer') or 'a describer'} from {images}{each}.")
 
 
 def _shorten_path(path: str) -> str:
-    """The last two parts of a path; what is no path as it is."""
+    """Return the last two parts of a path; other specs are returned unchanged."""
     return "/".join(path.rstrip("/").split("/")[-2:])
 
 
 def _escape_json(data: dict[str, Any]) -> str:
-    """JSON that no text in it can end: within a script element only ``<`` is special."""
+    """Return JSON for a script element, where only ``<`` is special."""
     return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")

@@ -1,4 +1,4 @@
-"""The exemplars of each unit as one picture file, made in parallel and never twice."""
+"""Contact sheets: the exemplars of each unit in one picture file, written in parallel."""
 
 import os
 import shutil
@@ -21,19 +21,26 @@ from milan.dissection.store import Dissection
 from milan.storage.files import atomic_write, content_key, safe_name
 from milan.units import Exemplars, Unit
 
-PICTURES_PER_ROW = 3  # pictures side by side: a card shows the first row or two
+PICTURES_PER_ROW = 3  # a card shows the first one or two rows
 PICTURE_SIZE = 128  # pixels of a picture's longer side
-MOST = 120  # pictures in one file; a unit with more exemplars has several files
-FORMAT = 1  # raised when sheets come to look different
-WAITING = 2**29  # bytes of exemplars that wait to be drawn
+MAX_PICTURES = 120  # in one file; a unit with more exemplars has several files
+FORMAT = 1  # raise it when the appearance of the sheets changes
+MAX_PENDING_BYTES = 2**29  # of exemplars that wait to be drawn
 
 
 @dataclass(frozen=True)
 class ContactSheet:
-    """Where a unit's exemplars are on the page, and what they are."""
+    """The picture file of a unit's exemplars.
 
-    file: str  # relative to the page; with more than MOST exemplars, of the first part: ``part_file`` names the others
-    width: int  # of one picture
+    Attributes:
+        file: its path relative to the page; of more than ``MAX_PICTURES`` exemplars the first part (see ``part_file``).
+        width, height: size of one picture in pixels.
+        activations: the peak activation of each exemplar.
+        images: the number of each exemplar in the probe.
+    """
+
+    file: str
+    width: int
     height: int
     activations: list[float]
     images: list[int]
@@ -42,11 +49,10 @@ class ContactSheet:
 def write_contact_sheets(
     dissections: Mapping[str, Dissection], units: Sequence[Unit], folder: Path
 ) -> dict[Unit, ContactSheet]:
-    """Writes ``folder/units/LAYER-KEY/INDEX.webp`` for each unit that can be described, except files that are there.
+    """Write ``folder/units/LAYER-KEY/INDEX.webp`` for each unit; files that exist are not written again.
 
-    A unit with more than ``MOST`` exemplars has further files, ``INDEX-1.webp`` and so on: WebP has a longest side.
-    The key is that of the dissection, so that a sheet of other exemplars is never taken for this one; folders of other
-    keys are removed.
+    A unit with more than ``MAX_PICTURES`` exemplars has further files, ``INDEX-1.webp`` and so on, because the side of
+    a WebP picture is limited. The key is derived from the dissection; folders of other keys are removed.
     """
     places = {
         layer: f"units/{safe_name(layer)}-{_compute_key(dissection)}" for layer, dissection in dissections.items()
@@ -54,7 +60,7 @@ def write_contact_sheets(
     for place in places.values():
         (folder / place).mkdir(parents=True, exist_ok=True)
     found: dict[Unit, ContactSheet] = {}
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16) + 4) as pool:  # some of them wait for the disk
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16) + 4) as pool:
         waiting = []
         for unit in track_progress(units, description="pictures"):
             exemplars = dissections[unit.layer].exemplars(unit)
@@ -64,7 +70,7 @@ def write_contact_sheets(
             found[unit] = _make_sheet(exemplars, file)
             if not all(is_whole_webp(folder / part_file(file, part)) for part in range(_parts(exemplars))):
                 waiting.append(pool.submit(_write_sheet, exemplars, folder / file))
-            while len(waiting) * exemplars.images.numel() > WAITING:
+            while len(waiting) * exemplars.images.numel() > MAX_PENDING_BYTES:
                 waiting.pop(0).result()
         for each in waiting:
             each.result()
@@ -73,7 +79,7 @@ def write_contact_sheets(
 
 
 def write_contact_sheet(exemplars: Exemplars, folder: Path, file: str) -> ContactSheet:
-    """Write the first ``MOST`` exemplars of one unit as ``folder/file`` and return where they are."""
+    """Write the first ``MAX_PICTURES`` exemplars of one unit as ``folder/file`` and return where they are."""
     (folder / file).parent.mkdir(parents=True, exist_ok=True)
     _write_sheet(exemplars, folder / file)
     return _make_sheet(exemplars, file)
@@ -92,7 +98,7 @@ def _make_sheet(exemplars: Exemplars, file: str) -> ContactSheet:
 
 
 def part_file(file: str, part: int) -> str:
-    """The file of a part of a sheet, by the file of its first part.
+    """Return the file of a part of a sheet, given the file of its first part.
 
     >>> part_file("units/a/7.webp", 0), part_file("units/a/7.webp", 2)
     ('units/a/7.webp', 'units/a/7-2.webp')
@@ -101,12 +107,12 @@ def part_file(file: str, part: int) -> str:
 
 
 def _parts(exemplars: Exemplars) -> int:
-    return -(-len(exemplars.ids) // MOST)
+    return -(-len(exemplars.ids) // MAX_PICTURES)
 
 
 def _write_sheet(exemplars: Exemplars, path: Path) -> None:
     for part in range(_parts(exemplars)):
-        some = slice(part * MOST, (part + 1) * MOST)
+        some = slice(part * MAX_PICTURES, (part + 1) * MAX_PICTURES)
         picture = encode_webp(
             make_image_grid(
                 highlight_masks(exemplars.images[some], exemplars.masks[some], PICTURE_SIZE), PICTURES_PER_ROW

@@ -1,4 +1,4 @@
-"""One HTML file that opens from the file system: its style and script are within it, and nothing else can run."""
+"""Render HTML files with their styles and scripts inside, and a policy that allows no others."""
 
 import base64
 import hashlib
@@ -16,6 +16,7 @@ MAIN_FACTS = (
     "probe",
     "describer",
     "settings",
+    "sources",
     "images",
     "preprocessing",
     "k",
@@ -27,8 +28,12 @@ MAIN_FACTS = (
 
 
 def render_document(template: str, *, styles: Sequence[str], scripts: Sequence[str], **values: Any) -> str:
-    """A template of ``templates`` filled with the values, and with those files of ``static`` as its style and
-    script.
+    """Render a template of ``templates`` with files of ``static`` as its inline style and script.
+
+    Args:
+        template: file name in ``templates``.
+        styles, scripts: file names in ``static``, in the order in which they are joined.
+        values: the variables of the template, which are escaped.
     """
     style, script = "".join(map(_read_static, styles)), "".join(map(_read_static, scripts))
     policy = (
@@ -39,7 +44,7 @@ def render_document(template: str, *, styles: Sequence[str], scripts: Sequence[s
 
 
 def render_template(template: str, **values: Any) -> str:
-    """A template of ``templates`` filled with the values, which are escaped."""
+    """Render a template of ``templates``; values are escaped."""
     environment = Environment(
         loader=PackageLoader("milan.results.page"),
         autoescape=True,
@@ -51,7 +56,7 @@ def render_template(template: str, **values: Any) -> str:
 
 
 def format_facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What stands at the foot: the options that decide the result, then hashes and versions, each on its line."""
+    """Return the names and values at the foot of a page: main options, then hashes, then versions."""
     shown = [(name, facts[name]) for name in MAIN_FACTS if facts.get(name) not in (None, "", {}, [])]
     hashes = [(f"hash of {name}", str(value)[:16]) for name, value in dict(facts.get("hashes", {})).items()]
     made = [("versions", " · ".join(f"{name} {value}" for name, value in dict(facts.get("versions", {})).items()))]
@@ -69,5 +74,5 @@ def _read_static(name: str) -> str:
 
 
 def _hash_inline(text: str) -> str:
-    """The source expression that lets this very inline text run, and no other."""
+    """Return the source expression of a content security policy that allows exactly this inline text."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

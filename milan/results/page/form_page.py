@@ -1,6 +1,4 @@
-"""A form that people fill in, as one page that opens from the file system: what they answer stays in it until they save
-it as a file.
-"""
+"""A form for raters, as one page that opens from the file system and saves the answers as a file."""
 
 import json
 from collections.abc import Sequence
@@ -25,9 +23,9 @@ class FormItem:
     """One unit in a form.
 
     Attributes:
-        id: by which its answers are found again; says nothing of who described the unit.
-        sheet: its exemplars, a picture beside the form.
-        options: the texts to be rated or chosen from, in the order in which they are shown.
+        id: identifies its answers; it does not reveal the describer.
+        sheet: its exemplars, in a file beside the form.
+        options: the texts to rate or choose from, in the order shown.
     """
 
     id: str
@@ -37,14 +35,14 @@ class FormItem:
 
 @dataclass(frozen=True)
 class FormSection:
-    """Items that are asked the same.
+    """Items with the same question.
 
     Attributes:
-        kind: text (a sentence is written), rating (each option from 1 to 5, and which is best), choice (one of the
-            options).
-        question: what is asked of each.
-        best: the second question of a rating; empty if it is not asked.
-        several: whether more than one may be called best, where they tie.
+        kind: text (write a sentence), rating (rate each option from 1 to 5 and choose the best), choice (choose one
+            option).
+        question: the question about each item.
+        best: the second question of a rating, which option is best; empty for none.
+        several: whether several options may be chosen as best.
     """
 
     kind: FormKind
@@ -58,13 +56,13 @@ class FormSection:
 
 @dataclass(frozen=True)
 class RatingForm:
-    """A page of parts.
+    """A page of one or more sections.
 
     Attributes:
-        id: of this very form: answers to another are not taken for answers to it.
-        file: the name under which answers are saved.
-        rater: whether the person is asked for a name, by which raters are told apart.
-        across: pictures in a row of each sheet.
+        id: identifies the form; answers to other forms are refused.
+        file: file name of the saved answers.
+        rater: whether the form asks for a name or number that identifies the rater.
+        across: pictures in each row of a sheet.
     """
 
     id: str
@@ -78,10 +76,12 @@ class RatingForm:
 
 
 def write_form(form: RatingForm, file: Path, sources: Sources) -> Path:
-    """Writes the page; pictures are looked for beside it.
+    """Write the form and return its path; pictures are expected beside it.
 
     Args:
-        sources: what the units shown are from, by role and without the names of describers.
+        form: the form.
+        file: the HTML file to write.
+        sources: what the units come from, by role, without names of describers.
     """
     page = render_document(
         "form.html.j2",
@@ -107,13 +107,13 @@ def _make_section_view(part: FormSection) -> dict[str, Any]:
     ]
     return {
         "kind": part.kind, "title": part.title, "instructions": part.instructions, "question": part.question,
-        "asked": items,
+        "items": items,
         "best": part.best, "several": part.several,
     }  # fmt: skip
 
 
 def _make_script_data(form: RatingForm) -> dict[str, Any]:
-    """What the script needs: which answers a whole form has."""
+    """Return what the script needs to know: the answers that a complete form has."""
     parts = [
         {
             "kind": part.kind,

@@ -1,7 +1,8 @@
-"""What the page shows, as plain values."""
+"""The data block of a catalogue's page, as plain values."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,12 @@ from milan.dissection.store import Dissection
 from milan.errors import MissingEvidence
 from milan.results.catalogue import Catalogue, Entry, description_to_row, natural_sort_key
 from milan.results.page.activation_ranges import compute_class_ranges
-from milan.results.page.contact_sheets import MOST, PICTURES_PER_ROW, ContactSheet
+from milan.results.page.contact_sheets import MAX_PICTURES, PICTURES_PER_ROW, ContactSheet
 from milan.results.page.reasoning import ReasoningView, make_reasoning_data
 from milan.units import Unit
 
 HISTOGRAM_BINS = 40
-MAX_CANDIDATES = 10  # of a unit on the page; all of them are in the table
+MAX_CANDIDATES = 10  # of a unit on the page; the table has all
 
 
 def build_page_data(
@@ -25,9 +26,7 @@ def build_page_data(
     sheets: Mapping[Unit, ContactSheet],
     reasons: Mapping[Unit, ReasoningView] | None = None,
 ) -> dict[str, Any]:
-    """The page's data block: layers in order, in each its units with texts, scores, pictures, histograms and
-    reasons.
-    """
+    """Return the layers in order, each with its units: texts, scores, pictures, histograms and reasoning."""
     reasons = reasons or {}
     by_layer: dict[str, list[Entry]] = {}
     for entry in catalogue.entries:
@@ -38,8 +37,9 @@ def build_page_data(
 
 
 def compute_histograms(dissection: Dissection, units: Sequence[Unit]) -> list[dict[str, Any]]:
-    """For each unit its threshold and the counts of its peak activations over the probe, in equal bins; None where
-    there are none.
+    """Return for each unit its threshold and a histogram of its peak activations over the probe.
+
+    Both are None where the dissection does not have them.
     """
     thresholds, peaks = _load_or_none(dissection.thresholds), _load_or_none(lambda: dissection.activations("max"))
     return [
@@ -51,15 +51,15 @@ def compute_histograms(dissection: Dissection, units: Sequence[Unit]) -> list[di
     ]
 
 
-def _load_or_none(ask: Callable[[], Tensor]) -> Tensor | None:
-    try:
-        return ask()
-    except MissingEvidence:  # released annotations keep exemplars only
-        return None
+def _load_or_none(load: Callable[[], Tensor]) -> Tensor | None:
+    # Released annotations have exemplars only.
+    with suppress(MissingEvidence):
+        return load()
+    return None
 
 
 def _make_layer_order(catalogue: Catalogue) -> Any:
-    """Layers stand in the target's order where the facts tell it, else by name."""
+    """Return the sort key of layers: the order of the target where the facts state it, else the name."""
     order = [str(layer) for layer in catalogue.facts.get("layers", [])]
     return lambda layer: (order.index(layer), ()) if layer in order else (len(order), natural_sort_key(layer))
 
@@ -72,7 +72,7 @@ def _build_layer(
     reasons: Mapping[Unit, ReasoningView],
 ) -> dict[str, Any]:
     units = [entry.unit for entry in entries]
-    known = (
+    histograms = (
         compute_histograms(dissection, units) if dissection else [{"threshold": None, "histogram": None}] * len(units)
     )
     classes, ranges = compute_class_ranges(dissection, units) if dissection else ([], [None] * len(units))
@@ -81,39 +81,39 @@ def _build_layer(
     return {
         "name": name,
         "shape": _format_shape(dissection),
-        "sheet": {"across": PICTURES_PER_ROW, "most": MOST} | size,
+        "sheet": {"across": PICTURES_PER_ROW, "most": MAX_PICTURES} | size,
         "classes": classes,
         "units": [
             _build_unit(entry, sheets.get(entry.unit))
-            | more
+            | histogram
             | {
                 "ranges": shares,
                 "reasoning": make_reasoning_data(reasons.get(entry.unit)),
             }
-            for entry, more, shares in zip(entries, known, ranges, strict=True)
+            for entry, histogram, shares in zip(entries, histograms, ranges, strict=True)
         ],
     }
 
 
 def _format_shape(dissection: Dissection | None) -> str:
-    grid = getattr(dissection, "facts", {}).get("grid")  # released annotations do not tell
+    grid = getattr(dissection, "facts", {}).get("grid")
     return "" if not grid else "one value" if tuple(grid) == (1, 1) else f"{grid[0]} × {grid[1]}"
 
 
 def _build_unit(entry: Entry, sheet: ContactSheet | None) -> dict[str, Any]:
-    said = description_to_row(entry.description) if entry.description else {}
-    candidates = said.get("candidates", [])
+    row = description_to_row(entry.description) if entry.description else {}
+    candidates = row.get("candidates", [])
     return {
         "index": entry.unit.index,
         "status": entry.status,
-        "text": said.get("description", ""),
+        "text": row.get("description", ""),
         "reason": entry.reason,
-        "score": said.get("score"),
+        "score": row.get("score"),
         "picture": sheet.file if sheet else "",
         "activations": sheet.activations if sheet else [],
         "images": sheet.images if sheet else [],
-        "concepts": [[each["name"], each["weight"]] for each in said.get("concepts", [])],
-        "bias": said.get("bias", 0.0),
+        "concepts": [[each["name"], each["weight"]] for each in row.get("concepts", [])],
+        "bias": row.get("bias", 0.0),
         "candidates": candidates[:MAX_CANDIDATES],
         "more": max(0, len(candidates) - MAX_CANDIDATES),
     }
@@ -127,6 +127,6 @@ def _compute_histogram(peaks: np.ndarray) -> dict[str, Any] | None:
     finite = peaks[np.isfinite(peaks)]
     if not len(finite):
         return None
-    # in float64, neighbouring float32 values are far enough apart for 40 bins between them, and no range overflows
+    # Float64 has room for 40 bins between neighbouring float32 values, and no range overflows.
     counts, edges = np.histogram(finite.astype(np.float64), HISTOGRAM_BINS)
     return {"counts": counts.tolist(), "low": _round_number(float(edges[0])), "high": _round_number(float(edges[-1]))}

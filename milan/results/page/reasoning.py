@@ -1,4 +1,4 @@
-"""How a describer came to what it says, for the page: what it saw, painted and read, with pictures where there are."""
+"""The reasoning of a describer on the page: images captioned, images generated, and texts read."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,27 +22,31 @@ from milan.results.page.contact_sheets import ContactSheet
 from milan.storage.files import atomic_write, content_key
 from milan.units import Unit
 
-PICTURE_SIZE = 96  # pixels of a picture's side
+PICTURE_SIZE = 96  # side of a picture in pixels
 PICTURES_PER_ROW = 10
 FORMAT = 1
 
 
 @dataclass(frozen=True)
 class ReasoningView:
-    """A unit's reasoning as the page's data have it, and where its pictures are."""
+    """The reasoning of one description.
+
+    Attributes:
+        facts: ``Description.reasoning``.
+        seen_file, painted_file: picture files relative to the page; empty if the pictures are not available.
+    """
 
     facts: Mapping[str, Any]
-    seen_file: str = ""  # files, relative to the page; empty where the pictures are not at hand
+    seen_file: str = ""
     painted_file: str = ""
 
 
 def write_reasoning_pictures(
     catalogue: Catalogue, dissections: Mapping[str, Dissection], folder: Path, sheets: Mapping[Unit, ContactSheet]
 ) -> dict[Unit, ReasoningView]:
-    """Writes the pictures of each unit's reasoning beside its exemplars, those that are there excepted.
+    """Write the pictures of each unit's reasoning beside its exemplars; files that exist are not written again.
 
-    Painted pictures are taken from the cache; where they are no longer there, nothing is painted again, and only
-    numbers are shown.
+    Generated images are taken from the cache. If they are no longer there, the page shows only numbers.
     """
     entries = [entry for entry in catalogue.entries if entry.description is not None and entry.description.reasoning]
     return {
@@ -70,7 +74,7 @@ def _write_reasoning(
 
 
 def _write_grid(folder: Path, stem: str, what: Any, pictures: Any) -> str:
-    """The file of a sheet of pictures, which is made unless it is there; empty where there are none."""
+    """Write a sheet of pictures unless it exists, and return its file name; empty if there are no pictures."""
     file = f"{stem}-{content_key(what=what, format=FORMAT, size=PICTURE_SIZE)[:8]}.webp"
     if is_whole_webp(folder / file):
         return file
@@ -84,7 +88,7 @@ def _write_grid(folder: Path, stem: str, what: Any, pictures: Any) -> str:
 
 
 def _load_seen(dissection: Dissection, seen: Sequence[Mapping[str, Any]]) -> Tensor | None:
-    """The images and crops that were captioned."""
+    """Return the images and crops that were captioned."""
     try:
         probe = dissection.open_probe() if seen else None
     except MissingEvidence:
@@ -101,7 +105,7 @@ def _load_seen(dissection: Dissection, seen: Sequence[Mapping[str, Any]]) -> Ten
 
 
 def _load_painted(facts: Mapping[str, Any]) -> Tensor | None:
-    """The pictures of the candidates, each candidate's in a row, its strongest first."""
+    """Return the generated images, one row per candidate, largest activation first."""
     found = []
     for each in facts.get("painted") or []:
         count = len(each["activations"])
@@ -120,7 +124,7 @@ def _load_painted(facts: Mapping[str, Any]) -> Tensor | None:
 
 
 def rank_pictures(activations: Sequence[float | None]) -> list[int]:
-    """The numbers of a candidate's pictures, the one that moves the unit most first; of equals the earlier.
+    """Return the indices of a candidate's pictures by activation, largest first; ties keep their order.
 
     >>> rank_pictures([0.5, None, 2.0])
     [2, 0, 1]
@@ -131,7 +135,7 @@ def rank_pictures(activations: Sequence[float | None]) -> list[int]:
 
 
 def _shrink(images: UInt8[Tensor, "n 3 h w"]) -> UInt8[np.ndarray, "n rows columns 3"]:
-    """Whole images in squares of the page's size, black beside those that are not square."""
+    """Scale images to fit squares of the page's size, with black borders."""
     across = fitting(PICTURE_SIZE, len(images), PICTURES_PER_ROW)
     height, width = (max(1, round(side * across / max(images.shape[-2:]))) for side in images.shape[-2:])
     left, top = (across - width) // 2, (across - height) // 2
@@ -140,7 +144,7 @@ def _shrink(images: UInt8[Tensor, "n 3 h w"]) -> UInt8[np.ndarray, "n rows colum
 
 
 def make_reasoning_data(view: ReasoningView | None) -> dict[str, Any] | None:
-    """A reasoning as the page's script reads it; None where there is none."""
+    """Return a reasoning in the form that the page's script reads; None if there is none."""
     if view is None:
         return None
     painted = [

@@ -1,4 +1,4 @@
-"""The page of an experiment: its tables with intervals drawn, and what was said of each unit beside its exemplars."""
+"""The page of an experiment: tables with drawn intervals, and the descriptions of each unit beside its exemplars."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,14 +11,15 @@ from milan.storage.files import atomic_write
 
 
 def write_report_page(view: Mapping[str, Any], folder: Path, units: Sequence[Mapping[str, Any]] = ()) -> Path:
-    """Writes ``folder/index.html`` and says where it is.
+    """Write ``folder/index.html`` and return its path.
 
     Args:
         view: ``name``, ``title``, ``lede``, ``headlines``, ``notes``, ``simulated``, ``facts`` and ``tables`` as a
             ``Report`` gives them.
-        units: of each unit ``id``, ``group``, ``truth`` (a text, or empty), ``sheet`` (a ``Sheet`` in this folder, or
-            None) and ``said``: of each describer ``name``, ``role``, ``text``, ``score`` (as shown), ``mark`` (a word,
-            or empty) and ``reason``.
+        folder: where to write.
+        units: for each unit ``id``, ``group``, ``truth`` (a text, or empty), ``sheet`` (a ``ContactSheet`` in this
+            folder, or None) and ``said``: for each describer ``name``, ``role``, ``text``, ``score`` (as shown),
+            ``mark`` (a word, or empty) and ``reason``.
     """
     facts = view["facts"]
     page = render_document(

@@ -1,4 +1,4 @@
-// A form whose answers stay in this browser until they are saved as a file; nothing is sent.
+// A form whose answers stay in the browser until they are saved as a file. Nothing is sent.
 "use strict";
 (() => {
   const at = (id) => document.getElementById(id);
@@ -39,7 +39,7 @@
   const keep = () => {
     try {
       localStorage.setItem(place, JSON.stringify({ rater: rater(), answers: all() }));
-    } catch { /* some browsers keep nothing for files */ }
+    } catch { /* some browsers store nothing for files */ }
   };
   const set = (name, value) => {
     for (const each of form.elements) if (each.name === name && each.value === String(value)) each.checked = true;
@@ -48,7 +48,7 @@
     let kept = null;
     try {
       kept = JSON.parse(localStorage.getItem(place));
-    } catch { /* nothing was kept */ }
+    } catch { /* nothing was stored */ }
     if (!kept) return;
     if (data.rater) at("rater").value = kept.rater ?? "";
     for (const item of items) {

@@ -29,7 +29,7 @@
     }
   }
   const described = [...units.values()].filter((unit) => unit.status === "ok" || unit.status === "failed");
-  const tried = new Set(described);
+  const withCard = new Set(described);
   const link = (unit) => `#${encodeURIComponent(unit.id).replaceAll("%3A", ":")}`;
 
   const strip = (unit) => {
@@ -54,7 +54,7 @@
     made.href = link(unit);
     made.tabIndex = -1;
     if (unit.picture) made.append(strip(unit));
-    made.append(make("span", "said", unit.text || unit.reason || "no description"));
+    made.append(make("span", "description", unit.text || unit.reason || "no description"));
     const label = make("span", "label");
     label.append(make("span", "", unit.id), make("span", "", unit.score === null ? "" : number(unit.score)));
     made.append(label);
@@ -62,7 +62,7 @@
     return made;
   };
 
-  const STATES = { dead: "never moved on the probe", sparse: "fired on too few images", invalid: "gave no numbers" };
+  const STATES = { dead: "never activated on the probe", sparse: "active on too few images", invalid: "no finite activations" };
   const aside = (layer) => {
     const left = layer.units.filter((unit) => unit.status in STATES);
     if (!left.length) return null;
@@ -89,7 +89,7 @@
     layer.shown = make("small");
     head.append(layer.shown);
     layer.grid = make("div", "grid");
-    layer.grid.append(...layer.units.filter((unit) => tried.has(unit)).map(card));
+    layer.grid.append(...layer.units.filter((unit) => withCard.has(unit)).map(card));
     layer.aside = aside(layer);
     layer.section = made;
     made.append(head, layer.grid, ...(layer.aside ? [layer.aside] : []));
@@ -224,7 +224,7 @@
   // ---- starting --------------------------------------------------------------------------------------------------------------------
   const contents = () => {
     for (const layer of page.layers) {
-      layer.described = layer.units.filter((unit) => tried.has(unit)).length;
+      layer.described = layer.units.filter((unit) => withCard.has(unit)).length;
       const to = make("a", "", layer.name);
       to.href = `#${encodeURIComponent(layer.name)}`;
       to.append(make("small", "", layer.described));
@@ -241,7 +241,7 @@
     at("theme").addEventListener("click", () => {
       const dark = document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
       set(dark === "dark" ? "light" : "dark");
-      try { localStorage.setItem("milan-theme", document.documentElement.dataset.theme); } catch { /* private windows keep nothing */ }
+      try { localStorage.setItem("milan-theme", document.documentElement.dataset.theme); } catch { /* private windows store nothing */ }
     });
   };
 

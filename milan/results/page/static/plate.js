@@ -1,4 +1,4 @@
-// The plate: one unit opened, reached by its link (#layer4:17). It stands before page.js, which starts it.
+// The plate: one unit opened, reached by its link (#layer4:17). It is loaded before page.js, which starts it.
 "use strict";
 const milanPlate = ({ page, units, at, make, number, focus, shown }) => {
   const plate = at("plate");
@@ -33,7 +33,7 @@ const milanPlate = ({ page, units, at, make, number, focus, shown }) => {
       item.append(tile, make("small", "", number(activation)));
       list.append(item);
     });
-    return [list, make("p", "legend", "The strongest first, each with its peak activation; lit where the activation passes the unit’s threshold.")];
+    return [list, make("p", "legend", "Strongest first, each with its peak activation. Highlighted: where the activation exceeds the unit’s threshold.")];
   };
 
   const histogram = (unit) => {
@@ -57,12 +57,12 @@ const milanPlate = ({ page, units, at, make, number, focus, shown }) => {
     const scale = make("div", "scale");
     scale.append(make("span", "", number(low)), make("span", "", number(high)));
     const total = counts.reduce((sum, count) => sum + count, 0);
-    const legend = `Peak activation in ${total.toLocaleString("en")} images, counts on a log scale; coloured from the weakest exemplar on; ` +
-      `dashed: the threshold, ${number(unit.threshold)}.`;
-    return [make("h3", "", "How strongly it fires"), svg, scale, make("p", "legend", legend)];
+    const legend = `Peak activation in ${total.toLocaleString("en")} images, counts on a log scale. Coloured: from the weakest exemplar on. ` +
+      `Dashed: the threshold, ${number(unit.threshold)}.`;
+    return [make("h3", "", "Activations"), svg, scale, make("p", "legend", legend)];
   };
 
-  // Which classes it fires for, over the range of its activation (Figure 3 of Linear Explanations): areas that are stacked to the whole.
+  // Shares of classes over the range of the activation, as stacked areas (Figure 3 of Linear Explanations).
   const ranges = (unit) => {
     if (!unit.ranges) return [];
     const { edges, classes, shares, fewest } = unit.ranges;
@@ -96,9 +96,9 @@ const milanPlate = ({ page, units, at, make, number, focus, shown }) => {
     area("class-rest", "all other classes", base, stops.map(() => 1), 1 - base[base.length - 1]);
     const scale = make("div", "scale");
     scale.append(make("span", "", number(low)), make("span", "", number(edges[edges.length - 1])));
-    const text = `Share of each class among images of like mean activation, from weak to strong: ${middles.length} ranges of at least ` +
-      `${fewest} images. Percentages: in the strongest.`;
-    return [make("h3", "", "Which classes it fires for"), svg, scale, legend, make("p", "legend", text)];
+    const text = `Share of each class among images of similar mean activation, from weak to strong: ${middles.length} ranges of at least ` +
+      `${fewest} images. Percentages: in the strongest range.`;
+    return [make("h3", "", "Classes by activation"), svg, scale, legend, make("p", "legend", text)];
   };
 
   // Weights to the right and left of one zero line.
@@ -123,8 +123,8 @@ const milanPlate = ({ page, units, at, make, number, focus, shown }) => {
       cell.append(axis);
       row.insertCell().textContent = weight > 0 ? `+${number(weight)}` : number(weight);
     }
-    const start = unit.bias ? [make("p", "legend", `They add up from ${number(unit.bias)}.`)] : [];
-    return [make("h3", "", "Its parts and their weights"), table, ...start];
+    const start = unit.bias ? [make("p", "legend", `Bias: ${number(unit.bias)}.`)] : [];
+    return [make("h3", "", "Concepts and their weights"), table, ...start];
   };
 
   const candidates = (unit) => {
@@ -133,7 +133,7 @@ const milanPlate = ({ page, units, at, make, number, focus, shown }) => {
     const columns = parts.some((name) => unit.candidates.every((each) => each[name] === each.score)) ? parts : ["score", ...parts];
     const table = make("table");
     const head = table.createTHead().insertRow();
-    for (const name of ["considered", ...columns]) {
+    for (const name of ["candidate", ...columns]) {
       const cell = make("th", "", name === "pmi" ? "PMI" : name.replaceAll("_", " "));
       cell.scope = "col";
       head.append(cell);
@@ -145,15 +145,15 @@ const milanPlate = ({ page, units, at, make, number, focus, shown }) => {
       row.insertCell().textContent = candidate.text;
       for (const name of columns) row.insertCell().textContent = name === "length" ? candidate[name] : number(candidate[name]);
     }
-    const more = unit.more ? [make("p", "legend", `${unit.more} more in the table beside this page.`)] : [];
-    return [make("h3", "", "What else was considered"), table, ...more];
+    const more = unit.more ? [make("p", "legend", `${unit.more} more in descriptions.csv beside this page.`)] : [];
+    return [make("h3", "", "Candidates"), table, ...more];
   };
 
   const WHY = {
-    dead: "Not described: dead. It never moved on the probe.",
-    sparse: "Not described: sparse. It fired on too few images.",
-    invalid: "Not described: invalid. It gave no finite numbers.",
-    failed: "Not described this time.",
+    dead: "Not described: dead. It was never active on the probe.",
+    sparse: "Not described: sparse. It was active on too few images.",
+    invalid: "Not described: invalid. It has no finite activations.",
+    failed: "Not described: the describer failed.",
   };
 
   const fill = (unit) => {

@@ -1,4 +1,4 @@
-// How a describer came to what it says of a unit: what it saw, what it painted, what it read. It stands before plate.js.
+// How a describer arrived at a description: the images it captioned, the images it generated, the texts it read. Loaded before plate.js.
 "use strict";
 const milanReasons = ({ unit, make, number }) => {
   const reason = unit.reasoning;
@@ -27,15 +27,15 @@ const milanReasons = ({ unit, make, number }) => {
     reason.seen.forEach((each, place) => {
       const item = make("li");
       const what = `${each.part ? "part of image" : "image"} ${each.image}, activation ${number(each.activation)}`;
-      const said = make("div");
-      said.append(make("span", "caption", each.caption || "nothing"));
-      if (each.label && each.label !== each.caption) said.append(make("span", "short", each.label));
-      said.append(make("small", "", what));
-      item.append(...(reason.files.seen ? [tile(reason.files.seen, place, rows, what)] : []), said);
+      const text = make("div");
+      text.append(make("span", "caption", each.caption || "no caption"));
+      if (each.label && each.label !== each.caption) text.append(make("span", "short", each.label));
+      text.append(make("small", "", what));
+      item.append(...(reason.files.seen ? [tile(reason.files.seen, place, rows, what)] : []), text);
       list.append(item);
     });
-    return [make("h3", "", "What was seen, and said of it"), list,
-      make("p", "legend", "Images that move the unit most, and the parts of them where they do; the caption, and what it was shortened to.")];
+    return [make("h3", "", "Images and their captions"), list,
+      make("p", "legend", "The images with the largest activation and the parts of them that activate the unit, each with its caption and the shortened caption.")];
   };
 
   const painted = () => {
@@ -54,8 +54,8 @@ const milanReasons = ({ unit, make, number }) => {
       item.append(make("span", "caption", each.text), strip);
       list.append(item);
     });
-    return [make("h3", "", "Its candidates, painted and shown to the unit"), list,
-      make("p", "legend", "Each candidate’s pictures, the one that moves the unit most first; below it its rank among all of them.")];
+    return [make("h3", "", "Candidates and their generated images"), list,
+      make("p", "legend", "The generated images of each candidate, largest activation first; below each image its rank among all of them.")];
   };
 
   const pairs = () => {
@@ -65,7 +65,7 @@ const milanReasons = ({ unit, make, number }) => {
       row.insertCell().textContent = text;
       row.insertCell().textContent = value;
     }
-    return [make("h3", "", "What it was explained from"), table, make("p", "legend", "Strongest first; integers up to 10.")];
+    return [make("h3", "", "Texts that the language model read"), table, make("p", "legend", "Strongest first; integers up to 10.")];
   };
 
   return [...(reason.seen.length ? seen() : []), ...(reason.painted.length ? painted() : []), ...(reason.pairs.length ? pairs() : [])];

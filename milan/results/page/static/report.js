@@ -1,4 +1,4 @@
-// Finds units in the page of an experiment.
+// Searches the units on the page of an experiment.
 "use strict";
 (() => {
   const at = (id) => document.getElementById(id);

@@ -1,6 +1,4 @@
-"""Language models are asked once, tried again, bounded; whatever an endpoint answers, no error's text becomes an
-answer.
-"""
+"""The client of language models: cache, retries, limits, errors, and parsers of replies."""
 
 import logging
 import signal
@@ -14,7 +12,7 @@ from milan.errors import BadInput, UnknownName
 from milan.pretrained.llm import Llm, Message, Question, TemporaryFailure, load_llm
 from milan.pretrained.llm_client import LlmClient, NoAnswer, UnparsableReply, load_llm_client
 from milan.pretrained.reply_parsing import make_explanation_parser, make_integer_parser, make_label_parser
-from tests.pretrained.rude_server import KEY, choice, serving
+from tests.pretrained.chat_server import KEY, choice, serving
 
 HTML = {"Content-Type": "text/html"}
 LABEL = make_label_parser(8)
@@ -27,11 +25,11 @@ def question(text: str = "a red car", draw: int = 0) -> Question:
 @pytest.fixture
 def server(monkeypatch, cache):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    with serving() as rude:
-        yield rude
+    with serving() as server:
+        yield server
 
 
-def asker(server, **settings) -> LlmClient:
+def make_client(server, **settings) -> LlmClient:
     return load_llm_client(
         "openai:tiny",
         base_url=server.url,
@@ -40,21 +38,21 @@ def asker(server, **settings) -> LlmClient:
     )
 
 
-def test_an_answer_is_asked_for_once_ever(server):
-    assert asker(server).ask([question(), question()], LABEL) == ["red cars", "red cars"]
+def test_replies_are_cached_by_question_and_settings(server):
+    assert make_client(server).ask([question(), question()], LABEL) == ["red cars", "red cars"]
     assert len(server.asked) == 1
     body = server.asked[0]
     assert body["model"] == "tiny"
     assert body["messages"] == [{"role": "system", "content": "Say it."}, {"role": "user", "content": "a red car"}]
     assert server.keys == [f"Bearer {KEY}"]
-    assert asker(server).ask([question()], LABEL) == ["red cars"]
-    assert len(server.asked) == 1, "another asker, of another run, finds it"
-    asker(server).ask([question(draw=1)], LABEL)
-    asker(server, options={"temperature": 0.5}).ask([question()], LABEL)
-    assert len(server.asked) == 3, "another draw and other settings are other answers"
+    assert make_client(server).ask([question()], LABEL) == ["red cars"]
+    assert len(server.asked) == 1, "the client of another run finds it"
+    make_client(server).ask([question(draw=1)], LABEL)
+    make_client(server, options={"temperature": 0.5}).ask([question()], LABEL)
+    assert len(server.asked) == 3, "other samples and settings are other questions"
 
 
-PASSING = {
+TEMPORARY = {
     "429": (429, {"Retry-After": "0"}, {"error": {"message": "slow down"}}),
     "500": (500, {}, {"error": "oops"}),
     "503 in HTML": (503, HTML, "<html>gone fishing</html>"),
@@ -85,17 +83,17 @@ PASSING = {
 }
 
 
-@pytest.mark.parametrize("turn", PASSING.values(), ids=PASSING)
-def test_what_may_pass_is_tried_again_and_never_an_answer(turn, server):
+@pytest.mark.parametrize("turn", TEMPORARY.values(), ids=TEMPORARY)
+def test_temporary_failures_are_retried_and_never_become_answers(turn, server):
     server.turns = [turn]
-    assert asker(server).ask([question()], LABEL) == ["red cars"]
+    assert make_client(server).ask([question()], LABEL) == ["red cars"]
     assert len(server.asked) == 2
     server.turns = [turn] * 3
-    (found,) = asker(server, options={"tries": 3}).ask([question("a dog")], LABEL)
+    (found,) = make_client(server, options={"tries": 3}).ask([question("a dog")], LABEL)
     assert isinstance(found, NoAnswer)
     assert found.reason
     assert KEY not in found.reason
-    assert asker(server).ask([question("a dog")], LABEL) == ["red cars"], "the next run asks again"
+    assert make_client(server).ask([question("a dog")], LABEL) == ["red cars"], "the next run asks again"
 
 
 FINAL = {
@@ -108,44 +106,44 @@ FINAL = {
 
 
 @pytest.mark.parametrize("turn", FINAL.values(), ids=FINAL)
-def test_what_would_come_again_is_not_tried_again(turn, server):
+def test_final_failures_are_not_retried_within_a_run(turn, server):
     server.turns = [turn]
-    (found,) = asker(server).ask([question()], LABEL)
+    (found,) = make_client(server).ask([question()], LABEL)
     assert isinstance(found, NoAnswer)
     assert KEY not in found.reason
     assert len(server.asked) == 1
-    assert asker(server).ask([question()], LABEL) == ["red cars"], "but in the next run"
+    assert make_client(server).ask([question()], LABEL) == ["red cars"], "but in the next run"
 
 
-@pytest.mark.parametrize(("status", "told"), [(401, "the key is not accepted"), (404, "no such model")])
-def test_what_no_question_survives_is_told_at_once(status, told, server):
+@pytest.mark.parametrize(("status", "message"), [(401, "the key is not accepted"), (404, "no such model")])
+def test_errors_of_the_key_or_the_model_end_the_run(status, message, server):
     server.turns = [(status, {}, {"error": {"message": f"Incorrect API key provided: {KEY}"}})]
-    with pytest.raises(BadInput, match=told) as raised:
-        asker(server).ask([question()], LABEL)
+    with pytest.raises(BadInput, match=message) as raised:
+        make_client(server).ask([question()], LABEL)
     assert KEY not in str(raised.value)
 
 
 @pytest.mark.parametrize("drips", [False, True])
-def test_one_that_never_answers(drips, server):
+def test_a_server_that_never_answers_runs_into_the_timeout(drips, server):
     server.pause, server.drips, begun = 30.0, drips, time.monotonic()
-    (found,) = asker(server, options={"timeout": 0.1, "tries": 2}).ask([question()], LABEL)
+    (found,) = make_client(server, options={"timeout": 0.1, "tries": 2}).ask([question()], LABEL)
     assert isinstance(found, NoAnswer)
     assert "no answer within 0.1 s (2 tries)" in found.reason
     assert time.monotonic() - begun < 10
 
 
-def test_one_that_is_not_there():
+def test_an_address_without_a_server_is_an_error():
     with pytest.raises(BadInput, match="cannot be reached"):
         load_llm_client("openai:tiny", base_url="http://127.0.0.1:9/v1", options={"pause": 0.001, "tries": 2}).ask(
             [question()], LABEL
         )
 
 
-def test_an_error_that_concerns_all_ends_all_requests(server):
+def test_a_fatal_error_cancels_all_requests(server):
     server.pauses, server.turns = [30.0, 30.0, 0.0], [(200, {}, choice("red"))] * 2 + [(401, {}, {})]
     asked, begun = [question(str(number)) for number in range(9)], time.monotonic()
     with pytest.raises(BadInput, match="401"):
-        asker(server, options={"workers": 3, "timeout": 60.0}).ask(asked, LABEL)
+        make_client(server, options={"workers": 3, "timeout": 60.0}).ask(asked, LABEL)
     assert time.monotonic() - begun < 10
     assert len(server.asked) <= 4, "at most the one that was begun before it was heard"
 
@@ -156,13 +154,13 @@ from milan.console.command_line import run_program
 from milan.pretrained.llm_client import load_llm_client
 from milan.pretrained.llm import Message, Question
 asked = [Question((Message("user", str(number)),), "explain", ()) for number in range(6)]
-asker = load_llm_client("openai:tiny", base_url=sys.argv[1], options={"workers": int(sys.argv[2]), "pause": 0.0})
-sys.exit(run_program(lambda: asker.ask(asked, str)))
+client = load_llm_client("openai:tiny", base_url=sys.argv[1], options={"workers": int(sys.argv[2]), "pause": 0.0})
+sys.exit(run_program(lambda: client.ask(asked, str)))
 """
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_sigterm_ends_all_requests(workers, server):
+def test_sigterm_cancels_all_requests(workers, server):
     server.pause = 30.0
     process = subprocess.Popen([sys.executable, "-c", ASKING, server.url, str(workers)], stderr=subprocess.PIPE)
     while server.together < workers:
@@ -174,34 +172,34 @@ def test_sigterm_ends_all_requests(workers, server):
     assert len(server.asked) == workers
 
 
-def test_calls_are_bounded_and_several_in_flight(server):
+def test_max_calls_bounds_simultaneous_requests(server):
     server.pause = 0.05
     asked = [question(f"a car {number}") for number in range(8)]
-    found = asker(server, max_calls=5, options={"workers": 4}).ask(asked, LABEL)
+    found = make_client(server, max_calls=5, options={"workers": 4}).ask(asked, LABEL)
     assert len(server.asked) == 5
     assert server.most > 1
     assert sum(isinstance(each, NoAnswer) for each in found) == 3
     assert "max_calls" in next(each.reason for each in found if isinstance(each, NoAnswer))
-    asker(server, max_calls=3).ask(asked, LABEL)
+    make_client(server, max_calls=3).ask(asked, LABEL)
     assert len(server.asked) == 8, "the next run asks only the other three"
 
 
-def test_the_key_is_nowhere(server, cache, caplog, capfd):
+def test_the_key_is_never_stored_shown_or_logged(server, cache, caplog, capfd):
     caplog.set_level(logging.DEBUG)
-    server.turns = [PASSING["500"]]
-    made = asker(server)
+    server.turns = [TEMPORARY["500"]]
+    made = make_client(server)
     made.ask([question()], LABEL)
     assert all(KEY.encode() not in file.read_bytes() for file in cache.rglob("*") if file.is_file())
     printed = capfd.readouterr()
     assert KEY not in caplog.text + printed.out + printed.err + repr(vars(made.llm)) + made.llm.key
 
 
-def test_options_that_cannot_be_used_are_told(monkeypatch):
+def test_unusable_options_are_errors(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-    with pytest.raises(BadInput, match=r"no key for openai:gpt: put it into \$OPENAI_API_KEY"):
-        load_llm("openai:gpt").answer(question())
-    with pytest.raises(BadInput, match="holds a password"):
+    with pytest.raises(BadInput, match=r"no key for openai:gpt: set \$OPENAI_API_KEY"):
+        load_llm("openai:gpt")
+    with pytest.raises(BadInput, match=r"base_url of example\.org contains a password"):
         load_llm("openai:gpt", base_url="https://me:secret@example.org/v1")
     with pytest.raises(BadInput, match="no address"):
         load_llm("openai:gpt", base_url="localhost:8000")
@@ -231,12 +229,12 @@ ENDS = "<|im_end|> <|eot_id|> <|end|> <|endoftext|> <｜end▁of▁sentence｜> 
 
 
 @pytest.mark.parametrize("reply", REASONING)
-def test_reasoning_is_no_part_of_an_answer(reply):
+def test_reasoning_is_removed_from_replies(reply):
     assert LABEL(reply) == make_explanation_parser(60)(reply) == "red cars"
 
 
 @pytest.mark.parametrize("end", ENDS.split(" "))
-def test_the_end_of_a_turn_and_what_follows_it_are_no_part_of_an_answer(end):
+def test_chat_tokens_and_further_turns_are_removed_from_replies(end):
     for reply in (f"red cars{end}", f"<|im_start|>assistant\nred cars{end}\n{end}\n", f"red cars{end}\nuser: Thanks!"):
         assert LABEL(reply) == make_explanation_parser(60)(reply) == "red cars"
 
@@ -249,7 +247,7 @@ Model x/y is loading|Request timed out.|Incorrect API key provided"""
 SIGNS = "error messages on screens|servers in racks|model trains|speed limit signs|504 in digits|an empty petrol gauge"
 
 
-def test_no_text_of_an_error_is_an_answer_and_what_shows_errors_may_be_one():
+def test_error_texts_are_no_answers_and_descriptions_of_error_messages_are():
     for text in ERRORS.replace("\n", "|").split("|"):
         for read in (LABEL, make_explanation_parser(60)):
             with pytest.raises(UnparsableReply):
@@ -277,7 +275,7 @@ ABSURD = [
 
 
 @pytest.mark.parametrize("reply", ABSURD, ids=[reply[:12] for reply in ABSURD])
-def test_an_absurd_reply_is_unreadable_and_costs_no_time(reply):
+def test_huge_malformed_replies_are_refused_quickly(reply):
     class Absurd(Echo):
         def answer(self, question: Question, attempt: int = 0) -> str:
             return reply
@@ -297,12 +295,12 @@ def test_a_question_has_a_deadline():
     assert found == NoAnswer("busy (1 tries)")
 
 
-def test_another_language_is_answered_in_on_request(server):
+def test_replies_in_another_language_on_request(server):
     server.usual = choice("标签：红色的汽车。")
-    chinese = asker(server, options={"language": "Chinese"})
+    chinese = make_client(server, options={"language": "Chinese"})
     assert chinese.ask([question()], make_label_parser(8, chinese.language)) == ["红色的汽车"]
     assert server.asked[0]["messages"][0]["content"] == "Say it.\n\nAnswer in Chinese."
-    assert chinese.key != asker(server).key == asker(server).llm.key
+    assert chinese.key != make_client(server).key == make_client(server).llm.key
     assert make_explanation_parser(60, "Russian")("красные машины.") == "красные машины"
     with pytest.raises(UnparsableReply):
         make_explanation_parser(60)("красные машины")
@@ -319,11 +317,11 @@ def test_another_language_is_answered_in_on_request(server):
         ('{"label": "red cars"}', "red cars"),
     ],
 )
-def test_a_label_is_read_out_of_what_is_around_it(reply, label):
+def test_labels_are_parsed_out_of_markup(reply, label):
     assert LABEL(reply) == label
 
 
-def test_explanations_are_read_without_what_they_go_on_from():
+def test_explanations_are_parsed_without_their_lead_in():
     read = make_explanation_parser(20)
     for reply in (
         "insects.",
@@ -345,14 +343,14 @@ def test_explanations_are_read_without_what_they_go_on_from():
         "a cat\t3\na dog\t2\na cow\t1",
     ],
 )
-def test_integers_must_be_all_there(reply):
+def test_integers_must_be_complete_and_in_order(reply):
     assert make_integer_parser(["a cat", "a dog"])("a cat\t3\na dog: 2") == [3, 2]
     with pytest.raises(UnparsableReply):
         make_integer_parser(["a cat", "a dog"])(reply)
 
 
 class Echo(Llm):
-    """Answers what it was asked, for askers that need no server."""
+    """Replies with the question, for clients that need no server."""
 
     key, name, is_cacheable = "echo", "echo", False
 
@@ -360,6 +358,6 @@ class Echo(Llm):
         return question.messages[-1].text
 
 
-def test_a_model_of_ones_own(tmp_path):
+def test_a_custom_model_from_a_file(tmp_path):
     assert LlmClient(Echo()).ask([question()], LABEL) == ["a red car"]
     assert isinstance(load_llm(f"{__file__}:Echo"), Llm)

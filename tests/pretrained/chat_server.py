@@ -1,4 +1,4 @@
-"""A local endpoint that speaks OpenAI's protocol, and misbehaves in the ways it is told to, one after the other."""
+"""A local server of OpenAI's chat protocol whose responses, faulty ones too, a test chooses."""
 
 import json
 import threading
@@ -12,17 +12,17 @@ KEY = "sk-secret-0123456789"
 
 
 def choice(text: Any, finish: str = "stop", **more: Any) -> dict[str, Any]:
-    """A response as it should be."""
+    """Return a well-formed response with this text."""
     return {
         "choices": [{"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text} | more}]
     }
 
 
-class Rude(ThreadingHTTPServer):
-    """``turns``: what it answers next, as (status, headers, body); then ``usual``.
+class ChatServer(ThreadingHTTPServer):
+    """Responds with each of ``turns`` (status, headers, body) in order, then with ``usual``.
 
-    ``asked``: the requests, as they came;
-    ``pauses``: seconds before the next answers, then ``pause``; with ``drips``, headers are sent meanwhile.
+    ``asked`` are the requests in their order; ``pauses`` are seconds before the next responses, then ``pause``; with
+    ``drips``, headers are sent meanwhile.
     """
 
     daemon_threads = True
@@ -45,7 +45,7 @@ class Rude(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: Rude
+    server: ChatServer
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -54,14 +54,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.keys.append(self.headers.get("Authorization", ""))
             self.server.together += 1
             self.server.most = max(self.server.most, self.server.together)
-            status, headers, told = self.server.turns.pop(0) if self.server.turns else (200, {}, self.server.usual)
+            status, headers, content = self.server.turns.pop(0) if self.server.turns else (200, {}, self.server.usual)
             pause = self.server.pauses.pop(0) if self.server.pauses else self.server.pause
         if self.server.drips:
             self.drip(pause)
         time.sleep(pause)
         with self.server.lock:
             self.server.together -= 1
-        sent = (told if isinstance(told, str) else json.dumps(told)).encode()
+        sent = (content if isinstance(content, str) else json.dumps(content)).encode()
         self.send_response(status)
         for name, value in ({"Content-Type": "application/json", "Content-Length": str(len(sent))} | headers).items():
             self.send_header(name, value)
@@ -69,7 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(sent)
 
     def drip(self, seconds: float) -> None:
-        """Send headers as long as somebody listens."""
+        """Send headers until the client disconnects."""
         self.wfile.write(b"HTTP/1.1 200 OK\r\n")
         with suppress(OSError):
             for _ in range(int(seconds / 0.02)):
@@ -80,8 +80,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving() -> Iterator[Rude]:
-    server = Rude()
+def serving() -> Iterator[ChatServer]:
+    server = ChatServer()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:

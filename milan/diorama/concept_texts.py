@@ -1,0 +1,18 @@
+"""The concepts that Diorama shows, as texts for image-text models."""
+
+from functools import cache
+from itertools import product
+
+from milan.diorama.scene_concepts import list_concepts
+from milan.diorama.scene_vocabulary import ADJECTIVES, COLOURS, OBJECTS, PATTERNS
+
+CLEARER_NAMES = {"top": "table top", "back": "chair back"}  # bare, these say where in a picture something is
+
+
+@cache
+def list_concept_texts() -> tuple[str, ...]:
+    """Return all single concepts, colour or pattern with object, and colour with pattern, each once."""
+    looks = [*COLOURS, *(ADJECTIVES[name] for name in PATTERNS[1:])]
+    pairs = [*product(looks, OBJECTS), *product(COLOURS, PATTERNS[1:])]
+    singles = [CLEARER_NAMES.get(concept.name, concept.name) for concept in list_concepts()]
+    return tuple(dict.fromkeys([*singles, *map(" ".join, pairs)]))
