@@ -103,8 +103,8 @@ def _fix_links(page: str, markdown: str) -> str:
 
 
 def _plugin_page(kind: str, name: str) -> str:
-    text = getdoc(find_describer_class(name) if kind == "describer" else experiments.load_experiment(name)) or ""
-    summary = re.split(r"\n(?:Args|Returns|Raises):\n", text)[0]
+    text = getdoc(find_describer_class(name) if kind == "describer" else experiments.load_config_class(name)) or ""
+    summary = re.split(r"\n(?:Args|Attributes|Returns|Raises):\n", text)[0]
     return f"# `{name}`\n\n{summary}\n\n## Options\n\n<!-- options: {kind} {name} -->\n"
 
 
@@ -148,7 +148,7 @@ def _config_block(name: str) -> str:
 def _list_table(kind: str) -> str:
     """Every describer or experiment with the first line of its docstring."""
     names = list_describers() if kind == "describers" else experiments.experiment_names()
-    load = find_describer_class if kind == "describers" else experiments.load_experiment
+    load = find_describer_class if kind == "describers" else experiments.load_config_class
     lines = [f"| [`{name}`]({name}.md) | {_cell(_summary(load(name)))} |" for name in names]
     return "\n".join(["| name | what it does |", "| --- | --- |", *lines])
 

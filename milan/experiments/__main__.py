@@ -73,11 +73,15 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def parse_config(name: str, words: Sequence[str]) -> ReportConfig:
-    """Return the options that the words of a command line state for an experiment."""
+    """Return the options that the words of a command line state for an experiment.
+
+    Words before the first option are those of the experiment's own first option, if that is a list: compare DIR DIR.
+    """
     config_class = load_config_class(name)
     parser = build_parser(f"{PROGRAM} {name}", format_summary(name), config_class)
-    if config_class.positional and words and not words[0].startswith("-"):
-        words = [f"--{config_class.positional}", *words]
+    first = next(iter(config_class.__annotations__))
+    if first in parser.list_options and words and not words[0].startswith("-"):
+        words = [f"--{first}", *words]
     return config_class(**arguments_of(config_class, parser.parse_args(words).as_dict()))
 
 

@@ -4,6 +4,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -20,6 +21,8 @@ from milan.units import Candidate, Description, Exemplars, Unit
 
 if TYPE_CHECKING:
     import pandas
+
+    from milan.results.search import FoundUnit
 
 OK = "ok"
 # Facts that the metadata of a parquet table repeats.
@@ -136,8 +139,46 @@ class Catalogue:
         """
         import pandas
 
-        frame = pandas.DataFrame(_entries_to_rows(self.entries, self.facts))
-        return frame.drop(columns="reasoning", errors="ignore").astype({"score": float} if len(frame) else {})
+        frame = pandas.DataFrame(self.to_rows(reasoning=False))
+        return frame.astype({"score": float} if len(frame) else {})
+
+    @property
+    def texts(self) -> dict[Unit, str]:
+        """The description of each unit that has one."""
+        return {description.unit: description.text for description in self.descriptions}
+
+    @cached_property
+    def dissections(self) -> dict[str, Dissection]:
+        """The dissected layers in the run's folder, by name; without those that cannot be read."""
+        found: dict[str, Dissection] = {}
+        for layer in self.layers if self.folder is not None else []:
+            with suppress(MilanError):
+                found[layer] = self._load_dissection(layer)
+        return found
+
+    def find(self, text: str = "", *, image: str | Path | None = None, **options: Any) -> "list[FoundUnit]":
+        """Return the units that a text describes best, or that an image activates unusually strongly, best first.
+
+        Args:
+            text: what the units should be about.
+            image: a picture file, in place of the text.
+            options: of ``milan.results.search.find_by_text`` (``embedder``, ``sentences``, ``count``) or of
+                ``find_by_image`` (``count``). Diorama's image-text model is used for probes that show Diorama.
+
+        Raises:
+            BadInput: both or neither of text and image are given, or one cannot be used.
+            MissingEvidence: an image is given, and the run's network cannot be loaded again.
+        """
+        from milan.results.search import SearchedRun, choose_embedder, find_by_image, find_by_text  # it loads models
+
+        if bool(text) == (image is not None):
+            raise BadInput("give either a text or an image to find units by")
+        runs = [SearchedRun(str(self.facts.get("target", "")), self.texts, self.dissections)]
+        if image is not None:
+            return find_by_image(image, runs, **options)
+        if "embedder" not in options:
+            options["embedder"] = choose_embedder(runs)
+        return find_by_text(text, runs, **options)
 
     @cached_property
     def _by_unit(self) -> dict[Unit, Entry]:
@@ -171,12 +212,16 @@ class Catalogue:
         The reasoning of a describer is only in the ``.jsonl``. The metadata of the ``.parquet`` says what the
         descriptions were made from, and whether that is simulated.
         """
-        rows = _entries_to_rows(self.entries, self.facts)
-        flat = [{name: value for name, value in row.items() if name != "reasoning"} for row in rows]
+        flat = self.to_rows(reasoning=False)
         write_csv(folder / "descriptions.csv", flat)
-        write_jsonl(folder / "descriptions.jsonl", rows)
+        write_jsonl(folder / "descriptions.jsonl", self.to_rows())
         kept = {name: self.facts[name] for name in KEPT_FACTS if name in self.facts}
         write_parquet(folder / "descriptions.parquet", flat, kept)
+
+    def to_rows(self, *, reasoning: bool = True) -> list[dict[str, Any]]:
+        """Return the entries as plain values, in order; without a describer's reasoning where that is not wanted."""
+        rows = [_entry_to_row(entry, str(self.facts.get("describer", ""))) for entry in self.entries]
+        return rows if reasoning else [_without_reasoning(row) for row in rows]
 
     def _repr_html_(self) -> str:
         # Imported here because it needs jinja2 and Pillow, and only a notebook calls this method.
@@ -332,14 +377,14 @@ def _tidy_entry(entry: Entry) -> Entry:
     return replace(entry, description=kept)
 
 
-def _entries_to_rows(entries: Iterable[Entry], facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [_entry_to_row(entry, str(facts.get("describer", ""))) for entry in entries]
-
-
 def _entry_to_row(entry: Entry, describer: str) -> dict[str, Any]:
     row = description_to_row(entry.description or Description(entry.unit, "", math.nan))
     head = {name: row.pop(name) for name in ("layer", "unit", "description", "score")}
     return head | {"describer": describer, "status": entry.status, "reason": entry.reason} | row
+
+
+def _without_reasoning(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "reasoning"}
 
 
 def _entry_from_row(row: Mapping[str, Any]) -> Entry:

@@ -88,7 +88,7 @@ def write_parquet(path: Path, rows: Sequence[TableRow], facts: Mapping[str, Any]
 
 
 def read_parquet(path: Path, *needed: str) -> list[TableRow]:
-    """Return the rows of a parquet file, with nested values as lists and dicts.
+    """Return the rows of a parquet file, with nested values as lists and dicts; columns of bytes are left out.
 
     Raises:
         BadInput: the file cannot be read, or lacks a needed column.
@@ -97,7 +97,8 @@ def read_parquet(path: Path, *needed: str) -> list[TableRow]:
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(path)
+        names = [field.name for field in parquet.read_schema(path) if "binary" not in str(field.type)]
+        table = parquet.read_table(path, columns=names)
     except (pyarrow.ArrowException, OSError) as error:
         raise BadInput(f"{path} cannot be read as parquet: {error}") from None
     require(path, table.column_names, needed)

@@ -1,6 +1,4 @@
-"""Ablation by linguistic criteria on a network whose important units are known: the numbers can be counted on
-fingers.
-"""
+"""Ablation by linguistic criteria on a network whose important units are known."""
 
 import json
 from pathlib import Path
@@ -57,7 +55,7 @@ def rows(report: Report, table: str) -> dict:
     return {row.name: row.values for row in next(each for each in report.tables if each.name == table).rows}
 
 
-def test_the_units_that_matter_are_those_with_adjectives(report: Report) -> None:
+def test_ablating_units_with_adjectives_lowers_accuracy(report: Report) -> None:
     end = rows(report, "after the last step")
     assert end["adjectives"]["accuracy"].value == pytest.approx(1 / 3)  # all that is left to say is blue
     assert end["nouns"]["accuracy"].value == end["length"]["accuracy"].value == 1.0
@@ -68,7 +66,7 @@ def test_the_units_that_matter_are_those_with_adjectives(report: Report) -> None
     assert end["nouns"]["to random"].value == pytest.approx(1 - lot)
 
 
-def test_what_the_lot_decides_is_told(report: Report) -> None:
+def test_share_of_units_ordered_by_tie_breaking(report: Report) -> None:
     end = rows(report, "after the last step")
     assert end["adjectives"]["tied"] == 0  # three have one, and three are taken
     assert end["verbs"]["tied"] == 1  # none has any
@@ -92,7 +90,7 @@ def test_layers_words_and_figures(report: Report, folder: Path) -> None:
     assert json.loads((folder / "out" / "report.json").read_text())["facts"]["evaluation images"] == 18
 
 
-def test_a_second_run_asks_the_network_nothing(report: Report, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_run_does_not_run_the_network(report: Report, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run_again(*_: object) -> None:
         raise AssertionError("the network was run again")
 
@@ -100,7 +98,7 @@ def test_a_second_run_asks_the_network_nothing(report: Report, folder: Path, mon
     assert rows(run(folder), "accuracy") == rows(report, "accuracy")
 
 
-def test_steps_that_cannot_be(folder: Path) -> None:
+def test_a_step_larger_than_the_end_is_an_error(folder: Path) -> None:
     with pytest.raises(BadInput, match=r"step is 0.3 and max_share is 0.2"):
         run(folder, step=0.3, max_share=0.2)
 
@@ -126,7 +124,7 @@ def test_annotations_are_counted_beside_the_paper(shared_data: Path) -> None:
         assert own.prepositions == pytest.approx(prepositions, abs=3)
 
 
-def test_the_paper_stands_beside_its_own_annotations_alone(tmp_path: Path) -> None:
+def test_published_values_are_shown_for_the_same_annotations_only(tmp_path: Path) -> None:
     from milan.experiments.core.corpus_tables import PAPER_TABLE_5, make_annotation_tables
 
     lines = [f"{layer},{unit},red things" for layer, (units, *_) in PAPER_TABLE_5.items() for unit in range(units)]
@@ -147,7 +145,7 @@ def test_the_paper_stands_beside_its_own_annotations_alone(tmp_path: Path) -> No
     assert [row.role for row in make_annotation_tables(tmp_path / "part.csv", "ours")[0][0].rows] == [""] * 6
 
 
-def test_sets_that_begin_in_different_layers_are_as_if_each_were_run_alone(tmp_path: Path) -> None:
+def test_joint_ablations_equal_single_ablations(tmp_path: Path) -> None:
     import numpy as np
     import torch
 

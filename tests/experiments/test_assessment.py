@@ -1,6 +1,4 @@
-"""Explanations judged by what they predict, as an experiment: the right words of a unit predict more than another
-unit's.
-"""
+"""Assessment of explanations by what a language model predicts from them."""
 
 import json
 
@@ -55,7 +53,7 @@ def test_right_words_predict_and_wrong_ones_do_not(options, tmp_path):
     assert written["facts"]["llm"] == "phrases"
 
 
-def test_those_who_explain_from_pairs_get_a_share_of_them_and_others_all(options):
+def test_describers_of_pairs_are_restricted_to_the_explained_share(options):
     sources = load_target("diorama:resnet-objects"), load_probe("diorama:objects", limit=2)
     config = AssessmentConfig(describers=[options], explained_share=0.5, seed=3)
     restricted = restrict_to_share(load_evaluated_describer(options, *sources), config)
@@ -67,14 +65,14 @@ def test_those_who_explain_from_pairs_get_a_share_of_them_and_others_all(options
 SPECS = ("diorama:resnet-objects", "diorama:objects")
 
 
-def test_kinds_and_settings_that_there_are_not_are_told():
+def test_unknown_kinds_and_settings_are_errors():
     with pytest.raises(UnknownName, match="nearest: weight_label"):
         load_explainers(AssessmentConfig(describers=[], pairs=["weight_labels"]), SPECS)
     with pytest.raises(UnknownName, match="nearest: classes"):
         load_explainers(AssessmentConfig(describers=[], settings={"clases": "imagenet"}), SPECS)
 
 
-def test_the_floor_is_what_was_said_of_others():
+def test_the_floor_is_descriptions_of_other_units():
     said = [
         Entry(Unit("a", number), description=Description(Unit("a", number), f"thing {number}", 0.0))
         for number in range(4)

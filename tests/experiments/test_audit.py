@@ -1,4 +1,4 @@
-"""The audit on networks set by hand, with the marks of people who looked."""
+"""The audit on networks with known weights, with answers to the check form."""
 
 import json
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_units_are_counted_by_whole_words(report: Report) -> None:
     assert {word: count for word, count in by_word.items() if count} == {"faces": 1, "head": 1, "eyes": 1}
 
 
-def test_people_check_units_without_knowing_what_was_said(report: Report, folder: Path) -> None:
+def test_the_check_form_shows_no_descriptions(report: Report, folder: Path) -> None:
     check = (folder / "out" / "page" / "check.html").read_text()
     assert check.count('class="item"') == 6
     assert report.simulated == simulated_note({"probe": "diorama:objects"})

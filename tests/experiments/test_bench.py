@@ -1,6 +1,4 @@
-"""The bench on a network set by hand: every share counted on fingers, nothing asked twice, and what can be wrong with
-what is given.
-"""
+"""The bench on a network with known weights: scores, resuming, and errors of options."""
 
 import csv
 import json
@@ -63,7 +61,7 @@ def values(report: Report, name: str, table: int = 0) -> dict:
     return dict(next(row.values for row in report.tables[table].rows if row.name == name))
 
 
-def test_those_asked_for_come_first_then_ceiling_and_floors(report: Report) -> None:
+def test_order_of_describers_ceiling_and_floors(report: Report) -> None:
     assert [(row.name, row.role) for row in report.tables[0].rows] == [
         ("right", ""),
         ("wrong", ""),
@@ -74,7 +72,7 @@ def test_those_asked_for_come_first_then_ceiling_and_floors(report: Report) -> N
     ]
 
 
-def test_the_dead_unit_counts_nowhere(report: Report) -> None:
+def test_dead_units_are_not_counted(report: Report) -> None:
     assert report.facts["units"] == 5
 
 
@@ -95,7 +93,7 @@ def test_shares_by_hand(
     assert found["words"].value == pytest.approx(words)
 
 
-def test_truth_is_the_mean_with_silence_as_zero(report: Report, folder: Path) -> None:
+def test_a_missing_description_has_truth_score_0(report: Report, folder: Path) -> None:
     from milan.dissection.store import load_dissection
 
     truth = Truth.measure(load_dissection(folder / "out" / "dissection" / "looks"), load_target(TARGET))
@@ -126,7 +124,7 @@ def test_everything_is_written_and_the_table_reads_back(report: Report, folder: 
     }
 
 
-def test_the_page_shows_of_each_unit_what_each_describer_said(report: Report, folder: Path) -> None:
+def test_the_page_shows_all_descriptions_of_each_unit(report: Report, folder: Path) -> None:
     page = (folder / "out" / "page" / "index.html").read_text()
     cases = page.split('<article class="case"')[1:]
     assert len(cases) == 5
@@ -141,7 +139,7 @@ def test_the_page_shows_of_each_unit_what_each_describer_said(report: Report, fo
     assert "as milan.diorama.text_reader reads it" in page, "how exact is defined is stated"
 
 
-def test_nothing_is_asked_twice_but_what_failed(report: Report, folder: Path) -> None:
+def test_only_failed_units_are_described_again(report: Report, folder: Path) -> None:
     asked = folder / "right.asked"
     before = asked.read_text().splitlines()
     assert sorted(before) == sorted({*before}) == [f"looks:{index}" for index in range(5)]
@@ -153,7 +151,7 @@ def test_nothing_is_asked_twice_but_what_failed(report: Report, folder: Path) ->
     assert (folder / "wrong.asked").read_text().splitlines().count("looks:2") == 2  # it had failed there
 
 
-def test_a_stopped_run_goes_on(folder: Path, report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_is_resumed(folder: Path, report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "right.asked").unlink()
     monkeypatch.setenv("STOP_AT", "looks:3")
     with pytest.raises(KeyboardInterrupt):
@@ -165,7 +163,7 @@ def test_a_stopped_run_goes_on(folder: Path, report: Report, monkeypatch: pytest
         assert values(found, "wrong")[name] == values(report, "wrong")[name]
 
 
-def test_without_planted_units_only_what_is_known_is_told(folder: Path) -> None:
+def test_columns_without_planted_units(folder: Path) -> None:
     found = run(folder, "plain", planted_units=None, units="0-2")
     scores = ["truth", "correlation", "overlap", "described", "distinct", "words", "time"]
     assert [column.name for column in found.tables[0].columns] == scores
@@ -173,7 +171,7 @@ def test_without_planted_units_only_what_is_known_is_told(folder: Path) -> None:
     assert values(found, "right")["described"] == 3
 
 
-def test_what_cannot_be_is_told_before_the_work(folder: Path, tmp_path: Path) -> None:
+def test_wrong_options_are_errors_before_the_run(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="unknown describer 'milam'; nearest: milan"):
         bench(BenchConfig(describers=["milam"], out=tmp_path / "out"))
     with pytest.raises(BadInput, match="have the same name"):
@@ -191,14 +189,14 @@ def sources():
     return load_target("diorama:resnet-objects"), load_probe("diorama:objects", limit=2)
 
 
-def test_a_dissection_of_its_own_does_not_count(folder: Path, tmp_path: Path) -> None:
+def test_dissection_options_of_a_describer_file_are_ignored_with_a_warning(folder: Path, tmp_path: Path) -> None:
     from milan.experiments.core.evaluated_describers import load_evaluated_describers
 
     with pytest.warns(MilanWarning, match="quantile"):
         load_evaluated_describers([options(tmp_path, "own", RIGHT, quantile=0.995)], *sources(), 0, "cpu")
 
 
-def test_a_name_stands_for_its_settings_on_diorama() -> None:
+def test_settings_of_a_describer_name_on_diorama() -> None:
     from milan.experiments.core.evaluated_describers import load_evaluated_describers
 
     config = Path(__file__).parents[2] / "configs" / "describe" / "linear_explanations-diorama.yaml"
@@ -210,7 +208,7 @@ def test_a_name_stands_for_its_settings_on_diorama() -> None:
     assert [other.name for other in others] == ["annotators", "shuffled", "random_concept", "constant"]
 
 
-def test_a_probe_that_nobody_knows_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_probe_without_known_truth_is_an_error(folder: Path, tmp_path: Path) -> None:
     from milan.describers._shared.contract import make_toy_dissection
 
     make_toy_dissection(tmp_path)
@@ -219,12 +217,12 @@ def test_a_probe_that_nobody_knows_is_refused(folder: Path, tmp_path: Path) -> N
     assert not (folder / "unknown").exists()
 
 
-def test_networks_bring_the_probe_of_their_task() -> None:
+def test_default_probes_of_networks() -> None:
     assert get_default_probe(load_target("diorama:alexnet-scenes", weights="random")) == "diorama:scenes"
     assert get_default_probe(load_target("diorama:encoder", weights="random")) == "diorama:objects"
 
 
-def test_experiments_are_found_by_file_name(capsys: pytest.CaptureFixture[str]) -> None:
+def test_experiments_are_found_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     for name in experiment_names():
         assert load_experiment(name).__name__ == name
     assert main([]) == 0

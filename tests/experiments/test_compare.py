@@ -1,4 +1,4 @@
-"""Runs side by side: two of ours and a published table, of a network set by hand whose units are known."""
+"""Comparison of two runs and a published table on a network whose units are known."""
 
 import json
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_each_run_has_its_row(report: Report) -> None:
     assert values(report, "right", 1)["wrong"].value == pytest.approx(0.25)  # "blue things" of "red things": 1/2, and 0
 
 
-def test_the_page_has_everyones_words_and_nothing_in_them_runs(report: Report, folder: Path) -> None:
+def test_the_page_shows_all_descriptions_escaped(report: Report, folder: Path) -> None:
     page = (folder / "out" / "page" / "index.html").read_text()
     assert report.sources == {"target": f"{worlds.__file__}:looks", "probe": "diorama:objects"}
     assert report.simulated in page
@@ -80,7 +80,7 @@ def test_numbers_are_written(report: Report, folder: Path) -> None:
     assert [row["run"] for row in written["tables"][0]["rows"]] == ["right", "wrong", "paper"]
 
 
-def test_places_of_one_name_are_put_together_and_runs_of_one_describer_told_apart(folder: Path, tmp_path: Path) -> None:
+def test_places_of_one_name_are_merged_and_equal_names_get_the_folder(folder: Path, tmp_path: Path) -> None:
     said(tmp_path, "right", {5: "more"})
     together = load_runs([f"all={folder / 'right'}", f"all={tmp_path / 'right'}"])
     assert [(run.name, len(run.descriptions)) for run in together] == [("all", 4)]
@@ -91,7 +91,7 @@ def test_places_of_one_name_are_put_together_and_runs_of_one_describer_told_apar
     ]
 
 
-def test_what_cannot_be_compared_is_told(folder: Path, capsys: pytest.CaptureFixture) -> None:
+def test_wrong_runs_and_units_are_errors(folder: Path, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(BadInput, match="two tables of 'all' describe looks:0"):
         load_runs([f"all={folder / 'right'}", f"all={folder / 'wrong'}"])
     with pytest.raises(BadInput, match="no table of descriptions"):

@@ -72,7 +72,7 @@ def test_blue_pasted_into_green_is_called_red(study: Study, tmp_path: Path) -> N
     assert (tmp_path / case["sheet"].file).is_file()
 
 
-def test_units_that_join_unlike_things_are_found(study: Study) -> None:
+def test_units_whose_descriptions_join_dissimilar_things(study: Study) -> None:
     assert [unit.index for unit, apart in find_either_or_units(study, CutAndPasteConfig(max_units=5)) if apart > 0] == [
         1
     ]

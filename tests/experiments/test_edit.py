@@ -79,7 +79,7 @@ def found(tmp_path_factory: pytest.TempPathFactory):
     return measure_removal(spoilt, study, EditConfig(words=["text", "words"], max_units=4, random_orders=2))
 
 
-def test_the_text_unit_goes_and_accuracy_comes_back(found) -> None:
+def test_removing_the_text_unit_restores_accuracy(found) -> None:
     one = found
     assert one.text_units == [Unit("looks", 2)]  # "textured" is no text
     assert one.importance == {
@@ -163,7 +163,7 @@ def test_built_images(tmp_path: Path) -> None:
         build_folders(images, None, tmp_path / "other", Lettering(font="no font there"))
 
 
-def test_a_folder_of_images_is_all_that_is_needed(tmp_path: Path) -> None:
+def test_editing_on_a_folder_of_images(tmp_path: Path) -> None:
     for place in range(24):
         home = tmp_path / "photos" / ("red", "green")[place % 2]
         home.mkdir(parents=True, exist_ok=True)

@@ -12,9 +12,7 @@ from milan.scores import ablation_score as causal
 from tests.experiments.test_bench import TARGET
 
 
-def test_a_table_with_a_row_for_each_layer_that_a_second_run_finds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_row_for_each_layer_that_a_second_run_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run() -> list[dict]:
         given = {
             "layers": ["layer3", "layer4"],
@@ -35,6 +33,6 @@ def test_a_table_with_a_row_for_each_layer_that_a_second_run_finds(
     assert json.loads((tmp_path / "out" / "report.json").read_text())["facts"]["seed"] == 0
 
 
-def test_a_network_that_tells_no_classes_has_no_impact(tmp_path: Path) -> None:
+def test_a_network_without_class_logits_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(MissingEvidence, match="6 outputs for the 35 classes"):
         impact(ImpactConfig(target=TARGET, probe="diorama:objects", limit=20, layers=["looks"], out=tmp_path))

@@ -31,6 +31,7 @@ def test_the_final_layer_is_named(report: Report) -> None:
 
 def test_a_classifier_of_unseen_classes_is_no_better_than_the_best_unit(report: Report) -> None:
     assert report.tables[1].name == "unseen classes"
+    assert list(report.facts["describers"]) == ["right", "wrong"]
     right, best = values(report, "right", 1)["AUROC"], values(report, "the best unit", 1)["AUROC"]
     assert 0.2 < right.value < best.value <= 1.0
     assert values(report, "right", 2)["truth"].units == 4

@@ -39,13 +39,13 @@ def report(folder: Path) -> Report:  # noqa: F811
     return pruning(config)
 
 
-def test_groups_by_hand(report: Report) -> None:
+def test_groups(report: Report) -> None:
     assert rows(report, "groups")["units"] == {"units": 6, "groups": 4, "alone": 3, "in the largest": 3}
     largest = rows(report, "largest groups")
     assert largest["units, 1"] == {"units": 3, "share": 0.5, "text": "a house"}
 
 
-def test_without_the_units_that_tell_colours_nothing_is_left(report: Report) -> None:
+def test_accuracy_without_colour_units_is_chance(report: Report) -> None:
     found = rows(report, "groups of one")
     assert found["units"]["pruned"] == 0.5
     assert found["no pruning"]["fixed"].value == found["no pruning"]["retrained"].value == 1.0
@@ -73,7 +73,7 @@ def test_terms_by_class(report: Report) -> None:
     assert rows(report, "term frequencies")["1"]["units"] == "things 50%"
 
 
-def test_a_new_classifier_finds_what_is_there() -> None:
+def test_retrained_classifiers() -> None:
     rng = np.random.default_rng(0)
     classes = rng.integers(0, 3, 300) * 10
     features = (np.eye(3)[classes // 10] + rng.normal(0, 0.2, (300, 3))).astype(np.float32)

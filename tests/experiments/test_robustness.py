@@ -1,4 +1,4 @@
-"""How steady a describer is, with one each of whose units depends on one thing alone."""
+"""Robustness of a describer each of whose units depends on one thing alone."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def report(folder: Path) -> Report:  # noqa: F811
     return run(folder, "steady")
 
 
-def test_each_change_moves_the_one_unit_that_depends_on_it(report: Report) -> None:
+def test_each_perturbation_changes_the_one_unit_that_depends_on_it(report: Report) -> None:
     found = rows(report, "all layers")
     moved = ["half 1", "k 1", "k 3", "quantile 0.5", "seed 7", "eta 0.05", "eta 0.15", "eta 0.2"]
     assert list(found) == ["unchanged", "again", *moved, "of another unit"]
@@ -45,7 +45,7 @@ def test_each_change_moves_the_one_unit_that_depends_on_it(report: Report) -> No
     assert found["unchanged"]["distinct"] == 6
 
 
-def test_other_words_for_the_same_colour_are_alike(report: Report) -> None:
+def test_similarity_of_other_words_for_the_same_colour(report: Report) -> None:
     found = rows(report, "all layers")
     assert found["k 3"]["cosine"].value == pytest.approx(1.0)
     assert found["of another unit"]["same"].value == 0

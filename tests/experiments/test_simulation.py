@@ -1,6 +1,4 @@
-"""The simulation experiment on a network set by hand: right words predict, wrong words do not, and nobody saw the
-judged images.
-"""
+"""Predictions of activations from right and wrong descriptions, on a network with known weights."""
 
 import json
 from pathlib import Path
@@ -14,7 +12,13 @@ from milan.experiments.simulation.config import SimulationConfig
 from milan.experiments.simulation.simulation import simulation
 from tests.experiments.test_bench import RIGHT, TARGET, options
 
+LOOKS = {"target": TARGET, "probe": "diorama:objects", "layers": ["looks"], "limit": 40}
 WRONG = "night sky;letter a;wheel;boat;flames;"
+
+
+def run(describers: list[str], out: Path, **more: object) -> Report:
+    config = SimulationConfig(describers=describers, simulator="labels", out=out, **LOOKS | more)  # type: ignore[arg-type]
+    return simulation(config)
 
 
 @pytest.fixture(scope="module")
@@ -25,17 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def report(folder: Path) -> Report:
     names = [options(folder, "right", RIGHT), options(folder, "wrong", WRONG), "random_concept"]
-    return simulation(
-        SimulationConfig(
-            describers=names,
-            simulator="labels",
-            target=TARGET,
-            probe="diorama:objects",
-            limit=60,
-            layers=["looks"],
-            out=folder / "out",
-        )
-    )
+    return run(names, limit=60, out=folder / "out")
 
 
 def values(report: Report, name: str, table: int = 0) -> dict:
@@ -65,7 +59,7 @@ def test_rows_end_with_the_floors(report: Report) -> None:
     ]
 
 
-def test_nobody_saw_the_judged_images(report: Report, folder: Path) -> None:
+def test_no_describer_saw_the_evaluation_images(report: Report, folder: Path) -> None:
     explained, judged = (
         load_dissection(folder / "out" / part / "looks").open_probe() for part in ("dissection", "evaluation")
     )
@@ -74,7 +68,7 @@ def test_nobody_saw_the_judged_images(report: Report, folder: Path) -> None:
     assert all(judged.image(index).numpy().tobytes() not in seen for index in range(len(judged)))
 
 
-def test_all_is_written_with_what_a_reader_must_know(report: Report, folder: Path) -> None:
+def test_written_sources_and_notes(report: Report, folder: Path) -> None:
     facts = json.loads((folder / "out" / "report.json").read_text())
     assert facts["facts"]["simulator"] == "labels"
     judge = {"evaluation images": "diorama:objects@judge", "simulator": "labels"}
@@ -85,35 +79,15 @@ def test_all_is_written_with_what_a_reader_must_know(report: Report, folder: Pat
     assert (folder / "out" / "page" / "index.html").is_file()
 
 
-def test_kinship_of_simulator_and_explainer_is_told(folder: Path) -> None:
-    with pytest.warns(MilanWarning, match="netdissect and the simulator labels: both are told by labels"):
-        report = simulation(
-            SimulationConfig(
-                describers=["netdissect"],
-                simulator="labels",
-                target=TARGET,
-                probe="diorama:objects",
-                limit=40,
-                layers=["looks"],
-                out=folder / "kin",
-            )
-        )
-    assert any(note.startswith("netdissect: both are told by labels") for note in report.notes)
+def test_a_source_that_simulator_and_describer_share_is_a_warning(folder: Path) -> None:
+    with pytest.warns(MilanWarning, match="netdissect and the simulator labels"):
+        report = run(["netdissect"], out=folder / "shared")
+    assert any(note.startswith("netdissect: ") for note in report.notes)
 
 
-def test_a_describer_that_said_nothing_has_no_figures(folder: Path) -> None:
+def test_a_describer_without_descriptions_has_no_scores(folder: Path) -> None:
     silent = options(folder, "silent", ";;;;")
-    report = simulation(
-        SimulationConfig(
-            describers=[silent],
-            simulator="labels",
-            target=TARGET,
-            probe="diorama:objects",
-            limit=40,
-            layers=["looks"],
-            out=folder / "silent-out",
-        )
-    )
+    report = run([silent], out=folder / "silent-out")
     assert values(report, "silent")["described"] == 0
     assert "correlation" not in values(report, "silent")
     assert report.headlines == ()
@@ -127,37 +101,19 @@ def classifier(folder: Path) -> Report:
         "layer,unit,description\n"
         + "".join(f"layer4,{unit},{word}\n" for unit, word in enumerate(["red", "tree", "sky", "red"]))
     )
-    chosen = {"layers": ["layer4"], "units": "0-3", "limit": 40}
-    return simulation(
-        SimulationConfig(
-            describers=[str(table)],
-            simulator="labels",
-            replaced_units=2,
-            replaced_images=16,
-            out=folder / "classifier",
-            **chosen,
-        )
-    )
+    network = {"target": "diorama:resnet-objects", "layers": ["layer4"], "units": "0-3"}
+    return run([str(table)], folder / "classifier", replaced_units=2, replaced_images=16, **network)
 
 
-def test_linear_explanations_stand_beside_themselves_without_their_search(folder: Path) -> None:
-    given = {"target": TARGET, "probe": "diorama:objects", "limit": 40, "layers": ["looks"]}
-    report = simulation(
-        SimulationConfig(
-            describers=["linear_explanations"],
-            simulator="labels",
-            search_ablation_lengths=[2],
-            out=folder / "searching",
-            **given,
-        )
-    )
+def test_linear_explanations_are_compared_with_and_without_their_search(folder: Path) -> None:
+    report = run(["linear_explanations"], folder / "searching", search_ablation_lengths=[2])
     table = next(table for table in report.tables if table.name == "without greedy search")
     assert [row.name for row in table.rows] == ["linear_explanations", "linear_explanations, the 2 largest weights"]
     assert table.rows[0].values["correlation"] == values(report, "linear_explanations")["correlation"]
     assert table.rows[1].values["concepts"] == 2.0
 
 
-def test_units_are_replaced_by_what_is_predicted_of_them(classifier: Report) -> None:
+def test_ablation_scores_of_replaced_units(classifier: Report) -> None:
     table = next(table for table in classifier.tables if table.name == "ablation score of layer4")
     assert [row.name for row in table.rows] == ["table", "shuffled", "random", "constant"]
     for row in table.rows:
@@ -166,12 +122,12 @@ def test_units_are_replaced_by_what_is_predicted_of_them(classifier: Report) -> 
         assert row.values["optimised"].low <= row.values["optimised"].value <= row.values["optimised"].high < 1
 
 
-def test_a_table_is_scored_as_describers_are(classifier: Report) -> None:
+def test_an_imported_table_is_scored(classifier: Report) -> None:
     found = values(classifier, "table")
     assert (found["described"], found["distinct"], found["concepts"]) == (4, 3, 1.0)
     assert -1 <= found["correlation"].low <= found["correlation"].high <= 1
     assert dict(values(classifier, "table", 1))["layer4 concepts"] == 1.0
 
 
-def test_a_network_that_tells_no_classes_is_told_to_have_no_ablation_scores(report: Report) -> None:
+def test_a_network_without_class_logits_has_no_ablation_scores(report: Report) -> None:
     assert any(note.startswith("No ablation scores: 6 outputs for the 35 classes") for note in report.notes)

@@ -1,4 +1,4 @@
-"""Human studies: forms filled in a real browser, Mechanical Turk's tables, validity, aggregation; sums done by hand."""
+"""Human studies: forms in a real browser, tables of Mechanical Turk, validity and aggregation."""
 
 import csv
 import json
@@ -157,7 +157,7 @@ def test_forms_are_filled_in_a_browser_and_read_back(made: Report, folder: Path,
     assert any("eve" in note for note in report.notes)
 
 
-def test_a_form_says_nothing_of_who_described(made: Report, folder: Path) -> None:
+def test_forms_do_not_show_the_describers(made: Report, folder: Path) -> None:
     pages = [(folder / "out" / "forms" / f"form-{number}.html").read_text() for number in (1, 2)]
     assert [page.count('class="item"') for page in pages] == [3, 2]  # the test's unit first
     for page in pages:
@@ -166,7 +166,7 @@ def test_a_form_says_nothing_of_who_described(made: Report, folder: Path) -> Non
         assert "http" not in re.sub(r"data:image/webp;base64,[^\"]+", "", page).replace("http-equiv", "")
 
 
-def test_valid_is_what_calls_one_of_the_highest_best() -> None:
+def test_validity_of_responses() -> None:
     unit = Unit("l", 0)
     best = [frozenset({"a"}), frozenset({"b"}), frozenset({"a", "b"}), frozenset({"c"}), None]
     assert [Response("r", unit, {"a": 4, "b": 4, "c": 2}, each).is_valid for each in best] == [
@@ -178,7 +178,7 @@ def test_valid_is_what_calls_one_of_the_highest_best() -> None:
     ]
 
 
-def test_units_count_alike_however_many_raters_they_have() -> None:
+def test_mean_ratings_are_means_over_units() -> None:
     responses = [
         Response("one", Unit("l", 0), {"a": 5, "b": 1}, frozenset({"a"})),
         Response("two", Unit("l", 0), {"a": 3, "b": 1}, frozenset({"a"})),
@@ -189,7 +189,7 @@ def test_units_count_alike_however_many_raters_they_have() -> None:
     assert compute_best_share(responses, "a").value + compute_best_share(responses, "b").value == pytest.approx(1)
 
 
-def test_a_mild_rater_does_not_lift_what_only_he_rated() -> None:
+def test_adjusted_ratings_remove_the_level_of_raters() -> None:
     both = [Response(who, Unit("l", 0), {"a": 3 + up, "b": 2 + up}) for who, up in (("mild", 1), ("strict", -1))]
     lone = [Response("mild", Unit("l", 1), {"a": 4, "b": 3})]
     assert compute_rater_levels(both + lone) == pytest.approx({"mild": 1, "strict": -1})
@@ -197,7 +197,7 @@ def test_a_mild_rater_does_not_lift_what_only_he_rated() -> None:
     assert compute_mean_rating(both + lone, "a").value == pytest.approx(3.5)
 
 
-def test_alpha_is_krippendorffs_own_example() -> None:
+def test_alpha_of_krippendorffs_example() -> None:
     """His data of four observers and twelve units (2011, section C): for intervals α is 0.849."""
     values = {
         "A": [1, 2, 3, 3, 2, 1, 4, 1, 2, None, None, None],
@@ -242,7 +242,7 @@ def test_mechanical_turk(same: StudyForms, folder: Path) -> None:
     ]
 
 
-def test_what_is_wrong_with_answers_is_told(same: StudyForms, folder: Path) -> None:
+def test_unusable_answers(same: StudyForms, folder: Path) -> None:
     form, item = same.forms[0], same.forms[0].parts[1].items[0]
     good = {"ratings": [3] * len(item.options), "best": [0]}
     for answers in ({item.id: {"ratings": [9], "best": [0]}}, {item.id: {"ratings": "5", "best": 0}}, {item.id: None}):
@@ -291,7 +291,7 @@ def test_sentences_are_written_as_annotations(folder: Path) -> None:
     assert any("1 of 4 sentences" in note for note in report.notes)
 
 
-def test_ratings_as_they_were_published(shared_data: Path, tmp_path: Path) -> None:
+def test_published_ratings(shared_data: Path, tmp_path: Path) -> None:
     """Flags leave 276 responses, as in Describe-and-Dissect's Table 9, but its means are not those of the published
     file.
     """

@@ -36,7 +36,7 @@ def run(folder: Path, references: str, **more: object) -> object:
     )
 
 
-def test_right_words_are_nearer_with_people_above_and_floors_below(folder: Path) -> None:
+def test_scores_with_ceiling_and_floors(folder: Path) -> None:
     report = run(folder, "said.csv")
     right, wrong = (values(report, name) for name in ("right", "wrong"))
     for score in ("cosine", "BLEU-1", "ROUGE-L", "same"):
@@ -52,7 +52,7 @@ def test_right_words_are_nearer_with_people_above_and_floors_below(folder: Path)
     assert report.facts["settings"]["cosine"]["encoder"]
 
 
-def test_class_names_are_those_of_a_layers_units(folder: Path) -> None:
+def test_class_names_as_references(folder: Path) -> None:
     report = run(folder, "names.txt", layer="a", embedder="")
     assert values(report, "right")["same"].value == pytest.approx(
         1 / 3
@@ -61,13 +61,13 @@ def test_class_names_are_those_of_a_layers_units(folder: Path) -> None:
     assert PEOPLE_ROW not in [row.name for row in report.tables[0].rows]
 
 
-def test_two_tables_are_compared(folder: Path) -> None:
+def test_a_table_as_references(folder: Path) -> None:
     report = run(folder, "right.csv", embedder="")
     assert values(report, "right")["same"].value == 1.0
     assert values(report, "wrong")["same"].value == 0.0
 
 
-def test_what_cannot_be_compared_is_told(folder: Path) -> None:
+def test_missing_layer_and_units_are_errors(folder: Path) -> None:
     with pytest.raises(BadInput, match="say which with --layer"):
         run(folder, "names.txt")
     with pytest.raises(BadInput, match="describes none of the 3 units"):

@@ -256,14 +256,6 @@ class AblationResult:
             rows.append(Row(name, values, "" if name in CRITERIA else "floor"))
         return Table("accuracy", columns, tuple(rows), "order")
 
-    @cached_property
-    def units_by_layer(self) -> dict[str, list[Unit]]:
-        """The described units of each layer that has some."""
-        found: dict[str, list[Unit]] = {}
-        for unit in self.units:
-            found.setdefault(unit.layer, []).append(unit)
-        return found
-
     def _make_layer_table(self) -> Table:
         columns = tuple(
             Column(name, f"{CRITERION_CAPTIONS[name]}: its mean over the layer's units.") for name in CRITERIA
@@ -276,7 +268,7 @@ class AblationResult:
                     for name in CRITERIA
                 },
             )
-            for layer, units in self.units_by_layer.items()
+            for layer, units in self.study.described_units.items()
         ]
         return Table("criteria by layer", columns, tuple(rows), "layer")
 
@@ -288,7 +280,7 @@ class AblationResult:
             ablated = [unit.layer for order in each.orders for unit in order[: self.counts[-1]]]
             found[each.name] = {
                 layer: ablated.count(layer) / len(units) / len(each.orders)
-                for layer, units in self.units_by_layer.items()
+                for layer, units in self.study.described_units.items()
             }
         return found
 
@@ -298,7 +290,8 @@ class AblationResult:
             for name in CRITERIA
         )
         rows = [
-            Row(layer, {name: self.removed_by_layer[name][layer] for name in CRITERIA}) for layer in self.units_by_layer
+            Row(layer, {name: self.removed_by_layer[name][layer] for name in CRITERIA})
+            for layer in self.study.described_units
         ]
         return Table("ablated share of a layer", columns, tuple(rows), "layer")
 
@@ -324,7 +317,7 @@ class AblationResult:
             figures.append((caption, plot_lines_against(random, curves, "ablated units, %", "accuracy, %")))
         shares = {name: [100 * share for share in self.removed_by_layer[name].values()] for name in CRITERIA}
         caption = "The share of each layer's units that the last step ablates; dotted: the share in random orders."
-        bars = plot_bars(shares, list(self.units_by_layer), "% of the layer", 100 * self.removed_shares[-1])
+        bars = plot_bars(shares, list(self.study.described_units), "% of the layer", 100 * self.removed_shares[-1])
         return (*figures, (caption, bars))
 
     def _make_curve(self, name: str) -> Curve:

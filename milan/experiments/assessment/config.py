@@ -1,7 +1,7 @@
 """Options of the assessment experiment."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from milan.experiments.core.config import DissectedTargetConfig
 
@@ -19,8 +19,6 @@ class AssessmentConfig(DissectedTargetConfig):
         explained_share: The share of the pairs from which explanations may be made. Half of the others select among
             several explanations, half evaluate.
     """
-
-    positional: ClassVar[str] = "describers"
 
     describers: list[str]
     pairs: list[str] | None = None

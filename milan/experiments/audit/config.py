@@ -1,7 +1,6 @@
 """Options of the audit experiment."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from milan.experiments.core.config import DissectionOptions, RunConfig
 from milan.targets.preprocessing import TargetOptions
@@ -28,8 +27,6 @@ class AuditConfig(DissectionOptions, RunConfig):
         min_iou: The intersection over union of a unit's masks and people's faces from which on it detects faces, where
             that is known.
     """
-
-    positional: ClassVar[str] = "plain"
 
     plain: list[str] | None = None
     blurred: list[str] | None = None

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from milan.experiments.core.config import DissectedTargetConfig
 
@@ -20,8 +19,6 @@ class BenchConfig(DissectedTargetConfig):
             columns layer, unit, kind (single, either, nothing, ...) and text.
     """
 
-    positional: ClassVar[str] = "describers"
-
-    target: str = "diorama:planted"
     describers: list[str]
+    target: str = "diorama:planted"
     planted_units: Path | None = None

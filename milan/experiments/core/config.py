@@ -21,9 +21,6 @@ class ReportConfig:
         seed: The random seed of samples, tie-breaking and bootstrap intervals.
     """
 
-    positional: ClassVar[str] = ""
-    """The option that takes the words before the first option, as in ``compare DIR DIR``; empty for none."""
-
     out: Path | None = None
     seed: int = 0
 

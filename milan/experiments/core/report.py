@@ -63,6 +63,7 @@ class Column:
 
     @property
     def heading(self) -> str:
+        """The name with the unit."""
         return f"{self.name}, {self.unit}" if self.unit else self.name
 
 

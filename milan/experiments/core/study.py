@@ -111,7 +111,8 @@ class Study:
         ]
         for each in loaded:
             run_describer(each, self.dissections, self.units, self.out / "describers" / each.name)
-        self.describers += loaded
+        # Not in place: copies of a study share the list.
+        self.describers = [*self.describers, *loaded]
         return loaded
 
     @property
@@ -123,6 +124,14 @@ class Study:
     def texts(self) -> dict[Unit, str]:
         """The first describer's description of each unit that it described, in the order of layers and units."""
         return self.evaluated.texts
+
+    @property
+    def described_units(self) -> dict[str, list[Unit]]:
+        """The units that the first describer described, by layer, without layers that have none."""
+        found: dict[str, list[Unit]] = {}
+        for unit in self.texts:
+            found.setdefault(unit.layer, []).append(unit)
+        return found
 
     @property
     def active_units(self) -> list[Unit]:

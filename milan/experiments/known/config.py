@@ -1,7 +1,6 @@
 """Options of the known experiment."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from milan.experiments.core.config import DissectedTargetConfig
 
@@ -22,8 +21,6 @@ class KnownConfig(DissectedTargetConfig):
         embedder: The model that compares descriptions with the names of these classes: an image-text model, or
             sentences:hf:ID_OR_FOLDER.
     """
-
-    positional: ClassVar[str] = "describers"
 
     describers: list[str]
     final_layer: str = "fc"

@@ -1,7 +1,6 @@
 """Options of the painted experiment."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from milan.experiments.core.config import DissectedTargetConfig
 
@@ -19,8 +18,6 @@ class PaintedConfig(DissectedTargetConfig):
         prompt: The prompt, in which {} stands for the text, as in "realistic photo of a close up of {}".
         negatives: The number of texts of other units that each unit's own text is compared with.
     """
-
-    positional: ClassVar[str] = "describers"
 
     describers: list[str]
     painter: str = "diorama"

@@ -56,9 +56,7 @@ class PruningPlan:
     @classmethod
     def make(cls, study: Study, embedder: Embedder, config: PruningConfig) -> "PruningPlan":
         """Group the described units by the similarity of their descriptions, and find those of terms."""
-        layers: dict[str, list[Unit]] = {}
-        for unit in study.texts:
-            layers.setdefault(unit.layer, []).append(unit)
+        layers = study.described_units
         groups = {layer: _group_layer(study, units, embedder, config) for layer, units in layers.items()}
         singletons = [
             _make_set(layer, [group[0] for group in each if len(group) == 1], layers[layer], config)

@@ -1,7 +1,6 @@
 """Options of the simulation experiment."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from milan.experiments.core.config import DissectedTargetConfig
 
@@ -28,8 +27,6 @@ class SimulationConfig(DissectedTargetConfig):
         replaced_layer: The layer of the replaced units. By default the last of the layers.
         replaced_images: The largest number of images to fit the replacement on, and as many others to evaluate it on.
     """
-
-    positional: ClassVar[str] = "describers"
 
     describers: list[str] | None = None
     simulator: str = ""

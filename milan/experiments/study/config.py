@@ -1,7 +1,7 @@
 """Options of the study experiment."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from milan.errors import BadInput
 from milan.experiments.core.config import ReportConfig
@@ -31,8 +31,6 @@ class StudyConfig(ReportConfig):
         answers: Files that the forms saved, result tables of Mechanical Turk, or ratings in the format of
             Describe-and-Dissect.
     """
-
-    positional: ClassVar[str] = "runs"
 
     runs: list[str] | None = None
     kind: StudyKind = "rating"

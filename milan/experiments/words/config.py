@@ -1,7 +1,6 @@
 """Options of the words experiment."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from milan.experiments.core.config import BertScoreOptions, RunConfig
 
@@ -20,8 +19,6 @@ class WordsConfig(RunConfig):
         sentence_encoder: A sentence encoder for the same, as hf:ID_OR_FOLDER.
         bert_score: How BERTScore is computed.
     """
-
-    positional: ClassVar[str] = "tables"
 
     tables: list[str]
     references: str

@@ -1,20 +1,23 @@
-"""Write the page of a catalogue: its pictures first, then ``index.html``."""
+"""The page of a catalogue: ``index.html`` beside its pictures, or one file with the pictures in it."""
 
+import base64
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from markupsafe import Markup
 
 from milan.console.command_line import clean_text
 from milan.dissection.store import Dissection
+from milan.errors import BadInput
 from milan.results.catalogue import Catalogue
-from milan.results.page.contact_sheets import ContactSheet, write_contact_sheets
+from milan.results.page.contact_sheets import MAX_PICTURES, ContactSheet, write_contact_sheets
 from milan.results.page.document import format_facts, render_document
 from milan.results.page.page_data import build_page_data
 from milan.results.page.reasoning import write_reasoning_pictures
-from milan.storage.files import atomic_write
+from milan.storage.files import write_text
 from milan.units import Unit
 
 
@@ -34,6 +37,37 @@ def write_page(
         folder: where to write.
         sheets: the result of ``write_contact_sheets`` for this folder, if it was called before.
     """
+    data = _build_data(catalogue, dissections, folder, sheets)
+    write_text(folder / "index.html", _render_page(catalogue, data))
+    return folder / "index.html"
+
+
+def render_single_file(catalogue: Catalogue, dissections: Mapping[str, Dissection]) -> str:
+    """Return the page as one HTML document that has its pictures within it.
+
+    Raises:
+        BadInput: a unit has more exemplars than one picture file holds.
+    """
+    if wide := [layer for layer, dissection in dissections.items() if dissection.k > MAX_PICTURES]:
+        count = dissections[wide[0]].k
+        raise BadInput(f"units of {wide[0]} have {count} exemplars and a single-file page shows at most {MAX_PICTURES}")
+    with TemporaryDirectory() as name:
+        data = _build_data(catalogue, dissections, Path(name), None)
+        for unit in (unit for layer in data["layers"] for unit in layer["units"]):
+            unit["picture"] = _inline_picture(Path(name), unit["picture"])
+            if unit["reasoning"]:
+                files = unit["reasoning"]["files"]
+                unit["reasoning"]["files"] = {role: _inline_picture(Path(name), file) for role, file in files.items()}
+        return _render_page(catalogue, data)
+
+
+def _build_data(
+    catalogue: Catalogue,
+    dissections: Mapping[str, Dissection],
+    folder: Path,
+    sheets: Mapping[Unit, ContactSheet] | None,
+) -> dict[str, Any]:
+    """Write the pictures and return the page's data."""
     if sheets is None:
         drawable = [
             entry.unit
@@ -41,15 +75,15 @@ def write_page(
             if entry.unit.layer in dissections and entry.status not in ("dead", "invalid")
         ]
         sheets = write_contact_sheets(dissections, drawable, folder)
-    page = _render_page(
-        catalogue,
-        build_page_data(
-            catalogue, dissections, sheets, write_reasoning_pictures(catalogue, dissections, folder, sheets)
-        ),
-    )
-    with atomic_write(folder / "index.html") as partial:
-        partial.write_text(page, encoding="utf-8")
-    return folder / "index.html"
+    reasons = write_reasoning_pictures(catalogue, dissections, folder, sheets)
+    return build_page_data(catalogue, dissections, sheets, reasons)
+
+
+def _inline_picture(folder: Path, file: str) -> str:
+    """Return a picture file as a data URL; empty if there is none."""
+    if not file:
+        return ""
+    return f"data:image/webp;base64,{base64.b64encode((folder / file).read_bytes()).decode()}"
 
 
 def _render_page(catalogue: Catalogue, data: dict[str, Any]) -> str:

@@ -78,6 +78,13 @@ def write_contact_sheets(
     return found
 
 
+def write_contact_sheet(exemplars: Exemplars, folder: Path, file: str) -> ContactSheet:
+    """Write the first ``MAX_PICTURES`` exemplars of one unit as ``folder/file`` and return where they are."""
+    (folder / file).parent.mkdir(parents=True, exist_ok=True)
+    _write_sheet(exemplars, folder / file)
+    return _make_sheet(exemplars, file)
+
+
 def _make_sheet(exemplars: Exemplars, file: str) -> ContactSheet:
     height, width = exemplars.images.shape[-2:]
     longer = max(height, width)
