@@ -120,11 +120,11 @@ def run_describe(
         go_offline()
     from milan.cli.describe_output import print_plan, print_result
     from milan.cli.describe_run import execute_run, load_probe_for, prepare_run
-    from milan.describers import parse_settings
+    from milan.describers import list_describers, parse_settings
     from milan.targets.layers import format_layers
     from milan.targets.loading import load_target
 
-    if not list_layers:
+    if not list_layers and describer in list_describers():
         # Faulty settings, and that images are sent elsewhere, are reported before anything is loaded.
         parse_settings(describer, settings or {}, device)
     network = load_target(target, weights=weights, device=device, **target_options.given)
