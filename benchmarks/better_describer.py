@@ -344,8 +344,8 @@ def verdicts(cases: Sequence[Case], every: Sequence[Change]) -> Iterator[Verdict
         means = {name: np.mean([np.nanmean(case.truth(say(case, seed))) for case in chosen for seed in rounds])
                  for name, say in change.settings.items()}  # fmt: skip
         best = max(means, key=lambda name: means[name])
-        told = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
-        print(f"{change.name}, on the networks chosen on: {told}", flush=True)
+        message = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
+        print(f"{change.name}, on the networks chosen on: {message}", flush=True)
         yield _verdict(change, best, float(means[best]), judged)
 
 
@@ -367,9 +367,9 @@ def _verdict(change: Change, best: str, value: float, judged: Sequence[Case]) ->
         rouges.append(measured["ROUGE-L"].value)  # type: ignore[union-attr]
         distinct.append(measured["distinct"].value)  # type: ignore[union-attr]
     found = estimate_mean(differences)
-    told = f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+    message = f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
     return Verdict(
-        change.name, best, value, float(np.nanmean(scores)), told, float(np.mean(rouges)), float(np.mean(distinct))
+        change.name, best, value, float(np.nanmean(scores)), message, float(np.mean(rouges)), float(np.mean(distinct))
     )
 
 

@@ -1,4 +1,4 @@
-"""A local HTTP server of files that misbehaves as it is told, one reply after the other."""
+"""A local HTTP server of files that misbehaves as it is reported, one reply after the other."""
 
 import threading
 import time

@@ -239,11 +239,11 @@ def test_bands_in_memory(tmp_path: Path) -> None:
 def test_a_network_and_a_probe_of_other_channels_do_not_fit(tmp_path: Path, grey_folder: Path) -> None:
     pictures = load_probe(str(grey_folder), size=SIZE)
     bands = Probe.from_tensor(arrays().astype(np.float32), display_bands=(3, 2, 1))
-    for target, probe, told in (
+    for target, probe, message in (
         (band_target(), pictures, "13 channels and these have 3"),
         (grey_target(), bands, "1 channels and these have 13"),
     ):
-        with pytest.raises(BadInput, match=told):
+        with pytest.raises(BadInput, match=message):
             dissect(target, probe, ["0"], tmp_path / "out")
     with pytest.raises(BadInput, match=r"no images found .*\.npy .*12 \.png"):
         load_probe(str(grey_folder), target=band_target())
@@ -263,7 +263,7 @@ def test_a_folder_of_arrays_alone_serves_networks_of_pictures(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("pickled.npy", lambda file: np.save(file, np.array([{}, {}]), allow_pickle=True), "Python objects"),
         ("cut.npy", lambda file: file.write_bytes(b"\x93NUMPY\x01\x00"), ""),
@@ -273,9 +273,9 @@ def test_a_folder_of_arrays_alone_serves_networks_of_pictures(tmp_path: Path) ->
         ("empty.npy", lambda file: file.write_bytes(b""), ""),
     ],
 )
-def test_damaged_arrays_are_unreadable(name: str, content: object, told: str, tmp_path: Path) -> None:
+def test_damaged_arrays_are_unreadable(name: str, content: object, message: str, tmp_path: Path) -> None:
     content(tmp_path / name)  # type: ignore[operator]
-    with pytest.raises(UnreadableImage, match=told):
+    with pytest.raises(UnreadableImage, match=message):
         read_bands(tmp_path / name)
 
 

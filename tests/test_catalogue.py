@@ -167,7 +167,7 @@ def test_a_part_named_as_a_column_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("nothing.csv", None, "no table of descriptions at"),
         ("other.csv", "a,b\n1,2\n", "has the columns a, b and needs layer, unit, description"),
@@ -192,10 +192,10 @@ def test_a_part_named_as_a_column_is_refused(tmp_path):
         ("bytes.csv", b"\xff\xfe\x00", "bytes.csv, line 1: "),
     ],
 )
-def test_what_is_no_table_is_told_in_one_line(tmp_path, name, content, told):
+def test_what_is_no_table_is_told_in_one_line(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises((BadInput, UnknownName), match=told) as caught:
+    with pytest.raises((BadInput, UnknownName), match=message) as caught:
         read_descriptions(tmp_path / name)
     assert "\n" not in str(caught.value)
 

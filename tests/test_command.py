@@ -78,7 +78,7 @@ def test_config_and_what_print_config_prints_make_the_same(tmp_path: Path, capsy
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         (["--layrs", "a"], "unknown option '--layrs'; nearest: --layers"),
         (["--target", "x", "--ou=3"], "unknown option '--ou'; nearest: --out, --how"),
@@ -90,12 +90,12 @@ def test_config_and_what_print_config_prints_make_the_same(tmp_path: Path, capsy
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
     ],
 )
-def test_faults_are_one_line_with_what_to_do(words: list[str], told: str, capsys: pytest.CaptureFixture) -> None:
+def test_faults_are_one_line_with_what_to_do(words: list[str], reported: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as ended:
         options(*words)
     printed = capsys.readouterr()
     assert ended.value.code == 2
-    assert told in printed.err
+    assert reported in printed.err
     assert printed.err.count("\n") == 1
     assert printed.out == ""
 
@@ -111,7 +111,7 @@ BOMB = "a: &a [1, 1, 1, 1]\n" + "".join(f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}]\n" 
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reported"),
     [
         (BOMB.encode(), "more than 100,000 values"),
         (b"layers: &a [*a]", "more than 100,000 values"),
@@ -120,13 +120,13 @@ BOMB = "a: &a [1, 1, 1, 1]\n" + "".join(f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}]\n" 
     ],
     ids=["aliases", "within itself", "latin-1", "cut"],
 )
-def test_a_file_of_options_that_is_none_is_named(content: bytes, told: str, tmp_path: Path, capsys) -> None:
+def test_a_file_of_options_that_is_none_is_named(content: bytes, reported: str, tmp_path: Path, capsys) -> None:
     (tmp_path / "c.yaml").write_bytes(content)
     with pytest.raises(SystemExit) as ended:
         options("--config", str(tmp_path / "c.yaml"))
     assert ended.value.code == 2
     printed = capsys.readouterr().err
-    assert told in printed
+    assert reported in printed
     assert "c.yaml" in printed
     assert printed.count("\n") == 1
 
@@ -169,7 +169,7 @@ def raising(error: BaseException):
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "told"),
+    ("error", "status", "reported"),
     [
         (BadInput("no images under a\x1b[2J/b\nor so"), 2, "error: no images under a[2J/b or so\n"),
         (KeyboardInterrupt(), 130, "interrupted; run the same command again to continue where it stopped\n"),
@@ -180,10 +180,10 @@ def raising(error: BaseException):
         ),
     ],
 )
-def test_run_ends(error: BaseException, status: int, told: str, capsys: pytest.CaptureFixture) -> None:
+def test_run_ends(error: BaseException, status: int, reported: str, capsys: pytest.CaptureFixture) -> None:
     assert run_program(raising(error)) == status
     printed = capsys.readouterr().err
-    assert printed.startswith(told)
+    assert printed.startswith(reported)
     assert printed.count("\n") == 1
 
 
@@ -217,10 +217,10 @@ def test_signals_end_it_cleanly(tmp_path: Path, number: signal.Signals, status: 
     assert process.stdout is not None
     process.stdout.readline()
     process.send_signal(number)
-    _, told = process.communicate(timeout=30)
+    _, reported = process.communicate(timeout=30)
     assert process.returncode == status
-    assert "run the same command again" in told
-    assert told.count("\n") == 1
+    assert "run the same command again" in reported
+    assert reported.count("\n") == 1
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -314,10 +314,10 @@ def test_embedded_finds_the_checkout_and_says_what_is_missing() -> None:
 
 def test_locale_changes_nothing() -> None:
     code = "from milan.console.command_line import clean_text; print(ascii(clean_text('Ünit\\x07 — 1')))"
-    told = {
+    reported = {
         subprocess.run(
             [sys.executable, "-c", code], env=os.environ | {"LC_ALL": name}, capture_output=True, check=True
         ).stdout
         for name in ("C", "C.UTF-8")
     }
-    assert len(told) == 1
+    assert len(reported) == 1

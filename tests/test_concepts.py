@@ -1,4 +1,4 @@
-"""Concept sets and their harvest: what is in them, what is dropped, and what is told of a name that nothing
+"""Concept sets and their harvest: what is in them, what is dropped, and what is reported of a name that nothing
 answers to.
 """
 

@@ -146,8 +146,8 @@ def test_units_by_layer_and_range():
         "x": "not units",
         "two:4": "0 and 3; 'two:4'",
     }
-    for wrong, told in faults.items():
-        with pytest.raises(BadInput, match=told):
+    for wrong, message in faults.items():
+        with pytest.raises(BadInput, match=message):
             parse_unit_selection(wrong, counts)
     with pytest.raises(UnknownName, match="unknown layer of units 'tow'; nearest: two"):
         parse_unit_selection("tow:1", counts)
@@ -169,7 +169,7 @@ def test_layers_are_listed(capsys):
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         (["--layers", "answer"], "unknown layer 'answer'; nearest: answers"),
         (["--describer", "milam"], "unknown describer 'milam'; nearest: milan"),
@@ -182,10 +182,10 @@ def test_layers_are_listed(capsys):
         (["--memory", "lots"], "not a size: memory='lots'"),
     ],
 )
-def test_what_cannot_be_done_is_told_in_one_line(words, tmp_path, capsys, more, told):
+def test_what_cannot_be_done_is_told_in_one_line(words, tmp_path, capsys, more, message):
     assert main([*words, "--out", str(tmp_path / "out"), *more]) == 2
     error = capsys.readouterr().err.strip().splitlines()
-    assert told in error[-1]
+    assert message in error[-1]
     assert len([line for line in error if line.startswith("error")]) == 1
     assert not (tmp_path / "out/descriptions.csv").exists()
 
@@ -362,11 +362,11 @@ def test_a_layer_may_have_any_name(tmp_path):
 
 def test_help_answers_in_a_second_without_torch():
     start = time.monotonic()
-    told = subprocess.run(
+    message = subprocess.run(
         [sys.executable, str(ROOT / "describe.py"), "--help"], capture_output=True, text=True, check=True
     )
     seconds = time.monotonic() - start
-    assert "--settings.KEY VALUE" in " ".join(told.stdout.split())
+    assert "--settings.KEY VALUE" in " ".join(message.stdout.split())
     assert seconds < 10  # about 0.4 on a free core
     without = "import sys; sys.modules['torch'] = None; from milan.cli.describe import main; main(['--help'])"
     assert subprocess.run([sys.executable, "-c", without], capture_output=True, cwd=ROOT, check=False).returncode == 0

@@ -37,7 +37,7 @@ class Family:
     image_size: int
     expected: Expected
     ablate: str  # a layer whose units reach the output
-    upright: str  # an early layer, by which the orientation of its maps is told
+    upright: str  # an early layer, by which the orientation of its maps is reported
     options: tuple[tuple[str, Any], ...] = ()
 
 

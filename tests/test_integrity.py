@@ -62,10 +62,10 @@ def test_files_are_compared_with_what_they_were(tmp_path: Path) -> None:
     facts = {"files": checksums(tmp_path, ["b"])}
     assert damage(tmp_path, facts["files"]) == ""
     assert is_sound(facts, tmp_path)
-    for content, told in ((b"ab", "2 bytes instead of 3"), (b"abd", "checksum differs"), (None, "No such file")):
+    for content, message in ((b"ab", "2 bytes instead of 3"), (b"abd", "checksum differs"), (None, "No such file")):
         (tmp_path / "b").unlink()
         if content is not None:
             (tmp_path / "b").write_bytes(content)
-        assert told in damage(tmp_path, facts["files"])
+        assert message in damage(tmp_path, facts["files"])
         assert not is_sound(facts, tmp_path)
     assert not any(is_sound(odd, tmp_path) for odd in (None, {}, {"files": None}))

@@ -1,4 +1,4 @@
-"""In which order a layer's places lie: told by running the network on mixtures of two images, put right or refused."""
+"""The order of a layer's places, found by running the network on mixtures of two images, is put right or refused."""
 
 from collections.abc import Callable
 

@@ -387,7 +387,7 @@ def test_order_does_not_depend_on_the_locale(tmp_path: Path) -> None:
     for name in ("b.png", "A.png", "a.png", "ä.png", "B.png"):
         (tmp_path / name).write_bytes(encoded(picture((1, 1, 1))))
     code = f"from milan import load_probe; print([f.name for f in load_probe({str(tmp_path)!r}).source.files])"
-    told = {
+    reported = {
         subprocess.run(
             [sys.executable, "-c", code],
             env=os.environ | {"LC_ALL": name, "PYTHONUTF8": "1"},
@@ -396,7 +396,7 @@ def test_order_does_not_depend_on_the_locale(tmp_path: Path) -> None:
         ).stdout
         for name in ("C", "C.UTF-8")
     }
-    assert [line.decode().strip() for line in told] == ["['A.png', 'B.png', 'a.png', 'b.png', 'ä.png']"]
+    assert [line.decode().strip() for line in reported] == ["['A.png', 'B.png', 'a.png', 'b.png', 'ä.png']"]
 
 
 def test_nothing_there_says_what_was_looked_for(tmp_path: Path) -> None:
@@ -521,8 +521,8 @@ def test_a_path_in_a_row_opens_nothing_outside_the_data_set(tmp_path: Path, cach
     pq.write_table(pa.table({"image": cells, "segmentation": cells[::-1]}), inside / "t.parquet")
     probe = load_probe(str(inside / "t.parquet"), size=8)
     assert [int(probe.image(row)[0, 0, 0]) for row in (0, 1)] == [1, 1]
-    for row, told in enumerate(["leads out"] * 4 + ["is none", "No such file"], start=2):
-        with pytest.raises(BadInput, match=rf"row {row} of .*{told}"):
+    for row, reported in enumerate(["leads out"] * 4 + ["is none", "No such file"], start=2):
+        with pytest.raises(BadInput, match=rf"row {row} of .*{reported}"):
             probe.image(row)
     with pytest.raises(BadInput, match="leads out"):
         probe.segmentation(2)
@@ -615,13 +615,13 @@ def test_no_hub_is_told_within_seconds(tmp_path: Path, offline: str) -> None:
         "HF_HOME": str(tmp_path),
     }
     start = time.time()
-    told = subprocess.run(
+    reported = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     ).stdout
-    assert "'nobody/nothing' is not in the cache and the hub cannot be reached" in told
-    assert str(tmp_path) in told
-    assert "or pass a local copy" in told
-    assert told.count("\n") == 1
+    assert "'nobody/nothing' is not in the cache and the hub cannot be reached" in reported
+    assert str(tmp_path) in reported
+    assert "or pass a local copy" in reported
+    assert reported.count("\n") == 1
     assert (
         time.time() - start < 60
     )  # loading the libraries included, on a busy machine; the libraries alone would retry for half a minute

@@ -114,7 +114,7 @@ def test_the_tables_of_cosy(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "message"),
     [
         ("conv1,one,red", "line 3: unit 'one'"),
         ("conv1,-1,red", "line 3: unit '-1'"),
@@ -127,13 +127,13 @@ def test_the_tables_of_cosy(tmp_path):
         ('conv1,1,"two\nlines"\n,,\n\nconv1,2', "line 7: 2 cells"),
     ],
 )
-def test_a_row_that_does_not_fit_is_named_by_its_line(tmp_path, row, told):
-    with pytest.raises(BadInput, match=rf"table\.csv, {told}"):
+def test_a_row_that_does_not_fit_is_named_by_its_line(tmp_path, row, message):
+    with pytest.raises(BadInput, match=rf"table\.csv, {message}"):
         read_descriptions(write(tmp_path, "table.csv", "layer,unit,description", "conv1,0,blue", row))
 
 
 @pytest.mark.parametrize(
-    ("head", "told"),
+    ("head", "message"),
     [
         ("layer;unit;description", "separated by ';'"),
         ("layer\tunit\tdescription", r"separated by '\\t'"),
@@ -143,8 +143,8 @@ def test_a_row_that_does_not_fit_is_named_by_its_line(tmp_path, row, told):
         ("", "is empty"),
     ],
 )
-def test_another_header_is_named(tmp_path, head, told):
-    with pytest.raises(BadInput, match=rf"table\.csv.*{told}"):
+def test_another_header_is_named(tmp_path, head, message):
+    with pytest.raises(BadInput, match=rf"table\.csv.*{message}"):
         read_descriptions(write(tmp_path, "table.csv", head))
 
 

@@ -22,14 +22,14 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 TEXT = {".py", ".md", ".toml", ".yaml", ".yml", ".cfg", ".txt", ".css", ".js", ".html", ".j2", ".json", ".csv", ""}
 
 
-def told(*words: str, cwd: Path = ROOT) -> str:
+def message(*words: str, cwd: Path = ROOT) -> str:
     """What a program prints if it fails, or nothing."""
     done = subprocess.run(words, cwd=cwd, capture_output=True, text=True)
     return f"{' '.join(words)}\n{done.stdout}{done.stderr}" if done.returncode else ""
 
 
 def module(name: str, *words: str) -> str:
-    return told(sys.executable, "-m", name, *words)
+    return message(sys.executable, "-m", name, *words)
 
 
 def ours() -> list[Path]:
@@ -71,7 +71,7 @@ def test_imports_point_down() -> None:
         "import sys; sys.path.insert(0, '.'); from importlinter.cli import lint_imports;"
         " sys.exit(lint_imports(cache_dir=None))"
     )
-    assert not told(sys.executable, "-c", run)
+    assert not message(sys.executable, "-c", run)
 
 
 def test_nothing_imports_an_experiment_but_the_program() -> None:

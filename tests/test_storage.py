@@ -99,9 +99,9 @@ def test_a_full_disk_is_one_error_whatever_saves(tmp_path: Path) -> None:
     process = started(FULL, tmp_path)
     assert process.stdout is not None
     # Not communicate(), which loses what was buffered behind the line that says "ready".
-    *told, left = process.stdout.read().splitlines()
+    *message, left = process.stdout.read().splitlines()
     suffixes = (".safetensors", ".npy", ".npz", ".pt", ".parquet", ".map.npy", ".txt")
-    assert told == [f"{suffix} {errno.ENOSPC} a{suffix}" for suffix in suffixes]
+    assert message == [f"{suffix} {errno.ENOSPC} a{suffix}" for suffix in suffixes]
     assert left == "[]"
 
 
@@ -282,13 +282,13 @@ def test_journal_survives_kill(tmp_path: Path) -> None:
     time.sleep(0.5)
     process.send_signal(signal.SIGKILL)
     assert process.stdout is not None
-    told = [int(line) for line in process.stdout.read().split("\n")[:-1]]
+    message = [int(line) for line in process.stdout.read().split("\n")[:-1]]
     process.wait()
-    assert told
+    assert message
     with Journal(tmp_path / "journal.sqlite", "key") as journal:
         kept = [int(id) for id in journal.ids()]
-    assert kept[: len(told)] == told  # all that put returned from, and at most the one it was in
-    assert len(kept) - len(told) in (0, 1)
+    assert kept[: len(message)] == message  # all that put returned from, and at most the one it was in
+    assert len(kept) - len(message) in (0, 1)
 
 
 def test_journal_on_a_full_disk_keeps_what_it_has(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_numbers_of_another_data_set_are_found_by_wordnet_id_even_where_names_ar
     )
     ids = load_class_concepts(probe(["crane", "fish"], ["n03126707", "n01443537"]), file, synsets)
     assert shown(ids) == {"crane": [0], "fish": [1], "entity": [0, 1]}
-    file = written(tmp_path, "super.json", {"machine": [517], "living": [1, 134]})
+    file = written(tmp_path, "super.json", {"machine": [517], "active": [1, 134]})
     with pytest.warns(MilanWarning, match="1 of 2 classes .*: crane"):
         assert shown(load_class_concepts(probe(["crane", "fish"]), file, synsets)) == {"crane": [0], "fish": [1]}
 

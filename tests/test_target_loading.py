@@ -312,7 +312,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n"
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("w.pth", b"", "empty"),
         ("w.pth", b"PK\x03\x04 cut", "truncated"),
@@ -324,13 +324,13 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n"
         ("w.h5", b"\x89HDF\r\n\x1a\n", "HDF5"),
     ],
 )
-def test_what_is_no_weights_file_is_named(name: str, content: bytes, told: str, tmp_path: Path) -> None:
+def test_what_is_no_weights_file_is_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
-    assert re.search(f"{name}.* {told}", refused(SMALL, weights=tmp_path / name))
+    assert re.search(f"{name}.* {message}", refused(SMALL, weights=tmp_path / name))
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda weight: weight.to_sparse(), "sparse"),
         (lambda weight: weight.to("meta"), "meta"),
@@ -339,11 +339,11 @@ def test_what_is_no_weights_file_is_named(name: str, content: bytes, told: str, 
         (lambda weight: torch.zeros(1, 512, 1, 1).expand(2**29, 512, 1, 1), "1024.0 GiB"),
     ],
 )
-def test_odd_weights_are_refused(change: Any, told: str, weights: dict[str, Tensor], tmp_path: Path) -> None:
+def test_odd_weights_are_refused(change: Any, message: str, weights: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(weights | {"classifier.1.weight": change(weights["classifier.1.weight"])}, tmp_path / "w.pth")
     said = refused(SMALL, weights=tmp_path / "w.pth")
     assert "classifier.1.weight" in said
-    assert told in said
+    assert message in said
 
 
 class Tied(nn.Module):

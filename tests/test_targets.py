@@ -217,8 +217,8 @@ def test_the_fingerprint_is_the_same_in_another_process() -> None:
         "import torch; from torch import nn; from milan.targets.target import Target; m = nn.Conv2d(3, 1, 1);"
         "nn.init.constant_(m.weight, 0.5); nn.init.zeros_(m.bias); print(Target(m).fingerprint)"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-    assert told == Target(model).fingerprint
+    message = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert message == Target(model).fingerprint
 
 
 class Answers(nn.Module):

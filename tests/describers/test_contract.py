@@ -50,7 +50,7 @@ def test_a_describer_that_keeps_it_passes(toys):
 
 
 @pytest.mark.parametrize(
-    ("broken", "told"),
+    ("broken", "message"),
     [
         (worlds.Peeking, "one by one"),
         (worlds.Morbid, "it described answers:0.*answers:4"),
@@ -59,8 +59,8 @@ def test_a_describer_that_keeps_it_passes(toys):
         (worlds.Mute, "empty description"),
     ],
 )
-def test_the_check_finds_what_breaks_it(broken, told, toys):
-    with pytest.raises(AssertionError, match=told):
+def test_the_check_finds_what_breaks_it(broken, message, toys):
+    with pytest.raises(AssertionError, match=message):
         check_describer(broken, toys)
 
 
@@ -123,8 +123,8 @@ def test_a_describer_of_ones_own_may_be_short_and_its_faults_are_told(tmp_path):
     assert (made.name, made.settings) == ("whole", {})
     assert made.key == load_describer(f"{tmp_path}/own.py:Whole").key
     faults = {"Half": "lacks describe", "Facts": "no subclass of milan.Describer", "Fails": "OSError: no depth"}
-    for name, told in faults.items():
-        with pytest.raises(MilanError, match=told):
+    for name, message in faults.items():
+        with pytest.raises(MilanError, match=message):
             load_describer(f"{tmp_path}/own.py:{name}")
     with pytest.raises(UnknownName, match="it has no settings"):
         load_describer(f"{tmp_path}/own.py:Whole", depth=1)
@@ -133,13 +133,13 @@ def test_a_describer_of_ones_own_may_be_short_and_its_faults_are_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "message"),
     [("def x(:", r"SyntaxError: .* \(own.py, line 1\)"), ("1 / 0", "ZeroDivisionError"), ("exit()", "SystemExit")],
 )
 @pytest.mark.parametrize("load", [load_describer, milan.load_target, load_embedder])
-def test_a_file_of_ones_own_that_does_not_run_is_one_line(load, code, told, tmp_path):
+def test_a_file_of_ones_own_that_does_not_run_is_one_line(load, code, message, tmp_path):
     (tmp_path / "own.py").write_text(code)
-    with pytest.raises(BadInput, match=told):
+    with pytest.raises(BadInput, match=message):
         load(f"{tmp_path}/own.py:Mine")
 
 

@@ -35,7 +35,7 @@ DEAD = 3
 
 
 def explainer(**settings):
-    """By class labels, unless told otherwise."""
+    """By class labels, unless reported otherwise."""
     return load_simulated("linear_explanations", **{"evidence": "labels", "concepts": ""} | settings)
 
 

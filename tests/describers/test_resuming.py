@@ -104,7 +104,7 @@ def unchecked(kind, unit, **values):
 
 
 @pytest.mark.parametrize(
-    ("answers", "told"),
+    ("answers", "message"),
     [
         (lambda unit: [Description(unit, "x", 1.0)] * 2, "answers:0, twice"),
         (lambda unit: ["red"], r"'red' \(str\)"),
@@ -117,8 +117,8 @@ def unchecked(kind, unit, **values):
         (lambda unit: 1 / 0, r"failed on answers: ZeroDivisionError: division by zero \(test_resuming.py, line \d+\)"),
     ],
 )
-def test_answers_that_are_none_are_told_with_the_unit(answers, told, tmp_path, toys):
-    with pytest.raises(BadInput, match=told) as raised:
+def test_answers_that_are_none_are_told_with_the_unit(answers, message, tmp_path, toys):
+    with pytest.raises(BadInput, match=message) as raised:
         run(answering(answers), toys, tmp_path)
     assert "describer any_" in str(raised.value)
     assert "\n" not in str(raised.value)

@@ -80,7 +80,7 @@ class Mute(Colour):
 
 
 class Counting(Colour):
-    """Counts how often it is asked, and fails or is interrupted at the units it is told to."""
+    """Counts how often it is asked, and fails or is interrupted at the units it is reported to."""
 
     failing: ClassVar[set[int]] = set()
     interrupted_at: ClassVar[int | None] = None

@@ -95,8 +95,8 @@ def test_building_makes_what_is_missing_and_no_more(tmp_path, monkeypatch) -> No
         diorama_build, "run_subprocess", lambda name, command, log: build([name], seed=0, **places) is None
     )
     build(**places, jobs=1)
-    told = json.loads((tmp_path / "data" / "built.json").read_text())["in one go"]
-    assert set(told) == {"jobs", "seconds"}, "all parts were made"
+    message = json.loads((tmp_path / "data" / "built.json").read_text())["in one go"]
+    assert set(message) == {"jobs", "seconds"}, "all parts were made"
     build(**places, jobs=2)
     assert made == ["one", "two"]
     (tmp_path / "data" / "one").unlink()
@@ -105,9 +105,9 @@ def test_building_makes_what_is_missing_and_no_more(tmp_path, monkeypatch) -> No
     assert main(["build", "--only", "two", "--out", places["out"], "--work", places["work"], "--seed", "5"]) == 0
     assert (tmp_path / "data" / "two").read_text() == "5 1"
     assert (tmp_path / "data" / "one").read_text() == "3 1"
-    told = json.loads((tmp_path / "data" / "built.json").read_text())
-    assert set(told["parts"]) == {"one", "two"}
-    assert told["in one go"]["jobs"] == 1, "none of the later ones made everything"
+    message = json.loads((tmp_path / "data" / "built.json").read_text())
+    assert set(message["parts"]) == {"one", "two"}
+    assert message["in one go"]["jobs"] == 1, "none of the later ones made everything"
 
 
 def test_parts_that_were_not_built_are_told(tmp_path, monkeypatch) -> None:
@@ -126,9 +126,9 @@ def test_what_a_process_says_comes_after_its_name_and_the_end_of_a_failed_one_is
     assert run_subprocess("roof", [sys.executable, "-c", program.format(0)], tmp_path / "log" / "roof.txt")
     assert capfd.readouterr().out == "roof: begun\nroof: done\n"
     assert not run_subprocess("roof", [sys.executable, "-c", program.format(3)], tmp_path / "log" / "roof.txt")
-    told = capfd.readouterr()
-    assert "roof: failed (exit status 3)" in told.err
-    assert "\n  1\n" in told.err
+    message = capfd.readouterr()
+    assert "roof: failed (exit status 3)" in message.err
+    assert "\n  1\n" in message.err
 
 
 def test_times_are_kept_beside_each_other_with_their_sum(tmp_path) -> None:
@@ -136,8 +136,8 @@ def test_times_are_kept_beside_each_other_with_their_sum(tmp_path) -> None:
         record_time(tmp_path / "built.json", name, took, turn=tmp_path / "turn")
     record_total_time(tmp_path / "built.json", 6.4, 2, turn=tmp_path / "turn")
     record_time(tmp_path / "built.json", "wall", BuildTime(3.0, 2.6), turn=tmp_path / "turn")
-    told = json.loads((tmp_path / "built.json").read_text())
-    assert told == {
+    message = json.loads((tmp_path / "built.json").read_text())
+    assert message == {
         "cpu seconds in all": 8,
         "in one go": {"jobs": 2, "seconds": 6},
         "parts": {"roof": {"cpu seconds": 5, "seconds": 8}, "wall": {"cpu seconds": 3, "seconds": 3}},

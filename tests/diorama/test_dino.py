@@ -227,10 +227,10 @@ def test_what_is_kept_of_it() -> None:
 
 def test_all_seven_networks_are_annotated() -> None:
     home = locate_packaged_data("data") / "diorama"
-    told = json.loads((home / "annotations" / "agreement.json").read_text())["networks"]
-    assert set(told) == {*ANNOTATED_NETWORKS}
-    assert sum(each["units"] for each in told.values()) >= 3_000
-    assert sum(each["descriptions"] for each in told.values()) >= 9_000
+    message = json.loads((home / "annotations" / "agreement.json").read_text())["networks"]
+    assert set(message) == {*ANNOTATED_NETWORKS}
+    assert sum(each["units"] for each in message.values()) >= 3_000
+    assert sum(each["descriptions"] for each in message.values()) >= 9_000
 
 
 def test_neighbours_of_the_kept_weights_find_more_than_those_of_random_ones(tmp_path) -> None:

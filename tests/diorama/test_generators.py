@@ -50,7 +50,7 @@ HOME = locate_packaged_data("data") / "diorama"
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory) -> CaptionDataset:
-    return load_caption_dataset(0, 60, tmp_path_factory.mktemp("lessons"), workers=1)
+    return load_caption_dataset(0, 60, tmp_path_factory.mktemp("training_set"), workers=1)
 
 
 def test_facts_are_those_of_the_scenes(taught) -> None:

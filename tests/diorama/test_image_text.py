@@ -182,8 +182,8 @@ def test_scale_and_bias_say_how_often_a_concept_shows(work):
     with torch.no_grad():
         texts = learner._encode_texts([concept.name for concept in list_concepts()])
         logits = torch.cat([learner._encode_pictures(batch)[0] @ texts.T for batch in batches])
-        told = (logits * learner.model.logit_scale.exp() + learner.model.logit_bias).sigmoid()
-    assert told[shows >= 0].mean().item() == pytest.approx((shows[shows >= 0] > 0).float().mean().item(), rel=0.02)
+        message = (logits * learner.model.logit_scale.exp() + learner.model.logit_bias).sigmoid()
+    assert message[shows >= 0].mean().item() == pytest.approx((shows[shows >= 0] > 0).float().mean().item(), rel=0.02)
 
 
 def test_every_word_of_the_world_can_be_read(work):

@@ -28,7 +28,7 @@ COUNT = 24
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory):
-    return load_caption_dataset(500, COUNT, tmp_path_factory.mktemp("lessons"), workers=1)
+    return load_caption_dataset(500, COUNT, tmp_path_factory.mktemp("training_set"), workers=1)
 
 
 @pytest.fixture(scope="module")
@@ -168,9 +168,9 @@ def test_concepts_of_whole_scenes(taught, batches):
                 places = _places(_scene(row))
                 counts = [_has(places, concept).sum() for concept in list_concepts()]
                 right = [1 if count >= MIN_CONCEPT_PLACES else -1 if count else 0 for count in counts]
-                told = [concept.kind != "setting" for concept in list_concepts()]
-                assert [one for one, sure in zip(shows.tolist(), told, strict=True) if sure] == [
-                    one for one, sure in zip(right, told, strict=True) if sure
+                message = [concept.kind != "setting" for concept in list_concepts()]
+                assert [one for one, sure in zip(shows.tolist(), message, strict=True) if sure] == [
+                    one for one, sure in zip(right, message, strict=True) if sure
                 ]
 
 

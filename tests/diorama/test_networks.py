@@ -116,9 +116,9 @@ def test_agreement_is_kept_and_said_to_be_simulated() -> None:
     kept = json.loads((folder / "agreement.json").read_text())
     assert kept["annotators"] == "simulated"
     for name in CLASSIFIERS:
-        told = kept["networks"][name]
-        assert told["bleu"] == compute_agreement(read_unit_annotations(folder / name))["bleu"]
-        assert told["truth score"]["of each annotator"] > 0.5 > told["truth score"]["of shuffled descriptions"]
+        message = kept["networks"][name]
+        assert message["bleu"] == compute_agreement(read_unit_annotations(folder / name))["bleu"]
+        assert message["truth score"]["of each annotator"] > 0.5 > message["truth score"]["of shuffled descriptions"]
 
 
 def test_agreement_by_hand() -> None:

@@ -1,4 +1,4 @@
-"""Sentences are read as what they say, facts are judged against scenes, and the painter draws what it is told."""
+"""Sentences are read as what they say, facts are judged against scenes, and the painter draws what it is reported."""
 
 import numpy as np
 import pytest
@@ -64,9 +64,9 @@ def test_what_the_world_says_of_itself_is_true(world):
     scenes = [draw_scene(HELD_OUT_START + index, world=world) for index in range(60)]
     for scene in scenes:
         for text in generate_sentences(scene, 3):
-            told = check_statements(text, scene)
-            assert told, text
-            assert all(fact.true for fact in told), (text, told)
+            message = check_statements(text, scene)
+            assert message, text
+            assert all(fact.true for fact in message), (text, message)
     said = [generate_sentences(scene, 1)[0] for scene in scenes]
     assert compute_true_share(said, scenes) == 1
     assert compute_true_share(said[7:] + said[:7], scenes) < 0.2

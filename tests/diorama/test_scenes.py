@@ -179,7 +179,7 @@ def box(number: int, *sides: int) -> PlacedThing:
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "told"),
+    ("one", "other", "message"),
     [
         (box(1, 0, 0, 5, 5), box(2, 10, 0, 15, 5), ["left of"]),
         (box(2, 0, 0, 8, 10), box(1, 0, 10, 8, 20), ["on"]),
@@ -188,8 +188,8 @@ def box(number: int, *sides: int) -> PlacedThing:
         (box(1, 2, 5, 8, 15), box(2, 0, 0, 20, 20), []),
     ],
 )
-def test_relations(one: PlacedThing, other: PlacedThing, told: list[str]) -> None:
-    assert find_relations(one, other) == told
+def test_relations(one: PlacedThing, other: PlacedThing, message: list[str]) -> None:
+    assert find_relations(one, other) == message
 
 
 def test_everything_occurs_and_keeps_company() -> None:

@@ -1,4 +1,4 @@
-"""A unit's value is a function of the image: what is not so is refused, or told where it is allowed."""
+"""A unit's value is a function of the image: what is not so is refused, or reported where it is allowed."""
 
 import json
 import warnings
@@ -80,17 +80,17 @@ SOUND = {
 TOLD = dict.fromkeys(RANDOM, "in two runs") | dict.fromkeys(BATCH, "in a batch")
 
 
-@pytest.mark.parametrize(("kind", "told"), TOLD.items())
-def test_what_is_no_function_of_the_image_is_refused_or_told(kind: str, told: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "message"), TOLD.items())
+def test_what_is_no_function_of_the_image_is_refused_or_told(kind: str, message: str, tmp_path: Path) -> None:
     target = Target((RANDOM | BATCH)[kind](), image_size=SIZE, name="net")
-    with pytest.raises(BadInput, match=f"'last' of net .*{told}.*allow_nondeterministic"):
+    with pytest.raises(BadInput, match=f"'last' of net .*{message}.*allow_nondeterministic"):
         dissect(target, toy_probe(20), ["conv", "last"], tmp_path, k=2)
     assert not list(tmp_path.iterdir())
-    for _ in range(2):  # found the second time, and told again
-        with pytest.warns(MilanWarning, match=f"'last' of net .*{told}"):
+    for _ in range(2):  # found the second time, and reported again
+        with pytest.warns(MilanWarning, match=f"'last' of net .*{message}"):
             found = dissect(target, toy_probe(20), ["conv", "last"], tmp_path, k=2, allow_nondeterministic=True)
     assert found["conv"].facts["nondeterministic"] == ""
-    assert told in found["last"].facts["nondeterministic"]
+    assert message in found["last"].facts["nondeterministic"]
     assert found["last"].open_target().allow_nondeterministic
     dissect(target, toy_probe(20), ["conv"], tmp_path, k=2)  # a layer before it is sound
 

@@ -196,15 +196,15 @@ def test_damaged_results_are_told_and_made_anew(tmp_path: Path, what: str) -> No
     made = dissect(toy_target(), toy_probe(60), ["conv2"], tmp_path)["conv2"]
     shown = made.exemplars(made.units[0]).images
     whole = files(tmp_path)
-    name, spoil, told = SPOILT[what]
+    name, spoil, message = SPOILT[what]
     content = spoil((tmp_path / name).read_bytes())
     (tmp_path / name).unlink()
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    if told:
-        with pytest.raises((BadInput, MissingEvidence), match=told):
+    if message:
+        with pytest.raises((BadInput, MissingEvidence), match=message):
             read_whole(load_dissection(tmp_path / "conv2"))
-        with pytest.warns(MilanNotice, match=told):
+        with pytest.warns(MilanNotice, match=message):
             dissect(toy_target(), toy_probe(60), ["conv2"], tmp_path)
     found = dissect(toy_target(), toy_probe(60), ["conv2"], tmp_path)["conv2"]
     assert files(tmp_path) == whole
@@ -331,7 +331,7 @@ def test_unit_subset_is_the_same_as_in_the_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"k": 0}, "k is 0"),
         ({"quantile": 1.2}, "quantile is 1.2"),
@@ -343,8 +343,8 @@ def test_unit_subset_is_the_same_as_in_the_whole(tmp_path: Path) -> None:
         ({"units": {"conv2": []}}, "units of conv2"),
     ],
 )
-def test_settings_that_cannot_be(tmp_path: Path, settings: dict, told: str) -> None:
-    with pytest.raises(BadInput, match=told):
+def test_settings_that_cannot_be(tmp_path: Path, settings: dict, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
         dissect(toy_target(), toy_probe(20), ["conv2"], tmp_path / "out", **settings)
     assert not (tmp_path / "out").exists()
 
@@ -457,15 +457,15 @@ def test_warnings_of_the_pass_are_kept_whenever_it_is_stopped(blocks: int, tmp_p
         take(self, *arguments)
 
     monkeypatch.setattr(running.DissectionRun, "_add_block", taking)
-    told: list[dict[str, None]] = []
+    message: list[dict[str, None]] = []
     for _ in range(3):
-        told.append({})
+        message.append({})
         probe = load_probe(spec, size=SIZE, resize=SIZE)
-        record = recorded_warnings(told[-1].setdefault)
+        record = recorded_warnings(message[-1].setdefault)
         with record, warnings.catch_warnings(action="ignore"), suppress(KeyboardInterrupt):
             dissect(toy_target(), probe, ["conv2"], tmp_path / "out", k=5)
-    assert told[2] == told[1]
-    (text,) = told[1]
+    assert message[2] == message[1]
+    (text,) = message[1]
     assert "2 of 80 images" in text
     assert "001.png: " in text
 
@@ -516,7 +516,7 @@ def test_beyond_the_memory_thresholds_are_sampled_with_a_stated_error(tmp_path: 
     ranks = (maps <= found[3]["conv1"].thresholds().double()[:, None]).double().mean(1)
     assert facts["sampled"] == 0.5
     assert 0 < (ranks - 0.5).abs().max() < facts["rank_error"] < 0.05
-    with pytest.warns(MilanWarning, match="quantile 0.5"):  # told again where the result is only read
+    with pytest.warns(MilanWarning, match="quantile 0.5"):  # reported again where the result is only read
         dissect(target, probe, ["conv1"], tmp_path / "3", k=3, quantile=0.5, memory="3.5MB")
 
 

@@ -196,10 +196,10 @@ SPOILT: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
 @pytest.mark.parametrize("what", SPOILT)
 def test_damaged_files_are_told(tmp_path: Path, what: str) -> None:
     folder = released(tmp_path / "net" / "layer1")
-    name, spoil, told = SPOILT[what]
+    name, spoil, message = SPOILT[what]
     file = folder / name
     file.write_bytes(spoil(file.read_bytes() if file.exists() else b""))
-    with pytest.raises(BadInput, match=told):
+    with pytest.raises(BadInput, match=message):
         load_dissection(folder)
 
 
@@ -210,13 +210,13 @@ def test_damaged_annotations_are_told(tmp_path: Path) -> None:
     file.write_text("layer,unit,text\na,1,b\n")
     with pytest.raises(BadInput, match="needs layer, unit, summary"):
         read_unit_annotations(tmp_path)
-    for row, told in (
+    for row, message in (
         ("a,one,b", "unit 'one'"),
         ("a,1,red, or blue", "4 cells for 3 columns"),
         ("a,1", "2 cells for 3 columns"),
     ):
         file.write_text(f"layer,unit,summary\na,0,b\n{row}\n")
-        with pytest.raises(BadInput, match=f"annotations.csv, line 3: {told}"):
+        with pytest.raises(BadInput, match=f"annotations.csv, line 3: {message}"):
             read_unit_annotations(file)
 
 

@@ -45,7 +45,7 @@ def looks() -> Target:
 
 
 class Saying(Describer):
-    """Says what it is told to of each unit, by number; of others it fails. Notes each unit that it is asked of in a
+    """Says what it is reported to of each unit, by number; of others it fails. Notes each unit that it is asked of in a
     file.
     """
 

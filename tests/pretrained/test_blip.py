@@ -14,12 +14,12 @@ COUNT = 30  # scenes of each world that a test has the time to draw
 
 
 def test_it_is_as_good_as_its_card_says():
-    told = json.loads((locate_packaged_data("data/diorama/blip") / "quality.json").read_text())["held_out"]
+    message = json.loads((locate_packaged_data("data/diorama/blip") / "quality.json").read_text())["held_out"]
     found = measure_captioner(load_image_captioner(batch_size=60), COUNT)
-    assert abs(found["true of what is said"]["captions"] - told["true of what is said"]["captions"]) < 15
-    assert abs(found["main things named"] - told["main things named"]) < 25
+    assert abs(found["true of what is said"]["captions"] - message["true of what is said"]["captions"]) < 15
+    assert abs(found["main things named"] - message["main things named"]) < 25
     for floor in ("of another scene", "always the same"):
-        assert told["true of what is said"]["captions"] > 3 * told["true of what is said"][floor]
+        assert message["true of what is said"]["captions"] > 3 * message["true of what is said"][floor]
         assert found["bleu"]["captions"] > found["bleu"][floor] + 5
 
 
@@ -42,5 +42,5 @@ def test_the_library_itself_loads_it():
 
 def test_the_card_says_what_it_is():
     text = (locate_packaged_data("data/diorama/blip") / "README.md").read_text()
-    for told in ("stand-in", "not to be used on photographs", "--only blip"):
-        assert told in text
+    for message in ("stand-in", "not to be used on photographs", "--only blip"):
+        assert message in text

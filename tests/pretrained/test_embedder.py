@@ -1,4 +1,4 @@
-"""Embedders give what the libraries' own calls give, as unit vectors; what cannot be loaded is told in one line."""
+"""Embedders give what the libraries' own calls give, as unit vectors; what cannot be loaded is reported in one line."""
 
 import json
 from itertools import combinations
@@ -128,7 +128,7 @@ def test_numbers_that_are_not_finite_are_told(specs, images, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "message"),
     [
         (
             "hf:google/siglip-base-patch16-224",
@@ -142,13 +142,13 @@ def test_numbers_that_are_not_finite_are_told(specs, images, tmp_path):
         ("nowhere.py:Mine", r"no file nowhere\.py"),
     ],
 )
-def test_what_is_not_there_is_told_with_what_to_do(spec, told):
-    with pytest.raises(BadInput, match=told):
+def test_what_is_not_there_is_told_with_what_to_do(spec, message):
+    with pytest.raises(BadInput, match=message):
         load_embedder(spec)
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "message"),
     [
         ("dioramma", "unknown embedder 'dioramma'; nearest: diorama"),
         ("clip:ViT-B-16", "write diorama, open_clip:MODEL/PRETRAINED"),
@@ -157,8 +157,8 @@ def test_what_is_not_there_is_told_with_what_to_do(spec, told):
         ("open_clip:ViT-B-16/opneai", "unknown open_clip weights 'opneai'; nearest: openai"),
     ],
 )
-def test_unknown_names_get_the_nearest(spec, told):
-    with pytest.raises(UnknownName, match=told):
+def test_unknown_names_get_the_nearest(spec, message):
+    with pytest.raises(UnknownName, match=message):
         load_embedder(spec)
 
 

@@ -1,4 +1,4 @@
-"""Painters draw what the libraries' own calls draw; each picture is drawn once; what cannot be loaded is told in one
+"""Painters draw what the libraries' own calls draw, each picture once; what cannot be loaded is one line of error."""
 line.
 """
 
@@ -71,7 +71,7 @@ def test_the_key_follows_all_that_changes_a_picture(spec, tmp_path):
 
 
 def test_a_pipeline_is_asked_with_the_options_that_it_has():
-    """PixArt's and Sana's draw at the nearest published size unless told not to."""
+    """PixArt's and Sana's draw at the nearest published size unless reported not to."""
     from diffusers import PixArtAlphaPipeline, StableDiffusionPipeline
 
     assert _supported_options(StableDiffusionPipeline.__call__, 4.0) == {"guidance_scale": 4.0}
@@ -161,7 +161,7 @@ def test_a_damaged_picture_is_drawn_anew(cache, left):
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "message"),
     [
         (
             "diffusers:CompVis/stable-diffusion-v1-4",
@@ -171,8 +171,8 @@ def test_a_damaged_picture_is_drawn_anew(cache, left):
         ("nowhere.py:Mine", r"no file nowhere\.py"),
     ],
 )
-def test_what_is_not_there_is_told_with_what_to_do(spec, told):
-    with pytest.raises(BadInput, match=told):
+def test_what_is_not_there_is_told_with_what_to_do(spec, message):
+    with pytest.raises(BadInput, match=message):
         load_painter(spec)
 
 
@@ -180,8 +180,8 @@ def test_wrong_names_and_options(spec, tmp_path):
     for name in ("dioramma", "sd:1.4", "diffusers:", "diorama:exact"):
         with pytest.raises(UnknownName, match="write diorama, diffusers:ID_OR_FOLDER"):
             load_painter(name)
-    for options, told in (({"batch_size": 0}, "batch size of 0"), ({"steps": 0}, "steps of 0")):
-        with pytest.raises(BadInput, match=told):
+    for options, message in (({"batch_size": 0}, "batch size of 0"), ({"steps": 0}, "steps of 0")):
+        with pytest.raises(BadInput, match=message):
             load_painter(spec, **options)
     with pytest.raises(BadInput, match="device 'cuda:99' cannot be used"):
         load_painter(spec, device="cuda:99")

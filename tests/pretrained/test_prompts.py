@@ -43,7 +43,7 @@ def test_a_file_of_the_users_takes_the_place_of_ours(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         ("[system]\na\n[question]\nb\n[answer]\nc", "no {items}"),
         ("[system]\na\n[question]\n{items}", r"needs one part \[answer\]"),
@@ -51,9 +51,9 @@ def test_a_file_of_the_users_takes_the_place_of_ours(tmp_path):
         ("[systm]\na", r"has a part \[systm\]"),
     ],
 )
-def test_a_file_that_is_no_prompt_is_told(text, told, tmp_path: Path):
+def test_a_file_that_is_no_prompt_is_told(text, reported, tmp_path: Path):
     (tmp_path / "simplify.txt").write_text(text)
-    with pytest.raises(BadInput, match=told):
+    with pytest.raises(BadInput, match=reported):
         load_prompt("simplify", str(tmp_path))
 
 
@@ -89,6 +89,6 @@ def test_explanations_account_for_the_weights():
     assert explain([("volcano", 9), ("bubble", 3)]) == "volcano and bubble"
     llm = load_llm("phrases")
     said = make_explanation_parser(60)(llm.answer(Question((), "explain", tuple(dogs))))
-    told = llm.answer(Question((), "simulate", (("fox terrier", 0), ("a cat", 0)), said))
-    assert make_integer_parser(["fox terrier", "a cat"])(told) == [5, 0]
+    reported = llm.answer(Question((), "simulate", (("fox terrier", 0), ("a cat", 0)), said))
+    assert make_integer_parser(["fox terrier", "a cat"])(reported) == [5, 0]
     assert simulate("terrier, against cat", "tabby cat", signed=True) == -5

@@ -59,8 +59,8 @@ def test_the_card_says_what_it_is(tmp_path):
     write_caption_card(tmp_path, known)
     assert json.loads((tmp_path / "quality.json").read_text()) == known
     card = (tmp_path / "README.md").read_text()
-    for told in ("stand-in", "not to be used on photographs", "--only blip", "main things named"):
-        assert told in card
+    for message in ("stand-in", "not to be used on photographs", "--only blip", "main things named"):
+        assert message in card
 
 
 class Blind(Painter):

@@ -23,20 +23,28 @@ def work(tmp_path_factory):
 @pytest.mark.parametrize("name", SPECS)
 def test_it_is_as_good_as_its_card_says(name, work):
     card = json.loads((locate_packaged_data(f"data/diorama/{name}") / "quality.json").read_text())
-    told, found = card["held_out"], measure_embedder(load_embedder(SPECS[name]), work, COUNT)
+    message, found = card["held_out"], measure_embedder(load_embedder(SPECS[name]), work, COUNT)
     for task in ("objects named", "objects named, the rest covered", "their colours named", "settings named"):
         spread = (
-            300 * (max(told[task], 100 - told[task]) / 100 * min(told[task] + 5, 105 - told[task]) / 100 / COUNT) ** 0.5
+            300
+            * (
+                max(message[task], 100 - message[task])
+                / 100
+                * min(message[task] + 5, 105 - message[task])
+                / 100
+                / COUNT
+            )
+            ** 0.5
         )
-        assert abs(found[task] - told[task]) < spread + 1, (task, found, told)
+        assert abs(found[task] - message[task]) < spread + 1, (task, found, message)
     if name != "clip":
-        sure, known = found["what shows, by the sigmoid"], told["what shows, by the sigmoid"]
+        sure, known = found["what shows, by the sigmoid"], message["what shows, by the sigmoid"]
         assert abs(sure["average precision"] - known["average precision"]) < 6
         assert known["average precision"] > 4 * known["of which show"]
         assert sure["calibration error"] < 5
     for way in ("scenes by sentence", "sentences by scene"):
-        assert found[way]["recall@5"] >= told[way]["recall@5"] - 5  # among fewer it is easier
-        assert told[way]["recall@5"] > 20 * 0.5  # chance is 0.5
+        assert found[way]["recall@5"] >= message[way]["recall@5"] - 5  # among fewer it is easier
+        assert message[way]["recall@5"] > 20 * 0.5  # chance is 0.5
 
 
 def test_together_they_are_small_and_differ():

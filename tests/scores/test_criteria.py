@@ -73,9 +73,9 @@ def test_orders_that_keep_to_the_layers() -> None:
 def test_words_of_a_pipeline_without_vectors() -> None:
     with pytest.raises(BadInput, match=r"en_milan_ewt 1 has no word vectors"):
         load_word_vectors("pipeline", "ours")
-    known, told = load_word_vectors(f"{colour_embedder.__file__}:ColourEmbedder", "ours")
+    known, message = load_word_vectors(f"{colour_embedder.__file__}:ColourEmbedder", "ours")
     assert known(["red", "car"])[1].tolist() == [0, 0, 0, 1]
-    assert told.endswith("colour_embedder.py:ColourEmbedder")
+    assert message.endswith("colour_embedder.py:ColourEmbedder")
 
 
 def test_every_two_units_of_a_group_are_alike() -> None:

@@ -22,10 +22,10 @@ def test_the_documented_marks_are_those_of_the_exam() -> None:
     rows = re.findall(r"^\| `(\w+)` \|[^|]*\| (\d+) \| (\d+) \|", PAGE.read_text(), re.M)
     assert [name for name, *_ in rows] == list(METRICS)
     found = run_sanity_checks(runs=2)
-    for name, *told in rows:
+    for name, *message in rows:
         marks = (100 * found[name].missing, 100 * found[name].extra)
         spread = 20 if name == "accuracy" else 0.5  # see test_agreement
-        assert all(abs(mark - float(each)) <= spread for mark, each in zip(marks, told, strict=True)), (name, marks)
+        assert all(abs(mark - float(each)) <= spread for mark, each in zip(marks, message, strict=True)), (name, marks)
 
 
 def test_the_documented_marks_of_scores_that_need_a_network_are_those_of_their_exams() -> None:

@@ -123,8 +123,8 @@ def test_what_cannot_be_scored_is_told(score):
         (["a"], [["", " . "]], "unit at 0"),
         (["a"], ["a"], "list of texts"),
     )
-    for said, known, told in cases:
-        with pytest.raises(BadInput, match=told):
+    for said, known, message in cases:
+        with pytest.raises(BadInput, match=message):
             score(said, known)
 
 
@@ -211,7 +211,7 @@ def test_the_weights_by_rarity_follow_the_references_of_each_call(encoder):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"model": "/nowhere/bert", "num_layers": 2, "rescale": False}, "no folder /nowhere/bert"),
         ({"model": "roberta-huge"}, "set num_layers"),
@@ -222,8 +222,8 @@ def test_the_weights_by_rarity_follow_the_references_of_each_call(encoder):
         ),
     ],
 )
-def test_models_that_are_not_to_be_had_are_told(options, told):
-    with pytest.raises(BadInput, match=told):
+def test_models_that_are_not_to_be_had_are_told(options, message):
+    with pytest.raises(BadInput, match=message):
         bert_score(["a"], [["a"]], **options)
 
 
