@@ -28,7 +28,7 @@ def make_phrase(named: tuple[Concept, ...], rng: PortableRng, synonym_percent: i
         percent.
 
     >>> from milan.diorama.scene_concepts import get_concepts_by_name
-    >>> make_phrase((by_name()["red"], by_name()["dots"]), PortableRng(3), synonym_percent=0)
+    >>> make_phrase((get_concepts_by_name()["red"], get_concepts_by_name()["dots"]), PortableRng(3), synonym_percent=0)
     'red dots'
     """
     if len(named) == 1:

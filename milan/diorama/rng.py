@@ -14,7 +14,7 @@ WORDS_PER_BLOCK = 128
 class PortableRng:
     """An endless row of choices drawn from the given whole numbers alone.
 
-    >>> [PortableRng(0, 7).below(100) for _ in range(2)], PortableRng(0, 7).random_words(2).dtype
+    >>> [PortableRng(0, 7).randrange(100) for _ in range(2)], PortableRng(0, 7).random_words(2).dtype
     ([87, 87], dtype('uint64'))
     """
 

@@ -47,7 +47,7 @@ def check_statements(text: ParsedSentence | str, scene: Scene) -> list[CheckedSt
     true.
 
     >>> from milan.diorama.scenes import draw_scene
-    >>> [(fact.text, fact.true) for fact in check_statements("a red sign on the street with a cat", draw(1))]
+    >>> [(fact.text, fact.true) for fact in check_statements("a red sign on the street with a cat", draw_scene(1))]
     [('sign', True), ('red', True), ('cat', False), ('street', True)]
     """
     text = parse_sentence(text) if isinstance(text, str) else text

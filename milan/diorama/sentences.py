@@ -17,7 +17,7 @@ def generate_sentences(scene: Scene, count: int = 3, seed: int = 0) -> list[str]
     """So many sentences about a scene, lower case, drawn from the scene's number and ``seed``; all of them true.
 
     >>> from milan.diorama.scenes import draw_scene
-    >>> len(generate_sentences(draw(1), 4))
+    >>> len(generate_sentences(draw_scene(1), 4))
     4
     """
     rng = PortableRng(seed, 4, scene.index, scene.label, len(scene.objects))

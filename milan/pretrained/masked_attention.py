@@ -40,6 +40,7 @@ def resize_masks(masks: Bool[Tensor, "b 1 height width"], grid: tuple[int, int])
     """Return masks at patch size, 0..1: of the centre square, which is what a CLIP sees of an image, interpolated
     bilinearly.
 
+    >>> import torch
     >>> resize_masks(torch.tensor([[[[True, False], [True, True]]]]), (2, 2))
     tensor([[1., 0., 1., 1.]])
     """
