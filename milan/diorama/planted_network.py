@@ -94,7 +94,7 @@ def compute_log_odds(logits: dict[str, Tensor], members: Tensor, joins: Tensor) 
 
 
 class PlantedNetwork(nn.Module):
-    """The segmenter with units of known meaning on top; images (b, 3, 64, 64) in, each unit's maximum (b, units) out."""
+    """The segmenter with known units on top; images (b, 3, 64, 64) in, the maximum of each unit (b, units) out."""
 
     def __init__(self, recipe: dict[str, Tensor], segmenter: SceneSegmenter | None = None):
         super().__init__()
