@@ -40,8 +40,8 @@ COLUMNS = (
 )
 TRUTH_COLUMN = Column(
     "truth",
-    "The mean truth score over the units of Diorama's layers that it described: how much of the best that could be said"
-    " of a unit with as many concepts its description says.",
+    "The mean truth score over the units of Diorama's layers that it described: the share of the way from a random"
+    " concept to the best formula of up to three concepts, by correlation over held-out scenes.",
     "%",
     1,
     "more",

@@ -39,8 +39,8 @@ COLUMNS = {
     "ROUGE-L": Column("ROUGE-L", "ROUGE-L F, 0 to 1, the best of a unit's annotators.", "", 3, "more"),
     "truth": Column(
         "truth",
-        "The mean truth score: how much of the best that could be said of a unit with as many concepts its description"
-        " says.",
+        "The mean truth score: the share of the way from a random concept to the best formula of up to three concepts,"
+        " by correlation over held-out scenes.",
         "%",
         1,
         "more",

@@ -36,7 +36,7 @@ AUROC = Column(
 )
 TRUTH = Column(
     "truth",
-    "The mean truth score: how much of the best that could be said of a unit its description says.",
+    "The mean truth score: the share of the way from a random concept to the unit's best formula.",
     "%",
     1,
     "more",
