@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from milan.targets.module_access import list_modules, seeded, strip_wrapper_prefixes
+from milan.targets.module_access import forward_hooks, list_modules, seeded, strip_wrapper_prefixes
 from milan.targets.module_outputs import select_tensor
 
 if TYPE_CHECKING:
@@ -132,13 +132,8 @@ def _summaries(core: nn.Module, noise: Tensor, output_index: int | None, decimal
 
         return summarize
 
-    modules = {**list_modules(core)[0], "": core}
-    handles = [module.register_forward_hook(hook(name)) for name, module in modules.items()]
-    try:
+    with forward_hooks({**list_modules(core)[0], "": core}, hook):
         core(noise)
-    finally:
-        for handle in handles:
-            handle.remove()
     return found
 
 
