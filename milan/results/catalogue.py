@@ -175,8 +175,8 @@ class Catalogue:
         flat = [{name: value for name, value in row.items() if name != "reasoning"} for row in rows]
         write_csv(folder / "descriptions.csv", flat)
         write_jsonl(folder / "descriptions.jsonl", rows)
-        kept = {name: self.facts[name] for name in KEPT_FACTS if name in self.facts}
-        write_parquet(folder / "descriptions.parquet", flat, kept)
+        facts = {name: self.facts[name] for name in KEPT_FACTS if name in self.facts}
+        write_parquet(folder / "descriptions.parquet", flat, facts)
 
     def _repr_html_(self) -> str:
         # Imported here because it needs jinja2 and Pillow, and only a notebook calls this method.
@@ -326,10 +326,10 @@ def natural_sort_key(name: str) -> tuple[tuple[int, str], ...]:
 def _tidy_entry(entry: Entry) -> Entry:
     if entry.description is None:
         return replace(entry, reason=_to_one_line(entry.reason))
-    kept = tidy_description(entry.description)
-    if entry.status == OK and not kept.text:
+    description = tidy_description(entry.description)
+    if entry.status == OK and not description.text:
         return Entry(entry.unit, "failed", None, "the describer gave an empty text")
-    return replace(entry, description=kept)
+    return replace(entry, description=description)
 
 
 def _entries_to_rows(entries: Iterable[Entry], facts: Mapping[str, Any]) -> list[dict[str, Any]]:
