@@ -96,11 +96,22 @@ def test_correlation_is_that_of_numpy_whatever_the_blocks(monkeypatch):
         assert np.isnan(found[3]).all()
 
 
-def test_the_assignment_has_the_largest_sum_and_leaves_constant_units_out():
+def test_constant_units_are_left_out():
     base = np.random.default_rng(0).normal(size=(50, 3))
     pairs, rows, columns = match_units(np.c_[base, np.ones(50)], np.c_[np.zeros(50), base[:, [2, 0, 1]]])
     assert [(row, column) for row, column, _ in pairs] == [(0, 2), (1, 3), (2, 1)]
     assert (rows, columns) == ([0, 1, 2], [1, 2, 3])
+
+
+def test_identical_units_are_never_parted_for_a_larger_sum():
+    rng = np.random.default_rng(0)
+    unit, noise = rng.normal(size=(2, 400))
+    # The sum would be larger with both pairs crossed: 0.9 + 0.9 > 1 + 0.6.
+    near, far = 0.9 * unit + 0.43 * noise, 0.9 * unit - 0.43 * noise
+    pairs, _, _ = match_units(np.c_[unit, near], np.c_[unit, far])
+    assert [(row, column) for row, column, _ in pairs] == [(0, 0), (1, 1)]
+    crossed = np.corrcoef(np.c_[unit, near].T, np.c_[unit, far].T)[:2, 2:]
+    assert crossed[0, 1] + crossed[1, 0] > crossed[0, 0] + crossed[1, 1]
 
 
 def test_activations_over_other_images_are_refused():
