@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -233,8 +234,8 @@ def _open_references(study: Study, config: MatchConfig) -> Iterator[Study]:
             raise BadInput(
                 f"{spec} has {len(probe)} images and the target {len(study.probe)}; give both the same probe"
             )
-        name = f"{target.name} {file}" if file and len(set(specs)) < len(specs) else target.name
-        out = study.out / "against" / safe_name(name)
+        name = f"{target.name} ({Path(file).stem})" if file else target.name
+        out = study.out / "against" / safe_name(f"{target.name} {file}" if file else target.name)
         yield Study(target, probe, out, options, name, config.seed, config.device, config.limit, study.probe_spec)
 
 
