@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import save_file
 
 from milan.errors import BadInput, MilanWarning
 from milan.experiments.match.config import MatchConfig
@@ -76,6 +77,17 @@ def test_a_series_of_networks_has_rows_for_each(images, tmp_path):
         for network in ("permuted", "damaged")
         for layer in ("one", "two", "all layers", "images shuffled")
     ]
+
+
+def test_checkpoints_are_named_by_their_files(images, tmp_path):
+    for name, target in (("early", match_networks.damaged()), ("late", match_networks.plain())):
+        save_file(target.model.state_dict(), tmp_path / f"{name}.safetensors")
+    weights = [str(tmp_path / f"{name}.safetensors") for name in ("early", "late")]
+    report, _ = run(images, tmp_path / "out", "plain", [], against_weights=weights)
+    same = {row.name: row.values["same"].value for row in report.tables[0].rows}
+    assert same["plain (late): one"] == 1 > same["plain (early): one"]
+    with pytest.raises(BadInput, match="2 files of --against_weights for 1 networks"):
+        run(images, tmp_path / "out", "plain", ["plain"], against_weights=weights)
 
 
 def test_layers_of_other_names_are_matched_all_with_all(images, tmp_path):
