@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 
-from milan.diorama.scene_concepts import Concept, build_lexicon
+from milan.diorama.scene_concepts import Concept, build_lexicon, normalize_words
 from milan.diorama.scene_vocabulary import OBJECTS, SIGN_WORDS
 from milan.diorama.sentences import RELATION_PHRASES
 from milan.diorama.things import THINGS_BY_NAME
@@ -98,8 +98,8 @@ def tokenize_sentence(text: str) -> Iterator[Token]:
             place += 1
             continue
         for length in (4, 3, 2, 1):
-            said = " ".join(words[place : place + length])
-            found = _list_phrases().get(said) if place + length <= len(words) else None
+            phrase = normalize_words(" ".join(words[place : place + length]))
+            found = _list_phrases().get(phrase) if place + length <= len(words) else None
             if found is not None:
                 yield found
                 place += length - 1
@@ -108,11 +108,11 @@ def tokenize_sentence(text: str) -> Iterator[Token]:
 
 
 @cache
-def _list_phrases() -> dict[str, Token]:
+def _list_phrases() -> dict[tuple[str, ...], Token]:
     """Return the token of each phrase."""
-    known: dict[str, Token] = {" ".join(words): ("concept", concept) for words, concept in build_lexicon().items()}
-    known.update({word: ("relation", name) for word, name in RELATION_WORDS.items()})
-    known.update({word: ("link", link) for word, link in LINKS.items()})
+    known: dict[tuple[str, ...], Token] = {words: ("concept", concept) for words, concept in build_lexicon().items()}
+    known.update({normalize_words(word): ("relation", name) for word, name in RELATION_WORDS.items()})
+    known.update({normalize_words(word): ("link", link) for word, link in LINKS.items()})
     return known
 
 
