@@ -346,7 +346,7 @@ def test_a_layer_may_have_any_name(tmp_path):
     images = milan.Probe.from_tensor(torch.randint(0, 256, (9, 3, 16, 16), dtype=torch.uint8))
     layers = ["a#0", "a##1", *(name for name in NAMES if name != "a")]
     options = {"layers": layers, "out": tmp_path / "out" / "run", "k": 2}
-    catalogue = milan.describe(target, images, "constant", **options)
+    catalogue = milan.describe(target, images, "constant:text=things", **options)
     assert set(catalogue.layers) == set(layers)
     units = {each.unit for each in catalogue}
     for table in TABLES:
@@ -356,7 +356,7 @@ def test_a_layer_may_have_any_name(tmp_path):
     assert len({folder.name.casefold() for folder in folders}) == len(layers)
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["run"]
     fewer = {"units": "a,b:3:0-1, =1:1,a\nb:0", "out": tmp_path / "few"}
-    few = milan.describe(target, images, "constant", **options | fewer)
+    few = milan.describe(target, images, "constant:text=things", **options | fewer)
     assert {str(each.unit) for each in few} == {"a,b:3:0", "a,b:3:1", "=1:1", "a\nb:0"}
 
 
