@@ -564,9 +564,7 @@ def test_a_target_of_yours_brings_its_preprocessing(file: Path) -> None:
 
 
 def test_of_a_bare_module_it_is_said_what_is_assumed(file: Path, recwarn: pytest.WarningsRecorder) -> None:
-    with pytest.warns(
-        MilanWarning, match=r":network is unknown.*224 x 224 pixels.*mean 0\.485 .*--image_size"
-    ):
+    with pytest.warns(MilanWarning, match=r":network is unknown.*224 x 224 pixels.*mean 0\.485 .*--image_size"):
         load_target(f"{file}:network")
     with pytest.warns(MilanWarning, match="32 x 32 pixels"):
         load_target(f"{file}:network", image_size=[32])

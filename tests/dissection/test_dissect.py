@@ -548,7 +548,7 @@ def test_class_token_and_mean_of_tokens(tmp_path: Path) -> None:
 def test_what_a_folder_holds_is_told(tmp_path: Path) -> None:
     dissect(toy_target(), toy_probe(40), ["conv1", "conv2"], tmp_path)
     assert not leftovers(tmp_path)
-    with pytest.raises(BadInput, match="holds several layers.*: conv1, conv2"):
+    with pytest.raises(BadInput, match=r"holds several layers.*: conv1, conv2"):
         load_dissection(tmp_path)
     with pytest.raises(BadInput, match=r"no dissection in .*nothing"):
         load_dissection(tmp_path / "nothing")
