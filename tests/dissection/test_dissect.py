@@ -405,7 +405,7 @@ def test_a_network_that_cannot_be_copied_is_run_by_one_thread(tmp_path: Path) ->
     torch.set_num_threads(2)
     try:
         with pytest.warns(
-            MilanWarning, match=r"toy cannot be copied \(holds a lock\), so one thread works instead of 2"
+            MilanWarning, match=r"toy cannot be copied \(holds a lock\), so one thread is used instead of 2"
         ):
             found = dissect(toy_target(kind=Uncopied), toy_probe(), LAYERS, tmp_path / "uncopied")
     finally:
@@ -486,7 +486,7 @@ def test_images_not_kept_are_asked_of_the_probe_if_it_is_still_the_same(tmp_path
     again = load_dissection(tmp_path / "out" / "conv2")
     assert torch.equal(again.exemplars(unit).images, whole.images)
     (tmp_path / "pictures" / "000.png").write_bytes((tmp_path / "pictures" / "001.png").read_bytes())
-    with pytest.raises(MissingEvidence, match=r"has changed since .* was made; dissect again"):
+    with pytest.raises(MissingEvidence, match=r"has changed since .*; dissect again"):
         load_dissection(tmp_path / "out" / "conv2").exemplars(unit)
 
 
@@ -548,7 +548,7 @@ def test_class_token_and_mean_of_tokens(tmp_path: Path) -> None:
 def test_what_a_folder_holds_is_told(tmp_path: Path) -> None:
     dissect(toy_target(), toy_probe(40), ["conv1", "conv2"], tmp_path)
     assert not leftovers(tmp_path)
-    with pytest.raises(BadInput, match="holds several layers; give one of them: conv1, conv2"):
+    with pytest.raises(BadInput, match=r"holds several layers.*: conv1, conv2"):
         load_dissection(tmp_path)
     with pytest.raises(BadInput, match=r"no dissection in .*nothing"):
         load_dissection(tmp_path / "nothing")

@@ -35,8 +35,8 @@ from milan import Target
 
 def network():
     torch.manual_seed(0)
-    pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2)]
-    return nn.Sequential(nn.Conv2d(3, 6, 5, stride=2), nn.ReLU(), *pooled)
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2))
+    return nn.Sequential(nn.Conv2d(3, 6, 5, stride=2), nn.ReLU(), *head)
 
 def small():
     return Target(network(), image_size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
