@@ -121,6 +121,9 @@ class DescribeAndDissect(LlmDescriber):
 
     name: ClassVar[str] = "describe_and_dissect"
     version: ClassVar[int] = 1
+    default_options: ClassVar[Mapping[str, Any]] = {"temperature": TEMPERATURE}
+    # Images of a group are captioned and painted together.
+    units_per_group: ClassVar[int] = 8
 
     def __init__(
         self,
