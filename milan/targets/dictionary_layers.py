@@ -164,24 +164,16 @@ def _make_layer(base: Layer, attached: AttachedDictionary) -> DictionaryLayer:
     shape, units = list(base.shape), dictionary.latents
     # Shapes are without the batch axis.
     shape[0 if base.layout in ("BCHW", "BC") else -1] = units
-    common: dict[str, Any] = {
-        "aliases": base.aliases,
-        "module": base.module,
-        "call": base.call,
-        "base": base,
-        "dictionary": dictionary,
-    }
+    same: dict[str, Any] = {"aliases": base.aliases, "module": base.module, "call": base.call}
+    same |= {"base": base, "dictionary": dictionary}
     if tokens == "cls":
-        return DictionaryLayer(name, (units,), units, "BC", (1, 1), **common)
+        return DictionaryLayer(name, (units,), units, "BC", (1, 1), **same)
+    same["order"] = base.order
     if tokens == "patches":
         shape[0] -= base.prefix_tokens
-        return DictionaryLayer(name, tuple(shape), units, "BNC", base.grid, order=base.order, **common)
-    place: dict[str, Any] = {
-        "prefix_tokens": base.prefix_tokens,
-        "has_class_token": base.has_class_token,
-        "order": base.order,
-    }
-    return DictionaryLayer(name, tuple(shape), units, base.layout, base.grid, **place, **common)
+    else:
+        same |= {"prefix_tokens": base.prefix_tokens, "has_class_token": base.has_class_token}
+    return DictionaryLayer(name, tuple(shape), units, base.layout, base.grid, **same)
 
 
 def _find_hooked_layer(layers: DissectableLayers, hook: str, width: int) -> Layer:

@@ -111,8 +111,8 @@ class Replay:
         return found[1]
 
     def run_from(self, values: Float[Tensor, "..."]) -> Tensor:
-        """Return the network's output for other activations of the layer's units, with gradients if they are enabled."""
-        output_there = self._layer.write(values, self._output)
+        """Return the network's output for other activations of the units; gradients are computed if enabled."""
+        changed = self._layer.write(values, self._output)
         calls: Counter[str] = Counter()
         handed: list[tuple[str, Any, list[int] | None]] = []
 
@@ -123,7 +123,7 @@ class Replay:
                 call = calls[name]
                 calls[name] += 1
                 if name == self._layer.module and call == self._layer.call:
-                    return replace_tensor(self._raw_output, self._path, output_there.clone())
+                    return replace_tensor(self._raw_output, self._path, changed.clone())
                 if call >= len(kept):
                     return usual(*given, **named)
                 if self._modified_in_place is not None and name not in self._modified_in_place:
