@@ -56,7 +56,7 @@ def examine(target: Target, layers: Sequence[str], size: Size) -> Examination:
             target does not allow that.
     """
     images = target.make_noise(max(BATCH) + 1, size)
-    # Codes of a dictionary are a function of its layer's output, in which a rounding error may exchange two of the top k.
+    # Codes are a function of the layer's output, of which a rounding error may exchange two of the top k.
     sources = {name: target.layer(name).network_layer for name in layers}
     examined = list(dict.fromkeys(sources.values()))
     with exact(target.device):

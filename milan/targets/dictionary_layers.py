@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from milan.errors import BadInput, find_nearest_names
+from milan.errors import BadInput
 from milan.targets.dictionary import Dictionary
 from milan.targets.fingerprints import network_hash
 from milan.targets.layers import DissectableLayers, Layer
@@ -22,6 +22,7 @@ _BLOCK_OUTPUTS = {
     "attn_out": (".attn", ".self_attn", ".attention.output.dense", ".attention"),
     "mlp_post": (".mlp.act", ".mlp.gelu", ".mlp.activation_fn", ".mlp.activation", ".intermediate"),
 }
+_LISTED = 20
 _BLOCK = r"(?:.*\.)?(?:blocks|resblocks|layers?|h)\.{}"
 _HOOKS = (
     # SAELens and ViT-Prisma: blocks.10.hook_resid_post, blocks.10.mlp.hook_post.
@@ -185,9 +186,7 @@ def _find_hooked_layer(layers: DissectableLayers, hook: str, width: int) -> Laye
             matching = [layer for layer in fitting if pattern.fullmatch(layer.name)]
             if len(matching) == 1:
                 return matching[0]
-    near = find_nearest_names(hook, list(layers.by_name), 1)
-    guess = f" (nearest: {near[0]})" if near else ""
-    raise BadInput(f"the network has no layer {hook!r} of {width} units{guess}; {_list_fitting(layers, width)}")
+    raise BadInput(f"the network has no layer {hook!r} of {width} units; {_list_fitting(layers, width)}")
 
 
 def _parse_hook(hook: str) -> list[tuple[int, str]]:
@@ -216,5 +215,7 @@ def _list_fitting(layers: DissectableLayers, width: int) -> str:
     names = [layer.name for layer in layers.by_name.values() if layer.units == width and type(layer) is Layer]
     if not names:
         return f"no layer of the network has {width} units"
-    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
-    return f"layers of {width} units: {', '.join(names[:12])}{more}"
+    # Whole blocks before their parts.
+    names.sort(key=lambda name: name.count("."))
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"layers of {width} units: {', '.join(names[:_LISTED])}{more}"
