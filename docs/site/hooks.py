@@ -34,7 +34,7 @@ MARKER = re.compile(r"^<!-- (options|config|list): (.+?) -->$", re.M)
 SHARED = {"experiment": 4, "describer": 3}  # options of so many pages are documented once, on the index page
 COPIED = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md", "data.md": "data/README.md"}
 # Packages of the API reference, in the order in which data flows through them.
-PACKAGES = (
+PACKAGES = ("units", 
     "units",
     "targets",
     "probes",
@@ -134,9 +134,10 @@ def _public_page() -> str:
     return "\n\n".join(["# Public names", intro, "\n".join(rows), *own])
 
 
-def _reference(title: str, name: str) -> str:
-    options = "    options:\n      show_root_heading: false\n      show_root_toc_entry: false\n"
-    return f"## `{title}` {{#{name}}}\n\n::: {name}\n{options}"
+def _reference(title: str, name: str, level: int) -> str:
+    heading = "false" if title == f"`{name}`" else "true"
+    title = f"{'#' * level} {title}\n\n" if heading == "false" else ""
+    return f"{title}::: {name}\n    options:\n      show_root_heading: {heading}\n      heading_level: {level + (heading == 'false')}\n"
 
 
 def _config_block(name: str) -> str:

@@ -15,6 +15,7 @@ from milan.dissection.determinism import examine
 from milan.errors import MilanWarning
 from milan.results.catalogue import Catalogue, Entry
 from milan.storage.provenance import sources_note
+from milan.targets.dictionary_quality import format_quality, measure_dictionaries
 from milan.targets.hooks import recorded
 from milan.targets.preprocessing import pixel_count, size_text
 
@@ -91,6 +92,7 @@ def print_plan(plan: DescribeRun) -> None:
         ),
         ("describe", f"{units:,} units by {plan.describer.name}{plan.reason and f' ({plan.reason})'}"),
         ("models", sources_note(plan.describer.required_models()) or "none"),
+        *_describe_dictionaries(plan),
         *_describe_requests(plan, units),
         ("disk", f"about {_estimate_bytes(plan) / 2**20:,.0f} MiB in {plan.out}"),
         (
@@ -111,6 +113,12 @@ def print_plan(plan: DescribeRun) -> None:
     ):
         console.print(f"{name:9} {escape_markup(text)}", soft_wrap=True)
     console.print("\nnothing was written (--dry_run)")
+
+
+def _describe_dictionaries(plan: DescribeRun) -> list[tuple[str, str]]:
+    """Return a line on the quality of each dictionary on the first images."""
+    qualities = measure_dictionaries(plan.target, plan.layers, plan.probe.inputs(8))
+    return [("sae", f"{layer}: {format_quality(quality)}") for layer, quality in qualities.items()]
 
 
 def _describe_requests(plan: DescribeRun, units: int) -> list[tuple[str, str]]:

@@ -57,22 +57,29 @@ def examine(target: Target, layers: Sequence[str], size: Size) -> Examination:
             target does not allow that.
     """
     images = target.make_noise(max(BATCH) + 1, size)
+    # Codes are a function of the layer's output, of which a rounding error may exchange two of the top k.
+    sources = {name: target.layer(name).network_layer for name in layers}
+    examined = list(dict.fromkeys(sources.values()))
     with exact(target.device):
         try:
-            alone = _values(target, layers, images[:1])
+            alone = _values(target, examined, images[:1])
         except MilanError:
             raise
         # The network's own code raises anything.
         except Exception as error:
             text = f"{target.name} cannot be run on one image alone: {format_error_line(error)}"
             raise BadInput(f"{text}{_batch_statistics(target)}") from error
-        among = _values(target, layers, images[BATCH])
+        among = _values(target, examined, images[BATCH])
         differences = {name: _difference(alone[name], among[name][SAME]) for name in alone}
         varying = {name: share for name, share in differences.items() if share > _tolerance(target)}
         faults = _faults(target, varying, images, alone) if varying else {}
     if faults and not target.allow_nondeterministic:
         raise BadInput(f"{next(iter(faults.values()))}; {REMEDY}")
-    return Examination({name: (values.shape[2], values.shape[3]) for name, values in alone.items()}, faults)
+    grids = {name: (values.shape[2], values.shape[3]) for name, values in alone.items()}
+    return Examination(
+        {name: (1, 1) if target.layer(name).grid == (1, 1) else grids[sources[name]] for name in layers},
+        {name: faults[sources[name]] for name in layers if sources[name] in faults},
+    )
 
 
 def _values(target: Target, layers: Sequence[str], images: Tensor) -> dict[str, Float[Tensor, "b units h w"]]:

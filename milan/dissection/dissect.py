@@ -37,6 +37,7 @@ from milan.errors import BadInput, MilanNotice, MilanWarning, warn_again
 from milan.probes import Probe
 from milan.storage.files import atomic_write, content_key, lock_folder
 from milan.storage.integrity import checksums, damage, read_sealed, sealed
+from milan.targets.dictionary_quality import measure_dictionaries
 from milan.targets.generator_target import GeneratorTarget
 from milan.targets.preprocessing import pixel_count, size_text
 from milan.targets.target import Target
@@ -153,6 +154,7 @@ def _run_missing(
     work = out / WORK_FOLDER
     if shard.rank == 0:
         _check_space(out, plans, probe)
+        measure_dictionaries(target, [plan.layer.name for plan in plans], probe.inputs(8))
         work.mkdir(exist_ok=True)
         for leftover in out.glob(f"*/{_pending_name(FACTS_FILE)}"):
             leftover.unlink()

@@ -43,12 +43,12 @@ class _Recorder:
         self.target, self.store, self.stops = target, store, stops
         # A layer's own name -> the names under which it was requested.
         self.requested_names: dict[str, list[str]] = {}
-        # Module -> number of its call -> layer.
-        self.layers: dict[str, dict[int, Layer]] = {}
+        # Module -> number of its call -> layers.
+        self.layers: dict[str, dict[int, dict[str, Layer]]] = {}
         for name in dict.fromkeys(names):
             layer = target.layer(name)
             self.requested_names.setdefault(layer.name, []).append(name)
-            self.layers.setdefault(layer.module, {})[layer.call] = layer
+            self.layers.setdefault(layer.module, {}).setdefault(layer.call, {})[layer.name] = layer
         self.calls: Counter[str] = Counter()
         self.pending: set[str] = set()
 
@@ -85,13 +85,12 @@ class _Recorder:
             # Between passes the network is run by other code.
             if not self.pending:
                 return
-            layer = layers.get(self.calls[module])
+            called = layers.get(self.calls[module], {})
             self.calls[module] += 1
-            if layer is None:
-                return
-            self._store(layer, output)
-            self.pending.discard(layer.name)
-            if self.stops and not self.pending:
+            for layer in called.values():
+                self._store(layer, output)
+                self.pending.discard(layer.name)
+            if called and self.stops and not self.pending:
                 raise _StopForward
 
         return record_call
@@ -101,7 +100,8 @@ class _Recorder:
         if selected is None:
             raise MilanError(f"layer {layer.name!r} put out no floating-point tensor, as it did for the first images")
         maps = layer.maps(selected[1])
-        cls = selected[1][:, 0].to(maps.dtype) if layer.has_class_token else None
+        cls = layer.class_token(selected[1])
+        cls = None if cls is None else cls.to(maps.dtype)
         for name in self.requested_names[layer.name]:
             self.store(name, maps, cls)
 
@@ -166,13 +166,13 @@ class _Intervention:
     def __init__(self, target: Target, module: str, mode: SteeringMode):
         self.output_index, self.mode = target.output_index, mode
         self.calls_per_pass = max(1, target.count_calls(module))
-        # Number of the call -> axis of the units, their indices, and the amount for each.
-        self.units: dict[int, tuple[int, Tensor, Tensor]] = {}
+        # Number of the call -> for each layer the indices of its units and the amount for each.
+        self.units: dict[int, list[tuple[Layer, Tensor, Tensor]]] = {}
         self.current_call = 0
 
     def add(self, layer: Layer, amounts: Mapping[int, float]) -> None:
         values = torch.tensor(list(amounts.values()), dtype=torch.float64)
-        self.units[layer.call] = (unit_axis(layer.layout), torch.tensor(list(amounts)), values)
+        self.units.setdefault(layer.call, []).append((layer, torch.tensor(list(amounts)), values))
 
     def start(self, *_: Any) -> None:
         """Begin a forward pass."""
@@ -184,12 +184,18 @@ class _Intervention:
         selected = select_tensor(output, self.output_index)
         if steered is None or selected is None:
             return None
-        axis, indices, amounts = steered
         path, tensor = selected
-        indices, amounts = indices.to(tensor.device), amounts.to(tensor.device, tensor.dtype)
-        amounts = amounts.view([-1 if at == axis % tensor.ndim else 1 for at in range(tensor.ndim)])
-        values = _steered_values(tensor.index_select(axis, indices), amounts, self.mode)
-        return replace_tensor(output, path, tensor.index_copy(axis, indices, values))
+        for layer, indices, amounts in steered:
+            tensor = _steered_output(tensor, layer, indices, amounts, self.mode)
+        return replace_tensor(output, path, tensor)
+
+
+def _steered_output(output: Tensor, layer: Layer, indices: Tensor, amounts: Tensor, mode: SteeringMode) -> Tensor:
+    values, axis = layer.read(output), unit_axis(layer.layout)
+    indices, amounts = indices.to(values.device), amounts.to(values.device, values.dtype)
+    amounts = amounts.view([-1 if at == axis % values.ndim else 1 for at in range(values.ndim)])
+    changed = _steered_values(values.index_select(axis, indices), amounts, mode)
+    return layer.write(values.index_copy(axis, indices, changed), output)
 
 
 def _steered_values(values: Tensor, amounts: Tensor, mode: SteeringMode) -> Tensor:

@@ -54,8 +54,14 @@ class Layer:
         place = f"{self.grid[0]} x {self.grid[1]} places" if self.grid != (1, 1) else "no places"
         return f"Layer({self.name!r}, {self.units} units, {place}, {self.layout})"
 
+    @property
+    def network_layer(self) -> str:
+        """Name of the layer of the network whose output determines the units' activations."""
+        return self.name
+
     def maps(self, output: Tensor) -> Tensor:
-        """Return the module's output as (batch, units, height, width); 16-bit floats become float32."""
+        """Return the units' activations as (batch, units, height, width); 16-bit floats become float32."""
+        output = self.read(output)
         if output.dtype in (torch.float16, torch.bfloat16):
             output = output.float()
         maps = to_maps(output, Layout(self.layout, self.units, self.grid, self.prefix_tokens))
@@ -65,6 +71,18 @@ class Layer:
             text = f"the order of places in {self.name} is known for {self.grid}, not for {tuple(maps.shape[2:])}"
             raise BadInput(f"{text}; give images of the target's size")
         return maps.flatten(2)[:, :, list(self.order)].unflatten(2, self.grid)
+
+    def class_token(self, output: Tensor) -> Float[Tensor, "b units"] | None:
+        """Return the units' activations in the class token; None if there is none."""
+        return self.read(output[:, :1])[:, 0] if self.has_class_token else None
+
+    def read(self, output: Tensor) -> Tensor:
+        """Return the units' activations in the module's output, in the layer's layout."""
+        return output
+
+    def write(self, values: Tensor, output: Tensor) -> Tensor:
+        """Return the module's output in which the units have other activations, of the shape that ``read`` returns."""
+        return values
 
 
 class DissectableLayers:

@@ -12,6 +12,7 @@ from torch import nn
 from milan.errors import BadInput, MilanError, MilanWarning, UnknownName, find_nearest_names
 from milan.storage.user_code import is_file_spec, load_from_file
 from milan.targets.detectors import assumed_preprocessing
+from milan.targets.dictionary_files import load_dictionary
 from milan.targets.families import load_diorama, load_huggingface, load_timm, load_torchvision
 from milan.targets.generator_target import GeneratorTarget
 from milan.targets.library_transforms import KnownPreprocessing
@@ -61,6 +62,10 @@ def load_target(
     target.spec, target.options = spec, stated.given
     target.weights = str(weights) if weights is not None else ""
     target.code = _code_hash(spec)
+    if stated.dictionary is not None:
+        return target.with_dictionary(load_dictionary(stated.dictionary), stated.dictionary_layer or "")
+    if stated.dictionary_layer is not None:
+        raise BadInput(f"dictionary_layer is {stated.dictionary_layer!r} without a dictionary; give --dictionary PATH")
     return target
 
 

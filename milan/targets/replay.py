@@ -21,7 +21,7 @@ class Replay:
     """A batch whose forward pass was recorded.
 
     Attributes:
-        values: the layer's output in its own layout.
+        values: the activations of the layer's units, in its own layout.
         axis: axis of the units in ``values``.
         outputs: the network's output.
     """
@@ -63,11 +63,11 @@ class Replay:
                 f"layer {self._layer.name!r} of {self._target.name} did not run in this pass, though it did for the"
                 " first images"
             )
-        self._path = found[0]
+        self._path, self._output = found
         self._module_outputs = {
             name: kept for name, kept in self._module_outputs.items() if not name.startswith(f"{self._layer.module}.")
         }
-        return found[1], outputs
+        return self._layer.read(self._output), outputs
 
     def drop_unneeded(self, unneeded: frozenset[str] | None = None) -> frozenset[str]:
         """Drop the outputs of modules that nothing after the layer reads, which may be most of a deep network.
@@ -109,7 +109,8 @@ class Replay:
         return found[1]
 
     def run_from(self, values: Float[Tensor, "..."]) -> Tensor:
-        """Return the network's output for other outputs of the layer; gradients are computed if they are enabled."""
+        """Return the network's output for other activations of the units; gradients are computed if enabled."""
+        changed = self._layer.write(values, self._output)
         calls: Counter[str] = Counter()
         handed: list[tuple[str, Any, list[int] | None]] = []
 
@@ -120,7 +121,7 @@ class Replay:
                 call = calls[name]
                 calls[name] += 1
                 if name == self._layer.module and call == self._layer.call:
-                    return replace_tensor(self._raw_output, self._path, values.clone())
+                    return replace_tensor(self._raw_output, self._path, changed.clone())
                 if call >= len(kept):
                     return usual(*given, **named)
                 if self._modified_in_place is not None and name not in self._modified_in_place:

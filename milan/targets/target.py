@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from milan.errors import BadInput, MilanWarning, UnknownName
 from milan.targets.detectors import assumed_preprocessing
+from milan.targets.dictionary import Dictionary
+from milan.targets.dictionary_layers import AttachedDictionary, add_dictionary_layers, attach_dictionary
 from milan.targets.fingerprints import attribute_hash, network_hash, noise_outputs
 from milan.targets.layers import DissectableLayers, Layer, find_layers
 from milan.targets.layouts import check_layout
@@ -87,6 +89,8 @@ class Target:
         self.spec, self.weights, self.code = "", "", ""
         # The state of the network for which the outputs were computed, and the outputs.
         self._noise_outputs: tuple[Any, list[str]] = ((), [])
+        # Dictionaries whose latents are units of the target.
+        self.dictionaries: tuple[AttachedDictionary, ...] = ()
         # Further options of load_target.
         self.options: dict[str, Any] = {}
         self.given_name = name
@@ -119,6 +123,7 @@ class Target:
         """Name of the target's output folders, with part of the fingerprint for a module without a name."""
         weights = str(Path(self.weights).with_suffix("")) if self.weights else ""
         named = self.given_name or "-".join(filter(None, (self.spec, weights))) or f"{self.name}-{self.fingerprint[:8]}"
+        named = "-".join([named, *(each.name for each in self.dictionaries)])
         return re.sub(r"[^\w.-]+", "-", named).strip("-")
 
     @property
@@ -148,8 +153,8 @@ class Target:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Arguments of ``load_target`` that load the target again; empty for a module given in Python."""
-        if not self.spec:
+        """Arguments of ``load_target`` that load the target again; empty if a part was given in Python."""
+        if not self.spec or len(self.dictionaries) > ("dictionary" in self.options):
             return {}
         return {"spec": self.spec, "weights": self.weights or None, **self.options}
 
@@ -240,6 +245,35 @@ class Target:
         other.options = {**self.options, "image_size": size}
         return other
 
+    def with_dictionary(self, dictionary: Dictionary, layer: str = "", name: str = "sae") -> "Target":
+        """Return the same target with one more layer, whose units are the latents of a dictionary.
+
+        The layer is called ``LAYER@NAME``, as in ``blocks.10@sae:1234`` for a unit. Its activations are the codes of
+        the layer's output; ``ablate`` and ``steer`` change them through the decoder, so that the error of the
+        reconstruction stays. ``DictionaryConfig.tokens`` says which tokens are encoded.
+
+        Args:
+            dictionary: the dictionary, as :func:`milan.load_dictionary` returns it.
+            layer: the layer that it encodes, by its name in the network or in the dictionary's format, as
+                ``blocks.10.hook_resid_post``; by default the one that the dictionary's file states.
+            name: name of the dictionary.
+
+        Raises:
+            BadInput: no layer is stated, or it has another width or not the tokens that the dictionary encodes.
+        """
+        stated = layer or dictionary.config.hook_point
+        if not stated:
+            raise BadInput(f"the dictionary {dictionary.name!r} does not state its layer; name it (--dictionary_layer)")
+        try:
+            found: Layer | str = self.layer(stated)
+        except UnknownName:
+            found = stated
+        attached = attach_dictionary(self.dissectable_layers, dictionary, found, name)
+        other = copy.copy(self)
+        other.dictionaries = (*self.dictionaries, attached)
+        other.dissectable_layers = add_dictionary_layers(self.dissectable_layers, [attached])
+        return other
+
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Any:
         """Return the network's output for images, computed in evaluation mode and without gradients.
@@ -275,7 +309,7 @@ class Target:
     @cached_property
     def dissectable_layers(self) -> DissectableLayers:
         """The layers, as inferred from a run of the network."""
-        return find_layers(self)
+        return add_dictionary_layers(find_layers(self), self.dictionaries)
 
     def layers(self) -> list[Layer]:
         """Return the layers that can be dissected, in the order of the network's modules."""
@@ -340,14 +374,16 @@ class Target:
         """The sha256 of all that determines the activations, computed at each access.
 
         It covers weights, architecture, configuration, preprocessing, the Python file that the network was loaded
-        from, and the layers' outputs for an image of noise (see ``noise_outputs``).
+        from, the layers' outputs for an image of noise (see ``noise_outputs``), and the dictionaries.
         """
         reading = (self.preprocessing, self.layout, self.prefix_tokens, self.output_index)
         network = network_hash(self.core)
         state = (network, reading, attribute_hash(self.core))
         if self._noise_outputs[0] != state:
             self._noise_outputs = (state, noise_outputs(self))
-        return hashlib.sha256(repr((network, reading, self.code, self._noise_outputs[1])).encode()).hexdigest()
+        parts: tuple[Any, ...] = (network, reading, self.code, self._noise_outputs[1])
+        parts += tuple(each.key for each in self.dictionaries)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def _possible_names(name: str) -> list[str]:

@@ -12,7 +12,13 @@ from milan.units import Unit, as_unit
 
 
 def get_default_layers(target: Target) -> list[str]:
-    """Return the annotated layers of a network of Diorama; raise BadInput for other networks."""
+    """Return the layers of the attached dictionaries, or the annotated layers of a network of Diorama.
+
+    Raises:
+        BadInput: the target has neither.
+    """
+    if target.dictionaries:
+        return [f"{each.layer}@{each.name}" for each in target.dictionaries]
     name = target.spec.partition("diorama:")[2]
     if name not in LAYERS:
         raise BadInput(
