@@ -295,14 +295,14 @@ def test_failures_are_told_and_tried_again(words, tmp_path, probe, monkeypatch):
     monkeypatch.setattr(worlds.Counting, "failing", {2})
     options = {"layers": ["answers"], "out": tmp_path / "out", "k": 5}
     first = milan.describe(DETECTORS, probe, worlds.Counting(), **options)
-    assert first.status_counts == {"dead": 1, "failed": 1, "ok": 4, "sparse": 1}
+    assert first.counts == {"dead": 1, "failed": 1, "ok": 4, "sparse": 1}
     facts = json.loads((tmp_path / "out/run.json").read_text())
     assert any("answers:2: HTTP 500" in warning for warning in facts["warnings"])
     assert "HTTP" not in json.dumps(
         [each["description"] for each in map(json.loads, (tmp_path / "out/descriptions.jsonl").open())]
     )
     monkeypatch.setattr(worlds.Counting, "failing", set())
-    assert milan.describe(DETECTORS, probe, worlds.Counting(), **options).status_counts == {
+    assert milan.describe(DETECTORS, probe, worlds.Counting(), **options).counts == {
         "dead": 1,
         "ok": 5,
         "sparse": 1,

@@ -58,7 +58,7 @@ def test_nothing_imports_an_experiment_but_the_program() -> None:
 
 @pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: file.relative_to(ROOT).as_posix())
 def test_no_file_is_long(file: Path) -> None:
-    assert len(file.read_text().splitlines()) <= 460
+    assert len(file.read_text().splitlines()) <= 480
 
 
 def test_no_path_of_one_machine() -> None:

@@ -34,7 +34,8 @@ MARKER = re.compile(r"^<!-- (options|config|list): (.+?) -->$", re.M)
 SHARED = {"experiment": 4, "describer": 3}  # options of so many pages are documented once, on the index page
 COPIED = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md", "data.md": "data/README.md"}
 # Packages of the API reference, in the order in which data flows through them.
-PACKAGES = ("units", 
+PACKAGES = (
+    "units",
     "units",
     "targets",
     "probes",
@@ -137,7 +138,8 @@ def _public_page() -> str:
 def _reference(title: str, name: str, level: int) -> str:
     heading = "false" if title == f"`{name}`" else "true"
     title = f"{'#' * level} {title}\n\n" if heading == "false" else ""
-    return f"{title}::: {name}\n    options:\n      show_root_heading: {heading}\n      heading_level: {level + (heading == 'false')}\n"
+    options = f"      show_root_heading: {heading}\n      heading_level: {level + (heading == 'false')}\n"
+    return f"{title}::: {name}\n    options:\n{options}"
 
 
 def _config_block(name: str) -> str:

@@ -56,7 +56,7 @@ def examine(target: Target, layers: Sequence[str], size: Size) -> Examination:
         BadInput: the network takes no single image, or a layer's activations are no function of the image and the
             target does not allow that.
     """
-    images = target.make_noise(max(BATCH) + 1, size)
+    images = target.noise(max(BATCH) + 1, size)
     # Codes are a function of the layer's output, of which a rounding error may exchange two of the top k.
     sources = {name: target.layer(name).network_layer for name in layers}
     examined = list(dict.fromkeys(sources.values()))

@@ -103,7 +103,7 @@ class Catalogue:
         return list(dict.fromkeys(entry.unit.layer for entry in self.entries))
 
     @property
-    def status_counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, int]:
         """The number of units of each status."""
         return dict(sorted(Counter(entry.status for entry in self.entries).items()))
 
@@ -236,7 +236,7 @@ class Catalogue:
             )
             for entry in self.entries[:MAX_ROWS]
         ]
-        return render_catalogue(rows, len(self), self.status_counts, str(self.facts.get("simulated", "")))
+        return render_catalogue(rows, len(self), self.counts, str(self.facts.get("simulated", "")))
 
     def _encode_exemplars(self, entry: Entry) -> str:
         """Return the row of exemplars as base64; empty where they are not available."""

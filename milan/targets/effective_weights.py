@@ -75,7 +75,7 @@ def compute_effective_weights(target: Target, layer: str, later_layer: str = "")
     if later_layer:
         target.layer(later_layer)
     with record_replays(target, found.name) as look:
-        replay = look(target.make_noise(1, target.image_size))
+        replay = look(target.noise(1, target.image_size))
 
         def further(values: Tensor) -> Tensor:
             with _linearize(target, found.module), _capture_output(target, later_layer) as seen:

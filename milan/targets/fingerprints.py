@@ -90,7 +90,7 @@ def noise_outputs(target: "Target") -> list[str]:
     precision, and few digits are kept. A network that cannot be copied or run in double precision is run itself, and
     fewer digits are kept.
     """
-    shape = target.make_noise(1, target.image_size).shape
+    shape = target.noise(1, target.image_size).shape
     # Images are not prepared, since each device rounds them to single precision in its own way.
     noise = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(target.device)
     with target.evaluation_mode(), torch.no_grad():

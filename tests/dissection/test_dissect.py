@@ -112,7 +112,7 @@ def test_same_bytes_for_any_batch_workers_and_threads(
 def test_run_plainly_the_same_network_depends_on_the_batch() -> None:
     """Why blocks are needed; should this fail some day, they are not."""
     target, probe = squeezenet()
-    images = target.preprocess(torch.stack([probe.image(index) for index in range(40)]))
+    images = target.prepare(torch.stack([probe.image(index) for index in range(40)]))
     with torch.no_grad():
         ones, all_at_once = (
             torch.cat([target.model.eval().features(part) for part in images.split(size)]) for size in (1, 40)
@@ -535,7 +535,7 @@ def test_class_token_and_mean_of_tokens(tmp_path: Path) -> None:
     found = dissect(target, toy_probe(40), [layer, "conv_proj"], tmp_path)
     seen: list[Tensor] = []
     model.eval().get_submodule(layer).register_forward_hook(lambda _, __, output: seen.append(output.detach().clone()))
-    target.outputs(target.preprocess(toy_images(40)))
+    target.outputs(target.prepare(toy_images(40)))
     assert torch.allclose(found[layer].activations("cls"), seen[0][:, 0], atol=1e-5)
     assert torch.allclose(found[layer].activations("tokens"), seen[0][:, 1:].mean(1), atol=1e-5)
     assert torch.allclose(found[layer].activations("max"), seen[0][:, 1:].amax(1), atol=1e-5)
@@ -586,7 +586,7 @@ def test_real_photographs_on_a_real_network_are_brute_force(tmp_path: Path, shar
     parts: dict[str, list[Tensor]] = {layer: [] for layer in layers}
     with run_to_layers(target, layers, lambda layer, maps, cls: parts[layer].append(maps.clone())) as look:
         for _, images in probe.batches(4):  # the network is run as it is run there: four images of this size at a time
-            look(target.preprocess(images))
+            look(target.prepare(images))
     for layer in layers:
         maps = torch.cat(parts[layer])
         ids = brute_exemplars(maps, 15)

@@ -267,7 +267,7 @@ def test_alexnets_features_are_what_its_in_place_relus_left() -> None:
     hooks = [each.register_forward_hook(lambda *given: recorded.append(given[2])) for each in convolutions]
     images = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
     with torch.no_grad():
-        model(encoder.target.preprocess(images))
+        model(encoder.target.prepare(images))
     for hook in hooks:
         hook.remove()
     expected = torch.cat([maps.mean((2, 3)) for maps in recorded], 1)
