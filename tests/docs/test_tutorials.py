@@ -12,7 +12,13 @@ from milan.cli import describe, train
 from milan.experiments import __main__ as experiments
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("quickstart", "tutorials/describe_your_network", "tutorials/train_milan", "tutorials/audit_and_ablate")
+PAGES = (
+    "quickstart",
+    "tutorials/describe_your_network",
+    "tutorials/train_milan",
+    "tutorials/audit_and_ablate",
+    "tutorials/describe_an_sae",
+)
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$", re.M | re.S)
 PROGRAMS: dict[str, Callable[[list[str]], int]] = {
     "python describe.py ": describe.main,
