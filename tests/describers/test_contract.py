@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import milan
@@ -43,6 +44,33 @@ def test_every_describer_of_the_package_keeps_it(name, tmp_path, toys):
     assert name in MAKERS, f"tests/describers/makers.py does not say how {name} is made for this test"
     MAKERS[name](tmp_path)  # writes what it needs before the watch begins
     check_describer(lambda: MAKERS[name](tmp_path))
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory):
+    """The toy layer, and the latents of a dictionary that copies it."""
+    folder = tmp_path_factory.mktemp("twins")
+    toys = make_toy_dissection(folder)
+    target = toys.open_target().with_dictionary(milan.Dictionary(torch.eye(7), torch.eye(7)), "answers")
+    latents = milan.dissect(target, toys.open_probe(), ["answers@sae"], folder / "latents", k=5, quantile=0.9)
+    return toys, latents["answers@sae"]
+
+
+# Those that draw at random, by the names of the units.
+RANDOM = {"random_concept", "shuffled", "permuted"}
+
+
+@pytest.mark.parametrize("name", list_describers())
+def test_latents_that_copy_neurons_are_described_as_these(name, tmp_path, twins):
+    one, other = (
+        {
+            each.unit.index: each.text
+            for each in MAKERS[name](tmp_path).describe(layer, [layer.units[0], layer.units[3]])
+        }
+        for layer in twins
+    )
+    assert one.keys() == other.keys() == {0, 3}
+    assert one == other or name in RANDOM
 
 
 def test_a_describer_that_keeps_it_passes(toys):
