@@ -46,7 +46,8 @@ def _annotators(folder: Path) -> Describer:
     file = folder / "annotations.csv"
     if not file.exists():
         texts = [
-            f"answers,{index},{text} number {index}"
+            f"{layer},{index},{text} number {index}"
+            for layer in ("answers", "answers@sae")
             for index in range(7)
             for text in ("squares", "colored squares", "patches")
         ]
@@ -58,9 +59,9 @@ def _annotators(folder: Path) -> Describer:
 def _imported(folder: Path) -> Describer:
     file = folder / "table.csv"
     if not file.exists():
-        file.write_text(
-            "".join(["layer,unit,description\n", *(f"answers,{index},squares number {index}\n" for index in range(7))])
-        )
+        layers = ("answers", "answers@sae")
+        rows = [f"{layer},{index},squares number {index}\n" for layer in layers for index in range(7)]
+        file.write_text("".join(["layer,unit,description\n", *rows]))
     return load_simulated("imported", table=str(file))
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import milan
@@ -43,6 +44,27 @@ def test_every_describer_of_the_package_keeps_it(name, tmp_path, toys):
     assert name in MAKERS, f"tests/describers/makers.py does not say how {name} is made for this test"
     MAKERS[name](tmp_path)  # writes what it needs before the watch begins
     check_describer(lambda: MAKERS[name](tmp_path))
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory):
+    """The toy layer, and the latents of a dictionary that copies it."""
+    folder = tmp_path_factory.mktemp("twins")
+    toys = make_toy_dissection(folder)
+    target = toys.open_target().with_dictionary(milan.Dictionary(torch.eye(7), torch.eye(7)), "answers")
+    latents = milan.dissect(target, toys.open_probe(), ["answers@sae"], folder / "latents", k=5, quantile=0.9)
+    return toys, latents["answers@sae"]
+
+
+@pytest.mark.parametrize("name", list_describers())
+def test_latents_that_copy_neurons_are_described_as_these(name, tmp_path, twins):
+    texts = []
+    for layer in twins:
+        units = [layer.units[0], layer.units[3]]
+        texts.append({each.unit.index: each.text for each in MAKERS[name](tmp_path).describe(layer, units)})
+    assert texts[0].keys() == texts[1].keys() == {0, 3}
+    # Those that draw at random draw by the names of the units.
+    assert texts[0] == texts[1] or name in ("random_concept", "shuffled")
 
 
 def test_a_describer_that_keeps_it_passes(toys):

@@ -18,6 +18,7 @@ PAGES = (
     "tutorials/train_milan",
     "tutorials/audit_and_ablate",
     "find_and_compare",
+    "tutorials/describe_an_sae",
 )
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$", re.M | re.S)
 PROGRAMS: dict[str, Callable[[list[str]], int]] = {
