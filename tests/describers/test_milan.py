@@ -12,8 +12,8 @@ from milan.dissection.store import Dissection
 from milan.errors import BadInput
 from milan.models import Captioner, Prior
 from tests.describers.makers import load_simulated
+from tests.models.test_data_module import ENCODER
 from tests.models.worlds import WORDS, captioner, prior
-from tests.test_annotations import ENCODER
 
 STRATEGIES = ("rerank", "beam", "greedy", "sample", "pmi")
 

@@ -33,7 +33,7 @@ from milan.storage.files import Journal
 from milan.targets.loading import load_target
 from milan.units import Unit
 from tests.experiments import worlds
-from tests.test_annotations import COLOURS, annotated
+from tests.models.test_data_module import COLOURS, annotated
 
 SIZES = {"hidden": 24, "prior_hidden": 8, "batch_size": 32, "learning_rate": 1e-2, "prior_learning_rate": 3e-2}
 SMALL = SIZES | {"beam": 5, "half": False, "epochs": 15, "patience": 6}

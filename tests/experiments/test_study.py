@@ -30,7 +30,7 @@ from milan.results.catalogue import Catalogue
 from milan.targets.loading import load_target
 from milan.units import Description, Unit
 from tests.experiments import worlds
-from tests.page.conftest import QUIET
+from tests.results.page.conftest import QUIET
 
 HARM = '<img src=x onerror="window.harmed = true">'
 RIGHT = {0: "red things", 1: "green things", 2: "blue things"}

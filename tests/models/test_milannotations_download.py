@@ -18,7 +18,7 @@ from milan.models.data_module import find_annotation_sources, read_annotations
 from milan.models.milannotations_download import join_images
 from milan.units import Unit
 from tests.file_server import serve
-from tests.test_annotations import annotated
+from tests.models.test_data_module import annotated
 
 pytestmark = pytest.mark.filterwarnings("ignore::milan.errors.MilanNotice")
 

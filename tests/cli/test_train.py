@@ -20,9 +20,9 @@ from milan.errors import BadInput
 from milan.models import Captioner, Prior
 from milan.models.lightning_modules import compute_bleu
 from milan.models.training_callbacks import ResumeCheckpoint
-from tests.test_annotations import ENCODER, annotated, data
+from tests.models.test_data_module import ENCODER, annotated, data
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 KINDS = ("prior", "captioner")
 
 

@@ -16,7 +16,7 @@ from milan.results.page import write_page
 from milan.results.page.activation_ranges import MIN_IMAGES, compute_class_ranges, join_ranges
 from milan.targets.target import Target
 from milan.units import Description, Unit
-from tests.page.conftest import EVIL
+from tests.results.page.conftest import EVIL
 
 BRIGHT, DARK, GREY = "bright", EVIL, "grey"
 

@@ -20,7 +20,7 @@ from milan.errors import BadInput, UnknownName
 from milan.targets.unit_selection import parse_unit_selection
 from tests.describers import worlds
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TABLES = ("descriptions.csv", "descriptions.jsonl", "descriptions.parquet")
 DETECTORS = f"{ROOT / 'milan/describers/_shared/contract.py'}:make_detectors"
 COLOUR = f"{worlds.__file__}:Colour"

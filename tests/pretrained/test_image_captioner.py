@@ -189,7 +189,7 @@ def test_unusable_names_and_options_are_errors(specs, tmp_path):
 
 def test_a_custom_captioner_from_a_file(tmp_path, images):
     file = tmp_path / "mine.py"
-    file.write_text("from tests.pretrained.test_captioner import Counting\n\nclass No: pass\n")
+    file.write_text("from tests.pretrained.test_image_captioner import Counting\n\nclass No: pass\n")
     assert load_image_captioner(f"{file}:Counting").caption_images(images)[0].startswith("brightness")
     with pytest.raises(BadInput, match=r"mine\.py:No returns a No"):
         load_image_captioner(f"{file}:No")

@@ -16,7 +16,7 @@ from milan.experiments.generalization.network_splits import (
     make_splits,
     select_splits,
 )
-from tests.test_annotations import annotated
+from tests.models.test_data_module import annotated
 
 SEVEN = [
     "alexnet/imagenet",

@@ -26,7 +26,7 @@ from milan.results.page import write_contact_sheets, write_page
 from milan.results.page.page_data import HISTOGRAM_BINS, compute_histograms
 from milan.targets.target import Target
 from milan.units import Description, Unit
-from tests.page.conftest import EVIL, FACTS
+from tests.results.page.conftest import EVIL, FACTS
 
 
 def square(size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:

@@ -25,7 +25,7 @@ MAKER = """
 from torch import nn
 from milan.targets.generator_target import GeneratorTarget
 from milan.targets.latents import Latents
-from tests.dissection.test_generators import painter
+from tests.targets.test_generator_target import painter
 
 def make():
     return painter(seed=3)

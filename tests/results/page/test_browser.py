@@ -4,7 +4,7 @@ import time
 
 from playwright.sync_api import expect
 
-from tests.page.conftest import EVIL, FACTS
+from tests.results.page.conftest import EVIL, FACTS
 
 ALL = [f"{layer}:{unit}" for layer in ("detectors", "answers") for unit in (0, 1, 2, 3, 6)]
 WITH_SPARSE = ["detectors:0", "detectors:1", "detectors:2", "detectors:3", "detectors:5", "detectors:6", *ALL[5:]]

@@ -115,7 +115,7 @@ def test_coloured_pictures_become_grey_as_pillow_makes_them() -> None:
 
 
 def test_a_grey_network_goes_through_a_whole_run(grey_folder: Path, tmp_path: Path) -> None:
-    code = "from tests.test_bands import grey_target\n"
+    code = "from tests.probes.test_band_files import grey_target\n"
     (tmp_path / "net.py").write_text(code)
     where = ["--target", f"{tmp_path / 'net.py'}:grey_target", "--probe", str(grey_folder), "--layers", "0"]
     assert main([*where, "--describer", "constant:text=things", "--k", "3", "--out", str(tmp_path / "out")]) == 0

@@ -4,7 +4,7 @@ import pytest
 
 from milan.experiments.core.report import Column, Report, Row, Table
 from milan.scores.confidence_intervals import Measure
-from tests.page.conftest import EVIL
+from tests.results.page.conftest import EVIL
 
 UNITS = [
     ("units:0", "single", "wheel", "tyres of cars", ""),
