@@ -29,7 +29,9 @@ def is_offline() -> bool:
 
 
 def is_reachable(url: str) -> bool:
-    """Return whether the server of ``url`` answers, even with an error; proxies of the environment are used."""
+    """Return whether the server of ``url`` answers, even with an error; proxies of the environment are used. None does offline."""
+    if is_offline():
+        return False
     try:
         with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=TIMEOUT_SECONDS):
             return True
