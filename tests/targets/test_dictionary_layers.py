@@ -283,3 +283,21 @@ def test_masks_of_latents_lie_where_they_are_active(image: Tensor, tmp_path: Pat
     assert exemplars.ids.tolist() == [0]
     assert exemplars.activations.tolist() == [0.75]
     assert exemplars.masks[0, 0].tolist() == [[False, True, True, True]] * 3 + [[False] * 4]
+
+
+def test_some_latents_are_dissected_as_among_all(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    dictionary = make_random_dictionary(32, 40, activation="topk", k=3)
+    target = make_target(NETWORKS["timm"](), 32).with_dictionary(dictionary, "blocks.1")
+    probe = Probe.from_tensor(torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8))
+    name, chosen = "blocks.1@sae", [3, 17, 39]
+    every = dissect(target, probe, [name], tmp_path / "all", k=4, quantile=0.9)[name]
+    some = dissect(target, probe, [name], tmp_path / "some", k=4, quantile=0.9, units={name: chosen})[name]
+    assert some.thresholds().tolist() == every.thresholds()[chosen].tolist()
+    for pooling in ("max", "mean", "cls"):
+        assert torch.equal(some.activations(pooling), every.activations(pooling)[:, chosen])
+    for unit in some.units:
+        one, other = some.exemplars(unit), every.exemplars(unit)
+        assert torch.equal(one.ids, other.ids)
+        assert torch.equal(one.masks, other.masks)
+        assert torch.equal(one.activations, other.activations)
