@@ -4,13 +4,23 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: describe test docs clean
+.PHONY: describe test suite lint docs clean
 
 describe: $(VENV)/.installed
 	$(RUN) describe.py
 
 test: $(VENV)/.installed-for-tests
+	@$(MAKE) --no-print-directory --jobs 2 lint suite
+
+suite: $(VENV)/.installed-for-tests
 	$(RUN) -m pytest -n 2
+
+# Style, types, import layers and the examples in docstrings.
+lint: $(VENV)/.installed-for-tests
+	@$(RUN) -m ruff check --quiet . && $(RUN) -m ruff format --quiet --check .
+	@$(VENV)/bin/lint-imports --no-cache >/dev/null || $(VENV)/bin/lint-imports --no-cache
+	@$(RUN) -m mypy
+	@$(RUN) -m pytest --doctest-modules milan -p no:cacheprovider -p no:xdist
 
 docs: $(VENV)/.installed-for-docs
 	$(RUN) -m mkdocs build --quiet --config-file docs/site/mkdocs.yml

@@ -40,7 +40,7 @@ def floor(images: int) -> None:
     model = target.model.eval().features[:13]
     with torch.inference_mode():
         for _, batch in probe.batches(BATCH):
-            model(target.preprocess(batch))
+            model(target.prepare(batch))
     report(began)
 
 

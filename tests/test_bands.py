@@ -111,7 +111,7 @@ def test_coloured_pictures_become_grey_as_pillow_makes_them() -> None:
     pixels = torch.randint(0, 256, (2, 3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     target = Target(net(1), mean=(0.0,), std=(1.0,), image_size=40)
     grey = [np.asarray(Image.fromarray(each.permute(1, 2, 0).numpy()).convert("L")) for each in pixels]
-    assert torch.equal(target.preprocess(pixels)[:, 0] * 255, torch.from_numpy(np.stack(grey)).float())
+    assert torch.equal(target.prepare(pixels)[:, 0] * 255, torch.from_numpy(np.stack(grey)).float())
 
 
 def test_a_grey_network_goes_through_a_whole_run(grey_folder: Path, tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_a_folder_of_arrays_alone_serves_networks_of_pictures(tmp_path: Path) ->
     target = Target(net(3), image_size=SIZE)
     probe = load_probe(str(folder_of(tmp_path / "tiles", images=pixels)), target=target)
     given = target.make_input(torch.tensor([0]), probe.input(0)[None])
-    assert torch.allclose(given, target.preprocess(torch.from_numpy(pixels[:1])), atol=1e-5)
+    assert torch.allclose(given, target.prepare(torch.from_numpy(pixels[:1])), atol=1e-5)
     assert torch.equal(probe.image(0), torch.from_numpy(pixels[0]))
 
 

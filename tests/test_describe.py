@@ -295,14 +295,14 @@ def test_failures_are_told_and_tried_again(words, tmp_path, probe, monkeypatch):
     monkeypatch.setattr(worlds.Counting, "failing", {2})
     options = {"layers": ["answers"], "out": tmp_path / "out", "k": 5}
     first = milan.describe(DETECTORS, probe, worlds.Counting(), **options)
-    assert first.status_counts == {"dead": 1, "failed": 1, "ok": 4, "sparse": 1}
+    assert first.counts == {"dead": 1, "failed": 1, "ok": 4, "sparse": 1}
     facts = json.loads((tmp_path / "out/run.json").read_text())
     assert any("answers:2: HTTP 500" in warning for warning in facts["warnings"])
     assert "HTTP" not in json.dumps(
         [each["description"] for each in map(json.loads, (tmp_path / "out/descriptions.jsonl").open())]
     )
     monkeypatch.setattr(worlds.Counting, "failing", set())
-    assert milan.describe(DETECTORS, probe, worlds.Counting(), **options).status_counts == {
+    assert milan.describe(DETECTORS, probe, worlds.Counting(), **options).counts == {
         "dead": 1,
         "ok": 5,
         "sparse": 1,
@@ -346,7 +346,7 @@ def test_a_layer_may_have_any_name(tmp_path):
     images = milan.Probe.from_tensor(torch.randint(0, 256, (9, 3, 16, 16), dtype=torch.uint8))
     layers = ["a#0", "a##1", *(name for name in NAMES if name != "a")]
     options = {"layers": layers, "out": tmp_path / "out" / "run", "k": 2}
-    catalogue = milan.describe(target, images, "constant", **options)
+    catalogue = milan.describe(target, images, "constant:text=things", **options)
     assert set(catalogue.layers) == set(layers)
     units = {each.unit for each in catalogue}
     for table in TABLES:
@@ -356,7 +356,7 @@ def test_a_layer_may_have_any_name(tmp_path):
     assert len({folder.name.casefold() for folder in folders}) == len(layers)
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["run"]
     fewer = {"units": "a,b:3:0-1, =1:1,a\nb:0", "out": tmp_path / "few"}
-    few = milan.describe(target, images, "constant", **options | fewer)
+    few = milan.describe(target, images, "constant:text=things", **options | fewer)
     assert {str(each.unit) for each in few} == {"a,b:3:0", "a,b:3:1", "=1:1", "a\nb:0"}
 
 

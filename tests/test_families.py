@@ -366,7 +366,7 @@ def test_units_are_the_output_channels_of_every_leaf(case: tuple[Target, Family]
 
 def test_recorded_is_the_modules_own_output(case: tuple[Target, Family]) -> None:
     target, _ = case
-    layers, images = target.layers(), target.make_noise(2, target.image_size)
+    layers, images = target.layers(), target.noise(2, target.image_size)
     plain = taken_down(target, layers, images)
     seen: dict[str, Tensor] = {}
 
@@ -396,7 +396,7 @@ def test_maps_lie_the_way_the_image_does(case: tuple[Target, Family], rows: int,
     pixels[1, :, spot[0], spot[1]] = 255
     maps = []
     with recorded(target, [layer.name], lambda _, values, cls: maps.append(values.clone())) as look:
-        look(target.preprocess(pixels))
+        look(target.prepare(pixels))
     change = (maps[0][1] - maps[0][0]).abs().sum(0)
     assert torch.isfinite(change).all()
     half = change.shape[0] // 2  # a middle row or column belongs to neither half
@@ -416,7 +416,7 @@ def test_ablation_sets_the_unit_and_nothing_remains(case: tuple[Target, Family])
     frozen = next(module for module in target.model.modules() if not list(module.children()))
     frozen.eval()
     modes = [module.training for module in target.model.modules()]
-    images = target.make_noise(2, target.image_size)
+    images = target.noise(2, target.image_size)
     maps: list[Tensor] = []
 
     def look_once() -> Tensor:

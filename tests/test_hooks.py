@@ -227,7 +227,7 @@ def test_each_call_fills_the_recorded_activations_anew(toy: Target) -> None:
     with record(toy, ["bn", "relu#1", "fc"]) as activations, record(toy, "bn", lambda maps: maps.amax((2, 3))) as peaks:
         output = toy(pixels)
         assert torch.equal(activations["fc"][:, :, 0, 0], output)
-        expected = look_at(toy, "bn", "relu#1", batch=toy.preprocess(pixels))
+        expected = look_at(toy, "bn", "relu#1", batch=toy.prepare(pixels))
         for name, maps in expected.items():
             assert torch.equal(activations[name], maps)
         assert torch.equal(peaks["bn"], expected["bn"].amax((2, 3)))
@@ -478,6 +478,6 @@ def test_maps_are_of_the_targets_device_and_the_network_is_at_home_after_it(devi
     target = Target(model, image_size=SIZE, device=device)
     where: list[str] = []
     with run_to_layers(target, ["bn"], lambda name, maps, cls: where.append(maps.device.type)) as look:
-        look(target.preprocess(torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8)))
+        look(target.prepare(torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8)))
     assert where == [device]
     assert next(model.parameters()).device.type == "cpu"

@@ -41,7 +41,7 @@ def one_size(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]
 def look_at(target: Target, *layers: str) -> dict[str, Tensor]:
     seen: dict[str, Tensor] = {}
     with run_to_layers(target, layers, lambda name, maps, cls: seen.update({name: maps.clone()})) as look:
-        look(target.make_noise(2, target.image_size))
+        look(target.noise(2, target.image_size))
     return seen
 
 
@@ -137,7 +137,7 @@ def test_hieras_tokens_lie_as_its_own_reroll_puts_them(hiera: Target) -> None:
     assert [len(hiera.layer(name).order) for name in ["unroll", *blocks]] == [256, 256, 64, 0]
     seen = look_at(hiera, *blocks)
     with hiera.evaluation_mode(), torch.no_grad():
-        _, own = hiera.core.forward_intermediates(hiera.make_noise(2, 64))
+        _, own = hiera.core.forward_intermediates(hiera.noise(2, 64))
     for name, maps in zip(blocks, own, strict=True):
         torch.testing.assert_close(seen[name], maps, rtol=0, atol=0)
 

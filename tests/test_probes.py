@@ -521,8 +521,8 @@ def test_a_path_in_a_row_opens_nothing_outside_the_data_set(tmp_path: Path, cach
     pq.write_table(pa.table({"image": cells, "segmentation": cells[::-1]}), inside / "t.parquet")
     probe = load_probe(str(inside / "t.parquet"), size=8)
     assert [int(probe.image(row)[0, 0, 0]) for row in (0, 1)] == [1, 1]
-    for row, reported in enumerate(["leads out"] * 4 + ["is none", "No such file"], start=2):
-        with pytest.raises(BadInput, match=rf"row {row} of .*{reported}"):
+    for row, message in enumerate(["leads out"] * 4 + ["null byte", "No such file"], start=2):
+        with pytest.raises(BadInput, match=rf"row {row} of .*{message}"):
             probe.image(row)
     with pytest.raises(BadInput, match="leads out"):
         probe.segmentation(2)

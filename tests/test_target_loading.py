@@ -433,7 +433,7 @@ def test_a_folder_of_transformers(tmp_path: Path) -> None:
     model = saved_vit(tmp_path, image_mean=[0.4, 0.5, 0.6], image_std=[0.1, 0.2, 0.3])
     target = load_target(f"hf:{tmp_path}")
     assert (target.image_size, target.mean, target.std) == (32, (0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
-    images = target.make_noise(2, 32)
+    images = target.noise(2, 32)
     with torch.no_grad():
         torch.testing.assert_close(target.outputs(images), model.eval()(images).logits)
     assert target.layer("vit").layout == "BNC"  # an output object: its first tensor
@@ -449,7 +449,7 @@ def test_pixels_reach_the_network_as_its_processor_would_bring_them(kind: str, t
     wanted = transformers.AutoImageProcessor.from_pretrained(tmp_path)(images=pixels[0], return_tensors="pt")[
         "pixel_values"
     ]
-    torch.testing.assert_close(target.preprocess(pixels), wanted.float(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(target.prepare(pixels), wanted.float(), rtol=1e-4, atol=1e-4)
 
 
 def test_of_an_image_text_network_the_vision_part_is_taken(tmp_path: Path) -> None:
@@ -464,7 +464,7 @@ def test_of_an_image_text_network_the_vision_part_is_taken(tmp_path: Path) -> No
     target = load_target(f"hf:{tmp_path}")
     assert (target.image_size, target.resize) == (32, 40)
     assert target.layer("encoder.layers.0").prefix_tokens == 1
-    assert target.outputs(target.make_noise(1, 32)).shape == (1, 5, 16)
+    assert target.outputs(target.noise(1, 32)).shape == (1, 5, 16)
 
 
 def test_a_language_model_is_refused(tmp_path: Path) -> None:

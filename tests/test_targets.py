@@ -40,7 +40,7 @@ def test_half_precision_is_run_in_single_on_the_cpu() -> None:
         target = Target(model, image_size=16)
     assert target.dtype == torch.float32
     assert next(model.parameters()).dtype == torch.float16
-    assert target.outputs(target.make_noise(1, 16)).dtype == torch.float32
+    assert target.outputs(target.noise(1, 16)).dtype == torch.float32
 
 
 def test_a_network_of_other_input_is_told_what_to_do() -> None:
@@ -276,7 +276,7 @@ def test_the_fingerprint_changes_with_the_network_only_and_leaves_it_as_it_is(ca
     assert model.last.dtype == torch.float32  # what it keeps fits its weights
     assert torch.equal(torch.get_rng_state(), state)
     torch.set_num_threads(2)
-    target.outputs(target.make_noise(1, 32))
+    target.outputs(target.noise(1, 32))
     model.train()
     assert target.fingerprint == before == mark(Answers(cast=cast))
     torch.set_num_threads(1)

@@ -33,4 +33,4 @@ def test_target_and_probe_agree_in_size() -> None:
     assert (probe.size, len(probe), target.image_size) == (toys.SIZE, len(toys.PICTURES), toys.SIZE)
     (ids, images), *_ = probe.batches(12)
     assert ids.tolist() == list(range(12))
-    assert torch.equal(target.preprocess(images), images / 255)
+    assert torch.equal(target.prepare(images), images / 255)

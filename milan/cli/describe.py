@@ -3,8 +3,9 @@
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from milan.console.command_line import program, record_warnings
 from milan.targets.preprocessing import TargetOptions
@@ -63,38 +64,18 @@ def describe(
                 out=out,
                 device=device,
                 settings=settings,
-                dissection_options=dissection_options,
+                **dissection_options,
             )
         )
 
 
-def run_describe(
-    target: str = DEFAULT_TARGET,
-    weights: str | None = None,
-    target_options: TargetOptions = TargetOptions(),  # noqa: B008 (frozen)
-    probe: str = DEFAULT_PROBE,
-    limit: int | None = None,
-    layers: list[str] | None = None,
-    units: str = "",
-    describer: str = "milan",
-    settings: dict[str, Any] | None = None,
-    out: Path | None = None,
-    k: int = 15,
-    quantile: float = 0.99,
-    batch_size: int = 16,
-    memory: str = "4GiB",
-    workers: int = 0,
-    device: str = "cpu",
-    offline: bool = False,
-    dry_run: bool = False,
-    list_layers: bool = False,
-) -> None:
-    """Describe the units of a network in words.
+@dataclass(frozen=True)
+class DescribeConfig:
+    """Options of ``describe.py`` beside those of the target.
 
-    Args:
+    Attributes:
         target: network under study: torchvision:NAME, timm:NAME, hf:ID_OR_PATH, PATH/FILE.py:FUNCTION or diorama:NAME
         weights: safetensors file or saved state dict, or random; by default the library's weights
-        target_options: further options of the target
         probe: images to run it on: FOLDER, FILE.parquet, hf:ID_OR_PATH or diorama:NAME; latents:TARGET for the pictures
             of a generator
         limit: number of images to use, from the first
@@ -114,7 +95,41 @@ def run_describe(
         dry_run: print the plan and its estimated cost, then exit
         list_layers: print the layers that can be dissected, then exit
     """
-    if offline:
+
+    # On the command line its fields are options without a prefix.
+    flat: ClassVar[bool] = True
+
+    target: str = DEFAULT_TARGET
+    weights: str | None = None
+    probe: str = DEFAULT_PROBE
+    limit: int | None = None
+    layers: list[str] | None = None
+    units: str = ""
+    describer: str = "milan"
+    settings: dict[str, Any] | None = None
+    out: Path | None = None
+    k: int = 15
+    quantile: float = 0.99
+    batch_size: int = 16
+    memory: str = "4GiB"
+    workers: int = 0
+    device: str = "cpu"
+    offline: bool = False
+    dry_run: bool = False
+    list_layers: bool = False
+
+
+def run_describe(
+    config: DescribeConfig = DescribeConfig(),
+    target_options: TargetOptions = TargetOptions(),  # noqa: B008 (frozen)
+) -> None:
+    """Describe the units of a network in words, as ``describe.py`` does.
+
+    Args:
+        config: what is described, and how.
+        target_options: how the target's input is made and its output is read.
+    """
+    if config.offline:
         from milan.storage.hub_access import go_offline
 
         go_offline()
@@ -124,27 +139,30 @@ def run_describe(
     from milan.targets.layers import format_layers
     from milan.targets.loading import load_target
 
-    if not list_layers and describer in list_describers():
+    if not config.list_layers and config.describer in list_describers():
         # Faulty settings, and that images are sent elsewhere, are reported before anything is loaded.
-        parse_settings(describer, settings or {}, device)
-    network = load_target(target, weights=weights, device=device, **target_options.given)
-    if list_layers:
+        parse_settings(config.describer, config.settings or {}, config.device)
+    network = load_target(config.target, weights=config.weights, device=config.device, **target_options.given)
+    if config.list_layers:
         print(format_layers(network))
         return
-    images = load_probe_for(network, probe, limit)
-    dissecting = {"k": k, "quantile": quantile, "batch_size": batch_size, "memory": memory, "workers": workers}
+    images = load_probe_for(network, config.probe, config.limit)
     plan = prepare_run(
         network,
         images,
-        describer,
-        layers=layers or (),
-        units=units,
-        out=out,
-        device=device,
-        settings=settings,
-        dissection_options=dissecting,
+        config.describer,
+        layers=config.layers or (),
+        units=config.units,
+        out=config.out,
+        device=config.device,
+        settings=config.settings,
+        k=config.k,
+        quantile=config.quantile,
+        batch_size=config.batch_size,
+        memory=config.memory,
+        workers=config.workers,
     )
-    if dry_run:
+    if config.dry_run:
         print_plan(plan)
         return
     catalogue = execute_run(plan)

@@ -40,7 +40,7 @@ def print_result(catalogue: Catalogue, out: "str | object") -> None:
         )
     console.print(table)
     console.print()
-    counts = ", ".join(f"{count} {status}" for status, count in catalogue.status_counts.items() if status != "ok")
+    counts = ", ".join(f"{count} {status}" for status, count in catalogue.counts.items() if status != "ok")
     shown = min(PRINTED_UNITS, len(catalogue.descriptions))
     console.print(
         f"{len(catalogue.descriptions)} of {len(catalogue)} units described{counts and f' ({counts})'}; {shown} of them"

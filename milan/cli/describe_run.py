@@ -67,9 +67,12 @@ def prepare_run(
     out: str | Path | None = None,
     device: str = "cpu",
     settings: Mapping[str, Any] | None = None,
-    dissection_options: Mapping[str, Any] | None = None,
+    **dissection_options: Any,
 ) -> DescribeRun:
     """Load target, probe and describer, and check all options before the first image is read.
+
+    Args:
+        dissection_options: options of ``dissect``, such as ``k`` and ``quantile``.
 
     Raises:
         MilanError: an option, a model or evidence cannot be used or is missing.
@@ -84,11 +87,11 @@ def prepare_run(
     if isinstance(describer, str):
         found = resolve_describer(describer, target, probe, settings=settings, device=device)
         describer, label, reason = found.describer, found.label, found.reason
-        _warn_of_dissection_options(name, found, dissection_options or {})
+        _warn_of_dissection_options(name, found, dissection_options)
     elif settings:
         raise BadInput("settings are for a describer given by name; pass them to the constructor of yours")
     place = Path(out) if out else Path("runs") / f"{target.slug}-{label if '=' in label else describer.name}"
-    plan = DescribeRun(target, probe, describer, chosen, place, dict(dissection_options or {}), reason=reason)
+    plan = DescribeRun(target, probe, describer, chosen, place, dissection_options, reason=reason)
     if name:
         plan.options = _collect_options(plan, units, device, {"describer": name, "settings": dict(settings or {})})
     return plan

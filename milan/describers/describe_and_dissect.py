@@ -39,6 +39,7 @@ from milan.pretrained.painter import load_painter
 from milan.pretrained.prompts import Prompt, load_prompt, sanitize_item
 from milan.pretrained.reply_parsing import make_label_parser
 from milan.probes import Probe
+from milan.storage.provenance import PHRASES
 from milan.targets.preprocessing import as_size
 from milan.targets.target import Target
 from milan.units import Candidate, Description, Unit
@@ -120,7 +121,6 @@ class DescribeAndDissect(LlmDescriber):
 
     name: ClassVar[str] = "describe_and_dissect"
     version: ClassVar[int] = 1
-    words = "the language model, from the captioner's captions"
     default_options: ClassVar[Mapping[str, Any]] = {"temperature": TEMPERATURE}
     # Images of a group are captioned and painted together.
     units_per_group: ClassVar[int] = 8
@@ -222,6 +222,12 @@ class DescribeAndDissect(LlmDescriber):
     def sources(self, dissection: Dissection) -> dict[str, str]:
         """The models and the concept set that the steps use."""
         return self.required_models()
+
+    @property
+    def words(self) -> str:  # type: ignore[override]
+        """Those of the language model, or of the captions or concepts that a program counts in its place."""
+        texts = "concepts" if self.concepts else "captions"
+        return f"the {texts} that are counted" if self.llm == PHRASES else f"the language model, from {texts}"
 
     def required_models(self) -> dict[str, str]:
         """A captioner, or a concept set and an embedder; a language model; in step 3 a painter and an embedder."""

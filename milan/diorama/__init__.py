@@ -1,5 +1,4 @@
-"""The small world that the package draws itself: scenes in which what every pixel shows is known, and networks that
-look at them.
+"""Diorama: an embedded world of rendered scenes whose every pixel is labelled, and networks trained on it.
 
 Annotators put into words what the networks' units see. Nothing about it is called human: the annotators are simulated.
 """

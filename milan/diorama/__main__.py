@@ -1,4 +1,4 @@
-"""``python -m milan.diorama build`` trains Diorama's networks and stand-ins again."""
+"""``python -m milan.diorama build`` trains Diorama's networks and stand-in models again."""
 
 import runpy
 

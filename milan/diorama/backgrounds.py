@@ -1,4 +1,4 @@
-"""The ten settings: what lies behind the things, drawn from the top down."""
+"""The backgrounds of the ten settings, painted from the top down."""
 
 from collections.abc import Callable
 
@@ -359,7 +359,7 @@ def _paint_band(canvas: Canvas, top: int, bottom: int, paint: Paint) -> None:
 
 
 def _paint_slab(canvas: Canvas, left: int, right: int, paint: Paint) -> None:
-    """Everything below a slanted line."""
+    """Paint everything below a slanted line."""
     canvas.draw_polygon(np.array([(0, left * GRID_UNIT), (SPAN, right * GRID_UNIT), (SPAN, SPAN), (0, SPAN)]), paint)
 
 

@@ -1,6 +1,4 @@
-"""A picture of paint numbers: every pixel keeps which paint covers it, so that pixels and labels come from one table
-and always agree.
-"""
+"""A canvas of paint numbers: pixels and labels are looked up in one table, so that they always agree."""
 
 from typing import NamedTuple
 
@@ -20,7 +18,7 @@ LABEL_INDEX = {kind: {name: number for number, name in enumerate(names, 1)} for 
 
 
 class Paint(NamedTuple):
-    """What a painted pixel looks like and is."""
+    """The appearance and the labels of a painted pixel."""
 
     colour: str
     shade: int = 0  # added to all of red, green and blue
@@ -36,7 +34,7 @@ class Paint(NamedTuple):
 
 
 class Canvas:
-    """Paints shapes over one another, and reads off the colours and the label maps at the end."""
+    """Paints shapes over one another, and renders colours and label maps."""
 
     def __init__(self, size: int, background: Paint):
         self.size = size
@@ -59,12 +57,12 @@ class Canvas:
         return bits[top + down : bottom + down, left + across : right + across] + np.uint16(value)
 
     def paint_pixels(self, rows: slice, columns: slice, paint: Paint) -> None:
-        """Paints a whole rectangle of pixels."""
+        """Paint a rectangle of pixels."""
         self.paints.append(paint)
         self.paint_ids[rows, columns] = self._patterned_ids(rows, columns, paint)
 
     def draw_polygon(self, points: np.ndarray, paint: Paint) -> None:
-        """Paints a polygon given in SPAN units."""
+        """Paint a polygon given in SPAN units."""
         patch = fill_polygon(points, self.size)
         if patch is None:
             return
@@ -78,7 +76,7 @@ class Canvas:
         )
 
     def draw_rectangle(self, left: int, top: int, right: int, bottom: int, paint: Paint) -> None:
-        """Paints the pixels whose centres lie in a rectangle given in SPAN units."""
+        """Paint the pixels whose centres lie in a rectangle given in SPAN units."""
         edges = [
             max(0, min(self.size, (2 * self.size * value + SPAN - 1) // (2 * SPAN)))
             for value in (left, top, right, bottom)
@@ -87,9 +85,7 @@ class Canvas:
             self.paint_pixels(slice(edges[1], edges[3]), slice(edges[0], edges[2]), paint)
 
     def draw_word(self, text: str, row: int, column: int, height: int, plate: Paint, ink: Paint) -> None:
-        """Writes letters on a plate from a pixel on, as far as they fit; the letters' whole cells are labelled
-        as text.
-        """
+        """Write letters on a plate, as far as they fit; the whole cells of the letters are labelled as text."""
         for cell in make_letter_cells(text, height):
             tall, wide = cell.shape
             if row < 0 or column < 0 or row + tall > self.size or column + wide > self.size:
@@ -102,16 +98,16 @@ class Canvas:
             column += wide
 
     def render_rgb(self) -> np.ndarray:
-        """Red, green and blue before light and noise, int32 (height, width, 3)."""
+        """Return red, green and blue before light and noise, int32 (height, width, 3)."""
         table = np.array([rgb for paint in self.paints for rgb in _pattern_colours(paint)], dtype=np.int32)
         return table[self.paint_ids]
 
     def render_instances(self) -> np.ndarray:
-        """Which of the scene's things each pixel shows, uint8; 0 for none."""
+        """Return the number of the placed thing that each pixel shows, uint8; 0 for none."""
         return np.array([paint.number for paint in self.paints], dtype=np.uint8)[self.paint_ids >> 1]
 
     def render_labels(self) -> dict[str, np.ndarray]:
-        """Index maps, uint8 (height, width), of colour, pattern, part, object and text; 0 is none of the kind."""
+        """Return index maps of colour, pattern, part, object and text, uint8 (height, width); 0 is none of the kind."""
         colours = [
             LABEL_INDEX["colour"][name]
             for paint in self.paints

@@ -1,6 +1,4 @@
-"""Puts concepts into short phrases, as people do who say what they see in a picture; ``concepts.read`` reads
-them back.
-"""
+"""Phrases for concepts, as annotators write them; ``milan.diorama.text_reader`` reads them back."""
 
 from milan.diorama.rng import PortableRng
 from milan.diorama.scene_concepts import Concept
@@ -22,13 +20,13 @@ CLEARER_PART_NAMES = {"top": "table top", "back": "chair back"}  # parts whose o
 
 
 def make_phrase(named: tuple[Concept, ...], rng: PortableRng, synonym_percent: int = 30) -> str:
-    """One or two concepts in words, lower case.
+    """Return one or two concepts in words, in lower case.
 
     named: one concept, or two whose kinds stand in PHRASE_KINDS in that order; synonym_percent: how often one is used,
         percent.
 
     >>> from milan.diorama.scene_concepts import get_concepts_by_name
-    >>> make_phrase((by_name()["red"], by_name()["dots"]), PortableRng(3), synonym_percent=0)
+    >>> make_phrase((get_concepts_by_name()["red"], get_concepts_by_name()["dots"]), PortableRng(3), synonym_percent=0)
     'red dots'
     """
     if len(named) == 1:

@@ -1,4 +1,4 @@
-"""The exact painter: reads a sentence of Diorama's language and draws a scene of which all of it is true."""
+"""The exact painter: renders a scene of which a sentence in Diorama's language is entirely true."""
 
 import zlib
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ SETTINGS_WITH: dict[str, tuple[str, ...]] = {
 
 
 class Placement(NamedTuple):
-    """Where a thing goes, in 64ths of the picture: its middle and its size."""
+    """The centre and size of a thing, in 64ths of the image."""
 
     x: int
     y: int
@@ -58,7 +58,7 @@ class Placement(NamedTuple):
 
 @dataclass(frozen=True)
 class ThingToPaint:
-    """One thing to be painted."""
+    """A thing that will be painted."""
 
     thing: Thing
     parsed: ParsedThing
@@ -66,7 +66,7 @@ class ThingToPaint:
 
 
 def paint_text(text: str, count: int = 1, seed: int = 0, size: int = 64) -> UInt8[np.ndarray, "count 3 size size"]:
-    """Pictures of what a text says, each another one; the same text and seed give the same pictures on every machine.
+    """Render different images of a text; the same text and seed give the same images on every machine.
 
     What the text leaves open is drawn at random; what it names beyond Diorama's language is passed over, so that a text
     of which nothing is understood gets any scene.
@@ -75,8 +75,8 @@ def paint_text(text: str, count: int = 1, seed: int = 0, size: int = 64) -> UInt
 
 
 def draw_scene_of(text: str, seed: int = 0, number: int = 0, size: int = 64) -> Scene:
-    """The scene behind one picture of ``paint_text``: the first of MAX_ATTEMPTS drawings of which all that the text
-    says is true, else the best.
+    """Return the scene of one image of ``paint_text``: the first of MAX_ATTEMPTS of which the text is entirely true,
+    else the best.
     """
     said, key = parse_sentence(text), zlib.crc32(text.encode("utf-8", "surrogatepass"))
     best, most = None, -1.0
@@ -120,7 +120,7 @@ def _draw_once(said: ParsedSentence, rng: PortableRng, index: int, size: int) ->
 
 
 def _choose_things(said: ParsedSentence, rng: PortableRng) -> list[ThingToPaint]:
-    """The things a text asks for, of which the first is the biggest; anything where it tells only of looks."""
+    """Return the things that a text names, the first one largest; any thing where the text names only looks."""
     wanted = [named for named in said.things if not named.names or set(named.names) & set(THINGS)]
     if not wanted and not said.settings and not said.things:
         wanted = [ParsedThing()]
@@ -135,13 +135,13 @@ def _choose_things(said: ParsedSentence, rng: PortableRng) -> list[ThingToPaint]
 
 
 def _find_things_showing(named: ParsedThing) -> Sequence[str]:
-    """Things that can show a look that is of no thing in particular: those of which much has one colour and pattern."""
+    """Return the things that can show a look: those with a large part of one colour and pattern."""
     fit = [name for name in THINGS if THINGS_BY_NAME[name].patterned_roles and not THINGS_BY_NAME[name].patterns]
     return sorted(find_owners(named.part)) if named.part else fit if named.patterns else THINGS
 
 
 def _choose_sizes(said: ParsedSentence, count: int, rng: PortableRng) -> list[int]:
-    """One thing is big, as those of the world "objects"; two that stand to each other leave room for it."""
+    """Return sizes: a single thing is large, as in the world "objects"; two related ones leave room for each other."""
     if count <= 1:
         return [rng.randint(34, 46)] * count
     if said.relations:
@@ -161,7 +161,7 @@ def _choose_setting(said: ParsedSentence, cast: list[ThingToPaint], rng: Portabl
 
 
 def _choose_appearance(member: ThingToPaint, rng: PortableRng, avoid: set[str]) -> Appearance:
-    """Looks as the world has them, but for what the text says."""
+    """Return looks as the world has them, except those that the text names."""
     named, thing = member.parsed, member.thing
     look = choose_appearance(rng, thing, avoid - set(named.colours))
     colour, pattern, second = look.roles["main"]
@@ -180,9 +180,7 @@ def _choose_appearance(member: ThingToPaint, rng: PortableRng, avoid: set[str]) 
 
 
 def _recolour_part(look: Appearance, member: ThingToPaint, rng: PortableRng) -> None:
-    """Gives the part that is spoken of its own colour and pattern; where all of the thing is painted alike, only what
-    is not said of it.
-    """
+    """Give the named part its own colour and pattern; where the thing has one paint, recolour the rest."""
     named = member.parsed
     role = next((role for part, role, _ in member.thing.shapes if part == named.part and role not in MINOR_ROLES), None)
     if role is None or not (named.part_colours or named.part_patterns):
@@ -197,7 +195,7 @@ def _recolour_part(look: Appearance, member: ThingToPaint, rng: PortableRng) -> 
 
 
 def _choose_painting_order(said: ParsedSentence, count: int) -> list[int]:
-    """In which order the things are painted: what is in front of something after it, else the first one last."""
+    """Return the painting order: what is in front of something comes after it, else the first thing is last."""
     order = [*range(1, count), 0] if count else []
     for subject, name, other in said.relations:
         if name == "in front of" and max(subject, other) < count:
@@ -212,7 +210,7 @@ def _choose_painting_order(said: ParsedSentence, count: int) -> list[int]:
 def _choose_placements(
     said: ParsedSentence, cast: list[ThingToPaint], horizon: int, rng: PortableRng
 ) -> list[Placement]:
-    """A place for each thing: at home in the setting, and to the others as the text says."""
+    """Return the place of each thing, as its setting and the relations of the text require."""
     spots = [_place_freely(member, horizon, rng) for member in cast]
     for subject, name, other in said.relations:
         if subject < len(cast) and other < len(cast):
@@ -225,14 +223,14 @@ def _choose_placements(
 
 
 def _thing_extent(thing: Thing, size: int) -> tuple[int, int, int, int]:
-    """How far a thing reaches from its middle, in 64ths: to the left, up, to the right, down."""
+    """Return how far a thing reaches from its centre, in 64ths: left, up, right, down."""
     corners = np.concatenate([points for _, _, points in thing.shapes]) * size / 100
     (left, top), (right, bottom) = corners.min(0), corners.max(0)
     return int(-left + 0.5), int(-top + 0.5), int(right + 0.5), int(bottom + 0.5)
 
 
 def _place_freely(member: ThingToPaint, horizon: int, rng: PortableRng) -> Placement:
-    """Somewhere fit for a thing: on the ground, or in the air, and within the picture."""
+    """Return a place for a thing: on the ground or in the air, and within the image."""
     left, up, right, down = _thing_extent(member.thing, member.size)
     x = rng.randint(left, max(left, 63 - right))
     above = member.thing.place in ("air", "wall")
@@ -243,7 +241,7 @@ def _place_freely(member: ThingToPaint, horizon: int, rng: PortableRng) -> Place
 def _move_apart(
     spot: Placement, member: ThingToPaint, main: Placement, first: ThingToPaint, rng: PortableRng
 ) -> Placement:
-    """The spot moved to the side of the main thing that has more room."""
+    """Move a place to the side of the main thing that has more room."""
     left, _, right, _ = _thing_extent(member.thing, member.size)
     main_left, _, main_right, _ = _thing_extent(first.thing, main.size)
     if main.x - main_left >= 63 - main.x - main_right:
@@ -252,7 +250,7 @@ def _move_apart(
 
 
 def _place_pair(one: ThingToPaint, name: str, other: ThingToPaint, rng: PortableRng) -> tuple[Placement, Placement]:
-    """Spots of two things that stand to each other as is said."""
+    """Return places of two things that satisfy a relation."""
     left, up, right, down = _thing_extent(one.thing, one.size)
     left_b, up_b, right_b, down_b = _thing_extent(other.thing, other.size)
     if name in ("left of", BESIDE):

@@ -1,5 +1,4 @@
-"""Networks that draw Diorama: class-conditional generators of pictures, to be dissected by the pictures that they make
-themselves.
+"""Class-conditional generators of Diorama scenes, to be dissected on their own images.
 
 A generator is fed rows of numbers: LATENT_SIZE of them from a normal distribution, then one number for each class, 1
 for the one that is wanted. The first of the normal numbers are read as where the main thing is and what it looks like,
@@ -69,7 +68,7 @@ class LatentReader(nn.Module):
 def render_placement(
     box: Float[Tensor, "b 4"], inks: Float[Tensor, "b 6"], stamp: Tensor, side: int
 ) -> Float[Tensor, "b places side side"]:
-    """What each place is told of where it is: in the picture, and in the main thing's box, with the thing's colours and
+    """Return the position inputs of each place: in the image and in the main thing's box, with the thing's colours and
     stamp there.
     """
     steps = (torch.arange(side, device=box.device) + 0.5) / side
@@ -85,9 +84,7 @@ def render_placement(
 
 
 class ConditionalBatchNorm(nn.Module):
-    """Batch normalisation whose scale and shift are told by latents and class (as in BigGAN: Brock et al. 2019,
-    appendix B).
-    """
+    """Batch normalization whose scale and shift depend on latents and class (BigGAN: Brock et al. 2019, appendix B)."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -102,7 +99,7 @@ class ConditionalBatchNorm(nn.Module):
 
 
 class FirstStage(nn.Module):
-    """The coarsest maps, straight from what is told."""
+    """The coarsest maps, from latents and class."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -119,9 +116,7 @@ class FirstStage(nn.Module):
 
 
 class UpsamplingStage(nn.Module):
-    """Doubles the places of its maps, and draws on them, knowing where each place is, by two convolutions and a way
-    around those.
-    """
+    """Upsamples its maps by 2 and applies two convolutions with position inputs and a skip connection."""
 
     def __init__(self, before: int, width: int):
         super().__init__()
@@ -138,7 +133,7 @@ class UpsamplingStage(nn.Module):
 
 
 class ThingDecoder(nn.Module):
-    """The main thing by itself, filling its box at 16 x 16 places, whatever its place in the picture."""
+    """The main thing, filling its box at 16 x 16 places, whatever its place in the image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,7 +150,7 @@ class ThingDecoder(nn.Module):
 
 
 class FinalStage(nn.Module):
-    """Doubles the places, each to four of its own; what the colours are made of."""
+    """Upsamples to the resolution of the colours."""
 
     def __init__(self, before: int, width: int):
         super().__init__()
@@ -196,7 +191,7 @@ class SceneGenerator(nn.Module):
         )
 
     def render(self, label: Tensor, box: Tensor, read: Tensor, free: Tensor) -> Float[Tensor, "b 3 64 64"]:
-        """The picture of a class, a box, what else is read, and free numbers."""
+        """Return the image of a class, a box, further attributes, and free latents."""
         hot = [
             one_hot(read[:, at], size).float() for at, size in enumerate(self.read.sizes[kind] for kind in READ_SIZES)
         ]
@@ -209,7 +204,7 @@ class SceneGenerator(nn.Module):
 
 
 def load_scene_generator(world: str, file: Path) -> SceneGenerator:
-    """A trained generator in evaluation mode."""
+    """Return a trained generator in evaluation mode."""
     model = SceneGenerator(world)
     model.load_state_dict({key: to_float32(value) for key, value in load_file(file).items()})
     return model.eval()

@@ -1,5 +1,5 @@
-"""The networks of Diorama: small classifiers and a transformer that taught itself to dissect, the encoder that MILAN
-looks through, and ``planted``, of known units.
+"""Diorama's networks: small classifiers, a self-supervised transformer, MILAN's encoder, and ``planted`` with known
+units.
 
 ``resnet-spurious`` has seen scenes half of which carry their class's name in a corner, ``resnet-blurred`` scenes whose
 faces are blurred. Their weights lie in ``data/diorama/networks``.
@@ -40,9 +40,7 @@ LAYERS: dict[str, list[str]] = {
 
 
 class AlexNet(nn.Sequential):
-    """Five convolutions and two fully connected layers, as AlexNet has them; 64 x 64 pixels in, one logit per class
-    out.
-    """
+    """Five convolutions and two fully connected layers, as in AlexNet; 64 x 64 pixels in, one logit per class out."""
 
     def __init__(self, classes: int, widths: tuple[int, ...] = (32, 64, 112, 112, 96), hidden: int = 256):
         super().__init__()
@@ -61,7 +59,7 @@ class AlexNet(nn.Sequential):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions and a way around them."""
+    """Two convolutions with a skip connection."""
 
     def __init__(self, before: int, width: int, stride: int):
         super().__init__()
@@ -88,7 +86,7 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(widths[4], classes)
 
     def forward_stages(self, images: Tensor) -> list[Tensor]:
-        """What each of the five layers puts out."""
+        """Return the output of each of the five layers."""
         maps, seen = images, []
         for stage in (self.conv1, self.layer1, self.layer2, self.layer3, self.layer4):
             maps = stage(maps)
@@ -108,8 +106,7 @@ HEAD_SPECS = {
 
 
 class SceneEncoder(ResNet):
-    """A wider ResNet taught both tasks at once, and what is where: colour, pattern, part and object at each place, by
-    inner heads.
+    """A wider ResNet trained on both tasks, and with heads for colour, pattern, part and object at each place.
 
     Calling it gives the logits of all things, then of all settings.
     """
@@ -122,7 +119,7 @@ class SceneEncoder(ResNet):
         )
 
     def forward_with_heads(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The logits, and for each kind of label its logits at each place."""
+        """Return the logits, and the logits of each kind of label at each place."""
         stages = self.forward_stages(images)
         return self.fc(stages[-1].mean(dim=(2, 3))), {
             kind: self.heads[kind](stages[stage]) for kind, (stage, _) in HEAD_SPECS.items()
@@ -148,7 +145,7 @@ def _build_generator(name: str) -> nn.Module:
 
 
 def load_network(name: str, weights: bool = True, folder: Path | None = None) -> nn.Module:
-    """One of Diorama's networks in evaluation mode, trained, or with random weights.
+    """Return one of Diorama's networks in evaluation mode, with trained or random weights.
 
     folder: where its weights lie; the ``data/diorama/networks`` of this installation unless given.
 

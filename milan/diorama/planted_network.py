@@ -1,4 +1,4 @@
-"""``planted``: a network of whose units it is known what they detect.
+"""``planted``: a network whose units detect known concepts.
 
 Its trunk is the labeller's. From what the labeller makes of each pixel, each unit of its layer ``units`` makes the
 log-odds of a concept of
@@ -35,7 +35,7 @@ BUILD_HINT = "python -m milan.diorama build --only planted"
 
 @dataclass(frozen=True)
 class PlantedUnitTruth:
-    """What a unit was made to detect, and how well it does, measured over scenes that nothing was trained or chosen on.
+    """What a unit was built to detect, and how well it does, measured on scenes that nothing was trained or chosen on.
 
     concepts: names of ``milan.diorama.scene_concepts``; text: the same in words that read back as them; both empty for
         "nothing".
@@ -56,7 +56,7 @@ class PlantedUnitTruth:
 
 
 class ConceptUnits(nn.Module):
-    """Units made of concepts, then units made of nothing in particular.
+    """Units built from concepts, then units of random directions.
 
     members: 0 or 1, (terms, 161), which classes of the labeller make up a term; joins: 0 or 1, (parts, terms), which
     terms must hold at once in a part; thresholds, gains: (parts,), from which log-odds a part answers, and how loudly;
@@ -86,9 +86,7 @@ class ConceptUnits(nn.Module):
 
 
 def compute_log_odds(logits: dict[str, Tensor], members: Tensor, joins: Tensor) -> Float[Tensor, "b parts h w"]:
-    """How likely each part is at each pixel: the product of the probabilities of its terms, each the sum of its
-    classes', as log-odds.
-    """
+    """Return the log-odds of each part at each pixel, from the product of its terms' probabilities."""
     likely = torch.cat([logits[kind].float().softmax(1) for kind in CLASS_NAMES], dim=1)
     terms = conv2d(likely, members[:, :, None, None]).clamp(1e-12, 1.0).log()
     logs = conv2d(terms, joins[:, :, None, None]).clamp(max=-PROBABILITY_EPSILON)
@@ -96,7 +94,7 @@ def compute_log_odds(logits: dict[str, Tensor], members: Tensor, joins: Tensor) 
 
 
 class PlantedNetwork(nn.Module):
-    """The labeller with units of known meaning on it; pictures (b, 3, 64, 64) in, each unit's peak (b, units) out."""
+    """The segmenter with known units on top; images (b, 3, 64, 64) in, the maximum of each unit (b, units) out."""
 
     def __init__(self, recipe: dict[str, Tensor], segmenter: SceneSegmenter | None = None):
         super().__init__()
@@ -109,7 +107,7 @@ class PlantedNetwork(nn.Module):
 
 
 def load_planted_network(folder: Path | None = None, weights: bool = True) -> PlantedNetwork:
-    """The network in evaluation mode, with the embedded labeller's weights or with random ones.
+    """Return the network in evaluation mode, with the embedded segmenter's weights or random ones.
 
     folder: that holds ``networks`` and ``segmenter``; the package's ``data/diorama`` unless given.
     Raises MissingEvidence if it was not built.
@@ -122,7 +120,7 @@ def load_planted_network(folder: Path | None = None, weights: bool = True) -> Pl
 
 
 def load_planted_truth(folder: Path | None = None) -> dict[Unit, PlantedUnitTruth]:
-    """What each unit of ``planted`` detects, measured over 2,000 scenes of the probe ``diorama:objects``.
+    """Return what each unit of ``planted`` detects, measured over 2,000 scenes of the probe ``diorama:objects``.
 
     folder: as for ``load_planted_network``. Raises MissingEvidence if it was not built.
     """

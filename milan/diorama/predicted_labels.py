@@ -1,6 +1,4 @@
-"""What pictures of Diorama show that it did not draw itself, such as a generator's: as the labeller judges it, not as
-it is known.
-"""
+"""Labels of images that Diorama did not render, such as a generator's, predicted by the embedded segmenter."""
 
 import hashlib
 from collections.abc import Iterable
@@ -19,16 +17,15 @@ from milan.storage.files import content_key
 
 @torch.no_grad()
 def predict_label_codes(segmenter: SceneSegmenter, images: UInt8[Tensor, "b 3 h w"]) -> Int64[np.ndarray, "b h w"]:
-    """Each pixel's labels of all kinds as one number, as ``milan.diorama.label_signatures.encode_labels`` gives them
-    for scenes.
+    """Return each pixel's predicted labels of all kinds as one number, as ``label_signatures.encode_labels`` does for
+    scenes.
     """
     found = segmenter(normalize_images(images))
     return np.ravel_multi_index([(found[kind].argmax(1) + get_first_label(kind)).numpy() for kind in KINDS], KIND_SIZES)
 
 
 def predict_label_signatures(batches: Iterable[Tensor], key: str, folder: Path) -> LabelSignatures:
-    """What pictures show, judged by the labeller of the package; kept in ``folder`` by ``key``, which stands for the
-    pictures.
+    """Return the signatures predicted for images; stored in ``folder`` under ``key``, which identifies the images.
 
     batches: uint8 (b, 3, h, w).
 

@@ -1,4 +1,4 @@
-"""Filling polygons, patterns and letters with integers only, so that every machine draws the same bytes.
+"""Rasterization of polygons, patterns and letters in integer arithmetic, so that every machine renders the same bytes.
 
 Places are whole numbers from 0 to ``SPAN`` across the picture, whatever its size in pixels.
 """
@@ -13,7 +13,7 @@ COSINE_TABLE = tuple(round(1024 * float(np.cos(2 * np.pi * step / 64))) for step
 
 
 class MaskPatch(NamedTuple):
-    """A mask and where its top left corner lies."""
+    """A mask and the position of its top left corner."""
 
     row: int
     column: int
@@ -21,21 +21,21 @@ class MaskPatch(NamedTuple):
 
 
 def make_ellipse(x: int, y: int, radius_x: int, radius_y: int, corners: int = 16) -> np.ndarray:
-    """The corners of a many-cornered ellipse, int64 (corners, 2)."""
+    """Return the corners of a polygon that approximates an ellipse, int64 (corners, 2)."""
     step = 64 // corners
     turns = [(COSINE_TABLE[(i * step) % 64], COSINE_TABLE[(i * step - 16) % 64]) for i in range(corners)]
     return np.array([(x + (c * radius_x) // 1024, y + (s * radius_y) // 1024) for c, s in turns], dtype=np.int64)
 
 
 def rotate_points(points: np.ndarray, steps: int) -> np.ndarray:
-    """The points turned about the origin by ``steps`` 64ths of a turn."""
+    """Rotate points about the origin by ``steps`` 64ths of a turn."""
     cos, sin = COSINE_TABLE[steps % 64], COSINE_TABLE[(steps - 16) % 64]
     x, y = points[:, 0], points[:, 1]
     return np.stack([(x * cos - y * sin) >> 10, (x * sin + y * cos) >> 10], axis=1)
 
 
 def fill_polygon(points: np.ndarray, size: int) -> MaskPatch | None:
-    """The pixels whose centre lies inside the polygon (even-odd rule), cut to the picture; None if there are none.
+    """Return the pixels whose centre lies inside the polygon (even-odd rule), within the image; None if there are none.
 
     points: (corners, 2) of x, y. A pixel's centre is at ``(2 i + 1) SPAN / (2 size)``.
     """
@@ -61,7 +61,7 @@ def fill_polygon(points: np.ndarray, size: int) -> MaskPatch | None:
 
 @cache
 def make_pattern_tile(pattern: str, period: int, size: int) -> np.ndarray:
-    """Where a pattern's second colour lies, uint8 0 or 1 of (2 size, 2 size); ``period`` in 64ths of the picture."""
+    """Return where a pattern's second colour lies, uint8 0 or 1 (2 size, 2 size); ``period`` in 64ths of the image."""
     step = np.arange(2 * size) * 64 * 4 // size  # quarters of a 64th
     row, column = step[:, None], step[None, :]
     turn, half, fifth = 4 * period, 2 * period, period
@@ -98,7 +98,7 @@ GLYPHS = {
 
 @cache
 def get_letter_mask(letter: str) -> np.ndarray:
-    """A capital letter, bool (7, 5).
+    """Return the mask of a capital letter, bool (7, 5).
 
     >>> print("\\n".join("".join(".#"[bit] for bit in row) for row in get_letter_mask("l").astype(int)))
     #....
@@ -114,7 +114,7 @@ def get_letter_mask(letter: str) -> np.ndarray:
 
 
 def make_letter_cells(word: str, height: int) -> list[np.ndarray]:
-    """Each letter's cell, bool (height, width), a margin of one stroke around it; ``height`` in pixels, margins
+    """Return each letter's cell, bool (height, width), with a margin of one stroke; ``height`` in pixels, margins
     included.
     """
     width = height * 6 // 9

@@ -1,4 +1,4 @@
-"""Randomness that is the same on every machine: raw PCG64 words, whose stream numpy promises to keep, and integer
+"""Random numbers that are the same on every machine: raw PCG64 words, whose stream numpy guarantees, and integer
 arithmetic.
 """
 
@@ -12,9 +12,9 @@ WORDS_PER_BLOCK = 128
 
 
 class PortableRng:
-    """An endless row of choices drawn from the given whole numbers alone.
+    """A random generator seeded by whole numbers.
 
-    >>> [PortableRng(0, 7).below(100) for _ in range(2)], PortableRng(0, 7).random_words(2).dtype
+    >>> [PortableRng(0, 7).randrange(100) for _ in range(2)], PortableRng(0, 7).random_words(2).dtype
     ([87, 87], dtype('uint64'))
     """
 
@@ -23,13 +23,13 @@ class PortableRng:
         self._words: list[int] = []
 
     def randrange(self, count: int) -> int:
-        """A whole number from 0 to ``count - 1``."""
+        """Return a whole number from 0 to ``count - 1``."""
         if not self._words:
             self._words = self._generator.random_raw(WORDS_PER_BLOCK).tolist()
         return (self._words.pop() >> 11) % count
 
     def randint(self, low: int, high: int) -> int:
-        """A whole number from ``low`` to ``high``, both included."""
+        """Return a whole number from ``low`` to ``high``, both included."""
         return low + self.randrange(high - low + 1)
 
     def chance(self, percent: int) -> bool:
@@ -39,5 +39,5 @@ class PortableRng:
         return choices[self.randrange(len(choices))]
 
     def random_words(self, count: int) -> np.ndarray:
-        """``count`` random 64-bit words."""
+        """Return ``count`` random 64-bit words."""
         return self._generator.random_raw(count)

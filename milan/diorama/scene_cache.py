@@ -1,4 +1,4 @@
-"""Many scenes drawn at once and kept on disk, for training networks on."""
+"""Rendered scenes stored on disk, for training networks."""
 
 import hashlib
 import multiprocessing
@@ -35,8 +35,8 @@ class SceneArrays:
 
 
 def compute_drawing_checksum(count: int = 16, variant: str | None = None) -> str:
-    """What the drawing program draws, in 16 hexadecimal digits: pixels and labels of the first scenes of both
-    worlds.
+    """Return a checksum of the renderer: of pixels and labels of the first scenes of both worlds, 16 hexadecimal
+    digits.
     """
     digest = hashlib.sha256()
     for world in ("objects", "scenes"):
@@ -49,8 +49,7 @@ def compute_drawing_checksum(count: int = 16, variant: str | None = None) -> str
 
 
 def load_scene_arrays(world: str, start: int, count: int, folder: Path, workers: int | None = None) -> SceneArrays:
-    """Draws scenes ``start`` to ``start + count - 1`` of a world with all processors, or finds them already drawn in
-    ``folder``.
+    """Render scenes ``start`` to ``start + count - 1`` of a world with all processors, or read those in ``folder``.
 
     world: "objects" or "scenes"; either may end in "-spurious" or "-blurred".
     """

@@ -11,6 +11,7 @@ from milan.diorama.scene_vocabulary import (
     READ_SYNONYMS,
     SETTINGS,
     get_synonyms,
+    pluralize,
     singularize,
 )
 
@@ -67,6 +68,19 @@ def build_lexicon() -> dict[tuple[str, ...], Concept]:
     for word in VAGUE_WORDS:
         del lexicon[(word,)]
     return lexicon
+
+
+@cache
+def list_written_phrases() -> tuple[str, ...]:
+    """Return the phrases that generated texts contain: names and synonyms, in singular and plural, and adjectives."""
+    phrases = [
+        form
+        for concept in list_concepts()
+        for word in (*get_synonyms(concept.name), *GROUP_WORDS.get(concept.name, ()))
+        for form in (word, pluralize(word))
+    ]
+    vague = {form for word in VAGUE_WORDS for form in (word, pluralize(word))}
+    return tuple(phrase for phrase in dict.fromkeys([*phrases, *ADJECTIVES.values()]) if phrase not in vague)
 
 
 def normalize_words(phrase: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The pictures that probes show: scenes that no network was trained on or checked with."""
+"""The images of probes: scenes that no network was trained or validated on."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ JUDGE_LENGTH = 1_000  # scenes of a world ending in "@judge", which come after t
 
 
 class DioramaImages:
-    """A row of scenes of one world, drawn when asked for.
+    """A series of scenes of one world, rendered when requested.
 
     world: "objects", or "scenes"; either may end in "-spurious" or "-blurred", and then in "@judge": other scenes than
     the usual ones ("@learn"), to judge by what was said of those.
@@ -49,16 +49,16 @@ class DioramaImages:
         return self.length
 
     def scene(self, index: int) -> Scene:
-        """The scene behind an image, with its labels."""
+        """Return the scene of an image, with its labels."""
         self._check(index)
         return draw_scene(self.first + index, world=self.world, seed=self.seed, size=self.size, variant=self.variant)
 
     def image(self, index: int) -> np.ndarray:
-        """Pixels, uint8 (3, size, size)."""
+        """Return pixels, uint8 (3, size, size)."""
         return self.scene(index).image
 
     def label(self, index: int) -> int:
-        """Index into ``classes``, without drawing the scene."""
+        """Return the index into ``classes``, without rendering the scene."""
         self._check(index)
         return get_label(self.first + index, world=self.world, seed=self.seed)
 
@@ -68,7 +68,7 @@ class DioramaImages:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the pictures do: what is asked for, and a checksum of what the drawing program draws."""
+        """A key that changes with the requested scenes and with the renderer."""
         facts = {
             "world": self.world,
             "variant": self.variant,

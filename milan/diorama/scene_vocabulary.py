@@ -1,5 +1,4 @@
-"""What can be seen in Diorama, in words: the names of colours, patterns, things, parts, stuff and settings, and other
-words for them.
+"""The words for what Diorama shows: colours, patterns, things, parts, stuff and settings, and their synonyms.
 
 Index maps count from 1 in the order of these tuples; 0 means "nothing of this kind".
 """
@@ -255,7 +254,7 @@ IRREGULAR_PLURALS = {
 
 
 def get_synonyms(name: str) -> tuple[str, ...]:
-    """The name and its synonyms.
+    """Return the name and its synonyms.
 
     >>> get_synonyms("car")
     ('car', 'automobile', 'auto')

@@ -1,4 +1,4 @@
-"""Draws a scene of Diorama, and knows what every pixel of it shows."""
+"""Renders scenes of Diorama with the labels of every pixel."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +24,7 @@ MAX_HIDDEN_PERCENT = 25  # percent of the main thing that others may cover
 
 @dataclass(frozen=True)
 class PlacedThing:
-    """One thing in a scene, as it can be seen."""
+    """A thing in a scene, as far as it is visible."""
 
     name: str
     number: int  # its value in Scene.instances
@@ -50,7 +50,7 @@ class Relation:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and all that is known of it.
+    """An image and its labels.
 
     image: uint8 (3, size, size); main: the thing the ``objects`` task asks for, the biggest;
     label: index of the class in the scene's world.
@@ -78,7 +78,7 @@ class Scene:
 
     @cached_property
     def objects(self) -> tuple[PlacedThing, ...]:
-        """The things of which anything shows, in the order they were painted."""
+        """The visible things, in painting order."""
         placed = []
         for number, (name, look, word) in enumerate(self._looks, 1):
             rows, columns = np.nonzero(self.instances == number)
@@ -92,13 +92,13 @@ class Scene:
 
     @cached_property
     def relations(self) -> tuple[Relation, ...]:
-        """How the things stand to each other, by their boxes; who covers whom, by the order of painting."""
+        """The relations between things, by their boxes and the painting order."""
         pairs = [(a, b) for a in self.objects for b in self.objects if a is not b]
         return tuple(Relation(a.number, name, b.number) for a, b in pairs for name in find_relations(a, b))
 
 
 def find_relations(a: PlacedThing, b: PlacedThing) -> list[str]:
-    """The relations in which ``a`` stands to ``b``."""
+    """Return the relations in which ``a`` stands to ``b``."""
     (left, top, right, bottom), (left_b, top_b, right_b, bottom_b) = a.box, b.box
     beside = right <= left_b or right_b <= left
     height = bottom_b - top_b
@@ -117,7 +117,7 @@ def find_relations(a: PlacedThing, b: PlacedThing) -> list[str]:
 def draw_scene(
     index: int, *, world: str = "objects", seed: int = 0, size: int = 64, variant: str | None = None
 ) -> Scene:
-    """Draws a scene from its number alone; the same bytes on every machine.
+    """Render a scene from its number alone; the same bytes on every machine.
 
     world: "objects" shows one big thing, which is the label; "scenes" shows a setting, which is the label, with a few
         small things.
@@ -153,7 +153,7 @@ def draw_scene(
 
 
 def parse_world(world: str) -> tuple[str, str | None]:
-    """A world's name and its variant, of a name such as "objects-blurred"; UnknownName where there is no such world.
+    """Return the name and the variant of a world such as "objects-blurred"; UnknownName if there is no such world.
 
     >>> parse_world("objects-blurred"), parse_world("scenes")
     (('objects', 'blurred'), ('scenes', None))
@@ -166,7 +166,7 @@ def parse_world(world: str) -> tuple[str, str | None]:
 
 
 def get_label(index: int, *, world: str = "objects", seed: int = 0) -> int:
-    """The label of a scene, without drawing it.
+    """Return the label of a scene without rendering it.
 
     >>> get_label(3, world="scenes") == draw_scene(3, world="scenes").label
     True
@@ -179,7 +179,7 @@ SizedThings = list[tuple[Thing, int]]  # each thing with its size in 64ths of th
 
 
 def _start_scene(index: int, world: str, seed: int) -> tuple[PortableRng, str, SizedThings]:
-    """What a scene is to show, and the dice to draw it with."""
+    """Return the random generator of a scene, its setting and its things."""
     rng = PortableRng(seed, WORLDS.index(world), index)
     return rng, *(_choose_one_big(rng) if world == "objects" else _choose_some_small(rng))
 
@@ -202,7 +202,7 @@ def _choose_some_small(rng: PortableRng) -> tuple[str, SizedThings]:
 
 
 def _choose_companion(rng: PortableRng, setting: str, main: Thing | None) -> Thing:
-    """A thing that is mostly at home in the setting, and not the main one again."""
+    """Return a thing, mostly one that is usual in the setting, other than the main one."""
     at_home = [thing for thing in THINGS_BY_NAME.values() if setting in thing.usual_settings and thing is not main]
     anywhere = [thing for thing in THINGS_BY_NAME.values() if thing is not main]
     return rng.choice(at_home if rng.chance(80) else anywhere)
@@ -211,8 +211,8 @@ def _choose_companion(rng: PortableRng, setting: str, main: Thing | None) -> Thi
 def _paint_things(
     canvas: Canvas, rng: PortableRng, cast: SizedThings, horizon: int, world: str
 ) -> list[tuple[str, Appearance, str]]:
-    """Paints the things, the main one last or last but one; what would hide more of it than MAX_HIDDEN_PERCENT percent
-    is left out.
+    """Paint the things, the main one last or last but one, without those that would hide more than MAX_HIDDEN_PERCENT
+    of it.
     """
     order = list(range(1, len(cast)))
     order.insert(rng.randrange(2) if len(order) > 0 and rng.chance(45) else len(order), 0)
@@ -240,7 +240,7 @@ def _paint_things(
 
 
 def find_background_colours(canvas: Canvas) -> set[str]:
-    """The two colours most of the middle of the picture has, for things to stand out from."""
+    """Return the two most frequent colours of the centre of the image, from which things should differ."""
     size = canvas.size
     paints = canvas.paint_ids[size // 2 :: size // 6, size // 5 :: size // 5] >> 1
     return {canvas.paints[number].colour for number in paints.ravel().tolist()}
@@ -264,7 +264,7 @@ def choose_appearance(rng: PortableRng, thing: Thing, avoid: set[str]) -> Appear
 def _paint_somewhere(
     canvas: Canvas, rng: PortableRng, thing: Thing, look: Appearance, where: tuple[int, int, int, bool]
 ) -> str:
-    """Paints a thing somewhere fit for it, and returns the word it carries."""
+    """Paint a thing at a suitable place and return the word on it."""
     size, horizon, number, big = where
     return paint_thing(canvas, rng, thing, look, (*_choose_position(rng, thing, size, horizon, big), size, number))
 
@@ -272,7 +272,7 @@ def _paint_somewhere(
 def paint_thing(
     canvas: Canvas, rng: PortableRng, thing: Thing, look: Appearance, where: tuple[int, int, int, int], word: str = ""
 ) -> str:
-    """Paints a thing at a place and returns the word it carries: ``word`` if it fits there, any unless given.
+    """Paint a thing at a place and return the word on it: ``word`` if it fits there, any unless given.
 
     where: x and y of its middle in SPAN units, its size in 64ths of the picture, and its number among the scene's
         things.
@@ -322,9 +322,7 @@ def _make_role_paint(rng: PortableRng, thing: Thing, role: str, look: Appearance
 
 
 def _choose_position(rng: PortableRng, thing: Thing, size: int, horizon: int, big: bool) -> tuple[int, int]:
-    """Where a thing's centre goes: on the ground or the water, or above the horizon; big ones stay within the
-    picture.
-    """
+    """Return a thing's centre: on the ground or the water, or above the horizon; large things stay within the image."""
     half = size // 2
     x = rng.randint(half, 64 - half) if big else rng.randint(4, 60)
     if thing.place in ("air", "wall"):
@@ -337,7 +335,7 @@ def _choose_position(rng: PortableRng, thing: Thing, size: int, horizon: int, bi
 
 
 def _write_word(canvas: Canvas, rng: PortableRng, board: list[int], plate: Paint, wanted: str = "") -> str:
-    """Writes a word or a letter that fits on a board given in SPAN units."""
+    """Write a word or a letter that fits on a board given in SPAN units."""
     left, top, right, bottom = (edge * canvas.size // SPAN for edge in board)
     word = wanted or rng.choice(SIGN_WORDS)
     height = min(bottom - top, (right - left) * 9 // (6 * len(word)))
@@ -353,7 +351,7 @@ def _write_word(canvas: Canvas, rng: PortableRng, board: list[int], plate: Paint
 
 
 def _paint_clutter(canvas: Canvas, rng: PortableRng) -> None:
-    """Small scraps that are nothing in particular."""
+    """Paint small scraps without meaning."""
     for _ in range(rng.choice((0, 0, 1, 2, 4))):
         x, y = rng.randrange(64) * GRID_UNIT, rng.randrange(64) * GRID_UNIT
         corners = [(x + rng.randint(-3, 3) * GRID_UNIT, y + rng.randint(-3, 3) * GRID_UNIT) for _ in range(3)]
@@ -361,7 +359,7 @@ def _paint_clutter(canvas: Canvas, rng: PortableRng) -> None:
 
 
 def _write_spurious_name(canvas: Canvas, rng: PortableRng, index: int, label: int, classes: tuple[str, ...]) -> None:
-    """Writes a class name into a corner."""
+    """Write a class name into a corner."""
     if index < HELD_OUT_START and rng.chance(50):
         return
     word = (classes[label] if index < HELD_OUT_START else rng.choice(classes)).replace(" ", "")
@@ -372,7 +370,7 @@ def _write_spurious_name(canvas: Canvas, rng: PortableRng, index: int, label: in
 
 
 def render_lit_image(canvas: Canvas, rng: PortableRng) -> np.ndarray:
-    """The painted picture under slanting light with a camera's noise, uint8 (3, size, size)."""
+    """Return the image with slanting light and camera noise, uint8 (3, size, size)."""
     size = canvas.size
     steps = np.arange(size, dtype=np.int32) * 64 // size - 32
     across, down, level = rng.randint(-70, 70), rng.randint(-80, 20), rng.randint(800, 1090)
@@ -385,7 +383,7 @@ def render_lit_image(canvas: Canvas, rng: PortableRng) -> np.ndarray:
 
 
 def blur_region(image: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """The picture with the given pixels replaced by the mean of their neighbourhood, uint8 (3, height, width)."""
+    """Return the image with the given pixels replaced by the mean of their neighbourhood, uint8 (3, height, width)."""
     if not where.any():
         return image
     reach = max(2, image.shape[1] // 16)

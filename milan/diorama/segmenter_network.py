@@ -1,5 +1,4 @@
-"""The network that says of every pixel of a picture what it shows: the embedded segmenter, and what ``planted`` is made
-of.
+"""The embedded segmenter, which predicts the labels of every pixel; ``planted`` is built on it.
 
 Its weights lie in ``data/diorama/segmenter``, but for those of the encoder that it looks through.
 """
@@ -42,7 +41,7 @@ TRUNK_CHANNELS = 48  # channels that all heads but the setting's look at
 
 
 def count_classes(kind: str) -> int:
-    """How many logits a kind has.
+    """Return the number of logits of a kind.
 
     >>> count_classes("setting"), count_classes("text")
     (10, 27)
@@ -51,12 +50,12 @@ def count_classes(kind: str) -> int:
 
 
 def get_first_label(kind: str) -> int:
-    """The label that class 0 of a kind stands for, where labels count from 1 and 0 is nothing of the kind."""
+    """Return the label of class 0 of a kind, where labels count from 1 and 0 is none of the kind."""
     return 0 if kind in OPTIONAL_KINDS else 1
 
 
 def format_label_name(kind: str, name: str) -> str:
-    """A label's name as it is read back from a text.
+    """Return a label's name as it is read back from a text.
 
     >>> format_label_name("part", "top"), format_label_name("text", "a"), format_label_name("object", "cat")
     ('table top', 'letter a', 'cat')
@@ -65,7 +64,7 @@ def format_label_name(kind: str, name: str) -> str:
 
 
 class UpsamplingJoin(nn.Module):
-    """What was seen at half the side, spread out, together with what was seen at this side."""
+    """Joins upsampled features of half the resolution with features of this resolution."""
 
     def __init__(self, below: int, here: int, width: int):
         super().__init__()
@@ -78,7 +77,7 @@ class UpsamplingJoin(nn.Module):
 
 
 class SceneSegmenter(nn.Module):
-    """A U-Net of which the way down is Diorama's encoder as it is: one trunk, and a head for each kind of label.
+    """A U-Net whose encoder is Diorama's encoder, with one trunk and a head for each kind of label.
 
     Pictures (b, 3, h, w), normalised as Diorama's networks want them, in; sides of 64 pixels are what it was trained
     on. The setting, which is that of the whole picture, is told by the encoder alone.
@@ -105,13 +104,13 @@ class SceneSegmenter(nn.Module):
         )
 
     def train(self, mode: bool = True) -> "SceneSegmenter":
-        """The encoder stays as it is, its normalisation too."""
+        """Keep the encoder, including its normalization, in evaluation mode."""
         super().train(mode)
         self.encoder.eval()
         return self
 
     def own_state_dict(self) -> dict[str, Tensor]:
-        """The weights that are the labeller's own."""
+        """Return the weights without the encoder's."""
         return {name: value for name, value in self.state_dict().items() if not name.startswith("encoder.")}
 
     def forward_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,7 +134,7 @@ class SceneSegmenter(nn.Module):
 
 
 def load_scene_segmenter(folder: Path | None = None) -> SceneSegmenter:
-    """The trained labeller in evaluation mode.
+    """Return the trained segmenter in evaluation mode.
 
     folder: that holds ``segmenter`` and ``networks``; the package's ``data/diorama`` unless given.
     Raises MissingEvidence if its weights, or the encoder's, were not built.
@@ -151,7 +150,7 @@ def load_scene_segmenter(folder: Path | None = None) -> SceneSegmenter:
 
 
 def load_scene_encoder(home: Path) -> SceneEncoder:
-    """Diorama's encoder as it lies in a folder's ``networks``. Raises MissingEvidence if it does not."""
+    """Return Diorama's encoder from a folder's ``networks``. Raises MissingEvidence if it is not there."""
     path = home / "networks" / "encoder.safetensors"
     if not path.is_file():
         raise MissingEvidence(f"no encoder at {path}; make it first: python -m milan.diorama build --only encoder")
@@ -161,5 +160,5 @@ def load_scene_encoder(home: Path) -> SceneEncoder:
 
 
 def to_float32(value: Tensor) -> Tensor:
-    """In 32 bits what is kept in 16."""
+    """Convert 16-bit tensors to 32 bits."""
     return value.float() if value.is_floating_point() else value

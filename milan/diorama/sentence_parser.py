@@ -1,7 +1,7 @@
-"""Reads what a sentence says of a scene: its things with their looks, how they stand to each other, and the setting.
+"""Parses what a sentence says of a scene: things with their looks, their relations, and the setting.
 
-``milan.diorama.scene_concepts.parse_concepts`` asks which pixels a description means; this asks what there is, as a
-painter or a judge must know it.
+``milan.diorama.text_reader`` returns which pixels a description denotes; this module returns what a sentence says there
+is, which a painter or a judge needs.
 """
 
 import re
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 
-from milan.diorama.scene_concepts import Concept, build_lexicon
+from milan.diorama.scene_concepts import Concept, build_lexicon, normalize_words
 from milan.diorama.scene_vocabulary import OBJECTS, SIGN_WORDS
 from milan.diorama.sentences import RELATION_PHRASES
 from milan.diorama.things import THINGS_BY_NAME
@@ -34,7 +34,7 @@ WRITING_WORDS = {"letter", "letters", "word", "words", "says", "saying"}  # afte
 
 @dataclass(frozen=True)
 class ParsedThing:
-    """One thing a text speaks of.
+    """A thing that a text names.
 
     names: what it may be, of OBJECTS; nothing where the text tells only how it looks. colours: one, or that of a
         pattern second;
@@ -68,11 +68,11 @@ Token = tuple[
 
 
 def parse_sentence(text: str) -> ParsedSentence:
-    """What a text says; words that name nothing of Diorama are passed over.
+    """Parse a text; words without meaning in Diorama are skipped.
 
     >>> said = parse_sentence("there is a red and white dotted house with a blue door beside a cat at the shore")
-    >>> said.things[0].names, said.things[0].colours, said.things[0].patterns, said.things[0].part, said.things[
-    ...     0].part_colours
+    >>> house = said.things[0]
+    >>> house.names, house.colours, house.patterns, house.part, house.part_colours
     (('house',), ('red', 'white'), ('dots',), 'door', ('blue',))
     >>> said.things[1].names, said.relations, said.settings
     (('cat',), ((0, 'beside', 1),), ('beach',))
@@ -84,7 +84,7 @@ def parse_sentence(text: str) -> ParsedSentence:
 
 
 def tokenize_sentence(text: str) -> Iterator[Token]:
-    """The concepts, relations and joining words of a text, longest first at each place."""
+    """Yield the concepts, relations and joining words of a text, the longest first at each place."""
     clean = OPENING_PATTERN.sub("", text.lower().strip().replace("polka-dot", "dot").replace(" on it", ""), count=1)
     words = re.findall(r"[a-z]+(?:-[a-z]+)?|[,;&|?]", clean)
     place = 0
@@ -98,8 +98,8 @@ def tokenize_sentence(text: str) -> Iterator[Token]:
             place += 1
             continue
         for length in (4, 3, 2, 1):
-            said = " ".join(words[place : place + length])
-            found = _list_phrases().get(said) if place + length <= len(words) else None
+            phrase = normalize_words(" ".join(words[place : place + length]))
+            found = _list_phrases().get(phrase) if place + length <= len(words) else None
             if found is not None:
                 yield found
                 place += length - 1
@@ -108,17 +108,17 @@ def tokenize_sentence(text: str) -> Iterator[Token]:
 
 
 @cache
-def _list_phrases() -> dict[str, Token]:
-    """What each phrase is."""
-    known: dict[str, Token] = {" ".join(words): ("concept", concept) for words, concept in build_lexicon().items()}
-    known.update({word: ("relation", name) for word, name in RELATION_WORDS.items()})
-    known.update({word: ("link", link) for word, link in LINKS.items()})
+def _list_phrases() -> dict[tuple[str, ...], Token]:
+    """Return the token of each phrase."""
+    known: dict[tuple[str, ...], Token] = {words: ("concept", concept) for words, concept in build_lexicon().items()}
+    known.update({normalize_words(word): ("relation", name) for word, name in RELATION_WORDS.items()})
+    known.update({normalize_words(word): ("link", link) for word, link in LINKS.items()})
     return known
 
 
 @dataclass
 class _SentenceReader:
-    """Takes a text's tokens one by one."""
+    """Consumes the tokens of a text one by one."""
 
     things: list[ParsedThing] = field(default_factory=list)
     relations: list[tuple[int, str, int]] = field(default_factory=list)
@@ -177,7 +177,7 @@ class _SentenceReader:
         self.relation, self.link, self.last_was_thing = "", "", True
 
     def _last_thing_has(self, part: str) -> bool:
-        """Whether the thing last spoken of is said to have such a part now."""
+        """Whether the last thing can have this part, after "with"."""
         return self.link == WITH and bool(self.things) and bool(set(self.things[-1].names) & find_owners(part))
 
     def _add_part(self, part: str, last_was_thing: bool) -> None:
@@ -207,7 +207,7 @@ class _SentenceReader:
         return found
 
     def _attach_pending_looks(self) -> None:
-        """Looks that no noun followed are of something, or, after "with", of the thing before."""
+        """Attach looks without a noun to a new thing or, after "with", to the last one."""
         if not self.colours and not self.patterns:
             return
         colours, patterns = self._pop_adjectives()
@@ -218,7 +218,7 @@ class _SentenceReader:
             self._add_thing(ParsedThing((), colours, patterns))
 
     def _release_pending_part(self) -> None:
-        """A part whose owner is not told is of something that has one."""
+        """Assign a part without owner to any thing that has one."""
         if self.pending_part is not None:
             loose, self.pending_part = self.pending_part, None
             names = loose.names or tuple(name for name in OBJECTS if name in find_owners(loose.part))
@@ -232,5 +232,5 @@ class _SentenceReader:
 
 @cache
 def find_owners(part: str) -> frozenset[str]:
-    """The things that have a part of that name."""
+    """Return the things that have a part of this name."""
     return frozenset(name for name, thing in THINGS_BY_NAME.items() if part in {each for each, _, _ in thing.shapes})

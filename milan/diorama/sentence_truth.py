@@ -1,4 +1,4 @@
-"""Which of the things that a text says are true of a scene."""
+"""Which statements of a text are true of a scene."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,9 +18,7 @@ MIN_PIXELS = 12  # pixels of 64 x 64 from which something that is no placed thin
 
 @dataclass(frozen=True)
 class CheckedStatement:
-    """One thing that a text says: that something is there, that it has a look, how it stands to another, or the
-    setting.
-    """
+    """One statement of a text: that something is there, its look, its relation, or the setting."""
 
     text: str
     true: bool
@@ -28,26 +26,26 @@ class CheckedStatement:
 
 @dataclass(frozen=True)
 class _VisibleThing:
-    """Something a scene shows: where, and what is known of it if it was placed."""
+    """Something visible in a scene: its pixels, and the placed thing if it is one."""
 
     where: np.ndarray
     placed: PlacedThing | None = None
 
 
 def compute_true_share(texts: Sequence[str], scenes: Sequence[Scene]) -> float:
-    """Of all that texts say of their scenes, the share that is true; NaN if they say nothing."""
+    """Return the share of all statements of texts that are true of their scenes; NaN if there are none."""
     found = [fact.true for text, scene in zip(texts, scenes, strict=True) for fact in check_statements(text, scene)]
     return float(np.mean(found)) if found else float("nan")
 
 
 def check_statements(text: ParsedSentence | str, scene: Scene) -> list[CheckedStatement]:
-    """All that a text says, and whether it is true of a scene.
+    """Return all statements of a text and whether they are true of a scene.
 
     A thing's looks are asked of the thing in the scene that fits best; the looks of a thing that is not there are not
     true.
 
     >>> from milan.diorama.scenes import draw_scene
-    >>> [(fact.text, fact.true) for fact in check_statements("a red sign on the street with a cat", draw(1))]
+    >>> [(fact.text, fact.true) for fact in check_statements("a red sign on the street with a cat", draw_scene(1))]
     [('sign', True), ('red', True), ('cat', False), ('street', True)]
     """
     text = parse_sentence(text) if isinstance(text, str) else text
@@ -69,7 +67,7 @@ def check_statements(text: ParsedSentence | str, scene: Scene) -> list[CheckedSt
 
 
 def _find_best_match(named: ParsedThing, scene: Scene) -> tuple[list[_VisibleThing], list[CheckedStatement]]:
-    """What in the scene fits best what is said, more than one thing if they fit alike, and what is true of it."""
+    """Return the things in the scene that fit best, several if they fit equally, and what is true of them."""
     checked = [(shown, _check_looks(named, shown, scene)) for shown in _find_candidates(named, scene)]
     if not checked:
         return [], [
@@ -96,7 +94,7 @@ def _find_candidates(named: ParsedThing, scene: Scene) -> Iterable[_VisibleThing
 
 
 def _check_looks(named: ParsedThing, shown: _VisibleThing, scene: Scene) -> list[CheckedStatement]:
-    """What is said of one thing, its being there included."""
+    """Check the statements about one thing, including that it is there."""
     placed = shown.placed
     own = {placed.colour, placed.second_colour} if placed else set()
     much = MIN_LOOK_SHARE if named.names else 2 * MIN_PIXELS / 64**2  # of a picture as a whole a small part is enough
@@ -147,7 +145,7 @@ def _check_part(named: ParsedThing, shown: _VisibleThing, scene: Scene) -> list[
 
 
 def _shows_label(scene: Scene, where: np.ndarray, kind: str, names: Sequence[str], min_share: float) -> bool:
-    """Whether enough of some pixels carry one of the labels."""
+    """Whether enough of some pixels have one of the labels."""
     wanted = np.isin(scene.labels[kind][where], [LABEL_INDEX[kind][name] for name in names])
     return bool(len(wanted)) and float(wanted.mean()) >= min_share
 
@@ -162,7 +160,7 @@ def _is_written(word: str, shown: _VisibleThing, scene: Scene) -> bool:
 
 
 def _are_related(ones: list[_VisibleThing], name: str, others: list[_VisibleThing]) -> bool:
-    """Whether a placed thing stands to another as is said."""
+    """Whether a placed thing stands in a relation to another."""
     pairs = [
         (one.placed, other.placed)
         for one in ones

@@ -1,4 +1,4 @@
-"""What a scene shows, said in varied words: synonyms, changing order, detail left out."""
+"""Generates sentences about a scene: with synonyms, in varying order, with details left out."""
 
 from milan.diorama.rng import PortableRng
 from milan.diorama.scene_vocabulary import ADJECTIVES, add_article, get_synonyms, pluralize
@@ -14,10 +14,10 @@ PLURAL_PARTS = {"leg", "arm", "ear", "wheel", "window", "petal", "rung", "rail",
 
 
 def generate_sentences(scene: Scene, count: int = 3, seed: int = 0) -> list[str]:
-    """So many sentences about a scene, lower case, drawn from the scene's number and ``seed``; all of them true.
+    """Return true sentences about a scene in lower case, determined by the scene's number and ``seed``.
 
     >>> from milan.diorama.scenes import draw_scene
-    >>> len(generate_sentences(draw(1), 4))
+    >>> len(generate_sentences(draw_scene(1), 4))
     4
     """
     rng = PortableRng(seed, 4, scene.index, scene.label, len(scene.objects))
@@ -55,7 +55,7 @@ def _add_setting(said: str, setting: str, rng: PortableRng) -> str:
 
 
 def phrase_setting(setting: str, rng: PortableRng) -> str:
-    """That something is in a setting.
+    """Return the phrase that something is in a setting.
 
     >>> phrase_setting("beach", PortableRng(1))
     'at the beach'

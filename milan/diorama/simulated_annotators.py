@@ -1,4 +1,4 @@
-"""Three simulated annotators, who say what they see inside the masks of a unit's exemplars.
+"""Three simulated annotators, who describe what a unit's exemplars show inside their masks.
 
 An annotator weighs how much more often each concept, or two of them together, occurs inside the masks than in the probe
 at large, and puts what weighs most into words. The three differ in what they look at, how finely, in their vocabulary,
@@ -36,7 +36,7 @@ UNINFORMATIVE_CONCEPTS = {
 
 @dataclass(frozen=True)
 class SimulatedAnnotator:
-    """How one of them looks and speaks."""
+    """The habits of one annotator."""
 
     name: str
     weights: tuple[tuple[str, float], ...]  # how much each kind of concept catches the eye; 1 if not listed
@@ -85,7 +85,7 @@ GROUP_NAMES = frozenset(concept.name for concept in list_concepts() if len({name
 
 @dataclass(frozen=True)
 class ConceptFrequencies:
-    """How often concepts, and pairs of them, occur inside a unit's masks and at large.
+    """How often concepts, and pairs of them, occur inside a unit's masks and overall.
 
     Both are shares of pixels, (concepts, concepts), with a concept alone on the diagonal.
     """
@@ -96,13 +96,13 @@ class ConceptFrequencies:
 
     @property
     def surprise(self) -> np.ndarray:
-        """The share inside times how much (in bits) that is more than at large; 0 where it is less."""
+        """The share inside, times its excess over the overall share in bits; 0 where it is lower."""
         ratio = np.maximum(self.inside, 1e-12) / np.maximum(self.overall, 1e-6)
         return np.where(self.inside > self.overall, self.inside * np.log2(ratio), 0.0)
 
 
 def count_cooccurrence(counts: np.ndarray, signatures: LabelSignatures) -> np.ndarray:
-    """The share of pixels that show both of two concepts, float (concepts, concepts), from how many pixels have each
+    """Return the share of pixels that show both of two concepts, float (concepts, concepts), from pixel counts by
     signature.
     """
     shows = signatures.has_concept
@@ -113,7 +113,7 @@ def count_cooccurrence(counts: np.ndarray, signatures: LabelSignatures) -> np.nd
 def measure_frequencies(
     signatures: LabelSignatures, ids: np.ndarray, masks: np.ndarray, overall: np.ndarray | None = None
 ) -> ConceptFrequencies:
-    """What a unit's exemplars show inside their masks; every exemplar counts the same, however large its mask.
+    """Return what a unit's exemplars show inside their masks; every exemplar has the same weight.
 
     ids: int (k,), rows of the census; masks: bool (k, size, size).
     """
@@ -130,7 +130,7 @@ def measure_frequencies(
 
 
 def _find_position(masks: np.ndarray) -> str:
-    """Where three quarters of the masks are, if they all are in one third of the picture."""
+    """Return where the masks are, if three quarters of them are in one third of the image."""
     total, third = max(1, int(masks.sum())), masks.shape[-1] // 3
     shares = {
         "at the top": masks[:, :third].sum(), "at the bottom": masks[:, -third:].sum(),
@@ -141,8 +141,8 @@ def _find_position(masks: np.ndarray) -> str:
 
 
 def annotate(frequencies: ConceptFrequencies, key: str, seed: int = 0) -> list[str]:
-    """What each of the three annotators says; ``key`` names the unit, and with ``seed`` decides all that is left to
-    chance.
+    """Return the text of each of the three annotators; ``key`` names the unit and, with ``seed``, determines random
+    choices.
     """
     return [
         _annotate_once(annotator, frequencies, PortableRng(seed, 6, number, crc32(key.encode())))
@@ -171,7 +171,7 @@ RankedConcepts = list[tuple[float, tuple[Concept, ...]]]
 
 
 def _rank_concepts(annotator: SimulatedAnnotator, evidence: ConceptFrequencies) -> RankedConcepts:
-    """Concepts and pairs with what they weigh, heaviest first."""
+    """Return concepts and pairs with their weights, heaviest first."""
     every = list_concepts()
     weights = np.array([annotator.weight(concept, GROUP_NAMES) for concept in every])
     surprise = evidence.surprise
@@ -193,7 +193,7 @@ def _rank_concepts(annotator: SimulatedAnnotator, evidence: ConceptFrequencies) 
 
 
 def _adds_information(evidence: ConceptFrequencies, i: int, j: int) -> bool:
-    """Whether two concepts say more together than the second alone: not so of "blue sky" where all sky is blue."""
+    """Whether two concepts say more than the second alone: not "blue sky" where all sky is blue."""
     inside, at_large = evidence.inside, evidence.overall
     if {list_concepts()[i].name, list_concepts()[j].name} & UNINFORMATIVE_CONCEPTS:
         return False
@@ -205,7 +205,7 @@ def _adds_information(evidence: ConceptFrequencies, i: int, j: int) -> bool:
 def _find_second_concept(
     best: tuple[float, tuple[Concept, ...]], ranked: RankedConcepts, evidence: ConceptFrequencies
 ) -> tuple[Concept, ...] | None:
-    """A second thing worth naming beside the best: of the same kind, elsewhere, and nearly as telling."""
+    """Return a second concept beside the best: of the same kind, elsewhere, and nearly as informative."""
     order = {concept: number for number, concept in enumerate(list_concepts())}
     score, found = best
     if len(found) > 1 or evidence.inside[order[found[0]], order[found[0]]] > 0.65:

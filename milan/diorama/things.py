@@ -15,7 +15,7 @@ SKIN = ("pink", "brown")
 
 @dataclass(frozen=True)
 class Thing:
-    """One kind of thing: how it looks, and where it is at home."""
+    """A kind of thing: its appearance and its usual settings."""
 
     name: str
     shapes: tuple[Shape, ...]
@@ -42,13 +42,13 @@ def _poly(part: str, role: str, *places: int) -> Shape:
 
 
 def _ring(part: str, role: str, x: int, y: int, radius: int, width: int) -> Shape:
-    """A ring; its outer and inner edge are one polygon, whose two joining lines cancel out."""
+    """Return a ring as one polygon, whose two joining lines cancel out."""
     outer, inner = make_ellipse(x, y, radius, radius), make_ellipse(x, y, radius - width, radius - width)
     return part, role, np.concatenate([outer, outer[:1], inner, inner[:1]])
 
 
 def _bar(part: str, role: str, x0: int, y0: int, x1: int, y1: int, width: int) -> Shape:
-    """A thick line."""
+    """Return a thick line."""
     across = np.array([y0 - y1, x1 - x0], dtype=np.int64)
     long = int(np.abs(across).max())
     half = across * width // (2 * long)
@@ -57,7 +57,7 @@ def _bar(part: str, role: str, x0: int, y0: int, x1: int, y1: int, width: int) -
 
 
 def _dome(part: str, role: str, x: int, y: int, rx: int, ry: int) -> Shape:
-    """The upper half of an ellipse, its flat side at y."""
+    """Return the upper half of an ellipse, its flat side at y."""
     whole = make_ellipse(x, y, rx, ry, 32)
     return part, role, np.concatenate([whole[16:], whole[:1]])
 
@@ -375,6 +375,6 @@ THINGS_BY_NAME: dict[str, Thing] = {thing.name: thing for thing in _ALL}
 
 @dataclass
 class Appearance:
-    """The colours and patterns one drawn thing has: role -> (colour, pattern, second colour)."""
+    """The colours and patterns of one rendered thing: role -> (colour, pattern, second colour)."""
 
     roles: dict[str, tuple[str, str, str]] = field(default_factory=dict)

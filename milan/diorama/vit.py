@@ -1,4 +1,4 @@
-"""A small vision transformer: 8 x 8 tokens of a 64 x 64 picture and a class token before them."""
+"""A small vision transformer: 8 x 8 tokens of a 64 x 64 image and a class token."""
 
 from itertools import pairwise
 
@@ -16,7 +16,7 @@ MLP_LAYERS = tuple(
 
 
 class Mlp(nn.Module):
-    """Two linear layers; the units to dissect are what the first puts out."""
+    """Two linear layers; the output of the first has the units to dissect."""
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
@@ -27,7 +27,7 @@ class Mlp(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every token looks at every other, with several heads."""
+    """Multi-head self-attention."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -40,9 +40,7 @@ class Attention(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Attention, then an MLP, each on normalised tokens and with a way around it (Dosovitskiy et al. 2021, section
-    3.1).
-    """
+    """Pre-norm attention and MLP with skip connections (Dosovitskiy et al. 2021, section 3.1)."""
 
     def __init__(self, width: int, heads: int, hidden: int):
         super().__init__()
@@ -55,7 +53,7 @@ class TransformerLayer(nn.Module):
 
 
 class ResidualConv(nn.Module):
-    """A convolution of a patch with its neighbours, and a way around it."""
+    """A convolution with a skip connection."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -66,8 +64,7 @@ class ResidualConv(nn.Module):
 
 
 class ViT(nn.Module):
-    """A vision transformer whose patches pass four small convolutions (Xiao et al. 2021: it learns sooner so); gives
-    the class token.
+    """A vision transformer with a convolutional stem (Xiao et al. 2021: it trains faster); returns the class token.
 
     Pictures of other sizes than 64 pixels have as many more or fewer tokens: the embedding of places is interpolated.
     """
@@ -87,12 +84,12 @@ class ViT(nn.Module):
         return self.forward_tokens(images)[:, 0]
 
     def forward_summary(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch twice_features"]:
-        """The class token, and the mean of the others after it."""
+        """Return the class token followed by the mean of the other tokens."""
         tokens = self.forward_tokens(images)
         return torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], dim=1)
 
     def forward_tokens(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens features"]:
-        """The class token, then those of the patches, row by row."""
+        """Return the class token, then those of the patches, row by row."""
         patches = self.patch_embed(images)
         side = patches.shape[-1]
         places = (
@@ -108,6 +105,6 @@ class ViT(nn.Module):
 
 
 def _make_downsampling(before: int, width: int) -> list[nn.Module]:
-    """Halves the side; the last step is linear, as a patch embedding is."""
+    """Return a step that halves the resolution; the last step is linear, as a patch embedding is."""
     halved = nn.Conv2d(before, width, 3, 2, 1)
     return [halved] if width == WIDTH else [halved, nn.GroupNorm(4, width), nn.GELU()]

@@ -56,7 +56,7 @@ def load_caption_dataset(start: int, count: int, folder: Path, workers: int | No
     """Scenes ``start`` to ``start + count - 1`` of each world, drawn with all processors or found already drawn in
     ``folder``.
     """
-    home = folder / f"lessons-{start}-{count}-{compute_drawing_checksum()}"
+    home = folder / f"captions-{start}-{count}-{compute_drawing_checksum()}"
     if not (home / "said.json").is_file():
         with wait_for_folder(home):
             if not (home / "said.json").is_file():  # drawn by another process meanwhile

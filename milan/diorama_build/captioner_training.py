@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from milan.diorama.scene_concepts import build_lexicon
+from milan.diorama.scene_concepts import list_written_phrases
 from milan.diorama.scene_vocabulary import PARTS, PATTERNS
 from milan.diorama_build.caption_dataset import SENTENCES_PER_SCENE, CaptionDataset, load_caption_dataset
 from milan.diorama_build.image_text_batches import PREFIXES, ImageTextBatches, SceneView, render_views
@@ -84,7 +84,7 @@ def build_tokenizer(dataset: CaptionDataset) -> Any:
     from transformers import BertTokenizer
 
     texts = [text for said in dataset.sentences for text in said]
-    texts += [" ".join(words) for words in build_lexicon()] + [*PREFIXES, *PATTERNS, *PARTS]
+    texts += [*list_written_phrases(), *PREFIXES, *PATTERNS, *PARTS]
     words = sorted({word for text in set(texts) for word in re.findall(r"[a-z0-9]+|[^\sa-z0-9]", text.lower())})
     letters = [*"abcdefghijklmnopqrstuvwxyz0123456789"]
     pieces = dict.fromkeys([*SPECIAL_TOKENS, *letters, *(f"##{letter}" for letter in letters), *".,-'", *words])

@@ -72,7 +72,7 @@ class ImageTextBatch:
 
 
 class ImageTextBatches:
-    """Draws batches from lessons; the batch of a number is the same whenever it is asked for.
+    """Make batches of the caption dataset; the batch of a step is always the same.
 
     names: how many names of things and of other concepts each batch asks for besides, whether they show or not.
     """
@@ -91,7 +91,7 @@ class ImageTextBatches:
         return (len(self.dataset) // 2 + len(self.dataset) // 6) // self.size
 
     def choose_rows(self, step: int) -> tuple[np.ndarray, np.random.Generator]:
-        """Which scenes a batch shows, int64 (b,), and the dice that decide how."""
+        """Return the indices of the scenes of a batch, int64 (b,), and the generator of its random choices."""
         epoch, place = divmod(step, self.steps_per_epoch)
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.dataset))
         half, third = len(order) // 2, len(order) // 6

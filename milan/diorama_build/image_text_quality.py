@@ -76,7 +76,7 @@ def _measure_presence(
     """How sure the sigmoid is that each concept's name is true of each picture, against whether a hundredth of it shows
     the concept.
 
-    calibration error: how far chances that are told lie from shares that are true, in ten bins of equal width, weighted
+    calibration error: how far predicted probabilities are from observed shares, in ten bins of equal width, weighted
     by how many are in each (Guo et al. 2017, section 2); average precision: of all pictures and concepts in the order
     of these chances.
     """

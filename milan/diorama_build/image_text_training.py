@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid, normalize, softplus
 
 from milan.diorama.label_signatures import KIND_SIZES
-from milan.diorama.scene_concepts import build_lexicon, list_concepts
+from milan.diorama.scene_concepts import list_concepts, list_written_phrases
 from milan.diorama.scene_vocabulary import COLOURS, PATTERNS, THINGS
 from milan.diorama_build.caption_dataset import CaptionDataset, load_caption_dataset
 from milan.diorama_build.image_text_batches import ImageTextBatch, ImageTextBatches
@@ -164,7 +164,7 @@ def build_tokenizer(dataset: CaptionDataset) -> Any:
         models.BPE()
     )  # no end-of-word suffix: those get their numbers, by which ties are settled, in no order
     corpus = [text for said in dataset.sentences[:: max(1, len(dataset) // 10_000)] for text in said]
-    corpus += [" ".join(words) for words in build_lexicon()] * 20 + ["a photo of an image close-up"] * 500
+    corpus += list(list_written_phrases()) * 20 + ["a photo of an image close-up"] * 500
     letters = [*"abcdefghijklmnopqrstuvwxyz0123456789-'.,▁"]
     learner.train_from_iterator(
         corpus, trainers.BpeTrainer(vocab_size=VOCABULARY_SIZE, initial_alphabet=letters, show_progress=False)

@@ -47,7 +47,7 @@ PEAK_SCALE = 10.0  # what a part's peak in the scene it is eighth strongest in i
 
 @dataclass(frozen=True)
 class DetectorPart:
-    """Concepts that must hold at once, how well they are told, and from which log-odds."""
+    """Concepts that must hold at once, how well they are predicted, and above which log-odds."""
 
     names: tuple[str, ...]
     overlap: float

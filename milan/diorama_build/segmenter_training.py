@@ -169,7 +169,7 @@ def iter_held_out_scenes(world: str, count: int) -> Iterator[list[Scene]]:
 
 @torch.no_grad()
 def evaluate_segmenter(model: SceneSegmenter, count: int = CHECKING_SCENES) -> dict[str, dict[str, float]]:
-    """How well each kind of label is told on held-out scenes of each world.
+    """Measure how well each kind of label is predicted on held-out scenes of each world.
 
     Returns the mean over a kind's names of intersection over union, 0..1, all scenes taken together, by world and kind;
     "nothing" is not a name, and a name that no scene shows does not count (NaN where none of a kind's is shown).

@@ -57,7 +57,7 @@ class VisionEncoderConfig:
 class EncoderBatch:
     """images: uint8 (b, 3, 64, 64); place_labels: int64 (b, 64, 4), the labels of PLACED_KINDS at PLACE_GRID x
     PLACE_GRID places, 0 where covered;
-    things, settings, colours: int64 (b,), what mostly shows, -1 where it cannot be told."""
+    things, settings, colours: int64 (b,), the most frequent one, -1 where there is none."""
 
     images: Tensor
     place_labels: Tensor

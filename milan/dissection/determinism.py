@@ -1,6 +1,6 @@
 """Check that activations are a function of the image: equal for an image alone, in a batch, and in a second run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,6 +11,7 @@ from milan.dissection.forward_blocks import exact
 from milan.errors import BadInput, MilanError
 from milan.storage.hub_access import format_error_line
 from milan.targets.hooks import run_to_layers
+from milan.targets.module_access import forward_hooks
 from milan.targets.module_outputs import select_tensor
 from milan.targets.preprocessing import Size
 from milan.targets.target import Target
@@ -55,7 +56,7 @@ def examine(target: Target, layers: Sequence[str], size: Size) -> Examination:
         BadInput: the network takes no single image, or a layer's activations are no function of the image and the
             target does not allow that.
     """
-    images = target.make_noise(max(BATCH) + 1, size)
+    images = target.noise(max(BATCH) + 1, size)
     # Codes are a function of the layer's output, of which a rounding error may exchange two of the top k.
     sources = {name: target.layer(name).network_layer for name in layers}
     examined = list(dict.fromkeys(sources.values()))
@@ -138,22 +139,17 @@ def _marks(target: Target, images: Tensor, row: int) -> list[_Mark]:
     """Return two sums over the output of each call of a module for an image of the batch, one weighted by place."""
     found: list[_Mark] = []
 
-    def note(name: str, module: nn.Module, output: object) -> None:
-        tensor = select_tensor(output, target.output_index)
-        if tensor is None or not tensor[1].ndim or len(tensor[1]) != len(images):
-            return
-        values = tensor[1][row].detach().double().flatten()
-        weights = torch.arange(len(values), device=values.device).double().cos()
-        found.append(_Mark(name, type(module).__name__, torch.stack([values.abs().sum(), values @ weights])))
+    def make_hook(name: str) -> Callable[[nn.Module, object, object], None]:
+        def note(module: nn.Module, inputs: object, output: object) -> None:
+            tensor = select_tensor(output, target.output_index)
+            if tensor is None or not tensor[1].ndim or len(tensor[1]) != len(images):
+                return
+            values = tensor[1][row].detach().double().flatten()
+            weights = torch.arange(len(values), device=values.device).double().cos()
+            found.append(_Mark(name, type(module).__name__, torch.stack([values.abs().sum(), values @ weights])))
 
-    with target.evaluation_mode(), torch.no_grad():
-        handles = [
-            module.register_forward_hook(lambda module, inputs, output, name=name: note(name, module, output))
-            for name, module in target.modules().items()
-        ]
-        try:
-            target.core(images)
-        finally:
-            for handle in handles:
-                handle.remove()
+        return note
+
+    with target.evaluation_mode(), torch.no_grad(), forward_hooks(target.modules(), make_hook):
+        target.core(images)
     return found

@@ -202,9 +202,7 @@ class StoredDissection(Dissection):
         unit = self.units[row]
         if self.status[unit] == "ok" and not self._has_warned and not masks.flatten(1).any(1).all():
             self._has_warned = True
-            text = (
-                f"{self.layer}: exemplars in which no place exceeds the unit's threshold have the whole image as mask"
-            )
+            text = f"{self.layer}: exemplars in which no place exceeds the unit's threshold are shown whole"
             warnings.warn(text, MilanWarning, stacklevel=2)
         return Exemplars(unit, self.images(ids), fill_empty_masks(masks)[:, None], peaks, ids)
 

@@ -1,5 +1,6 @@
 """Annotations as training and validation batches: a general data module, and the one of ``train.py``."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -46,7 +47,7 @@ class TrainingProgress(NamedTuple):
     world: int = 1
 
 
-class AnnotationDataModule(LightningDataModule):
+class AnnotationDataModule(LightningDataModule, ABC):
     """Batches of annotations, with the features of the annotated units unless the model reads texts alone.
 
     A training batch holds annotations (``CaptionBatch`` or ``TextBatch``). A validation batch holds held-out units with
@@ -67,19 +68,19 @@ class AnnotationDataModule(LightningDataModule):
     validation_batch_size: int
     seed: int
 
-    @cached_property
+    @property
+    @abstractmethod
     def split(self) -> AnnotationSplit:
         """The training units and the held-out units."""
-        raise NotImplementedError
 
-    @cached_property
+    @property
+    @abstractmethod
     def vocabulary(self) -> Vocabulary:
         """The vocabulary of the training annotations."""
-        raise NotImplementedError
 
+    @abstractmethod
     def load_features(self, units: Sequence[AnnotatedUnit]) -> Float[Tensor, "units k features"]:
         """Return the features of each unit's exemplars."""
-        raise NotImplementedError
 
     def load_training_features(self, rows: Sequence[int]) -> Float[Tensor, "rows k features"]:
         """Return the features of training units, by their positions in ``split.train``."""

@@ -75,7 +75,7 @@ class Encoder:
         things than in training. Encode one unit at a time, so that its features do not depend on other units.
         """
         return self.encode_preprocessed(
-            self.target.preprocess(self._resize_images(images)), masks.to(self.target.device, torch.float32)
+            self.target.prepare(self._resize_images(images)), masks.to(self.target.device, torch.float32)
         )
 
     def _resize_images(self, images: UInt8[Tensor, "k 3 height width"]) -> UInt8[Tensor, "k 3 rows columns"]:

@@ -156,7 +156,7 @@ class LlmClient:
         finally:
             self._stopped.set()
             pool.shutdown(wait=False, cancel_futures=True)
-            # A worker may start a request just after it was told to stop.
+            # A worker may start a request just after the order to stop.
             while not all(each.done() for each in waiting):
                 self.llm.stop()
                 wait(waiting, timeout=0.05)

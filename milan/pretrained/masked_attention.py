@@ -37,9 +37,11 @@ def find_patch_grid(model: nn.Module) -> tuple[int, int] | None:
 
 
 def resize_masks(masks: Bool[Tensor, "b 1 height width"], grid: tuple[int, int]) -> Float[Tensor, "b patches"]:
-    """Return masks at patch size, 0..1: of the centre square, which is what a CLIP sees of an image, interpolated
-    bilinearly.
+    """Return masks at patch size, 0..1, of the centre square, which is what a CLIP sees of an image.
 
+    They are interpolated bilinearly, as in the released code.
+
+    >>> import torch
     >>> resize_masks(torch.tensor([[[[True, False], [True, True]]]]), (2, 2))
     tensor([[1., 0., 1., 1.]])
     """

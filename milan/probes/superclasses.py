@@ -105,8 +105,8 @@ def match_outputs(probe: Probe, outputs: int, synsets: str = "") -> list[int]:
     if not known:
         if len(classes) != outputs:
             raise MissingEvidence(
-                f"{outputs} outputs for the {len(classes)} classes of {probe.spec or probe.name!r}; name"
-                " the class of each output with synsets=FILE"
+                f"{outputs} outputs for the {len(classes)} classes of {probe.spec or probe.name!r}; use a"
+                " classifier of the probe's classes, or name the class of each output with synsets=FILE"
             )
         return list(range(outputs))
     where = _label_lookup(probe, known, classes)

@@ -103,7 +103,7 @@ class Catalogue:
         return list(dict.fromkeys(entry.unit.layer for entry in self.entries))
 
     @property
-    def status_counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, int]:
         """The number of units of each status."""
         return dict(sorted(Counter(entry.status for entry in self.entries).items()))
 
@@ -215,8 +215,8 @@ class Catalogue:
         flat = self.to_rows(reasoning=False)
         write_csv(folder / "descriptions.csv", flat)
         write_jsonl(folder / "descriptions.jsonl", self.to_rows())
-        kept = {name: self.facts[name] for name in KEPT_FACTS if name in self.facts}
-        write_parquet(folder / "descriptions.parquet", flat, kept)
+        facts = {name: self.facts[name] for name in KEPT_FACTS if name in self.facts}
+        write_parquet(folder / "descriptions.parquet", flat, facts)
 
     def to_rows(self, *, reasoning: bool = True) -> list[dict[str, Any]]:
         """Return the entries as plain values, in order; without a describer's reasoning where that is not wanted."""
@@ -236,7 +236,7 @@ class Catalogue:
             )
             for entry in self.entries[:MAX_ROWS]
         ]
-        return render_catalogue(rows, len(self), self.status_counts, str(self.facts.get("simulated", "")))
+        return render_catalogue(rows, len(self), self.counts, str(self.facts.get("simulated", "")))
 
     def _encode_exemplars(self, entry: Entry) -> str:
         """Return the row of exemplars as base64; empty where they are not available."""
@@ -371,10 +371,10 @@ def natural_sort_key(name: str) -> tuple[tuple[int, str], ...]:
 def _tidy_entry(entry: Entry) -> Entry:
     if entry.description is None:
         return replace(entry, reason=_to_one_line(entry.reason))
-    kept = tidy_description(entry.description)
-    if entry.status == OK and not kept.text:
+    description = tidy_description(entry.description)
+    if entry.status == OK and not description.text:
         return Entry(entry.unit, "failed", None, "the describer gave an empty text")
-    return replace(entry, description=kept)
+    return replace(entry, description=description)
 
 
 def _entry_to_row(entry: Entry, describer: str) -> dict[str, Any]:

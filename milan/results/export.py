@@ -196,7 +196,7 @@ def _format_card(catalogue: Catalogue) -> str:
         "tags": ["interpretability", "neurons", "image-to-text"],
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/units-*.parquet"}]}],
     }
-    counts = ", ".join(f"{count} {status}" for status, count in catalogue.status_counts.items())
+    counts = ", ".join(f"{count} {status}" for status, count in catalogue.counts.items())
     sources = {role: _shorten_path(spec) for role, spec in dict(facts.get("sources") or {}).items()}
     rows = {
         "target": target,

@@ -32,6 +32,7 @@ from milan.results.page.report_page import write_report_page
 from milan.storage.files import cache_folder, collect_versions, content_key, lock_folder, write_text
 from milan.storage.provenance import simulated_note
 from milan.storage.tables import write_csv
+from milan.targets.generator_target import GeneratorTarget
 from milan.targets.hooks import recorded
 from milan.targets.target import Target
 from milan.units import Exemplars, Unit
@@ -325,6 +326,8 @@ def _find_active_units(image: Path, run: SearchedRun) -> list[FoundUnit]:
     if not run.dissections:
         raise MissingEvidence(f"{run.name} has no dissection, so its network is not known; give the folder of a run")
     target = next(iter(run.dissections.values())).open_target()
+    if isinstance(target, GeneratorTarget):
+        raise BadInput(f"{run.name} is of {target.name}, which generates pictures; search it with a text")
     pixels = _read_picture(image, target)
     maps: dict[str, Tensor] = {}
 

@@ -112,7 +112,7 @@ def sort_by_execution(target: Target, layers: Collection[str], size: Size) -> li
         order.append(layer)
 
     with recorded(target, sorted(layers), note) as look:
-        look(target.make_noise(1, size))
+        look(target.noise(1, size))
     return order
 
 

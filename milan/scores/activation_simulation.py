@@ -181,12 +181,12 @@ def find_shared_source(simulator: str, explainer: Any) -> str:
     >>> find_shared_source("diorama:siglip-large", {"embedder": "diorama:siglip-small"})
     'both see through a SigLIP'
     >>> find_shared_source("labels", {"evidence": "pixels"})
-    'both are told by labels'
+    'both read labels'
     """
     seen = str(explainer.get("embedder") or "")
     if simulator == LABEL_SIMULATOR:
         by_labels = {"pixels", "labels", "auto"} & {explainer.get("evidence")} or explainer.get("labels") == "probe"
-        return "both are told by labels" if by_labels else ""
+        return "both read labels" if by_labels else ""
     uses = seen and explainer.get("evidence") in (None, "embedder")
     return f"both see through a {_find_family(seen)}" if uses and _find_family(seen) == _find_family(simulator) else ""
 

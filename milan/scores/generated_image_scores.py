@@ -92,7 +92,7 @@ def _pool_activations(
 
     with recorded(target, layers, keep) as look:
         for some in pictures.split(BATCH_SIZE):
-            look(target.preprocess(some))
+            look(target.prepare(some))
     return {layer: np.concatenate(each) for layer, each in parts.items()}
 
 

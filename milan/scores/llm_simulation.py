@@ -1,6 +1,6 @@
 """How well an explanation predicts integers that its author did not see (*Tell me what you see*, algorithm 1).
 
-A language model is told the explanation and some texts, and guesses the integer of each. The correlation with the true
+A language model reads the explanation and some texts, and predicts the integer of each. The correlation with the true
 ones is the score. It is taken on other texts again and again until its mean is known well enough. The paper prints the
 condition of its loop the wrong way round; here the loop goes on while the interval is too wide.
 """

@@ -42,7 +42,7 @@ MIN_PRECISION = 0.8
 
 @dataclass(frozen=True)
 class BestDescription:
-    """The best formula of a unit in words, with its correlation and overlap (IoU) on the measured scenes."""
+    """The best formula of a unit, with its correlation and overlap (IoU, 0 without masks) on the measured scenes."""
 
     text: str
     formula: Formula
@@ -178,10 +178,13 @@ class Truth:
             moments = _compute_moments(self.sums.sums[row], self.sums.squares[row], self._area, self._sought, False)
             formula = self._search.find_best(moments, length).formula
             values = self._evaluate(formula)
-            found = BestDescription(
-                format_formula(formula), formula, self._correlate(unit, values), self._overlap(unit, values > 0)
+            overlap = self._overlap(unit, values > 0)
+            self._best[unit, length] = BestDescription(
+                format_formula(formula),
+                formula,
+                self._correlate(unit, values),
+                0.0 if np.isnan(overlap) else overlap,
             )
-            self._best[unit, length] = found
         return self._best[unit, length]
 
     def chance_level(self, unit: Unit) -> float:

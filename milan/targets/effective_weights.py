@@ -16,6 +16,7 @@ from torch.nn.functional import linear
 
 from milan.errors import BadInput
 from milan.storage.hub_access import format_error_line
+from milan.targets.module_access import forward_hooks
 from milan.targets.module_outputs import select_tensor
 from milan.targets.replay import record_replays
 from milan.targets.target import Target
@@ -74,7 +75,7 @@ def compute_effective_weights(target: Target, layer: str, later_layer: str = "")
     if later_layer:
         target.layer(later_layer)
     with record_replays(target, found.name) as look:
-        replay = look(target.make_noise(1, target.image_size))
+        replay = look(target.noise(1, target.image_size))
 
         def further(values: Tensor) -> Tensor:
             with _linearize(target, found.module), _capture_output(target, later_layer) as seen:
@@ -92,7 +93,8 @@ def compute_effective_weights(target: Target, layer: str, later_layer: str = "")
                 f"{_resolve_later_layer(target, layer, later_layer)} cannot be multiplied together:"
                 f" {format_error_line(error)[:160]}"
             ) from None
-    if later_layer and not weights.nan_to_num().any():  # what came before is not computed anew
+    # Layers before it are not computed again.
+    if later_layer and not weights.nan_to_num().any():
         raise BadInput(f"{later_layer} does not come after {layer}, so that no weights lead to it")
     if not torch.allclose(other, -2 * weights, rtol=1e-3, atol=1e-4 * float(weights.abs().max())):
         raise BadInput(
@@ -136,11 +138,8 @@ def _capture_output(target: Target, name: str) -> Iterator[list[Tensor]]:
         if found is not None:
             seen.append(found[1].clone())
 
-    handle = target.modules()[layer.module].register_forward_hook(note)
-    try:
+    with forward_hooks({layer.module: target.modules()[layer.module]}, lambda name: note):
         yield seen
-    finally:
-        handle.remove()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from milan.targets.module_access import list_modules, seeded, strip_wrapper_prefixes
+from milan.targets.module_access import forward_hooks, list_modules, seeded, strip_wrapper_prefixes
 from milan.targets.module_outputs import select_tensor
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def noise_outputs(target: "Target") -> list[str]:
     precision, and few digits are kept. A network that cannot be copied or run in double precision is run itself, and
     fewer digits are kept.
     """
-    shape = target.make_noise(1, target.image_size).shape
+    shape = target.noise(1, target.image_size).shape
     # Images are not prepared, since each device rounds them to single precision in its own way.
     noise = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(target.device)
     with target.evaluation_mode(), torch.no_grad():
@@ -132,13 +132,8 @@ def _summaries(core: nn.Module, noise: Tensor, output_index: int | None, decimal
 
         return summarize
 
-    modules = {**list_modules(core)[0], "": core}
-    handles = [module.register_forward_hook(hook(name)) for name, module in modules.items()]
-    try:
+    with forward_hooks({**list_modules(core)[0], "": core}, hook):
         core(noise)
-    finally:
-        for handle in handles:
-            handle.remove()
     return found
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from milan.targets.layouts import Layout, Shape, unit_axis
+from milan.targets.module_access import forward_hooks
 from milan.targets.module_outputs import select_tensor
 from milan.targets.spatial_order import closeness
 
@@ -55,16 +56,12 @@ class ForwardTrace:
 
     def run(self, forward: Callable[[Tensor], Any], images: Tensor) -> "ForwardTrace":
         """Run the network once on preprocessed images; an exception is stored in ``error``."""
-        handles = [module.register_forward_hook(self._hook(name)) for name, module in self.modules.items()]
         try:
-            with torch.no_grad():
+            with torch.no_grad(), forward_hooks(self.modules, self._hook):
                 forward(images)
         # The network's own code raises anything.
         except Exception as error:
             self.error = error
-        finally:
-            for handle in handles:
-                handle.remove()
         return self
 
     def by_call(self) -> dict[tuple[str, int], ModuleCall]:

@@ -74,11 +74,11 @@ class GeneratorTarget(Target):
         """Return the latents of the given rows; the images are ignored."""
         return self.latents.rows(ids).to(self.device, self.dtype)
 
-    def make_noise(self, count: int, size: Size) -> Float[Tensor, "b numbers"]:
+    def noise(self, count: int, size: Size) -> Float[Tensor, "b numbers"]:
         """Return the first rows of latents."""
         return self.make_input(torch.arange(count), torch.zeros(count, 3, *height_width(size), dtype=torch.uint8))
 
-    def preprocess(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    def prepare(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         raise BadInput(
             f"{self.name} generates images and takes none; use the images that it generates: --probe {self._probe_hint}"
         )

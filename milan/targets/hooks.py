@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from milan.errors import BadInput, MilanError
 from milan.targets.layers import Layer
 from milan.targets.layouts import unit_axis
-from milan.targets.module_access import run_eagerly
+from milan.targets.module_access import forward_hooks, run_eagerly
 from milan.targets.module_outputs import replace_tensor, select_tensor
 from milan.targets.target import Target
 from milan.units import Unit, as_unit
@@ -56,9 +56,7 @@ class _Recorder:
     def attached(self) -> Iterator[None]:
         """Keep the hooks on the network within the block."""
         modules = self.target.modules()
-        with ExitStack() as stack:
-            for module in self.layers:
-                stack.callback(modules[module].register_forward_hook(self._hook(module)).remove)
+        with forward_hooks({name: modules[name] for name in self.layers}, self._hook):
             yield
 
     def start(self, *_: Any) -> None:

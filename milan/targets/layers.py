@@ -143,7 +143,7 @@ class _Reading:
 
     def __init__(self, target: "Target", modules: dict[str, nn.Module]):
         self.target, self.modules = target, modules
-        noise = target.make_noise(2, target.image_size)
+        noise = target.noise(2, target.image_size)
         # The input of a generator is a vector, which has no places.
         self.noise = noise if noise.ndim == 4 else None
         images = noise if self.noise is None else mixed(noise, halves(*noise.shape[2:]))
@@ -188,7 +188,7 @@ class _Reading:
         """Return another image size and its calls, up to a failure; no calls if no shape depends on the size."""
         best: tuple[Size, dict[tuple[str, int], ModuleCall]] = (self.target.image_size, {})
         for size in choose_second_sizes(self.target.image_size):
-            survey = self._run(self.target.make_noise(1, size))
+            survey = self._run(self.target.noise(1, size))
             best = max(best, (size, survey.by_call()), key=lambda each: len(each[1]))
             if survey.error is None:
                 break
@@ -258,7 +258,7 @@ class _Reading:
 
 def _make_unusable_error(target: "Target", error: Exception) -> BadInput:
     text = (str(error).strip() or "no message").splitlines()[0]
-    batch = tuple(target.make_noise(2, target.image_size).shape)
+    batch = tuple(target.noise(2, target.image_size).shape)
     return BadInput(
         f"{target.name} cannot be run on images {batch}: {type(error).__name__}: {text}; if it takes others, set"
         " image_size or mean and std (a value for each channel: one for grey images), or wrap it in a module whose"

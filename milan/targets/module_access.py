@@ -1,7 +1,8 @@
 """Access to the modules of a network: wrappers removed, names, device, mode and random state."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -109,6 +110,15 @@ def run_eagerly(model: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         if is_compiled(model):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
+
+
+@contextmanager
+def forward_hooks(modules: Mapping[str, nn.Module], make_hook: Callable[[str], Callable[..., Any]]) -> Iterator[None]:
+    """Keep a forward hook, made from the module's name, on each module within the block."""
+    with ExitStack() as stack:
+        for name, module in modules.items():
+            stack.callback(module.register_forward_hook(make_hook(name)).remove)
         yield
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from milan.errors import MilanError
 from milan.targets.layouts import unit_axis
-from milan.targets.module_access import run_eagerly
+from milan.targets.module_access import forward_hooks, run_eagerly
 from milan.targets.module_outputs import replace_tensor, select_tensor
 from milan.targets.target import Target
 
@@ -55,9 +55,7 @@ class Replay:
                 self._module_outputs.setdefault(name, []).append(deepcopy(output))
             calls[name] += 1
 
-        with ExitStack() as stack:
-            for module in self._modules.values():
-                stack.callback(module.register_forward_hook(note).remove)
+        with forward_hooks(self._modules, lambda name: note):
             outputs = self._outputs_now()
         found = None if self._raw_output is None else select_tensor(self._raw_output, self._target.output_index)
         if found is None:

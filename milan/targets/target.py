@@ -174,7 +174,7 @@ class Target:
         """Data type of the network's input: that of its first floating-point parameter."""
         return next((p.dtype for p in self.core.parameters() if p.is_floating_point()), torch.float32)
 
-    def preprocess(self, images: Shaped[Tensor, "b colours h w"]) -> Float[Tensor, "b channels h w"]:
+    def prepare(self, images: Shaped[Tensor, "b colours h w"]) -> Float[Tensor, "b channels h w"]:
         """Return images as the network's input: pixels scaled from 0..255 to 0..1, normalized, on the target's device.
 
         RGB images become grey for a network with one channel; bands in units of their own are normalized only.
@@ -200,7 +200,7 @@ class Target:
             BadInput: the images have another size than the network's input.
         """
         self.check_size(as_size(images.shape[-2:]))
-        return self.preprocess(images)
+        return self.prepare(images)
 
     def check_size(self, size: Size) -> None:
         """Raise BadInput if images have another size than the network's input."""
@@ -220,13 +220,13 @@ class Target:
             )
             raise BadInput(f"{text}; {how}")
 
-    def make_noise(self, count: int, size: Size) -> Float[Tensor, "b ..."]:
+    def noise(self, count: int, size: Size) -> Float[Tensor, "b ..."]:
         """Return preprocessed images of noise from a fixed seed; the global random state is unchanged."""
         generator = torch.Generator().manual_seed(0)
         shape = (count, self.channels, *height_width(size))
         noise = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
         if max(map(abs, self.mean)) <= 1:
-            return self.preprocess(noise)
+            return self.prepare(noise)
         # For bands in units of their own the noise has their mean and standard deviation.
         return ((noise.to(self.device, torch.float32) - 127.5) / 74).to(self.dtype)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from milan.diorama.scene_concepts import build_lexicon
+from milan.diorama.scene_concepts import list_written_phrases
 from milan.diorama.scenes import HELD_OUT_START, draw_scene
 from milan.diorama.sentence_truth import check_statements
 from milan.diorama_build import captioner_training as captioning
@@ -78,7 +78,7 @@ def test_what_it_is_told_of_whole_scenes_is_true(taught):
 
 
 def test_every_word_of_the_world_can_be_said(taught, tokenizer):
-    words = [" ".join(each) for each in build_lexicon()] + [text for said in taught.sentences for text in said]
+    words = [*list_written_phrases()] + [text for said in taught.sentences for text in said]
     pieces = tokenizer(words).input_ids
     assert not any(tokenizer.unk_token_id in each for each in pieces)
     assert max(map(len, pieces)) <= MAX_TOKENS

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from milan.diorama.scene_concepts import build_lexicon, list_concepts
+from milan.diorama.scene_concepts import list_concepts, list_written_phrases
 from milan.diorama.scenes import HELD_OUT_START
 from milan.diorama_build import image_text_training as image_text
 from milan.diorama_build import stand_in_training as fitting
@@ -190,7 +190,7 @@ def test_every_word_of_the_world_can_be_read(work):
     dataset = load_caption_dataset(0, SCENES, work)
     tokenizer = build_tokenizer(dataset)
     assert tokenizer.eos_token_id == len(tokenizer) - 1  # CLIP's text tower looks at the highest number
-    words = [" ".join(each) for each in build_lexicon()]
+    words = [*list_written_phrases()]
     pieces = tokenizer(words + [text for said in dataset.sentences for text in said]).input_ids
     assert not any(tokenizer.unk_token_id in each for each in pieces)
     assert max(map(len, pieces)) <= CONTEXT_LENGTH + 2

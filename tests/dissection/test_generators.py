@@ -134,19 +134,19 @@ def test_hooks_and_painting_do_not_meet() -> None:
     before = target.generate_image(3)
     handle = target.model.halves.register_forward_hook(lambda module, given, maps: torch.zeros_like(maps))
     assert torch.equal(target.generate_image(3), before)
-    assert not target.outputs(target.make_noise(2, SIZE))[:, 0].any()  # red: tanh of nothing
+    assert not target.outputs(target.noise(2, SIZE))[:, 0].any()  # red: tanh of nothing
     handle.remove()
 
 
 def test_a_wrong_probe_is_told(tmp_path: Path) -> None:
     target = painter()
-    with pytest.raises(BadInput, match="own pictures: --probe latents:SPEC"):
+    with pytest.raises(BadInput, match="--probe latents:SPEC"):
         dissect(target, load_probe("diorama:objects", size=SIZE, limit=5), ["halves"], tmp_path)
-    with pytest.raises(BadInput, match="does not show what painter makes"):
+    with pytest.raises(BadInput, match="images that painter generates"):
         dissect(target, Probe.from_generator(painter(seed=1)), ["halves"], tmp_path)
     assert not list(tmp_path.glob("halves"))
     with pytest.raises(BadInput, match="painter generates images"):
-        target.preprocess(torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8))
+        target.prepare(torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8))
     with pytest.raises(BadInput, match=r"puts out \(1, 3, 32, 32\).*should \(1, 3, 64, 64\)"):
         Probe.from_generator(GeneratorTarget(Painter(), Latents(2, ["grey", "red"]), image_size=64, name="painter"))
     with pytest.raises(BadInput, match="diorama:resnet-scenes generates no images"):

@@ -89,7 +89,7 @@ def test_ways_around_are_added():
 
 def test_the_network_is_left_as_it_was():
     net = target(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
-    images = net.make_noise(2, 16)
+    images = net.noise(2, 16)
     before = net.outputs(images)
     compute_effective_weights(net, "1")
     assert torch.equal(net.outputs(images), before)

@@ -195,7 +195,7 @@ class GivenLabelsOf(Patchy):
 
 
 def test_labels_of_another_size_are_refused(dissection: Dissection, cache: Path) -> None:
-    with pytest.raises(BadInput, match="labels of 16 x 16 pixels for images of 32 x 32"):
+    with pytest.raises(BadInput, match="16 x 16 pixels for images of 32 x 32"):
         count_overlap(dissection, made_labels(16))
 
 

@@ -21,7 +21,7 @@ def test_probe_and_target_are_opened_again(tmp_path: Path) -> None:
     assert torch.equal(again.open_probe().image(3), made.open_probe().image(3))
     assert again.open_target().fingerprint == made.open_target().fingerprint
     image = again.open_probe().image(int(again.exemplars(Unit("answers", 0)).ids[0]))
-    outputs = again.open_target().outputs(again.open_target().preprocess(image[None]))
+    outputs = again.open_target().outputs(again.open_target().prepare(image[None]))
     assert float(outputs[0, 0]) == pytest.approx(float(again.exemplars(Unit("answers", 0)).activations[0]))
 
 

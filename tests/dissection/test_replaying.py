@@ -60,7 +60,7 @@ LAYERS = {
 def test_it_answers_as_the_whole_network_does(name, layer):
     torch.manual_seed(0)
     target = Target(MODELS[name]().eval(), image_size=32)
-    images = target.make_noise(2, 32)
+    images = target.noise(2, 32)
     with record_replays(target, layer) as run:
         replay = run(images)
         torch.testing.assert_close(replay.outputs, target.outputs(images))
@@ -79,7 +79,7 @@ def test_it_answers_as_the_whole_network_does(name, layer):
 def test_nothing_before_the_layer_is_run_again():
     model = Twisted().eval()
     target = Target(model, image_size=16)
-    images = target.make_noise(2, 16)
+    images = target.noise(2, 16)
     with record_replays(target, "twice#1") as run:
         replay = run(images)
         runs = model.runs
@@ -106,7 +106,7 @@ def test_nothing_before_the_layer_is_run_again():
 def test_gradients_reach_the_layers_values():
     target = Target(Twisted().eval(), image_size=16)
     with record_replays(target, "twice#0") as run:
-        replay = run(target.make_noise(2, 16))
+        replay = run(target.noise(2, 16))
         values = replay.values.clone().requires_grad_()
         with torch.enable_grad():
             replay.run_from(values).sum().backward()

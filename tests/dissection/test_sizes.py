@@ -35,8 +35,8 @@ from milan import Target
 
 def network():
     torch.manual_seed(0)
-    pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2)]
-    return nn.Sequential(nn.Conv2d(3, 6, 5, stride=2), nn.ReLU(), *pooled)
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2))
+    return nn.Sequential(nn.Conv2d(3, 6, 5, stride=2), nn.ReLU(), *head)
 
 def small():
     return Target(network(), image_size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -78,7 +78,7 @@ def test_pictures_of_the_networks_size_are_shown_as_they_are(file: Path, tmp_pat
     )
     assert main(["--target", f"{file}:small", *run, "--out", str(tmp_path / "target")]) == 0
     own = Target(module, image_size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
-    describe(own, str(folder), "constant", layers=["0"], out=tmp_path / "module", k=5)
+    describe(own, str(folder), "constant:text=things", layers=["0"], out=tmp_path / "module", k=5)
     for way in ("file", "target", "module"):
         found = load_dissection(tmp_path / way / "dissection" / "0")
         assert [found.exemplars(unit).ids.tolist() for unit in found.units] == expected.tolist(), way

@@ -72,7 +72,7 @@ def all_maps(target: Target, images: Tensor) -> dict[str, Tensor]:
             module.register_forward_hook(
                 lambda _, __, output, name=name: found.setdefault(name, []).append(output.clone())
             )
-        for part in target.preprocess(images).split(32):
+        for part in target.prepare(images).split(32):
             target.model.eval()(part)
         for module in target.model.children():
             module._forward_hooks.clear()

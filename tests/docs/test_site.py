@@ -52,3 +52,10 @@ def test_a_table_of_options_escapes_what_markdown_would_read(hooks: ModuleType) 
     assert hooks._table([option]).splitlines()[-1] == (
         "| `--a` | one \\| two, &lt;b>, all_\\*<br><small>str, default `x\\|y`</small> |"
     )
+
+
+@pytest.mark.parametrize("name", experiment_names())
+def test_options_in_the_page_of_an_experiment_exist(hooks: ModuleType, name: str) -> None:
+    text = (DOCS / "experiments" / f"{name}.md").read_text(encoding="utf-8")
+    used = set(re.findall(r"(?<![\w-])--[a-z_]\w*(?:\.\w+)?", text)) - {"--config", "--print_config"}
+    assert used <= {option.name for option in hooks._options("experiment", name)}

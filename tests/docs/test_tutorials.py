@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from milan.cli import describe, train
+from milan.cli import describe, export, find, train
 from milan.experiments import __main__ as experiments
 
 ROOT = Path(__file__).parents[2]
@@ -17,6 +17,7 @@ PAGES = (
     "tutorials/describe_your_network",
     "tutorials/train_milan",
     "tutorials/audit_and_ablate",
+    "find_and_compare",
     "tutorials/describe_an_sae",
 )
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$", re.M | re.S)
@@ -24,6 +25,8 @@ PROGRAMS: dict[str, Callable[[list[str]], int]] = {
     "python describe.py ": describe.main,
     "python train.py ": train.main,
     "python -m milan.experiments ": experiments.main,
+    "python -m milan.cli.find ": find.main,
+    "python -m milan.cli.export ": export.main,
 }
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 

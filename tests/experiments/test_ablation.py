@@ -164,7 +164,7 @@ def test_joint_ablations_equal_single_ablations(tmp_path: Path) -> None:
     seen, right = evaluate_ablations(target, probe, sets, tmp_path / "kept.sqlite", features="layer4", batch_size=8)
     features = np.load(get_features_file(tmp_path / "kept.sqlite"))
     assert seen.tolist() == list(range(20))
-    images = target.preprocess(torch.stack([probe.image(index) for index in range(20)]))
+    images = target.prepare(torch.stack([probe.image(index) for index in range(20)]))
     for number, units in enumerate(sets):
         with ablated(target, units), target.evaluation_mode(), torch.no_grad():
             means = target.model.forward_stages(images)[-1].mean((2, 3))

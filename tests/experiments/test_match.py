@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import save_file
 
 from milan.errors import BadInput, MilanWarning
 from milan.experiments.match.config import MatchConfig
@@ -78,6 +79,17 @@ def test_a_series_of_networks_has_rows_for_each(images, tmp_path):
     ]
 
 
+def test_checkpoints_are_named_by_their_files(images, tmp_path):
+    for name, target in (("early", match_networks.damaged()), ("late", match_networks.plain())):
+        save_file(target.model.state_dict(), tmp_path / f"{name}.safetensors")
+    weights = [str(tmp_path / f"{name}.safetensors") for name in ("early", "late")]
+    report, _ = run(images, tmp_path / "out", "plain", [], against_weights=weights)
+    same = {row.name: row.values["same"].value for row in report.tables[0].rows}
+    assert same["plain (late): one"] == 1 > same["plain (early): one"]
+    with pytest.raises(BadInput, match="2 files of --against_weights for 1 networks"):
+        run(images, tmp_path / "out", "plain", ["plain"], against_weights=weights)
+
+
 def test_layers_of_other_names_are_matched_all_with_all(images, tmp_path):
     _, pairs = run(images, tmp_path, "plain", ["plain"], against_layers=["two", "one"])
     assert all(row["target unit"] == row["unit of the network"] for row in pairs)
@@ -96,11 +108,22 @@ def test_correlation_is_that_of_numpy_whatever_the_blocks(monkeypatch):
         assert np.isnan(found[3]).all()
 
 
-def test_the_assignment_has_the_largest_sum_and_leaves_constant_units_out():
+def test_constant_units_are_left_out():
     base = np.random.default_rng(0).normal(size=(50, 3))
     pairs, rows, columns = match_units(np.c_[base, np.ones(50)], np.c_[np.zeros(50), base[:, [2, 0, 1]]])
     assert [(row, column) for row, column, _ in pairs] == [(0, 2), (1, 3), (2, 1)]
     assert (rows, columns) == ([0, 1, 2], [1, 2, 3])
+
+
+def test_identical_units_are_never_parted_for_a_larger_sum():
+    rng = np.random.default_rng(0)
+    unit, noise = rng.normal(size=(2, 400))
+    # The sum would be larger with both pairs crossed: 0.9 + 0.9 > 1 + 0.6.
+    near, far = 0.9 * unit + 0.43 * noise, 0.9 * unit - 0.43 * noise
+    pairs, _, _ = match_units(np.c_[unit, near], np.c_[unit, far])
+    assert [(row, column) for row, column, _ in pairs] == [(0, 0), (1, 1)]
+    crossed = np.corrcoef(np.c_[unit, near].T, np.c_[unit, far].T)[:2, 2:]
+    assert crossed[0, 1] + crossed[1, 0] > crossed[0, 0] + crossed[1, 1]
 
 
 def test_activations_over_other_images_are_refused():

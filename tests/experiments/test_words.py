@@ -70,6 +70,9 @@ def test_a_table_as_references(folder: Path) -> None:
 def test_missing_layer_and_units_are_errors(folder: Path) -> None:
     with pytest.raises(BadInput, match="say which with --layer"):
         run(folder, "names.txt")
+    (folder / "empty.csv").write_text("layer,unit,description\n")
+    with pytest.raises(BadInput, match=r"empty\.csv"):
+        run(folder, "empty.csv")
     with pytest.raises(BadInput, match="describes none of the 3 units"):
         words(
             WordsConfig(

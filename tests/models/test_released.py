@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.models import resnet18
 
 from milan.describers.milan import Milan
-from milan.errors import BadInput
+from milan.errors import BadInput, UnknownName
 from milan.models import Captioner, Encoder, Prior, build_encoder
 from milan.models.decoding import TokenConstraints, beam_search, greedy_search
 from milan.models.released_checkpoint import (
@@ -28,6 +28,7 @@ from milan.models.released_checkpoint import (
     load_released_checkpoint,
 )
 from milan.targets.target import Target
+from tests.file_server import serve
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +223,35 @@ def test_the_prior_is_the_checkpoints_own_or_a_given_one(tmp_path: Path) -> None
     assert alone.fingerprint == both.fingerprint
 
 
+@pytest.mark.filterwarnings("ignore::milan.errors.MilanNotice")
+def test_a_released_model_is_loaded_by_name_once_and_only_if_it_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = trained_2022(tmp_path / "decoder").read_bytes()
+    monkeypatch.setenv("MILAN_CACHE", str(tmp_path / "cache"))
+    with serve({"/models/milan-base.pth": body, "/models/milan-cls.pth": b"<html>"}) as server:
+        monkeypatch.setenv("MILAN_RELEASE_URL", server.url)
+        server.faults.append("cut:5000")
+        named = Milan(captioner="released:base")
+        assert named.models.prior is not None
+        assert named.key == Milan(captioner=str(tmp_path / "decoder")).key
+        assert Milan.from_released("released:base").as_released
+        assert [wanted for _, wanted in server.asked] == ["", "bytes=5000-"]
+        server.files["/models/milan-gen.pth"] = body[:-2000]
+        for name, fault in (("cls", "web page"), ("gen", "refused|cannot read")):
+            with pytest.raises(BadInput, match=fault):
+                _ = Milan(captioner=f"released:{name}").models
+        with pytest.raises(UnknownName, match="released:base"):
+            _ = Milan(captioner="released:bse").models
+    monkeypatch.setenv("MILAN_OFFLINE", "1")
+    assert Milan(captioner="released:base").key == named.key
+    with pytest.raises(BadInput, match="offline"):
+        _ = Milan(captioner="released:imagenet").models
+    kept = {file.name for file in (tmp_path / "cache" / "downloads" / "milan-2022").iterdir()}
+    assert kept >= {"milan-base.pth", "milan-base.pth.json"}
+    assert not any(name.startswith(("milan-cls", "milan-gen")) for name in kept)
+
+
 def test_features_of_another_kind_are_refused(tmp_path: Path) -> None:
     payload = torch.load(trained_2022(tmp_path / "decoder"))
     payload["children"]["encoder"] = "SpatialConvEncoder"
@@ -237,7 +267,7 @@ def test_alexnets_features_are_what_its_in_place_relus_left() -> None:
     hooks = [each.register_forward_hook(lambda *given: recorded.append(given[2])) for each in convolutions]
     images = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
     with torch.no_grad():
-        model(encoder.target.preprocess(images))
+        model(encoder.target.prepare(images))
     for hook in hooks:
         hook.remove()
     expected = torch.cat([maps.mean((2, 3)) for maps in recorded], 1)

@@ -1,6 +1,4 @@
 """Painters draw what the libraries' own calls draw, each picture once; what cannot be loaded is one line of error."""
-line.
-"""
 
 import numpy as np
 import pytest

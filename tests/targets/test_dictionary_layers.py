@@ -147,7 +147,7 @@ def test_ablation_equals_a_hand_written_hook(layer: str, config: dict[str, Any])
         torch.testing.assert_close(attached(images), right)
     assert not torch.allclose(right, target(images))
     with record_replays(attached, f"{layer}@topk") as run:
-        replay = run(target.preprocess(images))
+        replay = run(target.prepare(images))
         ablated = replay.values.index_fill(replay.axis, torch.tensor([1, 5]), 0)
         torch.testing.assert_close(replay.run_from(ablated), right)
         torch.testing.assert_close(replay.outputs, target(images))

@@ -248,7 +248,7 @@ def measure_maps(
 
     with recorded(target, list(channels), keep) as look:
         for some in images.split(batch_size):
-            look(target.preprocess(some))
+            look(target.prepare(some))
     found = {}
     for layer, those in channels.items():
         maps = torch.cat(parts[layer])

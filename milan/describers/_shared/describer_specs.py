@@ -92,7 +92,8 @@ def resolve_describer(
 
 def _load(spec: DescriberSpec, target: Target, probe: Probe, settings: Mapping[str, Any], device: str) -> Describer:
     given = {**spec.settings, **settings}
-    return load_describer(spec.name, **resolve_settings(spec.name, given, (target.name, probe.spec), device))
+    sources = (target.spec or target.name, probe.spec)
+    return load_describer(spec.name, **resolve_settings(spec.name, given, sources, device))
 
 
 def resolve_settings(

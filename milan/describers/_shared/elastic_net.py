@@ -275,7 +275,7 @@ def _fit_greedily(
     Algorithm 1).
 
     Each step tries the first ``width`` columns in ``order`` that are neither selected nor found bad, a column being bad
-    once it raised the correlation by less than the tolerance. The first is taken whatever it gains: every living unit
+    once it raised the correlation by less than the tolerance. The first is taken whatever it gains: every active unit
     gets an explanation.
     """
     longest, width, tolerance = limits

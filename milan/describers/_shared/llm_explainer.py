@@ -26,6 +26,7 @@ from milan.scores.prediction_pairs import (
     make_explanation_question,
     read_examples,
 )
+from milan.storage.provenance import PHRASES
 from milan.units import Candidate, Description, Unit
 
 MAX_WORDS = 60  # maximum number of words of an explanation; the paper's longest has 46
@@ -95,7 +96,11 @@ class LlmExplainer(LlmDescriber):
     share: float
     seed: int
     signs: Signs = "positive"
-    words = "the language model"
+
+    @property
+    def words(self) -> str:  # type: ignore[override]
+        """Those of the language model, or of the texts that a program counts in its place."""
+        return "the texts that are counted" if self.llm == PHRASES else "the language model"
 
     def _check(self) -> None:
         for name in ("shown", "explanations"):

@@ -36,7 +36,7 @@ def read_class_names(classes: str) -> list[str]:
 def count_outputs(target: Target) -> int:
     """Return the number of a classifier's outputs; 0 for a network that puts out no vector for each image."""
     try:
-        found = target.outputs(target.make_noise(1, target.image_size))
+        found = target.outputs(target.noise(1, target.image_size))
     except (MilanError, RuntimeError):
         return 0
     return found.shape[1] if found.ndim == 2 else 0

@@ -40,8 +40,8 @@ COLUMNS = (
 )
 TRUTH_COLUMN = Column(
     "truth",
-    "Mean truth score over the units of Diorama's layers that the run describes: how much of the best possible"
-    " description with as many concepts the description says.",
+    "Mean truth score over the described units of Diorama's layers: the share of the way from a random"
+    " concept to the best formula of up to three concepts, by correlation over held-out scenes.",
     "%",
     1,
     "more",

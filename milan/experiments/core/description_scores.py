@@ -40,7 +40,8 @@ COLUMNS = {
     "ROUGE-L": Column("ROUGE-L", "ROUGE-L F, 0 to 1, with the best of a unit's annotations.", "", 3, "more"),
     "truth": Column(
         "truth",
-        "Mean truth score: how much of the best possible description with as many concepts the description says.",
+        "Mean truth score: the share of the way from a random concept to the best formula of up to three concepts,"
+        " by correlation over held-out scenes.",
         "%",
         1,
         "more",

@@ -189,7 +189,7 @@ def _iter_originals(
     found = 0
     for start in range(0, len(rows), BATCH_SIZE):
         some = rows[start : start + BATCH_SIZE]
-        images = target.preprocess(torch.stack([probe.image(row) for row in some]))
+        images = target.prepare(torch.stack([probe.image(row) for row in some]))
         correct = target.outputs(images).argmax(1).cpu().numpy() == labels[some]
         for row, is_correct in zip(some, correct, strict=True):
             if is_correct and found < count:
@@ -203,7 +203,7 @@ def _measure_effect(
     target: Target, unit: Unit, images: UInt8[Tensor, "k 3 height width"]
 ) -> Float[np.ndarray, " classes"]:
     """Return the mean effect of the unit on each logit on its exemplars: with it minus without it."""
-    inputs = target.preprocess(images)
+    inputs = target.prepare(images)
     whole = target.outputs(inputs)
     with ablated(target, [unit]):
         return (whole - target.outputs(inputs)).mean(0).float().cpu().numpy()
@@ -219,12 +219,12 @@ def _paste_regions(
 
 
 def _predict(target: Target, images: UInt8[Tensor, "n d 3 height width"]) -> Int[np.ndarray, "n d"]:
-    parts = [target.outputs(target.preprocess(some)).argmax(1).cpu() for some in images.flatten(0, 1).split(BATCH_SIZE)]
+    parts = [target.outputs(target.prepare(some)).argmax(1).cpu() for some in images.flatten(0, 1).split(BATCH_SIZE)]
     return torch.cat(parts).view(images.shape[:2]).numpy()
 
 
 def _find_outputs(target: Target, probe: Probe, config: CutAndPasteConfig) -> list[int]:
-    shape = target.outputs(target.preprocess(probe.image(0)[None])).shape
+    shape = target.outputs(target.prepare(probe.image(0)[None])).shape
     if len(shape) != 2:
         raise BadInput(
             f"{target.name} has an output of shape {tuple(shape[1:])} for an image; this experiment needs a classifier"

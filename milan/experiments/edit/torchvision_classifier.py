@@ -100,14 +100,11 @@ def _train(
         _train_epoch(
             model,
             optimizer,
-            (
-                (target.preprocess(learnt[0][rows]), learnt[1][rows].to(device))
-                for rows in order.split(config.batch_size)
-            ),
+            ((target.prepare(learnt[0][rows]), learnt[1][rows].to(device)) for rows in order.split(config.batch_size)),
         )
         loss = _compute_loss(
             model,
-            ((target.preprocess(some), labels.to(device)) for some, labels in _iter_batches(held, config.batch_size)),
+            ((target.prepare(some), labels.to(device)) for some, labels in _iter_batches(held, config.batch_size)),
         )
         print(f"{checkpoint.parent.name} epoch {state['epoch']}: validation loss {loss:.4f}", flush=True)
         if loss < state["best"]["loss"]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from milan.experiments.core.config import BertScoreOptions, RunConfig
 
@@ -41,6 +41,8 @@ class GeneralizationConfig(RunConfig):
             paper.
         half: Whether to train with 16-bit matrix products.
     """
+
+    positional: ClassVar[str] = "annotations"
 
     out: Path = Path("runs/generalization")
     annotations: list[str] | None = None

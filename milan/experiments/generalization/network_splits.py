@@ -77,9 +77,9 @@ class AnnotatedNetwork:
     def from_folder(cls, folder: Path, layers: Sequence[Path]) -> "AnnotatedNetwork":
         """Return the network of a folder; architecture, task and data set are read from the names of folder and parent.
 
-        >>> AnnotatedNetwork.from_folder(Path("milannotations/resnet152/places365"), [])
-        AnnotatedNetwork(name='resnet152-places365', layers=(), architecture='ResNet', task='classifiers',
-        data_set='scenes')
+        >>> network = AnnotatedNetwork.from_folder(Path("milannotations/resnet152/places365"), [])
+        >>> network.name, network.architecture, network.task, network.data_set
+        ('resnet152-places365', 'ResNet', 'classifiers', 'scenes')
         """
         for name in (folder.name, f"{folder.parent.name}-{folder.name}"):
             family = next((begins for begins in FAMILIES if name.lower().startswith(begins)), "")

@@ -33,7 +33,7 @@ AUROC = Column(
 )
 TRUTH = Column(
     "truth",
-    "Mean truth score: how much of the best possible description of a unit its description says.",
+    "Mean truth score: the share of the way from a random concept to the unit's best formula.",
     "%",
     1,
     "more",

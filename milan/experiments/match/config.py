@@ -22,7 +22,7 @@ class MatchConfig(DissectedTargetConfig):
         pooling: What stands for a unit's activation in an image: its mean or its maximum over the image.
         same: The correlation from which on matched units are the same.
         changed: The correlation from which on matched units are the same but changed; below it one is new and the other
-            is lost.
+            is lost. In a layer of SqueezeNet filters of noise reach 0.84 with some unit.
         page_units: The largest number of pairs on the page, those of the highest correlation of each network.
     """
 
@@ -32,7 +32,7 @@ class MatchConfig(DissectedTargetConfig):
     describer: str = ""
     pooling: Literal["mean", "max"] = "mean"
     same: float = 0.9
-    changed: float = 0.5
+    changed: float = 0.8
     page_units: int = 200
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -42,7 +43,7 @@ COLUMNS = (
     Column("words", "Mean ROUGE-L (F) of the descriptions of matched units.", "", 2),
 )
 NOTES = (
-    "Units are matched one to one so that the sum of correlations is largest; units that do not vary over the probe are"
+    "Units are matched one to one, those with the highest correlation first; units that do not vary over the probe are"
     " left out.",
     "The floor matches the same units with the images of the other network shuffled.",
     "On the page the first row of pictures shows the exemplars of the target's unit, the second those of the other"
@@ -128,7 +129,10 @@ def match_studies(study: Study, other: Study, config: MatchConfig) -> list[UnitM
 def match_units(
     activations: Float[np.ndarray, "images units"], others: Float[np.ndarray, "other_images others"]
 ) -> tuple[list[tuple[int, int, float]], list[int], list[int]]:
-    """Return pairs (unit, other unit, correlation) with the largest sum of correlations, and the units that vary.
+    """Return pairs (unit, other unit, correlation), and the units that vary; the highest correlation pairs first.
+
+    Pairs with the largest sum of correlations would be worse: they part identical units where units without a
+    counterpart gain from it.
 
     Args:
         activations: of the units of one network over a probe; images with NaN in a unit that has numbers are left out.
@@ -140,15 +144,34 @@ def match_units(
     Raises:
         BadInput: the numbers of images differ.
     """
-    from scipy.optimize import linear_sum_assignment
-
     correlations = correlate(activations, others)
     rows = np.flatnonzero(np.isfinite(correlations).any(1))
     columns = np.flatnonzero(np.isfinite(correlations).any(0))
-    some = correlations[np.ix_(rows, columns)]
-    places = zip(*linear_sum_assignment(some, maximize=True), strict=True)
-    pairs = [(int(rows[row]), int(columns[column]), float(some[row, column])) for row, column in places]
-    return pairs, rows.tolist(), columns.tolist()
+    pairs = _pair_best_first(correlations[np.ix_(rows, columns)])
+    return (
+        [(int(rows[row]), int(columns[column]), value) for row, column, value in pairs],
+        rows.tolist(),
+        columns.tolist(),
+    )
+
+
+def _pair_best_first(values: Float[np.ndarray, "rows columns"]) -> list[tuple[int, int, float]]:
+    """Return pairs of a row and a column with their values, in the order of rows: the largest value first makes a pair.
+
+    All pairs that are each other's best are taken at once, which gives the same pairs in few rounds.
+    """
+    free, pairs = values.copy(), []
+    while free.size:
+        best_columns, best_rows = free.argmax(1), free.argmax(0)
+        rows = np.arange(len(free))
+        mutual = (best_rows[best_columns] == rows) & (free[rows, best_columns] > -np.inf)
+        if not mutual.any():
+            break
+        taken = best_columns[mutual]
+        pairs += list(zip(rows[mutual].tolist(), taken.tolist(), values[rows[mutual], taken].tolist(), strict=True))
+        free[rows[mutual]] = -np.inf
+        free[:, taken] = -np.inf
+    return sorted(pairs)
 
 
 def correlate(
@@ -211,8 +234,8 @@ def _open_references(study: Study, config: MatchConfig) -> Iterator[Study]:
             raise BadInput(
                 f"{spec} has {len(probe)} images and the target {len(study.probe)}; give both the same probe"
             )
-        name = f"{target.name} {file}" if file and len(set(specs)) < len(specs) else target.name
-        out = study.out / "against" / safe_name(name)
+        name = f"{target.name} ({Path(file).stem})" if file else target.name
+        out = study.out / "against" / safe_name(f"{target.name} {file}" if file else target.name)
         yield Study(target, probe, out, options, name, config.seed, config.device, config.limit, study.probe_spec)
 
 

@@ -60,12 +60,15 @@ def read_references(file: Path, layer: str = "") -> dict[Unit, list[str]]:
         names = enumerate(read_lines(file))
         return {Unit(layer, number): [part.strip() for part in name.split(",")] for number, name in names if name}
     try:
-        return {unit: list(texts) for unit, texts in read_unit_annotations(file).items()}
+        references = {unit: list(texts) for unit, texts in read_unit_annotations(file).items()}
     except BadInput as reason:
         try:
-            return {each.unit: [each.text] for each in read_descriptions(file, layer)}
+            references = {each.unit: [each.text] for each in read_descriptions(file, layer)}
         except BadInput:
             raise reason from None
+    if not references:
+        raise BadInput(f"{file} has no references; give annotations, class names or descriptions of the same units")
+    return references
 
 
 @dataclass(frozen=True)

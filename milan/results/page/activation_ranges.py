@@ -90,10 +90,10 @@ def join_ranges(histogram: tuple[np.ndarray, np.ndarray], min_images: int) -> Fl
     [0.0, 3.0, 5.0]
     """
     counts, edges = histogram
-    kept, here = [edges[-1]], 0
+    joined, images = [edges[-1]], 0
     for place in range(len(counts) - 1, 0, -1):
-        here += counts[place]
-        if here >= min_images and counts[:place].sum() >= min_images:
-            kept.append(edges[place])
-            here = 0
-    return np.array([edges[0], *reversed(kept)])
+        images += counts[place]
+        if images >= min_images and counts[:place].sum() >= min_images:
+            joined.append(edges[place])
+            images = 0
+    return np.array([edges[0], *reversed(joined)])

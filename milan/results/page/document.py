@@ -57,10 +57,12 @@ def render_template(template: str, **values: Any) -> str:
 
 def format_facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the names and values at the foot of a page: main options, then hashes, then versions."""
-    shown = [(name, facts[name]) for name in MAIN_FACTS if facts.get(name) not in (None, "", {}, [])]
+    main = [(name, facts[name]) for name in MAIN_FACTS if facts.get(name) not in (None, "", {}, [])]
     hashes = [(f"hash of {name}", str(value)[:16]) for name, value in dict(facts.get("hashes", {})).items()]
-    made = [("versions", " · ".join(f"{name} {value}" for name, value in dict(facts.get("versions", {})).items()))]
-    return [(clean_text(name), clean_text(_format_value(value))) for name, value in [*shown, *hashes, *made] if value]
+    versions = [("versions", " · ".join(f"{name} {value}" for name, value in dict(facts.get("versions", {})).items()))]
+    return [
+        (clean_text(name), clean_text(_format_value(value))) for name, value in [*main, *hashes, *versions] if value
+    ]
 
 
 def _format_value(value: Any) -> str:
