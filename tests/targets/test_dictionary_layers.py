@@ -301,3 +301,21 @@ def test_some_latents_are_dissected_as_among_all(tmp_path: Path) -> None:
         assert torch.equal(one.ids, other.ids)
         assert torch.equal(one.masks, other.masks)
         assert torch.equal(one.activations, other.activations)
+
+
+def test_a_latent_that_is_active_on_the_class_token_only_is_not_dead(tmp_path: Path) -> None:
+    class LargestBlock(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            patches = avg_pool2d(images[:, :2], 2).flatten(2).transpose(1, 2)
+            return torch.cat([patches.amax(1, keepdim=True), patches], 1)
+
+    network = TokenNetwork()
+    network.block = LargestBlock()
+    # Red and green together exceed 1.5 in the class token of an image whose patches are red or green; never thrice.
+    dictionary = Dictionary(torch.ones(2, 2), torch.ones(2, 2), encoder_bias=torch.tensor([-1.5, -3.0]))
+    images = torch.zeros(3, 3, 4, 4, dtype=torch.uint8)
+    images[0, 0, :2], images[0, 1, 2:] = 255, 255
+    target = make_target(network, 4).with_dictionary(dictionary, "block")
+    found = dissect(target, Probe.from_tensor(images), ["block@sae"], tmp_path, k=1)["block@sae"]
+    assert found.activations("cls").tolist() == [[0.5, 0], [0, 0], [0, 0]]
+    assert [*found.status.values()] == ["sparse", "dead"]
