@@ -131,7 +131,7 @@ class LayerStatistics:
         for name, values in reduced.pooled.items():
             self.pooled[name][rows] = values.masked_fill(values.isinf(), math.nan).numpy()
         self.quantile.add_candidates(reduced.candidates)
-        self.range.add(reduced.minima, reduced.pooled["max"], reduced.nonfinite)
+        self.range.add(reduced.minima, reduced.pooled["max"], reduced.nonfinite, reduced.pooled.get("cls"))
         return self.topk.add(reduced.ids, reduced.pooled["max"], reduced.maps)
 
     def merge(self, other: "LayerStatistics") -> None:
@@ -155,8 +155,8 @@ class LayerStatistics:
     def status(self, k: int) -> list[str]:
         """Return the status of each unit.
 
-        It is ``invalid`` without any finite value; ``dead`` if the activation never changes; ``sparse`` if it is never
-        negative, and positive in fewer than ``k`` images; else ``ok``.
+        It is ``invalid`` without any finite value; ``dead`` if the activation never changes, also not in the class
+        token; ``sparse`` if it is never negative, and positive in fewer than ``k`` images; else ``ok``.
         """
         low, high = self.range.least, self.range.most
         # A single value does not show whether the activation changes.

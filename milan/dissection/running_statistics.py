@@ -216,9 +216,18 @@ class RunningRange:
         minima: Float[Tensor, "images units"],
         peaks: Float[Tensor, "images units"],
         nonfinite: Bool[Tensor, "images units"],
+        class_tokens: Float[Tensor, "images units"] | None = None,
     ) -> None:
-        """Add images, given their smallest and largest finite values (infinite if there are none)."""
-        self.least, self.most = torch.minimum(self.least, minima.amin(0)), torch.maximum(self.most, peaks.amax(0))
+        """Add images, given their smallest and largest finite values (infinite if there are none).
+
+        A class token counts among the values of the layer, and not for the number of images with a positive peak.
+        """
+        low, high = minima, peaks
+        if class_tokens is not None:
+            usable = class_tokens.isfinite() & peaks.isfinite()
+            low = torch.where(usable, torch.minimum(minima, class_tokens), minima)
+            high = torch.where(usable, torch.maximum(peaks, class_tokens), peaks)
+        self.least, self.most = torch.minimum(self.least, low.amin(0)), torch.maximum(self.most, high.amax(0))
         self.positive_images += (peaks > 0).sum(0)
         self.nonfinite_images += nonfinite.sum(0)
 

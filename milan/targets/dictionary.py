@@ -373,9 +373,10 @@ def _check_k(config: DictionaryConfig, latents: int) -> None:
 
 
 def _low_variance(config: DictionaryConfig, explained: float, count: int) -> str:
-    trained = f", it was trained on {config.hook_point!r}" if config.hook_point else ""
+    name = f"dictionary {config.name!r}" if config.name else "the dictionary"
+    trained = f" (it was trained on {config.hook_point!r})" if config.hook_point else ""
     cause = f"a wrong layer, hook point or normalization is the usual cause{trained}"
-    return f"dictionary {config.name!r} explains {explained:.2f} of the variance of {count} activations; {cause}"
+    return f"{name} explains {explained:.2f} of the variance of {count} activations; {cause}"
 
 
 def _keep(values: Tensor, indices: Tensor) -> Tensor:

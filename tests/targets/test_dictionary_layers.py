@@ -283,3 +283,39 @@ def test_masks_of_latents_lie_where_they_are_active(image: Tensor, tmp_path: Pat
     assert exemplars.ids.tolist() == [0]
     assert exemplars.activations.tolist() == [0.75]
     assert exemplars.masks[0, 0].tolist() == [[False, True, True, True]] * 3 + [[False] * 4]
+
+
+def test_some_latents_are_dissected_as_among_all(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    dictionary = make_random_dictionary(32, 40, activation="topk", k=3)
+    target = make_target(NETWORKS["timm"](), 32).with_dictionary(dictionary, "blocks.1")
+    probe = Probe.from_tensor(torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8))
+    name, chosen = "blocks.1@sae", [3, 17, 39]
+    every = dissect(target, probe, [name], tmp_path / "all", k=4, quantile=0.9)[name]
+    some = dissect(target, probe, [name], tmp_path / "some", k=4, quantile=0.9, units={name: chosen})[name]
+    assert some.thresholds().tolist() == every.thresholds()[chosen].tolist()
+    for pooling in ("max", "mean", "cls"):
+        assert torch.equal(some.activations(pooling), every.activations(pooling)[:, chosen])
+    for unit in some.units:
+        one, other = some.exemplars(unit), every.exemplars(unit)
+        assert torch.equal(one.ids, other.ids)
+        assert torch.equal(one.masks, other.masks)
+        assert torch.equal(one.activations, other.activations)
+
+
+def test_a_latent_that_is_active_on_the_class_token_only_is_not_dead(tmp_path: Path) -> None:
+    class LargestBlock(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            patches = avg_pool2d(images[:, :2], 2).flatten(2).transpose(1, 2)
+            return torch.cat([patches.amax(1, keepdim=True), patches], 1)
+
+    network = TokenNetwork()
+    network.block = LargestBlock()
+    # Red and green together exceed 1.5 in the class token of an image whose patches are red or green; never thrice.
+    dictionary = Dictionary(torch.ones(2, 2), torch.ones(2, 2), encoder_bias=torch.tensor([-1.5, -3.0]))
+    images = torch.zeros(3, 3, 4, 4, dtype=torch.uint8)
+    images[0, 0, :2], images[0, 1, 2:] = 255, 255
+    target = make_target(network, 4).with_dictionary(dictionary, "block")
+    found = dissect(target, Probe.from_tensor(images), ["block@sae"], tmp_path, k=1)["block@sae"]
+    assert found.activations("cls").tolist() == [[0.5, 0], [0, 0], [0, 0]]
+    assert [*found.status.values()] == ["sparse", "dead"]

@@ -30,7 +30,7 @@
   }
   const described = [...units.values()].filter((unit) => unit.status === "ok" || unit.status === "failed");
   const withCard = new Set(described);
-  const link = (unit) => `#${encodeURIComponent(unit.id).replaceAll("%3A", ":")}`;
+  const link = (unit) => `#${encodeURIComponent(unit.id).replaceAll("%3A", ":").replaceAll("%40", "@")}`;
 
   const strip = (unit) => {
     const sheet = unit.layer.sheet;
@@ -226,7 +226,7 @@
     for (const layer of page.layers) {
       layer.described = layer.units.filter((unit) => withCard.has(unit)).length;
       const to = make("a", "", layer.name);
-      to.href = `#${encodeURIComponent(layer.name)}`;
+      to.href = `#${encodeURIComponent(layer.name).replaceAll("%40", "@")}`;
       to.append(make("small", "", layer.described));
       at("contents").append(to);
       const option = make("option", "", layer.name);

@@ -182,7 +182,7 @@ const milanPlate = ({ page, units, at, make, number, focus, shown }) => {
   const turn = (by) => {
     const next = shown()[shown().indexOf(open) + by];
     if (!next) return;
-    history.replaceState(null, "", `#${encodeURIComponent(next.id).replaceAll("%3A", ":")}`);
+    history.replaceState(null, "", `#${encodeURIComponent(next.id).replaceAll("%3A", ":").replaceAll("%40", "@")}`);
     show(next);
   };
 
