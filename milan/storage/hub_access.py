@@ -29,7 +29,7 @@ def is_offline() -> bool:
 
 
 def is_reachable(url: str) -> bool:
-    """Return whether the server of ``url`` answers, even with an error; proxies of the environment are used. None does offline."""
+    """Return whether the server of ``url`` answers, even with an error; offline none does. Proxies are used."""
     if is_offline():
         return False
     try:
