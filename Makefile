@@ -13,7 +13,7 @@ test: $(VENV)/.installed-for-tests
 	@$(MAKE) --no-print-directory --jobs 2 lint suite
 
 suite: $(VENV)/.installed-for-tests
-	$(RUN) -m pytest -n 2
+	$(RUN) -m pytest -n 2 --dist worksteal
 
 # Style, types, import layers and the examples in docstrings.
 lint: $(VENV)/.installed-for-tests
