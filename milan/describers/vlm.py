@@ -48,8 +48,8 @@ class Vlm(LlmDescriber):
     common, which counts as no description. Images are sent as JPEG files without names and metadata.
 
     Args:
-        llm: ``openai:MODEL`` with a model that reads images, ``PATH/FILE.py:NAME``, or ``diorama`` (no vision-language
-            model but a program that chooses from the concepts of Diorama), see ``milan.pretrained.llm.load_llm``.
+        llm: ``openai:MODEL`` with a model that reads images, ``PATH/FILE.py:NAME``, or a stand-in, see
+            ``milan.pretrained.llm.load_llm``.
         base_url: address of the endpoint, such as http://localhost:8000/v1; $OPENAI_BASE_URL, else OpenAI's, by
             default. The key is in $OPENAI_API_KEY.
         max_calls: maximal number of requests, repeated ones included.

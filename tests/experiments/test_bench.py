@@ -182,7 +182,7 @@ def test_wrong_options_are_errors_before_the_run(folder: Path, tmp_path: Path) -
     (tmp_path / "planted.csv").write_text("layer,unit\nlooks,0\n")
     with pytest.raises(BadInput, match=r"planted\.csv has the columns layer, unit and needs layer, unit, kind, text"):
         run(folder, "out", planted_units=tmp_path / "planted.csv")
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out" / "dissection").exists()
 
 
 def sources():

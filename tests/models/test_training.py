@@ -75,7 +75,7 @@ def test_describing_with_milan_imports_no_lightning() -> None:
     code = (
         "import sys, torch, milan.cli.describe, milan.cli.describe_run, milan.cli.describe_output;"
         "from milan.describers.milan import Milan;"
-        "milan = Milan(beam=3);"
+        "milan = Milan(captioner='diorama', beam=3);"
         "milan.search(torch.zeros(1, 15, milan.models.captioner.key.in_features));"
         "print(sorted({'pytorch_lightning', 'lightning_fabric', 'torchmetrics', 'sacrebleu'} & set(sys.modules)))"
     )

@@ -136,7 +136,7 @@ def test_a_generators_pictures_have_no_labels_to_be_told_by():
         ("diorama:siglip-large", {"embedder": "diorama"}, ""),
         ("open_clip:ViT-L-14/openai", {"embedder": "diorama"}, "both see through a CLIP"),
         ("diorama", {"embedder": "diorama", "evidence": "pixels"}, ""),
-        ("labels", {"labels": "probe"}, "both are message by labels"),
+        ("labels", {"labels": "probe"}, "both read labels"),
         ("labels", {"evidence": "embedder"}, ""),
         ("diorama", {}, ""),
     ],

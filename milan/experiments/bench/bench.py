@@ -23,8 +23,9 @@ def bench(config: BenchConfig) -> Report:
             " diorama:objects"
         )
     with Study.open(config) as study:
-        data = BenchData.read(study, config.planted_units)
+        # Before the dissection, so that a wrong name is reported at once.
         describers = load_evaluated_describers(config.describers, study.target, study.probe, config.seed, config.device)
+        data = BenchData.read(study, config.planted_units)
         constant = [each for each in describers if each.role == "floor" and each.name == "constant"]
         study.describe(*(each for each in describers if each not in constant))
         for each in constant:

@@ -47,11 +47,11 @@ def plot_lines(
             _draw_curve(axis, curve, colour)
         for name, value in (horizontal_marks or {}).items():
             axis.axhline(value, color=INK_COLOUR, linewidth=0.9, linestyle=":")
-            _annotate(axis, name, (1, value), ("axes fraction", "data"), (0, 3), "right")
+            _annotate(axis, name, (1.0, float(value)), ("axes fraction", "data"), (0, 3), "right")
         for row, (name, place) in enumerate((vertical_marks or {}).items()):
             axis.axvline(place, color=INK_COLOUR, linewidth=0.9, linestyle=":")
             # Names are below each other, since marks may be close.
-            _annotate(axis, name, (place, 1), ("data", "axes fraction"), (3, -9 - 10 * row), "left")
+            _annotate(axis, name, (float(place), 1.0), ("data", "axes fraction"), (3, -9 - 10 * row), "left")
         axis.set(xlabel=x_label, ylabel=y_label)
         style_axis(axis)
         if len(curves) > 1:
