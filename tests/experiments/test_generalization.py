@@ -287,7 +287,8 @@ def test_components_are_those_of_scikit_learn() -> None:
 def test_a_captioner_of_components_is_saved_and_loaded(folders: Path, tmp_path: Path) -> None:
     split = make_splits(load_networks([str(folders)]))[-1]
     sizes = {"hidden": 8, "prior_hidden": 8, "updates": 2, "prior_updates": 1, "components": 5}
-    config, store = GeneralizationConfig(out=tmp_path, half=False, **sizes), FeatureStore(load_encoder("diorama:encoder"))
+    config = GeneralizationConfig(out=tmp_path, half=False, **sizes)
+    store = FeatureStore(load_encoder("diorama:encoder"))
     units = divide_units(split, 0)
     first, again = (trained_splits.load_or_train(split, units, config, store, 0) for _ in range(2))
     features = store.load_features(units.test)
