@@ -5,7 +5,9 @@ at hand.
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,13 @@ install_import_hook("milan", "beartype.beartype")
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
+BROWSER_OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+]
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here may need a hub
@@ -54,3 +63,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder, for this test alone."""
     monkeypatch.setenv("MILAN_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def browser(chromium: str) -> Iterator[Any]:
+    """A browser of playwright; one for all tests of a process, which can hold no second one."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=chromium, args=BROWSER_OPTIONS)
+        yield launched
+        launched.close()

@@ -114,7 +114,7 @@ def unchecked(kind, unit, **values):
         (lambda unit: [unchecked(Description, unit, score=None)], "answers:0 cannot be kept: Type"),
         (lambda unit: [unchecked(Description, unit, concepts="ab")], "answers:0 cannot be kept: "),
         (lambda unit: [Description(unit, "x", 1.0, reasoning={"seen": {1}})], "answers:0 cannot be kept: TypeError"),
-        (lambda unit: 1 / 0, r"failed on answers: ZeroDivisionError: division by zero \(test_resuming.py, line \d+\)"),
+        (lambda unit: 1 / 0, r"failed on answers: ZeroDivisionError: division by zero \(test_runner\.py, line \d+\)"),
     ],
 )
 def test_answers_that_are_none_are_told_with_the_unit(answers, message, tmp_path, toys):

@@ -30,7 +30,6 @@ from milan.results.catalogue import Catalogue
 from milan.targets.loading import load_target
 from milan.units import Description, Unit
 from tests.experiments import worlds
-from tests.results.page.conftest import QUIET
 
 HARM = '<img src=x onerror="window.harmed = true">'
 RIGHT = {0: "red things", 1: "green things", 2: "blue things"}
@@ -85,16 +84,6 @@ def same(made: Report, folder: Path) -> StudyForms:  # made first, also where an
     return make_study(runs, find_dissections(runs, units), units, asked)
 
 
-@pytest.fixture(scope="module")
-def form_browser(chromium: str):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=chromium, args=list(QUIET))
-        yield launched
-        launched.close()
-
-
 def fill(page, key: dict, level: dict[str, int], right: bool = True) -> None:
     """Answers all that is asked: each describer gets its level, the highest is best."""
     for item in page.locator(".item").evaluate_all("items => items.map((item) => item.dataset.item)"):
@@ -114,11 +103,11 @@ def save(page, file: Path) -> None:
     download.value.save_as(file)
 
 
-def test_forms_are_filled_in_a_browser_and_read_back(made: Report, folder: Path, form_browser) -> None:
+def test_forms_are_filled_in_a_browser_and_read_back(made: Report, folder: Path, browser) -> None:
     forms = folder / "out" / "forms"
     key = json.loads((forms / "key.json").read_text())
     raters = {"ann": {"right": 5, "wrong": 2}, "bob": {"right": 3, "wrong": 1}, "eve": {"right": 1, "wrong": 5}}
-    page = form_browser.new_page()
+    page = browser.new_page()
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url.partition(":")[0]))
     answers = []

@@ -20,7 +20,7 @@ from milan.models.data_module import EpochBatchSampler, MilannotationsDataModule
 from milan.storage.files import cache_folder
 from milan.units import Unit
 
-ENCODER = f"{Path(__file__).parent / 'tiny_encoder.py'}:encoder"
+ENCODER = f"{Path(__file__).parents[1] / 'tiny_encoder.py'}:encoder"
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
 
 

@@ -55,8 +55,9 @@ def test_a_beam_wide_enough_finds_the_best_of_all_texts(seed: int) -> None:
         torch.testing.assert_close(
             found.scores[unit][possible], torch.tensor([score for score, _ in ranked]), atol=1e-4, rtol=0
         )
-        best = ranked[0][1]
-        assert found.tokens[unit, 0].tolist() == [*best, *[vocabulary.stop] * (4 - len(best))]
+        # Texts of the same transitions in another order score the same.
+        best = [[*text, *[vocabulary.stop] * (4 - len(text))] for score, text in ranked if score > ranked[0][0] - 1e-4]
+        assert found.tokens[unit, 0].tolist() in best
 
 
 @given(st.integers(0, 1000), st.integers(1, 8))

@@ -149,7 +149,7 @@ def test_where_labels_come_from(tmp_path: Path) -> None:
     probe = Probe.from_tensor(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
     with pytest.raises(UnknownName, match="unknown source of pixel labels 'segmentr'; nearest: segmenter"):
         load_pixel_labels(probe, "segmentr")
-    own = f"segmenter:{Path(__file__).parent / 'describers' / 'colour_segmenter.py'}:ColourSegmenter"
+    own = f"segmenter:{Path(__file__).parents[1] / 'describers' / 'colour_segmenter.py'}:ColourSegmenter"
     assert isinstance(load_pixel_labels(probe, own), SegmenterLabels)
     assert compute_source_key(own) == "colours"
     assert compute_source_key("probe") == compute_source_key("probe", "") != compute_source_key("probe", "a,b")

@@ -18,13 +18,6 @@ from milan.targets.loading import load_target
 from milan.targets.target import Target
 from milan.units import Candidate, Description, Unit
 
-QUIET = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--no-first-run",
-)
 EVIL = '<img src=x onerror="window.harmed = true"><script>window.harmed = true</script>'
 FACTS = {
     "target": "file.py:detectors",
@@ -111,16 +104,6 @@ def large_page(tmp_path_factory):
     return write_page(
         Catalogue(tuple(entries), FACTS | {"layers": ["one", "two"]}), dissections, folder / "page", sheets
     )
-
-
-@pytest.fixture(scope="session")
-def browser(chromium):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=chromium, args=list(QUIET))
-        yield launched
-        launched.close()
 
 
 class Visit:
