@@ -18,6 +18,13 @@ install_import_hook("milan", "beartype.beartype")
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
+SLOW_FOLDERS = {"benchmarks", "cli", "diorama", "diorama_build", "dissection", "docs", "experiments"}
+SLOW_FILES = {
+    *("test_contract", "test_floors", "test_milan", "test_netdissect", "test_compositional", "test_sand"),
+    *("test_llm_explanations", "test_describe_and_dissect", "test_linear_explanations", "test_clip_dissect"),
+    *("test_command_line", "test_replay", "test_families", "test_browser", "test_released_checkpoint", "test_wheel"),
+    *("test_concept_sets", "test_generator_target", "test_describer_specs", "test_training", "test_data_module"),
+}
 BROWSER_OPTIONS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -35,6 +42,14 @@ settings.register_profile(
     "milan", deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 settings.load_profile("milan")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests as quick that train nothing, start no programs and dissect nothing but toys."""
+    for item in items:
+        place = item.path.relative_to(ROOT / "tests")
+        if place.parts[0] not in SLOW_FOLDERS and place.stem not in SLOW_FILES:
+            item.add_marker(pytest.mark.quick)
 
 
 def pytest_unconfigure() -> None:
