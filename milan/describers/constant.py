@@ -14,13 +14,15 @@ from milan.probes import Probe
 from milan.targets.target import Target
 from milan.units import Description, Unit
 
+DEFAULT_TEXT = "objects"
+
 
 class Constant(Describer):
     """Gives all units the same text; ``score`` is always 0.
 
     Args:
         text: the text; if empty, the most frequent one of the annotations (ties: the first by alphabet), which is what
-            a model says that has learnt nothing from images.
+            a model says that has learnt nothing from images; without annotations ``DEFAULT_TEXT``.
         annotations: path of an ``annotations.csv`` or of a folder with some, or the name of the stand-in's.
     """
 
@@ -45,7 +47,9 @@ class Constant(Describer):
     @cached_property
     def constant_text(self) -> str:
         """The text."""
-        return self.text.strip() or find_most_frequent_text(self.annotations)
+        if self.text.strip() or not self.annotations:
+            return self.text.strip() or DEFAULT_TEXT
+        return find_most_frequent_text(self.annotations)
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
         return (Description(unit, self.constant_text, 0.0) for unit in select_active(dissection, units))
@@ -57,8 +61,6 @@ def find_most_frequent_text(annotations: str) -> str:
     Raises:
         BadInput: there are no annotations.
     """
-    if not annotations:
-        raise BadInput("the describer constant has nothing to say; give text=TEXT, or annotations=FILE_OR_FOLDER")
     place = locate_annotations(annotations)
     files = [place] if place.is_file() else sorted(place.glob("**/annotations.csv"))
     counts = Counter(

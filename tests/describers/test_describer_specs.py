@@ -118,7 +118,6 @@ def unconnected(monkeypatch, tmp_path):
         ("weight_label", ["gpt-3.5-turbo", "2 outputs", "1000"]),
         ("weight_clip", ["gpt-3.5-turbo", "20k"]),
         ("random_concept", ["20k"]),
-        ("constant", ["text=TEXT"]),
         ("annotators", ["nobody annotated mine"]),
         ("shuffled", ["nobody annotated mine"]),
         ("imported", ["no table"]),
