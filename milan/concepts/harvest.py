@@ -22,7 +22,7 @@ from milan.diorama.scenes import draw_scene
 from milan.diorama.sentences import RELATION_PHRASES, generate_sentences
 from milan.errors import BadInput, UnknownName
 from milan.language import PACKAGED_PIPELINE, load_pipeline
-from milan.language.text_parsing import preserve_rng_state
+from milan.language.text_parsing import preserve_rng_state, read_treebank_files
 from milan.storage.files import cache_folder, content_key
 
 if TYPE_CHECKING:
@@ -278,21 +278,11 @@ def _load_trained_tagger(treebank: Path) -> "Language":
 
 def _read_treebank(folder: Path) -> "list[Doc]":
     """Return the sentences of the training files."""
-    from spacy.training.converters import conllu_to_docs
-
     files = sorted(folder.glob("*.conllu"))
     files = [file for file in files if "train" in file.name] or files
     if not files:
         raise BadInput(f"no treebank in {folder} (looked for *.conllu); give a folder of Universal Dependencies")
-    try:
-        found = [
-            doc for file in files for doc in conllu_to_docs(file.read_text(encoding="utf-8"), n_sents=1, no_print=True)
-        ]
-    except Exception as error:  # the converter raises whatever a malformed line makes it stumble over
-        raise BadInput(f"the treebank {folder} cannot be read: {type(error).__name__} {error}") from None
-    if not found:
-        raise BadInput(f"the treebank {folder} holds no sentences")
-    return found
+    return read_treebank_files(files)
 
 
 def _keep_tags(doc: "Doc", tagger: "Language") -> "Doc":

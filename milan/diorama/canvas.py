@@ -129,7 +129,7 @@ def _pattern_colours(paint: Paint) -> tuple[tuple[int, ...], tuple[int, ...]]:
     first = tuple(value + paint.shade + tint for value, tint in zip(RGB[paint.colour], paint.tint, strict=True))
     if paint.second_colour and paint.second_colour != paint.colour:
         return first, tuple(value + paint.shade for value in RGB[paint.second_colour])
-    # A pattern in one colour is told by light and dark.
+    # A pattern in one colour shows by light and dark.
     step = 55 if sum(first) < 240 else -48
     return first, tuple(value + step for value in first)
 

@@ -203,7 +203,7 @@ def _choose_painting_order(said: ParsedSentence, count: int) -> list[int]:
             order.insert(order.index(other) + 1, subject)
         elif max(subject, other) < count and subject != other and order.index(subject) < order.index(other):
             order.remove(subject)
-            order.insert(order.index(other) + 1, subject)  # nothing that is told of hides behind its other side
+            order.insert(order.index(other) + 1, subject)  # nothing that is mentioned is hidden behind its other side
     return order
 
 

@@ -89,6 +89,7 @@ class ConditionalBatchNorm(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.norm = nn.BatchNorm2d(width, affine=False)
+        # The name is part of the shipped weights.
         self.told = nn.Linear(CONDITION_SIZE, 2 * width)
         nn.init.normal_(self.told.weight, std=0.05)
         nn.init.zeros_(self.told.bias)

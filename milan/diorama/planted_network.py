@@ -29,7 +29,7 @@ from milan.units import Unit
 PlantedKind = Literal["single", "conjunction", "either", "nothing"]
 LAYER = "units"
 CLASSES = sum(map(count_classes, CLASS_NAMES))
-PROBABILITY_EPSILON = 1e-7  # how near to 1 a probability may be told in 32 bits
+PROBABILITY_EPSILON = 1e-7  # distance from 0 and 1 at which 32 bits still hold a probability
 BUILD_HINT = "python -m milan.diorama build --only planted"
 
 

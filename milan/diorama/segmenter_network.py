@@ -80,7 +80,7 @@ class SceneSegmenter(nn.Module):
     """A U-Net whose encoder is Diorama's encoder, with one trunk and a head for each kind of label.
 
     Pictures (b, 3, h, w), normalised as Diorama's networks want them, in; sides of 64 pixels are what it was trained
-    on. The setting, which is that of the whole picture, is told by the encoder alone.
+    on. The setting, which is that of the whole picture, is predicted from the encoder alone.
     """
 
     def __init__(self, encoder: SceneEncoder | None = None) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from milan.console.command_line import program
 from milan.errors import BadInput
-from milan.language.text_parsing import preserve_rng_state
+from milan.language.text_parsing import preserve_rng_state, read_treebank_files
 from milan.storage.files import atomic_write, cache_root, lock_folder
 from milan.storage.packaged_data import locate_packaged_data
 
@@ -63,20 +63,10 @@ def read_treebank(folder: Path, part: str) -> "list[Doc]":
     Raises:
         BadInput: there is no such file, or it cannot be read.
     """
-    from spacy.training.converters import conllu_to_docs
-
     files = sorted(file for file in Path(folder).glob("*.conllu") if part in file.name)
     if not files:
         raise BadInput(f"no *{part}*.conllu in {folder}; give the folder of a treebank of Universal Dependencies")
-    try:
-        found = [
-            doc for file in files for doc in conllu_to_docs(file.read_text(encoding="utf-8"), n_sents=1, no_print=True)
-        ]
-    except Exception as error:  # the converter raises whatever a malformed line makes it stumble over
-        raise BadInput(f"{files[0]} cannot be read: {type(error).__name__} {error}") from None
-    if not found:
-        raise BadInput(f"{files[0]} holds no sentences")
-    return found
+    return read_treebank_files(files)
 
 
 def evaluate_pipeline(language: "Language", sentences: "Sequence[Doc]", lower: bool = False) -> dict[str, float]:

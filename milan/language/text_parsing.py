@@ -1,12 +1,14 @@
 """Words, parts of speech and parse-tree depth of short texts."""
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from milan.errors import BadInput
 from milan.language import NOUN_TAGS, load_pipeline
 
 if TYPE_CHECKING:
@@ -75,3 +77,23 @@ def preserve_rng_state() -> Iterator[None]:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
+
+
+def read_treebank_files(files: Sequence[Path]) -> "list[Doc]":
+    """Return the sentences of CoNLL-U files.
+
+    Raises:
+        BadInput: a file cannot be read, or the files hold no sentences.
+    """
+    from spacy.training.converters import conllu_to_docs
+
+    sentences: list[Doc] = []
+    for file in files:
+        try:
+            sentences += conllu_to_docs(file.read_text(encoding="utf-8"), n_sents=1, no_print=True)
+        # The converter raises anything for a malformed line.
+        except Exception as error:
+            raise BadInput(f"the treebank {file} cannot be read: {type(error).__name__} {error}") from None
+    if not sentences:
+        raise BadInput(f"{', '.join(map(str, files))} hold no sentences of a treebank")
+    return sentences

@@ -40,7 +40,7 @@ def test_the_best_setting_where_it_was_chosen_is_judged_elsewhere(capsys: pytest
     """Two units each; the other setting would be truer on the network that judges."""
     worth = {"red": 1.0, "blue": 0.5, "none": 0.0}
 
-    class Told:
+    class FixedAnswers:
         def __init__(self, name: str, texts: dict[str, list[str]]):
             self.judging, self.plan, self.texts = (
                 name.startswith("resnet"),
@@ -56,8 +56,8 @@ def test_the_best_setting_where_it_was_chosen_is_judged_elsewhere(capsys: pytest
             return Heard(self.units, [["blue"], ["none"]], [np.zeros(1)] * 2, [np.zeros(1)] * 2)
 
     cases = [
-        Told("alexnet", {"a": ["red", "red"], "b": ["none", "blue"]}),
-        Told("resnet", {"a": ["blue", "blue"], "b": ["red", "red"]}),
+        FixedAnswers("alexnet", {"a": ["red", "red"], "b": ["none", "blue"]}),
+        FixedAnswers("resnet", {"a": ["blue", "blue"], "b": ["red", "red"]}),
     ]
     change = Change("words", {name: lambda case, _seed, name=name: case.texts[name] for name in "ab"})
     (found,) = verdicts(cases, [change])

@@ -104,13 +104,13 @@ def test_what_is_cut_out_shows_what_is_told_of_it(taught, monkeypatch):
 
 def test_it_learns_a_batch(taught):
     torch.manual_seed(0)
-    onlooker, batch, losses = VisionEncoderLearner(PLAN), make_encoder_batch(taught, 16, 0, 0), []
-    inside = list_matrices(onlooker.vision_encoder)
+    learner, batch, losses = VisionEncoderLearner(PLAN), make_encoder_batch(taught, 16, 0, 0), []
+    inside = list_matrices(learner.vision_encoder)
     assert len(inside) == 6
     assert all(value.ndim == 2 for value in inside)
-    optimizer = torch.optim.AdamW(onlooker.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(learner.parameters(), lr=3e-3)
     for _ in range(15):
-        loss = onlooker.loss(batch, 0)
+        loss = learner.loss(batch, 0)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

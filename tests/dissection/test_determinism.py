@@ -77,10 +77,10 @@ SOUND = {
 }
 
 
-TOLD = dict.fromkeys(RANDOM, "in two runs") | dict.fromkeys(BATCH, "in a batch")
+REASONS = dict.fromkeys(RANDOM, "in two runs") | dict.fromkeys(BATCH, "in a batch")
 
 
-@pytest.mark.parametrize(("kind", "message"), TOLD.items())
+@pytest.mark.parametrize(("kind", "message"), REASONS.items())
 def test_what_is_no_function_of_the_image_is_refused_or_told(kind: str, message: str, tmp_path: Path) -> None:
     target = Target((RANDOM | BATCH)[kind](), image_size=SIZE, name="net")
     with pytest.raises(BadInput, match=f"'last' of net .*{message}.*allow_nondeterministic"):
