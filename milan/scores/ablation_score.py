@@ -1,9 +1,9 @@
 """A unit's contribution to the network's output, and whether its simulated activation can replace it (Oikarinen & Weng
 2024).
 
-Impact and Top Impact (section 2) ask on which images a unit matters; the ablation score (section 4, B) asks how much of
-what a unit does is kept when it is replaced by what its description predicts. Both need class labels, and work at any
-layer of any target: what comes before the layer is run once for each batch of images.
+Impact and Top Impact (section 2) measure on which images a unit matters. The ablation score (section 4, B) measures how
+much of a unit's effect remains when it is replaced by what its description predicts. Both need class labels, and work
+at any layer of any target: what comes before the layer runs once per batch of images.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,22 +18,19 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from milan.console.progress import track_progress
-from milan.errors import MissingEvidence
 from milan.probes import Probe
-from milan.probes.superclasses import known_labels, match_outputs
+from milan.scores.accuracy_under_ablation import BATCH_SIZE, find_correct_outputs
 from milan.targets.replay import Replay, record_replays
 from milan.targets.target import Target
 
 SHARES = (0.0003, 0.002, 0.02, 0.1, 0.5)  # of the images, in Table 1
-TABLE_SIZE = 33  # values of a unit at which losses are known
-GRID_SIZE, REFINEMENTS = (
-    17,
-    5,
-)  # values at either of two predictions, and how often their grid narrows: to a millionth of the unit's range
-MIN_VARIANCE = 1e-12  # of predictions; below it c is 0, since no image that it is fitted on tells of it
+TABLE_SIZE = 33  # values of a unit at which losses are tabulated
+# Values at either of two predictions, and how often their grid narrows: to a millionth of the unit's range.
+GRID_SIZE, REFINEMENTS = 17, 5
+# Of predictions. Below it c is 0, since the images that it is fitted on do not determine it.
+MIN_VARIANCE = 1e-12
 Scaling = Literal["closed", "optimised"]
 SCALINGS: tuple[Scaling, ...] = ("closed", "optimised")
-BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
@@ -43,8 +40,8 @@ class UnitImpacts:
     Attributes:
         impact: I_k on each image.
         activation: the mean of each unit over its places, on each image.
-        accuracy: the share of the network's right answers that is lost without the unit.
-        loss: by how much of itself the network's loss grows without it.
+        accuracy: the share of the correctly classified images that is lost without the unit.
+        loss: the growth of the network's loss without the unit, as a share of the loss.
     """
 
     impact: Float[np.ndarray, "units images"]
@@ -55,17 +52,18 @@ class UnitImpacts:
 
 @dataclass(frozen=True)
 class _LabelledBatch:
-    """A batch of images that has been through the network, with its labels."""
+    """A batch of images with the network's states and the labels."""
 
     replay: Replay
     labels: Int[Tensor, " b"]
     rows: Int[Tensor, " b"]
 
     def losses(self, outputs: Float[Tensor, "b classes"], temperature: float) -> Float[Tensor, " b"]:
+        """Return the cross entropy of each image at a temperature."""
         return cross_entropy(outputs.double() / temperature, self.labels, reduction="none")
 
     def run_with_unit_at(self, unit: int, value: Float[Tensor, "..."] | float) -> Float[Tensor, "b classes"]:
-        """The network's answer with a unit at ``value`` everywhere: one number, or one for each image."""
+        """Return the network's output with a unit at ``value`` at all places: one number, or one for each image."""
         values, axis = self.replay.values, self.replay.axis
         given = torch.as_tensor(value, dtype=values.dtype, device=values.device).expand(len(values))
         shape = [1] * values.ndim
@@ -79,10 +77,9 @@ class _LabelledBatch:
 
 
 def calibrate_temperature(logits: Float[Tensor, "images classes"], labels: Int[Tensor, " images"]) -> float:
-    """Return the temperature that minimizes the cross-entropy of logits (Guo et al. 2017); 1 if every prediction is
-    right.
+    """Return the temperature that minimizes the cross-entropy of logits (Guo et al. 2017).
 
-    The loss of logits that are always right falls for ever as the temperature does.
+    It is 1 if every prediction is correct, since the loss then has no minimum.
     """
     if bool((logits.argmax(1) == labels).all()):
         return 1.0
@@ -100,10 +97,10 @@ def compute_impacts(
     """Return I_k of each unit on each image (equations 1 to 3): its mean contribution to accuracy and loss.
 
     Positive where the network does better with the unit than with 0 in its place. NaN for images that cannot be read.
-    The network's temperature is calibrated, as in the paper, here on the same images.
+    The network's temperature is calibrated, as in the paper, but on the same images.
 
     Args:
-        synsets: which output is which class, where the probe does not show all of them; see
+        synsets: file that names the class of each output, where the probe does not show all of them; see
             ``milan.probes.superclasses.match_outputs``.
 
     Raises:
@@ -111,7 +108,7 @@ def compute_impacts(
     """
     found, moved = np.full((len(units), len(probe)), np.nan), np.full((len(units), len(probe)), np.nan)
     falls = np.zeros((2, len(units)))
-    known = _find_correct_outputs(target, probe, synsets)
+    known = find_correct_outputs(target, probe, synsets)
     plain, labels, rows = _run_probe(target, probe, known, batch_size)
     temperature = calibrate_temperature(plain, labels)
     losses = cross_entropy(plain.double() / temperature, labels, reduction="none")
@@ -170,28 +167,27 @@ def compute_ablation_scores(
     synsets: str = "",
     batch_size: int = BATCH_SIZE,
 ) -> dict[str, Float[np.ndarray, " units"]]:
-    """Return α(k, E) (equations 12 to 14): 1 if the prediction has the unit's whole effect on the loss, 0 if no more
-    than its mean.
+    """Return α(k, E) (equations 12 to 14): 1 if a prediction affects the loss as the unit does, 0 if as its mean does.
 
     A unit is replaced at all places by c times the prediction plus d; its mean is that over the images which c and d
     are fitted on. NaN for a unit that changes no loss.
 
     Args:
-        units: one may come several times, with predictions of several descriptions.
-        fitting: the images that c and d are fitted on, and what is predicted of each unit there.
-        evaluation: other images, and what is predicted there.
+        units: indices of units; one may occur several times, with the predictions of several descriptions.
+        fitting: the images that c and d are fitted on, and the prediction of each unit there.
+        evaluation: other images, and the predictions there.
         scalings: ``closed`` makes predictions explain the most of the unit's variance (equations 16 to 18);
             ``optimised`` makes equation 12 greatest (the paper descends on it; its code takes 100 steps from c = 1 and
             d = 0). How each image's loss follows the unit is tabulated once for all descriptions of a unit, so that c
-            and d are sought without the network, over all of the unit's range; what is found is kept where the network
+            and d are searched without the network, over the unit's whole range; the result is used where the network
             itself confirms that it is better than the closed form.
-        synsets: which output is which class, where the probe does not show all of them; see
+        synsets: file that names the class of each output, where the probe does not show all of them; see
             ``milan.probes.superclasses.match_outputs``.
 
     Raises:
         MissingEvidence: a probe has no labels, or the network does not answer with one logit for each class.
     """
-    labels = [_find_correct_outputs(target, probe, synsets) for probe, _ in (fitting, evaluation)]
+    labels = [find_correct_outputs(target, probe, synsets) for probe, _ in (fitting, evaluation)]
     temperature = calibrate_temperature(*_run_probe(target, fitting[0], labels[0], batch_size)[:2])
     lost, base = {scaling: np.zeros(len(units)) for scaling in scalings}, np.zeros(len(units))
     with record_replays(target, layer):  # the network stays borrowed while kept batches are replayed
@@ -216,7 +212,7 @@ def compute_ablation_scores(
 
 
 class _FittingImages:
-    """The images that c and d are fitted on, as far as the layer."""
+    """The images that c and d are fitted on, with their states at the layer."""
 
     def __init__(self, known: Sequence[_LabelledBatch], temperature: float):
         self.known, self.temperature = known, temperature
@@ -228,7 +224,7 @@ class _FittingImages:
     def fit_scalings(
         self, units: Sequence[int], predicted: Float[np.ndarray, "units fitted"], scaling: Scaling
     ) -> list[tuple[float, float]]:
-        """c and d of each."""
+        """Return c and d of each prediction."""
         guesses = [torch.from_numpy(each)[self.rows].double() for each in predicted]
         closed = [
             _fit_least_squares(guess, self.activations[:, unit]) for guess, unit in zip(guesses, units, strict=True)
@@ -242,7 +238,7 @@ class _FittingImages:
         return found
 
     def _tabulate_losses(self, unit: int) -> "_LossTable":
-        """How each image's loss follows the unit, from below its least value to above its greatest."""
+        """Return the change of each image's loss at values of the unit from below its minimum to above its maximum."""
         if unit not in self._tables:
             low, high = float(self.activations[:, unit].min()), float(self.activations[:, unit].max())
             margin = 0.25 * max(high - low, 1e-6)
@@ -266,15 +262,13 @@ class _FittingImages:
 
 @dataclass(frozen=True)
 class _LossTable:
-    """By how much each image's loss changes when a unit takes certain values; between them linear, and so
-    beyond them.
-    """
+    """The change of each image's loss at some values of a unit; linear between and beyond them."""
 
     values: Float[Tensor, " stops"]  # evenly spaced
     losses: Float[Tensor, "images stops"]
 
     def total_change(self, values: Float[Tensor, "tries images"]) -> Float[Tensor, " tries"]:
-        """The sum of all changes."""
+        """Return the sum of the changes over all images."""
         place = (values - self.values[0]) / (self.values[1] - self.values[0])
         left = place.floor().clamp(0, len(self.values) - 2).long()
         images = torch.arange(values.shape[1])
@@ -283,13 +277,14 @@ class _LossTable:
 
 
 def _search_scaling(table: _LossTable, predicted: Float[Tensor, " images"]) -> tuple[float, float]:
-    """c and d that change the losses least by the table: the unit's values at two predictions are tried on a grid that
+    """Return the c and d that change the losses least, by the table.
+
+    The unit's values at two predictions, a standard deviation below and above the mean, are searched on a grid that
     narrows.
     """
     middle, spread = float(predicted.mean()), float(predicted.std(correction=0))
-    share = (predicted - middle) / (
-        2 * spread if spread**2 > MIN_VARIANCE else 1.0
-    ) + 0.5  # 0 a deviation below the mean, 1 one above it
+    # 0 a standard deviation below the mean, 1 a standard deviation above it.
+    share = (predicted - middle) / (2 * spread if spread**2 > MIN_VARIANCE else 1.0) + 0.5
     low, high = (table.values[[0, 0]], table.values[[-1, -1]])
     best = (low + high) / 2
     for _ in range(REFINEMENTS):
@@ -308,20 +303,20 @@ def _search_scaling(table: _LossTable, predicted: Float[Tensor, " images"]) -> t
 def _compute_loss_changes(
     seen: _LabelledBatch, unit: int, value: Float[Tensor, "..."], temperature: float
 ) -> Float[Tensor, " b"]:
-    """How far the loss of each image of a batch moves when a unit takes this value."""
+    """Return the absolute change of the loss of each image of a batch when a unit takes a value."""
     before = seen.losses(seen.replay.outputs, temperature)
     return (seen.losses(seen.run_with_unit_at(unit, value), temperature) - before).abs()
 
 
 def _fit_least_squares(predicted: Float[Tensor, " images"], true: Float[Tensor, " images"]) -> tuple[float, float]:
-    """c and d of the least squares line."""
+    """Return c and d of the least squares line."""
     spread = predicted.var(correction=0)
     c = float(((predicted - predicted.mean()) * (true - true.mean())).mean() / spread) if spread > MIN_VARIANCE else 0.0
     return c, float(true.mean() - c * predicted.mean())
 
 
 def _mean_activations(replay: Replay) -> Float[Tensor, "b units"]:
-    """The mean of each unit over its places."""
+    """Return the mean of each unit over its places."""
     values = replay.values.movedim(replay.axis, 1)
     return values.flatten(2).mean(2) if values.ndim > 2 else values
 
@@ -340,19 +335,7 @@ def _iter_batches(
 def _run_probe(
     target: Target, probe: Probe, labels: Int[Tensor, " images"], batch_size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The logits of all images, their labels and their numbers."""
+    """Return the logits of all readable images, their labels and their indices."""
     parts = [(target.outputs(target.make_input(ids, images)).cpu(), ids) for ids, images in probe.inputs(batch_size)]
     rows = torch.cat([ids for _, ids in parts])
     return torch.cat([part for part, _ in parts]), labels[rows], rows
-
-
-def _find_correct_outputs(target: Target, probe: Probe, synsets: str) -> Int[Tensor, " images"]:
-    """The output that is right for each image of a probe."""
-    labels = known_labels(probe)
-    shape = target.outputs(target.make_input(torch.tensor([0]), probe.input(0)[None])).shape
-    if len(shape) != 2:
-        raise MissingEvidence(
-            f"{target.name} answers {tuple(shape[1:])} for an image: "
-            "what a unit is worth is only known for a classifier of the probe's classes"
-        )
-    return torch.tensor(match_outputs(probe, shape[1], synsets))[torch.tensor(labels)]

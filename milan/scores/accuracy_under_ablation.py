@@ -34,23 +34,22 @@ def evaluate_ablations(
     features: str = "",
     batch_size: int = BATCH_SIZE,
 ) -> tuple[Int[np.ndarray, " images"], Bool[np.ndarray, "sets images"]]:
-    """Return the indices of readable images, and whether the top class of each is its label with the units of each set
-    at 0.
+    """Return the indices of readable images, and whether each is classified correctly with the units of each set at 0.
 
-    What the network computes before the first layer that a set touches is computed once for each batch and all sets
-    that begin there. A run that was killed goes on with the next batch.
+    The part of the network before the first layer that a set ablates runs once per batch, for all sets that begin
+    there. Runs are resumable from the last batch.
 
     Args:
-        sets: of units; an empty one leaves the network as it is.
-        answers_file: file in which answers are kept as they come.
-        synsets: which output is which class, where the probe does not show all; see
+        sets: sets of units; an empty one leaves the network unchanged.
+        answers_file: file in which the results of each batch are stored.
+        synsets: file that names the class of each output, where the probe does not show all; see
             ``milan.probes.superclasses.match_outputs``.
-        features: a layer, none of the sets' being after it, whose means over the image are kept beside the answers:
-            ``features_of(answers_file)``.
+        features: a layer, at or after all layers of the sets, whose means over the image are stored beside the results:
+            ``get_features_file(answers_file)``.
 
     Raises:
-        MissingEvidence: the probe has no labels, or the network does not answer with a logit for each class.
-        BadInput: a set takes units away after ``features``.
+        MissingEvidence: the probe has no labels, or the network does not return a logit for each class.
+        BadInput: a set ablates units after ``features``.
     """
     plain = [sorted(map(str, units)) for units in sets]
     key = content_key(
@@ -133,7 +132,7 @@ def _open_features(kept: Path, shape: tuple[int, int, int], fresh: bool) -> np.n
         found = np.lib.format.open_memmap(file, "r+")
         if found.shape == shape:
             return found
-    raise BadInput(f"{file} is lost or damaged, and {kept} depends on it; delete {kept} to count again")
+    raise BadInput(f"{file} is lost or damaged, and {kept} depends on it; delete {kept} to evaluate again")
 
 
 def _iter_correct(
@@ -145,17 +144,17 @@ def _iter_correct(
     tap: Callable[[], np.ndarray],
 ) -> Iterator[tuple[Int[np.ndarray, " b"], Bool[np.ndarray, "sets b"], Float[np.ndarray, "sets b units"]]]:
     """Yield for each batch its image indices, whether each set classifies them correctly, and each set's features."""
-    labels, begins = _find_correct_outputs(target, probe, synsets), _group_by_first_layer(target, sets, probe.size)
+    labels, begins = find_correct_outputs(target, probe, synsets), _group_by_first_layer(target, sets, probe.size)
     with ExitStack() as stack:
         runs = {layer: stack.enter_context(record_replays(target, layer)) for layer in begins if layer}
         batches = probe.inputs(starts.step, start=starts.start)
         for ids, images in track_progress(
             batches, total=len(starts), description=f"accuracy without {len(sets)} sets of units"
         ):
-            right, wanted = np.zeros((len(sets), len(ids)), dtype=bool), labels[ids].to(target.device)
+            right, correct = np.zeros((len(sets), len(ids)), dtype=bool), labels[ids].to(target.device)
             means: list[np.ndarray] = [np.zeros((len(ids), 0), dtype=np.float32)] * len(sets)
             for number, logits in _iter_logits(target, target.make_input(ids, images), sets, begins, runs):
-                right[number], means[number] = (logits.argmax(1) == wanted).cpu().numpy(), tap()
+                right[number], means[number] = (logits.argmax(1) == correct).cpu().numpy(), tap()
             yield ids.numpy(), right, np.stack(means)
 
 
@@ -172,7 +171,7 @@ def _capture_means(
     layers = {unit.layer for units in sets for unit in units}
     if (order := sort_by_execution(target, layers | {name}, probe.size))[-1] != name:
         raise BadInput(
-            f"units are taken away from {order[-1]}, after {name}, whose features are wanted; take a later layer"
+            f"units of {order[-1]} are ablated, after {name}, whose features are to be stored; give a later layer"
         )
 
     def begin(*_: Any) -> None:
@@ -214,11 +213,20 @@ def _iter_logits(
                 yield number, replay.run_from(replay.values)
 
 
-def _find_correct_outputs(target: Target, probe: Probe, synsets: str) -> Int[Tensor, " images"]:
+def find_correct_outputs(target: Target, probe: Probe, synsets: str = "") -> Int[Tensor, " images"]:
+    """Return the index of the correct output of a classifier for each image of a probe.
+
+    Args:
+        synsets: file that names the class of each output; see ``milan.probes.superclasses.match_outputs``.
+
+    Raises:
+        MissingEvidence: the probe has no labels, or the network does not return a logit for each class.
+    """
     from milan.probes.superclasses import known_labels, match_outputs
 
+    labels = known_labels(probe)
     shape = target.outputs(target.make_input(torch.tensor([0]), probe.input(0)[None])).shape
     if len(shape) != 2:
-        what = f"{target.name} answers {tuple(shape[1:])} for an image of {probe.spec or probe.name!r}"
-        raise MissingEvidence(f"{what}: accuracy is only known of a classifier on labelled images")
-    return torch.tensor(match_outputs(probe, shape[1], synsets))[torch.tensor(known_labels(probe))]
+        what = f"{target.name} returns {tuple(shape[1:])} for an image of {probe.spec or probe.name!r}"
+        raise MissingEvidence(f"{what}; accuracy and impact are only defined for a classifier of labelled images")
+    return torch.tensor(match_outputs(probe, shape[1], synsets))[torch.tensor(labels)]

@@ -201,5 +201,5 @@ def test_joint_ablations_equal_single_ablations(tmp_path: Path) -> None:
         assert torch.allclose(torch.from_numpy(features[number]), means, atol=1e-5)
         assert (alone.argmax(1) == torch.tensor(probe.labels)).tolist() == right[number].tolist()
     assert right[0].sum() > right[3].sum()
-    with pytest.raises(BadInput, match="units are taken away from layer4, after layer3"):
+    with pytest.raises(BadInput, match="units of layer4 are ablated, after layer3"):
         evaluate_ablations(target, probe, sets, tmp_path / "other.sqlite", features="layer3")
