@@ -35,6 +35,7 @@ def test_a_dry_run_of_a_papers_experiment_names_what_would_be_downloaded(
         "cut_and_paste": ["resnet152-", "milan-base.pth", "open_clip:ViT-B-16/openai (about 0.6 GB"],
         "edit": ["milan-base.pth", "images/train (no such folder or file)"],
         "pruning": ["open_clip:ViT-B-16-quickgelu/openai (about 0.6 GB"],
+        "simulation": ["ViT-SO400M-14-SigLIP-384/webli (about 3.5 GB", "ViT-L-16-SigLIP-384/webli (about 2.6 GB"],
         "robustness": ["resnet50-", "open_clip:"],
         "study": ["to download  nothing"],
     }
