@@ -18,7 +18,7 @@ import numpy as np
 
 from milan.describers.milan import Milan
 from milan.diorama_build.build_steps import CLASSIFIERS, BuildFolders
-from milan.dissection.store import load_dissection
+from milan.dissection.loading import load_dissection
 from milan.models.data_module import AnnotatedUnit, MilannotationsDataModule
 from milan.scores.text_similarity import bert_score, bleu_score
 from milan.scores.truth_score import Truth

@@ -6,9 +6,11 @@ import re
 import subprocess
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import grimp
 import pytest
 
 import milan
@@ -54,6 +56,13 @@ def test_nothing_imports_an_experiment_but_the_program() -> None:
         if file.parent != PACKAGE / "experiments" / name
     }
     assert imports == set()
+
+
+def test_no_modules_import_each_other() -> None:
+    """Imports within functions and for types alone count. ``milan`` itself offers names and is left out."""
+    graph = grimp.build_graph("milan", cache_dir=None)
+    imports = {name: graph.find_modules_directly_imported_by(name) - {"milan"} for name in graph.modules - {"milan"}}
+    TopologicalSorter(imports).prepare()  # raises CycleError with the modules of a cycle
 
 
 @pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: file.relative_to(ROOT).as_posix())

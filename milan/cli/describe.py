@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from milan.cli.defaults import DEFAULT_PROBE, DEFAULT_TARGET
 from milan.console.command_line import program, record_warnings
 from milan.targets.preprocessing import TargetOptions
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers 
     from milan.results.catalogue import Catalogue
     from milan.targets.target import Target
     from milan.units import Unit
-
-DEFAULT_TARGET, DEFAULT_PROBE = "diorama:resnet-objects", "diorama:objects"
 
 
 def describe(
@@ -144,7 +143,7 @@ def run_describe(
         parse_settings(config.describer, config.settings or {}, config.device)
     network = load_target(config.target, weights=config.weights, device=config.device, **target_options.given)
     if config.list_layers:
-        print(format_layers(network))
+        print(format_layers(network.layers()))
         return
     images = load_probe_for(network, config.probe, config.limit)
     plan = prepare_run(

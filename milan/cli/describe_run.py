@@ -15,7 +15,7 @@ import torch
 import yaml
 from torch import nn
 
-from milan.cli.describe import DEFAULT_PROBE
+from milan.cli.defaults import DEFAULT_PROBE
 from milan.console.command_line import get_recorded_warnings
 from milan.describers import Describer, sources_of
 from milan.describers._shared.describer_specs import ResolvedDescriber, resolve_describer

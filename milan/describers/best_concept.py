@@ -10,7 +10,8 @@ from milan.describers._shared.base import Describer, DescriptionFailure, select_
 from milan.describers._shared.candidate_selection import CandidateScoring, CandidateSelection, SelectionRequest
 from milan.dissection.store import Dissection
 from milan.errors import BadInput
-from milan.pretrained.embedder import Embedder, load_embedder
+from milan.pretrained.embedder import load_embedder
+from milan.pretrained.embedder_interface import Embedder
 from milan.pretrained.model_sources import Precision
 from milan.pretrained.painter import load_painter
 from milan.pretrained.published_models import MissingModel

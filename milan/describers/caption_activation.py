@@ -37,7 +37,7 @@ class CaptionActivation(LlmExplainer):
         captioner: image captioner, as ``milan.pretrained.image_captioner.load_image_captioner`` takes it; ``labels``
             for the names of the images' classes instead of captions.
         llm: language model: ``openai:MODEL``, ``hf:ID_OR_FOLDER``, ``phrases``, or a custom one; see
-            ``milan.pretrained.llm.load_llm``.
+            ``milan.pretrained.llm_loading.load_llm``.
         base_url: address of an endpoint, as http://localhost:8000/v1; if empty $OPENAI_BASE_URL, else OpenAI's. The key
             is read from $OPENAI_API_KEY.
         max_calls: maximum number of requests, retries included, those of a captioner ``openai:MODEL`` too; None for no

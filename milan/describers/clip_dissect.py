@@ -14,7 +14,8 @@ from milan.concepts.concept_sets import load_concept_set
 from milan.describers._shared.base import Describer, select_active
 from milan.dissection.store import ActivationPooling, Dissection
 from milan.errors import BadInput, MilanWarning
-from milan.pretrained.embedder import Embedder, embed_probe, embed_texts, load_embedder
+from milan.pretrained.embedder import embed_probe, embed_texts, load_embedder
+from milan.pretrained.embedder_interface import Embedder
 from milan.pretrained.model_sources import Precision
 from milan.units import Candidate, Description, Unit
 

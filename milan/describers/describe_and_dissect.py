@@ -24,7 +24,8 @@ from milan.describers._shared.llm_explainer import LlmDescriber
 from milan.dissection.attention_crops import CROPS, Box, crop_and_resize, find_attention_boxes, make_heat_maps
 from milan.dissection.store import Dissection
 from milan.errors import BadInput
-from milan.pretrained.embedder import Embedder, embed_texts, load_embedder
+from milan.pretrained.embedder import embed_texts, load_embedder
+from milan.pretrained.embedder_interface import Embedder
 from milan.pretrained.image_captioner import (
     EndpointOptions,
     ImageCaptioner,
@@ -93,7 +94,7 @@ class DescribeAndDissect(LlmDescriber):
     Args:
         captioner: image captioner, as ``milan.pretrained.image_captioner.load_image_captioner`` takes it.
         llm: language model: ``openai:MODEL``, ``hf:ID_OR_FOLDER``, ``phrases``, or a custom one; see
-            ``milan.pretrained.llm.load_llm``.
+            ``milan.pretrained.llm_loading.load_llm``.
         painter: text-to-image model, as ``milan.pretrained.painter.load_painter`` takes it.
         embedder: image-text model that compares pictures and labels, as ``milan.pretrained.embedder.load_embedder``
             takes it; CLIP ViT-B/16 in the paper.

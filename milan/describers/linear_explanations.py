@@ -24,7 +24,8 @@ from milan.describers._shared.elastic_net import (
 )
 from milan.dissection.store import Dissection
 from milan.errors import BadInput
-from milan.pretrained.embedder import Embedder, load_embedder
+from milan.pretrained.embedder import load_embedder
+from milan.pretrained.embedder_interface import Embedder
 from milan.probes import Probe
 from milan.probes.pixel_labels import load_probe_labels
 from milan.probes.superclasses import known_labels

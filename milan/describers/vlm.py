@@ -17,7 +17,8 @@ from milan.dissection.store import Dissection
 from milan.errors import BadInput
 from milan.pretrained.chat_images import encode_jpeg
 from milan.pretrained.concept_matcher import CONTRAST
-from milan.pretrained.embedder import Embedder, embed_probe, load_embedder
+from milan.pretrained.embedder import embed_probe, load_embedder
+from milan.pretrained.embedder_interface import Embedder
 from milan.pretrained.llm import IMAGE_MARK, Message, Question
 from milan.pretrained.llm_client import NoAnswer
 from milan.pretrained.model_sources import Precision
@@ -49,7 +50,7 @@ class Vlm(LlmDescriber):
 
     Args:
         llm: ``openai:MODEL`` with a model that reads images, ``PATH/FILE.py:NAME``, or a stand-in, see
-            ``milan.pretrained.llm.load_llm``.
+            ``milan.pretrained.llm_loading.load_llm``.
         base_url: address of the endpoint, such as http://localhost:8000/v1; $OPENAI_BASE_URL, else OpenAI's, by
             default. The key is in $OPENAI_API_KEY.
         max_calls: maximal number of requests, repeated ones included.

@@ -12,7 +12,8 @@ from milan.describers._shared.base import Describer
 from milan.describers._shared.llm_explainer import LlmExplainer
 from milan.describers._shared.runner import describe_units
 from milan.describers._shared.weight_pairs import make_weight_pairs, match_class_names, read_class_names
-from milan.dissection.store import Dissection, load_dissection
+from milan.dissection.loading import load_dissection
+from milan.dissection.store import Dissection
 from milan.errors import BadInput, MissingEvidence
 from milan.pretrained.published_models import MissingModel
 from milan.probes import Probe
@@ -49,7 +50,7 @@ class WeightClip(LlmExplainer):
             outputs.
         classes: names of the network's outputs, as for ``weight_label``.
         llm: language model: ``openai:MODEL``, ``hf:ID_OR_FOLDER``, ``phrases``, or a custom one; see
-            ``milan.pretrained.llm.load_llm``.
+            ``milan.pretrained.llm_loading.load_llm``.
         base_url: address of an endpoint, as http://localhost:8000/v1; if empty $OPENAI_BASE_URL, else OpenAI's. The key
             is read from $OPENAI_API_KEY.
         max_calls: maximum number of requests, retries included; None for no limit.

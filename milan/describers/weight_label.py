@@ -33,7 +33,7 @@ class WeightLabel(LlmExplainer):
         classes: names of the network's outputs: ``imagenet``, a text file with one name in each line, or, if empty, the
             probe's classes, which must be as many.
         llm: language model: ``openai:MODEL``, ``hf:ID_OR_FOLDER``, ``phrases``, or a custom one; see
-            ``milan.pretrained.llm.load_llm``.
+            ``milan.pretrained.llm_loading.load_llm``.
         base_url: address of an endpoint, as http://localhost:8000/v1; if empty $OPENAI_BASE_URL, else OpenAI's. The key
             is read from $OPENAI_API_KEY.
         max_calls: maximum number of requests, retries included; None for no limit.

@@ -211,7 +211,7 @@ def train_captioner(folders: BuildFolders) -> None:
 
 def measure_painter(folders: BuildFolders) -> None:
     """What the classifiers make of the exact painter's pictures; writes ``painter/quality.json``."""
-    from milan.diorama.networks import normalize_images
+    from milan.diorama.scene_classifiers import normalize_images
     from milan.diorama_build.captioner_quality import measure_painter
     from milan.pretrained.painter import load_painter
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, grid_sample, pad
 
-from milan.diorama.networks import MEAN, STD
+from milan.diorama.scene_classifiers import MEAN, STD
 
 GLOBAL = (
     2,

@@ -11,8 +11,8 @@ from scipy import sparse
 from torch import Tensor
 
 from milan.diorama.label_signatures import LabelSignatures
-from milan.diorama.networks import IMAGE_SIZE, MEAN, STD
 from milan.diorama.planted_network import LAYER, load_planted_network
+from milan.diorama.scene_classifiers import IMAGE_SIZE, MEAN, STD
 from milan.diorama.text_reader import parse_description
 from milan.diorama_build.planted_units import PlantedUnitSpec, plant_units
 from milan.dissection.dissect import dissect

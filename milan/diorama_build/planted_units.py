@@ -13,8 +13,8 @@ from torch import Tensor
 
 from milan.console.progress import track_progress
 from milan.diorama.label_signatures import LabelSignatures
-from milan.diorama.networks import normalize_images
 from milan.diorama.planted_network import CLASSES, compute_log_odds
+from milan.diorama.scene_classifiers import normalize_images
 from milan.diorama.scene_concepts import Concept, get_concepts_by_name, list_concepts
 from milan.diorama.scene_images import DioramaImages
 from milan.diorama.scene_vocabulary import ADJECTIVES, GROUP_WORDS, get_synonyms

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from milan.console.progress import track_progress
-from milan.dissection.store import Dissection, load_dissection
+from milan.dissection.loading import load_dissection
+from milan.dissection.store import Dissection
 from milan.errors import BadInput
 from milan.models.annotated_units import AnnotatedUnit
 from milan.models.encoder import Encoder

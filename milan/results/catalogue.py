@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from milan.console.command_line import clean_text
-from milan.dissection.store import Dissection, layer_folder, load_dissection
+from milan.dissection.loading import load_dissection
+from milan.dissection.store import Dissection, layer_folder
 from milan.errors import BadInput, MilanError, MissingEvidence, UnknownName
 from milan.results.published_tables import read_published_descriptions
 from milan.storage.tables import parquet_facts, read_table, write_csv, write_jsonl, write_parquet

@@ -23,7 +23,8 @@ from milan.console.progress import track_progress
 from milan.dissection.masks import masks_from_maps
 from milan.dissection.store import Dissection
 from milan.errors import BadInput, MilanNotice, MissingEvidence
-from milan.pretrained.embedder import Embedder, embed_texts, load_embedder
+from milan.pretrained.embedder import embed_texts, load_embedder
+from milan.pretrained.embedder_interface import Embedder
 from milan.pretrained.embedding_cache import ImageEmbeddingFile
 from milan.probes.image_decoding import UnreadableImage, decode_image
 from milan.probes.pixel_labels import shows_diorama

@@ -139,7 +139,7 @@ def test_a_2022_checkpoint_describes(shared_data: Path, dissection: Dissection) 
 
 
 def test_the_embedded_default_describes_dioramas_units() -> None:
-    from milan.dissection.store import load_dissection
+    from milan.dissection.loading import load_dissection
     from milan.storage.packaged_data import locate_packaged_data
 
     describer = load_simulated("milan")

@@ -10,7 +10,7 @@ import torch
 from milan.diorama import DioramaImages
 from milan.diorama.formulas import AllOf, AnyOf
 from milan.diorama.label_signatures import LabelSignatures
-from milan.diorama.networks import LAYERS, load_network, normalize_images
+from milan.diorama.networks import LAYERS, load_network
 from milan.diorama.planted_network import (
     LAYER,
     ConceptUnits,
@@ -19,6 +19,7 @@ from milan.diorama.planted_network import (
     load_planted_network,
     load_planted_truth,
 )
+from milan.diorama.scene_classifiers import normalize_images
 from milan.diorama.scene_concepts import get_concepts_by_name
 from milan.diorama.segmenter_network import CLASS_NAMES, count_classes
 from milan.diorama.text_reader import parse_description

@@ -94,7 +94,7 @@ def test_shares_by_hand(
 
 
 def test_a_missing_description_has_truth_score_0(report: Report, folder: Path) -> None:
-    from milan.dissection.store import load_dissection
+    from milan.dissection.loading import load_dissection
 
     truth = Truth.measure(load_dissection(folder / "out" / "dissection" / "looks"), load_target(TARGET))
     words = ["red cars", "green", "", "red", "red"]

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from milan.concepts.concept_sets import drop_near_duplicates
 from milan.errors import BadInput
-from milan.pretrained.embedder import Embedder, embed_texts
+from milan.pretrained.embedder import embed_texts
+from milan.pretrained.embedder_interface import Embedder
 from milan.pretrained.painter import Painter, paint_texts
 from milan.storage.files import content_key
 from milan.targets.generator_target import GeneratorTarget
