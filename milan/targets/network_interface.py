@@ -1,7 +1,7 @@
 """What the inference of layers and the fingerprint use of a target."""
 
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from milan.targets.preprocessing import Size
 
 
+@runtime_checkable
 class RunnableNetwork(Protocol):
     """A network together with how it is run: the part of ``Target`` that needs no layers.
 
