@@ -77,23 +77,24 @@ class LabelJudge(Judge):
         self.probe = probe
 
     @cached_property
-    def _signatures(self) -> Any:
+    def signatures(self) -> Any:
+        """The ``milan.diorama.label_signatures.LabelSignatures`` of the probe's images."""
         return DioramaLabels(self.probe).signatures
 
     def rate(self, texts: Sequence[str], rows: Rows, regions: Regions | None = None) -> Ratings:
-        pixels = np.asarray(self._signatures.pixels[rows])
+        pixels = np.asarray(self.signatures.pixels[rows])
         ratings = []
         for text in texts:
-            values = self._signatures.text_values(parse_description(text))[pixels]
+            values = self.signatures.text_values(parse_description(text))[pixels]
             inside = np.ones_like(values) if regions is None else regions[:, 0].numpy().astype(np.float64)
             ratings.append((values * inside).sum((1, 2)) / inside.sum((1, 2)))
         return np.stack(ratings)
 
     def find_intruder(self, rows: Rows) -> int:
-        table = self._signatures.has_concept
+        table = self.signatures.has_concept
         shares = []
         for row in rows.tolist():
-            found, counts = np.unique(np.asarray(self._signatures.pixels[row]), return_counts=True)
+            found, counts = np.unique(np.asarray(self.signatures.pixels[row]), return_counts=True)
             shares.append(np.sqrt(np.asarray(table[found].T @ counts).ravel()))
         vectors = np.stack(shares)
         return find_least_similar(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))

@@ -131,7 +131,7 @@ def draw_examples(
     size = height_width(probe.size)
     examples = {}
     for unit, (active, bands, inactive) in drawn.items():
-        right, wrong = _make_regions(torch.stack([maps[unit, row] for row in active.tolist()]), size)
+        right, wrong = make_regions(torch.stack([maps[unit, row] for row in active.tolist()]), size)
         examples[unit] = UnitExamples(unit, active, bands, inactive, right, wrong)
     return examples
 
@@ -166,10 +166,10 @@ def _collect_maps(
     return found
 
 
-def _make_regions(
+def make_regions(
     maps: Float[Tensor, "n h w"], size: tuple[int, int]
 ) -> tuple[Bool[Tensor, "k 1 height width"], Bool[Tensor, "k 1 height width"]]:
-    """Return the right and the wrong region of each image; none for maps of a single place."""
+    """Return the region of each image that activates the unit, and a wrong one; none for maps of a single place."""
     if maps.shape[-2:] == (1, 1):
         return (torch.zeros(0, 1, *size, dtype=torch.bool),) * 2
     large = interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False).flatten(1)
