@@ -97,6 +97,7 @@ class CaptionActivation(LlmExplainer):
 
     @property
     def key(self) -> str:
+        """Content key of the explainer's settings, the captioner and the pooling."""
         captions = LABELS if self._captioner_model is None else self._captioner_model.key
         return content_key(explainer=super().key, captions=captions, pooling=self.pooling)
 
@@ -105,6 +106,7 @@ class CaptionActivation(LlmExplainer):
         return self.specs("llm", *(() if self.captioner == LABELS else ("captioner",)))
 
     def check_evidence(self, target: Target, probe: Probe) -> None:
+        """Raise MissingEvidence if captions are to be the classes' names and the probe's images have no labels."""
         if self.captioner == LABELS:
             known_labels(probe)
 
@@ -122,9 +124,11 @@ class CaptionActivation(LlmExplainer):
         )
 
     def image_endpoint(self) -> str:
+        """Return the endpoint of the captioner; the language model gets texts only."""
         return find_endpoint(self.captioner, self.base_url)
 
     def make_pairs(self, dissection: Dissection, unit: Unit) -> PredictionPairs:
+        """Return captions of the probe's images with the unit's activations as integers from 0 to 10."""
         values = scale_to_integers(dissection.activations(self.pooling)[:, dissection.row_of(unit)].numpy())
 
         def say(places: Sequence[int]) -> list[str]:

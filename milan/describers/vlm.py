@@ -112,9 +112,11 @@ class Vlm(LlmDescriber):
         return self.specs("llm", *(("embedder",) if self._uses_embedder else ()))
 
     def image_endpoint(self) -> str:
+        """Return the endpoint of the vision-language model; empty if it runs in this process."""
         return find_endpoint(self.llm, self.base_url)
 
     def estimate_requests(self, probe: Probe, units: int, k: int) -> str:
+        """Return one request for each unit, with its exemplars and contrast images at their size as JPEG in base64."""
         url = self.image_endpoint()
         if not url:
             return f"no requests: {self.llm} runs in this process"

@@ -100,6 +100,7 @@ class WeightClip(LlmExplainer):
 
     @property
     def key(self) -> str:
+        """Content key of the explainer's settings, the source of the descriptions, the next layer and the classes."""
         source = self._other.key if self._other else sorted((str(unit), text) for unit, text in self._table.items())
         return content_key(explainer=super().key, of=source, next_layer=self.next_layer, classes=self._class_names)
 
@@ -108,9 +109,11 @@ class WeightClip(LlmExplainer):
         return self.specs("llm")
 
     def find_missing_models(self) -> list[MissingModel]:
+        """Return the missing models of the explainer and of the describer of the next layer."""
         return [*super().find_missing_models(), *(self._other.find_missing_models() if self._other else [])]
 
     def check_evidence(self, target: Target, probe: Probe) -> None:
+        """Raise MissingEvidence if the evidence of the next layer's describer is missing."""
         if self._other:
             self._other.check_evidence(target, probe)
 
@@ -136,6 +139,7 @@ class WeightClip(LlmExplainer):
         return None if self._table else load_describer(self.of, **self.options or {})
 
     def make_pairs(self, dissection: Dissection, unit: Unit) -> PredictionPairs:
+        """Return the next layer's descriptions with the unit's weights to them as integers."""
         if dissection.key not in self._cached_next_layer:
             self._cached_next_layer = {dissection.key: self._load_next_layer(dissection)}
         further = self._cached_next_layer[dissection.key]

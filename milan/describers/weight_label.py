@@ -86,9 +86,11 @@ class WeightLabel(LlmExplainer):
 
     @property
     def key(self) -> str:
+        """Content key of the explainer's settings and the classes' names."""
         return content_key(explainer=super().key, classes=self._class_names or [])
 
     def check_evidence(self, target: Target, probe: Probe) -> None:
+        """Raise MissingEvidence if the number of names is not the target's number of outputs."""
         names, outputs = self._class_names or (probe.classes or []), count_outputs(target)
         if len(names) != outputs:
             raise MissingEvidence(
@@ -106,6 +108,7 @@ class WeightLabel(LlmExplainer):
         return read_class_names(self.classes)
 
     def make_pairs(self, dissection: Dissection, unit: Unit) -> PredictionPairs:
+        """Return the classes' names with the unit's effective weights to their logits as integers."""
         if dissection.key not in self._weights:
             self._weights = {dissection.key: compute_effective_weights(dissection.open_target(), dissection.layer)}
         weights = self._weights[dissection.key]

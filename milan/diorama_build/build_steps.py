@@ -92,6 +92,8 @@ class BuildStep:
 
 
 def make_network_step(name: str) -> BuildStep:
+    """Return the step that trains a classifier and measures it on held-out scenes."""
+
     def make(shop: BuildFolders) -> None:
         from milan.diorama_build.classifier_training import train_network
 
@@ -106,6 +108,8 @@ def make_network_step(name: str) -> BuildStep:
 
 
 def make_generator_step(name: str) -> BuildStep:
+    """Return the step that trains a generator; its images are classified by the networks that it needs."""
+
     def make(shop: BuildFolders) -> None:
         from milan.diorama_build.generator_training import train_generator
 
@@ -119,6 +123,7 @@ def make_generator_step(name: str) -> BuildStep:
 
 
 def train_dino(folders: BuildFolders) -> None:
+    """Train the self-supervised transformer and print its accuracy by nearest neighbours on held-out scenes."""
     from milan.diorama_build.dino_training import train_dino
 
     measured = train_dino(folders.data / "networks", folders.work, seed=folders.seed)
@@ -126,6 +131,8 @@ def train_dino(folders: BuildFolders) -> None:
 
 
 def make_annotation_step(name: str) -> BuildStep:
+    """Return the step that has a network's active units annotated by the simulated annotators."""
+
     def make(shop: BuildFolders) -> None:
         from milan.describers.annotators import simulate_annotations
         from milan.dissection.milannotations import export_compact
@@ -317,6 +324,7 @@ def compute_agreement(annotations: Mapping[Unit, Sequence[str]]) -> dict[str, fl
 
 
 def train_segmenter(folders: BuildFolders) -> None:
+    """Train the segmenter and print its mean IoU of each kind of label on held-out scenes."""
     from milan.diorama_build.segmenter_training import train_scene_segmenter
 
     measured = train_scene_segmenter(folders.data, folders.work, seed=folders.seed)
@@ -324,6 +332,7 @@ def train_segmenter(folders: BuildFolders) -> None:
 
 
 def plant_units(folders: BuildFolders) -> None:
+    """Build the planted network and print the mean IoU of each kind of its units."""
     from milan.diorama_build.planted_truth import build_planted
 
     print(f"planted: mean IoU of each kind of unit: {build_planted(folders.data, folders.work, folders.seed)}")

@@ -57,6 +57,13 @@ class LabelledScenes:
 
     @classmethod
     def from_signatures(cls, probe: Probe, signatures: LabelSignatures, key: str) -> "LabelledScenes":
+        """Return labelled scenes from the labels of a probe's pixels.
+
+        Args:
+            probe: the images.
+            signatures: the labels of their pixels.
+            key: content key of the labels.
+        """
         count = len(signatures.pixels)
         block = np.zeros(count, dtype=np.int64)
         measured = count - count // 2

@@ -29,7 +29,8 @@ class TextEncoder(Protocol):
     """Embeds texts."""
 
     @property
-    def key(self) -> str: ...
+    def key(self) -> str:
+        """Content key of the model and its settings."""
 
     def encode_texts(self, texts: Sequence[str]) -> Any:
         """Return unit vectors, float32 (texts, features)."""

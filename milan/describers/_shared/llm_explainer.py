@@ -67,6 +67,7 @@ class LlmDescriber(Describer):
         )
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
+        """Yield descriptions group by group, so that the model is asked about ``units_per_group`` units at a time."""
         if self.llm_client.llm.note:
             warnings.warn(f"{self.name}: {self.llm_client.llm.note}", MilanWarning, stacklevel=2)
         alive = select_active(dissection, units)
