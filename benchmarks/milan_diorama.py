@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from milan.describers.milan import Milan
-from milan.diorama_build.build_steps import CLASSIFIERS, BuildFolders
+from milan.diorama_build.build_folders import BuildFolders
+from milan.diorama_build.build_steps import CLASSIFIERS
 from milan.dissection.store import load_dissection
 from milan.models.data_module import AnnotatedUnit, MilannotationsDataModule
 from milan.scores.text_similarity import bert_score, bleu_score

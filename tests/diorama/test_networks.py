@@ -10,7 +10,8 @@ from milan.diorama import DioramaImages
 from milan.diorama.networks import CLASSES, LAYERS, NETWORK_BUILDERS, SceneEncoder, load_network, normalize_images
 from milan.diorama.scene_vocabulary import SETTINGS, THINGS
 from milan.diorama_build import classifier_training as training
-from milan.diorama_build.build_steps import BUILD_STEPS, CLASSIFIERS, compute_agreement, main
+from milan.diorama_build.annotator_agreement import compute_agreement
+from milan.diorama_build.build_steps import BUILD_STEPS, CLASSIFIERS, main
 from milan.diorama_build.classifier_training import compute_label_shares, count_units, train_network
 from milan.dissection.milannotations import read_unit_annotations
 from milan.dissection.store import load_dissection
