@@ -25,7 +25,6 @@ from jsonargparse import get_loader, set_loader
 
 # Other modules still import these from here.
 from milan.console.text_cleaning import clean_text
-from milan.console.text_cleaning import escape_markup as escape_markup
 from milan.errors import MilanError, MilanNotice, MilanWarning, find_nearest_names
 
 RESUME_HINT = "run the same command again to continue where it stopped"

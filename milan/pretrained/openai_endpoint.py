@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from milan.console.command_line import clean_text
+from milan.console.text_cleaning import clean_text
 from milan.errors import BadInput
 from milan.pretrained.chat_images import make_data_url
 from milan.pretrained.llm import Llm, LlmUnreachable, Message, Question, TemporaryFailure, Unanswered

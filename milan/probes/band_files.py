@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from milan.console.command_line import clean_text
+from milan.console.text_cleaning import clean_text
 from milan.errors import BadInput
 from milan.probes.image_decoding import MAX_DECODED_BYTES, UnreadableImage, check_file, suffixes
 from milan.probes.image_sources import FolderSource, sorted_out

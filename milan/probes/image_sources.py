@@ -18,7 +18,7 @@ import PIL
 import pyarrow.parquet as pq
 from PIL import Image
 
-from milan.console.command_line import clean_text
+from milan.console.text_cleaning import clean_text
 from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
 from milan.probes.class_labels import names_by_label, usable_labels, wordnet_ids
 from milan.probes.image_cells import picture_in_cell

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from milan.console.command_line import clean_text
+from milan.console.text_cleaning import clean_text
 from milan.errors import BadInput, MissingEvidence
 from milan.probes.probe import Probe
 from milan.storage.files import cache_root, content_key
