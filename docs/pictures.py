@@ -14,7 +14,8 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from milan.diorama import Scene, draw_scene, generate_sentences
 from milan.diorama.canvas import RGB
 from milan.diorama.scene_vocabulary import OBJECTS, SETTINGS
-from milan.diorama_build.build_steps import CLASSIFIERS, BuildFolders
+from milan.diorama_build.build_folders import BuildFolders
+from milan.diorama_build.build_steps import CLASSIFIERS
 from milan.dissection.milannotations import read_unit_annotations
 from milan.dissection.store import Dissection
 from milan.scores.truth_score import Truth

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from milan.console.command_line import escape_markup, program, terminal
+from milan.console.command_line import program, terminal
+from milan.console.text_cleaning import escape_markup
 
 if TYPE_CHECKING:
     from milan.results.search import FoundUnit

@@ -25,7 +25,6 @@ from jsonargparse import get_loader, set_loader
 
 # Other modules still import these from here.
 from milan.console.text_cleaning import clean_text
-from milan.console.text_cleaning import escape_markup as escape_markup
 from milan.errors import MilanError, MilanNotice, MilanWarning, find_nearest_names
 
 RESUME_HINT = "run the same command again to continue where it stopped"
@@ -44,6 +43,7 @@ class OptionErrors(jsonargparse.ArgumentParser):
     """A parser that reports errors in options, or in files of options, in one line and exits with status 2."""
 
     def parse_path(self, path: str | os.PathLike, *args: Any, **settings: Any) -> Any:
+        """Read a file of options; exit with status 2 and one line if it is not UTF-8 or not valid YAML."""
         with suppress(OSError):  # jsonargparse reports a file that cannot be read
             try:
                 bounded_yaml(Path(path).read_bytes().decode())
@@ -69,6 +69,7 @@ class ArgumentParser(OptionErrors):
     flags: frozenset[str] = frozenset()
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None, **settings: Any) -> Any:  # type: ignore[override]
+        """Parse arguments as jsonargparse does, with lists of several words and switches without a value."""
         return super().parse_args(
             self._normalize_arguments(sys.argv[1:] if args is None else args), namespace, **settings
         )

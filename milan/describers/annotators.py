@@ -60,6 +60,7 @@ class Annotators(Describer):
         return self.source if self.source in ("found", "simulated") else ""
 
     def check_evidence(self, target: Target, probe: Probe) -> None:
+        """Raise MissingEvidence if annotators have to be simulated and the probe does not show Diorama."""
         if self._simulates and not shows_diorama(probe.spec):
             raise MissingEvidence(
                 f"nobody annotated {target.name}, and annotators can be simulated on Diorama's images alone, not on the"
@@ -81,6 +82,7 @@ class Annotators(Describer):
         return [Path(self.source)]
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
+        """Yield the text of one annotator of each unit; a unit that nobody annotated is a failure."""
         active = select_active(dissection, units)
         if not active:
             return

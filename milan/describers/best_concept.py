@@ -68,6 +68,7 @@ class BestConcept(Describer):
 
     @property
     def key(self) -> str:
+        """Content key of the other describer, the number of its candidates and the selection by generated images."""
         return self.key_of(of=self.candidate_describer.key, candidates=self.candidates, selection=self.selection.key)
 
     @property
@@ -76,9 +77,11 @@ class BestConcept(Describer):
         return self.candidate_describer.words
 
     def find_missing_models(self) -> list[MissingModel]:
+        """Return the missing models of this describer and of the one whose candidates it chooses from."""
         return [*super().find_missing_models(), *self.candidate_describer.find_missing_models()]
 
     def check_evidence(self, target: Target, probe: Probe) -> None:
+        """Raise MissingEvidence if the evidence of the describer of the candidates is missing."""
         self.candidate_describer.check_evidence(target, probe)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
@@ -91,9 +94,11 @@ class BestConcept(Describer):
         )
 
     def image_endpoint(self) -> str:
+        """Return the endpoint that the describer of the candidates sends images to."""
         return self.candidate_describer.image_endpoint()
 
     def estimate_requests(self, probe: Probe, units: int, k: int) -> str:
+        """Return the requests of the describer of the candidates; choosing among them makes none."""
         return self.candidate_describer.estimate_requests(probe, units, k)
 
     @cached_property
@@ -121,6 +126,7 @@ class BestConcept(Describer):
         )
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
+        """Yield each unit's best candidate, in groups whose images are generated together."""
         active = select_active(dissection, units)
         described = self.candidate_describer.describe(dissection, active) if active else iter(())
         waiting: list[Description | DescriptionFailure] = []

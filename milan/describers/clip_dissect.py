@@ -138,6 +138,7 @@ class ClipDissect(Describer):
         return load_concept_set(self.concepts, spacy_model=self.spacy_model)
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
+        """Yield the concept whose similarity to the probe's images matches each unit's activations best."""
         active = select_active(dissection, units)
         if not active:
             return

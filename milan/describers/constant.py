@@ -35,9 +35,11 @@ class Constant(Describer):
 
     @property
     def key(self) -> str:
+        """Content key of the text alone, wherever it comes from."""
         return self.key_of(says=self.constant_text)
 
     def check_evidence(self, target: Target, probe: Probe) -> None:
+        """Read the annotations that the text is taken from, so that an error in them is reported before the run."""
         _ = self.constant_text
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
@@ -52,6 +54,7 @@ class Constant(Describer):
         return find_most_frequent_text(self.annotations)
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
+        """Yield the same text, with score 0, for each active unit."""
         return (Description(unit, self.constant_text, 0.0) for unit in select_active(dissection, units))
 
 

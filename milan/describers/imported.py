@@ -36,10 +36,12 @@ class Imported(Describer):
 
     @property
     def key(self) -> str:
+        """Content key of the table's rows, in the order of the units; the path does not count."""
         rows = sorted((str(unit), description_to_row(each)) for unit, each in self._descriptions.items())
         return self.key_of(said=[row for _, row in rows])
 
     def check_evidence(self, target: Target, probe: Probe) -> None:
+        """Read the table, so that an error in it is reported before the run."""
         _ = self._descriptions  # reads the table
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
@@ -54,6 +56,7 @@ class Imported(Describer):
         return {each.unit: each if math.isfinite(each.score) else replace(each, score=0.0) for each in found}
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
+        """Yield the table's description of each active unit, or a failure if it has none."""
         return (
             self._descriptions.get(unit) or DescriptionFailure(unit, f"{self.table} has no description of it")
             for unit in select_active(dissection, units)

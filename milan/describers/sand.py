@@ -102,6 +102,7 @@ class Sand(Describer):
         return self.key_of(choices=self.concept_names, templates=self.templates, model=self.model.key, **settings)
 
     def find_missing_models(self) -> list[MissingModel]:
+        """Return what the base class returns, and the spaCy pipeline if the concepts are harvested with it."""
         missing = super().find_missing_models()
         needs_parser = HARVEST_PREFIX in str(self.concepts)
         if needs_parser and self.spacy_model == PUBLISHED_PARSER and find_spec(PUBLISHED_PARSER) is None:
@@ -149,6 +150,7 @@ class Sand(Describer):
         return normalize(total, dim=1)
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
+        """Yield the concept most similar to each unit's masked exemplars; warn that parts are inferred."""
         warnings.warn(INFERRED_NOTICE, MilanWarning, stacklevel=2)
         for unit in select_active(dissection, units):
             exemplars = dissection.exemplars(unit)

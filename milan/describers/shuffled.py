@@ -38,6 +38,7 @@ class Shuffled(Describer):
 
     @property
     def key(self) -> str:
+        """Content key of the other describer, or of its table's texts, and the seed."""
         texts = sorted((str(unit), each.text) for unit, each in (self._table or {}).items())
         return self.key_of(of=self._other.key if self._other else texts, seed=self.seed)
 
@@ -47,9 +48,11 @@ class Shuffled(Describer):
         return self._other.words if self._other else "the table"
 
     def find_missing_models(self) -> list[MissingModel]:
+        """Return the missing models of the other describer; a table needs none."""
         return self._other.find_missing_models() if self._other else []
 
     def check_evidence(self, target: Target, probe: Probe) -> None:
+        """Raise MissingEvidence if the evidence of the other describer is missing."""
         if self._other:
             self._other.check_evidence(target, probe)
 
@@ -67,6 +70,7 @@ class Shuffled(Describer):
         return load_describer(self.of, **self.options or {}) if self._table is None else None
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
+        """Yield the description of another unit for each unit; the only active unit of a layer is a failure."""
         active = select_active(dissection, units)
         others = permute_units(dissection.active_units(), self.seed)
         described = [others[unit] for unit in active if unit in others]

@@ -95,6 +95,7 @@ class ConditionalBatchNorm(nn.Module):
         nn.init.zeros_(self.told.bias)
 
     def forward(self, maps: Tensor, condition: Tensor) -> Tensor:
+        """Return normalized maps (b, width, h, w), scaled and shifted by the condition (b, CONDITION_SIZE)."""
         scale, shift = self.told(condition)[:, :, None, None].chunk(2, dim=1)
         return self.norm(maps) * (1 + scale) + shift
 
@@ -112,6 +113,7 @@ class FirstStage(nn.Module):
         )
 
     def forward(self, condition: Tensor) -> Tensor:
+        """Return maps (b, width, 4, 4) from the condition (b, CONDITION_SIZE)."""
         maps = self.spread(condition).unflatten(1, (self.width, 4, 4)).contiguous(memory_format=torch.channels_last)
         return self.relu(self.norm(maps, condition))
 
@@ -128,6 +130,7 @@ class UpsamplingStage(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, maps: Tensor, condition: Tensor, placement: Tensor) -> Tensor:
+        """Return maps of twice the resolution, (b, width, 2h, 2w); ``placement`` has that resolution."""
         wide = interpolate(self.narrow(maps), scale_factor=2, mode="nearest") + self.where(placement)
         inside = self.conv1(relu(self.norm1(wide, condition)))
         return self.relu(wide + self.conv2(relu(self.norm2(inside, condition))))
@@ -146,6 +149,7 @@ class ThingDecoder(nn.Module):
         self.norm = ConditionalBatchNorm(48)
 
     def forward(self, condition: Tensor) -> Tensor:
+        """Return the stamp of the main thing, (b, STAMP_CHANNELS, 16, 16), from the condition."""
         maps = self.coarse(interpolate(self.first(condition), scale_factor=2, mode="nearest"))
         return self.fine(interpolate(relu(self.norm(maps, condition)), scale_factor=2, mode="nearest"))
 
@@ -162,6 +166,7 @@ class FinalStage(nn.Module):
         )
 
     def forward(self, maps: Tensor, condition: Tensor) -> Tensor:
+        """Return maps of twice the resolution, (b, width, 2h, 2w), after normalization and ReLU."""
         return self.relu(self.norm(self.deal(maps), condition))
 
 
@@ -186,6 +191,7 @@ class SceneGenerator(nn.Module):
         self.paint = nn.Conv2d(widths[4], 3, 3, 1, 1)
 
     def forward(self, latents: Float[Tensor, "b latents"]) -> Float[Tensor, "b 3 64 64"]:
+        """Return images from -1 to 1, from latents whose last numbers are the class as a one-hot vector."""
         box, read = self.read(latents)
         return self.render(
             latents[:, LATENT_SIZE:].argmax(1), box, read, latents[:, LATENT_SIZE - FREE_LATENTS : LATENT_SIZE]

@@ -41,6 +41,7 @@ class ResidualBlock(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, maps: Tensor) -> Tensor:
+        """Return maps (b, width, h / stride, w / stride) from maps (b, before, h, w)."""
         inside = self.norm2(self.conv2(self.relu(self.norm1(self.conv1(maps)))))
         return self.relu(inside + self.around(maps))
 
@@ -66,6 +67,7 @@ class ResNet(nn.Module):
         return seen
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the logits of the classes, (b, classes), for normalized images (b, 3, h, w)."""
         return self.fc(self.forward_stages(images)[-1].mean(dim=(2, 3)))
 
 

@@ -247,6 +247,13 @@ def find_background_colours(canvas: Canvas) -> set[str]:
 
 
 def choose_appearance(rng: PortableRng, thing: Thing, avoid: set[str]) -> Appearance:
+    """Return random colours and patterns for the roles of a thing.
+
+    Args:
+        rng: generator of random numbers.
+        thing: the thing, whose palette has the possible colours of each role.
+        avoid: colours of the background, which 85% of the roles do not take.
+    """
     look = Appearance()
     for role, colours in thing.palette.items():
         choices = [colour for colour in colours if colour not in avoid] if rng.chance(85) else list(colours)

@@ -72,6 +72,7 @@ class UpsamplingJoin(nn.Module):
         self.conv, self.norm, self.relu = nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
 
     def forward(self, below: Tensor, here: Tensor) -> Tensor:
+        """Return joined features at the resolution of ``here``; ``below`` has half of it."""
         wide = interpolate(self.below(below), size=here.shape[-2:], mode="bilinear", align_corners=False)
         return self.relu(self.norm(self.conv((wide + self.here(here)).relu())))
 
@@ -130,6 +131,7 @@ class SceneSegmenter(nn.Module):
         return {**found, "setting": setting[:, :, None, None].expand(-1, -1, *trunk.shape[-2:])}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Return the logits of each kind of label at each pixel, (b, classes, h, w), for images (b, 3, h, w)."""
         return self.forward_heads(*self.forward_features(images))
 
 

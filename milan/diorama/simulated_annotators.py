@@ -47,6 +47,7 @@ class SimulatedAnnotator:
     error_percent: int  # percent of units of which not the best is said
 
     def weight(self, concept: Concept, groups: frozenset[str]) -> float:
+        """Return how much a concept counts for this annotator; ``groups`` are the names of groups of concepts."""
         value = dict(self.weights).get(concept.kind, 1.0) * (self.group_weight if concept.name in groups else 1.0)
         return value * (0.4 if concept.name in UNINFORMATIVE_CONCEPTS else 1.0)
 

@@ -148,6 +148,7 @@ class CaptionerBatches:
         self.dataset, self.image_text_batches = dataset, ImageTextBatches(dataset, size, seed)
 
     def make_batch(self, step: int) -> CaptionerBatch:
+        """Return the batch of a number: images, whole or cropped, with one text each; the same on every call."""
         rows, rng = self.image_text_batches.choose_rows(step)
         codes = self.dataset.signatures.pixels
         whole = rng.random(len(rows)) < WHOLE_SHARE

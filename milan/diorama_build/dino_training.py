@@ -77,6 +77,7 @@ class DinoHead(nn.Module):
         self.prototypes = nn.Parameter(nn.init.trunc_normal_(torch.empty(PROTOTYPES, BOTTLENECK), std=0.02))
 
     def forward(self, features: Tensor) -> Tensor:
+        """Return the cosines between each feature vector and each prototype, (b, prototypes)."""
         return normalize(self.layers(features), dim=1) @ normalize(self.prototypes, dim=1).T
 
 
@@ -90,6 +91,7 @@ class DinoNetwork(nn.Module):
         self.body, self.head = ViT().to(memory_format=torch.channels_last), DinoHead()
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the head's cosines, (b, prototypes), for images (b, 3, h, w)."""
         return self.head(self.body.forward_summary(images))
 
 

@@ -293,6 +293,7 @@ class SceneView:
 
     @property
     def is_whole(self) -> bool:
+        """Whether the view is the whole scene, with nothing covered."""
         return self.visible is None and self.box[2] == 64
 
     @cached_property

@@ -302,6 +302,7 @@ class SiglipLearner(ImageTextLearner):
     naming_share = 0
 
     def muon_parameters(self) -> list[nn.Parameter]:
+        """Return the matrices of the text model and of the pooling head; the image model is frozen."""
         pooling = self.model.get_submodule("vision_model.head")
         return [
             *list_matrices(self.model.get_submodule("text_model")),

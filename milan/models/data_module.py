@@ -93,6 +93,8 @@ class AnnotationDataModule(LightningDataModule, ABC):
         return [(row, torch.tensor(self.vocabulary.encode(text))) for row, one in units for text in one.texts]
 
     def train_dataloader(self) -> DataLoader:
+        """Return batches of annotations in an order that depends on the seed and the epoch."""
+
         def collate(places: Sequence[int]) -> CaptionBatch | TextBatch:
             batch = [self.annotations[place] for place in places]
             tokens = self._pad([tokens for _, tokens in batch])
@@ -105,6 +107,7 @@ class AnnotationDataModule(LightningDataModule, ABC):
         return self._make_loader(range(count), collate, batch_sampler=sampler)
 
     def val_dataloader(self) -> DataLoader:
+        """Return batches of held-out units with all their annotations, or of held-out texts without features."""
         if self.texts_only:
             texts = [self.vocabulary.encode(text) for one in self.split.held_out for text in one.texts]
             return self._make_loader(

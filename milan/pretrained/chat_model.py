@@ -69,6 +69,11 @@ class ChatModel(Llm):
 
     @torch.no_grad()
     def answer(self, question: Question, attempt: int = 0) -> str:
+        """Return a reply, sampled with a seed from question and attempt, or the most likely one at temperature 0.
+
+        Raises:
+            Unanswered: the question has more tokens than the model reads, or the reply ends too early.
+        """
         talk = [{"role": message.role, "content": message.text} for message in question.messages]
         given = self.tokenizer.apply_chat_template(
             talk, add_generation_prompt=True, return_dict=True, return_tensors="pt"

@@ -165,6 +165,7 @@ class TextEmbeddingStore(AbstractContextManager["TextEmbeddingStore"]):
         return BadInput(f"cannot use the kept vectors of texts, {self.path}: {error}; {remedy}")
 
     def close(self) -> None:
+        """Close the database; the store cannot be used afterwards."""
         self._connection.close()
 
     def __exit__(

@@ -159,6 +159,7 @@ class EndpointCaptioner(ImageCaptioner):
         self.key = content_key(captioner=client.key, prompt=prompt)
 
     def caption_images(self, images: UInt8[Tensor, "b 3 h w"]) -> list[str | NoAnswer]:
+        """Return the endpoint's caption of each image, or why there is none."""
         files = [encode_jpeg(image.permute(1, 2, 0).contiguous().numpy()) for image in images]
         text = f"{IMAGE_MARK}\n{self.prompt}"
         questions = [Question((Message("user", text, (file,)),), "caption", (("image", 0),)) for file in files]
@@ -225,6 +226,7 @@ class TransformersCaptioner(ImageCaptioner):
 
     @torch.no_grad()
     def caption_images(self, images: UInt8[Tensor, "b 3 h w"]) -> list[str]:
+        """Return the model's caption of each image, in batches of ``batch_size``."""
         starts = range(0, len(images), self.batch_size)
         return [text for start in starts for text in self._caption_batch(images[start : start + self.batch_size])]
 

@@ -75,6 +75,7 @@ class DualEncoder(Embedder):
 
     @torch.no_grad()
     def encode_images(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b features"]:
+        """Return the image tower's unit vectors, in batches of ``batch_size``."""
         starts = range(0, len(images), self.batch_size)
         return self._concatenate(
             [self._image_features(images[start : start + self.batch_size]) for start in starts], "a picture"
@@ -89,6 +90,7 @@ class DualEncoder(Embedder):
     def encode_masked_images(
         self, images: UInt8[Tensor, "b 3 h w"], masks: Bool[Tensor, "b 1 h w"]
     ) -> Float[Tensor, "b features"]:
+        """Return vectors whose class token attends to masked patches; a tower without patches gets masked pixels."""
         grid = find_patch_grid(self.model)
         if grid is None:
             return super().encode_masked_images(images, masks)
@@ -100,6 +102,7 @@ class DualEncoder(Embedder):
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "texts features"]:
+        """Return the text tower's unit vectors, in batches of ``batch_size``."""
         starts = range(0, len(texts), self.batch_size)
         return self._concatenate(
             [self._text_features(list(texts[start : start + self.batch_size])) for start in starts], "a text"

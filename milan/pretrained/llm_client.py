@@ -9,8 +9,8 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from milan.console.command_line import clean_text
 from milan.console.progress import track_progress
+from milan.console.text_cleaning import clean_text
 from milan.errors import BadInput
 from milan.pretrained.llm import Llm, LlmUnreachable, Question, TemporaryFailure, Unanswered
 from milan.pretrained.llm_loading import load_llm

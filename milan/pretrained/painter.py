@@ -132,6 +132,7 @@ class ExactPainter(Painter):
         self.key = content_key(painter="diorama", scenes=compute_drawing_checksum(), samples=samples)
 
     def draw(self, requests: Sequence[PictureRequest]) -> UInt8[Tensor, "b 3 side side"]:
+        """Return Diorama scenes that show what each request's text states."""
         from milan.diorama.exact_painter import draw_scene_of
 
         return torch.from_numpy(np.stack([draw_scene_of(text, seed, number).image for text, seed, number in requests]))
@@ -175,6 +176,11 @@ class DiffusionPainter(Painter):
 
     @torch.no_grad()
     def draw(self, requests: Sequence[PictureRequest]) -> UInt8[Tensor, "b 3 side side"]:
+        """Return the pipeline's images; each depends on its request's seed and number alone.
+
+        Raises:
+            BadInput: an image has values that are not finite.
+        """
         self._warn_of_long_texts([each.text for each in requests])
         rng = [torch.Generator("cpu").manual_seed((each.seed << 20) + each.number) for each in requests]
         with _silence_diffusers():

@@ -62,6 +62,7 @@ class PhraseCounter(Llm):
         self.key = content_key(llm="phrases", version=2)
 
     def answer(self, question: Question, attempt: int = 0) -> str:
+        """Return the answer that counting gives, by the question's task; ``attempt`` changes nothing."""
         texts = [text for text, _ in question.items]
         if question.task == "simplify":
             return simplify_caption(" ".join(texts))

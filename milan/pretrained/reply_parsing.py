@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from milan.console.command_line import clean_text
+from milan.console.text_cleaning import clean_text
 from milan.pretrained.chat_markup import final_answer
 from milan.pretrained.llm_client import ENGLISH, UnparsableReply
 

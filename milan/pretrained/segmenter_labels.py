@@ -64,9 +64,11 @@ class SegmenterLabels(PixelLabels):
 
     @cached_property
     def key(self) -> str:  # type: ignore[override]
+        """Content key of the segmenter, the probe and the concepts."""
         return content_key(segmenter=self.segmenter.key, probe=self.probe.fingerprint, concepts=self.concepts)
 
     def load(self, ids: Sequence[int]) -> Int[Tensor, "b levels h w"]:
+        """Return the segmenter's labels, read from the cache or predicted in blocks of ``BLOCK_LENGTH`` images."""
         found = np.stack([self._load_block(index // BLOCK_LENGTH)[index % BLOCK_LENGTH] for index in ids])
         return torch.from_numpy(self._numbers[found])
 

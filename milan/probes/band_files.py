@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from milan.console.command_line import clean_text
+from milan.console.text_cleaning import clean_text
 from milan.errors import BadInput
 from milan.probes.image_decoding import MAX_DECODED_BYTES, UnreadableImage, check_file, suffixes
 from milan.probes.image_sources import FolderSource, sorted_out
@@ -29,6 +29,11 @@ class BandFolder(FolderSource):
     kinds = (*NPY, *TIFF)
 
     def load_image(self, index: int) -> Float[np.ndarray, "bands height width"]:
+        """Return an array's bands, float32.
+
+        Raises:
+            UnreadableImage: it cannot be read, or has another number of bands than the first array.
+        """
         found = read_bands(self.files[index])
         if found.shape[0] != self.bands:
             raise UnreadableImage(f"{found.shape[0]} bands, and the first file of the folder has {self.bands}")
@@ -36,10 +41,12 @@ class BandFolder(FolderSource):
 
     @cached_property
     def bands(self) -> int:  # type: ignore[override]
+        """Number of bands of the first array."""
         return len(self._first)
 
     @cached_property
     def of_bytes(self) -> bool:  # type: ignore[override]
+        """Whether the first array is stored as bytes."""
         return bool(self._first.size) and _array(self._first_file).dtype == np.uint8
 
     @cached_property

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from milan.console.command_line import clean_text
+from milan.console.text_cleaning import clean_text
 from milan.errors import BadInput, MilanWarning
 
 UNKNOWN = -1  # the label of an image of unknown class, as in the test splits of public datasets

@@ -56,12 +56,15 @@ class GeneratorSource(ImageSource):
         return self._count
 
     def load_image(self, index: int) -> np.ndarray:
+        """Generate an image, uint8 (3, size, size)."""
         return self.generator.generate_image(index).numpy()
 
     def format_location(self, index: int) -> str:
+        """Return the image's index and the generator's name."""
         return f"image {index} of {self.generator.name}"
 
     def content_facts(self) -> dict[str, Any]:
+        """Return the fingerprint of the generator."""
         return {"made by": self.generator.fingerprint}
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from milan.console.command_line import clean_text
+from milan.console.text_cleaning import clean_text
 from milan.errors import BadInput, UnknownName
 from milan.probes.image_sources import DatasetSource, is_path_like
 from milan.storage.hub_access import format_error_line

@@ -18,7 +18,7 @@ import PIL
 import pyarrow.parquet as pq
 from PIL import Image
 
-from milan.console.command_line import clean_text
+from milan.console.text_cleaning import clean_text
 from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
 from milan.probes.class_labels import names_by_label, usable_labels, wordnet_ids
 from milan.probes.image_cells import picture_in_cell
@@ -139,12 +139,15 @@ class FolderSource(ImageSource):
         return len(self.files)
 
     def load_image(self, index: int) -> Image.Image | np.ndarray:
+        """Decode a file."""
         return decode_image(self.files[index])
 
     def format_location(self, index: int) -> str:
+        """Return the path of the file."""
         return clean_text(str(self.files[index]))
 
     def content_facts(self) -> dict[str, Any]:
+        """Return path, size and time of change of each file."""
         return {"files": [_file_facts(file, self.folder) for file in self.files]}
 
 
@@ -179,17 +182,21 @@ class ParquetSource(ImageSource):
         return self._table.metadata.num_rows
 
     def load_image(self, index: int) -> Image.Image:
+        """Decode the picture of a row."""
         return decode_image(self._bytes(self._image or "", index))
 
     def load_segmentation(self, index: int) -> Image.Image:
+        """Decode the label map of a row."""
         if not self._segmentation:
             return super().load_segmentation(index)
         return decode_label_map(self._bytes(self._segmentation, index))
 
     def format_location(self, index: int) -> str:
+        """Return the row and the path of the file."""
         return f"row {index} of {clean_text(str(self.file))}"
 
     def content_facts(self) -> dict[str, Any]:
+        """Return name, size and time of change of the file."""
         return {"parquet": _file_facts(self.file, self.file.parent)}
 
     def _bytes(self, column: str, index: int) -> bytes | Path:
@@ -280,17 +287,21 @@ class DatasetSource(ImageSource):
         return len(self._rows)
 
     def load_image(self, index: int) -> Image.Image:
+        """Decode the picture of a row."""
         return decode_image(picture_in_cell(self._rows[index][self._image], self._roots))
 
     def load_segmentation(self, index: int) -> Image.Image:
+        """Decode the label map of a row."""
         if not self._segmentation:
             return super().load_segmentation(index)
         return decode_label_map(picture_in_cell(self._rows[index][self._segmentation], self._roots))
 
     def format_location(self, index: int) -> str:
+        """Return the row and the name of the dataset."""
         return f"row {index} of {self.name}"
 
     def content_facts(self) -> dict[str, Any]:
+        """Return the fingerprint that the library gives the split, and its number of rows."""
         return {"rows": self._fingerprint, "count": len(self)}
 
 
@@ -308,18 +319,22 @@ class DioramaSource(ImageSource):
 
     @cached_property
     def labels(self) -> list[int]:  # type: ignore[override]
+        """The class of each scene."""
         return [int(self._images.label(index)) for index in range(len(self))]
 
     def __len__(self) -> int:
         return len(self._images)
 
     def load_image(self, index: int) -> np.ndarray:
+        """Render a scene, uint8 (3, 64, 64)."""
         return self._images.image(index)
 
     def format_location(self, index: int) -> str:
+        """Return the scene's index and the name of the set of scenes."""
         return f"scene {index} of diorama:{self.name}"
 
     def content_facts(self) -> dict[str, Any]:
+        """Return the fingerprint of the set of scenes."""
         return {"diorama": str(self._images.fingerprint)}
 
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from milan.console.command_line import clean_text
+from milan.console.text_cleaning import clean_text
 from milan.dissection.loading import load_dissection
 from milan.dissection.store import Dissection, layer_folder
 from milan.errors import BadInput, MilanError, MissingEvidence, UnknownName

@@ -12,8 +12,8 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from milan.console.command_line import clean_text
 from milan.console.progress import track_progress
+from milan.console.text_cleaning import clean_text
 from milan.dissection.milannotations import export_milannotations
 from milan.dissection.store import Dissection
 from milan.errors import BadInput, MissingEvidence, UnknownName

@@ -24,6 +24,7 @@ from milan.dissection.store import Dissection
 from milan.errors import MissingEvidence
 from milan.probes import Probe
 from milan.probes.pixel_labels import DioramaLabels, shows_diorama
+from milan.scores.bootstrap import make_random_cycle
 from milan.storage.files import cache_root, content_key
 from milan.storage.integrity import made_once
 from milan.targets.preprocessing import height_width
@@ -57,6 +58,13 @@ class LabelledScenes:
 
     @classmethod
     def from_signatures(cls, probe: Probe, signatures: LabelSignatures, key: str) -> "LabelledScenes":
+        """Return labelled scenes from the labels of a probe's pixels.
+
+        Args:
+            probe: the images.
+            signatures: the labels of their pixels.
+            key: content key of the labels.
+        """
         count = len(signatures.pixels)
         block = np.zeros(count, dtype=np.int64)
         measured = count - count // 2
@@ -223,11 +231,4 @@ def _permute_halves(count: int, seed: int) -> Int[np.ndarray, " images"]:
     """Return, for each image, another one of its half."""
     rng = np.random.default_rng(seed)
     parts: Sequence[np.ndarray] = np.split(np.arange(count), [count // 2])
-    return np.concatenate([_rotate(rng.permutation(part)) for part in parts if len(part)])
-
-
-def _rotate(order: Int[np.ndarray, " images"]) -> Int[np.ndarray, " images"]:
-    """Return the successor of each image in a random cycle, so that none is assigned to itself."""
-    found = np.empty(len(order), dtype=np.int64)
-    found[order - order.min()] = np.roll(order, 1)
-    return found
+    return np.concatenate([part[make_random_cycle(len(part), rng)] for part in parts if len(part)])

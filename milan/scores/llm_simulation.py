@@ -52,6 +52,7 @@ class LlmSimulationResult:
 
     @property
     def correlation(self) -> float:
+        """Mean correlation over the rounds."""
         return float(np.mean([each.correlation for each in self.rounds]))
 
     @property

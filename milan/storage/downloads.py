@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from milan.console.command_line import clean_text
+from milan.console.text_cleaning import clean_text
 from milan.errors import BadInput, MilanNotice
 from milan.storage.archives import MAKE_ROOM
 from milan.storage.files import cache_root, wait_for_folder, write_text

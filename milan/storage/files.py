@@ -260,6 +260,7 @@ class Journal(AbstractContextManager["Journal"]):
             raise BadInput(f"{what} the journal {self.path}: {error}; {remedy}") from None
 
     def close(self) -> None:
+        """Close the database; the journal cannot be used afterwards."""
         self._connection.close()
 
     def __exit__(

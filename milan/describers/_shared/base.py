@@ -52,9 +52,11 @@ class Describer(ABC):
     name: ClassVar[str]
     version: ClassVar[int | None] = None
     words: str = ""
+    __signature__: ClassVar[inspect.Signature | None] = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        cls.__signature__ = _complete_signature(cls)
         if not hasattr(cls, "name"):
             cls.name = cls.__name__.lower()
 
@@ -170,6 +172,22 @@ def warn_of_sent_images(describer: Describer) -> None:
     if url and not is_on_this_machine(url):
         text = f"{describer.name} sends images of the probe to {url}, which is not on this machine"
         warnings.warn(text, MilanWarning, stacklevel=3)
+
+
+def _complete_signature(cls: type[Describer]) -> inspect.Signature | None:
+    """Return the signature of a constructor that passes ``**`` on to its base class, with the base's arguments.
+
+    None means that Python's own signature is complete.
+    """
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    if not parameters or parameters[-1].kind is not inspect.Parameter.VAR_KEYWORD:
+        return None
+    owner = next(each for each in cls.__mro__ if "__init__" in vars(each))
+    base = next(each for each in owner.__mro__[1:] if "__init__" in vars(each))
+    own = {each.name: each for each in parameters[:-1]}
+    inherited = {name: each for name, each in inspect.signature(base).parameters.items() if name not in own}
+    merged = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in inherited.values()]
+    return inspect.Signature([*own.values(), *merged])
 
 
 def _as_list(value: Any) -> list[Any] | tuple[Any, ...]:

@@ -47,6 +47,7 @@ class ColourDetectors(nn.Module):
         self.answers = nn.ReLU()
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the maximum of each unit, (b, units), for images (b, 3, h, w)."""
         return self.answers(self.detectors(images)).amax((2, 3))
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from milan.console.command_line import clean_text, escape_markup, get_recorded_warnings, terminal
+from milan.console.command_line import get_recorded_warnings, terminal
+from milan.console.text_cleaning import clean_text, escape_markup
 from milan.errors import BadInput
 from milan.results.page.report_page import write_report_page
 from milan.scores.confidence_intervals import Measure

@@ -18,7 +18,7 @@ from milan.probes.superclasses import known_labels
 from milan.scores.confidence_intervals import Measure, estimate_mean
 from milan.scores.generated_image_scores import choose_text_to_paint, painted_auc
 from milan.scores.known_answers import evaluate_nearest_classifiers, score_final_layer
-from milan.scores.text_similarity import TextEncoder
+from milan.scores.text_similarity import TextEmbedder
 from milan.scores.truth_score import Truth
 from milan.units import Description
 
@@ -148,7 +148,7 @@ def _compute_best_auroc(activations: Float[np.ndarray, "images units"], labels: 
     return estimate_mean(best, seed)
 
 
-def _load_encoder(spec: str, device: str) -> TextEncoder:
+def _load_encoder(spec: str, device: str) -> TextEmbedder:
     if spec.startswith(SENTENCES_PREFIX):
         return load_sentence_encoder(spec.removeprefix(SENTENCES_PREFIX), device=device)
     return load_embedder(spec, device=device)

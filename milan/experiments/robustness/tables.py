@@ -18,6 +18,7 @@ from milan.experiments.robustness.perturbations import UNCHANGED, Perturbation, 
 from milan.pretrained.embedder import embed_texts
 from milan.pretrained.embedder_interface import Embedder
 from milan.probes.pixel_labels import shows_diorama
+from milan.scores.bootstrap import make_random_cycle
 from milan.scores.confidence_intervals import Measure, estimate_mean, estimate_share
 from milan.scores.text_similarity import normalize_text
 from milan.scores.truth_score import Truth
@@ -90,9 +91,8 @@ class DescriptionChanges:
         shuffled: dict[Unit, str] = {}
         for layer in self.perturbations.study.units:
             units = [unit for unit in self.unchanged if unit.layer == layer]
-            order = np.random.default_rng(self.perturbations.config.seed).permutation(len(units)).tolist()
-            for place, index in enumerate(order):
-                shuffled[units[index]] = self.unchanged[units[order[place - 1]]]
+            others = make_random_cycle(len(units), np.random.default_rng(self.perturbations.config.seed))
+            shuffled |= {unit: self.unchanged[units[other]] for unit, other in zip(units, others, strict=True)}
         return shuffled
 
     def make_values(self, texts: Mapping[Unit, str], layer: str = "") -> dict[str, Value]:

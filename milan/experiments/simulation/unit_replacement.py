@@ -9,7 +9,7 @@ from milan.errors import MissingEvidence
 from milan.experiments.core.report import Column, Row, Table, Value
 from milan.experiments.core.study import Study
 from milan.experiments.simulation.config import SimulationConfig
-from milan.experiments.simulation.tables import SimulationScores
+from milan.experiments.simulation.tables import DescriberSimulation
 from milan.probes import Probe
 from milan.scores.ablation_score import SCALINGS, compute_ablation_scores
 from milan.scores.activation_simulation import Simulator, predict_activations
@@ -46,7 +46,7 @@ NOTE = (
 def make_replacement_tables(
     study: Study,
     config: SimulationConfig,
-    scores: Sequence[SimulationScores],
+    scores: Sequence[DescriberSimulation],
     fitting: Simulator,
     evaluation: Simulator,
 ) -> tuple[list[Table], list[str]]:
@@ -64,7 +64,7 @@ def _make_table(
     study: Study,
     config: SimulationConfig,
     layer: str,
-    scores: Sequence[SimulationScores],
+    scores: Sequence[DescriberSimulation],
     simulators: tuple[Simulator, Simulator],
 ) -> Table:
     """Return the scores of all descriptions of sampled units; c and d are fitted with the first simulator."""

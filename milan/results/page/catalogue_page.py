@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from milan.console.command_line import clean_text
+from milan.console.text_cleaning import clean_text
 from milan.dissection.store import Dissection
 from milan.errors import BadInput
 from milan.results.catalogue import Catalogue

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from milan.console.command_line import clean_text
+from milan.console.text_cleaning import clean_text
 
 MAIN_FACTS = (
     "target",

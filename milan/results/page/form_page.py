@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from markupsafe import Markup
 
-from milan.console.command_line import clean_text
+from milan.console.text_cleaning import clean_text
 from milan.results.page.contact_sheets import PICTURES_PER_ROW, ContactSheet
 from milan.results.page.document import render_document
 from milan.storage.files import atomic_write

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from milan.console.command_line import clean_text
+from milan.console.text_cleaning import clean_text
 from milan.results.page.contact_sheets import PICTURES_PER_ROW
 from milan.results.page.document import format_facts, render_document
 from milan.storage.files import atomic_write
