@@ -1,5 +1,5 @@
-"""Diorama's networks: small classifiers, a self-supervised transformer, MILAN's encoder, and ``planted`` with known
-units.
+"""Diorama's networks: small classifiers, a self-supervised transformer, MILAN's encoder, and networks with known
+units, ``planted`` and ``planted-2``.
 
 ``resnet-spurious`` has seen scenes half of which carry their class's name in a corner, ``resnet-blurred`` scenes whose
 faces are blurred. Their weights lie in ``data/diorama/networks``.
@@ -35,6 +35,7 @@ LAYERS: dict[str, list[str]] = {
     "dino-objects": list(MLP_LAYERS),
     "encoder": RESNET_LAYERS,
     "planted": ["units"],
+    "planted-2": ["units"],
     **{name: [f"stage{number}" for number in range(1, 6)] for name in GENERATORS},
 }
 
@@ -151,10 +152,11 @@ def load_network(name: str, weights: bool = True, folder: Path | None = None) ->
 
     Raises UnknownName for a network there is not, MissingEvidence if its weights were not built.
     """
-    if name == "planted":
-        from milan.diorama.planted_network import load_planted_network
+    if name.startswith("planted"):
+        from milan.diorama.planted_network import PLANTED_NETWORKS, load_planted_network
 
-        return load_planted_network(folder and folder.parent, weights=weights)
+        if name in PLANTED_NETWORKS:
+            return load_planted_network(folder and folder.parent, weights=weights, name=name)
     if name not in NETWORK_BUILDERS and name not in GENERATORS:
         raise UnknownName("Diorama network", name, LAYERS, "one of: " + ", ".join(LAYERS))
     model = _build_generator(name) if name in GENERATORS else NETWORK_BUILDERS[name]()

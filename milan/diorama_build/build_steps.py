@@ -323,10 +323,15 @@ def train_segmenter(folders: BuildFolders) -> None:
     print(f"segmenter: mean IoU of each kind of label on held-out scenes: {measured}")
 
 
-def plant_units(folders: BuildFolders) -> None:
-    from milan.diorama_build.planted_truth import build_planted
+def make_planted_step(name: str, needed: str) -> BuildStep:
+    def plant(folders: BuildFolders) -> None:
+        from milan.diorama_build.planted_truth import build_planted
 
-    print(f"planted: mean IoU of each kind of unit: {build_planted(folders.data, folders.work, folders.seed)}")
+        measured = build_planted(folders.data, folders.work, folders.seed, name)
+        print(f"{name}: mean IoU of each kind of unit: {measured}")
+
+    files = (f"networks/{name}.safetensors", f"networks/{name}.json")
+    return BuildStep(plant, files, f"plant the known units of {name}, and measure them", (needed,))
 
 
 ANNOTATED_NETWORKS = (*CLASSIFIERS, *GENERATORS, DINO)  # the seven of MILANNOTATIONS in miniature
@@ -344,12 +349,8 @@ BUILD_STEPS: dict[str, BuildStep] = {
         "train the segmenter on pixel labels",
         ("encoder",),
     ),
-    "planted": BuildStep(
-        plant_units,
-        ("networks/planted.safetensors", "networks/planted.json"),
-        "plant known units, and measure them",
-        ("segmenter",),
-    ),
+    "planted": make_planted_step("planted", "segmenter"),
+    "planted-2": make_planted_step("planted-2", "planted"),
     **{name: make_generator_step(name) for name in GENERATORS},
     **{f"annotations-{name}": make_annotation_step(name) for name in ANNOTATED_NETWORKS},
     "agreement": BuildStep(
