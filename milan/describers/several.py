@@ -167,8 +167,8 @@ def select_range(dissection: Dissection, unit: Unit, count: int) -> Int[Tensor, 
     order = values.sort(descending=True, stable=True).indices
     above = max(dissection.k, int((values > dissection.thresholds()[row]).sum()))
     first = min(dissection.k, count)
-    steps = np.linspace(first, above - 1, min(count, above) - first).round().astype(int) if above > first else []
-    return order[sorted({*range(first), *map(int, steps)})]
+    steps = np.linspace(first, above - 1, max(0, min(count, above) - first)).round().astype(int)
+    return order[sorted({*range(first), *steps.tolist()})]
 
 
 def crop_masked(images: UInt8[Tensor, "n 3 h w"], masks: Tensor) -> UInt8[Tensor, "n 3 h w"]:
@@ -250,11 +250,16 @@ class ClusterView(Dissection):
         unit: Unit,
         ids: Int[Tensor, " n"],
         images: UInt8[Tensor, "n 3 h w"],
-        maps: Float[Tensor, "n h w"],
+        maps: Float[Tensor, "n gh gw"],
     ):
         self.inner, self.unit, self._ids, self._images, self._maps = inner, unit, ids, images, maps
         self.layer, self.units, self.quantile = inner.layer, inner.units, inner.quantile
-        self.probe, self.target, self.image_size, self.folder = inner.probe, inner.target, inner.image_size, inner.folder
+        self.probe, self.target, self.image_size, self.folder = (
+            inner.probe,
+            inner.target,
+            inner.image_size,
+            inner.folder,
+        )
         self.k, self.status = min(inner.k, len(ids)), inner.status
         self.key = content_key(of=inner.key, unit=str(unit), images=ids.tolist())
 

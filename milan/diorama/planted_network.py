@@ -107,9 +107,7 @@ class ConceptUnits(nn.Module):
         return torch.cat(units, dim=1)
 
 
-def make_noise(
-    images: Float[Tensor, "b 3 h w"], settings: Float[Tensor, "noises 2"]
-) -> Float[Tensor, "b noises h w"]:
+def make_noise(images: Float[Tensor, "b 3 h w"], settings: Float[Tensor, "noises 2"]) -> Float[Tensor, "b noises h w"]:
     """Return blobs at random places of random images: a function of the image that its content does not determine.
 
     Args:
@@ -160,9 +158,7 @@ class PlantedNetwork(nn.Module):
         return self.units(trunk, self.segmenter.forward_heads(trunk, setting), images).amax(dim=(2, 3))
 
 
-def load_planted_network(
-    folder: Path | None = None, weights: bool = True, *, name: str = "planted"
-) -> PlantedNetwork:
+def load_planted_network(folder: Path | None = None, weights: bool = True, *, name: str = "planted") -> PlantedNetwork:
     """Return a planted network in evaluation mode, with the embedded segmenter's weights or random ones.
 
     Args:

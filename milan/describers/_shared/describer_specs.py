@@ -123,9 +123,7 @@ def resolve_settings(
     return known
 
 
-def _resolve_wrapped(
-    spec: str, settings: Mapping[str, Any], sources: tuple[str, str], device: str
-) -> dict[str, Any]:
+def _resolve_wrapped(spec: str, settings: Mapping[str, Any], sources: tuple[str, str], device: str) -> dict[str, Any]:
     parsed = parse_spec(spec)
     return resolve_settings(parsed.name, {**parsed.settings, **settings}, sources, device)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -20,6 +20,7 @@ from milan.units import Unit
 MIN_DEVIATION = 1e-9
 
 
+@runtime_checkable
 class Predictor(Protocol):
     """Tells how well texts predict a unit's activation."""
 

@@ -1,6 +1,7 @@
 """Calibration: among descriptions with a confidence, the share that is true, by confidence."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from milan.experiments.core.evaluated_describers import EvaluatedDescriber
 from milan.experiments.core.report import Column, Row, Table, Value
@@ -36,7 +37,7 @@ def _make_rows(evaluated: EvaluatedDescriber, score: ScoreFunction) -> list[Row]
     ]
     judged = [(confidence, truth) for confidence, truth in judged if truth == truth]
     rows = []
-    for low, high in zip(EDGES, EDGES[1:], strict=False):
+    for low, high in pairwise(EDGES):
         part = [pair for pair in judged if low <= pair[0] < high or pair[0] == high == EDGES[-1]]
         if part:
             values: dict[str, Value] = {
