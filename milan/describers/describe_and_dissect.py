@@ -36,7 +36,6 @@ from milan.pretrained.llm import Question
 from milan.pretrained.llm_client import NoAnswer
 from milan.pretrained.model_sources import Precision
 from milan.pretrained.openai_endpoint import find_endpoint
-from milan.pretrained.painter import load_painter
 from milan.pretrained.prompts import Prompt, load_prompt, sanitize_item
 from milan.pretrained.reply_parsing import make_label_parser
 from milan.probes import Probe
@@ -196,16 +195,7 @@ class DescribeAndDissect(LlmDescriber):
     @cached_property
     def selection(self) -> CandidateSelection:
         """The selection of the best candidate; the painter is loaded at the first access."""
-        painter = load_painter(self.painter, device=self.device, precision=self.precision)
-        return CandidateSelection(
-            painter,
-            self.model,
-            prompt=self.painting,
-            scoring=self.scoring,
-            count=self.pictures,
-            pooling=self.pooling,
-            seed=self.seed,
-        )
+        return CandidateSelection.from_settings(self, self.model)
 
     @cached_property
     def _captioner_model(self) -> ImageCaptioner:

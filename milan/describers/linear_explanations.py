@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -77,6 +78,8 @@ class LinearExplanations(Describer):
         longest: maximum number of concepts in an explanation.
         width: number of concepts tried at each step.
         tolerance: minimum gain in validation correlation of a further concept.
+        single_tolerance: share of the validation correlation that may be lost if the first concept explains all: then
+            the description is its name. 0, as in the paper, for weighted sums throughout.
         seed: random seed of the split: 70% training, 10% validation, 20% test images.
         batch_size: number of images and texts per batch of the embedder; changes no description.
         device: device of the embedder.
@@ -101,6 +104,7 @@ class LinearExplanations(Describer):
         longest: int = 10,
         width: int = 10,
         tolerance: float = 0.02,
+        single_tolerance: float = 0.0,
         seed: int = 0,
         batch_size: int = 64,
         device: str = "cpu",
@@ -110,7 +114,7 @@ class LinearExplanations(Describer):
         self.pooling, self.strength, self.mix = pooling, strength, mix
         self.ranking, self.search = ranking, search
         self.longest, self.width, self.tolerance, self.seed = longest, width, tolerance, seed
-        self.batch_size, self.device = batch_size, device
+        self.batch_size, self.device, self.single_tolerance = batch_size, device, single_tolerance
         self._layers: dict[str, _LayerRegression] = {}
         self._probes: dict[str, _ProbeConcepts] = {}
 
@@ -254,11 +258,13 @@ class _LayerRegression:
                 self.active_units[number * UNITS_PER_BLOCK : (number + 1) * UNITS_PER_BLOCK]
             )
         steps = [self._format_fit(unit, fit) for fit in self._blocks[number][place]]
-        best = steps[-1]
+        best = prefer_single(steps, self.describer.single_tolerance)
         candidates = tuple(
             Candidate(each.text, each.score, (("length", float(len(each.concepts))),))
             for each in sorted(steps, key=lambda each: (-each.score, len(each.concepts)))
         )
+        if best.text not in {each.text for each in candidates}:
+            candidates = tuple(sorted((*candidates, Candidate(best.text, best.score)), key=lambda each: -each.score))
         return Description(unit, best.text, best.score, best.concepts, best.bias, candidates)
 
     def correlate_held_out(self, description: Description) -> float:
@@ -293,6 +299,20 @@ class _LayerRegression:
         parts = [(self.names[column], weight) for column, weight in zip(fit.columns, fit.weights, strict=True)]
         parts.sort(key=lambda part: (part[1] < 0, -abs(part[1])))
         return Description(unit, weighted_sum(parts), fit.correlation, tuple(parts), fit.bias)
+
+
+def prefer_single(steps: Sequence[Description], tolerance: float) -> Description:
+    """Return the last step of a search, or the first one by its concept's name if it explains nearly as much.
+
+    Args:
+        steps: explanations by one, two and more concepts.
+        tolerance: share of the last one's correlation that may be lost.
+    """
+    first, last = steps[0], steps[-1]
+    ((name, weight),) = first.concepts[:1]
+    if tolerance and weight > 0 and first.score >= (1 - tolerance) * last.score:
+        return replace(first, text=name)
+    return last
 
 
 def _filter_concepts(found: Presence, split: RowSplit) -> tuple[list[str], Float[Tensor, "images concepts"]]:

@@ -1,5 +1,5 @@
-"""Diorama's networks: small classifiers, a self-supervised transformer, MILAN's encoder, and ``planted`` with known
-units.
+"""Diorama's networks: small classifiers, a self-supervised transformer, MILAN's encoder, and networks with known
+units, ``planted`` and ``planted-2``.
 
 ``resnet-spurious`` has seen scenes half of which carry their class's name in a corner, ``resnet-blurred`` scenes whose
 faces are blurred. Their weights lie in ``data/diorama/networks``.
@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from milan.diorama.generator_networks import SceneGenerator
-from milan.diorama.planted_network import load_planted_network
+from milan.diorama.planted_network import PLANTED_NETWORKS, load_planted_network
 from milan.diorama.scene_classifiers import AlexNet, ResNet, SceneEncoder
 from milan.diorama.scene_vocabulary import SETTINGS, THINGS
 from milan.diorama.vit import MLP_LAYERS, ViT
@@ -32,6 +32,7 @@ LAYERS: dict[str, list[str]] = {
     "dino-objects": list(MLP_LAYERS),
     "encoder": RESNET_LAYERS,
     "planted": ["units"],
+    "planted-2": ["units"],
     **{name: [f"stage{number}" for number in range(1, 6)] for name in GENERATORS},
 }
 
@@ -55,8 +56,8 @@ def load_network(name: str, weights: bool = True, folder: Path | None = None) ->
 
     Raises UnknownName for a network there is not, MissingEvidence if its weights were not built.
     """
-    if name == "planted":
-        return load_planted_network(folder and folder.parent, weights=weights)
+    if name in PLANTED_NETWORKS:
+        return load_planted_network(folder and folder.parent, weights=weights, name=name)
     if name not in NETWORK_BUILDERS and name not in GENERATORS:
         raise UnknownName("Diorama network", name, LAYERS, "one of: " + ", ".join(LAYERS))
     model = SceneGenerator(name.partition("-")[2]) if name in GENERATORS else NETWORK_BUILDERS[name]()

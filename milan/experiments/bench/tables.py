@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from milan.diorama.planted_network import PLANTED_NETWORKS, load_planted_truth
+from milan.experiments.bench.calibration import make_calibration_tables
 from milan.experiments.core.evaluated_describers import EvaluatedDescriber
 from milan.experiments.core.report import Column, Report, Row, Table, Value
 from milan.experiments.core.study import Study
@@ -19,7 +21,6 @@ from milan.storage.tables import read_csv
 from milan.targets.target import Target
 from milan.units import Unit
 
-PLANTED = "diorama:planted"
 # The settings of describers that use the probe's own labels.
 LABEL_SETTINGS = {("labels", "probe"), ("evidence", "pixels")}
 COLUMNS = (
@@ -76,7 +77,7 @@ NOTES = (
 )
 EXACT_NOTE = (
     "Exact: the text denotes the same pixels as the planted text, as milan.diorama.text_reader reads it, with synonyms"
-    " and plurals. Units that are planted as random directions count for the truth score only."
+    " and plurals. Units of the kind nothing count for the truth score only."
 )
 NOTHING, EITHER = "nothing", "either"
 
@@ -152,15 +153,14 @@ class BenchData:
 
 
 def read_planted_units(target: Target, file: Path | None = None) -> dict[Unit, PlantedMeaning]:
-    """Return what the units of a target were constructed to detect: of a CSV file, or of Diorama's planted network."""
+    """Return what the units of a target were constructed to detect: of a CSV file, or of a planted network."""
     if file is not None:
         rows = read_csv(file, "layer", "unit", "kind", "text")
         return {Unit(row["layer"], row["unit"]): PlantedMeaning(row["kind"], row["text"]) for row in rows}
-    if target.spec != PLANTED:
+    name = target.spec.partition(":")[2]
+    if name not in PLANTED_NETWORKS:
         return {}
-    from milan.diorama.planted_network import load_planted_truth
-
-    return {unit: PlantedMeaning(known.kind, known.text) for unit, known in load_planted_truth().items()}
+    return {unit: PlantedMeaning(known.kind, known.text) for unit, known in load_planted_truth(name=name).items()}
 
 
 def make_report(data: BenchData) -> Report:
@@ -173,7 +173,7 @@ def make_report(data: BenchData) -> Report:
         study.target.name,
         f"{len(study.describers)} describers of {len(data.units)} active units of {layers}, from one dissection;"
         " what is true of each unit is known exactly.",
-        [table, _make_group_table(data)],
+        [table, _make_group_table(data), *make_calibration_tables(study.describers, data.compute_score)],
         headlines=_make_headlines(table),
         notes=(*([EXACT_NOTE] if data.planted else []), *NOTES, *_note_label_users(study.describers)),
         facts={"units": len(data.units)},
