@@ -4,11 +4,10 @@ import json
 import math
 import re
 import shutil
-import uuid
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from milan.dissection.determinism import examine
 from milan.dissection.dissection_run import DissectionRun
 from milan.dissection.distributed import Shard, get_shard
 from milan.dissection.exemplar_images import open_stored_images, store_images
-from milan.dissection.forward_blocks import block_length
+from milan.dissection.layer_plans import add_key, check_settings, fit_memory, make_one_time_key, make_plans
 from milan.dissection.layer_statistics import LayerPlan, LayerStatistics, format_pooled_file_name
 from milan.dissection.store import (
     EXEMPLARS_FILE,
@@ -35,7 +33,7 @@ from milan.dissection.store import (
 )
 from milan.errors import BadInput, MilanNotice, MilanWarning, warn_again
 from milan.probes import Probe
-from milan.storage.files import atomic_write, content_key, lock_folder
+from milan.storage.files import atomic_write, lock_folder
 from milan.storage.integrity import checksums, damage, read_sealed, sealed
 from milan.targets.dictionary_quality import measure_dictionaries
 from milan.targets.generator_target import GeneratorTarget
@@ -116,7 +114,7 @@ def dissect(
         UnknownName: the target has no such layer.
     """
     out, run_options = Path(out), PassOptions(**options)
-    _check_settings(k, quantile, run_options.batch_size)
+    check_settings(k, quantile, run_options.batch_size)
     if allow_nondeterministic:
         target = target.allowing_nondeterminism()
     if target.is_size_assumed and probe.source.is_presized and probe.size != target.image_size:
@@ -127,9 +125,9 @@ def dissect(
     check_probe(target, probe)
     shard = get_shard(target.device)
     chosen: dict[str, Sequence[int]] = dict(units) if isinstance(units, Mapping) else {**group_by_layer(units or ())}
-    plans = _make_plans(target, probe, layers, chosen, k, quantile)
-    once, network = shard.broadcast(_make_one_time_key(target)), target.fingerprint
-    plans = [_add_key(plan, target, network, probe, once) for plan in _fit_memory(plans, run_options.memory_bytes)]
+    plans = make_plans(target, probe, layers, chosen, k, quantile)
+    once, network = shard.broadcast(make_one_time_key(target)), target.fingerprint
+    plans = [add_key(plan, target, network, probe, once) for plan in fit_memory(plans, run_options.memory_bytes)]
     missing = _missing(out, plans)
     complete = not missing and _are_images_stored(out, probe, plans) and not (out / WORK_FOLDER).exists()
     # No process writes before all have read.
@@ -193,123 +191,6 @@ def check_probe(target: Target, probe: Probe) -> None:
         text = f"are {probe.preprocessing.geometry_text}, those of {target.name} {target.preprocessing.geometry_text}"
         how = "load_probe(..., target=target) applies the target's preprocessing"
         warnings.warn(f"the images of {probe.name} {text}; {how}", MilanWarning, stacklevel=3)
-
-
-def _check_settings(k: int, quantile: float, batch_size: int) -> None:
-    if k < 1:
-        raise BadInput(f"k is {k}; a unit needs at least 1 exemplar")
-    if not 0 <= quantile <= 1:
-        raise BadInput(f"quantile is {quantile}; it lies between 0 and 1, as 0.99")
-    if batch_size < 1:
-        raise BadInput(f"batch_size is {batch_size}; give at least 1")
-
-
-def _make_plans(
-    target: Target, probe: Probe, names: Sequence[str], units: dict[str, Sequence[int]], k: int, quantile: float
-) -> list[LayerPlan]:
-    layers = target.select_layers(names)
-    if not layers:
-        raise BadInput("no layers are named; python describe.py --list_layers lists them")
-    if k > len(probe):
-        warnings.warn(
-            f"k is {k}, but {probe.name} has only {len(probe)} images; k = {len(probe)} is used",
-            MilanWarning,
-            stacklevel=3,
-        )
-    selected = {
-        target.layer(name).name: _check_indices(name, indices, target.layer(name).units)
-        for name, indices in units.items()
-    }
-    examination = examine(target, [layer.name for layer in layers], probe.size)
-    every = {layer.name: tuple(range(layer.units)) for layer in layers}
-    return [
-        LayerPlan(
-            layer,
-            examination.grids[layer.name],
-            selected.get(layer.name, every[layer.name]),
-            len(probe),
-            min(k, len(probe)),
-            quantile,
-            nondeterministic=examination.faults.get(layer.name, ""),
-        )
-        for layer in layers
-    ]
-
-
-def _check_indices(layer: str, indices: Iterable[int], units: int) -> tuple[int, ...]:
-    found = tuple(sorted({int(index) for index in indices}))
-    wrong = [index for index in found if not 0 <= index < units]
-    if wrong or not found:
-        raise BadInput(
-            f"units of {layer} lie between 0 and {units - 1}; {f'there is no {wrong[0]}' if wrong else 'none is given'}"
-        )
-    return found
-
-
-def _fit_memory(plans: list[LayerPlan], memory: int) -> list[LayerPlan]:
-    """Return the plans with sampling rates of the quantiles that fit the memory.
-
-    Raises:
-        BadInput: the exemplars' maps alone do not fit.
-    """
-    left = memory - sum(plan.map_bytes for plan in plans)
-    if left < memory // 4:
-        needed = sum(plan.map_bytes for plan in plans)
-        text = (
-            f"the exemplars' activation maps alone take {needed / 2**30:.2f} GiB of the {memory / 2**30:.2f} GiB of"
-            " memory"
-        )
-        raise BadInput(f"{text}; raise it, or dissect fewer layers, units or exemplars (k)")
-    # Buffers need three times their size while they are read out or merged.
-    share = left // 3
-    waiting = sorted(plans, key=lambda plan: plan.buffer_bytes)
-    rates = {}
-    for done, plan in enumerate(waiting):
-        # The rest of the small layers goes to the large ones.
-        fair = share // (len(waiting) - done)
-        rates[plan.layer.name] = _choose_sampling_rate(plan, fair)
-        share -= replace(plan, sampling_rate=rates[plan.layer.name]).buffer_bytes
-    return [replace(plan, sampling_rate=rates[plan.layer.name]) for plan in plans]
-
-
-def _choose_sampling_rate(plan: LayerPlan, room: int) -> float:
-    """Return the largest sampling rate, a power of 1/2, whose quantile fits."""
-    rate = 1.0
-    while replace(plan, sampling_rate=rate).buffer_bytes > room and rate > 1e-6:
-        rate /= 2
-    return rate
-
-
-def _add_key(plan: LayerPlan, target: Target, network: str, probe: Probe, once: str) -> LayerPlan:
-    length = block_length(probe.size, target.device)
-    settings = {
-        "k": plan.k,
-        "quantile": plan.quantile,
-        "units": plan.units,
-        "rate": plan.sampling_rate,
-        "block": length,
-    }
-    made_by = {"format": FORMAT, "torch": torch.__version__, "device": target.device.type, "once": once}
-    if plan.layer.order:
-        settings["order"] = plan.layer.order
-    images = probe.fingerprint
-    key = content_key(target=network, layer=plan.layer.name, probe=images, settings=settings, made_by=made_by)
-    return replace(plan, key=key)
-
-
-def _make_one_time_key(target: Target) -> str:
-    """Return a unique key for a network that is changed by hooks, as within ``ablate``, else an empty one.
-
-    Hooks have no fingerprint, so that a dissection made with them must never be reused.
-    """
-    hooks = [
-        hook
-        for module in target.core.modules()
-        for hook in [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-    ]
-    # The hooks of weight_norm belong to the weights.
-    foreign = [hook for hook in hooks if not getattr(hook, "__module__", "").startswith("torch.")]
-    return uuid.uuid4().hex if foreign else ""
 
 
 def _missing(out: Path, plans: list[LayerPlan]) -> list[LayerPlan]:
