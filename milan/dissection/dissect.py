@@ -12,19 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from milan.dissection.dissection_run import DissectionRun
+from milan.dissection.dissection_run import DissectionRun, Statistics
 from milan.dissection.distributed import Shard, get_shard
 from milan.dissection.exemplar_images import open_stored_images, store_images
 from milan.dissection.layer_plans import add_key, check_settings, fit_memory, make_one_time_key, make_plans
-from milan.dissection.layer_statistics import LayerPlan, LayerStatistics, format_pooled_file_name
+from milan.dissection.layer_statistics import LayerPlan, RankBy
 from milan.dissection.store import (
-    EXEMPLARS_FILE,
     FACTS_FILE,
     FORMAT,
-    STATISTICS_FILE,
     Dissection,
     StoredDissection,
     facts_or_fault,
@@ -85,6 +82,7 @@ def dissect(
     *,
     k: int = 15,
     quantile: float = 0.99,
+    rank_by: RankBy = "max",
     units: Mapping[str, Sequence[int]] | Iterable[Unit | str] | None = None,
     allow_nondeterministic: bool = False,
     **options: Any,
@@ -103,6 +101,8 @@ def dissect(
         out: folder for the results, in which each layer has a folder.
         k: number of exemplars (top-activating images) per unit.
         quantile: quantile of a unit's activations at all places and in all images that is its mask threshold.
+        rank_by: activation by which images are ranked as exemplars: the maximum or mean over the image's places, or the
+            class token.
         units: units to dissect, as ``["layer4:17"]`` or ``{"layer4": [17]}``; all of the layers that are not named.
         allow_nondeterministic: continue, with a warning, if an image's activations change from one pass to the next or
             with the other images of a batch. A target has the same option.
@@ -114,7 +114,7 @@ def dissect(
         UnknownName: the target has no such layer.
     """
     out, run_options = Path(out), PassOptions(**options)
-    check_settings(k, quantile, run_options.batch_size)
+    check_settings(k, quantile, run_options.batch_size, rank_by)
     if allow_nondeterministic:
         target = target.allowing_nondeterminism()
     if target.is_size_assumed and probe.source.is_presized and probe.size != target.image_size:
@@ -125,7 +125,7 @@ def dissect(
     check_probe(target, probe)
     shard = get_shard(target.device)
     chosen: dict[str, Sequence[int]] = dict(units) if isinstance(units, Mapping) else {**group_by_layer(units or ())}
-    plans = make_plans(target, probe, layers, chosen, k, quantile)
+    plans = make_plans(target, probe, layers, chosen, k=k, quantile=quantile, rank_by=rank_by)
     once, network = shard.broadcast(make_one_time_key(target)), target.fingerprint
     plans = [add_key(plan, target, network, probe, once) for plan in fit_memory(plans, run_options.memory_bytes)]
     missing = _missing(out, plans)
@@ -151,8 +151,8 @@ def _run_missing(
     """Dissect the missing layers in all processes together; the first process writes the results."""
     work = out / WORK_FOLDER
     if shard.rank == 0:
-        _check_space(out, plans, probe)
-        measure_dictionaries(target, [plan.layer.name for plan in plans], probe.inputs(8))
+        qualities = measure_dictionaries(target, [plan.layer.name for plan in plans], probe.inputs(8))
+        _check_space(out, plans, probe, {name: quality.mean_l0 for name, quality in qualities.items()})
         work.mkdir(exist_ok=True)
         for leftover in out.glob(f"*/{_pending_name(FACTS_FILE)}"):
             leftover.unlink()
@@ -241,31 +241,20 @@ def _store_images(out: Path, probe: Probe, seen: dict[int, Tensor]) -> None:
     store_images(out, probe.fingerprint, ids, image)
 
 
-def _write_layer(record: LayerStatistics, run: DissectionRun, out: Path, target: Target, probe: Probe) -> None:
+def _write_layer(record: Statistics, run: DissectionRun, out: Path, target: Target, probe: Probe) -> None:
     """Write a layer's files, with the facts under a pending name, without which it is not recognized."""
     folder = layer_folder(out, record.plan.layer.name)
     folder.mkdir(exist_ok=True)
     (folder / FACTS_FILE).unlink(missing_ok=True)
     k = min(record.plan.k, run.readable_count)
-    peaks, ids, maps = (tensor[:, :k].contiguous() for tensor in record.topk.ranked())
-    with atomic_write(folder / EXEMPLARS_FILE) as partial:
-        save_file({"activations": peaks, "ids": ids, "maps": maps}, partial)
-    ranges = {f"range.{name}": tensor for name, tensor in record.range.state().items()}
-    with atomic_write(folder / STATISTICS_FILE) as partial:
-        save_file(
-            {"thresholds": record.thresholds().float(), "units": torch.tensor(record.plan.units), **ranges}, partial
-        )
-    run.move_pooled(record, folder)
-    files = checksums(folder, [EXEMPLARS_FILE, STATISTICS_FILE, *map(format_pooled_file_name, record.plan.poolings)])
+    files = checksums(folder, record.write_results(folder, run.part_folders(record), run.readable, k))
     with atomic_write(folder / _pending_name(FACTS_FILE)) as partial:
         partial.write_text(
             json.dumps(sealed(_collect_facts(record, run, target, probe, k) | {"files": files}), indent=1)
         )
 
 
-def _collect_facts(
-    record: LayerStatistics, run: DissectionRun, target: Target, probe: Probe, k: int
-) -> dict[str, object]:
+def _collect_facts(record: Statistics, run: DissectionRun, target: Target, probe: Probe, k: int) -> dict[str, object]:
     plan, words = record.plan, record.status(k)
     return {
         "format": FORMAT,
@@ -288,8 +277,10 @@ def _collect_facts(
         "nondeterministic": plan.nondeterministic,
         "sampled": plan.sampling_rate,
         "rank_error": record.rank_error(),
-        "exemplars": sorted(record.topk.image_ids()),
+        "exemplars": sorted(record.image_ids()),
         "warnings": list(run.warnings),
+        **({} if plan.rank_by == "max" else {"rank_by": plan.rank_by}),
+        **({"storage": "sparse"} if plan.layer.is_sparse else {}),
     }
 
 
@@ -328,11 +319,10 @@ def _warn_of(plans: list[LayerPlan], out: Path, new: set[str]) -> None:
             warnings.warn(f"{text}; {error}; raise memory for exact ones", MilanWarning, stacklevel=3)
 
 
-def _check_space(out: Path, plans: list[LayerPlan], probe: Probe) -> None:
+def _check_space(out: Path, plans: list[LayerPlan], probe: Probe, active: Mapping[str, float]) -> None:
+    """Check that the disk has room; ``active`` is the mean number of active units per place, where it is known."""
     pixels = min(len(probe), sum(len(plan.units) * plan.k for plan in plans)) * 3 * pixel_count(probe.size)
-    needed = (
-        _RESERVED_BYTES + pixels + sum(plan.pooled_bytes + 2 * (plan.map_bytes + plan.buffer_bytes) for plan in plans)
-    )
+    needed = _RESERVED_BYTES + pixels + sum(plan.estimate_disk_bytes(active.get(plan.layer.name)) for plan in plans)
     # An interrupted run has already taken some of it.
     needed -= sum(file.stat().st_size for file in (out / WORK_FOLDER).rglob("*") if file.is_file())
     free = shutil.disk_usage(out).free

@@ -4,12 +4,13 @@ import uuid
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import get_args
 
 import torch
 
 from milan.dissection.determinism import examine
 from milan.dissection.forward_blocks import block_length
-from milan.dissection.layer_statistics import LayerPlan
+from milan.dissection.layer_statistics import LayerPlan, RankBy
 from milan.dissection.store import FORMAT
 from milan.errors import BadInput, MilanWarning
 from milan.probes import Probe
@@ -17,18 +18,35 @@ from milan.storage.files import content_key
 from milan.targets.target import Target
 
 
-def check_settings(k: int, quantile: float, batch_size: int) -> None:
+def check_settings(k: int, quantile: float, batch_size: int, rank_by: str) -> None:
+    """Raise BadInput for a setting that is out of range."""
     if k < 1:
         raise BadInput(f"k is {k}; a unit needs at least 1 exemplar")
     if not 0 <= quantile <= 1:
         raise BadInput(f"quantile is {quantile}; it lies between 0 and 1, as 0.99")
     if batch_size < 1:
         raise BadInput(f"batch_size is {batch_size}; give at least 1")
+    if rank_by not in get_args(RankBy):
+        raise BadInput(f"rank_by is {rank_by!r}; choose one of {', '.join(get_args(RankBy))}")
 
 
 def make_plans(
-    target: Target, probe: Probe, names: Sequence[str], units: dict[str, Sequence[int]], k: int, quantile: float
+    target: Target,
+    probe: Probe,
+    names: Sequence[str],
+    units: dict[str, Sequence[int]],
+    *,
+    k: int,
+    quantile: float,
+    rank_by: RankBy,
 ) -> list[LayerPlan]:
+    """Return the plan of each layer.
+
+    Raises:
+        BadInput: no layer is named, there is no such unit, a layer has no class token to rank images by, or its
+            activations are no function of the image.
+        UnknownName: the target has no such layer.
+    """
     layers = target.select_layers(names)
     if not layers:
         raise BadInput("no layers are named; python describe.py --list_layers lists them")
@@ -42,6 +60,8 @@ def make_plans(
         target.layer(name).name: _check_indices(name, indices, target.layer(name).units)
         for name, indices in units.items()
     }
+    if rank_by == "cls" and (lacking := [layer.name for layer in layers if not layer.has_class_token]):
+        raise BadInput(f"rank_by is 'cls', and {lacking[0]} has no class token; use 'max' or 'mean'")
     examination = examine(target, [layer.name for layer in layers], probe.size)
     every = {layer.name: tuple(range(layer.units)) for layer in layers}
     return [
@@ -53,6 +73,7 @@ def make_plans(
             min(k, len(probe)),
             quantile,
             nondeterministic=examination.faults.get(layer.name, ""),
+            rank_by=rank_by,
         )
         for layer in layers
     ]
@@ -103,6 +124,7 @@ def _choose_sampling_rate(plan: LayerPlan, room: int) -> float:
 
 
 def add_key(plan: LayerPlan, target: Target, network: str, probe: Probe, once: str) -> LayerPlan:
+    """Return the plan with the content key of its result; ``network`` is the target's fingerprint."""
     length = block_length(probe.size, target.device)
     settings = {
         "k": plan.k,
@@ -114,6 +136,10 @@ def add_key(plan: LayerPlan, target: Target, network: str, probe: Probe, once: s
     made_by = {"format": FORMAT, "torch": torch.__version__, "device": target.device.type, "once": once}
     if plan.layer.order:
         settings["order"] = plan.layer.order
+    if plan.rank_by != "max":
+        settings["rank_by"] = plan.rank_by
+    if plan.layer.is_sparse:
+        settings["storage"] = "sparse"
     images = probe.fingerprint
     key = content_key(target=network, layer=plan.layer.name, probe=images, settings=settings, made_by=made_by)
     return replace(plan, key=key)

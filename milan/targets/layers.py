@@ -14,6 +14,7 @@ from milan.targets.forward_trace import ForwardTrace, ModuleCall
 from milan.targets.layouts import Layout, LayoutContext, Shape, UnknownLayout, infer_layout, to_maps
 from milan.targets.module_access import WRAPPER_PREFIXES, list_modules, strip_wrapper_prefixes
 from milan.targets.preprocessing import Size, as_size, height_width
+from milan.targets.sparse_activations import SparseActivations
 from milan.targets.spatial_order import Grid, Order, Verdict, digits, halves, mixed, raster_order, verdict
 
 if TYPE_CHECKING:
@@ -75,6 +76,15 @@ class Layer:
     def class_token(self, output: Tensor) -> Float[Tensor, "b units"] | None:
         """Return the units' activations in the class token; None if there is none."""
         return self.read(output[:, :1])[:, 0] if self.has_class_token else None
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether a unit's activation is 0 at nearly all places."""
+        return False
+
+    def sparse_activations(self, output: Tensor) -> SparseActivations:
+        """Return the units' activations that are not 0, in the grid and in the class token."""
+        return SparseActivations.from_dense(self.maps(output), self.class_token(output))
 
     def read(self, output: Tensor) -> Tensor:
         """Return the units' activations in the module's output, in the layer's layout."""
