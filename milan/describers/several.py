@@ -275,12 +275,17 @@ class ClusterView(Dissection):
     def maps(self, unit: Unit | str) -> Float[Tensor, "k h w"]:
         return self._maps[: self.k] if self.row_of(unit) == self.row_of(self.unit) else self.inner.maps(unit)
 
-    def activations(self, pooling: ActivationPooling = "max") -> Float[Tensor, "images units"]:
-        values = self.inner.activations(pooling).clone()
-        column = values[:, self.row_of(self.unit)]
-        alone = torch.full_like(column, float(column[column.isfinite()].min()))
-        alone[self._ids] = column[self._ids]
-        values[:, self.row_of(self.unit)] = alone
+    def activations(
+        self, pooling: ActivationPooling = "max", units: Sequence[Unit | str] | None = None
+    ) -> Float[Tensor, "images units"]:
+        chosen = self.units if units is None else units
+        values = self.inner.activations(pooling, chosen).clone()
+        for place, unit in enumerate(chosen):
+            if self.row_of(unit) == self.row_of(self.unit):
+                column = values[:, place]
+                alone = torch.full_like(column, float(column[column.isfinite()].min()))
+                alone[self._ids] = column[self._ids]
+                values[:, place] = alone
         return values
 
     def thresholds(self) -> Float[Tensor, " units"]:

@@ -96,7 +96,9 @@ class ReleasedDissection(Dissection):
         masks = fill_empty_masks(self._load_masks(row))
         return Exemplars(self.units[row], self._load_images(row), masks, self._peaks[row], self._ids[row])
 
-    def activations(self, pooling: ActivationPooling = "max") -> Float[Tensor, "images units"]:
+    def activations(
+        self, pooling: ActivationPooling = "max", units: Sequence[Unit | str] | None = None
+    ) -> Float[Tensor, "images units"]:
         raise MissingEvidence(
             f"{self.folder} has exemplars only, no activations over a probe; {_make_dissect_hint(self.layer)}"
         )

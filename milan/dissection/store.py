@@ -3,7 +3,7 @@
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +17,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from milan.dissection.exemplar_images import StoredImages, open_stored_images
-from milan.dissection.layer_statistics import format_pooled_file_name
+from milan.dissection.layer_statistics import EXEMPLARS_FILE, STATISTICS_FILE, format_pooled_file_name
 from milan.dissection.masks import fill_empty_masks, masks_from_maps
+from milan.dissection.sparse_files import read_activations, read_maps
 from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
 from milan.probes import Probe, load_probe
 from milan.storage.files import safe_name
@@ -32,14 +33,11 @@ from milan.units import Exemplars, Unit, as_unit
 FORMAT = 2  # version of the files; 1 in milan 0.1
 # Units, and exemplars of each, that a notebook shows of a dissection.
 NOTEBOOK_UNITS, NOTEBOOK_EXEMPLARS = 5, 8
+# Units whose activations are read at a time.
+UNITS_AT_A_TIME = 1024
 ActivationPooling = Literal["max", "mean", "cls", "tokens"]
 Status = Literal["ok", "dead", "sparse", "invalid"]
-FACTS_FILE, EXEMPLARS_FILE, STATISTICS_FILE, PROBE = (
-    "dissection.json",
-    "exemplars.safetensors",
-    "statistics.safetensors",
-    "probe.json",
-)
+FACTS_FILE, PROBE = "dissection.json", "probe.json"
 
 
 class Dissection(ABC):
@@ -82,15 +80,28 @@ class Dissection(ABC):
         """
 
     @abstractmethod
-    def activations(self, pooling: ActivationPooling = "max") -> Float[Tensor, "images units"]:
+    def activations(
+        self, pooling: ActivationPooling = "max", units: Sequence[Unit | str] | None = None
+    ) -> Float[Tensor, "images units"]:
         """Return the pooled activation of each unit in each image of the probe; NaN for unreadable images.
 
         Args:
             pooling: the maximum or mean over the image, the class token, or the mean over the other tokens.
+            units: the units of the columns; by default all. Dictionaries have so many that some at a time are better.
 
         Raises:
+            UnknownName: a unit was not dissected.
             MissingEvidence: the dissection lacks activations.
         """
+
+    def iter_activations(
+        self, pooling: ActivationPooling = "max", units: Sequence[Unit] | None = None, count: int = UNITS_AT_A_TIME
+    ) -> Iterator[tuple[list[Unit], Float[Tensor, "images some"]]]:
+        """Yield the units, some at a time, with their pooled activations; see :meth:`activations`."""
+        chosen = list(self.units if units is None else units)
+        for start in range(0, len(chosen), count):
+            some = chosen[start : start + count]
+            yield some, self.activations(pooling, some)
 
     @abstractmethod
     def thresholds(self) -> Float[Tensor, " units"]:
@@ -197,8 +208,8 @@ class StoredDissection(Dissection):
     def exemplars(self, unit: Unit | str) -> Exemplars:
         row = self.row_of(unit)
         with self._open_tensors(EXEMPLARS_FILE) as file:
-            ids, peaks, maps = (file.get_slice(name)[row] for name in ("ids", "activations", "maps"))
-        masks = masks_from_maps(maps, float(self.thresholds()[row]), self.image_size)
+            ids, peaks = (file.get_slice(name)[row] for name in ("ids", "activations"))
+        masks = masks_from_maps(self._load_maps(row), float(self.thresholds()[row]), self.image_size)
         unit = self.units[row]
         if self.status[unit] == "ok" and not self._has_warned and not masks.flatten(1).any(1).all():
             self._has_warned = True
@@ -207,25 +218,53 @@ class StoredDissection(Dissection):
         return Exemplars(unit, self.images(ids), fill_empty_masks(masks)[:, None], peaks, ids)
 
     def maps(self, unit: Unit | str) -> Float[Tensor, "k h w"]:
-        row = self.row_of(unit)
-        with self._open_tensors(EXEMPLARS_FILE) as file:
-            return file.get_slice("maps")[row]
+        return self._load_maps(self.row_of(unit))
 
-    def activations(self, pooling: ActivationPooling = "max") -> Float[Tensor, "images units"]:
+    def _load_maps(self, row: int) -> Float[Tensor, "k h w"]:
+        with self._open_tensors(EXEMPLARS_FILE) as file:
+            if not self._is_sparse:
+                return file.get_slice("maps")[row]
+            offsets = file.get_slice("map_offsets")[row * self.k : (row + 1) * self.k + 1].numpy()
+        return torch.from_numpy(read_maps(self._load_array, offsets, self.facts["grid"]))
+
+    def activations(
+        self, pooling: ActivationPooling = "max", units: Sequence[Unit | str] | None = None
+    ) -> Float[Tensor, "images units"]:
+        rows = None if units is None else [self.row_of(unit) for unit in units]
         tokens = self.facts["layout"] == "BNC"
         if pooling == "tokens" and not tokens:
             raise MissingEvidence(
                 f"{self.layer} has no tokens (its layout is {self.facts['layout']}); use pooling='mean'"
             )
         # The mean over the tokens is that over their grid.
-        file = self.folder / format_pooled_file_name("mean" if pooling == "tokens" else pooling)
-        if pooling == "cls" and not file.exists():
+        stored = "mean" if pooling == "tokens" else pooling
+        name = format_pooled_file_name(stored)
+        if pooling == "cls" and not (self.folder / name).exists():
             raise MissingEvidence(
                 f"{self.layer} has no class token; use pooling='mean' or 'max', or a layer that has one"
             )
-        with self._sound(file.name):
+        if self._is_sparse:
+            every = range(len(self.units))
+            return torch.from_numpy(self._load_sparse_activations(stored, every if rows is None else rows))
+        values = torch.from_numpy(self._load_array(name))
+        return values if rows is None else values[:, rows]
+
+    def _load_sparse_activations(self, pooling: str, rows: Sequence[int]) -> Float[np.ndarray, "images rows"]:
+        offsets = self._statistics["pooled_offsets"].numpy()
+        values = read_activations(self._load_array, offsets, pooling, rows, self.facts["images"])
+        values[self.facts["skipped"]] = np.nan
+        return values
+
+    @property
+    def _is_sparse(self) -> bool:
+        return self.facts.get("storage") == "sparse"
+
+    def _load_array(self, name: str) -> np.ndarray:
+        """Map a .npy file of the folder."""
+        with self._sound(name):
             # Torch needs a writable array: copy on write leaves the file unchanged.
-            return torch.from_numpy(np.load(file, mmap_mode="c", allow_pickle=False))
+            array: np.ndarray = np.load(self.folder / name, mmap_mode="c", allow_pickle=False)
+            return array
 
     def thresholds(self) -> Float[Tensor, " units"]:
         return self._statistics["thresholds"]

@@ -1,5 +1,7 @@
 """A view of a dissection with fewer exemplars, as if it had been computed with a smaller k."""
 
+from collections.abc import Sequence
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -41,9 +43,7 @@ class TopKView(Dissection):
         self.status = dict(dissection.status)
         sparse = [unit for unit, status in dissection.status.items() if status == "sparse"]
         if sparse and k < dissection.k:
-            positive = (
-                (dissection.activations("max")[:, [dissection.row_of(unit) for unit in sparse]] > 0).sum(0).tolist()
-            )
+            positive = (dissection.activations("max", sparse) > 0).sum(0).tolist()
             self.status |= {unit: "ok" for unit, images in zip(sparse, positive, strict=True) if images >= k}
 
     def exemplars(self, unit: Unit | str) -> Exemplars:
@@ -54,8 +54,10 @@ class TopKView(Dissection):
     def maps(self, unit: Unit | str) -> Float[Tensor, "k h w"]:
         return self.inner.maps(unit)[: self.k]
 
-    def activations(self, pooling: ActivationPooling = "max") -> Float[Tensor, "images units"]:
-        return self.inner.activations(pooling)
+    def activations(
+        self, pooling: ActivationPooling = "max", units: Sequence[Unit | str] | None = None
+    ) -> Float[Tensor, "images units"]:
+        return self.inner.activations(pooling, units)
 
     def thresholds(self) -> Float[Tensor, " units"]:
         return self.inner.thresholds()

@@ -8,12 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from milan.errors import BadInput
+from milan.errors import BadInput, UnknownName
 from milan.targets.forward_trace import ForwardTrace, ModuleCall
 from milan.targets.layouts import Layout, LayoutContext, Shape, UnknownLayout, infer_layout, to_maps
-from milan.targets.module_access import list_modules
+from milan.targets.module_access import WRAPPER_PREFIXES, list_modules, strip_wrapper_prefixes
 from milan.targets.network_interface import RunnableNetwork
 from milan.targets.preprocessing import Size, as_size, height_width
+from milan.targets.sparse_activations import SparseActivations
 from milan.targets.spatial_order import Grid, Order, Verdict, digits, halves, mixed, raster_order, verdict
 
 
@@ -73,6 +74,15 @@ class Layer:
         """Return the units' activations in the class token; None if there is none."""
         return self.read(output[:, :1])[:, 0] if self.has_class_token else None
 
+    @property
+    def is_sparse(self) -> bool:
+        """Whether a unit's activation is 0 at nearly all places."""
+        return False
+
+    def sparse_activations(self, output: Tensor) -> SparseActivations:
+        """Return the units' activations that are not 0, in the grid and in the class token."""
+        return SparseActivations.from_dense(self.maps(output), self.class_token(output))
+
     def read(self, output: Tensor) -> Tensor:
         """Return the units' activations in the module's output, in the layer's layout."""
         return output
@@ -93,6 +103,47 @@ class DissectableLayers:
         self.reasons = reasons
         # Number of calls of each module in a forward pass.
         self.call_counts = calls
+
+    def get(self, name: str, target: str) -> Layer:
+        """Return a layer by name, as :meth:`Target.layer` does; ``target`` is the network's name in messages.
+
+        Raises:
+            UnknownName: there is no such layer; the message lists the three nearest names.
+            BadInput: the module is called several times, or its output cannot be laid out over the image.
+        """
+        for possible in _possible_names(name):
+            layer = self.by_name.get(possible) or self.by_alias.get(possible)
+            if layer is not None:
+                return layer
+        raise self._make_error(name, target)
+
+    def count_calls(self, name: str) -> int:
+        """Return how often a module, given by its dotted path or an alias, is called in one forward pass."""
+        first = next((layer.module for layer in self.by_name.values() if name in layer.aliases), name)
+        return self.call_counts.get(first, 0)
+
+    def _make_error(self, name: str, target: str) -> Exception:
+        names = _possible_names(name)
+        plain = next((possible for possible in names if self.count_calls(possible) > 1), None)
+        if plain is not None:
+            count = self.count_calls(plain)
+            numbered = ", ".join(f"{plain}#{call}" for call in range(count))
+            return BadInput(f"layer {plain!r} is called {count} times in one forward pass; name one of {numbered}")
+        reason = next((self.reasons[possible] for possible in names if possible in self.reasons), None)
+        if reason is not None:
+            return BadInput(f"layer {name!r} of {target} {reason}")
+        known = [*self.by_name, *self.by_alias]
+        return UnknownName("layer", name, known, "list them with: python describe.py --target ... --list_layers")
+
+
+def _possible_names(name: str) -> list[str]:
+    """Return a name as given, without the prefixes of wrappers, and without the number of a first call."""
+    names = [name, strip_wrapper_prefixes(name)]
+    stripped = names[-1]
+    while stripped.startswith(WRAPPER_PREFIXES):
+        stripped = stripped.partition(".")[2]
+        names.append(stripped)
+    return [*names, *(each.removesuffix("#0") for each in names if each.endswith("#0"))]
 
 
 def choose_second_sizes(size: Size) -> list[Size]:
