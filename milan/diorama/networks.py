@@ -35,6 +35,7 @@ LAYERS: dict[str, list[str]] = {
     "dino-objects": list(MLP_LAYERS),
     "encoder": RESNET_LAYERS,
     "planted": ["units"],
+    "planted-rotated": ["units"],
     **{name: [f"stage{number}" for number in range(1, 6)] for name in GENERATORS},
 }
 
@@ -151,10 +152,10 @@ def load_network(name: str, weights: bool = True, folder: Path | None = None) ->
 
     Raises UnknownName for a network there is not, MissingEvidence if its weights were not built.
     """
-    if name == "planted":
+    if name in ("planted", "planted-rotated"):
         from milan.diorama.planted_network import load_planted_network
 
-        return load_planted_network(folder and folder.parent, weights=weights)
+        return load_planted_network(folder and folder.parent, weights=weights, is_rotated=name == "planted-rotated")
     if name not in NETWORK_BUILDERS and name not in GENERATORS:
         raise UnknownName("Diorama network", name, LAYERS, "one of: " + ", ".join(LAYERS))
     model = _build_generator(name) if name in GENERATORS else NETWORK_BUILDERS[name]()

@@ -1,13 +1,17 @@
-"""``planted``: a network whose units detect known concepts.
+"""``planted``: a network whose units detect known concepts; ``planted-rotated``: the same with its units mixed.
 
-Its trunk is the labeller's. From what the labeller makes of each pixel, each unit of its layer ``units`` makes the
-log-odds of a concept of
-its own: a single one, two at once, either of two, or nothing in particular (a random direction of the trunk). Below the
-log-odds that serve its concept best a unit is silent, as after a ReLU. Concepts are planted that cover less than 1% of
-a probe's pixels: then a unit's 0.99 quantile is 0, and its masks at this usual threshold are all the pixels where it
-answers. (Of a concept that covers 9%, such as a colour, the strongest 1% could overlap with a ninth at most.)
+The trunk is that of the segmenter. Each unit of the layer ``units`` computes the log-odds of its concept from the
+segmenter's output at each pixel: a single concept, two at once, or either of two; or it is a random direction of the
+trunk, which detects nothing in particular. Below the log-odds that serve its concept best a unit is 0, as after a ReLU.
+Planted concepts cover less than 1% of a probe's pixels, so that a unit's 0.99 quantile is 0, and its masks at this
+usual threshold are all pixels where it is active. (Of a concept that covers 9%, such as a colour, the strongest 1%
+could overlap with a ninth at most.)
 
-What each unit truly detects was measured, and is kept in ``data/diorama/networks/planted.json``.
+What each unit truly detects was measured, and is stored in ``data/diorama/networks/planted.json``.
+
+In ``planted-rotated`` the channels of the layer ``units`` are mixed by a random orthogonal matrix: its neurons mean
+little, and the rows of the inverse matrix are directions with the planted meanings. The unmixed units are the layer
+``units.concepts``.
 """
 
 import json
@@ -28,6 +32,9 @@ from milan.units import Unit
 
 PlantedKind = Literal["single", "conjunction", "either", "nothing"]
 LAYER = "units"
+# Of ``planted-rotated``: the layer of the units before they are mixed.
+UNMIXED_LAYER = "units.concepts"
+ROTATION_SEED = 0
 CLASSES = sum(map(count_classes, CLASS_NAMES))
 PROBABILITY_EPSILON = 1e-7  # distance from 0 and 1 at which 32 bits still hold a probability
 BUILD_HINT = "python -m milan.diorama build --only planted"
@@ -35,15 +42,17 @@ BUILD_HINT = "python -m milan.diorama build --only planted"
 
 @dataclass(frozen=True)
 class PlantedUnitTruth:
-    """What a unit was built to detect, and how well it does, measured on scenes that nothing was trained or chosen on.
+    """What a unit was built to detect, and how well it does, measured on scenes used for neither training nor choice.
 
-    concepts: names of ``milan.diorama.scene_concepts``; text: the same in words that read back as them; both empty for
-        "nothing".
-    iou: of the unit's masks in a dissection with the usual quantile with what the text says, 0..1; for "nothing" with
-    whatever single concept fits best. iou_own_area: with the mask of every pixel where the unit answers at all,
-    whatever the quantile.
-    area: the share of all pixels that show the concept; halves: of an either-or unit, the share of the masks of its
-    exemplars that each of its two concepts has.
+    Attributes:
+        kind: what it was built from.
+        concepts: names of ``milan.diorama.scene_concepts``; none for "nothing".
+        text: the concepts in words that are parsed as them; empty for "nothing".
+        iou: IoU, 0..1, of the unit's masks in a dissection with the usual quantile with the pixels that the text
+            denotes; for "nothing" with the single concept that fits best.
+        iou_own_area: the same of all pixels where the unit is active, whatever the quantile.
+        area: share of all pixels that show the concept.
+        halves: for an either-or unit, the share of the masks of its exemplars that each of its two concepts covers.
     """
 
     kind: PlantedKind
@@ -58,10 +67,14 @@ class PlantedUnitTruth:
 class ConceptUnits(nn.Module):
     """Units built from concepts, then units of random directions.
 
-    members: 0 or 1, (terms, 161), which classes of the labeller make up a term; joins: 0 or 1, (parts, terms), which
-    terms must hold at once in a part; thresholds, gains: (parts,), from which log-odds a part answers, and how loudly;
-    choices: (units, 2), which two parts either of which a unit answers to (the same one twice for most); directions:
-    (nothings, 48), offsets: (nothings,).
+    Attributes:
+        members: 0 or 1, (terms, 161): which classes of the segmenter make up a term.
+        joins: 0 or 1, (parts, terms): which terms must hold at once in a part.
+        thresholds: (parts): log-odds above which a part is active.
+        gains: (parts): activation per log-odds above the threshold.
+        choices: (units, 2): the two parts of which a unit has the maximum; twice the same one for most.
+        directions: (nothings, 48): directions of the trunk.
+        offsets: (nothings): biases of the directions.
     """
 
     members: Tensor
@@ -93,40 +106,78 @@ def compute_log_odds(logits: dict[str, Tensor], members: Tensor, joins: Tensor) 
     return logs - (-logs.expm1()).log()
 
 
-class PlantedNetwork(nn.Module):
-    """The segmenter with known units on top; images (b, 3, 64, 64) in, the maximum of each unit (b, units) out."""
+class RotatedUnits(nn.Module):
+    """Units built from concepts, mixed by a rotation: unit i is the sum of ``rotation[i, j]`` times concept unit j."""
 
-    def __init__(self, recipe: dict[str, Tensor], segmenter: SceneSegmenter | None = None):
+    rotation: Tensor
+
+    def __init__(self, concepts: ConceptUnits, rotation: Float[Tensor, "units units"]):
+        super().__init__()
+        self.concepts = concepts
+        self.register_buffer("rotation", rotation)
+
+    def forward(self, trunk: Tensor, logits: dict[str, Tensor]) -> Float[Tensor, "b units h w"]:
+        return conv2d(self.concepts(trunk, logits), self.rotation[:, :, None, None])
+
+
+def make_rotation(size: int, seed: int = ROTATION_SEED) -> Float[Tensor, "size size"]:
+    """Return an orthogonal matrix that is uniformly random."""
+    generator = torch.Generator().manual_seed(seed)
+    matrix, upper = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))
+    # Without the signs the distribution would not be uniform, and would depend on the library.
+    return (matrix * upper.diagonal().sign()).float()
+
+
+class PlantedNetwork(nn.Module):
+    """The segmenter with known units on top; images (b, 3, 64, 64) in, the maximum of each unit (b, units) out.
+
+    Args:
+        recipe: the tensors of ``ConceptUnits``.
+        segmenter: the segmenter; by default one with random weights.
+        is_rotated: whether the units are mixed by ``make_rotation``.
+    """
+
+    def __init__(self, recipe: dict[str, Tensor], segmenter: SceneSegmenter | None = None, is_rotated: bool = False):
         super().__init__()
         self.segmenter = segmenter or SceneSegmenter()
-        self.units = ConceptUnits(recipe)
+        concepts = ConceptUnits(recipe)
+        count = len(recipe["choices"]) + len(recipe["directions"])
+        self.units = RotatedUnits(concepts, make_rotation(count)) if is_rotated else concepts
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b units"]:
         trunk, setting = self.segmenter.forward_features(images)
         return self.units(trunk, self.segmenter.forward_heads(trunk, setting)).amax(dim=(2, 3))
 
 
-def load_planted_network(folder: Path | None = None, weights: bool = True) -> PlantedNetwork:
-    """Return the network in evaluation mode, with the embedded segmenter's weights or random ones.
+def load_planted_network(folder: Path | None = None, weights: bool = True, is_rotated: bool = False) -> PlantedNetwork:
+    """Return the network in evaluation mode.
 
-    folder: that holds ``networks`` and ``segmenter``; the package's ``data/diorama`` unless given.
-    Raises MissingEvidence if it was not built.
+    Args:
+        folder: the folder that holds ``networks`` and ``segmenter``; by default the package's ``data/diorama``.
+        weights: whether the segmenter has its trained weights, or else random ones.
+        is_rotated: whether its units are mixed by a rotation.
+
+    Raises:
+        MissingEvidence: the network was not built.
     """
     home = folder or locate_packaged_data("data") / "diorama"
     recipe = _require_file(home / "networks" / "planted.safetensors")
     segmenter = load_scene_segmenter(home) if weights else None
     tensors = {name: value if name == "choices" else value.float() for name, value in load_file(recipe).items()}
-    return PlantedNetwork(tensors, segmenter).eval()
+    return PlantedNetwork(tensors, segmenter, is_rotated).eval()
 
 
 def load_planted_truth(folder: Path | None = None) -> dict[Unit, PlantedUnitTruth]:
     """Return what each unit of ``planted`` detects, measured over 2,000 scenes of the probe ``diorama:objects``.
 
-    folder: as for ``load_planted_network``. Raises MissingEvidence if it was not built.
+    Args:
+        folder: as for ``load_planted_network``.
+
+    Raises:
+        MissingEvidence: the network was not built.
     """
-    facts = json.loads(
-        _require_file((folder or locate_packaged_data("data") / "diorama") / "networks" / "planted.json").read_text()
-    )
+    file = (folder or locate_packaged_data("data") / "diorama") / "networks" / "planted.json"
+    facts = json.loads(_require_file(file).read_text())
     return {Unit(LAYER, each.pop("unit")): _parse_truth(each) for each in facts["truth"]}
 
 
