@@ -26,6 +26,8 @@ from milan.targets.dictionary import Dictionary, DictionaryConfig
 
 # Updates without activity after which a latent counts as dead during training.
 DEAD_UPDATES = 50
+# Shortest time between two checkpoints.
+CHECKPOINT_SECONDS = 30.0
 # Weight of the auxiliary loss (section A.2 of the paper).
 AUXILIARY_WEIGHT = 1 / 32
 
@@ -156,7 +158,9 @@ def train_autoencoder(vectors: ActivationVectors, config: SaeConfig, folder: Pat
     key = content_key(format=1, vectors=vectors.key, seed=config.seed, **options)
 
     def make(path: Path) -> None:
-        training = TrainingConfig(updates=config.updates, device=config.device, out=folder / key)
+        training = TrainingConfig(
+            updates=config.updates, device=config.device, out=folder / key, checkpoint_seconds=CHECKPOINT_SECONDS
+        )
         module = TrainingModule(build_autoencoder(vectors, config), config.updates)
         with quiet_lightning():
             trainer = make_trainer(
