@@ -452,7 +452,7 @@ def test_a_written_top_k_autoencoder_is_read_back(tmp_path: Path) -> None:
     assert again.config == read.config
     assert torch.equal(again.encode(X), torch.tensor([2.0, 1.0, 0.0]))
     assert torch.equal(again(X), read(X))
-    with pytest.raises(BadInput, match="relu|'one'"):
+    with pytest.raises(BadInput, match="'one'"):
         write_saelens(load_dictionary(saelens()(tmp_path / "two" / "one")), tmp_path / "three")
     assert not (tmp_path / "three").exists()
 

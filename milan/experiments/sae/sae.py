@@ -75,7 +75,7 @@ def _check_options(config: SaeConfig) -> None:
             raise BadInput(f"{name} is {value}; it must be positive")
 
 
-def _options(config: SaeConfig) -> dict[str, float]:
+def _options(config: SaeConfig) -> dict[str, int | float]:
     names = ("expansion", "top_k", "vectors", "updates", "batch_size", "learning_rate")
     return {name: getattr(config, name) for name in names}
 
