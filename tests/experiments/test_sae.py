@@ -83,7 +83,7 @@ def test_the_report_has_the_quality_on_held_out_images(report: Report, folder: P
     assert found[0] > 0.75
     assert found[0] > untrained.value + 0.1
     assert [rows[name]["images"] for name in rows] == [2, 18, 2]
-    assert json.loads((folder / "out" / "report.json").read_text())["facts"]["vectors"] == 18 * 166
+    assert json.loads((folder / "out" / "report.json").read_text())["facts"]["stored"] == 18 * 166
 
 
 def test_latents_are_described_by_the_command_of_the_report(report: Report, folder: Path) -> None:

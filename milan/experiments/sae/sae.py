@@ -63,7 +63,7 @@ def sae(config: SaeConfig) -> Report:
             f" {len(training):,} activation vectors.",
             [table],
             notes=(*NOTES, f"Describe its latents with: {_format_command(study, config)}"),
-            facts={"layer": layer.name, "latents": trained.latents, "vectors": len(training), **_options(config)},
+            facts={"layer": layer.name, "latents": trained.latents, "stored": len(training), **_options(config)},
         )
         report.write(study.out)
     return report
