@@ -19,8 +19,8 @@ from milan.storage.integrity import made_once
 from milan.targets.layers import Layer
 from milan.targets.target import Target
 
-# Images per file: what an interrupted run computes again at most.
-FILE_IMAGES = 512
+# Values per file (64 MiB), about what an interrupted run computes again at most.
+_FILE_VALUES = 2**24
 _BATCH = 32
 
 ImageRows = Float[np.ndarray, "images vectors width"]
@@ -58,7 +58,10 @@ class ActivationVectors(Dataset):
 
     def images(self, most: int) -> ImageRows:
         """Return the vectors of the first images, at most so many."""
-        return np.concatenate(self.files)[:most] if len(self.files[0]) < most else self.files[0][:most]
+        parts: list[np.ndarray] = []
+        for file in self.files:
+            parts.append(file[: most - sum(map(len, parts))])
+        return np.concatenate(parts)
 
     def moments(self) -> tuple[Float[Tensor, " width"], float]:
         """Return the mean vector, and the root of the mean squared deviation of a value from its unit's mean."""
@@ -93,13 +96,14 @@ def store_activations(
     """
     places = layer.grid[0] * layer.grid[1] + layer.has_class_token
     count = min(places, max(1, most // (stop - first)))
+    step = _BATCH * max(1, _FILE_VALUES // (_BATCH * count * layer.units))
     key = content_key(
         format=1, target=target.fingerprint, probe=probe.fingerprint, layer=layer.name, range=(first, stop),
         vectors=count, seed=seed if count < places else None,
     )  # fmt: skip
 
     def compute(start: int, path: Path) -> None:
-        batches = probe.inputs(_BATCH, start, min(start + FILE_IMAGES, stop))
+        batches = probe.inputs(_BATCH, start, min(start + step, stop))
         parts = [part for part in map_blocks(target, [layer.name], batches, sample) if len(part)]
         vectors = np.concatenate(parts) if parts else np.zeros((0, count, layer.units), dtype=np.float32)
         if bad := int((~np.isfinite(vectors)).any((1, 2)).sum()):
@@ -117,8 +121,8 @@ def store_activations(
         return np.stack([each[rows] for each, rows in zip(vectors.float().cpu().numpy(), chosen, strict=True)])
 
     files = []
-    starts = range(first, stop, FILE_IMAGES)
-    for start in track_progress(starts, description=f"storing activations of {layer.name} ({FILE_IMAGES} images each)"):
+    starts = range(first, stop, step)
+    for start in track_progress(starts, description=f"storing activations of {layer.name}, {step} images at a time"):
         file = folder / key / f"{start:09}.npy"
         files.append(made_once(file, partial(compute, start), partial(np.load, mmap_mode="r")))
     if not any(map(len, files)):
