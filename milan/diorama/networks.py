@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from milan.diorama.generator_networks import SceneGenerator
-from milan.diorama.planted_network import PLANTED_NETWORKS, load_planted_network
+from milan.diorama.planted_network import PLANTED_NETWORKS, ROTATED_NETWORK, load_planted_network
 from milan.diorama.scene_classifiers import AlexNet, ResNet, SceneEncoder
 from milan.diorama.scene_vocabulary import SETTINGS, THINGS
 from milan.diorama.vit import MLP_LAYERS, ViT
@@ -33,6 +33,7 @@ LAYERS: dict[str, list[str]] = {
     "encoder": RESNET_LAYERS,
     "planted": ["units"],
     "planted-2": ["units"],
+    "planted-rotated": ["units"],
     **{name: [f"stage{number}" for number in range(1, 6)] for name in GENERATORS},
 }
 
@@ -56,7 +57,7 @@ def load_network(name: str, weights: bool = True, folder: Path | None = None) ->
 
     Raises UnknownName for a network there is not, MissingEvidence if its weights were not built.
     """
-    if name in PLANTED_NETWORKS:
+    if name in (*PLANTED_NETWORKS, ROTATED_NETWORK):
         return load_planted_network(folder and folder.parent, weights=weights, name=name)
     if name not in NETWORK_BUILDERS and name not in GENERATORS:
         raise UnknownName("Diorama network", name, LAYERS, "one of: " + ", ".join(LAYERS))

@@ -1,4 +1,4 @@
-"""``planted`` and ``planted-2``: networks whose units detect known concepts.
+"""Networks whose units detect known concepts: ``planted``, ``planted-2``, and ``planted-rotated``, which mixes them.
 
 Their trunk is the segmenter's. From the segmenter's class probabilities at each pixel, each unit of the layer ``units``
 computes the log-odds of its own formula: a single concept, two at once, or either of two. Below the log-odds that
@@ -10,6 +10,9 @@ separate its concept best the unit is silent, as after a ReLU.
 - ``planted-2``: other concepts, of which some cover up to 6%, other conjunctions and other pairs, of which half join a
   conjunction to a thing. Its units of the kind ``nothing`` are noise: blobs at random places in a random few images,
   drawn by a checksum of the image, so that they are a function of the image but independent of what it shows.
+- ``planted-rotated``: ``planted`` with the channels of the layer ``units`` mixed by a random orthogonal matrix: its
+  neurons mean little, and the rows of the inverse matrix are directions with the planted meanings. The unmixed units
+  are the layer ``units.concepts``.
 
 What each unit detects was measured, and is kept in ``data/diorama/networks/<name>.json``.
 """
@@ -34,6 +37,10 @@ from milan.units import Unit
 
 PlantedKind = Literal["single", "conjunction", "either", "nothing"]
 LAYER = "units"
+ROTATED_NETWORK = "planted-rotated"
+# Of it: the layer of the units before they are mixed.
+UNMIXED_LAYER = "units.concepts"
+ROTATION_SEED = 0
 CLASSES = sum(map(count_classes, CLASS_NAMES))
 PROBABILITY_EPSILON = 1e-7  # distance from 0 and 1 at which 32 bits still hold a probability
 PLANTED_NETWORKS = ("planted", "planted-2")
@@ -44,16 +51,17 @@ NOISE_GAIN, MIN_STRENGTH, NOISE_CUT = 10.0, 0.3, 0.2
 
 @dataclass(frozen=True)
 class PlantedUnitTruth:
-    """What a unit was built to detect, and how well it does, measured on scenes that nothing was trained or chosen on.
+    """What a unit was built to detect, and how well it does, measured on scenes used for neither training nor choice.
 
     Attributes:
-        concepts: names of ``milan.diorama.scene_concepts``; empty for "nothing".
-        text: the same in words that read back as them; empty for "nothing".
-        iou: of the unit's masks in a dissection at the quantile 0.99 with what the text denotes, 0..1; for "nothing"
-            with the single concept that fits best.
-        iou_own_area: the same with the mask of all pixels where the unit is active.
-        area: the share of all pixels that show the concept.
-        halves: of an either-or unit, the share of its exemplars' masks that shows each of its two alternatives.
+        kind: what it was built from.
+        concepts: names of ``milan.diorama.scene_concepts``; none for "nothing".
+        text: the concepts in words that are parsed as them; empty for "nothing".
+        iou: IoU, 0..1, of the unit's masks in a dissection with the usual quantile with the pixels that the text
+            denotes; for "nothing" with the single concept that fits best.
+        iou_own_area: the same of all pixels where the unit is active, whatever the quantile.
+        area: share of all pixels that show the concept.
+        halves: for an either-or unit, the share of the masks of its exemplars that each of its two concepts covers.
     """
 
     kind: PlantedKind
@@ -69,12 +77,14 @@ class ConceptUnits(nn.Module):
     """Units built from concepts, then units of random directions, then units of noise.
 
     Attributes:
-        members: 0 or 1, (terms, 161), which classes of the segmenter make up a term.
-        joins: 0 or 1, (parts, terms), which terms must hold at once in a part.
-        thresholds, gains: (parts,), the log-odds above which a part is active, and its slope.
-        choices: (units, 2), the two parts of either of which a unit takes the maximum; the same one twice for most.
-        directions: (directions, 48), and offsets: (directions,), linear maps of the trunk.
-        noise: (noises, 2), the share of images in which a noise unit is active, and the radius of its blobs in pixels;
+        members: 0 or 1, (terms, 161): which classes of the segmenter make up a term.
+        joins: 0 or 1, (parts, terms): which terms must hold at once in a part.
+        thresholds: (parts): log-odds above which a part is active.
+        gains: (parts): activation per log-odds above the threshold.
+        choices: (units, 2): the two parts of which a unit has the maximum; twice the same one for most.
+        directions: (nothings, 48): directions of the trunk.
+        offsets: (nothings): biases of the directions.
+        noise: (noises, 2): the share of images in which a noise unit is active, and the radius of its blobs in pixels;
             empty if the recipe has none.
     """
 
@@ -145,13 +155,43 @@ def compute_log_odds(logits: dict[str, Tensor], members: Tensor, joins: Tensor) 
     return logs - (-logs.expm1()).log()
 
 
-class PlantedNetwork(nn.Module):
-    """The segmenter with known units on top; images (b, 3, 64, 64) in, the maximum of each unit (b, units) out."""
+class RotatedUnits(nn.Module):
+    """Units built from concepts, mixed by a rotation: unit i is the sum of ``rotation[i, j]`` times concept unit j."""
 
-    def __init__(self, recipe: dict[str, Tensor], segmenter: SceneSegmenter | None = None):
+    rotation: Tensor
+
+    def __init__(self, concepts: ConceptUnits, rotation: Float[Tensor, "units units"]):
+        super().__init__()
+        self.concepts = concepts
+        self.register_buffer("rotation", rotation)
+
+    def forward(self, trunk: Tensor, logits: dict[str, Tensor]) -> Float[Tensor, "b units h w"]:
+        return conv2d(self.concepts(trunk, logits), self.rotation[:, :, None, None])
+
+
+def make_rotation(size: int, seed: int = ROTATION_SEED) -> Float[Tensor, "size size"]:
+    """Return an orthogonal matrix that is uniformly random."""
+    generator = torch.Generator().manual_seed(seed)
+    matrix, upper = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))
+    # Without the signs the distribution would not be uniform, and would depend on the library.
+    return (matrix * upper.diagonal().sign()).float()
+
+
+class PlantedNetwork(nn.Module):
+    """The segmenter with known units on top; images (b, 3, 64, 64) in, the maximum of each unit (b, units) out.
+
+    Args:
+        recipe: the tensors of ``ConceptUnits``.
+        segmenter: the segmenter; by default one with random weights.
+        is_rotated: whether the units are mixed by ``make_rotation``.
+    """
+
+    def __init__(self, recipe: dict[str, Tensor], segmenter: SceneSegmenter | None = None, is_rotated: bool = False):
         super().__init__()
         self.segmenter = segmenter or SceneSegmenter()
-        self.units = ConceptUnits(recipe)
+        concepts = ConceptUnits(recipe)
+        count = len(recipe["choices"]) + len(recipe["directions"])
+        self.units = RotatedUnits(concepts, make_rotation(count)) if is_rotated else concepts
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b units"]:
         trunk, setting = self.segmenter.forward_features(images)
@@ -159,20 +199,21 @@ class PlantedNetwork(nn.Module):
 
 
 def load_planted_network(folder: Path | None = None, weights: bool = True, *, name: str = "planted") -> PlantedNetwork:
-    """Return a planted network in evaluation mode, with the embedded segmenter's weights or random ones.
+    """Return a planted network in evaluation mode.
 
     Args:
-        folder: that holds ``networks`` and ``segmenter``; the package's ``data/diorama`` unless given.
-        name: one of PLANTED_NETWORKS.
+        folder: the folder that holds ``networks`` and ``segmenter``; by default the package's ``data/diorama``.
+        weights: whether the segmenter has its trained weights, or else random ones.
+        name: one of PLANTED_NETWORKS, or ROTATED_NETWORK.
 
     Raises:
-        MissingEvidence: it was not built.
+        MissingEvidence: the network was not built.
     """
     home = folder or locate_packaged_data("data") / "diorama"
-    recipe = _require_file(home, f"{name}.safetensors")
+    recipe = _require_file(home, f"{'planted' if name == ROTATED_NETWORK else name}.safetensors")
     segmenter = load_scene_segmenter(home) if weights else None
     tensors = {part: value if part == "choices" else value.float() for part, value in load_file(recipe).items()}
-    return PlantedNetwork(tensors, segmenter).eval()
+    return PlantedNetwork(tensors, segmenter, is_rotated=name == ROTATED_NETWORK).eval()
 
 
 def load_planted_truth(folder: Path | None = None, *, name: str = "planted") -> dict[Unit, PlantedUnitTruth]:
@@ -183,7 +224,7 @@ def load_planted_truth(folder: Path | None = None, *, name: str = "planted") -> 
         name: one of PLANTED_NETWORKS.
 
     Raises:
-        MissingEvidence: it was not built.
+        MissingEvidence: the network was not built.
     """
     home = folder or locate_packaged_data("data") / "diorama"
     facts = json.loads(_require_file(home, f"{name}.json").read_text())

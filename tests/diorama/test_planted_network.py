@@ -14,6 +14,7 @@ from milan.diorama.networks import LAYERS, load_network
 from milan.diorama.planted_network import (
     LAYER,
     PLANTED_NETWORKS,
+    UNMIXED_LAYER,
     ConceptUnits,
     PlantedUnitTruth,
     compute_log_odds,
@@ -36,6 +37,7 @@ from milan.errors import MissingEvidence
 from milan.probes import load_probe
 from milan.scores.truth_score import Truth
 from milan.storage.packaged_data import locate_packaged_data
+from milan.targets.hooks import record
 from milan.targets.loading import load_target
 from milan.units import Unit
 
@@ -145,6 +147,19 @@ def test_a_dissection_finds_the_masks_that_the_file_tells_of(tmp_path: Path) -> 
     assert np.mean(found) == pytest.approx(np.mean(kept), abs=0.1)
     for unit in chosen:  # and there is nothing else that so many concepts say better
         assert measured.score(unit, load_planted_truth()[unit].text) > 0.7
+
+
+def test_directions_of_the_rotated_network_are_the_planted_units() -> None:
+    target = load_target("diorama:planted-rotated", dictionary="diorama:planted-rotated")
+    _, images = next(load_probe("diorama:objects", target=target, limit=8).batches(8))
+    with record(target, [LAYER, f"{LAYER}@sae", UNMIXED_LAYER]) as maps:
+        target(images)
+    planted, neurons, latents = (maps[name].flatten(2) for name in (UNMIXED_LAYER, LAYER, f"{LAYER}@sae"))
+    assert (planted > 1).any()
+    assert torch.allclose(latents, planted, atol=2e-3)
+    assert (latents > 0).float().mean() < 0.06
+    assert (neurons != 0).float().mean() > 0.9, "each neuron mixes all concepts"
+    assert torch.allclose(neurons.norm(dim=1), planted.norm(dim=1), atol=1e-4)
 
 
 def test_random_weights_detect_nothing_of_it() -> None:
