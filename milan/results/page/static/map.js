@@ -320,7 +320,6 @@
     });
     layer.button = button;
     at("layers").append(button);
-    void number;
   });
   const paint = () => {
     data.layers.forEach((layer, number) => { layer.dot.style.background = colour(number); });
@@ -348,5 +347,4 @@
   }).observe(canvas);
   paint();
   refresh();
-  window.milanMap = { units: total, screen: (unit) => toScreen(unit), id: idOf };
 })();
