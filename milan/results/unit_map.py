@@ -90,10 +90,11 @@ def find_clusters(coordinates: Float[np.ndarray, "units 2"], texts: Sequence[str
     with threadpool_limits(1):
         members = KMeans(count, n_init=4, random_state=0).fit_predict(coordinates)
     labels = _label_clusters(members, texts)
-    return [
-        Cluster(*coordinates[members == each].mean(0).tolist(), int((members == each).sum()), labels[each])
-        for each in range(count)
-    ]
+    clusters = []
+    for each in range(count):
+        x, y = coordinates[members == each].mean(0).tolist()
+        clusters.append(Cluster(x, y, int((members == each).sum()), labels[each]))
+    return clusters
 
 
 def _label_clusters(members: Int[np.ndarray, " units"], texts: Sequence[str]) -> list[str]:
