@@ -10,7 +10,8 @@ from torch import Tensor
 
 from milan.dissection.store import Dissection
 from milan.errors import MissingEvidence
-from milan.results.catalogue import Catalogue, Entry, description_to_row, natural_sort_key
+from milan.results.catalogue import Catalogue, Entry, natural_sort_key
+from milan.results.description_rows import description_to_row
 from milan.results.neighbours import UnitNeighbours, make_neighbours_data
 from milan.results.page.activation_ranges import compute_class_ranges
 from milan.results.page.contact_sheets import MAX_PICTURES, PICTURES_PER_ROW, ContactSheet
