@@ -101,7 +101,7 @@ def imported(file: Path) -> set[str]:
 def test_what_is_imported_is_declared() -> None:
     project = PROJECT["project"]
     extras = project["optional-dependencies"]
-    needed = project["dependencies"] + extras["timm"] + extras["forest"] + extras["bands"]
+    needed = project["dependencies"] + extras["timm"] + extras["bands"]
     declared = {re.split(r"[\[<>=~! ]", line)[0].lower().replace("_", "-") for line in needed}
     homes = packages_distributions()
     names = set().union(*(imported(file) for file in PACKAGE.rglob("*.py"))) - sys.stdlib_module_names - {"milan"}

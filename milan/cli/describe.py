@@ -31,6 +31,7 @@ def describe(
     out: str | Path | None = None,
     device: str = "cpu",
     settings: Mapping[str, Any] | None = None,
+    neighbours: bool = True,
     **dissection_options: Any,
 ) -> "Catalogue":
     """Dissect a network, describe its units, and write the table and the page to ``out``. Runs are resumable.
@@ -45,6 +46,7 @@ def describe(
         out: output folder; ``runs/TARGET-DESCRIBER`` by default.
         device: device of the target and the describer.
         settings: settings of the describer, by the names of its constructor's arguments.
+        neighbours: whether the page lists the nearest units of each unit, with a map of all units.
         dissection_options: ``k``, ``quantile``, ``batch_size``, ``memory``, ``workers`` of ``dissect``.
 
     Raises:
@@ -63,6 +65,7 @@ def describe(
                 out=out,
                 device=device,
                 settings=settings,
+                neighbours=neighbours,
                 **dissection_options,
             )
         )
@@ -90,6 +93,8 @@ class DescribeConfig:
         memory: memory for the statistics, as 4GiB
         workers: number of additional threads that decode images
         device: device of network and describer, as cpu or cuda
+        neighbours: list the nearest units of each unit on the page, and draw a map of all units (map.html); takes
+            seconds for hundreds of units and minutes for tens of thousands
         offline: download nothing and ask no hub; what is in the cache is used
         dry_run: print the plan and its estimated cost, then exit
         list_layers: print the layers that can be dissected, then exit
@@ -113,6 +118,7 @@ class DescribeConfig:
     memory: str = "4GiB"
     workers: int = 0
     device: str = "cpu"
+    neighbours: bool = True
     offline: bool = False
     dry_run: bool = False
     list_layers: bool = False
@@ -155,6 +161,7 @@ def run_describe(
         out=config.out,
         device=config.device,
         settings=config.settings,
+        neighbours=config.neighbours,
         k=config.k,
         quantile=config.quantile,
         batch_size=config.batch_size,
