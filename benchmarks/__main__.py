@@ -45,7 +45,7 @@ def find_benchmarks() -> list[str]:
 
 
 def measure(name: str, scale: float) -> tuple[list[Row], str]:
-    """Return the rows of a benchmark, measured in a process of its own, and an empty text; or no rows and the reason."""
+    """Return a benchmark's rows, measured in a process of its own, and an empty text; or no rows and the reason."""
     command = [sys.executable, "-m", "benchmarks", "--worker", name, "--scale", str(scale)]
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)

@@ -2,8 +2,8 @@
 
 A benchmark is a module of this folder with a function ``rows(scale: float) -> list[Row]``. ``scale`` is 1 for the
 sizes that are promised and 0.1 for a tenth of them. ``python -m benchmarks`` (``make benchmarks``) finds each such
-module, calls ``rows`` in a process of its own, and writes all rows as one table to ``benchmarks/README.md``. A benchmark
-whose data is absent raises ``Skipped``; the table then says why its rows are missing.
+module, calls ``rows`` in a process of its own, and writes all rows as one table to ``benchmarks/README.md``. A
+benchmark whose data is absent raises ``Skipped``; the table then says why its rows are missing.
 """
 
 import json
