@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 from milan.describers import load_describer
-from milan.describers._shared.base import Describer, DescriptionFailure, select_active
+from milan.describers._shared.base import Describer, DescriptionFailure, DescriptionRequest, select_active
 from milan.describers._shared.candidate_selection import CandidateScoring, CandidateSelection, SelectionRequest
 from milan.dissection.store import Dissection
 from milan.errors import BadInput
@@ -114,6 +114,9 @@ class BestConcept(Describer):
     def selection(self) -> CandidateSelection:
         """The selection of the best candidate; the painter is loaded at the first access."""
         return CandidateSelection.from_settings(self, self.model)
+
+    def prepare(self, requests: Sequence[DescriptionRequest]) -> None:
+        self.candidate_describer.prepare(requests)
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
         """Yield each unit's best candidate, in groups whose images are generated together."""

@@ -1,9 +1,10 @@
 """Dissection: exemplars, thresholds and activations of a layer's units, read lazily from disk."""
 
+import hashlib
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -78,6 +79,22 @@ class Dissection(ABC):
             UnknownName: the unit was not dissected.
             MissingEvidence: the images are not available.
         """
+
+    def image_keys(self, unit: Unit | str) -> list[Hashable]:
+        """Return a key of the image of each exemplar; images with equal keys have equal pixels.
+
+        Here the keys are hashes of the pixels, for dissections whose ids say nothing about them.
+        """
+        images = self.exemplars(unit).images
+        return [hashlib.blake2b(image.numpy().tobytes(), digest_size=16).digest() for image in images]
+
+    def exemplar_image(self, unit: Unit | str, rank: int) -> UInt8[Tensor, "3 height width"]:
+        """Return the image of one exemplar, without the others of its unit."""
+        return self.exemplars(unit).images[rank]
+
+    def exemplar_mask(self, unit: Unit | str, rank: int) -> Bool[Tensor, "1 height width"]:
+        """Return the mask of one exemplar, equal to the one in ``exemplars``."""
+        return self.exemplars(unit).masks[rank]
 
     @abstractmethod
     def activations(
@@ -209,22 +226,41 @@ class StoredDissection(Dissection):
         row = self.row_of(unit)
         with self._open_tensors(EXEMPLARS_FILE) as file:
             ids, peaks = (file.get_slice(name)[row] for name in ("ids", "activations"))
-        masks = masks_from_maps(self._load_maps(row), float(self.thresholds()[row]), self.image_size)
-        unit = self.units[row]
-        if self.status[unit] == "ok" and not self._has_warned and not masks.flatten(1).any(1).all():
+        masks = self._masks_of(row, self._load_maps(row))[:, None]
+        return Exemplars(self.units[row], self.images(ids), masks, peaks, ids)
+
+    def image_keys(self, unit: Unit | str) -> list[Hashable]:
+        with self._open_tensors(EXEMPLARS_FILE) as file:
+            ids = file.get_slice("ids")[self.row_of(unit)]
+        return [(self.facts["probe"]["fingerprint"], id) for id in ids.tolist()]
+
+    def exemplar_image(self, unit: Unit | str, rank: int) -> UInt8[Tensor, "3 height width"]:
+        with self._open_tensors(EXEMPLARS_FILE) as file:
+            return self.images(file.get_slice("ids")[self.row_of(unit), rank : rank + 1])[0]
+
+    def exemplar_mask(self, unit: Unit | str, rank: int) -> Bool[Tensor, "1 height width"]:
+        row = self.row_of(unit)
+        return self._masks_of(row, self._load_maps(row, rank, rank + 1))
+
+    def _masks_of(self, row: int, maps: Float[Tensor, "n h w"]) -> Bool[Tensor, "n height width"]:
+        """Return a unit's masks from its maps; an empty one becomes the whole image, with one warning per layer."""
+        masks = masks_from_maps(maps, float(self.thresholds()[row]), self.image_size)
+        if self.status[self.units[row]] == "ok" and not self._has_warned and not masks.flatten(1).any(1).all():
             self._has_warned = True
             text = f"{self.layer}: exemplars in which no place exceeds the unit's threshold are shown whole"
-            warnings.warn(text, MilanWarning, stacklevel=2)
-        return Exemplars(unit, self.images(ids), fill_empty_masks(masks)[:, None], peaks, ids)
+            warnings.warn(text, MilanWarning, stacklevel=3)
+        return fill_empty_masks(masks)
 
     def maps(self, unit: Unit | str) -> Float[Tensor, "k h w"]:
         return self._load_maps(self.row_of(unit))
 
-    def _load_maps(self, row: int) -> Float[Tensor, "k h w"]:
+    def _load_maps(self, row: int, start: int = 0, stop: int | None = None) -> Float[Tensor, "n h w"]:
+        """Return the maps of a unit's exemplars from one rank up to another."""
+        stop = self.k if stop is None else stop
         with self._open_tensors(EXEMPLARS_FILE) as file:
             if not self._is_sparse:
-                return file.get_slice("maps")[row]
-            offsets = file.get_slice("map_offsets")[row * self.k : (row + 1) * self.k + 1].numpy()
+                return file.get_slice("maps")[row, start:stop]
+            offsets = file.get_slice("map_offsets")[row * self.k + start : row * self.k + stop + 1].numpy()
         return torch.from_numpy(read_maps(self._load_array, offsets, self.facts["grid"]))
 
     def activations(

@@ -1,8 +1,8 @@
 """A view of a dissection with fewer exemplars, as if it had been computed with a smaller k."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from milan.dissection.store import ActivationPooling, Dissection
@@ -50,6 +50,15 @@ class TopKView(Dissection):
         whole = self.inner.exemplars(unit)
         kept = (part[: self.k] for part in (whole.images, whole.masks, whole.activations, whole.ids))
         return Exemplars(whole.unit, *kept)
+
+    def image_keys(self, unit: Unit | str) -> list[Hashable]:
+        return self.inner.image_keys(unit)[: self.k]
+
+    def exemplar_image(self, unit: Unit | str, rank: int) -> UInt8[Tensor, "3 height width"]:
+        return self.inner.exemplar_image(unit, rank)
+
+    def exemplar_mask(self, unit: Unit | str, rank: int) -> Bool[Tensor, "1 height width"]:
+        return self.inner.exemplar_mask(unit, rank)
 
     def maps(self, unit: Unit | str) -> Float[Tensor, "k h w"]:
         return self.inner.maps(unit)[: self.k]

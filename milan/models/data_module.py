@@ -258,8 +258,7 @@ class MilannotationsDataModule(AnnotationDataModule):
     def prepare_data(self) -> None:
         """Compute the features that are not cached."""
         if not self.texts_only:
-            for source in dict.fromkeys(one.source for one in (*self.split.train, *self.split.held_out)):
-                self.features.compute_features(source)
+            self.features.compute_features(one.source for one in (*self.split.train, *self.split.held_out))
 
     def load_features(self, units: Sequence[AnnotatedUnit]) -> Float[Tensor, "units k features"]:
         """Return the features of each unit's exemplars."""

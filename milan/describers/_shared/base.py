@@ -26,6 +26,9 @@ MODELS = ("captioner", "prior", "embedder", "painter", "segmenter", "llm")  # se
 MATERIALS = ("captioner", "prior", "encoder", "embedder", "painter", "segmenter", "llm", "concepts", "annotations")
 ROLES = {"llm": LANGUAGE_MODEL}  # settings whose role has another name
 
+# The units of a layer that are to be described.
+DescriptionRequest = tuple[Dissection, Sequence[Unit]]
+
 
 @dataclass(frozen=True)
 class DescriptionFailure:
@@ -67,6 +70,13 @@ class Describer(ABC):
         ``dissection`` has the evidence of the whole layer, but the description of a unit must not depend on which other
         units are described. A unit for which an external service failed gets a ``DescriptionFailure``; the text of an
         error is never a description.
+        """
+
+    def prepare(self, requests: Sequence[DescriptionRequest]) -> None:  # noqa: B027 - most have nothing to share
+        """Compute what the descriptions of several layers share, such as one pass of a network over the images.
+
+        A run calls it once, before it calls ``describe`` for each of the requests. ``describe`` gives the same
+        descriptions without it.
         """
 
     @property

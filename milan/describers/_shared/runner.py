@@ -50,9 +50,11 @@ def describe_units(
     shard.barrier()  # all have seen the same before anyone adds to it
     failures: dict[Unit, str] = {}
     with Journal(main if shard.rank == 0 else folder / f"journal-{shard.rank}.sqlite", key) as journal:
-        for layer, those in missing.items():
-            if share := those[shard.rank :: shard.count]:
-                failures |= _describe_missing(describer, dissections[layer], share, journal)
+        shares = {layer: share for layer, those in missing.items() if (share := those[shard.rank :: shard.count])}
+        if shares:
+            describer.prepare([(dissections[layer], share) for layer, share in shares.items()])
+        for layer, share in shares.items():
+            failures |= _describe_missing(describer, dissections[layer], share, journal)
     shard.barrier()
     if shard.rank == 0:
         _merge_journals(folder, main, key)
