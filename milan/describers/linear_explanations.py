@@ -36,11 +36,8 @@ from milan.units import Candidate, Description, Unit, weighted_sum
 
 # Units that are regressed together: always the same ones, so that no description depends on which others are asked for.
 UNITS_PER_BLOCK = 64
-TOP_IMAGES, MIN_TOP_MEAN, MIN_DEVIATION = (
-    5,
-    0.5,
-    1e-5,
-)  # a concept counts if its five highest probabilities average so much and it varies so much
+# A concept counts if its five highest probabilities average so much and it varies so much.
+TOP_IMAGES, MIN_TOP_MEAN, MIN_DEVIATION = 5, 0.5, 1e-5
 
 
 class LinearExplanations(Describer):
@@ -51,7 +48,9 @@ class LinearExplanations(Describer):
     by the tolerance; least squares on the chosen concepts gives the weights of the explanation. Weights and bias are in
     standard deviations of the unit's mean activation over the training images: "2.60 ski" raises it by 2.6 of them.
     ``score`` is the validation correlation; ``correlate_held_out`` returns the correlation on the test images, which
-    nothing else uses.
+    nothing else uses. The default embedder is the paper's explainer, SigLIP ViT-L-16-384 (section 3). Its larger SigLIP
+    SO400M-14-384 is the paper's simulator (section 4), kept for scoring: explanations scored by the model that made
+    them would be scored too high.
 
     Differences from the paper and its released code: least squares is exact; the first concept is taken whatever it
     gains, as in the code but not in Algorithm 1, so that every active unit has an explanation; concepts are filtered

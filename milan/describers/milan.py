@@ -201,9 +201,8 @@ class Milan(Describer):
         return load_encoder(**settings, device=self.device)
 
     def required_models(self) -> dict[str, str]:
-        """The models of the release that are downloaded; folders and files report themselves what is wrong."""
-        released = {role: spec for role, spec in self.specs("captioner", "prior").items() if is_released(spec)}
-        return released | (self.specs("embedder") if self.strategy == "clip" else {})
+        """Captioner and prior, and the embedder if it reranks."""
+        return self.specs("captioner", "prior", *(("embedder",) if self.strategy == "clip" else ()))
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
         """The models by their specs, and the annotations that the captioner was trained on, if it states them."""

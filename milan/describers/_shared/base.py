@@ -158,6 +158,14 @@ class Describer(ABC):
         """
         return self.specs(*MATERIALS)
 
+    def planned_sources(self) -> dict[str, str]:
+        """Return what answers would be made from, by role, before anything is dissected or loaded.
+
+        Of pretrained models and concept sets only those that the settings use.
+        """
+        unused = {ROLES.get(name, name) for name in (*MODELS, "concepts")} - set(self.required_models())
+        return {role: spec for role, spec in self.specs(*MATERIALS).items() if role not in unused}
+
     def specs(self, *settings: str) -> dict[str, str]:
         """Return those of the named settings that exist and are not empty, as texts by role."""
         values = {ROLES.get(name, name): self.settings.get(name) for name in settings}
