@@ -129,15 +129,14 @@ def _public_page() -> str:
         package = value.__module__.split(".")[1]
         page = f"{package}.md" if package in PACKAGES else ""
         anchor = f"{value.__module__}.{value.__name__}"
-        rows.append(f"| [`milan.{name}`]({page}#{anchor}) | {_cell((getdoc(value) or '').partition('. ')[0])} |")
-        own += [] if page else [_reference(f"`milan.{name}`", anchor, 2)]
+        rows.append(f"| [`milan.{name}`]({page}#{anchor}) | {_cell(_summary(value))} |")
+        own += [] if page else [_reference(f"milan.{name}", anchor)]
     return "\n\n".join(["# Public names", intro, "\n".join(rows), *own])
 
 
-def _reference(title: str, name: str, level: int) -> str:
-    heading = "false" if title == f"`{name}`" else "true"
-    title = f"{'#' * level} {title}\n\n" if heading == "false" else ""
-    return f"{title}::: {name}\n    options:\n      show_root_heading: {heading}\n      heading_level: {level + (heading == 'false')}\n"
+def _reference(title: str, name: str) -> str:
+    options = "    options:\n      show_root_heading: false\n      show_root_toc_entry: false\n"
+    return f"## `{title}` {{#{name}}}\n\n::: {name}\n{options}"
 
 
 def _config_block(name: str) -> str:

@@ -171,7 +171,7 @@ class DescribeAndDissect(LlmDescriber):
         prompts = [prompt.key for prompt in self._loaded_prompts]
         chosen, llm = self.selection.key if self.select else "", self.llm_client.key
         settings = {name: getattr(self, name) for name in names}
-        parts = {"seeing": seeing, "llm": llm, "prompts": prompts, "selection": chosen}
+        parts: dict[str, Any] = {"seeing": seeing, "llm": llm, "prompts": prompts, "selection": chosen}
         parts["crops"] = CROPS if self.crops else None
         return self.key_of(**parts, **settings)
 

@@ -68,8 +68,10 @@ class ClassifierModule(TrainingModule):
         super().__init__(model)
         self.prepare, self.learning_rate = prepare, learning_rate
 
-    def training_step(self, batch: LabelledImages, _index: int) -> Tensor | None:
-        # Batch normalization needs two images.
+    def training_step(  # type: ignore[override]
+        self, batch: LabelledImages, _index: int
+    ) -> Tensor | None:
+        """Return the loss of a batch; None for a single image, since batch normalization needs two."""
         if len(batch.labels) < 2:
             return None
         loss = self._compute_loss(batch)
@@ -105,7 +107,7 @@ class LabelledImagesDataModule(pl.LightningDataModule):
         self.parts = [_load_images(probe) for probe in (self.images, self.validation)]
 
     def train_dataloader(self) -> DataLoader:
-        count, progress = len(self.parts[0].labels), lambda: TrainingProgress.of(self.trainer)
+        count, progress = len(self.parts[0].labels), lambda: TrainingProgress.read(self.trainer)
         return self._make_loader(self.parts[0], EpochBatchSampler(count, self.batch_size, self.seed, progress))
 
     def val_dataloader(self) -> DataLoader:
