@@ -36,7 +36,6 @@ COPIED = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md", 
 # Packages of the API reference, in the order in which data flows through them.
 PACKAGES = (
     "units",
-    "units",
     "targets",
     "probes",
     "dissection",
@@ -135,11 +134,9 @@ def _public_page() -> str:
     return "\n\n".join(["# Public names", intro, "\n".join(rows), *own])
 
 
-def _reference(title: str, name: str, level: int) -> str:
-    heading = "false" if title == f"`{name}`" else "true"
-    title = f"{'#' * level} {title}\n\n" if heading == "false" else ""
-    options = f"      show_root_heading: {heading}\n      heading_level: {level + (heading == 'false')}\n"
-    return f"{title}::: {name}\n    options:\n{options}"
+def _reference(title: str, name: str) -> str:
+    options = "    options:\n      show_root_heading: false\n      show_root_toc_entry: false\n"
+    return f"## `{title}` {{#{name}}}\n\n::: {name}\n{options}"
 
 
 def _config_block(name: str) -> str:
