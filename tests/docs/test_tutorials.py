@@ -71,7 +71,7 @@ def test_the_examples_for_contributors_run(tmp_path: Path, monkeypatch: pytest.M
         "layers": ["layer4"],
         "units": "0-2",
         "limit": 30,
-        "out": "lengths",
+        "out": tmp_path / "lengths",
         "describer": "constant:text=a red car",
     }
     with warnings.catch_warnings():
