@@ -27,8 +27,9 @@ from milan.errors import BadInput, MilanNotice, MilanWarning
 from milan.probes import Probe, load_probe
 from milan.results.catalogue import OK, Catalogue, Entry
 from milan.results.page import write_contact_sheets, write_page
-from milan.storage.files import collect_versions, lock_folder, write_text
+from milan.storage.files import lock_folder, write_text
 from milan.storage.provenance import simulated_note
+from milan.storage.software_versions import collect_versions
 from milan.targets.generator_target import GeneratorTarget
 from milan.targets.loading import load_target
 from milan.targets.target import Target

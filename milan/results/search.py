@@ -29,8 +29,9 @@ from milan.probes.image_decoding import UnreadableImage, decode_image
 from milan.probes.pixel_labels import shows_diorama
 from milan.results.page.contact_sheets import write_contact_sheet
 from milan.results.page.report_page import write_report_page
-from milan.storage.files import cache_folder, collect_versions, content_key, lock_folder, write_text
+from milan.storage.files import cache_folder, content_key, lock_folder, write_text
 from milan.storage.provenance import simulated_note
+from milan.storage.software_versions import collect_versions
 from milan.storage.tables import write_csv
 from milan.targets.generator_target import GeneratorTarget
 from milan.targets.hooks import recorded
