@@ -23,7 +23,7 @@ lint: $(VENV)/.installed-for-tests
 	@$(RUN) -m pytest --doctest-modules milan -p no:cacheprovider -p no:xdist
 
 docs: $(VENV)/.installed-for-docs
-	$(RUN) -m mkdocs build --quiet --config-file docs/site/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --config-file docs/site/mkdocs.yml
 	@echo "the documentation is in build/site/index.html"
 
 # Speed and memory relative to what the work cannot do without: benchmarks/README.md.

@@ -33,6 +33,8 @@ _HOMES = {
     "Describer": "milan.describers",
     "load_describer": "milan.describers",
     "check_describer": "milan.describers",
+    "DescriptionFailure": "milan.describers",
+    "select_active": "milan.describers",
     "Milan": "milan.describers.milan",
     "BestConcept": "milan.describers.best_concept",
     "Catalogue": "milan.results.catalogue",
@@ -44,7 +46,7 @@ __all__ = [*_HOMES]
 
 if TYPE_CHECKING:
     from milan.cli.describe import describe
-    from milan.describers import Describer, check_describer, load_describer
+    from milan.describers import Describer, DescriptionFailure, check_describer, load_describer, select_active
     from milan.describers.best_concept import BestConcept
     from milan.describers.milan import Milan
     from milan.dissection.dissect import dissect

@@ -30,8 +30,9 @@ from milan.results.neighbours import UnitNeighbours, find_neighbours, standardiz
 from milan.results.page import write_contact_sheets, write_page
 from milan.results.page.contact_sheets import ContactSheet
 from milan.results.unit_map import write_unit_map
-from milan.storage.files import collect_versions, lock_folder, write_text
+from milan.storage.files import lock_folder, write_text
 from milan.storage.provenance import simulated_note
+from milan.storage.software_versions import collect_versions
 from milan.targets.generator_target import GeneratorTarget
 from milan.targets.loading import load_target
 from milan.targets.target import Target

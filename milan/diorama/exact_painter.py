@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from milan.diorama.backgrounds import BACKGROUND_PAINTERS, GRID_UNIT
+from milan.diorama.background_shapes import GRID_UNIT
+from milan.diorama.backgrounds import BACKGROUND_PAINTERS
 from milan.diorama.canvas import Canvas, Paint
 from milan.diorama.rng import PortableRng
 from milan.diorama.scene_vocabulary import PATTERNS, SETTINGS, THINGS

@@ -5,7 +5,8 @@ from functools import cached_property
 
 import numpy as np
 
-from milan.diorama.backgrounds import BACKGROUND_PAINTERS, GRID_UNIT
+from milan.diorama.background_shapes import GRID_UNIT
+from milan.diorama.backgrounds import BACKGROUND_PAINTERS
 from milan.diorama.canvas import LABEL_INDEX, RGB, Canvas, Paint
 from milan.diorama.raster import SPAN, rotate_points
 from milan.diorama.rng import PortableRng

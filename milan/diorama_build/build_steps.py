@@ -146,8 +146,9 @@ def make_stand_in_step(name: str) -> BuildStep:
     weights = "open_clip_model.safetensors" if name == "clip" else "model.safetensors"
 
     def run(folders: BuildFolders) -> None:
+        from milan.diorama_build.image_text_configs import CONFIGS
         from milan.diorama_build.image_text_quality import measure_embedder, write_card
-        from milan.diorama_build.image_text_training import CONFIGS, train_image_text_model
+        from milan.diorama_build.image_text_training import train_image_text_model
         from milan.pretrained.embedder import load_embedder
 
         folder, family = folders.data / name, CONFIGS[name].family

@@ -23,8 +23,9 @@ from milan.pretrained.llm import IMAGE_MARK, Message, Question
 from milan.pretrained.llm_client import CallBudget, LlmClient, NoAnswer, load_llm_client
 from milan.pretrained.model_sources import Precision, check_device, get_dtype, load_from_file, resolve_model
 from milan.pretrained.reply_parsing import make_explanation_parser
-from milan.storage.files import Journal, cache_folder, content_key
+from milan.storage.files import cache_folder, content_key
 from milan.storage.hub_access import format_error_line, quiet
+from milan.storage.journal import Journal
 from milan.storage.packaged_data import locate_packaged_data
 from milan.targets.fingerprints import network_hash
 

@@ -14,7 +14,8 @@ from milan.console.text_cleaning import clean_text
 from milan.errors import BadInput
 from milan.pretrained.llm import Llm, LlmUnreachable, Question, TemporaryFailure, Unanswered
 from milan.pretrained.llm_loading import load_llm
-from milan.storage.files import Journal, cache_folder, content_key
+from milan.storage.files import cache_folder, content_key
+from milan.storage.journal import Journal
 
 T = TypeVar("T")
 MAX_PAUSE = 60.0  # seconds between two requests for one question, whatever the server asks for

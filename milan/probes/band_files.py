@@ -9,7 +9,7 @@ from jaxtyping import Float
 from milan.console.text_cleaning import clean_text
 from milan.errors import BadInput
 from milan.probes.image_decoding import MAX_DECODED_BYTES, UnreadableImage, check_file, suffixes
-from milan.probes.image_sources import FolderSource, sorted_out
+from milan.probes.image_folders import FolderSource, list_files
 from milan.storage.hub_access import format_error_line
 
 NPY, TIFF = (".npy",), (".tif", ".tiff")
@@ -71,7 +71,7 @@ def open_folder(folder: Path, channels: int) -> FolderSource:
     Raises:
         BadInput: the folder holds neither.
     """
-    pictures, others = sorted_out(folder, suffixes())
+    pictures, others = list_files(folder, suffixes())
     arrays = channels not in PICTURE_CHANNELS or (not pictures and any(others[kind] for kind in NPY))
     return BandFolder(folder) if arrays else FolderSource(folder)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from milan.console.text_cleaning import clean_text
 from milan.errors import BadInput, UnknownName
-from milan.probes.image_sources import DatasetSource, is_path_like
+from milan.probes.image_tables import DatasetSource, is_path_like
 from milan.storage.hub_access import format_error_line
 
 TIMEOUT_SECONDS = 5  # seconds to wait for the hub's answer

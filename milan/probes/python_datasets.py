@@ -15,7 +15,8 @@ from milan.console.progress import track_progress
 from milan.errors import BadInput
 from milan.probes.class_labels import class_labels
 from milan.probes.image_decoding import UnreadableImage, to_upright_rgb
-from milan.probes.image_sources import IMAGE_COLUMNS, LABEL_COLUMNS, DatasetSource, ImageSource
+from milan.probes.image_sources import ImageSource
+from milan.probes.image_tables import IMAGE_COLUMNS, LABEL_COLUMNS, DatasetSource
 from milan.storage.user_code import one_line
 
 ITEM_FORMS = "PIL images, (PIL image, label) or a mapping with both"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from milan.console.command_line import clean_text
+from milan.console.text_cleaning import clean_text
 from milan.errors import BadInput
 from milan.storage.text_files import whole_number
 from milan.units import Candidate, Description, Unit

@@ -11,8 +11,9 @@ from milan.console.command_line import get_recorded_warnings
 from milan.results.page.contact_sheets import write_contact_sheet
 from milan.results.page.report_page import write_report_page
 from milan.results.search import FoundUnit, SearchedRun
-from milan.storage.files import collect_versions, lock_folder, write_text
+from milan.storage.files import lock_folder, write_text
 from milan.storage.provenance import simulated_note
+from milan.storage.software_versions import collect_versions
 from milan.storage.tables import write_csv
 from milan.units import Exemplars
 

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from markupsafe import Markup
 from threadpoolctl import threadpool_limits
 
-from milan.console.command_line import clean_text
+from milan.console.text_cleaning import clean_text
 from milan.errors import MilanError
 from milan.results.catalogue import Catalogue
 from milan.results.neighbours import StandardizedActivations

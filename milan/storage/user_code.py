@@ -73,8 +73,10 @@ def load_from_file(spec: str, kind: str) -> Any:
     module, name = module_of(spec, kind)
     make = getattr(module, name, None)
     if not callable(make):
-        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise UnknownName(f"{kind} in {spec.rpartition(':')[0]}", name, known)
+        own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+        public = [key for key in own if not key.startswith("_")]
+        defines = f"it defines {', '.join(public)}" if public else "it defines no class or function"
+        raise UnknownName(f"{kind} in {spec.rpartition(':')[0]}", name, public, defines)
     try:
         return make()
     except MilanError:

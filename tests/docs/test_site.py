@@ -7,6 +7,7 @@ from types import ModuleType
 
 import pytest
 
+import milan
 from milan.describers import list_describers
 from milan.experiments.__main__ import experiment_names
 
@@ -23,6 +24,19 @@ def hooks() -> ModuleType:
     finally:
         sys.path.remove(str(DOCS / "site"))
     return hooks
+
+
+def test_the_configuration_of_the_site_is_valid(hooks: ModuleType) -> None:
+    from mkdocs.config import load_config
+
+    assert load_config(str(DOCS / "site" / "mkdocs.yml"))["site_name"] == "milan"
+
+
+def test_the_reference_has_every_public_name_once(hooks: ModuleType) -> None:
+    page = hooks._public_page()
+    assert [name for name in milan.__all__ if page.count(f"[`milan.{name}`]") != 1] == []
+    assert all("::: milan." in hooks._reference_page(package) for package in hooks.PACKAGES)
+    assert len(set(hooks.PACKAGES)) == len(hooks.PACKAGES)
 
 
 def test_every_describer_and_experiment_has_a_page() -> None:

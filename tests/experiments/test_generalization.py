@@ -29,7 +29,7 @@ from milan.models.feature_store import FeatureStore
 from milan.probes import load_probe
 from milan.scores.confidence_intervals import Measure
 from milan.scores.truth_score import Truth
-from milan.storage.files import Journal
+from milan.storage.journal import Journal
 from milan.targets.loading import load_target
 from milan.units import Unit
 from tests.experiments import worlds

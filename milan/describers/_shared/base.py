@@ -89,8 +89,8 @@ class Describer(ABC):
         try:
             return {name: getattr(self, name) for name in self.setting_names()}
         except AttributeError as error:
-            where = f"the constructor of {type(self).__name__} stores each of its arguments under its own name"
-            raise BadInput(f"describer {type(self).__name__}: {error}; {where}") from None
+            how = f"store it in the constructor, as self.{error.name} = {error.name}"
+            raise BadInput(f"describer {type(self).__name__}: its setting {error.name} is not stored; {how}") from None
 
     @classmethod
     def setting_names(cls) -> list[str]:
@@ -118,22 +118,21 @@ class Describer(ABC):
 
     def find_missing_models(self) -> list[MissingModel]:
         """Return the required models and concept sets that can be neither found nor downloaded."""
-        needed, found = self.required_models(), []
-        for role, spec in needed.items():
+        missing: list[MissingModel] = []
+        for role, spec in self.required_models().items():
             if role == "concepts":
-                found += find_missing_sets(self.settings["concepts"])
+                missing += find_missing_sets(self.settings["concepts"])
             elif is_released(spec):
-                found += find_missing_release(role, spec)
-            else:
-                missing = find_missing_model(role, spec, getattr(self, "base_url", ""))
-                found += [missing] if missing else []
-        return found
+                missing += find_missing_release(role, spec)
+            elif model := find_missing_model(role, spec, getattr(self, "base_url", "")):
+                missing.append(model)
+        return missing
 
     def check_evidence(self, target: Target, probe: Probe) -> None:  # noqa: B027 - many need nothing but images
-        """Check that target and probe have what the method goes by, such as labels.
+        """Check that target and probe have the evidence that the method needs, such as labels.
 
         Raises:
-            MissingEvidence: they do not.
+            MissingEvidence: the evidence is missing.
         """
 
     def image_endpoint(self) -> str:

@@ -11,7 +11,8 @@ from milan.dissection.store import Dissection
 from milan.errors import BadInput, MilanError, recorded_warnings, warn_again
 from milan.results.catalogue import OK, Entry
 from milan.results.description_rows import description_from_row, description_to_row, tidy_description
-from milan.storage.files import Journal, content_key
+from milan.storage.files import content_key
+from milan.storage.journal import Journal
 from milan.storage.user_code import one_line, place_of
 from milan.units import Description, Unit
 

@@ -21,7 +21,8 @@ from milan.scores.text_similarity import (
     rouge_score,
 )
 from milan.scores.truth_score import Truth
-from milan.storage.files import Journal, content_key
+from milan.storage.files import content_key
+from milan.storage.journal import Journal
 
 TextPair = tuple[str, str]  # a description and a reference
 BERT_BATCH = 256  # pairs of texts

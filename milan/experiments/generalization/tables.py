@@ -34,7 +34,9 @@ from milan.models.feature_store import FeatureStore
 from milan.scores.bootstrap import make_random_cycle
 from milan.scores.confidence_intervals import Measure
 from milan.scores.truth_score import Truth
-from milan.storage.files import Journal, collect_versions, content_key
+from milan.storage.files import content_key
+from milan.storage.journal import Journal
+from milan.storage.software_versions import collect_versions
 
 PAPER_COLUMN = Column(
     "paper",

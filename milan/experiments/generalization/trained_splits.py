@@ -33,8 +33,9 @@ from milan.models.feature_store import FeatureStore
 from milan.models.vocabulary import tokenize
 from milan.probes.pixel_labels import shows_diorama
 from milan.scores.truth_score import Truth
-from milan.storage.files import Journal, atomic_write, cache_folder, content_key
+from milan.storage.files import atomic_write, cache_folder, content_key
 from milan.storage.integrity import checksums, is_sound, json_or_none
+from milan.storage.journal import Journal
 from milan.storage.text_files import read_json_object
 from milan.targets.loading import load_target
 from milan.targets.target import Target
