@@ -125,7 +125,7 @@ class CaptionActivation(LlmExplainer):
         return find_endpoint(self.captioner, self.base_url)
 
     def make_pairs(self, dissection: Dissection, unit: Unit) -> PredictionPairs:
-        values = scale_to_integers(dissection.activations(self.pooling)[:, dissection.row_of(unit)].numpy())
+        values = scale_to_integers(dissection.activations(self.pooling, [unit])[:, 0].numpy())
 
         def say(places: Sequence[int]) -> list[str]:
             return self._load_captions(dissection, places)

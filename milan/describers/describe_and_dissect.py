@@ -361,7 +361,7 @@ def find_regions(
 
     Strongest first; ties by image and box.
     """
-    values = dissection.activations(pooling)[:, dissection.row_of(unit)].nan_to_num(nan=-torch.inf)
+    values = dissection.activations(pooling, [unit])[:, 0].nan_to_num(nan=-torch.inf)
     ids = torch.sort(values, descending=True, stable=True).indices[:count].tolist()
     images = torch.stack([probe.image(id) for id in ids])
     moved, maps = measure_maps(target, [unit], images, pooling, len(images))[unit]

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -93,6 +93,19 @@ class Dissection(ABC):
             UnknownName: a unit was not dissected.
             MissingEvidence: the dissection lacks activations.
         """
+
+    def has_activations(
+        self, pooling: ActivationPooling = "max", units: Sequence[Unit] | None = None
+    ) -> Bool[Tensor, " images"]:
+        """Return which images have an activation that is a number, of some unit; see :meth:`activations`."""
+        found: Tensor | None = None
+        for _, values in self.iter_activations(pooling, units):
+            some = ~values.isnan().all(1)
+            found = some if found is None else found | some
+            # As a rule the first units have activations in all images that can be read.
+            if found.all():
+                break
+        return torch.zeros(0, dtype=torch.bool) if found is None else found
 
     def iter_activations(
         self, pooling: ActivationPooling = "max", units: Sequence[Unit] | None = None, count: int = UNITS_AT_A_TIME
@@ -225,7 +238,8 @@ class StoredDissection(Dissection):
             if not self._is_sparse:
                 return file.get_slice("maps")[row]
             offsets = file.get_slice("map_offsets")[row * self.k : (row + 1) * self.k + 1].numpy()
-        return torch.from_numpy(read_maps(self._load_array, offsets, self.facts["grid"]))
+        height, width = self.facts["grid"]
+        return torch.from_numpy(read_maps(self._load_array, offsets, (height, width)))
 
     def activations(
         self, pooling: ActivationPooling = "max", units: Sequence[Unit | str] | None = None

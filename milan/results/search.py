@@ -356,11 +356,14 @@ def _rate_layer(
     dissection: Dissection,
     run: SearchedRun,
 ) -> list[FoundUnit]:
-    probe_peaks, thresholds = dissection.activations("max").numpy(), dissection.thresholds()
-    found = []
-    for unit in dissection.units:
-        row = dissection.row_of(unit)
-        peaks, own = probe_peaks[:, row], maps[unit.index]
+    thresholds, found = dissection.thresholds(), []
+    columns = (
+        pair
+        for units, values in dissection.iter_activations("max")
+        for pair in zip(units, values.T.numpy(), strict=True)
+    )
+    for row, (unit, peaks) in enumerate(columns):
+        own = maps[unit.index]
         peaks, peak = peaks[np.isfinite(peaks)], float(own.max())
         if dissection.status[unit] not in ("ok", "sparse") or not len(peaks) or not math.isfinite(peak):
             continue

@@ -163,7 +163,7 @@ class Study:
             return facts
         first = next(iter(self.dissections.values()))
         return facts | {
-            "images": len(first.activations()),
+            "images": len(first.activations("max", first.units[:1])),
             "layers": list(self.dissections),
             "units": sum(map(len, self.units.values())),
             "k": first.k,

@@ -275,9 +275,8 @@ def _load_activations(
     values, units = [], []
     for layer in layers:
         dissection, selected = study.dissections[layer], study.units[layer]
-        pooled = dissection.activations(config.pooling).numpy()
         whole = selected == dissection.units
-        values.append(pooled if whole else pooled[:, [dissection.row_of(unit) for unit in selected]])
+        values.append(dissection.activations(config.pooling, None if whole else selected).numpy())
         units += selected
     return units, values[0] if len(values) == 1 else np.concatenate(values, axis=1)
 
