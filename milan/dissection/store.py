@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from milan.dissection.exemplar_images import StoredImages, open_stored_images
-from milan.dissection.layer_statistics import EXEMPLARS_FILE, STATISTICS_FILE, format_pooled_file_name
+from milan.dissection.layer_statistics import EXEMPLARS_FILE, STATISTICS_FILE, RankBy, format_pooled_file_name
 from milan.dissection.masks import fill_empty_masks, masks_from_maps
 from milan.dissection.sparse_files import read_activations, read_maps
 from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
@@ -48,6 +48,7 @@ class Dissection(ABC):
         units: the dissected units.
         k: number of exemplars per unit.
         quantile: quantile of a unit's activations that is its mask threshold.
+        rank_by: pooled activation by which images are ranked as exemplars: max, mean or cls.
         probe, target: the specs by which they are loaded again.
         key: content key of the result.
         status: status of each unit: ``ok``, ``dead`` (the activation never changes), ``sparse`` (positive in fewer than
@@ -60,6 +61,7 @@ class Dissection(ABC):
     units: list[Unit]
     k: int
     quantile: float
+    rank_by: RankBy = "max"
     probe: str
     target: str
     key: str
@@ -209,6 +211,7 @@ class StoredDissection(Dissection):
         self.facts = read_facts(self.folder)
         facts = self.facts
         self.layer, self.k, self.quantile, self.key = facts["layer"], facts["k"], facts["quantile"], facts["key"]
+        self.rank_by = facts.get("rank_by", "max")
         self.probe, self.target = facts["probe"]["spec"], facts["target"]["name"]
         self.image_size = as_size(facts["image_size"])
         self.units = [Unit(self.layer, index) for index in facts["units"]]

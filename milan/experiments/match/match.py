@@ -225,7 +225,7 @@ def _open_references(study: Study, config: MatchConfig) -> Iterator[Study]:
     weights: Sequence[str | None] = config.against_weights or [None] * len(specs)
     if len(weights) != len(specs):
         raise BadInput(f"{len(weights)} files of --against_weights for {len(specs)} networks; give one for each")
-    own = {field: getattr(config, field) for field in ("layers", "units", "k", "quantile")}
+    own = {field: getattr(config, field) for field in ("layers", "units", "k", "quantile", "rank_by")}
     options = replace(DissectionOptions(**own), layers=config.against_layers or config.layers)
     for spec, file in zip(specs, weights, strict=True):
         target = load_target(spec, weights=file, device=config.device, **config.target_options.given)
