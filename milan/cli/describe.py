@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from milan.cli.defaults import DEFAULT_PROBE, DEFAULT_TARGET
 from milan.console.command_line import program, record_warnings
@@ -47,7 +47,7 @@ def describe(
         device: device of the target and the describer.
         settings: settings of the describer, by the names of its constructor's arguments.
         neighbours: whether the page lists the nearest units of each unit, with a map of all units.
-        dissection_options: ``k``, ``quantile``, ``batch_size``, ``memory``, ``workers`` of ``dissect``.
+        dissection_options: ``k``, ``quantile``, ``rank_by``, ``batch_size``, ``memory``, ``workers`` of ``dissect``.
 
     Raises:
         MilanError: an argument cannot be used, or a model or evidence is missing; the text says what to do.
@@ -89,6 +89,8 @@ class DescribeConfig:
         out: output folder; runs/TARGET-DESCRIBER by default
         k: number of exemplars (top-activating images) per unit
         quantile: activation quantile used as the mask threshold
+        rank_by: activation by which images are ranked as exemplars: the maximum or mean over the image's places, or the
+            class token
         batch_size: images decoded at a time; changes no result
         memory: memory for the statistics, as 4GiB
         workers: number of additional threads that decode images
@@ -114,6 +116,7 @@ class DescribeConfig:
     out: Path | None = None
     k: int = 15
     quantile: float = 0.99
+    rank_by: Literal["max", "mean", "cls"] = "max"
     batch_size: int = 16
     memory: str = "4GiB"
     workers: int = 0
@@ -164,6 +167,7 @@ def run_describe(
         neighbours=config.neighbours,
         k=config.k,
         quantile=config.quantile,
+        rank_by=config.rank_by,
         batch_size=config.batch_size,
         memory=config.memory,
         workers=config.workers,

@@ -225,6 +225,7 @@ def _collect_facts(plan: DescribeRun, dissections: dict[str, Dissection], entrie
         "layers": plan.layers,
         "k": first.k,
         "quantile": first.quantile,
+        **({} if first.rank_by == "max" else {"rank_by": first.rank_by}),
         "describer": plan.describer.name,
         **({"chosen": plan.reason} if plan.reason else {}),
         "settings": {

@@ -356,7 +356,7 @@ class RegionFinder:
 
         Strongest first; ties by image and box.
         """
-        column = self.dissection.activations(self.pooling)[:, self.dissection.row_of(unit)]
+        column = self.dissection.activations(self.pooling, [unit])[:, 0]
         order = torch.sort(column.nan_to_num(nan=-torch.inf), descending=True, stable=True).indices
         ids = order[: self.count].tolist()
         images = torch.stack([self.probe.image(id) for id in ids])

@@ -238,10 +238,9 @@ class _LayerRegression:
 
     def __init__(self, describer: LinearExplanations, dissection: Dissection):
         self.describer, self.dissection = describer, dissection
-        activations = dissection.activations(describer.pooling)
         self.active_units = dissection.active_units()
         self.places = {unit: place for place, unit in enumerate(self.active_units)}
-        ground = describer.load_probe_concepts(dissection.open_probe(), activations.isfinite().any(1))
+        ground = describer.load_probe_concepts(dissection.open_probe(), dissection.has_activations(describer.pooling))
         self.split, self.names, self.matrix, self.regression = (
             ground.split,
             ground.names,
@@ -288,9 +287,7 @@ class _LayerRegression:
 
     def _load_values(self, units: Sequence[Unit]) -> Float[Tensor, "images units"]:
         """Return activations, with the unit's mean over the training images for values that are not finite."""
-        values = self.dissection.activations(self.describer.pooling)[
-            :, [self.dissection.row_of(unit) for unit in units]
-        ]
+        values = self.dissection.activations(self.describer.pooling, units)
         mean = values[self.split.train].where(values[self.split.train].isfinite(), torch.nan).nanmean(0).nan_to_num()
         return values.where(values.isfinite(), mean)
 

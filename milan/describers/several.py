@@ -164,7 +164,7 @@ class Several(Describer):
 def select_range(dissection: Dissection, unit: Unit, count: int) -> Int[Tensor, " images"]:
     """Return images in which a unit exceeds its mask threshold: the k strongest, and others at equal steps of rank."""
     row = dissection.row_of(unit)
-    values = dissection.activations("max")[:, row].float().nan_to_num(nan=-torch.inf)
+    values = dissection.activations("max", [unit])[:, 0].float().nan_to_num(nan=-torch.inf)
     order = values.sort(descending=True, stable=True).indices
     above = max(dissection.k, int((values > dissection.thresholds()[row]).sum()))
     first = min(dissection.k, count)

@@ -169,7 +169,7 @@ class Vlm(LlmDescriber):
         integers = scale_to_integers(exemplars.activations.numpy()).tolist()
         if not self.contrast:
             return exemplars, [], integers
-        values = dissection.activations("max")[:, dissection.row_of(unit)].numpy()
+        values = dissection.activations("max", [unit])[:, 0].numpy()
         if vectors is None:
             likeness = np.random.default_rng([self.seed, unit.index]).random(len(values))
         else:

@@ -158,6 +158,8 @@ class LayerStatistics:
             self.pooled[name][rows] = values.masked_fill(values.isinf(), math.nan).numpy()
         self.quantile.add_candidates(reduced.candidates)
         ranking = reduced.pooled[self.plan.rank_by]
+        # Values that are not finite count as the lowest.
+        ranking = ranking.masked_fill(ranking.isposinf(), -math.inf)
         self.range.add(reduced.minima, reduced.pooled["max"], reduced.nonfinite, reduced.pooled.get("cls"), ranking)
         return self.topk.add(reduced.ids, ranking, reduced.maps)
 

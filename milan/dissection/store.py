@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from milan.dissection.exemplar_images import StoredImages, open_stored_images
-from milan.dissection.layer_statistics import EXEMPLARS_FILE, STATISTICS_FILE, format_pooled_file_name
+from milan.dissection.layer_statistics import EXEMPLARS_FILE, STATISTICS_FILE, RankBy, format_pooled_file_name
 from milan.dissection.masks import fill_empty_masks, masks_from_maps
 from milan.dissection.sparse_files import read_activations, read_maps
 from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
@@ -49,6 +49,7 @@ class Dissection(ABC):
         units: the dissected units.
         k: number of exemplars per unit.
         quantile: quantile of a unit's activations that is its mask threshold.
+        rank_by: pooled activation by which images are ranked as exemplars: max, mean or cls.
         probe, target: the specs by which they are loaded again.
         key: content key of the result.
         status: status of each unit: ``ok``, ``dead`` (the activation never changes), ``sparse`` (positive in fewer than
@@ -61,6 +62,7 @@ class Dissection(ABC):
     units: list[Unit]
     k: int
     quantile: float
+    rank_by: RankBy = "max"
     probe: str
     target: str
     key: str
@@ -110,6 +112,19 @@ class Dissection(ABC):
             UnknownName: a unit was not dissected.
             MissingEvidence: the dissection lacks activations.
         """
+
+    def has_activations(
+        self, pooling: ActivationPooling = "max", units: Sequence[Unit] | None = None
+    ) -> Bool[Tensor, " images"]:
+        """Return which images have an activation that is a number, of some unit; see :meth:`activations`."""
+        found: Tensor | None = None
+        for _, values in self.iter_activations(pooling, units):
+            some = ~values.isnan().all(1)
+            found = some if found is None else found | some
+            # As a rule the first units have activations in all images that can be read.
+            if found.all():
+                break
+        return torch.zeros(0, dtype=torch.bool) if found is None else found
 
     def iter_activations(
         self, pooling: ActivationPooling = "max", units: Sequence[Unit] | None = None, count: int = UNITS_AT_A_TIME
@@ -213,6 +228,7 @@ class StoredDissection(Dissection):
         self.facts = read_facts(self.folder)
         facts = self.facts
         self.layer, self.k, self.quantile, self.key = facts["layer"], facts["k"], facts["quantile"], facts["key"]
+        self.rank_by = facts.get("rank_by", "max")
         self.probe, self.target = facts["probe"]["spec"], facts["target"]["name"]
         self.image_size = as_size(facts["image_size"])
         self.units = [Unit(self.layer, index) for index in facts["units"]]
@@ -261,7 +277,8 @@ class StoredDissection(Dissection):
             if not self._is_sparse:
                 return file.get_slice("maps")[row, start:stop]
             offsets = file.get_slice("map_offsets")[row * self.k + start : row * self.k + stop + 1].numpy()
-        return torch.from_numpy(read_maps(self._load_array, offsets, self.facts["grid"]))
+        height, width = self.facts["grid"]
+        return torch.from_numpy(read_maps(self._load_array, offsets, (height, width)))
 
     def activations(
         self, pooling: ActivationPooling = "max", units: Sequence[Unit | str] | None = None

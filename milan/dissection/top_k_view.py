@@ -33,6 +33,7 @@ class TopKView(Dissection):
             )
         self.inner, self.k = dissection, k
         self.layer, self.units, self.quantile = dissection.layer, dissection.units, dissection.quantile
+        self.rank_by = dissection.rank_by
         self.probe, self.target, self.image_size, self.folder = (
             dissection.probe,
             dissection.target,
@@ -43,7 +44,7 @@ class TopKView(Dissection):
         self.status = dict(dissection.status)
         sparse = [unit for unit, status in dissection.status.items() if status == "sparse"]
         if sparse and k < dissection.k:
-            positive = (dissection.activations("max", sparse) > 0).sum(0).tolist()
+            positive = (dissection.activations(self.rank_by, sparse) > 0).sum(0).tolist()
             self.status |= {unit: "ok" for unit, images in zip(sparse, positive, strict=True) if images >= k}
 
     def exemplars(self, unit: Unit | str) -> Exemplars:

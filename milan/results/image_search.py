@@ -76,11 +76,14 @@ def _rate_layer(
     dissection: Dissection,
     run: SearchedRun,
 ) -> list[FoundUnit]:
-    probe_peaks, thresholds = dissection.activations("max").numpy(), dissection.thresholds()
-    found = []
-    for unit in dissection.units:
-        row = dissection.row_of(unit)
-        peaks, own = probe_peaks[:, row], maps[unit.index]
+    thresholds, found = dissection.thresholds(), []
+    columns = (
+        (unit, column)
+        for some, values in dissection.iter_activations("max")
+        for unit, column in zip(some, values.T.numpy(), strict=True)
+    )
+    for unit, peaks in columns:
+        row, own = dissection.row_of(unit), maps[unit.index]
         peaks, peak = peaks[np.isfinite(peaks)], float(own.max())
         if dissection.status[unit] not in ("ok", "sparse") or not len(peaks) or not math.isfinite(peak):
             continue

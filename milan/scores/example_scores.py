@@ -121,12 +121,11 @@ def draw_examples(
         seed: of the draw, with the unit's index, so that a unit's examples do not depend on the other units.
     """
     drawn = {}
-    values = dissection.activations("max").numpy()
-    for unit in units:
-        rng = np.random.default_rng([seed, unit.index])
-        found = select_examples(values[:, dissection.row_of(unit)], likeness, count, rng)
-        if len(found[0]) > 1 and len(found[2]):
-            drawn[unit] = found
+    for some, values in dissection.iter_activations("max", units):
+        for unit, column in zip(some, values.T.numpy(), strict=True):
+            found = select_examples(column, likeness, count, np.random.default_rng([seed, unit.index]))
+            if len(found[0]) > 1 and len(found[2]):
+                drawn[unit] = found
     maps = _collect_maps(target, probe, dissection.layer, {unit: found[0] for unit, found in drawn.items()})
     size = height_width(probe.size)
     examples = {}

@@ -130,7 +130,7 @@ def _open_references(study: Study, config: MatchConfig) -> Iterator[Study]:
     weights: Sequence[str | None] = config.against_weights or [None] * len(specs)
     if len(weights) != len(specs):
         raise BadInput(f"{len(weights)} files of --against_weights for {len(specs)} networks; give one for each")
-    own = {field: getattr(config, field) for field in ("layers", "units", "k", "quantile")}
+    own = {field: getattr(config, field) for field in ("layers", "units", "k", "quantile", "rank_by")}
     options = replace(DissectionOptions(**own), layers=config.against_layers or config.layers)
     for spec, file in zip(specs, weights, strict=True):
         target = load_target(spec, weights=file, device=config.device, **config.target_options.given)
@@ -180,9 +180,8 @@ def _load_activations(
     values, units = [], []
     for layer in layers:
         dissection, selected = study.dissections[layer], study.units[layer]
-        pooled = dissection.activations(config.pooling).numpy()
         whole = selected == dissection.units
-        values.append(pooled if whole else pooled[:, [dissection.row_of(unit) for unit in selected]])
+        values.append(dissection.activations(config.pooling, None if whole else selected).numpy())
         units += selected
     return units, values[0] if len(values) == 1 else np.concatenate(values, axis=1)
 

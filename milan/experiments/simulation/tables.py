@@ -91,7 +91,7 @@ class SimulationScorer:
             texts = {text for each in here for text, _ in each.concepts or ((each.text, 1.0),)}
             self.simulator.prepare_texts(sorted(texts))
             start = time.monotonic()
-            activation = dissection.activations("mean")[:, [dissection.row_of(each.unit) for each in here]].numpy()
+            activation = dissection.activations("mean", [each.unit for each in here]).numpy()
             simulated = simulate(activation, here, self.simulator)
             result.seconds += time.monotonic() - start
             result.descriptions += here
