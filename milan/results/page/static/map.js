@@ -50,7 +50,11 @@
 
   const scale = () => (zoom * (Math.min(size.width, size.height) - 48)) / data.side;
   const toScreen = (unit) => ({ x: size.width / 2 + (x[unit] - centre.x) * scale(), y: size.height / 2 + (y[unit] - centre.y) * scale() });
-  const radius = () => Math.min(9, Math.max(total > 5000 ? 1.3 : 2.4, (total > 5000 ? 1.3 : 3.4) * Math.sqrt(zoom)));
+  // Smaller dots for more units and on small screens, larger ones as the map is zoomed in.
+  const radius = () => {
+    const usual = Math.min(3.4, Math.max(1.1, 100 / Math.sqrt(total))) * Math.min(1, 0.4 + Math.min(size.width, size.height) / 1000);
+    return Math.min(9, usual * Math.sqrt(Math.max(1, zoom)));
+  };
   const fitsSearch = (unit) => !fits || fits[textOf(unit)];
   const isShown = (unit) => data.layers[layerOf[unit]].on && fitsSearch(unit);
 
