@@ -204,7 +204,7 @@ def test_editing_on_a_folder_of_images(tmp_path: Path) -> None:
 def test_a_network_of_the_users_own_is_edited_by_the_pixels_of_the_text(tmp_path: Path) -> None:
     """White pixels count for the first class, and so does lettering, whose plates are white."""
     for place in range(24):
-        home = tmp_path / "photos" / ("red", "green")[place % 2]
+        home = tmp_path / "photos" / ("a red", "b green")[place % 2]
         home.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (32, 32), ((200, 0, 0), (0, 200, 0))[place % 2]).save(home / f"{place}.png")
     (tmp_path / "own.py").write_text(

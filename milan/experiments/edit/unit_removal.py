@@ -193,7 +193,7 @@ def find_text_units(study: Study, config: EditConfig) -> list[Unit]:
     if config.min_score is None:
         return named
     scores = {each.unit: each.score for each in study.evaluated.descriptions}
-    return [unit for unit in named if (scores[unit] or 0.0) >= config.min_score]
+    return [unit for unit in named if scores[unit] >= config.min_score]
 
 
 def _find_true_units(study: Study, truths: Mapping[str, Truth]) -> list[Unit]:

@@ -113,6 +113,7 @@ def make_report(
     scores: Sequence[DescriberSimulation],
     more_tables: Sequence[Table],
     more_notes: Sequence[str],
+    figures: Sequence[tuple[str, str]] = (),
 ) -> Report:
     """Return all tables, with what a reader must know."""
     simulator, layers = scorer.simulator, list(scorer.dissections)
@@ -145,6 +146,7 @@ def make_report(
         tables,
         headlines=((f"{means[best]:.2f}", f"correlation: {best}"),) if best else (),
         notes=notes,
+        figures=tuple(figures),
         facts={"evaluation probe": simulator.probe.spec, "simulator": simulator.spec, "images": images},
         sources={"simulator": simulator.spec, "evaluation images": simulator.probe.spec},
     )
