@@ -26,7 +26,6 @@ from milan.dissection.store import Dissection
 from milan.errors import BadInput, MilanNotice, MilanWarning
 from milan.probes import Probe, load_probe
 from milan.results.catalogue import OK, Catalogue, Entry
-from milan.results.page import write_contact_sheets, write_page
 from milan.storage.files import collect_versions, lock_folder, write_text
 from milan.storage.provenance import simulated_note
 from milan.targets.generator_target import GeneratorTarget
@@ -163,6 +162,9 @@ def _write_results(
     """Write table, page and ``run.json``; of several processes only the first does."""
     if shard.rank:
         return Catalogue(tuple(entries), _collect_facts(plan, dissections, entries))
+    # Drawing needs scipy, which options and plans do not.
+    from milan.results.page import write_contact_sheets, write_page
+
     with _record_seconds(plan, "page"):
         shown = [entry.unit for entry in entries if entry.status in (OK, "failed", "sparse")]
         sheets = write_contact_sheets(dissections, shown, plan.out / "page")
