@@ -137,6 +137,11 @@ def run_describe(
         config: what is described, and how.
         target_options: how the target's input is made and its output is read.
     """
+    from milan.cli.early_checks import check_describer, check_paths
+
+    check_paths(config.target, config.weights, config.probe)
+    if not config.list_layers:
+        check_describer(config.describer, config.settings or {})
     if config.offline:
         from milan.storage.hub_access import go_offline
 

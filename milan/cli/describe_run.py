@@ -172,6 +172,8 @@ def _write_results(
     """Write table, page and ``run.json``; of several processes only the first does."""
     if shard.rank:
         return Catalogue(tuple(entries), _collect_facts(plan, dissections, entries))
+    # Drawing needs scipy, which options and plans do not.
+
     with _record_seconds(plan, "page"):
         shown = [entry.unit for entry in entries if entry.status in (OK, "failed", "sparse")]
         sheets = write_contact_sheets(dissections, shown, plan.out / "page")
