@@ -26,7 +26,7 @@ from milan.dissection.store import Dissection
 from milan.errors import BadInput, MilanNotice, MilanWarning
 from milan.probes import Probe, load_probe
 from milan.results.catalogue import OK, Catalogue, Entry
-from milan.results.page import write_contact_sheets, write_page
+from milan.results.page import write_exemplar_views, write_page
 from milan.storage.files import collect_versions, lock_folder, write_text
 from milan.storage.provenance import simulated_note
 from milan.targets.generator_target import GeneratorTarget
@@ -165,10 +165,10 @@ def _write_results(
         return Catalogue(tuple(entries), _collect_facts(plan, dissections, entries))
     with _record_seconds(plan, "page"):
         shown = [entry.unit for entry in entries if entry.status in (OK, "failed", "sparse")]
-        sheets = write_contact_sheets(dissections, shown, plan.out / "page")
-        # After the pictures, since the facts hold all warnings.
+        views = write_exemplar_views(dissections, shown, plan.out / "page")
+        # After the images, since the facts hold all warnings.
         catalogue = Catalogue(tuple(entries), _collect_facts(plan, dissections, entries), plan.out)
-        write_page(catalogue, dissections, plan.out / "page", sheets)
+        write_page(catalogue, dissections, plan.out / "page", views)
     catalogue.write(plan.out)
     made = {"seconds": plan.seconds, "made": datetime.now(UTC).isoformat(timespec="seconds")}
     write_text(plan.out / "run.json", json.dumps({**catalogue.facts, **made}, indent=1) + "\n")

@@ -1,13 +1,14 @@
 """Dissection: exemplars, thresholds and activations of a layer's units, read lazily from disk."""
 
+import math
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote
 
 import numpy as np
@@ -32,6 +33,8 @@ from milan.units import Exemplars, Unit, as_unit
 FORMAT = 2  # version of the files; 1 in milan 0.1
 # Units, and exemplars of each, that a notebook shows of a dissection.
 NOTEBOOK_UNITS, NOTEBOOK_EXEMPLARS = 5, 8
+# Values of activation maps that are read at a time.
+BLOCK_VALUES = 2**21
 ActivationPooling = Literal["max", "mean", "cls", "tokens"]
 Status = Literal["ok", "dead", "sparse", "invalid"]
 FACTS_FILE, EXEMPLARS_FILE, STATISTICS_FILE, PROBE = (
@@ -40,6 +43,16 @@ FACTS_FILE, EXEMPLARS_FILE, STATISTICS_FILE, PROBE = (
     "statistics.safetensors",
     "probe.json",
 )
+
+
+class ExemplarMaps(NamedTuple):
+    """The exemplars of a block of units, strongest first, without their pixels."""
+
+    units: list[Unit]
+    ids: Int[Tensor, "units k"]  # row of each image in the probe
+    activations: Float[Tensor, "units k"]  # peak activation in each image
+    maps: Float[Tensor, "units k h w"]
+    thresholds: Float[Tensor, " units"]
 
 
 class Dissection(ABC):
@@ -111,6 +124,27 @@ class Dissection(ABC):
             f"{self.folder} holds the masks of exemplars but no activation maps; dissect {self.layer} with"
             " milan.dissect"
         )
+
+    @property
+    def images_key(self) -> str:
+        """Identifies the images by number: equal in dissections of which an image with the same number is the same."""
+        return self.key
+
+    def images(self, ids: Int[Tensor, " k"]) -> UInt8[Tensor, "k 3 height width"]:
+        """Return pixels by index in the probe.
+
+        Raises:
+            MissingEvidence: the images are not available.
+        """
+        return torch.stack([self.open_probe().image(id) for id in ids.tolist()])
+
+    def iter_exemplar_maps(self, units: Sequence[Unit]) -> Iterator[ExemplarMaps] | None:
+        """Return the exemplars of many units without their pixels, in blocks; None for a dissection without maps.
+
+        Raises:
+            UnknownName: a unit was not dissected.
+        """
+        return None
 
     @abstractmethod
     def open_probe(self) -> Probe:
@@ -211,6 +245,19 @@ class StoredDissection(Dissection):
         with self._open_tensors(EXEMPLARS_FILE) as file:
             return file.get_slice("maps")[row]
 
+    def iter_exemplar_maps(self, units: Sequence[Unit]) -> Iterator[ExemplarMaps]:
+        rows = [self.row_of(unit) for unit in units]
+        names = ("ids", "activations", "maps")
+        with self._open_tensors(EXEMPLARS_FILE) as file:
+            slices = [file.get_slice(name) for name in names]
+            count = max(1, BLOCK_VALUES // max(1, math.prod(slices[-1].get_shape()[1:])))
+            for block in _split_rows(rows, count):
+                first = min(block)
+                inner = torch.tensor(block) - first
+                ids, peaks, maps = (each[first : max(block) + 1][inner] for each in slices)
+                thresholds = self.thresholds()[torch.tensor(block)]
+                yield ExemplarMaps([self.units[row] for row in block], ids, peaks, maps, thresholds)
+
     def activations(self, pooling: ActivationPooling = "max") -> Float[Tensor, "images units"]:
         tokens = self.facts["layout"] == "BNC"
         if pooling == "tokens" and not tokens:
@@ -230,6 +277,10 @@ class StoredDissection(Dissection):
     def thresholds(self) -> Float[Tensor, " units"]:
         return self._statistics["thresholds"]
 
+    @property
+    def images_key(self) -> str:
+        return str(self.facts["probe"]["fingerprint"])
+
     def images(self, ids: Int[Tensor, " k"]) -> UInt8[Tensor, "k 3 height width"]:
         """Return pixels by index in the probe, from disk or else from the probe.
 
@@ -238,7 +289,7 @@ class StoredDissection(Dissection):
         """
         if self._stored_images is not None and self._stored_images.contains_all(ids.tolist()):
             return self._stored_images[ids]
-        return torch.stack([self.open_probe().image(id) for id in ids.tolist()])
+        return super().images(ids)
 
     @cached_property
     def _stored_images(self) -> StoredImages | None:
@@ -360,6 +411,18 @@ def facts_or_fault(folder: Path) -> tuple[dict[str, Any], str]:
         return {}, str(error)
     subject = f"{FACTS_FILE} has format {written}" if written is not None else f"{FACTS_FILE} has no format"
     return {}, f"{subject}{' (of milan 0.1)' if written == 1 else ''} and this version reads {FORMAT}"
+
+
+def _split_rows(rows: Sequence[int], count: int) -> Iterator[list[int]]:
+    """Yield rows in blocks of at most ``count`` that span at most ``4 * count`` rows of the file."""
+    block: list[int] = []
+    for row in rows:
+        if block and (len(block) == count or max(*block, row) - min(*block, row) >= 4 * count):
+            yield block
+            block = []
+        block.append(row)
+    if block:
+        yield block
 
 
 def _make_rerun_hint(folder: Path) -> str:
