@@ -46,7 +46,7 @@ def write_page(
     views = _write_views(catalogue, dissections, folder) if views is None else views
     reasons = write_reasoning_pictures(catalogue, dissections, folder)
     data = build_page_data(catalogue, dissections, views, reasons, files.add)
-    write_text(folder / "index.html", _render_page(catalogue, {"data": data}))
+    write_text(folder / "index.html", _render_page(catalogue, {"data": data}, loads_data=True))
     files.remove_others()
     remove_unused(folder, views.values())
     return folder / "index.html"
@@ -65,7 +65,7 @@ def render_single_file(catalogue: Catalogue, dissections: Mapping[str, Dissectio
         data = build_page_data(catalogue, dissections, views, reasons, files.add)
         images = inline_images(views.values(), folder)
     parts = {f"data-{name}": Markup(text) for name, text in files.inlined.items()}
-    return _render_page(catalogue, {"data": data, "images": images} | parts)
+    return _render_page(catalogue, {"data": data, "images": images} | parts, loads_data=False)
 
 
 def _write_views(catalogue: Catalogue, dissections: Mapping[str, Dissection], folder: Path) -> dict[Unit, ExemplarView]:
@@ -77,13 +77,14 @@ def _write_views(catalogue: Catalogue, dissections: Mapping[str, Dissection], fo
     return write_exemplar_views(dissections, units, folder)
 
 
-def _render_page(catalogue: Catalogue, data: Mapping[str, Any]) -> str:
+def _render_page(catalogue: Catalogue, data: Mapping[str, Any], *, loads_data: bool) -> str:
     facts = catalogue.facts
     return render_document(
         "index.html.j2",
         styles=["page.css"],
         scripts=["data.js", "pictures.js", "reasons.js", "plate.js", "grid.js", "page.js"],
         data=data,
+        loads_data=loads_data,
         title=clean_text(str(facts.get("target") or "A network")),
         describer=clean_text(str(facts.get("describer") or "a describer")),
         lede=_format_summary(catalogue),

@@ -29,22 +29,37 @@ MAIN_FACTS = (
 
 
 def render_document(
-    template: str, *, styles: Sequence[str], scripts: Sequence[str], data: Mapping[str, Any], **values: Any
+    template: str,
+    *,
+    styles: Sequence[str],
+    scripts: Sequence[str],
+    data: Mapping[str, Any],
+    loads_data: bool = False,
+    **values: Any,
 ) -> str:
     """Render a template of ``templates`` with files of ``static`` as its inline style and script.
 
-    The policy of the document allows this script, and the files that it loads, and no others.
+    The policy of the document allows this script and no other, and nothing from the network.
 
     Args:
         template: file name in ``templates``.
         styles, scripts: file names in ``static``, in the order in which they are joined.
         data: plain values that the script reads, by the id of their element; a ``Markup`` is the value's escaped JSON.
+        loads_data: whether the script loads script files beside the page.
         values: the variables of the template, which are escaped.
     """
     style, script = "".join(map(_read_static, styles)), "".join(map(_read_static, scripts))
-    policy = (
-        f"default-src 'none'; img-src 'self' file: data:; script-src {_hash_inline(script)} 'strict-dynamic';"
-        f" style-src {_hash_inline(style)}; base-uri 'none'; form-action 'none'"
+    # The data of a page that was opened from the file system are of the origin "file:", and else of the page's own.
+    loaded = " 'self' file:" if loads_data else ""
+    policy = "; ".join(
+        [
+            "default-src 'none'",
+            "img-src 'self' file: data:",
+            f"script-src {_hash_inline(script)}{loaded}",
+            f"style-src {_hash_inline(style)}",
+            "base-uri 'none'",
+            "form-action 'none'",
+        ]
     )
     blocks = {name: value if isinstance(value, Markup) else Markup(escape_json(value)) for name, value in data.items()}
     head = render_template("head.html.j2", policy=Markup(policy), style=Markup(style))

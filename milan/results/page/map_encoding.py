@@ -1,11 +1,13 @@
 """Activation maps in few bytes, from which a page draws the region in which each exemplar activates a unit.
 
-A map is stored as the sign and size of its distance to the unit's threshold, one byte per cell, so that the region is
-where the map, upsampled bilinearly as in ``milan.dissection.masks``, is positive. Only cells beside the region's border
-matter for that: a cell whose neighbours are all on its side of the threshold gets the largest value of its side, which
-changes no pixel and compresses well. Cells that are small in the picture have fewer levels.
+A map is stored as its distance to the unit's threshold, a signed byte for each cell, so that the region is where the
+map, upsampled bilinearly as in ``milan.dissection.masks``, is positive. The scale is logarithmic: the region's border
+depends on the ratio of neighbouring cells, also where both are small. Cells whose neighbours are all on their side of
+the threshold have no part in the border: they get the largest value of their side, which compresses well. Maps with
+smaller cells have fewer levels.
 """
 
+import math
 import zlib
 from typing import NamedTuple
 
@@ -17,9 +19,11 @@ from torch.nn.functional import interpolate
 
 from milan.targets.preprocessing import Size, height_width
 
-# The border is placed to an eighth of a pixel of the picture; int8 has 127 levels on each side of zero.
-LEVELS_PER_PIXEL = 8
-MIN_LEVELS, MAX_LEVELS = 8, 127
+LARGEST = 127  # of a signed byte; static/pictures.js has the inverse of this scale
+RANGE = 1e4  # ratio of the largest distance to the smallest that is told from it
+# Levels on each side of the threshold, which place the border to a fraction of a pixel of the picture.
+LEVELS_PER_PIXEL = 7
+MIN_LEVELS = 8
 
 
 class EncodedMaps(NamedTuple):
@@ -48,10 +52,10 @@ def encode_maps(
     maps = _shrink(maps, height_width(picture))
     height, width = maps.shape[-2:]
     side = max(height_width(picture)) / max(height, width)
-    levels = min(MAX_LEVELS, max(MIN_LEVELS, round(LEVELS_PER_PIXEL * side)))
+    levels = min(LARGEST, max(MIN_LEVELS, round(LEVELS_PER_PIXEL * side)))
     codes = quantize_maps(maps.float().numpy(), thresholds.float().numpy(), levels)
     # As fill_empty_masks does.
-    codes[(codes <= 0).all((-2, -1))] = levels
+    codes[(codes < 0).all((-2, -1))] = LARGEST
     return [EncodedMaps(height, width, _deflate(each.tobytes())) for each in codes]
 
 
@@ -61,17 +65,22 @@ def encode_masks(masks: Bool[Tensor, "k 1 height width"], picture: Size) -> Enco
     values = masks.float()
     if tuple(masks.shape[-2:]) != size:
         values = interpolate(values, size, mode="bilinear", antialias=size[0] < masks.shape[-2])
-    codes = torch.where(values > 0.5, MIN_LEVELS, -MIN_LEVELS).to(torch.int8)
+    codes = torch.where(values > 0.5, LARGEST, -LARGEST).to(torch.int8)
     return EncodedMaps(*size, _deflate(codes.numpy().tobytes()))
 
 
 def quantize_maps(
     maps: Float[np.ndarray, "units k h w"], thresholds: Float[np.ndarray, " units"], levels: int
 ) -> Int8[np.ndarray, "units k h w"]:
-    """Return the distance of each map to its unit's threshold, from ``-levels`` to ``levels``.
+    """Return the distance of each map to its unit's threshold, from -127 to 127 without 0.
 
     Values are positive exactly where the map exceeds the threshold. Each map has a scale of its own, which does not
-    move the border; cells away from the border are saturated.
+    move the border.
+
+    Args:
+        maps: activation maps.
+        thresholds: the threshold of each unit.
+        levels: the number of different values on each side of the threshold.
 
     >>> quantize_maps(np.array([[[[0.0, 1.0, 3.0, 9.0]]]]), np.array([2.0]), 127).tolist()
     [[[[-127, -127, 127, 127]]]]
@@ -83,10 +92,11 @@ def quantize_maps(
         distance = np.nan_to_num(distance, nan=-1.0)
     border = _is_beside_border(above)
     size = np.where(border, np.abs(distance), np.float32(0)).max((-2, -1), keepdims=True)
-    codes = np.rint(distance * (levels / np.where(size > 0, size, 1))).clip(-levels, levels).astype(np.int8)
-    # Rounding must not move a cell to the other side.
-    codes = np.where(above, codes.clip(1, levels), codes.clip(-levels, 0))
-    return np.where(border, codes, np.where(above, np.int8(levels), np.int8(-levels)))
+    share = np.abs(distance[border]) / np.broadcast_to(size, maps.shape)[border]
+    steps = np.ceil(np.log1p(share * RANGE) / math.log1p(RANGE) * levels).clip(1, levels)
+    codes = np.full(maps.shape, LARGEST, np.int8)
+    codes[border] = np.rint(steps * (LARGEST / levels))
+    return np.where(above, codes, -codes)
 
 
 def _is_beside_border(above: Bool[np.ndarray, "units k h w"]) -> Bool[np.ndarray, "units k h w"]:

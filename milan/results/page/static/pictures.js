@@ -21,6 +21,13 @@ const milanPictures = (() => {
     return found;
   };
 
+  // The distance to the threshold that a signed byte stands for; see map_encoding.py.
+  const RANGE = 1e4;
+  const distances = Float32Array.from({ length: 256 }, (_, code) => {
+    const signed = code < 128 ? code : code - 256;
+    return (Math.sign(signed) * Math.expm1((Math.abs(signed) / 127) * Math.log1p(RANGE))) / RANGE;
+  });
+
   // The maps of all pictures of a view, positive within the region; null for pictures without regions.
   const unpacked = new WeakMap();
   const unpack = async (view) => {
@@ -28,7 +35,7 @@ const milanPictures = (() => {
     try {
       const bytes = Uint8Array.from(atob(view.maps), (sign) => sign.charCodeAt(0));
       const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
-      return new Int8Array(await new Response(stream).arrayBuffer());
+      return new Uint8Array(await new Response(stream).arrayBuffer());
     } catch {
       return null; // an old browser shows images without regions
     }
@@ -64,7 +71,7 @@ const milanPictures = (() => {
       const upper = start + down.first[y] * columns;
       const lower = start + down.second[y] * columns;
       const share = down.weight[y];
-      for (let x = 0; x < columns; x += 1) line[x] = maps[upper + x] * (1 - share) + maps[lower + x] * share;
+      for (let x = 0; x < columns; x += 1) line[x] = distances[maps[upper + x]] * (1 - share) + distances[maps[lower + x]] * share;
       const row = (y + 1) * (width + 2) + 1;
       for (let x = 0; x < width; x += 1) {
         const weight = across.weight[x];
