@@ -32,7 +32,7 @@ from torch import Tensor
 from milan.dissection.store import Dissection
 from milan.errors import MissingEvidence
 from milan.results.catalogue import Catalogue, Entry, description_to_row, natural_sort_key
-from milan.results.page.activation_ranges import compute_class_ranges
+from milan.results.page.activation_ranges import BLOCK_VALUES, compute_class_ranges, count_bins
 from milan.results.page.exemplar_views import PICTURES_PER_ROW, ExemplarView
 from milan.results.page.reasoning import ReasoningView, make_reasoning_data
 from milan.units import Unit
@@ -40,8 +40,6 @@ from milan.units import Unit
 HISTOGRAM_BINS = 40
 MAX_CANDIDATES = 10  # of a unit on the page; the table has all
 BLOCK_UNITS = 32
-# Activations, images times units, that are counted at a time.
-BLOCK_VALUES = 2**22
 
 Details = dict[str, Any]
 
@@ -87,7 +85,7 @@ def compute_histograms(dissection: Dissection, units: Sequence[Unit]) -> list[di
     if peaks is not None:
         count = max(1, BLOCK_VALUES // max(1, len(peaks)))
         blocks = (rows[start : start + count] for start in range(0, len(rows), count))
-        histograms = [each for block in blocks for each in _count_bins(np.asarray(peaks)[:, block])]
+        histograms = [each for block in blocks for each in _make_histograms(np.asarray(peaks)[:, block])]
     levels = [None] * len(units) if thresholds is None else [_round_number(thresholds[row].item()) for row in rows]
     return [{"threshold": level, "histogram": histogram} for level, histogram in zip(levels, histograms, strict=True)]
 
@@ -182,23 +180,11 @@ def _round_number(value: float) -> float | None:
     return float(f"{value:.4g}") if math.isfinite(value) else None
 
 
-def _count_bins(peaks: Float[np.ndarray, "images units"]) -> list[dict[str, Any] | None]:
+def _make_histograms(peaks: Float[np.ndarray, "images units"]) -> list[dict[str, Any] | None]:
     """Return the histogram of each unit between its smallest and largest finite value; None without such values."""
-    # Float64 has room for 40 bins between neighbouring float32 values, and no range overflows.
-    values = peaks.astype(np.float64)
-    finite = np.isfinite(values)
-    low = np.where(finite, values, np.inf).min(0)
-    high = np.where(finite, values, -np.inf).max(0)
-    equal = low == high
-    low, high = np.where(equal, low - 0.5, low), np.where(equal, high + 0.5, high)
-    width = np.where(high > low, high - low, 1.0)
-    with np.errstate(invalid="ignore", over="ignore"):
-        bins = np.floor((values - low) / width * HISTOGRAM_BINS)
-    bins = np.where(finite, bins, 0).clip(0, HISTOGRAM_BINS - 1).astype(np.int64)
-    places = (bins + np.arange(values.shape[1]) * HISTOGRAM_BINS)[finite]
-    counts = np.bincount(places, minlength=values.shape[1] * HISTOGRAM_BINS).reshape(-1, HISTOGRAM_BINS)
-    ends = zip(counts.tolist(), low.tolist(), high.tolist(), strict=True)
+    counts, edges = count_bins(peaks, HISTOGRAM_BINS)
+    ends = zip(counts[:, 0].tolist(), edges[:, 0].tolist(), edges[:, -1].tolist(), strict=True)
     return [
-        {"counts": each, "low": _round_number(start), "high": _round_number(end)} if any(each) else None
-        for each, start, end in ends
+        {"counts": each, "low": _round_number(low), "high": _round_number(high)} if any(each) else None
+        for each, low, high in ends
     ]
