@@ -134,7 +134,7 @@ const milanPictures = (() => {
   const grid = (canvas, views, across, most) => {
     const { tiles, rows } = arrange(views, across, most);
     const { width, height } = views[0];
-    return paint(canvas, { tiles, across: Math.min(across, tiles.length), rows, width, height });
+    return paint(canvas, { tiles, across, rows, width, height });
   };
   // Draws one picture of a view.
   const single = (canvas, view, place) =>
@@ -157,8 +157,8 @@ const milanPictures = (() => {
   const fill = ({ pictures, across, most = Infinity }) => {
     for (const canvas of document.querySelectorAll("canvas[data-pictures]")) {
       const views = pictures[canvas.dataset.pictures];
-      const { rows, tiles } = arrange(views, across, most);
-      canvas.width = Math.min(across, tiles.length) * views[0].width; // its shape, before it is drawn
+      const { rows } = arrange(views, across, most);
+      canvas.width = across * views[0].width; // its shape, before it is drawn
       canvas.height = rows * views[0].height;
       whenNear(canvas, () => grid(canvas, views, across, most));
     }
