@@ -17,7 +17,7 @@ from milan.diorama.scene_vocabulary import OBJECTS, SETTINGS
 from milan.diorama_build.build_folders import BuildFolders
 from milan.diorama_build.build_steps import CLASSIFIERS
 from milan.dissection.milannotations import read_unit_annotations
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.scores.truth_score import Truth
 from milan.storage.files import cache_root
 from milan.storage.packaged_data import locate_packaged_data

@@ -11,7 +11,7 @@ from milan.describers import load_describer
 from milan.describers._shared.base import Describer, DescriptionFailure, select_active
 from milan.describers._shared.describer_specs import parse_spec
 from milan.describers._shared.held_out_prediction import HeldOutPrediction
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import BadInput
 from milan.pretrained.embedder import load_embedder
 from milan.pretrained.published_models import MissingModel

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from milan.concepts.concept_sets import load_concept_set
 from milan.describers._shared.base import Describer, select_active
-from milan.dissection.store import ActivationPooling, Dissection
+from milan.dissection.dissection import ActivationPooling, Dissection
 from milan.errors import BadInput, MilanWarning
 from milan.pretrained.embedder import embed_probe, embed_texts, load_embedder
 from milan.pretrained.embedder_interface import Embedder

@@ -10,7 +10,7 @@ from scipy import sparse
 
 from milan.describers._shared.base import Describer, select_active
 from milan.dissection.concept_overlap import count_overlap
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import BadInput
 from milan.pretrained.segmenter_labels import compute_source_key, load_pixel_labels, segmenter_of
 from milan.probes import Probe

@@ -14,8 +14,8 @@ from torch import Tensor
 from milan.describers import load_describer
 from milan.describers._shared.base import Describer, DescriptionFailure, select_active
 from milan.describers._shared.candidate_selection import measure_maps
+from milan.dissection.dissection import ActivationPooling, Dissection
 from milan.dissection.masks import fill_empty_masks, masks_from_maps
-from milan.dissection.store import ActivationPooling, Dissection
 from milan.errors import BadInput
 from milan.pretrained.embedder import load_embedder
 from milan.pretrained.embedder_interface import Embedder

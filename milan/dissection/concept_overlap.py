@@ -20,9 +20,9 @@ from torch import Tensor
 
 from milan.console.progress import track_progress
 from milan.dissection.dissect import dissect
+from milan.dissection.dissection import Dissection
 from milan.dissection.forward_blocks import Batches, BlockOutputs, map_blocks
 from milan.dissection.masks import masks_from_maps
-from milan.dissection.store import Dissection
 from milan.errors import BadInput, MilanWarning, UnknownName, recorded_warnings, warn_again
 from milan.probes import Probe
 from milan.probes.pixel_labels import NO_LABEL, PixelLabels

@@ -19,8 +19,8 @@ from torch.nn.functional import interpolate
 from milan.console.progress import track_progress
 from milan.diorama.label_signatures import LabelSignatures, encode_labels
 from milan.diorama.scene_images import JUDGE_LENGTH, PROBE_LENGTH, DioramaImages
+from milan.dissection.dissection import Dissection
 from milan.dissection.forward_blocks import BlockOutputs, map_blocks
-from milan.dissection.store import Dissection
 from milan.errors import MissingEvidence
 from milan.probes import Probe
 from milan.probes.pixel_labels import DioramaLabels, shows_diorama

@@ -18,7 +18,7 @@ from milan.diorama.formulas import Formula, evaluate_formula, format_formula
 from milan.diorama.label_signatures import LabelSignatures
 from milan.diorama.scene_concepts import get_readable_name, list_concepts
 from milan.diorama.text_reader import ParsedDescription, parse_description
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import UnknownName
 from milan.scores.activation_sums import (
     ActivationSums,

@@ -11,8 +11,8 @@ import milan
 from milan.describers._shared.contract import UNITS, make_toy_dissection
 from milan.diorama.text_reader import parse_description
 from milan.dissection.dissect import dissect
+from milan.dissection.dissection import Dissection
 from milan.dissection.masks import iter_unit_masks
-from milan.dissection.store import Dissection
 from milan.errors import MissingEvidence, UnknownName
 from milan.probes import load_probe
 from milan.probes.pixel_labels import DioramaLabels

@@ -13,8 +13,8 @@ from hypothesis.extra import numpy as arrays
 from milan.dissection import concept_overlap as module
 from milan.dissection.concept_overlap import ConceptOverlap, compute_thresholds, count_overlap
 from milan.dissection.dissect import dissect
+from milan.dissection.dissection import Dissection
 from milan.dissection.masks import iter_unit_masks
-from milan.dissection.store import Dissection
 from milan.errors import BadInput, MilanWarning, UnknownName
 from milan.probes.pixel_labels import TensorLabels
 from tests.dissection.world import SIZE, toy_probe, toy_target

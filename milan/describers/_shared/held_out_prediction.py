@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from milan.diorama.text_reader import parse_description
 from milan.dissection.dissect import dissect
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.probes import Probe, load_probe
 from milan.probes.pixel_labels import DioramaLabels, shows_diorama
 from milan.scores.activation_simulation import LABEL_SIMULATOR, Simulator, load_simulator

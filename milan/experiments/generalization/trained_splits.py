@@ -16,7 +16,7 @@ from milan.describers import load_describer
 from milan.describers._shared.describer_specs import resolve_settings
 from milan.describers._shared.runner import describe_units
 from milan.dissection.dissect import dissect
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import MissingEvidence
 from milan.experiments.generalization.config import MIN_STEPS_PER_EPOCH, GeneralizationConfig
 from milan.experiments.generalization.model_training import (

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import MissingEvidence
 from milan.experiments.core.report import Column, Report, Row, Table, Value
 from milan.experiments.core.scored_descriptions import DescriptionSet, DescriptionSets
