@@ -77,6 +77,7 @@ def test_overwritten_units_are_new_and_those_they_replace_are_lost(images, tmp_p
 
 def test_a_series_of_networks_has_rows_for_each(images, tmp_path):
     report, _ = run(images, tmp_path, "plain", ["permuted", "damaged"])
+    assert [word in report.figures[0][1] for word in (">permuted<", ">damaged<", ">one<", ">two<")] == [True] * 4
     assert [row.name for row in report.tables[0].rows] == [
         f"{network}: {layer}"
         for network in ("permuted", "damaged")

@@ -16,6 +16,7 @@ from milan.experiments.core.study import Study
 from milan.experiments.core.text_overlap import compute_rouge_l
 from milan.experiments.core.unit_views import format_score, make_text_view, make_unit_view
 from milan.experiments.match.config import MatchConfig
+from milan.experiments.match.series_figure import plot_series
 from milan.probes import load_probe
 from milan.results.correlations import match_units
 from milan.results.page.exemplar_views import PICTURES_PER_ROW, write_exemplar_views
@@ -85,10 +86,11 @@ def match(config: MatchConfig) -> Report:
         views: list[dict[str, Any]] = []
         pairs: list[dict[str, Any]] = []
         references = list(_open_references(study, config))
+        matches: dict[str, list[UnitMatch]] = {}
         for other in references:
             if describers:
                 other.describe(*describers)
-            found = match_studies(study, other, config)
+            matches[other.name] = found = match_studies(study, other, config)
             rows += _make_rows(other.name, found, study, other, config)
             pairs += [_make_pair(other.name, each, study, other) for each in found]
             best = sorted(found, key=lambda each: (each.unit is None, -np.nan_to_num(each.correlation, nan=-2.0)))
@@ -98,12 +100,25 @@ def match(config: MatchConfig) -> Report:
             f"Units matched by the correlation of their activations over {len(study.probe):,} images.",
             [Table("by layer", COLUMNS if describers else COLUMNS[:-1], tuple(rows), "network and layer")],
             notes=NOTES,
+            figures=(_plot_series(list(study.units), matches),) if len(matches) > 1 else (),
             facts={"pooling": config.pooling, "same": config.same, "changed": config.changed},
             sources={f"target {other.name}": other.target.spec for other in references},
         )
         report.write(study.out, views)
         write_csv(study.out / "pairs.csv", pairs)
     return report
+
+
+def _plot_series(layers: Sequence[str], matches: Mapping[str, Sequence[UnitMatch]]) -> tuple[str, str]:
+    """Return the caption and the figure of the mean correlation of each layer's units, network by network."""
+    values = [
+        [estimate_mean([one.correlation for one in found if one.unit and one.unit.layer == layer]).value
+         for found in matches.values()]
+        for layer in layers
+    ]  # fmt: skip
+    # Networks with other weights are named by their files: the part in brackets is enough.
+    names = [name.partition(" (")[2].removesuffix(")") or name for name in matches]
+    return plot_series(names, layers, np.array(values))
 
 
 def match_studies(study: Study, other: Study, config: MatchConfig) -> list[UnitMatch]:
