@@ -138,7 +138,7 @@ def test_its_score_is_the_overlap_of_masks_and_labels(tmp_path: Path) -> None:
 def test_the_same_counts_serve_every_unit(dissection: Dissection, monkeypatch: pytest.MonkeyPatch) -> None:
     first = answers(dissection)
     monkeypatch.setattr(
-        "milan.dissection.concept_overlap._OverlapCounter.run", lambda self: pytest.fail("counted again")
+        "milan.dissection.overlap_counting.OverlapCounter.run", lambda self: pytest.fail("counted again")
     )
     assert answers(dissection) == first
     assert list(load_simulated("netdissect").describe(dissection, dissection.units[2:])) == []  # dead

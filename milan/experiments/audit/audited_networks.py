@@ -130,7 +130,7 @@ class AuditedNetwork:
         """What is true of the units of each layer; empty where it is not known."""
         if not shows_diorama(self.study.probe.spec):
             return {}
-        return {layer: Truth.measure(one, self.study.target) for layer, one in self.study.dissections.items()}
+        return Truth.measure_layers(self.study.dissections, self.study.target)
 
     def compute_iou(self, unit: Unit) -> float:
         """Return the intersection over union of a unit's masks and people's faces."""

@@ -229,10 +229,8 @@ class RedissectedNetwork:
             MissingEvidence: the ground truth is unknown.
         """
         target = self.target
-        return {
-            layer: Truth.measure(self.dissections[self.store.dissection(layer).layer], target)
-            for layer in self.network.layers
-        }
+        layers = {layer: self.dissections[self.store.dissection(layer).layer] for layer in self.network.layers}
+        return Truth.measure_layers(layers, target)
 
     def describe_untrained(self, describer: str, units: Sequence[AnnotatedUnit], folder: Path) -> tuple[str, ...]:
         """Return the descriptions of a describer that needs no training; they are kept in ``folder``.

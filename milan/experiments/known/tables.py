@@ -111,7 +111,7 @@ class KnownAnswerTables:
         """Return the tables, with Diorama's truth if the probe shows Diorama."""
         layers, study = self.study.dissections, self.study
         if shows_diorama(study.probe.spec):
-            truths = {layer: Truth.measure(one, study.target) for layer, one in layers.items()}
+            truths = Truth.measure_layers(layers, study.target)
 
             def compute_values(one: DescriptionSet) -> dict[str, Value]:
                 scores = [truths[each.unit.layer].score(each.unit, each.text) for each in one.descriptions]
