@@ -64,9 +64,9 @@ class Several(Describer):
         of: str | Describer = "clip_dissect",
         options: dict[str, Any] | None = None,
         embedder: str = "open_clip:ViT-B-16-quickgelu/openai",
-        exemplars: int = 60,
+        exemplars: int = 30,
         meanings: int = 2,
-        separation: float = 0.2,
+        separation: float = 0.4,
         device: str = "cpu",
     ):
         if meanings < 1 or exemplars < 2 * MIN_CLUSTER:

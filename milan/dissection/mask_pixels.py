@@ -4,8 +4,8 @@ The pixels between four neighbouring places of a map are weighted means of the f
 above the threshold can have pixels in the mask.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,8 @@ CHUNK = 2**22  # pixels evaluated at a time
 MARGIN = 1e-5
 
 
-class Axis(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Axis:
     """How the pixels along an axis lie between the places of a map; n is the largest number between two places.
 
     Attributes:
