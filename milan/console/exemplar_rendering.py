@@ -26,13 +26,13 @@ def highlight_masks(
     height, width = (round(side * size / max(images.shape[-2:])) or 1 for side in images.shape[-2:])
     small = _resize(images.float(), (height, width))
     inside = _resize(masks.float(), (height, width)) > 0.5
-    shown = small * torch.where(inside, 1.0, DIMMED_BRIGHTNESS)
-    shown = torch.where(
+    dimmed = small * torch.where(inside, 1.0, DIMMED_BRIGHTNESS)
+    dimmed = torch.where(
         _find_border(inside, max(1, size // 96)),
         torch.tensor(OUTLINE_COLOUR, dtype=torch.float32)[:, None, None],
-        shown,
+        dimmed,
     )
-    return shown.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+    return dimmed.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def make_image_grid(

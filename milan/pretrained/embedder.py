@@ -113,10 +113,10 @@ def load_embedder(
 
 
 def _load_custom(spec: str) -> Embedder:
-    made = load_from_file(spec, "embedder")
-    if not isinstance(made, Embedder):
-        raise BadInput(f"{spec} makes a {type(made).__name__}; it must make a milan.pretrained.embedder.Embedder")
-    return made
+    custom = load_from_file(spec, "embedder")
+    if not isinstance(custom, Embedder):
+        raise BadInput(f"{spec} makes a {type(custom).__name__}; it must make a milan.pretrained.embedder.Embedder")
+    return custom
 
 
 def find_stand_in(name: str) -> Path:

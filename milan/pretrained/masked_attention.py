@@ -99,8 +99,8 @@ class _MaskedAttention:
         hidden = query if module.batch_first else query.transpose(0, 1)
         parts = linear(hidden, module.in_proj_weight, module.in_proj_bias).chunk(3, dim=-1)
         query, key, value = (part.unflatten(-1, (module.num_heads, -1)).transpose(1, 2) for part in parts)
-        found = module.out_proj(attend(query, key, value, self.masks).transpose(1, 2).flatten(2))
-        return (found if module.batch_first else found.transpose(0, 1)), None
+        attended = module.out_proj(attend(query, key, value, self.masks).transpose(1, 2).flatten(2))
+        return (attended if module.batch_first else attended.transpose(0, 1)), None
 
 
 @contextmanager

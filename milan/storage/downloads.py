@@ -132,11 +132,11 @@ def _is_sound(remote: RemoteFile) -> bool:
     """Return whether the file is in the cache and has its SHA-256; a file that somebody put there is pinned now."""
     if not remote.path.is_file():
         return False
-    pin, found = remote.pin, _sha256(remote.path)
+    pin, digest = remote.pin, _sha256(remote.path)
     if not pin:
-        _pin(remote, found)
-    elif pin != found:
-        text = f"{remote.path} was changed or is damaged (SHA-256 {found}, not {pin})"
+        _pin(remote, digest)
+    elif pin != digest:
+        text = f"{remote.path} was changed or is damaged (SHA-256 {digest}, not {pin})"
         if is_offline():
             raise BadInput(f"{text}, and this run is offline; delete it, or {_manual(remote)}")
         warnings.warn(f"{text}; it is downloaded again", MilanNotice, stacklevel=3)
@@ -158,11 +158,11 @@ def _download(remote: RemoteFile, check: Callable[[Path], object] | None, option
     remote.path.parent.mkdir(parents=True, exist_ok=True)
     warnings.warn(f"downloading {remote.url} to {remote.path}", MilanNotice, stacklevel=4)
     _receive_all(remote, options)
-    found = _sha256(remote.partial)
+    digest = _sha256(remote.partial)
     try:
-        if remote.pin and found != remote.pin:
+        if remote.pin and digest != remote.pin:
             accept = "" if remote.sha256 else f"; if the new file is right, delete {remote.record}"
-            raise BadInput(f"{remote.url} has SHA-256 {found}, not {remote.pin} as expected; it is not used{accept}")
+            raise BadInput(f"{remote.url} has SHA-256 {digest}, not {remote.pin} as expected; it is not used{accept}")
         if check is not None:
             check(remote.partial)
     except Exception:
@@ -170,9 +170,9 @@ def _download(remote: RemoteFile, check: Callable[[Path], object] | None, option
         raise
     os.replace(remote.partial, remote.path)  # noqa: PTH105 (as atomic_write does)
     _facts_file(remote).unlink(missing_ok=True)
-    _pin(remote, found)
+    _pin(remote, digest)
     size = remote.path.stat().st_size
-    warnings.warn(f"{remote.path}: {size:,} bytes, SHA-256 {found}", MilanNotice, stacklevel=4)
+    warnings.warn(f"{remote.path}: {size:,} bytes, SHA-256 {digest}", MilanNotice, stacklevel=4)
 
 
 def _receive_all(remote: RemoteFile, options: DownloadOptions) -> None:
