@@ -188,14 +188,12 @@ def read_texts(path: Path) -> Iterator[str]:
 
 
 def generate_diorama_sentences(scenes: int = HARVESTED_SCENES) -> list[str]:
-    """Two sentences about each of Diorama's first scenes: what stands in for people's captions where none are
-    at hand.
-    """
+    """Return two sentences about each of Diorama's first scenes, which replace captions by people."""
     return [sentence for index in range(scenes) for sentence in generate_sentences(draw_scene(index), 2)]
 
 
 def _product_texts(entry: Any) -> Iterator[str]:
-    """The English texts of one product, or the text of one caption."""
+    """Yield the English texts of one product, or the text of one caption."""
     yield from (entry[name] for name in ("caption", "text") if isinstance(entry.get(name), str))
     for name in PRODUCT_FIELDS:
         for each in entry.get(name) or ():
@@ -204,9 +202,7 @@ def _product_texts(entry: Any) -> Iterator[str]:
 
 
 def _clean_phrase(text: str) -> Iterator[str]:
-    """The phrase in lower case, its letters and digits, and the hyphens and apostrophes inside words; nothing if it has
-    no letter.
-    """
+    """Yield the phrase in lower case with letters, digits, hyphens and apostrophes only; nothing without a letter."""
     words = [word.strip("-'") for word in re.findall(r"[^\W_][\w'-]*", text.lower().replace("’", "'"))]
     cleaned = [word for word in words if any(sign.isalpha() for sign in word)]
     if cleaned and any(len(word) > 1 for word in cleaned):

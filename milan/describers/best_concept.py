@@ -84,7 +84,7 @@ class BestConcept(Describer):
         self.candidate_describer.check_evidence(target, probe)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """Painter and image-text model, and the sources of the other describer."""
+        """Return painter and image-text model, and the sources of the other describer."""
         return joined(
             {
                 self.name: self.specs("painter", "embedder"),

@@ -128,7 +128,7 @@ class ClipDissect(Describer):
 
     @cached_property
     def model(self) -> Embedder:
-        """The image-text model, loaded when first asked for."""
+        """The image-text model, loaded when first used."""
         return load_embedder(self.embedder, device=self.device, precision=self.precision)
 
     @cached_property
@@ -164,7 +164,7 @@ class ClipDissect(Describer):
         return Description(unit, candidates[0].text, candidates[0].score, candidates=tuple(candidates))
 
     def _load_layer(self, dissection: Dissection) -> _LayerEvidence:
-        """Read once for a dissection, however often units of it are asked for."""
+        """Return the layer's evidence, which is computed once per dissection."""
         if self._cached_layer is None or self._cached_layer[0] != dissection.key:
             self._cached_layer = dissection.key, self._compute_layer(dissection)
         return self._cached_layer[1]
@@ -201,7 +201,7 @@ class ClipDissect(Describer):
         return found
 
     def _compute_evidence(self, layer: _LayerEvidence, columns: Sequence[int]) -> Float[Tensor, "units concepts"]:
-        """How well each concept fits each unit, before the prior."""
+        """Return how well each concept fits each unit, before the prior."""
         if self.similarity in TOP:
             best = find_top_images(layer.activations[:, columns], self._resolve_setting("top", TOP, 1))
             temperature = self._resolved_temperature

@@ -57,7 +57,7 @@ class Shuffled(Describer):
             self._other.check_evidence(target, probe)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """The sources of the other describer or of the table."""
+        """Return the sources of the other describer or of the table."""
         return table_sources(self.of) if self._other is None else self._other.sources(dissection)
 
     @cached_property

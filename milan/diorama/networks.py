@@ -1,8 +1,8 @@
 """Diorama's networks: small classifiers, a self-supervised transformer, MILAN's encoder, and ``planted`` with known
 units.
 
-``resnet-spurious`` has seen scenes half of which carry their class's name in a corner, ``resnet-blurred`` scenes whose
-faces are blurred. Their weights lie in ``data/diorama/networks``.
+``resnet-spurious`` was trained on scenes half of which have their class's name in a corner, ``resnet-blurred`` on
+scenes whose faces are blurred. The weights are in ``data/diorama/networks``.
 """
 
 from collections.abc import Callable
@@ -88,11 +88,11 @@ class ResNet(nn.Module):
 
     def forward_stages(self, images: Tensor) -> list[Tensor]:
         """Return the output of each of the five layers."""
-        maps, seen = images, []
+        maps, outputs = images, []
         for stage in (self.conv1, self.layer1, self.layer2, self.layer3, self.layer4):
             maps = stage(maps)
-            seen.append(maps)
-        return seen
+            outputs.append(maps)
+        return outputs
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits of the classes, (b, classes), for normalized images (b, 3, h, w)."""
@@ -110,7 +110,7 @@ HEAD_SPECS = {
 class SceneEncoder(ResNet):
     """A wider ResNet trained on both tasks, and with heads for colour, pattern, part and object at each place.
 
-    Calling it gives the logits of all things, then of all settings.
+    Its output is the logits of all things, then of all settings.
     """
 
     def __init__(self) -> None:
@@ -149,9 +149,14 @@ def _build_generator(name: str) -> nn.Module:
 def load_network(name: str, weights: bool = True, folder: Path | None = None) -> nn.Module:
     """Return one of Diorama's networks in evaluation mode, with trained or random weights.
 
-    folder: where its weights lie; the ``data/diorama/networks`` of this installation unless given.
+    Args:
+        name: name of the network.
+        weights: whether the trained weights are loaded.
+        folder: folder of the weights; by default ``data/diorama/networks`` of this installation.
 
-    Raises UnknownName for a network there is not, MissingEvidence if its weights were not built.
+    Raises:
+        UnknownName: there is no such network.
+        MissingEvidence: its weights were not built.
     """
     if name == "planted":
         from milan.diorama.planted_network import load_planted_network
@@ -164,7 +169,7 @@ def load_network(name: str, weights: bool = True, folder: Path | None = None) ->
         path = (folder or locate_packaged_data("data") / "diorama" / "networks") / f"{name}.safetensors"
         if not path.is_file():
             command = f"python -m milan.diorama build --only {name}"
-            raise MissingEvidence(f"no weights of the Diorama network {name!r} at {path}; make them with: {command}")
+            raise MissingEvidence(f"no weights of the Diorama network {name!r} at {path}; build them with: {command}")
         model.load_state_dict(
             {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
         )

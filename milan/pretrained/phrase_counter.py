@@ -137,8 +137,8 @@ def simulate(explanation: str, text: str, *, signed: bool = False) -> int:
 
 
 def find_phrases(texts: Sequence[str]) -> list[Phrase]:
-    """Each phrase in the texts once, and where it occurs: runs of up to four words, and a word with the last one of its
-    run.
+    """Return each distinct phrase with the texts that have it: runs of up to four words, and a word with its run's last
+    one.
     """
     where: dict[tuple[str, ...], set[int]] = {}
     forms: dict[tuple[str, ...], Counter[str]] = {}
@@ -151,7 +151,7 @@ def find_phrases(texts: Sequence[str]) -> list[Phrase]:
 
 
 def _subphrases(run: Sequence[str]) -> list[tuple[str, ...]]:
-    """The phrases in a run of words."""
+    """Return the phrases in a run of words."""
     candidates = [
         tuple(run[start:end])
         for start in range(len(run))
@@ -161,9 +161,7 @@ def _subphrases(run: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def _rank_phrases(phrases: Sequence[Phrase], weights: dict[int, float]) -> list[Phrase]:
-    """Those that more than one text has, the weightiest first, equal ones as they are met; of those in the same texts
-    only the first.
-    """
+    """Return phrases of more than one text by descending weight; of similar ones in the same texts only the first."""
     total = sum(weights.values()) or 1.0
 
     def weight(phrase: Phrase) -> float:
@@ -180,7 +178,7 @@ def _rank_phrases(phrases: Sequence[Phrase], weights: dict[int, float]) -> list[
 
 
 def _join_best_pair(ranked: Sequence[Phrase]) -> str:
-    """The first phrase and the one that adds most texts to it; empty where none adds any."""
+    """Return the first phrase joined with the one that adds most texts; empty if none adds any."""
     first = ranked[0]
     rest = [phrase for phrase in ranked[1:] if phrase.texts - first.texts and not set(phrase.words) & set(first.words)]
     if not rest:
@@ -189,7 +187,7 @@ def _join_best_pair(ranked: Sequence[Phrase]) -> str:
 
 
 def _select_explaining(phrases: Sequence[Phrase], weights: dict[int, float]) -> list[str]:
-    """Phrases that account for most of the weights, each for what those before it leave."""
+    """Return phrases chosen greedily, each by the weight of the texts that earlier ones do not cover."""
     selected: list[str] = []
     left, total = dict(weights), sum(weights.values())
     while len(selected) < MAX_PHRASES:
@@ -202,7 +200,7 @@ def _select_explaining(phrases: Sequence[Phrase], weights: dict[int, float]) -> 
 
 
 def _split_runs(text: str) -> list[list[str]]:
-    """The words between function words and signs, in lower case.
+    """Return the runs of words between function words and punctuation, in lower case.
 
     >>> _split_runs("A red car, and 2 dogs at the beach")
     [['red', 'car'], ['2', 'dogs'], ['beach']]
@@ -237,5 +235,5 @@ def _join_list(parts: Sequence[str]) -> str:
 
 
 def _is_signed(question: Question) -> bool:
-    """Whether it is asked for integers below 0 too, which only a prompt of both signs tells."""
+    """Whether the question asks for negative integers too, as only prompts with both signs do."""
     return f" {AGAINST} " in question.explanation

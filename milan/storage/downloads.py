@@ -30,7 +30,7 @@ MAX_REDIRECTS = 5
 
 @dataclass(frozen=True)
 class DownloadOptions:
-    """How patiently a server is asked.
+    """Timeouts and retries of requests.
 
     Attributes:
         timeout: seconds without a byte after which a connection counts as cut off.
@@ -45,7 +45,7 @@ class DownloadOptions:
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A published file and where it is kept on this machine.
+    """A published file and its place on this machine.
 
     Attributes:
         url: its address.
@@ -59,7 +59,7 @@ class RemoteFile:
 
     @property
     def path(self) -> Path:
-        """Where the file is kept."""
+        """Path of the file on this machine."""
         return cache_root() / "downloads" / self.name
 
     @property
@@ -83,7 +83,7 @@ class _Retry(Exception):
 
 
 class _Reply(NamedTuple):
-    """What the head of a reply says: the byte it starts at, the file's whole length, and its version."""
+    """The headers of a reply: the byte it starts at, the file's whole length, and its version."""
 
     start: int
     total: int | None
@@ -201,7 +201,7 @@ def _receive_all(remote: RemoteFile, options: DownloadOptions) -> None:
 
 
 def _incomplete(remote: RemoteFile, error: Exception) -> BadInput:
-    """The error after the last attempt."""
+    """Return the error after the last attempt."""
     reason = clean_text(str(error)) or type(error).__name__
     have, total = _size(remote.partial), (json_or_none(_facts_file(remote)) or {}).get("total")
     if not have:
@@ -215,7 +215,7 @@ def _size(path: Path) -> int:
 
 
 def _facts_file(remote: RemoteFile) -> Path:
-    """What is known of the partial file: its version on the server, and the whole length."""
+    """Return the path of the facts about a partial file: its version on the server, and the whole length."""
     return remote.partial.with_name(remote.partial.name + ".json")
 
 
@@ -292,7 +292,7 @@ def _length(headers: Any) -> int | None:
 
 
 def _content_range(headers: Any) -> tuple[int, int | None]:
-    """The first byte and the whole length in ``bytes 5-9/10``; -1 and None where they are not there."""
+    """Return the first byte and the whole length in ``bytes 5-9/10``; -1 and None if they are missing."""
     with contextlib.suppress(ValueError, KeyError):
         place, _, total = headers["content-range"].removeprefix("bytes ").partition("/")
         return int(place.partition("-")[0]), int(total)
