@@ -19,7 +19,7 @@ import numpy as np
 from milan.describers.milan import Milan
 from milan.diorama_build.build_folders import BuildFolders
 from milan.diorama_build.build_steps import CLASSIFIERS
-from milan.dissection.store import load_dissection
+from milan.dissection.loading import load_dissection
 from milan.models.data_module import AnnotatedUnit, MilannotationsDataModule
 from milan.scores.text_similarity import BertScoreConfig, bert_score, bleu_score
 from milan.scores.truth_score import Truth

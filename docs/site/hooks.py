@@ -5,7 +5,6 @@ A line ``<!-- options: KIND NAME -->`` in a page becomes the table of that progr
 gets one that holds its docstring and its options.
 """
 
-import importlib
 import io
 import os
 import re
@@ -20,7 +19,6 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import jsonargparse
-import yaml
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
@@ -185,35 +183,20 @@ def _shared_options(kind: str) -> dict[str, Option]:
 
 @cache
 def _options(kind: str, name: str) -> tuple[Option, ...]:
-    prefix = {"describer": "--settings.", "trained": f"--{name.rpartition(' ')[2]}."}.get(kind, "--")
+    prefix = "--settings." if kind == "describer" else "--"
     options = _parse_help(_help_text(kind, name), prefix)
-    # Lightning documents its trainer, and the parts that a file of options names have tables of their own.
-    foreign = (
-        re.compile(r"--(?:trainer|model|data|optimizer|lr_scheduler|ckpt_path|weights_only)\b")
-        if kind == "train"
-        else None
-    )
-    return tuple(option for option in options if not (foreign and foreign.match(option.name)))
+    return tuple(options)
 
 
 def _help_text(kind: str, name: str) -> str:
-    if kind in ("describer", "trained"):
+    if kind == "describer":
         parser = jsonargparse.ArgumentParser(prog=name)
-        parser.add_class_arguments(_class_of(kind, name), as_group=False)
+        parser.add_class_arguments(find_describer_class(name), as_group=False)
         return _captured(parser.print_help)
     from milan.cli import describe, train
 
     program = {"describe": describe.main, "train": train.main, "experiment": experiments.main}[kind]
     return _captured(lambda: program([*name.split(), "--help"]))
-
-
-def _class_of(kind: str, name: str) -> type:
-    """The class whose constructor takes the options: a describer, or the part of a training that a file configures."""
-    if kind == "describer":
-        return find_describer_class(name)
-    file, part = name.split()
-    module, _, class_name = yaml.safe_load((ROOT / file).read_text())[part]["class_path"].rpartition(".")
-    return getattr(importlib.import_module(module), class_name)
 
 
 def _captured(run: Callable[[], object]) -> str:

@@ -42,7 +42,9 @@ def run_find(
     from milan.errors import BadInput
     from milan.pretrained.sentence_encoder import load_sentence_encoder
     from milan.results.catalogue import read_catalogue
-    from milan.results.search import SearchedRun, choose_embedder, find_by_image, find_by_text, write_search
+    from milan.results.image_search import find_by_image
+    from milan.results.search import SearchedRun, choose_embedder, find_by_text
+    from milan.results.search_page import write_search
 
     if bool(text) == (image is not None):
         raise BadInput(f'give either a text or --image FILE, as in: {PROGRAM} "red things" RUN')

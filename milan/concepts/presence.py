@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from milan.errors import BadInput, MilanError
-from milan.pretrained.embedder import Embedder, embed_probe, embed_texts
+from milan.pretrained.embedder import embed_probe, embed_texts
+from milan.pretrained.embedder_interface import Embedder
 from milan.probes import Probe, superclasses
 from milan.probes import pixel_labels as labels
 

@@ -6,13 +6,13 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 from milan.describers import load_describer
-from milan.describers._shared.base import Describer, DescriptionFailure, select_active
+from milan.describers._shared.base import Describer, DescriptionFailure, DescriptionRequest, select_active
 from milan.describers._shared.candidate_selection import CandidateScoring, CandidateSelection, SelectionRequest
 from milan.dissection.store import Dissection
 from milan.errors import BadInput
-from milan.pretrained.embedder import Embedder, load_embedder
+from milan.pretrained.embedder import load_embedder
+from milan.pretrained.embedder_interface import Embedder
 from milan.pretrained.model_sources import Precision
-from milan.pretrained.painter import load_painter
 from milan.pretrained.published_models import MissingModel
 from milan.probes import Probe
 from milan.storage.provenance import joined
@@ -113,16 +113,10 @@ class BestConcept(Describer):
     @cached_property
     def selection(self) -> CandidateSelection:
         """The selection of the best candidate; the painter is loaded at the first access."""
-        painter = load_painter(self.painter, device=self.device, precision=self.precision)
-        return CandidateSelection(
-            painter,
-            self.model,
-            prompt=self.painting,
-            scoring=self.scoring,
-            count=self.pictures,
-            pooling=self.pooling,
-            seed=self.seed,
-        )
+        return CandidateSelection.from_settings(self, self.model)
+
+    def prepare(self, requests: Sequence[DescriptionRequest]) -> None:
+        self.candidate_describer.prepare(requests)
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
         """Yield each unit's best candidate, in groups whose images are generated together."""

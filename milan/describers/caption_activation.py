@@ -90,7 +90,7 @@ class CaptionActivation(LlmExplainer):
 
     def make_pairs(self, dissection: Dissection, unit: Unit) -> PredictionPairs:
         """Return captions of the probe's images with the unit's activations as integers from 0 to 10."""
-        values = scale_to_integers(dissection.activations(self.pooling)[:, dissection.row_of(unit)].numpy())
+        values = scale_to_integers(dissection.activations(self.pooling, [unit])[:, 0].numpy())
 
         def load_captions(places: Sequence[int]) -> list[str]:
             return self._load_captions(dissection, places)

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -14,7 +14,8 @@ from milan.concepts.concept_sets import load_concept_set
 from milan.describers._shared.base import Describer, select_active
 from milan.dissection.store import ActivationPooling, Dissection
 from milan.errors import BadInput, MilanWarning
-from milan.pretrained.embedder import Embedder, embed_probe, embed_texts, load_embedder
+from milan.pretrained.embedder import embed_probe, embed_texts, load_embedder
+from milan.pretrained.embedder_interface import Embedder
 from milan.pretrained.model_sources import Precision
 from milan.units import Candidate, Description, Unit
 
@@ -41,8 +42,7 @@ class _LayerEvidence(NamedTuple):
     """What is computed once for all units of a layer."""
 
     similarities: Tensor  # images concepts
-    activations: Tensor  # images units, of the active units and the background
-    columns: dict[Unit, int]  # of the activations
+    load: Callable[[Sequence[Unit]], Tensor]  # activations of units in these images
     prior: Tensor  # concepts
 
 
@@ -144,7 +144,7 @@ class ClipDissect(Describer):
         layer = self._load_layer(dissection)
         for begin in range(0, len(active), self.batch_size):
             batch = active[begin : begin + self.batch_size]
-            evidence = self._compute_evidence(layer, [layer.columns[unit] for unit in batch])
+            evidence = self._compute_evidence(layer, batch)
             for unit, row in zip(batch, evidence, strict=True):
                 yield self._make_description(unit, row, layer.prior)
 
@@ -172,22 +172,20 @@ class ClipDissect(Describer):
     def _compute_layer(self, dissection: Dissection) -> _LayerEvidence:
         background = self._select_background(dissection)
         units = list(dict.fromkeys([*dissection.active_units(), *background]))
-        activations = dissection.activations(self.pooling)[:, [dissection.row_of(unit) for unit in units]].float()
+        active = dissection.has_activations(self.pooling, units)
         pictures = embed_probe(self.model, dissection.open_probe())
-        seen = ~(activations.isnan().all(1) | pictures.isnan().any(1))
+        seen = active & ~pictures.isnan().any(1)
         texts = embed_texts(self.model, [self.prompt.replace("{}", concept) for concept in self.concept_names])
         layer = _LayerEvidence(
             pictures[seen] @ texts.T,
-            replace_nonfinite(activations[seen]),
-            {unit: place for place, unit in enumerate(units)},
+            lambda some: replace_nonfinite(dissection.activations(self.pooling, some)[seen].float()),
             texts[:, 0] * 0,
         )
         if self.similarity not in TOP:
             return layer
-        columns = [layer.columns[unit] for unit in background]
         parts = (
-            self._compute_evidence(layer, columns[begin : begin + self.batch_size])
-            for begin in range(0, len(columns), self.batch_size)
+            self._compute_evidence(layer, background[begin : begin + self.batch_size])
+            for begin in range(0, len(background), self.batch_size)
         )
         return layer._replace(prior=average_over_units(parts))
 
@@ -200,22 +198,22 @@ class ClipDissect(Describer):
             warnings.warn(text, MilanWarning, stacklevel=2)
         return found
 
-    def _compute_evidence(self, layer: _LayerEvidence, columns: Sequence[int]) -> Float[Tensor, "units concepts"]:
+    def _compute_evidence(self, layer: _LayerEvidence, units: Sequence[Unit]) -> Float[Tensor, "units concepts"]:
         """Return how well each concept fits each unit, before the prior."""
+        activations = layer.load(units)
         if self.similarity in TOP:
-            best = find_top_images(layer.activations[:, columns], self._resolve_setting("top", TOP, 1))
+            best = find_top_images(activations, self._resolve_setting("top", TOP, 1))
             temperature = self._resolved_temperature
             if self.similarity == "wpmi":
                 return compute_log_likelihood(layer.similarities, best, temperature)
             return compute_soft_log_likelihood(layer.similarities, best, make_inclusion(best.shape[1]), temperature)
         if self.similarity == "rank_reorder":
-            return rank_reorder(layer.similarities, layer.activations[:, columns])
-        together = torch.zeros(len(layer.activations), max(self.batch_size, len(columns)))
-        together[:, : len(columns)] = layer.activations[
-            :, columns
-        ]  # always as many at once: a product's last digits vary with its shape
+            return rank_reorder(layer.similarities, activations)
+        # Always as many at once: a product's last digits vary with its shape.
+        together = torch.zeros(len(activations), max(self.batch_size, len(units)))
+        together[:, : len(units)] = activations
         return (cosine_cubed if self.similarity == "cos_similarity_cubed" else cosine)(layer.similarities, together)[
-            : len(columns)
+            : len(units)
         ]
 
     @property

@@ -10,7 +10,8 @@ from milan.describers._shared.base import Describer, DescriptionFailure, select_
 from milan.dissection.store import Dissection
 from milan.errors import BadInput
 from milan.probes import Probe
-from milan.results.catalogue import description_to_row, read_descriptions, table_sources
+from milan.results.catalogue import read_descriptions, table_sources
+from milan.results.description_rows import description_to_row
 from milan.targets.target import Target
 from milan.units import Description, Unit
 

@@ -17,7 +17,8 @@ from milan.describers._shared.base import Describer, select_active
 from milan.dissection.masks import fill_empty_masks, masks_from_maps
 from milan.dissection.store import Dissection
 from milan.errors import BadInput, MilanWarning
-from milan.pretrained.embedder import Embedder, embed_texts, load_embedder
+from milan.pretrained.embedder import embed_texts, load_embedder
+from milan.pretrained.embedder_interface import Embedder
 from milan.pretrained.model_sources import Precision
 from milan.pretrained.published_models import MissingModel, ModelFacts
 from milan.storage.packaged_data import locate_packaged_data

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from milan.describers import load_describer
-from milan.describers._shared.base import Describer, DescriptionFailure, select_active
+from milan.describers._shared.base import Describer, DescriptionFailure, DescriptionRequest, select_active
 from milan.dissection.store import Dissection
 from milan.pretrained.published_models import MissingModel
 from milan.probes import Probe
@@ -68,6 +68,16 @@ class Shuffled(Describer):
     @cached_property
     def _other(self) -> Describer | None:
         return load_describer(self.of, **self.options or {}) if self._table is None else None
+
+    def prepare(self, requests: Sequence[DescriptionRequest]) -> None:
+        if self._other is None:
+            return
+        others = [permute_units(dissection.active_units(), self.seed) for dissection, _ in requests]
+        described = [
+            (dissection, [permuted[unit] for unit in units if unit in permuted])
+            for (dissection, units), permuted in zip(requests, others, strict=True)
+        ]
+        self._other.prepare([request for request in described if request[1]])
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
         """Yield the description of another unit for each unit; the only active unit of a layer is a failure."""

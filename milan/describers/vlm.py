@@ -17,7 +17,8 @@ from milan.dissection.store import Dissection
 from milan.errors import BadInput
 from milan.pretrained.chat_images import encode_jpeg
 from milan.pretrained.concept_matcher import CONTRAST
-from milan.pretrained.embedder import Embedder, embed_probe, load_embedder
+from milan.pretrained.embedder import embed_probe, load_embedder
+from milan.pretrained.embedder_interface import Embedder
 from milan.pretrained.llm import IMAGE_MARK, Message, Question
 from milan.pretrained.llm_client import NoAnswer
 from milan.pretrained.model_sources import Precision
@@ -49,7 +50,7 @@ class Vlm(LlmDescriber):
 
     Args:
         llm: ``openai:MODEL`` with a model that reads images, ``PATH/FILE.py:NAME``, or a stand-in, see
-            ``milan.pretrained.llm.load_llm``.
+            ``milan.pretrained.llm_loading.load_llm``.
         exemplars: maximal number of exemplars, strongest first.
         view: how exemplars are shown: whole with the region outlined and the rest dimmed, masked or cropped.
         contrast: number of images that do not activate the unit: whose activation is below 5% of the largest on the
@@ -168,7 +169,7 @@ class Vlm(LlmDescriber):
         integers = scale_to_integers(exemplars.activations.numpy()).tolist()
         if not self.contrast:
             return exemplars, [], integers
-        values = dissection.activations("max")[:, dissection.row_of(unit)].numpy()
+        values = dissection.activations("max", [unit])[:, 0].numpy()
         if vectors is None:
             likeness = np.random.default_rng([self.seed, unit.index]).random(len(values))
         else:

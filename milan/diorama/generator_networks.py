@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import grid_sample, interpolate, one_hot, relu
 
 from milan.diorama.canvas import RGB
-from milan.diorama.networks import CLASSES
+from milan.diorama.scene_classifiers import CLASSES
 from milan.diorama.scene_vocabulary import COLOURS, PATTERNS
 from milan.diorama.segmenter_network import to_float32
 

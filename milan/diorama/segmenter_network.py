@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from milan.diorama.networks import SceneEncoder
+from milan.diorama.scene_classifiers import SceneEncoder
 from milan.diorama.scene_concepts import get_concepts_by_name, get_readable_name
 from milan.diorama.scene_vocabulary import COLOURS, LETTERS, OBJECTS, PARTS, PATTERNS, SETTINGS, THINGS
 from milan.errors import MissingEvidence

@@ -180,7 +180,7 @@ def train_captioner(folders: BuildFolders) -> None:
 
 def measure_painter(folders: BuildFolders) -> None:
     """Measure how many of the exact painter's images the classifiers recognise; write ``painter/quality.json``."""
-    from milan.diorama.networks import normalize_images
+    from milan.diorama.scene_classifiers import normalize_images
     from milan.diorama_build.captioner_quality import measure_painter
     from milan.pretrained.painter import load_painter
 
@@ -204,11 +204,17 @@ def train_segmenter(folders: BuildFolders) -> None:
     print(f"segmenter: mean IoU of each kind of label on held-out scenes: {measured}")
 
 
-def plant_units(folders: BuildFolders) -> None:
-    """Build the planted network and print the mean IoU of each kind of its units."""
-    from milan.diorama_build.planted_truth import build_planted
+def make_planted_step(name: str, needed: str) -> BuildStep:
+    """Return the step that builds a planted network and prints the mean IoU of each kind of its units."""
 
-    print(f"planted: mean IoU of each kind of unit: {build_planted(folders.data, folders.work, folders.seed)}")
+    def plant(folders: BuildFolders) -> None:
+        from milan.diorama_build.planted_truth import build_planted
+
+        measured = build_planted(folders.data, folders.work, folders.seed, name)
+        print(f"{name}: mean IoU of each kind of unit: {measured}")
+
+    files = (f"networks/{name}.safetensors", f"networks/{name}.json")
+    return BuildStep(plant, files, f"plant the known units of {name}, and measure them", (needed,))
 
 
 # Each part comes after those that it needs.
@@ -225,12 +231,8 @@ BUILD_STEPS: dict[str, BuildStep] = {
         "train the segmenter on pixel labels",
         ("encoder",),
     ),
-    "planted": BuildStep(
-        plant_units,
-        ("networks/planted.safetensors", "networks/planted.json"),
-        "build the network with planted units and measure them",
-        ("segmenter",),
-    ),
+    "planted": make_planted_step("planted", "segmenter"),
+    "planted-2": make_planted_step("planted-2", "planted"),
     **{name: make_generator_step(name) for name in GENERATORS},
     **{f"annotations-{name}": make_annotation_step(name) for name in ANNOTATED_NETWORKS},
     "agreement": BuildStep(

@@ -11,17 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from milan.console.progress import track_progress
-from milan.diorama.networks import (
-    HEAD_SPECS,
-    LAYERS,
-    NETWORK_BUILDERS,
-    AlexNet,
-    ResNet,
-    SceneEncoder,
-    load_network,
-    normalize_images,
-)
+from milan.diorama.networks import LAYERS, NETWORK_BUILDERS, load_network
 from milan.diorama.scene_cache import KINDS, SceneArrays, load_scene_arrays
+from milan.diorama.scene_classifiers import HEAD_SPECS, AlexNet, ResNet, SceneEncoder, normalize_images
 from milan.diorama.scene_vocabulary import COLOURS, OBJECTS, PARTS, PATTERNS, SETTINGS, THINGS
 from milan.diorama.scenes import HELD_OUT_START, VALIDATION_START
 from milan.storage.files import atomic_write

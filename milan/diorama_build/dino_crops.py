@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, grid_sample, pad
 
-from milan.diorama.networks import MEAN, STD
+from milan.diorama.scene_classifiers import MEAN, STD
 
 # Number of crops, their side in pixels, and their smallest and largest share of the image's area.
 GLOBAL = (2, 40, 0.6, 1.0)

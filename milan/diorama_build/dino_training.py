@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax, normalize
 
 from milan.console.progress import track_progress
-from milan.diorama.networks import normalize_images
 from milan.diorama.scene_cache import SceneArrays, load_scene_arrays
+from milan.diorama.scene_classifiers import normalize_images
 from milan.diorama.scene_vocabulary import SETTINGS, THINGS
 from milan.diorama.scenes import HELD_OUT_START
 from milan.diorama.vit import HIDDEN, MLP_LAYERS, WIDTH, ViT

@@ -23,7 +23,8 @@ from milan.diorama.generator_networks import (
     load_scene_generator,
 )
 from milan.diorama.label_signatures import KINDS
-from milan.diorama.networks import CLASSES, SceneEncoder, load_network, normalize_images
+from milan.diorama.networks import load_network
+from milan.diorama.scene_classifiers import CLASSES, SceneEncoder, normalize_images
 from milan.diorama.scene_vocabulary import COLOURS, PATTERNS, THINGS
 from milan.diorama.segmenter_network import load_scene_encoder
 from milan.diorama_build.caption_dataset import CaptionDataset, load_caption_dataset

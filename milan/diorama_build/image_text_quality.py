@@ -16,7 +16,7 @@ from milan.diorama.scene_concepts import list_concepts
 from milan.diorama.scene_vocabulary import COLOURS, OBJECTS, SETTINGS, THINGS, add_article
 from milan.diorama.scenes import HELD_OUT_START
 from milan.diorama_build.caption_dataset import LABEL_GRID, CaptionDataset, load_caption_dataset
-from milan.pretrained.embedder import Embedder
+from milan.pretrained.embedder_interface import Embedder
 from milan.storage.files import atomic_write
 
 COUNT = 1_000  # held-out scenes of each world

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from milan.console.progress import track_progress
-from milan.diorama.networks import normalize_images
 from milan.diorama.scene_cache import compute_drawing_checksum
+from milan.diorama.scene_classifiers import normalize_images
 from milan.diorama.scene_vocabulary import SETTINGS
 from milan.diorama.scenes import HELD_OUT_START, Scene, draw_scene
 from milan.diorama.segmenter_network import (

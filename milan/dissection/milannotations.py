@@ -10,7 +10,7 @@ left out; ``probe.json`` then names the probe. The compact form has ``masks.npz`
 import csv
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,24 @@ class ReleasedDissection(Dissection):
         masks = fill_empty_masks(self._load_masks(row))
         return Exemplars(self.units[row], self._load_images(row), masks, self._peaks[row], self._ids[row])
 
-    def activations(self, pooling: ActivationPooling = "max") -> Float[Tensor, "images units"]:
+    def image_keys(self, unit: Unit | str) -> list[Hashable]:
+        if (self.folder / IMAGES).exists():
+            return super().image_keys(unit)
+        return [(self._probe_key, id) for id in self._ids[self.row_of(unit)].tolist()]
+
+    def exemplar_image(self, unit: Unit | str, rank: int) -> UInt8[Tensor, "3 height width"]:
+        return self._load_images(self.row_of(unit), [rank])[0]
+
+    def exemplar_mask(self, unit: Unit | str, rank: int) -> Bool[Tensor, "1 height width"]:
+        return fill_empty_masks(self._load_masks(self.row_of(unit))[rank])
+
+    @cached_property
+    def _probe_key(self) -> str:
+        return self.open_probe().fingerprint
+
+    def activations(
+        self, pooling: ActivationPooling = "max", units: Sequence[Unit | str] | None = None
+    ) -> Float[Tensor, "images units"]:
         raise MissingEvidence(
             f"{self.folder} has exemplars only, no activations over a probe; {_make_dissect_hint(self.layer)}"
         )
@@ -111,10 +128,12 @@ class ReleasedDissection(Dissection):
     def _load_masks(self, row: int) -> Bool[Tensor, "k 1 height width"]:
         return torch.from_numpy(self._masks[row] != 0)
 
-    def _load_images(self, row: int) -> UInt8[Tensor, "k 3 height width"]:
+    def _load_images(self, row: int, ranks: Sequence[int] = ()) -> UInt8[Tensor, "ranks 3 height width"]:
+        """Return the images of a unit's exemplars of these ranks; of all if there are none."""
+        chosen = list(ranks) or list(range(self.k))
         if (self.folder / IMAGES).exists():
-            return torch.from_numpy(np.array(_read_array(self.folder / IMAGES, 5, np.uint8)[row]))
-        return torch.stack([self.open_probe().image(id) for id in self._ids[row].tolist()])
+            return torch.from_numpy(_read_array(self.folder / IMAGES, 5, np.uint8)[row][chosen])
+        return torch.stack([self.open_probe().image(id) for id in self._ids[row][chosen].tolist()])
 
     @cached_property
     def _peaks(self) -> Float[Tensor, "units k"]:

@@ -1,9 +1,10 @@
 """Dissection: exemplars, thresholds and activations of a layer's units, read lazily from disk."""
 
+import hashlib
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -12,13 +13,14 @@ from urllib.parse import unquote
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from milan.dissection.exemplar_images import StoredImages, open_stored_images
-from milan.dissection.layer_statistics import format_pooled_file_name
+from milan.dissection.layer_statistics import EXEMPLARS_FILE, STATISTICS_FILE, RankBy, format_pooled_file_name
 from milan.dissection.masks import fill_empty_masks, masks_from_maps
+from milan.dissection.sparse_files import read_activations, read_maps
 from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
 from milan.probes import Probe, load_probe
 from milan.storage.files import safe_name
@@ -32,14 +34,11 @@ from milan.units import Exemplars, Unit, as_unit
 FORMAT = 2  # version of the files; 1 in milan 0.1
 # Units, and exemplars of each, that a notebook shows of a dissection.
 NOTEBOOK_UNITS, NOTEBOOK_EXEMPLARS = 5, 8
+# Units whose activations are read at a time.
+UNITS_AT_A_TIME = 1024
 ActivationPooling = Literal["max", "mean", "cls", "tokens"]
 Status = Literal["ok", "dead", "sparse", "invalid"]
-FACTS_FILE, EXEMPLARS_FILE, STATISTICS_FILE, PROBE = (
-    "dissection.json",
-    "exemplars.safetensors",
-    "statistics.safetensors",
-    "probe.json",
-)
+FACTS_FILE, PROBE = "dissection.json", "probe.json"
 
 
 class Dissection(ABC):
@@ -50,6 +49,7 @@ class Dissection(ABC):
         units: the dissected units.
         k: number of exemplars per unit.
         quantile: quantile of a unit's activations that is its mask threshold.
+        rank_by: pooled activation by which images are ranked as exemplars: max, mean or cls.
         probe, target: the specs by which they are loaded again.
         key: content key of the result.
         status: status of each unit: ``ok``, ``dead`` (the activation never changes), ``sparse`` (positive in fewer than
@@ -62,6 +62,7 @@ class Dissection(ABC):
     units: list[Unit]
     k: int
     quantile: float
+    rank_by: RankBy = "max"
     probe: str
     target: str
     key: str
@@ -81,16 +82,58 @@ class Dissection(ABC):
             MissingEvidence: the images are not available.
         """
 
+    def image_keys(self, unit: Unit | str) -> list[Hashable]:
+        """Return a key of the image of each exemplar; images with equal keys have equal pixels.
+
+        Here the keys are hashes of the pixels, for dissections whose ids say nothing about them.
+        """
+        images = self.exemplars(unit).images
+        return [hashlib.blake2b(image.numpy().tobytes(), digest_size=16).digest() for image in images]
+
+    def exemplar_image(self, unit: Unit | str, rank: int) -> UInt8[Tensor, "3 height width"]:
+        """Return the image of one exemplar, without the others of its unit."""
+        return self.exemplars(unit).images[rank]
+
+    def exemplar_mask(self, unit: Unit | str, rank: int) -> Bool[Tensor, "1 height width"]:
+        """Return the mask of one exemplar, equal to the one in ``exemplars``."""
+        return self.exemplars(unit).masks[rank]
+
     @abstractmethod
-    def activations(self, pooling: ActivationPooling = "max") -> Float[Tensor, "images units"]:
+    def activations(
+        self, pooling: ActivationPooling = "max", units: Sequence[Unit | str] | None = None
+    ) -> Float[Tensor, "images units"]:
         """Return the pooled activation of each unit in each image of the probe; NaN for unreadable images.
 
         Args:
             pooling: the maximum or mean over the image, the class token, or the mean over the other tokens.
+            units: the units of the columns; by default all. Dictionaries have so many that some at a time are better.
 
         Raises:
+            UnknownName: a unit was not dissected.
             MissingEvidence: the dissection lacks activations.
         """
+
+    def has_activations(
+        self, pooling: ActivationPooling = "max", units: Sequence[Unit] | None = None
+    ) -> Bool[Tensor, " images"]:
+        """Return which images have an activation that is a number, of some unit; see :meth:`activations`."""
+        found: Tensor | None = None
+        for _, values in self.iter_activations(pooling, units):
+            some = ~values.isnan().all(1)
+            found = some if found is None else found | some
+            # As a rule the first units have activations in all images that can be read.
+            if found.all():
+                break
+        return torch.zeros(0, dtype=torch.bool) if found is None else found
+
+    def iter_activations(
+        self, pooling: ActivationPooling = "max", units: Sequence[Unit] | None = None, count: int = UNITS_AT_A_TIME
+    ) -> Iterator[tuple[list[Unit], Float[Tensor, "images some"]]]:
+        """Yield the units, some at a time, with their pooled activations; see :meth:`activations`."""
+        chosen = list(self.units if units is None else units)
+        for start in range(0, len(chosen), count):
+            some = chosen[start : start + count]
+            yield some, self.activations(pooling, some)
 
     @abstractmethod
     def thresholds(self) -> Float[Tensor, " units"]:
@@ -185,6 +228,7 @@ class StoredDissection(Dissection):
         self.facts = read_facts(self.folder)
         facts = self.facts
         self.layer, self.k, self.quantile, self.key = facts["layer"], facts["k"], facts["quantile"], facts["key"]
+        self.rank_by = facts.get("rank_by", "max")
         self.probe, self.target = facts["probe"]["spec"], facts["target"]["name"]
         self.image_size = as_size(facts["image_size"])
         self.units = [Unit(self.layer, index) for index in facts["units"]]
@@ -197,35 +241,83 @@ class StoredDissection(Dissection):
     def exemplars(self, unit: Unit | str) -> Exemplars:
         row = self.row_of(unit)
         with self._open_tensors(EXEMPLARS_FILE) as file:
-            ids, peaks, maps = (file.get_slice(name)[row] for name in ("ids", "activations", "maps"))
+            ids, peaks = (file.get_slice(name)[row] for name in ("ids", "activations"))
+        masks = self._masks_of(row, self._load_maps(row))[:, None]
+        return Exemplars(self.units[row], self.images(ids), masks, peaks, ids)
+
+    def image_keys(self, unit: Unit | str) -> list[Hashable]:
+        with self._open_tensors(EXEMPLARS_FILE) as file:
+            ids = file.get_slice("ids")[self.row_of(unit)]
+        return [(self.facts["probe"]["fingerprint"], id) for id in ids.tolist()]
+
+    def exemplar_image(self, unit: Unit | str, rank: int) -> UInt8[Tensor, "3 height width"]:
+        with self._open_tensors(EXEMPLARS_FILE) as file:
+            return self.images(file.get_slice("ids")[self.row_of(unit), rank : rank + 1])[0]
+
+    def exemplar_mask(self, unit: Unit | str, rank: int) -> Bool[Tensor, "1 height width"]:
+        row = self.row_of(unit)
+        return self._masks_of(row, self._load_maps(row, rank, rank + 1))
+
+    def _masks_of(self, row: int, maps: Float[Tensor, "n h w"]) -> Bool[Tensor, "n height width"]:
+        """Return a unit's masks from its maps; an empty one becomes the whole image, with one warning per layer."""
         masks = masks_from_maps(maps, float(self.thresholds()[row]), self.image_size)
-        unit = self.units[row]
-        if self.status[unit] == "ok" and not self._has_warned and not masks.flatten(1).any(1).all():
+        if self.status[self.units[row]] == "ok" and not self._has_warned and not masks.flatten(1).any(1).all():
             self._has_warned = True
             text = f"{self.layer}: exemplars in which no place exceeds the unit's threshold are shown whole"
-            warnings.warn(text, MilanWarning, stacklevel=2)
-        return Exemplars(unit, self.images(ids), fill_empty_masks(masks)[:, None], peaks, ids)
+            warnings.warn(text, MilanWarning, stacklevel=3)
+        return fill_empty_masks(masks)
 
     def maps(self, unit: Unit | str) -> Float[Tensor, "k h w"]:
-        row = self.row_of(unit)
-        with self._open_tensors(EXEMPLARS_FILE) as file:
-            return file.get_slice("maps")[row]
+        return self._load_maps(self.row_of(unit))
 
-    def activations(self, pooling: ActivationPooling = "max") -> Float[Tensor, "images units"]:
+    def _load_maps(self, row: int, start: int = 0, stop: int | None = None) -> Float[Tensor, "n h w"]:
+        """Return the maps of a unit's exemplars from one rank up to another."""
+        stop = self.k if stop is None else stop
+        with self._open_tensors(EXEMPLARS_FILE) as file:
+            if not self._is_sparse:
+                return file.get_slice("maps")[row, start:stop]
+            offsets = file.get_slice("map_offsets")[row * self.k + start : row * self.k + stop + 1].numpy()
+        height, width = self.facts["grid"]
+        return torch.from_numpy(read_maps(self._load_array, offsets, (height, width)))
+
+    def activations(
+        self, pooling: ActivationPooling = "max", units: Sequence[Unit | str] | None = None
+    ) -> Float[Tensor, "images units"]:
+        rows = None if units is None else [self.row_of(unit) for unit in units]
         tokens = self.facts["layout"] == "BNC"
         if pooling == "tokens" and not tokens:
             raise MissingEvidence(
                 f"{self.layer} has no tokens (its layout is {self.facts['layout']}); use pooling='mean'"
             )
         # The mean over the tokens is that over their grid.
-        file = self.folder / format_pooled_file_name("mean" if pooling == "tokens" else pooling)
-        if pooling == "cls" and not file.exists():
+        stored = "mean" if pooling == "tokens" else pooling
+        name = format_pooled_file_name(stored)
+        if pooling == "cls" and not (self.folder / name).exists():
             raise MissingEvidence(
                 f"{self.layer} has no class token; use pooling='mean' or 'max', or a layer that has one"
             )
-        with self._sound(file.name):
+        if self._is_sparse:
+            every = range(len(self.units))
+            return torch.from_numpy(self._load_sparse_activations(stored, every if rows is None else rows))
+        values = torch.from_numpy(self._load_array(name))
+        return values if rows is None else values[:, rows]
+
+    def _load_sparse_activations(self, pooling: str, rows: Sequence[int]) -> Float[np.ndarray, "images rows"]:
+        offsets = self._statistics["pooled_offsets"].numpy()
+        values = read_activations(self._load_array, offsets, pooling, rows, self.facts["images"])
+        values[self.facts["skipped"]] = np.nan
+        return values
+
+    @property
+    def _is_sparse(self) -> bool:
+        return self.facts.get("storage") == "sparse"
+
+    def _load_array(self, name: str) -> np.ndarray:
+        """Map a .npy file of the folder."""
+        with self._sound(name):
             # Torch needs a writable array: copy on write leaves the file unchanged.
-            return torch.from_numpy(np.load(file, mmap_mode="c", allow_pickle=False))
+            array: np.ndarray = np.load(self.folder / name, mmap_mode="c", allow_pickle=False)
+            return array
 
     def thresholds(self) -> Float[Tensor, " units"]:
         return self._statistics["thresholds"]
@@ -300,29 +392,6 @@ class StoredDissection(Dissection):
             raise MissingEvidence(
                 f"{self.folder}: {name} cannot be read ({error}); {_make_rerun_hint(self.folder)}"
             ) from None
-
-
-def load_dissection(path: str | Path) -> Dissection:
-    """Load a dissected layer: a folder of ``dissect``, of released MILANNOTATIONS, or of Diorama's compact form.
-
-    Raises:
-        BadInput: there is no dissection, or it is damaged.
-    """
-    from milan.dissection.milannotations import CompactDissection, ReleasedDissection
-
-    folder = Path(path)
-    if (folder / FACTS_FILE).exists():
-        return StoredDissection(folder)
-    for kind in (CompactDissection, ReleasedDissection):
-        if kind.exists_at(folder):
-            return kind(folder)
-    inner = sorted(file.parent.name for name in (FACTS_FILE, "ids.csv") for file in folder.glob(f"*/{name}"))
-    if inner:
-        raise BadInput(
-            f"{folder} holds several layers; give the folder of one of them:"
-            f" {', '.join(inner[:8])}{', ...' if len(inner) > 8 else ''}"
-        )
-    raise BadInput(f"no dissection in {folder} (looked for {FACTS_FILE} and ids.csv); create one with milan.dissect")
 
 
 def layer_folder(out: Path, layer: str) -> Path:

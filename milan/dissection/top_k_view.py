@@ -1,6 +1,8 @@
 """A view of a dissection with fewer exemplars, as if it had been computed with a smaller k."""
 
-from jaxtyping import Float
+from collections.abc import Hashable, Sequence
+
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from milan.dissection.store import ActivationPooling, Dissection
@@ -31,6 +33,7 @@ class TopKView(Dissection):
             )
         self.inner, self.k = dissection, k
         self.layer, self.units, self.quantile = dissection.layer, dissection.units, dissection.quantile
+        self.rank_by = dissection.rank_by
         self.probe, self.target, self.image_size, self.folder = (
             dissection.probe,
             dissection.target,
@@ -41,9 +44,7 @@ class TopKView(Dissection):
         self.status = dict(dissection.status)
         sparse = [unit for unit, status in dissection.status.items() if status == "sparse"]
         if sparse and k < dissection.k:
-            positive = (
-                (dissection.activations("max")[:, [dissection.row_of(unit) for unit in sparse]] > 0).sum(0).tolist()
-            )
+            positive = (dissection.activations(self.rank_by, sparse) > 0).sum(0).tolist()
             self.status |= {unit: "ok" for unit, images in zip(sparse, positive, strict=True) if images >= k}
 
     def exemplars(self, unit: Unit | str) -> Exemplars:
@@ -51,11 +52,22 @@ class TopKView(Dissection):
         kept = (part[: self.k] for part in (whole.images, whole.masks, whole.activations, whole.ids))
         return Exemplars(whole.unit, *kept)
 
+    def image_keys(self, unit: Unit | str) -> list[Hashable]:
+        return self.inner.image_keys(unit)[: self.k]
+
+    def exemplar_image(self, unit: Unit | str, rank: int) -> UInt8[Tensor, "3 height width"]:
+        return self.inner.exemplar_image(unit, rank)
+
+    def exemplar_mask(self, unit: Unit | str, rank: int) -> Bool[Tensor, "1 height width"]:
+        return self.inner.exemplar_mask(unit, rank)
+
     def maps(self, unit: Unit | str) -> Float[Tensor, "k h w"]:
         return self.inner.maps(unit)[: self.k]
 
-    def activations(self, pooling: ActivationPooling = "max") -> Float[Tensor, "images units"]:
-        return self.inner.activations(pooling)
+    def activations(
+        self, pooling: ActivationPooling = "max", units: Sequence[Unit | str] | None = None
+    ) -> Float[Tensor, "images units"]:
+        return self.inner.activations(pooling, units)
 
     def thresholds(self) -> Float[Tensor, " units"]:
         return self.inner.thresholds()

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from pytorch_lightning import LightningDataModule
+from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -45,6 +45,14 @@ class TrainingProgress(NamedTuple):
     batches: int = 0
     rank: int = 0
     world: int = 1
+
+    @classmethod
+    def read(cls, trainer: Trainer | None) -> "TrainingProgress":
+        """Return the position of a trainer; the start of the first epoch without one."""
+        if trainer is None:
+            return cls()
+        batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        return cls(trainer.current_epoch, batches, trainer.global_rank, trainer.world_size)
 
 
 class AnnotationDataModule(LightningDataModule, ABC):
@@ -134,11 +142,7 @@ class AnnotationDataModule(LightningDataModule, ABC):
         return pad_sequence(list(texts), batch_first=True, padding_value=self.vocabulary.pad)
 
     def _get_progress(self) -> TrainingProgress:
-        trainer = self.trainer
-        if trainer is None:
-            return TrainingProgress()
-        batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        return TrainingProgress(trainer.current_epoch, batches, trainer.global_rank, trainer.world_size)
+        return TrainingProgress.read(self.trainer)
 
 
 class MilannotationsDataModule(AnnotationDataModule):
@@ -254,8 +258,7 @@ class MilannotationsDataModule(AnnotationDataModule):
     def prepare_data(self) -> None:
         """Compute the features that are not cached."""
         if not self.texts_only:
-            for source in dict.fromkeys(one.source for one in (*self.split.train, *self.split.held_out)):
-                self.features.compute_features(source)
+            self.features.compute_features(one.source for one in (*self.split.train, *self.split.held_out))
 
     def load_features(self, units: Sequence[AnnotatedUnit]) -> Float[Tensor, "units k features"]:
         """Return the features of each unit's exemplars."""

@@ -39,13 +39,13 @@ class TrainingModule(pl.LightningModule):
         self.updates = updates
         self.last_loss = torch.tensor(torch.nan)
 
-    def training_step(self, batch: CaptionBatch | TextBatch, _index: int) -> Tensor:
+    def training_step(self, batch: CaptionBatch | TextBatch | Tensor, _index: int) -> Tensor:
         """Return the loss of a batch; log it where the trainer writes a row."""
         loss = self.model.loss(batch)
         self.last_loss = loss.detach()
         # A call of ``log`` costs up to ten percent of a small step: it is made only where a row is written.
         if self.trainer.loggers and (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
-            self.log("loss", loss, batch_size=len(batch.tokens))
+            self.log("loss", loss, batch_size=len(batch if isinstance(batch, Tensor) else batch.tokens))
         return loss
 
     def configure_optimizers(self) -> Any:

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from milan.errors import BadInput, MilanError, UnknownName
-from milan.pretrained.embedder import Embedder
+from milan.pretrained.embedder_interface import Embedder
 from milan.pretrained.masked_attention import find_patch_grid, masked_class_token, resize_masks
 from milan.pretrained.model_sources import Precision, get_dtype, resolve_model
 from milan.storage.file_kinds import check_model_folder

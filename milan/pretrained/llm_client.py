@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from milan.console.progress import track_progress
 from milan.console.text_cleaning import clean_text
 from milan.errors import BadInput
-from milan.pretrained.llm import Llm, LlmUnreachable, Question, TemporaryFailure, Unanswered, load_llm
+from milan.pretrained.llm import Llm, LlmUnreachable, Question, TemporaryFailure, Unanswered
+from milan.pretrained.llm_loading import load_llm
 from milan.storage.files import cache_folder, content_key
 from milan.storage.journal import Journal
 
@@ -221,7 +222,7 @@ def load_llm_client(
     """Load a language model and return a client of it.
 
     Args:
-        llm: spec of the model, see ``milan.pretrained.llm.load_llm``.
+        llm: spec of the model, see ``milan.pretrained.llm_loading.load_llm``.
         base_url: address of an endpoint.
         max_calls: maximal number of requests, or a budget to share with others.
         options: ``tries``, ``pause``, ``deadline`` and ``language`` of the client; all others are the model's.

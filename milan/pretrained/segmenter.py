@@ -107,7 +107,7 @@ class DioramaSegmenter(Segmenter):
 
     @torch.no_grad()
     def _segment(self, images: UInt8[Tensor, "b 3 h w"]) -> Int[Tensor, "b levels h w"]:
-        from milan.diorama.networks import IMAGE_SIZE, normalize_images
+        from milan.diorama.scene_classifiers import IMAGE_SIZE, normalize_images
 
         size = tuple(images.shape[-2:])
         if size != (IMAGE_SIZE, IMAGE_SIZE):

@@ -116,7 +116,7 @@ def load_labelled_scenes(
         probe = dissection.open_probe()
         return LabelledScenes.from_signatures(probe, DioramaLabels(probe, folder).signatures, probe.fingerprint)
     world = dissection.probe.partition(":")[2].removesuffix("@judge").removesuffix("@learn")
-    count = count or 2 * min(SCENES, len(dissection.activations()))
+    count = count or 2 * min(SCENES, len(dissection.activations("max", dissection.units[:1])))
     return load_held_out_scenes(world, height_width(dissection.image_size)[0], count, home)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from milan.cli.describe import describe, main
 from milan.dissection.dissect import dissect
-from milan.dissection.store import load_dissection
+from milan.dissection.loading import load_dissection
 from milan.errors import BadInput, MilanWarning
 from milan.experiments.__main__ import main as experiment_main
 from milan.probes import Probe, load_probe

@@ -195,7 +195,7 @@ def test_the_report_has_truth_and_describers_without_training(known: Report, loo
 
 
 def dissection(looks: Path) -> Dissection:
-    from milan.dissection.store import load_dissection
+    from milan.dissection.loading import load_dissection
 
     return load_dissection(looks / "dissection" / "looks")
 

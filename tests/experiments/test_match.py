@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 
 from milan.errors import BadInput, MilanWarning
 from milan.experiments.match.config import MatchConfig
-from milan.experiments.match.match import correlate, match, match_units
+from milan.experiments.match.match import match
+from milan.results.correlations import correlate, match_units
 from tests.dissection.world import toy_images
 from tests.experiments import match_networks
 from tests.experiments.match_networks import NOISY, ORDER
@@ -102,7 +103,7 @@ def test_correlation_is_that_of_numpy_whatever_the_blocks(monkeypatch):
     one[:, 3], one[5] = 2.0, np.nan
     expected = np.corrcoef(np.delete(one, 5, 0).T[:3], np.delete(two, 5, 0).T.astype(np.float64))[:3, 3:]
     for block in (1024, 7):
-        monkeypatch.setattr("milan.experiments.match.match.BLOCK_IMAGES", block)
+        monkeypatch.setattr("milan.results.correlations.BLOCK_IMAGES", block)
         found = correlate(one, two)
         np.testing.assert_allclose(found[:3], expected, atol=1e-9)
         assert np.isnan(found[3]).all()

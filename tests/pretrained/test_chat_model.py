@@ -7,7 +7,8 @@ import torch
 
 from milan.errors import BadInput
 from milan.pretrained.chat_markup import final_answer
-from milan.pretrained.llm import Message, Question, TemporaryFailure, Unanswered, load_llm
+from milan.pretrained.llm import Message, Question, TemporaryFailure, Unanswered
+from milan.pretrained.llm_loading import load_llm
 
 WORDS = ("<pad>", "</s>", "<unk>", "<|system|>", "<|user|>", "<|assistant|>", "red", "cars", "dogs", "say", "it")
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from milan.cli.export import main
+from milan.dissection.loading import load_dissection
 from milan.dissection.milannotations import read_unit_annotations
-from milan.dissection.store import load_dissection
 from milan.errors import BadInput, MissingEvidence, UnknownName
 from milan.results.catalogue import Catalogue, read_catalogue
 from milan.results.export import export_catalogue

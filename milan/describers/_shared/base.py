@@ -26,6 +26,9 @@ MODELS = ("captioner", "prior", "embedder", "painter", "segmenter", "llm")  # se
 MATERIALS = ("captioner", "prior", "encoder", "embedder", "painter", "segmenter", "llm", "concepts", "annotations")
 ROLES = {"llm": LANGUAGE_MODEL}  # settings whose role has another name
 
+# The units of a layer that are to be described.
+DescriptionRequest = tuple[Dissection, Sequence[Unit]]
+
 
 @dataclass(frozen=True)
 class DescriptionFailure:
@@ -67,6 +70,13 @@ class Describer(ABC):
         ``dissection`` has the evidence of the whole layer, but the description of a unit must not depend on which other
         units are described. A unit for which an external service failed gets a ``DescriptionFailure``; the text of an
         error is never a description.
+        """
+
+    def prepare(self, requests: Sequence[DescriptionRequest]) -> None:  # noqa: B027 - most have nothing to share
+        """Compute what the descriptions of several layers share, such as one pass of a network over the images.
+
+        A run calls it once, before it calls ``describe`` for each of the requests. ``describe`` gives the same
+        descriptions without it.
         """
 
     @property
@@ -146,6 +156,14 @@ class Describer(ABC):
         that leaves some of them unused, or uses others, overrides this: it decides which results are called simulated.
         """
         return self.specs(*MATERIALS)
+
+    def planned_sources(self) -> dict[str, str]:
+        """Return what answers would be made from, by role, before anything is dissected or loaded.
+
+        Of pretrained models and concept sets only those that the settings use.
+        """
+        unused = {ROLES.get(name, name) for name in (*MODELS, "concepts")} - set(self.required_models())
+        return {role: spec for role, spec in self.specs(*MATERIALS).items() if role not in unused}
 
     def specs(self, *settings: str) -> dict[str, str]:
         """Return those of the named settings that exist and are not empty, as texts by role."""

@@ -42,7 +42,7 @@ class LlmDescriber(Describer):
 
     Args:
         llm: language model: ``openai:MODEL``, ``hf:ID_OR_FOLDER``, ``phrases``, or a custom one; see
-            ``milan.pretrained.llm.load_llm``.
+            ``milan.pretrained.llm_loading.load_llm``.
         base_url: address of an endpoint, as http://localhost:8000/v1; if empty $OPENAI_BASE_URL, else OpenAI's. The key
             is read from $OPENAI_API_KEY.
         max_calls: maximum number of requests to all models together, retries included; None for no limit.

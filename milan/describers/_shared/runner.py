@@ -9,7 +9,8 @@ from milan.describers._shared.base import Describer, DescriptionFailure, select_
 from milan.dissection.distributed import Shard
 from milan.dissection.store import Dissection
 from milan.errors import BadInput, MilanError, recorded_warnings, warn_again
-from milan.results.catalogue import OK, Entry, description_from_row, description_to_row, tidy_description
+from milan.results.catalogue import OK, Entry
+from milan.results.description_rows import description_from_row, description_to_row, tidy_description
 from milan.storage.files import content_key
 from milan.storage.journal import Journal
 from milan.storage.user_code import one_line, place_of
@@ -50,9 +51,11 @@ def describe_units(
     shard.barrier()  # all processes have read the journal before one adds to it
     failures: dict[Unit, str] = {}
     with Journal(main if shard.rank == 0 else folder / f"journal-{shard.rank}.sqlite", key) as journal:
-        for layer, those in missing.items():
-            if share := those[shard.rank :: shard.count]:
-                failures |= _describe_missing(describer, dissections[layer], share, journal)
+        shares = {layer: share for layer, those in missing.items() if (share := those[shard.rank :: shard.count])}
+        if shares:
+            describer.prepare([(dissections[layer], share) for layer, share in shares.items()])
+        for layer, share in shares.items():
+            failures |= _describe_missing(describer, dissections[layer], share, journal)
     shard.barrier()
     if shard.rank == 0:
         _merge_journals(folder, main, key)

@@ -25,7 +25,7 @@ def edit(config: EditConfig) -> Report:
     with lock_folder(out):
         is_diorama = config.images == "diorama:objects"
         network = load_diorama_networks(config) if is_diorama else build_networks(config, out)
-        dissection = replace(config, layers=config.layers or list(network.layers))
+        dissection = replace(config, layers=config.layers or list(network.layers) or None)
         run = config.experiment, config.seed, config.device
         study = Study(network.target, network.dissection_images, out, dissection, *run)
         study.describe(config.describer)

@@ -15,6 +15,7 @@ import numpy as np
 from milan.console.command_line import get_recorded_warnings
 from milan.describers import sources_of
 from milan.errors import MissingEvidence
+from milan.experiments.core.corpus_tables import make_split_words_table
 from milan.experiments.core.description_scores import (
     COLUMNS,
     REFERENCE_FREE,
@@ -146,6 +147,7 @@ class GeneralizationResult(AbstractContextManager["GeneralizationResult"]):
             self._make_split_table(),
             *self._make_left_out_tables(),
             *self._make_baseline_tables(),
+            self._make_words_table(),
             self._make_example_table(),
         ]
         scores = [name for name in MAIN_SCORES if name in self.scorer.names]
@@ -290,6 +292,11 @@ class GeneralizationResult(AbstractContextManager["GeneralizationResult"]):
         units = self.results[split][0].test
         texts = self.networks[split.name].describe_untrained(name, units, self.config.out / "describers")
         return [TextsWithReferences.from_annotations(units, texts)]
+
+    def _make_words_table(self) -> Table:
+        """Return how many words of which parts of speech MILAN uses on each split, after the first training."""
+        texts = {f"{split.kind}: {split.name}": several[0].milan for split, several in self.results.items()}
+        return make_split_words_table(texts)
 
     def _make_example_table(self) -> Table:
         """Return the descriptions of a few random units of each split."""

@@ -19,15 +19,13 @@ from milan.experiments.core.text_overlap import compute_rouge_l
 from milan.experiments.core.unit_views import format_score, make_text_view, make_unit_view
 from milan.experiments.match.config import MatchConfig
 from milan.probes import load_probe
+from milan.results.correlations import match_units
 from milan.results.page.contact_sheets import PICTURES_PER_ROW, write_contact_sheet
 from milan.scores.confidence_intervals import estimate_mean, estimate_share
 from milan.storage.files import safe_name
 from milan.storage.tables import write_csv
 from milan.targets.loading import load_target
 from milan.units import Exemplars, Unit
-
-BLOCK_IMAGES = 1024  # images whose activations are in memory at a time, in float64
-MIN_SPREAD = 1e-6  # standard deviation, relative to the largest activation, below which a unit does not vary
 
 Status = Literal["same", "changed", "new", "lost"]
 COLUMNS = (
@@ -126,106 +124,13 @@ def match_studies(study: Study, other: Study, config: MatchConfig) -> list[UnitM
     return [_compare_pair(each, study, other, *texts) for each in found]
 
 
-def match_units(
-    activations: Float[np.ndarray, "images units"], others: Float[np.ndarray, "other_images others"]
-) -> tuple[list[tuple[int, int, float]], list[int], list[int]]:
-    """Return pairs (unit, other unit, correlation), and the units that vary; the highest correlation pairs first.
-
-    Pairs with the largest sum of correlations would be worse: they part identical units where units without a
-    counterpart gain from it.
-
-    Args:
-        activations: of the units of one network over a probe; images with NaN in a unit that has numbers are left out.
-        others: of those of the other network, over the same images.
-
-    Returns:
-        The pairs in the order of units, one to one; the varying units of one network; those of the other.
-
-    Raises:
-        BadInput: the numbers of images differ.
-    """
-    correlations = correlate(activations, others)
-    rows = np.flatnonzero(np.isfinite(correlations).any(1))
-    columns = np.flatnonzero(np.isfinite(correlations).any(0))
-    pairs = _pair_best_first(correlations[np.ix_(rows, columns)])
-    return (
-        [(int(rows[row]), int(columns[column]), value) for row, column, value in pairs],
-        rows.tolist(),
-        columns.tolist(),
-    )
-
-
-def _pair_best_first(values: Float[np.ndarray, "rows columns"]) -> list[tuple[int, int, float]]:
-    """Return pairs of a row and a column with their values, in the order of rows: the largest value first makes a pair.
-
-    All pairs that are each other's best are taken at once, which gives the same pairs in few rounds.
-    """
-    free, pairs = values.copy(), []
-    while free.size:
-        best_columns, best_rows = free.argmax(1), free.argmax(0)
-        rows = np.arange(len(free))
-        mutual = (best_rows[best_columns] == rows) & (free[rows, best_columns] > -np.inf)
-        if not mutual.any():
-            break
-        taken = best_columns[mutual]
-        pairs += list(zip(rows[mutual].tolist(), taken.tolist(), values[rows[mutual], taken].tolist(), strict=True))
-        free[rows[mutual]] = -np.inf
-        free[:, taken] = -np.inf
-    return sorted(pairs)
-
-
-def correlate(
-    activations: Float[np.ndarray, "images units"], others: Float[np.ndarray, "other_images others"]
-) -> Float[np.ndarray, "units others"]:
-    """Return the Pearson correlation of each unit with each other unit, in float64; NaN for units that do not vary.
-
-    Images stream by in blocks of ``BLOCK_IMAGES``, so that arrays mapped from files stay there: memory is 8 bytes times
-    (2 x units x others + 2 x BLOCK_IMAGES x (units + others)), 134 MB for two layers of 2,048 units (measured over
-    50,000 images, which took 55 s on one core).
-
-    Raises:
-        BadInput: the numbers of images differ, or no image was read by both.
-    """
-    if len(activations) != len(others):
-        raise BadInput(f"activations over {len(activations)} and {len(others)} images; dissect both on the same images")
-    readable = _find_readable(activations) & _find_readable(others)
-    if not readable.any():
-        raise BadInput("no image has activations of both networks; dissect both on the same images")
-    means, spreads = zip(*(_measure_columns(each, readable) for each in (activations, others)), strict=True)
-    products = np.zeros((activations.shape[1], others.shape[1]))
-    for one, two in zip(_iter_blocks(activations, readable), _iter_blocks(others, readable), strict=True):
-        products += ((one - means[0]) / spreads[0]).T @ ((two - means[1]) / spreads[1])
-    return np.clip(products / readable.sum(), -1, 1)
-
-
-def _iter_blocks(values: Float[np.ndarray, "images units"], rows: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, len(values), BLOCK_IMAGES):
-        yield np.asarray(values[start : start + BLOCK_IMAGES], np.float64)[rows[start : start + BLOCK_IMAGES]]
-
-
-def _find_readable(values: Float[np.ndarray, "images units"]) -> np.ndarray:
-    """Return which images have a number of any unit; unreadable images have none."""
-    blocks = (values[start : start + BLOCK_IMAGES] for start in range(0, len(values), BLOCK_IMAGES))
-    return np.concatenate([np.isfinite(block).any(1) for block in blocks])
-
-
-def _measure_columns(values: Float[np.ndarray, "images units"], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation of each column; a deviation of NaN where the column does not vary."""
-    with np.errstate(invalid="ignore"):
-        mean = sum(block.sum(0) for block in _iter_blocks(values, rows)) / rows.sum()
-        variance = sum(((block - mean) ** 2).sum(0) for block in _iter_blocks(values, rows)) / rows.sum()
-        largest = np.max([np.abs(block).max(0, initial=0) for block in _iter_blocks(values, rows)], axis=0)
-        spread = np.sqrt(variance)
-        return mean, np.where(spread > MIN_SPREAD * largest, spread, np.nan)
-
-
 def _open_references(study: Study, config: MatchConfig) -> Iterator[Study]:
     """Yield the networks that the target is compared with, each to be dissected into a folder of its own."""
     specs = config.against or [config.target] * len(config.against_weights or ())
     weights: Sequence[str | None] = config.against_weights or [None] * len(specs)
     if len(weights) != len(specs):
         raise BadInput(f"{len(weights)} files of --against_weights for {len(specs)} networks; give one for each")
-    own = {field: getattr(config, field) for field in ("layers", "units", "k", "quantile")}
+    own = {field: getattr(config, field) for field in ("layers", "units", "k", "quantile", "rank_by")}
     options = replace(DissectionOptions(**own), layers=config.against_layers or config.layers)
     for spec, file in zip(specs, weights, strict=True):
         target = load_target(spec, weights=file, device=config.device, **config.target_options.given)
@@ -275,9 +180,8 @@ def _load_activations(
     values, units = [], []
     for layer in layers:
         dissection, selected = study.dissections[layer], study.units[layer]
-        pooled = dissection.activations(config.pooling).numpy()
         whole = selected == dissection.units
-        values.append(pooled if whole else pooled[:, [dissection.row_of(unit) for unit in selected]])
+        values.append(dissection.activations(config.pooling, None if whole else selected).numpy())
         units += selected
     return units, values[0] if len(values) == 1 else np.concatenate(values, axis=1)
 

@@ -15,7 +15,8 @@ from milan.experiments.core.bar_plots import plot_bars
 from milan.experiments.core.report import Column, Report, Row, Table, Value
 from milan.experiments.core.unit_views import make_text_view, make_unit_view
 from milan.experiments.robustness.perturbations import UNCHANGED, Perturbation, Perturbations, unwrap_view
-from milan.pretrained.embedder import Embedder, embed_texts
+from milan.pretrained.embedder import embed_texts
+from milan.pretrained.embedder_interface import Embedder
 from milan.probes.pixel_labels import shows_diorama
 from milan.scores.bootstrap import make_random_cycle
 from milan.scores.confidence_intervals import Measure, estimate_mean, estimate_share

@@ -91,7 +91,7 @@ class SimulationScorer:
             texts = {text for each in here for text, _ in each.concepts or ((each.text, 1.0),)}
             self.simulator.prepare_texts(sorted(texts))
             start = time.monotonic()
-            activation = dissection.activations("mean")[:, [dissection.row_of(each.unit) for each in here]].numpy()
+            activation = dissection.activations("mean", [each.unit for each in here]).numpy()
             simulated = simulate(activation, here, self.simulator)
             result.seconds += time.monotonic() - start
             result.descriptions += here
@@ -113,6 +113,7 @@ def make_report(
     scores: Sequence[DescriberSimulation],
     more_tables: Sequence[Table],
     more_notes: Sequence[str],
+    figures: Sequence[tuple[str, str]] = (),
 ) -> Report:
     """Return all tables, with what a reader must know."""
     simulator, layers = scorer.simulator, list(scorer.dissections)
@@ -145,6 +146,7 @@ def make_report(
         tables,
         headlines=((f"{means[best]:.2f}", f"correlation: {best}"),) if best else (),
         notes=notes,
+        figures=tuple(figures),
         facts={"evaluation probe": simulator.probe.spec, "simulator": simulator.spec, "images": images},
         sources={"simulator": simulator.spec, "evaluation images": simulator.probe.spec},
     )

@@ -13,6 +13,7 @@ from milan.console.text_cleaning import clean_text
 from milan.dissection.store import Dissection
 from milan.errors import BadInput
 from milan.results.catalogue import Catalogue
+from milan.results.neighbours import UnitNeighbours
 from milan.results.page.contact_sheets import MAX_PICTURES, ContactSheet, write_contact_sheets
 from milan.results.page.document import format_facts, render_document
 from milan.results.page.page_data import build_page_data
@@ -26,6 +27,7 @@ def write_page(
     dissections: Mapping[str, Dissection],
     folder: Path,
     sheets: Mapping[Unit, ContactSheet] | None = None,
+    neighbours: Mapping[Unit, UnitNeighbours] | None = None,
 ) -> Path:
     """Write ``index.html`` and its pictures, and return the path of ``index.html``.
 
@@ -36,14 +38,19 @@ def write_page(
         dissections: the dissection of each layer, by its name.
         folder: where to write.
         sheets: the result of ``write_contact_sheets`` for this folder, if it was called before.
+        neighbours: of ``find_neighbours``; by default the page shows none.
     """
-    data = _build_data(catalogue, dissections, folder, sheets)
-    write_text(folder / "index.html", _render_page(catalogue, data))
+    data = _build_data(catalogue, dissections, folder, sheets, neighbours)
+    write_text(folder / "index.html", _render_page(catalogue, data, unit_map=(folder / "map.html").exists()))
     return folder / "index.html"
 
 
-def render_single_file(catalogue: Catalogue, dissections: Mapping[str, Dissection]) -> str:
-    """Return the page as one HTML document that has its pictures within it.
+def render_single_file(
+    catalogue: Catalogue,
+    dissections: Mapping[str, Dissection],
+    neighbours: Mapping[Unit, UnitNeighbours] | None = None,
+) -> str:
+    """Return the page as one HTML document that has its pictures within it; it has no map.
 
     Raises:
         BadInput: a unit has more exemplars than one picture file holds.
@@ -52,7 +59,7 @@ def render_single_file(catalogue: Catalogue, dissections: Mapping[str, Dissectio
         count = dissections[wide[0]].k
         raise BadInput(f"units of {wide[0]} have {count} exemplars and a single-file page shows at most {MAX_PICTURES}")
     with TemporaryDirectory() as name:
-        data = _build_data(catalogue, dissections, Path(name), None)
+        data = _build_data(catalogue, dissections, Path(name), None, neighbours)
         for unit in (unit for layer in data["layers"] for unit in layer["units"]):
             unit["picture"] = _inline_picture(Path(name), unit["picture"])
             if unit["reasoning"]:
@@ -66,6 +73,7 @@ def _build_data(
     dissections: Mapping[str, Dissection],
     folder: Path,
     sheets: Mapping[Unit, ContactSheet] | None,
+    neighbours: Mapping[Unit, UnitNeighbours] | None,
 ) -> dict[str, Any]:
     """Write the pictures and return the page's data."""
     if sheets is None:
@@ -76,7 +84,7 @@ def _build_data(
         ]
         sheets = write_contact_sheets(dissections, drawable, folder)
     reasons = write_reasoning_pictures(catalogue, dissections, folder, sheets)
-    return build_page_data(catalogue, dissections, sheets, reasons)
+    return build_page_data(catalogue, dissections, sheets, reasons, neighbours)
 
 
 def _inline_picture(folder: Path, file: str) -> str:
@@ -86,12 +94,13 @@ def _inline_picture(folder: Path, file: str) -> str:
     return f"data:image/webp;base64,{base64.b64encode((folder / file).read_bytes()).decode()}"
 
 
-def _render_page(catalogue: Catalogue, data: dict[str, Any]) -> str:
+def _render_page(catalogue: Catalogue, data: dict[str, Any], unit_map: bool = False) -> str:
     facts = catalogue.facts
     return render_document(
         "index.html.j2",
-        styles=["page.css"],
-        scripts=["reasons.js", "plate.js", "page.js"],
+        styles=["page.css", "neighbours.css"],
+        scripts=["reasons.js", "neighbours.js", "plate.js", "page.js"],
+        unit_map=unit_map,
         title=clean_text(str(facts.get("target") or "A network")),
         describer=clean_text(str(facts.get("describer") or "a describer")),
         lede=_format_summary(catalogue),

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from milan.dissection.store import Dissection
 from milan.errors import MissingEvidence
-from milan.results.catalogue import Catalogue, Entry, description_to_row, natural_sort_key
+from milan.results.catalogue import Catalogue, Entry, natural_sort_key
+from milan.results.description_rows import description_to_row
+from milan.results.neighbours import UnitNeighbours, make_neighbours_data
 from milan.results.page.activation_ranges import compute_class_ranges
 from milan.results.page.contact_sheets import MAX_PICTURES, PICTURES_PER_ROW, ContactSheet
 from milan.results.page.reasoning import ReasoningView, make_reasoning_data
@@ -25,6 +27,7 @@ def build_page_data(
     dissections: Mapping[str, Dissection],
     sheets: Mapping[Unit, ContactSheet],
     reasons: Mapping[Unit, ReasoningView] | None = None,
+    neighbours: Mapping[Unit, UnitNeighbours] | None = None,
 ) -> dict[str, Any]:
     """Return the layers in order, each with its units: texts, scores, pictures, histograms and reasoning."""
     reasons = reasons or {}
@@ -33,7 +36,16 @@ def build_page_data(
         by_layer.setdefault(entry.unit.layer, []).append(entry)
     order = sorted(by_layer, key=_make_layer_order(catalogue))
     layers = [_build_layer(layer, by_layer[layer], dissections.get(layer), sheets, reasons) for layer in order]
+    _add_neighbours(layers, neighbours or {})
     return {"describer": str(catalogue.facts.get("describer", "")), "layers": layers}
+
+
+def _add_neighbours(layers: Sequence[dict[str, Any]], neighbours: Mapping[Unit, UnitNeighbours]) -> None:
+    """Give each unit on the page its neighbours, None where they are not known."""
+    places = {layer["name"]: place for place, layer in enumerate(layers)}
+    for layer in layers:
+        for unit in layer["units"]:
+            unit["neighbours"] = make_neighbours_data(neighbours.get(Unit(layer["name"], unit["index"])), places)
 
 
 def compute_histograms(dissection: Dissection, units: Sequence[Unit]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from torch import nn
 
 from milan.describers._shared.contract import make_toy_dissection
 from milan.dissection.dissect import dissect
-from milan.dissection.store import load_dissection
+from milan.dissection.loading import load_dissection
 from milan.probes import Probe
 from milan.results.catalogue import Catalogue, Entry
 from milan.results.page import write_page

@@ -164,6 +164,7 @@ const milanPlate = ({ page, units, at, make, number, focus, shown }) => {
     at("plate-exemplars").replaceChildren(...exemplars(unit));
     at("plate-ranges").replaceChildren(...ranges(unit));
     at("plate-reasons").replaceChildren(...milanReasons({ unit, make, number }));
+    at("plate-neighbours").replaceChildren(...milanNeighbours({ unit, page, units, make, number }));
     at("plate-histogram").replaceChildren(...histogram(unit));
     at("plate-concepts").replaceChildren(...concepts(unit));
     at("plate-candidates").replaceChildren(...candidates(unit));
