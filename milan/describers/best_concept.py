@@ -116,6 +116,7 @@ class BestConcept(Describer):
         return CandidateSelection.from_settings(self, self.model)
 
     def prepare(self, requests: Sequence[DescriptionRequest]) -> None:
+        """Let the describer of the candidates prepare for the same requests."""
         self.candidate_describer.prepare(requests)
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:

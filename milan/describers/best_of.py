@@ -114,12 +114,14 @@ class BestOf(Describer):
         return {} if self.simulator == LABEL_SIMULATOR else {"embedder": self.simulator}
 
     def find_missing_models(self) -> list[MissingModel]:
+        """Return the missing models of this describer and of all describers of candidates."""
         return [
             *super().find_missing_models(),
             *(model for each in self.candidate_describers for model in each.find_missing_models()),
         ]
 
     def check_evidence(self, target: Target, probe: Probe) -> None:
+        """Raise MissingEvidence if the evidence of a describer of candidates is missing."""
         for each in self.candidate_describers:
             each.check_evidence(target, probe)
 
@@ -129,6 +131,7 @@ class BestOf(Describer):
         return joined({self.name: own, **{each.name: each.sources(dissection) for each in self.candidate_describers}})
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
+        """Yield each unit's best candidate; a unit that no describer could describe is a failure."""
         active = select_active(dissection, units)
         if not active:
             return

@@ -91,6 +91,7 @@ class Compositional(Describer):
         return segmenter_of(self.labels)
 
     def check_evidence(self, target: Target, probe: Probe) -> None:
+        """Raise MissingEvidence if the probe's own pixel labels are to be used and it has none."""
         if self.labels == "probe":
             load_probe_labels(probe, self.classes, self.ignored)
 
@@ -99,6 +100,7 @@ class Compositional(Describer):
         return segmenter_of(self.labels)
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
+        """Yield the formula with the largest IoU for each active unit."""
         active = select_active(dissection, units)
         if not active:
             return
@@ -158,6 +160,7 @@ class ConceptSignatures:
         return shown if term.holds else ~shown
 
     def make_candidate(self, formula: Formula) -> Candidate:
+        """Return a formula as a candidate, with its IoU as score and its number of concepts."""
         parts = (("iou", formula.iou), ("length", float(len(formula.terms))))
         return Candidate(format_formula(formula.terms, self.names), formula.iou, parts)
 

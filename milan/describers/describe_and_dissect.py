@@ -214,6 +214,7 @@ class DescribeAndDissect(LlmDescriber):
         return self.specs(*seeing, "llm", *(("painter", "embedder") if self.select else ()))
 
     def image_endpoint(self) -> str:
+        """Return the endpoint of the captioner; empty if concepts take the place of captions."""
         return "" if self.concepts else find_endpoint(self.captioner, self.base_url)
 
     def _describe_group(

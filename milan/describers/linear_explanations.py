@@ -141,6 +141,7 @@ class LinearExplanations(Describer):
         return self.specs("embedder", "concepts") if self.evidence == "embedder" else {}
 
     def check_evidence(self, target: Target, probe: Probe) -> None:
+        """Raise MissingEvidence if the probe lacks the labels that the setting ``evidence`` needs."""
         if self.evidence == "pixels":
             load_probe_labels(probe)
         elif self.evidence == "labels" or (not self.concepts and not has_pixel_labels(probe)):
@@ -151,6 +152,7 @@ class LinearExplanations(Describer):
         return self.specs("embedder", "concepts") if self.evidence == "embedder" else {}
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
+        """Yield the weighted sum of concepts that predicts each active unit."""
         active = select_active(dissection, units)
         if active:
             study = self._load_layer(dissection)

@@ -224,6 +224,7 @@ class Milan(Describer):
             self._features.setdefault(dissection.key, {}).update(zip(units, features, strict=True))
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
+        """Yield descriptions in batches of units with the same number of exemplars."""
         active = select_active(dissection, units)
         if not self._features.get(dissection.key, {}).keys() >= set(active):
             self.prepare([(dissection, active)])

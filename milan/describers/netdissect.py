@@ -76,6 +76,7 @@ class NetDissect(Describer):
         return segmenter_of(self.labels)
 
     def check_evidence(self, target: Target, probe: Probe) -> None:
+        """Raise MissingEvidence if the probe's own pixel labels are to be used and it has none."""
         if self.labels == "probe":
             load_probe_labels(probe, self.classes, self.ignored)
 
@@ -84,6 +85,7 @@ class NetDissect(Describer):
         return segmenter_of(self.labels)
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
+        """Yield the concept with the largest IoU for each active unit."""
         active = select_active(dissection, units)
         if not active:
             return

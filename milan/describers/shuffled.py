@@ -70,6 +70,7 @@ class Shuffled(Describer):
         return load_describer(self.of, **self.options or {}) if self._table is None else None
 
     def prepare(self, requests: Sequence[DescriptionRequest]) -> None:
+        """Let the other describer prepare for the units whose descriptions are used."""
         if self._other is None:
             return
         others = [permute_units(dissection.active_units(), self.seed) for dissection, _ in requests]

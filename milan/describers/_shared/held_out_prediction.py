@@ -81,6 +81,7 @@ class ImagePredictor:
         self.activations, self.simulator = activations, simulator
 
     def correlate(self, row: int, texts: Sequence[str]) -> list[float]:
+        """Return the correlation over images of a unit with the maximum probability of a text's alternatives."""
         parts = list(dict.fromkeys(part for text in texts for part in text.split(" or ")))
         matrix = self.simulator.predict_presence(parts).matrix.double().numpy()
         shown = {part: matrix[:, place] for place, part in enumerate(parts)}
@@ -120,6 +121,7 @@ class PixelPredictor:
         return cls(scenes, found.sums, found.squares.sum(1))
 
     def correlate(self, row: int, texts: Sequence[str]) -> list[float]:
+        """Return the correlation over pixels of a unit with the pixels that each text denotes; 0 for a constant one."""
         values = np.stack([self.signatures.text_values(parse_description(text)) for text in texts])
         pixels = self.area.sum()
         means = values @ self.area / pixels
