@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from milan.diorama.background_shapes import GRID_UNIT
 from milan.diorama.backgrounds import BACKGROUND_PAINTERS
 from milan.diorama.canvas import Canvas, Paint
+from milan.diorama.image_effects import render_lit_image
 from milan.diorama.rng import PortableRng
 from milan.diorama.scene_vocabulary import PATTERNS, SETTINGS, THINGS
 from milan.diorama.scenes import (
@@ -19,7 +20,6 @@ from milan.diorama.scenes import (
     choose_appearance,
     find_background_colours,
     paint_thing,
-    render_lit_image,
 )
 from milan.diorama.sentence_parser import ANY_WORD, BESIDE, ParsedSentence, ParsedThing, find_owners, parse_sentence
 from milan.diorama.sentence_truth import check_statements
