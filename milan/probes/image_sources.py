@@ -11,7 +11,9 @@ from PIL import Image
 
 from milan.errors import MissingEvidence
 
-SPEC_FORMS = "a folder of images (or a .zip or .tar of one), FILE.parquet, hf:ID, diorama:NAME or latents:TARGET"
+SPEC_FORMS = (
+    "a folder of images (or a .zip or .tar of one), FILE.parquet, 'shards/*.tar', hf:ID, diorama:NAME or latents:TARGET"
+)
 
 
 class ImageSource(ABC):

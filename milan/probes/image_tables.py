@@ -20,7 +20,7 @@ from milan.probes.image_decoding import decode_image, decode_label_map
 from milan.probes.image_sources import ImageSource, get_file_facts
 
 IMAGE_COLUMNS = ("image", "img", "picture")
-LABEL_COLUMNS = ("label", "labels", "fine_label")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "cls")  # the last is webdataset's
 SEGMENTATION_COLUMNS = ("segmentation", "mask", "annotation")
 WNID_COLUMN = "wnid"
 NAME_COLUMNS = ("name", "class", "class_name")

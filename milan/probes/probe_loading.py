@@ -7,9 +7,9 @@ from typing import Any
 from milan.errors import BadInput
 from milan.probes.band_files import open_folder
 from milan.probes.generated_images import load_generator_target
-from milan.probes.hub_datasets import open_dataset
+from milan.probes.hub_datasets import is_pattern, open_dataset, open_shards
 from milan.probes.image_folders import open_path
-from milan.probes.image_sources import DioramaSource
+from milan.probes.image_sources import DioramaSource, ImageSource
 from milan.probes.probe import Probe, TargetPreprocessing, warn_of_bands
 from milan.probes.probe_splits import SplitSource, parse_split
 from milan.targets.preprocessing import Preprocessing, Size, height_width, size_text
@@ -30,8 +30,9 @@ def load_probe(
 
     Args:
         spec: FOLDER (all images in it, with its subfolders as classes), FILE.parquet (a column image, and optionally
-            label and segmentation), hf:ID_OR_PATH[#SPLIT] (a Hugging Face dataset), diorama:objects or diorama:scenes,
-            or latents:TARGET (the images of a generator, as latents:diorama:generator-objects, in its own size). With
+            label and segmentation), a pattern of shards such as 'shards/*.tar' (as webdataset writes them) or
+            'shards/*.parquet', hf:ID_OR_PATH[#SPLIT] (a Hugging Face dataset), diorama:objects or diorama:scenes, or
+            latents:TARGET (the images of a generator, as latents:diorama:generator-objects, in its own size). With
             @learn or @judge at the end: a random four fifths of the images, or the other fifth; for Diorama the usual
             scenes, or others.
         target: the network that the probe is for, whose size, resize, interpolation and crop are applied.
@@ -64,8 +65,13 @@ def load_probe(
         )
     if channels is not None and channels != chosen.channels:
         chosen = chosen.changed(mean=(0.0,) * channels, std=(1.0,) * channels)
-    opened = partial(open_folder, channels=chosen.channels)
-    source = open_dataset(rest) if kind == "hf" else open_path(Path(base).expanduser(), opened)
+    source: ImageSource
+    if kind == "hf":
+        source = open_dataset(rest)
+    elif is_pattern(base) and not Path(base).expanduser().exists():
+        source = open_shards(base)
+    else:
+        source = open_path(Path(base).expanduser(), partial(open_folder, channels=chosen.channels))
     probe = Probe(SplitSource(source, part) if part else source, spec=spec, preprocessing=chosen, limit=limit)
     warn_of_bands(probe)
     return probe

@@ -13,6 +13,7 @@ from milan.errors import BadInput
 
 TIMEOUT_SECONDS = 5  # until a hub that does not answer counts as out of reach
 WEIGHTS_HINT = "--weights FILE (or --weights random)"
+_assumed_unreachable: list[bool] = []
 
 
 def go_offline() -> None:
@@ -30,7 +31,7 @@ def is_offline() -> bool:
 
 def is_reachable(url: str) -> bool:
     """Return whether the server of ``url`` answers, even with an error; offline none does. Proxies are used."""
-    if is_offline():
+    if is_offline() or _assumed_unreachable:
         return False
     try:
         with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=TIMEOUT_SECONDS):
@@ -39,6 +40,16 @@ def is_reachable(url: str) -> bool:
         return True
     except (OSError, ValueError):
         return False
+
+
+@contextmanager
+def assume_unreachable() -> Iterator[None]:
+    """Within the block no server counts as reachable: what is reported as missing is what would be downloaded."""
+    _assumed_unreachable.append(True)
+    try:
+        yield
+    finally:
+        _assumed_unreachable.pop()
 
 
 def make_unreachable_error(subject: str, url: str, cached: Path | str, hint: str = WEIGHTS_HINT) -> BadInput:

@@ -33,6 +33,7 @@ from milan.experiments.edit.unit_removal import (
 from milan.probes import Probe, load_probe
 from milan.probes.pixel_labels import load_probe_labels
 from milan.targets.loading import load_target
+from milan.targets.preprocessing import TargetOptions
 from milan.targets.target import Target
 from milan.units import Unit
 from tests.experiments.test_bench import options
@@ -190,7 +191,14 @@ def test_editing_on_a_folder_of_images(tmp_path: Path) -> None:
     }
     how, training = Lettering(height=0.3, held_out=0.2), ClassifierTraining("squeezenet1_1", epochs=1, batch_size=8)
     report = edit(
-        EditConfig(images=str(tmp_path / "photos"), size=32, describer=said, lettering=how, training=training, **given)
+        EditConfig(
+            images=str(tmp_path / "photos"),
+            target_options=TargetOptions(image_size=32),
+            describer=said,
+            lettering=how,
+            training=training,
+            **given,
+        )
     )
     rows = {row.name: row.values for row in report.tables[0].rows}
     assert rows["text units, max_units"]["removed"] == 3

@@ -72,13 +72,11 @@ class EditConfig(DissectionOptions, RunConfig):
         target: A classifier of these images to edit, of which none should be among its training images. By default two
             networks are trained, one of them on images without names.
         weights: The target's weights, as a file or "random". By default those of its library.
-        target_options: How the target's input is made and its output is read.
+        target_options: How the target's input is made and its output is read. The networks that are trained take
+            images of IMAGE_SIZE, by default 224 pixels, and RESIZE.
         synsets: A file that says which class each output is, for a target with other classes than the images.
         test_images: More images of the same classes to test with. By default a tenth of the images, or half of them if
             a target is given.
-        size: The side in pixels of the square images that are written, and of both networks' input. A target's own size
-            is used instead.
-        resize: The short side in pixels to which an image is scaled before its center is cropped. By default SIZE.
         describer: The describer: a name, NAME:KEY=VALUE,..., a file of
             options, or a table of descriptions.
         words: A unit is removed if its description has one of these words, as a whole word. By default text, word,
@@ -100,8 +98,6 @@ class EditConfig(DissectionOptions, RunConfig):
     target_options: TargetOptions = TargetOptions()  # noqa: RUF009 (frozen)
     synsets: str = ""
     test_images: str = ""
-    size: int = 224
-    resize: int | None = None
     describer: str = "milan"
     words: list[str] | None = None
     min_score: float | None = None

@@ -107,12 +107,12 @@ def _load_scenes(world: str, first: int, count: int) -> Probe:
 
 def build_networks(config: EditConfig, out: Path) -> SpuriousNetwork:
     """Write names into images; load the target, or train a network on them and one on the same images without names."""
-    lettering, training = config.lettering, config.training
+    lettering, training, options = config.lettering, config.training, config.target_options
     target = None
     if config.target:
-        options = config.target_options.given
-        target = load_target(config.target, weights=config.weights, device=config.device, **options)
-    preprocessing = target.preprocessing if target else Preprocessing(config.size, config.resize)
+        target = load_target(config.target, weights=config.weights, device=config.device, **options.given)
+    own = Preprocessing().changed(image_size=options.image_size, resize=options.resize)
+    preprocessing = target.preprocessing if target else own
     source = load_probe(config.images, **preprocessing.geometry)
     tests = load_probe(config.test_images, **preprocessing.geometry) if config.test_images else None
     files = build_tables(source, tests, out / "images", lettering, train=target is None)
