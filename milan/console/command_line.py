@@ -235,7 +235,7 @@ def _values_in(node: yaml.Node | None, counts: dict[int, int]) -> int:
 
 @contextmanager
 def record_warnings() -> Iterator[None]:
-    """Within the block, print each ``MilanWarning`` once on one line and record it for ``get_recorded_warnings``.
+    """Print each ``MilanWarning`` within the block once on one line; record it for ``get_recorded_warnings``.
 
     A ``MilanNotice`` is printed once and not recorded. Warnings are never errors within the block: under
     ``python -W error`` a deprecation in some library would end a run.

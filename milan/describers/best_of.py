@@ -110,7 +110,7 @@ class BestOf(Describer):
         return found
 
     def required_models(self) -> dict[str, str]:
-        """The image-text model, if one predicts."""
+        """Return the image-text model, if one predicts."""
         return {} if self.simulator == LABEL_SIMULATOR else {"embedder": self.simulator}
 
     def find_missing_models(self) -> list[MissingModel]:
@@ -126,7 +126,7 @@ class BestOf(Describer):
             each.check_evidence(target, probe)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """The image-text model, if one predicts, and the sources of the describers."""
+        """Return the image-text model, if one predicts, and the sources of the describers."""
         own = {} if self.simulator == LABEL_SIMULATOR else {"simulator": self.simulator}
         return joined({self.name: own, **{each.name: each.sources(dissection) for each in self.candidate_describers}})
 

@@ -137,7 +137,7 @@ class LinearExplanations(Describer):
         return names[self.evidence]
 
     def required_models(self) -> dict[str, str]:
-        """The image-text model and its concept set, if concepts are found by it."""
+        """Return the image-text model and its concept set, if they provide the concepts."""
         return self.specs("embedder", "concepts") if self.evidence == "embedder" else {}
 
     def check_evidence(self, target: Target, probe: Probe) -> None:
@@ -148,7 +148,7 @@ class LinearExplanations(Describer):
             known_labels(probe)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """The image-text model and its concept set, if concepts are found by it; labels come with the probe."""
+        """Return the image-text model and its concept set, if they provide the concepts; labels come with the probe."""
         return self.specs("embedder", "concepts") if self.evidence == "embedder" else {}
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:

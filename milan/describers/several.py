@@ -97,7 +97,7 @@ class Several(Describer):
         self.single_describer.check_evidence(target, probe)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """The image-text model, and the sources of the other describer."""
+        """Return the image-text model, and the sources of the other describer."""
         other = self.single_describer
         return joined({self.name: self.specs("embedder"), other.name: other.sources(dissection)})
 

@@ -44,7 +44,7 @@ def is_reachable(url: str) -> bool:
 
 @contextmanager
 def assume_unreachable() -> Iterator[None]:
-    """Within the block no server counts as reachable: what is reported as missing is what would be downloaded."""
+    """Treat all servers as unreachable within the block, so that missing models are those to be downloaded."""
     _assumed_unreachable.append(True)
     try:
         yield
