@@ -205,7 +205,7 @@ class Milan(Describer):
         return self.specs("captioner", "prior", *(("embedder",) if self.strategy == "clip" else ()))
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """Return the models by their specs, and the annotations that the captioner was trained on, if it states them."""
+        """Return the models by their specs, and the annotations that the captioner was trained on, if known."""
         captioner = self.models.captioner
         data = getattr(captioner, "trained_on", {}).get("data", ())
         annotations = data if isinstance(data, str) else ", ".join(map(str, data))
