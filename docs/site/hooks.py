@@ -44,6 +44,8 @@ PACKAGES = (
     "scores",
     "results",
 )
+# Modules whose public names are documented in the package that exports them.
+EXPORTED = {"milan.describers._shared.base", "milan.describers._shared.contract"}
 HIDDEN_OPTIONS = {"--help", "--config", "--print_config"}
 
 
@@ -106,7 +108,7 @@ def _plugin_page(kind: str, name: str) -> str:
 
 def _reference_page(package: str) -> str:
     files = [*(ROOT / "milan" / package).rglob("*.py"), ROOT / "milan" / f"{package}.py"]
-    modules = sorted(_module_name(file) for file in files if file.is_file() and _has_public_names(file))
+    modules = sorted({_module_name(file) for file in files if file.is_file() and _has_public_names(file)} - EXPORTED)
     return "\n\n".join([f"# `milan.{package}`", *(_reference(module, module) for module in modules)])
 
 
@@ -119,7 +121,7 @@ def _has_public_names(file: Path) -> bool:
 
 
 def _public_page() -> str:
-    """A table of the names in ``milan.__all__``, and the documentation of those outside the packages listed."""
+    """Return a table of the names in ``milan.__all__``, and the documentation of those outside the packages listed."""
     intro = "These names are imported from `milan`. Other names, on the pages below, can change between versions."
     rows, own = ["| name | what it is |", "| --- | --- |"], []
     for name in milan.__all__:
@@ -142,7 +144,7 @@ def _config_block(name: str) -> str:
 
 
 def _list_table(kind: str) -> str:
-    """Every describer or experiment with the first line of its docstring."""
+    """Return a table of every describer or experiment with the first line of its docstring."""
     names = list_describers() if kind == "describers" else experiments.experiment_names()
     load = find_describer_class if kind == "describers" else experiments.load_config_class
     lines = [f"| [`{name}`]({name}.md) | {_cell(_summary(load(name)))} |" for name in names]
@@ -150,7 +152,7 @@ def _list_table(kind: str) -> str:
 
 
 def _summary(value: object) -> str:
-    """The first sentence of a docstring."""
+    """Return the first sentence of a docstring."""
     return (getdoc(value) or "").partition("\n\n")[0].partition(". ")[0].removesuffix(".")
 
 
@@ -171,7 +173,7 @@ def _options_section(spec: str) -> str:
 
 @cache
 def _shared_options(kind: str) -> dict[str, Option]:
-    """The options that many programs of a kind have with the same help and default, by name."""
+    """Return the options that many programs of a kind have with the same help and default, by name."""
     names = list_describers() if kind == "describer" else experiments.experiment_names()
     counts = Counter(option for name in names for option in _options(kind, name))
     found: dict[str, Option] = {}
@@ -200,7 +202,7 @@ def _help_text(kind: str, name: str) -> str:
 
 
 def _captured(run: Callable[[], object]) -> str:
-    """What a program prints, on lines so long that no text is wrapped."""
+    """Return what a program prints, on lines so long that no text is wrapped."""
     wide = patch.dict(os.environ, COLUMNS="100000")
     with wide, redirect_stdout(io.StringIO()) as printed, suppress(SystemExit):
         run()
@@ -208,7 +210,7 @@ def _captured(run: Callable[[], object]) -> str:
 
 
 def _parse_help(text: str, prefix: str) -> list[Option]:
-    """The options in the text that argparse prints for ``--help``."""
+    """Return the options in the text that argparse prints for ``--help``."""
     found: list[Option] = []
     for line in text.splitlines():
         if opened := re.match(r"  (?:-\w(?: [A-Z]+)?, )?(--[\w.]+)[^ ]*(?: [^ ]+)*?(?:  +(.*))?$", line):
@@ -242,7 +244,7 @@ def _table(options: list[Option]) -> str:
 
 
 def _small_print(option: Option) -> str:
-    """The type and the default of an option, below its meaning."""
+    """Return the type and the default of an option in small print."""
     default = f"default `{_cell(option.default)}`" if option.default not in ("", "null") else ""
     parts = [part for part in (_cell(option.kind), default) if part]
     return f"<br><small>{', '.join(parts)}</small>" if parts else ""

@@ -59,6 +59,7 @@ class DescribeRun:
 
     @property
     def layers(self) -> list[str]:
+        """Names of the described layers, in their order."""
         return list(self.units)
 
 

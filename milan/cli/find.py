@@ -25,7 +25,7 @@ def run_find(
     out: Path = Path("runs/find"),
     device: str = "cpu",
 ) -> None:
-    """Finds the units that a text describes best, or that a picture activates unusually strongly.
+    """Find the units that a text describes best, or that a picture activates unusually strongly.
 
     Args:
         runs: Folders that describe.py wrote.

@@ -57,8 +57,10 @@ class OptionErrors(jsonargparse.ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one line on stderr, with the three nearest options if one is unknown, and exit with status 2."""
         options = {option for action in self._actions for option in action.option_strings}
-        known = sorted(option.strip("-") for option in options if option.startswith("--") and not option.endswith("+"))
-        sys.stderr.write(f"{self.prog}: {clean_text(_format_parser_error(message, known))}\n")
+        option_names = sorted(
+            option.strip("-") for option in options if option.startswith("--") and not option.endswith("+")
+        )
+        sys.stderr.write(f"{self.prog}: {clean_text(_format_parser_error(message, option_names))}\n")
         raise SystemExit(2)
 
 
@@ -219,21 +221,21 @@ def bounded_yaml(text: str, load: Callable[[str], Any] = yaml.safe_load) -> Any:
 set_loader("yaml", partial(bounded_yaml, load=get_loader("yaml")), (yaml.YAMLError,))
 
 
-def _values_in(node: yaml.Node | None, known: dict[int, int]) -> int:
+def _values_in(node: yaml.Node | None, counts: dict[int, int]) -> int:
     """Return the number of values that a node expands to."""
     if node is None or isinstance(node, yaml.ScalarNode):
         return 1
-    if id(node) not in known:
+    if id(node) not in counts:
         # While the node is being counted, so that a node inside itself counts as infinite.
-        known[id(node)] = MAX_YAML_VALUES + 1
+        counts[id(node)] = MAX_YAML_VALUES + 1
         inner = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
-        known[id(node)] = 1 + sum(_values_in(part, known) for part in inner)
-    return known[id(node)]
+        counts[id(node)] = 1 + sum(_values_in(part, counts) for part in inner)
+    return counts[id(node)]
 
 
 @contextmanager
 def record_warnings() -> Iterator[None]:
-    """Within the block, print each ``MilanWarning`` once on one line and record it for ``get_recorded_warnings``.
+    """Print each ``MilanWarning`` within the block once on one line; record it for ``get_recorded_warnings``.
 
     A ``MilanNotice`` is printed once and not recorded. Warnings are never errors within the block: under
     ``python -W error`` a deprecation in some library would end a run.

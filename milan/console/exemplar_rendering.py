@@ -27,13 +27,13 @@ def highlight_masks(
     height, width = scaled_size(images.shape[-2:], size)
     small = _resize(images.float(), (height, width))
     inside = _resize(masks.float(), (height, width)) > 0.5
-    shown = small * torch.where(inside, 1.0, DIMMED_BRIGHTNESS)
-    shown = torch.where(
+    dimmed = small * torch.where(inside, 1.0, DIMMED_BRIGHTNESS)
+    dimmed = torch.where(
         _find_border(inside, max(1, size // 96)),
         torch.tensor(OUTLINE_COLOUR, dtype=torch.float32)[:, None, None],
-        shown,
+        dimmed,
     )
-    return shown.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+    return dimmed.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def scale_images(images: UInt8[Tensor, "k 3 height width"], size: int = 128) -> UInt8[np.ndarray, "k rows columns 3"]:

@@ -68,7 +68,7 @@ class Annotators(Describer):
             )
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """The source of the layer's annotations: its own folder, a given folder, or Diorama."""
+        """Return the source of the layer's annotations: its own folder, a given folder, or Diorama."""
         if self.source == "found" and _read_own_annotations(dissection):
             return {"annotations": str(dissection.folder)}
         return {"annotations": "diorama" if self._simulates else self.source}

@@ -84,7 +84,7 @@ class BestConcept(Describer):
         self.candidate_describer.check_evidence(target, probe)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """Painter and image-text model, and the sources of the other describer."""
+        """Return painter and image-text model, and the sources of the other describer."""
         return joined(
             {
                 self.name: self.specs("painter", "embedder"),
@@ -116,6 +116,7 @@ class BestConcept(Describer):
         return CandidateSelection.from_settings(self, self.model)
 
     def prepare(self, requests: Sequence[DescriptionRequest]) -> None:
+        """Let the describer of the candidates prepare for the same requests."""
         self.candidate_describer.prepare(requests)
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:

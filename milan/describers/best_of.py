@@ -131,6 +131,7 @@ class BestOf(Describer):
         return [*own, *(missing for each in self.candidate_describers for missing in each.find_missing_models())]
 
     def check_evidence(self, target: Target, probe: Probe) -> None:
+        """Raise MissingEvidence if the evidence of a describer of candidates is missing."""
         for each in self.candidate_describers:
             each.check_evidence(target, probe)
 
@@ -144,6 +145,7 @@ class BestOf(Describer):
         return joined({self.name: own, **others})
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
+        """Yield each unit's best candidate; a unit that no describer could describe is a failure."""
         active = select_active(dissection, units)
         if not active:
             return

@@ -35,7 +35,7 @@ class Constant(Describer):
 
     @property
     def key(self) -> str:
-        """Content key of the text alone, wherever it comes from."""
+        """Content key of the text alone, whatever its source."""
         return self.key_of(says=self.constant_text)
 
     def check_evidence(self, target: Target, probe: Probe) -> None:
@@ -43,7 +43,7 @@ class Constant(Describer):
         _ = self.constant_text
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """The annotations, unless a text was given."""
+        """Return the annotations, unless a text was given."""
         return {} if self.text.strip() else self.specs("annotations")
 
     @cached_property

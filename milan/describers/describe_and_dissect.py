@@ -199,7 +199,7 @@ class DescribeAndDissect(LlmDescriber):
         return load_prompt("simplify", self.prompts), load_prompt("summarize", self.prompts)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """The models and the concept set that the steps use."""
+        """Return the models and the concept set that the steps use."""
         return self.required_models()
 
     @property
@@ -209,11 +209,12 @@ class DescribeAndDissect(LlmDescriber):
         return f"the {texts} that are counted" if self.llm == PHRASES else f"the language model, from {texts}"
 
     def required_models(self) -> dict[str, str]:
-        """A captioner, or a concept set and an embedder; a language model; in step 3 a painter and an embedder."""
+        """Return captioner, or concepts and embedder; the language model; and painter and embedder for step 3."""
         seeing = ("concepts", "embedder") if self.concepts else ("captioner",)
         return self.specs(*seeing, "llm", *(("painter", "embedder") if self.select else ()))
 
     def image_endpoint(self) -> str:
+        """Return the endpoint of the captioner; empty if concepts take the place of captions."""
         return "" if self.concepts else find_endpoint(self.captioner, self.base_url)
 
     def _describe_group(

@@ -46,7 +46,7 @@ class Imported(Describer):
         _ = self._descriptions  # reads the table
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """The sources that the table states."""
+        """Return the sources that the table states."""
         return table_sources(self.table)
 
     @cached_property

@@ -137,20 +137,22 @@ class LinearExplanations(Describer):
         return names[self.evidence]
 
     def required_models(self) -> dict[str, str]:
-        """The image-text model and its concept set, if concepts are found by it."""
+        """Return the image-text model and its concept set, if they provide the concepts."""
         return self.specs("embedder", "concepts") if self.evidence == "embedder" else {}
 
     def check_evidence(self, target: Target, probe: Probe) -> None:
+        """Raise MissingEvidence if the probe lacks the labels that the setting ``evidence`` needs."""
         if self.evidence == "pixels":
             load_probe_labels(probe)
         elif self.evidence == "labels" or (not self.concepts and not has_pixel_labels(probe)):
             known_labels(probe)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """The image-text model and its concept set, if concepts are found by it; labels come with the probe."""
+        """Return the image-text model and its concept set, if they provide the concepts; labels come with the probe."""
         return self.specs("embedder", "concepts") if self.evidence == "embedder" else {}
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
+        """Yield the weighted sum of concepts that predicts each active unit."""
         active = select_active(dissection, units)
         if active:
             study = self._load_layer(dissection)

@@ -201,11 +201,11 @@ class Milan(Describer):
         return load_encoder(**settings, device=self.device)
 
     def required_models(self) -> dict[str, str]:
-        """Captioner and prior, and the embedder if it reranks."""
+        """Return captioner and prior, and the embedder if it reranks."""
         return self.specs("captioner", "prior", *(("embedder",) if self.strategy == "clip" else ()))
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """The models by their specs, and the annotations that the captioner was trained on, if it states them."""
+        """Return the models by their specs, and the annotations that the captioner was trained on, if known."""
         captioner = self.models.captioner
         data = getattr(captioner, "trained_on", {}).get("data", ())
         annotations = data if isinstance(data, str) else ", ".join(map(str, data))
@@ -224,6 +224,7 @@ class Milan(Describer):
             self._features.setdefault(dissection.key, {}).update(zip(units, features, strict=True))
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
+        """Yield descriptions in batches of units with the same number of exemplars."""
         active = select_active(dissection, units)
         if not self._features.get(dissection.key, {}).keys() >= set(active):
             self.prepare([(dissection, active)])

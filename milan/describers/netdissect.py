@@ -72,15 +72,16 @@ class NetDissect(Describer):
         return self.key_of(labels_of=compute_source_key(self.labels, self.classes, self.device), **settings)
 
     def required_models(self) -> dict[str, str]:
-        """The segmenter, if there is one."""
+        """Return the segmenter, if there is one."""
         return segmenter_of(self.labels)
 
     def check_evidence(self, target: Target, probe: Probe) -> None:
+        """Raise MissingEvidence if the probe's own pixel labels are to be used and it has none."""
         if self.labels == "probe":
             load_probe_labels(probe, self.classes, self.ignored)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """The segmenter, if it makes the labels; the probe's own labels come with the probe."""
+        """Return the segmenter, if it predicts the labels; the probe's own labels come with the probe."""
         return segmenter_of(self.labels)
 
     def prepare(self, requests: Sequence[DescriptionRequest]) -> None:
@@ -95,6 +96,7 @@ class NetDissect(Describer):
         )
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
+        """Yield the concept with the largest IoU for each active unit."""
         active = select_active(dissection, units)
         if not active:
             return

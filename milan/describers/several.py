@@ -78,6 +78,7 @@ class Several(Describer):
 
     @property
     def key(self) -> str:
+        """Content key of the other describer, the image-text model and the other settings."""
         names = ("of", "options", "embedder", "device")
         settings = {name: value for name, value in self.settings.items() if name not in names}
         return self.key_of(of=self.single_describer.key, model=self.model.key, **settings)
@@ -88,20 +89,24 @@ class Several(Describer):
         return self.single_describer.words
 
     def find_missing_models(self) -> list[MissingModel]:
+        """Return the missing models of this describer and of the one that describes clusters."""
         return [*super().find_missing_models(), *self.single_describer.find_missing_models()]
 
     def check_evidence(self, target: Target, probe: Probe) -> None:
+        """Raise MissingEvidence if the evidence of the describer of clusters is missing."""
         self.single_describer.check_evidence(target, probe)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """The image-text model, and the sources of the other describer."""
+        """Return the image-text model, and the sources of the other describer."""
         other = self.single_describer
         return joined({self.name: self.specs("embedder"), other.name: other.sources(dissection)})
 
     def image_endpoint(self) -> str:
+        """Return the endpoint that the describer of clusters sends images to."""
         return self.single_describer.image_endpoint()
 
     def estimate_requests(self, probe: Probe, units: int, k: int) -> str:
+        """Return the requests of the describer of clusters, for up to ``meanings`` clusters per unit."""
         return self.single_describer.estimate_requests(probe, units * self.meanings, k)
 
     @cached_property
@@ -121,6 +126,7 @@ class Several(Describer):
         return load_embedder(self.embedder, device=self.device)
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
+        """Yield the joined descriptions of each unit's clusters."""
         active = select_active(dissection, units)
         target = dissection.open_target() if active else None
         probe = dissection.open_probe() if active else None
@@ -265,6 +271,7 @@ class ClusterView(Dissection):
         self.key = content_key(of=inner.key, unit=str(unit), images=ids.tolist())
 
     def exemplars(self, unit: Unit | str) -> Exemplars:
+        """Return the strongest images of the cluster for its unit; other units are unchanged."""
         if self.row_of(unit) != self.row_of(self.unit):
             return self.inner.exemplars(unit)
         maps = self._maps[: self.k]
@@ -273,11 +280,13 @@ class ClusterView(Dissection):
         return Exemplars(self.unit, *shown, maps.flatten(1).amax(1), self._ids[: self.k])
 
     def maps(self, unit: Unit | str) -> Float[Tensor, "k h w"]:
+        """Return the maps of the cluster's strongest images for its unit; other units are unchanged."""
         return self._maps[: self.k] if self.row_of(unit) == self.row_of(self.unit) else self.inner.maps(unit)
 
     def activations(
         self, pooling: ActivationPooling = "max", units: Sequence[Unit | str] | None = None
     ) -> Float[Tensor, "images units"]:
+        """Return activations in which the unit has its minimum on all images outside the cluster."""
         chosen = self.units if units is None else units
         values = self.inner.activations(pooling, chosen).clone()
         for place, unit in enumerate(chosen):
@@ -289,10 +298,13 @@ class ClusterView(Dissection):
         return values
 
     def thresholds(self) -> Float[Tensor, " units"]:
+        """Return the thresholds of the whole dissection."""
         return self.inner.thresholds()
 
     def open_probe(self) -> Probe:
+        """Load the probe of the whole dissection."""
         return self.inner.open_probe()
 
     def open_target(self) -> Target:
+        """Load the network of the whole dissection."""
         return self.inner.open_target()

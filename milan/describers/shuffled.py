@@ -57,7 +57,7 @@ class Shuffled(Describer):
             self._other.check_evidence(target, probe)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """The sources of the other describer or of the table."""
+        """Return the sources of the other describer or of the table."""
         return table_sources(self.of) if self._other is None else self._other.sources(dissection)
 
     @cached_property
@@ -70,6 +70,7 @@ class Shuffled(Describer):
         return load_describer(self.of, **self.options or {}) if self._table is None else None
 
     def prepare(self, requests: Sequence[DescriptionRequest]) -> None:
+        """Let the other describer prepare for the units whose descriptions are used."""
         if self._other is None:
             return
         others = [permute_units(dissection.active_units(), self.seed) for dissection, _ in requests]

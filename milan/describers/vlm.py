@@ -1,4 +1,4 @@
-"""Descriptions by a vision-language model that looks at a unit's exemplars, and at images that do not activate it."""
+"""Descriptions by a vision-language model, from a unit's exemplars and from images that do not activate it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress

@@ -31,7 +31,7 @@ FREE_LATENTS = LATENT_SIZE - BOX_NUMBERS - len(READ_SIZES)
 CONDITION_SIZE = 96  # numbers by which every stage is steered
 STAGE_WIDTHS = (144, 112, 88, 48, 32)  # of the maps of 4, 8, 16, 32 and 64 places a side
 STAGES = [f"stage{number}" for number in range(1, len(STAGE_WIDTHS) + 1)]
-STAMP_CHANNELS = 24  # channels of the main thing as it is drawn before it is put in its place
+STAMP_CHANNELS = 24  # channels of the main thing before it is moved to its box
 PLACEMENT_CHANNELS = 5 + 6 + STAMP_CHANNELS
 
 
@@ -52,7 +52,7 @@ class LatentReader(nn.Module):
             self.register_buffer(f"shares_{kind}", torch.full((classes, size), 1 / size))
 
     def forward(self, latents: Float[Tensor, "b latents"]) -> tuple[Float[Tensor, "b 4"], Int[Tensor, "b 4"]]:
-        """The box, and the numbers of what was read in the order of READ."""
+        """Return the box (centre and size), and the indices read, in the order of READ_SIZES."""
         label = latents[:, LATENT_SIZE:].argmax(1)
         box = self.middle[label] + (self.spread[label] @ latents[:, :BOX_NUMBERS, None])[:, :, 0]
         size = box[:, 2:].clamp(0.1, 1.0)
@@ -101,7 +101,7 @@ class ConditionalBatchNorm(nn.Module):
 
 
 class FirstStage(nn.Module):
-    """The coarsest maps, from latents and class."""
+    """Generates the coarsest maps from latents and class."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -137,7 +137,7 @@ class UpsamplingStage(nn.Module):
 
 
 class ThingDecoder(nn.Module):
-    """The main thing, filling its box at 16 x 16 places, whatever its place in the image."""
+    """Decodes the main thing at 16 x 16 places of its box, independent of the box's position."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """Diorama's networks: small classifiers, a self-supervised transformer, MILAN's encoder, and networks with known
 units, ``planted`` and ``planted-2``.
 
-``resnet-spurious`` has seen scenes half of which carry their class's name in a corner, ``resnet-blurred`` scenes whose
-faces are blurred. Their weights lie in ``data/diorama/networks``.
+``resnet-spurious`` was trained on scenes half of which have their class's name in a corner, ``resnet-blurred`` on
+scenes whose faces are blurred. The weights are in ``data/diorama/networks``.
 """
 
 from collections.abc import Callable
@@ -53,9 +53,14 @@ NETWORK_BUILDERS: dict[str, Callable[[], nn.Module]] = {
 def load_network(name: str, weights: bool = True, folder: Path | None = None) -> nn.Module:
     """Return one of Diorama's networks in evaluation mode, with trained or random weights.
 
-    folder: where its weights lie; the ``data/diorama/networks`` of this installation unless given.
+    Args:
+        name: name of the network.
+        weights: whether the trained weights are loaded.
+        folder: folder of the weights; by default ``data/diorama/networks`` of this installation.
 
-    Raises UnknownName for a network there is not, MissingEvidence if its weights were not built.
+    Raises:
+        UnknownName: there is no such network.
+        MissingEvidence: its weights were not built.
     """
     if name in (*PLANTED_NETWORKS, ROTATED_NETWORK):
         return load_planted_network(folder and folder.parent, weights=weights, name=name)
@@ -66,7 +71,7 @@ def load_network(name: str, weights: bool = True, folder: Path | None = None) ->
         path = (folder or locate_packaged_data("data") / "diorama" / "networks") / f"{name}.safetensors"
         if not path.is_file():
             command = f"python -m milan.diorama build --only {name}"
-            raise MissingEvidence(f"no weights of the Diorama network {name!r} at {path}; make them with: {command}")
+            raise MissingEvidence(f"no weights of the Diorama network {name!r} at {path}; build them with: {command}")
         model.load_state_dict(
             {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
         )

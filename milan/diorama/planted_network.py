@@ -106,6 +106,7 @@ class ConceptUnits(nn.Module):
     def forward(
         self, trunk: Tensor, logits: dict[str, Tensor], images: Float[Tensor, "b 3 h w"] | None = None
     ) -> Float[Tensor, "b units h w"]:
+        """Return the units' maps; units of noise need the images."""
         odds = compute_log_odds(logits, self.members, self.joins)
         parts = ((odds - self.thresholds[:, None, None]) * self.gains[:, None, None]).relu()
         known = torch.maximum(parts[:, self.choices[:, 0]], parts[:, self.choices[:, 1]])
@@ -166,6 +167,7 @@ class RotatedUnits(nn.Module):
         self.register_buffer("rotation", rotation)
 
     def forward(self, trunk: Tensor, logits: dict[str, Tensor]) -> Float[Tensor, "b units h w"]:
+        """Return the rotated maps of the concept units."""
         return conv2d(self.concepts(trunk, logits), self.rotation[:, :, None, None])
 
 
@@ -194,6 +196,7 @@ class PlantedNetwork(nn.Module):
         self.units = RotatedUnits(concepts, make_rotation(count)) if is_rotated else concepts
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b units"]:
+        """Return the maximum of each unit over each image."""
         trunk, setting = self.segmenter.forward_features(images)
         return self.units(trunk, self.segmenter.forward_heads(trunk, setting), images).amax(dim=(2, 3))
 

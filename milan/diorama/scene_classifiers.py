@@ -60,11 +60,11 @@ class ResNet(nn.Module):
 
     def forward_stages(self, images: Tensor) -> list[Tensor]:
         """Return the output of each of the five layers."""
-        maps, seen = images, []
+        maps, outputs = images, []
         for stage in (self.conv1, self.layer1, self.layer2, self.layer3, self.layer4):
             maps = stage(maps)
-            seen.append(maps)
-        return seen
+            outputs.append(maps)
+        return outputs
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits of the classes, (b, classes), for normalized images (b, 3, h, w)."""
@@ -82,7 +82,7 @@ HEAD_SPECS = {
 class SceneEncoder(ResNet):
     """A wider ResNet trained on both tasks, and with heads for colour, pattern, part and object at each place.
 
-    Calling it gives the logits of all things, then of all settings.
+    Its output is the logits of all things, then of all settings.
     """
 
     def __init__(self) -> None:

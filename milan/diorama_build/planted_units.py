@@ -77,6 +77,7 @@ class SelectionScenes:
 
     @cached_property
     def pixel_count(self) -> int:
+        """Number of pixels of all scenes."""
         return int(self.signatures.area.sum())
 
     @cached_property

@@ -84,6 +84,7 @@ class ReleasedDissection(Dissection):
 
     @cached_property
     def key(self) -> str:  # type: ignore[override]
+        """Content key of all arrays and tables in the folder."""
         return content_key(
             **{
                 file.name: _file_key(file)
@@ -93,19 +94,23 @@ class ReleasedDissection(Dissection):
         )
 
     def exemplars(self, unit: Unit | str) -> Exemplars:
+        """Return the published exemplars with their masks."""
         row = self.row_of(unit)
         masks = fill_empty_masks(self._load_masks(row))
         return Exemplars(self.units[row], self._load_images(row), masks, self._peaks[row], self._ids[row])
 
     def image_keys(self, unit: Unit | str) -> list[Hashable]:
+        """Return keys of the exemplars' images in the probe, or of their pixels."""
         if (self.folder / IMAGES).exists():
             return super().image_keys(unit)
         return [(self._probe_key, id) for id in self._ids[self.row_of(unit)].tolist()]
 
     def exemplar_image(self, unit: Unit | str, rank: int) -> UInt8[Tensor, "3 height width"]:
+        """Return the image of one exemplar."""
         return self._load_images(self.row_of(unit), [rank])[0]
 
     def exemplar_mask(self, unit: Unit | str, rank: int) -> Bool[Tensor, "1 height width"]:
+        """Return the mask of one exemplar."""
         return fill_empty_masks(self._load_masks(self.row_of(unit))[rank])
 
     @cached_property
@@ -115,11 +120,13 @@ class ReleasedDissection(Dissection):
     def activations(
         self, pooling: ActivationPooling = "max", units: Sequence[Unit | str] | None = None
     ) -> Float[Tensor, "images units"]:
+        """Raise MissingEvidence: the published layout has no activations over a probe."""
         raise MissingEvidence(
             f"{self.folder} has exemplars only, no activations over a probe; {_make_dissect_hint(self.layer)}"
         )
 
     def thresholds(self) -> Float[Tensor, " units"]:
+        """Raise MissingEvidence: the published layout has masks without thresholds."""
         raise MissingEvidence(f"{self.folder} has masks, but not their thresholds; {_make_dissect_hint(self.layer)}")
 
     @cached_property
@@ -153,9 +160,11 @@ class ReleasedDissection(Dissection):
         return about
 
     def open_probe(self) -> Probe:
+        """Return the probe that ``probe.json`` names, or the given one."""
         return self._reloaded_probe
 
     def open_target(self) -> Target:
+        """Raise MissingEvidence: the published layout has no network."""
         raise MissingEvidence(
             f"{self.folder} has exemplars of {self.target} only, not the network; {_make_dissect_hint(self.layer)}"
         )

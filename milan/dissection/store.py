@@ -64,6 +64,7 @@ class StoredDissection(Dissection):
         self._checked: set[str] = set()
 
     def exemplars(self, unit: Unit | str) -> Exemplars:
+        """Return exemplars whose masks are computed from the stored maps and the unit's threshold."""
         row = self.row_of(unit)
         with self._open_tensors(EXEMPLARS_FILE) as file:
             ids, peaks = (file.get_slice(name)[row] for name in ("ids", "activations"))
@@ -71,15 +72,18 @@ class StoredDissection(Dissection):
         return Exemplars(self.units[row], self.images(ids), masks, peaks, ids)
 
     def image_keys(self, unit: Unit | str) -> list[Hashable]:
+        """Return the probe's fingerprint with the index of each exemplar."""
         with self._open_tensors(EXEMPLARS_FILE) as file:
             ids = file.get_slice("ids")[self.row_of(unit)]
         return [(self.facts["probe"]["fingerprint"], id) for id in ids.tolist()]
 
     def exemplar_image(self, unit: Unit | str, rank: int) -> UInt8[Tensor, "3 height width"]:
+        """Return the image of one exemplar, which alone is decoded."""
         with self._open_tensors(EXEMPLARS_FILE) as file:
             return self.images(file.get_slice("ids")[self.row_of(unit), rank : rank + 1])[0]
 
     def exemplar_mask(self, unit: Unit | str, rank: int) -> Bool[Tensor, "1 height width"]:
+        """Return the mask of one exemplar, whose map alone is read."""
         row = self.row_of(unit)
         return self._masks_of(row, self._load_maps(row, rank, rank + 1))
 
@@ -93,6 +97,7 @@ class StoredDissection(Dissection):
         return fill_empty_masks(masks)
 
     def maps(self, unit: Unit | str) -> Float[Tensor, "k h w"]:
+        """Return the stored maps of a unit."""
         return self._load_maps(self.row_of(unit))
 
     def _load_maps(self, row: int, start: int = 0, stop: int | None = None) -> Float[Tensor, "n h w"]:
@@ -121,6 +126,7 @@ class StoredDissection(Dissection):
     def activations(
         self, pooling: ActivationPooling = "max", units: Sequence[Unit | str] | None = None
     ) -> Float[Tensor, "images units"]:
+        """Return the stored activations; raise MissingEvidence for tokens that the layer does not have."""
         rows = None if units is None else [self.row_of(unit) for unit in units]
         tokens = self.facts["layout"] == "BNC"
         if pooling == "tokens" and not tokens:
@@ -158,6 +164,7 @@ class StoredDissection(Dissection):
             return array
 
     def thresholds(self) -> Float[Tensor, " units"]:
+        """Return the stored thresholds."""
         return self._statistics["thresholds"]
 
     @property
@@ -179,9 +186,11 @@ class StoredDissection(Dissection):
         return open_stored_images(self.folder.parent, self.facts["probe"]["fingerprint"])
 
     def open_probe(self) -> Probe:
+        """Return the probe that was passed, or load it by its spec."""
         return self._probe
 
     def open_target(self) -> Target:
+        """Return the network that was passed, or load it by its spec."""
         return self._target
 
     @cached_property

@@ -48,17 +48,21 @@ class TopKView(Dissection):
             self.status |= {unit: "ok" for unit, images in zip(sparse, positive, strict=True) if images >= k}
 
     def exemplars(self, unit: Unit | str) -> Exemplars:
+        """Return the k strongest exemplars."""
         whole = self.inner.exemplars(unit)
         kept = (part[: self.k] for part in (whole.images, whole.masks, whole.activations, whole.ids))
         return Exemplars(whole.unit, *kept)
 
     def image_keys(self, unit: Unit | str) -> list[Hashable]:
+        """Return the keys of the k strongest exemplars."""
         return self.inner.image_keys(unit)[: self.k]
 
     def exemplar_image(self, unit: Unit | str, rank: int) -> UInt8[Tensor, "3 height width"]:
+        """Return the image of one exemplar."""
         return self.inner.exemplar_image(unit, rank)
 
     def exemplar_mask(self, unit: Unit | str, rank: int) -> Bool[Tensor, "1 height width"]:
+        """Return the mask of one exemplar."""
         return self.inner.exemplar_mask(unit, rank)
 
     @property
@@ -77,18 +81,23 @@ class TopKView(Dissection):
         return block._replace(ids=ids, activations=activations, maps=maps)
 
     def maps(self, unit: Unit | str) -> Float[Tensor, "k h w"]:
+        """Return the maps of the k strongest exemplars."""
         return self.inner.maps(unit)[: self.k]
 
     def activations(
         self, pooling: ActivationPooling = "max", units: Sequence[Unit | str] | None = None
     ) -> Float[Tensor, "images units"]:
+        """Return the activations of the whole dissection."""
         return self.inner.activations(pooling, units)
 
     def thresholds(self) -> Float[Tensor, " units"]:
+        """Return the thresholds of the whole dissection."""
         return self.inner.thresholds()
 
     def open_probe(self) -> Probe:
+        """Load the probe of the whole dissection."""
         return self.inner.open_probe()
 
     def open_target(self) -> Target:
+        """Load the network of the whole dissection."""
         return self.inner.open_target()

@@ -201,8 +201,8 @@ def build_encoder(target: Target, pooling: MaskPooling = "mean", downsampling: D
     """
     name = target.spec or target.name
     layers = ALEXNET_LAYERS if name.endswith(":alexnet") else RESNET_LAYERS
-    known = {layer.name for layer in target.layers()}
-    missing = [layer for layer in layers if layer not in known]
+    layer_names = {layer.name for layer in target.layers()}
+    missing = [layer for layer in layers if layer not in layer_names]
     if missing:
         instead = "use a ResNet or AlexNet, or give milan.models.Encoder the names of its layers"
         raise BadInput(f"{name} has no layers {', '.join(missing)}, which the encoder reads; {instead}")

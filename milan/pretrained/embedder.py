@@ -73,12 +73,12 @@ def load_embedder(
 
 
 def _load_custom(spec: str) -> Embedder:
-    made = load_from_file(spec, "embedder")
-    if not isinstance(made, Embedder):
+    custom = load_from_file(spec, "embedder")
+    if not isinstance(custom, Embedder):
         raise BadInput(
-            f"{spec} makes a {type(made).__name__}; it must make a milan.pretrained.embedder_interface.Embedder"
+            f"{spec} makes a {type(custom).__name__}; it must make a milan.pretrained.embedder_interface.Embedder"
         )
-    return made
+    return custom
 
 
 def find_stand_in(name: str) -> Path:

@@ -240,12 +240,16 @@ class TransformersCaptioner(ImageCaptioner):
             "do_sample": False,
         }
         with quiet():
-            found = self.model.generate(**given, **how)
-        asked = given.get("input_ids")
-        if asked is not None and self.model.config.model_type not in COMPLETION_MODELS and _starts_with(found, asked):
-            found = found[:, asked.shape[1] :]
+            tokens = self.model.generate(**given, **how)
+        prompt_tokens = given.get("input_ids")
+        if (
+            prompt_tokens is not None
+            and self.model.config.model_type not in COMPLETION_MODELS
+            and _starts_with(tokens, prompt_tokens)
+        ):
+            tokens = tokens[:, prompt_tokens.shape[1] :]
         return [
-            tidy_caption(final_answer(text)) for text in self.processor.batch_decode(found, skip_special_tokens=True)
+            tidy_caption(final_answer(text)) for text in self.processor.batch_decode(tokens, skip_special_tokens=True)
         ]
 
     def _make_inputs(self, images: Tensor) -> Any:
@@ -269,9 +273,9 @@ class TransformersCaptioner(ImageCaptioner):
         return self.processor.image_processor(pictures, return_tensors="pt")
 
 
-def _starts_with(found: Int[Tensor, "b length"], asked: Int[Tensor, "b start"]) -> bool:
+def _starts_with(tokens: Int[Tensor, "b length"], start: Int[Tensor, "b start"]) -> bool:
     """Return whether the generated tokens begin with the prompt, as those of decoders do."""
-    return found.shape[1] >= asked.shape[1] and bool((found[:, : asked.shape[1]] == asked).all())
+    return tokens.shape[1] >= start.shape[1] and bool((tokens[:, : start.shape[1]] == start).all())
 
 
 def tidy_caption(caption: str) -> str:
@@ -300,7 +304,7 @@ def caption_with_cache(captioner: ImageCaptioner, images: UInt8[Tensor, "b 3 h w
     ]
     with Journal(cache_folder() / "captions" / f"{captioner.key}.sqlite", captioner.key) as known:
         texts: dict[str, str | NoAnswer] = {
-            key: found["caption"] for key in dict.fromkeys(keys) if (found := known.get(key)) is not None
+            key: entry["caption"] for key in dict.fromkeys(keys) if (entry := known.get(key)) is not None
         }
         new = [place for place, key in enumerate(keys) if key not in texts and key not in keys[:place]]
         for start in track_progress(

@@ -221,9 +221,9 @@ def _check_available(name: str, published: dict[str, Any]) -> None:
 def _describe_tokenizer(tokenizer: Any) -> str:
     """Return a text that identifies what a tokenizer of open_clip does."""
     inner: Any = getattr(tokenizer, "tokenizer", None)  # of transformers, inside open_clip's wrapper
-    made = _describe_vocabulary(inner) if inner is not None else len(getattr(tokenizer, "encoder", ()))
+    vocabulary = _describe_vocabulary(inner) if inner is not None else len(getattr(tokenizer, "encoder", ()))
     cleaning = getattr(getattr(tokenizer, "clean_fn", None), "__name__", "")
-    return f"{type(tokenizer).__name__} {tokenizer.context_length} {cleaning} {made}"
+    return f"{type(tokenizer).__name__} {tokenizer.context_length} {cleaning} {vocabulary}"
 
 
 @contextmanager
@@ -293,6 +293,6 @@ def _describe_vocabulary(tokenizer: Any) -> str:
     )
 
 
-def _unwrap_features(found: Any) -> Tensor:
+def _unwrap_features(output: Any) -> Tensor:
     """Return the vector of each input, which transformers 5 wraps."""
-    return found if isinstance(found, Tensor) else found.pooler_output
+    return output if isinstance(output, Tensor) else output.pooler_output

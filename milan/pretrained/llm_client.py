@@ -119,12 +119,16 @@ class LlmClient:
         if any(question.images for question in questions):
             self.require_images()
         self._stopped.clear()
-        asked = [self._in_language(question) for question in questions]
+        translated = [self._in_language(question) for question in questions]
         if not self.llm.is_cacheable:
-            return [self._ask_one(question, parse)[1] for question in asked]
+            return [self._ask_one(question, parse)[1] for question in translated]
         answers: dict[Question, T | NoAnswer] = {}
         with Journal(cache_folder() / "replies" / f"{self.llm.key}.sqlite", self.llm.key) as journal:
-            new = [question for question in dict.fromkeys(asked) if not _find_cached(journal, question, parse, answers)]
+            new = [
+                question
+                for question in dict.fromkeys(translated)
+                if not _find_cached(journal, question, parse, answers)
+            ]
             with closing(self._iter_answers(new, parse)) as replies:
                 for question, reply, value in track_progress(
                     replies, total=len(new), description=f"asking {self.llm.name}"
@@ -132,7 +136,7 @@ class LlmClient:
                     if not isinstance(value, NoAnswer):
                         journal.put(question.key, {"reply": reply})
                     answers[question] = value
-        return [answers[question] for question in asked]
+        return [answers[question] for question in translated]
 
     def require_images(self) -> None:
         """Raise ``BadInput`` if the model reads no images."""

@@ -34,10 +34,10 @@ class BandFolder(FolderSource):
         Raises:
             UnreadableImage: it cannot be read, or has another number of bands than the first array.
         """
-        found = read_bands(self.files[index])
-        if found.shape[0] != self.bands:
-            raise UnreadableImage(f"{found.shape[0]} bands, and the first file of the folder has {self.bands}")
-        return found
+        bands = read_bands(self.files[index])
+        if bands.shape[0] != self.bands:
+            raise UnreadableImage(f"{bands.shape[0]} bands, and the first file of the folder has {self.bands}")
+        return bands
 
     @cached_property
     def bands(self) -> int:  # type: ignore[override]
@@ -108,9 +108,9 @@ def _array(file: Path) -> np.ndarray:
 
 
 def _read_npy(file: Path) -> np.ndarray:
-    found = np.load(file, mmap_mode="r", allow_pickle=False)
-    _check_bytes(4 * found.size)
-    return found
+    array = np.load(file, mmap_mode="r", allow_pickle=False)
+    _check_bytes(4 * array.size)
+    return array
 
 
 def _read_tiff(file: Path) -> np.ndarray:

@@ -78,9 +78,9 @@ def load_generator_target(spec: str) -> ImageGenerator:
     from milan.targets.generator_target import GeneratorTarget
     from milan.targets.loading import load_target
 
-    found = load_target(spec)
-    if not isinstance(found, GeneratorTarget):
+    target = load_target(spec)
+    if not isinstance(target, GeneratorTarget):
         raise BadInput(
             f"{spec} generates no images, so it has no latents; name a generator, as latents:diorama:generator-objects"
         )
-    return found
+    return target

@@ -144,8 +144,8 @@ def _stay_offline() -> Iterator[None]:
         constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
 
 
-def _list_splits(found: Any) -> dict[str, Any]:
-    return dict(found) if isinstance(found, dict) else {str(found.split or "train"): found}
+def _list_splits(dataset: Any) -> dict[str, Any]:
+    return dict(dataset) if isinstance(dataset, dict) else {str(dataset.split or "train"): dataset}
 
 
 def _make_hint() -> str:

@@ -41,8 +41,10 @@ class FolderSource(ImageSource):
         self.files = [Path(os.fsdecode(name)) for name in sorted(os.fsencode(file) for file in pictures)]
         passed = ", ".join(f"{count} {clean_text(kind) or 'without suffix'}" for kind, count in others.most_common(5))
         if not self.files:
-            found = f"; found {passed}" if passed else ""
-            raise BadInput(f"no images found under {clean_text(str(folder))} (looked for {' '.join(kinds)}{found})")
+            others_text = f"; found {passed}" if passed else ""
+            raise BadInput(
+                f"no images found under {clean_text(str(folder))} (looked for {' '.join(kinds)}{others_text})"
+            )
         if passed:
             text = f"{others.total()} files under {clean_text(str(folder))} are in no supported format: {passed}"
             warnings.warn(text, MilanWarning, stacklevel=2)

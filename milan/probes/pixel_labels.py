@@ -115,15 +115,15 @@ class LabelMapLabels(PixelLabels):
         return torch.stack([self._load_one(index) for index in ids])[:, None]
 
     def _load_one(self, index: int) -> Int[Tensor, "h w"]:
-        found = self.probe.segmentation(index).numpy()
-        odd = (found >= len(self.classes)) & (found != UNLABELLED) | (found < 0)
+        label_map = self.probe.segmentation(index).numpy()
+        odd = (label_map >= len(self.classes)) & (label_map != UNLABELLED) | (label_map < 0)
         if odd.any():
-            where, value = self.probe.source.format_location(index), int(found[odd].max())
+            where, value = self.probe.source.format_location(index), int(label_map[odd].max())
             raise BadInput(
                 f"class {value} in the segmentation of {where}, but there are names for 0 to {len(self.classes) - 1}"
                 " only"
             )
-        return torch.from_numpy(self._numbers[found])
+        return torch.from_numpy(self._numbers[label_map])
 
 
 class DioramaLabels(PixelLabels):
@@ -177,8 +177,8 @@ class DioramaLabels(PixelLabels):
 
     def load(self, ids: Sequence[int]) -> Int[Tensor, "b levels h w"]:
         """Return the exact labels of scenes, or the embedded segmenter's of generated images."""
-        found = self.table[np.asarray(self.signatures.pixels[list(ids)])]  # b h w levels
-        return torch.from_numpy(np.ascontiguousarray(found.transpose(0, 3, 1, 2)))
+        labels = self.table[np.asarray(self.signatures.pixels[list(ids)])]  # b h w levels
+        return torch.from_numpy(np.ascontiguousarray(labels.transpose(0, 3, 1, 2)))
 
 
 def shows_diorama(spec: str) -> bool:

@@ -213,10 +213,10 @@ class Probe(Dataset[tuple[Tensor, int]]):
     def input(self, index: int) -> Shaped[Tensor, "channels height width"]:
         """Return an image as a target takes it. Raise BadInput, naming the file, if it cannot be read."""
         self._check(index)
-        found = self._decode_one(index)
-        if isinstance(found, str):
-            raise BadInput(f"cannot read {found}")
-        return torch.from_numpy(found)
+        decoded = self._decode_one(index)
+        if isinstance(decoded, str):
+            raise BadInput(f"cannot read {decoded}")
+        return torch.from_numpy(decoded)
 
     def segmentation(self, index: int) -> Int[Tensor, "height width"]:
         """Return the class number of each pixel of an image, cropped as the image is.
@@ -241,10 +241,12 @@ class Probe(Dataset[tuple[Tensor, int]]):
         if self.source.of_bytes:
             return torch.tensor([0.0, 1.0])[:, None].expand(2, 3)
         step = -(-len(self) // SAMPLED)
-        found = [found for _, found in self._decode_all(range(0, len(self), step), 0) if not isinstance(found, str)]
-        if not found:
+        decoded = [
+            decoded for _, decoded in self._decode_all(range(0, len(self), step), 0) if not isinstance(decoded, str)
+        ]
+        if not decoded:
             raise BadInput(f"none of {len(range(0, len(self), step))} images of {self.spec} can be read")
-        return levels(map(torch.from_numpy, found), self._shown)
+        return levels(map(torch.from_numpy, decoded), self._shown)
 
     def batches(
         self, size: int, start: int = 0, stop: int | None = None, workers: int = 0
@@ -273,13 +275,13 @@ class Probe(Dataset[tuple[Tensor, int]]):
         stop = len(self) if stop is None else min(stop, len(self))
         ids: list[int] = []
         images: list[np.ndarray] = []
-        for index, found in self._decode_all(range(start, stop), workers):
+        for index, decoded in self._decode_all(range(start, stop), workers):
             self._read_ids.add(index)
-            if isinstance(found, str):
-                self.unreadable[index] = found
+            if isinstance(decoded, str):
+                self.unreadable[index] = decoded
             else:
                 ids.append(index)
-                images.append(found)
+                images.append(decoded)
             if ids and (index + 1 == stop or (index + 1 - start) % size == 0):
                 yield torch.tensor(ids), torch.from_numpy(np.stack(images))
                 ids, images = [], []
@@ -327,13 +329,13 @@ class Probe(Dataset[tuple[Tensor, int]]):
         """Warn of the unreadable images so far, if some are new; raise BadInput if they are too many."""
         if not self._inherited and not any(index in self.unreadable for index in ids):
             return
-        found = [self.unreadable[index] for index in sorted(self.unreadable)]
+        all_reasons = [self.unreadable[index] for index in sorted(self.unreadable)]
         self._inherited = False
         # The first few images are too few to judge the fraction.
         base = len(self._read_ids) if len(self._read_ids) == len(self) else max(len(self._read_ids), 100)
-        reasons = "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
-        share = f"{len(found)} of {len(self._read_ids)} images of {self.spec or self.name}"
-        if len(found) > MAX_UNREADABLE_SHARE * base:
+        reasons = "; ".join(all_reasons[:3]) + (f"; and {len(all_reasons) - 3} more" if len(all_reasons) > 3 else "")
+        share = f"{len(all_reasons)} of {len(self._read_ids)} images of {self.spec or self.name}"
+        if len(all_reasons) > MAX_UNREADABLE_SHARE * base:
             raise BadInput(f"{share} cannot be read (more than 5%): {reasons}")
         warnings.warn(f"{share} skipped: {reasons}", MilanWarning, stacklevel=3)
 

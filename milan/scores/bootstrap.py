@@ -55,7 +55,8 @@ def _compute_means(sums: Float[np.ndarray, "draws parts"]) -> Float[np.ndarray, 
     return np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), math.nan), where=sums[:, 1] > 0)
 
 
-@lru_cache(maxsize=4)  # the scores of one describer are all drawn alike
+# All scores of one describer use the same resamples.
+@lru_cache(maxsize=4)
 def _draw_weights(
     seed: int, rounds: int, units: int
 ) -> tuple[Float[np.ndarray, "draws rounds"], Float[np.ndarray, "draws units"]]:
@@ -64,7 +65,7 @@ def _draw_weights(
 
 
 def _draw_counts(rng: np.random.Generator, count: int) -> Float[np.ndarray, "draws count"]:
-    """How often each of so many things is drawn, in each of a thousand drawings."""
+    """Return how often each item is drawn in each resample."""
     return rng.multinomial(count, np.full(count, 1 / count), RESAMPLES).astype(np.float64)
 
 

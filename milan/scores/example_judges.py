@@ -82,6 +82,7 @@ class LabelJudge(Judge):
         return DioramaLabels(self.probe).signatures
 
     def rate(self, texts: Sequence[str], rows: Rows, regions: Regions | None = None) -> Ratings:
+        """Return the mean over the pixels of each image, or region, of the values that a text denotes."""
         pixels = np.asarray(self.signatures.pixels[rows])
         ratings = []
         for text in texts:
@@ -91,6 +92,7 @@ class LabelJudge(Judge):
         return np.stack(ratings)
 
     def find_intruder(self, rows: Rows) -> int:
+        """Return the image whose visible concepts are least like those of the others."""
         table = self.signatures.has_concept
         shares = []
         for row in rows.tolist():
@@ -113,13 +115,16 @@ class EmbedderJudge(Judge):
 
     @property
     def likeness(self) -> Float[np.ndarray, "images features"]:
+        """Vectors of all images by the image-text model; zeros for unreadable images."""
         return np.nan_to_num(self._vectors.numpy())
 
     def rate(self, texts: Sequence[str], rows: Rows, regions: Regions | None = None) -> Ratings:
+        """Return the cosines of texts and images, or regions."""
         images = self._vectors[torch.from_numpy(rows)] if regions is None else self._encode_regions(rows, regions)
         return (embed_texts(self.embedder, texts) @ images.T).numpy()
 
     def find_intruder(self, rows: Rows) -> int:
+        """Return the image whose vector is least like those of the others."""
         return find_least_similar(self.likeness[rows])
 
     def _encode_regions(self, rows: Rows, regions: Regions) -> Float[Tensor, "n features"]:
@@ -144,6 +149,7 @@ class LlmJudge(Judge):
         self._prompt = load_prompt("detection", prompts)
 
     def rate(self, texts: Sequence[str], rows: Rows, regions: Regions | None = None) -> Ratings:
+        """Return the integers, 0 to 10, that the model answers for each image, or region; NaN without an answer."""
         images = torch.stack([self.probe.image(row) for row in rows.tolist()])
         shown = torch.ones(len(images), 1, *images.shape[-2:], dtype=torch.bool) if regions is None else regions
         files = tuple(encode_jpeg(picture) for picture in highlight_masks(images, shown, LLM_IMAGE_SIZE))
@@ -161,6 +167,7 @@ class LlmJudge(Judge):
         return np.stack([nothing if isinstance(each, NoAnswer) else np.array(each, float) for each in answers])
 
     def find_intruder(self, rows: Rows) -> int | None:
+        """Return the image that the model rates lowest for what most of them have in common; None without answers."""
         ratings = self.rate([IN_COMMON], rows)[0]
         return None if np.isnan(ratings).any() else int(ratings.argmin())
 

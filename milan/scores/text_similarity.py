@@ -313,7 +313,7 @@ def _make_score(
 
 @cache
 def _load_bert_scorer(model: str, num_layers: int | None, rescale: bool, device: str) -> Any:
-    """The library's scorer with a tokenizer that gives what it expects: a length, and a space before the first word."""
+    """Return the library's scorer; its tokenizer gets a maximum length and a space before the first word."""
     import bert_score as library
     from bert_score.utils import model2layers
 

@@ -1,4 +1,4 @@
-"""The truth score: how much of the best that could be said of a unit a description says. Needs Diorama's labels.
+"""The truth score: how close a description comes to the best possible one of a unit. It needs Diorama's labels.
 
 A description denotes pixels (``milan.diorama.text_reader``). It is measured over held-out scenes by the correlation of
 these pixels with the unit's activation. The truth score is the share of the way from the floor (a random concept) to
@@ -136,7 +136,7 @@ class Truth:
         if self._moments(unit).deviation == 0:
             return float("nan")
         correlation = self._correlate(unit, self._values(parsed))
-        # A true text proves that something can be said, also where the search saw too few active scenes.
+        # A true text proves that the unit can be described, also where the search had too few active scenes.
         if not self.is_describable(unit) and not self._is_enough(unit, correlation):
             return float(parsed.is_silent)
         if parsed.understood < MIN_UNDERSTOOD:
@@ -258,7 +258,7 @@ class Truth:
         return self._rows[unit]
 
     def _scale(self, unit: Unit, correlation: float) -> float:
-        """The share of the way from the floor to the ceiling."""
+        """Return a correlation as the share of the way from the floor to the ceiling."""
         floor = self.floor(unit)
         reach = max(self.ceiling(unit), correlation) - floor
         return max(0.0, (correlation - floor) / reach) if reach > 0 else 0.0
@@ -315,7 +315,7 @@ class Truth:
         return float((values @ moments.sums / pixels - mean * moments.mean) / (deviation * moments.deviation))
 
     def _resample(self, unit: Unit, values: Float[np.ndarray, " signatures"], seed: int) -> Float[np.ndarray, " draws"]:
-        """The correlation over blocks of scenes drawn with repetition."""
+        """Return the correlation in bootstrap resamples of blocks of scenes."""
         row, area = self._row_of(unit), self.signatures.area.astype(np.float64)
         sums, blocks = self.sums.sums[row, self._measured].astype(np.float64), int(self._block.max()) + 1
         parts = [area, values * area, values**2 * area, sums, values * sums]
@@ -328,7 +328,7 @@ class Truth:
         return np.divide(joint, np.sqrt(np.clip(spread, 0, None)), out=np.zeros_like(joint), where=spread > 1e-18)
 
     def _reach(self, unit: Unit, seed: int) -> Float[np.ndarray, " draws"]:
-        """How far the ceiling lies above the floor, over the same draws."""
+        """Return the distance from floor to ceiling in the same resamples."""
         ceiling = self._resample(unit, self._evaluate(self.find_best(unit).formula), seed)
         return np.maximum(ceiling - self.floor(unit), 1e-9)
 

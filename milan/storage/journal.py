@@ -60,8 +60,8 @@ class Journal(AbstractContextManager["Journal"]):
         """Return the value stored under ``id``, or None."""
         with self._faults("cannot read"):
             query = "SELECT id, value, checksum FROM items WHERE id = ?"
-            found = self._connection.execute(query, (json.dumps(id),)).fetchone()
-        return json.loads(found[1]) if found and self._sound(*found) else None
+            row = self._connection.execute(query, (json.dumps(id),)).fetchone()
+        return json.loads(row[1]) if row and self._sound(*row) else None
 
     def put(self, id: str, value: dict) -> None:
         """Store ``value`` (plain values only) under ``id``, replacing an earlier value.
@@ -71,16 +71,16 @@ class Journal(AbstractContextManager["Journal"]):
         """
         # JSON is ASCII: SQLite cannot store lone surrogates, which file names may have.
         name, text = json.dumps(id), json.dumps(value)
-        known = "ON CONFLICT (id) DO UPDATE SET value = excluded.value, checksum = excluded.checksum"
+        conflict = "ON CONFLICT (id) DO UPDATE SET value = excluded.value, checksum = excluded.checksum"
         with self._faults("cannot write to"), self._connection as base:
-            query = f"INSERT INTO items (id, value, checksum) VALUES (?, ?, ?) {known}"
+            query = f"INSERT INTO items (id, value, checksum) VALUES (?, ?, ?) {conflict}"
             base.execute(query, (name, text, _crc(name, text)))
 
     def ids(self) -> list[str]:
         """Return all ids, in the order in which they were first stored."""
         with self._faults("cannot read"):
-            found = self._connection.execute("SELECT id, value, checksum FROM items ORDER BY row")
-            return [json.loads(row[0]) for row in found if self._sound(*row)]
+            rows = self._connection.execute("SELECT id, value, checksum FROM items ORDER BY row")
+            return [json.loads(row[0]) for row in rows if self._sound(*row)]
 
     def _sound(self, id: str, value: str, checksum: int) -> bool:
         """Return whether an item is unchanged since it was stored."""

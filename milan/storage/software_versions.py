@@ -35,9 +35,9 @@ def _read_git_hash() -> str | None:
 
 def collect_versions() -> dict[str, str]:
     """Return the versions of python, milan and the libraries that affect results; in a checkout also ``git``."""
-    found = {"python": platform.python_version(), "milan": __version__}
+    versions = {"python": platform.python_version(), "milan": __version__}
     for name in RECORDED_PACKAGES:
         with suppress(PackageNotFoundError):
-            found[name] = version(name)
+            versions[name] = version(name)
     git = _read_git_hash()
-    return found | ({"git": git} if git else {})
+    return versions | ({"git": git} if git else {})

@@ -18,12 +18,12 @@ import contextlib, io, json, sys
 from milan.cli import describe, train
 from milan.experiments import __main__ as experiments
 def status(main, words):
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as told:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as printed:
         try:
             code = main(words)
         except SystemExit as end:
             code = end.code
-    return [code, told.getvalue(), [name for name in {HEAVY} if name in sys.modules]]
+    return [code, printed.getvalue(), [name for name in {HEAVY} if name in sys.modules]]
 cases = [(train.main, ["fit", "--help"]), (describe.main, ["--help"])]
 cases += [(experiments.main, [name, "--help"]) for name in experiments.experiment_names()]
 wrong = [["--lyers", "a"], ["--k", "x"], ["--describer", "milam"], ["--describer", "milan:beem=3"], ["--weights", "no"],
@@ -40,7 +40,7 @@ def test_help_and_wrong_options_import_no_heavy_library() -> None:
     answers = json.loads(done.stdout)
     assert {json.dumps(words): heavy for _, _, heavy, words in answers if heavy} == {}
     assert {words[-1]: code for code, _, _, words in answers if code != (0 if "--help" in words else 2)} == {}
-    assert {words[-1]: told for code, told, _, words in answers if code and len(told.splitlines()) != 1} == {}
+    assert {words[-1]: printed for code, printed, _, words in answers if code and len(printed.splitlines()) != 1} == {}
 
 
 @pytest.mark.parametrize("name", list_describers())

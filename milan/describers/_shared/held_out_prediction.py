@@ -140,6 +140,7 @@ class ImagePredictor:
         self.models = models
 
     def correlate(self, row: int, texts: Sequence[str]) -> Float[np.ndarray, " texts"]:
+        """Return the mean over models of the correlation over images of a unit with each text's presence."""
         return np.mean([self._correlate(row, model.predict(texts)) for model in self.models], axis=0)
 
     def correlate_joined(self, row: int, text: str, others: Sequence[str]) -> Float[np.ndarray, " others"]:
@@ -185,6 +186,7 @@ class PixelPredictor:
         return cls(scenes, found.sums, found.squares.sum(1))
 
     def correlate(self, row: int, texts: Sequence[str]) -> Float[np.ndarray, " texts"]:
+        """Return the correlation over pixels of a unit with the pixels that each text denotes; 0 for a constant one."""
         return np.array([self._correlate(row, self._denote(text)) for text in texts])
 
     def correlate_joined(self, row: int, text: str, others: Sequence[str]) -> Float[np.ndarray, " others"]:

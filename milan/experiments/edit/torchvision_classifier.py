@@ -79,9 +79,11 @@ class ClassifierModule(TrainingModule):
         return loss
 
     def validation_step(self, batch: LabelledImages, _index: int) -> None:
+        """Log the cross entropy of a batch of held-out images."""
         self.log(self.metric, self._compute_loss(batch), batch_size=len(batch.labels))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return AdamW with a constant learning rate."""
         return torch.optim.AdamW(self.model.parameters(), self.learning_rate)
 
     def _compute_loss(self, batch: LabelledImages) -> Tensor:
@@ -107,10 +109,12 @@ class LabelledImagesDataModule(pl.LightningDataModule):
         self.parts = [_load_images(probe) for probe in (self.images, self.validation)]
 
     def train_dataloader(self) -> DataLoader:
+        """Return batches of training images in an order that depends on the seed and the epoch."""
         count, progress = len(self.parts[0].labels), lambda: TrainingProgress.read(self.trainer)
         return self._make_loader(self.parts[0], EpochBatchSampler(count, self.batch_size, self.seed, progress))
 
     def val_dataloader(self) -> DataLoader:
+        """Return batches of held-out images in their order."""
         held = self.parts[1]
         return self._make_loader(held, BatchSampler(SequentialSampler(held.labels), self.batch_size, drop_last=False))
 
