@@ -35,7 +35,7 @@ const milanGrid = ({ layers, main, makeCard }) => {
     layer.cards.clear();
   };
 
-  // Shows rows of cards from the first up to the last, without it; the others leave their room.
+  // Shows rows of cards from the first up to the last, without it, at their place in the grid.
   const place = (layer, first, last) => {
     const rows = Math.min(layer.most, Math.ceil(layer.count / columns));
     const wanted = layer.shown.slice(first * columns, Math.min(last, rows) * columns);
@@ -52,9 +52,7 @@ const milanGrid = ({ layers, main, makeCard }) => {
       if (card === next) next = next.nextSibling;
       else layer.grid.insertBefore(card, next);
     }
-    const below = rows - first - Math.ceil(wanted.length / columns);
-    layer.grid.style.paddingTop = `${first * layer.step - (wanted.length || !rows ? 0 : gap)}px`;
-    layer.grid.style.paddingBottom = `${below * layer.step}px`;
+    layer.grid.style.paddingTop = `${wanted.length ? first * layer.step : 0}px`;
   };
 
   const update = () => {
@@ -92,9 +90,8 @@ const milanGrid = ({ layers, main, makeCard }) => {
       hidden += Math.max(0, layer.count - rows * columns);
       left -= rows * layer.step;
       layer.grid.style.gridAutoRows = `${height}px`;
+      layer.grid.style.height = `${Math.max(0, rows * layer.step - gap)}px`;
       layer.first = layer.last = -1;
-      clear(layer);
-      place(layer, rows, rows);
     }
     update();
     return hidden;
