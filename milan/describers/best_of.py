@@ -182,7 +182,8 @@ class BestOf(Describer):
             second = choose_short(self._predict_joined(unit, start, parts, prediction), self.tolerance)
             joint = self._predict_joined(unit, second, parts, prediction)
             first = choose_short(joint, self.tolerance)
-            best = max(best, (JOIN.join([first, second]), joint[first]), key=lambda pair: pair[1])
+            pair = sorted((first, second), key=lambda text: -scores[text])
+            best = max(best, (JOIN.join(pair), joint[first]), key=lambda found: found[1])
         return best
 
     def _predict_joined(
