@@ -71,7 +71,7 @@ class BestOf(Describer):
         tolerance: float = 0.05,
         join_gain: float = 0.1,
         cut: float = 0.25,
-        confidence: str = "10,-3",
+        confidence: str = "3.4,-1.7",
         device: str = "cpu",
     ):
         if not describers or candidates < 1:
@@ -178,14 +178,22 @@ class BestOf(Describer):
         return Description(unit, chosen, value, candidates=tuple(candidates), reasoning=reasoning)
 
     def _join(self, unit: Unit, scores: dict[str, float], prediction: HeldOutPrediction) -> tuple[str, float]:
-        """Return the best two texts joined by "or", and their score."""
+        """Return the best two texts joined by "or", each as short as the tolerance allows, and their score."""
         parts = [text for text in scores if JOIN not in text]
         best = ("", -1.0)
-        for first in sorted(parts, key=lambda text: -scores[text])[:FIRST_PARTS]:
-            joint = dict(zip(parts, prediction.correlate_joined(unit, first, parts).tolist(), strict=True))
-            second = choose_short(joint, self.tolerance / 2)
-            best = max(best, (JOIN.join([first, second]), joint[second]), key=lambda pair: pair[1])
+        for start in sorted(parts, key=lambda text: -scores[text])[:FIRST_PARTS]:
+            second = choose_short(self._predict_joined(unit, start, parts, prediction), self.tolerance)
+            joint = self._predict_joined(unit, second, parts, prediction)
+            first = choose_short(joint, self.tolerance)
+            pair = sorted((first, second), key=lambda text: -scores[text])
+            best = max(best, (JOIN.join(pair), joint[first]), key=lambda found: found[1])
         return best
+
+    def _predict_joined(
+        self, unit: Unit, text: str, others: Sequence[str], prediction: HeldOutPrediction
+    ) -> dict[str, float]:
+        """Return the score of a text joined with each of others."""
+        return dict(zip(others, prediction.correlate_joined(unit, text, others).tolist(), strict=True))
 
     def _load_prediction(self, dissection: Dissection) -> HeldOutPrediction:
         """Load what predicts a layer's units, however often units of it are asked for."""

@@ -82,7 +82,9 @@ def test_below_the_cut_nothing_is_said_and_confidence_is_that_of_silence(toys, o
     assert {each.text for each in silent.values()} == {"nothing in particular"}
     for name, each in silent.items():
         assert each.reasoning["confidence"] == pytest.approx(1 - said[name].reasoning["confidence"], abs=2e-4)
-    assert said["red"].reasoning["confidence"] == pytest.approx(1 / (1 + np.exp(3 - 10 * said["red"].score)), abs=1e-4)
+    assert said["red"].reasoning["confidence"] == pytest.approx(
+        1 / (1 + np.exp(1.7 - 3.4 * said["red"].score)), abs=1e-4
+    )
 
 
 def test_settings_of_each_describer_are_completed_for_simulated_targets():
