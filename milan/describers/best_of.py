@@ -127,6 +127,7 @@ class BestOf(Describer):
         return {**found, **self.specs("concepts")}
 
     def find_missing_models(self) -> list[MissingModel]:
+        """Return the missing models of this describer and of all describers of candidates."""
         own = [missing for spec in self.model_specs if (missing := find_missing_model("embedder", spec))]
         return [*own, *(missing for each in self.candidate_describers for missing in each.find_missing_models())]
 

@@ -111,6 +111,7 @@ class StoredDissection(Dissection):
         return torch.from_numpy(read_maps(self._load_array, offsets, (height, width)))
 
     def iter_exemplar_maps(self, units: Sequence[Unit]) -> Iterator[ExemplarMaps]:
+        """Yield the exemplars of units without their pixels, in blocks of bounded size."""
         rows = [self.row_of(unit) for unit in units]
         count = max(1, BLOCK_VALUES // max(1, self.k * math.prod(self.facts["grid"])))
         for block in _split_rows(rows, count):
@@ -169,6 +170,7 @@ class StoredDissection(Dissection):
 
     @property
     def images_key(self) -> str:
+        """The fingerprint of the probe."""
         return str(self.facts["probe"]["fingerprint"])
 
     def images(self, ids: Int[Tensor, " k"]) -> UInt8[Tensor, "k 3 height width"]:

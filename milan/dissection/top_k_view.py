@@ -67,12 +67,15 @@ class TopKView(Dissection):
 
     @property
     def images_key(self) -> str:
+        """That of the whole dissection."""
         return self.inner.images_key
 
     def images(self, ids: Int[Tensor, " k"]) -> UInt8[Tensor, "k 3 height width"]:
+        """Return images of the probe by their rows."""
         return self.inner.images(ids)
 
     def iter_exemplar_maps(self, units: Sequence[Unit]) -> Iterator[ExemplarMaps] | None:
+        """Yield the first k exemplars of units without their pixels; None where the dissection has no maps."""
         blocks = self.inner.iter_exemplar_maps(units)
         return None if blocks is None else (self._cut(block) for block in blocks)
 
