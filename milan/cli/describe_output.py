@@ -10,7 +10,8 @@ from rich.table import Table
 from torch import Tensor
 
 from milan.cli.describe_run import DescribeRun
-from milan.console.command_line import escape_markup, terminal
+from milan.console.command_line import terminal
+from milan.console.text_cleaning import escape_markup
 from milan.dissection.determinism import examine
 from milan.errors import MilanWarning
 from milan.results.catalogue import Catalogue, Entry

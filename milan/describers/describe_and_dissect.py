@@ -22,9 +22,10 @@ from milan.describers._shared.candidate_selection import (
 )
 from milan.describers._shared.llm_explainer import LlmDescriber
 from milan.dissection.attention_crops import CROPS, Box, crop_and_resize, find_attention_boxes, make_heat_maps
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import BadInput
-from milan.pretrained.embedder import Embedder, embed_texts, load_embedder
+from milan.pretrained.embedder import embed_texts, load_embedder
+from milan.pretrained.embedder_interface import Embedder
 from milan.pretrained.image_captioner import (
     EndpointOptions,
     ImageCaptioner,
@@ -35,7 +36,6 @@ from milan.pretrained.llm import Question
 from milan.pretrained.llm_client import NoAnswer
 from milan.pretrained.model_sources import Precision
 from milan.pretrained.openai_endpoint import find_endpoint
-from milan.pretrained.painter import load_painter
 from milan.pretrained.prompts import Prompt, load_prompt, sanitize_item
 from milan.pretrained.reply_parsing import make_label_parser
 from milan.probes import Probe
@@ -93,7 +93,7 @@ class DescribeAndDissect(LlmDescriber):
     Args:
         captioner: image captioner, as ``milan.pretrained.image_captioner.load_image_captioner`` takes it.
         llm: language model: ``openai:MODEL``, ``hf:ID_OR_FOLDER``, ``phrases``, or a custom one; see
-            ``milan.pretrained.llm.load_llm``.
+            ``milan.pretrained.llm_loading.load_llm``.
         painter: text-to-image model, as ``milan.pretrained.painter.load_painter`` takes it.
         embedder: image-text model that compares pictures and labels, as ``milan.pretrained.embedder.load_embedder``
             takes it; CLIP ViT-B/16 in the paper.
@@ -171,7 +171,7 @@ class DescribeAndDissect(LlmDescriber):
         prompts = [prompt.key for prompt in self._loaded_prompts]
         chosen, llm = self.selection.key if self.select else "", self.llm_client.key
         settings = {name: getattr(self, name) for name in names}
-        parts = {"seeing": seeing, "llm": llm, "prompts": prompts, "selection": chosen}
+        parts: dict[str, Any] = {"seeing": seeing, "llm": llm, "prompts": prompts, "selection": chosen}
         parts["crops"] = CROPS if self.crops else None
         return self.key_of(**parts, **settings)
 
@@ -183,16 +183,7 @@ class DescribeAndDissect(LlmDescriber):
     @cached_property
     def selection(self) -> CandidateSelection:
         """The selection of the best candidate; the painter is loaded at the first access."""
-        painter = load_painter(self.painter, device=self.device, precision=self.precision)
-        return CandidateSelection(
-            painter,
-            self.model,
-            prompt=self.painting,
-            scoring=self.scoring,
-            count=self.pictures,
-            pooling=self.pooling,
-            seed=self.seed,
-        )
+        return CandidateSelection.from_settings(self, self.model)
 
     @cached_property
     def _captioner_model(self) -> ImageCaptioner:
@@ -208,7 +199,7 @@ class DescribeAndDissect(LlmDescriber):
         return load_prompt("simplify", self.prompts), load_prompt("summarize", self.prompts)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """The models and the concept set that the steps use."""
+        """Return the models and the concept set that the steps use."""
         return self.required_models()
 
     @property
@@ -218,11 +209,12 @@ class DescribeAndDissect(LlmDescriber):
         return f"the {texts} that are counted" if self.llm == PHRASES else f"the language model, from {texts}"
 
     def required_models(self) -> dict[str, str]:
-        """A captioner, or a concept set and an embedder; a language model; in step 3 a painter and an embedder."""
+        """Return captioner, or concepts and embedder; the language model; and painter and embedder for step 3."""
         seeing = ("concepts", "embedder") if self.concepts else ("captioner",)
         return self.specs(*seeing, "llm", *(("painter", "embedder") if self.select else ()))
 
     def image_endpoint(self) -> str:
+        """Return the endpoint of the captioner; empty if concepts take the place of captions."""
         return "" if self.concepts else find_endpoint(self.captioner, self.base_url)
 
     def _describe_group(
@@ -365,7 +357,7 @@ class RegionFinder:
 
         Strongest first; ties by image and box.
         """
-        column = self.dissection.activations(self.pooling)[:, self.dissection.row_of(unit)]
+        column = self.dissection.activations(self.pooling, [unit])[:, 0]
         order = torch.sort(column.nan_to_num(nan=-torch.inf), descending=True, stable=True).indices
         ids = order[: self.count].tolist()
         images = torch.stack([self.probe.image(id) for id in ids])

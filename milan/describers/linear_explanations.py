@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -22,9 +23,10 @@ from milan.describers._shared.elastic_net import (
     RowSplit,
     compute_correlations,
 )
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import BadInput
-from milan.pretrained.embedder import Embedder, load_embedder
+from milan.pretrained.embedder import load_embedder
+from milan.pretrained.embedder_interface import Embedder
 from milan.probes import Probe
 from milan.probes.pixel_labels import load_probe_labels
 from milan.probes.superclasses import known_labels
@@ -75,6 +77,8 @@ class LinearExplanations(Describer):
         longest: maximum number of concepts in an explanation.
         width: number of concepts tried at each step.
         tolerance: minimum gain in validation correlation of a further concept.
+        single_tolerance: share of the validation correlation that may be lost if the first concept explains all: then
+            the description is its name. 0, as in the paper, for weighted sums throughout.
         seed: random seed of the split: 70% training, 10% validation, 20% test images.
         batch_size: number of images and texts per batch of the embedder; changes no description.
         device: device of the embedder.
@@ -99,6 +103,7 @@ class LinearExplanations(Describer):
         longest: int = 10,
         width: int = 10,
         tolerance: float = 0.02,
+        single_tolerance: float = 0.0,
         seed: int = 0,
         batch_size: int = 64,
         device: str = "cpu",
@@ -108,7 +113,7 @@ class LinearExplanations(Describer):
         self.pooling, self.strength, self.mix = pooling, strength, mix
         self.ranking, self.search = ranking, search
         self.longest, self.width, self.tolerance, self.seed = longest, width, tolerance, seed
-        self.batch_size, self.device = batch_size, device
+        self.batch_size, self.device, self.single_tolerance = batch_size, device, single_tolerance
         self._layers: dict[str, _LayerRegression] = {}
         self._probes: dict[str, _ProbeConcepts] = {}
 
@@ -132,20 +137,22 @@ class LinearExplanations(Describer):
         return names[self.evidence]
 
     def required_models(self) -> dict[str, str]:
-        """The image-text model and its concept set, if concepts are found by it."""
+        """Return the image-text model and its concept set, if they provide the concepts."""
         return self.specs("embedder", "concepts") if self.evidence == "embedder" else {}
 
     def check_evidence(self, target: Target, probe: Probe) -> None:
+        """Raise MissingEvidence if the probe lacks the labels that the setting ``evidence`` needs."""
         if self.evidence == "pixels":
             load_probe_labels(probe)
         elif self.evidence == "labels" or (not self.concepts and not has_pixel_labels(probe)):
             known_labels(probe)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """The image-text model and its concept set, if concepts are found by it; labels come with the probe."""
+        """Return the image-text model and its concept set, if they provide the concepts; labels come with the probe."""
         return self.specs("embedder", "concepts") if self.evidence == "embedder" else {}
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
+        """Yield the weighted sum of concepts that predicts each active unit."""
         active = select_active(dissection, units)
         if active:
             study = self._load_layer(dissection)
@@ -233,10 +240,9 @@ class _LayerRegression:
 
     def __init__(self, describer: LinearExplanations, dissection: Dissection):
         self.describer, self.dissection = describer, dissection
-        activations = dissection.activations(describer.pooling)
         self.active_units = dissection.active_units()
         self.places = {unit: place for place, unit in enumerate(self.active_units)}
-        ground = describer.load_probe_concepts(dissection.open_probe(), activations.isfinite().any(1))
+        ground = describer.load_probe_concepts(dissection.open_probe(), dissection.has_activations(describer.pooling))
         self.split, self.names, self.matrix, self.regression = (
             ground.split,
             ground.names,
@@ -252,11 +258,13 @@ class _LayerRegression:
                 self.active_units[number * UNITS_PER_BLOCK : (number + 1) * UNITS_PER_BLOCK]
             )
         steps = [self._format_fit(unit, fit) for fit in self._blocks[number][place]]
-        best = steps[-1]
+        best = prefer_single(steps, self.describer.single_tolerance)
         candidates = tuple(
             Candidate(each.text, each.score, (("length", float(len(each.concepts))),))
             for each in sorted(steps, key=lambda each: (-each.score, len(each.concepts)))
         )
+        if best.text not in {each.text for each in candidates}:
+            candidates = tuple(sorted((*candidates, Candidate(best.text, best.score)), key=lambda each: -each.score))
         return Description(unit, best.text, best.score, best.concepts, best.bias, candidates)
 
     def correlate_held_out(self, description: Description) -> float:
@@ -281,9 +289,7 @@ class _LayerRegression:
 
     def _load_values(self, units: Sequence[Unit]) -> Float[Tensor, "images units"]:
         """Return activations, with the unit's mean over the training images for values that are not finite."""
-        values = self.dissection.activations(self.describer.pooling)[
-            :, [self.dissection.row_of(unit) for unit in units]
-        ]
+        values = self.dissection.activations(self.describer.pooling, units)
         mean = values[self.split.train].where(values[self.split.train].isfinite(), torch.nan).nanmean(0).nan_to_num()
         return values.where(values.isfinite(), mean)
 
@@ -291,6 +297,20 @@ class _LayerRegression:
         parts = [(self.names[column], weight) for column, weight in zip(fit.columns, fit.weights, strict=True)]
         parts.sort(key=lambda part: (part[1] < 0, -abs(part[1])))
         return Description(unit, weighted_sum(parts), fit.correlation, tuple(parts), fit.bias)
+
+
+def prefer_single(steps: Sequence[Description], tolerance: float) -> Description:
+    """Return the last step of a search, or the first one by its concept's name if it explains nearly as much.
+
+    Args:
+        steps: explanations by one, two and more concepts.
+        tolerance: share of the last one's correlation that may be lost.
+    """
+    first, last = steps[0], steps[-1]
+    ((name, weight),) = first.concepts[:1]
+    if tolerance and weight > 0 and first.score >= (1 - tolerance) * last.score:
+        return replace(first, text=name)
+    return last
 
 
 def _filter_concepts(found: Presence, split: RowSplit) -> tuple[list[str], Float[Tensor, "images concepts"]]:

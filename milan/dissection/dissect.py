@@ -4,38 +4,26 @@ import json
 import math
 import re
 import shutil
-import uuid
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from milan.dissection.determinism import examine
-from milan.dissection.dissection_run import DissectionRun
+from milan.dissection.dissection import Dissection
+from milan.dissection.dissection_run import DissectionRun, Statistics
 from milan.dissection.distributed import Shard, get_shard
 from milan.dissection.exemplar_images import open_stored_images, store_images
-from milan.dissection.forward_blocks import block_length
-from milan.dissection.layer_statistics import LayerPlan, LayerStatistics, format_pooled_file_name
-from milan.dissection.store import (
-    EXEMPLARS_FILE,
-    FACTS_FILE,
-    FORMAT,
-    STATISTICS_FILE,
-    Dissection,
-    StoredDissection,
-    facts_or_fault,
-    layer_folder,
-    read_facts,
-)
+from milan.dissection.layer_plans import add_key, check_settings, fit_memory, make_one_time_key, make_plans
+from milan.dissection.layer_statistics import LayerPlan, RankBy
+from milan.dissection.store import FACTS_FILE, FORMAT, StoredDissection, facts_or_fault, layer_folder, read_facts
 from milan.errors import BadInput, MilanNotice, MilanWarning, warn_again
 from milan.probes import Probe
-from milan.storage.files import atomic_write, content_key, lock_folder
+from milan.storage.files import atomic_write, lock_folder
 from milan.storage.integrity import checksums, damage, read_sealed, sealed
 from milan.targets.dictionary_quality import measure_dictionaries
 from milan.targets.generator_target import GeneratorTarget
@@ -87,6 +75,7 @@ def dissect(
     *,
     k: int = 15,
     quantile: float = 0.99,
+    rank_by: RankBy = "max",
     units: Mapping[str, Sequence[int]] | Iterable[Unit | str] | None = None,
     allow_nondeterministic: bool = False,
     **options: Any,
@@ -105,6 +94,8 @@ def dissect(
         out: folder for the results, in which each layer has a folder.
         k: number of exemplars (top-activating images) per unit.
         quantile: quantile of a unit's activations at all places and in all images that is its mask threshold.
+        rank_by: activation by which images are ranked as exemplars: the maximum or mean over the image's places, or the
+            class token.
         units: units to dissect, as ``["layer4:17"]`` or ``{"layer4": [17]}``; all of the layers that are not named.
         allow_nondeterministic: continue, with a warning, if an image's activations change from one pass to the next or
             with the other images of a batch. A target has the same option.
@@ -116,7 +107,7 @@ def dissect(
         UnknownName: the target has no such layer.
     """
     out, run_options = Path(out), PassOptions(**options)
-    _check_settings(k, quantile, run_options.batch_size)
+    check_settings(k, quantile, run_options.batch_size, rank_by)
     if allow_nondeterministic:
         target = target.allowing_nondeterminism()
     if target.is_size_assumed and probe.source.is_presized and probe.size != target.image_size:
@@ -127,9 +118,9 @@ def dissect(
     check_probe(target, probe)
     shard = get_shard(target.device)
     chosen: dict[str, Sequence[int]] = dict(units) if isinstance(units, Mapping) else {**group_by_layer(units or ())}
-    plans = _make_plans(target, probe, layers, chosen, k, quantile)
-    once, network = shard.broadcast(_make_one_time_key(target)), target.fingerprint
-    plans = [_add_key(plan, target, network, probe, once) for plan in _fit_memory(plans, run_options.memory_bytes)]
+    plans = make_plans(target, probe, layers, chosen, k=k, quantile=quantile, rank_by=rank_by)
+    once, network = shard.broadcast(make_one_time_key(target)), target.fingerprint
+    plans = [add_key(plan, target, network, probe, once) for plan in fit_memory(plans, run_options.memory_bytes)]
     missing = _missing(out, plans)
     complete = not missing and _are_images_stored(out, probe, plans) and not (out / WORK_FOLDER).exists()
     # No process writes before all have read.
@@ -153,8 +144,8 @@ def _run_missing(
     """Dissect the missing layers in all processes together; the first process writes the results."""
     work = out / WORK_FOLDER
     if shard.rank == 0:
-        _check_space(out, plans, probe)
-        measure_dictionaries(target, [plan.layer.name for plan in plans], probe.inputs(8))
+        qualities = measure_dictionaries(target, [plan.layer.name for plan in plans], probe.inputs(8))
+        _check_space(out, plans, probe, {name: quality.mean_l0 for name, quality in qualities.items()})
         work.mkdir(exist_ok=True)
         for leftover in out.glob(f"*/{_pending_name(FACTS_FILE)}"):
             leftover.unlink()
@@ -193,123 +184,6 @@ def check_probe(target: Target, probe: Probe) -> None:
         text = f"are {probe.preprocessing.geometry_text}, those of {target.name} {target.preprocessing.geometry_text}"
         how = "load_probe(..., target=target) applies the target's preprocessing"
         warnings.warn(f"the images of {probe.name} {text}; {how}", MilanWarning, stacklevel=3)
-
-
-def _check_settings(k: int, quantile: float, batch_size: int) -> None:
-    if k < 1:
-        raise BadInput(f"k is {k}; a unit needs at least 1 exemplar")
-    if not 0 <= quantile <= 1:
-        raise BadInput(f"quantile is {quantile}; it lies between 0 and 1, as 0.99")
-    if batch_size < 1:
-        raise BadInput(f"batch_size is {batch_size}; give at least 1")
-
-
-def _make_plans(
-    target: Target, probe: Probe, names: Sequence[str], units: dict[str, Sequence[int]], k: int, quantile: float
-) -> list[LayerPlan]:
-    layers = target.select_layers(names)
-    if not layers:
-        raise BadInput("no layers are named; python describe.py --list_layers lists them")
-    if k > len(probe):
-        warnings.warn(
-            f"k is {k}, but {probe.name} has only {len(probe)} images; k = {len(probe)} is used",
-            MilanWarning,
-            stacklevel=3,
-        )
-    selected = {
-        target.layer(name).name: _check_indices(name, indices, target.layer(name).units)
-        for name, indices in units.items()
-    }
-    examination = examine(target, [layer.name for layer in layers], probe.size)
-    every = {layer.name: tuple(range(layer.units)) for layer in layers}
-    return [
-        LayerPlan(
-            layer,
-            examination.grids[layer.name],
-            selected.get(layer.name, every[layer.name]),
-            len(probe),
-            min(k, len(probe)),
-            quantile,
-            nondeterministic=examination.faults.get(layer.name, ""),
-        )
-        for layer in layers
-    ]
-
-
-def _check_indices(layer: str, indices: Iterable[int], units: int) -> tuple[int, ...]:
-    found = tuple(sorted({int(index) for index in indices}))
-    wrong = [index for index in found if not 0 <= index < units]
-    if wrong or not found:
-        raise BadInput(
-            f"units of {layer} lie between 0 and {units - 1}; {f'there is no {wrong[0]}' if wrong else 'none is given'}"
-        )
-    return found
-
-
-def _fit_memory(plans: list[LayerPlan], memory: int) -> list[LayerPlan]:
-    """Return the plans with sampling rates of the quantiles that fit the memory.
-
-    Raises:
-        BadInput: the exemplars' maps alone do not fit.
-    """
-    left = memory - sum(plan.map_bytes for plan in plans)
-    if left < memory // 4:
-        needed = sum(plan.map_bytes for plan in plans)
-        text = (
-            f"the exemplars' activation maps alone take {needed / 2**30:.2f} GiB of the {memory / 2**30:.2f} GiB of"
-            " memory"
-        )
-        raise BadInput(f"{text}; raise it, or dissect fewer layers, units or exemplars (k)")
-    # Buffers need three times their size while they are read out or merged.
-    share = left // 3
-    waiting = sorted(plans, key=lambda plan: plan.buffer_bytes)
-    rates = {}
-    for done, plan in enumerate(waiting):
-        # The rest of the small layers goes to the large ones.
-        fair = share // (len(waiting) - done)
-        rates[plan.layer.name] = _choose_sampling_rate(plan, fair)
-        share -= replace(plan, sampling_rate=rates[plan.layer.name]).buffer_bytes
-    return [replace(plan, sampling_rate=rates[plan.layer.name]) for plan in plans]
-
-
-def _choose_sampling_rate(plan: LayerPlan, room: int) -> float:
-    """Return the largest sampling rate, a power of 1/2, whose quantile fits."""
-    rate = 1.0
-    while replace(plan, sampling_rate=rate).buffer_bytes > room and rate > 1e-6:
-        rate /= 2
-    return rate
-
-
-def _add_key(plan: LayerPlan, target: Target, network: str, probe: Probe, once: str) -> LayerPlan:
-    length = block_length(probe.size, target.device)
-    settings = {
-        "k": plan.k,
-        "quantile": plan.quantile,
-        "units": plan.units,
-        "rate": plan.sampling_rate,
-        "block": length,
-    }
-    made_by = {"format": FORMAT, "torch": torch.__version__, "device": target.device.type, "once": once}
-    if plan.layer.order:
-        settings["order"] = plan.layer.order
-    images = probe.fingerprint
-    key = content_key(target=network, layer=plan.layer.name, probe=images, settings=settings, made_by=made_by)
-    return replace(plan, key=key)
-
-
-def _make_one_time_key(target: Target) -> str:
-    """Return a unique key for a network that is changed by hooks, as within ``ablate``, else an empty one.
-
-    Hooks have no fingerprint, so that a dissection made with them must never be reused.
-    """
-    hooks = [
-        hook
-        for module in target.core.modules()
-        for hook in [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-    ]
-    # The hooks of weight_norm belong to the weights.
-    foreign = [hook for hook in hooks if not getattr(hook, "__module__", "").startswith("torch.")]
-    return uuid.uuid4().hex if foreign else ""
 
 
 def _missing(out: Path, plans: list[LayerPlan]) -> list[LayerPlan]:
@@ -360,31 +234,20 @@ def _store_images(out: Path, probe: Probe, seen: dict[int, Tensor]) -> None:
     store_images(out, probe.fingerprint, ids, image)
 
 
-def _write_layer(record: LayerStatistics, run: DissectionRun, out: Path, target: Target, probe: Probe) -> None:
+def _write_layer(record: Statistics, run: DissectionRun, out: Path, target: Target, probe: Probe) -> None:
     """Write a layer's files, with the facts under a pending name, without which it is not recognized."""
     folder = layer_folder(out, record.plan.layer.name)
     folder.mkdir(exist_ok=True)
     (folder / FACTS_FILE).unlink(missing_ok=True)
     k = min(record.plan.k, run.readable_count)
-    peaks, ids, maps = (tensor[:, :k].contiguous() for tensor in record.topk.ranked())
-    with atomic_write(folder / EXEMPLARS_FILE) as partial:
-        save_file({"activations": peaks, "ids": ids, "maps": maps}, partial)
-    ranges = {f"range.{name}": tensor for name, tensor in record.range.state().items()}
-    with atomic_write(folder / STATISTICS_FILE) as partial:
-        save_file(
-            {"thresholds": record.thresholds().float(), "units": torch.tensor(record.plan.units), **ranges}, partial
-        )
-    run.move_pooled(record, folder)
-    files = checksums(folder, [EXEMPLARS_FILE, STATISTICS_FILE, *map(format_pooled_file_name, record.plan.poolings)])
+    files = checksums(folder, record.write_results(folder, run.part_folders(record), run.readable, k))
     with atomic_write(folder / _pending_name(FACTS_FILE)) as partial:
         partial.write_text(
             json.dumps(sealed(_collect_facts(record, run, target, probe, k) | {"files": files}), indent=1)
         )
 
 
-def _collect_facts(
-    record: LayerStatistics, run: DissectionRun, target: Target, probe: Probe, k: int
-) -> dict[str, object]:
+def _collect_facts(record: Statistics, run: DissectionRun, target: Target, probe: Probe, k: int) -> dict[str, object]:
     plan, words = record.plan, record.status(k)
     return {
         "format": FORMAT,
@@ -407,8 +270,10 @@ def _collect_facts(
         "nondeterministic": plan.nondeterministic,
         "sampled": plan.sampling_rate,
         "rank_error": record.rank_error(),
-        "exemplars": sorted(record.topk.image_ids()),
+        "exemplars": sorted(record.image_ids()),
         "warnings": list(run.warnings),
+        **({} if plan.rank_by == "max" else {"rank_by": plan.rank_by}),
+        **({"storage": "sparse"} if plan.layer.is_sparse else {}),
     }
 
 
@@ -447,11 +312,10 @@ def _warn_of(plans: list[LayerPlan], out: Path, new: set[str]) -> None:
             warnings.warn(f"{text}; {error}; raise memory for exact ones", MilanWarning, stacklevel=3)
 
 
-def _check_space(out: Path, plans: list[LayerPlan], probe: Probe) -> None:
+def _check_space(out: Path, plans: list[LayerPlan], probe: Probe, active: Mapping[str, float]) -> None:
+    """Check that the disk has room; ``active`` is the mean number of active units per place, where it is known."""
     pixels = min(len(probe), sum(len(plan.units) * plan.k for plan in plans)) * 3 * pixel_count(probe.size)
-    needed = (
-        _RESERVED_BYTES + pixels + sum(plan.pooled_bytes + 2 * (plan.map_bytes + plan.buffer_bytes) for plan in plans)
-    )
+    needed = _RESERVED_BYTES + pixels + sum(plan.estimate_disk_bytes(active.get(plan.layer.name)) for plan in plans)
     # An interrupted run has already taken some of it.
     needed -= sum(file.stat().st_size for file in (out / WORK_FOLDER).rglob("*") if file.is_file())
     free = shutil.disk_usage(out).free

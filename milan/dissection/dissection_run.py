@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Bool
 from safetensors import SafetensorError, safe_open
@@ -17,23 +16,19 @@ from torch import Tensor
 from milan.console.progress import track_progress
 from milan.dissection.distributed import Shard
 from milan.dissection.forward_blocks import BlockOutputs, block_length, map_blocks
-from milan.dissection.layer_statistics import (
-    BlockStatistics,
-    LayerPlan,
-    LayerStatistics,
-    format_pooled_file_name,
-    strip_prefix,
-)
+from milan.dissection.layer_statistics import BlockStatistics, LayerPlan, LayerStatistics, strip_prefix
+from milan.dissection.sparse_statistics import SparseBlock, SparseLayerStatistics
 from milan.dissection.store import layer_folder
 from milan.errors import BadInput, MilanWarning, recorded_warnings, warn_again
 from milan.probes import Probe
 from milan.probes.probe import MAX_UNREADABLE_SHARE
-from milan.storage.files import atomic_write, content_key, new_array
+from milan.storage.files import atomic_write, content_key
 from milan.targets.target import Target
 
 MIN_CHECKPOINT_SECONDS = 5.0  # shortest time between two checkpoints
 CHECKPOINT_COST_RATIO = 40  # smallest ratio of that time to the time for writing a checkpoint
 _STATE, _PIXELS = "state.safetensors", "images.safetensors"
+Statistics = LayerStatistics | SparseLayerStatistics
 
 
 class DissectionRun:
@@ -49,7 +44,7 @@ class DissectionRun:
 
     next_image: int
     readable: Bool[Tensor, " images"]
-    records: dict[str, LayerStatistics]
+    records: dict[str, Statistics]
 
     def __init__(self, target: Target, probe: Probe, plans: Sequence[LayerPlan], work: Path, shard: Shard, pixels: int):
         self.target, self.probe, self.plans = target, probe, plans
@@ -76,7 +71,7 @@ class DissectionRun:
         due = time.monotonic() + MIN_CHECKPOINT_SECONDS
         warn_again(self.warnings)
         with recorded_warnings(lambda text: self.warnings.setdefault(text)):
-            for seen, reduced in map_blocks(self.target, names, shown, self._reduce):
+            for seen, reduced in map_blocks(self.target, names, shown, self._reduce, sparse=True):
                 self._add_block(seen, reduced)
                 if time.monotonic() > due:
                     due = self._checkpoint()
@@ -100,7 +95,7 @@ class DissectionRun:
                     f"the part of process {rank} in {other._own_folder} is not complete; run again to finish it"
                 )
             for name, record in self.records.items():
-                record.merge(other.records[name])
+                record.merge(other.records[name])  # type: ignore[arg-type]
             self.readable = torch.cat([self.readable, other.readable])
             self.warnings |= other.warnings
             with safe_open(other._own_folder / _PIXELS, "pt") as file:
@@ -123,22 +118,9 @@ class DissectionRun:
         """Indices of unreadable images."""
         return [self.start + place for place in (~self.readable).nonzero().flatten().tolist()]
 
-    def move_pooled(self, record: LayerStatistics, folder: Path) -> None:
-        """Move the pooled activations of all processes to the layer's folder."""
-        shape = (record.plan.images, len(record.plan.units))
-        for name in record.plan.poolings:
-            parts = [
-                self._part_folder(rank, record.plan) / format_pooled_file_name(name) for rank in range(self.shard.count)
-            ]
-            with atomic_write(folder / format_pooled_file_name(name)) as partial:
-                if len(parts) == 1:
-                    parts[0].replace(partial)
-                    whole = np.lib.format.open_memmap(partial, "r+")
-                else:
-                    whole = new_array(partial, np.float32, shape)
-                    np.concatenate([np.load(part, mmap_mode="r", allow_pickle=False) for part in parts], out=whole)
-                whole[self.skipped] = np.nan
-                whole.flush()
+    def part_folders(self, record: Statistics) -> list[Path]:
+        """Return the folders with a layer's files of all processes."""
+        return [self._part_folder(rank, record.plan) for rank in range(self.shard.count)]
 
     @property
     def _own_folder(self) -> Path:
@@ -151,17 +133,22 @@ class DissectionRun:
         """Reset to the state before the first image."""
         self.next_image = self.start
         self.readable = torch.zeros(self.stop - self.start, dtype=torch.bool)
-        self.records = {plan.layer.name: LayerStatistics(plan, self.start, self.stop) for plan in self.plans}
+        self.records = {
+            plan.layer.name: (SparseLayerStatistics if plan.layer.is_sparse else LayerStatistics)(
+                plan, self.start, self.stop
+            )
+            for plan in self.plans
+        }
 
-    def _reduce(self, seen: BlockOutputs) -> tuple[BlockOutputs, dict[str, BlockStatistics]]:
+    def _reduce(self, seen: BlockOutputs) -> tuple[BlockOutputs, dict[str, BlockStatistics | SparseBlock]]:
         return BlockOutputs(seen.ids, seen.images, {}, {}), {
             name: record.reduce(seen) for name, record in self.records.items()
         }
 
-    def _add_block(self, seen: BlockOutputs, reduced: dict[str, BlockStatistics]) -> None:
+    def _add_block(self, seen: BlockOutputs, reduced: dict[str, BlockStatistics | SparseBlock]) -> None:
         entered = torch.zeros(len(seen.ids), dtype=torch.bool)
         for name, record in self.records.items():
-            entered |= record.add(reduced[name])
+            entered |= record.add(reduced[name])  # type: ignore[arg-type]
         self.readable[seen.ids - self.start] = True
         self.next_image = min((int(seen.ids[-1]) // self.block + 1) * self.block, self.stop)
         shown = self.probe.shown(seen.images[entered])
@@ -176,7 +163,7 @@ class DissectionRun:
         self.images = {id: self.images[id] for id in needed[: most // 2]}
 
     def _exemplar_ids(self) -> set[int]:
-        return set().union(*(record.topk.image_ids() for record in self.records.values()))
+        return set().union(*(record.image_ids() for record in self.records.values()))
 
     def _resume(self) -> None:
         if self._restore():
@@ -188,7 +175,7 @@ class DissectionRun:
             folder = self._part_folder(self.shard.rank, record.plan)
             folder.mkdir(parents=True, exist_ok=True)
             try:
-                record.create_pooled_files(folder)
+                record.create_files(folder)
             except OSError as error:
                 raise BadInput(
                     f"cannot store the activations of {name} in {folder}: {error.strerror}; free some or choose another"
@@ -203,7 +190,7 @@ class DissectionRun:
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a file handle, no dict)
                 kept = {name: json.loads(file.metadata()[name]) for name in ("next", "warnings", "bad")}
             for number, record in enumerate(self.records.values()):
-                record.open_pooled_files(self._part_folder(self.shard.rank, record.plan))
+                record.open_files(self._part_folder(self.shard.rank, record.plan))
                 record.restore(strip_prefix(f"{number}:", state))
         except (OSError, SafetensorError, ValueError, KeyError) as error:
             if not isinstance(error, FileNotFoundError):

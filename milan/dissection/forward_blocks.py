@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from queue import SimpleQueue
 from threading import Thread
@@ -26,6 +26,7 @@ from milan.errors import BadInput, MilanWarning
 from milan.targets.hooks import run_to_layers
 from milan.targets.module_access import is_compiled
 from milan.targets.preprocessing import Size, as_size, pixel_count
+from milan.targets.sparse_activations import SparseActivations
 from milan.targets.target import Target
 
 T = TypeVar("T")
@@ -44,6 +45,8 @@ class BlockOutputs:
     maps: dict[str, Float[Tensor, "b units gh gw"]]
     # For layers with a class token.
     class_tokens: dict[str, Float[Tensor, "b units"]]
+    # In place of the maps and class tokens of sparse layers, where these were asked for.
+    sparse: dict[str, SparseActivations] = field(default_factory=dict)
 
 
 def block_length(size: Size, device: torch.device) -> int:
@@ -75,10 +78,16 @@ def split_into_blocks(
 
 
 def map_blocks(
-    target: Target, layers: Sequence[str], batches: Batches, consume: Callable[[BlockOutputs], T]
+    target: Target,
+    layers: Sequence[str],
+    batches: Batches,
+    consume: Callable[[BlockOutputs], T],
+    *,
+    sparse: bool = False,
 ) -> Iterator[T]:
     """Yield ``consume(outputs)`` for each block of the batches' images, in order.
 
+    If ``sparse`` is true, only the activations of sparse layers that are not 0 are computed, instead of maps.
     ``consume`` is called in several threads at once and in any order. ``batches`` is read in the caller's thread, so
     that images are decoded while others are computed. If memory runs out, a block is halved.
     """
@@ -87,7 +96,7 @@ def map_blocks(
     if first is None:
         return
     length = block_length(as_size(first[1].shape[-2:]), target.device)
-    with exact(target.device), target.evaluation_mode(), _start_workers(target, layers, consume) as crew:
+    with exact(target.device), target.evaluation_mode(), _start_workers(target, layers, consume, sparse) as crew:
         waiting: deque[Future[T]] = deque()
         for ids, images in split_into_blocks(chain([first], batches), length):
             waiting.append(crew.submit(ids, images))
@@ -100,8 +109,10 @@ def map_blocks(
 class _WorkerPool(Generic[T]):
     """Threads that each run a replica of the target; the replicas share their weights."""
 
-    def __init__(self, targets: Sequence[Target], layers: Sequence[str], consume: Callable[[BlockOutputs], T]):
-        self.size, self.layers, self.consume = len(targets), layers, consume
+    def __init__(
+        self, targets: Sequence[Target], layers: Sequence[str], consume: Callable[[BlockOutputs], T], sparse: bool
+    ):
+        self.size, self.layers, self.consume, self.sparse = len(targets), layers, consume, sparse
         self._tasks: SimpleQueue[tuple[Future[T], Tensor, Tensor] | None] = SimpleQueue()
         self._threads = [Thread(target=self._run_worker, args=(target,), daemon=True) for target in targets]
         for thread in self._threads:
@@ -126,7 +137,8 @@ class _WorkerPool(Generic[T]):
         torch.set_num_threads(1)
         runner = _BlockRunner(target)
         try:
-            with run_to_layers(target, self.layers, runner.store) as look:
+            store_sparse = runner.store_sparse if self.sparse else None
+            with run_to_layers(target, self.layers, runner.store, store_sparse) as look:
                 self._process_tasks(lambda ids, images: self.consume(runner.run(look, ids, images)))
         # If the worker cannot start, each of its tasks fails.
         except BaseException as error:
@@ -153,6 +165,7 @@ class _BlockRunner:
         self.target = target
         self.maps: dict[str, Tensor] = {}
         self.class_tokens: dict[str, Tensor] = {}
+        self.sparse: dict[str, SparseActivations] = {}
 
     def run(
         self, look: Callable[[Tensor], None], ids: Int[Tensor, " b"], images: Shaped[Tensor, "b channels h w"]
@@ -178,9 +191,9 @@ class _BlockRunner:
     def _run_once(
         self, look: Callable[[Tensor], None], ids: Int[Tensor, " b"], images: Shaped[Tensor, "b channels h w"]
     ) -> BlockOutputs:
-        self.maps, self.class_tokens = {}, {}
+        self.maps, self.class_tokens, self.sparse = {}, {}, {}
         look(self.target.make_input(ids, images))
-        return BlockOutputs(ids, images, self.maps, self.class_tokens)
+        return BlockOutputs(ids, images, self.maps, self.class_tokens, self.sparse)
 
     def store(self, layer: str, maps: Tensor, cls: Tensor | None) -> None:
         """Store copies, since a later module may change the output in place."""
@@ -188,13 +201,17 @@ class _BlockRunner:
         if cls is not None:
             self.class_tokens[layer] = cls.detach().clone(memory_format=torch.contiguous_format).float()
 
+    def store_sparse(self, layer: str, activations: SparseActivations) -> None:
+        """Store the activations of a sparse layer."""
+        self.sparse[layer] = activations
+
 
 @contextmanager
 def _start_workers(
-    target: Target, layers: Sequence[str], consume: Callable[[BlockOutputs], T]
+    target: Target, layers: Sequence[str], consume: Callable[[BlockOutputs], T], sparse: bool
 ) -> Iterator[_WorkerPool[T]]:
     threads = torch.get_num_threads()
-    crew = _WorkerPool(_make_replicas(target, threads), layers, consume)
+    crew = _WorkerPool(_make_replicas(target, threads), layers, consume, sparse)
     try:
         yield crew
     finally:
@@ -235,6 +252,7 @@ def _concatenate(one: BlockOutputs, other: BlockOutputs) -> BlockOutputs:
         images=torch.cat([one.images, other.images]),
         maps={layer: torch.cat([maps, other.maps[layer]]) for layer, maps in one.maps.items()},
         class_tokens={layer: torch.cat([cls, other.class_tokens[layer]]) for layer, cls in one.class_tokens.items()},
+        sparse={layer: part.followed_by(other.sparse[layer], len(one.ids)) for layer, part in one.sparse.items()},
     )
 
 
@@ -243,7 +261,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def exact(device: torch.device) -> AbstractContextManager[None]:
-    """Within the block a GPU uses deterministic algorithms and no TF32."""
+    """Make a GPU use deterministic algorithms and no TF32 within the block."""
     if device.type != "cuda":
         return nullcontext()
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)

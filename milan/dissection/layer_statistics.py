@@ -4,11 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from safetensors.torch import save_file
 from torch import Tensor
 
 from milan.dissection.forward_blocks import BlockOutputs
@@ -23,10 +24,13 @@ from milan.dissection.running_statistics import (
     count_top_values,
     sample_positions,
 )
-from milan.storage.files import new_array
+from milan.storage.files import atomic_write, new_array
 from milan.targets.layers import Layer
 
+EXEMPLARS_FILE, STATISTICS_FILE = "exemplars.safetensors", "statistics.safetensors"
+RankBy = Literal["max", "mean", "cls"]
 _BYTES = 4  # of a float
+SPARSE_RECORD_BYTES = 12  # of a value that is not 0 of a sparse layer, during the run
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class LayerPlan:
         sampling_rate: fraction of all values on which the quantile is computed.
         key: content key of the result.
         nondeterministic: why the layer's activations are no function of the image; empty if they are.
+        rank_by: pooled activation by which images are ranked as exemplars.
     """
 
     layer: Layer
@@ -54,6 +59,12 @@ class LayerPlan:
     sampling_rate: float = 1.0
     key: str = ""
     nondeterministic: str = ""
+    rank_by: RankBy = "max"
+
+    @property
+    def has_one_value(self) -> bool:
+        """Whether a unit has a single value in all images."""
+        return self.images * math.prod(self.grid) == 1
 
     @property
     def max_values(self) -> int:
@@ -62,14 +73,16 @@ class LayerPlan:
 
     @property
     def buffer_bytes(self) -> int:
-        """Memory of the running quantile."""
+        """Memory of the running quantile; sparse layers have none."""
+        if self.layer.is_sparse:
+            return 0
         keep = count_top_values(self.quantile, self.max_values)
         return len(self.units) * (keep + compute_spare_capacity(keep)) * _BYTES
 
     @property
     def map_bytes(self) -> int:
-        """Memory of the exemplars' maps."""
-        return len(self.units) * self.k * math.prod(self.grid) * _BYTES
+        """Memory of the exemplars' maps; for sparse layers a few of their places, which are not counted."""
+        return 0 if self.layer.is_sparse else len(self.units) * self.k * math.prod(self.grid) * _BYTES
 
     @property
     def poolings(self) -> tuple[str, ...]:
@@ -78,8 +91,21 @@ class LayerPlan:
 
     @property
     def pooled_bytes(self) -> int:
-        """Size of the pooled activations on disk."""
+        """Size of the pooled activations on disk, if the layer is not sparse."""
         return len(self.poolings) * self.images * len(self.units) * _BYTES
+
+    def estimate_disk_bytes(self, active: float | None) -> int:
+        """Return the space on disk that the run may take.
+
+        Args:
+            active: mean number of active units per place of a sparse layer; all units if it is unknown.
+        """
+        if not self.layer.is_sparse:
+            return self.pooled_bytes + 2 * (self.map_bytes + self.buffer_bytes)
+        share = len(self.units) / self.layer.units
+        # The spooled records, once more while they are sorted, and as much for the result.
+        values = self.images * (math.prod(self.grid) + 1) * (self.layer.units if active is None else active) * share
+        return int(3 * SPARSE_RECORD_BYTES * values)
 
 
 @dataclass(frozen=True)
@@ -131,8 +157,11 @@ class LayerStatistics:
         for name, values in reduced.pooled.items():
             self.pooled[name][rows] = values.masked_fill(values.isinf(), math.nan).numpy()
         self.quantile.add_candidates(reduced.candidates)
-        self.range.add(reduced.minima, reduced.pooled["max"], reduced.nonfinite, reduced.pooled.get("cls"))
-        return self.topk.add(reduced.ids, reduced.pooled["max"], reduced.maps)
+        ranking = reduced.pooled[self.plan.rank_by]
+        # Values that are not finite count as the lowest.
+        ranking = ranking.masked_fill(ranking.isposinf(), -math.inf)
+        self.range.add(reduced.minima, reduced.pooled["max"], reduced.nonfinite, reduced.pooled.get("cls"), ranking)
+        return self.topk.add(reduced.ids, ranking, reduced.maps)
 
     def merge(self, other: "LayerStatistics") -> None:
         """Add the statistics of another part of the probe, except for the pooled activations."""
@@ -153,27 +182,21 @@ class LayerStatistics:
         )
 
     def status(self, k: int) -> list[str]:
-        """Return the status of each unit.
+        """Return the status of each unit, as :meth:`RunningRange.status` defines it."""
+        return self.range.status(k, self.plan.has_one_value)
 
-        It is ``invalid`` without any finite value; ``dead`` if the activation never changes, also not in the class
-        token; ``sparse`` if it is never negative, and positive in fewer than ``k`` images; else ``ok``.
-        """
-        low, high = self.range.least, self.range.most
-        # A single value does not show whether the activation changes.
-        one_value = self.plan.images * math.prod(self.plan.grid) == 1
-        dead = (low == high) & ((high == 0) | (not one_value))
-        sparse = (low >= 0) & (self.range.positive_images < k)
-        words = np.select([high.isneginf().numpy(), dead.numpy(), sparse.numpy()], ["invalid", "dead", "sparse"], "ok")
-        return [str(word) for word in words]
+    def image_ids(self) -> set[int]:
+        """Return the images that are exemplars of some unit."""
+        return self.topk.image_ids()
 
-    def create_pooled_files(self, folder: Path) -> None:
+    def create_files(self, folder: Path) -> None:
         """Create the files of the pooled activations and allocate their space on disk."""
         shape = (self.stop - self.start, len(self.plan.units))
         for name in self.plan.poolings:
             self.pooled[name] = new_array(folder / format_pooled_file_name(name), np.float32, shape)
 
-    def open_pooled_files(self, folder: Path) -> None:
-        """Open the files that ``create_pooled_files`` created.
+    def open_files(self, folder: Path) -> None:
+        """Open the files that ``create_files`` created.
 
         Raises:
             ValueError, OSError: they do not exist, or have another shape or data type.
@@ -189,10 +212,41 @@ class LayerStatistics:
         for array in self.pooled.values():
             array.flush()
 
-    def mark_unreadable(self, rows: Sequence[int]) -> None:
-        """Set the pooled activations of unreadable images to NaN."""
-        for array in self.pooled.values():
-            array[np.asarray(rows, int)] = np.nan
+    def write_results(
+        self, folder: Path, parts: Sequence[Path], readable: Bool[Tensor, " images"], k: int
+    ) -> list[str]:
+        """Write the results, and return the names of the files.
+
+        Args:
+            folder: folder of the layer.
+            parts: folders of the parts with their pooled activations, which are moved.
+            readable: which images were read.
+            k: number of exemplars per unit.
+        """
+        peaks, ids, maps = (tensor[:, :k].contiguous() for tensor in self.topk.ranked())
+        with atomic_write(folder / EXEMPLARS_FILE) as partial:
+            save_file({"activations": peaks, "ids": ids, "maps": maps}, partial)
+        ranges = {f"range.{name}": tensor for name, tensor in self.range.state().items()}
+        with atomic_write(folder / STATISTICS_FILE) as partial:
+            save_file(
+                {"thresholds": self.thresholds().float(), "units": torch.tensor(self.plan.units), **ranges}, partial
+            )
+        names = [format_pooled_file_name(name) for name in self.plan.poolings]
+        for name in names:
+            self._move_pooled(folder / name, [part / name for part in parts], readable)
+        return [EXEMPLARS_FILE, STATISTICS_FILE, *names]
+
+    def _move_pooled(self, file: Path, parts: Sequence[Path], readable: Bool[Tensor, " images"]) -> None:
+        """Move the pooled activations of all parts to one file, and set those of unreadable images to NaN."""
+        with atomic_write(file) as partial:
+            if len(parts) == 1:
+                parts[0].replace(partial)
+                whole = np.lib.format.open_memmap(partial, "r+")
+            else:
+                whole = new_array(partial, np.float32, (self.plan.images, len(self.plan.units)))
+                np.concatenate([np.load(part, mmap_mode="r", allow_pickle=False) for part in parts], out=whole)
+            whole[~readable.numpy()] = np.nan
+            whole.flush()
 
     def state(self) -> dict[str, Tensor]:
         """Return the state as tensors, see :meth:`restore`."""

@@ -111,7 +111,7 @@ class RunningQuantile:
         self._floor = torch.full((units, 1), -math.inf)  # what a value must exceed to matter
 
     def add(self, values: Float[Tensor, "units new"]) -> None:
-        """Takes values in, the same number for each unit.
+        """Add values, the same number for each unit.
 
         Raises:
             BadInput: these are more than ``most`` values in all.
@@ -148,7 +148,7 @@ class RunningQuantile:
         low, high = self._capacity - 1 - below, self._capacity - 1 - above
         ranked = np.partition(self._buffer, sorted({low, high}), axis=1)
         return torch.from_numpy(
-            _interpolate(ranked[:, low].astype(np.float64), ranked[:, high].astype(np.float64), place % 1)
+            interpolate_quantile(ranked[:, low].astype(np.float64), ranked[:, high].astype(np.float64), place % 1)
         )
 
     def state(self) -> dict[str, Tensor]:
@@ -203,7 +203,7 @@ class RunningQuantile:
 
 
 class RunningRange:
-    """Smallest and largest value of each unit, and the number of images in which its peak is positive."""
+    """Smallest and largest value of each unit, and the number of images by which it is ranked above 0."""
 
     def __init__(self, units: int):
         self.least, self.most = torch.full((units,), math.inf), torch.full((units,), -math.inf)
@@ -217,10 +217,11 @@ class RunningRange:
         peaks: Float[Tensor, "images units"],
         nonfinite: Bool[Tensor, "images units"],
         class_tokens: Float[Tensor, "images units"] | None = None,
+        ranking: Float[Tensor, "images units"] | None = None,
     ) -> None:
         """Add images, given their smallest and largest finite values (infinite if there are none).
 
-        A class token counts among the values of the layer, and not for the number of images with a positive peak.
+        A class token counts among the values of the layer. ``ranking`` is what images are ranked by, if not the peak.
         """
         low, high = minima, peaks
         if class_tokens is not None:
@@ -228,8 +229,24 @@ class RunningRange:
             low = torch.where(usable, torch.minimum(minima, class_tokens), minima)
             high = torch.where(usable, torch.maximum(peaks, class_tokens), peaks)
         self.least, self.most = torch.minimum(self.least, low.amin(0)), torch.maximum(self.most, high.amax(0))
-        self.positive_images += (peaks > 0).sum(0)
+        self.positive_images += ((peaks if ranking is None else ranking) > 0).sum(0)
         self.nonfinite_images += nonfinite.sum(0)
+
+    def status(self, k: int, one_value: bool) -> list[str]:
+        """Return the status of each unit.
+
+        It is ``invalid`` without any finite value; ``dead`` if the activation never changes, also not in the class
+        token; ``sparse`` if it is never negative, and positive in fewer than ``k`` images; else ``ok``.
+
+        Args:
+            k: number of exemplars per unit.
+            one_value: whether a unit has a single value, which does not show whether the activation changes.
+        """
+        low, high = self.least, self.most
+        dead = (low == high) & ((high == 0) | (not one_value))
+        sparse = (low >= 0) & (self.positive_images < k)
+        words = np.select([high.isneginf().numpy(), dead.numpy(), sparse.numpy()], ["invalid", "dead", "sparse"], "ok")
+        return [str(word) for word in words]
 
     def merge(self, other: "RunningRange") -> None:
         """Add the values of another accumulator."""
@@ -297,7 +314,7 @@ def _rank(peaks: Float[Tensor, "units n"], ids: Int[Tensor, "units n"]) -> Int[T
     return by_id.gather(1, by_peak)
 
 
-def _interpolate(
+def interpolate_quantile(
     low: Float[np.ndarray, " units"], high: Float[np.ndarray, " units"], share: float
 ) -> Float[np.ndarray, " units"]:
     """Interpolate linearly with numpy's rounding; minus infinity is kept."""

@@ -63,7 +63,7 @@ class _LabelledBatch:
         return cross_entropy(outputs.double() / temperature, self.labels, reduction="none")
 
     def run_with_unit_at(self, unit: int, value: Float[Tensor, "..."] | float) -> Float[Tensor, "b classes"]:
-        """Return the network's output with a unit at ``value`` at all places: one number, or one for each image."""
+        """Return the logits with a unit set to ``value`` at all places: one number, or one for each image."""
         values, axis = self.replay.values, self.replay.axis
         given = torch.as_tensor(value, dtype=values.dtype, device=values.device).expand(len(values))
         shape = [1] * values.ndim
@@ -224,7 +224,7 @@ class _FittingImages:
     def fit_scalings(
         self, units: Sequence[int], predicted: Float[np.ndarray, "units fitted"], scaling: Scaling
     ) -> list[tuple[float, float]]:
-        """Return c and d of each prediction."""
+        """Return c and d of each unit."""
         guesses = [torch.from_numpy(each)[self.rows].double() for each in predicted]
         closed = [
             _fit_least_squares(guess, self.activations[:, unit]) for guess, unit in zip(guesses, units, strict=True)
@@ -238,7 +238,7 @@ class _FittingImages:
         return found
 
     def _tabulate_losses(self, unit: int) -> "_LossTable":
-        """Return the change of each image's loss at values of the unit from below its minimum to above its maximum."""
+        """Return each image's loss at values of the unit from below its minimum to above its maximum."""
         if unit not in self._tables:
             low, high = float(self.activations[:, unit].min()), float(self.activations[:, unit].max())
             margin = 0.25 * max(high - low, 1e-6)
@@ -268,7 +268,7 @@ class _LossTable:
     losses: Float[Tensor, "images stops"]
 
     def total_change(self, values: Float[Tensor, "tries images"]) -> Float[Tensor, " tries"]:
-        """Return the sum of the changes over all images."""
+        """Return the sum of the absolute changes of all images."""
         place = (values - self.values[0]) / (self.values[1] - self.values[0])
         left = place.floor().clamp(0, len(self.values) - 2).long()
         images = torch.arange(values.shape[1])
@@ -277,11 +277,7 @@ class _LossTable:
 
 
 def _search_scaling(table: _LossTable, predicted: Float[Tensor, " images"]) -> tuple[float, float]:
-    """Return the c and d that change the losses least, by the table.
-
-    The unit's values at two predictions, a standard deviation below and above the mean, are searched on a grid that
-    narrows.
-    """
+    """Return the scaling c and d that changes the losses least, by a search on grids that narrow."""
     middle, spread = float(predicted.mean()), float(predicted.std(correction=0))
     # 0 a standard deviation below the mean, 1 a standard deviation above it.
     share = (predicted - middle) / (2 * spread if spread**2 > MIN_VARIANCE else 1.0) + 0.5
@@ -303,13 +299,13 @@ def _search_scaling(table: _LossTable, predicted: Float[Tensor, " images"]) -> t
 def _compute_loss_changes(
     seen: _LabelledBatch, unit: int, value: Float[Tensor, "..."], temperature: float
 ) -> Float[Tensor, " b"]:
-    """Return the absolute change of the loss of each image of a batch when a unit takes a value."""
+    """Return the absolute change of each image's loss when a unit is set to a value."""
     before = seen.losses(seen.replay.outputs, temperature)
     return (seen.losses(seen.run_with_unit_at(unit, value), temperature) - before).abs()
 
 
 def _fit_least_squares(predicted: Float[Tensor, " images"], true: Float[Tensor, " images"]) -> tuple[float, float]:
-    """Return c and d of the least squares line."""
+    """Return c and d of the least-squares line."""
     spread = predicted.var(correction=0)
     c = float(((predicted - predicted.mean()) * (true - true.mean())).mean() / spread) if spread > MIN_VARIANCE else 0.0
     return c, float(true.mean() - c * predicted.mean())

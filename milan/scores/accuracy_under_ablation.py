@@ -14,7 +14,8 @@ from milan.console.progress import track_progress
 from milan.errors import BadInput, MissingEvidence
 from milan.probes import Probe
 from milan.scores.confidence_intervals import LEVEL, RESAMPLES, Measure
-from milan.storage.files import Journal, content_key, new_array
+from milan.storage.files import content_key, new_array
+from milan.storage.journal import Journal
 from milan.targets.hooks import ablated, recorded
 from milan.targets.module_outputs import select_tensor
 from milan.targets.preprocessing import Size
@@ -210,7 +211,7 @@ def _iter_logits(
         replay = run(images)
         for number in begins[layer]:
             with ablated(target, sets[number]), torch.no_grad():
-                yield number, replay.run_from(replay.values)
+                yield number, replay.run_from()
 
 
 def find_correct_outputs(target: Target, probe: Probe, synsets: str = "") -> Int[Tensor, " images"]:

@@ -44,7 +44,7 @@ def is_reachable(url: str) -> bool:
 
 @contextmanager
 def assume_unreachable() -> Iterator[None]:
-    """Within the block no server counts as reachable: what is reported as missing is what would be downloaded."""
+    """Treat all servers as unreachable within the block, so that missing models are those to be downloaded."""
     _assumed_unreachable.append(True)
     try:
         yield
@@ -93,7 +93,7 @@ def find_cached_if_offline(repository: str, filenames: Sequence[str], hint: str 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within the block, transformers shows no progress bars or notices and never asks to run code of a model.
+    """Silence transformers within the block, and keep it from asking whether to run code of a model.
 
     All calls in this package pass ``trust_remote_code=False``. Libraries that load transformers models themselves
     (open_clip, bert-score) do not; transformers would then ask on the console and run the code after a "y".

@@ -8,7 +8,7 @@ import warnings
 from dataclasses import dataclass, fields
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from milan.errors import BadInput, MilanWarning
@@ -21,7 +21,8 @@ LOW_EXPLAINED_VARIANCE = 0.3
 # Codes held at a time when a dictionary is evaluated on many activations (64 MiB).
 _MAX_CODES = 2**24
 
-_NEEDS_K = ("topk", "signed_topk", "abstopk", "groupmax", "matching_pursuit")
+_SELECTS_K = ("topk", "signed_topk", "abstopk", "groupmax")
+_NEEDS_K = (*_SELECTS_K, "matching_pursuit")
 # Weights that one activation needs and no other has.
 _EXTRA_WEIGHTS = {"threshold": "jumprelu", "log_gain": "gated", "gain_bias": "gated"}
 ACTIVATIONS = ("identity", "relu", "tanh_relu", "jumprelu", "gated", *_NEEDS_K)
@@ -188,12 +189,33 @@ class Dictionary(nn.Module):
         Raises:
             BadInput: The activations have another width than the dictionary.
         """
-        z = self._normalize(self._checked_inputs(inputs))
-        if self.input_bias is not None:
-            z = z - self.input_bias
+        z = self._centered(inputs)
         if self.config.activation == "matching_pursuit":
             return self._matching_pursuit(z)
-        return self._activate(z @ self.encoder)
+        if self.config.activation not in _SELECTS_K:
+            return self._activate(z @ self.encoder)
+        h = z @ self.encoder + self.encoder_bias
+        latents, values = self._select(h)
+        return torch.zeros_like(h).scatter_(-1, latents, values)
+
+    def encode_sparse(
+        self, inputs: Float[Tensor, "n d_in"]
+    ) -> tuple[Int[Tensor, " active"], Int[Tensor, " active"], Float[Tensor, " active"]]:
+        """Compute the codes that are not 0, as :meth:`encode` does, without holding those that are.
+
+        Returns:
+            For each such code the row of its activation vector, its latent and its value, by row.
+
+        Raises:
+            BadInput: The activations have another width than the dictionary.
+        """
+        if self.config.activation not in _SELECTS_K:
+            codes = self.encode(inputs)
+            rows, latents = codes.nonzero(as_tuple=True)
+            return rows, latents, codes[rows, latents]
+        latents, values = self._select(self._centered(inputs) @ self.encoder + self.encoder_bias)
+        rows, columns = values.nonzero(as_tuple=True)
+        return rows, latents[rows, columns], values[rows, columns]
 
     def decode(
         self, codes: Float[Tensor, "*places latents"], inputs: Float[Tensor, "*places d_in"] | None = None
@@ -284,22 +306,35 @@ class Dictionary(nn.Module):
             return outputs * inputs.std(-1, keepdim=True) + inputs.mean(-1, keepdim=True)
         return outputs * _root_mean_square(inputs)
 
+    def _centered(self, inputs: Tensor) -> Tensor:
+        z = self._normalize(self._checked_inputs(inputs))
+        return z if self.input_bias is None else z - self.input_bias
+
+    def _select(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the latents that the activation keeps, k for each vector, and their codes, some of which may be 0."""
+        k = self.config.k or 0
+        match self.config.activation:
+            case "topk":
+                top = h.topk(k)
+                return top.indices, top.values.relu()
+            case "signed_topk":
+                top = h.topk(k)
+                return top.indices, top.values
+            case "abstopk":
+                latents = h.abs().topk(k).indices
+                return latents, h.gather(-1, latents)
+        groups = h.unflatten(-1, (k, -1))
+        largest = groups.max(-1)
+        starts = torch.arange(0, h.shape[-1], groups.shape[-1], device=h.device)
+        return largest.indices + starts, largest.values.relu()
+
     def _activate(self, projections: Tensor) -> Tensor:
-        h, k = projections + self.encoder_bias, self.config.k or 0
+        h = projections + self.encoder_bias
         match self.config.activation:
             case "relu":
                 return h.relu()
             case "tanh_relu":
                 return h.relu().tanh()
-            case "topk":
-                return _keep(h, h.topk(k).indices).relu()
-            case "signed_topk":
-                return _keep(h, h.topk(k).indices)
-            case "abstopk":
-                return _keep(h, h.abs().topk(k).indices)
-            case "groupmax":
-                groups = h.unflatten(-1, (k, -1))
-                return _keep(groups, groups.argmax(-1, keepdim=True)).flatten(-2).relu()
             case "jumprelu":
                 assert self.threshold is not None
                 return h.relu() * (h > self.threshold)
@@ -377,10 +412,6 @@ def _low_variance(config: DictionaryConfig, explained: float, count: int) -> str
     trained = f" (it was trained on {config.hook_point!r})" if config.hook_point else ""
     cause = f"a wrong layer, hook point or normalization is the usual cause{trained}"
     return f"{name} explains {explained:.2f} of the variance of {count} activations; {cause}"
-
-
-def _keep(values: Tensor, indices: Tensor) -> Tensor:
-    return torch.zeros_like(values).scatter(-1, indices, values.gather(-1, indices))
 
 
 def _root_mean_square(inputs: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from milan.targets.dictionary import Dictionary
 from milan.targets.fingerprints import network_hash
 from milan.targets.layers import DissectableLayers, Layer
 from milan.targets.layouts import unit_axis
+from milan.targets.sparse_activations import SparseActivations
 
 # What the formats call an output of a block -> the modules of timm, transformers and open_clip that put it out.
 _BLOCK_OUTPUTS = {
@@ -65,6 +66,29 @@ class DictionaryLayer(Layer):
         """Name of the layer of the network whose output determines the units' activations."""
         return self.base.name
 
+    @property
+    def is_sparse(self) -> bool:
+        """Whether a latent is active at few places, which is not so for directions."""
+        return self.dictionary.config.activation != "identity"
+
+    def sparse_activations(self, output: Tensor) -> SparseActivations:
+        """Return the codes that are not 0, in the grid and in the class token, without holding the others."""
+        vectors = self._vectors(output).reshape(len(output), -1, self.dictionary.d_in)
+        rows, latents, codes = self._dictionary_on(output).encode_sparse(vectors.flatten(0, 1))
+        images, tokens = rows // vectors.shape[1], rows % vectors.shape[1]
+        prefix, places = self.prefix_tokens, self._places(vectors.shape[1], rows.device)
+        kept = (tokens >= prefix) | (tokens == 0) if self.has_class_token else tokens >= prefix
+        images, tokens, latents, codes = images[kept], tokens[kept], latents[kept], codes[kept]
+        return SparseActivations(images, places[tokens], latents, codes.float())
+
+    def _places(self, tokens: int, device: torch.device) -> Tensor:
+        """Return the index of each token's place in the grid; their number for the tokens before the grid."""
+        count = tokens - self.prefix_tokens
+        places = torch.arange(count, device=device)
+        if self.order:
+            places = places.scatter(0, torch.tensor(self.order, device=device), places)
+        return torch.cat([places.new_full((self.prefix_tokens,), count), places])
+
     def read(self, output: Tensor) -> Tensor:
         """Return the codes of the module's output, in the layer's layout."""
         codes = self._dictionary_on(output).encode(self._vectors(output))
@@ -88,11 +112,8 @@ class DictionaryLayer(Layer):
             )
         dictionary, vectors = self._dictionary_on(output), self._vectors(output)
         codes = values[:, None] if self._is_class_token_only else values.movedim(unit_axis(self.layout), -1)
-        reconstruction = dictionary.decode(dictionary.encode(vectors), vectors)
         # Other codes of one image, or the same ones for all places, may be given.
-        places = torch.broadcast_shapes(codes.shape[:-1], vectors.shape[:-1])
-        vectors = vectors.expand(*places, -1)
-        change = dictionary.decode(codes.expand(*places, -1), vectors) - reconstruction
+        change = dictionary.decode(codes, vectors) - dictionary.decode(dictionary.encode(vectors), vectors)
         return self._with_vectors((vectors + change).to(output.dtype), output)
 
     @property

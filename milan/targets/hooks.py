@@ -14,11 +14,13 @@ from milan.targets.layers import Layer
 from milan.targets.layouts import unit_axis
 from milan.targets.module_access import forward_hooks, run_eagerly
 from milan.targets.module_outputs import replace_tensor, select_tensor
+from milan.targets.sparse_activations import SparseActivations
 from milan.targets.target import Target
 from milan.units import Unit, as_unit
 
 Maps = Float[Tensor, "b units h w"]
 StoreMaps = Callable[[str, Maps, Float[Tensor, "b units"] | None], None]
+StoreSparse = Callable[[str, SparseActivations], None]
 SteeringMode = Literal["add", "clamp", "scale"]
 
 
@@ -37,10 +39,17 @@ class _Recorder:
         stops: whether the pass ends after the last of the layers.
     """
 
-    def __init__(self, target: Target, names: Sequence[str], store: StoreMaps, stops: bool):
+    def __init__(
+        self,
+        target: Target,
+        names: Sequence[str],
+        store: StoreMaps,
+        stops: bool,
+        store_sparse: StoreSparse | None = None,
+    ):
         if not names:
             raise BadInput("no layers were given to record; name at least one, as 'layer4'")
-        self.target, self.store, self.stops = target, store, stops
+        self.target, self.store, self.stops, self.store_sparse = target, store, stops, store_sparse
         # A layer's own name -> the names under which it was requested.
         self.requested_names: dict[str, list[str]] = {}
         # Module -> number of its call -> layers.
@@ -99,6 +108,11 @@ class _Recorder:
         selected = select_tensor(output, self.target.output_index)
         if selected is None:
             raise MilanError(f"layer {layer.name!r} put out no floating-point tensor, as it did for the first images")
+        if layer.is_sparse and self.store_sparse is not None:
+            sparse = layer.sparse_activations(selected[1])
+            for name in self.requested_names[layer.name]:
+                self.store_sparse(name, sparse)
+            return
         maps = layer.maps(selected[1])
         cls = layer.class_token(selected[1])
         cls = None if cls is None else cls.to(maps.dtype)
@@ -107,20 +121,23 @@ class _Recorder:
 
 
 @contextmanager
-def run_to_layers(target: Target, layers: Sequence[str], store: StoreMaps) -> Iterator[Callable[[Tensor], None]]:
+def run_to_layers(
+    target: Target, layers: Sequence[str], store: StoreMaps, store_sparse: StoreSparse | None = None
+) -> Iterator[Callable[[Tensor], None]]:
     """Yield a function that runs prepared images through the network up to the last of some layers.
 
     Within the block the network is in evaluation mode on the target's device. Afterwards it is as it was, also after an
     exception. For each layer ``store(layer, maps, cls)`` is called in the layer's hook, before any operation that
     changes its output in place, so ``store`` must keep no view of its arguments: ``maps`` has the shape (batch, units,
     height, width) in any layout, with prefix tokens removed and the other tokens on their grid; ``cls`` (batch, units)
-    is the class token, or None.
+    is the class token, or None. If ``store_sparse`` is given, ``store_sparse(layer, activations)`` is called instead
+    for sparse layers, whose dense maps then never exist.
 
     Raises:
         UnknownName: the target has no such layer.
         BadInput: a layer's output cannot be laid out over the image.
     """
-    recorder = _Recorder(target, layers, store, stops=True)
+    recorder = _Recorder(target, layers, store, stops=True, store_sparse=store_sparse)
     with target.evaluation_mode(), recorder.attached():
         yield recorder.run
 

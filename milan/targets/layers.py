@@ -3,21 +3,19 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from milan.errors import BadInput
+from milan.errors import BadInput, UnknownName
 from milan.targets.forward_trace import ForwardTrace, ModuleCall
 from milan.targets.layouts import Layout, LayoutContext, Shape, UnknownLayout, infer_layout, to_maps
-from milan.targets.module_access import list_modules
+from milan.targets.module_access import WRAPPER_PREFIXES, list_modules, strip_wrapper_prefixes
+from milan.targets.network_interface import RunnableNetwork
 from milan.targets.preprocessing import Size, as_size, height_width
+from milan.targets.sparse_activations import SparseActivations
 from milan.targets.spatial_order import Grid, Order, Verdict, digits, halves, mixed, raster_order, verdict
-
-if TYPE_CHECKING:
-    from milan.targets.target import Target
 
 
 @dataclass(frozen=True, repr=False)
@@ -76,6 +74,15 @@ class Layer:
         """Return the units' activations in the class token; None if there is none."""
         return self.read(output[:, :1])[:, 0] if self.has_class_token else None
 
+    @property
+    def is_sparse(self) -> bool:
+        """Whether a unit's activation is 0 at nearly all places."""
+        return False
+
+    def sparse_activations(self, output: Tensor) -> SparseActivations:
+        """Return the units' activations that are not 0, in the grid and in the class token."""
+        return SparseActivations.from_dense(self.maps(output), self.class_token(output))
+
     def read(self, output: Tensor) -> Tensor:
         """Return the units' activations in the module's output, in the layer's layout."""
         return output
@@ -97,6 +104,47 @@ class DissectableLayers:
         # Number of calls of each module in a forward pass.
         self.call_counts = calls
 
+    def get(self, name: str, target: str) -> Layer:
+        """Return a layer by name, as :meth:`Target.layer` does; ``target`` is the network's name in messages.
+
+        Raises:
+            UnknownName: there is no such layer; the message lists the three nearest names.
+            BadInput: the module is called several times, or its output cannot be laid out over the image.
+        """
+        for possible in _possible_names(name):
+            layer = self.by_name.get(possible) or self.by_alias.get(possible)
+            if layer is not None:
+                return layer
+        raise self._make_error(name, target)
+
+    def count_calls(self, name: str) -> int:
+        """Return how often a module, given by its dotted path or an alias, is called in one forward pass."""
+        first = next((layer.module for layer in self.by_name.values() if name in layer.aliases), name)
+        return self.call_counts.get(first, 0)
+
+    def _make_error(self, name: str, target: str) -> Exception:
+        names = _possible_names(name)
+        plain = next((possible for possible in names if self.count_calls(possible) > 1), None)
+        if plain is not None:
+            count = self.count_calls(plain)
+            numbered = ", ".join(f"{plain}#{call}" for call in range(count))
+            return BadInput(f"layer {plain!r} is called {count} times in one forward pass; name one of {numbered}")
+        reason = next((self.reasons[possible] for possible in names if possible in self.reasons), None)
+        if reason is not None:
+            return BadInput(f"layer {name!r} of {target} {reason}")
+        known = [*self.by_name, *self.by_alias]
+        return UnknownName("layer", name, known, "list them with: python describe.py --target ... --list_layers")
+
+
+def _possible_names(name: str) -> list[str]:
+    """Return a name as given, without the prefixes of wrappers, and without the number of a first call."""
+    names = [name, strip_wrapper_prefixes(name)]
+    stripped = names[-1]
+    while stripped.startswith(WRAPPER_PREFIXES):
+        stripped = stripped.partition(".")[2]
+        names.append(stripped)
+    return [*names, *(each.removesuffix("#0") for each in names if each.endswith("#0"))]
+
 
 def choose_second_sizes(size: Size) -> list[Size]:
     """Return image sizes to try besides ``size``: a smaller one, which is cheaper, then a larger one.
@@ -112,7 +160,7 @@ def choose_second_sizes(size: Size) -> list[Size]:
     return [as_size(other) for other in sizes if 0 not in other and other != sides]
 
 
-def find_layers(target: "Target") -> DissectableLayers:
+def find_layers(target: RunnableNetwork) -> DissectableLayers:
     """Return the layers, inferred by running the target on two images, two mixtures of them, and another size.
 
     The batch sizes differ, so that the batch axis can be recognized: a module that puts out position embeddings, or
@@ -141,7 +189,7 @@ def find_layers(target: "Target") -> DissectableLayers:
 class _Reading:
     """Infers the layout of each call in the order of the pass, from its shapes and the layouts of earlier calls."""
 
-    def __init__(self, target: "Target", modules: dict[str, nn.Module]):
+    def __init__(self, target: RunnableNetwork, modules: dict[str, nn.Module]):
         self.target, self.modules = target, modules
         noise = target.noise(2, target.image_size)
         # The input of a generator is a vector, which has no places.
@@ -256,7 +304,7 @@ class _Reading:
         return torch.cat(near) if near else None
 
 
-def _make_unusable_error(target: "Target", error: Exception) -> BadInput:
+def _make_unusable_error(target: RunnableNetwork, error: Exception) -> BadInput:
     text = (str(error).strip() or "no message").splitlines()[0]
     batch = tuple(target.noise(2, target.image_size).shape)
     return BadInput(
@@ -266,10 +314,10 @@ def _make_unusable_error(target: "Target", error: Exception) -> BadInput:
     )
 
 
-def format_layers(target: "Target") -> str:
+def format_layers(layers: Sequence[Layer]) -> str:
     """Return a table of the layers that can be dissected: name, output shape, units, layout and aliases."""
     rows = [("layer", "output", "units", "layout", "")]
-    for layer in target.layers():
+    for layer in layers:
         layout = f"{layer.layout}, {layer.prefix_tokens} prefix" if layer.prefix_tokens else layer.layout
         also = f"also {', '.join(layer.aliases)}" if layer.aliases else ""
         rows.append((layer.name, "x".join(map(str, layer.shape)), str(layer.units), layout, also))

@@ -22,13 +22,11 @@ from milan.targets.fingerprints import attribute_hash, network_hash, noise_outpu
 from milan.targets.layers import DissectableLayers, Layer, find_layers
 from milan.targets.layouts import check_layout
 from milan.targets.module_access import (
-    WRAPPER_PREFIXES,
     check_usable,
     evaluation_mode,
     is_half,
     list_modules,
     parse_device,
-    strip_wrapper_prefixes,
     unwrap,
 )
 from milan.targets.module_outputs import select_tensor
@@ -322,31 +320,7 @@ class Target:
             UnknownName: there is no such layer; the message lists the three nearest names.
             BadInput: the module is called several times, or its output cannot be laid out over the image.
         """
-        for tried in _possible_names(name):
-            layer = self.dissectable_layers.by_name.get(tried) or self.dissectable_layers.by_alias.get(tried)
-            if layer is not None:
-                return layer
-        raise self._make_layer_error(name)
-
-    def _make_layer_error(self, name: str) -> Exception:
-        plain = next((tried for tried in _possible_names(name) if self.count_calls(tried) > 1), None)
-        if plain is not None:
-            numbered = ", ".join(f"{plain}#{call}" for call in range(self.count_calls(plain)))
-            return BadInput(
-                f"layer {plain!r} is called {self.count_calls(plain)} times in one forward pass; name one of {numbered}"
-            )
-        reason = next(
-            (
-                self.dissectable_layers.reasons[tried]
-                for tried in _possible_names(name)
-                if tried in self.dissectable_layers.reasons
-            ),
-            None,
-        )
-        if reason is not None:
-            return BadInput(f"layer {name!r} of {self.name} {reason}")
-        known = [*self.dissectable_layers.by_name, *self.dissectable_layers.by_alias]
-        return UnknownName("layer", name, known, "list them with: python describe.py --target ... --list_layers")
+        return self.dissectable_layers.get(name, self.name)
 
     def select_layers(self, names: Sequence[str]) -> list[Layer]:
         """Return layers by name, each once, with a warning for a layer that is named twice or also by an alias."""
@@ -366,8 +340,7 @@ class Target:
 
     def count_calls(self, name: str) -> int:
         """Return how often a module, given by its dotted path or an alias, is called in one forward pass."""
-        first = next((layer.module for layer in self.layers() if name in layer.aliases), name)
-        return self.dissectable_layers.call_counts.get(first, 0)
+        return self.dissectable_layers.count_calls(name)
 
     @property
     def fingerprint(self) -> str:
@@ -384,16 +357,6 @@ class Target:
         parts: tuple[Any, ...] = (network, reading, self.code, self._noise_outputs[1])
         parts += tuple(each.key for each in self.dictionaries)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-
-def _possible_names(name: str) -> list[str]:
-    """Return a name as given, without the prefixes of wrappers, and without the number of a first call."""
-    names = [name, strip_wrapper_prefixes(name)]
-    stripped = names[-1]
-    while stripped.startswith(WRAPPER_PREFIXES):
-        stripped = stripped.partition(".")[2]
-        names.append(stripped)
-    return [*names, *(tried.removesuffix("#0") for tried in names if tried.endswith("#0"))]
 
 
 def warn_assumed(target: Target) -> None:

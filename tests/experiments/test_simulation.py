@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from milan.dissection.store import load_dissection
+from milan.dissection.loading import load_dissection
 from milan.errors import MilanWarning
 from milan.experiments.core.report import Report
 from milan.experiments.simulation.config import SimulationConfig

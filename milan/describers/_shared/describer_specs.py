@@ -104,7 +104,8 @@ def resolve_settings(
 ) -> dict[str, Any]:
     """Return the settings of a describer, typed and completed by those that suit target and probe.
 
-    A describer that asks another one (``of``) passes that one's settings on as ``options``; they are completed alike.
+    A describer that wraps another one (``of``) passes that one's settings on as ``options``, one that wraps several
+    (``describers``) passes those of each, by its spec; they are completed alike.
 
     Args:
         sources: specs of target and probe.
@@ -118,7 +119,16 @@ def resolve_settings(
     inner = known.get("of", _get_default(name, "of"))
     if "options" in find_describer_class(name).setting_names() and isinstance(inner, str) and _is_describer(inner):
         known["options"] = resolve_settings(inner, known.get("options") or {}, sources, device)
+    wrapped = known.get("describers", _get_default(name, "describers"))
+    if isinstance(wrapped, list) and all(isinstance(each, str) for each in wrapped):
+        given = known.get("options") or {}
+        known["options"] = {each: _resolve_wrapped(each, given.get(each) or {}, sources, device) for each in wrapped}
     return known
+
+
+def _resolve_wrapped(spec: str, settings: Mapping[str, Any], sources: tuple[str, str], device: str) -> dict[str, Any]:
+    parsed = parse_spec(spec)
+    return resolve_settings(parsed.name, {**parsed.settings, **settings}, sources, device)
 
 
 def _get_default(name: str, setting: str) -> Any:

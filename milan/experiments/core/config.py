@@ -6,7 +6,7 @@ Nothing here imports torch, so that ``--help`` answers at once. Each experiment 
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from milan.targets.preprocessing import TargetOptions
 
@@ -52,12 +52,15 @@ class DissectionOptions:
         units: The units of each layer, as 0-99 or 3,17 or layer4:0-9. By default all units.
         k: The number of exemplars (top-activating images) per unit.
         quantile: The activation quantile that is used as the mask threshold.
+        rank_by: The activation by which images are ranked as exemplars: the maximum or mean over the image's places, or
+            the class token.
     """
 
     layers: list[str] | None = None
     units: str = ""
     k: int = 15
     quantile: float = 0.99
+    rank_by: Literal["max", "mean", "cls"] = "max"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from milan.describers import Describer, sources_of
 from milan.dissection.dissect import dissect
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.experiments.core.config import DissectionOptions, TargetConfig
 from milan.experiments.core.evaluated_describers import EvaluatedDescriber, load_evaluated_describer, run_describer
 from milan.experiments.core.report import Report, Table
@@ -92,7 +92,8 @@ class Study:
     @cached_property
     def dissections(self) -> dict[str, Dissection]:
         """The dissections of the selected layers, by layer."""
-        return self.dissect_on(self.probe, "dissection", k=self.dissection.k, quantile=self.dissection.quantile)
+        options = {name: getattr(self.dissection, name) for name in ("k", "quantile", "rank_by")}
+        return self.dissect_on(self.probe, "dissection", **options)
 
     def dissect_on(self, probe: Probe, name: str, **options: Any) -> dict[str, Dissection]:
         """Dissect the selected layers on other images, into a folder of that name, with options of ``dissect``."""
@@ -163,7 +164,7 @@ class Study:
             return facts
         first = next(iter(self.dissections.values()))
         return facts | {
-            "images": len(first.activations()),
+            "images": len(first.activations("max", first.units[:1])),
             "layers": list(self.dissections),
             "units": sum(map(len, self.units.values())),
             "k": first.k,

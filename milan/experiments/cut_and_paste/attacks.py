@@ -148,7 +148,7 @@ def attack_unit(study: Study, unit: Unit, distance: float, config: CutAndPasteCo
     names = dict(zip(outputs, format_class_names(probe), strict=True))
     labels = np.array([outputs[label] for label in probe.labels or []])
     rng = np.random.default_rng([config.seed, unit.index])
-    inactive = _choose_inactive_images(dissection.activations("max")[:, dissection.row_of(unit)].numpy(), rng)
+    inactive = _choose_inactive_images(dissection.activations("max", [unit])[:, 0].numpy(), rng)
     candidates = [row for row in inactive.tolist() if labels[row] not in goal]
     rows = list(_iter_originals(target, probe, candidates, labels, config.originals))
     if not goal or len(rows) < 2:

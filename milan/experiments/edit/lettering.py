@@ -157,7 +157,8 @@ class _ImageTable:
     """Rows of a parquet file that is being written."""
 
     def __init__(self, writer: Any):
-        self.writer, self.rows = writer, []
+        self.writer = writer
+        self.rows: list[dict[str, Any]] = []
 
     def append(self, row: dict[str, Any]) -> None:
         self.rows.append(row)

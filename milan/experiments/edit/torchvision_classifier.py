@@ -68,8 +68,10 @@ class ClassifierModule(TrainingModule):
         super().__init__(model)
         self.prepare, self.learning_rate = prepare, learning_rate
 
-    def training_step(self, batch: LabelledImages, _index: int) -> Tensor | None:
-        # Batch normalization needs two images.
+    def training_step(  # type: ignore[override]
+        self, batch: LabelledImages, _index: int
+    ) -> Tensor | None:
+        """Return the loss of a batch; None for a single image, since batch normalization needs two."""
         if len(batch.labels) < 2:
             return None
         loss = self._compute_loss(batch)
@@ -77,9 +79,11 @@ class ClassifierModule(TrainingModule):
         return loss
 
     def validation_step(self, batch: LabelledImages, _index: int) -> None:
+        """Log the cross entropy of a batch of held-out images."""
         self.log(self.metric, self._compute_loss(batch), batch_size=len(batch.labels))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return AdamW with a constant learning rate."""
         return torch.optim.AdamW(self.model.parameters(), self.learning_rate)
 
     def _compute_loss(self, batch: LabelledImages) -> Tensor:
@@ -105,10 +109,12 @@ class LabelledImagesDataModule(pl.LightningDataModule):
         self.parts = [_load_images(probe) for probe in (self.images, self.validation)]
 
     def train_dataloader(self) -> DataLoader:
-        count, progress = len(self.parts[0].labels), lambda: TrainingProgress.of(self.trainer)
+        """Return batches of training images in an order that depends on the seed and the epoch."""
+        count, progress = len(self.parts[0].labels), lambda: TrainingProgress.read(self.trainer)
         return self._make_loader(self.parts[0], EpochBatchSampler(count, self.batch_size, self.seed, progress))
 
     def val_dataloader(self) -> DataLoader:
+        """Return batches of held-out images in their order."""
         held = self.parts[1]
         return self._make_loader(held, BatchSampler(SequentialSampler(held.labels), self.batch_size, drop_last=False))
 

@@ -31,9 +31,12 @@ from milan.experiments.generalization.network_splits import TABLE_2, NetworkSpli
 from milan.experiments.generalization.trained_splits import RedissectedNetwork, SplitResult
 from milan.models.annotated_units import AnnotatedUnit
 from milan.models.feature_store import FeatureStore
+from milan.scores.bootstrap import make_random_cycle
 from milan.scores.confidence_intervals import Measure
 from milan.scores.truth_score import Truth
-from milan.storage.files import Journal, collect_versions, content_key
+from milan.storage.files import content_key
+from milan.storage.journal import Journal
+from milan.storage.software_versions import collect_versions
 
 PAPER_COLUMN = Column(
     "paper",
@@ -350,11 +353,7 @@ def _to_number(value: Value) -> float:
 
 def _shuffle_texts(one: SplitResult) -> list[str]:
     """Return MILAN's texts, each given to another unit: a random cycle through all units."""
-    order = np.random.default_rng(0).permutation(len(one.milan))
-    texts = [""] * len(order)
-    for place, other in zip(order, np.roll(order, 1), strict=True):
-        texts[place] = one.milan[other]
-    return texts
+    return [one.milan[other] for other in make_random_cycle(len(one.milan), np.random.default_rng(0))]
 
 
 def _repeat_constant(one: SplitResult) -> list[str]:

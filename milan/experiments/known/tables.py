@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float
+import torch
 
+from milan.dissection.dissection import Dissection
 from milan.errors import MissingEvidence
 from milan.experiments.core.report import Column, Report, Row, Table, Value
 from milan.experiments.core.scored_descriptions import DescriptionSet, DescriptionSets
@@ -18,7 +19,7 @@ from milan.probes.superclasses import known_labels
 from milan.scores.confidence_intervals import Measure, estimate_mean
 from milan.scores.generated_image_scores import choose_text_to_paint, painted_auc
 from milan.scores.known_answers import evaluate_nearest_classifiers, score_final_layer
-from milan.scores.text_similarity import TextEncoder
+from milan.scores.text_similarity import TextEmbedder
 from milan.scores.truth_score import Truth
 from milan.units import Description
 
@@ -88,19 +89,18 @@ class KnownAnswerTables:
             raise MissingEvidence(f"the probe {probe.spec} has no class labels to detect; set --unseen_probe ''")
         labels, encoder = known_labels(probe), _load_encoder(embedder, self.study.device)
         dissections = replace(self.study, out=self.study.out.parent).dissect_on(probe, "unseen", k=1)
-        activations = {layer: one.activations("mean").numpy() for layer, one in dissections.items()}
         self._sources |= {"probe of unseen classes": probe.spec, "embedder of texts": embedder}
 
         def compute_values(one: DescriptionSet) -> dict[str, Value]:
             said = _list_descriptions(one)
             if not said:
                 return {}
-            columns = [activations[each.unit.layer][:, dissections[each.unit.layer].row_of(each.unit)] for each in said]
-            units = np.stack(columns, 1)
+            columns = [dissections[each.unit.layer].activations("mean", [each.unit]) for each in said]
+            units = torch.cat(columns, 1).numpy()
             return {AUROC.name: evaluate_nearest_classifiers(said, units, labels, classes, encoder, seed).auroc}
 
         table = self.inner.make_table("unseen classes", [AUROC], compute_values)
-        best = _compute_best_auroc(np.concatenate(list(activations.values()), 1), labels, seed)
+        best = _compute_best_auroc(list(dissections.values()), labels, seed)
         self.tables.append(replace(table, rows=(*table.rows, Row("the best unit", {AUROC.name: best}, "ceiling"))))
         self.notes.append(
             f"Unseen classes: {', '.join(classes[:10])}, of {probe.spec}. The ceiling uses the best unit for each"
@@ -111,7 +111,7 @@ class KnownAnswerTables:
         """Return the tables, with Diorama's truth if the probe shows Diorama."""
         layers, study = self.study.dissections, self.study
         if shows_diorama(study.probe.spec):
-            truths = {layer: Truth.measure(one, study.target) for layer, one in layers.items()}
+            truths = Truth.measure_layers(layers, study.target)
 
             def compute_values(one: DescriptionSet) -> dict[str, Value]:
                 scores = [truths[each.unit.layer].score(each.unit, each.text) for each in one.descriptions]
@@ -137,18 +137,18 @@ def _list_descriptions(one: DescriptionSet) -> list[Description]:
     return [replace(each, text=choose_text_to_paint(each, 1)) for each in one.descriptions]
 
 
-def _compute_best_auroc(activations: Float[np.ndarray, "images units"], labels: Sequence[int], seed: int) -> Measure:
+def _compute_best_auroc(dissections: Sequence[Dissection], labels: Sequence[int], seed: int) -> Measure:
     """Return the AUROC of each class's best unit, a mean over classes."""
-    finite = activations[:, np.isfinite(activations).all(0)]
     classes = np.asarray(labels)
-    best = []
-    for number in sorted(set(labels)):
-        inside = classes == number
-        best.append(max(painted_auc(column[inside], column[~inside]) for column in finite.T))
-    return estimate_mean(best, seed)
+    best = dict.fromkeys(sorted(set(labels)), -np.inf)
+    blocks = (values.T.numpy() for one in dissections for _, values in one.iter_activations("mean"))
+    for column in (column for block in blocks for column in block if np.isfinite(column).all()):
+        for number, most in best.items():
+            best[number] = max(most, painted_auc(column[classes == number], column[classes != number]))
+    return estimate_mean(list(best.values()), seed)
 
 
-def _load_encoder(spec: str, device: str) -> TextEncoder:
+def _load_encoder(spec: str, device: str) -> TextEmbedder:
     if spec.startswith(SENTENCES_PREFIX):
         return load_sentence_encoder(spec.removeprefix(SENTENCES_PREFIX), device=device)
     return load_embedder(spec, device=device)

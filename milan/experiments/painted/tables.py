@@ -95,12 +95,11 @@ class PaintedScores:
             texts, rng = _list_texts(descriptions), np.random.default_rng(self.config.seed)
             units = sorted({each.unit for several in descriptions.values() for each in several})
             orders = {unit: rng.permutation(len(texts)) for unit in units}
-            activations = dissection.activations("mean").numpy()
             for name, several in descriptions.items():
                 for each in several:
                     own = choose_text_to_paint(each)
                     others = [texts[place] for place in orders[each.unit] if texts[place] != own]
-                    control = activations[:, dissection.row_of(each.unit)].astype(np.float64)
+                    control = dissection.activations("mean", [each.unit])[:, 0].double().numpy()
                     scores[name].append(self._score_unit(each.unit, own, others[: self.config.negatives], control))
         return scores
 

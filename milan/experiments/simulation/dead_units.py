@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.experiments.core.report import Column, Row, Table, Value
 from milan.experiments.core.study import Study
-from milan.experiments.simulation.tables import SimulationScores
+from milan.experiments.simulation.tables import DescriberSimulation
 from milan.scores.confidence_intervals import estimate_mean
 from milan.units import Unit
 
@@ -21,7 +21,7 @@ COLUMNS = (
 )
 
 
-def make_dead_units_table(study: Study, scores: Sequence[SimulationScores], seed: int) -> Table:
+def make_dead_units_table(study: Study, scores: Sequence[DescriberSimulation], seed: int) -> Table:
     """Return the share of dead units of each layer, and each describer's correlation on the other units."""
     columns = [Column(one.name, "Mean correlation over the units that are not dead.", "", 3) for one in scores]
     rows = []

@@ -14,7 +14,7 @@ from milan.experiments.core.dot_plots import plot_scatter
 from milan.experiments.core.report import Column, Row, Table, Value
 from milan.experiments.core.study import Study
 from milan.experiments.simulation.config import SimulationConfig
-from milan.experiments.simulation.tables import SimulationScores
+from milan.experiments.simulation.tables import DescriberSimulation
 from milan.probes import Probe
 from milan.scores.ablation_score import SCALINGS, compute_ablation_scores
 from milan.scores.activation_simulation import Simulator, predict_activations
@@ -65,7 +65,7 @@ class ReplacementResult(NamedTuple):
 def measure_replacement(
     study: Study,
     config: SimulationConfig,
-    scores: Sequence[SimulationScores],
+    scores: Sequence[DescriberSimulation],
     fitting: Simulator,
     evaluation: Simulator,
 ) -> ReplacementResult:
