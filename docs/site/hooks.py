@@ -130,7 +130,7 @@ def _public_page() -> str:
         page = f"{package}.md" if package in PACKAGES else ""
         anchor = f"{value.__module__}.{value.__name__}"
         rows.append(f"| [`milan.{name}`]({page}#{anchor}) | {_cell((getdoc(value) or '').partition('. ')[0])} |")
-        own += [] if page else [_reference(f"`milan.{name}`", anchor, 2)]
+        own += [] if page else [_reference(f"milan.{name}", anchor)]
     return "\n\n".join(["# Public names", intro, "\n".join(rows), *own])
 
 
