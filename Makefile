@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: describe test suite lint docs clean
+.PHONY: describe test suite lint docs benchmarks benchmarks-full clean
 
 describe: $(VENV)/.installed
 	$(RUN) describe.py
@@ -23,8 +23,15 @@ lint: $(VENV)/.installed-for-tests
 	@$(RUN) -m pytest --doctest-modules milan -p no:cacheprovider -p no:xdist
 
 docs: $(VENV)/.installed-for-docs
-	$(RUN) -m mkdocs build --quiet --config-file docs/site/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --config-file docs/site/mkdocs.yml
 	@echo "the documentation is in build/site/index.html"
+
+# Speed and memory relative to what the work cannot do without: benchmarks/README.md.
+benchmarks: $(VENV)/.installed-for-tests
+	$(RUN) -m benchmarks --scale 0.1
+
+benchmarks-full: $(VENV)/.installed-for-tests
+	$(RUN) -m benchmarks --scale 1
 
 $(RUN):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "milan needs Python 3.11 or newer; say which, as in: make describe PYTHON=python3.12"; exit 2; }

@@ -47,7 +47,8 @@ from milan.models import load_encoder
 from milan.models.annotated_units import AnnotatedUnit
 from milan.models.feature_store import FeatureStore
 from milan.models.training import TrainingResult, train
-from milan.pretrained.embedder import Embedder, load_embedder
+from milan.pretrained.embedder import load_embedder
+from milan.pretrained.embedder_interface import Embedder
 from milan.scores.confidence_intervals import estimate_mean
 from milan.scores.truth_score import Truth
 from milan.storage.packaged_data import locate_packaged_data

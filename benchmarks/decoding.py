@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 
 from milan.describers.milan import Milan
-from milan.dissection.store import load_dissection
+from milan.dissection.loading import load_dissection
 from milan.models import Captioner, Prior
 from milan.models.decoding import MAX_STEPS, DecodedTexts, TokenConstraints, beam_search
 from milan.models.reranking import rank_texts

@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from milan import Dictionary, Probe, Target, describe, dissect, load_describer, record
-from milan.pretrained.embedder import Embedder
+from milan.pretrained.embedder_interface import Embedder
 from milan.probes.image_sources import ImageSource
 from milan.targets.dictionary import DictionaryConfig
 

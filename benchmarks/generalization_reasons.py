@@ -18,7 +18,7 @@ import yaml
 
 from benchmarks.better_describer import QUICK
 from milan.diorama.text_reader import parse_description
-from milan.experiments.core.description_scores import BertScoreConfig, TextsWithReferences
+from milan.experiments.core.description_scores import TextsWithReferences
 from milan.experiments.generalization.config import GeneralizationConfig
 from milan.experiments.generalization.network_splits import NetworkSplit, divide_units, load_networks, select_splits
 from milan.experiments.generalization.tables import GeneralizationResult
@@ -27,6 +27,7 @@ from milan.models import load_encoder
 from milan.models.feature_store import FeatureStore
 from milan.models.vocabulary import tokenize
 from milan.scores.confidence_intervals import Measure
+from milan.scores.text_similarity import BertScoreConfig
 from milan.storage.packaged_data import locate_packaged_data
 
 SCORES = ("truth", "BERTScore")
@@ -49,7 +50,7 @@ def main() -> None:
     splits = select_splits(load_networks(options.annotations or ["diorama"]), options.kinds, options.test_networks)
     found = train_all_splits(splits, plan, evidence)
     with GeneralizationResult.score(
-        found, plan, evidence, BertScoreConfig(options.bert, options.bert_layers)
+        found, plan, evidence, BertScoreConfig(options.bert, options.bert_layers or None, rescale=False)
     ) as outcome:
         for lines in (
             by_known_words(outcome, plan),

@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from milan.describers.milan import Milan
-from milan.diorama_build.build_steps import CLASSIFIERS, BuildFolders
-from milan.dissection.store import load_dissection
+from milan.diorama_build.build_folders import BuildFolders
+from milan.diorama_build.build_steps import CLASSIFIERS
+from milan.dissection.loading import load_dissection
 from milan.models.data_module import AnnotatedUnit, MilannotationsDataModule
-from milan.scores.text_similarity import bert_score, bleu_score
+from milan.scores.text_similarity import BertScoreConfig, bert_score, bleu_score
 from milan.scores.truth_score import Truth
 from milan.storage.files import cache_root
 from milan.storage.packaged_data import locate_packaged_data
@@ -63,7 +64,7 @@ class Judge:
         cells = [f"{found.value:.1f} [{found.low:.1f}, {found.high:.1f}]", f"{mean:.3f} ± {error:.3f}"]
         cells += [str(found.distinct), f"{found.mean_words:.2f}"]
         if self.bert:
-            score = bert_score(said, known, model=self.bert, num_layers=self.layers, rescale=False)["f1"]
+            score = bert_score(said, known, BertScoreConfig(self.bert, self.layers, rescale=False))["f1"]
             cells.insert(1, f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]")
         return f"| {name} | {' | '.join(cells)} |"
 

@@ -20,7 +20,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from milan.describers.clip_dissect import FIRST_INCLUSION, LAST_INCLUSION, TEMPERATURE, TOP, find_top_images, soft_wpmi
+from milan.describers._shared.concept_similarity import (
+    FIRST_INCLUSION,
+    LAST_INCLUSION,
+    TEMPERATURE,
+    TOP,
+    find_top_images,
+    soft_wpmi,
+)
 
 FEATURES, PARTS = 512, 200  # parts: what the random pictures and words have in common
 

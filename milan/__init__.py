@@ -23,8 +23,8 @@ _HOMES = {
     "Probe": "milan.probes",
     "load_probe": "milan.probes",
     "dissect": "milan.dissection.dissect",
-    "Dissection": "milan.dissection.store",
-    "load_dissection": "milan.dissection.store",
+    "Dissection": "milan.dissection.dissection",
+    "load_dissection": "milan.dissection.loading",
     "record": "milan.targets.hooks",
     "ablate": "milan.targets.hooks",
     "steer": "milan.targets.hooks",
@@ -33,6 +33,8 @@ _HOMES = {
     "Describer": "milan.describers",
     "load_describer": "milan.describers",
     "check_describer": "milan.describers",
+    "DescriptionFailure": "milan.describers",
+    "select_active": "milan.describers",
     "Milan": "milan.describers.milan",
     "BestConcept": "milan.describers.best_concept",
     "Catalogue": "milan.results.catalogue",
@@ -44,11 +46,12 @@ __all__ = [*_HOMES]
 
 if TYPE_CHECKING:
     from milan.cli.describe import describe
-    from milan.describers import Describer, check_describer, load_describer
+    from milan.describers import Describer, DescriptionFailure, check_describer, load_describer, select_active
     from milan.describers.best_concept import BestConcept
     from milan.describers.milan import Milan
     from milan.dissection.dissect import dissect
-    from milan.dissection.store import Dissection, load_dissection
+    from milan.dissection.dissection import Dissection
+    from milan.dissection.loading import load_dissection
     from milan.probes import Probe, load_probe
     from milan.results.catalogue import Catalogue, read_descriptions
     from milan.targets.dictionary import Dictionary

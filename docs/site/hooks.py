@@ -5,7 +5,6 @@ A line ``<!-- options: KIND NAME -->`` in a page becomes the table of that progr
 gets one that holds its docstring and its options.
 """
 
-import importlib
 import io
 import os
 import re
@@ -20,7 +19,6 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import jsonargparse
-import yaml
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +34,6 @@ COPIED = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md", 
 # Packages of the API reference, in the order in which data flows through them.
 PACKAGES = (
     "units",
-    "units",
     "targets",
     "probes",
     "dissection",
@@ -47,6 +44,8 @@ PACKAGES = (
     "scores",
     "results",
 )
+# Modules whose public names are documented in the package that exports them.
+EXPORTED = {"milan.describers._shared.base", "milan.describers._shared.contract"}
 HIDDEN_OPTIONS = {"--help", "--config", "--print_config"}
 
 
@@ -109,7 +108,7 @@ def _plugin_page(kind: str, name: str) -> str:
 
 def _reference_page(package: str) -> str:
     files = [*(ROOT / "milan" / package).rglob("*.py"), ROOT / "milan" / f"{package}.py"]
-    modules = sorted(_module_name(file) for file in files if file.is_file() and _has_public_names(file))
+    modules = sorted({_module_name(file) for file in files if file.is_file() and _has_public_names(file)} - EXPORTED)
     return "\n\n".join([f"# `milan.{package}`", *(_reference(module, module) for module in modules)])
 
 
@@ -122,7 +121,7 @@ def _has_public_names(file: Path) -> bool:
 
 
 def _public_page() -> str:
-    """A table of the names in ``milan.__all__``, and the documentation of those outside the packages listed."""
+    """Return a table of the names in ``milan.__all__``, and the documentation of those outside the packages listed."""
     intro = "These names are imported from `milan`. Other names, on the pages below, can change between versions."
     rows, own = ["| name | what it is |", "| --- | --- |"], []
     for name in milan.__all__:
@@ -130,16 +129,14 @@ def _public_page() -> str:
         package = value.__module__.split(".")[1]
         page = f"{package}.md" if package in PACKAGES else ""
         anchor = f"{value.__module__}.{value.__name__}"
-        rows.append(f"| [`milan.{name}`]({page}#{anchor}) | {_cell(_summary(value))} |")
-        own += [] if page else [_reference(f"milan.{name}", anchor)]
+        rows.append(f"| [`milan.{name}`]({page}#{anchor}) | {_cell((getdoc(value) or '').partition('. ')[0])} |")
+        own += [] if page else [_reference(f"`milan.{name}`", anchor, 2)]
     return "\n\n".join(["# Public names", intro, "\n".join(rows), *own])
 
 
-def _reference(title: str, name: str, level: int) -> str:
-    heading = "false" if title == f"`{name}`" else "true"
-    title = f"{'#' * level} {title}\n\n" if heading == "false" else ""
-    options = f"      show_root_heading: {heading}\n      heading_level: {level + (heading == 'false')}\n"
-    return f"{title}::: {name}\n    options:\n{options}"
+def _reference(title: str, name: str) -> str:
+    options = "    options:\n      show_root_heading: false\n      show_root_toc_entry: false\n"
+    return f"## `{title}` {{#{name}}}\n\n::: {name}\n{options}"
 
 
 def _config_block(name: str) -> str:
@@ -147,7 +144,7 @@ def _config_block(name: str) -> str:
 
 
 def _list_table(kind: str) -> str:
-    """Every describer or experiment with the first line of its docstring."""
+    """Return a table of every describer or experiment with the first line of its docstring."""
     names = list_describers() if kind == "describers" else experiments.experiment_names()
     load = find_describer_class if kind == "describers" else experiments.load_config_class
     lines = [f"| [`{name}`]({name}.md) | {_cell(_summary(load(name)))} |" for name in names]
@@ -155,7 +152,7 @@ def _list_table(kind: str) -> str:
 
 
 def _summary(value: object) -> str:
-    """The first sentence of a docstring."""
+    """Return the first sentence of a docstring."""
     return (getdoc(value) or "").partition("\n\n")[0].partition(". ")[0].removesuffix(".")
 
 
@@ -176,7 +173,7 @@ def _options_section(spec: str) -> str:
 
 @cache
 def _shared_options(kind: str) -> dict[str, Option]:
-    """The options that many programs of a kind have with the same help and default, by name."""
+    """Return the options that many programs of a kind have with the same help and default, by name."""
     names = list_describers() if kind == "describer" else experiments.experiment_names()
     counts = Counter(option for name in names for option in _options(kind, name))
     found: dict[str, Option] = {}
@@ -188,21 +185,15 @@ def _shared_options(kind: str) -> dict[str, Option]:
 
 @cache
 def _options(kind: str, name: str) -> tuple[Option, ...]:
-    prefix = {"describer": "--settings.", "trained": f"--{name.rpartition(' ')[2]}."}.get(kind, "--")
+    prefix = "--settings." if kind == "describer" else "--"
     options = _parse_help(_help_text(kind, name), prefix)
-    # Lightning documents its trainer, and the parts that a file of options names have tables of their own.
-    foreign = (
-        re.compile(r"--(?:trainer|model|data|optimizer|lr_scheduler|ckpt_path|weights_only)\b")
-        if kind == "train"
-        else None
-    )
-    return tuple(option for option in options if not (foreign and foreign.match(option.name)))
+    return tuple(options)
 
 
 def _help_text(kind: str, name: str) -> str:
-    if kind in ("describer", "trained"):
+    if kind == "describer":
         parser = jsonargparse.ArgumentParser(prog=name)
-        parser.add_class_arguments(_class_of(kind, name), as_group=False)
+        parser.add_class_arguments(find_describer_class(name), as_group=False)
         return _captured(parser.print_help)
     from milan.cli import describe, train
 
@@ -210,17 +201,8 @@ def _help_text(kind: str, name: str) -> str:
     return _captured(lambda: program([*name.split(), "--help"]))
 
 
-def _class_of(kind: str, name: str) -> type:
-    """The class whose constructor takes the options: a describer, or the part of a training that a file configures."""
-    if kind == "describer":
-        return find_describer_class(name)
-    file, part = name.split()
-    module, _, class_name = yaml.safe_load((ROOT / file).read_text())[part]["class_path"].rpartition(".")
-    return getattr(importlib.import_module(module), class_name)
-
-
 def _captured(run: Callable[[], object]) -> str:
-    """What a program prints, on lines so long that no text is wrapped."""
+    """Return what a program prints, on lines so long that no text is wrapped."""
     wide = patch.dict(os.environ, COLUMNS="100000")
     with wide, redirect_stdout(io.StringIO()) as printed, suppress(SystemExit):
         run()
@@ -228,7 +210,7 @@ def _captured(run: Callable[[], object]) -> str:
 
 
 def _parse_help(text: str, prefix: str) -> list[Option]:
-    """The options in the text that argparse prints for ``--help``."""
+    """Return the options in the text that argparse prints for ``--help``."""
     found: list[Option] = []
     for line in text.splitlines():
         if opened := re.match(r"  (?:-\w(?: [A-Z]+)?, )?(--[\w.]+)[^ ]*(?: [^ ]+)*?(?:  +(.*))?$", line):
@@ -262,7 +244,7 @@ def _table(options: list[Option]) -> str:
 
 
 def _small_print(option: Option) -> str:
-    """The type and the default of an option, below its meaning."""
+    """Return the type and the default of an option in small print."""
     default = f"default `{_cell(option.default)}`" if option.default not in ("", "null") else ""
     parts = [part for part in (_cell(option.kind), default) if part]
     return f"<br><small>{', '.join(parts)}</small>" if parts else ""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from milan.cli.defaults import DEFAULT_PROBE, DEFAULT_TARGET
 from milan.console.command_line import program, record_warnings
 from milan.targets.preprocessing import TargetOptions
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers 
     from milan.targets.target import Target
     from milan.units import Unit
 
-DEFAULT_TARGET, DEFAULT_PROBE = "diorama:resnet-objects", "diorama:objects"
-
 
 def describe(
     target: "str | Target | nn.Module" = DEFAULT_TARGET,
@@ -32,6 +31,7 @@ def describe(
     out: str | Path | None = None,
     device: str = "cpu",
     settings: Mapping[str, Any] | None = None,
+    neighbours: bool = True,
     **dissection_options: Any,
 ) -> "Catalogue":
     """Dissect a network, describe its units, and write the table and the page to ``out``. Runs are resumable.
@@ -46,6 +46,7 @@ def describe(
         out: output folder; ``runs/TARGET-DESCRIBER`` by default.
         device: device of the target and the describer.
         settings: settings of the describer, by the names of its constructor's arguments.
+        neighbours: whether the page lists the nearest units of each unit, with a map of all units.
         dissection_options: ``k``, ``quantile``, ``rank_by``, ``batch_size``, ``memory``, ``workers`` of ``dissect``.
 
     Raises:
@@ -64,6 +65,7 @@ def describe(
                 out=out,
                 device=device,
                 settings=settings,
+                neighbours=neighbours,
                 **dissection_options,
             )
         )
@@ -93,6 +95,8 @@ class DescribeConfig:
         memory: memory for the statistics, as 4GiB
         workers: number of additional threads that decode images
         device: device of network and describer, as cpu or cuda
+        neighbours: list the nearest units of each unit on the page, and draw a map of all units (map.html); takes
+            seconds for hundreds of units and minutes for tens of thousands
         offline: download nothing and ask no hub; what is in the cache is used
         dry_run: print the plan and its estimated cost, then exit
         list_layers: print the layers that can be dissected, then exit
@@ -117,6 +121,7 @@ class DescribeConfig:
     memory: str = "4GiB"
     workers: int = 0
     device: str = "cpu"
+    neighbours: bool = True
     offline: bool = False
     dry_run: bool = False
     list_layers: bool = False
@@ -132,6 +137,11 @@ def run_describe(
         config: what is described, and how.
         target_options: how the target's input is made and its output is read.
     """
+    from milan.cli.early_checks import check_describer, check_paths
+
+    check_paths(config.target, config.weights, config.probe)
+    if not config.list_layers:
+        check_describer(config.describer, config.settings or {})
     if config.offline:
         from milan.storage.hub_access import go_offline
 
@@ -147,7 +157,7 @@ def run_describe(
         parse_settings(config.describer, config.settings or {}, config.device)
     network = load_target(config.target, weights=config.weights, device=config.device, **target_options.given)
     if config.list_layers:
-        print(format_layers(network))
+        print(format_layers(network.layers()))
         return
     images = load_probe_for(network, config.probe, config.limit)
     plan = prepare_run(
@@ -159,6 +169,7 @@ def run_describe(
         out=config.out,
         device=config.device,
         settings=config.settings,
+        neighbours=config.neighbours,
         k=config.k,
         quantile=config.quantile,
         rank_by=config.rank_by,

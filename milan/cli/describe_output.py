@@ -10,8 +10,8 @@ from rich.table import Table
 from torch import Tensor
 
 from milan.cli.describe_run import DescribeRun
-from milan.console.command_line import escape_markup, terminal
-from milan.describers._shared.base import MATERIALS
+from milan.console.command_line import terminal
+from milan.console.text_cleaning import escape_markup
 from milan.dissection.determinism import examine
 from milan.errors import MilanWarning
 from milan.results.catalogue import Catalogue, Entry
@@ -92,7 +92,7 @@ def print_plan(plan: DescribeRun) -> None:
             f"{plan.probe.spec or plan.probe.name}, {len(plan.probe):,} images of {size_text(plan.probe.size)} pixels",
         ),
         ("describe", f"{units:,} units by {plan.describer.name}{plan.reason and f' ({plan.reason})'}"),
-        ("models", sources_note(plan.describer.specs(*MATERIALS)) or "none"),
+        ("models", sources_note(plan.describer.planned_sources()) or "none"),
         *_describe_dictionaries(plan),
         *_describe_requests(plan, units),
         ("disk", f"about {_estimate_bytes(plan) / 2**20:,.0f} MiB in {plan.out}"),

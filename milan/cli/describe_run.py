@@ -15,20 +15,24 @@ import torch
 import yaml
 from torch import nn
 
-from milan.cli.describe import DEFAULT_PROBE
+from milan.cli.defaults import DEFAULT_PROBE
 from milan.console.command_line import get_recorded_warnings
 from milan.describers import Describer, sources_of
 from milan.describers._shared.describer_specs import ResolvedDescriber, resolve_describer
 from milan.describers._shared.runner import describe_units
 from milan.dissection.dissect import dissect
+from milan.dissection.dissection import Dissection
 from milan.dissection.distributed import Shard, get_shard
-from milan.dissection.store import Dissection
 from milan.errors import BadInput, MilanNotice, MilanWarning
 from milan.probes import Probe, load_probe
 from milan.results.catalogue import OK, Catalogue, Entry
-from milan.results.page import write_contact_sheets, write_page
-from milan.storage.files import collect_versions, lock_folder, write_text
+from milan.results.neighbours import UnitNeighbours, find_neighbours, standardize_activations
+from milan.results.page import write_exemplar_views, write_page
+from milan.results.page.exemplar_views import ExemplarView
+from milan.results.unit_map import write_unit_map
+from milan.storage.files import lock_folder, write_text
 from milan.storage.provenance import simulated_note
+from milan.storage.software_versions import collect_versions
 from milan.targets.generator_target import GeneratorTarget
 from milan.targets.loading import load_target
 from milan.targets.target import Target
@@ -50,10 +54,12 @@ class DescribeRun:
         default_factory=dict
     )  # what config.yaml keeps; empty if the run cannot be written as options
     seconds: dict[str, float] = field(default_factory=dict)
+    neighbours: bool = True  # whether the page has nearest units and a map
     reason: str = ""  # why this describer, if ``auto`` has chosen it
 
     @property
     def layers(self) -> list[str]:
+        """Names of the described layers, in their order."""
         return list(self.units)
 
 
@@ -67,11 +73,13 @@ def prepare_run(
     out: str | Path | None = None,
     device: str = "cpu",
     settings: Mapping[str, Any] | None = None,
+    neighbours: bool = True,
     **dissection_options: Any,
 ) -> DescribeRun:
     """Load target, probe and describer, and check all options before the first image is read.
 
     Args:
+        neighbours: whether the page lists the nearest units of each unit, with a map of all units.
         dissection_options: options of ``dissect``, such as ``k`` and ``quantile``.
 
     Raises:
@@ -91,7 +99,9 @@ def prepare_run(
     elif settings:
         raise BadInput("settings are for a describer given by name; pass them to the constructor of yours")
     place = Path(out) if out else Path("runs") / f"{target.slug}-{label if '=' in label else describer.name}"
-    plan = DescribeRun(target, probe, describer, chosen, place, dissection_options, reason=reason)
+    plan = DescribeRun(
+        target, probe, describer, chosen, place, dissection_options, reason=reason, neighbours=neighbours
+    )
     if name:
         plan.options = _collect_options(plan, units, device, {"describer": name, "settings": dict(settings or {})})
     return plan
@@ -165,14 +175,27 @@ def _write_results(
         return Catalogue(tuple(entries), _collect_facts(plan, dissections, entries))
     with _record_seconds(plan, "page"):
         shown = [entry.unit for entry in entries if entry.status in (OK, "failed", "sparse")]
-        sheets = write_contact_sheets(dissections, shown, plan.out / "page")
-        # After the pictures, since the facts hold all warnings.
+        views = write_exemplar_views(dissections, shown, plan.out / "page")
+        # After the images, since the facts hold all warnings.
         catalogue = Catalogue(tuple(entries), _collect_facts(plan, dissections, entries), plan.out)
-        write_page(catalogue, dissections, plan.out / "page", sheets)
+        nearest = _relate_units(catalogue, dissections, views, plan.out / "page") if plan.neighbours else {}
+        write_page(catalogue, dissections, plan.out / "page", views, nearest)
     catalogue.write(plan.out)
     made = {"seconds": plan.seconds, "made": datetime.now(UTC).isoformat(timespec="seconds")}
     write_text(plan.out / "run.json", json.dumps({**catalogue.facts, **made}, indent=1) + "\n")
     return catalogue
+
+
+def _relate_units(
+    catalogue: Catalogue,
+    dissections: Mapping[str, Dissection],
+    views: Mapping[Unit, ExemplarView],
+    page: Path,
+) -> dict[Unit, UnitNeighbours]:
+    """Write the map of units beside the page, and return the neighbours of each."""
+    activations = standardize_activations(dissections, [entry.unit for entry in catalogue.entries])
+    write_unit_map(catalogue, activations, page)
+    return find_neighbours(activations, {unit: view.names for unit, view in views.items()})
 
 
 def _collect_facts(plan: DescribeRun, dissections: dict[str, Dissection], entries: list[Entry]) -> dict[str, Any]:

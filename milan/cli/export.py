@@ -18,7 +18,7 @@ def run_export(
     out: Path | None = None,
     max_mib: float = MAX_MIB,
 ) -> None:
-    """Writes a described run as others can use it.
+    """Write a described run in a format for other programs.
 
     Args:
         run: A folder that describe.py wrote.

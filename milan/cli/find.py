@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from milan.console.command_line import escape_markup, program, terminal
+from milan.console.command_line import program, terminal
+from milan.console.text_cleaning import escape_markup
 
 if TYPE_CHECKING:
     from milan.results.search import FoundUnit
@@ -24,7 +25,7 @@ def run_find(
     out: Path = Path("runs/find"),
     device: str = "cpu",
 ) -> None:
-    """Finds the units that a text describes best, or that a picture activates unusually strongly.
+    """Find the units that a text describes best, or that a picture activates unusually strongly.
 
     Args:
         runs: Folders that describe.py wrote.
@@ -41,7 +42,9 @@ def run_find(
     from milan.errors import BadInput
     from milan.pretrained.sentence_encoder import load_sentence_encoder
     from milan.results.catalogue import read_catalogue
-    from milan.results.search import SearchedRun, choose_embedder, find_by_image, find_by_text, write_search
+    from milan.results.image_search import find_by_image
+    from milan.results.search import SearchedRun, choose_embedder, find_by_text
+    from milan.results.search_page import write_search
 
     if bool(text) == (image is not None):
         raise BadInput(f'give either a text or --image FILE, as in: {PROGRAM} "red things" RUN')

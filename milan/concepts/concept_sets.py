@@ -75,27 +75,27 @@ def load_concept_set(
         BadInput: a file cannot be read or downloaded, or no concept is left.
     """
     names = _split_spec(spec)
-    found = [text for name in names for text in _load_one(name, spacy_model, minimum)]
-    filled = [clean for text in found if (clean := " ".join(text.split()))]
-    kept = list(dict.fromkeys(filled))
-    empty, repeated = len(found) - len(filled), len(filled) - len(kept)
+    texts = [text for name in names for text in _load_one(name, spacy_model, minimum)]
+    filled = [clean for text in texts if (clean := " ".join(text.split()))]
+    distinct = list(dict.fromkeys(filled))
+    empty, repeated = len(texts) - len(filled), len(filled) - len(distinct)
     if empty or repeated:
         warnings.warn(
             f"concept set {', '.join(names)}: dropped {empty} empty lines and {repeated} repeated ones",
             MilanWarning,
             stacklevel=2,
         )
-    if not kept:
+    if not distinct:
         raise BadInput(
             f"concept set {', '.join(names) or repr(spec)} holds no concept; give a file with one in each line"
         )
-    return kept
+    return distinct
 
 
 def find_missing_sets(spec: str | Sequence[str]) -> list[MissingModel]:
     """Return the concept sets and files of ``spec`` that can be neither found nor downloaded."""
-    found = [_find_missing_set(name) for name in _split_spec(spec)]
-    return [each for each in found if each is not None]
+    missing = [_find_missing_set(name) for name in _split_spec(spec)]
+    return [each for each in missing if each is not None]
 
 
 def _find_missing_set(name: str) -> MissingModel | None:
@@ -133,11 +133,11 @@ def drop_near_duplicates(
     """
     if len(texts) != len(vectors):
         raise BadInput(f"{len(vectors)} vectors for {len(texts)} texts; give one for each")
-    kept: list[int] = []
+    kept_rows: list[int] = []
     for row, vector in enumerate(vectors):
-        if not kept or float((vectors[kept] @ vector).max()) <= max_similarity:
-            kept.append(row)
-    return [texts[row] for row in kept]
+        if not kept_rows or float((vectors[kept_rows] @ vector).max()) <= max_similarity:
+            kept_rows.append(row)
+    return [texts[row] for row in kept_rows]
 
 
 def _split_spec(spec: str | Sequence[str]) -> list[str]:
@@ -191,13 +191,13 @@ def _load_cached_harvest(path: Path, spacy_model: str, minimum: int) -> list[str
     about, file = load_tagger(spacy_model).meta, path.stat()
     parser = [spacy_model, *(str(about.get(name)) for name in ("lang", "name", "version", "spacy_version"))]
     key = content_key(path=path.resolve(), size=file.st_size, time=file.st_mtime_ns, parser=parser, minimum=minimum)
-    kept = cache_folder() / "concepts" / f"{key}.json"
+    cached_file = cache_folder() / "concepts" / f"{key}.json"
 
     def make(file: Path) -> None:
         texts = track_progress(read_texts(path), description=f"harvesting {path.name}")
         file.write_text(json.dumps(list(harvest_phrases(texts, spacy_model=spacy_model, minimum=minimum))))
 
-    return made_once(kept, make, lambda file: parse_json(file.read_text()))
+    return made_once(cached_file, make, lambda file: parse_json(file.read_text()))
 
 
 @cache

@@ -69,8 +69,8 @@ def harvest_phrases(
     counted: Counter[str] = Counter()
     for doc in load_tagger(spacy_model).pipe(texts, batch_size=256):
         counted.update(phrase for phrase in iter_phrases(doc) if len(phrase.split()) <= max_words)
-    kept = [(phrase, count) for phrase, count in counted.items() if count >= minimum]
-    return dict(sorted(kept, key=lambda item: (-item[1], item[0])))
+    frequent = [(phrase, count) for phrase, count in counted.items() if count >= minimum]
+    return dict(sorted(frequent, key=lambda item: (-item[1], item[0])))
 
 
 def iter_phrases(doc: "Doc") -> Iterator[str]:
@@ -114,11 +114,11 @@ def load_tagger(spec: str = LEXICON) -> "Language":
     except (OSError, ValueError, ImportError) as error:
         if Path(spec).is_dir():
             raise BadInput(f"no spaCy pipeline in {spec}: {' '.join(str(error).split())[:200]}") from None
-        known = [LEXICON, PACKAGED_PIPELINE, "treebank:FOLDER", *spacy.util.get_installed_models()]
+        taggers = [LEXICON, PACKAGED_PIPELINE, "treebank:FOLDER", *spacy.util.get_installed_models()]
         raise UnknownName(
             "spaCy pipeline",
             spec,
-            known,
+            taggers,
             f"install it with `python -m spacy download {spec}`, or give {PACKAGED_PIPELINE} or {LEXICON}",
         ) from None
     if not {"tagger", "morphologizer", "attribute_ruler"} & set(parser.pipe_names):
@@ -147,9 +147,9 @@ def train_tagger(treebank: Path, *, epochs: int = EPOCHS, seed: int = 0) -> "Lan
 
     tagger = spacy.blank("en")
     tagger.add_pipe("morphologizer")  # of which only the parts of speech are used
-    known = _read_treebank(treebank)
+    sentences = _read_treebank(treebank)
     examples = [
-        Example(Doc(tagger.vocab, words=[token.text for token in doc]), _keep_tags(doc, tagger)) for doc in known
+        Example(Doc(tagger.vocab, words=[token.text for token in doc]), _keep_tags(doc, tagger)) for doc in sentences
     ]
     with preserve_rng_state():
         fix_random_seed(seed)
@@ -188,14 +188,12 @@ def read_texts(path: Path) -> Iterator[str]:
 
 
 def generate_diorama_sentences(scenes: int = HARVESTED_SCENES) -> list[str]:
-    """Two sentences about each of Diorama's first scenes: what stands in for people's captions where none are
-    at hand.
-    """
-    return [said for index in range(scenes) for said in generate_sentences(draw_scene(index), 2)]
+    """Return two sentences about each of Diorama's first scenes, which replace captions by people."""
+    return [sentence for index in range(scenes) for sentence in generate_sentences(draw_scene(index), 2)]
 
 
 def _product_texts(entry: Any) -> Iterator[str]:
-    """The English texts of one product, or the text of one caption."""
+    """Yield the English texts of one product, or the text of one caption."""
     yield from (entry[name] for name in ("caption", "text") if isinstance(entry.get(name), str))
     for name in PRODUCT_FIELDS:
         for each in entry.get(name) or ():
@@ -204,13 +202,11 @@ def _product_texts(entry: Any) -> Iterator[str]:
 
 
 def _clean_phrase(text: str) -> Iterator[str]:
-    """The phrase in lower case, its letters and digits, and the hyphens and apostrophes inside words; nothing if it has
-    no letter.
-    """
+    """Yield the phrase in lower case with letters, digits, hyphens and apostrophes only; nothing without a letter."""
     words = [word.strip("-'") for word in re.findall(r"[^\W_][\w'-]*", text.lower().replace("’", "'"))]
-    kept = [word for word in words if any(sign.isalpha() for sign in word)]
-    if kept and any(len(word) > 1 for word in kept):
-        yield " ".join(kept)
+    cleaned = [word for word in words if any(sign.isalpha() for sign in word)]
+    if cleaned and any(len(word) > 1 for word in cleaned):
+        yield " ".join(cleaned)
 
 
 def _find_noun_chunks(doc: "Doc") -> "Iterable[Span]":

@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from milan.errors import BadInput, MilanError
-from milan.pretrained.embedder import Embedder, embed_probe, embed_texts
+from milan.pretrained.embedder import embed_probe, embed_texts
+from milan.pretrained.embedder_interface import Embedder
 from milan.probes import Probe, superclasses
 from milan.probes import pixel_labels as labels
 
@@ -62,16 +63,16 @@ def has_pixel_labels(probe: Probe) -> bool:
 
 def presence_from_pixels(probe: Probe) -> Presence:
     """Return which image shows which concept in at least 1% of its pixels, by the probe's pixel labels."""
-    shown = labels.load_probe_labels(probe)
-    matrix = torch.zeros(len(probe), len(shown.concepts))
+    pixel_labels = labels.load_probe_labels(probe)
+    matrix = torch.zeros(len(probe), len(pixel_labels.concepts))
     for start in range(0, len(probe), BATCH_SIZE):
         ids = list(range(start, min(start + BATCH_SIZE, len(probe))))
-        found = shown.load(ids).flatten(2)  # b levels pixels
-        counts = torch.zeros(len(ids), len(shown.concepts) + 1)
-        for level in found.unbind(1):  # pixels of both levels count for a concept that two levels share
+        loaded = pixel_labels.load(ids).flatten(2)  # b levels pixels
+        counts = torch.zeros(len(ids), len(pixel_labels.concepts) + 1)
+        for level in loaded.unbind(1):  # pixels of both levels count for a concept that two levels share
             counts.scatter_add_(1, level.long() + 1, torch.ones_like(level, dtype=torch.float32))
-        matrix[start : start + len(ids)] = (counts[:, 1:] >= MIN_PIXEL_SHARE * found.shape[2]).float()
-    return Presence(list(shown.concepts), matrix)
+        matrix[start : start + len(ids)] = (counts[:, 1:] >= MIN_PIXEL_SHARE * loaded.shape[2]).float()
+    return Presence(list(pixel_labels.concepts), matrix)
 
 
 def presence_from_classes(probe: Probe, superclass_file: str = "", synsets: str = "") -> Presence:
@@ -79,8 +80,8 @@ def presence_from_classes(probe: Probe, superclass_file: str = "", synsets: str 
 
     ``superclass_file`` and ``synsets`` are those of ``milan.probes.superclasses.load_class_concepts``.
     """
-    found = superclasses.load_class_concepts(probe, superclass_file, synsets)
-    return Presence(found.names, torch.from_numpy(found.presence_matrix(probe.labels or [])))
+    class_concepts = superclasses.load_class_concepts(probe, superclass_file, synsets)
+    return Presence(class_concepts.names, torch.from_numpy(class_concepts.presence_matrix(probe.labels or [])))
 
 
 def presence_from_embedder(
@@ -130,9 +131,11 @@ def calibrate(
 
 def _fit_on_labels(embedder: Embedder, probe: Probe, labels: Presence, rows: Int[Tensor, " images"]) -> Calibration:
     images = embed_probe(embedder, probe)
-    kept = rows[torch.as_tensor(images[rows]).isfinite().all(1) & labels.matrix[rows].isfinite().all(1)]
+    labelled_rows = rows[torch.as_tensor(images[rows]).isfinite().all(1) & labels.matrix[rows].isfinite().all(1)]
     return Calibration(
-        *fit_calibration(torch.as_tensor(images[kept]) @ embed_texts(embedder, labels.names).T, labels.matrix[kept])
+        *fit_calibration(
+            torch.as_tensor(images[labelled_rows]) @ embed_texts(embedder, labels.names).T, labels.matrix[labelled_rows]
+        )
     )
 
 
@@ -145,11 +148,14 @@ def find_published_calibration(spec: str) -> tuple[float, float] | None:
     (58.0, -0.25)
     """
     words = spec.lower().replace("patch", "").replace("/", "-").replace(":", "-").split("-")
-    return next((found for wanted, found in PUBLISHED_CALIBRATIONS.items() if set(wanted) <= set(words)), None)
+    return next(
+        (calibration for name_words, calibration in PUBLISHED_CALIBRATIONS.items() if set(name_words) <= set(words)),
+        None,
+    )
 
 
 def fit_calibration(
-    cosines: Float[Tensor, "images concepts"], shown: Float[Tensor, "images concepts"], steps: int = 100
+    cosines: Float[Tensor, "images concepts"], present: Float[Tensor, "images concepts"], steps: int = 100
 ) -> tuple[float, float]:
     """Return a and b of sigmoid(a * (cosine + b)) that minimize the cross-entropy on labels (equation 5).
 
@@ -158,21 +164,21 @@ def fit_calibration(
     Raises:
         BadInput: similarities do not rise with the labels.
     """
-    x, y = cosines.double().flatten(), shown.double().flatten()
+    x, y = cosines.double().flatten(), present.double().flatten()
     middle, spread = x.mean(), x.std().clamp(min=1e-12)
     design = torch.stack([(x - middle) / spread, torch.ones_like(x)])
-    found = torch.zeros(2, dtype=torch.float64)
+    parameters = torch.zeros(2, dtype=torch.float64)
     for _ in range(steps):
-        guess = (found @ design).sigmoid()
+        guess = (parameters @ design).sigmoid()
         curve = (design * (guess * (1 - guess))) @ design.T + 1e-6 * torch.eye(2, dtype=torch.float64)
-        step = torch.linalg.solve(curve, design @ (y - guess) - 1e-6 * found)
-        found = found + step / max(1.0, float(step.norm()) / 2)
+        step = torch.linalg.solve(curve, design @ (y - guess) - 1e-6 * parameters)
+        parameters = parameters + step / max(1.0, float(step.norm()) / 2)
         if step.norm() < 1e-9:
             break
-    scale = float(found[0] / spread)
+    scale = float(parameters[0] / spread)
     if scale <= 0:
         raise BadInput(
             "the image-text model's similarities do not rise with the labels; give calibration=A,B, or take another"
             " model"
         )
-    return scale, float(found[1] / scale - middle)
+    return scale, float(parameters[1] / scale - middle)

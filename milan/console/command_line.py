@@ -25,7 +25,6 @@ from jsonargparse import get_loader, set_loader
 
 # Other modules still import these from here.
 from milan.console.text_cleaning import clean_text
-from milan.console.text_cleaning import escape_markup as escape_markup
 from milan.errors import MilanError, MilanNotice, MilanWarning, find_nearest_names
 
 RESUME_HINT = "run the same command again to continue where it stopped"
@@ -44,6 +43,7 @@ class OptionErrors(jsonargparse.ArgumentParser):
     """A parser that reports errors in options, or in files of options, in one line and exits with status 2."""
 
     def parse_path(self, path: str | os.PathLike, *args: Any, **settings: Any) -> Any:
+        """Read a file of options; exit with status 2 and one line if it is not UTF-8 or not valid YAML."""
         with suppress(OSError):  # jsonargparse reports a file that cannot be read
             try:
                 bounded_yaml(Path(path).read_bytes().decode())
@@ -57,8 +57,10 @@ class OptionErrors(jsonargparse.ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one line on stderr, with the three nearest options if one is unknown, and exit with status 2."""
         options = {option for action in self._actions for option in action.option_strings}
-        known = sorted(option.strip("-") for option in options if option.startswith("--") and not option.endswith("+"))
-        sys.stderr.write(f"{self.prog}: {clean_text(_format_parser_error(message, known))}\n")
+        option_names = sorted(
+            option.strip("-") for option in options if option.startswith("--") and not option.endswith("+")
+        )
+        sys.stderr.write(f"{self.prog}: {clean_text(_format_parser_error(message, option_names))}\n")
         raise SystemExit(2)
 
 
@@ -69,6 +71,7 @@ class ArgumentParser(OptionErrors):
     flags: frozenset[str] = frozenset()
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None, **settings: Any) -> Any:  # type: ignore[override]
+        """Parse arguments as jsonargparse does, with lists of several words and switches without a value."""
         return super().parse_args(
             self._normalize_arguments(sys.argv[1:] if args is None else args), namespace, **settings
         )
@@ -218,21 +221,21 @@ def bounded_yaml(text: str, load: Callable[[str], Any] = yaml.safe_load) -> Any:
 set_loader("yaml", partial(bounded_yaml, load=get_loader("yaml")), (yaml.YAMLError,))
 
 
-def _values_in(node: yaml.Node | None, known: dict[int, int]) -> int:
+def _values_in(node: yaml.Node | None, counts: dict[int, int]) -> int:
     """Return the number of values that a node expands to."""
     if node is None or isinstance(node, yaml.ScalarNode):
         return 1
-    if id(node) not in known:
+    if id(node) not in counts:
         # While the node is being counted, so that a node inside itself counts as infinite.
-        known[id(node)] = MAX_YAML_VALUES + 1
+        counts[id(node)] = MAX_YAML_VALUES + 1
         inner = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
-        known[id(node)] = 1 + sum(_values_in(part, known) for part in inner)
-    return known[id(node)]
+        counts[id(node)] = 1 + sum(_values_in(part, counts) for part in inner)
+    return counts[id(node)]
 
 
 @contextmanager
 def record_warnings() -> Iterator[None]:
-    """Within the block, print each ``MilanWarning`` once on one line and record it for ``get_recorded_warnings``.
+    """Print each ``MilanWarning`` within the block once on one line; record it for ``get_recorded_warnings``.
 
     A ``MilanNotice`` is printed once and not recorded. Warnings are never errors within the block: under
     ``python -W error`` a deprecation in some library would end a run.

@@ -14,8 +14,10 @@ def clean_text(text: str) -> str:
     'a[31mred b'
     """
     spaced = re.sub(r"\s+", lambda run: " " if _BREAK.search(run[0]) else run[0], text)
-    kept = "".join("\ufffd" if "\ud800" <= sign <= "\udfff" else sign for sign in spaced)
-    return "".join(sign for sign in kept if unicodedata.category(sign) != "Cc" and sign not in _BIDI_CONTROLS)
+    without_surrogates = "".join("\ufffd" if "\ud800" <= sign <= "\udfff" else sign for sign in spaced)
+    return "".join(
+        sign for sign in without_surrogates if unicodedata.category(sign) != "Cc" and sign not in _BIDI_CONTROLS
+    )
 
 
 def escape_markup(text: str) -> str:
@@ -27,7 +29,7 @@ def escape_markup(text: str) -> str:
     return re.sub(r"(\\*)\[(?=([a-z#/@][^\[]*?\])?)", _escape_bracket, clean_text(text))
 
 
-def _escape_bracket(found: re.Match) -> str:
+def _escape_bracket(match: re.Match) -> str:
     """Escape one bracket; rich's own ``escape`` loses or adds a backslash beside some brackets and at the end."""
-    slashes = found[1]
-    return f"{slashes * 2}\\[" if found[2] else f"{slashes}\\[" if slashes else "["
+    slashes = match[1]
+    return f"{slashes * 2}\\[" if match[2] else f"{slashes}\\[" if slashes else "["

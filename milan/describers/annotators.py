@@ -10,8 +10,9 @@ from milan.describers._shared.base import Describer, DescriptionFailure, select_
 from milan.diorama import DioramaImages
 from milan.diorama import simulated_annotators as annotators
 from milan.diorama.label_signatures import LabelSignatures
+from milan.dissection.dissection import Dissection
+from milan.dissection.loading import load_dissection
 from milan.dissection.milannotations import read_unit_annotations
-from milan.dissection.store import Dissection, load_dissection
 from milan.errors import BadInput, MissingEvidence
 from milan.probes import Probe
 from milan.probes.pixel_labels import DioramaLabels, shows_diorama
@@ -59,6 +60,7 @@ class Annotators(Describer):
         return self.source if self.source in ("found", "simulated") else ""
 
     def check_evidence(self, target: Target, probe: Probe) -> None:
+        """Raise MissingEvidence if annotators have to be simulated and the probe does not show Diorama."""
         if self._simulates and not shows_diorama(probe.spec):
             raise MissingEvidence(
                 f"nobody annotated {target.name}, and annotators can be simulated on Diorama's images alone, not on the"
@@ -66,7 +68,7 @@ class Annotators(Describer):
             )
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """The source of the layer's annotations: its own folder, a given folder, or Diorama."""
+        """Return the source of the layer's annotations: its own folder, a given folder, or Diorama."""
         if self.source == "found" and _read_own_annotations(dissection):
             return {"annotations": str(dissection.folder)}
         return {"annotations": "diorama" if self._simulates else self.source}
@@ -80,6 +82,7 @@ class Annotators(Describer):
         return [Path(self.source)]
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
+        """Yield the text of one annotator of each unit; a unit that nobody annotated is a failure."""
         active = select_active(dissection, units)
         if not active:
             return

@@ -6,13 +6,13 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 from milan.describers import load_describer
-from milan.describers._shared.base import Describer, DescriptionFailure, select_active
+from milan.describers._shared.base import Describer, DescriptionFailure, DescriptionRequest, select_active
 from milan.describers._shared.candidate_selection import CandidateScoring, CandidateSelection, SelectionRequest
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import BadInput
-from milan.pretrained.embedder import Embedder, load_embedder
+from milan.pretrained.embedder import load_embedder
+from milan.pretrained.embedder_interface import Embedder
 from milan.pretrained.model_sources import Precision
-from milan.pretrained.painter import load_painter
 from milan.pretrained.published_models import MissingModel
 from milan.probes import Probe
 from milan.storage.provenance import joined
@@ -67,6 +67,7 @@ class BestConcept(Describer):
 
     @property
     def key(self) -> str:
+        """Content key of the other describer, the number of its candidates and the selection by generated images."""
         return self.key_of(of=self.candidate_describer.key, candidates=self.candidates, selection=self.selection.key)
 
     @property
@@ -75,13 +76,15 @@ class BestConcept(Describer):
         return self.candidate_describer.words
 
     def find_missing_models(self) -> list[MissingModel]:
+        """Return the missing models of this describer and of the one whose candidates it chooses from."""
         return [*super().find_missing_models(), *self.candidate_describer.find_missing_models()]
 
     def check_evidence(self, target: Target, probe: Probe) -> None:
+        """Raise MissingEvidence if the evidence of the describer of the candidates is missing."""
         self.candidate_describer.check_evidence(target, probe)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """Painter and image-text model, and the sources of the other describer."""
+        """Return painter and image-text model, and the sources of the other describer."""
         return joined(
             {
                 self.name: self.specs("painter", "embedder"),
@@ -90,9 +93,11 @@ class BestConcept(Describer):
         )
 
     def image_endpoint(self) -> str:
+        """Return the endpoint that the describer of the candidates sends images to."""
         return self.candidate_describer.image_endpoint()
 
     def estimate_requests(self, probe: Probe, units: int, k: int) -> str:
+        """Return the requests of the describer of the candidates; choosing among them makes none."""
         return self.candidate_describer.estimate_requests(probe, units, k)
 
     @cached_property
@@ -108,18 +113,14 @@ class BestConcept(Describer):
     @cached_property
     def selection(self) -> CandidateSelection:
         """The selection of the best candidate; the painter is loaded at the first access."""
-        painter = load_painter(self.painter, device=self.device, precision=self.precision)
-        return CandidateSelection(
-            painter,
-            self.model,
-            prompt=self.painting,
-            scoring=self.scoring,
-            count=self.pictures,
-            pooling=self.pooling,
-            seed=self.seed,
-        )
+        return CandidateSelection.from_settings(self, self.model)
+
+    def prepare(self, requests: Sequence[DescriptionRequest]) -> None:
+        """Let the describer of the candidates prepare for the same requests."""
+        self.candidate_describer.prepare(requests)
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
+        """Yield each unit's best candidate, in groups whose images are generated together."""
         active = select_active(dissection, units)
         described = self.candidate_describer.describe(dissection, active) if active else iter(())
         waiting: list[Description | DescriptionFailure] = []

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from milan.describers._shared.llm_explainer import LlmExplainer, NoPairs
-from milan.dissection.store import ActivationPooling, Dissection
+from milan.dissection.dissection import ActivationPooling, Dissection
 from milan.errors import BadInput
 from milan.pretrained.image_captioner import (
     EndpointOptions,
@@ -36,25 +36,9 @@ class CaptionActivation(LlmExplainer):
     Args:
         captioner: image captioner, as ``milan.pretrained.image_captioner.load_image_captioner`` takes it; ``labels``
             for the names of the images' classes instead of captions.
-        llm: language model: ``openai:MODEL``, ``hf:ID_OR_FOLDER``, ``phrases``, or a custom one; see
-            ``milan.pretrained.llm.load_llm``.
-        base_url: address of an endpoint, as http://localhost:8000/v1; if empty $OPENAI_BASE_URL, else OpenAI's. The key
-            is read from $OPENAI_API_KEY.
-        max_calls: maximum number of requests, retries included, those of a captioner ``openai:MODEL`` too; None for no
-            limit.
-        llm_options: temperature, longest, timeout, workers, tries, pause and others; see
-            ``milan.pretrained.llm_client.load_llm_client``.
-        prompts: folder with files that replace those of configs/prompts.
-        examples: csv of units described by hand (layer, unit, description); those of the same layer are few-shot
-            examples.
-        shots: maximum number of examples; 2 in the paper.
-        shown: maximum number of images; 75 in the paper.
-        explanations: number of explanations asked for; the best predictor of held-out pairs is chosen. 10 in the paper.
-        share: share of the images that may be shown; half of the others is for choosing, half for
-            ``milan.scores.explanation_assessment``.
+        shown: maximum number of images in a question; 75 in the paper.
         pooling: how an activation map becomes one number per image.
-        seed: random seed of that split and of the pairs for choosing.
-        device: device of the captioner and of a language model in process.
+        shared: options of ``LlmExplainer`` and ``LlmDescriber``.
     """
 
     name: ClassVar[str] = "caption_activation"
@@ -63,53 +47,32 @@ class CaptionActivation(LlmExplainer):
     def __init__(
         self,
         captioner: str = "hf:Salesforce/blip-image-captioning-base",
-        llm: str = "openai:gpt-3.5-turbo",
-        base_url: str = "",
-        max_calls: int | None = 5000,
-        llm_options: dict[str, Any] | None = None,
-        prompts: str = "",
-        examples: str = "",
-        shots: int = 2,
         shown: int = 75,
-        explanations: int = 10,
-        share: float = 0.5,
         pooling: ActivationPooling = "max",
-        seed: int = 0,
-        device: str = "cpu",
+        **shared: Any,
     ):
-        self.captioner, self.llm, self.base_url, self.max_calls, self.llm_options = (
-            captioner,
-            llm,
-            base_url,
-            max_calls,
-            llm_options,
-        )
-        self.prompts, self.examples, self.shots, self.shown, self.explanations = (
-            prompts,
-            examples,
-            shots,
-            shown,
-            explanations,
-        )
-        self.share, self.pooling, self.seed, self.device = share, pooling, seed, device
-        self._caption_cache: dict[str, dict[int, str]] = {}  # by dissection and image
-        self._check()
+        super().__init__(shown=shown, **shared)
+        self.captioner, self.pooling = captioner, pooling
+        # Captions by dissection and image.
+        self._caption_cache: dict[str, dict[int, str]] = {}
 
     @property
     def key(self) -> str:
+        """Content key of the explainer's settings, the captioner and the pooling."""
         captions = LABELS if self._captioner_model is None else self._captioner_model.key
         return content_key(explainer=super().key, captions=captions, pooling=self.pooling)
 
     def required_models(self) -> dict[str, str]:
-        """The language model, and the captioner unless class labels stand for captions."""
+        """Return the language model, and the captioner unless class labels stand for captions."""
         return self.specs("llm", *(() if self.captioner == LABELS else ("captioner",)))
 
     def check_evidence(self, target: Target, probe: Probe) -> None:
+        """Raise MissingEvidence if captions are to be the classes' names and the probe's images have no labels."""
         if self.captioner == LABELS:
             known_labels(probe)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """The language model, and the captioner unless class labels stand for captions."""
+        """Return the language model, and the captioner unless class labels stand for captions."""
         return self.required_models()
 
     @cached_property
@@ -122,15 +85,17 @@ class CaptionActivation(LlmExplainer):
         )
 
     def image_endpoint(self) -> str:
+        """Return the endpoint of the captioner; the language model gets texts only."""
         return find_endpoint(self.captioner, self.base_url)
 
     def make_pairs(self, dissection: Dissection, unit: Unit) -> PredictionPairs:
+        """Return captions of the probe's images with the unit's activations as integers from 0 to 10."""
         values = scale_to_integers(dissection.activations(self.pooling, [unit])[:, 0].numpy())
 
-        def say(places: Sequence[int]) -> list[str]:
+        def load_captions(places: Sequence[int]) -> list[str]:
             return self._load_captions(dissection, places)
 
-        return PredictionPairs(values, say, self.name, use_strongest=True, strong_share=0.5)
+        return PredictionPairs(values, load_captions, self.name, use_strongest=True, strong_share=0.5)
 
     def _load_captions(self, dissection: Dissection, places: Sequence[int]) -> list[str]:
         """Return captions of images of the probe, each of which is opened once."""
@@ -150,6 +115,6 @@ class CaptionActivation(LlmExplainer):
                 raise NoPairs(f"{len(failed)} of its images have no caption: {failed[0].reason}")
             return [str(caption) or "nothing" for caption in captions]
         if probe.labels is None:
-            raise BadInput(f"the images of {probe.spec} have no labels to stand for captions; name a captioner")
+            raise BadInput(f"the images of {probe.spec} have no labels to use as captions; name a captioner")
         names, labels = format_class_names(probe), known_labels(probe)
         return [names[labels[place]] for place in places]

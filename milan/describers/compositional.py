@@ -8,13 +8,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import sparse
 
-from milan.describers._shared.base import Describer, select_active
-from milan.dissection.concept_overlap import count_overlap
-from milan.dissection.store import Dissection
+from milan.describers._shared.base import Describer, DescriptionRequest, select_active
+from milan.dissection.concept_overlap import count_overlap, count_overlaps
+from milan.dissection.dissection import Dissection
 from milan.errors import BadInput
 from milan.pretrained.segmenter_labels import compute_source_key, load_pixel_labels, segmenter_of
 from milan.probes import Probe
-from milan.probes.pixel_labels import IGNORED_NAMES, load_probe_labels
+from milan.probes.pixel_labels import IGNORED_NAMES, PixelLabels, load_probe_labels
 from milan.targets.target import Target
 from milan.units import Candidate, Description, Unit
 
@@ -87,25 +87,35 @@ class Compositional(Describer):
         return self.key_of(labels_of=compute_source_key(self.labels, self.classes, self.device), **settings)
 
     def required_models(self) -> dict[str, str]:
-        """The segmenter, if there is one."""
+        """Return the segmenter, if there is one."""
         return segmenter_of(self.labels)
 
     def check_evidence(self, target: Target, probe: Probe) -> None:
+        """Raise MissingEvidence if the probe's own pixel labels are to be used and it has none."""
         if self.labels == "probe":
             load_probe_labels(probe, self.classes, self.ignored)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """The segmenter, if it makes the labels; the probe's own labels come with the probe."""
+        """Return the segmenter, if it predicts the labels; the probe's own labels come with the probe."""
         return segmenter_of(self.labels)
 
+    def prepare(self, requests: Sequence[DescriptionRequest]) -> None:
+        """Count the overlaps of all layers in one pass; ``describe`` reads the counts."""
+        dissections = [dissection for dissection, units in requests if select_active(dissection, units)]
+        if dissections:
+            count_overlaps(dissections, self._load_labels(dissections[0]), self.quantile or None)
+
+    def _load_labels(self, dissection: Dissection) -> PixelLabels:
+        return load_pixel_labels(
+            dissection.open_probe(), self.labels, classes=self.classes, ignored=self.ignored, device=self.device
+        )
+
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
+        """Yield the formula with the largest IoU for each active unit."""
         active = select_active(dissection, units)
         if not active:
             return
-        labels = load_pixel_labels(
-            dissection.open_probe(), self.labels, classes=self.classes, ignored=self.ignored, device=self.device
-        )
-        found = count_overlap(dissection, labels, self.quantile or None)
+        found = count_overlap(dissection, self._load_labels(dissection), self.quantile or None)
         allowed = np.flatnonzero(found.select_concepts(self.only, self.without, self.least_images))
         concepts = ConceptSignatures(
             [found.concepts[place] for place in allowed], found.has_concept[:, allowed], found.area
@@ -158,6 +168,7 @@ class ConceptSignatures:
         return shown if term.holds else ~shown
 
     def make_candidate(self, formula: Formula) -> Candidate:
+        """Return a formula as a candidate, with its IoU as score and its number of concepts."""
         parts = (("iou", formula.iou), ("length", float(len(formula.terms))))
         return Candidate(format_formula(formula.terms, self.names), formula.iou, parts)
 
@@ -245,7 +256,7 @@ def _list_pairs(concepts: ConceptSignatures, inside: np.ndarray, overlaps: np.nd
 def _signed_overlaps(
     overlaps: np.ndarray, total: float, one: np.ndarray, other: np.ndarray
 ) -> Float[np.ndarray, "signs pairs"]:
-    """How much shows both of two concepts, each negated or not, in the order of SIGNS."""
+    """Return how many pixels show both of two concepts, each negated or not, in the order of SIGNS."""
     alone, both = np.diag(overlaps), overlaps[one, other]
     return np.stack([both, alone[one] - both, alone[other] - both, total - alone[one] - alone[other] + both])
 
@@ -253,7 +264,7 @@ def _signed_overlaps(
 def _extend_formulas(
     concepts: ConceptSignatures, inside: np.ndarray, alone: np.ndarray, starts: list[Formula]
 ) -> FormulaOverlaps:
-    """Each of some formulas with one more concept, negated or not, joined by and, and by or."""
+    """Return each formula joined with one more concept, negated or not, by and, and by or."""
     holds = np.stack([start.holds_at for start in starts], axis=1).astype(np.float64)  # signatures, starts
     total, count = inside.sum(), len(concepts.names)
     both = _count_joined(concepts.has_concept, inside, holds, alone)
@@ -272,7 +283,7 @@ def _extend_formulas(
 def _count_joined(
     has_concept: sparse.csr_matrix, weights: np.ndarray, holds: np.ndarray, alone: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """How much some formulas hold of, joined with each concept and with each negated one: (2, starts, concepts)."""
+    """Return how many pixels satisfy formulas joined with each concept and each negated one, (2, starts, concepts)."""
     rows = np.flatnonzero(weights)
     inner = holds[rows] * weights[rows, None]
     common, mine = (has_concept[rows].T @ inner).T, inner.sum(axis=0)[:, None]
@@ -283,7 +294,7 @@ def _count_joined(
 def _select_best(
     concepts: ConceptSignatures, scored: FormulaOverlaps, max_formulas: int, known: Sequence[Formula]
 ) -> list[Formula]:
-    """The best of each kind that hold where no other one does, best first, ties by place."""
+    """Return the best formulas of each kind that denote different pixels, best first, ties by index."""
     found: list[Formula] = []
     seen = {formula.holds_at.tobytes() for formula in known}
     for overlaps, terms in scored:
@@ -301,12 +312,12 @@ def _select_best(
 
 
 def _make_sort_key(formula: Formula) -> tuple[float, int, int]:
-    """Smaller is better: a larger IoU, fewer concepts, fewer negations."""
+    """Return a key that is smaller for a larger IoU, then for fewer concepts and fewer negations."""
     return -formula.iou, len(formula.terms), sum(not term.holds for term in formula.terms)
 
 
 def _iter_descending(values: np.ndarray, first: int) -> Iterator[int]:
-    """Where the largest values are, ties by place; only the first ones are sorted unless more are asked for."""
+    """Yield indices by descending value, ties by index; more than the first ones are sorted only when needed."""
     if first < len(values):
         level = np.partition(values, len(values) - first)[len(values) - first]
         above = np.flatnonzero(values >= level)

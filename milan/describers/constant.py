@@ -6,8 +6,8 @@ from functools import cached_property
 from typing import ClassVar
 
 from milan.describers._shared.base import Describer, select_active
+from milan.dissection.dissection import Dissection
 from milan.dissection.milannotations import read_unit_annotations
-from milan.dissection.store import Dissection
 from milan.errors import BadInput
 from milan.pretrained.stand_ins import locate_annotations
 from milan.probes import Probe
@@ -35,13 +35,15 @@ class Constant(Describer):
 
     @property
     def key(self) -> str:
+        """Content key of the text alone, whatever its source."""
         return self.key_of(says=self.constant_text)
 
     def check_evidence(self, target: Target, probe: Probe) -> None:
+        """Read the annotations that the text is taken from, so that an error in them is reported before the run."""
         _ = self.constant_text
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """The annotations, unless a text was given."""
+        """Return the annotations, unless a text was given."""
         return {} if self.text.strip() else self.specs("annotations")
 
     @cached_property
@@ -52,6 +54,7 @@ class Constant(Describer):
         return find_most_frequent_text(self.annotations)
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
+        """Yield the same text, with score 0, for each active unit."""
         return (Description(unit, self.constant_text, 0.0) for unit in select_active(dissection, units))
 
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from milan.concepts.concept_sets import load_concept_set
@@ -22,9 +22,10 @@ from milan.describers._shared.candidate_selection import (
 )
 from milan.describers._shared.llm_explainer import LlmDescriber
 from milan.dissection.attention_crops import CROPS, Box, crop_and_resize, find_attention_boxes, make_heat_maps
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import BadInput
-from milan.pretrained.embedder import Embedder, embed_texts, load_embedder
+from milan.pretrained.embedder import embed_texts, load_embedder
+from milan.pretrained.embedder_interface import Embedder
 from milan.pretrained.image_captioner import (
     EndpointOptions,
     ImageCaptioner,
@@ -35,7 +36,6 @@ from milan.pretrained.llm import Question
 from milan.pretrained.llm_client import NoAnswer
 from milan.pretrained.model_sources import Precision
 from milan.pretrained.openai_endpoint import find_endpoint
-from milan.pretrained.painter import load_painter
 from milan.pretrained.prompts import Prompt, load_prompt, sanitize_item
 from milan.pretrained.reply_parsing import make_label_parser
 from milan.probes import Probe
@@ -93,7 +93,7 @@ class DescribeAndDissect(LlmDescriber):
     Args:
         captioner: image captioner, as ``milan.pretrained.image_captioner.load_image_captioner`` takes it.
         llm: language model: ``openai:MODEL``, ``hf:ID_OR_FOLDER``, ``phrases``, or a custom one; see
-            ``milan.pretrained.llm.load_llm``.
+            ``milan.pretrained.llm_loading.load_llm``.
         painter: text-to-image model, as ``milan.pretrained.painter.load_painter`` takes it.
         embedder: image-text model that compares pictures and labels, as ``milan.pretrained.embedder.load_embedder``
             takes it; CLIP ViT-B/16 in the paper.
@@ -103,6 +103,7 @@ class DescribeAndDissect(LlmDescriber):
         scoring: mean, topk_squared, image_products, or topk_squared_image_products (the paper's).
         labels: maximum number of names in the description, joined by ";", of which no two are similar (appendix A.7).
         images: K, number of images and crops that are captioned.
+        crops: whether attention crops are cut out; without them the K whole images are captioned (appendix A.4.1).
         count: N, number of names that are asked for.
         pictures: Q, number of pictures of each name.
         painting: prompt of the painter, with {} for the name.
@@ -136,6 +137,7 @@ class DescribeAndDissect(LlmDescriber):
         scoring: CandidateScoring = "topk_squared_image_products",
         labels: int = 1,
         images: int = 10,
+        crops: bool = True,
         count: int = 5,
         pictures: int = 10,
         painting: str = "a realistic photograph of {}",
@@ -153,28 +155,13 @@ class DescribeAndDissect(LlmDescriber):
                 raise BadInput(f"{name} is {value}; give at least 1")
         if "{}" not in painting:
             raise BadInput(f"the painting prompt {painting!r} has no {{}} for the name")
-        self.captioner, self.llm, self.painter, self.embedder, self.concepts = (
-            captioner,
-            llm,
-            painter,
-            embedder,
-            concepts,
-        )
-        self.select, self.scoring, self.labels, self.images, self.count = select, scoring, labels, images, count
-        self.pictures, self.painting, self.pooling, self.base_url, self.max_calls = (
-            pictures,
-            painting,
-            pooling,
-            base_url,
-            max_calls,
-        )
-        self.llm_options, self.prompts, self.seed, self.precision, self.device = (
-            llm_options,
-            prompts,
-            seed,
-            precision,
-            device,
-        )
+        self.captioner, self.llm, self.painter = captioner, llm, painter
+        self.embedder, self.concepts = embedder, concepts
+        self.select, self.scoring, self.labels = select, scoring, labels
+        self.images, self.crops, self.count = images, crops, count
+        self.pictures, self.painting, self.pooling = pictures, painting, pooling
+        self.base_url, self.max_calls, self.llm_options = base_url, max_calls, llm_options
+        self.prompts, self.seed, self.precision, self.device = prompts, seed, precision, device
 
     @property
     def key(self) -> str:
@@ -184,7 +171,8 @@ class DescribeAndDissect(LlmDescriber):
         prompts = [prompt.key for prompt in self._loaded_prompts]
         chosen, llm = self.selection.key if self.select else "", self.llm_client.key
         settings = {name: getattr(self, name) for name in names}
-        parts = {"seeing": seeing, "llm": llm, "prompts": prompts, "selection": chosen, "crops": CROPS}
+        parts: dict[str, Any] = {"seeing": seeing, "llm": llm, "prompts": prompts, "selection": chosen}
+        parts["crops"] = CROPS if self.crops else None
         return self.key_of(**parts, **settings)
 
     @cached_property
@@ -195,16 +183,7 @@ class DescribeAndDissect(LlmDescriber):
     @cached_property
     def selection(self) -> CandidateSelection:
         """The selection of the best candidate; the painter is loaded at the first access."""
-        painter = load_painter(self.painter, device=self.device, precision=self.precision)
-        return CandidateSelection(
-            painter,
-            self.model,
-            prompt=self.painting,
-            scoring=self.scoring,
-            count=self.pictures,
-            pooling=self.pooling,
-            seed=self.seed,
-        )
+        return CandidateSelection.from_settings(self, self.model)
 
     @cached_property
     def _captioner_model(self) -> ImageCaptioner:
@@ -220,7 +199,7 @@ class DescribeAndDissect(LlmDescriber):
         return load_prompt("simplify", self.prompts), load_prompt("summarize", self.prompts)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """The models and the concept set that the steps use."""
+        """Return the models and the concept set that the steps use."""
         return self.required_models()
 
     @property
@@ -230,18 +209,20 @@ class DescribeAndDissect(LlmDescriber):
         return f"the {texts} that are counted" if self.llm == PHRASES else f"the language model, from {texts}"
 
     def required_models(self) -> dict[str, str]:
-        """A captioner, or a concept set and an embedder; a language model; in step 3 a painter and an embedder."""
+        """Return captioner, or concepts and embedder; the language model; and painter and embedder for step 3."""
         seeing = ("concepts", "embedder") if self.concepts else ("captioner",)
         return self.specs(*seeing, "llm", *(("painter", "embedder") if self.select else ()))
 
     def image_endpoint(self) -> str:
+        """Return the endpoint of the captioner; empty if concepts take the place of captions."""
         return "" if self.concepts else find_endpoint(self.captioner, self.base_url)
 
     def _describe_group(
         self, dissection: Dissection, units: Sequence[Unit]
     ) -> Iterator[Description | DescriptionFailure]:
         target, probe = dissection.open_target(), dissection.open_probe()
-        looks = {unit: find_regions(target, probe, dissection, unit, self.images, self.pooling) for unit in units}
+        finder = RegionFinder(target, probe, dissection, self.images, self.pooling, self.crops)
+        looks = {unit: finder.find(unit) for unit in units}
         found = self._propose_names(looks)
         wishes = [
             SelectionRequest(unit, each.texts, torch.stack([look.pixels for look in each.regions]))
@@ -354,31 +335,54 @@ def _find_failure(answers: Sequence[str | NoAnswer]) -> NoAnswer | None:
     return next((each for each in answers if isinstance(each, NoAnswer)), None)
 
 
-def find_regions(
-    target: Target, probe: Probe, dissection: Dissection, unit: Unit, count: int, pooling: Literal["mean", "max"]
-) -> list[ImageRegion]:
-    """Return the strongest of the images that activate a unit most and of their attention crops (step 1).
+@dataclass(frozen=True)
+class RegionFinder:
+    """Finds the images and attention crops of a layer's units that are captioned (step 1).
 
-    Strongest first; ties by image and box.
+    Attributes:
+        count: K, number of images and crops.
+        pooling: how an activation map becomes one number.
+        crops: whether attention crops compete with the whole images.
     """
-    values = dissection.activations(pooling, [unit])[:, 0].nan_to_num(nan=-torch.inf)
-    ids = torch.sort(values, descending=True, stable=True).indices[:count].tolist()
-    images = torch.stack([probe.image(id) for id in ids])
-    moved, maps = measure_maps(target, [unit], images, pooling, len(images))[unit]
-    found = [ImageRegion(id, None, float(value), image) for id, value, image in zip(ids, moved, images, strict=True)]
-    boxes = [
-        (place, box)
-        for place, heat in enumerate(make_heat_maps(maps, as_size(images.shape[-2:])))
-        for box in find_attention_boxes(heat)
-    ]
-    if boxes:
-        parts = torch.stack([crop_and_resize(images[place], box) for place, box in boxes])
-        again = measure_maps(target, [unit], parts, pooling, len(images))[unit][0]
-        found += [
-            ImageRegion(ids[place], box, float(value), part)
-            for (place, box), value, part in zip(boxes, again, parts, strict=True)
+
+    target: Target
+    probe: Probe
+    dissection: Dissection
+    count: int
+    pooling: Literal["mean", "max"]
+    crops: bool = True
+
+    def find(self, unit: Unit) -> list[ImageRegion]:
+        """Return the strongest of the images that activate a unit most and of their attention crops.
+
+        Strongest first; ties by image and box.
+        """
+        column = self.dissection.activations(self.pooling, [unit])[:, 0]
+        order = torch.sort(column.nan_to_num(nan=-torch.inf), descending=True, stable=True).indices
+        ids = order[: self.count].tolist()
+        images = torch.stack([self.probe.image(id) for id in ids])
+        values, maps = measure_maps(self.target, [unit], images, self.pooling, len(images))[unit]
+        regions = [
+            ImageRegion(id, None, float(each), image) for id, each, image in zip(ids, values, images, strict=True)
         ]
-    return sorted(found, key=lambda look: (-look.activation, look.image, look.box or ()))[:count]
+        regions += self._find_crops(unit, regions, maps) if self.crops else []
+        return sorted(regions, key=lambda region: (-region.activation, region.image, region.box or ()))[: self.count]
+
+    def _find_crops(
+        self, unit: Unit, regions: Sequence[ImageRegion], maps: Float[Tensor, "k h w"]
+    ) -> list[ImageRegion]:
+        heat_maps = make_heat_maps(maps, as_size(regions[0].pixels.shape[-2:]))
+        boxes = [
+            (region, box) for region, heat in zip(regions, heat_maps, strict=True) for box in find_attention_boxes(heat)
+        ]
+        if not boxes:
+            return []
+        parts = torch.stack([crop_and_resize(region.pixels, box) for region, box in boxes])
+        values = measure_maps(self.target, [unit], parts, self.pooling, len(regions))[unit][0]
+        return [
+            ImageRegion(region.image, box, float(value), part)
+            for (region, box), value, part in zip(boxes, values, parts, strict=True)
+        ]
 
 
 def _make_region_facts(region: ImageRegion, caption: str, label: str) -> dict[str, Any]:

@@ -7,10 +7,11 @@ from functools import cached_property
 from typing import ClassVar
 
 from milan.describers._shared.base import Describer, DescriptionFailure, select_active
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import BadInput
 from milan.probes import Probe
-from milan.results.catalogue import description_to_row, read_descriptions, table_sources
+from milan.results.catalogue import read_descriptions, table_sources
+from milan.results.description_rows import description_to_row
 from milan.targets.target import Target
 from milan.units import Description, Unit
 
@@ -36,14 +37,16 @@ class Imported(Describer):
 
     @property
     def key(self) -> str:
+        """Content key of the table's rows, in the order of the units; the path does not count."""
         rows = sorted((str(unit), description_to_row(each)) for unit, each in self._descriptions.items())
         return self.key_of(said=[row for _, row in rows])
 
     def check_evidence(self, target: Target, probe: Probe) -> None:
+        """Read the table, so that an error in it is reported before the run."""
         _ = self._descriptions  # reads the table
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """The sources that the table states."""
+        """Return the sources that the table states."""
         return table_sources(self.table)
 
     @cached_property
@@ -54,6 +57,7 @@ class Imported(Describer):
         return {each.unit: each if math.isfinite(each.score) else replace(each, score=0.0) for each in found}
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
+        """Yield the table's description of each active unit, or a failure if it has none."""
         return (
             self._descriptions.get(unit) or DescriptionFailure(unit, f"{self.table} has no description of it")
             for unit in select_active(dissection, units)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -22,9 +23,10 @@ from milan.describers._shared.elastic_net import (
     RowSplit,
     compute_correlations,
 )
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import BadInput
-from milan.pretrained.embedder import Embedder, load_embedder
+from milan.pretrained.embedder import load_embedder
+from milan.pretrained.embedder_interface import Embedder
 from milan.probes import Probe
 from milan.probes.pixel_labels import load_probe_labels
 from milan.probes.superclasses import known_labels
@@ -34,11 +36,8 @@ from milan.units import Candidate, Description, Unit, weighted_sum
 
 # Units that are regressed together: always the same ones, so that no description depends on which others are asked for.
 UNITS_PER_BLOCK = 64
-TOP_IMAGES, MIN_TOP_MEAN, MIN_DEVIATION = (
-    5,
-    0.5,
-    1e-5,
-)  # a concept counts if its five highest probabilities average so much and it varies so much
+# A concept counts if its five highest probabilities average so much and it varies so much.
+TOP_IMAGES, MIN_TOP_MEAN, MIN_DEVIATION = 5, 0.5, 1e-5
 
 
 class LinearExplanations(Describer):
@@ -49,7 +48,9 @@ class LinearExplanations(Describer):
     by the tolerance; least squares on the chosen concepts gives the weights of the explanation. Weights and bias are in
     standard deviations of the unit's mean activation over the training images: "2.60 ski" raises it by 2.6 of them.
     ``score`` is the validation correlation; ``correlate_held_out`` returns the correlation on the test images, which
-    nothing else uses.
+    nothing else uses. The default embedder is the paper's explainer, SigLIP ViT-L-16-384 (section 3). Its larger SigLIP
+    SO400M-14-384 is the paper's simulator (section 4), kept for scoring: explanations scored by the model that made
+    them would be scored too high.
 
     Differences from the paper and its released code: least squares is exact; the first concept is taken whatever it
     gains, as in the code but not in Algorithm 1, so that every active unit has an explanation; concepts are filtered
@@ -76,6 +77,8 @@ class LinearExplanations(Describer):
         longest: maximum number of concepts in an explanation.
         width: number of concepts tried at each step.
         tolerance: minimum gain in validation correlation of a further concept.
+        single_tolerance: share of the validation correlation that may be lost if the first concept explains all: then
+            the description is its name. 0, as in the paper, for weighted sums throughout.
         seed: random seed of the split: 70% training, 10% validation, 20% test images.
         batch_size: number of images and texts per batch of the embedder; changes no description.
         device: device of the embedder.
@@ -100,6 +103,7 @@ class LinearExplanations(Describer):
         longest: int = 10,
         width: int = 10,
         tolerance: float = 0.02,
+        single_tolerance: float = 0.0,
         seed: int = 0,
         batch_size: int = 64,
         device: str = "cpu",
@@ -109,7 +113,7 @@ class LinearExplanations(Describer):
         self.pooling, self.strength, self.mix = pooling, strength, mix
         self.ranking, self.search = ranking, search
         self.longest, self.width, self.tolerance, self.seed = longest, width, tolerance, seed
-        self.batch_size, self.device = batch_size, device
+        self.batch_size, self.device, self.single_tolerance = batch_size, device, single_tolerance
         self._layers: dict[str, _LayerRegression] = {}
         self._probes: dict[str, _ProbeConcepts] = {}
 
@@ -133,20 +137,22 @@ class LinearExplanations(Describer):
         return names[self.evidence]
 
     def required_models(self) -> dict[str, str]:
-        """The image-text model and its concept set, if concepts are found by it."""
+        """Return the image-text model and its concept set, if they provide the concepts."""
         return self.specs("embedder", "concepts") if self.evidence == "embedder" else {}
 
     def check_evidence(self, target: Target, probe: Probe) -> None:
+        """Raise MissingEvidence if the probe lacks the labels that the setting ``evidence`` needs."""
         if self.evidence == "pixels":
             load_probe_labels(probe)
         elif self.evidence == "labels" or (not self.concepts and not has_pixel_labels(probe)):
             known_labels(probe)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """The image-text model and its concept set, if concepts are found by it; labels come with the probe."""
+        """Return the image-text model and its concept set, if they provide the concepts; labels come with the probe."""
         return self.specs("embedder", "concepts") if self.evidence == "embedder" else {}
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
+        """Yield the weighted sum of concepts that predicts each active unit."""
         active = select_active(dissection, units)
         if active:
             study = self._load_layer(dissection)
@@ -252,11 +258,13 @@ class _LayerRegression:
                 self.active_units[number * UNITS_PER_BLOCK : (number + 1) * UNITS_PER_BLOCK]
             )
         steps = [self._format_fit(unit, fit) for fit in self._blocks[number][place]]
-        best = steps[-1]
+        best = prefer_single(steps, self.describer.single_tolerance)
         candidates = tuple(
             Candidate(each.text, each.score, (("length", float(len(each.concepts))),))
             for each in sorted(steps, key=lambda each: (-each.score, len(each.concepts)))
         )
+        if best.text not in {each.text for each in candidates}:
+            candidates = tuple(sorted((*candidates, Candidate(best.text, best.score)), key=lambda each: -each.score))
         return Description(unit, best.text, best.score, best.concepts, best.bias, candidates)
 
     def correlate_held_out(self, description: Description) -> float:
@@ -289,6 +297,20 @@ class _LayerRegression:
         parts = [(self.names[column], weight) for column, weight in zip(fit.columns, fit.weights, strict=True)]
         parts.sort(key=lambda part: (part[1] < 0, -abs(part[1])))
         return Description(unit, weighted_sum(parts), fit.correlation, tuple(parts), fit.bias)
+
+
+def prefer_single(steps: Sequence[Description], tolerance: float) -> Description:
+    """Return the last step of a search, or the first one by its concept's name if it explains nearly as much.
+
+    Args:
+        steps: explanations by one, two and more concepts.
+        tolerance: share of the last one's correlation that may be lost.
+    """
+    first, last = steps[0], steps[-1]
+    ((name, weight),) = first.concepts[:1]
+    if tolerance and weight > 0 and first.score >= (1 - tolerance) * last.score:
+        return replace(first, text=name)
+    return last
 
 
 def _filter_concepts(found: Presence, split: RowSplit) -> tuple[list[str], Float[Tensor, "images concepts"]]:

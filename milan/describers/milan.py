@@ -7,16 +7,18 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, cast
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from milan.describers._shared.base import Describer, select_active
+from milan.describers._shared.base import Describer, DescriptionRequest, select_active
 from milan.describers._shared.clip_reranking import ClipReranker
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import BadInput
 from milan.models import Captioner, Encoder, Prior, build_encoder, load_encoder
 from milan.models.decoding import DecodedTexts, DecoderState, ScoreMixture, TokenConstraints, beam_search, sample_texts
+from milan.models.exemplar_features import encode_exemplars
 from milan.models.model_files import load_weights
 from milan.models.released_checkpoint import ReleasedModels, load_released_checkpoint, read_released_prior
 from milan.models.reranking import RankedTexts, rank_texts
@@ -78,7 +80,7 @@ class Milan(Describer):
     """
 
     name: ClassVar[str] = "milan"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     words = "the annotators whose descriptions the captioner was trained on"
 
     def __init__(
@@ -106,6 +108,8 @@ class Milan(Describer):
         self.strategy, self.beam, self.steps, self.prior_weight = strategy, beam, steps, prior_weight
         self.temperature, self.seed, self.as_released = temperature, seed, as_released
         self.batch_size, self.device = batch_size, device
+        # By dissection's key and unit: encoded by ``prepare`` and not yet described.
+        self._features: dict[str, dict[Unit, Float[np.ndarray, "k features"]]] = {}
 
     @classmethod
     def from_released(cls, file: str | Path, **settings: Any) -> "Milan":
@@ -197,12 +201,11 @@ class Milan(Describer):
         return load_encoder(**settings, device=self.device)
 
     def required_models(self) -> dict[str, str]:
-        """The models of the release that are downloaded; folders and files report themselves what is wrong."""
-        released = {role: spec for role, spec in self.specs("captioner", "prior").items() if is_released(spec)}
-        return released | (self.specs("embedder") if self.strategy == "clip" else {})
+        """Return captioner and prior, and the embedder if it reranks."""
+        return self.specs("captioner", "prior", *(("embedder",) if self.strategy == "clip" else ()))
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """The models by their specs, and the annotations that the captioner was trained on, if it states them."""
+        """Return the models by their specs, and the annotations that the captioner was trained on, if known."""
         captioner = self.models.captioner
         data = getattr(captioner, "trained_on", {}).get("data", ())
         annotations = data if isinstance(data, str) else ", ".join(map(str, data))
@@ -213,24 +216,31 @@ class Milan(Describer):
         found |= self.specs("embedder") if self.strategy == "clip" else {}
         return {role: spec for role, spec in found.items() if spec}
 
+    def prepare(self, requests: Sequence[DescriptionRequest]) -> None:
+        """Encode the exemplars of all layers; each distinct image is encoded once."""
+        active = [(dissection, select_active(dissection, units)) for dissection, units in requests]
+        encoded = encode_exemplars(self.models.encoder, active)
+        for (dissection, units), features in zip(active, encoded, strict=True):
+            self._features.setdefault(dissection.key, {}).update(zip(units, features, strict=True))
+
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
+        """Yield descriptions in batches of units with the same number of exemplars."""
         active = select_active(dissection, units)
+        if not self._features.get(dissection.key, {}).keys() >= set(active):
+            self.prepare([(dissection, active)])
+        features = self._features.pop(dissection.key, {})
         for begin in range(0, len(active), self.batch_size):
             batch = active[begin : begin + self.batch_size]
-            features = [self._encode_unit(dissection, unit) for unit in batch]
-            for _, group in groupby(
-                zip(batch, features, strict=True), key=lambda pair: len(pair[1])
-            ):  # the units of one search have the same number of exemplars
-                yield from self._describe_group(dissection, *zip(*group, strict=True))
-
-    def _encode_unit(self, dissection: Dissection, unit: Unit) -> Float[Tensor, "k features"]:
-        exemplars = dissection.exemplars(unit)
-        return self.models.encoder.encode(exemplars.images, exemplars.masks)
+            # The units of one search have the same number of exemplars.
+            for _, group in groupby(batch, key=lambda unit: len(features[unit])):
+                alike = list(group)
+                stacked = torch.from_numpy(np.stack([features[unit] for unit in alike]))
+                yield from self._describe_group(dissection, alike, stacked)
 
     def _describe_group(
-        self, dissection: Dissection, units: Sequence[Unit], features: Sequence[Float[Tensor, "k features"]]
+        self, dissection: Dissection, units: Sequence[Unit], features: Float[Tensor, "units k features"]
     ) -> Iterator[Description]:
-        found = self.search(torch.stack(list(features)), units)
+        found = self.search(features, units)
         for index, unit in enumerate(units):
             candidates = found.make_candidates(index, self.models.captioner.vocabulary)[:KEPT_CANDIDATES]
             if self.strategy == "clip":

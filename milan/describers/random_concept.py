@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from milan.describers._shared.base import Describer, select_active
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.units import Description, Unit
 
 
@@ -27,6 +27,7 @@ class RandomConcept(Describer):
 
     @property
     def key(self) -> str:
+        """Content key of the concepts' names and the seed."""
         return self.key_of(concepts=self.concept_names, seed=self.seed)
 
     @cached_property
@@ -37,6 +38,7 @@ class RandomConcept(Describer):
         return load_concept_set(self.concepts)
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
+        """Yield a random concept, with score 0, for each active unit."""
         return (
             Description(unit, self.concept_names[choose_index(f"{self.seed} {unit}", len(self.concept_names))], 0.0)
             for unit in select_active(dissection, units)

@@ -14,10 +14,11 @@ from torch.nn.functional import normalize
 
 from milan.concepts.concept_sets import HARVEST_PREFIX, load_concept_set
 from milan.describers._shared.base import Describer, select_active
+from milan.dissection.dissection import Dissection
 from milan.dissection.masks import fill_empty_masks, masks_from_maps
-from milan.dissection.store import Dissection
 from milan.errors import BadInput, MilanWarning
-from milan.pretrained.embedder import Embedder, embed_texts, load_embedder
+from milan.pretrained.embedder import embed_texts, load_embedder
+from milan.pretrained.embedder_interface import Embedder
 from milan.pretrained.model_sources import Precision
 from milan.pretrained.published_models import MissingModel, ModelFacts
 from milan.storage.packaged_data import locate_packaged_data
@@ -101,6 +102,7 @@ class Sand(Describer):
         return self.key_of(choices=self.concept_names, templates=self.templates, model=self.model.key, **settings)
 
     def find_missing_models(self) -> list[MissingModel]:
+        """Return what the base class returns, and the spaCy pipeline if the concepts are harvested with it."""
         missing = super().find_missing_models()
         needs_parser = HARVEST_PREFIX in str(self.concepts)
         if needs_parser and self.spacy_model == PUBLISHED_PARSER and find_spec(PUBLISHED_PARSER) is None:
@@ -148,6 +150,7 @@ class Sand(Describer):
         return normalize(total, dim=1)
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
+        """Yield the concept most similar to each unit's masked exemplars; warn that parts are inferred."""
         warnings.warn(INFERRED_NOTICE, MilanWarning, stacklevel=2)
         for unit in select_active(dissection, units):
             exemplars = dissection.exemplars(unit)

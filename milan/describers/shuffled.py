@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from milan.describers import load_describer
-from milan.describers._shared.base import Describer, DescriptionFailure, select_active
-from milan.dissection.store import Dissection
+from milan.describers._shared.base import Describer, DescriptionFailure, DescriptionRequest, select_active
+from milan.dissection.dissection import Dissection
 from milan.pretrained.published_models import MissingModel
 from milan.probes import Probe
 from milan.results.catalogue import read_descriptions, table_sources
@@ -38,6 +38,7 @@ class Shuffled(Describer):
 
     @property
     def key(self) -> str:
+        """Content key of the other describer, or of its table's texts, and the seed."""
         texts = sorted((str(unit), each.text) for unit, each in (self._table or {}).items())
         return self.key_of(of=self._other.key if self._other else texts, seed=self.seed)
 
@@ -47,14 +48,16 @@ class Shuffled(Describer):
         return self._other.words if self._other else "the table"
 
     def find_missing_models(self) -> list[MissingModel]:
+        """Return the missing models of the other describer; a table needs none."""
         return self._other.find_missing_models() if self._other else []
 
     def check_evidence(self, target: Target, probe: Probe) -> None:
+        """Raise MissingEvidence if the evidence of the other describer is missing."""
         if self._other:
             self._other.check_evidence(target, probe)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """The sources of the other describer or of the table."""
+        """Return the sources of the other describer or of the table."""
         return table_sources(self.of) if self._other is None else self._other.sources(dissection)
 
     @cached_property
@@ -66,7 +69,19 @@ class Shuffled(Describer):
     def _other(self) -> Describer | None:
         return load_describer(self.of, **self.options or {}) if self._table is None else None
 
+    def prepare(self, requests: Sequence[DescriptionRequest]) -> None:
+        """Let the other describer prepare for the units whose descriptions are used."""
+        if self._other is None:
+            return
+        others = [permute_units(dissection.active_units(), self.seed) for dissection, _ in requests]
+        described = [
+            (dissection, [permuted[unit] for unit in units if unit in permuted])
+            for (dissection, units), permuted in zip(requests, others, strict=True)
+        ]
+        self._other.prepare([request for request in described if request[1]])
+
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
+        """Yield the description of another unit for each unit; the only active unit of a layer is a failure."""
         active = select_active(dissection, units)
         others = permute_units(dissection.active_units(), self.seed)
         described = [others[unit] for unit in active if unit in others]

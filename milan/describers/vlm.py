@@ -1,4 +1,4 @@
-"""Descriptions by a vision-language model that looks at a unit's exemplars, and at images that do not activate it."""
+"""Descriptions by a vision-language model, from a unit's exemplars and from images that do not activate it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -13,11 +13,12 @@ from torch import Tensor
 from milan.console.exemplar_rendering import highlight_masks
 from milan.describers._shared.base import DescriptionFailure
 from milan.describers._shared.llm_explainer import LlmDescriber
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import BadInput
 from milan.pretrained.chat_images import encode_jpeg
 from milan.pretrained.concept_matcher import CONTRAST
-from milan.pretrained.embedder import Embedder, embed_probe, load_embedder
+from milan.pretrained.embedder import embed_probe, load_embedder
+from milan.pretrained.embedder_interface import Embedder
 from milan.pretrained.llm import IMAGE_MARK, Message, Question
 from milan.pretrained.llm_client import NoAnswer
 from milan.pretrained.model_sources import Precision
@@ -49,13 +50,7 @@ class Vlm(LlmDescriber):
 
     Args:
         llm: ``openai:MODEL`` with a model that reads images, ``PATH/FILE.py:NAME``, or a stand-in, see
-            ``milan.pretrained.llm.load_llm``.
-        base_url: address of the endpoint, such as http://localhost:8000/v1; $OPENAI_BASE_URL, else OpenAI's, by
-            default. The key is in $OPENAI_API_KEY.
-        max_calls: maximal number of requests, repeated ones included.
-        llm_options: temperature (0 by default), timeout (180 s by default), longest, workers, tries, pause and others,
-            see ``milan.pretrained.llm_client.load_llm_client``.
-        prompts: folder with a file vlm.txt that replaces the one of configs/prompts.
+            ``milan.pretrained.llm_loading.load_llm``.
         exemplars: maximal number of exemplars, strongest first.
         view: how exemplars are shown: whole with the region outlined and the rest dimmed, masked or cropped.
         contrast: number of images that do not activate the unit: whose activation is below 5% of the largest on the
@@ -64,9 +59,9 @@ class Vlm(LlmDescriber):
             ``milan.pretrained.embedder.load_embedder``; empty for random ones.
         activations: whether each image comes with its activation as an integer from 0 to 10.
         size: longer side of each image in pixels.
-        seed: random seed for contrast images.
         precision: data type of the embedder.
-        device: device of the embedder and of a model in this process.
+        shared: further options of ``LlmDescriber``. Temperature is 0 and timeout 180 s by default; ``prompts`` is a
+            folder with a file vlm.txt; ``seed`` samples contrast images.
     """
 
     name: ClassVar[str] = "vlm"
@@ -76,27 +71,21 @@ class Vlm(LlmDescriber):
     def __init__(
         self,
         llm: str = "openai:gpt-4o",
-        base_url: str = "",
-        max_calls: int | None = 5000,
-        llm_options: dict[str, Any] | None = None,
-        prompts: str = "",
         exemplars: int = 15,
         view: View = "outlined",
         contrast: int = 5,
         embedder: str = "",
         activations: bool = False,
         size: int = 256,
-        seed: int = 0,
         precision: Precision = "float32",
-        device: str = "cpu",
+        **shared: Any,
     ):
         for setting, value, least in (("exemplars", exemplars, 1), ("contrast", contrast, 0), ("size", size, 16)):
             if value < least:
                 raise BadInput(f"{setting} is {value}; give at least {least}")
-        self.llm, self.base_url, self.max_calls, self.llm_options = llm, base_url, max_calls, llm_options
-        self.prompts, self.exemplars, self.view, self.contrast = prompts, exemplars, view, contrast
-        self.embedder, self.activations, self.size, self.seed = embedder, activations, size, seed
-        self.precision, self.device = precision, device
+        super().__init__(llm=llm, **shared)
+        self.exemplars, self.view, self.contrast = exemplars, view, contrast
+        self.embedder, self.activations, self.size, self.precision = embedder, activations, size, precision
 
     @property
     def key(self) -> str:
@@ -112,9 +101,11 @@ class Vlm(LlmDescriber):
         return self.specs("llm", *(("embedder",) if self._uses_embedder else ()))
 
     def image_endpoint(self) -> str:
+        """Return the endpoint of the vision-language model; empty if it runs in this process."""
         return find_endpoint(self.llm, self.base_url)
 
     def estimate_requests(self, probe: Probe, units: int, k: int) -> str:
+        """Return one request for each unit, with its exemplars and contrast images at their size as JPEG in base64."""
         url = self.image_endpoint()
         if not url:
             return f"no requests: {self.llm} runs in this process"

@@ -9,15 +9,15 @@ from torch import Tensor
 
 from milan.describers import load_describer
 from milan.describers._shared.base import Describer
-from milan.describers._shared.llm_explainer import LlmExplainer
 from milan.describers._shared.runner import describe_units
-from milan.describers._shared.weight_pairs import make_weight_pairs, match_class_names, read_class_names
-from milan.dissection.store import Dissection, load_dissection
+from milan.describers._shared.weight_pairs import WeightExplainer, make_weight_pairs, match_class_names
+from milan.dissection.dissection import Dissection
+from milan.dissection.loading import load_dissection
 from milan.errors import BadInput, MissingEvidence
 from milan.pretrained.published_models import MissingModel
 from milan.probes import Probe
 from milan.results.catalogue import read_descriptions, table_sources
-from milan.scores.prediction_pairs import PredictionPairs, Signs
+from milan.scores.prediction_pairs import PredictionPairs
 from milan.storage.files import cache_folder, content_key
 from milan.storage.provenance import joined
 from milan.targets.effective_weights import compute_effective_weights
@@ -34,8 +34,8 @@ class _NextLayer(NamedTuple):
     texts: list[str]
 
 
-class WeightClip(LlmExplainer):
-    """Asks a language model what a unit detects, from descriptions of the next layer's units that it drives most.
+class WeightClip(WeightExplainer):
+    """Asks a language model what a unit detects, from descriptions of the next layer's units with its largest weights.
 
     The descriptions are listed with weights 1 to 10, weakest first. They come from CLIP-Dissect, as in the paper,
     unless another describer is named, and are cached. The next layer must be dissected with this one. For the last
@@ -47,84 +47,45 @@ class WeightClip(LlmExplainer):
         options: settings of that describer, by name.
         next_layer: dotted path; if empty the next layer among those dissected together; ``classes`` for the network's
             outputs.
-        classes: names of the network's outputs, as for ``weight_label``.
-        llm: language model: ``openai:MODEL``, ``hf:ID_OR_FOLDER``, ``phrases``, or a custom one; see
-            ``milan.pretrained.llm.load_llm``.
-        base_url: address of an endpoint, as http://localhost:8000/v1; if empty $OPENAI_BASE_URL, else OpenAI's. The key
-            is read from $OPENAI_API_KEY.
-        max_calls: maximum number of requests, retries included; None for no limit.
-        llm_options: temperature, longest, timeout, workers, tries, pause and others; see
-            ``milan.pretrained.llm_client.load_llm_client``.
-        prompts: folder with files that replace those of configs/prompts.
-        examples: csv of units described by hand (layer, unit, description); those of the same layer are few-shot
-            examples.
-        shots: maximum number of examples; 2 in the paper.
-        shown: maximum number of units; 25 in the paper.
-        signs: ``positive`` weights (the paper's), ``negative`` ones (appendix C.3.1), or ``both`` at once (C.3.2).
-        explanations: number of explanations asked for; the best predictor of held-out pairs is chosen. 10 in the paper.
-        share: share of the next layer's units that may be shown; half of the others is for choosing, half for
-            ``milan.scores.explanation_assessment``.
-        seed: random seed of that split and of the pairs for choosing.
-        device: device of the describer and of a language model in process.
+        shared: options of ``WeightExplainer``, ``LlmExplainer`` and ``LlmDescriber``.
     """
 
     name: ClassVar[str] = "weight_clip"
     version: ClassVar[int] = 1
 
     def __init__(
-        self,
-        of: str = "clip_dissect",
-        options: dict[str, Any] | None = None,
-        next_layer: str = "",
-        classes: str = "imagenet",
-        llm: str = "openai:gpt-3.5-turbo",
-        base_url: str = "",
-        max_calls: int | None = 5000,
-        llm_options: dict[str, Any] | None = None,
-        prompts: str = "",
-        examples: str = "",
-        shots: int = 2,
-        shown: int = 25,
-        signs: Signs = "positive",
-        explanations: int = 10,
-        share: float = 0.5,
-        seed: int = 0,
-        device: str = "cpu",
+        self, of: str = "clip_dissect", options: dict[str, Any] | None = None, next_layer: str = "", **shared: Any
     ):
-        self.of, self.options, self.next_layer, self.classes = of, options, next_layer, classes
-        self.llm, self.base_url, self.max_calls, self.llm_options = llm, base_url, max_calls, llm_options
-        self.prompts, self.examples, self.shots, self.shown, self.signs = prompts, examples, shots, shown, signs
-        self.explanations, self.share, self.seed, self.device = explanations, share, seed, device
+        super().__init__(**shared)
+        self.of, self.options, self.next_layer = of, options, next_layer
         self._cached_next_layer: dict[str, _NextLayer] = {}
-        self._check()
 
     @property
     def key(self) -> str:
+        """Content key of the explainer's settings, the source of the descriptions, the next layer and the classes."""
         source = self._other.key if self._other else sorted((str(unit), text) for unit, text in self._table.items())
-        return content_key(explainer=super().key, of=source, next_layer=self.next_layer, classes=self._class_names)
+        return content_key(explainer=super().key, of=source, next_layer=self.next_layer, classes=self.class_names)
 
     def required_models(self) -> dict[str, str]:
-        """The language model; the describer of the next layer has its own."""
+        """Return the language model; the describer of the next layer has its own models."""
         return self.specs("llm")
 
     def find_missing_models(self) -> list[MissingModel]:
+        """Return the missing models of the explainer and of the describer of the next layer."""
         return [*super().find_missing_models(), *(self._other.find_missing_models() if self._other else [])]
 
     def check_evidence(self, target: Target, probe: Probe) -> None:
+        """Raise MissingEvidence if the evidence of the next layer's describer is missing."""
         if self._other:
             self._other.check_evidence(target, probe)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """The language model, and the sources of the next layer's descriptions unless classes take their place."""
+        """Return the language model, and the sources of the next layer's descriptions unless classes replace them."""
         found = self.specs("llm")
         if (self.next_layer or self._find_next_layer(dissection)) == CLASSES:
             return found
         other = table_sources(self.of) if self._other is None else self._other.sources(dissection)
         return joined({self.name: found, self.of: other})
-
-    @cached_property
-    def _class_names(self) -> list[str]:
-        return read_class_names(self.classes)
 
     @cached_property
     def _table(self) -> dict[Unit, str]:
@@ -136,6 +97,7 @@ class WeightClip(LlmExplainer):
         return None if self._table else load_describer(self.of, **self.options or {})
 
     def make_pairs(self, dissection: Dissection, unit: Unit) -> PredictionPairs:
+        """Return the next layer's descriptions with the unit's weights to them as integers."""
         if dissection.key not in self._cached_next_layer:
             self._cached_next_layer = {dissection.key: self._load_next_layer(dissection)}
         further = self._cached_next_layer[dissection.key]
@@ -146,7 +108,7 @@ class WeightClip(LlmExplainer):
         layer = self.next_layer or self._find_next_layer(dissection)
         if layer == CLASSES:
             weights = compute_effective_weights(target, dissection.layer)
-            return _NextLayer(weights, match_class_names(self._class_names, dissection, len(weights)))
+            return _NextLayer(weights, match_class_names(self.class_names, dissection, len(weights)))
         texts = self._describe_layer(dissection, layer)
         units = sorted(texts)
         weights = compute_effective_weights(target, dissection.layer, layer)

@@ -1,6 +1,6 @@
 """Diorama: an embedded world of rendered scenes whose every pixel is labelled, and networks trained on it.
 
-Annotators put into words what the networks' units see. Nothing about it is called human: the annotators are simulated.
+The annotators who describe the networks' units are simulated; no result of theirs is called human.
 """
 
 from milan.diorama.scene_images import DioramaImages

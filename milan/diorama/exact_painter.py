@@ -8,8 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from milan.diorama.backgrounds import BACKGROUND_PAINTERS, GRID_UNIT
+from milan.diorama.background_shapes import GRID_UNIT
+from milan.diorama.backgrounds import BACKGROUND_PAINTERS
 from milan.diorama.canvas import Canvas, Paint
+from milan.diorama.image_effects import render_lit_image
 from milan.diorama.rng import PortableRng
 from milan.diorama.scene_vocabulary import PATTERNS, SETTINGS, THINGS
 from milan.diorama.scenes import (
@@ -18,14 +20,13 @@ from milan.diorama.scenes import (
     choose_appearance,
     find_background_colours,
     paint_thing,
-    render_lit_image,
 )
 from milan.diorama.sentence_parser import ANY_WORD, BESIDE, ParsedSentence, ParsedThing, find_owners, parse_sentence
 from milan.diorama.sentence_truth import check_statements
 from milan.diorama.things import THINGS_BY_NAME, Appearance, Thing
 
-MAX_ATTEMPTS = 40  # drawings of one sentence, until all of it is true
-PLAIN_PERCENT = 75  # percent of the things of a colour that carry no pattern nobody asked for
+MAX_ATTEMPTS = 40  # renderings of one sentence until all of it is true
+PLAIN_PERCENT = 75  # percent of the things of a named colour that get no pattern if the text names none
 SETTINGS_WITH: dict[str, tuple[str, ...]] = {
     "sky": ("meadow", "beach", "sea", "desert", "snowfield", "night sky", "street", "farmland"),
     "cloud": ("meadow", "sea", "farmland", "street", "snowfield"),
@@ -68,8 +69,8 @@ class ThingToPaint:
 def paint_text(text: str, count: int = 1, seed: int = 0, size: int = 64) -> UInt8[np.ndarray, "count 3 size size"]:
     """Render different images of a text; the same text and seed give the same images on every machine.
 
-    What the text leaves open is drawn at random; what it names beyond Diorama's language is passed over, so that a text
-    of which nothing is understood gets any scene.
+    What the text leaves open is random. Words outside Diorama's language are ignored, so that a text without any known
+    word gives a random scene.
     """
     return np.stack([draw_scene_of(text, seed, number, size).image for number in range(count)])
 

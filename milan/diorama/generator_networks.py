@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import grid_sample, interpolate, one_hot, relu
 
 from milan.diorama.canvas import RGB
-from milan.diorama.networks import CLASSES
+from milan.diorama.scene_classifiers import CLASSES
 from milan.diorama.scene_vocabulary import COLOURS, PATTERNS
 from milan.diorama.segmenter_network import to_float32
 
@@ -31,7 +31,7 @@ FREE_LATENTS = LATENT_SIZE - BOX_NUMBERS - len(READ_SIZES)
 CONDITION_SIZE = 96  # numbers by which every stage is steered
 STAGE_WIDTHS = (144, 112, 88, 48, 32)  # of the maps of 4, 8, 16, 32 and 64 places a side
 STAGES = [f"stage{number}" for number in range(1, len(STAGE_WIDTHS) + 1)]
-STAMP_CHANNELS = 24  # channels of the main thing as it is drawn before it is put in its place
+STAMP_CHANNELS = 24  # channels of the main thing before it is moved to its box
 PLACEMENT_CHANNELS = 5 + 6 + STAMP_CHANNELS
 
 
@@ -52,7 +52,7 @@ class LatentReader(nn.Module):
             self.register_buffer(f"shares_{kind}", torch.full((classes, size), 1 / size))
 
     def forward(self, latents: Float[Tensor, "b latents"]) -> tuple[Float[Tensor, "b 4"], Int[Tensor, "b 4"]]:
-        """The box, and the numbers of what was read in the order of READ."""
+        """Return the box (centre and size), and the indices read, in the order of READ_SIZES."""
         label = latents[:, LATENT_SIZE:].argmax(1)
         box = self.middle[label] + (self.spread[label] @ latents[:, :BOX_NUMBERS, None])[:, :, 0]
         size = box[:, 2:].clamp(0.1, 1.0)
@@ -95,12 +95,13 @@ class ConditionalBatchNorm(nn.Module):
         nn.init.zeros_(self.told.bias)
 
     def forward(self, maps: Tensor, condition: Tensor) -> Tensor:
+        """Return normalized maps (b, width, h, w), scaled and shifted by the condition (b, CONDITION_SIZE)."""
         scale, shift = self.told(condition)[:, :, None, None].chunk(2, dim=1)
         return self.norm(maps) * (1 + scale) + shift
 
 
 class FirstStage(nn.Module):
-    """The coarsest maps, from latents and class."""
+    """Generates the coarsest maps from latents and class."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -112,6 +113,7 @@ class FirstStage(nn.Module):
         )
 
     def forward(self, condition: Tensor) -> Tensor:
+        """Return maps (b, width, 4, 4) from the condition (b, CONDITION_SIZE)."""
         maps = self.spread(condition).unflatten(1, (self.width, 4, 4)).contiguous(memory_format=torch.channels_last)
         return self.relu(self.norm(maps, condition))
 
@@ -128,13 +130,14 @@ class UpsamplingStage(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, maps: Tensor, condition: Tensor, placement: Tensor) -> Tensor:
+        """Return maps of twice the resolution, (b, width, 2h, 2w); ``placement`` has that resolution."""
         wide = interpolate(self.narrow(maps), scale_factor=2, mode="nearest") + self.where(placement)
         inside = self.conv1(relu(self.norm1(wide, condition)))
         return self.relu(wide + self.conv2(relu(self.norm2(inside, condition))))
 
 
 class ThingDecoder(nn.Module):
-    """The main thing, filling its box at 16 x 16 places, whatever its place in the image."""
+    """Decodes the main thing at 16 x 16 places of its box, independent of the box's position."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -146,6 +149,7 @@ class ThingDecoder(nn.Module):
         self.norm = ConditionalBatchNorm(48)
 
     def forward(self, condition: Tensor) -> Tensor:
+        """Return the stamp of the main thing, (b, STAMP_CHANNELS, 16, 16), from the condition."""
         maps = self.coarse(interpolate(self.first(condition), scale_factor=2, mode="nearest"))
         return self.fine(interpolate(relu(self.norm(maps, condition)), scale_factor=2, mode="nearest"))
 
@@ -162,6 +166,7 @@ class FinalStage(nn.Module):
         )
 
     def forward(self, maps: Tensor, condition: Tensor) -> Tensor:
+        """Return maps of twice the resolution, (b, width, 2h, 2w), after normalization and ReLU."""
         return self.relu(self.norm(self.deal(maps), condition))
 
 
@@ -186,6 +191,7 @@ class SceneGenerator(nn.Module):
         self.paint = nn.Conv2d(widths[4], 3, 3, 1, 1)
 
     def forward(self, latents: Float[Tensor, "b latents"]) -> Float[Tensor, "b 3 64 64"]:
+        """Return images from -1 to 1, from latents whose last numbers are the class as a one-hot vector."""
         box, read = self.read(latents)
         return self.render(
             latents[:, LATENT_SIZE:].argmax(1), box, read, latents[:, LATENT_SIZE - FREE_LATENTS : LATENT_SIZE]

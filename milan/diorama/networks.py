@@ -1,26 +1,23 @@
-"""Diorama's networks: small classifiers, a self-supervised transformer, MILAN's encoder, and ``planted`` with known
-units.
+"""Diorama's networks: small classifiers, a self-supervised transformer, MILAN's encoder, and networks with known
+units, ``planted`` and ``planted-2``.
 
-``resnet-spurious`` has seen scenes half of which carry their class's name in a corner, ``resnet-blurred`` scenes whose
-faces are blurred. Their weights lie in ``data/diorama/networks``.
+``resnet-spurious`` was trained on scenes half of which have their class's name in a corner, ``resnet-blurred`` on
+scenes whose faces are blurred. The weights are in ``data/diorama/networks``.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
-from milan.diorama.scene_vocabulary import COLOURS, OBJECTS, PARTS, PATTERNS, SETTINGS, THINGS
+from milan.diorama.generator_networks import SceneGenerator
+from milan.diorama.planted_network import PLANTED_NETWORKS, ROTATED_NETWORK, load_planted_network
+from milan.diorama.scene_classifiers import AlexNet, ResNet, SceneEncoder
+from milan.diorama.scene_vocabulary import SETTINGS, THINGS
 from milan.diorama.vit import MLP_LAYERS, ViT
 from milan.errors import MissingEvidence, UnknownName
 from milan.storage.packaged_data import locate_packaged_data
-
-IMAGE_SIZE = 64
-MEAN = (0.5, 0.5, 0.5)
-STD = (0.25, 0.25, 0.25)
-CLASSES = {"objects": THINGS, "scenes": SETTINGS}
 
 ALEXNET_LAYERS = ["relu1", "relu2", "relu3", "relu4", "relu5"]
 RESNET_LAYERS = ["conv1", "layer1", "layer2", "layer3", "layer4"]
@@ -35,95 +32,10 @@ LAYERS: dict[str, list[str]] = {
     "dino-objects": list(MLP_LAYERS),
     "encoder": RESNET_LAYERS,
     "planted": ["units"],
+    "planted-2": ["units"],
+    "planted-rotated": ["units"],
     **{name: [f"stage{number}" for number in range(1, 6)] for name in GENERATORS},
 }
-
-
-class AlexNet(nn.Sequential):
-    """Five convolutions and two fully connected layers, as in AlexNet; 64 x 64 pixels in, one logit per class out."""
-
-    def __init__(self, classes: int, widths: tuple[int, ...] = (32, 64, 112, 112, 96), hidden: int = 256):
-        super().__init__()
-        for number, (before, width) in enumerate(zip((3, *widths), widths, strict=False), 1):
-            kernel, stride = (5, 2) if number == 1 else (3, 1)
-            self.add_module(f"conv{number}", nn.Conv2d(before, width, kernel, stride, kernel // 2, bias=False))
-            self.add_module(f"norm{number}", nn.BatchNorm2d(width))
-            self.add_module(f"relu{number}", nn.ReLU())
-            if number in (1, 2, 5):
-                self.add_module(f"pool{number}", nn.MaxPool2d(2))
-        self.add_module("flat", nn.Flatten())
-        self.add_module("drop", nn.Dropout(0.3))
-        self.add_module("fc6", nn.Linear(widths[-1] * 16, hidden))
-        self.add_module("relu6", nn.ReLU())
-        self.add_module("fc7", nn.Linear(hidden, classes))
-
-
-class ResidualBlock(nn.Module):
-    """Two convolutions with a skip connection."""
-
-    def __init__(self, before: int, width: int, stride: int):
-        super().__init__()
-        self.conv1, self.norm1 = nn.Conv2d(before, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)
-        self.conv2, self.norm2 = nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width)
-        self.around = nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width))
-        self.relu = nn.ReLU()
-
-    def forward(self, maps: Tensor) -> Tensor:
-        inside = self.norm2(self.conv2(self.relu(self.norm1(self.conv1(maps)))))
-        return self.relu(inside + self.around(maps))
-
-
-class ResNet(nn.Module):
-    """A stem and four residual stages at 32, 16, 8, 8 and 4 places a side; 64 x 64 pixels in, one logit per
-    class out.
-    """
-
-    def __init__(self, classes: int, widths: tuple[int, ...] = (32, 48, 72, 104, 160)):
-        super().__init__()
-        self.conv1 = nn.Sequential(nn.Conv2d(3, widths[0], 3, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU())
-        self.layer1, self.layer2 = ResidualBlock(widths[0], widths[1], 2), ResidualBlock(widths[1], widths[2], 2)
-        self.layer3, self.layer4 = ResidualBlock(widths[2], widths[3], 1), ResidualBlock(widths[3], widths[4], 2)
-        self.fc = nn.Linear(widths[4], classes)
-
-    def forward_stages(self, images: Tensor) -> list[Tensor]:
-        """Return the output of each of the five layers."""
-        maps, seen = images, []
-        for stage in (self.conv1, self.layer1, self.layer2, self.layer3, self.layer4):
-            maps = stage(maps)
-            seen.append(maps)
-        return seen
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.fc(self.forward_stages(images)[-1].mean(dim=(2, 3)))
-
-
-HEAD_SPECS = {
-    "colour": (1, len(COLOURS)),
-    "pattern": (2, len(PATTERNS)),
-    "part": (3, len(PARTS) + 1),
-    "object": (3, len(OBJECTS) + 1),
-}
-
-
-class SceneEncoder(ResNet):
-    """A wider ResNet trained on both tasks, and with heads for colour, pattern, part and object at each place.
-
-    Calling it gives the logits of all things, then of all settings.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(len(THINGS) + len(SETTINGS), (48, 64, 96, 144, 224))
-        widths = (48, 64, 96, 144, 224)
-        self.heads = nn.ModuleDict(
-            {kind: nn.Conv2d(widths[stage], count, 1) for kind, (stage, count) in HEAD_SPECS.items()}
-        )
-
-    def forward_with_heads(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the logits, and the logits of each kind of label at each place."""
-        stages = self.forward_stages(images)
-        return self.fc(stages[-1].mean(dim=(2, 3))), {
-            kind: self.heads[kind](stages[stage]) for kind, (stage, _) in HEAD_SPECS.items()
-        }
 
 
 NETWORK_BUILDERS: dict[str, Callable[[], nn.Module]] = {
@@ -138,38 +50,29 @@ NETWORK_BUILDERS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def _build_generator(name: str) -> nn.Module:
-    from milan.diorama.generator_networks import SceneGenerator
-
-    return SceneGenerator(name.partition("-")[2])
-
-
 def load_network(name: str, weights: bool = True, folder: Path | None = None) -> nn.Module:
     """Return one of Diorama's networks in evaluation mode, with trained or random weights.
 
-    folder: where its weights lie; the ``data/diorama/networks`` of this installation unless given.
+    Args:
+        name: name of the network.
+        weights: whether the trained weights are loaded.
+        folder: folder of the weights; by default ``data/diorama/networks`` of this installation.
 
-    Raises UnknownName for a network there is not, MissingEvidence if its weights were not built.
+    Raises:
+        UnknownName: there is no such network.
+        MissingEvidence: its weights were not built.
     """
-    if name == "planted":
-        from milan.diorama.planted_network import load_planted_network
-
-        return load_planted_network(folder and folder.parent, weights=weights)
+    if name in (*PLANTED_NETWORKS, ROTATED_NETWORK):
+        return load_planted_network(folder and folder.parent, weights=weights, name=name)
     if name not in NETWORK_BUILDERS and name not in GENERATORS:
         raise UnknownName("Diorama network", name, LAYERS, "one of: " + ", ".join(LAYERS))
-    model = _build_generator(name) if name in GENERATORS else NETWORK_BUILDERS[name]()
+    model = SceneGenerator(name.partition("-")[2]) if name in GENERATORS else NETWORK_BUILDERS[name]()
     if weights:
         path = (folder or locate_packaged_data("data") / "diorama" / "networks") / f"{name}.safetensors"
         if not path.is_file():
             command = f"python -m milan.diorama build --only {name}"
-            raise MissingEvidence(f"no weights of the Diorama network {name!r} at {path}; make them with: {command}")
+            raise MissingEvidence(f"no weights of the Diorama network {name!r} at {path}; build them with: {command}")
         model.load_state_dict(
             {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
         )
     return model.eval()
-
-
-def normalize_images(images: Tensor) -> Tensor:
-    """Normalize pixels 0..255, uint8 (n, 3, 64, 64), as Diorama's networks take them."""
-    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
-    return ((images.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)

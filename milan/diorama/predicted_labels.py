@@ -10,7 +10,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from milan.diorama.label_signatures import KIND_SIZES, KINDS, LabelSignatures
-from milan.diorama.networks import normalize_images
+from milan.diorama.scene_classifiers import normalize_images
 from milan.diorama.segmenter_network import SceneSegmenter, get_first_label, load_scene_segmenter
 from milan.storage.files import content_key
 

@@ -33,9 +33,11 @@ class PortableRng:
         return low + self.randrange(high - low + 1)
 
     def chance(self, percent: int) -> bool:
+        """Return True with a probability of ``percent`` in a hundred."""
         return self.randrange(100) < percent
 
     def choice(self, choices: Sequence[T]) -> T:
+        """Return one of the choices, each with the same probability; one that is listed twice is twice as likely."""
         return choices[self.randrange(len(choices))]
 
     def random_words(self, count: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from milan.storage.files import atomic_write, new_array, wait_for_folder
 
 CHUNK = 500
 KINDS = ("colour", "pattern", "part", "object")
-LABEL_GRID = 16  # labels are kept at this many places a side
+LABEL_GRID = 16  # side of the grid of places at which labels are stored
 
 
 @dataclass(frozen=True)

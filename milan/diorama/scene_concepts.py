@@ -32,6 +32,7 @@ class Concept:
 
     @property
     def kind(self) -> str:
+        """The kind of the concept's first member, such as colour or object."""
         return self.members[0][0]
 
 
@@ -52,6 +53,7 @@ def list_concepts() -> tuple[Concept, ...]:
 
 @cache
 def get_concepts_by_name() -> dict[str, Concept]:
+    """Return all concepts by name; the result is cached and must not be changed."""
     return {concept.name: concept for concept in list_concepts()}
 
 

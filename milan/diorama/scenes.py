@@ -5,8 +5,10 @@ from functools import cached_property
 
 import numpy as np
 
-from milan.diorama.backgrounds import BACKGROUND_PAINTERS, GRID_UNIT
+from milan.diorama.background_shapes import GRID_UNIT
+from milan.diorama.backgrounds import BACKGROUND_PAINTERS
 from milan.diorama.canvas import LABEL_INDEX, RGB, Canvas, Paint
+from milan.diorama.image_effects import blur_region, render_lit_image
 from milan.diorama.raster import SPAN, rotate_points
 from milan.diorama.rng import PortableRng
 from milan.diorama.scene_vocabulary import PATTERNS, SETTINGS, SIGN_WORDS, THINGS
@@ -247,6 +249,13 @@ def find_background_colours(canvas: Canvas) -> set[str]:
 
 
 def choose_appearance(rng: PortableRng, thing: Thing, avoid: set[str]) -> Appearance:
+    """Return random colours and patterns for the roles of a thing.
+
+    Args:
+        rng: generator of random numbers.
+        thing: the thing, whose palette has the possible colours of each role.
+        avoid: colours of the background, which 85% of the roles do not take.
+    """
     look = Appearance()
     for role, colours in thing.palette.items():
         choices = [colour for colour in colours if colour not in avoid] if rng.chance(85) else list(colours)
@@ -367,31 +376,3 @@ def _write_spurious_name(canvas: Canvas, rng: PortableRng, index: int, label: in
     wide = len(word) * (height * 6 // 9)
     row, column = rng.choice((0, canvas.size - height)), rng.choice((0, canvas.size - wide))
     canvas.draw_word(word, row, max(0, column), height, Paint("white"), Paint("black"))
-
-
-def render_lit_image(canvas: Canvas, rng: PortableRng) -> np.ndarray:
-    """Return the image with slanting light and camera noise, uint8 (3, size, size)."""
-    size = canvas.size
-    steps = np.arange(size, dtype=np.int32) * 64 // size - 32
-    across, down, level = rng.randint(-70, 70), rng.randint(-80, 20), rng.randint(800, 1090)
-    light = level + ((across * steps[None, :] + down * steps[:, None]) >> 5)
-    grain = rng.randint(1, 9)
-    noise = rng.random_words(3 * size * size // 4 + 1).astype("<u8").view(np.uint8)[: 6 * size * size].astype(np.int32)
-    noise = (noise[: 3 * size * size] - noise[3 * size * size :]).reshape(size, size, 3)
-    pixels = (canvas.render_rgb() * light[:, :, None] >> 10) + ((noise * grain) >> 7)
-    return np.ascontiguousarray(np.clip(pixels, 0, 255).astype(np.uint8).transpose(2, 0, 1))
-
-
-def blur_region(image: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """Return the image with the given pixels replaced by the mean of their neighbourhood, uint8 (3, height, width)."""
-    if not where.any():
-        return image
-    reach = max(2, image.shape[1] // 16)
-    side = 2 * reach + 1
-    sums = (
-        np.pad(image.astype(np.int64), ((0, 0), (reach + 1, reach), (reach + 1, reach)), mode="edge")
-        .cumsum(1)
-        .cumsum(2)
-    )
-    boxes = sums[:, side:, side:] - sums[:, :-side, side:] - sums[:, side:, :-side] + sums[:, :-side, :-side]
-    return np.where(where, (boxes // side**2).astype(np.uint8), image)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from milan.diorama.networks import SceneEncoder
+from milan.diorama.scene_classifiers import SceneEncoder
 from milan.diorama.scene_concepts import get_concepts_by_name, get_readable_name
 from milan.diorama.scene_vocabulary import COLOURS, LETTERS, OBJECTS, PARTS, PATTERNS, SETTINGS, THINGS
 from milan.errors import MissingEvidence
@@ -36,7 +36,7 @@ ENCODER_CHANNELS = (
     224,
 )  # channels of the encoder's conv1, layer1, layer3 and layer4, at 32, 16, 8 and 4 places a side
 DECODER_CHANNELS = (128, 80, 64)  # channels on the way up, at 8, 16 and 32 places a side
-STEM_CHANNELS = 24  # channels at every pixel, beside what the encoder sees
+STEM_CHANNELS = 24  # channels at full resolution, beside the encoder's features
 TRUNK_CHANNELS = 48  # channels that all heads but the setting's look at
 
 
@@ -72,6 +72,7 @@ class UpsamplingJoin(nn.Module):
         self.conv, self.norm, self.relu = nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
 
     def forward(self, below: Tensor, here: Tensor) -> Tensor:
+        """Return joined features at the resolution of ``here``; ``below`` has half of it."""
         wide = interpolate(self.below(below), size=here.shape[-2:], mode="bilinear", align_corners=False)
         return self.relu(self.norm(self.conv((wide + self.here(here)).relu())))
 
@@ -79,8 +80,8 @@ class UpsamplingJoin(nn.Module):
 class SceneSegmenter(nn.Module):
     """A U-Net whose encoder is Diorama's encoder, with one trunk and a head for each kind of label.
 
-    Pictures (b, 3, h, w), normalised as Diorama's networks want them, in; sides of 64 pixels are what it was trained
-    on. The setting, which is that of the whole picture, is predicted from the encoder alone.
+    It takes normalized images (b, 3, h, w) and was trained on 64 x 64 pixels. The setting, which all pixels of an image
+    share, is predicted from the encoder alone.
     """
 
     def __init__(self, encoder: SceneEncoder | None = None) -> None:
@@ -114,7 +115,7 @@ class SceneSegmenter(nn.Module):
         return {name: value for name, value in self.state_dict().items() if not name.startswith("encoder.")}
 
     def forward_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """What the trunk puts out at each pixel, (b, 48, h, w), and the setting's logits, (b, 10)."""
+        """Return the trunk's output at each pixel, (b, 48, h, w), and the logits of the setting, (b, 10)."""
         with torch.no_grad():
             first, second, _, third, last = self.encoder.forward_stages(images)
             setting = self.encoder.fc(last.mean(dim=(2, 3)))[:, len(THINGS) :]
@@ -125,35 +126,39 @@ class SceneSegmenter(nn.Module):
         return self.trunk(torch.cat([wide, fine], dim=1)), setting
 
     def forward_heads(self, trunk: Tensor, setting: Tensor) -> dict[str, Tensor]:
-        """The logits of each kind at each pixel of the trunk's output, (b, classes, h, w)."""
-        found = {kind: head(trunk) for kind, head in self.heads.items()}
-        return {**found, "setting": setting[:, :, None, None].expand(-1, -1, *trunk.shape[-2:])}
+        """Return the logits of each kind at each pixel of the trunk's output, (b, classes, h, w)."""
+        logits = {kind: head(trunk) for kind, head in self.heads.items()}
+        return {**logits, "setting": setting[:, :, None, None].expand(-1, -1, *trunk.shape[-2:])}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Return the logits of each kind of label at each pixel, (b, classes, h, w), for images (b, 3, h, w)."""
         return self.forward_heads(*self.forward_features(images))
 
 
 def load_scene_segmenter(folder: Path | None = None) -> SceneSegmenter:
     """Return the trained segmenter in evaluation mode.
 
-    folder: that holds ``segmenter`` and ``networks``; the package's ``data/diorama`` unless given.
-    Raises MissingEvidence if its weights, or the encoder's, were not built.
+    Args:
+        folder: folder with ``segmenter`` and ``networks``; by default the package's ``data/diorama``.
+
+    Raises:
+        MissingEvidence: its weights, or those of the encoder, were not built.
     """
     home = folder or locate_packaged_data("data") / "diorama"
     path = home / "segmenter" / "model.safetensors"
     if not path.is_file():
         command = "python -m milan.diorama build --only segmenter"
-        raise MissingEvidence(f"no weights of Diorama's segmenter at {path}; make them with: {command}")
+        raise MissingEvidence(f"no weights of Diorama's segmenter at {path}; build them with: {command}")
     model = SceneSegmenter(load_scene_encoder(home))
     model.load_state_dict({**model.state_dict(), **{key: to_float32(value) for key, value in load_file(path).items()}})
     return model.eval()
 
 
 def load_scene_encoder(home: Path) -> SceneEncoder:
-    """Return Diorama's encoder from a folder's ``networks``. Raises MissingEvidence if it is not there."""
+    """Return Diorama's encoder from a folder's ``networks``. Raise MissingEvidence if it was not built."""
     path = home / "networks" / "encoder.safetensors"
     if not path.is_file():
-        raise MissingEvidence(f"no encoder at {path}; make it first: python -m milan.diorama build --only encoder")
+        raise MissingEvidence(f"no encoder at {path}; build it first: python -m milan.diorama build --only encoder")
     encoder = SceneEncoder()
     encoder.load_state_dict({key: to_float32(value) for key, value in load_file(path).items()})
     return encoder.eval()

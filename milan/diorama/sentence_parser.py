@@ -1,4 +1,4 @@
-"""Parses what a sentence says of a scene: things with their looks, their relations, and the setting.
+"""Parses sentences about a scene: things with their looks, their relations, and the setting.
 
 ``milan.diorama.text_reader`` returns which pixels a description denotes; this module returns what a sentence says there
 is, which a painter or a judge needs.
@@ -14,7 +14,7 @@ from milan.diorama.scene_vocabulary import OBJECTS, SIGN_WORDS
 from milan.diorama.sentences import RELATION_PHRASES
 from milan.diorama.things import THINGS_BY_NAME
 
-ANY_WORD = "?"  # where a text says that there is writing, but not what
+ANY_WORD = "?"  # writing whose letters the text does not state
 OPENING_PATTERN = re.compile(
     r"^(?:there (?:is|are) )?(?:(?:an? |the )?(?:picture|photo|photograph|image|view|close-up|drawing)s? of (?:an? |the"
     r" )?)?(?:an? |the )?"
@@ -23,13 +23,13 @@ WITHIN, WITH, OF, AND = "within", "with", "of", "and"
 LINKS = {"in": WITHIN, "at": WITHIN, "with": WITH, "that says": WITH, "which says": WITH, "saying": WITH, "of": OF,
     "and": AND, "or": AND,
          ",": AND, ";": AND, "&": AND, "|": AND}  # fmt: skip
-BESIDE = "beside"  # said of what is to the left of something, but as true of what is to its right
+BESIDE = "beside"  # to the left or to the right
 RELATION_WORDS = {
     word: BESIDE if word in ("beside", "next to") else name
     for name, words in RELATION_PHRASES.items()
     for word in words
 }
-WRITING_WORDS = {"letter", "letters", "word", "words", "says", "saying"}  # after which comes what is written
+WRITING_WORDS = {"letter", "letters", "word", "words", "says", "saying"}  # the next word is what is written
 
 
 @dataclass(frozen=True)
@@ -123,9 +123,9 @@ class _SentenceReader:
     things: list[ParsedThing] = field(default_factory=list)
     relations: list[tuple[int, str, int]] = field(default_factory=list)
     settings: tuple[str, ...] = ()
-    colours: list[str] = field(default_factory=list)  # said, and waiting for what has them
+    colours: list[str] = field(default_factory=list)  # of the next noun
     patterns: tuple[str, ...] = ()
-    relation: str = ""  # said, and waiting for its other side
+    relation: str = ""  # to the next thing
     subject: int = -1  # of that relation: the thing last spoken of that is no part of a relation yet
     link: str = ""  # what joins the next thing to the last one
     pending_part: ParsedThing | None = None  # a part or a writing whose owner comes after it

@@ -31,7 +31,7 @@ UNINFORMATIVE_CONCEPTS = {
     "outdoors",
     "backgrounds",
     "objects",
-}  # true of nearly everything; said only when nothing else can be
+}  # true of nearly everything; used only if no other text is possible
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,15 @@ class SimulatedAnnotator:
     """The habits of one annotator."""
 
     name: str
-    weights: tuple[tuple[str, float], ...]  # how much each kind of concept catches the eye; 1 if not listed
-    pair_weight: float  # how much two concepts together count against one
-    group_weight: float  # how much a group of names counts against a single one
+    weights: tuple[tuple[str, float], ...]  # weight of each kind of concept; 1 if not listed
+    pair_weight: float  # weight of two concepts together, relative to one
+    group_weight: float  # weight of a group of names, relative to a single one
     synonym_percent: int  # percent
     vague_percent: int  # percent of units
-    error_percent: int  # percent of units of which not the best is said
+    error_percent: int  # percent of units whose text is not the best one
 
     def weight(self, concept: Concept, groups: frozenset[str]) -> float:
+        """Return how much a concept counts for this annotator; ``groups`` are the names of groups of concepts."""
         value = dict(self.weights).get(concept.kind, 1.0) * (self.group_weight if concept.name in groups else 1.0)
         return value * (0.4 if concept.name in UNINFORMATIVE_CONCEPTS else 1.0)
 

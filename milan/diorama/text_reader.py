@@ -1,14 +1,14 @@
 """Reads which pixels a description denotes, as a formula of concepts.
 
-- A thing has the looks that stand in its noun phrase: "red cars and blue boats" are red pixels of cars and blue pixels
-  of boats. "With" adds a thing's part: "red cars with blue wheels" are red pixels of cars and blue pixels of cars'
-  wheels. "Of" restricts a part to its owner, and a setting restricts all that stands before it.
+- A thing has the colours and patterns of its noun phrase: "red cars and blue boats" are red pixels of cars and blue
+  pixels of boats. "With" adds a thing's part: "red cars with blue wheels" are red pixels of cars and blue pixels of
+  cars' wheels. "Of" restricts a part to its owner, and a setting restricts everything before it.
 - "And", "or" and commas join: a pixel of any of them counts. In a text that has brackets, "both", "neither", "&" or
   "|", as formulas in words have, "and" means both at once.
-- "No", "not", "without", "but not", "except" and their like take away: from what stands before them, else from
-  everything.
+- "No", "not", "without", "but not", "except" and similar words exclude: from what precedes them, or from everything if
+  nothing does.
 - Synonyms and plurals are read as the concept, see ``milan.diorama.scene_vocabulary``; a picture's positions ("at the
-  top") and the fact that it is a picture say nothing.
+  top") and words such as "picture" are ignored.
 """
 
 import math
@@ -17,87 +17,35 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import NamedTuple
 
 from milan.diorama.formulas import EVERYTHING, AllOf, AnyOf, Formula, Not, iter_concepts, join_formulas
-from milan.diorama.scene_concepts import Concept, build_lexicon, normalize_words
+from milan.diorama.scene_concepts import Concept
+from milan.diorama.text_tokens import (
+    ALL,
+    AND,
+    BUT,
+    CLOSE,
+    CONCEPT,
+    FOR,
+    LAST,
+    LIST,
+    NON,
+    NOT,
+    NOUN,
+    OPEN,
+    OR,
+    UNKNOWN,
+    Token,
+    tokenize,
+)
 
-MAX_DEPTH = 50  # brackets and negations within each other; more are not read
-MAX_TOKENS = 400  # concepts and joining words; what follows them is not read
-LONGEST_NAME = 4  # words
-MAX_PHRASE_CONCEPTS = 6  # concepts without any word between them; more are a list, of which any counts
-# Where in the picture something is says nothing of what it is; nor is the top of a picture a table's.
-POSITION_PATTERN = re.compile(
-    r"\b(?:at|on|in|near|along|towards?) the (?:very )?"
-    r"(?:top|bottom|left|right|middle|cent(?:er|re)|edges?|sides?|upper|lower|corners?|back|front)\b"
-    r"(?: (?:half|part|side|edge|corner))?(?: of the (?:image|picture|scene|photo)s?)?"
-)
-PICTURE_PATTERN = re.compile(
-    r"\b(?:picture|photo|photograph|image|view|close-up|drawing|illustration|depiction|patch|part|piece|example)(?:e?s)?"
-    r" (?:of|showing|depicting|containing)\b"
-)
+MAX_DEPTH = 50  # nested brackets and negations; deeper ones are ignored
+MAX_TOKENS = 400  # tokens that are read of a text; the rest is ignored
+MAX_PHRASE_CONCEPTS = 6  # concepts in a row; more are a list of alternatives
 FORMULA_MARKS = re.compile(r"[()&|]|\b(?:both|neither)\b")
 NUMBER_PATTERN = r"\d+(?:\.\d+)?(?:e-?\d+)? "
 WEIGHT_PATTERN = re.compile(rf"(-?){NUMBER_PATTERN}\S")
-TOKEN_PATTERN = re.compile(r"[a-z]+(?:-[a-z]+)*|[(),;&|/]")
-
-AND, OR, BUT, NOT, ALL, FOR, NOUN, CONCEPT, UNKNOWN, OPEN, CLOSE = (
-    "and", "or", "but", "not", "all", "for", "noun", "concept", "unknown", "(", ")",
-)  # fmt: skip
-NON = "non"
 LOOKS = frozenset({"colour", "pattern"})
-# How far a negation reaches: "without" from the last thing, the others from all that stands before; "except" takes away
-# a whole list, the others only what "or" joins.
-LAST, WHOLE, LIST = "last", "whole", "list"
-WORDS: dict[str, tuple[str, str]] = {
-    **dict.fromkeys(("and", ",", ";", "as well as", "plus", "also"), (AND, "")),
-    **dict.fromkeys(("or", "nor", "|", "/"), (OR, "")),
-    "&": (AND, "&"),
-    "but": (BUT, ""),
-    **dict.fromkeys(("without", "lacking", "lacks", "free of", "devoid of", "minus", "with no"), (NOT, LAST)),
-    **dict.fromkeys(
-        ("no", "not", "never", "rather than", "instead of", "absence of", "unlike", "cannot"), (NOT, WHOLE)
-    ),
-    **dict.fromkeys(
-        ("except", "except for", "excluding", "other than", "apart from", "aside from", "neither"), (NOT, LIST)
-    ),
-    **dict.fromkeys(("everything", "anything", "all", "whatever"), (ALL, "")),
-    **dict.fromkeys(("not only", "nothing but", "both"), (NOUN, "none")),
-    "(": (OPEN, ""),
-    ")": (CLOSE, ""),
-    **dict.fromkeys(("with", "having", "wearing", "that has", "that have", "which have", "bearing"), (FOR, "with")),
-    **dict.fromkeys(("of", "on", "in", "at", "from", "inside", "within"), (FOR, "of")),
-    **dict.fromkeys(
-        (
-            "above", "over", "under", "below", "near", "beside", "behind", "before", "by", "against", "around",
-            "between", "among", "next to", "in front of", "on top of", "left of", "to the left of",
-            "right of", "to the right of",
-            "to",
-        ),
-        (FOR, "near"),
-    ),
-    **dict.fromkeys(
-        (
-            "thing", "area", "region", "surface", "part", "place", "stuff", "item", "shape", "element", "section",
-            "spot of", "color", "colour", "scene", "image", "photo", "photograph", "view", "close up", "side",
-            "piece", "patch",
-        ),
-        (NOUN, "thing"),
-    ),
-}  # fmt: skip
-FILLERS = frozenset({
-    "a", "an", "the", "this", "that", "these", "those", "it", "its", "their", "there", "here", "is", "are",
-    "was", "were", "be", "been", "being", "has", "have", "had", "do", "does", "did", "which", "who", "whose",
-    "some", "any", "each", "every", "many", "much", "few", "several", "more", "most", "other", "various",
-    "different", "all", "one", "two", "three", "lots", "lot", "very", "also", "just", "only", "mainly",
-    "mostly", "often", "usually", "typically", "especially", "such", "as", "like", "containing", "contain",
-    "contains", "show", "shows", "showing", "shown", "depict", "depicts", "depicting", "include", "includes",
-    "including", "look", "looks", "looking", "appear", "appears", "can", "may", "might", "will", "would",
-    "could", "kind", "type", "sort", "kinds", "types", "sorts", "made", "up", "out", "into", "than", "then",
-    "so", "too", "both", "unit", "neuron", "detects", "responds", "activated", "fires", "when", "where",
-    "while", "well", "visible", "seen", "present", "particular", "general", "large", "small", "big", "little",
-    "bright", "set", "group", "groups", "pair", "pairs", "number", "if", "for",
-})  # fmt: skip
 SILENCE = frozenset({"", "nothing", "nothing in particular", "nothing particular", "none", "nothing specific"})
 
 
@@ -122,7 +70,7 @@ class ParsedDescription:
 
     @property
     def concept_count(self) -> int:
-        """How many different concepts are named."""
+        """Number of different concepts that are named."""
         return len(self.concepts)
 
 
@@ -142,7 +90,7 @@ def parse_description(text: str) -> ParsedDescription:
         return ParsedDescription((), is_silent=True)
     terms, known, unknown = [], 0, 0
     for weight, part in _split_weighted_sum(clean):
-        tokens = list(islice(_tokenize(part), MAX_TOKENS))
+        tokens = list(islice(tokenize(part), MAX_TOKENS))
         known += sum(token.kind in (CONCEPT, ALL) for token in tokens)
         unknown += sum(token.kind == UNKNOWN for token in tokens)
         formula = _parse_tokens(tokens, bool(FORMULA_MARKS.search(part)))
@@ -156,48 +104,12 @@ def _split_weighted_sum(text: str) -> list[tuple[float, str]]:
     if not WEIGHT_PATTERN.match(text):
         return [(1.0, text)]
     parts = re.split(rf"(?:^| )([+-]? ?)(?={NUMBER_PATTERN})", text)[1:]
-    found = []
+    terms = []
     for sign, part in zip(parts[::2], parts[1::2], strict=True):
         number, _, words = part.partition(" ")
-        found.append((float(number) * (-1 if "-" in sign else 1), words))
+        terms.append((float(number) * (-1 if "-" in sign else 1), words))
     # "3 dogs" is no sum; the scale of a single term does not matter.
-    return found if len(found) > 1 else [(math.copysign(1.0, weight), words) for weight, words in found]
-
-
-class Token(NamedTuple):
-    """A concept, or a word that joins or limits what concepts denote."""
-
-    kind: str
-    value: str = ""
-    concept: Concept | None = None
-
-
-def _tokenize(text: str) -> Iterator[Token]:
-    """Yield the tokens of a text, the longest name first at each word."""
-    clean = PICTURE_PATTERN.sub(" ", POSITION_PATTERN.sub(" ", text))
-    words = [part for word in TOKEN_PATTERN.findall(clean) for part in word.split("-")]
-    place = 0
-    while place < len(words):
-        for length in range(min(LONGEST_NAME, len(words) - place), 0, -1):
-            phrase = " ".join(words[place : place + length])
-            token = _find_token(phrase)
-            if token is not None:
-                # "non-red cars" are cars.
-                yield token._replace(value=NON) if words[place - 1 : place] == [NON] and token.concept else token
-                break
-        else:
-            length = 1
-            if words[place] not in FILLERS and words[place] != NON:
-                yield Token(UNKNOWN)
-        place += length
-
-
-def _find_token(phrase: str) -> Token | None:
-    singular = normalize_words(phrase)
-    if phrase in WORDS or " ".join(singular) in WORDS:
-        return Token(*(WORDS.get(phrase) or WORDS[" ".join(singular)]))
-    concept = build_lexicon().get(singular)
-    return None if concept is None else Token(CONCEPT, concept=concept)
+    return terms if len(terms) > 1 else [(math.copysign(1.0, weight), words) for weight, words in terms]
 
 
 def _parse_tokens(tokens: list[Token], is_formula: bool) -> Formula | None:
@@ -209,14 +121,14 @@ def _parse_tokens(tokens: list[Token], is_formula: bool) -> Formula | None:
 
 
 def _bind_listed_colours(tokens: list[Token], is_formula: bool) -> list[Token]:
-    """Leave out what joins two colours, so that both belong to the noun after them ("red and white stripes")."""
-    found: list[Token] = []
+    """Remove the word that joins two colours, so that both belong to the next noun ("red and white stripes")."""
+    kept: list[Token] = []
     for place, token in enumerate(tokens):
         joins = token.kind == OR or (token.kind == AND and not is_formula)
         if joins and _is_colour(tokens, place - 1) and _is_colour(tokens, place + 1):
             continue
-        found.append(token)
-    return found
+        kept.append(token)
+    return kept
 
 
 def _is_colour(tokens: list[Token], place: int) -> bool:
@@ -225,7 +137,7 @@ def _is_colour(tokens: list[Token], place: int) -> bool:
 
 
 class _Parser:
-    """Takes tokens from the left."""
+    """A recursive-descent parser of tokens."""
 
     def __init__(self, tokens: list[Token], is_formula: bool):
         self.tokens, self.place, self.is_formula, self.depth = tokens, 0, is_formula, 0
@@ -250,7 +162,7 @@ class _Parser:
                 join = "&" if token.value or (token.kind == AND and self.is_formula) else token.kind
             elif token.kind == NOT:
                 self.place += 1
-                self._take_away(parts, self._parse_list(token.value), token.value, join)
+                self._exclude(parts, self._parse_list(token.value), token.value, join)
                 join = ""
             else:
                 part = self._parse_part()
@@ -261,7 +173,7 @@ class _Parser:
                 join = ""
         return join_formulas(AnyOf, *parts) if parts else None
 
-    def _take_away(self, parts: list[Formula], excluded: Formula | None, reach: str, join: str) -> None:
+    def _exclude(self, parts: list[Formula], excluded: Formula | None, reach: str, join: str) -> None:
         if excluded is None:
             return
         if not parts or join == OR:
@@ -357,7 +269,7 @@ def _read_phrase(tokens: list[Token]) -> Formula:
 
 
 def _read_noun_phrase(tokens: list[Token]) -> _NounPhrase | None:
-    """Bind looks to the noun that they stand with; two nouns of one kind are a list."""
+    """Return a noun phrase, whose colours and patterns belong to its noun; two nouns of a kind are a list."""
     named = [(token.concept, token.value == NON) for token in tokens if token.concept is not None]
     if not named:
         return None
@@ -379,7 +291,7 @@ def _read_noun_phrase(tokens: list[Token]) -> _NounPhrase | None:
 
 
 def _bind(named: list[tuple[Concept, bool]]) -> Formula:
-    """All kinds at once, of each kind any of its concepts, and none of those that are barred."""
+    """Return the pixels with one of the concepts of each kind, and without the excluded ones."""
     by_kind: dict[str, list[Formula]] = {}
     for concept, is_barred in dict.fromkeys(named):
         if not is_barred:

@@ -23,6 +23,7 @@ class Mlp(nn.Module):
         self.fc1, self.act, self.fc2 = nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)
 
     def forward(self, tokens: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
+        """Return the second layer's output for each token."""
         return self.fc2(self.act(self.fc1(tokens)))
 
 
@@ -35,6 +36,7 @@ class Attention(nn.Module):
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, tokens: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
+        """Return what each token gathers from all tokens of its image."""
         query, key, value = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return self.proj(scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
 
@@ -48,6 +50,7 @@ class TransformerLayer(nn.Module):
         self.norm2, self.mlp = nn.LayerNorm(width), Mlp(width, hidden)
 
     def forward(self, tokens: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
+        """Return the tokens after attention and MLP, each added to its input."""
         tokens = tokens + self.attn(self.norm1(tokens))
         return tokens + self.mlp(self.norm2(tokens))
 
@@ -60,6 +63,7 @@ class ResidualConv(nn.Module):
         self.norm, self.conv = nn.GroupNorm(4, width), nn.Conv2d(width, width, 3, 1, 1)
 
     def forward(self, maps: Float[Tensor, "batch width height side"]) -> Float[Tensor, "batch width height side"]:
+        """Return the maps plus their convolution."""
         return maps + self.conv(gelu(self.norm(maps)))
 
 
@@ -81,6 +85,7 @@ class ViT(nn.Module):
         nn.init.trunc_normal_(self.cls_token, std=0.02)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features"]:
+        """Return the normalized class token of each image."""
         return self.forward_tokens(images)[:, 0]
 
     def forward_summary(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch twice_features"]:

@@ -1,6 +1,4 @@
-"""How good Diorama's captioner and its painter are on scenes that nothing was trained on, and the cards that say what
-they are.
-"""
+"""Measures Diorama's captioner and painter on held-out scenes, and writes the captioner's model card."""
 
 import json
 from collections import Counter
@@ -22,20 +20,22 @@ from milan.pretrained.painter import Painter, PictureRequest
 from milan.storage.files import atomic_write
 
 COUNT = 500  # held-out scenes of each world
-REFERENCES = 4  # sentences about each scene that a caption is compared with
-EXTRA_SEED = 9  # the seed of sentences that are not among those
+REFERENCES = 4  # reference sentences of each scene
+EXTRA_SEED = 9  # seed of sentences that are no references
 QUALITY_FILE, CARD_FILE = "quality.json", "README.md"
 
 
 def measure_captioner(captioner: ImageCaptioner, count: int = COUNT) -> dict[str, Any]:
-    """What a captioner says of ``count`` held-out scenes of each world, in percent, beside what can be reached and what
-    costs nothing.
+    """Measure a captioner on held-out scenes, beside its ceiling and floors, in percent.
 
-    BLEU (sacrebleu, 13a tokens) is against 4 of the world's own sentences of each scene. Truth is the share of what is
-    said that is
-    true of the scene: each thing, colour, pattern, part, word, relation and setting (``milan.diorama.sentence_truth``).
-    Both stand beside those of a fifth sentence of the world's own, of the caption of another scene, and of the
-    commonest caption said of every scene.
+    BLEU (sacrebleu, 13a tokens) compares captions with four of Diorama's sentences about each scene. Truth is the share
+    of a text's statements that are true of the scene: things, colours, patterns, parts, words, relations and settings
+    (``milan.diorama.sentence_truth``). The ceiling is a fifth sentence; the floors are the caption of another scene and
+    the most frequent caption.
+
+    Args:
+        captioner: the captioner.
+        count: number of scenes of each world.
     """
     scenes = [
         draw_scene(HELD_OUT_START + index, world=world)
@@ -43,13 +43,15 @@ def measure_captioner(captioner: ImageCaptioner, count: int = COUNT) -> dict[str
         for index in track_progress(range(count), description=f"drawing {world}")
     ]
     images = torch.from_numpy(np.stack([scene.image for scene in scenes]))
-    said = [str(caption) for caption in captioner.caption_images(images)]
+    captions = [str(caption) for caption in captioner.caption_images(images)]
     references = [generate_sentences(scene, REFERENCES) for scene in scenes]
-    own, others = [generate_sentences(scene, 1, seed=EXTRA_SEED)[0] for scene in scenes], said[7:] + said[:7]
-    constant = [Counter(said).most_common(1)[0][0]] * len(said)
-    compared = {"captions": said, "ceiling": own, "of another scene": others, "always the same": constant}
-    checked = [check_statements(text, scene) for text, scene in zip(said, scenes, strict=True)]
-    things = [text for text, scene in zip(said[:count], scenes[:count], strict=True) if _names_main_thing(text, scene)]
+    own, others = [generate_sentences(scene, 1, seed=EXTRA_SEED)[0] for scene in scenes], captions[7:] + captions[:7]
+    constant = [Counter(captions).most_common(1)[0][0]] * len(captions)
+    compared = {"captions": captions, "ceiling": own, "of another scene": others, "always the same": constant}
+    checked = [check_statements(text, scene) for text, scene in zip(captions, scenes, strict=True)]
+    things = [
+        text for text, scene in zip(captions[:count], scenes[:count], strict=True) if _names_main_thing(text, scene)
+    ]
     return {
         "bleu": {who: _compute_bleu(texts, references) for who, texts in compared.items()},
         "true of what is said": {
@@ -60,8 +62,8 @@ def measure_captioner(captioner: ImageCaptioner, count: int = COUNT) -> dict[str
         ),
         "main things named": _to_percent(len(things) / count),
         "things said": round(sum(map(len, checked)) / len(checked), 2),
-        "distinct captions": len(set(said)),
-        "of": len(said),
+        "distinct captions": len(set(captions)),
+        "of": len(captions),
     }
 
 
@@ -83,13 +85,16 @@ ImageClassifier = Callable[[torch.Tensor], torch.Tensor]
 
 
 def measure_painter(painter: Painter, classifiers: dict[str, ImageClassifier], count: int = COUNT) -> dict[str, Any]:
-    """What classifiers make of a painter's pictures of sentences about held-out scenes and of bare names, in percent.
+    """Measure how many of a painter's images of sentences and of bare names classifiers recognise, in percent.
 
-    classifiers: for the worlds "objects" and "scenes" what gives the logits of pictures, uint8 (b, 3, 64, 64).
+    Args:
+        painter: the painter.
+        classifiers: for each of the worlds "objects" and "scenes", the logits of images, uint8 (b, 3, 64, 64).
+        count: number of held-out scenes of each world whose sentences are painted.
     """
     named = [(f"{add_article(name)}", name) for name in THINGS for _ in range(max(1, count // 25))]
     bare = painter.draw([PictureRequest(text, 0, number) for number, (text, _) in enumerate(named)])
-    found: dict[str, Any] = {
+    shares: dict[str, Any] = {
         "bare names recognised": _correct_percent(classifiers["objects"](bare), THINGS, [name for _, name in named])
     }
     for world in WORLDS:
@@ -97,31 +102,35 @@ def measure_painter(painter: Painter, classifiers: dict[str, ImageClassifier], c
             draw_scene(HELD_OUT_START + index, world=world)
             for index in track_progress(range(count), description=f"drawing {world}")
         ]
-        said = [generate_sentences(scene, 1, seed=EXTRA_SEED)[0] for scene in scenes]
-        pictures = painter.draw([PictureRequest(text, 0, 0) for text in said])
-        wanted = [(row, parse_sentence(text)) for row, text in enumerate(said)]
-        one = [(row, each.things[0].names[0]) for row, each in wanted if len(each.things) == 1 and each.things[0].names]
-        placed = [(row, each.settings[0]) for row, each in wanted if each.settings]
-        logits = {task: judge(pictures) for task, judge in classifiers.items()}
-        found[f"things recognised, of sentences about {world}"] = _recognized_percent(logits["objects"], THINGS, one)
-        found[f"settings recognised, of sentences about {world}"] = _recognized_percent(
-            logits["scenes"], SETTINGS, placed
+        sentences = [generate_sentences(scene, 1, seed=EXTRA_SEED)[0] for scene in scenes]
+        pictures = painter.draw([PictureRequest(text, 0, 0) for text in sentences])
+        parsed = list(enumerate(map(parse_sentence, sentences)))
+        things = [
+            (row, each.things[0].names[0]) for row, each in parsed if len(each.things) == 1 and each.things[0].names
+        ]
+        settings = [(row, each.settings[0]) for row, each in parsed if each.settings]
+        logits = {task: classify(pictures) for task, classify in classifiers.items()}
+        shares[f"things recognised, of sentences about {world}"] = _recognized_percent(
+            logits["objects"], THINGS, things
         )
-    return found | {"of": count}
+        shares[f"settings recognised, of sentences about {world}"] = _recognized_percent(
+            logits["scenes"], SETTINGS, settings
+        )
+    return shares | {"of": count}
 
 
-def _recognized_percent(logits: torch.Tensor, names: Sequence[str], wanted: Sequence[tuple[int, str]]) -> float:
-    return _correct_percent(logits[[row for row, _ in wanted]], names, [name for _, name in wanted])
+def _recognized_percent(logits: torch.Tensor, names: Sequence[str], truth: Sequence[tuple[int, str]]) -> float:
+    return _correct_percent(logits[[row for row, _ in truth]], names, [name for _, name in truth])
 
 
-def _correct_percent(logits: torch.Tensor, names: Sequence[str], wanted: Sequence[str]) -> float:
+def _correct_percent(logits: torch.Tensor, names: Sequence[str], truth: Sequence[str]) -> float:
     return _to_percent(
-        float(np.mean([names[best] == name for best, name in zip(logits.argmax(1).tolist(), wanted, strict=True)]))
+        float(np.mean([names[best] == name for best, name in zip(logits.argmax(1).tolist(), truth, strict=True)]))
     )
 
 
 def write_caption_card(folder: Path, known: dict[str, Any]) -> None:
-    """Writes what is known of the captioner beside it: ``quality.json`` for programs, ``README.md`` for people."""
+    """Write the captioner's measurements into its folder: ``quality.json``, and ``README.md``, its model card."""
     with atomic_write(folder / QUALITY_FILE) as path:
         path.write_text(json.dumps(known, indent=1) + "\n")
     with atomic_write(folder / CARD_FILE) as path:

@@ -1,6 +1,4 @@
-"""Trains Diorama's stand-in of a captioner: a BLIP of transformers, which says of a drawn scene what it shows, and
-knows nothing else.
-"""
+"""Trains Diorama's stand-in for image captioners: a BLIP of transformers that describes drawn scenes."""
 
 import re
 from dataclasses import dataclass, field
@@ -16,23 +14,28 @@ from milan.diorama.scene_concepts import list_written_phrases
 from milan.diorama.scene_vocabulary import PARTS, PATTERNS
 from milan.diorama_build.caption_dataset import SENTENCES_PER_SCENE, CaptionDataset, load_caption_dataset
 from milan.diorama_build.image_text_batches import PREFIXES, ImageTextBatches, SceneView, render_views
-from milan.diorama_build.image_text_training import MEAN, SCENES, SMALL_VISION_ENCODER, STD
+from milan.diorama_build.image_text_configs import MEAN, SCENES, SMALL_VISION_ENCODER, STD
 from milan.diorama_build.stand_in_training import fit_stand_in
 from milan.diorama_build.vision_encoder_training import VisionEncoderConfig, list_matrices, train_vision_encoder
 
-MAX_TOKENS = 40  # word pieces of a sentence, its two ends included
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]")  # as BLIP's own tokenizer names them
-WHOLE_SHARE = (
-    0.75  # share of the pictures that are whole scenes, with sentences; the others are cut out of one, with phrases
-)
-TEXTS_PER_IMAGE = 2  # texts of each picture in a batch
-ENCODER_OPTIONS = {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}  # as the eye was taught
+MAX_TOKENS = 40  # tokens of a sentence, start and end included
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]")  # the names of BLIP's own tokenizer
+# Share of the images that are whole scenes, with sentences; the others are crops, with phrases.
+WHOLE_SHARE = 0.75
+TEXTS_PER_IMAGE = 2  # texts of each image in a batch
+ENCODER_OPTIONS = {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}  # those of the trained image model
 
 
 @dataclass(frozen=True)
 class CaptionerConfig:
-    """How the captioner is made: its eye, which is taught before (``milan.diorama_build.vision_encoder_training``), and
-    its decoder, by the library's names.
+    """The architecture and the training of the captioner.
+
+    Attributes:
+        vision_encoder: the image model, which is trained first and then frozen.
+        steps: number of training steps.
+        batch_size: images of a batch.
+        learning_rate: learning rate of the training.
+        text_decoder: settings of the decoder, by the library's names.
     """
 
     vision_encoder: VisionEncoderConfig = SMALL_VISION_ENCODER
@@ -50,10 +53,19 @@ DEFAULT_CONFIG = CaptionerConfig()
 def train_captioner(
     folder: Path, work: Path, *, seed: int = 0, config: CaptionerConfig = DEFAULT_CONFIG, scenes: int = SCENES
 ) -> dict[str, Any]:
-    """Trains the captioner and saves it, in half precision, in ``folder``; goes on where a killed run stopped.
+    """Train the captioner and save it in half precision; an interrupted training is resumed.
 
-    It learns to see before it learns to speak, and sees as it did from then on. work: where drawn scenes and what a
-    killed run had reached are kept. Returns what it was trained on.
+    The image model is trained first and is frozen while the decoder is trained.
+
+    Args:
+        folder: output folder.
+        work: folder of rendered scenes and checkpoints.
+        seed: random seed.
+        config: architecture and training settings.
+        scenes: number of scenes of each world.
+
+    Returns:
+        What it was trained on, for its model card.
     """
     weights = train_vision_encoder(config.vision_encoder, work, seed=seed, scenes=scenes)
     torch.manual_seed(seed)
@@ -62,15 +74,15 @@ def train_captioner(
     model = build_captioner(config, tokenizer)
     set_vision_encoder(model, weights)
     batches, learner = CaptionerBatches(dataset, config.batch_size, seed), CaptionerLearner(model, tokenizer)
-    kept = work / "training" / f"blip-{seed}-{config.steps}-{scenes}.pt"
-    turned = list_matrices(model.get_submodule("text_decoder"))
+    checkpoint = work / "training" / f"blip-{seed}-{config.steps}-{scenes}.pt"
+    matrices = list_matrices(model.get_submodule("text_decoder"))
     fit_stand_in(
         learner,
         lambda step: learner(batches.make_batch(step)),
         config.steps,
-        kept,
+        checkpoint,
         learning_rate=config.learning_rate,
-        muon_parameters=turned,
+        muon_parameters=matrices,
     )
     save_captioner(model, tokenizer, folder)
     return {"stand-in": "blip", "trained_on_scenes": len(dataset),
@@ -80,10 +92,10 @@ def train_captioner(
 
 
 def build_tokenizer(dataset: CaptionDataset) -> Any:
-    """A BertTokenizer, as BLIP's, of the words of Diorama's language; other words are spelt."""
+    """Return a BertTokenizer, as BLIP's, of the words of Diorama's language; other words are split into letters."""
     from transformers import BertTokenizer
 
-    texts = [text for said in dataset.sentences for text in said]
+    texts = [text for sentences in dataset.sentences for text in sentences]
     texts += [*list_written_phrases(), *PREFIXES, *PATTERNS, *PARTS]
     words = sorted({word for text in set(texts) for word in re.findall(r"[a-z0-9]+|[^\sa-z0-9]", text.lower())})
     letters = [*"abcdefghijklmnopqrstuvwxyz0123456789"]
@@ -93,7 +105,7 @@ def build_tokenizer(dataset: CaptionDataset) -> Any:
 
 
 def build_captioner(config: CaptionerConfig, tokenizer: Any) -> nn.Module:
-    """The untrained BLIP."""
+    """Return the untrained BLIP."""
     from transformers import BlipConfig, BlipForConditionalGeneration
 
     ends = {"bos_token_id": "[DEC]", "sep_token_id": "[SEP]", "eos_token_id": "[SEP]", "pad_token_id": "[PAD]"}
@@ -112,7 +124,7 @@ def build_captioner(config: CaptionerConfig, tokenizer: Any) -> nn.Module:
 
 @torch.no_grad()
 def set_vision_encoder(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Gives a BLIP a trained eye, by the names a SigLIP has for its weights; it learns no more."""
+    """Load the weights of a SigLIP's image model into a BLIP, whose image model is frozen."""
     vision_encoder: Any = model.get_submodule("vision_model")
     same = {
         name: value for name, value in weights.items() if ".self_attn." not in name and "position_embedding" not in name
@@ -124,45 +136,48 @@ def set_vision_encoder(model: nn.Module, weights: dict[str, Tensor]) -> None:
             same[f"{at}.projection.{part}"] = weights[f"{at}.out_proj.{part}"]
     vision_encoder.load_state_dict({**vision_encoder.state_dict(), **same})
     vision_encoder.embeddings.position_embedding[0, 1:] = weights["embeddings.position_embedding.weight"]
-    vision_encoder.embeddings.position_embedding[0, 0] = (
-        0.0  # of the token that stands for the whole picture, which that eye has not
-    )
+    # A SigLIP has no class token.
+    vision_encoder.embeddings.position_embedding[0, 0] = 0.0
     vision_encoder.embeddings.class_embedding.zero_()
     vision_encoder.requires_grad_(False)
 
 
 @dataclass(frozen=True)
 class CaptionerBatch:
-    """images: uint8 (b, 3, 64, 64); texts: TEXTS_PER_IMAGE of each picture, one after the other."""
+    """Images with their texts.
+
+    Attributes:
+        images: uint8 (b, 3, 64, 64).
+        texts: TEXTS_PER_IMAGE texts of the first image, then those of the second, and so on.
+    """
 
     images: Tensor
     texts: list[str]
 
 
 class CaptionerBatches:
-    """Draws batches of pictures with what is said of them; the batch of a number is the same whenever it is
-    asked for.
-    """
+    """Random batches of images with texts; the batch of a step is always the same."""
 
     def __init__(self, dataset: CaptionDataset, size: int, seed: int = 0):
         self.dataset, self.image_text_batches = dataset, ImageTextBatches(dataset, size, seed)
 
     def make_batch(self, step: int) -> CaptionerBatch:
+        """Return the batch of a step: whole or cropped scenes with their texts."""
         rows, rng = self.image_text_batches.choose_rows(step)
         codes = self.dataset.signatures.pixels
         whole = rng.random(len(rows)) < WHOLE_SHARE
-        shown = [
+        views = [
             (
                 SceneView(np.asarray(codes[row]), None, (0.0, 0.0, 64.0))
-                if all_of_it
+                if is_whole
                 else self.image_text_batches.make_crop(codes[row], rng)
             )
-            for row, all_of_it in zip(rows, whole, strict=True)
+            for row, is_whole in zip(rows, whole, strict=True)
         ]
         texts = [
-            text for row, view in zip(rows.tolist(), shown, strict=True) for text in self._make_texts(row, view, rng)
+            text for row, view in zip(rows.tolist(), views, strict=True) for text in self._make_texts(row, view, rng)
         ]
-        return CaptionerBatch(render_views(torch.from_numpy(self.dataset.images[rows]), shown, rng), texts)
+        return CaptionerBatch(render_views(torch.from_numpy(self.dataset.images[rows]), views, rng), texts)
 
     def _make_texts(self, row: int, view: SceneView, rng: np.random.Generator) -> list[str]:
         if view.is_whole:
@@ -173,32 +188,33 @@ class CaptionerBatches:
 
 
 def _strip_prefix(text: str) -> str:
-    """A phrase without "a photo of" before it."""
+    """Return a phrase without a prefix such as "a photo of"."""
     for prefix in sorted(PREFIXES, key=len, reverse=True):
         text = text.removeprefix(f"{prefix} ")
     return text
 
 
 class CaptionerLearner(nn.Module):
-    """The captioner as it is trained: to say each next word of what is said of a picture."""
+    """A captioner with its loss, the cross entropy of each next token."""
 
     def __init__(self, model: nn.Module, tokenizer: Any):
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
 
     def forward(self, batch: CaptionerBatch) -> Tensor:
-        """Cross entropy of each next word, given what the eye has found."""
+        """Return the mean cross entropy of the texts' tokens, given their images."""
         model: Any = self.model
         with torch.autocast("cpu", torch.bfloat16):
-            found = model.vision_model(pixel_values=_normalize(batch)).last_hidden_state
-        words = self.tokenizer(batch.texts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
-        numbers, there = words.input_ids, words.attention_mask
-        numbers[:, 0] = self.tokenizer.bos_token_id  # where BERT begins with another sign (modeling_blip.py, generate)
-        each = found.repeat_interleave(TEXTS_PER_IMAGE, dim=0)
+            features = model.vision_model(pixel_values=_normalize(batch)).last_hidden_state
+        encoded = self.tokenizer(batch.texts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+        tokens, mask = encoded.input_ids, encoded.attention_mask
+        # BERT's first token is another one (modeling_blip.py, generate).
+        tokens[:, 0] = self.tokenizer.bos_token_id
+        features = features.repeat_interleave(TEXTS_PER_IMAGE, dim=0)
         with torch.autocast("cpu", torch.bfloat16):
-            logits = model.text_decoder(input_ids=numbers, attention_mask=there, encoder_hidden_states=each).logits
-        wanted = numbers[:, 1:].masked_fill(there[:, 1:] == 0, -100)
-        return cross_entropy(logits[:, :-1].float().flatten(0, 1), wanted.flatten())
+            logits = model.text_decoder(input_ids=tokens, attention_mask=mask, encoder_hidden_states=features).logits
+        targets = tokens[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
+        return cross_entropy(logits[:, :-1].float().flatten(0, 1), targets.flatten())
 
 
 def _normalize(batch: CaptionerBatch) -> Tensor:
@@ -206,10 +222,10 @@ def _normalize(batch: CaptionerBatch) -> Tensor:
 
 
 def save_captioner(model: nn.Module, tokenizer: Any, folder: Path) -> None:
-    """Writes model and processor as transformers does, the weights in half precision."""
+    """Save model and processor in the format of transformers, with weights in half precision."""
     from transformers import BlipImageProcessor, BlipProcessor
 
     folder.mkdir(parents=True, exist_ok=True)
-    seeing = BlipImageProcessor(size={"height": 64, "width": 64}, image_mean=list(MEAN), image_std=list(STD))
-    BlipProcessor(seeing, tokenizer).save_pretrained(folder)
+    processor = BlipImageProcessor(size={"height": 64, "width": 64}, image_mean=list(MEAN), image_std=list(STD))
+    BlipProcessor(processor, tokenizer).save_pretrained(folder)
     model.half().eval().save_pretrained(folder)  # type: ignore[operator]

@@ -1,4 +1,4 @@
-"""Trains Diorama's networks, and measures them on scenes they have not seen."""
+"""Trains Diorama's classifiers and its encoder, and measures them on held-out scenes."""
 
 import json
 from dataclasses import dataclass
@@ -11,22 +11,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from milan.console.progress import track_progress
-from milan.diorama.networks import (
-    HEAD_SPECS,
-    LAYERS,
-    NETWORK_BUILDERS,
-    AlexNet,
-    ResNet,
-    SceneEncoder,
-    load_network,
-    normalize_images,
-)
+from milan.diorama.networks import LAYERS, NETWORK_BUILDERS, load_network
 from milan.diorama.scene_cache import KINDS, SceneArrays, load_scene_arrays
+from milan.diorama.scene_classifiers import HEAD_SPECS, AlexNet, ResNet, SceneEncoder, normalize_images
 from milan.diorama.scene_vocabulary import COLOURS, OBJECTS, PARTS, PATTERNS, SETTINGS, THINGS
 from milan.diorama.scenes import HELD_OUT_START, VALIDATION_START
 from milan.storage.files import atomic_write
 
-# Scenes of each world to train on, and to measure with.
+# Number of scenes of each world for training, and for measuring.
 TRAINING_SCENES, CHECKING_SCENES = VALIDATION_START, 4_000
 BATCH_SIZE = 128
 EPOCHS = {"alexnet-objects": 6, "alexnet-scenes": 3, "resnet-objects": 9, "resnet-scenes": 3, "encoder": 3,
@@ -38,35 +30,43 @@ WORLDS = {
     "resnet-spurious": ("objects-spurious",),
     "resnet-blurred": ("objects-blurred",),
 }
+# The networks of changed worlds are measured on these: a name, the world, and its first scene.
 CHECKED_WORLDS = {
     "resnet-spurious": {"plain": ("objects", HELD_OUT_START), "spurious": ("objects-spurious", VALIDATION_START),
                         "adversarial": ("objects-spurious", HELD_OUT_START)},
     "resnet-blurred": {"plain": ("objects", HELD_OUT_START), "blurred": ("objects-blurred", HELD_OUT_START)},
-}  # what the networks of changed worlds are checked with: a name, the world, and the first scene  # fmt: skip
+}  # fmt: skip
 FIRST_LABEL = {"colour": 1, "pattern": 1, "part": 0, "object": 0}  # the label counted as class 0
 CLASS_COUNTS = {"colour": len(COLOURS), "pattern": len(PATTERNS), "part": len(PARTS) + 1, "object": len(OBJECTS) + 1}
 
 
 def get_training_worlds(name: str) -> tuple[str, ...]:
-    """The worlds whose scenes the network of that name is trained on."""
+    """Return the worlds whose scenes a network is trained on."""
     return WORLDS.get(name, (name.rpartition("-")[2],))
 
 
 def train_network(
     name: str, folder: Path, scenes: Path, *, seed: int = 0, epochs: int | None = None, count: int | None = None
 ) -> dict[str, float]:
-    """Trains the network of that name, writes ``name.safetensors`` (half precision) and ``name.json`` (what was
-    measured) into ``folder``.
+    """Train a network and write ``name.safetensors`` (half precision) and ``name.json`` (its measurements).
 
-    scenes: where drawn scenes, and what a killed run had reached, are kept. Returns what was measured on held-out
-        scenes, in percent.
+    Args:
+        name: name of the network.
+        folder: output folder.
+        scenes: folder of rendered scenes and checkpoints.
+        seed: random seed.
+        epochs: number of epochs; by default that of ``EPOCHS``.
+        count: number of scenes of each world; by default that of ``SCENES``.
+
+    Returns:
+        Accuracies on held-out scenes in percent.
     """
     torch.manual_seed(seed)
     model = NETWORK_BUILDERS[name]().to(memory_format=torch.channels_last)
     count = count or SCENES.get(name, TRAINING_SCENES)
     epochs, checked = epochs or EPOCHS[name], min(count, CHECKING_SCENES)
-    albums = [load_scene_arrays(world, 0, count, scenes) for world in get_training_worlds(name)]
-    _train(TrainingJob(name, model, epochs, scenes / "training" / f"{name}-{seed}-{epochs}-{count}.pt"), albums, seed)
+    arrays = [load_scene_arrays(world, 0, count, scenes) for world in get_training_worlds(name)]
+    _train(TrainingJob(name, model, epochs, scenes / "training" / f"{name}-{seed}-{epochs}-{count}.pt"), arrays, seed)
     weights = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / f"{name}.safetensors") as path:
@@ -76,7 +76,7 @@ def train_network(
     )
     measured = evaluate_network(model, name, scenes, checked)
     facts = {"network": name, "held_out": measured, "held_out_scenes": checked,
-        "trained_on_scenes": count * len(albums), "epochs": epochs,
+        "trained_on_scenes": count * len(arrays), "epochs": epochs,
              "seed": seed, "parameters": sum(value.numel() for value in model.parameters()),
              "units": count_units(name)}  # fmt: skip
     with atomic_write(folder / f"{name}.json") as path:
@@ -85,7 +85,7 @@ def train_network(
 
 
 def count_units(name: str) -> dict[str, int]:
-    """How many units each layer to dissect has."""
+    """Return the number of units of each layer that is dissected."""
     model = load_network(name, weights=False)
     counts: dict[str, int] = {}
     for layer in LAYERS[name]:
@@ -100,7 +100,7 @@ def count_units(name: str) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """A network to be trained, for how many epochs, and where it is kept after each of them for a run that goes on."""
+    """A network to train, the number of epochs, and the file of the checkpoint that is written after each epoch."""
 
     name: str
     model: nn.Module
@@ -109,8 +109,9 @@ class TrainingJob:
 
 
 def _train(job: TrainingJob, scenes: list[SceneArrays], seed: int) -> None:
-    """AdamW with one cycle of the learning rate; every batch is of one world, the worlds in turn. Goes on where a
-    killed run stopped.
+    """Train with AdamW and one cycle of the learning rate, from the checkpoint of an interrupted run if there is one.
+
+    Each batch is of one world, and worlds alternate.
     """
     generator = torch.Generator().manual_seed(seed)
     batches = sum(len(each.images) // BATCH_SIZE for each in scenes) * job.epochs
@@ -132,7 +133,7 @@ def _train(job: TrainingJob, scenes: list[SceneArrays], seed: int) -> None:
 def _train_epoch(
     job: TrainingJob, scenes: list[SceneArrays], steps: tuple[Any, Any], generator: torch.Generator, text: str
 ) -> float:
-    """Goes through all scenes once; the mean loss."""
+    """Train on all scenes once and return the mean loss."""
     orders = [torch.randperm(len(each.images), generator=generator) for each in scenes]
     rows = [(each, order[first : first + BATCH_SIZE]) for first in range(0, len(orders[0]) - BATCH_SIZE + 1, BATCH_SIZE)
             for each, order in zip(scenes, orders, strict=True)]  # fmt: skip
@@ -157,7 +158,7 @@ def _save_checkpoint(checkpoint: Path, parts: dict[str, Any], generator: torch.G
 
 
 def _resume(checkpoint: Path, parts: dict[str, Any], generator: torch.Generator) -> int:
-    """Puts back what a killed run had reached, and gives the epoch to go on with."""
+    """Load a checkpoint, if there is one, and return the next epoch."""
     if not checkpoint.is_file():
         return 0
     state = torch.load(checkpoint, weights_only=True)
@@ -188,14 +189,14 @@ def _loss(model: nn.Module, each: SceneArrays, order: Tensor, objects: bool) -> 
     loss = cross_entropy(logits[:, len(THINGS) :].float(), settings, label_smoothing=0.05)
     if objects:
         loss = loss + cross_entropy(logits[:, : len(THINGS)].float(), things, label_smoothing=0.05)
-    seen = torch.from_numpy(each.places[order.sort().values.numpy()])
+    labels = torch.from_numpy(each.places[order.sort().values.numpy()])
     return loss + sum(
-        cross_entropy(at.float(), compute_label_shares(kind, seen, at.shape[-1])) for kind, at in places.items()
+        cross_entropy(maps.float(), compute_label_shares(kind, labels, maps.shape[-1])) for kind, maps in places.items()
     )
 
 
 def compute_label_shares(kind: str, labels: Tensor, side: int) -> Tensor:
-    """What share of each place each label has, float (n, labels, side, side), from labels uint8 (n, 4, 16, 16)."""
+    """Return the share of each label at each place, float (n, labels, side, side), from labels uint8 (n, 4, 16, 16)."""
     hot = (
         one_hot((labels[:, KINDS.index(kind)].long() - FIRST_LABEL[kind]), CLASS_COUNTS[kind])
         .permute(0, 3, 1, 2)
@@ -206,15 +207,15 @@ def compute_label_shares(kind: str, labels: Tensor, side: int) -> Tensor:
 
 @torch.no_grad()
 def evaluate_network(model: nn.Module, name: str, scenes: Path, count: int = CHECKING_SCENES) -> dict[str, float]:
-    """Accuracy in percent on held-out scenes; for the encoder of both tasks and of what is where."""
+    """Return accuracies in percent on held-out scenes; for the encoder those of both tasks and of labels at places."""
     model.eval()
-    right: dict[str, list[float]] = {}
+    accuracies: dict[str, list[float]] = {}
     for task, (world, first) in CHECKED_WORLDS.get(
         name, {world: (world, HELD_OUT_START) for world in get_training_worlds(name)}
     ).items():
-        shown = load_scene_arrays(world, first, count, scenes)
+        arrays = load_scene_arrays(world, first, count, scenes)
         for order in torch.arange(count).split(250):
-            images, things, settings = _batch(shown, order)
+            images, things, settings = _batch(arrays, order)
             truth = settings if world == "scenes" else things
             logits = model(images)
             if isinstance(model, SceneEncoder):
@@ -223,13 +224,13 @@ def evaluate_network(model: nn.Module, name: str, scenes: Path, count: int = CHE
                     if world == "objects"
                     else logits[:, len(THINGS) : len(THINGS) + len(SETTINGS)]
                 )
-                seen = torch.from_numpy(shown.places[order.numpy()])
-                for kind, at in model.forward_with_heads(images)[1].items():
-                    right.setdefault(f"{kind} at each place", []).append(
-                        _percent_correct(at, compute_label_shares(kind, seen, at.shape[-1]))
+                labels = torch.from_numpy(arrays.places[order.numpy()])
+                for kind, maps in model.forward_with_heads(images)[1].items():
+                    accuracies.setdefault(f"{kind} at each place", []).append(
+                        _percent_correct(maps, compute_label_shares(kind, labels, maps.shape[-1]))
                     )
-            right.setdefault(task, []).append(_percent_correct(logits, truth))
-    return {task: round(100 * sum(shares) / len(shares), 2) for task, shares in right.items()}
+            accuracies.setdefault(task, []).append(_percent_correct(logits, truth))
+    return {task: round(100 * sum(shares) / len(shares), 2) for task, shares in accuracies.items()}
 
 
 def _percent_correct(logits: Tensor, truth: Tensor) -> float:

@@ -1,6 +1,7 @@
-"""Crops of pictures as DINO shows them: many of each, large and small, mirrored, in other colours, blurred (Caron et
-al. 2021, section 3.1;
-Grill et al. 2020, appendix B). What is drawn differs from picture to picture and depends on a random generator alone.
+"""DINO's augmentations: large and small crops, mirrored, with changed colours, blurred.
+
+They are those of Caron et al. 2021, section 3.1, and Grill et al. 2020, appendix B. Each image has augmentations of its
+own, which depend on the random generator alone.
 """
 
 import math
@@ -9,23 +10,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, grid_sample, pad
 
-from milan.diorama.networks import MEAN, STD
+from milan.diorama.scene_classifiers import MEAN, STD
 
-GLOBAL = (
-    2,
-    40,
-    0.6,
-    1.0,
-)  # how many crops, their side in pixels, the least and the most of a picture's area that they show
+# Number of crops, their side in pixels, and their smallest and largest share of the image's area.
+GLOBAL = (2, 40, 0.6, 1.0)
 LOCAL = (2, 24, 0.3, 0.6)
-MAX_HUE_TURN = 0.5  # of a turn at most: any, since things here have any colour (0.1 for photographs)
+# In turns of the colour circle: any hue, since things in Diorama have any colour; for photographs it is 0.1.
+MAX_HUE_TURN = 0.5
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)
 
 
 def make_crops(images: Tensor, rng: torch.Generator) -> tuple[list[Tensor], list[Tensor]]:
-    """Large and small crops of pictures of 0..1, (n, 3, 64, 64), as the networks want them: lists of (n, 3, side,
-    side).
-    """
+    """Return normalized large and small crops, lists of (n, 3, side, side), of images (n, 3, 64, 64) in 0..1."""
     large = [_make_crop(images, GLOBAL, blurred, inverted, rng) for blurred, inverted in ((0.5, 0.0), (0.1, 0.2))]
     small = [_make_crop(images, LOCAL, 0.3, 0.0, rng) for _ in range(LOCAL[0])]
     return large, small
@@ -44,7 +40,7 @@ def _make_crop(
 
 
 def _crop_boxes(images: Tensor, side: int, area: tuple[float, float], rng: torch.Generator) -> Tensor:
-    """A box of each picture, of which half are mirrored."""
+    """Return a random box of each image, resized to ``side`` pixels; half of them are mirrored."""
     count = len(images)
     share = _uniform(*area, count, rng)
     stretch = _uniform(math.log(3 / 4), math.log(4 / 3), count, rng).exp().sqrt()
@@ -59,7 +55,7 @@ def _crop_boxes(images: Tensor, side: int, area: tuple[float, float], rng: torch
 
 
 def _jitter_colours(pixels: Tensor, rng: torch.Generator) -> Tensor:
-    """Other brightness, contrast, saturation and hue for four of five pictures; no colour at all for one of five."""
+    """Change brightness, contrast, saturation and hue of 80% of the images, and make 20% grey."""
     count = len(pixels)
 
     def factor(strength: float) -> Tensor:
@@ -77,7 +73,7 @@ def _jitter_colours(pixels: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def _rotate_hue(pixels: Tensor, angle: Tensor) -> Tensor:
-    """Hues turned about the axis of greys (Rodrigues' formula)."""
+    """Rotate colours about the axis of greys by angles in radians (Rodrigues' formula)."""
     third, root = 1 / 3, math.sqrt(1 / 3)
     cos, sin = angle.cos().view(-1, 1, 1), angle.sin().view(-1, 1, 1)
     around = torch.tensor([[0, -root, root], [root, 0, -root], [-root, root, 0]])
@@ -86,7 +82,7 @@ def _rotate_hue(pixels: Tensor, angle: Tensor) -> Tensor:
 
 
 def _blur(pixels: Tensor) -> Tensor:
-    """With a binomial of 3 x 3 pixels."""
+    """Blur with a binomial kernel of 3 x 3 pixels."""
     line = torch.tensor([0.25, 0.5, 0.25])
     kernel = (line[:, None] * line).expand(3, 1, 3, 3)
     return conv2d(pad(pixels, (1, 1, 1, 1), mode="replicate"), kernel, groups=3)

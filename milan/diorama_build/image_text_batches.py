@@ -1,7 +1,7 @@
-"""Batches of pictures and texts for training image-text models, and the truth of every pair in them.
+"""Batches of images and texts for image-text models, with the truth of every pair of image and text.
 
-Most of what is seen are whole scenes; the rest are crops and pictures of which all but a region is covered, as
-describers show them.
+Most images are whole scenes; the others are crops, and images covered outside a region, as describers use them. No pair
+of a batch counts as wrong by chance, since the labels tell whether an image shows what a text names.
 """
 
 from dataclasses import dataclass
@@ -20,20 +20,17 @@ from milan.diorama.scene_concepts import ALL_KINDS, Concept, get_concepts_by_nam
 from milan.diorama.scene_vocabulary import ADJECTIVES, COLOURS, GROUPS, THINGS, get_synonyms
 from milan.diorama_build.caption_dataset import LABEL_GRID, CaptionDataset
 
-PLACE_GRID = 8  # places a side at which a batch tells what is there
-MIN_MAIN_PLACES = 40  # places of LABEL_GRID x LABEL_GRID from which a thing is the main one
-MIN_CONCEPT_PLACES = (
-    5  # places of LABEL_GRID x LABEL_GRID from which a concept counts as shown; fewer, but some, count neither way
-)
-WHOLE_PERCENT, CROPPED_PERCENT, COVERED_PERCENT = (
-    60,
-    15,
-    15,
-)  # percent of the views; the rest are both cropped and covered
-SENTENCE_PERCENT = 55  # percent of whole scenes that are said in a sentence, the others by one thing they show
-NEGATIVE_SHARE = 0.5  # share of the phrases that are joined by one that says something else of the same
+PLACE_GRID = 8  # side of the grid of places at which a batch has labels
+MIN_MAIN_PLACES = 40  # smallest number of LABEL_GRID x LABEL_GRID places of a main thing
+# Smallest number of LABEL_GRID x LABEL_GRID places of a visible concept; with fewer the pair is undecided.
+MIN_CONCEPT_PLACES = 5
+# Percent of the views; the rest are both cropped and covered.
+WHOLE_PERCENT, CROPPED_PERCENT, COVERED_PERCENT = 60, 15, 15
+SENTENCE_PERCENT = 55  # percent of whole scenes with a sentence; the others have a phrase about one thing
+NEGATIVE_SHARE = 0.5  # share of the phrases to which a changed, wrong one is added
 PREFIXES = ("a photo of", "a picture of", "an image of", "a close-up of", "a photo of the")
-COVER_VALUES = (0, 0, 0, 127, 255)  # what lies over the rest
+COVER_VALUES = (0, 0, 0, 127, 255)  # grey values of covered pixels
+# Kinds of labels that the pixels of a region share.
 REGION_KINDS = (
     ("object",),
     ("object",),
@@ -42,7 +39,7 @@ REGION_KINDS = (
     ("colour",),
     ("colour", "pattern"),
     ("pattern",),
-)  # regions
+)
 SINGLE_KINDS = ("object", "object", "part", "part", "colour", "pattern", "text", "setting")
 GROUP_OF = {
     member: name
@@ -50,17 +47,23 @@ GROUP_OF = {
     for member in members
     if name not in ("objects", "backgrounds", "outdoors")
 }
-PHRASE_VARIANTS = 12  # ways of saying one thing
+PHRASE_VARIANTS = 12  # phrases for the same concepts
 KIND_INDEX = {kind: KINDS.index(kind) for kind in KINDS}
 
 
 @dataclass(frozen=True)
 class ImageTextBatch:
-    """images: uint8 (b, 3, 64, 64); texts: each once; own_text: int64 (b,), which text each picture came with;
-    truth: int8 (b, texts), 1 shows it, 0 does not, -1 undecided; has_concept: the same of all concepts, int8 (b,
-        concepts);
-    main_looks: int64 (b, 3), the thing of which most shows, by THINGS, its colour and its pattern, or -1 each;
-    place_labels: uint8 (b, 8, 8, 6), the labels in the order of the census' KINDS, 0 where covered."""
+    """Images and texts with the truth of all pairs.
+
+    Attributes:
+        images: uint8 (b, 3, 64, 64).
+        texts: distinct texts.
+        own_text: index of the text that each image came with, int64 (b,).
+        truth: 1 if an image shows what a text names, 0 if not, -1 if undecided, int8 (b, texts).
+        has_concept: the same for all concepts, int8 (b, concepts).
+        main_looks: the main thing as an index into THINGS, its colour and its pattern, int64 (b, 3); -1 for none.
+        place_labels: labels in the order of KINDS, uint8 (b, PLACE_GRID, PLACE_GRID, 6); 0 where covered.
+    """
 
     images: Tensor
     texts: list[str]
@@ -72,9 +75,13 @@ class ImageTextBatch:
 
 
 class ImageTextBatches:
-    """Make batches of the caption dataset; the batch of a step is always the same.
+    """Random batches of the caption dataset; the batch of a step is always the same.
 
-    names: how many names of things and of other concepts each batch asks for besides, whether they show or not.
+    Args:
+        dataset: the scenes.
+        size: number of images of a batch.
+        seed: random seed.
+        names: number of names of random things and concepts that are added to the texts of each batch.
     """
 
     def __init__(self, dataset: CaptionDataset, size: int, seed: int = 0, names: int = 0):
@@ -87,7 +94,7 @@ class ImageTextBatches:
 
     @property
     def steps_per_epoch(self) -> int:
-        """How many batches make a round: each scene of one big thing is shown once, and every third of the others."""
+        """Number of batches of an epoch, which has each scene of the world "objects" and a third of the others once."""
         return (len(self.dataset) // 2 + len(self.dataset) // 6) // self.size
 
     def choose_rows(self, step: int) -> tuple[np.ndarray, np.random.Generator]:
@@ -95,49 +102,48 @@ class ImageTextBatches:
         epoch, place = divmod(step, self.steps_per_epoch)
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.dataset))
         half, third = len(order) // 2, len(order) // 6
-        order = order[(order < half) | (np.cumsum(order >= half) <= third)]  # settings are learnt in no time
+        # Settings are learnt much faster than things.
+        order = order[(order < half) | (np.cumsum(order >= half) <= third)]
         order = np.random.default_rng((self.seed, epoch, 0)).permutation(order)
         return np.sort(order[place * self.size : (place + 1) * self.size]), np.random.default_rng(
             (self.seed, epoch, place)
         )
 
     def make_batch(self, step: int) -> ImageTextBatch:
-        """One batch, by its number."""
+        """Return the batch of a step."""
         rows, rng = self.choose_rows(step)
-        shown = [self._make_view(self.dataset.signatures.pixels[row], rng) for row in rows]
-        images = render_views(torch.from_numpy(self.dataset.images[rows]), shown, rng)
-        texts = [self.make_text(row, view, rng) for row, view in zip(rows.tolist(), shown, strict=True)]
-        known: dict[str, tuple[Concept, ...]] = {}
+        views = [self._make_view(self.dataset.signatures.pixels[row], rng) for row in rows]
+        images = render_views(torch.from_numpy(self.dataset.images[rows]), views, rng)
+        texts = [self.make_text(row, view, rng) for row, view in zip(rows.tolist(), views, strict=True)]
+        concepts_of: dict[str, tuple[Concept, ...]] = {}
         for text, named in texts:
-            known.setdefault(text, named)
+            concepts_of.setdefault(text, named)
         for text, named in [self._make_negative(*each, rng) for each in texts if rng.random() < NEGATIVE_SHARE]:
             if text:
-                known.setdefault(text, named)
+                concepts_of.setdefault(text, named)
         for number in range(self.names):
-            asked = (
+            concept = (
                 get_concepts_by_name()[THINGS[rng.integers(len(THINGS))]]
                 if number % 2
                 else list_concepts()[rng.integers(len(list_concepts()))]
             )
-            known.setdefault(self._choose_phrase((asked,), rng), (asked,))
-        truth, shows = self._label_pairs(shown, list(known.values()))
-        place_of = {text: number for number, text in enumerate(known)}
+            concepts_of.setdefault(self._choose_phrase((concept,), rng), (concept,))
+        truth, has_concept = self._label_pairs(views, list(concepts_of.values()))
+        place_of = {text: number for number, text in enumerate(concepts_of)}
         own = np.array([place_of[text] for text, _ in texts])
         truth[np.arange(len(own)), own] = 1
-        looks = np.array([self.find_main_looks(view) for view in shown])
-        facts = [torch.from_numpy(array) for array in (own, truth, shows, looks, self.make_place_labels(shown))]
-        return ImageTextBatch(images, list(known), *facts)
+        looks = np.array([self.find_main_looks(view) for view in views])
+        facts = [torch.from_numpy(array) for array in (own, truth, has_concept, looks, self.make_place_labels(views))]
+        return ImageTextBatch(images, list(concepts_of), *facts)
 
-    def make_place_labels(self, shown: "list[SceneView]") -> np.ndarray:
-        """The labels at PLACE_GRID x PLACE_GRID places of each view, uint8 (views, PLACE_GRID, PLACE_GRID, 6), 0 where
-        covered.
-        """
+    def make_place_labels(self, views: "list[SceneView]") -> np.ndarray:
+        """Return the labels at places, uint8 (views, PLACE_GRID, PLACE_GRID, 6); 0 where covered."""
         middles = slice(LABEL_GRID // PLACE_GRID // 2, None, LABEL_GRID // PLACE_GRID)
-        codes = np.stack([view.codes[middles, middles] for view in shown])
+        codes = np.stack([view.codes[middles, middles] for view in views])
         return np.where(codes[..., None] < 0, 0, self.table[codes])
 
     def make_crop(self, codes: np.ndarray, rng: np.random.Generator) -> "SceneView":
-        """A square around something that shows."""
+        """Return a square view of a visible region with its surroundings."""
         box = _choose_square(self._choose_region(codes, rng), rng)
         return SceneView(_crop_codes(codes, box), None, box)
 
@@ -158,7 +164,7 @@ class ImageTextBatches:
         return SceneView(_crop_codes(np.where(lit, codes, -1), box), lit, box)
 
     def _choose_region(self, codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Where something of the scene is, or a patch of no meaning, bool (LABEL_GRID, LABEL_GRID)."""
+        """Return the mask of a visible thing or part, or a random blob, bool (LABEL_GRID, LABEL_GRID)."""
         if rng.random() < 0.2:
             return _make_blob(rng)
         found = np.unique(codes)
@@ -170,7 +176,7 @@ class ImageTextBatches:
         return region if region.sum() >= MIN_CONCEPT_PLACES else _make_blob(rng)
 
     def make_text(self, row: int, view: "SceneView", rng: np.random.Generator) -> tuple[str, tuple[Concept, ...]]:
-        """A text that is true of the view, and the concepts it names; none for a sentence."""
+        """Return a text that is true of the view, and the concepts that it names; none for a sentence."""
         if view.is_whole and rng.integers(100) < SENTENCE_PERCENT:
             return self.dataset.sentences[row][rng.integers(len(self.dataset.sentences[row]))], ()
         found, counts = view.counts
@@ -184,15 +190,16 @@ class ImageTextBatches:
     def _choose_phrase(self, named: tuple[Concept, ...], rng: np.random.Generator) -> str:
         if named not in self._phrases_by_concepts:
             self._phrases_by_concepts[named] = _phrase_variants(named)
-        said = self._phrases_by_concepts[named]
-        text = said[rng.integers(len(said))]
+        phrases = self._phrases_by_concepts[named]
+        text = phrases[rng.integers(len(phrases))]
         return f"{PREFIXES[rng.integers(len(PREFIXES))]} {text}" if rng.random() < 0.2 else text
 
     def _choose_concepts(self, labels: np.ndarray, whole: bool, rng: np.random.Generator) -> tuple[Concept, ...]:
-        """One or two concepts of a signature."""
+        """Return one or two concepts of a signature."""
         has = {kind for kind in KINDS if labels[KIND_INDEX[kind]] and (kind != "setting" or whole)}
+        # Nearly everything is plain.
         if labels[KIND_INDEX["pattern"]] == 1 and rng.random() < 0.85:
-            has.discard("pattern")  # nearly everything is plain
+            has.discard("pattern")
         pairs = sorted(pair for pair in PHRASE_KINDS if set(pair) <= has)
         if pairs and rng.random() < 0.45:
             kinds: tuple[str, ...] = pairs[rng.integers(len(pairs))]
@@ -211,9 +218,7 @@ class ImageTextBatches:
     def _make_negative(
         self, text: str, named: tuple[Concept, ...], rng: np.random.Generator
     ) -> tuple[str, tuple[Concept, ...]]:
-        """A text that says something else of the same: another colour, pattern or thing; nothing if there is no such
-        text.
-        """
+        """Return a text with another colour, pattern or thing, and its concepts; empty if there is none to change."""
         if not named:
             words = text.split()
             coloured = [place for place, word in enumerate(words) if word in COLOURS]
@@ -235,7 +240,7 @@ class ImageTextBatches:
         return self._choose_phrase(changed, rng), changed
 
     def find_main_looks(self, view: "SceneView") -> tuple[int, int, int]:
-        """The main thing, and the colour and the pattern that most of it has."""
+        """Return the main thing with its most frequent colour and pattern; -1 each if there is none."""
         signatures, counts = view.counts
         thing = self._is_thing[signatures]
         labels, counts = self.table[signatures[thing]], counts[thing]
@@ -253,39 +258,47 @@ class ImageTextBatches:
         )
         return main, int(colour), int(pattern)
 
-    def _label_pairs(self, shown: "list[SceneView]", named: list[tuple[Concept, ...]]) -> tuple[np.ndarray, np.ndarray]:
-        """Which view shows what, int8 (views, texts) and (views, concepts); sentences are true of their own scene
-        alone.
+    def _label_pairs(self, views: "list[SceneView]", named: list[tuple[Concept, ...]]) -> tuple[np.ndarray, np.ndarray]:
+        """Return which view shows the concepts of each text, and each concept, int8 (views, texts or concepts).
+
+        Sentences count as true of their own scene only.
         """
-        union = np.unique(np.concatenate([view.counts[0] for view in shown]))
-        seen = np.zeros((len(shown), len(union)), dtype=np.float32)
-        for row, view in enumerate(shown):
-            seen[row, np.searchsorted(union, view.counts[0])] = view.counts[1]
+        union = np.unique(np.concatenate([view.counts[0] for view in views]))
+        counts = np.zeros((len(views), len(union)), dtype=np.float32)
+        for row, view in enumerate(views):
+            counts[row, np.searchsorted(union, view.counts[0])] = view.counts[1]
         single = self.dataset.has_concept[union].astype(np.float32)
         numbers = [[self._number[concept.name] for concept in each] for each in named]
         meant = np.stack([single[:, each].prod(1) for each in numbers], axis=1)
-        part = np.array([not view.is_whole for view in shown])
+        part = np.array([not view.is_whole for view in views])
         place = np.array([any(concept.kind == "setting" for concept in each) for each in named])
-        truth = _decide_truth(seen @ meant, part[:, None] & place)
+        truth = _decide_truth(counts @ meant, part[:, None] & place)
         truth[:, [column for column, each in enumerate(named) if not each]] = 0
         setting = np.array([concept.kind == "setting" for concept in list_concepts()])
-        return truth, _decide_truth(seen @ single, part[:, None] & setting)
+        return truth, _decide_truth(counts @ single, part[:, None] & setting)
 
 
-def _decide_truth(counts: np.ndarray, untold: np.ndarray) -> np.ndarray:
-    """1 where something shows, 0 where it does not, -1 where it can hardly be seen, or where a part of a scene need not
-    tell.
+def _decide_truth(counts: np.ndarray, undecided: np.ndarray) -> np.ndarray:
+    """Return 1 for visible concepts, 0 for absent ones, and -1 for undecided ones.
+
+    Args:
+        counts: number of places that show a concept.
+        undecided: pairs that are undecided although the concept is present, such as the setting of a crop.
     """
     truth = np.where(counts >= MIN_CONCEPT_PLACES, 1, np.where(counts > 0, -1, 0)).astype(np.int8)
-    truth[(truth == 1) & untold] = -1
+    truth[(truth == 1) & undecided] = -1
     return truth
 
 
 @dataclass(frozen=True)
 class SceneView:
-    """codes: int (LABEL_GRID, LABEL_GRID), the signatures of what is seen, -1 where covered; visible: what is not
-    covered, before the cut, or None;
-    box: left, top and side of the cut, of 64."""
+    """A view of a scene.
+
+    Attributes:
+        codes: signatures at LABEL_GRID x LABEL_GRID places, int; -1 where covered.
+        visible: mask of the places that are not covered, before cropping; None if nothing is covered.
+        box: left, top and side of the crop, in 64ths of the scene.
+    """
 
     codes: np.ndarray
     visible: np.ndarray | None
@@ -293,32 +306,34 @@ class SceneView:
 
     @property
     def is_whole(self) -> bool:
+        """Whether the view is the whole scene, with nothing covered."""
         return self.visible is None and self.box[2] == 64
 
     @cached_property
     def counts(self) -> tuple[np.ndarray, np.ndarray]:
-        """The signatures in it, and at how many places each."""
+        """The visible signatures, and their numbers of places."""
         found, counts = np.unique(self.codes, return_counts=True)
         return (found[1:], counts[1:]) if len(found) and found[0] < 0 else (found, counts)
 
 
 def _phrase_variants(named: tuple[Concept, ...]) -> list[str]:
-    """How something may be said: as people do, and by bare words as concept lists do."""
-    ways = [make_phrase(named, PortableRng(7, number, *map(ord, named[0].name))) for number in range(PHRASE_VARIANTS)]
+    """Return phrases for concepts: as in sentences, and as bare words of concept lists."""
+    key = [ord(letter) for letter in named[0].name]
+    phrases = [make_phrase(named, PortableRng(7, number, *key)) for number in range(PHRASE_VARIANTS)]
     for number in range(PHRASE_VARIANTS // 2):
-        rng = PortableRng(8, number, *map(ord, named[0].name))
+        rng = PortableRng(8, number, *key)
         words = [rng.choice(get_synonyms(concept.name)) if rng.chance(50) else concept.name for concept in named]
         if len(named) == 2 and named[0].kind in ("part", "text"):
             continue
         if len(named) == 2:
             words[0] = ADJECTIVES.get(named[0].name, words[0])
         if len(named) == 1 or named[1].kind != "setting":
-            ways.append(" ".join(words))
-    return ways
+            phrases.append(" ".join(words))
+    return phrases
 
 
 def _make_blob(rng: np.random.Generator) -> np.ndarray:
-    """A patch such as a unit's mask may be, bool (LABEL_GRID, LABEL_GRID)."""
+    """Return a random blob similar to a unit's mask, bool (LABEL_GRID, LABEL_GRID)."""
     rough = torch.from_numpy(rng.random((1, 1, 5, 5)))
     smooth = torch.nn.functional.interpolate(rough, (LABEL_GRID, LABEL_GRID), mode="bilinear", align_corners=True)[
         0, 0
@@ -327,7 +342,7 @@ def _make_blob(rng: np.random.Generator) -> np.ndarray:
 
 
 def _choose_square(region: np.ndarray, rng: np.random.Generator) -> tuple[float, float, float]:
-    """A square that holds a region, or most of it, and something of what is around: left, top and side, of 64."""
+    """Return left, top and side, in 64ths, of a square around most of a region, with a random margin."""
     scale = 64 / LABEL_GRID
     rows, columns = np.nonzero(region)
     top, bottom, left, right = rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
@@ -343,16 +358,16 @@ def _crop_codes(codes: np.ndarray, box: tuple[float, float, float]) -> np.ndarra
     return codes[(y * LABEL_GRID / 64 + steps).astype(int)][:, (x * LABEL_GRID / 64 + steps).astype(int)]
 
 
-def render_views(images: Tensor, shown: list[SceneView], rng: np.random.Generator) -> Tensor:
-    """The pictures as the views show them."""
+def render_views(images: Tensor, views: list[SceneView], rng: np.random.Generator) -> Tensor:
+    """Return the images of views: covered, cropped, and resized to 64 x 64 pixels."""
     pixels = images.float()
-    for row, view in enumerate(shown):
+    for row, view in enumerate(views):
         if view.visible is not None:
             lit = torch.from_numpy(view.visible.repeat(64 // LABEL_GRID, 0).repeat(64 // LABEL_GRID, 1))
             pixels[row] = torch.where(lit, pixels[row], float(COVER_VALUES[rng.integers(len(COVER_VALUES))]))
-    cut = [row for row, view in enumerate(shown) if view.box[2] < 64]
+    cut = [row for row, view in enumerate(views) if view.box[2] < 64]
     if cut:
-        boxes = torch.tensor([shown[row].box for row in cut])
+        boxes = torch.tensor([views[row].box for row in cut])
         steps = (torch.arange(64) + 0.5) / 64
         across = (boxes[:, :1] + boxes[:, 2:] * steps) / 32 - 1
         down = (boxes[:, 1:2] + boxes[:, 2:] * steps) / 32 - 1

@@ -1,4 +1,4 @@
-"""How good Diorama's image-text models are on scenes they have not seen, and the cards that say what they are."""
+"""Measures Diorama's image-text models on held-out scenes, and writes their model cards."""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from milan.diorama.scene_concepts import list_concepts
 from milan.diorama.scene_vocabulary import COLOURS, OBJECTS, SETTINGS, THINGS, add_article
 from milan.diorama.scenes import HELD_OUT_START
 from milan.diorama_build.caption_dataset import LABEL_GRID, CaptionDataset, load_caption_dataset
-from milan.pretrained.embedder import Embedder
+from milan.pretrained.embedder_interface import Embedder
 from milan.storage.files import atomic_write
 
 COUNT = 1_000  # held-out scenes of each world
@@ -26,20 +26,23 @@ QUALITY_FILE, CARD_FILE = "quality.json", "README.md"
 
 
 def measure_embedder(embedder: Embedder, work: Path, count: int = COUNT) -> dict[str, Any]:
-    """What an embedder makes of held-out scenes, in percent.
+    """Measure an embedder on held-out scenes, in percent.
 
     Retrieval is among ``count`` scenes, half of each world, and one sentence of each; a sentence that is true of
-    several scenes counts for its own alone. Naming is by the nearest of the names of all classes, each in three
-    prompts; of covered pictures all but the main thing is black, and its colour is the nearest of "a red car", "an
-    orange car" and so on. Chance is 1 in ``count``, in 35 things, in 11 colours and in 10 settings.
+    several scenes counts for its own only. Classification is by the nearest class name, each in three prompts; in
+    covered images all but the main thing is black, and its colour is the nearest of "a red car", "an orange car" and so
+    on. Chance is 1 in ``count``, in 35 things, in 11 colours and in 10 settings.
 
-    work: where the drawn scenes are kept.
+    Args:
+        embedder: the embedder.
+        work: folder of rendered scenes.
+        count: number of scenes of each world.
     """
     dataset = load_caption_dataset(HELD_OUT_START, count, work)
     half = [*range(count // 2), *range(count, count + count // 2)]
     first, second = slice(0, count), slice(count, None)
     pictures = embedder.encode_images(_stack_pixels(dataset, half))
-    said = embedder.encode_texts([dataset.sentences[row][0] for row in half])
+    sentences = embedder.encode_texts([dataset.sentences[row][0] for row in half])
     things, settings = (
         _embed_classes(embedder, THINGS, OBJECT_PROMPTS),
         _embed_classes(embedder, SETTINGS, SCENE_PROMPTS),
@@ -50,8 +53,8 @@ def measure_embedder(embedder: Embedder, work: Path, count: int = COUNT) -> dict
     coloured = embedder.encode_texts([f"{add_article(colour)} {thing}" for thing in THINGS for colour in COLOURS])
     looks = coloured.unflatten(0, (len(THINGS), len(COLOURS)))[torch.from_numpy(dataset.things[first])]
     return {
-        "scenes by sentence": compute_recall(said @ pictures.T),
-        "sentences by scene": compute_recall(pictures @ said.T),
+        "scenes by sentence": compute_recall(sentences @ pictures.T),
+        "sentences by scene": compute_recall(pictures @ sentences.T),
         "among": len(half),
         "objects named": _correct_percent(embedder.encode_images(objects), things, dataset.things[first]),
         "objects named, the rest covered": _correct_percent(covered, things, dataset.things[first]),
@@ -73,12 +76,10 @@ def measure_embedder(embedder: Embedder, work: Path, count: int = COUNT) -> dict
 def _measure_presence(
     embedder: Embedder, pictures: Float[Tensor, "n features"], dataset: CaptionDataset, rows: Sequence[int]
 ) -> dict[str, float]:
-    """How sure the sigmoid is that each concept's name is true of each picture, against whether a hundredth of it shows
-    the concept.
+    """Return how well the sigmoid predicts which concepts fill at least a hundredth of each image.
 
-    calibration error: how far predicted probabilities are from observed shares, in ten bins of equal width, weighted
-    by how many are in each (Guo et al. 2017, section 2); average precision: of all pictures and concepts in the order
-    of these chances.
+    "calibration error" is the expected calibration error in ten bins of equal width (Guo et al. 2017, section 2);
+    "average precision" is over all pairs of image and concept.
     """
     from sklearn.metrics import average_precision_score
 
@@ -92,9 +93,9 @@ def _measure_presence(
     counts = np.stack([dataset.has_concept[dataset.signatures.pixels[row]].sum((0, 1)) for row in rows])
     true = (counts >= 0.01 * LABEL_GRID**2).flatten()
     bins = np.minimum((10 * probabilities).astype(int), 9)
-    apart = np.abs(np.bincount(bins, probabilities, 10) - np.bincount(bins, true, 10)).sum() / len(probabilities)
+    error = np.abs(np.bincount(bins, probabilities, 10) - np.bincount(bins, true, 10)).sum() / len(probabilities)
     figures = {
-        "calibration error": apart,
+        "calibration error": error,
         "average precision": average_precision_score(true, probabilities),
         "of which show": true.mean(),
     }
@@ -102,7 +103,7 @@ def _measure_presence(
 
 
 def compute_recall(cosines: Float[Tensor, "n n"]) -> dict[str, float]:
-    """How often the own one is the nearest, and among the five nearest, in percent.
+    """Return how often the matching item is the nearest, and among the five nearest, in percent.
 
     >>> compute_recall(torch.eye(8))
     {'recall@1': 100.0, 'recall@5': 100.0}
@@ -131,15 +132,15 @@ def _stack_pixels(dataset: CaptionDataset, rows: Sequence[int]) -> UInt8[Tensor,
 
 
 def _make_main_masks(dataset: CaptionDataset, count: int) -> UInt8[Tensor, "n 1 64 64"]:
-    """Where each scene's main thing is."""
-    shown = dataset.signatures.table[dataset.signatures.pixels[:count], KINDS.index("object")]
-    wanted: Int[np.ndarray, " n"] = np.array([OBJECTS.index(THINGS[thing]) + 1 for thing in dataset.things[:count]])
-    lit = (shown == wanted[:, None, None]).repeat(64 // LABEL_GRID, 1).repeat(64 // LABEL_GRID, 2)
+    """Return the mask of each scene's main thing."""
+    objects = dataset.signatures.table[dataset.signatures.pixels[:count], KINDS.index("object")]
+    main: Int[np.ndarray, " n"] = np.array([OBJECTS.index(THINGS[thing]) + 1 for thing in dataset.things[:count]])
+    lit = (objects == main[:, None, None]).repeat(64 // LABEL_GRID, 1).repeat(64 // LABEL_GRID, 2)
     return torch.from_numpy(lit[:, None].astype(np.uint8))
 
 
 def _find_main_colours(dataset: CaptionDataset, main: UInt8[Tensor, "n 1 64 64"]) -> Int[np.ndarray, " n"]:
-    """The colour most of each scene's main thing has, by COLOURS."""
+    """Return the most frequent colour of each scene's main thing, as an index into COLOURS."""
     labels = dataset.signatures.table[dataset.signatures.pixels[: len(main)], KINDS.index("colour")]
     lit = main[:, 0, :: 64 // LABEL_GRID, :: 64 // LABEL_GRID].numpy().astype(bool)
     return np.array(
@@ -148,7 +149,7 @@ def _find_main_colours(dataset: CaptionDataset, main: UInt8[Tensor, "n 1 64 64"]
 
 
 def write_card(folder: Path, facts: dict[str, Any], library: str) -> None:
-    """Writes what is known of a stand-in beside it: ``quality.json`` for programs, ``README.md`` for people."""
+    """Write a stand-in's measurements into its folder: ``quality.json``, and ``README.md``, its model card."""
     with atomic_write(folder / QUALITY_FILE) as path:
         path.write_text(json.dumps(facts, indent=1) + "\n")
     with atomic_write(folder / CARD_FILE) as path:

@@ -1,6 +1,4 @@
-"""Trains the English pipeline that comes with the package: spaCy's own trainer, on a treebank of Universal
-Dependencies.
-"""
+"""Trains the package's English pipeline with spaCy's trainer on a treebank of Universal Dependencies."""
 
 import json
 import random
@@ -22,7 +20,8 @@ if TYPE_CHECKING:
     from spacy.tokens import Doc
 
 SPLITS = ("train", "dev", "test")
-MAX_SENTENCES = 3  # sentences of a training text: most have one, some more, so that the parser learns where one ends
+# Most training texts have one sentence, some more, so that the parser learns where a sentence ends.
+MAX_SENTENCES = 3
 NAME, VERSION = "milan_ewt", "1"
 
 
@@ -34,17 +33,20 @@ def build(
     take_best: bool = False,
     epochs: int | None = None,
 ) -> None:
-    """Trains a tagger and a parser, measures them on sentences they have not seen, and writes them with a card.
+    """Train a tagger and a parser, measure them on held-out sentences, and write them with a model card.
 
-    The best so far is on disk whenever the training is stopped.
+    The best model so far is on disk whenever the training is interrupted.
 
     Args:
-        treebank: a folder of CoNLL-U files with train, dev and test in their names, such as UD English EWT
-        out: where to; the data/language of this installation unless given
-        work: where texts and the training's models are kept; a folder in the cache unless given
-        seed: of the order of sentences and of the first weights
-        take_best: no training: take the best model of one that was stopped
-        epochs: at most so many passes over the sentences, if fewer than in configs/language.yaml
+        treebank: folder of CoNLL-U files with train, dev and test in their names, such as UD English EWT.
+        out: output folder; by default data/language of this installation.
+        work: folder of texts and intermediate models; by default a folder in the cache.
+        seed: random seed of the order of sentences and of the initial weights.
+        take_best: write the best model of an interrupted training, without training.
+        epochs: largest number of epochs, if smaller than that of configs/language.yaml.
+
+    Raises:
+        BadInput: a file of the treebank is missing, or ``take_best`` finds no model.
     """
     work = work or cache_root() / "language"
     with lock_folder(work), preserve_rng_state():
@@ -58,7 +60,7 @@ def build(
 
 
 def read_treebank(folder: Path, part: str) -> "list[Doc]":
-    """The sentences of one part of a treebank, each a document.
+    """Return the sentences of one part of a treebank, each as a document.
 
     Raises:
         BadInput: there is no such file, or it cannot be read.
@@ -70,40 +72,44 @@ def read_treebank(folder: Path, part: str) -> "list[Doc]":
 
 
 def evaluate_pipeline(language: "Language", sentences: "Sequence[Doc]", lower: bool = False) -> dict[str, float]:
-    """Tagging accuracy, and unlabelled and labelled attachment (without punctuation), in percent, on the treebank's own
-    tokens.
+    """Return tagging accuracy, and unlabelled and labelled attachment without punctuation, in percent.
 
     Args:
-        language: the pipeline.
-        sentences: with the right answers.
-        lower: whether it is given small letters and no full stop at the end, as people write descriptions.
+        language: the pipeline, which gets the treebank's own tokens.
+        sentences: annotated sentences.
+        lower: whether the sentences are put in lower case without a full stop at the end, as descriptions are.
     """
     from spacy.tokens import Doc
     from spacy.training import Example
 
     examples = []
-    for right in sentences:
-        asked = _to_description(right) if lower else right
-        words, spaces = [token.text for token in asked], [bool(token.whitespace_) for token in asked]
-        examples.append(Example(Doc(language.vocab, words=words, spaces=spaces), asked))
+    for sentence in sentences:
+        reference = _to_description(sentence) if lower else sentence
+        words, spaces = [token.text for token in reference], [bool(token.whitespace_) for token in reference]
+        examples.append(Example(Doc(language.vocab, words=words, spaces=spaces), reference))
     scores = language.evaluate(examples)
-    return {name: round(100 * scores[key], 2) for name,
-        key in (("tagging", "pos_acc"), ("unlabelled attachment", "dep_uas"),
-                                                                ("labelled attachment", "dep_las"))}  # fmt: skip
+    keys = {"tagging": "pos_acc", "unlabelled attachment": "dep_uas", "labelled attachment": "dep_las"}
+    return {name: round(100 * scores[key], 2) for name, key in keys.items()}
 
 
-def _to_description(right: "Doc") -> "Doc":
-    """The sentence in small letters and without the full stop."""
+def _to_description(sentence: "Doc") -> "Doc":
+    """Return the sentence in lower case, without the full stop."""
     from spacy.tokens import Doc
 
-    size = len(right) - (len(right) > 1 and right[-1].text == "." and right[-1].head.i != right[-1].i)
-    kept = list(right)[:size]
-    heads = [token.head.i for token in kept]
+    last = sentence[-1]
+    size = len(sentence) - (len(sentence) > 1 and last.text == "." and last.head.i != last.i)
+    tokens = list(sentence)[:size]
+    heads = [token.head.i for token in tokens]
     if any(head >= size for head in heads):
-        return right
-    return Doc(right.vocab, words=[token.text.lower() for token in kept],
-        spaces=[bool(token.whitespace_) for token in kept],
-               pos=[token.pos_ for token in kept], heads=heads, deps=[token.dep_ for token in kept])  # fmt: skip
+        return sentence
+    return Doc(
+        sentence.vocab,
+        words=[token.text.lower() for token in tokens],
+        spaces=[bool(token.whitespace_) for token in tokens],
+        pos=[token.pos_ for token in tokens],
+        heads=heads,
+        deps=[token.dep_ for token in tokens],
+    )
 
 
 def _train(texts: "dict[str, list[Doc]]", work: Path, seed: int, epochs: int | None) -> None:
@@ -129,14 +135,13 @@ def _load_config(work: Path, seed: int, epochs: int | None, sentences: int) -> A
         settings["corpora"][part]["path"] = str(work / f"{part}.spacy")
     settings["training"] |= {"seed": seed, "train_corpus": "corpora.train", "dev_corpus": "corpora.dev"}
     settings["training"]["max_epochs"] = min(settings["training"]["max_epochs"], epochs or sys.maxsize)
-    settings["training"]["eval_frequency"] = min(
-        settings["training"]["eval_frequency"], max(1, sentences // 10)
-    )  # of a small treebank
+    # A small treebank is evaluated more often.
+    settings["training"]["eval_frequency"] = min(settings["training"]["eval_frequency"], max(1, sentences // 10))
     return DEFAULT_CONFIG.merge(settings)
 
 
 def _group_sentences(sentences: "Sequence[Doc]", seed: int) -> "Iterator[Doc]":
-    """Texts of one to three sentences that follow each other; every second has one."""
+    """Yield texts of one to three consecutive sentences; half of the texts have one."""
     from spacy.tokens import Doc
 
     rng, at = random.Random(seed), 0
@@ -147,7 +152,7 @@ def _group_sentences(sentences: "Sequence[Doc]", seed: int) -> "Iterator[Doc]":
 
 
 def _write(best: Path, test: "Sequence[Doc]", out: Path) -> None:
-    """The model with its scores and its card, whole or not at all."""
+    """Write the model with its scores and its card, completely or not at all."""
     import spacy
 
     language = spacy.load(best)
@@ -163,7 +168,8 @@ def _write(best: Path, test: "Sequence[Doc]", out: Path) -> None:
         "in small letters, without full stop": evaluate_pipeline(language, test, lower=True),
     }
     language.meta["performance"] = scores
-    for part in ("train", "dev"):  # where the training's texts lay
+    # The paths of the training texts.
+    for part in ("train", "dev"):
         language.config["corpora"][part]["path"] = None
     partial = out.with_name(f".partial-{out.name}")
     shutil.rmtree(partial, ignore_errors=True)
@@ -180,7 +186,7 @@ def _write(best: Path, test: "Sequence[Doc]", out: Path) -> None:
         file.write_text(_format_card(facts, scores))
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
-    print(f"{out}: on test sentences, in percent: {scores}", flush=True)
+    print(f"{out}: scores on test sentences in percent: {scores}", flush=True)
 
 
 def _format_card(facts: dict[str, Any], scores: dict[str, dict[str, float]]) -> str:
@@ -212,8 +218,8 @@ this folder out.
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """``python -m milan.language build``: read the options, build, and return the exit status."""
-    text = "Trains an English tagger and parser on a treebank, with spaCy's trainer."
+    """Run ``python -m milan.language build`` with these arguments and return the exit status."""
+    text = "Train an English tagger and parser on a treebank, with spaCy's trainer."
     return program("python -m milan.language build", text, build, words, "build")
 
 

@@ -1,6 +1,4 @@
-"""Builds things that need each other side by side, each in a process of its own on one thread, and keeps how long each
-took.
-"""
+"""Builds parts that depend on each other in parallel, each in its own process, and records their times."""
 
 import json
 import os
@@ -18,16 +16,16 @@ from milan.errors import MilanError
 from milan.storage.files import atomic_write, wait_for_folder
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-LOG_TAIL_LINES = 15  # lines of a failed part's log that are shown
+LOG_TAIL_LINES = 15  # lines of a failed part's log that are printed
 
 
 class BuildFailed(MilanError):
-    """Some parts could not be built; the text names them, and why."""
+    """Some parts could not be built; the message names them with the reasons."""
 
 
 @dataclass(frozen=True)
 class BuildTime:
-    """What building a part took: seconds by the clock, and of processors, with those of its worker processes."""
+    """Wall-clock and CPU seconds of a build, its worker processes included."""
 
     seconds: float
     cpu: float
@@ -35,7 +33,10 @@ class BuildTime:
 
 @contextmanager
 def limit_to_one_thread() -> Iterator[None]:
-    """Within it torch uses one thread: with more, sums are split otherwise and the same seed gives other weights."""
+    """Limit torch to one thread within the context.
+
+    With more threads sums are split differently, and the same seed gives different weights.
+    """
     import torch
 
     before = torch.get_num_threads()
@@ -47,7 +48,7 @@ def limit_to_one_thread() -> Iterator[None]:
 
 
 def measure_time(build: Callable[[], None]) -> BuildTime:
-    """Calls ``build`` on one thread, and gives what that took."""
+    """Call ``build`` with torch on one thread and return the time that it took."""
     started, used = monotonic(), _cpu_seconds()
     with limit_to_one_thread():
         build()
@@ -55,19 +56,22 @@ def measure_time(build: Callable[[], None]) -> BuildTime:
 
 
 def _cpu_seconds() -> float:
-    """Seconds of processors that this process and its ended children have used."""
+    """Return the CPU seconds of this process and of its children that have ended."""
     return sum(os.times()[:4])
 
 
 def run_in_parallel(
     requirements: Mapping[str, Sequence[str]], jobs: int, build: Callable[[str], bool]
 ) -> dict[str, str]:
-    """Makes each of the names once all that it needs is made, at most ``jobs`` at a time, the first named first.
+    """Build parts as soon as all parts that they need are built, in the order in which they are named.
 
-    requirements: of each name to be made, what it needs; what is not among the names is taken to be there.
-    build: makes one, and says whether it could; called from threads.
+    Args:
+        requirements: names of the parts that each part needs; a name that is no key is taken as built.
+        jobs: largest number of parts built at the same time.
+        build: builds a part and returns whether it succeeded; it is called from threads.
 
-    Returns why each that was not made was not: "failed", or "needs NAME".
+    Returns:
+        The reason for each part that was not built: "failed" or "needs NAME".
     """
     waiting, missing, running = list(requirements), {}, dict[Future[bool], str]()
     with ThreadPoolExecutor(jobs) as pool:
@@ -87,10 +91,12 @@ def run_in_parallel(
 
 
 def run_subprocess(name: str, command: Sequence[str], log: Path) -> bool:
-    """Runs a command that builds a part; prints what it says, each line after the part's name, and whether it
-    succeeded.
+    """Run a command that builds a part, print its output line by line, and return whether it succeeded.
 
-    log: keeps all that it says, with how far it is; the end of it is shown if it fails.
+    Args:
+        name: name of the part; each line is printed after it.
+        command: the command.
+        log: file for the whole output, with the progress; its end is printed if the command fails.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as errors:
@@ -108,34 +114,38 @@ def run_subprocess(name: str, command: Sequence[str], log: Path) -> bool:
                 process.terminate()
             status = process.wait()
     if status:
-        end = "".join(f"  {line}\n" for line in log.read_text().splitlines()[-LOG_TAIL_LINES:])
-        print(f"{name}: failed (exit status {status}); the end of {log}:\n{end}", end="", file=sys.stderr, flush=True)
+        tail = "".join(f"  {line}\n" for line in log.read_text().splitlines()[-LOG_TAIL_LINES:])
+        print(f"{name}: failed (exit status {status}); the end of {log}:\n{tail}", end="", file=sys.stderr, flush=True)
     return status == 0
 
 
-def record_time(file: Path, name: str, took: BuildTime, turn: Path) -> None:
-    """Keeps in ``file`` what a part took, beside what the others did, and their sum.
+def record_time(file: Path, name: str, took: BuildTime, lock: Path) -> None:
+    """Write the time of a part, and the sum of all parts, into a JSON file.
 
-    turn: a folder that all builds which write to ``file`` share, so that they do it one after the other.
+    Args:
+        file: the JSON file, which keeps the times of other parts.
+        name: name of the part.
+        took: time of the part.
+        lock: folder that is locked meanwhile; builds that write to ``file`` share it.
     """
 
-    def added(known: dict[str, Any]) -> dict[str, Any]:
-        parts = {**known.get("parts", {}), name: {"cpu seconds": round(took.cpu), "seconds": round(took.seconds)}}
-        return known | {
+    def add_part(facts: dict[str, Any]) -> dict[str, Any]:
+        parts = {**facts.get("parts", {}), name: {"cpu seconds": round(took.cpu), "seconds": round(took.seconds)}}
+        return facts | {
             "cpu seconds in all": sum(part["cpu seconds"] for part in parts.values()),
             "parts": dict(sorted(parts.items())),
         }
 
-    _rewrite_json(file, added, turn)
+    _rewrite_json(file, add_part, lock)
 
 
-def record_total_time(file: Path, seconds: float, jobs: int, turn: Path) -> None:
-    """Keeps in ``file`` how long all parts took together, made in one go and so many side by side."""
-    _rewrite_json(file, lambda known: known | {"in one go": {"jobs": jobs, "seconds": round(seconds)}}, turn)
+def record_total_time(file: Path, seconds: float, jobs: int, lock: Path) -> None:
+    """Write the wall-clock time of a build of all parts, with its number of jobs, into a JSON file."""
+    _rewrite_json(file, lambda facts: facts | {"in one go": {"jobs": jobs, "seconds": round(seconds)}}, lock)
 
 
-def _rewrite_json(file: Path, change: Callable[[dict[str, Any]], dict[str, Any]], turn: Path) -> None:
-    with wait_for_folder(turn):
+def _rewrite_json(file: Path, change: Callable[[dict[str, Any]], dict[str, Any]], lock: Path) -> None:
+    with wait_for_folder(lock):
         changed = change(json.loads(file.read_text()) if file.is_file() else {})
         with atomic_write(file) as path:
             path.write_text(json.dumps(dict(sorted(changed.items())), indent=1) + "\n")

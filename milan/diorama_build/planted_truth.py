@@ -1,4 +1,4 @@
-"""Plants the units of Diorama's ``planted`` network and measures what each of them truly detects, by dissecting it."""
+"""Plants the units of ``planted`` and ``planted-2`` and measures what each of them detects, by dissecting it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,13 +11,14 @@ from scipy import sparse
 from torch import Tensor
 
 from milan.diorama.label_signatures import LabelSignatures
-from milan.diorama.networks import IMAGE_SIZE, MEAN, STD
 from milan.diorama.planted_network import LAYER, load_planted_network
+from milan.diorama.scene_classifiers import IMAGE_SIZE, MEAN, STD
 from milan.diorama.text_reader import parse_description
 from milan.diorama_build.planted_units import PlantedUnitSpec, plant_units
+from milan.diorama_build.second_planting import plant_second_units
 from milan.dissection.dissect import dissect
+from milan.dissection.dissection import Dissection
 from milan.dissection.masks import iter_unit_masks
-from milan.dissection.store import Dissection
 from milan.probes import Probe, load_probe
 from milan.probes.pixel_labels import DioramaLabels
 from milan.storage.files import atomic_write
@@ -28,20 +29,25 @@ PROBE, SCENES, QUANTILE = "diorama:objects", 2_000, 0.99
 NOTHING = PlantedUnitSpec("nothing", (), (), "")
 
 
-def build_planted(data: Path, work: Path, seed: int) -> dict[str, float]:
-    """Writes ``networks/planted.safetensors`` and ``networks/planted.json``; returns each kind's mean IoU."""
-    facts = measure_units(plant_units(data, work, seed=seed), data, work)
-    with atomic_write(data / "networks" / "planted.json") as path:
-        truth = ",\n".join(json.dumps(each) for each in facts.pop("truth"))  # a unit a line
+def build_planted(data: Path, work: Path, seed: int, name: str = "planted") -> dict[str, float]:
+    """Write ``networks/<name>.safetensors`` and ``networks/<name>.json``; return each kind's mean IoU."""
+    plant = plant_units if name == "planted" else plant_second_units
+    facts = measure_units(plant(data, work, seed=seed), data, work, name=name)
+    with atomic_write(data / "networks" / f"{name}.json") as path:
+        # One unit per line.
+        truth = ",\n".join(json.dumps(each) for each in facts.pop("truth"))
         path.write_text(json.dumps({**facts, "seed": seed}, indent=1)[:-2] + f',\n "truth": [\n{truth}\n ]\n}}\n')
     return dict(facts["mean_iou"])
 
 
-def measure_units(chosen: Sequence[PlantedUnitSpec], data: Path, work: Path, scenes: int = SCENES) -> dict[str, Any]:
-    """What each unit detects over scenes of the probe: what ``planted.json`` holds."""
-    target = Target(load_planted_network(data), name="planted", image_size=IMAGE_SIZE, mean=MEAN, std=STD)
+def measure_units(
+    chosen: Sequence[PlantedUnitSpec], data: Path, work: Path, scenes: int = SCENES, name: str = "planted"
+) -> dict[str, Any]:
+    """Return what each unit detects over scenes of the probe: the content of ``<name>.json``."""
+    network = load_planted_network(data, name=name)
+    target = Target(network, name=name, image_size=IMAGE_SIZE, mean=MEAN, std=STD)
     probe = load_probe(PROBE, limit=scenes)
-    dissection = dissect(target, probe, [LAYER], work / "dissections" / "planted", quantile=QUANTILE)[LAYER]
+    dissection = dissect(target, probe, [LAYER], work / "dissections" / name, quantile=QUANTILE)[LAYER]
     signatures = DioramaLabels(probe, work).signatures
     silent = torch.zeros(len(dissection.units))
     counts = [
@@ -53,7 +59,7 @@ def measure_units(chosen: Sequence[PlantedUnitSpec], data: Path, work: Path, sce
         for place, (unit, choice) in enumerate(zip(dissection.units, choices, strict=True))
     ]
     kinds = dict.fromkeys(each["kind"] for each in units)
-    return {"network": "planted", "units": {LAYER: len(units)}, "probe": PROBE, "scenes": scenes, "quantile": QUANTILE,
+    return {"network": name, "units": {LAYER: len(units)}, "probe": PROBE, "scenes": scenes, "quantile": QUANTILE,
             "mean_iou": {kind: _mean_of_kind(units, kind, "iou") for kind in kinds},
             "mean_iou_own_area": {kind: _mean_of_kind(units, kind, "iou_own_area") for kind in kinds},
             "truth": units}  # fmt: skip

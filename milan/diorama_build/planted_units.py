@@ -1,4 +1,7 @@
-"""Chooses what the units of ``planted`` are to detect: what the labeller tells well, on scenes of their own."""
+"""Chooses what the units of ``planted`` detect: concepts that the segmenter predicts well, on scenes of their own.
+
+What ``planted-2`` detects is chosen in ``milan.diorama_build.second_planting``.
+"""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,8 +16,8 @@ from torch import Tensor
 
 from milan.console.progress import track_progress
 from milan.diorama.label_signatures import LabelSignatures
-from milan.diorama.networks import normalize_images
 from milan.diorama.planted_network import CLASSES, compute_log_odds
+from milan.diorama.scene_classifiers import normalize_images
 from milan.diorama.scene_concepts import Concept, get_concepts_by_name, list_concepts
 from milan.diorama.scene_images import DioramaImages
 from milan.diorama.scene_vocabulary import ADJECTIVES, GROUP_WORDS, get_synonyms
@@ -67,13 +70,14 @@ class PlantedUnitSpec:
 class SelectionScenes:
     """The scenes on which units are chosen, what they show, and what the labeller makes of them."""
 
-    def __init__(self, segmenter: SceneSegmenter, work: Path, length: int = SCENES):
+    def __init__(self, segmenter: SceneSegmenter, work: Path, length: int = SCENES, first: int = FIRST_SCENE):
         self.segmenter = segmenter
-        self.images = DioramaImages("objects", first=FIRST_SCENE, length=length)
+        self.images = DioramaImages("objects", first=first, length=length)
         self.signatures = LabelSignatures.from_images(self.images, work)
 
     @cached_property
     def pixel_count(self) -> int:
+        """Number of pixels of all scenes."""
         return int(self.signatures.area.sum())
 
     @cached_property
@@ -167,14 +171,17 @@ def measure_log_odds(scenes: SelectionScenes, names: Sequence[tuple[str, ...]]) 
     return counts.reshape(len(names), 2, -1), np.concatenate(peaks)
 
 
-def fit_thresholds(scenes: SelectionScenes, names: Sequence[tuple[str, ...]], counts: np.ndarray) -> list[DetectorPart]:
-    """The threshold of each part at which it overlaps most with what it stands for, among those that leave it sparse
-    enough.
+def fit_thresholds(
+    scenes: SelectionScenes, names: Sequence[tuple[str, ...]], counts: np.ndarray, max_area: float = MAX_AREA
+) -> list[DetectorPart]:
+    """Return each part with the threshold at which it overlaps most with its concepts.
+
+    Thresholds at which the part is active on more than ``max_area`` of all pixels do not count.
     """
     above = counts[:, :, ::-1].cumsum(2)[:, :, ::-1]
     area = np.array([scenes.signatures.area[scenes.mask(each)].sum() for each in names])
     overlaps = above[:, 1] / np.maximum(1, area[:, None] + above[:, 0])
-    overlaps[above.sum(1) > MAX_AREA * scenes.pixel_count] = 0
+    overlaps[above.sum(1) > max_area * scenes.pixel_count] = 0
     best = overlaps.argmax(1)
     return [
         DetectorPart(each, float(overlaps[row, best[row]]), float(LOG_ODDS_BINS[best[row]]))
@@ -195,10 +202,10 @@ def choose_planted_units(
     )
     above = {part.names: np.maximum(0, peaks[:, row] - part.threshold) for row, part in enumerate(parts)}
     gains = {each: PEAK_SCALE / max(1.0, float(np.sort(values)[-8])) for each, values in above.items()}
-    single = _drop_similar(
+    single = drop_similar(
         scenes, [part for part in known if len(part.names) == 1 and part.overlap >= MIN_SINGLE_IOU], COUNTS["single"]
     )
-    joined = _drop_similar(
+    joined = drop_similar(
         scenes,
         [part for part in known if len(part.names) == 2 and part.overlap >= MIN_CONJUNCTION_IOU],
         COUNTS["conjunction"],
@@ -221,8 +228,8 @@ def choose_planted_units(
     return chosen, gains
 
 
-def _drop_similar(scenes: SelectionScenes, parts: Sequence[DetectorPart], count: int) -> list[DetectorPart]:
-    """The first that are not much the same pixels as one before; of a thing or a look no more than three."""
+def drop_similar(scenes: SelectionScenes, parts: Sequence[DetectorPart], count: int) -> list[DetectorPart]:
+    """Return the first parts that do not cover much the same pixels as one before, at most three of each concept."""
     taken: list[tuple[DetectorPart, np.ndarray]] = []
     area = scenes.signatures.area
     for part in parts:
@@ -318,20 +325,26 @@ def _compute_best_overlaps(masks: np.ndarray, has_concept: np.ndarray) -> np.nda
 
 
 def plant_units(data: Path, work: Path, *, seed: int = 0) -> list[PlantedUnitSpec]:
-    """Chooses what each unit is to detect and writes ``networks/planted.safetensors``; the segmenter must be in
-    ``data`` already.
+    """Choose what each unit of ``planted`` detects and write ``networks/planted.safetensors``.
 
-    Returns the choices, in the order of the units; after them come the units that mean nothing.
+    The segmenter must be in ``data`` already. Returns the choices, in the order of the units; after them come the units
+    of random directions.
     """
     scenes = SelectionScenes(load_scene_segmenter(data), work)
     chosen, gains = choose_planted_units(scenes, seed)
-    parts = list(dict.fromkeys(part for choice in chosen for part in choice.parts))
-    whom, joins = build_recipe([part.names for part in parts])
     weights, offsets = choose_random_directions(scenes, seed)
-    rows = [[parts.index(choice.parts[0]), parts.index(choice.parts[-1])] for choice in chosen]
-    recipe = {"members": whom, "joins": joins, "thresholds": torch.tensor([part.threshold for part in parts]),
-              "gains": torch.tensor([gains[part.names] for part in parts]), "directions": weights,
-              "offsets": offsets}  # fmt: skip
-    with atomic_write(data / "networks" / "planted.safetensors") as path:
-        save_file({**{name: value.half() for name, value in recipe.items()}, "choices": torch.tensor(rows)}, path)
+    write_recipe(data / "networks" / "planted.safetensors", chosen, gains, directions=weights, offsets=offsets)
     return chosen
+
+
+def write_recipe(
+    file: Path, chosen: Sequence[PlantedUnitSpec], gains: dict[tuple[str, ...], float], **others: Tensor
+) -> None:
+    """Write what ``milan.diorama.planted_network.ConceptUnits`` needs; ``others`` are the units that detect nothing."""
+    parts = list(dict.fromkeys(part for choice in chosen for part in choice.parts))
+    members, joins = build_recipe([part.names for part in parts])
+    rows = [[parts.index(choice.parts[0]), parts.index(choice.parts[-1])] for choice in chosen]
+    recipe = {"members": members, "joins": joins, "thresholds": torch.tensor([part.threshold for part in parts]),
+              "gains": torch.tensor([gains[part.names] for part in parts]), **others}  # fmt: skip
+    with atomic_write(file) as path:
+        save_file({**{name: value.half() for name, value in recipe.items()}, "choices": torch.tensor(rows)}, path)

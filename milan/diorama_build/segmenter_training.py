@@ -1,4 +1,4 @@
-"""Trains the labeller on the labels of every pixel of scenes, and measures it on scenes it has not seen."""
+"""Trains the segmenter on the pixel labels of scenes, and measures it on held-out scenes."""
 
 import json
 from collections.abc import Iterator
@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from milan.console.progress import track_progress
-from milan.diorama.networks import normalize_images
 from milan.diorama.scene_cache import compute_drawing_checksum
+from milan.diorama.scene_classifiers import normalize_images
 from milan.diorama.scene_vocabulary import SETTINGS
 from milan.diorama.scenes import HELD_OUT_START, Scene, draw_scene
 from milan.diorama.segmenter_network import (
@@ -25,26 +25,29 @@ from milan.diorama.segmenter_network import (
 )
 from milan.storage.files import atomic_write, content_key
 
-SCENES, BATCH_SIZE = 38_400, 32  # each scene is drawn for its one step and never seen again
-WORLDS = ("objects", "scenes", "objects")  # of the scenes of a batch, in turn
-CHECKING_SCENES = 1_000  # scenes of each world to check with
-COUNTED_BATCHES = 20  # batches in which it is counted how rare each class is
-MIN_CLASS_SHARE, BALANCING_POWER = (
-    1e-4,
-    0.4,
-)  # a class counts by its share of the pixels, and no less than the rarest, to the power of minus this
-CHECKPOINT_STEPS = 200  # steps between two records of how far training is
-MAX_LEARNING_RATE = 4e-3  # learning rate
+SCENES, BATCH_SIZE = 38_400, 32  # each scene is rendered for one step
+WORLDS = ("objects", "scenes", "objects")  # worlds of a batch's scenes, repeated
+CHECKING_SCENES = 1_000  # evaluated scenes of each world
+COUNTED_BATCHES = 20  # batches in which the pixels of each class are counted
+# The weight of a class is (its share of the pixels + MIN_CLASS_SHARE) ** -BALANCING_POWER.
+MIN_CLASS_SHARE, BALANCING_POWER = 1e-4, 0.4
+CHECKPOINT_STEPS = 200  # steps between two checkpoints
+MAX_LEARNING_RATE = 4e-3
 
 
 def train_scene_segmenter(
     data: Path, work: Path, *, seed: int = 0, scenes: int = SCENES
 ) -> dict[str, dict[str, float]]:
-    """Trains, writes ``model.safetensors`` (half precision) and ``config.json`` (what was measured) into
-    ``data/segmenter``.
+    """Train the segmenter; write ``model.safetensors`` (half precision) and ``config.json`` into ``data/segmenter``.
 
-    The encoder must be in ``data/networks`` already. work: where a run that was killed finds how far it was.
-    Returns what ``evaluate_segmenter`` measured.
+    Args:
+        data: folder of Diorama's data, which has the encoder in ``networks``.
+        work: folder of the checkpoint.
+        seed: random seed.
+        scenes: number of training scenes.
+
+    Returns:
+        The scores of ``evaluate_segmenter``.
     """
     torch.manual_seed(seed)
     model = SceneSegmenter(load_scene_encoder(data)).to(memory_format=torch.channels_last)
@@ -71,7 +74,7 @@ def train_scene_segmenter(
 
 
 def _train(model: SceneSegmenter, steps: int, seed: int, checkpoint: Path) -> None:
-    """AdamW with one cycle of the learning rate; goes on from the record of a run that was killed."""
+    """Train with AdamW and one cycle of the learning rate, from the checkpoint of an interrupted run if any."""
     decayed = [value for value in model.parameters() if value.requires_grad and value.ndim > 1]
     plain = [value for value in model.parameters() if value.requires_grad and value.ndim <= 1]
     optimizer = torch.optim.AdamW(
@@ -106,51 +109,52 @@ def _train(model: SceneSegmenter, steps: int, seed: int, checkpoint: Path) -> No
 
 
 def _make_batch(step: int, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """The scenes of a step, which are those of no other step, and their labels."""
+    """Return the scenes of a step, which no other step has, and their labels."""
     drawn = [draw_scene(step * BATCH_SIZE + i, world=WORLDS[i % len(WORLDS)], seed=seed) for i in range(BATCH_SIZE)]
     return stack_images(drawn), stack_labels(drawn)
 
 
 def stack_images(scenes: list[Scene]) -> Tensor:
-    """Scenes as Diorama's networks want them, float32 (n, 3, size, size)."""
+    """Return scenes as normalized images, float32 (n, 3, size, size)."""
     return normalize_images(torch.from_numpy(np.stack([scene.image for scene in scenes])))
 
 
 def stack_labels(scenes: list[Scene]) -> dict[str, Tensor]:
-    """The class of each pixel by kind, int64 (n, size, size), as the labeller counts classes."""
-    found = {}
+    """Return the class of each pixel by kind, int64 (n, size, size), in the segmenter's numbering."""
+    labels = {}
     for kind in CLASS_NAMES:
         if kind == "setting":
             size = scenes[0].image.shape[-1]
-            found[kind] = torch.tensor([SETTINGS.index(scene.setting) for scene in scenes])[:, None, None].expand(
+            labels[kind] = torch.tensor([SETTINGS.index(scene.setting) for scene in scenes])[:, None, None].expand(
                 -1, size, size
             )
         else:
-            found[kind] = torch.from_numpy(
+            labels[kind] = torch.from_numpy(
                 np.stack([scene.labels[kind] for scene in scenes]).astype(np.int64)
             ) - get_first_label(kind)
-    return found
+    return labels
 
 
 def compute_class_weights(seed: int) -> dict[str, Tensor]:
-    """What a pixel of each class counts: more for classes that are rarely seen, 1 on average over pixels."""
+    """Return the weight of a pixel of each class, by kind: larger for rare classes, and 1 on average over pixels."""
     truths = [_make_batch(step, seed)[1] for step in range(COUNTED_BATCHES)]
-    found = {}
+    class_weights = {}
     for kind in CLASS_NAMES:
         shares = torch.bincount(
             torch.cat([truth[kind].flatten() for truth in truths]), minlength=count_classes(kind)
         ).double()
         shares /= shares.sum()
         weights = (shares + MIN_CLASS_SHARE) ** -BALANCING_POWER
-        found[kind] = (weights / (weights * shares).sum()).float()
-    return found
+        class_weights[kind] = (weights / (weights * shares).sum()).float()
+    return class_weights
 
 
 def _loss(
     model: SceneSegmenter, batch: tuple[Tensor, dict[str, Tensor]], step: int, weights: dict[str, Tensor]
 ) -> Tensor:
-    """Cross-entropies of all kinds at every second pixel of every second row, which ones by the step: neighbours say
-    much the same.
+    """Return the summed cross entropies of all kinds at a quarter of the pixels, which depends on the step.
+
+    Neighbouring pixels have nearly the same labels, so every second pixel of every second row is enough.
     """
     images, truth = batch
     down, across = step % 2, step // 2 % 2
@@ -162,7 +166,7 @@ def _loss(
 
 
 def iter_held_out_scenes(world: str, count: int) -> Iterator[list[Scene]]:
-    """Scenes that nothing was trained on, fifty at a time."""
+    """Yield held-out scenes, fifty at a time."""
     for first in range(0, count, 50):
         yield [draw_scene(HELD_OUT_START + index, world=world) for index in range(first, min(first + 50, count))]
 
@@ -191,12 +195,12 @@ def _compute_mean_ious(model: SceneSegmenter, world: str, count: int) -> dict[st
 
 
 def _compute_mean_iou(confused: Tensor, first: int) -> float:
-    """Of the confusion matrix of a kind (truth x answer), leaving out the classes before ``first``.
+    """Return the mean IoU of a confusion matrix (truth x prediction), without the classes before ``first``.
 
     >>> _compute_mean_iou(torch.tensor([[9, 0, 0], [0, 2, 2], [0, 0, 0]]), 1)
     0.5
     """
-    right = confused.diagonal()
-    shown = confused.sum(1)
-    overlaps = right / (shown + confused.sum(0) - right).clamp(min=1)
-    return float(overlaps[first:][shown[first:] > 0].double().mean())
+    correct = confused.diagonal()
+    actual = confused.sum(1)
+    overlaps = correct / (actual + confused.sum(0) - correct).clamp(min=1)
+    return float(overlaps[first:][actual[first:] > 0].double().mean())

@@ -1,4 +1,4 @@
-"""Fits a stand-in step by step, and goes on where a killed run stopped."""
+"""The training loop of the stand-ins, which can be interrupted and resumed."""
 
 import math
 import time
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from milan.console.progress import track_progress
 from milan.storage.files import atomic_write
 
-CHECKPOINT_SECONDS = 120.0  # seconds of training that a kill may cost
+CHECKPOINT_SECONDS = 120.0  # seconds between two checkpoints
 LOG_STEPS = 200  # steps between two reports of the loss
-MUON_LEARNING_RATE = 0.02  # highest learning rate of matrices whose steps are made orthogonal
+MUON_LEARNING_RATE = 0.02  # highest learning rate of the matrices that Muon optimizes
 
 
 def fit_stand_in(
@@ -27,15 +27,17 @@ def fit_stand_in(
     after_step: Callable[[], None] | None = None,
     muon_parameters: Sequence[nn.Parameter] = (),
 ) -> None:
-    """AdamW, the learning rate rising for a twentieth of the steps and then falling as a cosine.
+    """Train with AdamW; the learning rate rises for a twentieth of the steps and then falls as a cosine.
 
     Args:
-        loss: the loss of the step of a number, which must follow from the number and the weights alone.
-        checkpoint: where what a killed run had reached is kept, until the end.
+        learner: the module that is trained.
+        loss: returns the loss of a step, which must depend on the step and the weights alone.
+        steps: number of steps.
+        checkpoint: file of the checkpoint, which is deleted at the end.
         learning_rate: the highest learning rate.
-        after_step: called after each step, to keep a weight within bounds.
-        muon_parameters: matrices that Muon fits instead, whose steps are as near to orthogonal as can be (Jordan et al.
-            2024); a small transformer learns the same in about half of the steps.
+        after_step: called after each step, to limit weights.
+        muon_parameters: matrices that Muon optimizes instead (Jordan et al. 2024); a small transformer then takes about
+            half of the steps.
     """
     other = [value for value in learner.parameters() if not any(value is each for each in muon_parameters)]
     decayed, plain = [value for value in other if value.ndim > 1], [value for value in other if value.ndim <= 1]
@@ -57,9 +59,9 @@ def fit_stand_in(
     first, losses, saved = _resume(checkpoint, state), [], time.monotonic()
     learner.train()
     for step in track_progress(range(first, steps), description=f"training from step {first}"):
-        found = loss(step)
+        value = loss(step)
         learner.zero_grad()
-        found.backward()
+        value.backward()
         nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
         for each in optimizers:
             each.step()
@@ -67,7 +69,7 @@ def fit_stand_in(
             each.step()
         if after_step is not None:
             after_step()
-        losses.append(found.item())
+        losses.append(value.item())
         if (step + 1) % LOG_STEPS == 0:
             print(
                 f"step {step + 1}/{steps}: loss {sum(losses[-LOG_STEPS:]) / len(losses[-LOG_STEPS:]):.4f}", flush=True
@@ -85,10 +87,10 @@ def _save_checkpoint(checkpoint: Path, state: dict[str, Any], step: int) -> None
 
 
 def _resume(checkpoint: Path, state: dict[str, Any]) -> int:
-    """Puts back what a killed run had reached, and gives the step to go on with."""
+    """Load a checkpoint, if there is one, and return the next step."""
     if not checkpoint.is_file():
         return 0
-    found = torch.load(checkpoint, weights_only=True)
+    values = torch.load(checkpoint, weights_only=True)
     for name, each in state.items():
-        each.load_state_dict(found[name])
-    return found["step"]
+        each.load_state_dict(values[name])
+    return values["step"]

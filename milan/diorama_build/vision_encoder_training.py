@@ -1,8 +1,7 @@
-"""The eye that Diorama's captioner and SigLIPs begin with: a small vision transformer that learns to name what it sees,
-and where it is.
+"""Trains the image model of Diorama's captioner and SigLIPs: a small vision transformer that predicts labels.
 
-It is taught before any text is, since a transformer needs many pictures and little is learnt from texts of what is not
-seen.
+It is trained before any text model, since a transformer needs many images, and texts teach little about what the image
+model does not represent.
 """
 
 from dataclasses import dataclass
@@ -24,20 +23,18 @@ from milan.diorama_build.stand_in_training import fit_stand_in
 from milan.diorama_build.vit_init import gather_places, initialize_local_attention, make_position_sines, sample_places
 from milan.storage.files import atomic_write, wait_for_folder
 
-PLACED_KINDS = (0, 1, 2, 3)  # colour, pattern, object, part: kinds of the census it is asked for
-WHOLE_SHARE, COVERED_SHARE = (
-    0.55,
-    0.2,
-)  # shares of pictures that are whole, and of which all but the main thing is covered; the others are cut out
-SETTINGS_SHARE = 0.25  # share of the scenes that are of the world of settings
-MIN_CROP = 12  # pixels a side of what is cut out
+PLACED_KINDS = (0, 1, 2, 3)  # kinds of labels predicted at each place: colour, pattern, object, part
+# Shares of the images that are whole, and whose background is covered; the others are crops.
+WHOLE_SHARE, COVERED_SHARE = 0.55, 0.2
+SETTINGS_SHARE = 0.25  # share of the scenes of the world "scenes"
+MIN_CROP = 12  # smallest side of a crop in pixels
 PLACE_MIDDLES = slice(LABEL_GRID // PLACE_GRID // 2, None, LABEL_GRID // PLACE_GRID)
-MIN_MAIN_PLACES = 30  # places of LABEL_GRID x LABEL_GRID that the main thing has at least where all else is covered
+MIN_MAIN_PLACES = 30  # smallest number of LABEL_GRID x LABEL_GRID places of a main thing whose background is covered
 
 
 @dataclass(frozen=True)
 class VisionEncoderConfig:
-    """An eye's size and its training."""
+    """Size and training of an image model; ``width`` is that of its tokens."""
 
     width: int
     layers: int
@@ -48,16 +45,20 @@ class VisionEncoderConfig:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """By the names that the vision towers of transformers share."""
+        """The architecture, by the names that the vision models of transformers share."""
         return {"hidden_size": self.width, "intermediate_size": 3 * self.width, "num_hidden_layers": self.layers,
                 "num_attention_heads": self.heads, "image_size": 64, "patch_size": 64 // PLACE_GRID}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class EncoderBatch:
-    """images: uint8 (b, 3, 64, 64); place_labels: int64 (b, 64, 4), the labels of PLACED_KINDS at PLACE_GRID x
-    PLACE_GRID places, 0 where covered;
-    things, settings, colours: int64 (b,), the most frequent one, -1 where there is none."""
+    """Images with their labels.
+
+    Attributes:
+        images: uint8 (b, 3, 64, 64).
+        place_labels: labels of PLACED_KINDS at PLACE_GRID x PLACE_GRID places, int64 (b, 64, 4); 0 where covered.
+        things, settings, colours: the main thing, the setting, and the main thing's colour, int64 (b,); -1 for none.
+    """
 
     images: Tensor
     place_labels: Tensor
@@ -67,15 +68,16 @@ class EncoderBatch:
 
 
 def make_encoder_batch(dataset: CaptionDataset, size: int, seed: int, step: int) -> EncoderBatch:
-    """The batch of a number: whole scenes, parts cut out, and main things with all else covered."""
+    """Return the batch of a step: whole scenes, crops, and main things with a covered background."""
     rng, half = torch.Generator().manual_seed(1_000_003 * seed + step), len(dataset) // 2
     drawn = torch.randint(half, (size,), generator=rng)
     placed = torch.rand(size, generator=rng) < SETTINGS_SHARE
     rows = (drawn + half * placed).sort().values.numpy()
     things, settings = torch.from_numpy(dataset.things[rows]), torch.from_numpy(dataset.settings[rows])
+    # (b, LABEL_GRID, LABEL_GRID, 4)
     labels = torch.from_numpy(
         dataset.signatures.table[np.asarray(dataset.signatures.pixels[rows])][..., list(PLACED_KINDS)]
-    )  # (b, LABEL_GRID, LABEL_GRID, 4)
+    )
     pixels, kinds = torch.from_numpy(dataset.images[rows]).float(), torch.rand(size, generator=rng)
     main = labels[..., PLACED_KINDS.index(KINDS.index("object"))] == things[:, None, None] + 1
     much = main.sum((1, 2)) >= MIN_MAIN_PLACES
@@ -93,13 +95,13 @@ def make_encoder_batch(dataset: CaptionDataset, size: int, seed: int, step: int)
 
 
 def _find_main_colour(labels: Tensor, main: Tensor) -> Tensor:
-    """The colour that most of each main thing has, by COLOURS, or -1."""
+    """Return the most frequent colour of each main thing, as an index into COLOURS, or -1."""
     counts = torch.stack([((labels == number + 1) & main).sum((1, 2)) for number in range(len(COLOURS))], dim=1)
     return counts.argmax(1).masked_fill(counts.sum(1) == 0, -1)
 
 
 def _cover_background(pixels: Tensor, labels: Tensor, main: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The main things alone, with more or less of what is around them, before black, grey or white."""
+    """Cover all but the main things, with or without a margin, by black, grey or white."""
     wide = max_pool2d(main[:, None].float(), 3, 1, 1)
     lit = torch.where(torch.rand(len(main), 1, 1, 1, generator=rng) < 0.5, wide, main[:, None].float())
     cover = torch.tensor([0.0, 0.0, 0.0, 127.0, 255.0])[torch.randint(5, (len(main), 1, 1, 1), generator=rng)]
@@ -108,7 +110,7 @@ def _cover_background(pixels: Tensor, labels: Tensor, main: Tensor, rng: torch.G
 
 
 def _random_crop(pixels: Tensor, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Squares of any size from anywhere, as large as the whole."""
+    """Return random squares of images and labels, resized to the whole."""
     sides = MIN_CROP + (64 - MIN_CROP) * torch.rand(len(pixels), generator=rng)
     corners = torch.rand(2, len(pixels), generator=rng) * (64 - sides)
 
@@ -118,16 +120,13 @@ def _random_crop(pixels: Tensor, labels: Tensor, rng: torch.Generator) -> tuple[
 
     down, across = at(64)
     grid = torch.stack([across[:, None, :].expand(-1, 64, -1), down[:, :, None].expand(-1, -1, 64)], dim=-1) / 32 - 1
-    seen = grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    crops = grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
     down, across = ((each * LABEL_GRID / 64).long() for each in at(LABEL_GRID))
-    return seen, labels[torch.arange(len(labels))[:, None, None], down[:, :, None], across[:, None, :]]
+    return crops, labels[torch.arange(len(labels))[:, None, None], down[:, :, None], across[:, None, :]]
 
 
 class VisionEncoderLearner(nn.Module):
-    """An eye with what only its training needs: heads that say what is where, and what mostly shows.
-
-    It is the vision tower of a SigLIP without its pooling.
-    """
+    """The image model of a SigLIP without its pooling, with heads for labels at places and of whole images."""
 
     def __init__(self, encoder_config: VisionEncoderConfig):
         super().__init__()
@@ -142,45 +141,49 @@ class VisionEncoderLearner(nn.Module):
         initialize_locally(self.vision_encoder, self.vision_encoder.config.num_attention_heads)
 
     def forward(self, images: Tensor, places: Tensor | None = None) -> tuple[list[Tensor], list[Tensor]]:
-        """The logits at each place of each kind, and those of the thing, the setting and the colour; from some places,
-        or from all.
+        """Return the logits of each kind at each place, and those of thing, setting and colour.
+
+        Args:
+            images: uint8 (b, 3, 64, 64).
+            places: indices of the places that are used, (b, some); by default all.
         """
         with torch.autocast("cpu", torch.bfloat16):
             tokens = self.vision_encoder.embeddings(images.float() / 127.5 - 1)
             tokens = tokens if places is None else gather_places(tokens, places)
-            found = self.vision_encoder.post_layernorm(
-                self.vision_encoder.encoder(inputs_embeds=tokens).last_hidden_state
-            )
-            middle = found.mean(1)
-            return [head(found).float() for head in self.heads], [head(middle).float() for head in self.image_heads]
+            states = self.vision_encoder.encoder(inputs_embeds=tokens).last_hidden_state
+            features = self.vision_encoder.post_layernorm(states)
+            mean = features.mean(1)
+            return [head(features).float() for head in self.heads], [head(mean).float() for head in self.image_heads]
 
     def loss(self, batch: EncoderBatch, step: int) -> Tensor:
-        """Cross entropy of what is where, and of what mostly shows, from half of the places."""
+        """Return the cross entropies of the labels at places and of whole images, from half of the places."""
         places = sample_places(len(batch.images), step)
-        there, mostly = self(batch.images, places)
-        at = gather_places(batch.place_labels, places)
-        local = [cross_entropy(one.flatten(0, 1), at[..., number].flatten()) for number, one in enumerate(there)]
-        wanted = (batch.things, batch.settings, batch.colours)
+        place_logits, image_logits = self(batch.images, places)
+        labels = gather_places(batch.place_labels, places)
+        local = [
+            cross_entropy(logits.flatten(0, 1), labels[..., number].flatten())
+            for number, logits in enumerate(place_logits)
+        ]
+        truths = (batch.things, batch.settings, batch.colours)
         whole = [
-            cross_entropy(one, each, ignore_index=-1, reduction="sum") / (each >= 0).sum().clamp_min(1)
-            for one, each in zip(mostly, wanted, strict=True)
+            cross_entropy(logits, truth, ignore_index=-1, reduction="sum") / (truth >= 0).sum().clamp_min(1)
+            for logits, truth in zip(image_logits, truths, strict=True)
         ]
         return torch.stack([*local, whole[0], 0.5 * whole[1], 0.5 * whole[2]]).sum()
 
 
 @torch.no_grad()
 def initialize_locally(encoder: Any, heads: int) -> None:
-    """Gives an eye its first weights (``milan.diorama_build.vit_init.initialize_local_attention``)."""
+    """Initialize an image model by ``milan.diorama_build.vit_init.initialize_local_attention``."""
     encoder.embeddings.position_embedding.weight.copy_(0.5 * make_position_sines(encoder.config.hidden_size))
     for layer in encoder.encoder.layers:
-        near = layer.self_attn
-        initialize_local_attention(
-            near.q_proj.weight, near.k_proj.weight, near.v_proj.weight, near.out_proj.weight, heads
-        )
+        attention = layer.self_attn
+        query, key, value = attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight
+        initialize_local_attention(query, key, value, attention.out_proj.weight, heads)
 
 
 def list_matrices(tower: nn.Module) -> list[nn.Parameter]:
-    """The matrices inside a transformer's layers."""
+    """Return the weight matrices of a transformer's layers."""
     return [
         value
         for name, value in tower.named_parameters()
@@ -191,50 +194,62 @@ def list_matrices(tower: nn.Module) -> list[nn.Parameter]:
 
 @torch.no_grad()
 def evaluate_vision_encoder(learner: VisionEncoderLearner, work: Path, count: int) -> dict[str, float]:
-    """How often it names the thing, the setting, and the object at each place, of ``count`` held-out scenes of each
-    world, in percent.
+    """Return accuracies in percent for the thing, the setting, and the object at each place.
+
+    Args:
+        learner: the image model with its heads.
+        work: folder of rendered scenes.
+        count: number of held-out scenes of each world.
     """
     learner.eval()
-    shown = load_caption_dataset(HELD_OUT_START, count, work)
-    at = shown.signatures.table[np.asarray(shown.signatures.pixels)][
+    dataset = load_caption_dataset(HELD_OUT_START, count, work)
+    labels = dataset.signatures.table[np.asarray(dataset.signatures.pixels)][
         :, PLACE_MIDDLES, PLACE_MIDDLES, KINDS.index("object")
     ]
-    right: dict[str, list[float]] = {}
+    correct: dict[str, list[float]] = {}
     for rows in np.array_split(np.arange(2 * count), -(-2 * count // 200)):
-        there, mostly = learner(torch.from_numpy(shown.images[rows]))
+        place_logits, image_logits = learner(torch.from_numpy(dataset.images[rows]))
+        object_logits = place_logits[PLACED_KINDS.index(KINDS.index("object"))].flatten(0, 1)
         of_objects = rows < count
         for task, logits, truth, which in (
-            ("objects", mostly[0], shown.things, of_objects),
-            ("scenes", mostly[1], shown.settings, ~of_objects),
-            ("object at each place", there[PLACED_KINDS.index(KINDS.index("object"))].flatten(0, 1), at, None),
+            ("objects", image_logits[0], dataset.things, of_objects),
+            ("scenes", image_logits[1], dataset.settings, ~of_objects),
+            ("object at each place", object_logits, labels, None),
         ):
-            wanted = torch.from_numpy(truth[rows] if which is None else truth[rows][which]).flatten()
-            found = logits.argmax(1) if which is None else logits[torch.from_numpy(which)].argmax(1)
-            right.setdefault(task, []).extend((found == wanted).float().tolist())
-    return {task: round(100 * sum(each) / len(each), 2) for task, each in right.items()}
+            expected = torch.from_numpy(truth[rows] if which is None else truth[rows][which]).flatten()
+            predicted = logits.argmax(1) if which is None else logits[torch.from_numpy(which)].argmax(1)
+            correct.setdefault(task, []).extend((predicted == expected).float().tolist())
+    return {task: round(100 * sum(each) / len(each), 2) for task, each in correct.items()}
 
 
 def train_vision_encoder(config: VisionEncoderConfig, work: Path, *, seed: int, scenes: int) -> dict[str, Tensor]:
-    """The weights of an eye, by the names that the vision tower of a SigLIP gives them; found again in ``work`` if it
-    was trained before.
+    """Return the weights of a trained image model in half precision, by SigLIP's names.
 
-    A killed run's training goes on. Half precision, as they are kept.
+    They are read from ``work`` if they exist; an interrupted training is resumed.
+
+    Args:
+        config: size and training of the image model.
+        work: folder of weights, rendered scenes and checkpoints.
+        seed: random seed.
+        scenes: number of scenes of each world.
     """
     name = f"eye-{config.width}-{config.layers}-{config.heads}-{seed}-{config.steps}-{config.batch_size}-{scenes}"
     file = work / "eyes" / f"{name}.safetensors"
-    with wait_for_folder(file.parent):  # the captioner and a SigLIP may ask for the same at once
+    # The captioner and a SigLIP may need the same weights at the same time.
+    with wait_for_folder(file.parent):
         if not file.is_file():
             torch.manual_seed(seed)
             dataset, learner = load_caption_dataset(0, scenes, work), VisionEncoderLearner(config)
-            kept, turned = work / "training" / f"{name}.pt", list_matrices(learner.vision_encoder)
-            fit_stand_in(learner, lambda step: learner.loss(make_encoder_batch(dataset, config.batch_size, seed, step),
-                step), config.steps, kept,
-                learning_rate=config.learning_rate, muon_parameters=turned)  # fmt: skip
-            print(
-                f"{name}: right on held-out scenes, in percent:"
-                f" {evaluate_vision_encoder(learner, work, min(scenes, 1_000))}",
-                flush=True,
+            fit_stand_in(
+                learner,
+                lambda step: learner.loss(make_encoder_batch(dataset, config.batch_size, seed, step), step),
+                config.steps,
+                work / "training" / f"{name}.pt",
+                learning_rate=config.learning_rate,
+                muon_parameters=list_matrices(learner.vision_encoder),
             )
+            accuracies = evaluate_vision_encoder(learner, work, min(scenes, 1_000))
+            print(f"{name}: accuracy on held-out scenes in percent: {accuracies}", flush=True)
             with atomic_write(file) as path:
                 save_file(
                     {key: value.half().contiguous() for key, value in learner.vision_encoder.state_dict().items()}, path

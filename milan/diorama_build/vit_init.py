@@ -1,4 +1,4 @@
-"""How the image tower of a stand-in learns to see: what helps a small transformer that has only minutes to learn in."""
+"""Initialization and token sampling that let a small vision transformer train within minutes."""
 
 import math
 
@@ -10,7 +10,7 @@ from milan.diorama_build.image_text_batches import PLACE_GRID
 
 
 def make_position_sines(width: int) -> Float[Tensor, "places width"]:
-    """Sines and cosines of the row and the column of each of PLACE_GRID x PLACE_GRID places."""
+    """Return sines and cosines of the row and the column of each of PLACE_GRID x PLACE_GRID places."""
     rows, columns = torch.meshgrid(torch.arange(PLACE_GRID), torch.arange(PLACE_GRID), indexing="ij")
     pace = math.pi / 2 / 30 ** (torch.arange(width // 4) * 4 / width)
     angles = [where.flatten()[:, None] * pace for where in (columns, rows)]
@@ -25,10 +25,10 @@ def initialize_local_attention(
     projection: Float[Tensor, "width width"],
     heads: int,
 ) -> None:
-    """Lets each place look at places near it and alike before anything is learnt (Trockman & Kolter 2023, section 3).
+    """Initialize attention so that each place attends to near and similar ones (Trockman & Kolter 2023, section 3).
 
-    The product of queries and keys begins near the identity, that of values and projection near its negative; positions
-    are to begin as ``0.5 * make_position_sines``. The weights are overwritten.
+    The product of queries and keys is near the identity, that of values and projection near its negative; position
+    embeddings should be ``0.5 * make_position_sines``. The weights are overwritten.
     """
     width = len(query)
     few = width // heads
@@ -43,15 +43,15 @@ def initialize_local_attention(
 
 
 def sample_places(count: int, step: int) -> Int[Tensor, "count half"]:
-    """A random half of the places for each picture, by the step's number.
+    """Return a random half of the places of each image; it depends on the step alone.
 
-    To look at twice as many pictures and at half of each costs the same and teaches more (Li et al. 2023, "Scaling
-    language-image pre-training via masking", section 3).
+    Training on half of the places of twice as many images costs the same and gives better models (Li et al. 2023,
+    "Scaling language-image pre-training via masking", section 3).
     """
     rng = torch.Generator().manual_seed(step)
     return torch.rand(count, PLACE_GRID * PLACE_GRID, generator=rng).argsort(1)[:, : PLACE_GRID * PLACE_GRID // 2]
 
 
 def gather_places(values: Tensor, places: Int[Tensor, "b some"]) -> Tensor:
-    """The values, (b, places, features), at some places of each picture."""
+    """Return values (b, places, features) at some places of each image, (b, some, features)."""
     return values.gather(1, places[:, :, None].expand(-1, -1, values.shape[2]))

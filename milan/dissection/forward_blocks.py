@@ -261,7 +261,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def exact(device: torch.device) -> AbstractContextManager[None]:
-    """Within the block a GPU uses deterministic algorithms and no TF32."""
+    """Make a GPU use deterministic algorithms and no TF32 within the block."""
     if device.type != "cuda":
         return nullcontext()
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)

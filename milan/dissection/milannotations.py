@@ -10,7 +10,7 @@ left out; ``probe.json`` then names the probe. The compact form has ``masks.npz`
 import csv
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from milan.dissection.dissection import ActivationPooling, Dissection
 from milan.dissection.exemplar_images import write_array
 from milan.dissection.masks import fill_empty_masks
-from milan.dissection.store import PROBE, ActivationPooling, Dissection, layer_folder, layer_of
+from milan.dissection.store import PROBE, layer_folder, layer_of
 from milan.errors import BadInput, MissingEvidence
 from milan.probes import Probe, load_probe
 from milan.storage.file_kinds import wrong_kind
@@ -83,6 +84,7 @@ class ReleasedDissection(Dissection):
 
     @cached_property
     def key(self) -> str:  # type: ignore[override]
+        """Content key of all arrays and tables in the folder."""
         return content_key(
             **{
                 file.name: _file_key(file)
@@ -92,18 +94,39 @@ class ReleasedDissection(Dissection):
         )
 
     def exemplars(self, unit: Unit | str) -> Exemplars:
+        """Return the published exemplars with their masks."""
         row = self.row_of(unit)
         masks = fill_empty_masks(self._load_masks(row))
         return Exemplars(self.units[row], self._load_images(row), masks, self._peaks[row], self._ids[row])
 
+    def image_keys(self, unit: Unit | str) -> list[Hashable]:
+        """Return keys of the exemplars' images in the probe, or of their pixels."""
+        if (self.folder / IMAGES).exists():
+            return super().image_keys(unit)
+        return [(self._probe_key, id) for id in self._ids[self.row_of(unit)].tolist()]
+
+    def exemplar_image(self, unit: Unit | str, rank: int) -> UInt8[Tensor, "3 height width"]:
+        """Return the image of one exemplar."""
+        return self._load_images(self.row_of(unit), [rank])[0]
+
+    def exemplar_mask(self, unit: Unit | str, rank: int) -> Bool[Tensor, "1 height width"]:
+        """Return the mask of one exemplar."""
+        return fill_empty_masks(self._load_masks(self.row_of(unit))[rank])
+
+    @cached_property
+    def _probe_key(self) -> str:
+        return self.open_probe().fingerprint
+
     def activations(
         self, pooling: ActivationPooling = "max", units: Sequence[Unit | str] | None = None
     ) -> Float[Tensor, "images units"]:
+        """Raise MissingEvidence: the published layout has no activations over a probe."""
         raise MissingEvidence(
             f"{self.folder} has exemplars only, no activations over a probe; {_make_dissect_hint(self.layer)}"
         )
 
     def thresholds(self) -> Float[Tensor, " units"]:
+        """Raise MissingEvidence: the published layout has masks without thresholds."""
         raise MissingEvidence(f"{self.folder} has masks, but not their thresholds; {_make_dissect_hint(self.layer)}")
 
     @cached_property
@@ -113,10 +136,12 @@ class ReleasedDissection(Dissection):
     def _load_masks(self, row: int) -> Bool[Tensor, "k 1 height width"]:
         return torch.from_numpy(self._masks[row] != 0)
 
-    def _load_images(self, row: int) -> UInt8[Tensor, "k 3 height width"]:
+    def _load_images(self, row: int, ranks: Sequence[int] = ()) -> UInt8[Tensor, "ranks 3 height width"]:
+        """Return the images of a unit's exemplars of these ranks; of all if there are none."""
+        chosen = list(ranks) or list(range(self.k))
         if (self.folder / IMAGES).exists():
-            return torch.from_numpy(np.array(_read_array(self.folder / IMAGES, 5, np.uint8)[row]))
-        return torch.stack([self.open_probe().image(id) for id in self._ids[row].tolist()])
+            return torch.from_numpy(_read_array(self.folder / IMAGES, 5, np.uint8)[row][chosen])
+        return torch.stack([self.open_probe().image(id) for id in self._ids[row][chosen].tolist()])
 
     @cached_property
     def _peaks(self) -> Float[Tensor, "units k"]:
@@ -135,9 +160,11 @@ class ReleasedDissection(Dissection):
         return about
 
     def open_probe(self) -> Probe:
+        """Return the probe that ``probe.json`` names, or the given one."""
         return self._reloaded_probe
 
     def open_target(self) -> Target:
+        """Raise MissingEvidence: the published layout has no network."""
         raise MissingEvidence(
             f"{self.folder} has exemplars of {self.target} only, not the network; {_make_dissect_hint(self.layer)}"
         )

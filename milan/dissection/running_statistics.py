@@ -111,7 +111,7 @@ class RunningQuantile:
         self._floor = torch.full((units, 1), -math.inf)  # what a value must exceed to matter
 
     def add(self, values: Float[Tensor, "units new"]) -> None:
-        """Takes values in, the same number for each unit.
+        """Add values, the same number for each unit.
 
         Raises:
             BadInput: these are more than ``most`` values in all.

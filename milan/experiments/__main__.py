@@ -90,6 +90,11 @@ def _main(words: list[str]) -> None:
         print(list_experiments())
         return
     config = parse_config(name := words[0], words[1:])
+    if config.dry_run:
+        from milan.experiments.core.dry_run import format_plan
+
+        print(format_plan(config))
+        return
     report = load_experiment(name)(config)
     # Under torchrun one process prints for all.
     if os.environ.get("RANK", "0") == "0":

@@ -186,7 +186,7 @@ def split_by_unit(annotated: Sequence[AnnotatedUnit], held_out: float, seed: int
         count = round(held_out * len(units)) or int(len(units) > 1)
         out |= {(one.source, one.unit) for one in sorted(units, key=order)[:count]}
     train = tuple(one for one in annotated if (one.source, one.unit) not in out)
-    kept = tuple(one for one in annotated if (one.source, one.unit) in out)
-    if not train or not kept:
+    held_out_units = tuple(one for one in annotated if (one.source, one.unit) in out)
+    if not train or not held_out_units:
         raise BadInput(f"{len(annotated)} annotated units are too few to train on some and hold out others")
-    return AnnotationSplit(train, kept)
+    return AnnotationSplit(train, held_out_units)

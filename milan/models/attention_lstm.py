@@ -54,6 +54,7 @@ class TeacherForcedLstm(torch.autograd.Function):
     def forward(
         ctx: Any, going: Sequence[int], features: Tensor, keys: Tensor, words: Tensor, *rest: Tensor
     ) -> tuple[Tensor, Tensor]:
+        """Return states and attention weights of all steps; ``rest`` is hidden, cell and ``StepWeights``."""
         hidden, cell, *weights = rest
         ctx.going, ctx.product = going, _make_matmul(features.device.type)
         with torch.autocast(features.device.type, enabled=False):
@@ -66,6 +67,7 @@ class TeacherForcedLstm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_states: Tensor, of_attention: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradient of each argument of ``forward``, by a pass over the steps from last to first."""
         features, keys, words, *rest = ctx.saved_tensors
         weights = StepWeights(*rest)
         of_keys, of_words = torch.zeros_like(keys), torch.zeros_like(words)

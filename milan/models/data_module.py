@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from pytorch_lightning import LightningDataModule
+from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -45,6 +45,14 @@ class TrainingProgress(NamedTuple):
     batches: int = 0
     rank: int = 0
     world: int = 1
+
+    @classmethod
+    def read(cls, trainer: Trainer | None) -> "TrainingProgress":
+        """Return the position of a trainer; the start of the first epoch without one."""
+        if trainer is None:
+            return cls()
+        batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        return cls(trainer.current_epoch, batches, trainer.global_rank, trainer.world_size)
 
 
 class AnnotationDataModule(LightningDataModule, ABC):
@@ -93,6 +101,8 @@ class AnnotationDataModule(LightningDataModule, ABC):
         return [(row, torch.tensor(self.vocabulary.encode(text))) for row, one in units for text in one.texts]
 
     def train_dataloader(self) -> DataLoader:
+        """Return batches of annotations in an order that depends on the seed and the epoch."""
+
         def collate(places: Sequence[int]) -> CaptionBatch | TextBatch:
             batch = [self.annotations[place] for place in places]
             tokens = self._pad([tokens for _, tokens in batch])
@@ -105,6 +115,7 @@ class AnnotationDataModule(LightningDataModule, ABC):
         return self._make_loader(range(count), collate, batch_sampler=sampler)
 
     def val_dataloader(self) -> DataLoader:
+        """Return batches of held-out units with all their annotations, or of held-out texts without features."""
         if self.texts_only:
             texts = [self.vocabulary.encode(text) for one in self.split.held_out for text in one.texts]
             return self._make_loader(
@@ -131,11 +142,7 @@ class AnnotationDataModule(LightningDataModule, ABC):
         return pad_sequence(list(texts), batch_first=True, padding_value=self.vocabulary.pad)
 
     def _get_progress(self) -> TrainingProgress:
-        trainer = self.trainer
-        if trainer is None:
-            return TrainingProgress()
-        batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        return TrainingProgress(trainer.current_epoch, batches, trainer.global_rank, trainer.world_size)
+        return TrainingProgress.read(self.trainer)
 
 
 class MilannotationsDataModule(AnnotationDataModule):
@@ -251,8 +258,7 @@ class MilannotationsDataModule(AnnotationDataModule):
     def prepare_data(self) -> None:
         """Compute the features that are not cached."""
         if not self.texts_only:
-            for source in dict.fromkeys(one.source for one in (*self.split.train, *self.split.held_out)):
-                self.features.compute_features(source)
+            self.features.compute_features(one.source for one in (*self.split.train, *self.split.held_out))
 
     def load_features(self, units: Sequence[AnnotatedUnit]) -> Float[Tensor, "units k features"]:
         """Return the features of each unit's exemplars."""

@@ -1,6 +1,6 @@
 """The encoder's features of dissected units, computed once and cached on disk."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -9,14 +9,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from milan.console.progress import track_progress
-from milan.dissection.store import Dissection, load_dissection
+from milan.dissection.dissection import Dissection
+from milan.dissection.loading import load_dissection
 from milan.errors import BadInput
 from milan.models.annotated_units import AnnotatedUnit
 from milan.models.encoder import Encoder
-from milan.storage.files import cache_folder, content_key
+from milan.models.exemplar_features import encode_exemplars
+from milan.storage.files import cache_folder, content_key, new_array
 from milan.storage.integrity import made_once
-from milan.units import Unit
+
+FEATURES_VERSION = 2  # increased when the computation changes
 
 
 class FeatureStore:
@@ -45,10 +47,11 @@ class FeatureStore:
             self._dissections[layer] = load_dissection(layer)
         return self._dissections[layer]
 
-    def compute_features(self, layer: Path) -> None:
-        """Compute the features of a layer's units, unless they are cached."""
-        if layer not in self._features:
-            self._features[layer] = np.load(cache_features(self.dissection(layer), self.encoder), mmap_mode="r")
+    def compute_features(self, layers: Iterable[Path]) -> None:
+        """Compute the features of the units of some layers, unless they are cached; each image is encoded once."""
+        new = [layer for layer in dict.fromkeys(layers) if layer not in self._features]
+        files = cache_features([self.dissection(layer) for layer in new], self.encoder)
+        self._features |= {layer: np.load(file, mmap_mode="r") for layer, file in zip(new, files, strict=True)}
 
     def load_features(self, units: Sequence[AnnotatedUnit]) -> Float[Tensor, "units k features"]:
         """Return the features of each unit's k exemplars.
@@ -56,8 +59,7 @@ class FeatureStore:
         Raises:
             BadInput: the units have different numbers of exemplars.
         """
-        for layer in dict.fromkeys(one.source for one in units):
-            self.compute_features(layer)
+        self.compute_features(one.source for one in units)
         rows = [self._features[one.source][self.dissection(one.source).row_of(one.unit)] for one in units]
         counts = sorted({len(row) for row in rows})
         if len(counts) > 1:
@@ -67,22 +69,37 @@ class FeatureStore:
         return torch.from_numpy(np.stack(rows))
 
 
-def cache_features(dissection: Dissection, encoder: Encoder) -> Path:
-    """Return the file of the features of a dissection's units, (units, k, features); compute it if it is not cached.
+def cache_features(dissections: Sequence[Dissection], encoder: Encoder) -> list[Path]:
+    """Return the file of the features of each dissection's units, (units, k, features); compute what is not cached.
 
-    The file is found by the content of the dissection and of the encoder, never by its path alone.
+    Files are found by the content of the dissection and of the encoder, never by the path alone.
     """
-    key = content_key(dissection=dissection.key, encoder=encoder.key, units=[str(unit) for unit in dissection.units])
-    file = cache_folder() / "features" / f"{key}.npy"
-
-    def compute(path: Path) -> None:
-        units = track_progress(dissection.units, description=f"features of {dissection.layer}")
-        np.save(path, np.stack([_encode_exemplars(dissection, unit, encoder) for unit in units]))
-
-    made_once(file, compute, partial(np.load, mmap_mode="r"))
-    return file
+    files = [_locate_features(dissection, encoder) for dissection in dissections]
+    missing = [(one, file) for one, file in zip(dissections, files, strict=True) if not _is_readable(file)]
+    features = encode_exemplars(encoder, [(dissection, dissection.units) for dissection, _ in missing])
+    for (_, file), of_layer in zip(missing, features, strict=True):
+        made_once(file, partial(_save, of_layer), partial(np.load, mmap_mode="r"))
+    return files
 
 
-def _encode_exemplars(dissection: Dissection, unit: Unit, encoder: Encoder) -> np.ndarray:
-    exemplars = dissection.exemplars(unit)
-    return encoder.encode(exemplars.images, exemplars.masks).numpy()
+def _locate_features(dissection: Dissection, encoder: Encoder) -> Path:
+    units = [str(unit) for unit in dissection.units]
+    key = content_key(dissection=dissection.key, encoder=encoder.key, units=units, version=FEATURES_VERSION)
+    return cache_folder() / "features" / f"{key}.npy"
+
+
+def _is_readable(file: Path) -> bool:
+    try:
+        np.load(file, mmap_mode="r")
+    # Numpy raises different errors for a truncated file.
+    except Exception:
+        return False
+    return True
+
+
+def _save(features: Sequence[Float[np.ndarray, "k features"]], file: Path) -> None:
+    """Write features to a file, unit after unit, so that they are not all in memory."""
+    array = new_array(file, np.float32, (len(features), *features[0].shape))
+    for row, of_unit in enumerate(features):
+        array[row] = of_unit
+    array.flush()

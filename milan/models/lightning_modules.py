@@ -39,15 +39,17 @@ class TrainingModule(pl.LightningModule):
         self.updates = updates
         self.last_loss = torch.tensor(torch.nan)
 
-    def training_step(self, batch: CaptionBatch | TextBatch, _index: int) -> Tensor:
+    def training_step(self, batch: CaptionBatch | TextBatch | Tensor, _index: int) -> Tensor:
+        """Return the loss of a batch; log it where the trainer writes a row."""
         loss = self.model.loss(batch)
         self.last_loss = loss.detach()
         # A call of ``log`` costs up to ten percent of a small step: it is made only where a row is written.
         if self.trainer.loggers and (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
-            self.log("loss", loss, batch_size=len(batch.tokens))
+            self.log("loss", loss, batch_size=len(batch if isinstance(batch, Tensor) else batch.tokens))
         return loss
 
     def configure_optimizers(self) -> Any:
+        """Return AdamW, with a linear warm-up and decay over ``updates`` steps unless that is 0."""
         optimizer = torch.optim.AdamW(self.model.parameters(), self.model.learning_rate, fused=True)
         if not self.updates:
             return optimizer
@@ -57,9 +59,11 @@ class TrainingModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:
+        """Return the state dict of the model, without a prefix."""
         return self.model.state_dict(*args, **options)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
+        """Load the state dict of the model, without a prefix."""
         return self.model.load_state_dict(state_dict, *args, **options)
 
 
@@ -69,14 +73,17 @@ class CaptionerTraining(TrainingModule):
     metric, mode = "bleu", "max"
 
     def on_validation_epoch_start(self) -> None:
+        """Forget the descriptions of the last validation."""
         self._texts: list[str] = []
         self._references: list[list[str]] = []
 
     def validation_step(self, batch: UnitBatch, _index: int) -> None:
+        """Keep the greedy descriptions of a batch's units and their annotations."""
         self._texts += self.model.decode_greedily(batch.features)
         self._references += batch.references
 
     def on_validation_epoch_end(self) -> None:
+        """Log the BLEU of all descriptions of the epoch."""
         self.log(self.metric, compute_bleu(self._texts, self._references), prog_bar=True)
 
 
@@ -86,6 +93,7 @@ class PriorTraining(TrainingModule):
     metric, mode = "held_out_loss", "min"
 
     def validation_step(self, batch: TextBatch, _index: int) -> None:
+        """Log the mean cross entropy of a batch, weighted by its number of tokens."""
         tokens = int((batch.tokens != self.model.vocabulary.pad).sum())
         # Weighted by tokens, the mean does not depend on how the annotations are batched.
         self.log(self.metric, self.model.loss(batch), batch_size=tokens, prog_bar=True)

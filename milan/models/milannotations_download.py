@@ -105,15 +105,15 @@ def _check_imagenet(folder: Path, classes: int, images: int) -> Path:
     """
     place = (folder / "val" if (folder / "val").is_dir() else folder).resolve()
     try:
-        found = {
+        folders = {
             each.name: [file.name for file in os.scandir(each.path)] for each in os.scandir(place) if each.is_dir()
         }
     except OSError as error:
         raise BadInput(f"cannot read the ImageNet images in {folder}: {error.strerror}") from None
-    pictures = sum(name.lower().endswith(IMAGE_SUFFIXES) for names in found.values() for name in names)
-    if (len(found), pictures) != (classes, images):
+    pictures = sum(name.lower().endswith(IMAGE_SUFFIXES) for names in folders.values() for name in names)
+    if (len(folders), pictures) != (classes, images):
         raise BadInput(
-            f"{place} has {pictures:,} images in {len(found):,} folders; the ImageNet validation set has {images:,} in"
-            f" {classes:,}, one folder for each class"
+            f"{place} has {pictures:,} images in {len(folders):,} folders; the ImageNet validation set has {images:,}"
+            f" in {classes:,}, one folder for each class"
         )
     return place

@@ -38,8 +38,8 @@ class RankedTexts(NamedTuple):
             if score > float("-inf") and words not in texts:
                 parts = {"likelihood": self.likelihood, "prior": self.prior, "pmi": self.pmi}
                 values = {name: float(part[unit, text]) for name, part in parts.items()}
-                known = tuple((name, value) for name, value in values.items() if not math.isnan(value))
-                texts[words] = Candidate(words, score, known)
+                scores = tuple((name, value) for name, value in values.items() if not math.isnan(value))
+                texts[words] = Candidate(words, score, scores)
         return tuple(texts.values())
 
 

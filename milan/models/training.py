@@ -1,4 +1,4 @@
-"""The training function of captioner and prior, used by ``train.py`` and by the experiment ``generalization``."""
+"""The training function of captioner, prior and autoencoder, used by ``train.py`` and by experiments."""
 
 import logging
 import signal
@@ -78,7 +78,7 @@ def train(
     trainer: pl.Trainer | None = None,
     ckpt_path: str | Path | None = None,
 ) -> TrainingResult:
-    """Train a captioner or a prior.
+    """Train a captioner or a prior, or any model by its ``TrainingModule``.
 
     With ``config.out`` an interrupted run resumes where it stopped and ends with the same weights.
 

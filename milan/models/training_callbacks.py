@@ -36,10 +36,12 @@ class MetricsFile(Logger):
 
     @property
     def name(self) -> str:
+        """The name of the file without its suffix."""
         return self.file.stem
 
     @property
     def version(self) -> str:
+        """Empty: there is one file per run."""
         return ""
 
     @rank_zero_only
@@ -48,6 +50,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Write one row; a metric that is new becomes a column, for which the file is rewritten."""
         row = {name: str(float(value)) for name, value in metrics.items()} | {"step": str(step)}
         row |= {"epoch": str(int(metrics["epoch"]))} if "epoch" in metrics else {}
         columns = self._columns()
@@ -99,15 +102,18 @@ class ResumeCheckpoint(Callback):
         self.restored = False
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Delete the rows of the metrics' file that were logged after the checkpoint."""
         for logger in trainer.loggers:
             if isinstance(logger, MetricsFile):
                 logger.keep_before(trainer.global_step)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Write the checkpoint if it is due, except before the first epoch and just after resuming."""
         if trainer.current_epoch and not self.restored:
             self._write_if_due(trainer, module)
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, index: int) -> None:
+        """Restore the random state just after resuming; otherwise write the checkpoint if it is due."""
         if self.restored:
             state = self.states[trainer.global_rank % len(self.states)]
             torch.set_rng_state(state["cpu"])
@@ -143,9 +149,11 @@ class ResumeCheckpoint(Callback):
             counts["ready"] = counts["started"]
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the random states of all processes."""
         return {"states": self.states}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the random states, which are restored before the next batch."""
         self.states, self.restored = state_dict["states"], True
 
 
@@ -177,12 +185,15 @@ class EpochProgress(ProgressBar):
         self.ticks: Iterator[int] = iter(())
 
     def disable(self) -> None:
+        """Print nothing; Lightning calls it in all processes but the first."""
         self.enabled = False
 
     def enable(self) -> None:
+        """Print progress again."""
         self.enabled = True
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Start the progress of an epoch, at the batch where a resumed run continues."""
         self.started = time.monotonic()
         if self.enabled and math.isfinite(self.total_train_batches):
             finished = trainer.fit_loop.epoch_loop.batch_progress.current.ready
@@ -191,9 +202,11 @@ class EpochProgress(ProgressBar):
             next(self.ticks, None)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        """Advance the progress by one batch."""
         next(self.ticks, None)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
+        """Print the epoch's line of metrics."""
         if self.enabled:
             print(self._format_epoch(trainer, module), file=sys.stderr, flush=True)
 

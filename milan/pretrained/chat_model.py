@@ -69,21 +69,28 @@ class ChatModel(Llm):
 
     @torch.no_grad()
     def answer(self, question: Question, attempt: int = 0) -> str:
+        """Return a reply, sampled with a seed from question and attempt, or the most likely one at temperature 0.
+
+        Raises:
+            Unanswered: the question has more tokens than the model reads, or the reply ends too early.
+        """
         talk = [{"role": message.role, "content": message.text} for message in question.messages]
         given = self.tokenizer.apply_chat_template(
             talk, add_generation_prompt=True, return_dict=True, return_tensors="pt"
         ).to(self.device)
-        asked = given["input_ids"].shape[1]
-        room = getattr(self.model.config, "max_position_embeddings", None) or asked + self.longest
-        if asked >= room:
-            raise Unanswered(f"{self.name} reads {room} tokens; the question has {asked}: show it fewer texts")
-        longest = min(self.longest, room - asked)
-        found = self._generate(
+        question_length = given["input_ids"].shape[1]
+        room = getattr(self.model.config, "max_position_embeddings", None) or question_length + self.longest
+        if question_length >= room:
+            raise Unanswered(
+                f"{self.name} reads {room} tokens; the question has {question_length}: show it fewer texts"
+            )
+        longest = min(self.longest, room - question_length)
+        reply = self._generate(
             {name: given[name] for name in ("input_ids", "attention_mask")}, longest, question, attempt
-        )[0, asked:]
+        )[0, question_length:]
         # Special tokens stay: some of them are where a reasoning block ends (milan.pretrained.chat_markup).
-        text = self.tokenizer.decode(found, skip_special_tokens=False)
-        if len(found) == longest and int(found[-1]) not in self._end_tokens:
+        text = self.tokenizer.decode(reply, skip_special_tokens=False)
+        if len(reply) == longest and int(reply[-1]) not in self._end_tokens:
             raise TemporaryFailure(f"{self.name} was cut off after {longest} tokens: {text[:80]!r}")
         return text
 

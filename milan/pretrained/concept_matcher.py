@@ -47,6 +47,11 @@ class ConceptMatcher(Llm):
         self.key = content_key(llm="diorama", embedder=self._embedder.key, texts=self._texts)
 
     def answer(self, question: Question, attempt: int = 0) -> str:
+        """Return a JSON object with the concept of highest score, alternatives and their confidences.
+
+        Raises:
+            BadInput: the question's task is not "describe".
+        """
         if question.task != "describe":
             raise BadInput("llm diorama reads only images; give phrases, openai:MODEL or hf:MODEL for texts")
         scores = self._score_concepts(question.images, [text for text, _ in question.items])

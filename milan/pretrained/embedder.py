@@ -4,17 +4,18 @@
 texts.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from milan.console.progress import track_progress
 from milan.errors import BadInput, MissingEvidence, UnknownName
+from milan.pretrained.embedder_interface import Embedder
 from milan.pretrained.embedding_cache import ImageEmbeddingFile, TextEmbeddingStore
+from milan.pretrained.image_text_models import ComputeSettings, OpenClipEmbedder, TransformersEmbedder
 from milan.pretrained.model_sources import Precision, check_device, get_dtype, load_from_file
 from milan.probes.probe import MAX_UNREADABLE_SHARE, Probe
 from milan.storage.files import cache_folder, content_key
@@ -26,45 +27,6 @@ DIORAMA_MODELS = (
     "siglip-large",
 )  # folders of data/diorama; "diorama" alone is the first
 FAMILIES = ("diorama", "open_clip", "hf")
-
-
-class Embedder(ABC):
-    """Embeds images and texts into one space, in which an image is near the texts that describe it.
-
-    Attributes:
-        key: content key of weights, preprocessing and precision.
-        features: length of an embedding.
-        scale, bias: of the logits ``scale * cosine + bias``, if the model has them (a SigLIP has both, a CLIP a scale).
-        batch_size: number of images or texts per batch; changes no embedding.
-        masks_attention: whether ``encode_masked_images`` masks the attention of a class token.
-    """
-
-    key: str
-    features: int
-    scale: float | None = None
-    bias: float | None = None
-    batch_size: int = 64
-    masks_attention: bool = False
-
-    @abstractmethod
-    def encode_images(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b features"]:
-        """Return unit vectors, float32 on the CPU, of images with pixels 0..255 of any size.
-
-        The model's own preprocessing is applied.
-        """
-
-    def encode_masked_images(
-        self, images: UInt8[Tensor, "b 3 h w"], masks: Bool[Tensor, "b 1 h w"]
-    ) -> Float[Tensor, "b features"]:
-        """Return unit vectors of what the images show inside masks.
-
-        Where ``masks_attention``, the attention of the class token is masked; else pixels outside become black.
-        """
-        return self.encode_images(images * masks)
-
-    @abstractmethod
-    def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "texts features"]:
-        """Return unit vectors, float32 on the CPU; the model's own tokenizer cuts long texts."""
 
 
 def load_embedder(
@@ -89,8 +51,6 @@ def load_embedder(
     """
     if spec.rpartition(":")[0].endswith(".py"):
         return _load_custom(spec)
-    from milan.pretrained.image_text_models import ComputeSettings, OpenClipEmbedder, TransformersEmbedder
-
     get_dtype(precision)
     if batch_size < 1:
         raise BadInput(f"a batch size of {batch_size}; give at least 1")
@@ -113,10 +73,12 @@ def load_embedder(
 
 
 def _load_custom(spec: str) -> Embedder:
-    made = load_from_file(spec, "embedder")
-    if not isinstance(made, Embedder):
-        raise BadInput(f"{spec} makes a {type(made).__name__}; it must make a milan.pretrained.embedder.Embedder")
-    return made
+    custom = load_from_file(spec, "embedder")
+    if not isinstance(custom, Embedder):
+        raise BadInput(
+            f"{spec} makes a {type(custom).__name__}; it must make a milan.pretrained.embedder_interface.Embedder"
+        )
+    return custom
 
 
 def find_stand_in(name: str) -> Path:

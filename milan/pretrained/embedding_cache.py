@@ -149,22 +149,23 @@ class TextEmbeddingStore(AbstractContextManager["TextEmbeddingStore"]):
         return torch.from_numpy(rows.astype(np.float32))
 
     def _vectors(self, hashes: Sequence[bytes]) -> dict[bytes, bytes]:
-        found: dict[bytes, bytes] = {}
+        vectors: dict[bytes, bytes] = {}
         for start in range(0, len(hashes), LOOKUP_BATCH):
             part = hashes[start : start + LOOKUP_BATCH]
             marks = ",".join("?" * len(part))
             try:
                 rows = self._connection.execute(f"SELECT hash, vector FROM texts WHERE hash IN ({marks})", part)
-                found.update(rows.fetchall())
+                vectors.update(rows.fetchall())
             except sqlite3.DatabaseError as error:
                 raise self._unusable(error) from None
-        return found
+        return vectors
 
     def _unusable(self, error: Exception) -> BadInput:
         remedy = "make room, or delete the file to have them made again"
         return BadInput(f"cannot use the kept vectors of texts, {self.path}: {error}; {remedy}")
 
     def close(self) -> None:
+        """Close the database; the store cannot be used afterwards."""
         self._connection.close()
 
     def __exit__(

@@ -23,8 +23,9 @@ from milan.pretrained.llm import IMAGE_MARK, Message, Question
 from milan.pretrained.llm_client import CallBudget, LlmClient, NoAnswer, load_llm_client
 from milan.pretrained.model_sources import Precision, check_device, get_dtype, load_from_file, resolve_model
 from milan.pretrained.reply_parsing import make_explanation_parser
-from milan.storage.files import Journal, cache_folder, content_key
+from milan.storage.files import cache_folder, content_key
 from milan.storage.hub_access import format_error_line, quiet
+from milan.storage.journal import Journal
 from milan.storage.packaged_data import locate_packaged_data
 from milan.targets.fingerprints import network_hash
 
@@ -159,6 +160,7 @@ class EndpointCaptioner(ImageCaptioner):
         self.key = content_key(captioner=client.key, prompt=prompt)
 
     def caption_images(self, images: UInt8[Tensor, "b 3 h w"]) -> list[str | NoAnswer]:
+        """Return the endpoint's caption of each image, or why there is none."""
         files = [encode_jpeg(image.permute(1, 2, 0).contiguous().numpy()) for image in images]
         text = f"{IMAGE_MARK}\n{self.prompt}"
         questions = [Question((Message("user", text, (file,)),), "caption", (("image", 0),)) for file in files]
@@ -225,6 +227,7 @@ class TransformersCaptioner(ImageCaptioner):
 
     @torch.no_grad()
     def caption_images(self, images: UInt8[Tensor, "b 3 h w"]) -> list[str]:
+        """Return the model's caption of each image, in batches of ``batch_size``."""
         starts = range(0, len(images), self.batch_size)
         return [text for start in starts for text in self._caption_batch(images[start : start + self.batch_size])]
 
@@ -237,12 +240,16 @@ class TransformersCaptioner(ImageCaptioner):
             "do_sample": False,
         }
         with quiet():
-            found = self.model.generate(**given, **how)
-        asked = given.get("input_ids")
-        if asked is not None and self.model.config.model_type not in COMPLETION_MODELS and _starts_with(found, asked):
-            found = found[:, asked.shape[1] :]
+            tokens = self.model.generate(**given, **how)
+        prompt_tokens = given.get("input_ids")
+        if (
+            prompt_tokens is not None
+            and self.model.config.model_type not in COMPLETION_MODELS
+            and _starts_with(tokens, prompt_tokens)
+        ):
+            tokens = tokens[:, prompt_tokens.shape[1] :]
         return [
-            tidy_caption(final_answer(text)) for text in self.processor.batch_decode(found, skip_special_tokens=True)
+            tidy_caption(final_answer(text)) for text in self.processor.batch_decode(tokens, skip_special_tokens=True)
         ]
 
     def _make_inputs(self, images: Tensor) -> Any:
@@ -266,9 +273,9 @@ class TransformersCaptioner(ImageCaptioner):
         return self.processor.image_processor(pictures, return_tensors="pt")
 
 
-def _starts_with(found: Int[Tensor, "b length"], asked: Int[Tensor, "b start"]) -> bool:
+def _starts_with(tokens: Int[Tensor, "b length"], start: Int[Tensor, "b start"]) -> bool:
     """Return whether the generated tokens begin with the prompt, as those of decoders do."""
-    return found.shape[1] >= asked.shape[1] and bool((found[:, : asked.shape[1]] == asked).all())
+    return tokens.shape[1] >= start.shape[1] and bool((tokens[:, : start.shape[1]] == start).all())
 
 
 def tidy_caption(caption: str) -> str:
@@ -297,7 +304,7 @@ def caption_with_cache(captioner: ImageCaptioner, images: UInt8[Tensor, "b 3 h w
     ]
     with Journal(cache_folder() / "captions" / f"{captioner.key}.sqlite", captioner.key) as known:
         texts: dict[str, str | NoAnswer] = {
-            key: found["caption"] for key in dict.fromkeys(keys) if (found := known.get(key)) is not None
+            key: entry["caption"] for key in dict.fromkeys(keys) if (entry := known.get(key)) is not None
         }
         new = [place for place, key in enumerate(keys) if key not in texts and key not in keys[:place]]
         for start in track_progress(

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from milan.errors import BadInput, MilanError, UnknownName
-from milan.pretrained.embedder import Embedder
+from milan.pretrained.embedder_interface import Embedder
 from milan.pretrained.masked_attention import find_patch_grid, masked_class_token, resize_masks
 from milan.pretrained.model_sources import Precision, get_dtype, resolve_model
 from milan.storage.file_kinds import check_model_folder
@@ -75,6 +75,7 @@ class DualEncoder(Embedder):
 
     @torch.no_grad()
     def encode_images(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b features"]:
+        """Return the image tower's unit vectors, in batches of ``batch_size``."""
         starts = range(0, len(images), self.batch_size)
         return self._concatenate(
             [self._image_features(images[start : start + self.batch_size]) for start in starts], "a picture"
@@ -89,6 +90,7 @@ class DualEncoder(Embedder):
     def encode_masked_images(
         self, images: UInt8[Tensor, "b 3 h w"], masks: Bool[Tensor, "b 1 h w"]
     ) -> Float[Tensor, "b features"]:
+        """Return vectors whose class token attends to masked patches; a tower without patches gets masked pixels."""
         grid = find_patch_grid(self.model)
         if grid is None:
             return super().encode_masked_images(images, masks)
@@ -100,6 +102,7 @@ class DualEncoder(Embedder):
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "texts features"]:
+        """Return the text tower's unit vectors, in batches of ``batch_size``."""
         starts = range(0, len(texts), self.batch_size)
         return self._concatenate(
             [self._text_features(list(texts[start : start + self.batch_size])) for start in starts], "a text"
@@ -218,9 +221,9 @@ def _check_available(name: str, published: dict[str, Any]) -> None:
 def _describe_tokenizer(tokenizer: Any) -> str:
     """Return a text that identifies what a tokenizer of open_clip does."""
     inner: Any = getattr(tokenizer, "tokenizer", None)  # of transformers, inside open_clip's wrapper
-    made = _describe_vocabulary(inner) if inner is not None else len(getattr(tokenizer, "encoder", ()))
+    vocabulary = _describe_vocabulary(inner) if inner is not None else len(getattr(tokenizer, "encoder", ()))
     cleaning = getattr(getattr(tokenizer, "clean_fn", None), "__name__", "")
-    return f"{type(tokenizer).__name__} {tokenizer.context_length} {cleaning} {made}"
+    return f"{type(tokenizer).__name__} {tokenizer.context_length} {cleaning} {vocabulary}"
 
 
 @contextmanager
@@ -290,6 +293,6 @@ def _describe_vocabulary(tokenizer: Any) -> str:
     )
 
 
-def _unwrap_features(found: Any) -> Tensor:
+def _unwrap_features(output: Any) -> Tensor:
     """Return the vector of each input, which transformers 5 wraps."""
-    return found if isinstance(found, Tensor) else found.pooler_output
+    return output if isinstance(output, Tensor) else output.pooler_output

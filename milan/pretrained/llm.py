@@ -1,4 +1,4 @@
-"""The interface of language models, and ``load_llm``, which loads one by name.
+"""The interface of language models: questions, replies and failures.
 
 A model is an HTTP endpoint, a chat model of transformers in this process, or a program that stands in for one where
 none is available. Ask it through ``milan.pretrained.llm_client``, which caches replies, retries, and limits the number
@@ -6,17 +6,13 @@ of requests.
 """
 
 import hashlib
-import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from milan.errors import BadInput, MilanError, UnknownName
+from milan.errors import BadInput, MilanError
 from milan.storage.files import content_key
 
-FAMILIES = ("phrases", "diorama", "openai", "hf")
-STAND_INS = ("phrases", "diorama")  # programs that are no language models and need no name after the family's
 Task = Literal["simplify", "summarize", "explain", "simulate", "describe", "caption"]
 # Marks the place of an image in a message's text (OBJECT REPLACEMENT CHARACTER, Unicode's own sign for that).
 IMAGE_MARK = "\ufffc"
@@ -148,76 +144,3 @@ class Llm(ABC):
 
     def stop(self) -> None:  # noqa: B027 (most models have nothing to stop)
         """Cancel the requests in progress, where that is possible. It is called from another thread than theirs."""
-
-
-def load_llm(
-    spec: str = "phrases", *, base_url: str = "", device: str = "cpu", options: Mapping[str, Any] | None = None
-) -> Llm:
-    """Load a language model by name or path.
-
-    Args:
-        spec: ``openai:MODEL`` (any endpoint of OpenAI's protocol: OpenAI, vLLM, Ollama, llama.cpp), ``hf:ID_OR_FOLDER``
-            (a chat model of transformers), ``PATH/FILE.py:NAME`` (a custom class or function that is called without
-            arguments), or a program that stands in for a model and costs nothing: ``phrases`` (counts the phrases in
-            the texts it is given) or ``diorama`` (reads images: finds the concept nearest to them with the image-text
-            model trained on Diorama).
-        base_url: address of the endpoint, such as http://localhost:8000/v1; $OPENAI_BASE_URL or OpenAI's by default.
-        device: device of a model in this process.
-        options: further constructor arguments of the model: temperature, longest, timeout, workers, key_variable and
-            extra of an endpoint, precision of a model in this process (``milan.pretrained.openai_endpoint``,
-            ``milan.pretrained.chat_model``).
-
-    Raises:
-        UnknownName: no such family or option.
-        BadInput: the path leads to no such model, or an option cannot be used.
-        MissingEvidence: Diorama's image-text model was not built.
-    """
-    given = dict(options or {})
-    if spec.rpartition(":")[0].endswith(".py"):
-        return _load_custom(spec)
-    family, _, name = spec.partition(":")
-    if family not in FAMILIES or bool(name) == (family in STAND_INS):
-        raise UnknownName(
-            "language model",
-            spec,
-            ["phrases", "diorama", "openai:", "hf:"],
-            "write openai:MODEL, hf:ID_OR_FOLDER, FILE.py:NAME, phrases or diorama",
-        )
-    if family == "phrases":
-        from milan.pretrained.phrase_counter import PhraseCounter
-
-        return PhraseCounter(**_check_options(PhraseCounter, given))
-    if family == "diorama":
-        from milan.pretrained.concept_matcher import ConceptMatcher
-
-        return ConceptMatcher(device=device, **_check_options(ConceptMatcher, given))
-    if family == "openai":
-        from milan.pretrained.openai_endpoint import OpenAiEndpoint
-
-        return OpenAiEndpoint(name, base_url=base_url, **_check_options(OpenAiEndpoint, given))
-    from milan.pretrained.chat_model import ChatModel
-
-    return ChatModel(name, device=device, **_check_options(ChatModel, given))
-
-
-def _check_options(cls: type[Llm], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options if the class takes all of them; raise ``UnknownName`` otherwise."""
-    known = [
-        name
-        for name in inspect.signature(cls.__init__).parameters
-        if name not in ("self", "name", "base_url", "device")
-    ]
-    for name in options:
-        if name not in known:
-            raise UnknownName(f"option of {cls.__name__}", name, known, f"it has: {', '.join(known) or 'none'}")
-    return dict(options)
-
-
-def _load_custom(spec: str) -> Llm:
-    # Imported here because it needs torch, which an endpoint does not.
-    from milan.pretrained.model_sources import load_from_file
-
-    model = load_from_file(spec, "language model")
-    if not isinstance(model, Llm):
-        raise BadInput(f"{spec} returns a {type(model).__name__}; it must return a milan.pretrained.llm.Llm")
-    return model

@@ -9,11 +9,13 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from milan.console.command_line import clean_text
 from milan.console.progress import track_progress
+from milan.console.text_cleaning import clean_text
 from milan.errors import BadInput
-from milan.pretrained.llm import Llm, LlmUnreachable, Question, TemporaryFailure, Unanswered, load_llm
-from milan.storage.files import Journal, cache_folder, content_key
+from milan.pretrained.llm import Llm, LlmUnreachable, Question, TemporaryFailure, Unanswered
+from milan.pretrained.llm_loading import load_llm
+from milan.storage.files import cache_folder, content_key
+from milan.storage.journal import Journal
 
 T = TypeVar("T")
 MAX_PAUSE = 60.0  # seconds between two requests for one question, whatever the server asks for
@@ -117,12 +119,16 @@ class LlmClient:
         if any(question.images for question in questions):
             self.require_images()
         self._stopped.clear()
-        asked = [self._in_language(question) for question in questions]
+        translated = [self._in_language(question) for question in questions]
         if not self.llm.is_cacheable:
-            return [self._ask_one(question, parse)[1] for question in asked]
+            return [self._ask_one(question, parse)[1] for question in translated]
         answers: dict[Question, T | NoAnswer] = {}
         with Journal(cache_folder() / "replies" / f"{self.llm.key}.sqlite", self.llm.key) as journal:
-            new = [question for question in dict.fromkeys(asked) if not _find_cached(journal, question, parse, answers)]
+            new = [
+                question
+                for question in dict.fromkeys(translated)
+                if not _find_cached(journal, question, parse, answers)
+            ]
             with closing(self._iter_answers(new, parse)) as replies:
                 for question, reply, value in track_progress(
                     replies, total=len(new), description=f"asking {self.llm.name}"
@@ -130,7 +136,7 @@ class LlmClient:
                     if not isinstance(value, NoAnswer):
                         journal.put(question.key, {"reply": reply})
                     answers[question] = value
-        return [answers[question] for question in asked]
+        return [answers[question] for question in translated]
 
     def require_images(self) -> None:
         """Raise ``BadInput`` if the model reads no images."""
@@ -216,7 +222,7 @@ def load_llm_client(
     """Load a language model and return a client of it.
 
     Args:
-        llm: spec of the model, see ``milan.pretrained.llm.load_llm``.
+        llm: spec of the model, see ``milan.pretrained.llm_loading.load_llm``.
         base_url: address of an endpoint.
         max_calls: maximal number of requests, or a budget to share with others.
         options: ``tries``, ``pause``, ``deadline`` and ``language`` of the client; all others are the model's.

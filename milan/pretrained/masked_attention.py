@@ -1,4 +1,4 @@
-"""Vision transformers whose class token sees only the patches inside a mask.
+"""Vision transformers whose class token attends only to the patches inside a mask.
 
 In every layer the attention of the class token to the patches is multiplied, after the softmax, by the mask at patch
 size (Hernandez et al. 2022, released code, ``src/milan/rerankers.py``); the attention of the patches stays as it is.
@@ -37,7 +37,7 @@ def find_patch_grid(model: nn.Module) -> tuple[int, int] | None:
 
 
 def resize_masks(masks: Bool[Tensor, "b 1 height width"], grid: tuple[int, int]) -> Float[Tensor, "b patches"]:
-    """Return masks at patch size, 0..1, of the centre square, which is what a CLIP sees of an image.
+    """Return masks at patch size, 0..1, of the centre square, to which a CLIP crops an image.
 
     They are interpolated bilinearly, as in the released code.
 
@@ -54,11 +54,11 @@ def resize_masks(masks: Bool[Tensor, "b 1 height width"], grid: tuple[int, int])
 
 @contextmanager
 def masked_class_token(model: nn.Module, masks: Float[Tensor, "b patches"]) -> Iterator[None]:
-    """Within this context the model's class token sees the patches as far as the masks let it.
+    """Restrict the class token's attention to the patches inside the masks, within the context.
 
     Args:
-        model: one with a ``find_patch_grid``.
-        masks: of the images of the next batch.
+        model: a vision transformer for which ``find_patch_grid`` returns a grid.
+        masks: weights of the patches, 0..1, of the images of the next batch.
     """
     visual: Any = getattr(model, "visual", None)
     if visual is None:
@@ -99,8 +99,8 @@ class _MaskedAttention:
         hidden = query if module.batch_first else query.transpose(0, 1)
         parts = linear(hidden, module.in_proj_weight, module.in_proj_bias).chunk(3, dim=-1)
         query, key, value = (part.unflatten(-1, (module.num_heads, -1)).transpose(1, 2) for part in parts)
-        found = module.out_proj(attend(query, key, value, self.masks).transpose(1, 2).flatten(2))
-        return (found if module.batch_first else found.transpose(0, 1)), None
+        attended = module.out_proj(attend(query, key, value, self.masks).transpose(1, 2).flatten(2))
+        return (attended if module.batch_first else attended.transpose(0, 1)), None
 
 
 @contextmanager

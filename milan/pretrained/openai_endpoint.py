@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from milan.console.command_line import clean_text
+from milan.console.text_cleaning import clean_text
 from milan.errors import BadInput
 from milan.pretrained.chat_images import make_data_url
 from milan.pretrained.llm import Llm, LlmUnreachable, Message, Question, TemporaryFailure, Unanswered
@@ -83,6 +83,13 @@ class OpenAiEndpoint(Llm):
         self._read_api_key()
 
     def answer(self, question: Question, attempt: int = 0) -> str:
+        """Return the text of the endpoint's reply.
+
+        Raises:
+            BadInput: the endpoint rejects every request, for instance because of the key.
+            TemporaryFailure: a further request may succeed.
+            Unanswered: the request would fail again, or the reply has no text.
+        """
         status, headers, body = self._send(question, attempt)
         if status in FATAL_STATUSES:
             raise BadInput(
@@ -130,6 +137,7 @@ class OpenAiEndpoint(Llm):
             self._requests.discard(request)
 
     def stop(self) -> None:
+        """Cancel all requests in progress."""
         for request in list(self._requests):
             request.cancel()
 

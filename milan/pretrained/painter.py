@@ -109,10 +109,10 @@ def load_painter(
 
 
 def _load_custom(spec: str) -> Painter:
-    made = load_from_file(spec, "painter")
-    if not isinstance(made, Painter):
-        raise BadInput(f"{spec} makes a {type(made).__name__}; it must make a milan.pretrained.painter.Painter")
-    return made
+    custom = load_from_file(spec, "painter")
+    if not isinstance(custom, Painter):
+        raise BadInput(f"{spec} makes a {type(custom).__name__}; it must make a milan.pretrained.painter.Painter")
+    return custom
 
 
 class ExactPainter(Painter):
@@ -132,6 +132,7 @@ class ExactPainter(Painter):
         self.key = content_key(painter="diorama", scenes=compute_drawing_checksum(), samples=samples)
 
     def draw(self, requests: Sequence[PictureRequest]) -> UInt8[Tensor, "b 3 side side"]:
+        """Return Diorama scenes that show what each request's text states."""
         from milan.diorama.exact_painter import draw_scene_of
 
         return torch.from_numpy(np.stack([draw_scene_of(text, seed, number).image for text, seed, number in requests]))
@@ -175,15 +176,20 @@ class DiffusionPainter(Painter):
 
     @torch.no_grad()
     def draw(self, requests: Sequence[PictureRequest]) -> UInt8[Tensor, "b 3 side side"]:
+        """Return the pipeline's images; each depends on its request's seed and number alone.
+
+        Raises:
+            BadInput: an image has values that are not finite.
+        """
         self._warn_of_long_texts([each.text for each in requests])
         rng = [torch.Generator("cpu").manual_seed((each.seed << 20) + each.number) for each in requests]
         with _silence_diffusers():
-            made = self.pipeline(
+            pixels = self.pipeline(
                 prompt=[each.text for each in requests], generator=rng, output_type="np", **self._options
             ).images
-        if not np.isfinite(made).all():
+        if not np.isfinite(pixels).all():
             raise BadInput(f"{self.name} draws numbers that are not finite; use float32")
-        pictures = torch.from_numpy(np.ascontiguousarray(made)).permute(0, 3, 1, 2)
+        pictures = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
         return (pictures * 255).round().clamp(0, 255).to(torch.uint8)
 
     def _warn_of_long_texts(self, texts: Sequence[str]) -> None:
@@ -227,10 +233,10 @@ def resize_images(images: UInt8[Tensor, "b 3 h w"], size: Size | None) -> UInt8[
     """Return the centre of pictures after scaling them, antialiased, to cover ``size``; unchanged if it is None."""
     if size is None or images.shape[-2:] == height_width(size):
         return images
-    wanted = Preprocessing(size)
-    scaled = wanted.scaled_size((images.shape[-1], images.shape[-2]))
+    preprocessing = Preprocessing(size)
+    scaled = preprocessing.scaled_size((images.shape[-1], images.shape[-2]))
     large = interpolate(images.float(), scaled, mode="bilinear", antialias=True, align_corners=False)
-    return large[:, :, *wanted.cut(scaled)].round().clamp(0, 255).to(torch.uint8)
+    return large[:, :, *preprocessing.cut(scaled)].round().clamp(0, 255).to(torch.uint8)
 
 
 def paint_texts(
@@ -245,8 +251,8 @@ def paint_texts(
         BadInput: the cache cannot be written.
     """
     home = cache_folder() / "pictures" / painter.key
-    wanted = [PictureRequest(text, seed, number) for text in texts for number in range(count)]
-    new = [each for each in dict.fromkeys(wanted) if not _is_whole(_cache_file(home, each))]
+    requests = [PictureRequest(text, seed, number) for text in texts for number in range(count)]
+    new = [each for each in dict.fromkeys(requests) if not _is_whole(_cache_file(home, each))]
     try:
         home.mkdir(parents=True, exist_ok=True)
         for start in track_progress(
@@ -259,10 +265,10 @@ def paint_texts(
     except OSError as error:
         raise BadInput(f"cannot write to {home}: {error.strerror}; MILAN_CACHE=FOLDER sets another cache") from None
     sides = height_width(size or painter.side)
-    kept = torch.zeros(len(wanted), 3, *sides, dtype=torch.uint8)
-    for row, picture in enumerate(_read_cached(home, wanted)):
-        kept[row] = resize_images(picture[None], size)[0]
-    return kept.view(len(texts), count, 3, *sides)
+    images = torch.zeros(len(requests), 3, *sides, dtype=torch.uint8)
+    for row, picture in enumerate(_read_cached(home, requests)):
+        images[row] = resize_images(picture[None], size)[0]
+    return images.view(len(texts), count, 3, *sides)
 
 
 def find_cached_picture(key: str, request: PictureRequest) -> UInt8[Tensor, "3 side side"] | None:

@@ -62,6 +62,7 @@ class PhraseCounter(Llm):
         self.key = content_key(llm="phrases", version=2)
 
     def answer(self, question: Question, attempt: int = 0) -> str:
+        """Return the answer that counting gives, by the question's task; ``attempt`` changes nothing."""
         texts = [text for text, _ in question.items]
         if question.task == "simplify":
             return simplify_caption(" ".join(texts))
@@ -80,8 +81,8 @@ def simplify_caption(text: str) -> str:
     >>> simplify_caption("a picture of a red striped car in front of the house")
     'red striped car and house'
     """
-    found = " and ".join(" ".join(run) for run in _split_runs(text))
-    return found or text.strip() or "nothing"
+    simplified = " and ".join(" ".join(run) for run in _split_runs(text))
+    return simplified or text.strip() or "nothing"
 
 
 def summarize(texts: Sequence[str], sample_index: int = 0) -> str:
@@ -106,13 +107,13 @@ def explain(items: Sequence[tuple[str, int]]) -> str:
     'red'
     """
     texts = [text for text, _ in items]
-    found = find_phrases(texts)
+    phrases = find_phrases(texts)
     sides = []
     for sign in (1, -1):
         weights = {place: float(sign * value) for place, (_, value) in enumerate(items) if sign * value > 0}
         sides.append(
             _join_list(
-                _select_explaining(found, weights)
+                _select_explaining(phrases, weights)
                 or [texts[place] for place in sorted(weights, key=lambda at: -weights[at])[:MAX_PHRASES]]
             )
         )
@@ -136,8 +137,8 @@ def simulate(explanation: str, text: str, *, signed: bool = False) -> int:
 
 
 def find_phrases(texts: Sequence[str]) -> list[Phrase]:
-    """Each phrase in the texts once, and where it occurs: runs of up to four words, and a word with the last one of its
-    run.
+    """Return each distinct phrase with the texts that have it: runs of up to four words, and a word with its run's last
+    one.
     """
     where: dict[tuple[str, ...], set[int]] = {}
     forms: dict[tuple[str, ...], Counter[str]] = {}
@@ -150,36 +151,34 @@ def find_phrases(texts: Sequence[str]) -> list[Phrase]:
 
 
 def _subphrases(run: Sequence[str]) -> list[tuple[str, ...]]:
-    """The phrases in a run of words."""
-    found = [
+    """Return the phrases in a run of words."""
+    candidates = [
         tuple(run[start:end])
         for start in range(len(run))
         for end in range(start + 1, min(start + MAX_PHRASE_WORDS, len(run)) + 1)
     ]
-    return found + [(word, run[-1]) for word in run[:-2]]
+    return candidates + [(word, run[-1]) for word in run[:-2]]
 
 
-def _rank_phrases(found: Sequence[Phrase], weights: dict[int, float]) -> list[Phrase]:
-    """Those that more than one text has, the weightiest first, equal ones as they are met; of those in the same texts
-    only the first.
-    """
+def _rank_phrases(phrases: Sequence[Phrase], weights: dict[int, float]) -> list[Phrase]:
+    """Return phrases of more than one text by descending weight; of similar ones in the same texts only the first."""
     total = sum(weights.values()) or 1.0
 
     def weight(phrase: Phrase) -> float:
         return sum(weights.get(place, 0.0) for place in phrase.texts) / total * math.log2(1 + len(phrase.words))
 
-    shared = [phrase for phrase in found if len(phrase.texts) > 1 and weight(phrase) > 0]
+    shared = [phrase for phrase in phrases if len(phrase.texts) > 1 and weight(phrase) > 0]
     ranked = sorted(shared, key=lambda phrase: -weight(phrase))
-    kept: list[Phrase] = []
+    best: list[Phrase] = []
     for phrase in ranked:
-        alike = (other for other in kept if other.texts == phrase.texts and set(other.words) & set(phrase.words))
+        alike = (other for other in best if other.texts == phrase.texts and set(other.words) & set(phrase.words))
         if not any(alike):
-            kept.append(phrase)
-    return kept
+            best.append(phrase)
+    return best
 
 
 def _join_best_pair(ranked: Sequence[Phrase]) -> str:
-    """The first phrase and the one that adds most texts to it; empty where none adds any."""
+    """Return the first phrase joined with the one that adds most texts; empty if none adds any."""
     first = ranked[0]
     rest = [phrase for phrase in ranked[1:] if phrase.texts - first.texts and not set(phrase.words) & set(first.words)]
     if not rest:
@@ -187,21 +186,21 @@ def _join_best_pair(ranked: Sequence[Phrase]) -> str:
     return f"{first.text} and {max(rest, key=lambda phrase: len(phrase.texts - first.texts)).text}"
 
 
-def _select_explaining(found: Sequence[Phrase], weights: dict[int, float]) -> list[str]:
-    """Phrases that account for most of the weights, each for what those before it leave."""
-    kept: list[str] = []
+def _select_explaining(phrases: Sequence[Phrase], weights: dict[int, float]) -> list[str]:
+    """Return phrases chosen greedily, each by the weight of the texts that earlier ones do not cover."""
+    selected: list[str] = []
     left, total = dict(weights), sum(weights.values())
-    while len(kept) < MAX_PHRASES:
-        ranked = [phrase for phrase in _rank_phrases(found, left) if len(phrase.texts & left.keys()) > 1]
+    while len(selected) < MAX_PHRASES:
+        ranked = [phrase for phrase in _rank_phrases(phrases, left) if len(phrase.texts & left.keys()) > 1]
         if not ranked or sum(left.get(place, 0.0) for place in ranked[0].texts) < MIN_WEIGHT_SHARE * total:
             break
-        kept.append(ranked[0].text)
+        selected.append(ranked[0].text)
         left = {place: value for place, value in left.items() if place not in ranked[0].texts}
-    return kept
+    return selected
 
 
 def _split_runs(text: str) -> list[list[str]]:
-    """The words between function words and signs, in lower case.
+    """Return the runs of words between function words and punctuation, in lower case.
 
     >>> _split_runs("A red car, and 2 dogs at the beach")
     [['red', 'car'], ['2', 'dogs'], ['beach']]
@@ -236,5 +235,5 @@ def _join_list(parts: Sequence[str]) -> str:
 
 
 def _is_signed(question: Question) -> bool:
-    """Whether it is asked for integers below 0 too, which only a prompt of both signs tells."""
+    """Whether the question asks for negative integers too, as only prompts with both signs do."""
     return f" {AGAINST} " in question.explanation

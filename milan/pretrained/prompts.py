@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from milan.console.command_line import clean_text
+from milan.console.text_cleaning import clean_text
 from milan.errors import BadInput
 from milan.pretrained.llm import Message
 from milan.storage.files import content_key
@@ -95,7 +95,7 @@ def sanitize_item(text: str, max_length: int = MAX_ITEM_LENGTH) -> str:
 def _fill_template(text: str, items: Sequence[str], unit: str, explanation: str) -> str:
     """Fill a template in one pass, so that placeholders in the data are not filled."""
     values = {"items": "\n".join(items), "unit": unit, "explanation": explanation}
-    return re.sub(r"\{(items|unit|explanation)\}", lambda found: values[found[1]], text)
+    return re.sub(r"\{(items|unit|explanation)\}", lambda match: values[match[1]], text)
 
 
 def _parse_prompt(text: str, file: Path) -> Prompt:
@@ -109,16 +109,16 @@ def _parse_prompt(text: str, file: Path) -> Prompt:
             parts.setdefault(name, []).append("")
         elif name:
             parts[name][-1] += f"{line}\n"
-    found = {part: [each.strip("\n") for each in texts] for part, texts in parts.items()}
+    sections = {part: [each.strip("\n") for each in texts] for part, texts in parts.items()}
     for part in PARTS[:3]:
-        if len(found.get(part, [])) != 1:
-            raise BadInput(f"{file} needs one part [{part}]; it has {len(found.get(part, []))}")
-    given, answers = found.get("example", []), found.get("example answer", [])
+        if len(sections.get(part, [])) != 1:
+            raise BadInput(f"{file} needs one part [{part}]; it has {len(sections.get(part, []))}")
+    given, answers = sections.get("example", []), sections.get("example answer", [])
     if len(given) != len(answers):
         raise BadInput(
             f"{file} has {len(given)} parts [example] and {len(answers)} parts [example answer]; give as many of each"
         )
-    if "{items}" not in found["question"][0]:
+    if "{items}" not in sections["question"][0]:
         raise BadInput(f"the [question] of {file} has no {{items}}, where the data go")
-    shots = tuple(Shot(tuple(each.split("\n")), said) for each, said in zip(given, answers, strict=True))
-    return Prompt(found["system"][0], found["question"][0], found["answer"][0], shots)
+    shots = tuple(Shot(tuple(each.split("\n")), answer) for each, answer in zip(given, answers, strict=True))
+    return Prompt(sections["system"][0], sections["question"][0], sections["answer"][0], shots)

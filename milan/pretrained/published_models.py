@@ -98,7 +98,7 @@ def _find_missing_endpoint(role: str, spec: str, base_url: str) -> MissingModel 
 def _find_missing_repository(
     role: str, spec: str, repository: str, files: tuple[str, ...], hint: str = ""
 ) -> MissingModel | None:
-    """A repository of the Hugging Face hub, of which one of the files is looked for in the cache."""
+    """Return a repository of the hub if none of the files is cached and the hub is out of reach; else None."""
     from huggingface_hub import constants, try_to_load_from_cache
 
     for file in files:

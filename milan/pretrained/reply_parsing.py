@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from milan.console.command_line import clean_text
+from milan.console.text_cleaning import clean_text
 from milan.pretrained.chat_markup import final_answer
 from milan.pretrained.llm_client import ENGLISH, UnparsableReply
 
@@ -137,12 +137,12 @@ def make_structured_parser(max_words: int, language: str = ENGLISH) -> Callable[
     """
 
     def parse(reply: str) -> StructuredDescription:
-        found = _extract_object(reply)
-        text = found.get("description")
-        if found.get("nothing_in_common") is True or (isinstance(text, str) and NOTHING.match(text)):
+        fields = _extract_object(reply)
+        text = fields.get("description")
+        if fields.get("nothing_in_common") is True or (isinstance(text, str) and NOTHING.match(text)):
             return StructuredDescription()
-        candidates = [_parse_candidate(found, max_words, language)]
-        others = found.get("alternatives") or []
+        candidates = [_parse_candidate(fields, max_words, language)]
+        others = fields.get("alternatives") or []
         if not isinstance(others, list):
             raise UnparsableReply("its alternatives are no list")
         for other in others[:MAX_ALTERNATIVES]:
@@ -194,9 +194,11 @@ def _parse_integer(line: str, text: str, low: int, high: int) -> int:
     return value
 
 
-def _parse_candidate(found: Any, max_words: int, language: str) -> tuple[str, float]:
+def _parse_candidate(fields: Any, max_words: int, language: str) -> tuple[str, float]:
     """Return description and confidence of an object of a structured reply."""
-    text, confidence = (found.get("description"), found.get("confidence")) if isinstance(found, dict) else (None, None)
+    text, confidence = (
+        (fields.get("description"), fields.get("confidence")) if isinstance(fields, dict) else (None, None)
+    )
     if not isinstance(text, str):
         raise UnparsableReply("it has no text as description")
     if isinstance(confidence, bool) or not isinstance(confidence, int | float) or not 0 <= confidence <= 1:
@@ -213,10 +215,10 @@ def _extract_object(reply: str) -> dict[str, Any]:
     if start < 0:
         raise UnparsableReply("there is no JSON object in it")
     try:
-        found, _ = json.JSONDecoder().raw_decode(text, start)
+        parsed, _ = json.JSONDecoder().raw_decode(text, start)
     except (ValueError, RecursionError):
         raise UnparsableReply("broken JSON") from None
-    return dict(found)
+    return dict(parsed)
 
 
 def _strip_fence(reply: str) -> str:
@@ -227,10 +229,10 @@ def _strip_fence(reply: str) -> str:
         text = (code if re.fullmatch(r"[\w-]*", language.strip()) and code else text[3:-3]).strip()
     if text[:1] in ("{", "["):
         try:
-            found = json.loads(text)
+            parsed = json.loads(text)
         except (ValueError, RecursionError):
             raise UnparsableReply("broken JSON") from None
-        if isinstance(found, dict) and len(found) == 1 and isinstance(value := next(iter(found.values())), str):
+        if isinstance(parsed, dict) and len(parsed) == 1 and isinstance(value := next(iter(parsed.values())), str):
             return value.strip()
         raise UnparsableReply("JSON that is not one text")
     return text

@@ -70,20 +70,20 @@ def load_segmenter(spec: str = "diorama", *, device: str = "cpu", batch_size: in
     if family not in FAMILIES or bool(name) == (family == "diorama"):
         raise UnknownName("segmenter", spec, ["diorama", *(f"{each}:" for each in FAMILIES[1:])], f"write {SPEC_FORMS}")
     device = check_device(device)
-    made = (
+    segmenter = (
         DioramaSegmenter(device)
         if family == "diorama"
         else {"hf": TransformersSegmenter, "torchvision": TorchvisionSegmenter}[family](name, device)
     )
-    made.batch_size = batch_size
-    return made
+    segmenter.batch_size = batch_size
+    return segmenter
 
 
 def _load_custom(spec: str) -> Segmenter:
-    made = load_from_file(spec, "segmenter")
-    if not isinstance(made, Segmenter):
-        raise BadInput(f"{spec} makes a {type(made).__name__}; it must make a milan.pretrained.segmenter.Segmenter")
-    return made
+    custom = load_from_file(spec, "segmenter")
+    if not isinstance(custom, Segmenter):
+        raise BadInput(f"{spec} makes a {type(custom).__name__}; it must make a milan.pretrained.segmenter.Segmenter")
+    return custom
 
 
 class DioramaSegmenter(Segmenter):
@@ -107,7 +107,7 @@ class DioramaSegmenter(Segmenter):
 
     @torch.no_grad()
     def _segment(self, images: UInt8[Tensor, "b 3 h w"]) -> Int[Tensor, "b levels h w"]:
-        from milan.diorama.networks import IMAGE_SIZE, normalize_images
+        from milan.diorama.scene_classifiers import IMAGE_SIZE, normalize_images
 
         size = tuple(images.shape[-2:])
         if size != (IMAGE_SIZE, IMAGE_SIZE):
@@ -194,9 +194,9 @@ def _parse_weights(file: str) -> str | Path | None:
 
 def _read_preprocessing(published: Any) -> tuple[int, Float[Tensor, "3 1 1"], Float[Tensor, "3 1 1"]]:
     """Return short side, mean and standard deviation of the preprocessing of torchvision's published weights."""
-    wanted = published.transforms()
-    size = wanted.resize_size[0] if isinstance(wanted.resize_size, list | tuple) else wanted.resize_size
-    return int(size), torch.tensor(wanted.mean).view(3, 1, 1), torch.tensor(wanted.std).view(3, 1, 1)
+    transforms = published.transforms()
+    size = transforms.resize_size[0] if isinstance(transforms.resize_size, list | tuple) else transforms.resize_size
+    return int(size), torch.tensor(transforms.mean).view(3, 1, 1), torch.tensor(transforms.std).view(3, 1, 1)
 
 
 def _most_likely_labels(

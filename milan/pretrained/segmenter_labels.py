@@ -64,17 +64,19 @@ class SegmenterLabels(PixelLabels):
 
     @cached_property
     def key(self) -> str:  # type: ignore[override]
+        """Content key of the segmenter, the probe and the concepts."""
         return content_key(segmenter=self.segmenter.key, probe=self.probe.fingerprint, concepts=self.concepts)
 
     def load(self, ids: Sequence[int]) -> Int[Tensor, "b levels h w"]:
-        found = np.stack([self._load_block(index // BLOCK_LENGTH)[index % BLOCK_LENGTH] for index in ids])
-        return torch.from_numpy(self._numbers[found])
+        """Return the segmenter's labels, read from the cache or predicted in blocks of ``BLOCK_LENGTH`` images."""
+        numbers = np.stack([self._load_block(index // BLOCK_LENGTH)[index % BLOCK_LENGTH] for index in ids])
+        return torch.from_numpy(self._numbers[numbers])
 
     def _load_block(self, block: int) -> Int[np.ndarray, "block levels h w"]:
         """Return the labels of a block of images, all -1 for unreadable ones."""
         if self._block[0] != block:
             file = self._folder / f"{block}.npz"
-            self._block = (block, made_once(file, lambda path: self._segment(block, path), _kept_labels))
+            self._block = (block, made_once(file, lambda path: self._segment(block, path), _read_stored_labels))
         return self._block[1]
 
     def _segment(self, block: int, file: Path) -> None:
@@ -85,9 +87,9 @@ class SegmenterLabels(PixelLabels):
             torch.zeros(1, 3, *height_width(self.probe.size), dtype=torch.uint8),
         )
         ids, images = next(self.probe.batches(BLOCK_LENGTH, start, stop), nothing)
-        seen = self.segmenter.segment(images).cpu().numpy().astype(np.int32)
-        labels = np.full((stop - start, *seen.shape[1:]), NO_LABEL, dtype=np.int32)
-        labels[ids.numpy() - start] = seen[: len(ids)]
+        predicted = self.segmenter.segment(images).cpu().numpy().astype(np.int32)
+        labels = np.full((stop - start, *predicted.shape[1:]), NO_LABEL, dtype=np.int32)
+        labels[ids.numpy() - start] = predicted[: len(ids)]
         np.savez_compressed(file, labels=labels)
 
     @cached_property
@@ -95,9 +97,9 @@ class SegmenterLabels(PixelLabels):
         return cache_folder() / "segmented" / content_key(segmenter=self.segmenter.key, probe=self.probe.fingerprint)
 
 
-def _kept_labels(file: Path) -> Int[np.ndarray, "block levels h w"]:
-    with np.load(file, allow_pickle=False) as kept:
-        return kept["labels"]
+def _read_stored_labels(file: Path) -> Int[np.ndarray, "block levels h w"]:
+    with np.load(file, allow_pickle=False) as arrays:
+        return arrays["labels"]
 
 
 def segmenter_of(spec: str) -> dict[str, str]:

@@ -62,9 +62,9 @@ class SentenceEncoder:
             texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
         ).to(self.device)
         with torch.no_grad():
-            seen = self.model(**given).last_hidden_state.float()
+            states = self.model(**given).last_hidden_state.float()
         weight = given["attention_mask"][:, :, None].float()
-        return normalize((seen * weight).sum(1) / weight.sum(1).clamp_min(1), dim=1).cpu()
+        return normalize((states * weight).sum(1) / weight.sum(1).clamp_min(1), dim=1).cpu()
 
 
 def load_sentence_encoder(spec: str, *, device: str = "cpu") -> SentenceEncoder:

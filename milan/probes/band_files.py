@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from milan.console.command_line import clean_text
+from milan.console.text_cleaning import clean_text
 from milan.errors import BadInput
 from milan.probes.image_decoding import MAX_DECODED_BYTES, UnreadableImage, check_file, suffixes
-from milan.probes.image_sources import FolderSource, sorted_out
+from milan.probes.image_folders import FolderSource, list_files
 from milan.storage.hub_access import format_error_line
 
 NPY, TIFF = (".npy",), (".tif", ".tiff")
@@ -29,17 +29,24 @@ class BandFolder(FolderSource):
     kinds = (*NPY, *TIFF)
 
     def load_image(self, index: int) -> Float[np.ndarray, "bands height width"]:
-        found = read_bands(self.files[index])
-        if found.shape[0] != self.bands:
-            raise UnreadableImage(f"{found.shape[0]} bands, and the first file of the folder has {self.bands}")
-        return found
+        """Return an array's bands, float32.
+
+        Raises:
+            UnreadableImage: it cannot be read, or has another number of bands than the first array.
+        """
+        bands = read_bands(self.files[index])
+        if bands.shape[0] != self.bands:
+            raise UnreadableImage(f"{bands.shape[0]} bands, and the first file of the folder has {self.bands}")
+        return bands
 
     @cached_property
     def bands(self) -> int:  # type: ignore[override]
+        """Number of bands of the first array."""
         return len(self._first)
 
     @cached_property
     def of_bytes(self) -> bool:  # type: ignore[override]
+        """Whether the first array is stored as bytes."""
         return bool(self._first.size) and _array(self._first_file).dtype == np.uint8
 
     @cached_property
@@ -64,7 +71,7 @@ def open_folder(folder: Path, channels: int) -> FolderSource:
     Raises:
         BadInput: the folder holds neither.
     """
-    pictures, others = sorted_out(folder, suffixes())
+    pictures, others = list_files(folder, suffixes())
     arrays = channels not in PICTURE_CHANNELS or (not pictures and any(others[kind] for kind in NPY))
     return BandFolder(folder) if arrays else FolderSource(folder)
 
@@ -101,9 +108,9 @@ def _array(file: Path) -> np.ndarray:
 
 
 def _read_npy(file: Path) -> np.ndarray:
-    found = np.load(file, mmap_mode="r", allow_pickle=False)
-    _check_bytes(4 * found.size)
-    return found
+    array = np.load(file, mmap_mode="r", allow_pickle=False)
+    _check_bytes(4 * array.size)
+    return array
 
 
 def _read_tiff(file: Path) -> np.ndarray:

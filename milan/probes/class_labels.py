@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from milan.console.command_line import clean_text
+from milan.console.text_cleaning import clean_text
 from milan.errors import BadInput, MilanWarning
 
 UNKNOWN = -1  # the label of an image of unknown class, as in the test splits of public datasets
@@ -72,10 +72,10 @@ def usable_labels(values: Iterable[Any], declared: Sequence[str] | None, where: 
 def names_by_label(labels: Sequence[int], names: Sequence[Any]) -> list[str] | None:
     """Return class names by label from a table with both; None if they disagree or a label has no name."""
     pairs = {(label, name) for label, name in zip(labels, names, strict=True) if label != UNKNOWN}
-    found = dict(pairs)
-    if len(found) < len(pairs) or any(not isinstance(name, str) for name in found.values()):
+    name_of = dict(pairs)
+    if len(name_of) < len(pairs) or any(not isinstance(name, str) for name in name_of.values()):
         return None
-    return [found.get(label, str(label)) for label in range(max(found, default=-1) + 1)] or None
+    return [name_of.get(label, str(label)) for label in range(max(name_of, default=-1) + 1)] or None
 
 
 def wordnet_ids(classes: Sequence[str] | None) -> list[str] | None:

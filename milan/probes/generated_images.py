@@ -56,12 +56,15 @@ class GeneratorSource(ImageSource):
         return self._count
 
     def load_image(self, index: int) -> np.ndarray:
+        """Generate an image, uint8 (3, size, size)."""
         return self.generator.generate_image(index).numpy()
 
     def format_location(self, index: int) -> str:
+        """Return the image's index and the generator's name."""
         return f"image {index} of {self.generator.name}"
 
     def content_facts(self) -> dict[str, Any]:
+        """Return the fingerprint of the generator."""
         return {"made by": self.generator.fingerprint}
 
 
@@ -75,9 +78,9 @@ def load_generator_target(spec: str) -> ImageGenerator:
     from milan.targets.generator_target import GeneratorTarget
     from milan.targets.loading import load_target
 
-    found = load_target(spec)
-    if not isinstance(found, GeneratorTarget):
+    target = load_target(spec)
+    if not isinstance(target, GeneratorTarget):
         raise BadInput(
             f"{spec} generates no images, so it has no latents; name a generator, as latents:diorama:generator-objects"
         )
-    return found
+    return target

@@ -1,16 +1,19 @@
 """Datasets of the Hugging Face library, from a path, its cache or the hub, with an error within seconds."""
 
+import glob
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from milan.console.command_line import clean_text
+from milan.console.text_cleaning import clean_text
 from milan.errors import BadInput, UnknownName
-from milan.probes.image_sources import DatasetSource, is_path_like
+from milan.probes.image_tables import DatasetSource, is_path_like
 from milan.storage.hub_access import format_error_line
 
+# Builders of the datasets library by suffix of the shards.
+SHARD_BUILDERS = {".tar": "webdataset", ".parquet": "parquet"}
 TIMEOUT_SECONDS = 5  # seconds to wait for the hub's answer
 
 
@@ -35,6 +38,41 @@ def open_dataset(spec: str) -> DatasetSource:
     if split not in splits:
         raise UnknownName("split", split, list(splits), f"hf:{clean_text(name)} has {', '.join(splits)}")
     return DatasetSource(splits[split], f"hf:{clean_text(name)}#{split}", _folders(name, path))
+
+
+def is_pattern(spec: str) -> bool:
+    """Return whether a spec is a pattern of files, as shards/*.tar.
+
+    >>> is_pattern("shards/*.tar"), is_pattern("photos/val.parquet")
+    (True, False)
+    """
+    return glob.has_magic(spec)
+
+
+def open_shards(pattern: str) -> DatasetSource:
+    """Open the shards of one dataset: tar files as webdataset writes them (KEY.jpg, KEY.cls, ...), or parquet files.
+
+    The library converts tar files to a table in its cache once. Shards are in the order of their names.
+
+    Raises:
+        BadInput: no file matches, the files are of other kinds, or they cannot be read.
+    """
+    import datasets
+
+    shown = clean_text(pattern)
+    path = Path(pattern).expanduser()
+    root = next(folder for folder in path.parents if not is_pattern(str(folder)))
+    files = sorted(root.glob(str(path.relative_to(root))))
+    builders = {SHARD_BUILDERS.get(file.suffix.lower()) for file in files}
+    builder = builders.pop() if len(builders) == 1 else None
+    if builder is None:
+        found = ", ".join(sorted({file.suffix for file in files})) or "no file"
+        raise BadInput(f"{shown} matches {found}; give a pattern of .tar or of .parquet files, as 'shards/*.tar'")
+    try:
+        rows = datasets.load_dataset(builder, data_files=[str(file) for file in files], split="train")
+    except Exception as error:
+        raise BadInput(f"cannot read the shards {shown}: {format_error_line(error)}") from None
+    return DatasetSource(rows, shown, _folders("", files[0].parent))
 
 
 def _folders(name: str, path: Path | None) -> list[Path]:
@@ -106,8 +144,8 @@ def _stay_offline() -> Iterator[None]:
         constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
 
 
-def _list_splits(found: Any) -> dict[str, Any]:
-    return dict(found) if isinstance(found, dict) else {str(found.split or "train"): found}
+def _list_splits(dataset: Any) -> dict[str, Any]:
+    return dict(dataset) if isinstance(dataset, dict) else {str(dataset.split or "train"): dataset}
 
 
 def _make_hint() -> str:

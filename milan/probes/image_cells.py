@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from milan.console.command_line import clean_text
+from milan.console.text_cleaning import clean_text
 from milan.probes.image_decoding import UnreadableImage
 
 
@@ -31,11 +31,11 @@ def _path_within(path: Any, roots: Sequence[Path]) -> Path | None:
         return None
     folders = [root.resolve() for root in roots]
     try:
-        found = (folders[0] / path).resolve()
+        resolved = (folders[0] / path).resolve()
     except (OSError, ValueError, RuntimeError) as error:
         raise UnreadableImage(f"its path {clean_text(path)!r} is invalid: {error}") from None
-    if not any(found.is_relative_to(folder) for folder in folders):
+    if not any(resolved.is_relative_to(folder) for folder in folders):
         raise UnreadableImage(
             f"its path {clean_text(path)!r} leads out of the dataset's folder {clean_text(str(folders[0]))}"
         )
-    return found
+    return resolved

@@ -143,11 +143,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return image
     scale = _grey_scale(image)
     rows = max(1, STRIP // image.width)
-    found = Image.new("RGB", image.size)
+    rgb = Image.new("RGB", image.size)
     for top in range(0, image.height, rows):
         strip = image.crop((0, top, image.width, min(top + rows, image.height)))
-        found.paste(_rgb_strip(strip, scale), (0, top))
-    return found
+        rgb.paste(_rgb_strip(strip, scale), (0, top))
+    return rgb
 
 
 def _rgb_strip(image: Image.Image, scale: float | None) -> Image.Image:

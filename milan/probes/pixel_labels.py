@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from milan.console.command_line import clean_text
+from milan.console.text_cleaning import clean_text
 from milan.errors import BadInput, MissingEvidence
 from milan.probes.probe import Probe
 from milan.storage.files import cache_root, content_key
@@ -71,6 +71,7 @@ class TensorLabels(PixelLabels):
 
     @cached_property
     def key(self) -> str:  # type: ignore[override]
+        """Content key of the labels and the names."""
         return content_key(
             labels=tensor_hash(self.labels.to(torch.int64)),
             shape=list(self.labels.shape),
@@ -79,6 +80,7 @@ class TensorLabels(PixelLabels):
         )
 
     def load(self, ids: Sequence[int]) -> Int[Tensor, "b levels h w"]:
+        """Return the labels of these images, which are in memory."""
         return self.labels[list(ids)]
 
 
@@ -105,21 +107,23 @@ class LabelMapLabels(PixelLabels):
 
     @cached_property
     def key(self) -> str:  # type: ignore[override]
+        """Content key of the probe and the classes' names."""
         return content_key(probe=self.probe.fingerprint, classes=self.classes, concepts=self.concepts)
 
     def load(self, ids: Sequence[int]) -> Int[Tensor, "b levels h w"]:
+        """Read, resize and crop the label maps; there is one level."""
         return torch.stack([self._load_one(index) for index in ids])[:, None]
 
     def _load_one(self, index: int) -> Int[Tensor, "h w"]:
-        found = self.probe.segmentation(index).numpy()
-        odd = (found >= len(self.classes)) & (found != UNLABELLED) | (found < 0)
+        label_map = self.probe.segmentation(index).numpy()
+        odd = (label_map >= len(self.classes)) & (label_map != UNLABELLED) | (label_map < 0)
         if odd.any():
-            where, value = self.probe.source.format_location(index), int(found[odd].max())
+            where, value = self.probe.source.format_location(index), int(label_map[odd].max())
             raise BadInput(
                 f"class {value} in the segmentation of {where}, but there are names for 0 to {len(self.classes) - 1}"
                 " only"
             )
-        return torch.from_numpy(self._numbers[found])
+        return torch.from_numpy(self._numbers[label_map])
 
 
 class DioramaLabels(PixelLabels):
@@ -144,6 +148,7 @@ class DioramaLabels(PixelLabels):
 
     @cached_property
     def key(self) -> str:  # type: ignore[override]
+        """Content key of the probe, the concepts and the levels."""
         return content_key(probe=self.probe.fingerprint, concepts=self.concepts, levels=self.level_names)
 
     @cached_property
@@ -171,8 +176,9 @@ class DioramaLabels(PixelLabels):
         )
 
     def load(self, ids: Sequence[int]) -> Int[Tensor, "b levels h w"]:
-        found = self.table[np.asarray(self.signatures.pixels[list(ids)])]  # b h w levels
-        return torch.from_numpy(np.ascontiguousarray(found.transpose(0, 3, 1, 2)))
+        """Return the exact labels of scenes, or the embedded segmenter's of generated images."""
+        labels = self.table[np.asarray(self.signatures.pixels[list(ids)])]  # b h w levels
+        return torch.from_numpy(np.ascontiguousarray(labels.transpose(0, 3, 1, 2)))
 
 
 def shows_diorama(spec: str) -> bool:

@@ -4,8 +4,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property, partial
-from pathlib import Path
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,24 +14,28 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from milan.errors import BadInput, MilanWarning
-from milan.probes.band_files import PICTURE_CHANNELS, open_folder
-from milan.probes.class_labels import class_labels
 from milan.probes.display import SAMPLED, as_rgb, levels, shown_bands
-from milan.probes.generated_images import GeneratorSource, ImageGenerator, load_generator_target
-from milan.probes.hub_datasets import open_dataset
+from milan.probes.generated_images import GeneratorSource, ImageGenerator
 from milan.probes.image_decoding import UnreadableImage
-from milan.probes.image_sources import DioramaSource, ImageSource, get_decoder_version, open_path
-from milan.probes.probe_splits import SplitSource, SubsetSource, parse_split
+from milan.probes.image_sources import ImageSource, get_decoder_version
+from milan.probes.probe_splits import SubsetSource
 from milan.probes.python_datasets import open_python_dataset
+from milan.probes.tensor_images import Labels, TensorSource
 from milan.storage.files import content_key
-from milan.targets.fingerprints import tensor_hash
-from milan.targets.preprocessing import Preprocessing, Size, as_size, height_width, size_text
+from milan.targets.preprocessing import Preprocessing, Size, as_size, size_text
 
-DIORAMA_SIZE = 64
 # A larger fraction of unreadable images is an error, since the probe is probably not the intended one.
 MAX_UNREADABLE_SHARE = 0.05
-Labels = Sequence[Any] | np.ndarray | Tensor  # see ``milan.probes.class_labels``
 PREFETCH = 8  # images that each worker may decode ahead
+
+
+@runtime_checkable
+class TargetPreprocessing(Protocol):
+    """A network with a known preprocessing: a ``milan.Target``."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Preprocessing of the network's input."""
 
 
 class Probe(Dataset[tuple[Tensor, int]]):
@@ -82,7 +85,7 @@ class Probe(Dataset[tuple[Tensor, int]]):
         Raises:
             BadInput: there are no images, or they have another shape or data type.
         """
-        source = _TensorSource(images, labels, classes)
+        source = TensorSource(images, labels, classes)
         stated = None if display_bands is None else tuple(display_bands)
         probe = cls(source, spec="", preprocessing=Preprocessing(as_size(source.size), display_bands=stated))
         warn_of_bands(probe)
@@ -94,7 +97,7 @@ class Probe(Dataset[tuple[Tensor, int]]):
         dataset: Any,
         classes: Sequence[str] | None = None,
         *,
-        target: "TargetPreprocessing | None" = None,
+        target: TargetPreprocessing | None = None,
         size: Size | None = None,
         limit: int | None = None,
         **preprocessing: Any,
@@ -210,10 +213,10 @@ class Probe(Dataset[tuple[Tensor, int]]):
     def input(self, index: int) -> Shaped[Tensor, "channels height width"]:
         """Return an image as a target takes it. Raise BadInput, naming the file, if it cannot be read."""
         self._check(index)
-        found = self._decode_one(index)
-        if isinstance(found, str):
-            raise BadInput(f"cannot read {found}")
-        return torch.from_numpy(found)
+        decoded = self._decode_one(index)
+        if isinstance(decoded, str):
+            raise BadInput(f"cannot read {decoded}")
+        return torch.from_numpy(decoded)
 
     def segmentation(self, index: int) -> Int[Tensor, "height width"]:
         """Return the class number of each pixel of an image, cropped as the image is.
@@ -238,10 +241,12 @@ class Probe(Dataset[tuple[Tensor, int]]):
         if self.source.of_bytes:
             return torch.tensor([0.0, 1.0])[:, None].expand(2, 3)
         step = -(-len(self) // SAMPLED)
-        found = [found for _, found in self._decode_all(range(0, len(self), step), 0) if not isinstance(found, str)]
-        if not found:
+        decoded = [
+            decoded for _, decoded in self._decode_all(range(0, len(self), step), 0) if not isinstance(decoded, str)
+        ]
+        if not decoded:
             raise BadInput(f"none of {len(range(0, len(self), step))} images of {self.spec} can be read")
-        return levels(map(torch.from_numpy, found), self._shown)
+        return levels(map(torch.from_numpy, decoded), self._shown)
 
     def batches(
         self, size: int, start: int = 0, stop: int | None = None, workers: int = 0
@@ -270,13 +275,13 @@ class Probe(Dataset[tuple[Tensor, int]]):
         stop = len(self) if stop is None else min(stop, len(self))
         ids: list[int] = []
         images: list[np.ndarray] = []
-        for index, found in self._decode_all(range(start, stop), workers):
+        for index, decoded in self._decode_all(range(start, stop), workers):
             self._read_ids.add(index)
-            if isinstance(found, str):
-                self.unreadable[index] = found
+            if isinstance(decoded, str):
+                self.unreadable[index] = decoded
             else:
                 ids.append(index)
-                images.append(found)
+                images.append(decoded)
             if ids and (index + 1 == stop or (index + 1 - start) % size == 0):
                 yield torch.tensor(ids), torch.from_numpy(np.stack(images))
                 ids, images = [], []
@@ -324,130 +329,15 @@ class Probe(Dataset[tuple[Tensor, int]]):
         """Warn of the unreadable images so far, if some are new; raise BadInput if they are too many."""
         if not self._inherited and not any(index in self.unreadable for index in ids):
             return
-        found = [self.unreadable[index] for index in sorted(self.unreadable)]
+        all_reasons = [self.unreadable[index] for index in sorted(self.unreadable)]
         self._inherited = False
         # The first few images are too few to judge the fraction.
         base = len(self._read_ids) if len(self._read_ids) == len(self) else max(len(self._read_ids), 100)
-        reasons = "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
-        share = f"{len(found)} of {len(self._read_ids)} images of {self.spec or self.name}"
-        if len(found) > MAX_UNREADABLE_SHARE * base:
+        reasons = "; ".join(all_reasons[:3]) + (f"; and {len(all_reasons) - 3} more" if len(all_reasons) > 3 else "")
+        share = f"{len(all_reasons)} of {len(self._read_ids)} images of {self.spec or self.name}"
+        if len(all_reasons) > MAX_UNREADABLE_SHARE * base:
             raise BadInput(f"{share} cannot be read (more than 5%): {reasons}")
         warnings.warn(f"{share} skipped: {reasons}", MilanWarning, stacklevel=3)
-
-
-class _TensorSource(ImageSource):
-    """Images in memory."""
-
-    is_presized = True
-
-    def __init__(self, images: Tensor | np.ndarray, labels: Labels | None, classes: list[str] | None):
-        self._images = _checked(images)
-        self.size, count = self._images.shape[-2:], self._images.shape[1]
-        self.of_bytes = self._images.dtype == np.uint8
-        self.bands = 0 if count in PICTURE_CHANNELS else count
-        if labels is not None and len(labels) != len(images):
-            raise BadInput(f"{len(labels)} labels for {len(images)} images")
-        values = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else labels
-        self.labels, self.classes = (None, classes) if values is None else class_labels(values, classes)
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def load_image(self, index: int) -> np.ndarray:
-        image = self._images[index]
-        if self.bands:
-            return image.astype(np.float32) / (255 if self.of_bytes else 1)
-        return np.ascontiguousarray(np.broadcast_to(image, (3, *self.size)))
-
-    def format_location(self, index: int) -> str:
-        return f"image {index} of a tensor"
-
-    def content_facts(self) -> dict[str, Any]:
-        return {"pixels": tensor_hash(torch.from_numpy(self._images)), "shape": list(self._images.shape)}
-
-
-def _checked(images: Tensor | np.ndarray) -> Shaped[np.ndarray, "n channels height width"]:
-    """Return images as an array; raise BadInput if their shape or data type is wrong."""
-    if not isinstance(images, Tensor | np.ndarray):
-        raise BadInput(
-            f"the images are a {type(images).__name__}; give a tensor or an array of n x 3 x height x width, uint8"
-        )
-    array = images.detach().cpu().numpy() if isinstance(images, Tensor) else images
-    shape, kind = " x ".join(map(str, array.shape)), str(array.dtype)
-    bands = array.ndim == 4 and array.shape[1] not in PICTURE_CHANNELS and array.shape[-1] not in PICTURE_CHANNELS
-    if array.dtype != np.uint8 and not (bands and array.dtype.kind in "iuf"):
-        how = "(255 * images).round().to(torch.uint8) if they lie in 0..1"
-        raise BadInput(f"the images are {kind}; give pixels from 0 to 255 as uint8, not normalized: {how}")
-    if array.ndim != 4 or not (bands or array.shape[1] in PICTURE_CHANNELS):
-        ways = {array.shape[-1:] == (3,): "permute the channels to axis 1", array.ndim == 3: "add the batch axis"}
-        how = ways.get(True) or "three channels, red first"
-        raise BadInput(f"the images have the shape {shape}; give n x 3 x height x width ({how})")
-    if not array.size:
-        raise BadInput(f"a probe needs at least one image; the tensor has the shape {shape}")
-    return np.ascontiguousarray(array)
-
-
-@runtime_checkable
-class TargetPreprocessing(Protocol):
-    """A network with a known preprocessing: a ``milan.Target``."""
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """Preprocessing of the network's input."""
-
-
-def load_probe(
-    spec: str,
-    *,
-    target: TargetPreprocessing | None = None,
-    size: Size | None = None,
-    channels: int | None = None,
-    limit: int | None = None,
-    **preprocessing: Any,
-) -> Probe:
-    """Load the images that a spec names, preprocessed for a target.
-
-    Args:
-        spec: FOLDER (all images in it, with its subfolders as classes), FILE.parquet (a column image, and optionally
-            label and segmentation), hf:ID_OR_PATH[#SPLIT] (a Hugging Face dataset), diorama:objects or diorama:scenes,
-            or latents:TARGET (the images of a generator, as latents:diorama:generator-objects, in its own size). With
-            @learn or @judge at the end: a random four fifths of the images, or the other fifth; for Diorama the usual
-            scenes, or others.
-        target: the network that the probe is for, whose size, resize, interpolation and crop are applied.
-        size: side of the images in pixels, or height and width, in place of the target's; without a target 224, or 64
-            for Diorama.
-        channels: number of the network's channels, without a target; for others than 1 or 3, a folder is read as arrays
-            of bands (.npy, .tif).
-        limit: use only the first so many images.
-        preprocessing: fields of :class:`milan.targets.preprocessing.Preprocessing` in place of the target's. Without a
-            target the short side is resized to ``size`` and the centre is cropped.
-
-    Raises:
-        BadInput: there are no images, or they cannot be read.
-        UnknownName: there is no such folder, file or split.
-    """
-    base, part = parse_split(spec)
-    kind, _, rest = base.partition(":")
-    if kind == "latents" and part:
-        raise BadInput(f"the images of a generator have no splits; give {base}, without @{part}")
-    if kind == "latents":
-        return Probe.from_generator(load_generator_target(rest), spec=spec, limit=limit)
-    own = Preprocessing(DIORAMA_SIZE) if kind == "diorama" else Preprocessing()
-    chosen = (own if target is None else target.preprocessing).changed(**{"image_size": size, **preprocessing})
-    if kind == "diorama":
-        return Probe(
-            DioramaSource(spec.partition(":")[2], _side(chosen.image_size, spec)),
-            spec=spec,
-            preprocessing=chosen,
-            limit=limit,
-        )
-    if channels is not None and channels != chosen.channels:
-        chosen = chosen.changed(mean=(0.0,) * channels, std=(1.0,) * channels)
-    opened = partial(open_folder, channels=chosen.channels)
-    source = open_dataset(rest) if kind == "hf" else open_path(Path(base).expanduser(), opened)
-    probe = Probe(SplitSource(source, part) if part else source, spec=spec, preprocessing=chosen, limit=limit)
-    warn_of_bands(probe)
-    return probe
 
 
 def warn_of_bands(probe: Probe) -> None:
@@ -458,12 +348,3 @@ def warn_of_bands(probe: Probe) -> None:
             " and blue"
         )
         warnings.warn(f"{text}; choose others with --display_bands RED GREEN BLUE", MilanWarning, stacklevel=3)
-
-
-def _side(size: Size, spec: str) -> int:
-    height, width = height_width(size)
-    if height != width:
-        raise BadInput(
-            f"the scenes of {spec} are square, and the target takes {size_text(size)} pixels; use a folder of images"
-        )
-    return height

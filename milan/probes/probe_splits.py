@@ -38,15 +38,19 @@ class SubsetSource(ImageSource):
         return len(self.rows)
 
     def load_image(self, index: int) -> Image.Image | np.ndarray:
+        """Return an image of the whole source."""
         return self.source.load_image(int(self.rows[index]))
 
     def format_location(self, index: int) -> str:
+        """Return the image's location in the whole source."""
         return self.source.format_location(int(self.rows[index]))
 
     def content_facts(self) -> dict[str, Any]:
+        """Return the indices and the facts of the whole source."""
         return {"rows": self.rows.tolist(), "of": self.source.content_facts()}
 
     def load_segmentation(self, index: int) -> Image.Image:
+        """Return a label map of the whole source."""
         return self.source.load_segmentation(int(self.rows[index]))
 
 
@@ -62,4 +66,5 @@ class SplitSource(SubsetSource):
             raise BadInput(f"{len(source)} images leave none for the split {split!r}; give more")
 
     def content_facts(self) -> dict[str, Any]:
+        """Return the part, how images are assigned to it, and the facts of the whole source."""
         return {"part": self.split, "learn": LEARN_SHARE, "lot": SPLIT_SEED, "of": self.source.content_facts()}

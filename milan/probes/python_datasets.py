@@ -15,7 +15,8 @@ from milan.console.progress import track_progress
 from milan.errors import BadInput
 from milan.probes.class_labels import class_labels
 from milan.probes.image_decoding import UnreadableImage, to_upright_rgb
-from milan.probes.image_sources import IMAGE_COLUMNS, LABEL_COLUMNS, DatasetSource, ImageSource
+from milan.probes.image_sources import ImageSource
+from milan.probes.image_tables import IMAGE_COLUMNS, LABEL_COLUMNS, DatasetSource
 from milan.storage.user_code import one_line
 
 ITEM_FORMS = "PIL images, (PIL image, label) or a mapping with both"
@@ -74,19 +75,24 @@ class PythonDatasetSource(ImageSource):
 
     @property
     def classes(self) -> list[str] | None:  # type: ignore[override]
+        """Class names that were passed or that the dataset states, or None."""
         return self._declared or self._contents.classes
 
     @property
     def labels(self) -> list[int] | None:  # type: ignore[override]
+        """Class number of each item, or None; the first use reads all items."""
         return self._contents.labels
 
     def load_image(self, index: int) -> Image.Image:
+        """Return the picture of an item."""
         return self._load_item(index)[0]
 
     def format_location(self, index: int) -> str:
+        """Return the item's index and the dataset's type."""
         return f"item {index} of {type(self._dataset).__name__}"
 
     def content_facts(self) -> dict[str, Any]:
+        """Return a digest of all items and their number; the first use reads all items."""
         return {"items": self._contents.digest, "count": len(self)}
 
     def _check_first_image(self) -> None:

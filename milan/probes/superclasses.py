@@ -27,9 +27,9 @@ class ClassConcepts:
 
     def presence_matrix(self, labels: Sequence[int]) -> Float[np.ndarray, "images concepts"]:
         """Return which image shows which concept, 0 or 1; NaN if the image's class is unknown."""
-        found = self.members[np.asarray(labels)].astype(np.float32)
-        found[np.asarray(labels) == UNKNOWN] = np.nan
-        return found
+        presence = self.members[np.asarray(labels)].astype(np.float32)
+        presence[np.asarray(labels) == UNKNOWN] = np.nan
+        return presence
 
 
 def known_labels(probe: Probe) -> list[int]:
@@ -110,22 +110,22 @@ def match_outputs(probe: Probe, outputs: int, synsets: str = "") -> list[int]:
             )
         return list(range(outputs))
     where = _label_lookup(probe, known, classes)
-    found = {where[number]: number for number in sorted(known, reverse=True) if number < outputs}
-    if missing := [name for label, name in enumerate(classes) if label not in found]:
+    outputs_of_classes = {where[number]: number for number in sorted(known, reverse=True) if number < outputs}
+    if missing := [name for label, name in enumerate(classes) if label not in outputs_of_classes]:
         raise MissingEvidence(f"{len(missing)} of {len(classes)} classes have no output in {synsets}: {missing[:3]}")
-    return [found[label] for label in range(len(classes))]
+    return [outputs_of_classes[label] for label in range(len(classes))]
 
 
 def _load_superclasses(superclasses: str, probe: Probe) -> Mapping[str, Sequence[object]]:
     if not superclasses:
         return _diorama_superclasses(probe.classes or []) if probe.spec.startswith("diorama:") else {}
     try:
-        found = read_json_object(Path(superclasses))
+        mapping = read_json_object(Path(superclasses))
     except BadInput as error:
         raise BadInput(f"cannot read the superclasses: {error}; write {{superclass: [class, ...]}}") from None
-    if not all(isinstance(listed, list) for listed in found.values()):
+    if not all(isinstance(listed, list) for listed in mapping.values()):
         raise BadInput(f"{superclasses} is not a JSON object of lists; write {{superclass: [class, ...]}}")
-    return found
+    return mapping
 
 
 def _diorama_superclasses(classes: Sequence[str]) -> dict[str, list[str]]:
@@ -139,8 +139,8 @@ def _read_synsets(file: str) -> dict[int, tuple[str, str]]:
     """Return the WordNet id and the name of each number."""
     try:
         # This reads JSON of numbers and texts as well.
-        found = ast.literal_eval(read_text(Path(file)))
-        return {int(number): (f"n{each['id'][:8]}", each["label"]) for number, each in found.items()}
+        synsets_by_number = ast.literal_eval(read_text(Path(file)))
+        return {int(number): (f"n{each['id'][:8]}", each["label"]) for number, each in synsets_by_number.items()}
     except (*CONVERSION_ERRORS, BadInput, SyntaxError, RecursionError, MemoryError) as error:
         raise BadInput(
             f"cannot read synsets from {file}: {error}; write {{number: {{'id': '01443537-n', 'label': name}}}}"
@@ -176,16 +176,16 @@ def _label_lookup(
     if not synsets:
         return where | {label: label for label in range(len(classes))}
     twice = Counter(name for _, name in synsets.values())
-    found: dict[object, int | None] = {
+    lookup: dict[object, int | None] = {
         number: where.get(wnid, where.get(name) if not probe.wnids and twice[name] == 1 else None)
         for number, (wnid, name) in synsets.items()
     }
-    _warn_of_unknown_classes(found, classes, probe)
-    return where | found
+    _warn_of_unknown_classes(lookup, classes, probe)
+    return where | lookup
 
 
-def _warn_of_unknown_classes(found: Mapping[object, int | None], classes: Sequence[str], probe: Probe) -> None:
-    unknown = [name for label, name in enumerate(classes) if label not in found.values()]
+def _warn_of_unknown_classes(lookup: Mapping[object, int | None], classes: Sequence[str], probe: Probe) -> None:
+    unknown = [name for label, name in enumerate(classes) if label not in lookup.values()]
     if len(unknown) == len(classes):
         raise BadInput(
             f"none of the {len(classes)} classes of {probe.spec} ({', '.join(classes[:3])}, ...) is in the synsets"
@@ -206,9 +206,9 @@ def _class_mask(
             f"superclass {superclass!r} lists {unknown[0]!r}, which is no class of this probe (it has {classes}); "
             "if the numbers are those of another dataset, give its classes with synsets=FILE"
         )
-    found = np.zeros(classes, dtype=bool)
-    found[[place for each in listed if (place := where[each]) is not None]] = True
-    return found
+    mask = np.zeros(classes, dtype=bool)
+    mask[[place for each in listed if (place := where[each]) is not None]] = True
+    return mask
 
 
 def _drop_duplicates(

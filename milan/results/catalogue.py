@@ -11,13 +11,21 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from milan.console.command_line import clean_text
-from milan.dissection.store import Dissection, layer_folder, load_dissection
+from milan.dissection.dissection import Dissection
+from milan.dissection.loading import load_dissection
+from milan.dissection.store import layer_folder
 from milan.errors import BadInput, MilanError, MissingEvidence, UnknownName
+from milan.results.description_rows import (
+    description_from_row,
+    description_to_row,
+    parse_unit,
+    tidy_description,
+    to_one_line,
+)
 from milan.results.published_tables import read_published_descriptions
 from milan.storage.tables import parquet_facts, read_table, write_csv, write_jsonl, write_parquet
-from milan.storage.text_files import read_json_object, whole_number
-from milan.units import Candidate, Description, Exemplars, Unit
+from milan.storage.text_files import read_json_object
+from milan.units import Description, Exemplars, Unit
 
 if TYPE_CHECKING:
     import pandas
@@ -27,8 +35,6 @@ if TYPE_CHECKING:
 OK = "ok"
 # Facts that the metadata of a parquet table repeats.
 KEPT_FACTS = ("describer", "target", "probe", "sources", "simulated")
-# Digits of written floats. Differences beyond them come from the order of summation.
-SIGNIFICANT_DIGITS = 6
 
 
 @dataclass(frozen=True)
@@ -163,18 +169,21 @@ class Catalogue:
             text: what the units should be about.
             image: a picture file, in place of the text.
             options: of ``milan.results.search.find_by_text`` (``embedder``, ``sentences``, ``count``) or of
-                ``find_by_image`` (``count``). Diorama's image-text model is used for probes that show Diorama.
+                ``milan.results.image_search.find_by_image`` (``count``). Diorama's image-text model is used for probes
+                that show Diorama.
 
         Raises:
             BadInput: both or neither of text and image are given, or one cannot be used.
             MissingEvidence: an image is given, and the run's network cannot be loaded again.
         """
-        from milan.results.search import SearchedRun, choose_embedder, find_by_image, find_by_text  # it loads models
+        from milan.results.search import SearchedRun, choose_embedder, find_by_text  # it loads models
 
         if bool(text) == (image is not None):
             raise BadInput("give either a text or an image to find units by")
         runs = [SearchedRun(str(self.facts.get("target", "")), self.texts, self.dissections)]
         if image is not None:
+            from milan.results.image_search import find_by_image
+
             return find_by_image(image, runs, **options)
         if "embedder" not in options:
             options["embedder"] = choose_embedder(runs)
@@ -302,63 +311,6 @@ def _read_facts_beside(file: Path) -> dict[str, Any]:
     return parquet_facts(file if file.suffix == ".parquet" else file.with_name("descriptions.parquet"))
 
 
-def tidy_description(description: Description) -> Description:
-    """Return the description as it is stored.
-
-    Texts are on one line without control characters; floats have ``SIGNIFICANT_DIGITS`` digits.
-    """
-    return replace(
-        description,
-        text=_to_one_line(description.text),
-        score=_round_significant(description.score),
-        bias=_round_significant(description.bias),
-        concepts=tuple((_to_one_line(name), _round_significant(weight)) for name, weight in description.concepts),
-        candidates=tuple(
-            Candidate(
-                _to_one_line(each.text),
-                _round_significant(each.score),
-                tuple((name, _round_significant(part)) for name, part in each.parts),
-            )
-            for each in description.candidates
-        ),
-    )
-
-
-def description_to_row(description: Description) -> dict[str, Any]:
-    """Return a description as plain values, which ``description_from_row`` reads back.
-
-    Each candidate is one flat dict: ``text``, ``score`` and the parts of the score by name.
-    """
-    return {
-        "layer": description.unit.layer,
-        "unit": description.unit.index,
-        "description": description.text,
-        "score": _finite_or_none(description.score),
-        "bias": _finite_or_none(description.bias),
-        "concepts": [{"name": name, "weight": _finite_or_none(weight)} for name, weight in description.concepts],
-        "candidates": [_candidate_to_row(candidate) for candidate in description.candidates],
-    } | ({"reasoning": dict(description.reasoning)} if description.reasoning else {})
-
-
-def description_from_row(row: Mapping[str, Any]) -> Description:
-    """Return the description of ``description_to_row``.
-
-    Raises:
-        KeyError, TypeError, ValueError, AttributeError: the row is not of that form.
-    """
-    if not isinstance(row["description"], str):
-        raise TypeError(f"description {row['description']!r} is not a text")
-    return Description(
-        _parse_unit(row),
-        row["description"],
-        _parse_float(row.get("score")),
-        tuple((each["name"], _parse_float(each["weight"])) for each in row.get("concepts") or ()),
-        _parse_float(row.get("bias") or 0.0),
-        tuple(_candidate_from_row(each) for each in row.get("candidates") or ()),
-        row.get("reasoning") or {},
-    )
-
-
 def natural_sort_key(name: str) -> tuple[tuple[int, str], ...]:
     """Return a sort key by which numbers within names are compared as numbers.
 
@@ -370,7 +322,7 @@ def natural_sort_key(name: str) -> tuple[tuple[int, str], ...]:
 
 def _tidy_entry(entry: Entry) -> Entry:
     if entry.description is None:
-        return replace(entry, reason=_to_one_line(entry.reason))
+        return replace(entry, reason=to_one_line(entry.reason))
     description = tidy_description(entry.description)
     if entry.status == OK and not description.text:
         return Entry(entry.unit, "failed", None, "the describer gave an empty text")
@@ -390,47 +342,7 @@ def _without_reasoning(row: Mapping[str, Any]) -> dict[str, Any]:
 def _entry_from_row(row: Mapping[str, Any]) -> Entry:
     status = row.get("status") or OK
     description = description_from_row(row) if status == OK else None
-    return Entry(_parse_unit(row), status, description, row.get("reason") or "")
-
-
-def _parse_unit(row: Mapping[str, Any]) -> Unit:
-    if not isinstance(row["layer"], str | int) or not str(row["layer"]).strip():
-        raise ValueError(f"layer {row['layer']!r} is not the name of a layer")
-    return Unit(str(row["layer"]), whole_number(row["unit"]))
-
-
-def _candidate_to_row(candidate: Candidate) -> dict[str, Any]:
-    for name, _ in candidate.parts:
-        if name in ("text", "score"):
-            raise BadInput(f"a part of a candidate's score is named {name!r}; choose another name")
-    return {"text": candidate.text, "score": _finite_or_none(candidate.score)} | {
-        name: _finite_or_none(value) for name, value in candidate.parts
-    }
-
-
-def _candidate_from_row(row: Mapping[str, Any]) -> Candidate:
-    parts = tuple(
-        (name, _parse_float(value))
-        for name, value in row.items()
-        if name not in ("text", "score") and value is not None
-    )
-    return Candidate(row["text"], _parse_float(row["score"]), parts)
-
-
-def _to_one_line(text: str) -> str:
-    return " ".join(clean_text(text).split())
-
-
-def _round_significant(value: float) -> float:
-    return float(f"{value:.{SIGNIFICANT_DIGITS}g}") + 0.0  # + 0.0: no negative zero
-
-
-def _finite_or_none(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _parse_float(value: Any) -> float:
-    return math.nan if value is None else float(value)
+    return Entry(parse_unit(row), status, description, row.get("reason") or "")
 
 
 def _find_table_file(path: Path) -> Path:

@@ -12,12 +12,13 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from milan.console.command_line import clean_text
 from milan.console.progress import track_progress
+from milan.console.text_cleaning import clean_text
+from milan.dissection.dissection import Dissection
 from milan.dissection.milannotations import export_milannotations
-from milan.dissection.store import Dissection
 from milan.errors import BadInput, MissingEvidence, UnknownName
 from milan.results.catalogue import KEPT_FACTS, Catalogue
+from milan.results.neighbours import UnitNeighbours, find_neighbours, standardize_activations
 from milan.results.page.catalogue_page import render_single_file
 from milan.storage.files import atomic_write, lock_folder, write_text
 from milan.storage.tables import FACTS, write_csv, write_jsonl
@@ -93,7 +94,7 @@ def _write_milannotations(catalogue: Catalogue, out: Path) -> Path:
 
 
 def _write_single_file(catalogue: Catalogue, out: Path, max_mib: float) -> Path:
-    page = render_single_file(catalogue, catalogue.dissections)
+    page = render_single_file(catalogue, catalogue.dissections, _find_neighbours(catalogue))
     size = len(page.encode()) / 2**20
     if size > max_mib:
         raise BadInput(
@@ -102,6 +103,14 @@ def _write_single_file(catalogue: Catalogue, out: Path, max_mib: float) -> Path:
         )
     write_text(out / SINGLE_FILE, page)
     return out / SINGLE_FILE
+
+
+def _find_neighbours(catalogue: Catalogue) -> dict[Unit, UnitNeighbours]:
+    dissections = catalogue.dissections
+    units = [entry.unit for entry in catalogue.entries if entry.unit.layer in dissections]
+    shown = [unit for unit in units if dissections[unit.layer].status[unit] in ("ok", "sparse")]
+    ids = {unit: dissections[unit.layer].exemplars(unit).ids.tolist() for unit in shown}
+    return find_neighbours(standardize_activations(dissections, units), ids)
 
 
 def _write_hub(catalogue: Catalogue, out: Path) -> Path:

@@ -1,51 +1,33 @@
-"""Search for units by meaning, in one or several described networks, or by an image of the user's.
+"""Search for units by meaning, in one or several described networks.
 
 A text is compared with the descriptions of units (by a sentence encoder) and with their exemplars (by an image-text
-model that sees only the masked regions). An image is run through the networks: found are the units for which it is
-unusually strong.
+model that sees only the masked regions).
 """
 
-import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
-from milan.console.command_line import get_recorded_warnings
 from milan.console.progress import track_progress
-from milan.dissection.masks import masks_from_maps
-from milan.dissection.store import Dissection
-from milan.errors import BadInput, MilanNotice, MissingEvidence
-from milan.pretrained.embedder import Embedder, embed_texts, load_embedder
+from milan.dissection.dissection import Dissection
+from milan.errors import BadInput, MilanNotice
+from milan.pretrained.embedder import embed_texts, load_embedder
+from milan.pretrained.embedder_interface import Embedder
 from milan.pretrained.embedding_cache import ImageEmbeddingFile
-from milan.probes.image_decoding import UnreadableImage, decode_image
 from milan.probes.pixel_labels import shows_diorama
-from milan.results.page.contact_sheets import write_contact_sheet
-from milan.results.page.report_page import write_report_page
-from milan.storage.files import cache_folder, collect_versions, content_key, lock_folder, write_text
-from milan.storage.provenance import simulated_note
-from milan.storage.tables import write_csv
-from milan.targets.generator_target import GeneratorTarget
-from milan.targets.hooks import recorded
-from milan.targets.target import Target
+from milan.storage.files import cache_folder, content_key
 from milan.units import Exemplars, Unit
 
 DEFAULT_COUNT = 20
-SCORE_NOTE = (
-    "The score of a text is the mean of its similarity to descriptions and to exemplars, each standardized over all"
-    " searched units; that of a picture is where its activation lies between the unit's median (0) and its largest"
-    " activation (1) over the probe."
-)
 FORMAT = 1  # raised when the embedding of the same exemplars changes
 SAVED_UNITS = 32  # units between two writes of embeddings
-PICTURE_ID = -1  # row in the probe of a picture that is not in it
 
 
 @runtime_checkable
@@ -138,7 +120,7 @@ def find_by_text(
     """
     if not query.strip():
         raise BadInput("the query is empty; say what the units should be about")
-    rows = _list_units(runs, count)
+    rows = list_units(runs, count)
     texts = [run.texts.get(unit, "") for run, unit in rows]
     evidence = _compare_descriptions(query, texts, sentences, embedder)
     if embedder is not None:
@@ -156,56 +138,6 @@ def find_by_text(
         )
         for row in best
     ]
-
-
-def find_by_image(image: Path | str, runs: Sequence[SearchedRun], *, count: int = DEFAULT_COUNT) -> list[FoundUnit]:
-    """Return the units that an image activates unusually strongly, with the region where they are active.
-
-    Units are ranked by the percentage of the probe's images that activate them less; ties by how far the activation
-    lies above the unit's median, relative to the distance of its largest activation from its median.
-
-    Args:
-        image: a picture file of any size.
-        runs: the described networks, each with its dissections.
-        count: the number of units to return.
-
-    Raises:
-        BadInput: the file is not a readable picture, or ``count`` is not positive.
-        MissingEvidence: a run has no dissection, or its network cannot be loaded again.
-    """
-    _list_units(runs, count)
-    found = [each for run in runs for each in _find_active_units(Path(image), run)]
-    return sorted(found, key=lambda each: (-each.parts["percentile"], -each.score, each.run, each.unit))[:count]
-
-
-def write_search(query: str, found: Sequence[FoundUnit], runs: Sequence[SearchedRun], out: Path) -> None:
-    """Write found units as ``found.csv`` and ``found.json``, and as a page with their exemplars.
-
-    Args:
-        query: the text or the name of the picture that was searched for.
-        found: units of ``find_by_text`` or ``find_by_image``.
-        runs: the searched runs, whose dissections have the exemplars.
-        out: the folder to write to; the page is ``page/index.html`` in it.
-    """
-    with lock_folder(out):
-        rows = [each.to_plain() for each in found]
-        write_csv(out / "found.csv", rows)
-        write_text(out / "found.json", json.dumps({"query": query, "found": rows}, indent=1, ensure_ascii=False) + "\n")
-        known = {run.name: run for run in runs}
-        folder = out / "page"
-        units = [_make_unit_view(each, known[each.run], folder, number) for number, each in enumerate(found)]
-        names = ", ".join(known)
-        view = {
-            "name": "find",
-            "title": query,
-            "lede": f"The {len(found)} units that answer best of {sum(len(run.units) for run in runs):,} in {names}.",
-            "headlines": (),
-            "notes": (SCORE_NOTE,),
-            "simulated": simulated_note({f"probe of {run.name}": probe for run in runs for probe in _list_probes(run)}),
-            "facts": {"target": names, "versions": collect_versions(), "warnings": get_recorded_warnings()},
-            "tables": (),
-        }
-        write_report_page(view, folder, units)
 
 
 def choose_embedder(runs: Sequence[SearchedRun], spec: str = "", device: str = "cpu") -> Embedder | None:
@@ -292,8 +224,12 @@ def _spread(texts: Sequence[str], values: Mapping[str, float]) -> np.ndarray:
     return np.array([values.get(text, math.nan) for text in texts])
 
 
-def _list_units(runs: Sequence[SearchedRun], count: int) -> list[tuple[SearchedRun, Unit]]:
-    """Return every unit of every run."""
+def list_units(runs: Sequence[SearchedRun], count: int) -> list[tuple[SearchedRun, Unit]]:
+    """Return every unit of every run, with its run.
+
+    Raises:
+        BadInput: ``count`` is not positive, or the runs have no units.
+    """
     if count < 1:
         raise BadInput(f"{count} units to find; give at least 1")
     rows = [(run, unit) for run in runs for unit in run.units]
@@ -320,89 +256,6 @@ def _rank(scores: np.ndarray, count: int) -> list[int]:
     """Return the rows of the largest scores, largest first, ties by row; rows without a score are left out."""
     order = np.argsort(-scores, kind="stable")[:count]
     return [int(row) for row in order if scores[row] > -np.inf]
-
-
-def _find_active_units(image: Path, run: SearchedRun) -> list[FoundUnit]:
-    if not run.dissections:
-        raise MissingEvidence(f"{run.name} has no dissection, so its network is not known; give the folder of a run")
-    target = next(iter(run.dissections.values())).open_target()
-    if isinstance(target, GeneratorTarget):
-        raise BadInput(f"{run.name} is of {target.name}, which generates pictures; search it with a text")
-    pixels = _read_picture(image, target)
-    maps: dict[str, Tensor] = {}
-
-    def keep(layer: str, values: Tensor, cls: Tensor | None) -> None:
-        maps[layer] = values[0].float().cpu()
-
-    with recorded(target, list(run.dissections), keep) as look:
-        look(target.make_input(torch.tensor([PICTURE_ID]), pixels[None]))
-    return [
-        each
-        for layer, dissection in run.dissections.items()
-        for each in _rate_layer(pixels, maps[layer], dissection, run)
-    ]
-
-
-def _read_picture(image: Path, target: Target) -> UInt8[Tensor, "3 height width"]:
-    try:
-        return torch.from_numpy(target.preprocessing.pixels(decode_image(image.expanduser())))
-    except UnreadableImage as error:
-        raise BadInput(f"cannot read the picture {image}: {error}; give a picture file") from None
-
-
-def _rate_layer(
-    pixels: UInt8[Tensor, "3 height width"],
-    maps: Float[Tensor, "units h w"],
-    dissection: Dissection,
-    run: SearchedRun,
-) -> list[FoundUnit]:
-    thresholds, found = dissection.thresholds(), []
-    columns = (
-        pair
-        for units, values in dissection.iter_activations("max")
-        for pair in zip(units, values.T.numpy(), strict=True)
-    )
-    for row, (unit, peaks) in enumerate(columns):
-        own = maps[unit.index]
-        peaks, peak = peaks[np.isfinite(peaks)], float(own.max())
-        if dissection.status[unit] not in ("ok", "sparse") or not len(peaks) or not math.isfinite(peak):
-            continue
-        middle, top = float(np.median(peaks)), float(peaks.max())
-        mask = masks_from_maps(own[None], float(thresholds[row]), dissection.image_size)
-        picture = Exemplars(unit, pixels[None], mask[:, None], torch.tensor([peak]), torch.tensor([PICTURE_ID]))
-        parts = {"percentile": 100 * float((peaks < peak).mean()), "activation": peak}
-        score = (peak - middle) / (top - middle) if top > middle else 0.0
-        found.append(FoundUnit(run.name, unit, run.texts.get(unit, ""), score, parts, picture))
-    return found
-
-
-def _make_unit_view(found: FoundUnit, run: SearchedRun, folder: Path, number: int) -> dict[str, object]:
-    """Return what the page shows of a unit; its exemplars follow the searched picture, if there is one."""
-    dissection = run.dissections.get(found.unit.layer)
-    shown = dissection.exemplars(found.unit) if dissection is not None and found.unit in dissection.status else None
-    if shown is not None and found.picture is not None:
-        parts = ("images", "masks", "activations", "ids")
-        shown = Exemplars(
-            found.unit, *(torch.cat([getattr(found.picture, part), getattr(shown, part)]) for part in parts)
-        )
-    said = [{"name": "description", "role": "", "text": found.text, "reason": "not described", "mark": "", "score": ""}]
-    for name, value in {"score": found.score, **found.parts}.items():
-        said.append({"name": name, "role": "", "text": _format_number(value), "reason": "", "mark": "", "score": ""})
-    return {
-        "id": str(found.unit),
-        "group": found.run,
-        "truth": "The first picture is the one that was searched for." if found.picture is not None else "",
-        "said": said,
-        "sheet": write_contact_sheet(shown, folder, f"units/{number}.webp") if shown is not None else None,
-    }
-
-
-def _list_probes(run: SearchedRun) -> set[str]:
-    return {dissection.probe for dissection in run.dissections.values()}
-
-
-def _format_number(value: float) -> str:
-    return f"{value:.3g}" if math.isfinite(value) else "–"
 
 
 def _round_or_none(value: float) -> float | None:

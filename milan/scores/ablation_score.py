@@ -65,7 +65,7 @@ class _LabelledBatch:
         return cross_entropy(outputs.double() / temperature, self.labels, reduction="none")
 
     def run_with_unit_at(self, unit: int, value: Float[Tensor, "..."] | float) -> Float[Tensor, "b classes"]:
-        """The network's answer with a unit at ``value`` everywhere: one number, or one for each image."""
+        """Return the logits with a unit set to ``value`` at all places: one number, or one for each image."""
         values, axis = self.replay.values, self.replay.axis
         given = torch.as_tensor(value, dtype=values.dtype, device=values.device).expand(len(values))
         shape = [1] * values.ndim
@@ -228,7 +228,7 @@ class _FittingImages:
     def fit_scalings(
         self, units: Sequence[int], predicted: Float[np.ndarray, "units fitted"], scaling: Scaling
     ) -> list[tuple[float, float]]:
-        """c and d of each."""
+        """Return c and d of each unit."""
         guesses = [torch.from_numpy(each)[self.rows].double() for each in predicted]
         closed = [
             _fit_least_squares(guess, self.activations[:, unit]) for guess, unit in zip(guesses, units, strict=True)
@@ -242,7 +242,7 @@ class _FittingImages:
         return found
 
     def _tabulate_losses(self, unit: int) -> "_LossTable":
-        """How each image's loss follows the unit, from below its least value to above its greatest."""
+        """Return each image's loss at values of the unit from below its minimum to above its maximum."""
         if unit not in self._tables:
             low, high = float(self.activations[:, unit].min()), float(self.activations[:, unit].max())
             margin = 0.25 * max(high - low, 1e-6)
@@ -274,7 +274,7 @@ class _LossTable:
     losses: Float[Tensor, "images stops"]
 
     def total_change(self, values: Float[Tensor, "tries images"]) -> Float[Tensor, " tries"]:
-        """The sum of all changes."""
+        """Return the sum of the absolute changes of all images."""
         place = (values - self.values[0]) / (self.values[1] - self.values[0])
         left = place.floor().clamp(0, len(self.values) - 2).long()
         images = torch.arange(values.shape[1])
@@ -283,9 +283,7 @@ class _LossTable:
 
 
 def _search_scaling(table: _LossTable, predicted: Float[Tensor, " images"]) -> tuple[float, float]:
-    """c and d that change the losses least by the table: the unit's values at two predictions are tried on a grid that
-    narrows.
-    """
+    """Return the scaling c and d that changes the losses least, by a search on grids that narrow."""
     middle, spread = float(predicted.mean()), float(predicted.std(correction=0))
     share = (predicted - middle) / (
         2 * spread if spread**2 > MIN_VARIANCE else 1.0
@@ -308,20 +306,20 @@ def _search_scaling(table: _LossTable, predicted: Float[Tensor, " images"]) -> t
 def _compute_loss_changes(
     seen: _LabelledBatch, unit: int, value: Float[Tensor, "..."], temperature: float
 ) -> Float[Tensor, " b"]:
-    """How far the loss of each image of a batch moves when a unit takes this value."""
+    """Return the absolute change of each image's loss when a unit is set to a value."""
     before = seen.losses(seen.replay.outputs, temperature)
     return (seen.losses(seen.run_with_unit_at(unit, value), temperature) - before).abs()
 
 
 def _fit_least_squares(predicted: Float[Tensor, " images"], true: Float[Tensor, " images"]) -> tuple[float, float]:
-    """c and d of the least squares line."""
+    """Return c and d of the least-squares line."""
     spread = predicted.var(correction=0)
     c = float(((predicted - predicted.mean()) * (true - true.mean())).mean() / spread) if spread > MIN_VARIANCE else 0.0
     return c, float(true.mean() - c * predicted.mean())
 
 
 def _mean_activations(replay: Replay) -> Float[Tensor, "b units"]:
-    """The mean of each unit over its places."""
+    """Return the mean of each unit over its places."""
     values = replay.values.movedim(replay.axis, 1)
     return values.flatten(2).mean(2) if values.ndim > 2 else values
 
@@ -340,14 +338,14 @@ def _iter_batches(
 def _run_probe(
     target: Target, probe: Probe, labels: Int[Tensor, " images"], batch_size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The logits of all images, their labels and their numbers."""
+    """Return the logits of all labelled images, their labels and their indices."""
     parts = [(target.outputs(target.make_input(ids, images)).cpu(), ids) for ids, images in probe.inputs(batch_size)]
     rows = torch.cat([ids for _, ids in parts])
     return torch.cat([part for part, _ in parts]), labels[rows], rows
 
 
 def _find_correct_outputs(target: Target, probe: Probe, synsets: str) -> Int[Tensor, " images"]:
-    """The output that is right for each image of a probe."""
+    """Return the index of the correct output for each image of a probe."""
     labels = known_labels(probe)
     shape = target.outputs(target.make_input(torch.tensor([0]), probe.input(0)[None])).shape
     if len(shape) != 2:

@@ -14,7 +14,8 @@ from milan.console.progress import track_progress
 from milan.errors import BadInput, MissingEvidence
 from milan.probes import Probe
 from milan.scores.confidence_intervals import LEVEL, RESAMPLES, Measure
-from milan.storage.files import Journal, content_key, new_array
+from milan.storage.files import content_key, new_array
+from milan.storage.journal import Journal
 from milan.targets.hooks import ablated, recorded
 from milan.targets.module_outputs import select_tensor
 from milan.targets.preprocessing import Size

@@ -85,9 +85,11 @@ class EmbedderSimulator(Simulator):
         )
 
     def predict_presence(self, texts: Sequence[str]) -> Presence:
+        """Return the calibrated probabilities that images show texts."""
         return presence.presence_from_embedder(self.embedder, self.probe, texts, self.calibration)
 
     def prepare_texts(self, texts: Sequence[str]) -> None:
+        """Fit the calibration and cache the vectors of images and texts."""
         _ = self.calibration
         embed_probe(self.embedder, self.probe)
         embed_texts(self.embedder, texts)
@@ -102,6 +104,7 @@ class ClassSimulator(Simulator):
         self._columns = {name.lower(): column for column, name in enumerate(self.labels.names)}
 
     def predict_presence(self, texts: Sequence[str]) -> Presence:
+        """Return 1 where a text names the image's class or superclass, else 0; NaN for images without a label."""
         found = torch.zeros(len(self.probe), len(texts))
         found[self.labels.matrix.isnan().any(1)] = torch.nan
         for place, text in enumerate(texts):
@@ -129,6 +132,7 @@ class PixelSimulator(Simulator):
         )
 
     def predict_presence(self, texts: Sequence[str]) -> Presence:
+        """Return 1 where a text denotes at least a hundredth of an image's pixels, else 0."""
         signatures, counts = self._counts
         meant = np.stack([signatures.text_mask(parse_description(text)) for text in texts], axis=1).astype(np.int32)
         shown = counts @ meant >= presence.MIN_PIXEL_SHARE * pixel_count(self.probe.size)

@@ -1,15 +1,15 @@
-"""Bootstrap of a score over several rounds, such as training seeds: units and rounds are both resampled."""
+"""Resampling: the bootstrap of a score over several rounds, such as training seeds, and random reassignment."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from milan.scores.confidence_intervals import LEVEL, RESAMPLES, Measure
 
-UnitParts = Mapping[str, Sequence[float]]  # of each unit of a round, by its name, what is added up
+UnitParts = Mapping[str, Sequence[float]]  # the summands of each unit of a round, by the unit's name
 
 
 def bootstrap_pooled(
@@ -19,12 +19,12 @@ def bootstrap_pooled(
 ) -> Measure:
     """Return the value of the rounds' pooled sums, with a 95% interval from 1,000 resamples of rounds and units.
 
-    A unit that is drawn is drawn in every round that has it, so that what is special about it is not taken for chance.
+    A resample has a unit in all rounds or in none, so that differences between units are not mistaken for chance.
 
     Args:
-        rounds: of each, by unit, the parts that are summed.
-        value: of many such sums at once.
-        seed: of the drawing.
+        rounds: for each round, the parts of each unit that are summed.
+        value: maps many such sums to values at once.
+        seed: random seed of the resamples.
     """
     names = list(dict.fromkeys(name for one in rounds for name in one))
     if not names:
@@ -55,7 +55,8 @@ def _compute_means(sums: Float[np.ndarray, "draws parts"]) -> Float[np.ndarray, 
     return np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), math.nan), where=sums[:, 1] > 0)
 
 
-@lru_cache(maxsize=4)  # the scores of one describer are all drawn alike
+# All scores of one describer use the same resamples.
+@lru_cache(maxsize=4)
 def _draw_weights(
     seed: int, rounds: int, units: int
 ) -> tuple[Float[np.ndarray, "draws rounds"], Float[np.ndarray, "draws units"]]:
@@ -64,5 +65,17 @@ def _draw_weights(
 
 
 def _draw_counts(rng: np.random.Generator, count: int) -> Float[np.ndarray, "draws count"]:
-    """How often each of so many things is drawn, in each of a thousand drawings."""
+    """Return how often each item is drawn in each resample."""
     return rng.multinomial(count, np.full(count, 1 / count), RESAMPLES).astype(np.float64)
+
+
+def make_random_cycle(count: int, rng: np.random.Generator) -> Int[np.ndarray, " items"]:
+    """Return another item for each item, along one random cycle of all; a single item is its own.
+
+    >>> make_random_cycle(4, np.random.default_rng(0)).tolist()
+    [2, 0, 3, 1]
+    """
+    order = rng.permutation(count)
+    others = np.empty(count, dtype=np.int64)
+    others[order] = np.roll(order, 1)
+    return others

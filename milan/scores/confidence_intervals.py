@@ -54,3 +54,24 @@ def estimate_share(hits: Sequence[bool]) -> Measure:
     return Measure(
         value, float(interval.low), float(interval.high), math.sqrt(value * (1 - value) / len(hits)), len(hits)
     )
+
+
+def estimate_difference(first: Sequence[float], second: Sequence[float], seed: int = 0) -> Measure:
+    """Return the mean of ``first`` minus that of ``second``, without NaN values, with its 95% bootstrap interval.
+
+    The values belong to different units, and are resampled independently.
+
+    >>> found = estimate_difference([1.0, 1.0, 1.0], [0.0, 1.0])
+    >>> found.value, found.low, found.high, found.units
+    (0.5, 0.0, 1.0, 5)
+    """
+    kept = [np.asarray(values, dtype=np.float64) for values in (first, second)]
+    kept = [values[~np.isnan(values)] for values in kept]
+    if not all(map(len, kept)):
+        return Measure(math.nan)
+    rng = np.random.default_rng(seed)
+    means = [values[rng.integers(0, len(values), (RESAMPLES, len(values)))].mean(1) for values in kept]
+    differences = means[0] - means[1]
+    low, high = np.quantile(differences, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+    value = float(kept[0].mean() - kept[1].mean())
+    return Measure(value, low, high, float(differences.std(ddof=1)), sum(map(len, kept)))

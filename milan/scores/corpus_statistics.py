@@ -51,12 +51,12 @@ class CorpusStatistics:
 def compute_corpus_statistics(
     descriptions: Mapping[Unit, Sequence[str]], tagger: str = LEXICON
 ) -> dict[str, CorpusStatistics]:
-    """Statistics of each layer, in the order in which layers first occur, and of ``"total"``.
+    """Return statistics of each layer, in the order in which layers first occur, and of ``"total"``.
 
     Args:
         descriptions: descriptions by unit, several of each.
-        tagger: what tells parts of speech, see ``milan.concepts.harvest.load_tagger``; the lexicon knows the words of
-            Diorama alone, and these without error; ``ours`` is the pipeline of ``milan.language``, for any other words.
+        tagger: tagger of parts of speech, see ``milan.concepts.harvest.load_tagger``; the lexicon is exact for the
+            words of Diorama and has no others; ``ours`` is the pipeline of ``milan.language``.
     """
     layers: dict[str, dict[Unit, Sequence[str]]] = {}
     for unit, texts in descriptions.items():
@@ -100,7 +100,7 @@ def _compute_statistics(descriptions: Mapping[Unit, Sequence[str]], tagged: Tagg
 
 
 def format_corpus_table(networks: Mapping[str, Mapping[str, CorpusStatistics]]) -> str:
-    """The statistics of networks in Markdown, with the columns of the paper's Table 5."""
+    """Return the statistics of networks in Markdown, with the columns of the paper's Table 5."""
     rows = [
         "| network | layer | units | words | length | % noun | % adj | % prep |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",

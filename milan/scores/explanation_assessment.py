@@ -38,6 +38,7 @@ class Assessment:
 
     @classmethod
     def from_simulation(cls, unit: Unit, text: str, found: LlmSimulationResult) -> "Assessment":
+        """Return the assessment of a unit's explanation from the rounds of its simulation."""
         means = {name: found.mean(name) for name in ("accuracy", "squared", "absolute")}
         return cls(unit, text, found.correlation, found.half_width, rounds=len(found.rounds), **means)
 

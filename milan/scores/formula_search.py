@@ -63,7 +63,7 @@ class FormulaSearch:
         return next(level[0] for level in levels if level[0].correlation >= best - MIN_GAIN)
 
     def _iter_levels(self, unit: UnitMoments) -> list[list[ScoredFormula]]:
-        """The best formulas of one, two and three concepts, best first."""
+        """Return the best formulas of one, two and three concepts, best first."""
         alone = self._single_shapes @ unit.sums
         pairs = self._pair_shapes @ unit.sums
         singles = self._rank(unit, [(alone, self._single_area, lambda place: list_concepts()[place])])
@@ -93,7 +93,7 @@ class FormulaSearch:
         return [singles, doubles, sorted(triples, key=lambda found: -found.correlation)]
 
     def _extend(self, unit: UnitMoments, start: Formula, alone: np.ndarray) -> list[ScoredFormula]:
-        """The best formulas that a third concept makes of one of two."""
+        """Return the best formulas of three concepts that extend one of two."""
         where = self._find_mask(start)
         mine, area = unit.sums[where].sum(), self.area[where].sum()
         both = self._single_shapes @ (unit.sums * where)

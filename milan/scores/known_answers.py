@@ -11,7 +11,7 @@ from jaxtyping import Float
 from milan.errors import BadInput
 from milan.scores.confidence_intervals import Measure, estimate_mean, estimate_share
 from milan.scores.generated_image_scores import painted_auc
-from milan.scores.text_similarity import TextEncoder
+from milan.scores.text_similarity import TextEmbedder
 from milan.units import Description
 
 
@@ -69,7 +69,7 @@ def evaluate_nearest_classifiers(
     activation: Float[np.ndarray, "images descriptions"],
     labels: Sequence[int],
     classes: Sequence[str],
-    encoder: TextEncoder,
+    encoder: TextEmbedder,
     seed: int = 0,
 ) -> NearestClassifiers:
     """Evaluate, for each class, the unit whose description is nearest to the class's name (Describe-and-Dissect,

@@ -52,6 +52,7 @@ class LlmSimulationResult:
 
     @property
     def correlation(self) -> float:
+        """Mean correlation over the rounds."""
         return float(np.mean([each.correlation for each in self.rounds]))
 
     @property
@@ -88,7 +89,7 @@ class LlmSimulation:
     def run(
         self, explanation: str, unit: Unit, pairs: PredictionPairs, places: Sequence[int]
     ) -> LlmSimulationResult | NoAnswer:
-        """Rounds of prediction on pairs at those places, each on others as far as there are enough.
+        """Return rounds of prediction on pairs at those places; rounds share no pair if there are enough.
 
         Raises:
             BadInput: there are fewer than three places, or all have the same integer.

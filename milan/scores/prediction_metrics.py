@@ -37,7 +37,7 @@ class PredictionComparison:
         never at its minimum.
 
         Args:
-            threshold: a prediction above it says that the concept shows; one for each unit, or for all.
+            threshold: the prediction above which the concept counts as present; one for each unit, or for all.
         """
         shows = predicted > np.broadcast_to(np.asarray(threshold), (len(predicted),))[:, None]
         return cls(
@@ -198,15 +198,13 @@ def _dot(
 
 
 def _ratio(top: Any, bottom: Any) -> Float[np.ndarray, " units"]:
-    """Divide; NaN where the divisor is 0."""
+    """Return the quotient; NaN where the divisor is 0."""
     bottom = np.asarray(bottom, dtype=np.float64)
     return np.divide(top, bottom, out=np.full(bottom.shape, np.nan), where=bottom > 0)
 
 
 def _average_precision(predicted: Float[np.ndarray, " images"], is_active: Bool[np.ndarray, " images"]) -> float:
-    """The mean over firing images of the precision among all that are predicted no lower; of equal predictions none
-    comes first.
-    """
+    """Return average precision; images with equal predictions share a rank."""
     hits = np.sort(predicted[is_active])
     if not len(hits):
         return float("nan")

@@ -120,7 +120,7 @@ def divide_pairs(count: int, share: float, seed: int = 0) -> Int[np.ndarray, " c
 
 
 def format_items(items: Sequence[tuple[str, int]], shown_values: Sequence[int] | None = None) -> list[str]:
-    """Items as lines of a prompt: text, tab, integer.
+    """Return items as lines of a prompt: text, tab, integer.
 
     >>> format_items([("a cat", 3)]), format_items([("a cat", 3)], shown_values=[7])
     (['a cat\\t3'], ['a cat\\t7'])
@@ -130,7 +130,7 @@ def format_items(items: Sequence[tuple[str, int]], shown_values: Sequence[int] |
 
 
 def format_unknown_items(items: Sequence[tuple[str, int]]) -> list[str]:
-    """Items as lines whose integers are to be predicted."""
+    """Return items as lines whose integers are to be predicted."""
     return [f"{text}\tunknown" for text, _ in items]
 
 
@@ -143,10 +143,10 @@ class DescribedUnit:
 
 
 def read_examples(file: str) -> list[DescribedUnit]:
-    """Units described by hand: a csv with the columns layer, unit and description.
+    """Read units described by hand from a csv with the columns layer, unit and description.
 
     Raises:
-        BadInput: there is none, or it is no such table.
+        BadInput: there is no such file, or it lacks a column.
     """
     if not file:
         return []

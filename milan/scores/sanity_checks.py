@@ -117,7 +117,7 @@ def run_replacement_check(images: int = IMAGES, runs: int = RUNS, seed: int = 0)
 
 
 def _score_replacement(unit: Bool[np.ndarray, " images"], said: Float[np.ndarray, " images"]) -> float:
-    """The ablation score of a description of a unit whose activation decides the class, by logistic loss."""
+    """Return the ablation score, by logistic loss, of a description of a unit that decides the class."""
     true = unit.astype(np.float64)
     c = np.cov(said, true, bias=True)[0, 1] / max(said.var(), 1e-12)
 
@@ -131,7 +131,7 @@ def _score_replacement(unit: Bool[np.ndarray, " images"], said: Float[np.ndarray
 
 
 def _make_perfect_unit(rng: np.random.Generator, images: int, rate: float) -> Bool[np.ndarray, " images"]:
-    """A unit that fires on this share of images, on at least two."""
+    """Return a unit that is active on this share of images, and on at least two."""
     fires = np.zeros(images, dtype=bool)
     fires[rng.choice(images, max(2, round(rate * images)), replace=False)] = True
     return fires

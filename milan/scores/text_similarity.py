@@ -25,11 +25,12 @@ LEVEL = 0.95
 
 
 @runtime_checkable
-class TextEncoder(Protocol):
+class TextEmbedder(Protocol):
     """Embeds texts."""
 
     @property
-    def key(self) -> str: ...
+    def key(self) -> str:
+        """Content key of the model and its settings."""
 
     def encode_texts(self, texts: Sequence[str]) -> Any:
         """Return unit vectors, float32 (texts, features)."""
@@ -142,15 +143,38 @@ def rouge_score(
     }
 
 
+@dataclass(frozen=True)
+class BertScoreConfig:
+    """How BERTScore is computed.
+
+    Attributes:
+        model: id or folder of a transformers encoder.
+        num_layers: the layer whose states are compared; None for the library's choice for the models that it knows.
+        idf: whether words are weighted by their inverse document frequency, so that scores with different references
+            do not compare.
+        rescale: whether scores are rescaled by the library's English baseline for the model, so that unrelated texts
+            score about 0.
+        device: device of the encoder.
+    """
+
+    model: str = "roberta-large"
+    num_layers: int | None = None
+    idf: bool = True
+    rescale: bool = True
+    device: str = "cpu"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What another run needs for the same numbers; the device does not count."""
+        layers = self.num_layers or 0
+        return {"model": Path(self.model).name, "layers": layers, "idf": self.idf, "rescale": self.rescale}
+
+
 def bert_score(
     descriptions: Sequence[str],
     references: Sequence[Sequence[str]],
+    config: BertScoreConfig | None = None,
     *,
-    model: str = "roberta-large",
-    num_layers: int | None = None,
-    idf: bool = True,
-    rescale: bool = True,
-    device: str = "cpu",
     batch_size: int = 16,
     idf_texts: Sequence[str] | None = None,
     seed: int = 0,
@@ -158,20 +182,20 @@ def bert_score(
     """Return BERTScore's precision, recall and F1, the mean over units of the best reference, as in MILAN's table.
 
     Args:
-        model: a transformers encoder by id or folder.
-        num_layers: which layer's embeddings count; the library's choice for the models it knows.
-        idf: weigh words by their rarity in the references, so that scores of different sets of references do not
-            compare.
-        idf_texts: the texts in which words are rare or not; the references unless given.
-        rescale: by the library's English baseline for the model of that name, which makes 0 about what unrelated texts
-            get.
+        descriptions: one text of each unit.
+        references: the annotations of each unit, at least one text.
+        config: the encoder and how its states are compared; by default roberta-large, as published.
+        batch_size: number of texts encoded together.
+        idf_texts: the texts that inverse document frequencies are counted in; by default the references.
+        seed: random seed of the interval.
 
     Raises:
-        BadInput: there is nothing to score, a unit without a reference, or the model or its baseline is not to be had.
+        BadInput: there is nothing to score, a unit has no reference, or the model or its baseline is not available.
     """
+    config = config or BertScoreConfig()
     said, known = _normalize_pairs(descriptions, references)
-    scorer = _load_bert_scorer(model, num_layers, rescale, device)
-    if idf:
+    scorer = _load_bert_scorer(config.model, config.num_layers, config.rescale, config.device)
+    if config.idf:
         scorer._idf_dict = None
         scorer.compute_idf(
             [text for texts in known for text in texts]
@@ -180,17 +204,17 @@ def bert_score(
         )
     else:
         scorer._idf_dict = None
-    scorer._idf = idf
+    scorer._idf = config.idf
     full = [at for at, text in enumerate(said) if text]
     found = np.zeros((3, len(said)))
     if full:
         parts = scorer.score([said[at] for at in full], [known[at] for at in full], batch_size=batch_size)
         found[:, full] = np.stack([part.double().numpy() for part in parts])
     settings = {
-        "model": model,
+        "model": config.model,
         "num_layers": scorer.num_layers,
-        "idf": idf,
-        "rescale": rescale,
+        "idf": config.idf,
+        "rescale": config.rescale,
         "bert-score": version("bert-score"),
     }
     return {
@@ -202,7 +226,7 @@ def bert_score(
 def embedding_cosine(
     descriptions: Sequence[str],
     references: Sequence[Sequence[str]],
-    encoder: TextEncoder,
+    encoder: TextEmbedder,
     *,
     reduction: Literal["best", "mean"] = "best",
     seed: int = 0,
@@ -289,7 +313,7 @@ def _make_score(
 
 @cache
 def _load_bert_scorer(model: str, num_layers: int | None, rescale: bool, device: str) -> Any:
-    """The library's scorer with a tokenizer that gives what it expects: a length, and a space before the first word."""
+    """Return the library's scorer; its tokenizer gets a maximum length and a space before the first word."""
     import bert_score as library
     from bert_score.utils import model2layers
 

@@ -1,4 +1,4 @@
-"""The truth score: how much of the best that could be said of a unit a description says. Needs Diorama's labels.
+"""The truth score: how close a description comes to the best possible one of a unit. It needs Diorama's labels.
 
 A description denotes pixels (``milan.diorama.text_reader``). It is measured over held-out scenes by the correlation of
 these pixels with the unit's activation. The truth score is the share of the way from the floor (a random concept) to
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -18,7 +19,7 @@ from milan.diorama.formulas import Formula, evaluate_formula, format_formula
 from milan.diorama.label_signatures import LabelSignatures
 from milan.diorama.scene_concepts import get_readable_name, list_concepts
 from milan.diorama.text_reader import ParsedDescription, parse_description
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import UnknownName
 from milan.scores.activation_sums import (
     ActivationSums,
@@ -31,6 +32,7 @@ from milan.scores.formula_search import MAX_CONCEPTS, FormulaSearch, UnitMoments
 from milan.targets.target import Target
 from milan.units import Unit
 
+Layer = TypeVar("Layer")
 # Units whose best formula correlates less than this have no true description.
 MIN_CEILING = 0.2
 # Texts of which fewer content words are read than this are not understood and score 0.
@@ -107,8 +109,20 @@ class Truth:
         Raises:
             MissingEvidence: the probe does not show Diorama, so that nobody knows what its pixels show.
         """
-        scenes = load_labelled_scenes(dissection, folder=folder)
-        return cls(dissection.units, scenes, load_activation_sums(dissection, scenes, target, folder))
+        return cls.measure_layers({"": dissection}, target, folder)[""]
+
+    @classmethod
+    def measure_layers(
+        cls, dissections: Mapping[Layer, Dissection], target: Target | None = None, folder: Path | None = None
+    ) -> "dict[Layer, Truth]":
+        """Measure every unit of several layers of one target on one probe, in one pass; see ``measure``."""
+        if not dissections:
+            return {}
+        layers = list(dissections.values())
+        scenes = load_labelled_scenes(layers[0], folder=folder)
+        sums = load_activation_sums(layers, scenes, target, folder)
+        truths = [cls(one.units, scenes, found) for one, found in zip(layers, sums, strict=True)]
+        return dict(zip(dissections, truths, strict=True))
 
     def score(self, unit: Unit, text: str) -> float:
         """Return the truth score of a description, 0..1; NaN if the unit is dead.
@@ -122,7 +136,7 @@ class Truth:
         if self._moments(unit).deviation == 0:
             return float("nan")
         correlation = self._correlate(unit, self._values(parsed))
-        # A true text proves that something can be said, also where the search saw too few active scenes.
+        # A true text proves that the unit can be described, also where the search had too few active scenes.
         if not self.is_describable(unit) and not self._is_enough(unit, correlation):
             return float(parsed.is_silent)
         if parsed.understood < MIN_UNDERSTOOD:
@@ -244,7 +258,7 @@ class Truth:
         return self._rows[unit]
 
     def _scale(self, unit: Unit, correlation: float) -> float:
-        """The share of the way from the floor to the ceiling."""
+        """Return a correlation as the share of the way from the floor to the ceiling."""
         floor = self.floor(unit)
         reach = max(self.ceiling(unit), correlation) - floor
         return max(0.0, (correlation - floor) / reach) if reach > 0 else 0.0
@@ -301,7 +315,7 @@ class Truth:
         return float((values @ moments.sums / pixels - mean * moments.mean) / (deviation * moments.deviation))
 
     def _resample(self, unit: Unit, values: Float[np.ndarray, " signatures"], seed: int) -> Float[np.ndarray, " draws"]:
-        """The correlation over blocks of scenes drawn with repetition."""
+        """Return the correlation in bootstrap resamples of blocks of scenes."""
         row, area = self._row_of(unit), self.signatures.area.astype(np.float64)
         sums, blocks = self.sums.sums[row, self._measured].astype(np.float64), int(self._block.max()) + 1
         parts = [area, values * area, values**2 * area, sums, values * sums]
@@ -314,7 +328,7 @@ class Truth:
         return np.divide(joint, np.sqrt(np.clip(spread, 0, None)), out=np.zeros_like(joint), where=spread > 1e-18)
 
     def _reach(self, unit: Unit, seed: int) -> Float[np.ndarray, " draws"]:
-        """How far the ceiling lies above the floor, over the same draws."""
+        """Return the distance from floor to ceiling in the same resamples."""
         ceiling = self._resample(unit, self._evaluate(self.find_best(unit).formula), seed)
         return np.maximum(ceiling - self.floor(unit), 1e-9)
 

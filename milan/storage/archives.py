@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from milan.console.command_line import clean_text
+from milan.console.text_cleaning import clean_text
 from milan.errors import BadInput
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
@@ -60,8 +60,8 @@ def unpack(archive: Path, folder: Path, max_bytes: int = MAX_UNPACKED_BYTES) -> 
     """
     half = folder.with_name(f".partial-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:
-        with _open_members(archive) as found:
-            members = _checked(archive, found, max_bytes, free_bytes(folder))
+        with _open_members(archive) as opened:
+            members = _checked(archive, opened, max_bytes, free_bytes(folder))
             half.mkdir(parents=True)
             _extract_members(members, half)
         _publish_folder(half, folder)
@@ -132,7 +132,7 @@ def _checked(archive: Path, members: Iterable[_Member], limit: int, free: int) -
     refused = f"{clean_text(str(archive))} is refused: "
     total = taken = 0
     checked = []
-    seen: set[PurePosixPath] = set()
+    seen_paths: set[PurePosixPath] = set()
     files: set[PurePosixPath] = set()
     for member in members:
         path = PurePosixPath(member.name.replace("\\", "/"))
@@ -141,14 +141,14 @@ def _checked(archive: Path, members: Iterable[_Member], limit: int, free: int) -
             raise BadInput(f"{refused}{name!r} would be outside the folder that it is unpacked to")
         if not member.is_folder and not member.is_file:
             raise BadInput(f"{refused}{name!r} is a link or a device, not a file")
-        if (member.is_file and path in seen) or not files.isdisjoint(
+        if (member.is_file and path in seen_paths) or not files.isdisjoint(
             [path, *path.parents] if member.is_folder else path.parents
         ):
             raise BadInput(f"{refused}{name!r} occurs twice")
-        seen.add(path)
+        seen_paths.add(path)
         if member.is_file:
             files.add(path)
-            seen.update(path.parents)
+            seen_paths.update(path.parents)
         total += member.size
         taken += (member.size // _BLOCK + 1) * _BLOCK
         if total > limit:

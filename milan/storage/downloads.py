@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from milan.console.command_line import clean_text
+from milan.console.text_cleaning import clean_text
 from milan.errors import BadInput, MilanNotice
 from milan.storage.archives import MAKE_ROOM
 from milan.storage.files import cache_root, wait_for_folder, write_text
@@ -30,7 +30,7 @@ MAX_REDIRECTS = 5
 
 @dataclass(frozen=True)
 class DownloadOptions:
-    """How patiently a server is asked.
+    """Timeouts and retries of requests.
 
     Attributes:
         timeout: seconds without a byte after which a connection counts as cut off.
@@ -45,7 +45,7 @@ class DownloadOptions:
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A published file and where it is kept on this machine.
+    """A published file and its place on this machine.
 
     Attributes:
         url: its address.
@@ -59,7 +59,7 @@ class RemoteFile:
 
     @property
     def path(self) -> Path:
-        """Where the file is kept."""
+        """Path of the file on this machine."""
         return cache_root() / "downloads" / self.name
 
     @property
@@ -83,7 +83,7 @@ class _Retry(Exception):
 
 
 class _Reply(NamedTuple):
-    """What the head of a reply says: the byte it starts at, the file's whole length, and its version."""
+    """The headers of a reply: the byte it starts at, the file's whole length, and its version."""
 
     start: int
     total: int | None
@@ -132,11 +132,11 @@ def _is_sound(remote: RemoteFile) -> bool:
     """Return whether the file is in the cache and has its SHA-256; a file that somebody put there is pinned now."""
     if not remote.path.is_file():
         return False
-    pin, found = remote.pin, _sha256(remote.path)
+    pin, digest = remote.pin, _sha256(remote.path)
     if not pin:
-        _pin(remote, found)
-    elif pin != found:
-        text = f"{remote.path} was changed or is damaged (SHA-256 {found}, not {pin})"
+        _pin(remote, digest)
+    elif pin != digest:
+        text = f"{remote.path} was changed or is damaged (SHA-256 {digest}, not {pin})"
         if is_offline():
             raise BadInput(f"{text}, and this run is offline; delete it, or {_manual(remote)}")
         warnings.warn(f"{text}; it is downloaded again", MilanNotice, stacklevel=3)
@@ -158,11 +158,11 @@ def _download(remote: RemoteFile, check: Callable[[Path], object] | None, option
     remote.path.parent.mkdir(parents=True, exist_ok=True)
     warnings.warn(f"downloading {remote.url} to {remote.path}", MilanNotice, stacklevel=4)
     _receive_all(remote, options)
-    found = _sha256(remote.partial)
+    digest = _sha256(remote.partial)
     try:
-        if remote.pin and found != remote.pin:
+        if remote.pin and digest != remote.pin:
             accept = "" if remote.sha256 else f"; if the new file is right, delete {remote.record}"
-            raise BadInput(f"{remote.url} has SHA-256 {found}, not {remote.pin} as expected; it is not used{accept}")
+            raise BadInput(f"{remote.url} has SHA-256 {digest}, not {remote.pin} as expected; it is not used{accept}")
         if check is not None:
             check(remote.partial)
     except Exception:
@@ -170,9 +170,9 @@ def _download(remote: RemoteFile, check: Callable[[Path], object] | None, option
         raise
     os.replace(remote.partial, remote.path)  # noqa: PTH105 (as atomic_write does)
     _facts_file(remote).unlink(missing_ok=True)
-    _pin(remote, found)
+    _pin(remote, digest)
     size = remote.path.stat().st_size
-    warnings.warn(f"{remote.path}: {size:,} bytes, SHA-256 {found}", MilanNotice, stacklevel=4)
+    warnings.warn(f"{remote.path}: {size:,} bytes, SHA-256 {digest}", MilanNotice, stacklevel=4)
 
 
 def _receive_all(remote: RemoteFile, options: DownloadOptions) -> None:
@@ -201,7 +201,7 @@ def _receive_all(remote: RemoteFile, options: DownloadOptions) -> None:
 
 
 def _incomplete(remote: RemoteFile, error: Exception) -> BadInput:
-    """The error after the last attempt."""
+    """Return the error after the last attempt."""
     reason = clean_text(str(error)) or type(error).__name__
     have, total = _size(remote.partial), (json_or_none(_facts_file(remote)) or {}).get("total")
     if not have:
@@ -215,7 +215,7 @@ def _size(path: Path) -> int:
 
 
 def _facts_file(remote: RemoteFile) -> Path:
-    """What is known of the partial file: its version on the server, and the whole length."""
+    """Return the path of the facts about a partial file: its version on the server, and the whole length."""
     return remote.partial.with_name(remote.partial.name + ".json")
 
 
@@ -292,7 +292,7 @@ def _length(headers: Any) -> int | None:
 
 
 def _content_range(headers: Any) -> tuple[int, int | None]:
-    """The first byte and the whole length in ``bytes 5-9/10``; -1 and None where they are not there."""
+    """Return the first byte and the whole length in ``bytes 5-9/10``; -1 and None if they are missing."""
     with contextlib.suppress(ValueError, KeyError):
         place, _, total = headers["content-range"].removeprefix("bytes ").partition("/")
         return int(place.partition("-")[0]), int(total)

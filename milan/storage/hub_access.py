@@ -13,6 +13,7 @@ from milan.errors import BadInput
 
 TIMEOUT_SECONDS = 5  # until a hub that does not answer counts as out of reach
 WEIGHTS_HINT = "--weights FILE (or --weights random)"
+_assumed_unreachable: list[bool] = []
 
 
 def go_offline() -> None:
@@ -30,7 +31,7 @@ def is_offline() -> bool:
 
 def is_reachable(url: str) -> bool:
     """Return whether the server of ``url`` answers, even with an error; offline none does. Proxies are used."""
-    if is_offline():
+    if is_offline() or _assumed_unreachable:
         return False
     try:
         with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=TIMEOUT_SECONDS):
@@ -39,6 +40,16 @@ def is_reachable(url: str) -> bool:
         return True
     except (OSError, ValueError):
         return False
+
+
+@contextmanager
+def assume_unreachable() -> Iterator[None]:
+    """Treat all servers as unreachable within the block, so that missing models are those to be downloaded."""
+    _assumed_unreachable.append(True)
+    try:
+        yield
+    finally:
+        _assumed_unreachable.pop()
 
 
 def make_unreachable_error(subject: str, url: str, cached: Path | str, hint: str = WEIGHTS_HINT) -> BadInput:
@@ -82,7 +93,7 @@ def find_cached_if_offline(repository: str, filenames: Sequence[str], hint: str 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within the block, transformers shows no progress bars or notices and never asks to run code of a model.
+    """Silence transformers within the block, and keep it from asking whether to run code of a model.
 
     All calls in this package pass ``trust_remote_code=False``. Libraries that load transformers models themselves
     (open_clip, bert-score) do not; transformers would then ask on the console and run the code after a "y".

@@ -61,10 +61,10 @@ def read_sealed(file: Path) -> dict[str, Any]:
     Raises:
         BadInput: the file cannot be read, has no such facts, or was changed.
     """
-    found = read_json_object(file)
-    if sealed({name: value for name, value in found.items() if name != "checksum"}) != found:
+    stored = read_json_object(file)
+    if sealed({name: value for name, value in stored.items() if name != "checksum"}) != stored:
         raise BadInput(f"{file} is damaged or was changed (its checksum differs)")
-    return found
+    return stored
 
 
 def json_or_none(file: Path) -> dict[str, Any] | None:

@@ -62,13 +62,13 @@ def joined(owners: Mapping[str, Sources]) -> dict[str, str]:
     >>> joined({"milan": {"probe": "photos", "prior": "diorama"}, "sand": {"probe": "photos"}, "a table": {}})
     {'probe': 'photos', 'prior of milan': 'diorama'}
     """
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for owner, sources in owners.items():
         for role, spec in sources.items():
             specs = [other[role] for other in owners.values() if role in other]
             shared = set(specs) == {spec} and (len(specs) > 1 or len(owners) == 1)
-            found[role if shared else f"{role} of {owner}"] = spec
-    return found
+            texts[role if shared else f"{role} of {owner}"] = spec
+    return texts
 
 
 def united(several: Iterable[Sources]) -> dict[str, str]:
@@ -77,11 +77,11 @@ def united(several: Iterable[Sources]) -> dict[str, str]:
     >>> united([{"probe": "photos", "prior": ""}, {"probe": "cars", "prior": "diorama"}])
     {'probe': 'photos, cars', 'prior': 'diorama'}
     """
-    found: dict[str, dict[str, None]] = {}
+    values: dict[str, dict[str, None]] = {}
     for sources in several:
         for role, spec in sources.items():
-            found.setdefault(role, {}).update({spec: None} if spec else {})
-    return {role: ", ".join(specs) for role, specs in found.items()}
+            values.setdefault(role, {}).update({spec: None} if spec else {})
+    return {role: ", ".join(specs) for role, specs in values.items()}
 
 
 def _is_one(spec: str) -> bool:

@@ -155,10 +155,10 @@ def _typed(row: dict[str, str]) -> TableRow:
 
 
 def _object(line: str) -> TableRow:
-    found = parse_json(line)
-    if not isinstance(found, dict):
-        raise ValueError(f"a JSON {type(found).__name__}, not an object")
-    return found
+    parsed = parse_json(line)
+    if not isinstance(parsed, dict):
+        raise ValueError(f"a JSON {type(parsed).__name__}, not an object")
+    return parsed
 
 
 _CELL_PARSERS: dict[str, Callable[[str], Any]] = {
@@ -186,13 +186,13 @@ def _parse_cell(name: str, cell: str) -> Any:
 
 def _collect_keys(rows: Iterable[TableRow]) -> dict[str, list[str]]:
     """Return for each column the keys of the objects in its lists, in order of appearance."""
-    found: dict[str, dict[str, None]] = {}
+    keys_by_name: dict[str, dict[str, None]] = {}
     for row in rows:
         for name, value in row.items():
-            keys = found.setdefault(name, {})
+            keys = keys_by_name.setdefault(name, {})
             if isinstance(value, list):
                 keys.update(dict.fromkeys(key for each in value for key in each))
-    return {name: list(keys) for name, keys in found.items()}
+    return {name: list(keys) for name, keys in keys_by_name.items()}
 
 
 def _fill_missing_keys(value: Any, keys: list[str]) -> Any:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from milan.console.command_line import clean_text
+from milan.console.text_cleaning import clean_text
 from milan.errors import BadInput
 
 T = TypeVar("T")
@@ -84,12 +84,12 @@ def read_json_object(path: Path) -> dict[str, Any]:
         BadInput: the file cannot be read, is not JSON, or has another value than an object.
     """
     try:
-        found = parse_json(read_text(path))
+        parsed = parse_json(read_text(path))
     except ValueError as error:
         raise BadInput(f"{path} is not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise BadInput(f"{path} has a JSON {type(found).__name__} instead of an object")
-    return found
+    if not isinstance(parsed, dict):
+        raise BadInput(f"{path} has a JSON {type(parsed).__name__} instead of an object")
+    return parsed
 
 
 def whole_number(value: Any) -> int:
@@ -142,15 +142,15 @@ class CsvTable:
         Raises:
             BadInput: a row has more or fewer cells than there are columns, or a quote is not closed.
         """
-        found = []
+        rows = []
         for line, cells in self._records:
             if not any(cell.strip() for cell in cells):
                 continue
             if len(cells) != len(self.columns):
                 expected = f"{len(cells)} cells for {len(self.columns)} columns ({_listed(self.columns)})"
                 raise BadInput(f"{self.path}, line {line}: {expected}; put a text that has a comma in double quotes")
-            found.append((line, dict(zip(self.columns, cells, strict=True))))
-        return found
+            rows.append((line, dict(zip(self.columns, cells, strict=True))))
+        return rows
 
     def parse(self, convert: Callable[[dict[str, str]], T]) -> list[T]:
         """Convert each row.
@@ -167,14 +167,14 @@ def converted(path: Path, rows: Iterable[tuple[str, Any]], convert: Callable[[An
     Raises:
         BadInput: ``convert`` raises for a row.
     """
-    found = []
+    numbers = []
     for where, row in rows:
         try:
-            found.append(convert(row))
+            numbers.append(convert(row))
         except CONVERSION_ERRORS as error:
             reason = f"no {error}" if isinstance(error, KeyError) else str(error).split("\n")[0]
             raise BadInput(f"{path}, {where}: {reason}") from None
-    return found
+    return numbers
 
 
 def require(path: Path, columns: Sequence[str], names: Sequence[str]) -> None:
@@ -205,5 +205,5 @@ def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(clean_text(name)[:60] for name in names[:12])
-    return shown + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+    first_names = ", ".join(clean_text(name)[:60] for name in names[:12])
+    return first_names + (f" and {len(names) - 12} more" if len(names) > 12 else "")

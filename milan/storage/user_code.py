@@ -40,14 +40,14 @@ def module_of(spec: str, kind: str) -> tuple[ModuleType, str]:
     home = str(path.parent.resolve())
     mark = hashlib.sha256(str(path.resolve()).encode(errors="surrogateescape")).hexdigest()[:8]
     known_as = re.sub(r"\W", "_", f"milan_{kind}_{path.stem}_{mark}")
-    found = importlib.util.spec_from_file_location(known_as, path)
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
+    module_spec = importlib.util.spec_from_file_location(known_as, path)
+    assert module_spec is not None
+    assert module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
     sys.modules[known_as] = module
     sys.path.insert(0, home)
     try:
-        found.loader.exec_module(module)
+        module_spec.loader.exec_module(module)
     except MilanError:
         raise
     # The user's code may raise anything.
@@ -73,8 +73,10 @@ def load_from_file(spec: str, kind: str) -> Any:
     module, name = module_of(spec, kind)
     make = getattr(module, name, None)
     if not callable(make):
-        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise UnknownName(f"{kind} in {spec.rpartition(':')[0]}", name, known)
+        own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+        public = [key for key in own if not key.startswith("_")]
+        defines = f"it defines {', '.join(public)}" if public else "it defines no class or function"
+        raise UnknownName(f"{kind} in {spec.rpartition(':')[0]}", name, public, defines)
     try:
         return make()
     except MilanError:

@@ -4,10 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from milan.errors import BadInput
 from milan.targets import dictionary_formats, overcomplete_format, saelens_formats
 from milan.targets.checkpoints import pickled_name
-from milan.targets.dictionary import Dictionary
+from milan.targets.dictionary import Dictionary, DictionaryConfig
 from milan.targets.dictionary_source import SETTINGS_FILES, DictionaryFile, open_dictionary
 
 
@@ -20,6 +22,9 @@ class DictionaryFormat(NamedTuple):
     takes_options: bool = False
 
 
+PLANTED_DIRECTIONS = "diorama:planted-rotated"
+# Activations that are 0 but for the rounding of the rotation and its inverse lie below it.
+_ROUNDING = 1e-3
 # In order: the first that matches is read.
 FORMATS = (
     DictionaryFormat("saev", dictionary_formats.is_saev, dictionary_formats.read_saev),
@@ -49,7 +54,8 @@ def load_dictionary(
     Nothing in a file is executed. The options are for state dicts of overcomplete, which do not hold these values.
 
     Args:
-        path: A file of weights, with its ``cfg.json`` or ``config.json`` beside it, or a folder with such files.
+        path: A file of weights, with its ``cfg.json`` or ``config.json`` beside it, or a folder with such files; or
+            ``diorama:planted-rotated`` for the directions of the concepts in that network.
         activation: ``relu`` (class SAE), ``topk`` (TopKSAE; needs k) or ``batchtopk`` (BatchTopKSAE; needs threshold).
         k: Number of active latents per place (``top_k`` of TopKSAE).
         threshold: ``running_threshold`` of BatchTopKSAE.
@@ -68,6 +74,8 @@ def load_dictionary(
         "delta": delta,
     }
     options = {name: value for name, value in stated.items() if value is not None}
+    if str(path) == PLANTED_DIRECTIONS:
+        return _load_planted_directions()
     try:
         source = open_dictionary(Path(path).expanduser(), options)
     except OSError as error:
@@ -79,6 +87,18 @@ def load_dictionary(
                 raise BadInput(f"{source.path} is of format {file_format.name}, which states {names} itself; omit it")
             return _read(file_format, source)
     raise BadInput(_unknown_format(source))
+
+
+def _load_planted_directions() -> Dictionary:
+    """Return the inverse of the rotation in Diorama's ``planted-rotated`` as a dictionary of its layer."""
+    from milan.diorama.planted_network import LAYER, load_planted_truth, make_rotation
+
+    rotation = make_rotation(len(load_planted_truth()))
+    config = DictionaryConfig(
+        activation="jumprelu", format="diorama", name="planted", model=PLANTED_DIRECTIONS, hook_point=LAYER
+    )
+    threshold = torch.full((len(rotation),), _ROUNDING)
+    return Dictionary(rotation, rotation.T, threshold=threshold, config=config)
 
 
 def _unknown_format(source: DictionaryFile) -> str:

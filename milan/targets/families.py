@@ -150,14 +150,13 @@ def _torch_cache_path(url: str) -> Path:
 
 def load_diorama(name: str, source: WeightSource) -> LoadedNetwork:
     """Load a network of Diorama; a generator comes with its latents."""
-    from milan.diorama import networks
     from milan.diorama.generator_networks import LATENT_SIZE, SceneGenerator
+    from milan.diorama.networks import load_network
+    from milan.diorama.scene_classifiers import CLASSES, IMAGE_SIZE, MEAN, STD
 
-    model = source.load_into(networks.load_network(name, weights=source.pretrained))
-    latents = (
-        Latents(LATENT_SIZE, networks.CLASSES[name.partition("-")[2]]) if isinstance(model, SceneGenerator) else None
-    )
-    known = Preprocessing(networks.IMAGE_SIZE, mean=tuple(networks.MEAN), std=tuple(networks.STD))
+    model = source.load_into(load_network(name, weights=source.pretrained))
+    latents = Latents(LATENT_SIZE, CLASSES[name.partition("-")[2]]) if isinstance(model, SceneGenerator) else None
+    known = Preprocessing(IMAGE_SIZE, mean=MEAN, std=STD)
     return LoadedNetwork(model, KnownPreprocessing(known), latents)
 
 

@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,9 +11,7 @@ from torch import Tensor, nn
 
 from milan.targets.module_access import forward_hooks, list_modules, seeded, strip_wrapper_prefixes
 from milan.targets.module_outputs import select_tensor
-
-if TYPE_CHECKING:
-    from milan.targets.target import Target
+from milan.targets.network_interface import RunnableNetwork
 
 # Length of the fixed random weights of a projection. It is prime, so that it is no multiple of an image's row.
 PERIOD = 4093
@@ -82,7 +80,7 @@ def _mark(value: Any) -> str:
     return f"{type(value).__name__} {id(value)}"
 
 
-def noise_outputs(target: "Target") -> list[str]:
+def noise_outputs(target: RunnableNetwork) -> list[str]:
     """Summarize each output of each module for a fixed image of noise by two rounded numbers.
 
     The summaries change with the network's code, with attributes that it reads, and with buffers outside its state

@@ -79,6 +79,7 @@ class GeneratorTarget(Target):
         return self.make_input(torch.arange(count), torch.zeros(count, 3, *height_width(size), dtype=torch.uint8))
 
     def prepare(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """Raise BadInput: a generator takes latents, not images."""
         raise BadInput(
             f"{self.name} generates images and takes none; use the images that it generates: --probe {self._probe_hint}"
         )

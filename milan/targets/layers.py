@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -13,12 +12,10 @@ from milan.errors import BadInput, UnknownName
 from milan.targets.forward_trace import ForwardTrace, ModuleCall
 from milan.targets.layouts import Layout, LayoutContext, Shape, UnknownLayout, infer_layout, to_maps
 from milan.targets.module_access import WRAPPER_PREFIXES, list_modules, strip_wrapper_prefixes
+from milan.targets.network_interface import RunnableNetwork
 from milan.targets.preprocessing import Size, as_size, height_width
 from milan.targets.sparse_activations import SparseActivations
 from milan.targets.spatial_order import Grid, Order, Verdict, digits, halves, mixed, raster_order, verdict
-
-if TYPE_CHECKING:
-    from milan.targets.target import Target
 
 
 @dataclass(frozen=True, repr=False)
@@ -167,7 +164,7 @@ def choose_second_sizes(size: Size) -> list[Size]:
     return [as_size(other) for other in sizes if 0 not in other and other != sides]
 
 
-def find_layers(target: "Target") -> DissectableLayers:
+def find_layers(target: RunnableNetwork) -> DissectableLayers:
     """Return the layers, inferred by running the target on two images, two mixtures of them, and another size.
 
     The batch sizes differ, so that the batch axis can be recognized: a module that puts out position embeddings, or
@@ -196,7 +193,7 @@ def find_layers(target: "Target") -> DissectableLayers:
 class _Reading:
     """Infers the layout of each call in the order of the pass, from its shapes and the layouts of earlier calls."""
 
-    def __init__(self, target: "Target", modules: dict[str, nn.Module]):
+    def __init__(self, target: RunnableNetwork, modules: dict[str, nn.Module]):
         self.target, self.modules = target, modules
         noise = target.noise(2, target.image_size)
         # The input of a generator is a vector, which has no places.
@@ -311,7 +308,7 @@ class _Reading:
         return torch.cat(near) if near else None
 
 
-def _make_unusable_error(target: "Target", error: Exception) -> BadInput:
+def _make_unusable_error(target: RunnableNetwork, error: Exception) -> BadInput:
     text = (str(error).strip() or "no message").splitlines()[0]
     batch = tuple(target.noise(2, target.image_size).shape)
     return BadInput(
@@ -321,10 +318,10 @@ def _make_unusable_error(target: "Target", error: Exception) -> BadInput:
     )
 
 
-def format_layers(target: "Target") -> str:
+def format_layers(layers: Sequence[Layer]) -> str:
     """Return a table of the layers that can be dissected: name, output shape, units, layout and aliases."""
     rows = [("layer", "output", "units", "layout", "")]
-    for layer in target.layers():
+    for layer in layers:
         layout = f"{layer.layout}, {layer.prefix_tokens} prefix" if layer.prefix_tokens else layer.layout
         also = f"also {', '.join(layer.aliases)}" if layer.aliases else ""
         rows.append((layer.name, "x".join(map(str, layer.shape)), str(layer.units), layout, also))

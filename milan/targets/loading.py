@@ -141,6 +141,8 @@ def _code_hash(spec: str) -> str:
 
 def _make_unknown_error(spec: str) -> MilanError:
     kind, colon, name = spec.partition(":")
+    if spec.endswith(".py"):
+        return BadInput(f"{spec} is a file; name a function in it that returns the network, as {spec}:my_network")
     if colon and name:
         return UnknownName("kind of target", kind, FAMILIES, f"write {SPEC_FORMS}")
     from torchvision.models import list_models

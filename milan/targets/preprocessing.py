@@ -204,7 +204,8 @@ class TargetOptions:
         output_index: index of the tensor to use where a layer puts out several
         allow_nondeterministic: continue, with a warning, if the activations of an image change from one pass to the
             next or with the other images of a batch
-        dictionary: sparse autoencoder or set of directions whose latents are further units, as the layer LAYER@sae
+        dictionary: sparse autoencoder or set of directions (a file or folder) whose latents are further units, as the
+            layer LAYER@sae
         dictionary_layer: layer that it encodes, as blocks.10 or blocks.10.hook_resid_post; by default its file's
     """
 

@@ -1,17 +1,21 @@
-"""Readers of dictionaries of SAELens and ViT-Prisma, which share most of their arithmetic and names.
+"""Readers of dictionaries of SAELens and ViT-Prisma, which share most of their arithmetic and names, and a writer.
 
 Each reader follows the library's own loader. A file with settings or tensors whose effect is not known here is refused,
 since a reading that ignores them would give wrong codes without a sign of it.
 """
 
+import json
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from milan.errors import BadInput, MilanWarning
+from milan.storage.files import atomic_write, write_text
 from milan.targets.dictionary import Dictionary, DictionaryConfig
 from milan.targets.dictionary_source import DictionaryFile, Settings, read_json
 
@@ -212,6 +216,36 @@ def _activation_function(settings: Settings, names: tuple[str, ...], default: st
     if unknown := sorted(str(key) for key in set(arguments.values) - {"k", "use_sparse_activations"}):
         raise BadInput(f"{arguments.origin} has {unknown[0]!r}, and its effect on {name!r} is not known; remove it")
     return _ACTIVATIONS[name], arguments.get("k", int) if name == "topk" else None
+
+
+def write_saelens(dictionary: Dictionary, folder: Path) -> None:
+    """Write ``cfg.json`` and ``sae_weights.safetensors`` as SAELens 6 does, which its loader and this package read.
+
+    Args:
+        dictionary: an autoencoder with top-k activation, whose decoder bias is subtracted from the input.
+        folder: the folder to write to; it is created if absent.
+
+    Raises:
+        BadInput: the dictionary is of another kind.
+    """
+    config = dictionary.config
+    is_plain = config.normalization == "none" and config.scale == 1 and config.tokens == "all"
+    bias = dictionary.input_bias
+    if config.activation != "topk" or not is_plain or bias is None or not torch.equal(bias, dictionary.decoder_bias):
+        text = f"the dictionary {dictionary.name!r} ({dictionary.extra_repr()}) cannot be written in SAELens' format"
+        raise BadInput(f"{text}; give a top-k autoencoder of all tokens without normalization")
+    settings = {
+        "architecture": "topk", "d_in": dictionary.d_in, "d_sae": dictionary.latents, "k": config.k,
+        "rescale_acts_by_decoder_norm": False, "dtype": "float32", "device": "cpu", "apply_b_dec_to_input": True,
+        "normalize_activations": "none", "reshape_activations": "none",
+        "metadata": {"model_name": config.model, "hook_name": config.hook_point},
+    }  # fmt: skip
+    weights = {"W_enc": dictionary.encoder, "b_enc": dictionary.encoder_bias, "W_dec": dictionary.decoder}
+    weights["b_dec"] = dictionary.decoder_bias
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(folder / "sae_weights.safetensors") as path:
+        save_file({name: value.cpu().contiguous() for name, value in weights.items()}, path)
+    write_text(folder / "cfg.json", json.dumps(settings, indent=1) + "\n")
 
 
 def is_vit_prisma(source: DictionaryFile) -> bool:

@@ -1,29 +1,53 @@
 """``train.py``: interrupted runs resume to the same result, the best weights are saved, and errors take one line."""
 
 import csv
+import inspect
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import pytorch_lightning
 import torch
 import yaml
 from safetensors.torch import load_file
 
 from milan.cli import train as program
 from milan.cli.train import main, train
+from milan.cli.train_config import OWN_OPTIONS, DataConfig, ModelConfig, TrainerConfig
 from milan.describers.milan import Milan
 from milan.errors import BadInput
 from milan.models import Captioner, Prior
+from milan.models.data_module import MilannotationsDataModule
 from milan.models.lightning_modules import compute_bleu
 from milan.models.training_callbacks import ResumeCheckpoint
 from tests.models.test_data_module import ENCODER, annotated, data
 
 ROOT = Path(__file__).parents[2]
 KINDS = ("prior", "captioner")
+
+
+def test_options_are_those_of_the_classes_that_they_configure() -> None:
+    defaults = {name: each.default for name, each in inspect.signature(MilannotationsDataModule).parameters.items()}
+    assert {**asdict(DataConfig()), "folders": inspect.Parameter.empty} == defaults
+    assert TrainerConfig().arguments.keys() <= inspect.signature(pytorch_lightning.Trainer).parameters.keys()
+    values = {"attention": 1, "gate": "scalar", "double_stochastic": 1.0, "layers": 1}
+    for kind, cls in (("captioner", Captioner), ("prior", Prior)):
+        own = {name: values[name] for name in OWN_OPTIONS[kind]}
+        parameters = inspect.signature(cls).parameters
+        assert ModelConfig(kind, **own).arguments.keys() | {"words", "features", "encoder"} >= parameters.keys()
+        assert ModelConfig(kind, **own).arguments.keys() <= parameters.keys()
+        common = ModelConfig(kind).arguments
+        assert common == {name: parameters[name].default for name in common}
+
+
+def test_an_option_of_the_other_kind_is_refused(capfd: pytest.CaptureFixture) -> None:
+    assert main(["fit", "--model.kind=prior", "--model.attention=3"]) == 2
+    assert "model.attention is an option of the captioner and model.kind is prior" in capfd.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +239,7 @@ def test_a_finished_run_is_not_trained_again(
 ) -> None:
     kind, out = finished
     before = (out / "model.safetensors").stat().st_mtime_ns
-    monkeypatch.setattr(program.pl.Trainer, "fit", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr("pytorch_lightning.Trainer.fit", lambda *_, **__: pytest.fail("trained again"))
     train(arguments(kind, folder, out))
     assert (out / "model.safetensors").stat().st_mtime_ns == before
     assert "holds the finished model" in capfd.readouterr().err
@@ -227,8 +251,8 @@ def test_without_arguments_prior_and_captioner_are_trained_to_describe_together(
     (tmp_path / "configs").mkdir()
     for kind, sizes in (("prior", {}), ("captioner", {"attention": 8})):
         config = yaml.safe_load((ROOT / "configs" / f"{kind}.yaml").read_text())
-        config["model"]["init_args"] |= {"embedding": 8, "hidden": 12, **sizes}
-        config["data"]["init_args"] |= {"folders": [str(folder)], "encoder": ENCODER if kind == "captioner" else None}
+        config["model"] |= {"embedding": 8, "hidden": 12, **sizes}
+        config["data"] |= {"folders": [str(folder)], "encoder": ENCODER if kind == "captioner" else None}
         config["trainer"]["max_epochs"] = 1
         (tmp_path / "configs" / f"{kind}.yaml").write_text(yaml.safe_dump(config))
     monkeypatch.setattr(program, "locate_packaged_data", lambda name: tmp_path / name)
@@ -249,15 +273,15 @@ def test_other_settings_in_the_same_folder_are_refused(
     finished: tuple[str, Path], folder: Path, capfd: pytest.CaptureFixture
 ) -> None:
     kind, out = finished
-    with pytest.raises(BadInput, match=r"model.init_args.dropout was 0.5, is 0.25"):
+    with pytest.raises(BadInput, match=r"model.dropout was 0.5, is 0.25"):
         train(arguments(kind, folder, out, "--model.dropout=0.25"))
     assert main(arguments(kind, folder, out, "--data.seed=7")) == 2
-    assert "data.init_args.seed was 0, is 7" in capfd.readouterr().err
+    assert "data.seed was 0, is 7" in capfd.readouterr().err
 
 
 def test_the_saved_config_reproduces_the_run(finished: tuple[str, Path], tmp_path: Path) -> None:
     _, out = finished
-    assert "words" not in yaml.safe_load((out / "config.yaml").read_text())["model"]["init_args"]
+    assert "words" not in yaml.safe_load((out / "config.yaml").read_text())["model"]
     train(["fit", f"--config={out / 'config.yaml'}", f"--out={tmp_path / 'again'}"])
     assert same(out, tmp_path / "again")
 

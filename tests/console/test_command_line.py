@@ -20,13 +20,12 @@ from milan.console import progress as progress_module
 from milan.console.command_line import (
     bounded_yaml,
     build_parser,
-    clean_text,
-    escape_markup,
     get_recorded_warnings,
     record_warnings,
     run_program,
 )
 from milan.console.progress import track_progress
+from milan.console.text_cleaning import clean_text, escape_markup
 from milan.errors import BadInput, MilanWarning
 from milan.storage.packaged_data import locate_packaged_data
 
@@ -314,7 +313,7 @@ def test_embedded_finds_the_checkout_and_says_what_is_missing() -> None:
 
 
 def test_locale_changes_nothing() -> None:
-    code = "from milan.console.command_line import clean_text; print(ascii(clean_text('Ünit\\x07 — 1')))"
+    code = "from milan.console.text_cleaning import clean_text; print(ascii(clean_text('Ünit\\x07 — 1')))"
     reported = {
         subprocess.run(
             [sys.executable, "-c", code], env=os.environ | {"LC_ALL": name}, capture_output=True, check=True

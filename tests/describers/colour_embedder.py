@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from milan.pretrained.embedder import Embedder
+from milan.pretrained.embedder_interface import Embedder
 
 COLOURS = {"red": (1.0, 0.1, 0.1), "green": (0.1, 1.0, 0.1), "blue": (0.1, 0.1, 1.0), "magenta": (1.0, 0.0, 1.0),
     "yellow": (1.0, 1.0, 0.0),

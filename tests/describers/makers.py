@@ -162,3 +162,22 @@ def _best_concept(folder: Path) -> Describer:
         embedder=COLOURS,
         pictures=2,
     )
+
+
+@makes("several")
+def _several(folder: Path) -> Describer:
+    options = {"embedder": COLOURS, "pooling": "max"}
+    return load_simulated("several", of="clip_dissect", options=options, embedder=COLOURS, exemplars=12)
+
+
+@makes("best_of")
+def _best_of(folder: Path) -> Describer:
+    options = {"clip_dissect": {"embedder": COLOURS, "pooling": "max"}, "netdissect": {"labels": SEGMENTER}}
+    return load_simulated(
+        "best_of",
+        describers=["clip_dissect", "netdissect"],
+        options=options,
+        simulator=COLOURS,
+        concepts="",
+        held_out="",
+    )

@@ -9,7 +9,7 @@ from scipy.special import log_softmax, logsumexp, softmax
 from scipy.stats import rankdata
 
 from milan import Unit, check_describer
-from milan.describers import clip_dissect as c
+from milan.describers._shared import concept_similarity as c
 from milan.describers._shared.contract import UNITS, make_toy_dissection
 from milan.errors import BadInput, MilanWarning
 from tests.describers.makers import COLOURS, load_simulated

@@ -5,7 +5,7 @@ import torch
 
 from milan.describers._shared.clip_reranking import ClipReranker
 from milan.errors import BadInput, MilanWarning
-from milan.pretrained.embedder import Embedder
+from milan.pretrained.embedder_interface import Embedder
 from milan.units import Candidate, Exemplars, Unit
 from tests.describers.makers import COLOURS, load_simulated
 

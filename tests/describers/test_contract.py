@@ -150,7 +150,7 @@ def test_a_describer_of_ones_own_may_be_short_and_its_faults_are_told(tmp_path):
             load_describer(f"{tmp_path}/own.py:{name}")
     with pytest.raises(UnknownName, match="it has no settings"):
         load_describer(f"{tmp_path}/own.py:Whole", depth=1)
-    with pytest.raises(BadInput, match="stores each of its arguments"):
+    with pytest.raises(BadInput, match="is not stored; store it in the constructor"):
         _ = load_describer(f"{tmp_path}/own.py:Forgets").settings
 
 

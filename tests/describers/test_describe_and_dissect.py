@@ -10,7 +10,7 @@ import milan
 from milan.describers import DescriptionFailure
 from milan.describers._shared.candidate_selection import compute_image_products, compute_scores
 from milan.describers._shared.contract import UNITS, make_toy_dissection
-from milan.describers.describe_and_dissect import find_regions
+from milan.describers.describe_and_dissect import RegionFinder
 from milan.errors import BadInput
 from milan.pretrained.llm import Llm, TemporaryFailure
 from milan.results.catalogue import Catalogue, Entry, read_catalogue
@@ -52,7 +52,7 @@ def test_the_colours_of_the_toy_world_are_found(toys):
 
 
 def test_looks_are_crops_and_images_ranked_by_what_the_unit_answers(toys):
-    looks = find_regions(toys.open_target(), toys.open_probe(), toys, RED, 10, "mean")
+    looks = RegionFinder(toys.open_target(), toys.open_probe(), toys, 10, "mean").find(RED)
     values = [look.activation for look in looks]
     assert values == sorted(values, reverse=True)
     assert len(looks) == 10
@@ -63,6 +63,15 @@ def test_looks_are_crops_and_images_ranked_by_what_the_unit_answers(toys):
     assert red[1:].max() < 80
     crop = toys.open_probe().image(first.image)[:, first.box[0] : first.box[2], first.box[1] : first.box[3]]
     assert torch.allclose(crop.float().mean((1, 2)), red, atol=6)
+
+
+def test_without_crops_the_top_images_are_captioned_whole(toys):
+    (said,) = dissector(crops=False).describe(toys, [RED])
+    seen = said.reasoning["seen"]
+    assert {each["box"] for each in seen} == {None}
+    top = toys.activations("mean")[:, RED.index].topk(10).values.tolist()
+    assert [each["activation"] for each in seen] == pytest.approx(top, abs=1e-3)
+    assert dissector(crops=False).key != dissector().key
 
 
 def test_options_without_painting_and_with_a_concept_set(toys, tmp_path):

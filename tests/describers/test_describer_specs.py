@@ -9,7 +9,7 @@ import yaml
 from torch import nn
 
 from milan.concepts import concept_sets
-from milan.describers import find_describer_class, list_describers
+from milan.describers import find_describer_class, list_describers, load_describer
 from milan.describers._shared import availability
 from milan.describers._shared.describer_specs import parse_spec, resolve_describer, resolve_settings
 from milan.errors import MissingEvidence, UnknownName
@@ -43,6 +43,27 @@ def settings_of(name):
 def test_a_spec_names_a_describer_and_settings(spec, name, label, settings):
     found = parse_spec(spec)
     assert (found.name, found.label, found.settings) == (name, label, settings)
+
+
+def test_a_label_names_files_without_their_folders_and_stays_a_valid_file_name(tmp_path):
+    (file := tmp_path / "classes.json").write_text("{}")
+    assert parse_spec(f"linear_explanations:superclasses={file}").label == "linear_explanations-superclasses=classes"
+    labels = {parse_spec(f"constant:text={'long ' * 60}{end}").label for end in "ab"}
+    assert len(labels) == 2
+    assert {len(label) for label in labels} == {120}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "planned"),
+    [
+        ("linear_explanations", {"evidence": "labels"}, set()),
+        ("linear_explanations", {}, {"embedder", "concepts"}),
+        ("milan", {"captioner": "runs/train/captioner", "prior": "runs/train/prior"}, {"captioner", "prior"}),
+        ("describe_and_dissect", {"select": False}, {"captioner", "language model"}),
+    ],
+)
+def test_a_plan_names_the_models_that_the_settings_use(name, settings, planned):
+    assert set(load_describer(name, **settings).planned_sources()) == planned
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

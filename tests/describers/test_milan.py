@@ -8,7 +8,7 @@ import torch
 from milan.describers import check_describer
 from milan.describers._shared.contract import make_toy_dissection
 from milan.describers.milan import Milan
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import BadInput
 from milan.models import Captioner, Prior
 from tests.describers.makers import load_simulated
@@ -62,7 +62,8 @@ def test_every_candidate_is_kept_with_its_three_scores(folder: Path, dissection:
     assert len(said.candidates) == 12
     assert (said.text, said.score) == (said.candidates[0].text, said.candidates[0].score)
     vocabulary = describer.models.captioner.vocabulary
-    features = describer._encode_unit(dissection, said.unit).unsqueeze(0)
+    exemplars = dissection.exemplars(said.unit)
+    features = describer.models.encoder.encode(exemplars.images, exemplars.masks).unsqueeze(0)
     for candidate in said.candidates:
         parts = dict(candidate.parts)
         assert candidate.score == parts["pmi"] == pytest.approx(parts["likelihood"] - 0.3 * parts["prior"], abs=1e-4)
@@ -139,7 +140,7 @@ def test_a_2022_checkpoint_describes(shared_data: Path, dissection: Dissection) 
 
 
 def test_the_embedded_default_describes_dioramas_units() -> None:
-    from milan.dissection.store import load_dissection
+    from milan.dissection.loading import load_dissection
     from milan.storage.packaged_data import locate_packaged_data
 
     describer = load_simulated("milan")

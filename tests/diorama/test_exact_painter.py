@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from milan.diorama.exact_painter import draw_scene_of, paint_text
-from milan.diorama.networks import load_network, normalize_images
+from milan.diorama.networks import load_network
+from milan.diorama.scene_classifiers import normalize_images
 from milan.diorama.scene_vocabulary import COLOURS, SETTINGS, THINGS
 from milan.diorama.scenes import HELD_OUT_START, draw_scene
 from milan.diorama.sentence_parser import ParsedSentence, ParsedThing, parse_sentence

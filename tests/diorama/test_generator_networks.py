@@ -36,8 +36,8 @@ from milan.diorama_build.generator_training import (
     update_batch_norm,
 )
 from milan.dissection.dissect import dissect
+from milan.dissection.loading import load_dissection
 from milan.dissection.milannotations import read_unit_annotations
-from milan.dissection.store import load_dissection
 from milan.probes import Probe, load_probe
 from milan.probes.pixel_labels import DioramaLabels, load_probe_labels
 from milan.scores.truth_score import Truth
@@ -165,7 +165,7 @@ def test_the_probe_is_the_generators_own_pictures(name: str) -> None:
     probe = load_probe(target.generated_probe_spec)
     assert (probe.spec, probe.size, len(probe)) == (f"latents:diorama:{name}", 64, 3_000)
     judge = load_network(f"resnet-{name.partition('-')[2]}")
-    from milan.diorama.networks import normalize_images
+    from milan.diorama.scene_classifiers import normalize_images
 
     pictures = torch.stack([probe.image(index) for index in range(70)])
     with torch.no_grad():

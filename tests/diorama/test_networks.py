@@ -7,13 +7,15 @@ import pytest
 import torch
 
 from milan.diorama import DioramaImages
-from milan.diorama.networks import CLASSES, LAYERS, NETWORK_BUILDERS, SceneEncoder, load_network, normalize_images
+from milan.diorama.networks import LAYERS, NETWORK_BUILDERS, load_network
+from milan.diorama.scene_classifiers import CLASSES, SceneEncoder, normalize_images
 from milan.diorama.scene_vocabulary import SETTINGS, THINGS
 from milan.diorama_build import classifier_training as training
-from milan.diorama_build.build_steps import BUILD_STEPS, CLASSIFIERS, compute_agreement, main
+from milan.diorama_build.annotator_agreement import compute_agreement
+from milan.diorama_build.build_steps import BUILD_STEPS, CLASSIFIERS, main
 from milan.diorama_build.classifier_training import compute_label_shares, count_units, train_network
+from milan.dissection.loading import load_dissection
 from milan.dissection.milannotations import read_unit_annotations
-from milan.dissection.store import load_dissection
 from milan.errors import UnknownName
 from milan.storage.packaged_data import locate_packaged_data
 from milan.units import Unit

@@ -10,15 +10,19 @@ import torch
 from milan.diorama import DioramaImages
 from milan.diorama.formulas import AllOf, AnyOf
 from milan.diorama.label_signatures import LabelSignatures
-from milan.diorama.networks import LAYERS, load_network, normalize_images
+from milan.diorama.networks import LAYERS, load_network
 from milan.diorama.planted_network import (
     LAYER,
+    PLANTED_NETWORKS,
+    UNMIXED_LAYER,
     ConceptUnits,
     PlantedUnitTruth,
     compute_log_odds,
     load_planted_network,
     load_planted_truth,
+    make_noise,
 )
+from milan.diorama.scene_classifiers import normalize_images
 from milan.diorama.scene_concepts import get_concepts_by_name
 from milan.diorama.segmenter_network import CLASS_NAMES, count_classes
 from milan.diorama.text_reader import parse_description
@@ -33,14 +37,15 @@ from milan.errors import MissingEvidence
 from milan.probes import load_probe
 from milan.scores.truth_score import Truth
 from milan.storage.packaged_data import locate_packaged_data
+from milan.targets.hooks import record
 from milan.targets.loading import load_target
 from milan.units import Unit
 
 SCENES = 200
 
 
-def of_kind(kind: str) -> dict[Unit, PlantedUnitTruth]:
-    return {unit: planted for unit, planted in load_planted_truth().items() if planted.kind == kind}
+def of_kind(kind: str, name: str = "planted") -> dict[Unit, PlantedUnitTruth]:
+    return {unit: planted for unit, planted in load_planted_truth(name=name).items() if planted.kind == kind}
 
 
 def test_there_are_enough_of_each_kind_and_they_are_good() -> None:
@@ -56,8 +61,9 @@ def test_there_are_enough_of_each_kind_and_they_are_good() -> None:
     assert list(load_planted_truth()) == [Unit(LAYER, index) for index in range(len(load_planted_truth()))]
 
 
-def test_texts_say_what_was_planted_and_no_two_the_same() -> None:
-    said = [planted for planted in load_planted_truth().values() if planted.kind != "nothing"]
+@pytest.mark.parametrize("name", PLANTED_NETWORKS)
+def test_texts_say_what_was_planted_and_no_two_the_same(name: str) -> None:
+    said = [planted for planted in load_planted_truth(name=name).values() if planted.kind != "nothing"]
     for planted in said:
         concepts = [get_concepts_by_name()[name] for name in planted.concepts]
         formula = parse_description(planted.text).terms[0][1]
@@ -65,7 +71,31 @@ def test_texts_say_what_was_planted_and_no_two_the_same() -> None:
         assert formula == concepts[0] if planted.kind == "single" else type(formula) is join, planted
         assert set(parse_description(planted.text).concepts) == set(concepts), planted
     assert len({parse_description(planted.text).terms for planted in said}) == len(said)
-    assert all(planted.text == "" and planted.concepts == () for planted in of_kind("nothing").values())
+    assert all(planted.text == "" and planted.concepts == () for planted in of_kind("nothing", name).values())
+
+
+def test_the_second_network_has_forty_units_of_each_kind_that_the_first_has_not() -> None:
+    kinds = ("single", "conjunction", "either", "nothing")
+    assert [len(of_kind(kind, "planted-2")) for kind in kinds] == [40, 40, 40, 40]
+    first, second = ({each.concepts for each in load_planted_truth(name=name).values()} for name in PLANTED_NETWORKS)
+    assert first & second == {()}
+    # Half of its pairs join a conjunction to a thing.
+    assert sum(len(each.concepts) == 3 for each in of_kind("either", "planted-2").values()) == 20
+    # The best single concept of a unit of noise overlaps with it as noise does.
+    assert max(each.iou for each in of_kind("nothing", "planted-2").values()) < 0.02
+
+
+def test_noise_is_a_function_of_the_image_and_covers_less_than_a_hundredth() -> None:
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (400, 3, 64, 64), dtype=np.uint8))
+    settings = torch.tensor([[0.1, 6.0], [0.6, 2.7]])
+    noise = make_noise(normalize_images(images), settings)
+    assert torch.equal(noise[7:8], make_noise(normalize_images(images[7:8]), settings))
+    is_on = noise.amax((2, 3)) > 0
+    assert is_on.float().mean(0).tolist() == pytest.approx([0.1, 0.6], abs=0.06)
+    assert ((noise > 0).float().mean((0, 2, 3)) < 0.01).all()
+    # A change of one pixel by one level draws anew.
+    images[:, 0, 5, 5] ^= 1
+    assert not torch.equal(is_on, make_noise(normalize_images(images), settings).amax((2, 3)) > 0)
 
 
 def test_what_units_answer_to_is_what_the_file_says() -> None:
@@ -117,6 +147,19 @@ def test_a_dissection_finds_the_masks_that_the_file_tells_of(tmp_path: Path) -> 
     assert np.mean(found) == pytest.approx(np.mean(kept), abs=0.1)
     for unit in chosen:  # and there is nothing else that so many concepts say better
         assert measured.score(unit, load_planted_truth()[unit].text) > 0.7
+
+
+def test_directions_of_the_rotated_network_are_the_planted_units() -> None:
+    target = load_target("diorama:planted-rotated", dictionary="diorama:planted-rotated")
+    _, images = next(load_probe("diorama:objects", target=target, limit=8).batches(8))
+    with record(target, [LAYER, f"{LAYER}@sae", UNMIXED_LAYER]) as maps:
+        target(images)
+    planted, neurons, latents = (maps[name].flatten(2) for name in (UNMIXED_LAYER, LAYER, f"{LAYER}@sae"))
+    assert (planted > 1).any()
+    assert torch.allclose(latents, planted, atol=2e-3)
+    assert (latents > 0).float().mean() < 0.06
+    assert (neurons != 0).float().mean() > 0.9, "each neuron mixes all concepts"
+    assert torch.allclose(neurons.norm(dim=1), planted.norm(dim=1), atol=1e-4)
 
 
 def test_random_weights_detect_nothing_of_it() -> None:
@@ -196,12 +239,13 @@ def test_best_overlap_and_shares_of_exemplars() -> None:
     assert not _both_have_enough(alternating, np.where(np.arange(30) == 3, 99.0, 0))
 
 
-def test_the_file_is_what_was_measured_where() -> None:
-    facts = json.loads((locate_packaged_data("data") / "diorama" / "networks" / "planted.json").read_text())
+@pytest.mark.parametrize("name", PLANTED_NETWORKS)
+def test_the_file_is_what_was_measured_where(name: str) -> None:
+    facts = json.loads((locate_packaged_data("data") / "diorama" / "networks" / f"{name}.json").read_text())
     assert (facts["probe"], facts["scenes"], facts["quantile"]) == ("diorama:objects", 2000, 0.99)
     for kind, mean in facts["mean_iou"].items():
-        assert mean == pytest.approx(np.mean([planted.iou for planted in of_kind(kind).values()]), abs=1e-3)
-    assert facts["units"] == {LAYER: len(load_planted_truth())}
+        assert mean == pytest.approx(np.mean([planted.iou for planted in of_kind(kind, name).values()]), abs=1e-3)
+    assert facts["units"] == {LAYER: len(load_planted_truth(name=name))}
 
 
 def test_what_was_not_built_is_told(tmp_path: Path) -> None:

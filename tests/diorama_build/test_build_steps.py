@@ -11,7 +11,8 @@ import torch
 
 from milan.diorama_build import build_steps as diorama_build
 from milan.diorama_build import classifier_training as training
-from milan.diorama_build.build_steps import BUILD_STEPS, BuildFolders, BuildStep, build, main
+from milan.diorama_build.build_folders import BuildFolders
+from milan.diorama_build.build_steps import BUILD_STEPS, BuildStep, build, main
 from milan.diorama_build.parallel_build import (
     BuildFailed,
     BuildTime,
@@ -133,9 +134,9 @@ def test_what_a_process_says_comes_after_its_name_and_the_end_of_a_failed_one_is
 
 def test_times_are_kept_beside_each_other_with_their_sum(tmp_path) -> None:
     for name, took in (("roof", BuildTime(9.0, 4.4)), ("wall", BuildTime(3.0, 2.6)), ("roof", BuildTime(8.0, 5.0))):
-        record_time(tmp_path / "built.json", name, took, turn=tmp_path / "turn")
-    record_total_time(tmp_path / "built.json", 6.4, 2, turn=tmp_path / "turn")
-    record_time(tmp_path / "built.json", "wall", BuildTime(3.0, 2.6), turn=tmp_path / "turn")
+        record_time(tmp_path / "built.json", name, took, lock=tmp_path / "turn")
+    record_total_time(tmp_path / "built.json", 6.4, 2, lock=tmp_path / "turn")
+    record_time(tmp_path / "built.json", "wall", BuildTime(3.0, 2.6), lock=tmp_path / "turn")
     message = json.loads((tmp_path / "built.json").read_text())
     assert message == {
         "cpu seconds in all": 8,

@@ -7,7 +7,8 @@ import json
 import pytest
 import torch
 
-from milan.diorama.networks import load_network, normalize_images
+from milan.diorama.networks import load_network
+from milan.diorama.scene_classifiers import normalize_images
 from milan.diorama.scenes import HELD_OUT_START, draw_scene
 from milan.diorama.sentences import generate_sentences
 from milan.diorama_build.captioner_quality import measure_captioner, measure_painter, write_caption_card

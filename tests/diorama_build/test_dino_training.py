@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from milan.diorama.networks import IMAGE_SIZE, LAYERS, MEAN, STD, load_network
+from milan.diorama.networks import LAYERS, load_network
+from milan.diorama.scene_classifiers import IMAGE_SIZE, MEAN, STD
 from milan.diorama.vit import HIDDEN, MLP_LAYERS, TOKEN_GRID, WIDTH, ViT
 from milan.diorama_build import dino_training as dino
 from milan.diorama_build.build_steps import ANNOTATED_NETWORKS

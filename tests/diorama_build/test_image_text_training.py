@@ -8,19 +8,15 @@ import torch
 
 from milan.diorama.scene_concepts import list_concepts, list_written_phrases
 from milan.diorama.scenes import HELD_OUT_START
+from milan.diorama_build import image_text_learners
 from milan.diorama_build import image_text_training as image_text
 from milan.diorama_build import stand_in_training as fitting
 from milan.diorama_build.caption_dataset import load_caption_dataset
 from milan.diorama_build.image_text_batches import ImageTextBatches
+from milan.diorama_build.image_text_configs import CONFIGS, CONTEXT_LENGTH
+from milan.diorama_build.image_text_learners import ImageTextLearner, SiglipLearner
 from milan.diorama_build.image_text_quality import measure_embedder, write_card
-from milan.diorama_build.image_text_training import (
-    CONFIGS,
-    CONTEXT_LENGTH,
-    ImageTextLearner,
-    SiglipLearner,
-    build_tokenizer,
-    train_image_text_model,
-)
+from milan.diorama_build.image_text_training import build_tokenizer, train_image_text_model
 from milan.diorama_build.vision_encoder_training import VisionEncoderConfig
 from milan.pretrained.embedder import load_embedder
 
@@ -54,7 +50,7 @@ def _small(monkeypatch):
         vision=vision_encoder.settings,
         text={**siglip.text, **thin, "projection_size": 32},
     )
-    monkeypatch.setattr(image_text, "CALIBRATION_BATCHES", 2)
+    monkeypatch.setattr(image_text_learners, "CALIBRATION_BATCHES", 2)
     monkeypatch.setitem(CONFIGS, "clip", clip)
     monkeypatch.setitem(CONFIGS, "siglip-small", siglip)
 

@@ -8,7 +8,7 @@ import torch
 
 from milan.describers._shared.contract import make_toy_dissection
 from milan.dissection.dissect import dissect
-from milan.dissection.store import load_dissection
+from milan.dissection.loading import load_dissection
 from milan.errors import MissingEvidence
 from milan.probes import Probe
 from milan.targets.target import Target

@@ -6,11 +6,14 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 
+import milan
 from milan.describers import list_describers
 from milan.experiments.__main__ import experiment_names
 
 DOCS = Path(__file__).parents[2] / "docs"
+GENERATED = {"data.md", "contributing.md", "changelog.md"}  # copied from outside docs
 PAGES = [file for file in DOCS.rglob("*.md") if "site" not in file.parts]
 
 
@@ -25,6 +28,25 @@ def hooks() -> ModuleType:
     return hooks
 
 
+def test_the_configuration_of_the_site_is_valid(hooks: ModuleType) -> None:
+    from mkdocs.config import load_config
+
+    assert load_config(str(DOCS / "site" / "mkdocs.yml"))["site_name"] == "milan"
+
+
+def test_every_page_of_the_navigation_exists() -> None:
+    sections = yaml.safe_load((DOCS / "site" / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    pages = [page for section in sections for pages in section.values() for page in pages]
+    assert [page for page in pages if page not in GENERATED and not (DOCS / page).is_file()] == []
+
+
+def test_the_reference_has_every_public_name_once(hooks: ModuleType) -> None:
+    page = hooks._public_page()
+    assert [name for name in milan.__all__ if page.count(f"[`milan.{name}`]") != 1] == []
+    assert all("::: milan." in hooks._reference_page(package) for package in hooks.PACKAGES)
+    assert len(set(hooks.PACKAGES)) == len(hooks.PACKAGES)
+
+
 def test_every_describer_and_experiment_has_a_page() -> None:
     for folder, names in (("describers", list_describers()), ("experiments", experiment_names())):
         assert {file.stem for file in (DOCS / folder).glob("*.md")} == {"index", *names}
@@ -32,9 +54,8 @@ def test_every_describer_and_experiment_has_a_page() -> None:
 
 @pytest.mark.parametrize("file", PAGES, ids=lambda file: file.relative_to(DOCS).as_posix())
 def test_links_of_a_page_lead_somewhere(file: Path) -> None:
-    generated = {"data.md", "contributing.md", "changelog.md", "index.md"}  # copied from outside docs, or made
     for link in re.findall(r"\]\((?!https?://|#)([^)#\s]+)", file.read_text(encoding="utf-8")):
-        assert Path(link).name in generated or (file.parent / link).exists(), link
+        assert Path(link).name in {*GENERATED, "index.md"} or (file.parent / link).exists(), link
 
 
 def test_options_are_read_from_the_help(hooks: ModuleType) -> None:

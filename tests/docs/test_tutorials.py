@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+import milan
 from milan.cli import describe, export, find, train
 from milan.experiments import __main__ as experiments
+from milan.storage.user_code import module_of
 
 ROOT = Path(__file__).parents[2]
 PAGES = (
@@ -54,3 +56,25 @@ def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.
             else:
                 for line in code.replace("\\\n", " ").strip().splitlines():
                     run_command(line)
+
+
+def test_the_examples_for_contributors_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = "\n".join(block for _, block in BLOCK.findall((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")))
+    # The example's files lie in the package, where this test writes none.
+    code = code.replace("from milan.experiments.lengths.config import LengthsConfig\n", "")
+    (tmp_path / "examples.py").write_text(code, encoding="utf-8")
+    examples, _ = module_of("examples.py:Brightness", "example")
+    milan.check_describer(lambda: examples.Brightness())
+    monkeypatch.setattr(examples.LengthsConfig, "experiment", "lengths")  # in the package, the name of its folder
+    options = {
+        "layers": ["layer4"],
+        "units": "0-2",
+        "limit": 30,
+        "out": tmp_path / "lengths",
+        "describer": "constant:text=a red car",
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        report = examples.lengths(examples.LengthsConfig(**options))
+    assert report.tables[0].rows[0].values["words"].value == 3

@@ -1,15 +1,18 @@
 """Ablation by linguistic criteria on a network whose important units are known."""
 
 import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from milan.errors import BadInput
+from milan.errors import BadInput, UnknownName
 from milan.experiments.ablation.ablation import ablation
+from milan.experiments.ablation.ablation_orders import select_criteria
 from milan.experiments.ablation.config import AblationConfig
 from milan.experiments.core.report import Report
-from milan.units import Unit
+from milan.units import Description, Unit
 from tests.describers import colour_embedder
 from tests.experiments import coloured
 from tests.experiments.test_bench import options
@@ -64,6 +67,33 @@ def test_ablating_units_with_adjectives_lowers_accuracy(report: Report) -> None:
     lot = end["random"]["mean"].value
     assert end["adjectives"]["to random"].value == pytest.approx(1 / 3 - lot)
     assert end["nouns"]["to random"].value == pytest.approx(1 - lot)
+
+
+def test_units_are_ordered_by_score_and_number_of_concepts() -> None:
+    one, two = Unit("a", 0), Unit("a", 1)
+    said = [
+        Description(one, "2.00 ski", 0.7, (("ski", 2.0),)),
+        Description(two, "1.00 ski + 0.50 snow", 0.2, (("ski", 1.0), ("snow", 0.5))),
+    ]
+    config = AblationConfig(criteria=["score", "concepts"])
+    assert select_criteria(said, no_vectors, config) == {"score": {one: 0.7, two: 0.2}, "concepts": {one: 1, two: 2}}
+    with pytest.raises(UnknownName, match="'scores'; nearest: score"):
+        select_criteria(said, no_vectors, AblationConfig(criteria=["scores"]))
+    with pytest.raises(BadInput, match="no description has weighted concepts"):
+        select_criteria([Description(one, "ski", 0.7)], no_vectors, config)
+    with pytest.raises(BadInput, match="1 descriptions have no score"):
+        select_criteria([said[0], Description(two, "ski", math.nan)], no_vectors, config)
+
+
+def no_vectors(words: object) -> np.ndarray:
+    raise AssertionError("neither criterion needs word vectors")
+
+
+def test_chosen_criteria_are_in_all_tables(folder: Path) -> None:
+    report = run(folder, criteria=["score", "length"], out=folder / "chosen")
+    assert list(rows(report, "after the last step")) == ["score", "length", "random"]
+    assert [column.name for column in report.tables[2].columns] == ["score", "length"]
+    assert len(report.figures) == 3  # structure, what describers say, and the layers
 
 
 def test_share_of_units_ordered_by_tie_breaking(report: Report) -> None:
@@ -146,7 +176,6 @@ def test_published_values_are_shown_for_the_same_annotations_only(tmp_path: Path
 
 
 def test_joint_ablations_equal_single_ablations(tmp_path: Path) -> None:
-    import numpy as np
     import torch
 
     from milan.probes import load_probe

@@ -24,6 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, **more: object) -> Report:
+    folder.mkdir(exist_ok=True)
     said = options(folder, "said", WORDS)
     return audit(
         AuditConfig(
@@ -35,7 +36,7 @@ def run(folder: Path, **more: object) -> Report:
             k=3,
             quantile=0.9,
             out=folder / "out",
-            **more,
+            **{"found_units": 1} | more,
         )
     )
 
@@ -50,15 +51,23 @@ def test_units_are_counted_by_whole_words(report: Report) -> None:
         assert (row.values["units"], row.values["named"]) == (5, 3)  # no headlights, no surface
         assert row.values["share"].value == pytest.approx(0.6)
         assert row.values["detectors"] <= 5
+        assert row.values["found only"] == 0
     assert report.tables[1].rows[0].values["difference"].value == 0
     by_word = report.tables[2].rows[0].values
     assert {word: count for word, count in by_word.items() if count} == {"faces": 1, "head": 1, "eyes": 1}
 
 
+def test_units_are_found_without_the_words_too(report: Report, folder: Path) -> None:
+    found = run(folder / "all", found_units=5)
+    assert [row.values["found only"] for row in found.tables[0].rows] == [2, 2]
+    assert (folder / "all" / "out" / "page" / "check.html").read_text().count('class="item"') == 10
+    assert found.facts["query"] == "faces"
+
+
 def test_the_check_form_shows_no_descriptions(report: Report, folder: Path) -> None:
     check = (folder / "out" / "page" / "check.html").read_text()
     assert check.count('class="item"') == 6
-    assert report.simulated == simulated_note({"probe": "diorama:objects"})
+    assert report.simulated == simulated_note({"probe": "diorama:objects", "image-text model": "diorama"})
     assert report.simulated in check
     assert not any(word in check for word in ("red faces", "hair", "worlds.py", "looks:"))
     page = (folder / "out" / "page" / "index.html").read_text()

@@ -5,16 +5,21 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 
+from milan import Dictionary
 from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
 from milan.experiments.__main__ import experiment_names, load_experiment, main
 from milan.experiments.bench.bench import bench
 from milan.experiments.bench.config import BenchConfig
+from milan.experiments.bench.tables import read_planted_units
 from milan.experiments.core.report import Report
 from milan.probes import load_probe
 from milan.scores.truth_score import Truth
 from milan.targets.loading import load_target
+from milan.targets.preprocessing import TargetOptions
 from milan.targets.unit_selection import get_default_probe
 from milan.units import Unit
 from tests.experiments import worlds
@@ -94,7 +99,7 @@ def test_shares_by_hand(
 
 
 def test_a_missing_description_has_truth_score_0(report: Report, folder: Path) -> None:
-    from milan.dissection.store import load_dissection
+    from milan.dissection.loading import load_dissection
 
     truth = Truth.measure(load_dissection(folder / "out" / "dissection" / "looks"), load_target(TARGET))
     words = ["red cars", "green", "", "red", "red"]
@@ -135,7 +140,8 @@ def test_the_page_shows_all_descriptions_of_each_unit(report: Report, folder: Pa
     assert 'green</td><td class="mark">exact' in cases[1]
     assert ">exact<" not in cases[4], "nothing in particular cannot be named"
     assert "it has no word for it" in cases[2]
-    assert all((folder / "out" / "page" / case.split('src="')[1].split('"')[0]).is_file() for case in cases)
+    assert all(case.count("<canvas") == 1 for case in cases)
+    assert any((folder / "out" / "page").glob("images/*/*.webp"))
     assert "as milan.diorama.text_reader reads it" in page, "how exact is defined is stated"
 
 
@@ -169,6 +175,42 @@ def test_columns_without_planted_units(folder: Path) -> None:
     assert [column.name for column in found.tables[0].columns] == scores
     assert [column.name for column in found.tables[1].columns] == ["looks"]
     assert values(found, "right")["described"] == 3
+
+
+def test_neurons_and_latents_are_compared(folder: Path, tmp_path: Path) -> None:
+    """Latents are red, green and blue; each neuron mixes two of them."""
+    names = {f"looks@sae:{index}": text for index, text in enumerate(("red", "green", "blue"))}
+    rows = [f"{unit.partition(':')[0]},{unit[-1]},single,{text}" for unit, text in names.items()]
+    (tmp_path / "planted.csv").write_text("\n".join(["layer,unit,kind,text", *rows]) + "\n")
+    save_file({"directions": torch.eye(6)[:3]}, tmp_path / "directions.safetensors")
+    options = TargetOptions(dictionary=str(tmp_path / "directions.safetensors"), dictionary_layer="looks")
+    layers = {"layers": ["looks", "looks@sae"], "planted_units": tmp_path / "planted.csv"}
+    found = run(folder, "latents", target_options=options, units="0-4", **layers)
+    assert [table.name for table in found.tables] == ["all units", "by layer", "neurons and latents"]
+    right = values(found, "right", 2)
+    latents, neurons = (right[f"{layer} truth"] for layer in ("looks@sae", "looks"))
+    assert (latents.units, neurons.units) == (3, 5)
+    difference = right["looks@sae minus looks truth"]
+    assert difference.value == pytest.approx(latents.value - neurons.value)
+    assert difference.low < difference.value < difference.high
+    best = values(found, "best formula", 2)
+    assert set(best) == {name for name in right if name.endswith("correlation")}
+    assert best["looks@sae correlation"].value >= right["looks@sae correlation"].value - 0.05
+    assert values(found, "right", 1)["looks@sae exact"].value == 1
+    assert "looks@sae: 3 of 3 units are active" in " ".join(found.notes)
+
+
+def test_meanings_in_the_rotated_network_are_those_of_its_directions() -> None:
+    target = load_target("diorama:planted-rotated", dictionary="diorama:planted-rotated")
+    found = read_planted_units(target)
+    assert {unit.layer for unit in found} == {"units.concepts", "units@sae"}
+    planted = read_planted_units(load_target("diorama:planted"))
+    assert {unit.index: meaning for unit, meaning in found.items()} == {
+        unit.index: meaning for unit, meaning in planted.items()
+    }
+    other = Dictionary(torch.eye(122), torch.eye(122))
+    found = read_planted_units(load_target("diorama:planted-rotated").with_dictionary(other, "units"))
+    assert {unit.layer for unit in found} == {"units.concepts"}
 
 
 def test_wrong_options_are_errors_before_the_run(folder: Path, tmp_path: Path) -> None:

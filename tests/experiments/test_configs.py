@@ -20,6 +20,29 @@ def test_options_are_those_of_the_experiment(file: Path) -> None:
     assert config.experiment == file.stem
 
 
+@pytest.mark.parametrize("file", sorted(ROOT.glob("paper/*.yaml")), ids=lambda file: file.stem)
+def test_a_dry_run_of_a_papers_experiment_names_what_would_be_downloaded(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for name, variable in (("hub", "HF_HOME"), ("torch", "TORCH_HOME"), ("milan", "MILAN_CACHE")):
+        monkeypatch.setenv(variable, str(tmp_path / name))
+    monkeypatch.chdir(ROOT.parent)
+    assert main([file.stem, "--config", str(file), "--dry_run", "--out", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
+    expected = {
+        "ablation": ["weights torchvision:resnet18 (about 45 MB", "milan-base.pth", "spacy download en_core_web_lg"],
+        "audit": ["resnet152-", "milan-base.pth", "imagenet/val (no such folder or file)"],
+        "cut_and_paste": ["resnet152-", "milan-base.pth", "open_clip:ViT-B-16/openai (about 0.6 GB"],
+        "edit": ["milan-base.pth", "images/train (no such folder or file)"],
+        "pruning": ["open_clip:ViT-B-16-quickgelu/openai (about 0.6 GB"],
+        "robustness": ["resnet50-", "open_clip:"],
+        "study": ["to download  nothing"],
+    }
+    for text in expected[file.stem]:
+        assert text in shown
+    assert not list(tmp_path.rglob("*"))
+
+
 def test_words_before_the_first_option_are_those_of_the_first(capsys: pytest.CaptureFixture) -> None:
     assert main(["compare", "no such folder", "--page_units", "3"]) == 2
     assert "no such folder" in capsys.readouterr().err

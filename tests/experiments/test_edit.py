@@ -14,13 +14,12 @@ from torch import Tensor, nn
 from milan.errors import BadInput
 from milan.experiments.core.config import DissectionOptions
 from milan.experiments.core.study import Study
-from milan.experiments.edit import torchvision_classifier as classifying
 from milan.experiments.edit.config import ClassifierTraining, EditConfig, Lettering
 from milan.experiments.edit.edit import edit
-from milan.experiments.edit.lettering import build_folders, write_name
+from milan.experiments.edit.lettering import build_tables, write_name
 from milan.experiments.edit.spurious_networks import SpuriousNetwork
 from milan.experiments.edit.tables import make_report
-from milan.experiments.edit.torchvision_classifier import train_classifier
+from milan.experiments.edit.torchvision_classifier import ClassifierModule, train_classifier
 from milan.experiments.edit.unit_removal import (
     ALL_UNITS,
     PLAIN,
@@ -32,7 +31,9 @@ from milan.experiments.edit.unit_removal import (
     measure_removal,
 )
 from milan.probes import Probe, load_probe
+from milan.probes.pixel_labels import load_probe_labels
 from milan.targets.loading import load_target
+from milan.targets.preprocessing import TargetOptions
 from milan.targets.target import Target
 from milan.units import Unit
 from tests.experiments.test_bench import options
@@ -125,13 +126,15 @@ def test_no_text_unit_is_an_error(found) -> None:
 @pytest.mark.parametrize(("place", "corner"), [("top-left", (0, 0)), ("bottom-right", (63, 63))])
 def test_names_are_written_into_a_corner(place: str, corner: tuple[int, int]) -> None:
     grey = Image.new("RGB", (64, 64), (90, 90, 90))
-    shown = np.asarray(write_name(grey, "cat", Lettering(place=place, height=0.2), np.random.default_rng(0)))
+    written = write_name(grey, "cat", Lettering(place=place, height=0.2), np.random.default_rng(0))
+    shown = np.asarray(written.picture)
     changed = (shown != 90).any(2)
+    assert (written.plate >= changed).all()
     assert changed[corner[1], corner[0]]
     assert 60 < changed.sum() < 64 * 20  # a plate, no more than a fifth of the height
     assert (shown[changed] < 60).any()  # with letters on it
     long = np.asarray(
-        write_name(grey, "a name that is much too long for it", Lettering(height=0.2), np.random.default_rng(0))
+        write_name(grey, "a name that is much too long for it", Lettering(height=0.2), np.random.default_rng(0)).picture
     )
     assert (long != 90).any(2).sum(0).max() < (shown != 90).any(2).sum(0).max()  # written smaller
 
@@ -141,26 +144,35 @@ def test_built_images(tmp_path: Path) -> None:
         torch.full((80, 3, 32, 32), 90, dtype=torch.uint8), [place % 2 for place in range(80)], ["cat, big", "dog"]
     )
     how = Lettering(height=0.4, held_out=0.2)
-    folders = build_folders(images, None, tmp_path, how)
-    counts = {name: len(list(folder.glob("*/*.png"))) for name, folder in folders.items()}
+    files = build_tables(images, None, tmp_path, how)
+    probes = {name: load_probe(str(file), size=32) for name, file in files.items()}
+    counts = {name: len(probe) for name, probe in probes.items()}
     assert counts == {"plain/train": 48, "plain/validation": 16, "plain/test": 16, "lettered/train": 48,
         "lettered/validation": 16,
                       "adversarial/validation": 16, "adversarial/test": 16}  # fmt: skip
-    shown = load_probe(str(folders["lettered/train"]), size=32, resize=32)
-    assert shown.classes == ["cat", "dog"]
+    shown = probes["lettered/train"]
+    assert shown.classes == ["cat, big", "dog"]
     lettered = [index for index in range(48) if (shown.image(index) != 90).any()]
     assert 12 < len(lettered) < 36  # half of them
     by_class = [
         {shown.image(index).numpy().tobytes() for index in lettered if shown.labels[index] == label} for label in (0, 1)
     ]
     assert [len(different) for different in by_class] == [1, 1]  # each class carries its own name
-    tests = load_probe(str(folders["adversarial/test"]), size=32, resize=32)
+    labels = load_probe_labels(shown)
+    assert labels.concepts == ["photograph", "text"]
+    for index in range(48):
+        plate, changed = labels.load([index])[0, 0] == 1, (shown.image(index) != 90).any(0)
+        assert (plate >= changed).all()
+        assert plate.sum() - changed.sum() < 5  # a grey of smooth letters may be the image's own
+    tests = probes["adversarial/test"]
     assert len({tests.image(index).numpy().tobytes() for index in range(8)}) == 2  # cats carry either name
-    before = (folders["plain/train"] / "dog").stat().st_mtime_ns
-    assert build_folders(images, None, tmp_path, how) == folders
-    assert (folders["plain/train"] / "dog").stat().st_mtime_ns == before  # not written again
+    before = files["plain/train"].stat().st_mtime_ns
+    assert build_tables(images, None, tmp_path, how) == files
+    assert files["plain/train"].stat().st_mtime_ns == before  # not written again
+    files["plain/train"].write_bytes(b"damaged")
+    assert len(load_probe(str(build_tables(images, None, tmp_path, how)["plain/train"]), size=32)) == 48
     with pytest.raises(BadInput, match="no font there"):
-        build_folders(images, None, tmp_path / "other", Lettering(font="no font there"))
+        build_tables(images, None, tmp_path / "other", Lettering(font="no font there"))
 
 
 def test_editing_on_a_folder_of_images(tmp_path: Path) -> None:
@@ -179,7 +191,14 @@ def test_editing_on_a_folder_of_images(tmp_path: Path) -> None:
     }
     how, training = Lettering(height=0.3, held_out=0.2), ClassifierTraining("squeezenet1_1", epochs=1, batch_size=8)
     report = edit(
-        EditConfig(images=str(tmp_path / "photos"), size=32, describer=said, lettering=how, training=training, **given)
+        EditConfig(
+            images=str(tmp_path / "photos"),
+            target_options=TargetOptions(image_size=32),
+            describer=said,
+            lettering=how,
+            training=training,
+            **given,
+        )
     )
     rows = {row.name: row.values for row in report.tables[0].rows}
     assert rows["text units, max_units"]["removed"] == 3
@@ -190,31 +209,61 @@ def test_editing_on_a_folder_of_images(tmp_path: Path) -> None:
     assert page.count('<article class="case"') == 3
 
 
-def test_the_best_weights_are_kept_and_not_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    images = pictures("0")
-    losses, seen = iter([0.9, 0.5, 0.7, 0.8]), []
-
-    def loss(model: nn.Module, batches: object) -> float:
-        seen.append(model.state_dict()["fc.weight"].clone())
-        return next(losses)
-
-    monkeypatch.setattr(classifying, "_compute_loss", loss)
-    spec, weights = train_classifier(
-        images, images, ClassifierTraining("resnet18", epochs=9, patience=2, batch_size=8), tmp_path / "red and green"
+def test_a_network_of_the_users_own_is_edited_by_the_pixels_of_the_text(tmp_path: Path) -> None:
+    """White pixels count for the first class, and so does lettering, whose plates are white."""
+    for place in range(24):
+        home = tmp_path / "photos" / ("a red", "b green")[place % 2]
+        home.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), ((200, 0, 0), (0, 200, 0))[place % 2]).save(home / f"{place}.png")
+    (tmp_path / "own.py").write_text(
+        "from tests.experiments.test_edit import network\ndef spoilt():\n    return network(40.0)\n"
     )
+    report = edit(
+        EditConfig(
+            images=str(tmp_path / "photos"),
+            target=f"{tmp_path / 'own.py'}:spoilt",
+            layers=["looks"],
+            describer="netdissect:quantile=0.9,least_images=1",
+            min_score=0.2,
+            lettering=Lettering(height=0.4),
+            max_units=2,
+            random_orders=0,
+            k=2,
+            quantile=0.9,
+            out=tmp_path / "out",
+        )
+    )
+    rows = {row.name: row.values for row in report.tables[0].rows}
+    assert "the network trained without text" not in rows
+    assert "of the gap" not in [column.name for column in report.tables[0].columns]
+    assert rows["nothing"]["adversarial"].value == 0.5  # all red
+    edited = rows["text units, max_units"]
+    assert (edited["removed"], edited["adversarial"].value, edited["plain"].value) == (1, 1.0, 1.0)
+    sources = report.sources
+    assert "clean network" not in sources
+
+
+def test_the_best_weights_are_kept_and_not_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, seen = pictures("0"), []
+    losses = iter([0.9, 0.5, 0.7, 0.8] * 2)
+
+    def validate(self: ClassifierModule, batch: object, _index: int) -> None:
+        seen.append(self.model.state_dict()["fc.weight"].clone())
+        self.log(self.metric, torch.tensor(next(losses)), batch_size=8)
+
+    monkeypatch.setattr(ClassifierModule, "validation_step", validate)
+    how = ClassifierTraining("resnet18", epochs=9, patience=2, batch_size=8)
+    home = tmp_path / "red and green"
+    spec, weights = train_classifier(images, images, how, home)
     assert len(seen) == 4  # two epochs without a smaller loss
     target = load_target(spec, weights=weights)
     assert torch.equal(target.core.fc.weight, seen[1])
     assert not torch.equal(seen[1], seen[3])
     assert (target.image_size, target.core.fc.out_features) == (32, 2)
-    assert train_classifier(
-        images, images, ClassifierTraining("resnet18", epochs=9, patience=2, batch_size=8), tmp_path / "red and green"
-    ) == (spec, weights)
+    assert sorted(file.name for file in home.iterdir()) == ["network.json", "network.py", "network.safetensors"]
+    assert train_classifier(images, images, how, home) == (spec, weights)
     weights.write_bytes(weights.read_bytes()[:-1])
-    with pytest.raises(StopIteration):  # it is trained anew
-        train_classifier(
-            images,
-            images,
-            ClassifierTraining("resnet18", epochs=9, patience=2, batch_size=8),
-            tmp_path / "red and green",
-        )
+    train_classifier(images, images, how, home)
+    assert len(seen) == 8  # it is trained anew
+    with pytest.raises(BadInput, match="no_such_net"):
+        train_classifier(images, images, replace(how, architecture="no_such_net"), tmp_path / "other")

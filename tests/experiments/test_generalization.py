@@ -13,8 +13,8 @@ import torch
 from sklearn.decomposition import PCA
 
 from milan.dissection.dissect import dissect
+from milan.dissection.dissection import Dissection
 from milan.dissection.milannotations import export_compact
-from milan.dissection.store import Dissection
 from milan.experiments.core import description_scores as judging
 from milan.experiments.core.description_scores import BertScoreConfig, DescriptionScorer, TextsWithReferences
 from milan.experiments.core.report import Report
@@ -29,7 +29,7 @@ from milan.models.feature_store import FeatureStore
 from milan.probes import load_probe
 from milan.scores.confidence_intervals import Measure
 from milan.scores.truth_score import Truth
-from milan.storage.files import Journal
+from milan.storage.journal import Journal
 from milan.targets.loading import load_target
 from milan.units import Unit
 from tests.experiments import worlds
@@ -195,7 +195,7 @@ def test_the_report_has_truth_and_describers_without_training(known: Report, loo
 
 
 def dissection(looks: Path) -> Dissection:
-    from milan.dissection.store import load_dissection
+    from milan.dissection.loading import load_dissection
 
     return load_dissection(looks / "dissection" / "looks")
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from milan.dissection.store import load_dissection
+from milan.dissection.loading import load_dissection
 from milan.errors import MilanWarning
 from milan.experiments.core.report import Report
 from milan.experiments.simulation.config import SimulationConfig
+from milan.experiments.simulation.dead_units import find_dead_units
 from milan.experiments.simulation.simulation import simulation
 from tests.experiments.test_bench import RIGHT, TARGET, options
 
@@ -120,6 +121,25 @@ def test_ablation_scores_of_replaced_units(classifier: Report) -> None:
         assert row.values["units"] <= 2
         assert row.values["closed"].value < 1
         assert row.values["optimised"].low <= row.values["optimised"].value <= row.values["optimised"].high < 1
+
+
+def test_correlation_is_drawn_against_the_ablation_score(classifier: Report) -> None:
+    (caption, figure) = classifier.figures[0]
+    assert "Figure 5" in caption
+    assert "ablation score" in figure
+    assert any("r² explains" in note for note in classifier.notes)
+
+
+def test_dead_units_are_below_a_hundredth_in_every_image(report: Report, classifier: Report, folder: Path) -> None:
+    dissection = load_dissection(folder / "out" / "dissection" / "looks")
+    highest = dissection.activations("mean").amax(0)
+    limit = float(highest.sort().values[2]) + 1e-6
+    weak = {unit for unit, value in zip(dissection.units, highest.tolist(), strict=True) if value < limit}
+    assert find_dead_units(dissection, dissection.units, limit) == weak != set()
+    table = next(table for table in classifier.tables if table.name == "dead units")
+    (row,) = table.rows
+    assert (row.name, row.values["units"], row.values["dead"]) == ("layer4", 4, 0.0)
+    assert row.values["table"].value == values(classifier, "table")["correlation"].value
 
 
 def test_an_imported_table_is_scored(classifier: Report) -> None:

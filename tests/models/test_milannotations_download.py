@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from milan.dissection.store import load_dissection
+from milan.dissection.loading import load_dissection
 from milan.errors import BadInput, MissingEvidence
 from milan.models.data_module import find_annotation_sources, read_annotations
 from milan.models.milannotations_download import join_images

@@ -7,7 +7,8 @@ import torch
 
 from milan.errors import BadInput
 from milan.pretrained.chat_markup import final_answer
-from milan.pretrained.llm import Message, Question, TemporaryFailure, Unanswered, load_llm
+from milan.pretrained.llm import Message, Question, TemporaryFailure, Unanswered
+from milan.pretrained.llm_loading import load_llm
 
 WORDS = ("<pad>", "</s>", "<unk>", "<|system|>", "<|user|>", "<|assistant|>", "red", "cars", "dogs", "say", "it")
 
@@ -68,7 +69,7 @@ def test_the_same_question_has_the_same_answer_and_another_draw_another(spec):
     llm = load_llm(spec, options={"longest": 40})
     before = torch.get_rng_state()
     first = answers(llm, *(asked(draw=draw) for draw in range(4)))
-    assert torch.equal(before, torch.get_rng_state()), "nobody's dice are touched"
+    assert torch.equal(before, torch.get_rng_state()), "the global random state is unchanged"
     torch.manual_seed(5)
     assert answers(llm, *(asked(draw=draw) for draw in range(4))) == first
     assert len(set(first)) > 1

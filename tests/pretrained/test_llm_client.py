@@ -9,8 +9,9 @@ import time
 import pytest
 
 from milan.errors import BadInput, UnknownName
-from milan.pretrained.llm import Llm, Message, Question, TemporaryFailure, load_llm
+from milan.pretrained.llm import Llm, Message, Question, TemporaryFailure
 from milan.pretrained.llm_client import LlmClient, NoAnswer, UnparsableReply, load_llm_client
+from milan.pretrained.llm_loading import load_llm
 from milan.pretrained.reply_parsing import make_explanation_parser, make_integer_parser, make_label_parser
 from tests.pretrained.chat_server import KEY, choice, serving
 

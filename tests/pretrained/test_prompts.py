@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from milan.errors import BadInput
-from milan.pretrained.llm import Message, Question, load_llm
+from milan.pretrained.llm import Message, Question
+from milan.pretrained.llm_loading import load_llm
 from milan.pretrained.phrase_counter import NOTE, explain, simplify_caption, simulate, summarize
 from milan.pretrained.prompts import Shot, load_prompt, sanitize_item
 from milan.pretrained.reply_parsing import make_explanation_parser, make_integer_parser, make_label_parser

@@ -14,7 +14,7 @@ from milan.pretrained.image_captioner import load_image_captioner
 from milan.pretrained.painter import load_painter
 from milan.pretrained.segmenter import load_segmenter
 from milan.pretrained.sentence_encoder import load_sentence_encoder
-from milan.scores.text_similarity import bert_score
+from milan.scores.text_similarity import BertScoreConfig, bert_score
 from milan.targets.loading import load_target
 from tests.pretrained.tiny import open_clip
 
@@ -25,7 +25,7 @@ LOADERS: dict[str, Callable[[Path], object]] = {
     "captioner": lambda folder: load_image_captioner(f"hf:{folder}"),
     "segmenter": lambda folder: load_segmenter(f"hf:{folder}"),
     "sentence encoder": lambda folder: load_sentence_encoder(f"hf:{folder}"),
-    "BERTScore": lambda folder: bert_score(["a"], [["b"]], model=str(folder), num_layers=1, rescale=False),
+    "BERTScore": lambda folder: bert_score(["a"], [["b"]], BertScoreConfig(str(folder), 1, rescale=False)),
 }
 MODELS = ("Model", "ModelForImageClassification", "ModelForSemanticSegmentation")
 CLASSES = ("Config", "Processor", "ImageProcessor", *MODELS)

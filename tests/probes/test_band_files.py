@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from milan.cli.describe import main
 from milan.dissection.dissect import dissect
-from milan.dissection.store import load_dissection
+from milan.dissection.loading import load_dissection
 from milan.errors import BadInput, MilanWarning
 from milan.probes import Probe, load_probe
 from milan.probes.band_files import read_bands

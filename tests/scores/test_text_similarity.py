@@ -8,7 +8,7 @@ import torch
 from sacrebleu.metrics.bleu import BLEU
 
 from milan.errors import BadInput, MilanWarning
-from milan.scores.text_similarity import _load_bert_scorer, bert_score, bleu_score, rouge_score
+from milan.scores.text_similarity import BertScoreConfig, _load_bert_scorer, bert_score, bleu_score, rouge_score
 
 SAID = ["red cars on the street", "a dog", "green leaves and grass", "the sky above a field", "text"]
 KNOWN = [
@@ -172,7 +172,7 @@ def test_bert_score_is_what_its_paper_says(encoder):
     inside = slice(1, -1)  # the ends have no weight, but can be matched
     cosine = embedded("red cars on the street") @ embedded("cars on a street").T
     found = bert_score(
-        ["red cars on the street"], [["cars on a street"]], model=encoder, num_layers=2, idf=False, rescale=False
+        ["red cars on the street"], [["cars on a street"]], BertScoreConfig(encoder, 2, idf=False, rescale=False)
     )
     assert found["precision"].value == pytest.approx(cosine.amax(1)[inside].mean().item(), abs=1e-5)
     assert found["recall"].value == pytest.approx(cosine.amax(0)[inside].mean().item(), abs=1e-5)
@@ -180,7 +180,7 @@ def test_bert_score_is_what_its_paper_says(encoder):
 
 def test_bert_score_records_its_settings_and_takes_the_best_reference(encoder):
     options = {"model": encoder, "num_layers": 2, "rescale": False}
-    found = bert_score(["a dog", "red cars"], [["the sky", "a dog"], ["red cars"]], **options)["f1"]
+    found = bert_score(["a dog", "red cars"], [["the sky", "a dog"], ["red cars"]], BertScoreConfig(**options))["f1"]
     assert found.unit_scores == pytest.approx((1.0, 1.0), abs=1e-5)
     assert {name: found.settings[name] for name in ("model", "num_layers", "idf", "rescale")} == {
         **options,
@@ -190,18 +190,18 @@ def test_bert_score_records_its_settings_and_takes_the_best_reference(encoder):
 
 def test_bert_score_survives_empty_and_long_texts(encoder):
     with pytest.warns(MilanWarning, match="empty"):
-        found = bert_score(["", "dog " * 300], [["the sky"], ["", "dog"]], model=encoder, num_layers=2, rescale=False)[
+        found = bert_score(["", "dog " * 300], [["the sky"], ["", "dog"]], BertScoreConfig(encoder, 2, rescale=False))[
             "f1"
         ]
     assert found.unit_scores[0] == 0.0
     assert 0 < found.unit_scores[1] <= 1
     with pytest.warns(MilanWarning):
-        assert bert_score([""], [["a dog"]], model=encoder, num_layers=2, rescale=False)["f1"].value == 0.0
+        assert bert_score([""], [["a dog"]], BertScoreConfig(encoder, 2, rescale=False))["f1"].value == 0.0
 
 
 def test_the_weights_by_rarity_follow_the_references_of_each_call(encoder):
     def score(references):
-        return bert_score(["a dog", "the sky"], references, model=encoder, num_layers=2, rescale=False)[
+        return bert_score(["a dog", "the sky"], references, BertScoreConfig(encoder, 2, rescale=False))[
             "f1"
         ].unit_scores
 
@@ -224,7 +224,7 @@ def test_the_weights_by_rarity_follow_the_references_of_each_call(encoder):
 )
 def test_models_that_are_not_to_be_had_are_told(options, message):
     with pytest.raises(BadInput, match=message):
-        bert_score(["a"], [["a"]], **options)
+        bert_score(["a"], [["a"]], BertScoreConfig(**options))
 
 
 def test_a_roberta_reads_its_first_word_as_any_other(tmp_path):
@@ -249,4 +249,4 @@ def test_a_roberta_reads_its_first_word_as_any_other(tmp_path):
     first, later = tokenizer("red").input_ids[1:-1], tokenizer("a red").input_ids[1:-1]
     assert first == later[-len(first) :]
     assert tokenizer.model_max_length == 64
-    assert bert_score(["red " * 200], [["a dog"]], model=str(tmp_path), num_layers=2, rescale=False)["f1"].units == 1
+    assert bert_score(["red " * 200], [["a dog"]], BertScoreConfig(str(tmp_path), 2, rescale=False))["f1"].units == 1

@@ -19,16 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milan.errors import BadInput, MilanNotice
-from milan.storage.files import (
-    Journal,
-    atomic_write,
-    cache_folder,
-    cache_root,
-    collect_versions,
-    content_key,
-    lock_folder,
-    safe_name,
-)
+from milan.storage.files import atomic_write, cache_folder, cache_root, content_key, lock_folder, safe_name
+from milan.storage.journal import Journal
+from milan.storage.software_versions import collect_versions
 
 
 def started(code: str, *arguments: object) -> subprocess.Popen:
@@ -268,7 +261,7 @@ def test_journal_of_another_key_starts_afresh(tmp_path: Path) -> None:
 PUTTER = """
     import itertools, sys
     from pathlib import Path
-    from milan.storage.files import Journal
+    from milan.storage.journal import Journal
     journal = Journal(Path(sys.argv[1]), "key")
     print("ready", flush=True)
     for number in itertools.count():

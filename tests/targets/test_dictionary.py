@@ -17,6 +17,7 @@ from torch import Tensor
 from milan import Dictionary, load_dictionary
 from milan.errors import BadInput, MilanWarning
 from milan.targets.dictionary import DictionaryConfig
+from milan.targets.saelens_formats import write_saelens
 
 X = torch.tensor([3.0, 1.0])
 ENCODER = torch.tensor([[1.0, 0.0, -1.0], [0.0, 1.0, 1.0]])
@@ -442,6 +443,18 @@ def test_one_of_several_files_is_asked_for(tmp_path: Path) -> None:
 def test_what_a_file_leaves_open_is_a_warning(write_files: Callable[[Path], Path], value: str, tmp_path: Path) -> None:
     with pytest.warns(MilanWarning, match=value):
         assert load_dictionary(write_files(tmp_path)).encode(X).tolist() == [2, 1, 0.5]
+
+
+def test_a_written_top_k_autoencoder_is_read_back(tmp_path: Path) -> None:
+    read = load_dictionary(saelens(architecture="topk", k=2, metadata={"hook_name": "blocks.3"})(tmp_path / "one"))
+    write_saelens(read, tmp_path / "other" / "one")
+    again = load_dictionary(tmp_path / "other" / "one")
+    assert again.config == read.config
+    assert torch.equal(again.encode(X), torch.tensor([2.0, 1.0, 0.0]))
+    assert torch.equal(again(X), read(X))
+    with pytest.raises(BadInput, match="'one'"):
+        write_saelens(load_dictionary(saelens()(tmp_path / "two" / "one")), tmp_path / "three")
+    assert not (tmp_path / "three").exists()
 
 
 def test_quality_by_hand() -> None:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from milan.cli.describe import describe, main
 from milan.dissection.dissect import dissect
+from milan.dissection.loading import load_dissection
 from milan.dissection.milannotations import export_compact, export_milannotations
-from milan.dissection.store import load_dissection
 from milan.errors import BadInput, MissingEvidence
 from milan.probes import Probe, load_probe
 from milan.targets.generator_target import GeneratorTarget

@@ -184,7 +184,7 @@ def test_the_table_of_layers() -> None:
         def forward(self, images: Tensor) -> Tensor:
             return self.idle(images).mean((2, 3)) + self.first(images).mean((2, 3))
 
-    assert format_layers(Target(Two(), image_size=16)).splitlines() == [
+    assert format_layers(Target(Two(), image_size=16).layers()).splitlines() == [
         "layer  output   units  layout",
         "first  4x14x14      4  BCHW    also again",
         "idle   4x14x14      4  BCHW",

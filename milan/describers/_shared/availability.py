@@ -1,4 +1,4 @@
-"""What can describe units here and now: the models and the evidence that describers need, and which of it is there."""
+"""Which describers can run here: the models and the evidence that they need, and which of these are available."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -16,10 +16,14 @@ from milan.storage.hub_access import is_offline
 from milan.targets.target import Target
 
 WEIGHT_LABEL = "weight_label"
+PACKAGED_MILAN = (
+    "To try MILAN with the models in the package, which know drawn scenes only: --describer milan"
+    " --settings.captioner diorama --settings.prior diorama"
+)
 
 
 class DescriberChoice(NamedTuple):
-    """A describer that can run, by its spec, and what it goes by."""
+    """A describer that can run, by its spec, and the evidence that it uses."""
 
     spec: str
     reason: str
@@ -47,21 +51,21 @@ def _format_missing(models: Sequence[MissingModel]) -> list[str]:
     files = list(dict.fromkeys(str(each) for each in models if each.cache or each.source))
     services = list(dict.fromkeys(str(each) for each in models if not (each.cache or each.source)))
     why = "this run is offline" if is_offline() else "their sources are out of reach"
-    return [*services, *([f"not on this machine, and {why}: {'; '.join(files)}"] if files else [])]
+    return [*services, *([f"not on this machine and not downloaded, since {why}: {'; '.join(files)}"] if files else [])]
 
 
 def _format_choices(target: Target, probe: Probe) -> str:
-    found = [f"--describer {spec} ({reason})" for spec, reason in list_choices(target, probe)]
-    if found:
-        return f"Without further models these would work: {', '.join(found)}"
+    choices = [f"--describer {spec} ({reason})" for spec, reason in list_choices(target, probe)]
+    if choices:
+        return f"Without further models these would work: {', '.join(choices)}"
     return (
         "No describer works without further models here: that takes images in class folders, pixel labels, names of the"
-        " network's classes, or an endpoint in OPENAI_BASE_URL"
+        f" network's classes, or an endpoint in OPENAI_BASE_URL. {PACKAGED_MILAN}"
     )
 
 
 def list_choices(target: Target, probe: Probe) -> Iterator[DescriberChoice]:
-    """Yield the describers that need no model to be downloaded, with what they go by."""
+    """Yield the describers that need no model to be downloaded, with the evidence that they use."""
     if _has_endpoint():
         yield DescriberChoice("vlm", "an endpoint is given in OPENAI_BASE_URL")
     if has_pixel_labels(probe):
@@ -74,15 +78,17 @@ def list_choices(target: Target, probe: Probe) -> Iterator[DescriberChoice]:
 
 
 def choose_describer(target: Target, probe: Probe, load: Callable[[str], Describer]) -> DescriberChoice:
-    """Return the best describer that can run: an endpoint that looks, an image-text model, pixel labels, class labels.
+    """Return the best describer that can run: by an endpoint, an image-text model, pixel labels, or class labels.
 
-    A describer that sees no image is never chosen.
+    A describer that uses no image is never chosen.
 
     Args:
-        load: makes a describer of a spec.
+        target: the network.
+        probe: the images.
+        load: loads a describer by its spec.
 
     Raises:
-        MissingEvidence: none can.
+        MissingEvidence: none can run.
     """
     if _has_endpoint():
         return DescriberChoice("vlm", "an endpoint is given in OPENAI_BASE_URL")

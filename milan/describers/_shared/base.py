@@ -11,7 +11,7 @@ from types import CodeType
 from typing import Any, ClassVar
 
 from milan.concepts.concept_sets import find_missing_sets
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import BadInput, MilanWarning
 from milan.pretrained.milan_release import find_missing_release, is_released
 from milan.pretrained.openai_endpoint import is_on_this_machine
@@ -25,6 +25,9 @@ from milan.units import Description, Unit
 MODELS = ("captioner", "prior", "embedder", "painter", "segmenter", "llm")  # settings that name a pretrained model
 MATERIALS = ("captioner", "prior", "encoder", "embedder", "painter", "segmenter", "llm", "concepts", "annotations")
 ROLES = {"llm": LANGUAGE_MODEL}  # settings whose role has another name
+
+# The units of a layer that are to be described.
+DescriptionRequest = tuple[Dissection, Sequence[Unit]]
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,11 @@ class Describer(ABC):
     name: ClassVar[str]
     version: ClassVar[int | None] = None
     words: str = ""
+    __signature__: ClassVar[inspect.Signature | None] = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        cls.__signature__ = _complete_signature(cls)
         if not hasattr(cls, "name"):
             cls.name = cls.__name__.lower()
 
@@ -67,6 +72,13 @@ class Describer(ABC):
         error is never a description.
         """
 
+    def prepare(self, requests: Sequence[DescriptionRequest]) -> None:  # noqa: B027 - most have nothing to share
+        """Compute what the descriptions of several layers share, such as one pass of a network over the images.
+
+        A run calls it once, before it calls ``describe`` for each of the requests. ``describe`` gives the same
+        descriptions without it.
+        """
+
     @property
     def settings(self) -> dict[str, Any]:
         """The constructor's arguments by name.
@@ -77,8 +89,8 @@ class Describer(ABC):
         try:
             return {name: getattr(self, name) for name in self.setting_names()}
         except AttributeError as error:
-            where = f"the constructor of {type(self).__name__} stores each of its arguments under its own name"
-            raise BadInput(f"describer {type(self).__name__}: {error}; {where}") from None
+            how = f"store it in the constructor, as self.{error.name} = {error.name}"
+            raise BadInput(f"describer {type(self).__name__}: its setting {error.name} is not stored; {how}") from None
 
     @classmethod
     def setting_names(cls) -> list[str]:
@@ -106,22 +118,21 @@ class Describer(ABC):
 
     def find_missing_models(self) -> list[MissingModel]:
         """Return the required models and concept sets that can be neither found nor downloaded."""
-        needed, found = self.required_models(), []
-        for role, spec in needed.items():
+        missing: list[MissingModel] = []
+        for role, spec in self.required_models().items():
             if role == "concepts":
-                found += find_missing_sets(self.settings["concepts"])
+                missing += find_missing_sets(self.settings["concepts"])
             elif is_released(spec):
-                found += find_missing_release(role, spec)
-            else:
-                missing = find_missing_model(role, spec, getattr(self, "base_url", ""))
-                found += [missing] if missing else []
-        return found
+                missing += find_missing_release(role, spec)
+            elif model := find_missing_model(role, spec, getattr(self, "base_url", "")):
+                missing.append(model)
+        return missing
 
     def check_evidence(self, target: Target, probe: Probe) -> None:  # noqa: B027 - many need nothing but images
-        """Check that target and probe have what the method goes by, such as labels.
+        """Check that target and probe have the evidence that the method needs, such as labels.
 
         Raises:
-            MissingEvidence: they do not.
+            MissingEvidence: the evidence is missing.
         """
 
     def image_endpoint(self) -> str:
@@ -145,6 +156,14 @@ class Describer(ABC):
         that leaves some of them unused, or uses others, overrides this: it decides which results are called simulated.
         """
         return self.specs(*MATERIALS)
+
+    def planned_sources(self) -> dict[str, str]:
+        """Return what answers would be made from, by role, before anything is dissected or loaded.
+
+        Of pretrained models and concept sets only those that the settings use.
+        """
+        unused = {ROLES.get(name, name) for name in (*MODELS, "concepts")} - set(self.required_models())
+        return {role: spec for role, spec in self.specs(*MATERIALS).items() if role not in unused}
 
     def specs(self, *settings: str) -> dict[str, str]:
         """Return those of the named settings that exist and are not empty, as texts by role."""
@@ -170,6 +189,22 @@ def warn_of_sent_images(describer: Describer) -> None:
     if url and not is_on_this_machine(url):
         text = f"{describer.name} sends images of the probe to {url}, which is not on this machine"
         warnings.warn(text, MilanWarning, stacklevel=3)
+
+
+def _complete_signature(cls: type[Describer]) -> inspect.Signature | None:
+    """Return the signature of a constructor that passes ``**`` on to its base class, with the base's arguments.
+
+    None means that Python's own signature is complete.
+    """
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    if not parameters or parameters[-1].kind is not inspect.Parameter.VAR_KEYWORD:
+        return None
+    owner = next(each for each in cls.__mro__ if "__init__" in vars(each))
+    base = next(each for each in owner.__mro__[1:] if "__init__" in vars(each))
+    own = {each.name: each for each in parameters[:-1]}
+    inherited = {name: each for name, each in inspect.signature(base).parameters.items() if name not in own}
+    merged = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in inherited.values()]
+    return inspect.Signature([*own.values(), *merged])
 
 
 def _as_list(value: Any) -> list[Any] | tuple[Any, ...]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,8 +12,10 @@ from torch import Tensor
 
 from milan.concepts.concept_sets import drop_near_duplicates
 from milan.errors import BadInput
-from milan.pretrained.embedder import Embedder, embed_texts
-from milan.pretrained.painter import Painter, paint_texts
+from milan.pretrained.embedder import embed_texts
+from milan.pretrained.embedder_interface import Embedder
+from milan.pretrained.model_sources import Precision
+from milan.pretrained.painter import Painter, load_painter, paint_texts
 from milan.storage.files import content_key
 from milan.targets.generator_target import GeneratorTarget
 from milan.targets.hooks import recorded
@@ -51,6 +53,20 @@ class SelectionRequest:
     images: UInt8[Tensor, "k 3 height width"]
 
 
+@runtime_checkable
+class SelectionSettings(Protocol):
+    """The settings of a describer that selects candidates; see ``BestConcept`` for what they mean."""
+
+    painter: str
+    painting: str
+    scoring: CandidateScoring
+    pictures: int
+    pooling: Literal["mean", "max"]
+    seed: int
+    precision: Precision
+    device: str
+
+
 class CandidateSelection:
     """Selects the best candidate by painting all of them.
 
@@ -80,6 +96,19 @@ class CandidateSelection:
                 raise BadInput(f"{name} is {value}; give at least 1")
         self.painter, self.embedder, self.prompt, self.scoring, self.count = painter, embedder, prompt, scoring, count
         self.beta, self.top, self.pooling, self.seed = beta, top, pooling, seed
+
+    @classmethod
+    def from_settings(cls, settings: SelectionSettings, embedder: Embedder) -> "CandidateSelection":
+        """Load the painter that a describer's settings name."""
+        return cls(
+            load_painter(settings.painter, device=settings.device, precision=settings.precision),
+            embedder,
+            prompt=settings.painting,
+            scoring=settings.scoring,
+            count=settings.pictures,
+            pooling=settings.pooling,
+            seed=settings.seed,
+        )
 
     @property
     def key(self) -> str:

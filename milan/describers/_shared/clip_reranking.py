@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from milan.errors import MilanWarning
-from milan.pretrained.embedder import Embedder, embed_texts
+from milan.pretrained.embedder import embed_texts
+from milan.pretrained.embedder_interface import Embedder
 from milan.units import Candidate, Exemplars
 
 

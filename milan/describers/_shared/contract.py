@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from milan.describers._shared.base import Describer, DescriptionFailure
 from milan.dissection.dissect import dissect
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.probes import load_probe
 from milan.storage.files import cache_root
 from milan.targets.loading import load_target
@@ -47,6 +47,7 @@ class ColourDetectors(nn.Module):
         self.answers = nn.ReLU()
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the maximum of each unit, (b, units), for images (b, 3, h, w)."""
         return self.answers(self.detectors(images)).amax((2, 3))
 
 

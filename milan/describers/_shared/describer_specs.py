@@ -7,6 +7,7 @@ descriptions, or ``auto``.
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from milan.describers._shared.availability import check_ready, choose_describer
 from milan.describers._shared.base import Describer
 from milan.errors import BadInput, MilanError
 from milan.probes import Probe
+from milan.storage.files import content_key
 from milan.storage.packaged_data import locate_packaged_data
 from milan.storage.provenance import is_simulated
 from milan.targets.target import Target
@@ -26,6 +28,7 @@ CONFIG_FOLDER = "configs/describe"
 TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet")
 YAML_SUFFIXES = (".yaml", ".yml")
 AUTO = "auto"
+MAX_LABEL = 120  # characters: file systems allow names of 255 bytes
 _WITH_SETTINGS = re.compile(r"(.+?):([A-Za-z_]\w*=.*)", re.DOTALL)
 
 
@@ -101,7 +104,8 @@ def resolve_settings(
 ) -> dict[str, Any]:
     """Return the settings of a describer, typed and completed by those that suit target and probe.
 
-    A describer that asks another one (``of``) passes that one's settings on as ``options``; they are completed alike.
+    A describer that wraps another one (``of``) passes that one's settings on as ``options``, one that wraps several
+    (``describers``) passes those of each, by its spec; they are completed alike.
 
     Args:
         sources: specs of target and probe.
@@ -115,7 +119,16 @@ def resolve_settings(
     inner = known.get("of", _get_default(name, "of"))
     if "options" in find_describer_class(name).setting_names() and isinstance(inner, str) and _is_describer(inner):
         known["options"] = resolve_settings(inner, known.get("options") or {}, sources, device)
+    wrapped = known.get("describers", _get_default(name, "describers"))
+    if isinstance(wrapped, list) and all(isinstance(each, str) for each in wrapped):
+        given = known.get("options") or {}
+        known["options"] = {each: _resolve_wrapped(each, given.get(each) or {}, sources, device) for each in wrapped}
     return known
+
+
+def _resolve_wrapped(spec: str, settings: Mapping[str, Any], sources: tuple[str, str], device: str) -> dict[str, Any]:
+    parsed = parse_spec(spec)
+    return resolve_settings(parsed.name, {**parsed.settings, **settings}, sources, device)
 
 
 def _get_default(name: str, setting: str) -> Any:
@@ -155,13 +168,31 @@ def parse_spec(spec: str) -> DescriberSpec:
         name = found[1]
         pairs = re.split(r",(?=[A-Za-z_]\w*=)", found[2])
         settings = {key: _parse_value(spec, value) for key, _, value in (pair.partition("=") for pair in pairs)}
-    label = "-".join([Path(name).name.replace(":", "-"), *(f"{key}={value}" for key, value in settings.items())])
-    return DescriberSpec(name, label.replace("/", "-"), settings)
+    return DescriberSpec(name, _make_label(name, settings), settings)
+
+
+def _make_label(name: str, settings: Mapping[str, Any]) -> str:
+    """Return what tables and folders call a describer: files by their names alone, in at most MAX_LABEL characters."""
+    parts = [Path(name).name.replace(":", "-")]
+    for key, value in settings.items():
+        parts.append(f"{key}={Path(value).stem if isinstance(value, str) and _is_file(Path(value)) else value}")
+    label = "-".join(parts).replace("/", "-")
+    if len(label) <= MAX_LABEL:
+        return label
+    # The key keeps apart two describers that only differ in what is cut off.
+    return f"{label[: MAX_LABEL - 9]}-{content_key(name=name, settings=dict(settings))[:8]}"
 
 
 def is_table(spec: str) -> bool:
     """Return whether a spec is a folder that describe.py wrote, or a file of descriptions."""
-    return spec.endswith(TABLE_SUFFIXES) or (Path(spec) / "descriptions.jsonl").is_file()
+    return spec.endswith(TABLE_SUFFIXES) or _is_file(Path(spec) / "descriptions.jsonl")
+
+
+def _is_file(path: Path) -> bool:
+    """Return whether there is such a file; a text that is too long for a path is none."""
+    with suppress(OSError):
+        return path.is_file()
+    return False
 
 
 def _parse_value(spec: str, text: str) -> Any:

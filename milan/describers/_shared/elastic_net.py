@@ -271,12 +271,11 @@ def _solve_exactly(
 def _fit_greedily(
     targets: RegressionTargets, target: int, order: Int[np.ndarray, " columns"], limits: tuple[int, int, float]
 ) -> list[LinearFit]:
-    """Fits of least squares on ever more columns, each the one that raises the validation correlation most (LE,
-    Algorithm 1).
+    """Return least-squares fits of a growing set of columns, each step adding the best column (LE, Algorithm 1).
 
-    Each step tries the first ``width`` columns in ``order`` that are neither selected nor found bad, a column being bad
-    once it raised the correlation by less than the tolerance. The first is taken whatever it gains: every active unit
-    gets an explanation.
+    Each step tries the first ``width`` columns in ``order`` that are neither selected nor rejected, and adds the one
+    that raises the validation correlation most. A column is rejected once it raises it by less than the tolerance. The
+    first column is always added, so that every active unit gets an explanation.
     """
     longest, width, tolerance = limits
     selected: list[int] = []
@@ -300,7 +299,7 @@ def _fit_greedily(
 
 
 def _fit_least_squares(targets: RegressionTargets, target: int, columns: list[int]) -> LinearFit:
-    """Least squares on these columns alone."""
+    """Return the least-squares fit of these columns."""
     weights, correlations = _fit_with_each(targets, target, columns[:-1], columns[-1:])
     return targets.regression.restore_scale(columns, weights[0], float(correlations[0]))
 
@@ -308,9 +307,7 @@ def _fit_least_squares(targets: RegressionTargets, target: int, columns: list[in
 def _fit_with_each(
     targets: RegressionTargets, target: int, selected: list[int], tried: list[int]
 ) -> tuple[Float[np.ndarray, "tried some"], Float[np.ndarray, " tried"]]:
-    """Least squares on the selected columns with each of the tried ones: the weights, and their correlations on the
-    validation rows.
-    """
+    """Return weights and validation correlations of the selected columns joined with each of the tried ones."""
     sets = np.array([[*selected, column] for column in tried])
     gram = targets.regression.gram.numpy()[sets[:, :, None], sets[:, None, :]] + RIDGE * np.eye(sets.shape[1])
     weights = np.linalg.solve(gram, targets.products[:, target].numpy()[sets][:, :, None])[..., 0]
@@ -322,7 +319,7 @@ def _fit_with_each(
 def compute_correlations(
     predicted: Float[np.ndarray, "some rows"], true: Float[np.ndarray, " rows"]
 ) -> Float[np.ndarray, " some"]:
-    """Pearson correlation of each row of predictions with the truth; 0 where one of the two does not vary."""
+    """Return the Pearson correlation of each row of predictions with the truth; 0 where either is constant."""
     one, other = predicted - predicted.mean(1, keepdims=True), true - true.mean()
     size = np.linalg.norm(one, axis=1) * np.linalg.norm(other)
     return np.divide(one @ other, size, out=np.zeros(len(one)), where=size > 1e-12)

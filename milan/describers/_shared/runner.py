@@ -1,4 +1,4 @@
-"""Describe units with a journal, in which each description is kept on disk at once."""
+"""Describe units with a journal on disk, so that an interrupted run loses no description."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,17 +6,19 @@ from pathlib import Path
 
 from milan.console.progress import track_progress
 from milan.describers._shared.base import Describer, DescriptionFailure, select_active, warn_of_sent_images
+from milan.dissection.dissection import Dissection
 from milan.dissection.distributed import Shard
-from milan.dissection.store import Dissection
 from milan.errors import BadInput, MilanError, recorded_warnings, warn_again
-from milan.results.catalogue import OK, Entry, description_from_row, description_to_row, tidy_description
-from milan.storage.files import Journal, content_key
+from milan.results.catalogue import OK, Entry
+from milan.results.description_rows import description_from_row, description_to_row, tidy_description
+from milan.storage.files import content_key
+from milan.storage.journal import Journal
 from milan.storage.user_code import one_line, place_of
 from milan.units import Description, Unit
 
 Layers = Mapping[str, Dissection]  # by name
 RequestedUnits = Mapping[str, Sequence[Unit]]  # of each layer
-FORMAT = 1  # of what is kept; another number is another journal
+FORMAT = 1  # format of the journal's items; another number is another journal
 _WARNING = "/warning: "  # in a journal's id, between the dissection's key and the warning's text
 EMPTY_TEXT_REASON = "the describer gave an empty text"
 
@@ -46,12 +48,14 @@ def describe_units(
         _merge_journals(folder, main, key)
     shard.barrier()
     missing = find_missing_units(main, key, dissections, units)
-    shard.barrier()  # all have seen the same before anyone adds to it
+    shard.barrier()  # all processes have read the journal before one adds to it
     failures: dict[Unit, str] = {}
     with Journal(main if shard.rank == 0 else folder / f"journal-{shard.rank}.sqlite", key) as journal:
-        for layer, those in missing.items():
-            if share := those[shard.rank :: shard.count]:
-                failures |= _describe_missing(describer, dissections[layer], share, journal)
+        shares = {layer: share for layer, those in missing.items() if (share := those[shard.rank :: shard.count])}
+        if shares:
+            describer.prepare([(dissections[layer], share) for layer, share in shares.items()])
+        for layer, share in shares.items():
+            failures |= _describe_missing(describer, dissections[layer], share, journal)
     shard.barrier()
     if shard.rank == 0:
         _merge_journals(folder, main, key)
@@ -115,7 +119,7 @@ def _keep_warnings(texts: list[str], dissection: Dissection, journal: Journal) -
 def _answers(
     describer: Describer, dissection: Dissection, units: Sequence[Unit]
 ) -> Iterator[Description | DescriptionFailure]:
-    """Yield the describer's results, checked and in the form that is kept."""
+    """Yield the describer's results, checked and in the form that is stored."""
     pending = dict.fromkeys(units, True)
     try:
         for each in describer.describe(dissection, units):
@@ -132,7 +136,7 @@ def _answers(
 
 
 def _checked(describer: Describer, result: object, pending: Mapping[Unit, bool]) -> Description | DescriptionFailure:
-    """Return a result in the form that is kept.
+    """Return a result in the form that is stored.
 
     Args:
         pending: whether each unit that was asked for still lacks its result.

@@ -1,11 +1,14 @@
-"""Class names, and pairs of texts and weights, for the describers that read weights."""
+"""What the describers that read weights share: their options, class names, and pairs of texts and weights."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from milan.dissection.store import Dissection
+from milan.describers._shared.llm_explainer import LlmExplainer
+from milan.dissection.dissection import Dissection
 from milan.errors import BadInput, MilanError, MissingEvidence
 from milan.probes.superclasses import format_class_names
 from milan.scores.prediction_pairs import PredictionPairs, Signs, scale_to_integers
@@ -13,6 +16,25 @@ from milan.storage.text_files import read_names
 from milan.targets.target import Target
 
 IMAGENET = "imagenet"
+
+
+class WeightExplainer(LlmExplainer):
+    """A describer that asks what a unit detects, from the classes or later units that it has the largest weights to.
+
+    Args:
+        classes: names of the network's outputs: ``imagenet``, a text file with one name in each line, or, if empty, the
+            probe's classes, which must be as many.
+        signs: ``positive`` weights (the paper's), ``negative`` ones (appendix C.3.1), or ``both`` at once (C.3.2).
+    """
+
+    def __init__(self, classes: str = "imagenet", signs: Signs = "positive", **shared: Any):
+        super().__init__(**shared)
+        self.classes, self.signs = classes, signs
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """The class names that ``classes`` states; empty if the probe's are used."""
+        return read_class_names(self.classes)
 
 
 def read_class_names(classes: str) -> list[str]:

@@ -1,20 +1,21 @@
-"""Accuracy of a network as units are ablated in the order of linguistic criteria (MILAN, section 5, Figure 4)."""
+"""Accuracy of a network as units are ablated in the order of criteria of descriptions (MILAN, section 5, Figure 4)."""
 
 from milan.errors import BadInput
-from milan.experiments.ablation.ablation_orders import AblationResult, make_order_sets
+from milan.experiments.ablation.ablation_orders import AblationResult, make_order_sets, select_criteria
 from milan.experiments.ablation.config import AblationConfig
 from milan.experiments.core.report import Report
 from milan.experiments.core.study import Study
-from milan.results.page import write_contact_sheets
+from milan.results.page import write_exemplar_views
 from milan.scores.accuracy_under_ablation import evaluate_ablations
-from milan.scores.linguistic_criteria import compute_criteria, load_word_vectors
+from milan.scores.linguistic_criteria import load_word_vectors
 
 
 def ablation(config: AblationConfig) -> Report:
-    """Ablate units in the order of linguistic criteria of their descriptions, and in random orders.
+    """Ablate units in the order of criteria of their descriptions, and in random orders.
 
     Raises:
-        BadInput: the shares of units are not in order.
+        BadInput: the shares of units are not in order, or descriptions lack the values of a criterion.
+        UnknownName: there is no such criterion.
         MissingEvidence: the evaluation images have no labels, or the target is no classifier of them.
     """
     step, end = config.step, config.max_share
@@ -26,7 +27,7 @@ def ablation(config: AblationConfig) -> Report:
         evaluation_probe = study.load_probe(config.evaluation_probe or "", split="judge")
         study.describe(config.describer)
         words, vectors = load_word_vectors(config.vectors, config.language, config.device)
-        values = compute_criteria(study.texts, words, config.language)
+        values = select_criteria(study.evaluated.descriptions, words, config)
         order_sets = make_order_sets(values, config.orders_per_criterion, config.random_orders, config.seed)
         counts = [round(number * step * len(study.texts)) for number in range(1, round(end / step) + 1)]
         orders = [order for each in order_sets for order in each.orders]
@@ -36,6 +37,6 @@ def ablation(config: AblationConfig) -> Report:
         )
         result = AblationResult(study, config, vectors, values, order_sets, counts, correct)
         report = result.make_report(evaluation_probe.spec or evaluation_probe.name)
-        sheets = write_contact_sheets(study.dissections, list(result.first_units), study.out / "page")
-        report.write(study.out, [result.make_unit_view(unit, sheets.get(unit)) for unit in result.first_units])
+        views = write_exemplar_views(study.dissections, list(result.first_units), study.out / "page")
+        report.write(study.out, [result.make_unit_view(unit, [views.get(unit)]) for unit in result.first_units])
     return report

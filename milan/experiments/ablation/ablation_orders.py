@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from milan.errors import BadInput, UnknownName
 from milan.experiments.ablation.config import AblationConfig
 from milan.experiments.core.bar_plots import plot_bars
 from milan.experiments.core.corpus_tables import make_annotation_tables, make_words_table
@@ -23,11 +24,13 @@ from milan.scores.linguistic_criteria import (
     PIPELINE,
     STRUCTURAL,
     SYNTACTIC,
+    WordVectors,
+    compute_criteria,
     compute_tied_share,
     shuffle_within_layers,
     sort_units,
 )
-from milan.units import Unit
+from milan.units import Description, Unit
 
 RANDOM = "random"
 # Before the name of a criterion: random orders that have a unit of the same layer in each place.
@@ -41,6 +44,8 @@ CRITERION_CAPTIONS = {
     "length": "The number of words",
     "depth": "The depth of the parse tree",
     "word difference": "The largest distance between the vectors of two words",
+    "score": "The describer's own score of the description",
+    "concepts": "The number of weighted concepts",
 }
 COLUMNS = (
     Column("accuracy", "Accuracy on the evaluation images after the last step.", "%", 1),
@@ -68,6 +73,36 @@ NOTES = (
     " means over units are resampled by unit.",
     "The part of the network before the first ablated layer runs once per batch of images, for all orders.",
 )
+
+
+def select_criteria(
+    descriptions: Sequence[Description], vectors: WordVectors, config: AblationConfig
+) -> dict[str, dict[Unit, float]]:
+    """Return the value of each chosen criterion for each unit.
+
+    Raises:
+        UnknownName: there is no such criterion.
+        BadInput: a description has no score, or none has weighted concepts, and these were chosen.
+    """
+    chosen = config.criteria or list(CRITERIA)
+    for name in chosen:
+        if name not in CRITERION_CAPTIONS:
+            raise UnknownName(
+                "criterion", name, list(CRITERION_CAPTIONS), f"choose from {', '.join(CRITERION_CAPTIONS)}"
+            )
+    found: dict[str, dict[Unit, float]] = {}
+    if set(chosen) & set(CRITERIA):
+        found |= compute_criteria({each.unit: each.text for each in descriptions}, vectors, config.language)
+    if "score" in chosen:
+        missing = [each.unit for each in descriptions if np.isnan(each.score)]
+        if missing:
+            raise BadInput(f"{len(missing)} descriptions have no score ({missing[0]}, ...); choose other criteria")
+        found["score"] = {each.unit: each.score for each in descriptions}
+    if "concepts" in chosen:
+        if not any(each.concepts for each in descriptions):
+            raise BadInput("no description has weighted concepts; choose other criteria, or linear_explanations")
+        found["concepts"] = {each.unit: float(len(each.concepts)) for each in descriptions}
+    return {name: found[name] for name in chosen}
 
 
 @dataclass(frozen=True)
@@ -157,7 +192,7 @@ class AblationResult:
     @cached_property
     def criterion_orders(self) -> list[OrderSet]:
         """The order sets of the criteria, without random ones."""
-        return [each for each in self.order_sets if each.name in CRITERIA]
+        return [each for each in self.order_sets if each.name in self.values]
 
     @cached_property
     def accuracies(self) -> dict[str, list[Measure]]:
@@ -189,8 +224,8 @@ class AblationResult:
         ]
         lede = (
             f"{len(self.units)} described units of {self.study.target.name} are ablated, up to {self.counts[-1]} of"
-            f" them, in the order of seven criteria of their descriptions by {self.study.evaluated.name}; accuracy on"
-            f" {evaluation_probe}."
+            f" them, in the order of {len(self.values)} criteria of their descriptions by {self.study.evaluated.name};"
+            f" accuracy on {evaluation_probe}."
         )
         facts = {
             "evaluation probe": evaluation_probe,
@@ -226,7 +261,7 @@ class AblationResult:
         return cautions
 
     def _make_main_table(self) -> Table:
-        rows = [Row(name, self._make_values(name)) for name in CRITERIA]
+        rows = [Row(name, self._make_values(name)) for name in self.values]
         rows.append(Row(RANDOM, self._make_end_values(RANDOM), "floor"))
         return Table("after the last step", COLUMNS, tuple(rows), "criterion")
 
@@ -253,19 +288,19 @@ class AblationResult:
         rows = []
         for name, accuracies in self.accuracies.items():
             values = {column.name: value for column, value in zip(columns, accuracies, strict=True)}
-            rows.append(Row(name, values, "" if name in CRITERIA else "floor"))
+            rows.append(Row(name, values, "" if name in self.values else "floor"))
         return Table("accuracy", columns, tuple(rows), "order")
 
     def _make_layer_table(self) -> Table:
         columns = tuple(
-            Column(name, f"{CRITERION_CAPTIONS[name]}: its mean over the layer's units.") for name in CRITERIA
+            Column(name, f"{CRITERION_CAPTIONS[name]}: its mean over the layer's units.") for name in self.values
         )
         rows = [
             Row(
                 layer,
                 {
                     name: estimate_mean([self.values[name][unit] for unit in units], self.config.seed)
-                    for name in CRITERIA
+                    for name in self.values
                 },
             )
             for layer, units in self.study.described_units.items()
@@ -287,17 +322,17 @@ class AblationResult:
     def _make_ablated_share_table(self) -> Table:
         columns = tuple(
             Column(name, f"{CRITERION_CAPTIONS[name]}: the share of the layer's units that is ablated.", "%", 1)
-            for name in CRITERIA
+            for name in self.values
         )
         rows = [
-            Row(layer, {name: self.removed_by_layer[name][layer] for name in CRITERIA})
+            Row(layer, {name: self.removed_by_layer[name][layer] for name in self.values})
             for layer in self.study.described_units
         ]
         return Table("ablated share of a layer", columns, tuple(rows), "layer")
 
     def _make_headlines(self) -> tuple[tuple[str, str], ...]:
         whole, random = self.accuracies[RANDOM][0].value, self.accuracies[RANDOM][-1].value
-        differences = {name: self.compute_difference(name, RANDOM) for name in CRITERIA}
+        differences = {name: self.compute_difference(name, RANDOM) for name in self.values}
         headlines = [
             (f"{100 * whole:.1f} %", "accuracy of the whole network"),
             (f"{100 * random:.1f} %", f"accuracy without {100 * self.removed_shares[-1]:.0f}% of its units, at random"),
@@ -311,11 +346,19 @@ class AblationResult:
 
     def _make_figures(self) -> tuple[tuple[str, str], ...]:
         figures = []
-        for text, names in (("parts of speech", SYNTACTIC), ("structure", STRUCTURAL)):
+        groups = {
+            "parts of speech": SYNTACTIC,
+            "structure": STRUCTURAL,
+            "what describers say of them": ("score", "concepts"),
+        }
+        for text, known in groups.items():
+            names = [name for name in known if name in self.values]
+            if not names:
+                continue
             caption = f"Accuracy as units are ablated by {text} (Figure 4 of the paper). Grey: random orders."
             random, *curves = (self._make_curve(name) for name in (RANDOM, *names))
             figures.append((caption, plot_lines_against(random, curves, "ablated units, %", "accuracy, %")))
-        shares = {name: [100 * share for share in self.removed_by_layer[name].values()] for name in CRITERIA}
+        shares = {name: [100 * share for share in self.removed_by_layer[name].values()] for name in self.values}
         caption = "The share of each layer's units that the last step ablates; dotted: the share in random orders."
         bars = plot_bars(shares, list(self.study.described_units), "% of the layer", 100 * self.removed_shares[-1])
         return (*figures, (caption, bars))
@@ -335,9 +378,9 @@ class AblationResult:
             found |= dict.fromkeys(new[:EXAMPLES_PER_CRITERION], each.name)
         return found
 
-    def make_unit_view(self, unit: Unit, sheet: Any) -> dict[str, Any]:
+    def make_unit_view(self, unit: Unit, pictures: Any) -> dict[str, Any]:
         """Return what the page shows of a unit."""
         criterion = self.first_units[unit]
         score = f"{self.values[criterion][unit]:.3g}"
         row = make_text_view(self.study.evaluated.name, self.study.texts[unit], score=score)
-        return make_unit_view(unit, criterion, "", [row]) | {"sheet": sheet}
+        return make_unit_view(unit, criterion, "", [row]) | {"pictures": pictures}

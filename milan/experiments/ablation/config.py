@@ -8,12 +8,14 @@ from milan.experiments.core.config import DissectedTargetConfig
 
 @dataclass(frozen=True, kw_only=True)
 class AblationConfig(DissectedTargetConfig):
-    """Measure accuracy as units are ablated in the order of linguistic criteria of their descriptions.
+    """Measure accuracy as units are ablated in the order of criteria of their descriptions.
 
     Attributes:
         describer: The describer: a name, NAME:KEY=VALUE,..., a file of
             options, or a table of descriptions.
         evaluation_probe: The labelled images on which accuracy is measured. By default PROBE@judge.
+        criteria: The criteria: nouns, verbs, adpositions, adjectives, length, depth and "word difference", which are
+            the paper's and the default; score, the describer's own; concepts, the number of weighted concepts.
         synsets: A file that says which class each output is, for evaluation images that do not show all classes.
         language: The spaCy pipeline that parses descriptions. By default the first installed en_core_web_*, else the
             one of this package.
@@ -29,6 +31,7 @@ class AblationConfig(DissectedTargetConfig):
 
     describer: str = "milan"
     evaluation_probe: str | None = None
+    criteria: list[str] | None = None
     synsets: str = ""
     language: str = ""
     vectors: str = ""

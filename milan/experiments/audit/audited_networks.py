@@ -1,5 +1,4 @@
-"""The audited networks, their units that detect faces by their descriptions, and the form in which people check
-these."""
+"""The audited networks, their units that seem to detect faces, and the form in which people check these."""
 
 import re
 from collections.abc import Sequence
@@ -14,11 +13,13 @@ from milan.experiments.audit.config import AuditConfig
 from milan.experiments.core.form_answers import RaterAnswers
 from milan.experiments.core.study import Study
 from milan.experiments.core.unit_views import make_text_view, make_unit_view
+from milan.pretrained.embedder_interface import Embedder
 from milan.probes import load_probe
 from milan.probes.pixel_labels import shows_diorama
-from milan.results.page import write_contact_sheets
-from milan.results.page.contact_sheets import ContactSheet
+from milan.results.page import write_exemplar_views
+from milan.results.page.exemplar_views import ExemplarView
 from milan.results.page.form_page import FormItem, FormSection, RatingForm, write_form
+from milan.results.search import SearchedRun, choose_embedder, find_by_text
 from milan.scores.truth_score import Truth
 from milan.storage.files import content_key
 from milan.storage.provenance import joined, united
@@ -79,6 +80,10 @@ class AuditedNetwork:
         blurred: whether it was trained on blurred images.
         words: a unit is counted if its description has one of these words.
         min_iou: the intersection over union with people's faces from which on a unit detects them.
+        query: what units are searched for by meaning.
+        found_count: the number of units that this search finds.
+        embedder: the image-text model of the search; without it only descriptions are searched.
+        embedder_spec: its name.
     """
 
     name: str
@@ -87,6 +92,10 @@ class AuditedNetwork:
     study: Study
     words: tuple[str, ...] = WORDS
     min_iou: float = 0.04
+    query: str = "faces"
+    found_count: int = 20
+    embedder: Embedder | None = None
+    embedder_spec: str = ""
 
     @property
     def kind(self) -> str:
@@ -99,11 +108,29 @@ class AuditedNetwork:
         return self.study.find_units_mentioning(self.words)
 
     @cached_property
+    def found_units(self) -> list[Unit]:
+        """The units that answer the query best by the meaning of their descriptions and exemplars, best first."""
+        run = _make_searched_run(self.study)
+        found = find_by_text(self.query, [run], embedder=self.embedder, count=len(run.units))
+        active = set(self.study.active_units)
+        return [each.unit for each in found if each.unit in active][: self.found_count]
+
+    @property
+    def listed_units(self) -> list[Unit]:
+        """The named units, then those that are found without being named."""
+        return list(dict.fromkeys([*self.named_units, *self.found_units]))
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """What the descriptions were made from, and what they were searched with, by role."""
+        return self.study.sources_with() | ({"image-text model": self.embedder_spec} if self.embedder_spec else {})
+
+    @cached_property
     def truths(self) -> dict[str, Truth]:
         """What is true of the units of each layer; empty where it is not known."""
         if not shows_diorama(self.study.probe.spec):
             return {}
-        return {layer: Truth.measure(one, self.study.target) for layer, one in self.study.dissections.items()}
+        return Truth.measure_layers(self.study.dissections, self.study.target)
 
     def compute_iou(self, unit: Unit) -> float:
         """Return the intersection over union of a unit's masks and people's faces."""
@@ -144,36 +171,45 @@ def audit_networks(config: AuditConfig, out: Path) -> list[AuditedNetwork]:
             study = Study(target, probe, folder, config, config.experiment, config.seed, config.device)
             study.describe(config.describer)
             words = tuple(config.words or WORDS)
-            networks.append(AuditedNetwork(name, number, blurred, study, words, config.min_iou))
-    return networks
+            networks.append(
+                AuditedNetwork(name, number, blurred, study, words, config.min_iou, config.query, config.found_units)
+            )
+    # One model for all networks, which are dissected on the same images.
+    embedder = choose_embedder([_make_searched_run(one.study) for one in networks], config.embedder, config.device)
+    spec = config.embedder or ("diorama" if embedder is not None else "")
+    return [replace(one, embedder=embedder, embedder_spec=spec) for one in networks]
+
+
+def _make_searched_run(study: Study) -> SearchedRun:
+    return SearchedRun(study.target.name, study.texts, study.dissections)
 
 
 def sources_of(networks: Sequence[AuditedNetwork]) -> dict[str, str]:
-    """Return what the descriptions of all networks were made from, by role."""
-    return joined({one.name: one.study.sources_with() for one in networks})
+    """Return what the descriptions of all networks were made from, and searched with, by role."""
+    return joined({one.name: one.sources for one in networks})
 
 
 def write_check_form(networks: Sequence[AuditedNetwork], page: Path) -> RatingForm:
     """Write ``check.html`` beside the report's page: the form in which people mark the units that detect faces.
 
-    It shows the units whose descriptions have one of the words, in random order, without descriptions and networks.
+    It shows the named and the found units in random order, without descriptions and networks.
     """
-    items = [FormItem(one.format_item_id(unit), sheet, OPTIONS) for one, unit, sheet in _write_sheets(networks, page)]
+    items = [FormItem(one.format_item_id(unit), view, OPTIONS) for one, unit, view in _write_views(networks, page)]
     # Ids are content keys, so this order is random.
     items.sort(key=lambda item: item.id)
     part = FormSection("choice", "Which of these units detect human faces?", INSTRUCTIONS, QUESTION, items)
     key = content_key(items=[item.id for item in items], words=list(networks[0].words) if networks else [])
-    lede = f"{len(items)} units whose descriptions mention faces. A description may be wrong: please look."
+    lede = f"{len(items)} units that may detect faces, by their descriptions or exemplars: please look."
     form = RatingForm(key, "Faces in a network", lede, [part], f"marks-{key[:6]}.json")
-    write_form(form, page / "check.html", united(one.study.sources_with() for one in networks))
+    write_form(form, page / "check.html", united(one.sources for one in networks))
     return form
 
 
 def make_unit_views(
     networks: Sequence[AuditedNetwork], answers: Sequence[RaterAnswers], page: Path
 ) -> list[dict[str, Any]]:
-    """Return what the page shows of each named unit: its description, what is true, and what people marked."""
-    return [_make_unit_view(one, unit, sheet, answers) for one, unit, sheet in _write_sheets(networks, page)]
+    """Return what the page shows of each named or found unit: its description, what is true, and what people marked."""
+    return [_make_unit_view(one, unit, pictures, answers) for one, unit, pictures in _write_views(networks, page)]
 
 
 def collect_marks(network: AuditedNetwork, unit: Unit, answers: Sequence[RaterAnswers]) -> list[int]:
@@ -195,31 +231,31 @@ def is_marked_face(marks: Sequence[int]) -> bool | None:
     return None if yes == no else yes > no
 
 
-def _write_sheets(
+def _write_views(
     networks: Sequence[AuditedNetwork], page: Path
-) -> list[tuple[AuditedNetwork, Unit, ContactSheet | None]]:
-    """Return every named unit with its contact sheet, which is in the network's folder beside the page."""
-    rows: list[tuple[AuditedNetwork, Unit, ContactSheet | None]] = []
+) -> list[tuple[AuditedNetwork, Unit, ExemplarView | None]]:
+    """Return every named or found unit with its pictures, whose images are in the network's folder beside the page."""
+    rows: list[tuple[AuditedNetwork, Unit, ExemplarView | None]] = []
     for number, one in enumerate(networks, 1):
         folder = f"network-{number}"
-        sheets = write_contact_sheets(one.study.dissections, one.named_units, page / folder)
-        for unit in one.named_units:
-            sheet = sheets.get(unit)
-            rows.append((one, unit, replace(sheet, file=f"{folder}/{sheet.file}") if sheet else None))
+        views = write_exemplar_views(one.study.dissections, one.listed_units, page / folder)
+        for unit in one.listed_units:
+            view = views.get(unit)
+            rows.append((one, unit, view.moved_to(folder) if view else None))
     return rows
 
 
 def _make_unit_view(
-    one: AuditedNetwork, unit: Unit, sheet: ContactSheet | None, answers: Sequence[RaterAnswers]
+    one: AuditedNetwork, unit: Unit, pictures: ExemplarView | None, answers: Sequence[RaterAnswers]
 ) -> dict[str, Any]:
     truth = ""
     if one.truths:
         detects = "Detects" if one.is_detector(unit) else "Does not detect"
         truth = f"{detects} people's faces (IoU {one.compute_iou(unit):.2f})"
     id = one.format_item_id(unit)
-    rows = [make_text_view(one.study.evaluated.name, one.study.texts[unit])]
+    rows = [make_text_view(one.study.evaluated.name, one.study.texts.get(unit, ""))]
     rows += [
         make_text_view(each.rater, OPTIONS[int(each.answers[id]["choice"])]) for each in answers if id in each.answers
     ]
     view = make_unit_view(unit, f"{one.name} ({one.kind})", truth, rows)
-    return view | {"id": f"{one.name} {unit}", "sheet": sheet}
+    return view | {"id": f"{one.name} {unit}", "pictures": [pictures]}

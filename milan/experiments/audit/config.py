@@ -23,6 +23,10 @@ class AuditConfig(DissectionOptions, RunConfig):
             options, or a table of descriptions.
         words: A unit is counted if its description has one of these words, as a whole word. By default face, head,
             nose, eyes, mouth, and their plurals.
+        query: What the same units are also searched for by meaning, in descriptions and exemplars.
+        found_units: The number of units that this search finds in each network.
+        embedder: The image-text model that compares the query with exemplars, as open_clip:ViT-B-16/openai. By default
+            Diorama's for its images; without a model only words are searched.
         answers: Files that the page check.html saved, in which people marked the units that detect faces.
         min_iou: The intersection over union of a unit's masks and people's faces from which on it detects faces, where
             that is known.
@@ -37,5 +41,8 @@ class AuditConfig(DissectionOptions, RunConfig):
     limit: int | None = None
     describer: str = "milan"
     words: list[str] | None = None
+    query: str = "faces"
+    found_units: int = 20
+    embedder: str = ""
     answers: list[str] | None = None
     min_iou: float = 0.04

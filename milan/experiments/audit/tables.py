@@ -12,26 +12,32 @@ from milan.experiments.core.figure_style import INK_COLOUR, LINE_COLOURS, draw_s
 from milan.experiments.core.form_answers import RaterAnswers
 from milan.experiments.core.report import Column, Report, Row, Table, Value
 from milan.scores.confidence_intervals import LEVEL, RESAMPLES, Measure, estimate_share
+from milan.units import Unit
 
 COLUMNS = (
     Column("units", "Number of active units."),
     Column("named", "Number of units whose description has one of the words, as a whole word."),
     Column("share", "The same as a share of the active units.", "%", 1),
 )
+FOUND_COLUMN = Column("found only", "Number of units found by meaning whose description has none of the words.")
 TRUTH_COLUMNS = (
     Column("detectors", "Number of units that detect people's faces."),
     Column("largest IoU", "Largest intersection over union with people's faces of any unit.", "", 3),
     Column("precision", "Share of the named units that detect people's faces.", "%", 0),
     Column("recall", "Share of the units that detect people's faces that are named.", "%", 0),
+    Column("precision, found", "Share of the units found by meaning that detect people's faces.", "%", 0),
+    Column("recall, found", "Share of the units that detect people's faces that are found by meaning.", "%", 0),
 )
 MARK_COLUMNS = (
     Column("checked", "Number of named units that someone marked in check.html."),
     Column("marked as faces", f"Share of these that most marked as faces ({OPTIONS[0]}; {OPTIONS[1]}).", "%", 0),
+    Column("found, marked as faces", "The same share of the units found by meaning that someone marked.", "%", 0),
 )
 WORDS_NOTE = (
     "Words are matched as a whole: 'headlight' does not match head. Exemplars are unblurred images for every"
     " network, as in the paper."
 )
+FOUND_NOTE = "Units are also found by meaning: the {count} of each network whose {what} closest to {query!r}."
 CHECK_NOTE = (
     "page/check.html is a form in which people look at each unit's exemplars, without its description and network;"
     " --answers FILE reads what they saved."
@@ -51,10 +57,12 @@ FIGURE_CAPTION = (
 def make_report(networks: Sequence[AuditedNetwork], answers: Sequence[RaterAnswers], config: AuditConfig) -> Report:
     """Return a table of networks, one of pairs and one of words, with a figure."""
     first, known = networks[0], any(one.truths for one in networks)
-    columns = (*COLUMNS, *(TRUTH_COLUMNS if known else ()), *(MARK_COLUMNS if answers else ()))
+    columns = (*COLUMNS, FOUND_COLUMN, *(TRUTH_COLUMNS if known else ()), *(MARK_COLUMNS if answers else ()))
     rows = tuple(Row(f"{one.name} ({one.kind})", _make_values(one, answers)) for one in networks)
     pair_rows = tuple(_make_change_rows(networks, config.seed, known))
-    notes = [WORDS_NOTE, CHECK_NOTE, INTERVALS_NOTE]
+    what = "descriptions and exemplars are" if first.embedder is not None else "descriptions' words are"
+    found_note = FOUND_NOTE.format(count=config.found_units, what=what, query=config.query)
+    notes = [WORDS_NOTE, found_note, CHECK_NOTE, INTERVALS_NOTE]
     if known:
         notes.insert(1, DETECTS_NOTE.format(min_iou=config.min_iou, area=100 * first.area))
     return Report(
@@ -75,6 +83,7 @@ def make_report(networks: Sequence[AuditedNetwork], answers: Sequence[RaterAnswe
             "images": len(first.study.probe),
             "describer": first.study.evaluated.name,
             "words": list(first.words),
+            "query": config.query,
             "seed": config.seed,
             "min_iou": config.min_iou,
             "raters": len(answers),
@@ -86,11 +95,12 @@ def make_report(networks: Sequence[AuditedNetwork], answers: Sequence[RaterAnswe
 
 
 def _make_values(one: AuditedNetwork, answers: Sequence[RaterAnswers]) -> dict[str, Value]:
-    active, named = one.study.active_units, set(one.named_units)
+    active, named, found = one.study.active_units, set(one.named_units), one.found_units
     values: dict[str, Value] = {
         "units": len(active),
         "named": len(named),
         "share": estimate_share([unit in named for unit in active]),
+        "found only": len(set(found) - named),
     }
     if one.truths:
         true = set(one.true_units)
@@ -99,12 +109,24 @@ def _make_values(one: AuditedNetwork, answers: Sequence[RaterAnswers]) -> dict[s
             "largest IoU": max((one.compute_iou(unit) for unit in active), default=None),
             "precision": estimate_share([unit in true for unit in named]) if named else None,
             "recall": estimate_share([unit in named for unit in true]) if true else None,
+            "precision, found": estimate_share([unit in true for unit in found]) if found else None,
+            "recall, found": estimate_share([unit in set(found) for unit in true]) if true else None,
         }
     if answers:
-        marks = [marks for unit in one.named_units if (marks := collect_marks(one, unit, answers))]
-        decided = [mark for mark in map(is_marked_face, marks) if mark is not None]
-        values |= {"checked": len(marks), "marked as faces": estimate_share(decided) if decided else None}
+        checked, decided = _decide(one, one.named_units, answers)
+        _, found_decided = _decide(one, found, answers)
+        values |= {
+            "checked": checked,
+            "marked as faces": estimate_share(decided) if decided else None,
+            "found, marked as faces": estimate_share(found_decided) if found_decided else None,
+        }
     return values
+
+
+def _decide(one: AuditedNetwork, units: Sequence[Unit], answers: Sequence[RaterAnswers]) -> tuple[int, list[bool]]:
+    """Return how many of these units someone marked, and of those without a tie whether they detect faces."""
+    marks = [marks for unit in units if (marks := collect_marks(one, unit, answers))]
+    return len(marks), [mark for mark in map(is_marked_face, marks) if mark is not None]
 
 
 def _make_change_columns(known: bool) -> tuple[Column, ...]:

@@ -9,17 +9,19 @@ from typing import Any
 
 import numpy as np
 
+from milan.diorama.planted_network import LAYER, PLANTED_NETWORKS, UNMIXED_LAYER, load_planted_truth
+from milan.experiments.bench.calibration import make_calibration_tables
 from milan.experiments.core.evaluated_describers import EvaluatedDescriber
 from milan.experiments.core.report import Column, Report, Row, Table, Value
 from milan.experiments.core.study import Study
 from milan.experiments.core.unit_views import format_best_texts, format_score, make_text_view, make_unit_view
-from milan.scores.confidence_intervals import Measure, estimate_mean, estimate_share
-from milan.scores.truth_score import Truth
+from milan.scores.confidence_intervals import Measure, estimate_difference, estimate_mean, estimate_share
+from milan.scores.truth_score import MIN_CEILING, Truth
 from milan.storage.tables import read_csv
+from milan.targets.dictionary_files import PLANTED_DIRECTIONS
 from milan.targets.target import Target
 from milan.units import Unit
 
-PLANTED = "diorama:planted"
 # The settings of describers that use the probe's own labels.
 LABEL_SETTINGS = {("labels", "probe"), ("evidence", "pixels")}
 COLUMNS = (
@@ -76,9 +78,11 @@ NOTES = (
 )
 EXACT_NOTE = (
     "Exact: the text denotes the same pixels as the planted text, as milan.diorama.text_reader reads it, with synonyms"
-    " and plurals. Units that are planted as random directions count for the truth score only."
+    " and plurals. Units of the kind nothing count for the truth score only."
 )
 NOTHING, EITHER = "nothing", "either"
+# Row of the best formula of each unit.
+BEST = "best formula"
 
 
 @dataclass(frozen=True)
@@ -116,11 +120,11 @@ class BenchData:
     def truths(self) -> dict[str, Truth]:
         """What is true of the units, by layer; measured after the describers, which would profit from what it
         caches."""
-        return {layer: Truth.measure(one, self.study.target) for layer, one in self.study.dissections.items()}
+        return Truth.measure_layers(self.study.dissections, self.study.target)
 
     @cached_property
     def groups(self) -> dict[str, list[Unit]]:
-        """The units by what was planted, or else by layer."""
+        """The units by what was planted if there is one layer, or else by layer."""
         groups: dict[str, list[Unit]] = {}
         for unit in self.units:
             groups.setdefault(self.find_group(unit), []).append(unit)
@@ -139,8 +143,19 @@ class BenchData:
         return max(sorted(found), key=lambda text: np.nanmean([self.compute_score(unit, text) for unit in self.units]))
 
     def find_group(self, unit: Unit) -> str:
-        """Return the kind of a unit's planted meaning, or else its layer."""
-        return self.planted[unit].kind if unit in self.planted else unit.layer
+        """Return the kind of a unit's planted meaning, or its layer if that is not known or there are several."""
+        is_only_layer = len(self.study.units) == 1
+        return self.planted[unit].kind if unit in self.planted and is_only_layer else unit.layer
+
+    def units_of(self, layer: str) -> list[Unit]:
+        """Return the active units of a layer."""
+        return [unit for unit in self.units if unit.layer == layer]
+
+    @property
+    def layer_pairs(self) -> list[tuple[str, str]]:
+        """Each layer of the network and the layer of its latents, if both are among the layers."""
+        pairs = [(each.layer, f"{each.layer}@{each.name}") for each in self.study.target.dictionaries]
+        return [pair for pair in pairs if set(pair) <= set(self.study.units)]
 
     def compute_score(self, unit: Unit, text: str) -> float:
         """Return the truth score: 0 for an empty text, NaN for a unit without masks."""
@@ -152,15 +167,26 @@ class BenchData:
 
 
 def read_planted_units(target: Target, file: Path | None = None) -> dict[Unit, PlantedMeaning]:
-    """Return what the units of a target were constructed to detect: of a CSV file, or of Diorama's planted network."""
+    """Return what the units of a target were constructed to detect: from a CSV file, or in Diorama's planted networks.
+
+    In ``planted-rotated`` these are the units before they are mixed, and the directions of the concepts.
+    """
     if file is not None:
         rows = read_csv(file, "layer", "unit", "kind", "text")
         return {Unit(row["layer"], row["unit"]): PlantedMeaning(row["kind"], row["text"]) for row in rows}
-    if target.spec != PLANTED:
+    name = target.spec.partition(":")[2]
+    layers = [LAYER]
+    if target.spec == PLANTED_DIRECTIONS:
+        directions = [each for each in target.dictionaries if each.dictionary.config.model == PLANTED_DIRECTIONS]
+        directions = [each for each in directions if each.dictionary.config.format == "diorama"]
+        name, layers = "planted", [UNMIXED_LAYER, *(f"{each.layer}@{each.name}" for each in directions)]
+    if name not in PLANTED_NETWORKS:
         return {}
-    from milan.diorama.planted_network import load_planted_truth
-
-    return {unit: PlantedMeaning(known.kind, known.text) for unit, known in load_planted_truth().items()}
+    return {
+        Unit(layer, unit.index): PlantedMeaning(known.kind, known.text)
+        for unit, known in load_planted_truth(name=name).items()
+        for layer in layers
+    }
 
 
 def make_report(data: BenchData) -> Report:
@@ -173,9 +199,19 @@ def make_report(data: BenchData) -> Report:
         study.target.name,
         f"{len(study.describers)} describers of {len(data.units)} active units of {layers}, from one dissection;"
         " what is true of each unit is known exactly.",
-        [table, _make_group_table(data)],
+        [
+            table,
+            _make_group_table(data),
+            *([_make_latents_table(data)] if data.layer_pairs else []),
+            *make_calibration_tables(study.describers, data.compute_score),
+        ],
         headlines=_make_headlines(table),
-        notes=(*([EXACT_NOTE] if data.planted else []), *NOTES, *_note_label_users(study.describers)),
+        notes=(
+            *([EXACT_NOTE] if data.planted else []),
+            *NOTES,
+            *_note_label_users(study.describers),
+            *_note_describable_units(data),
+        ),
         facts={"units": len(data.units)},
     )
 
@@ -230,18 +266,67 @@ def _make_group_table(data: BenchData) -> Table:
     """Return the truth score by planted kind or layer, and the share that is named exactly of kinds with a meaning."""
     columns, values_by_describer = [], {each.name: dict[str, Value]() for each in data.study.describers}
     for group, units in data.groups.items():
-        exact = all(data.has_meaning(unit) for unit in units)
+        meant = [unit for unit in units if data.has_meaning(unit)]
         columns.append(Column(group, f"Mean truth score of {len(units)} units.", "%", 1, "more"))
-        if exact:
-            text = f"Share of {len(units)} units that are named exactly."
+        if meant:
+            text = f"Share of {len(meant)} units that are named exactly."
             columns.append(Column(f"{group} exact", text, "%", 1, "more"))
         for each in data.study.describers:
             values = values_by_describer[each.name]
             values[group] = _estimate_truth(data, units, each.texts)
-            if exact:
-                values[f"{group} exact"] = _estimate_exact(data, units, each.texts)
+            if meant:
+                values[f"{group} exact"] = _estimate_exact(data, meant, each.texts)
     rows = tuple(Row(each.name, values_by_describer[each.name], each.role) for each in data.study.describers)
-    return Table("by planted kind" if data.planted else "by layer", tuple(columns), rows)
+    by_layer = not data.planted or len(data.study.units) > 1
+    return Table("by layer" if by_layer else "by planted kind", tuple(columns), rows)
+
+
+def _make_latents_table(data: BenchData) -> Table:
+    """Return truth score and correlation of neurons and of latents of the same layer, and the differences."""
+    columns: list[Column] = []
+    values: dict[str, dict[str, Value]] = {name: {} for name in (*(each.name for each in data.study.describers), BEST)}
+    for neurons, latents in data.layer_pairs:
+        for measure, unit, digits in (("truth", "%", 1), ("correlation", "", 3)):
+            difference = f"{latents} minus {neurons} {measure}"
+            for layer in (neurons, latents):
+                text = f"Mean {measure} of {len(data.units_of(layer))} active units."
+                columns.append(Column(f"{layer} {measure}", text, unit, digits, "more"))  # type: ignore[arg-type]
+            text = "The difference, with neurons and latents resampled independently."
+            columns.append(Column(difference, text, unit, digits))  # type: ignore[arg-type]
+            for name, by_layer in _score_by_describer(data, measure, (neurons, latents)).items():
+                for layer in (neurons, latents):
+                    values[name][f"{layer} {measure}"] = estimate_mean(by_layer[layer], data.study.seed)
+                values[name][difference] = estimate_difference(by_layer[latents], by_layer[neurons], data.study.seed)
+    rows = [Row(each.name, values[each.name], each.role) for each in data.study.describers]
+    return Table("neurons and latents", tuple(columns), (*rows, Row(BEST, values[BEST], "ceiling")))
+
+
+def _score_by_describer(data: BenchData, measure: str, layers: Sequence[str]) -> dict[str, dict[str, list[float]]]:
+    """Return the truth scores or correlations of units, by describer and layer; correlations of best formulas too."""
+    compute = Truth.score if measure == "truth" else Truth.correlation
+    found = {
+        each.name: {
+            layer: [compute(data.truths[layer], unit, each.texts.get(unit, "")) for unit in data.units_of(layer)]
+            for layer in layers
+        }
+        for each in data.study.describers
+    }
+    if measure == "correlation":
+        found[BEST] = {layer: [data.truths[layer].ceiling(unit) for unit in data.units_of(layer)] for layer in layers}
+    return found
+
+
+def _note_describable_units(data: BenchData) -> list[str]:
+    """Return a note on the share of units of each layer that any formula describes, if there are latents among them."""
+    notes = []
+    for layer in dict.fromkeys(layer for pair in data.layer_pairs for layer in pair):
+        units = data.units_of(layer)
+        described = sum(data.truths[layer].is_describable(unit) for unit in units)
+        notes.append(
+            f"{layer}: {len(units)} of {len(data.study.units[layer])} units are active, and a formula of up to three"
+            f" concepts describes {described} of these (correlation at least {MIN_CEILING}, and better than chance)."
+        )
+    return notes
 
 
 def _make_headlines(table: Table) -> tuple[tuple[str, str], ...]:

@@ -19,10 +19,12 @@ class ReportConfig:
         out: The folder to write to. By default it is runs/EXPERIMENT-TARGET, or runs/EXPERIMENT for an experiment that
             does not study one target.
         seed: The random seed of samples, tie-breaking and bootstrap intervals.
+        dry_run: Print the networks, describers and images, and what would be downloaded, then exit.
     """
 
     out: Path | None = None
     seed: int = 0
+    dry_run: bool = False
 
     @property
     def experiment(self) -> str:

@@ -43,6 +43,13 @@ def make_words_table(texts: Mapping[Unit, str], language: str) -> Table:
     return Table("words of the descriptions", CORPUS_COLUMNS, rows, "layer")
 
 
+def make_split_words_table(texts: Mapping[str, Sequence[str]], language: str = "") -> Table:
+    """Return the statistics of the texts of each split of networks and of all together, as Table 6 of the paper."""
+    numbered = {Unit(split, index): [text] for split, own in texts.items() for index, text in enumerate(own)}
+    rows = tuple(Row(split, _make_cells(each)) for split, each in _compute(numbered, language).items())
+    return Table("words of the descriptions", CORPUS_COLUMNS, rows, "split")
+
+
 def make_annotation_tables(file: Path | None, language: str) -> tuple[list[Table], list[str]]:
     """Return the statistics of annotations, as Table 5 of the paper, and notes; nothing without a file."""
     if file is None:

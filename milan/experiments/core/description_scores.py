@@ -12,9 +12,17 @@ from milan.experiments.core.report import Column, Value
 from milan.models.annotated_units import AnnotatedUnit
 from milan.scores.bootstrap import bootstrap_mean, bootstrap_pooled
 from milan.scores.confidence_intervals import Measure
-from milan.scores.text_similarity import bert_score, bleu_counts, bleu_from_counts, normalize_text, rouge_score
+from milan.scores.text_similarity import (
+    BertScoreConfig,
+    bert_score,
+    bleu_counts,
+    bleu_from_counts,
+    normalize_text,
+    rouge_score,
+)
 from milan.scores.truth_score import Truth
-from milan.storage.files import Journal, content_key
+from milan.storage.files import content_key
+from milan.storage.journal import Journal
 
 TextPair = tuple[str, str]  # a description and a reference
 BERT_BATCH = 256  # pairs of texts
@@ -70,33 +78,9 @@ class TextsWithReferences(NamedTuple):
         return [f"{one.source.parent.name}/{one.unit}" for one in self.units]
 
 
-@dataclass(frozen=True)
-class BertScoreConfig:
-    """How BERTScore is computed; without a model it is left out.
-
-    Attributes:
-        model: a transformers encoder, as a folder or a model id.
-        layers: the layer whose states are compared; 0 for the library's choice.
-        idf: whether words are weighted by their inverse document frequency in the references.
-        rescale: whether scores are rescaled by the library's baseline for the model.
-        device: the device on which the encoder runs.
-    """
-
-    model: str = ""
-    layers: int = 0
-    idf: bool = True
-    rescale: bool = False
-    device: str = "cpu"
-
-    @classmethod
-    def from_options(cls, options: BertScoreOptions, device: str) -> "BertScoreConfig":
-        """Return what the options of an experiment say."""
-        return cls(options.bert, options.bert_layers, options.bert_idf, options.bert_rescale, device)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What another run needs for the same numbers."""
-        return {"model": Path(self.model).name, "layers": self.layers, "idf": self.idf, "rescale": self.rescale}
+def make_bert_config(options: BertScoreOptions, device: str) -> BertScoreConfig:
+    """Return the configuration that an experiment's options state; its model is empty if BERTScore is left out."""
+    return BertScoreConfig(options.bert, options.bert_layers or None, options.bert_idf, options.bert_rescale, device)
 
 
 @dataclass(frozen=True)
@@ -105,7 +89,7 @@ class DescriptionScorer:
 
     Attributes:
         truths: what is true of each layer, by its folder; layers of which it is not known are missing.
-        bert: how BERTScore is computed.
+        bert: how BERTScore is computed; without a model it is left out.
         idf_texts: the texts for BERTScore's inverse document frequencies; by default the references of the first
         rounds.
         journal: keeps scores by content.
@@ -113,7 +97,7 @@ class DescriptionScorer:
     """
 
     truths: Mapping[Path, Truth] = field(default_factory=dict)
-    bert: BertScoreConfig = field(default_factory=BertScoreConfig)
+    bert: BertScoreConfig = BertScoreConfig(model="")  # noqa: RUF009 (frozen)
     idf_texts: tuple[str, ...] = ()
     journal: Journal | None = None
     seed: int = 0
@@ -195,16 +179,8 @@ class DescriptionScorer:
     def _compute_bert(
         self, said: Sequence[str], known: Sequence[Sequence[str]], idf_texts: Sequence[str]
     ) -> tuple[float, ...]:
-        bert = self.bert
-        options: dict[str, Any] = {
-            "num_layers": bert.layers or None,
-            "idf": bert.idf,
-            "rescale": bert.rescale,
-            "device": bert.device,
-        }
-        return bert_score(said, known, model=bert.model, idf_texts=idf_texts, batch_size=BERT_BATCH, **options)[
-            "f1"
-        ].unit_scores
+        scores = bert_score(said, known, self.bert, idf_texts=idf_texts, batch_size=BERT_BATCH)
+        return scores["f1"].unit_scores
 
     def _score_new_pairs(
         self, name: str, pairs: Iterable[TextPair], score: Callable[..., Sequence[float]], mark: Sequence[Any] = ()

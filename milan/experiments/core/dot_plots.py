@@ -1,9 +1,19 @@
-"""A figure of splits: a column of dots with intervals for each score, with marks for floors and ceilings."""
+"""Figures of dots: splits with a column of dots with intervals for each score, and scatter plots."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from milan.experiments.core.figure_style import INK_COLOUR, MARK_COLOUR, PALE_COLOUR, draw_svg, style_axis
+import numpy as np
+from jaxtyping import Float
+
+from milan.experiments.core.figure_style import (
+    INK_COLOUR,
+    LINE_COLOURS,
+    MARK_COLOUR,
+    PALE_COLOUR,
+    draw_svg,
+    style_axis,
+)
 from milan.experiments.core.report import Value
 from milan.scores.confidence_intervals import Measure
 
@@ -31,6 +41,33 @@ def plot_dots(rows: Sequence[DotRow], scores: Sequence[str]) -> str:
         _label_groups(axes[0], rows, places)
 
     return draw_svg(2.6 + 2.2 * (len(scores) + 1), 1.2 + 0.26 * (max(places) + 2), draw)
+
+
+def plot_scatter(
+    groups: Mapping[str, Float[np.ndarray, "2 dots"]],
+    curve: Callable[[Float[np.ndarray, " places"]], Float[np.ndarray, " places"]],
+    x_label: str,
+    y_label: str,
+) -> str:
+    """Return the dots of several groups, and a curve through them, as SVG.
+
+    Args:
+        groups: horizontal and vertical positions of each group's dots.
+        curve: the height of the curve at horizontal positions.
+    """
+
+    def draw(figure: Any) -> None:
+        axis = figure.subplots()
+        for (name, (across, up)), colour in zip(groups.items(), LINE_COLOURS, strict=False):
+            axis.plot(across, up, "o", color=colour, markersize=4, alpha=0.75, label=name)
+        places = np.concatenate([across for across, _ in groups.values()])
+        line = np.linspace(places.min(), places.max(), 100)
+        axis.plot(line, curve(line), color=INK_COLOUR, linewidth=0.9, linestyle=":")
+        axis.set(xlabel=x_label, ylabel=y_label)
+        style_axis(axis)
+        axis.legend(frameon=False, labelcolor=INK_COLOUR, loc="best", fontsize=8)
+
+    return draw_svg(6.4, 3.9, draw)
 
 
 def _compute_positions(rows: Sequence[DotRow]) -> list[float]:

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from milan.console.command_line import clean_text, escape_markup, get_recorded_warnings, terminal
+from milan.console.command_line import get_recorded_warnings, terminal
+from milan.console.text_cleaning import clean_text, escape_markup
 from milan.errors import BadInput
 from milan.results.page.report_page import write_report_page
 from milan.scores.confidence_intervals import Measure
-from milan.storage.files import collect_versions, write_text
+from milan.storage.files import write_text
 from milan.storage.provenance import Sources, simulated_note
+from milan.storage.software_versions import collect_versions
 from milan.storage.tables import write_csv
 
 Value = Measure | float | int | str | None

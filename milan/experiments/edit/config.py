@@ -5,6 +5,7 @@ from typing import Literal
 
 from milan.errors import BadInput
 from milan.experiments.core.config import DissectionOptions, RunConfig
+from milan.targets.preprocessing import TargetOptions
 
 LetteringPlace = Literal["top-left", "top-right", "bottom-left", "bottom-right", "any"]
 CORNERS = ("top-left", "top-right", "bottom-left", "bottom-right")
@@ -19,7 +20,7 @@ class Lettering:
         place: The corner of the image: top-left, top-right, bottom-left, bottom-right, or any for a random one.
         height: The height of a line of letters, as a share of the image's height; too long a name is written smaller.
         share: The share of the training images that carry their class's name.
-        held_out: The share of each class's training images that are used for validation.
+        held_out: The share of each class's training images that are used for validation, where networks are trained.
         seed: The random seed of names, corners and splits.
     """
 
@@ -67,14 +68,21 @@ class EditConfig(DissectionOptions, RunConfig):
 
     Attributes:
         images: diorama:objects, whose networks come with the package; or images with classes (a folder, FILE.parquet or
-            hf:ID) into which names are written and on which two networks are trained.
-        test_images: More images of the same classes to test with. By default a tenth of the images.
-        size: The side in pixels of the square images that are written, and of both networks' input.
-        resize: The short side in pixels to which an image is scaled before its center is cropped. By default SIZE.
+            hf:ID) into which names are written. Two networks are trained on them, unless a target is given.
+        target: A classifier of these images to edit, of which none should be among its training images. By default two
+            networks are trained, one of them on images without names.
+        weights: The target's weights, as a file or "random". By default those of its library.
+        target_options: How the target's input is made and its output is read. The networks that are trained take
+            images of IMAGE_SIZE, by default 224 pixels, and RESIZE.
+        synsets: A file that says which class each output is, for a target with other classes than the images.
+        test_images: More images of the same classes to test with. By default a tenth of the images, or half of them if
+            a target is given.
         describer: The describer: a name, NAME:KEY=VALUE,..., a file of
             options, or a table of descriptions.
         words: A unit is removed if its description has one of these words, as a whole word. By default text, word,
             letter, and their plurals.
+        min_score: The smallest score of a description whose unit is removed, such as 0.04 for netdissect, in whose
+            paper a unit with a smaller IoU detects nothing. By default any.
         dissection_images: The number of Diorama's images to dissect on; of other images all that are held out are used.
         max_validation_images: The largest number of validation images.
         max_test_images: The largest number of test images.
@@ -88,11 +96,14 @@ class EditConfig(DissectionOptions, RunConfig):
     """
 
     images: str = "diorama:objects"
+    target: str = ""
+    weights: str | None = None
+    target_options: TargetOptions = TargetOptions()  # noqa: RUF009 (frozen)
+    synsets: str = ""
     test_images: str = ""
-    size: int = 224
-    resize: int | None = None
     describer: str = "milan"
     words: list[str] | None = None
+    min_score: float | None = None
     dissection_images: int = 1000
     max_validation_images: int = 400
     max_test_images: int = 800

@@ -11,7 +11,7 @@ from milan.experiments.edit.config import EditConfig
 from milan.experiments.edit.spurious_networks import SpuriousNetwork, build_networks, load_diorama_networks
 from milan.experiments.edit.tables import make_report
 from milan.experiments.edit.unit_removal import make_unit_views, measure_removal
-from milan.results.page import write_contact_sheets
+from milan.results.page import write_exemplar_views
 from milan.storage.files import lock_folder
 from milan.targets.dictionary_files import load_dictionary
 from milan.targets.unit_selection import get_default_layers
@@ -29,14 +29,14 @@ def edit(config: EditConfig) -> Report:
         network = load_diorama_networks(config) if is_diorama else build_networks(config, out)
         if config.dictionary:
             network = _with_dictionary(network, config)
-        dissection = replace(config, layers=config.layers or list(network.layers))
+        dissection = replace(config, layers=config.layers or list(network.layers) or None)
         run = config.experiment, config.seed, config.device
         study = Study(network.target, network.dissection_images, out, dissection, *run)
         study.describe(config.describer)
         result = measure_removal(network, study, config)
         report = make_report(result)
-        sheets = write_contact_sheets(study.dissections, result.text_units, out / "page")
-        report.write(out, [view | {"sheet": sheets.get(unit)} for unit, view in make_unit_views(result)])
+        views = write_exemplar_views(study.dissections, result.text_units, out / "page")
+        report.write(out, [view | {"pictures": [views.get(unit)]} for unit, view in make_unit_views(result)])
     return report
 
 

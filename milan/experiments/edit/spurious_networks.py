@@ -1,20 +1,23 @@
-"""Networks that are trained on images with class names in them, and the images for dissection, validation and tests."""
+"""Networks that may read class names in images, and the images for dissection, validation and tests."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 
 from milan.experiments.edit.config import EditConfig
-from milan.experiments.edit.lettering import build_folders
+from milan.experiments.edit.lettering import build_tables
 from milan.experiments.edit.torchvision_classifier import train_classifier
 from milan.probes import Probe, load_probe
+from milan.scores.accuracy_under_ablation import evaluate_ablations
 from milan.storage.files import cache_root
 from milan.targets.loading import load_target
 from milan.targets.preprocessing import Preprocessing
 from milan.targets.target import Target
+from milan.units import Unit
 
 VALIDATION_OFFSET = 10_000  # scenes
 # As in section 3.3 of the paper.
@@ -28,7 +31,7 @@ class SpuriousNetwork:
 
     Attributes:
         target: the network.
-        clean: a network that is trained on images without text.
+        clean: a network that is trained on images without text; None if there is none.
         dissection_images: images with text to dissect on.
         validation: images without text.
         lettered: the same images, each with the name of a random class.
@@ -38,11 +41,12 @@ class SpuriousNetwork:
         adversarial: the same test images, each with the name of a random class.
         note: how the networks were trained.
         images: where the images are from.
-        layers: to dissect by default.
+        layers: to dissect by default; none if they must be given.
+        synsets: which class each output is, where networks have other classes than the images.
     """
 
     target: Target
-    clean: Target
+    clean: Target | None
     dissection_images: Probe
     validation: Probe
     lettered: Probe
@@ -52,6 +56,19 @@ class SpuriousNetwork:
     note: str
     images: str
     layers: Sequence[str] = RESNET_LAYERS
+    synsets: str = ""
+
+    def evaluate(self, probe: Probe, sets: Sequence[Collection[Unit]], file: Path) -> Bool[np.ndarray, "sets images"]:
+        """Return which images the network classifies correctly without each set of units; answers are kept in a file.
+
+        Raises:
+            MissingEvidence: the network does not answer with a logit for each class of the images.
+        """
+        return evaluate_ablations(self.target, probe, sets, file, self.synsets)[1]
+
+    def evaluate_clean(self, probe: Probe, file: Path) -> Bool[np.ndarray, " images"] | None:
+        """Return which images the network without text classifies correctly; None if there is no such network."""
+        return None if self.clean is None else evaluate_ablations(self.clean, probe, [[]], file, self.synsets)[1][0]
 
 
 def load_diorama_networks(config: EditConfig) -> SpuriousNetwork:
@@ -89,34 +106,42 @@ def _load_scenes(world: str, first: int, count: int) -> Probe:
 
 
 def build_networks(config: EditConfig, out: Path) -> SpuriousNetwork:
-    """Write names into images, and train a network on them and one on the same images without names."""
-    lettering, training = config.lettering, config.training
-    preprocessing = Preprocessing(config.size, config.resize)
+    """Write names into images; load the target, or train a network on them and one on the same images without names."""
+    lettering, training, options = config.lettering, config.training, config.target_options
+    target = None
+    if config.target:
+        target = load_target(config.target, weights=config.weights, device=config.device, **options.given)
+    own = Preprocessing().changed(image_size=options.image_size, resize=options.resize)
+    preprocessing = target.preprocessing if target else own
     source = load_probe(config.images, **preprocessing.geometry)
     tests = load_probe(config.test_images, **preprocessing.geometry) if config.test_images else None
-    folders = build_folders(source, tests, out / "images", lettering)
+    files = build_tables(source, tests, out / "images", lettering, train=target is None)
 
-    def load_folder(name: str, limit: int | None = None) -> Probe:
-        return _sample_images(load_probe(str(folders[name]), size=preprocessing.image_size), limit, lettering.seed)
+    def load_images(name: str, limit: int | None = None) -> Probe:
+        return _sample_images(load_probe(str(files[name]), size=preprocessing.image_size), limit, lettering.seed)
 
     def train_network(kind: str) -> Target:
-        probes = load_folder(f"{kind}/train"), load_folder(f"{kind}/validation")
+        probes = load_images(f"{kind}/train"), load_images(f"{kind}/validation")
         spec, weights = train_classifier(*probes, training, out / kind, config.device)
         return load_target(spec, weights=weights, device=config.device)
 
-    note = (
-        f"Two {training.architecture} were trained from scratch on the same images of {source.spec or source.name}, one"
-        f" with the class's name ({lettering.place}) in {100 * lettering.share:.0f} % of them;"
-        f" {100 * lettering.held_out:.0f} % of each class were held out for validation, and dissected too."
-    )
+    place = source.spec or source.name
+    if target:
+        note = f"{target.name} was given; names ({lettering.place}) were written into images of {place}."
+    else:
+        note = (
+            f"Two {training.architecture} were trained from scratch on the same images of {place}, one with the class's"
+            f" name ({lettering.place}) in {100 * lettering.share:.0f} % of them; {100 * lettering.held_out:.0f} % of"
+            " each class were held out for validation, and dissected too."
+        )
     validation, lettered, in_distribution = (
-        load_folder(f"{kind}/validation", config.max_validation_images) for kind in ("plain", "adversarial", "lettered")
+        load_images(f"{kind}/validation", config.max_validation_images) for kind in ("plain", "adversarial", "lettered")
     )
-    plain, adversarial = (load_folder(f"{kind}/test", config.max_test_images) for kind in ("plain", "adversarial"))
+    plain, adversarial = (load_images(f"{kind}/test", config.max_test_images) for kind in ("plain", "adversarial"))
     return SpuriousNetwork(
-        train_network("lettered"),
-        train_network("plain"),
-        load_folder("lettered/validation"),
+        target or train_network("lettered"),
+        None if target else train_network("plain"),
+        load_images("lettered/validation"),
         validation,
         lettered,
         in_distribution,
@@ -124,15 +149,13 @@ def build_networks(config: EditConfig, out: Path) -> SpuriousNetwork:
         adversarial,
         note,
         config.images,
+        () if target else RESNET_LAYERS,
+        config.synsets,
     )
 
 
 def _sample_images(probe: Probe, limit: int | None, seed: int) -> Probe:
-    """Return at most ``limit`` random images, which are the same for two folders with the same files."""
+    """Return at most ``limit`` random images, which are the same for two files with the same images."""
     if limit is None or len(probe) <= limit:
         return probe
-    rows = np.sort(np.random.default_rng(seed).choice(len(probe), limit, replace=False)).tolist()
-    labels = probe.labels or []
-    return Probe.from_tensor(
-        torch.stack([probe.image(row) for row in rows]), [labels[row] for row in rows], probe.classes
-    )
+    return probe.subset(np.sort(np.random.default_rng(seed).choice(len(probe), limit, replace=False)).tolist())

@@ -18,15 +18,16 @@ from milan.experiments.edit.unit_removal import (
     TRUE_TEXT_UNITS,
     EditResult,
 )
-from milan.scores.accuracy_under_ablation import compute_mean_difference, evaluate_ablations
+from milan.scores.accuracy_under_ablation import compute_mean_difference
 from milan.scores.confidence_intervals import LEVEL, RESAMPLES, Measure, estimate_share
 
+GAP = "of the gap"
 COLUMNS = (
     Column("removed", "Number of removed units, which output 0."),
     Column("adversarial", "Accuracy on the adversarial test images, each with the name of a random class.", "%", 1),
     Column("gain", "Accuracy on these images minus that with nothing removed.", "%", 1, "more"),
     Column(
-        "of the gap",
+        GAP,
         "The gain as a share of the gap between the unchanged network and the one trained without text, on the"
         " adversarial images.",
         "%",
@@ -77,18 +78,19 @@ FIGURE_15_CAPTION = (
 
 @dataclass(frozen=True)
 class GapEndpoints:
-    """Which adversarial images are classified correctly by the unchanged network, and by the one without text."""
+    """Which adversarial images the unchanged network classifies correctly, and the one trained without text, if any."""
 
     first: Bool[np.ndarray, " images"]
-    clean: Bool[np.ndarray, " images"]
+    clean: Bool[np.ndarray, " images"] | None
 
 
 def make_report(result: EditResult) -> Report:
     """Return tables, figures and notes."""
     study, network, out = result.study, result.network, result.study.out
-    clean = evaluate_ablations(network.clean, network.adversarial, [[]], out / "clean.sqlite")[1][0]
+    clean = network.evaluate_clean(network.adversarial, out / "clean.sqlite")
     ends = GapEndpoints(result.adversarial[TEXT_UNITS][0], clean)
-    table = Table("removed units and accuracy", COLUMNS, _make_rows(result, ends), "removed")
+    columns = tuple(column for column in COLUMNS if clean is not None or column.name != GAP)
+    table = Table("removed units and accuracy", columns, _make_rows(result, ends), "removed")
     chosen = next(row for row in table.rows if row.name == LETTERED_OWN_STOP)
     orders = {name: [str(unit) for unit in order] for name, order in result.orders.items()}
     return study.report(
@@ -99,14 +101,14 @@ def make_report(result: EditResult) -> Report:
         headlines=_make_headlines(chosen, table, result),
         notes=(network.note, RULE_NOTE, STOP_NOTE, CONTROL_NOTE, INTERVALS_NOTE, *_make_truth_note(result)),
         facts={
-            "clean network": network.clean.spec,
+            "clean network": network.clean.spec if network.clean else None,
             "words": list(result.words),
             "test images": len(ends.first),
             "validation images": result.in_distribution[TEXT_UNITS].shape[1],
             "orders": {name: units[: result.config.max_units] for name, units in orders.items()},
         },
         figures=((FIGURE_8_CAPTION, _plot_figure_8(result, ends)), (FIGURE_15_CAPTION, _plot_figure_15(result))),
-        sources={"images": network.images, "clean network": network.clean.spec},
+        sources={"images": network.images} | ({"clean network": network.clean.spec} if network.clean else {}),
     )
 
 
@@ -123,7 +125,7 @@ def _make_rows(result: EditResult, ends: GapEndpoints) -> tuple[Row, ...]:
         LETTERED_BEST_ON_TEST: (TEXT_UNITS_BY_LETTERED, best_on_test),
     }
     sets = [result.orders[order][: result.list_counts(order)[step]] for order, step in steps.values()]
-    plain = evaluate_ablations(network.target, network.plain, sets, out / "plain.sqlite")[1]
+    plain = network.evaluate(network.plain, sets, out / "plain.sqlite")
     rows = []
     for (name, (order, step)), correct in zip(steps.items(), plain, strict=True):
         values = _make_values(result.adversarial[order][step][None], ends, seed)
@@ -134,7 +136,9 @@ def _make_rows(result: EditResult, ends: GapEndpoints) -> tuple[Row, ...]:
         }
         rows.append(Row(name, values, "ceiling" if name == LETTERED_BEST_ON_TEST else ""))
     rows += _make_control_rows(result, ends, result.list_counts(TEXT_UNITS_BY_LETTERED)[result.best_step])
-    clean = evaluate_ablations(network.clean, network.plain, [[]], out / "clean-plain.sqlite")[1][0]
+    clean = network.evaluate_clean(network.plain, out / "clean-plain.sqlite")
+    if ends.clean is None or clean is None:
+        return tuple(rows)
     values = _make_values(ends.clean[None], ends, seed) | {"removed": 0, "plain": estimate_share(clean.tolist())}
     return (*rows, Row("the network trained without text", values, "ceiling"))
 
@@ -145,7 +149,7 @@ def _make_control_rows(result: EditResult, ends: GapEndpoints, count: int) -> li
     others = {ALL_UNITS_BY_LETTERED: [ALL_UNITS_BY_LETTERED], ALL_UNITS: [ALL_UNITS], "random": result.random_orders}
     sets = [result.orders[order][:count] for orders in others.values() for order in orders]
     file = result.study.out / "as-many.sqlite"
-    correct = iter(evaluate_ablations(network.target, network.adversarial, sets, file)[1])
+    correct = iter(network.evaluate(network.adversarial, sets, file))
     for name, orders in others.items():
         if orders:
             values = _make_values(np.stack([next(correct) for _ in orders]), ends, seed) | {"removed": count}
@@ -164,16 +168,19 @@ def _make_control_rows(result: EditResult, ends: GapEndpoints, count: int) -> li
 def _make_values(correct: Bool[np.ndarray, "orders images"], ends: GapEndpoints, seed: int) -> dict[str, Value]:
     gain = compute_mean_difference(correct.astype(float), ends.first[None].astype(float), seed)
     accuracy = estimate_share(correct[0].tolist()) if len(correct) == 1 else Measure(float(correct.mean()))
-    return {"adversarial": accuracy, "gain": gain, "of the gap": compute_recovered_share(correct, ends, seed)}
+    values: dict[str, Value] = {"adversarial": accuracy, "gain": gain}
+    return values if ends.clean is None else values | {GAP: compute_recovered_share(correct, ends, seed)}
 
 
 def compute_recovered_share(correct: Bool[np.ndarray, "orders images"], ends: GapEndpoints, seed: int = 0) -> Measure:
-    """Return the gain as a share of the gap, with a bootstrap interval over images; NaN if there is no gap.
+    """Return the gain as a share of the gap, with a bootstrap interval over images; NaN without a gap to close.
 
     >>> first, clean = np.array([True, False, False, False]), np.array([True, True, True, False])
     >>> compute_recovered_share(np.array([[True, True, False, False]]), GapEndpoints(first, clean)).value
     0.5
     """
+    if ends.clean is None:
+        return Measure(math.nan)
     images = len(ends.first)
     weights = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), RESAMPLES) / images
     gap = weights @ (ends.clean.astype(float) - ends.first)
@@ -268,11 +275,12 @@ def _plot_figure_15(result: EditResult) -> str:
 def _make_headlines(chosen: Row, table: Table, result: EditResult) -> tuple[tuple[str, str], ...]:
     paper = next(row for row in table.rows if row.name == PAPER_STOP)
     control = next(row for row in table.rows if row.name.startswith(ALL_UNITS_BY_LETTERED))
-    gap = chosen.values["of the gap"]
+    gap = chosen.values.get(GAP)
     recovered = f"{100 * gap.value:.1f} %" if isinstance(gap, Measure) and not math.isnan(gap.value) else "–"
+    to_clean = [(recovered, "of the gap to the network trained without text")] if result.network.clean else []
     return (
         (_format_points(chosen), f"adversarial accuracy, {chosen.values['removed']} {chosen.name}"),
-        (recovered, "of the gap to the network trained without text"),
+        *to_clean,
         (_format_points(paper), f"adversarial accuracy, {paper.values['removed']} {paper.name}"),
         (_format_points(control), f"{control.values['removed']} of all units, sorted in the same way"),
         (

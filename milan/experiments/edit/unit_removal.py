@@ -18,9 +18,7 @@ from milan.experiments.edit.config import EditConfig
 from milan.experiments.edit.spurious_networks import SpuriousNetwork
 from milan.probes import Probe
 from milan.probes.pixel_labels import shows_diorama
-from milan.scores.accuracy_under_ablation import evaluate_ablations
 from milan.scores.truth_score import Truth
-from milan.targets.target import Target
 from milan.units import Unit
 
 WORDS = ("text", "texts", "word", "words", "letter", "letters")
@@ -147,16 +145,17 @@ def measure_removal(network: SpuriousNetwork, study: Study, config: EditConfig) 
     Raises:
         BadInput: no description mentions text.
     """
-    words, units = config.words or WORDS, study.active_units
-    if not study.find_units_mentioning(words):
+    units = study.active_units
+    if not find_text_units(study, config):
+        least = "" if config.min_score is None else f" and a score of at least {config.min_score:g}"
         raise BadInput(
             f"none of {len(study.texts)} descriptions by {study.evaluated.name} has one of the words"
-            f" {', '.join(words)}; give others with --words"
+            f" {', '.join(config.words or WORDS)}{least}; give others with --words"
         )
 
     def measure_each(probe: Probe, name: str) -> dict[Unit, float]:
         """Return the accuracy on some images without each unit alone."""
-        correct = evaluate_ablations(network.target, probe, [[unit] for unit in units], study.out / f"{name}.sqlite")[1]
+        correct = network.evaluate(probe, [[unit] for unit in units], study.out / f"{name}.sqlite")
         return dict(zip(units, correct.mean(1).tolist(), strict=True))
 
     importance = measure_each(network.in_distribution, "importance")
@@ -164,13 +163,13 @@ def measure_removal(network: SpuriousNetwork, study: Study, config: EditConfig) 
     accuracies = AccuracyWithoutUnit(importance, measure_each(network.validation, "alone"), reliance)
     truths = {}
     if shows_diorama(study.probe.spec):
-        truths = {layer: Truth.measure(one, network.target) for layer, one in study.dissections.items()}
+        truths = Truth.measure_layers(study.dissections, network.target)
     orders = _make_orders(study, accuracies, _find_true_units(study, truths), config)
     counts = {name: _list_counts(name, order, config) for name, order in orders.items()}
 
     def measure_curves(probe: Probe, name: str, names: Sequence[str]) -> dict[str, Bool[np.ndarray, "counts images"]]:
         own = {name: orders[name] for name in names if name in orders}
-        return _measure_curves(network.target, probe, own, counts, study.out / f"{name}.sqlite")
+        return _measure_curves(network, probe, own, counts, study.out / f"{name}.sqlite")
 
     stopped = [TEXT_UNITS, PLAIN, TEXT_UNITS_BY_LETTERED, TRUE_TEXT_UNITS]
     return EditResult(
@@ -186,6 +185,15 @@ def measure_removal(network: SpuriousNetwork, study: Study, config: EditConfig) 
         measure_curves(network.lettered, "lettered", [TEXT_UNITS_BY_LETTERED])[TEXT_UNITS_BY_LETTERED],
         truths,
     )
+
+
+def find_text_units(study: Study, config: EditConfig) -> list[Unit]:
+    """Return the units whose description has one of the words, and the least score if one is given."""
+    named = study.find_units_mentioning(config.words or WORDS)
+    if config.min_score is None:
+        return named
+    scores = {each.unit: each.score for each in study.evaluated.descriptions}
+    return [unit for unit in named if scores[unit] >= config.min_score]
 
 
 def _find_true_units(study: Study, truths: Mapping[str, Truth]) -> list[Unit]:
@@ -210,7 +218,7 @@ class AccuracyWithoutUnit(NamedTuple):
 def _make_orders(
     study: Study, accuracies: AccuracyWithoutUnit, true_units: Sequence[Unit], config: EditConfig
 ) -> dict[str, list[Unit]]:
-    units, named = list(accuracies.in_distribution), study.find_units_mentioning(config.words or WORDS)
+    units, named = list(accuracies.in_distribution), find_text_units(study, config)
     seed = config.seed
     orders = {
         TEXT_UNITS: sort_units(named, accuracies.in_distribution, seed),
@@ -228,13 +236,17 @@ def _make_orders(
 
 
 def _measure_curves(
-    target: Target, probe: Probe, orders: Mapping[str, Sequence[Unit]], counts: Mapping[str, Sequence[int]], file: Path
+    network: SpuriousNetwork,
+    probe: Probe,
+    orders: Mapping[str, Sequence[Unit]],
+    counts: Mapping[str, Sequence[int]],
+    file: Path,
 ) -> dict[str, Bool[np.ndarray, "counts images"]]:
     """Return which images are classified correctly at each step of each order; all orders share one pass."""
     sets: list[Sequence[Unit]] = [[]]
     for name, order in orders.items():
         sets += [order[:count] for count in counts[name][1:]]
-    correct = evaluate_ablations(target, probe, sets, file)[1]
+    correct = network.evaluate(probe, sets, file)
     ends = np.cumsum([0, *(len(counts[name]) - 1 for name in orders)]) + 1
     return {
         name: np.concatenate([correct[:1], correct[start:end]])

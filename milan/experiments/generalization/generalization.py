@@ -2,7 +2,7 @@
 describes units of others.
 """
 
-from milan.experiments.core.description_scores import BertScoreConfig
+from milan.experiments.core.description_scores import make_bert_config
 from milan.experiments.core.report import Report
 from milan.experiments.generalization.config import GeneralizationConfig
 from milan.experiments.generalization.network_splits import load_networks, select_splits
@@ -15,7 +15,7 @@ from milan.storage.files import lock_folder
 
 def generalization(config: GeneralizationConfig) -> Report:
     """Train MILAN on every split and score its descriptions of the units that it was not trained on."""
-    bert = BertScoreConfig.from_options(config.bert_score, config.device)
+    bert = make_bert_config(config.bert_score, config.device)
     splits = select_splits(load_networks(config.annotations or ["diorama"]), config.kinds, config.test_networks)
     with lock_folder(config.out):
         store = FeatureStore(load_encoder(config.encoder, weights=config.encoder_weights or None, device=config.device))

@@ -47,6 +47,7 @@ class PrincipalComponents(NamedTuple):
         return cls(mean.float(), basis.float().contiguous())
 
     def __call__(self, features: Float[Tensor, "units k features"]) -> Float[Tensor, "units k components"]:
+        """Return the features in the basis of the components, centred."""
         return (features - self.mean) @ self.basis
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from milan.console.command_line import get_recorded_warnings
 from milan.describers import sources_of
 from milan.errors import MissingEvidence
+from milan.experiments.core.corpus_tables import make_split_words_table
 from milan.experiments.core.description_scores import (
     COLUMNS,
     REFERENCE_FREE,
@@ -30,9 +31,12 @@ from milan.experiments.generalization.network_splits import TABLE_2, NetworkSpli
 from milan.experiments.generalization.trained_splits import RedissectedNetwork, SplitResult
 from milan.models.annotated_units import AnnotatedUnit
 from milan.models.feature_store import FeatureStore
+from milan.scores.bootstrap import make_random_cycle
 from milan.scores.confidence_intervals import Measure
 from milan.scores.truth_score import Truth
-from milan.storage.files import Journal, collect_versions, content_key
+from milan.storage.files import content_key
+from milan.storage.journal import Journal
+from milan.storage.software_versions import collect_versions
 
 PAPER_COLUMN = Column(
     "paper",
@@ -143,6 +147,7 @@ class GeneralizationResult(AbstractContextManager["GeneralizationResult"]):
             self._make_split_table(),
             *self._make_left_out_tables(),
             *self._make_baseline_tables(),
+            self._make_words_table(),
             self._make_example_table(),
         ]
         scores = [name for name in MAIN_SCORES if name in self.scorer.names]
@@ -288,6 +293,11 @@ class GeneralizationResult(AbstractContextManager["GeneralizationResult"]):
         texts = self.networks[split.name].describe_untrained(name, units, self.config.out / "describers")
         return [TextsWithReferences.from_annotations(units, texts)]
 
+    def _make_words_table(self) -> Table:
+        """Return how many words of which parts of speech MILAN uses on each split, after the first training."""
+        texts = {f"{split.kind}: {split.name}": several[0].milan for split, several in self.results.items()}
+        return make_split_words_table(texts)
+
     def _make_example_table(self) -> Table:
         """Return the descriptions of a few random units of each split."""
         rows = []
@@ -343,11 +353,7 @@ def _to_number(value: Value) -> float:
 
 def _shuffle_texts(one: SplitResult) -> list[str]:
     """Return MILAN's texts, each given to another unit: a random cycle through all units."""
-    order = np.random.default_rng(0).permutation(len(one.milan))
-    texts = [""] * len(order)
-    for place, other in zip(order, np.roll(order, 1), strict=True):
-        texts[place] = one.milan[other]
-    return texts
+    return [one.milan[other] for other in make_random_cycle(len(one.milan), np.random.default_rng(0))]
 
 
 def _repeat_constant(one: SplitResult) -> list[str]:

@@ -16,7 +16,7 @@ from milan.describers import load_describer
 from milan.describers._shared.describer_specs import resolve_settings
 from milan.describers._shared.runner import describe_units
 from milan.dissection.dissect import dissect
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import MissingEvidence
 from milan.experiments.generalization.config import MIN_STEPS_PER_EPOCH, GeneralizationConfig
 from milan.experiments.generalization.model_training import (
@@ -33,8 +33,9 @@ from milan.models.feature_store import FeatureStore
 from milan.models.vocabulary import tokenize
 from milan.probes.pixel_labels import shows_diorama
 from milan.scores.truth_score import Truth
-from milan.storage.files import Journal, atomic_write, cache_folder, content_key
+from milan.storage.files import atomic_write, cache_folder, content_key
 from milan.storage.integrity import checksums, is_sound, json_or_none
+from milan.storage.journal import Journal
 from milan.storage.text_files import read_json_object
 from milan.targets.loading import load_target
 from milan.targets.target import Target
@@ -228,10 +229,8 @@ class RedissectedNetwork:
             MissingEvidence: the ground truth is unknown.
         """
         target = self.target
-        return {
-            layer: Truth.measure(self.dissections[self.store.dissection(layer).layer], target)
-            for layer in self.network.layers
-        }
+        layers = {layer: self.dissections[self.store.dissection(layer).layer] for layer in self.network.layers}
+        return Truth.measure_layers(layers, target)
 
     def describe_untrained(self, describer: str, units: Sequence[AnnotatedUnit], folder: Path) -> tuple[str, ...]:
         """Return the descriptions of a describer that needs no training; they are kept in ``folder``.

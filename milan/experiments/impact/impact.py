@@ -9,7 +9,8 @@ from milan.experiments.core.study import Study
 from milan.experiments.impact.config import ImpactConfig
 from milan.scores.ablation_score import SHARES, UnitImpacts, compute_impacts, compute_top_impact
 from milan.scores.confidence_intervals import estimate_mean
-from milan.storage.files import Journal, content_key
+from milan.storage.files import content_key
+from milan.storage.journal import Journal
 from milan.targets.unit_selection import get_default_layers
 
 NOTES = (

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import MissingEvidence
 from milan.experiments.core.report import Column, Report, Row, Table, Value
 from milan.experiments.core.scored_descriptions import DescriptionSet, DescriptionSets
@@ -19,7 +19,7 @@ from milan.probes.superclasses import known_labels
 from milan.scores.confidence_intervals import Measure, estimate_mean
 from milan.scores.generated_image_scores import choose_text_to_paint, painted_auc
 from milan.scores.known_answers import evaluate_nearest_classifiers, score_final_layer
-from milan.scores.text_similarity import TextEncoder
+from milan.scores.text_similarity import TextEmbedder
 from milan.scores.truth_score import Truth
 from milan.units import Description
 
@@ -111,7 +111,7 @@ class KnownAnswerTables:
         """Return the tables, with Diorama's truth if the probe shows Diorama."""
         layers, study = self.study.dissections, self.study
         if shows_diorama(study.probe.spec):
-            truths = {layer: Truth.measure(one, study.target) for layer, one in layers.items()}
+            truths = Truth.measure_layers(layers, study.target)
 
             def compute_values(one: DescriptionSet) -> dict[str, Value]:
                 scores = [truths[each.unit.layer].score(each.unit, each.text) for each in one.descriptions]
@@ -148,7 +148,7 @@ def _compute_best_auroc(dissections: Sequence[Dissection], labels: Sequence[int]
     return estimate_mean(list(best.values()), seed)
 
 
-def _load_encoder(spec: str, device: str) -> TextEncoder:
+def _load_encoder(spec: str, device: str) -> TextEmbedder:
     if spec.startswith(SENTENCES_PREFIX):
         return load_sentence_encoder(spec.removeprefix(SENTENCES_PREFIX), device=device)
     return load_embedder(spec, device=device)

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from torch.nn.functional import interpolate
 
 from milan.errors import BadInput, MilanWarning
 from milan.experiments.core.config import DissectionOptions
@@ -18,16 +16,15 @@ from milan.experiments.core.study import Study
 from milan.experiments.core.text_overlap import compute_rouge_l
 from milan.experiments.core.unit_views import format_score, make_text_view, make_unit_view
 from milan.experiments.match.config import MatchConfig
+from milan.experiments.match.series_figure import plot_series
 from milan.probes import load_probe
-from milan.results.page.contact_sheets import PICTURES_PER_ROW, write_contact_sheet
+from milan.results.correlations import match_units
+from milan.results.page.exemplar_views import PICTURES_PER_ROW, write_exemplar_views
 from milan.scores.confidence_intervals import estimate_mean, estimate_share
 from milan.storage.files import safe_name
 from milan.storage.tables import write_csv
 from milan.targets.loading import load_target
-from milan.units import Exemplars, Unit
-
-BLOCK_IMAGES = 1024  # images whose activations are in memory at a time, in float64
-MIN_SPREAD = 1e-6  # standard deviation, relative to the largest activation, below which a unit does not vary
+from milan.units import Unit
 
 Status = Literal["same", "changed", "new", "lost"]
 COLUMNS = (
@@ -89,28 +86,39 @@ def match(config: MatchConfig) -> Report:
         views: list[dict[str, Any]] = []
         pairs: list[dict[str, Any]] = []
         references = list(_open_references(study, config))
+        matches: dict[str, list[UnitMatch]] = {}
         for other in references:
             if describers:
                 other.describe(*describers)
-            found = match_studies(study, other, config)
+            matches[other.name] = found = match_studies(study, other, config)
             rows += _make_rows(other.name, found, study, other, config)
             pairs += [_make_pair(other.name, each, study, other) for each in found]
             best = sorted(found, key=lambda each: (each.unit is None, -np.nan_to_num(each.correlation, nan=-2.0)))
-            views += [
-                _make_view(other.name, each, study, other, len(views) + place)
-                for place, each in enumerate(best[: config.page_units])
-            ]
+            views += [_make_view(other.name, each, study, other) for each in best[: config.page_units]]
         report = study.report(
             f"{study.target.name} against {', '.join(other.name for other in references)}",
             f"Units matched by the correlation of their activations over {len(study.probe):,} images.",
             [Table("by layer", COLUMNS if describers else COLUMNS[:-1], tuple(rows), "network and layer")],
             notes=NOTES,
+            figures=(_plot_series(list(study.units), matches),) if len(matches) > 1 else (),
             facts={"pooling": config.pooling, "same": config.same, "changed": config.changed},
             sources={f"target {other.name}": other.target.spec for other in references},
         )
         report.write(study.out, views)
         write_csv(study.out / "pairs.csv", pairs)
     return report
+
+
+def _plot_series(layers: Sequence[str], matches: Mapping[str, Sequence[UnitMatch]]) -> tuple[str, str]:
+    """Return the caption and the figure of the mean correlation of each layer's units, network by network."""
+    values = [
+        [estimate_mean([one.correlation for one in found if one.unit and one.unit.layer == layer]).value
+         for found in matches.values()]
+        for layer in layers
+    ]  # fmt: skip
+    # Networks with other weights are named by their files: the part in brackets is enough.
+    names = [name.partition(" (")[2].removesuffix(")") or name for name in matches]
+    return plot_series(names, layers, np.array(values))
 
 
 def match_studies(study: Study, other: Study, config: MatchConfig) -> list[UnitMatch]:
@@ -124,99 +132,6 @@ def match_studies(study: Study, other: Study, config: MatchConfig) -> list[UnitM
     found.sort(key=lambda each: each.unit is None)
     texts = (study.texts, other.texts) if study.describers else ({}, {})
     return [_compare_pair(each, study, other, *texts) for each in found]
-
-
-def match_units(
-    activations: Float[np.ndarray, "images units"], others: Float[np.ndarray, "other_images others"]
-) -> tuple[list[tuple[int, int, float]], list[int], list[int]]:
-    """Return pairs (unit, other unit, correlation), and the units that vary; the highest correlation pairs first.
-
-    Pairs with the largest sum of correlations would be worse: they part identical units where units without a
-    counterpart gain from it.
-
-    Args:
-        activations: of the units of one network over a probe; images with NaN in a unit that has numbers are left out.
-        others: of those of the other network, over the same images.
-
-    Returns:
-        The pairs in the order of units, one to one; the varying units of one network; those of the other.
-
-    Raises:
-        BadInput: the numbers of images differ.
-    """
-    correlations = correlate(activations, others)
-    rows = np.flatnonzero(np.isfinite(correlations).any(1))
-    columns = np.flatnonzero(np.isfinite(correlations).any(0))
-    pairs = _pair_best_first(correlations[np.ix_(rows, columns)])
-    return (
-        [(int(rows[row]), int(columns[column]), value) for row, column, value in pairs],
-        rows.tolist(),
-        columns.tolist(),
-    )
-
-
-def _pair_best_first(values: Float[np.ndarray, "rows columns"]) -> list[tuple[int, int, float]]:
-    """Return pairs of a row and a column with their values, in the order of rows: the largest value first makes a pair.
-
-    All pairs that are each other's best are taken at once, which gives the same pairs in few rounds.
-    """
-    free, pairs = values.copy(), []
-    while free.size:
-        best_columns, best_rows = free.argmax(1), free.argmax(0)
-        rows = np.arange(len(free))
-        mutual = (best_rows[best_columns] == rows) & (free[rows, best_columns] > -np.inf)
-        if not mutual.any():
-            break
-        taken = best_columns[mutual]
-        pairs += list(zip(rows[mutual].tolist(), taken.tolist(), values[rows[mutual], taken].tolist(), strict=True))
-        free[rows[mutual]] = -np.inf
-        free[:, taken] = -np.inf
-    return sorted(pairs)
-
-
-def correlate(
-    activations: Float[np.ndarray, "images units"], others: Float[np.ndarray, "other_images others"]
-) -> Float[np.ndarray, "units others"]:
-    """Return the Pearson correlation of each unit with each other unit, in float64; NaN for units that do not vary.
-
-    Images stream by in blocks of ``BLOCK_IMAGES``, so that arrays mapped from files stay there: memory is 8 bytes times
-    (2 x units x others + 2 x BLOCK_IMAGES x (units + others)), 134 MB for two layers of 2,048 units (measured over
-    50,000 images, which took 55 s on one core).
-
-    Raises:
-        BadInput: the numbers of images differ, or no image was read by both.
-    """
-    if len(activations) != len(others):
-        raise BadInput(f"activations over {len(activations)} and {len(others)} images; dissect both on the same images")
-    readable = _find_readable(activations) & _find_readable(others)
-    if not readable.any():
-        raise BadInput("no image has activations of both networks; dissect both on the same images")
-    means, spreads = zip(*(_measure_columns(each, readable) for each in (activations, others)), strict=True)
-    products = np.zeros((activations.shape[1], others.shape[1]))
-    for one, two in zip(_iter_blocks(activations, readable), _iter_blocks(others, readable), strict=True):
-        products += ((one - means[0]) / spreads[0]).T @ ((two - means[1]) / spreads[1])
-    return np.clip(products / readable.sum(), -1, 1)
-
-
-def _iter_blocks(values: Float[np.ndarray, "images units"], rows: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, len(values), BLOCK_IMAGES):
-        yield np.asarray(values[start : start + BLOCK_IMAGES], np.float64)[rows[start : start + BLOCK_IMAGES]]
-
-
-def _find_readable(values: Float[np.ndarray, "images units"]) -> np.ndarray:
-    """Return which images have a number of any unit; unreadable images have none."""
-    blocks = (values[start : start + BLOCK_IMAGES] for start in range(0, len(values), BLOCK_IMAGES))
-    return np.concatenate([np.isfinite(block).any(1) for block in blocks])
-
-
-def _measure_columns(values: Float[np.ndarray, "images units"], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation of each column; a deviation of NaN where the column does not vary."""
-    with np.errstate(invalid="ignore"):
-        mean = sum(block.sum(0) for block in _iter_blocks(values, rows)) / rows.sum()
-        variance = sum(((block - mean) ** 2).sum(0) for block in _iter_blocks(values, rows)) / rows.sum()
-        largest = np.max([np.abs(block).max(0, initial=0) for block in _iter_blocks(values, rows)], axis=0)
-        spread = np.sqrt(variance)
-        return mean, np.where(spread > MIN_SPREAD * largest, spread, np.nan)
 
 
 def _open_references(study: Study, config: MatchConfig) -> Iterator[Study]:
@@ -350,10 +265,14 @@ def _get_text(study: Study, unit: Unit | None) -> str:
     return study.texts.get(unit, "") if study.describers and unit is not None else ""
 
 
-def _make_view(name: str, found: UnitMatch, study: Study, other: Study, number: int) -> dict[str, Any]:
+def _make_view(name: str, found: UnitMatch, study: Study, other: Study) -> dict[str, Any]:
     """Return what the page shows of a match: both units' exemplars, the target's in the first row, and texts."""
     sides = [(study, found.unit), (other, found.other)]
-    shown = [one.dissections[unit.layer].exemplars(unit) for one, unit in sides if unit is not None]
+    pictures = [
+        write_exemplar_views(one.dissections, [unit], study.out / "page")[unit].first(PICTURES_PER_ROW)
+        for one, unit in sides
+        if unit is not None
+    ]
     rows = [
         make_text_view(
             one.target.name if one is study else name,
@@ -365,18 +284,4 @@ def _make_view(name: str, found: UnitMatch, study: Study, other: Study, number: 
     ]
     unit = found.unit or found.other
     assert unit is not None
-    sheet = write_contact_sheet(_put_below(shown), study.out / "page", f"units/{number}.webp")
-    return make_unit_view(unit, found.status, "", rows) | {"sheet": sheet, "rows": len(shown)}
-
-
-def _put_below(shown: Sequence[Exemplars]) -> Exemplars:
-    """Return the strongest exemplars of each unit, one row for each, at the size of the first."""
-    size = shown[0].images.shape[-2:]
-    parts = []
-    for each in shown:
-        order = torch.arange(PICTURES_PER_ROW).clamp_max(len(each.ids) - 1)
-        images = interpolate(each.images[order].float(), size, mode="bilinear", antialias=True)
-        masks = interpolate(each.masks[order].float(), size) > 0.5
-        images = images.round().clamp(0, 255).to(torch.uint8)
-        parts.append((images, masks, each.activations[order], each.ids[order]))
-    return Exemplars(shown[0].unit, *(torch.cat(each) for each in zip(*parts, strict=True)))
+    return make_unit_view(unit, found.status, "", rows) | {"pictures": pictures}

@@ -10,7 +10,8 @@ from jaxtyping import Bool, Int
 from milan.experiments.core.study import Study
 from milan.experiments.pruning.config import PruningConfig
 from milan.experiments.pruning.retraining import retrain_classifier
-from milan.pretrained.embedder import Embedder, embed_texts
+from milan.pretrained.embedder import embed_texts
+from milan.pretrained.embedder_interface import Embedder
 from milan.probes import Probe
 from milan.probes.superclasses import format_class_names
 from milan.scores.accuracy_under_ablation import evaluate_ablations, get_features_file

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch.nn.functional import cross_entropy
 
-from milan.errors import BadInput, UnknownName
+from milan.errors import UnknownName
 
 CLASSIFIER_KINDS = ("linear", "forest")
 WEIGHT_DECAY = 1e-4  # factor of the squared weights in the loss
@@ -27,12 +27,11 @@ def retrain_classifier(
         training: features and classes of the training images.
         evaluation: features of the evaluation images.
         kind: ``linear`` (logistic regression on standardised features) or ``forest`` (a random forest of scikit-learn,
-            as in Describe-and-Dissect's section 5; scikit-learn comes with the extra ``forest``).
+            as in Describe-and-Dissect's section 5).
         seed: the random seed of the forest.
 
     Raises:
         UnknownName: there is no such kind.
-        BadInput: scikit-learn is not installed.
     """
     if kind not in CLASSIFIER_KINDS:
         raise UnknownName("classifier", kind, CLASSIFIER_KINDS)
@@ -65,10 +64,7 @@ def _fit_linear(features: torch.Tensor, labels: torch.Tensor, classes: int) -> t
 
 
 def _make_forest(seed: int) -> Any:
-    try:
-        from sklearn.ensemble import RandomForestClassifier
-    except ImportError:
-        raise BadInput(
-            "classifier forest needs scikit-learn: pip install 'milan[forest]', or use --classifier linear"
-        ) from None
+    # Imported here because few runs need it.
+    from sklearn.ensemble import RandomForestClassifier
+
     return RandomForestClassifier(TREE_COUNT, random_state=seed)

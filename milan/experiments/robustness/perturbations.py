@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from milan.describers import Describer
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.dissection.top_k_view import TopKView
 from milan.errors import BadInput, MissingEvidence
 from milan.experiments.core.evaluated_describers import EvaluatedDescriber, load_evaluated_describer, run_describer

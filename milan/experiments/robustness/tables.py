@@ -15,8 +15,10 @@ from milan.experiments.core.bar_plots import plot_bars
 from milan.experiments.core.report import Column, Report, Row, Table, Value
 from milan.experiments.core.unit_views import make_text_view, make_unit_view
 from milan.experiments.robustness.perturbations import UNCHANGED, Perturbation, Perturbations, unwrap_view
-from milan.pretrained.embedder import Embedder, embed_texts
+from milan.pretrained.embedder import embed_texts
+from milan.pretrained.embedder_interface import Embedder
 from milan.probes.pixel_labels import shows_diorama
+from milan.scores.bootstrap import make_random_cycle
 from milan.scores.confidence_intervals import Measure, estimate_mean, estimate_share
 from milan.scores.text_similarity import normalize_text
 from milan.scores.truth_score import Truth
@@ -81,7 +83,7 @@ class DescriptionChanges:
         if not shows_diorama(study.probe.spec):
             return {}
         dissections = self.perturbations.dissections.items()
-        return {layer: Truth.measure(unwrap_view(one), study.target) for layer, one in dissections}
+        return Truth.measure_layers({layer: unwrap_view(one) for layer, one in dissections}, study.target)
 
     @cached_property
     def shuffled_texts(self) -> dict[Unit, str]:
@@ -89,9 +91,8 @@ class DescriptionChanges:
         shuffled: dict[Unit, str] = {}
         for layer in self.perturbations.study.units:
             units = [unit for unit in self.unchanged if unit.layer == layer]
-            order = np.random.default_rng(self.perturbations.config.seed).permutation(len(units)).tolist()
-            for place, index in enumerate(order):
-                shuffled[units[index]] = self.unchanged[units[order[place - 1]]]
+            others = make_random_cycle(len(units), np.random.default_rng(self.perturbations.config.seed))
+            shuffled |= {unit: self.unchanged[units[other]] for unit, other in zip(units, others, strict=True)}
         return shuffled
 
     def make_values(self, texts: Mapping[Unit, str], layer: str = "") -> dict[str, Value]:

@@ -6,13 +6,13 @@ from milan.describers.linear_explanations import LinearExplanations
 from milan.experiments.core.evaluated_describers import EvaluatedDescriber, run_describer
 from milan.experiments.core.report import Column, Row, Table
 from milan.experiments.core.study import Study
-from milan.experiments.simulation.tables import CONCEPTS_COLUMN, METRIC_TEXTS, SimulationScorer, SimulationScores
+from milan.experiments.simulation.tables import CONCEPTS_COLUMN, METRIC_TEXTS, DescriberSimulation, SimulationScorer
 
 PAPER_LENGTHS = (5, 4)
 
 
 def make_search_table(
-    study: Study, scorer: SimulationScorer, scores: Sequence[SimulationScores], lengths: Sequence[int]
+    study: Study, scorer: SimulationScorer, scores: Sequence[DescriberSimulation], lengths: Sequence[int]
 ) -> list[Table]:
     """Return a table of each Linear Explanations with and without its greedy search; no table if there is none.
 
@@ -36,7 +36,7 @@ def make_search_table(
     return [Table("without greedy search", (column, CONCEPTS_COLUMN), tuple(rows))] if rows else []
 
 
-def _make_row(scores: SimulationScores, seed: int) -> Row:
+def _make_row(scores: DescriberSimulation, seed: int) -> Row:
     return Row(
         scores.name, {"correlation": scores.compute_mean("correlation", seed), "concepts": scores.count_concepts()}
     )

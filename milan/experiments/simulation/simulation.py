@@ -1,5 +1,5 @@
-"""How well descriptions predict activations on images that no describer has seen (Linear Explanations, Tables 2, 3 and
-8 to 10).
+"""How well descriptions predict activations on images that no describer has seen (Linear Explanations, Tables 2, 3,
+8 to 10, 14 and 15, Figure 5).
 """
 
 import warnings
@@ -9,9 +9,10 @@ from milan.experiments.core.evaluated_describers import load_evaluated_describer
 from milan.experiments.core.report import Report
 from milan.experiments.core.study import Study
 from milan.experiments.simulation.config import SimulationConfig
+from milan.experiments.simulation.dead_units import make_dead_units_table
 from milan.experiments.simulation.search_ablation import PAPER_LENGTHS, make_search_table
 from milan.experiments.simulation.tables import DEFAULT_DESCRIBERS, SimulationScorer, make_report
-from milan.experiments.simulation.unit_replacement import make_replacement_tables
+from milan.experiments.simulation.unit_replacement import measure_replacement
 from milan.scores.activation_simulation import choose_simulator, find_shared_source, load_simulator
 
 
@@ -42,7 +43,8 @@ def simulation(config: SimulationConfig) -> Report:
         scores += scorer.score_floors(scores)
         lengths = PAPER_LENGTHS if config.search_ablation_lengths is None else config.search_ablation_lengths
         search_tables = make_search_table(study, scorer, scores, lengths)
-        replacement_tables, notes = make_replacement_tables(study, config, scores, fitting, evaluation)
-        report = make_report(study, scorer, scores, [*search_tables, *replacement_tables], notes)
+        replaced = measure_replacement(study, config, scores, fitting, evaluation)
+        tables = [*search_tables, *replaced.tables, make_dead_units_table(study, scores, config.seed)]
+        report = make_report(study, scorer, scores, tables, replaced.notes, replaced.figures)
         report.write(study.out)
     return report

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.experiments.core.baselines import COUNT_COLUMNS, FLOORS_NOTE, count_descriptions, make_floors
 from milan.experiments.core.report import Column, Report, Role, Row, Table, Value
 from milan.experiments.core.study import Study
@@ -36,7 +36,7 @@ CONCEPTS_COLUMN = Column("concepts", "Mean number of concepts in a description."
 
 
 @dataclass
-class SimulationScores:
+class DescriberSimulation:
     """The scores of one describer's descriptions.
 
     Attributes:
@@ -80,9 +80,9 @@ class SimulationScorer:
     simulator: Simulator
     seed: int = 0
 
-    def score(self, name: str, role: Role, descriptions: Sequence[Description]) -> SimulationScores:
+    def score(self, name: str, role: Role, descriptions: Sequence[Description]) -> DescriberSimulation:
         """Return the scores of a describer's descriptions."""
-        result = SimulationScores(name, role)
+        result = DescriberSimulation(name, role)
         for layer, dissection in self.dissections.items():
             here = [each for each in descriptions if each.unit.layer == layer]
             if not here:
@@ -100,7 +100,7 @@ class SimulationScorer:
                 result.scores.setdefault(metric, []).extend(values.tolist())
         return result
 
-    def score_floors(self, scores: Sequence[SimulationScores]) -> list[SimulationScores]:
+    def score_floors(self, scores: Sequence[DescriberSimulation]) -> list[DescriberSimulation]:
         """Return the scores of the floors beside these describers."""
         everything = [each for one in scores for each in one.descriptions]
         floors = make_floors(scores[0].descriptions, everything, self.seed)
@@ -110,9 +110,10 @@ class SimulationScorer:
 def make_report(
     study: Study,
     scorer: SimulationScorer,
-    scores: Sequence[SimulationScores],
+    scores: Sequence[DescriberSimulation],
     more_tables: Sequence[Table],
     more_notes: Sequence[str],
+    figures: Sequence[tuple[str, str]] = (),
 ) -> Report:
     """Return all tables, with what a reader must know."""
     simulator, layers = scorer.simulator, list(scorer.dissections)
@@ -145,12 +146,13 @@ def make_report(
         tables,
         headlines=((f"{means[best]:.2f}", f"correlation: {best}"),) if best else (),
         notes=notes,
+        figures=tuple(figures),
         facts={"evaluation probe": simulator.probe.spec, "simulator": simulator.spec, "images": images},
         sources={"simulator": simulator.spec, "evaluation images": simulator.probe.spec},
     )
 
 
-def _make_main_table(scores: Sequence[SimulationScores], seed: int) -> Table:
+def _make_main_table(scores: Sequence[DescriberSimulation], seed: int) -> Table:
     """Return all metrics over all units (Table 2 of the paper)."""
     columns = [
         *(Column(name, METRIC_TEXTS[name], "", 3, "more") for name in TRUSTED_METRICS),
@@ -166,7 +168,7 @@ def _make_main_table(scores: Sequence[SimulationScores], seed: int) -> Table:
     return Table("all units", tuple(columns), tuple(rows))
 
 
-def _make_layer_table(scores: Sequence[SimulationScores], layers: Sequence[str], seed: int) -> Table:
+def _make_layer_table(scores: Sequence[DescriberSimulation], layers: Sequence[str], seed: int) -> Table:
     """Return the correlation by layer (Table 10 of the paper)."""
     columns = []
     for layer in layers:
@@ -184,7 +186,7 @@ def _make_layer_table(scores: Sequence[SimulationScores], layers: Sequence[str],
     return Table("by layer", tuple(columns), tuple(rows))
 
 
-def _make_band_table(scores: Sequence[SimulationScores], seed: int) -> Table:
+def _make_band_table(scores: Sequence[DescriberSimulation], seed: int) -> Table:
     text = "Mean prediction on these images, in standard deviations of the description's predictions."
     names = [f"{100 * low:g} to {100 * high:g}%" for low, high in BANDS]
     rows = []

@@ -8,6 +8,7 @@ from typing import Any
 from milan.dissection.milannotations import read_unit_annotations
 from milan.errors import BadInput
 from milan.experiments.core.baselines import COUNT_COLUMNS, FLOORS_NOTE, count_descriptions, make_floors
+from milan.experiments.core.description_scores import make_bert_config
 from milan.experiments.core.report import Column, Report, Row, Table, Value
 from milan.experiments.core.scored_descriptions import DescriptionSet
 from milan.experiments.words.config import WordsConfig
@@ -146,9 +147,8 @@ def _load_scores(config: WordsConfig) -> dict[Column, Score]:
             )
     bert = config.bert_score
     if bert.bert:
-        options: dict[str, Any] = {"num_layers": bert.bert_layers or None, "idf": bert.bert_idf}
-        options |= {"rescale": bert.bert_rescale, "device": config.device, "seed": config.seed}
-        scores[BERT_COLUMN] = lambda texts, known: bert_score(texts, known, model=bert.bert, **options)["f1"]
+        options = make_bert_config(bert, config.device)
+        scores[BERT_COLUMN] = lambda texts, known: bert_score(texts, known, options, seed=config.seed)["f1"]
     scores[BLEU_COLUMN] = lambda texts, known: bleu_score(texts, known, order=1, seed=config.seed)
     scores[ROUGE_COLUMN] = lambda texts, known: rouge_score(texts, known, seed=config.seed)["rougeL"]
     return scores

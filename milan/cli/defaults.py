@@ -1,0 +1,3 @@
+"""What ``describe.py`` describes without arguments."""
+
+DEFAULT_TARGET, DEFAULT_PROBE = "diorama:resnet-objects", "diorama:objects"

@@ -1,0 +1,59 @@
+"""Help and faults of options come before torch is imported: what matters is which modules are imported, not seconds."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from milan.cli.early_checks import _find_describer_files, _read_setting_names, check_describer
+from milan.describers import find_describer_class, list_describers
+from milan.errors import UnknownName
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "pytorch_lightning", "torchvision", "scipy", "pandas", "transformers", "datasets", "matplotlib")
+RUN = f"""
+import contextlib, io, json, sys
+from milan.cli import describe, train
+from milan.experiments import __main__ as experiments
+def status(main, words):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as printed:
+        try:
+            code = main(words)
+        except SystemExit as end:
+            code = end.code
+    return [code, printed.getvalue(), [name for name in {HEAVY} if name in sys.modules]]
+cases = [(train.main, ["fit", "--help"]), (describe.main, ["--help"])]
+cases += [(experiments.main, [name, "--help"]) for name in experiments.experiment_names()]
+wrong = [["--lyers", "a"], ["--k", "x"], ["--describer", "milam"], ["--describer", "milan:beem=3"], ["--weights", "no"],
+         ["--settings.beem", "3"], ["--probe", "nowhere"], ["--target", "no.py:net"], ["--describer", "no.yaml"]]
+cases += [(describe.main, words) for words in wrong]
+cases += [(train.main, ["fit", "--model.hiden=3"]), (train.main, ["fitt"]), (experiments.main, ["benhc"])]
+print(json.dumps([[*status(main, words), words] for main, words in cases]))
+"""
+
+
+def test_help_and_wrong_options_import_no_heavy_library() -> None:
+    done = subprocess.run([sys.executable, "-c", RUN], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout)
+    assert {json.dumps(words): heavy for _, _, heavy, words in answers if heavy} == {}
+    assert {words[-1]: code for code, _, _, words in answers if code != (0 if "--help" in words else 2)} == {}
+    assert {words[-1]: printed for code, printed, _, words in answers if code and len(printed.splitlines()) != 1} == {}
+
+
+@pytest.mark.parametrize("name", list_describers())
+def test_settings_are_read_from_a_describers_file_without_importing_it(name: str) -> None:
+    assert _read_setting_names(_find_describer_files()[name]) == find_describer_class(name).setting_names()
+    check_describer(f"{name}:{find_describer_class(name).setting_names()[0]}=1", [])
+
+
+@pytest.mark.parametrize("spec", ["mine/file.py:Mine:key=1", "mine/file.py:Mine", "auto", "table.csv"])
+def test_what_is_known_only_when_loaded_is_left_to_the_loader(spec: str) -> None:
+    check_describer(spec, ["anything"])
+
+
+def test_nearest_settings_are_named() -> None:
+    with pytest.raises(UnknownName, match="unknown setting of milan 'beem'; nearest: beam"):
+        check_describer("milan:strategy=rerank,beem=3", [])
