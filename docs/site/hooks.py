@@ -34,7 +34,7 @@ MARKER = re.compile(r"^<!-- (options|config|list): (.+?) -->$", re.M)
 SHARED = {"experiment": 4, "describer": 3}  # options of so many pages are documented once, on the index page
 COPIED = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md", "data.md": "data/README.md"}
 # Packages of the API reference, in the order in which data flows through them.
-PACKAGES = (
+PACKAGES = ("units", "units", "units", 
     "units",
     "units",
     "targets",
@@ -130,16 +130,15 @@ def _public_page() -> str:
         package = value.__module__.split(".")[1]
         page = f"{package}.md" if package in PACKAGES else ""
         anchor = f"{value.__module__}.{value.__name__}"
-        rows.append(f"| [`milan.{name}`]({page}#{anchor}) | {_cell(_summary(value))} |")
-        own += [] if page else [_reference(f"milan.{name}", anchor)]
+        rows.append(f"| [`milan.{name}`]({page}#{anchor}) | {_cell((getdoc(value) or '').partition('. ')[0])} |")
+        own += [] if page else [_reference(f"`milan.{name}`", anchor, 2)]
     return "\n\n".join(["# Public names", intro, "\n".join(rows), *own])
 
 
 def _reference(title: str, name: str, level: int) -> str:
     heading = "false" if title == f"`{name}`" else "true"
     title = f"{'#' * level} {title}\n\n" if heading == "false" else ""
-    options = f"      show_root_heading: {heading}\n      heading_level: {level + (heading == 'false')}\n"
-    return f"{title}::: {name}\n    options:\n{options}"
+    return f"{title}::: {name}\n    options:\n      show_root_heading: {heading}\n      heading_level: {level + (heading == 'false')}\n"
 
 
 def _config_block(name: str) -> str:
