@@ -67,6 +67,7 @@ def test_the_files_are_read_back_and_agree_with_plain_arithmetic(report: Report,
 def test_the_official_loader_agrees(report: Report, folder: Path) -> None:
     sae_lens = pytest.importorskip("sae_lens", reason="sae_lens is not installed")
     official, vectors = sae_lens.SAE.load_from_disk(str(folder / "out")), held_out_vectors()
+    assert official.cfg.metadata.hook_name == "looks"
     assert torch.allclose(official.encode(vectors), milan.load_dictionary(folder / "out").encode(vectors), atol=1e-5)
 
 
