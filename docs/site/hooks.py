@@ -34,7 +34,7 @@ MARKER = re.compile(r"^<!-- (options|config|list): (.+?) -->$", re.M)
 SHARED = {"experiment": 4, "describer": 3}  # options of so many pages are documented once, on the index page
 COPIED = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md", "data.md": "data/README.md"}
 # Packages of the API reference, in the order in which data flows through them.
-PACKAGES = ("units", "units", "units", "units", "units", "units", "units", "units", 
+PACKAGES = ("units", "units", "units", "units", "units", "units", "units", "units", "units", 
     "units",
     "units",
     "targets",
