@@ -24,8 +24,8 @@ from milan.units import Unit
 MIN_DEVIATION = 1e-9
 # Without a bias of its own, a model finds a text in the images above this quantile of its cosines with it.
 PRESENCE_QUANTILE = 0.95
-# Scale of cosines without a scale of the model's own, or with one that leaves only 0 and 1.
-PRESENCE_SCALE = 40.0
+PRESENCE_SCALE = 40.0  # of cosines, for a model without a bias of its own
+MAX_KNOWN_VALUES = 2**26  # predictions that are kept: of texts times images
 
 
 @runtime_checkable
@@ -100,12 +100,22 @@ class EmbedderPresence:
 
     def __init__(self, embedder: Embedder, probe: Probe):
         self.embedder, self.probe = embedder, probe
+        self._known: dict[str, np.ndarray] = {}
 
     @cached_property
     def _images(self) -> Float[np.ndarray, "images features"]:
         return torch.as_tensor(embed_probe(self.embedder, self.probe)).numpy()
 
     def predict(self, texts: Sequence[str]) -> Float[np.ndarray, "images texts"]:
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if new:
+            if len(self._known) * len(self.probe) > MAX_KNOWN_VALUES:
+                self._known.clear()
+                new = list(dict.fromkeys(texts))
+            self._known |= dict(zip(new, self._compute(new).T, strict=True))
+        return np.stack([self._known[text] for text in texts], axis=1)
+
+    def _compute(self, texts: Sequence[str]) -> Float[np.ndarray, "images texts"]:
         cosines = self._images @ embed_texts(self.embedder, texts).numpy().T
         if self.embedder.scale is not None and self.embedder.bias is not None:
             logits = self.embedder.scale * cosines + self.embedder.bias
