@@ -1,8 +1,8 @@
 """Reads which pixels a description denotes, as a formula of concepts.
 
 - A thing has the colours and patterns of its noun phrase: "red cars and blue boats" are red pixels of cars and blue
-  pixels of boats. "With" adds a thing's part: "red cars with blue wheels" are red pixels of cars and blue pixels of cars'
-  wheels. "Of" restricts a part to its owner, and a setting restricts everything before it.
+  pixels of boats. "With" adds a thing's part: "red cars with blue wheels" are red pixels of cars and blue pixels of
+  cars' wheels. "Of" restricts a part to its owner, and a setting restricts everything before it.
 - "And", "or" and commas join: a pixel of any of them counts. In a text that has brackets, "both", "neither", "&" or
   "|", as formulas in words have, "and" means both at once.
 - "No", "not", "without", "but not", "except" and similar words exclude: from what precedes them, or from everything if

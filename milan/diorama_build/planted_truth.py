@@ -101,7 +101,7 @@ def _collect_facts(
 
 
 def _measure_halves(exemplars: Any, choice: PlantedUnitSpec, signatures: LabelSignatures) -> list[float]:
-    """The share of the exemplars' masks that shows each concept of an either-or unit."""
+    """Return the share of the exemplars' masks that shows each concept of an either-or unit."""
     inside = signatures.pixels[exemplars.ids.numpy()][exemplars.masks[:, 0].numpy()]
     return [
         round(float(signatures.text_mask(parse_description(text))[inside].mean()), 4)
