@@ -1,26 +1,35 @@
-"""Draw the pictures in ``docs/diorama.md``: a scene of each setting, and the best and worst described units.
+"""Draw the pictures in ``docs/diorama.md`` (scenes of each setting, the best and worst described units) and in
+``docs/guides/photographs.md`` (a unit by each kind of evidence).
 
-    python docs/pictures.py
+    python docs/pictures.py [photographs]
 
-The units are those that ``python -m milan.diorama build`` annotated; its dissections are used, or computed again.
+The units of the first are those that ``python -m milan.diorama build`` annotated; its dissections are used, or computed
+again.
 """
 
+import sys
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
+import milan
 from milan.diorama import Scene, draw_scene, generate_sentences
 from milan.diorama.canvas import RGB
 from milan.diorama.scene_vocabulary import OBJECTS, SETTINGS
 from milan.diorama_build.build_folders import BuildFolders
 from milan.diorama_build.build_steps import CLASSIFIERS
 from milan.dissection.milannotations import read_unit_annotations
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
+from milan.dissection.dissection import Dissection
+from milan.dissection.loading import load_dissection
+from milan.probes import load_probe
 from milan.scores.truth_score import Truth
 from milan.storage.files import cache_root
 from milan.storage.packaged_data import locate_packaged_data
+from milan.targets.loading import load_target
 from milan.units import Unit
 
 HERE = Path(__file__).parent / "pictures"
@@ -140,14 +149,48 @@ def _draw_row(sheet: Image.Image, top: int, dissection: Dissection, unit: Unit) 
         sheet.paste(Image.fromarray(pixels), (10 + place * 68, top))
 
 
+# What describes the unit of each picture of ``docs/guides/photographs.md``.
+EVIDENCE = {
+    "labels": "linear_explanations:evidence=labels",
+    "pixels": "netdissect",
+    "clip": "clip_dissect",
+    "endpoint": "vlm",
+    "nothing": "weight_label:llm=phrases",
+}
+
+
+def draw_evidence(describer: str, work: Path) -> Image.Image:
+    """Return a row with the exemplars and the description of the unit whose description has the highest score."""
+    target = load_target("diorama:resnet-objects")
+    probe = load_probe("diorama:objects", limit=600)
+    catalogue = milan.describe(target, probe, describer, layers=["layer4"], units="0-39", out=work)
+    best = max(catalogue, key=lambda description: description.score)
+    sheet = Image.new("RGB", (EXEMPLARS_PER_ROW * 68 + 20, 106), PAPER)
+    dissection = load_dissection(work / "dissection" / "layer4")
+    _draw_row(sheet, 10, dissection, best.unit)
+    pen = ImageDraw.Draw(sheet)
+    pen.text((10, 80), _cut(f"{best.unit}   {best.text}   (score {best.score:.2f})", 96), INK, SMALL)
+    return sheet
+
+
 def _save(sheet: Image.Image, name: str) -> None:
     HERE.mkdir(exist_ok=True)
     sheet.quantize(160, dither=Image.Dither.NONE).save(HERE / name, optimize=True)
     print(f"{name}: {sheet.size}, {(HERE / name).stat().st_size // 1024} kB")
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Draw all pictures, or those of photographs.md alone."""
+    with tempfile.TemporaryDirectory() as work:
+        for name, describer in EVIDENCE.items():
+            _save(draw_evidence(describer, Path(work) / name), f"photographs-{name}.png")
+    if sys.argv[1:] == ["photographs"]:
+        return
     _save(draw_settings(), "diorama-settings.png")
     folders = BuildFolders(locate_packaged_data("data") / "diorama", cache_root() / "diorama")
     for network in CLASSIFIERS:
         _save(draw_units(network, folders), f"units-{network}.png")
+
+
+if __name__ == "__main__":
+    main()

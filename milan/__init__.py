@@ -23,7 +23,7 @@ _HOMES = {
     "Probe": "milan.probes",
     "load_probe": "milan.probes",
     "dissect": "milan.dissection.dissect",
-    "Dissection": "milan.dissection.store",
+    "Dissection": "milan.dissection.dissection",
     "load_dissection": "milan.dissection.loading",
     "record": "milan.targets.hooks",
     "ablate": "milan.targets.hooks",
@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from milan.describers.best_concept import BestConcept
     from milan.describers.milan import Milan
     from milan.dissection.dissect import dissect
+    from milan.dissection.dissection import Dissection
     from milan.dissection.loading import load_dissection
-    from milan.dissection.store import Dissection
     from milan.probes import Probe, load_probe
     from milan.results.catalogue import Catalogue, read_descriptions
     from milan.targets.dictionary import Dictionary

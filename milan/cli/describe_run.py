@@ -21,14 +21,14 @@ from milan.describers import Describer, sources_of
 from milan.describers._shared.describer_specs import ResolvedDescriber, resolve_describer
 from milan.describers._shared.runner import describe_units
 from milan.dissection.dissect import dissect
+from milan.dissection.dissection import Dissection
 from milan.dissection.distributed import Shard, get_shard
-from milan.dissection.store import Dissection
 from milan.errors import BadInput, MilanNotice, MilanWarning
 from milan.probes import Probe, load_probe
 from milan.results.catalogue import OK, Catalogue, Entry
 from milan.results.neighbours import UnitNeighbours, find_neighbours, standardize_activations
-from milan.results.page import write_contact_sheets, write_page
-from milan.results.page.contact_sheets import ContactSheet
+from milan.results.page import write_exemplar_views, write_page
+from milan.results.page.exemplar_views import ExemplarView
 from milan.results.unit_map import write_unit_map
 from milan.storage.files import lock_folder, write_text
 from milan.storage.provenance import simulated_note
@@ -173,15 +173,13 @@ def _write_results(
     """Write table, page and ``run.json``; of several processes only the first does."""
     if shard.rank:
         return Catalogue(tuple(entries), _collect_facts(plan, dissections, entries))
-    # Drawing needs scipy, which options and plans do not.
-
     with _record_seconds(plan, "page"):
         shown = [entry.unit for entry in entries if entry.status in (OK, "failed", "sparse")]
-        sheets = write_contact_sheets(dissections, shown, plan.out / "page")
-        # After the pictures, since the facts hold all warnings.
+        views = write_exemplar_views(dissections, shown, plan.out / "page")
+        # After the images, since the facts hold all warnings.
         catalogue = Catalogue(tuple(entries), _collect_facts(plan, dissections, entries), plan.out)
-        nearest = _relate_units(catalogue, dissections, sheets, plan.out / "page") if plan.neighbours else {}
-        write_page(catalogue, dissections, plan.out / "page", sheets, nearest)
+        nearest = _relate_units(catalogue, dissections, views, plan.out / "page") if plan.neighbours else {}
+        write_page(catalogue, dissections, plan.out / "page", views, nearest)
     catalogue.write(plan.out)
     made = {"seconds": plan.seconds, "made": datetime.now(UTC).isoformat(timespec="seconds")}
     write_text(plan.out / "run.json", json.dumps({**catalogue.facts, **made}, indent=1) + "\n")
@@ -191,13 +189,13 @@ def _write_results(
 def _relate_units(
     catalogue: Catalogue,
     dissections: Mapping[str, Dissection],
-    sheets: Mapping[Unit, ContactSheet],
+    views: Mapping[Unit, ExemplarView],
     page: Path,
 ) -> dict[Unit, UnitNeighbours]:
     """Write the map of units beside the page, and return the neighbours of each."""
     activations = standardize_activations(dissections, [entry.unit for entry in catalogue.entries])
-    write_unit_map(catalogue, activations, sheets, page)
-    return find_neighbours(activations, {unit: sheet.images for unit, sheet in sheets.items()})
+    write_unit_map(catalogue, activations, page)
+    return find_neighbours(activations, {unit: view.names for unit, view in views.items()})
 
 
 def _collect_facts(plan: DescribeRun, dissections: dict[str, Dissection], entries: list[Entry]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Pictures of exemplars as MILAN's annotators saw them: the masked region outlined, the rest dimmed."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ def highlight_masks(
 
     The outline is drawn after scaling, so that it is one or two pixels wide for images of any size.
     """
-    height, width = (round(side * size / max(images.shape[-2:])) or 1 for side in images.shape[-2:])
+    height, width = scaled_size(images.shape[-2:], size)
     small = _resize(images.float(), (height, width))
     inside = _resize(masks.float(), (height, width)) > 0.5
     dimmed = small * torch.where(inside, 1.0, DIMMED_BRIGHTNESS)
@@ -33,6 +34,22 @@ def highlight_masks(
         dimmed,
     )
     return dimmed.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def scale_images(images: UInt8[Tensor, "k 3 height width"], size: int = 128) -> UInt8[np.ndarray, "k rows columns 3"]:
+    """Scale images to a longer side of ``size`` pixels."""
+    small = _resize(images.float(), scaled_size(images.shape[-2:], size))
+    return small.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def scaled_size(shape: Sequence[int], size: int) -> tuple[int, int]:
+    """Return height and width, scaled to a longer side of ``size`` pixels.
+
+    >>> scaled_size((224, 448), 128)
+    (64, 128)
+    """
+    height, width = (round(side * size / max(shape)) or 1 for side in shape)
+    return height, width
 
 
 def make_image_grid(

@@ -10,9 +10,9 @@ from milan.describers._shared.base import Describer, DescriptionFailure, select_
 from milan.diorama import DioramaImages
 from milan.diorama import simulated_annotators as annotators
 from milan.diorama.label_signatures import LabelSignatures
+from milan.dissection.dissection import Dissection
 from milan.dissection.loading import load_dissection
 from milan.dissection.milannotations import read_unit_annotations
-from milan.dissection.store import Dissection
 from milan.errors import BadInput, MissingEvidence
 from milan.probes import Probe
 from milan.probes.pixel_labels import DioramaLabels, shows_diorama

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from milan.describers import load_describer
 from milan.describers._shared.base import Describer, DescriptionFailure, DescriptionRequest, select_active
 from milan.describers._shared.candidate_selection import CandidateScoring, CandidateSelection, SelectionRequest
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import BadInput
 from milan.pretrained.embedder import load_embedder
 from milan.pretrained.embedder_interface import Embedder

@@ -2,27 +2,29 @@
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from itertools import combinations
 from typing import Any, ClassVar
 
 import numpy as np
 
+from milan.concepts.concept_sets import load_concept_set
 from milan.describers import load_describer
 from milan.describers._shared.base import Describer, DescriptionFailure, select_active
 from milan.describers._shared.describer_specs import parse_spec
 from milan.describers._shared.held_out_prediction import HeldOutPrediction
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import BadInput
 from milan.pretrained.embedder import load_embedder
-from milan.pretrained.published_models import MissingModel
+from milan.pretrained.embedder_interface import Embedder
+from milan.pretrained.published_models import MissingModel, find_missing_model
 from milan.probes import Probe
-from milan.scores.activation_simulation import LABEL_SIMULATOR
 from milan.storage.provenance import joined
 from milan.targets.target import Target
 from milan.units import Candidate, Description, Unit
 
 SILENCE = "nothing in particular"
+LABELS = "labels"
 KEPT_CANDIDATES = 10  # candidates kept with a description
+FIRST_PARTS = 4  # of the best texts, that are tried joined with every other one
 JOIN = " or "
 
 
@@ -30,10 +32,10 @@ class BestOf(Describer):
     """Chooses, among the candidates of several describers, the text that predicts the unit's activation best.
 
     A text's score is the correlation of the unit's activation with what the text says, over images that no describer
-    has used: with the probability that an image shows it, by an image-text model, or with the pixels that it denotes,
-    by labels. The best few texts are also tried in pairs joined by "or". Of the texts whose score is within a tolerance
-    of the best, the one with the fewest words is taken. If no text reaches the cut, the description is "nothing in
-    particular".
+    has used: with the probability that an image shows it, by image-text models (the mean of their correlations), or
+    with the pixels that it denotes, by labels. Of the texts whose score is within a tolerance of the best, the one with
+    the fewest words is taken. Two texts joined by "or" are taken if they correlate better by ``join_gain``. If the
+    score is below the cut, the description is "nothing in particular".
 
     ``score`` is the correlation. ``reasoning["confidence"]`` is the probability that the description is true, a
     logistic function of the correlation; of a silent one that nothing true can be said.
@@ -41,18 +43,18 @@ class BestOf(Describer):
     Args:
         describers: the describers: names, or NAME:KEY=VALUE,KEY=VALUE.
         options: settings of describers, by the describers as they stand in ``describers``.
-        simulator: ``labels`` (the probe's own labels), or an image-text model, as
-            ``milan.pretrained.embedder.load_embedder`` takes it; better one that none of the describers uses.
-        calibration: of the image-text model, as ``milan.concepts.presence.calibrate`` takes it.
+        simulator: ``labels`` (the probe's own labels), or image-text models, separated by commas, as
+            ``milan.pretrained.embedder.load_embedder`` takes them; better some that the describers do not use.
+        concepts: concept set whose concepts are candidates too, as
+            ``milan.concepts.concept_sets.load_concept_set`` takes it; empty for none.
         held_out: images that no describer has used, as ``milan.probes.load_probe`` takes them; empty for the
-            dissection's own probe, on which texts of describers that fit them to it look better than they are.
+            dissection's own probe, on which texts that a describer has fitted to it look better than they are.
         candidates: number of candidates of each describer.
-        joined: number of the best candidates that are also tried in pairs joined by "or"; 0 for none.
         tolerance: share of the best score that may be lost for a text with fewer words.
-        join_tolerance: the same where a joined pair gives way to a single text.
+        join_gain: share of the best score that joining two texts must gain; a large number for no joining.
         cut: correlation below which nothing is said; 0 to say something of every unit.
         confidence: "A,B": the confidence is the logistic function of A * correlation + B.
-        device: device of the image-text model.
+        device: device of the image-text models.
     """
 
     name: ClassVar[str] = "best_of"
@@ -63,37 +65,32 @@ class BestOf(Describer):
         describers: list[str] = ["clip_dissect", "sand"],  # noqa: B006 - never changed
         options: dict[str, Any] | None = None,
         simulator: str = "open_clip:ViT-L-16-SigLIP-384/webli",
-        calibration: str = "",
+        concepts: str = "",
         held_out: str = "",
         candidates: int = 10,
-        joined: int = 6,
         tolerance: float = 0.05,
-        join_tolerance: float = 0.1,
-        cut: float = 0.1,
-        confidence: str = "10,-3",
+        join_gain: float = 0.1,
+        cut: float = 0.25,
+        confidence: str = "3.4,-1.7",
         device: str = "cpu",
     ):
-        if not describers:
-            raise BadInput("no describers; give at least one, such as clip_dissect")
-        for name, value in (("tolerance", tolerance), ("join_tolerance", join_tolerance)):
-            if not 0 <= value < 1:
-                raise BadInput(f"{name} is {value}; give a share of the best score, at least 0 and below 1")
-        if candidates < 1 or joined < 0:
-            raise BadInput(f"{candidates} candidates, {joined} joined; give at least 1 candidate, and 0 or more joined")
-        self.describers, self.options, self.simulator, self.calibration = describers, options, simulator, calibration
-        self.held_out, self.candidates, self.joined = held_out, candidates, joined
-        self.tolerance, self.join_tolerance, self.cut = tolerance, join_tolerance, cut
-        self.confidence, self.device = confidence, device
-        self._parse_confidence()
+        if not describers or candidates < 1:
+            raise BadInput(f"{len(describers)} describers with {candidates} candidates each; give at least 1 of both")
+        if not 0 <= tolerance < 1:
+            raise BadInput(f"a tolerance of {tolerance}; give a share of the best score, at least 0 and below 1")
+        self.describers, self.options, self.simulator, self.concepts = describers, options, simulator, concepts
+        self.held_out, self.candidates, self.tolerance, self.join_gain = held_out, candidates, tolerance, join_gain
+        self.cut, self.confidence, self.device = cut, confidence, device
+        self._slope, self._offset = _parse_confidence(confidence)
         self._predictions: dict[str, HeldOutPrediction] = {}
 
     @property
     def key(self) -> str:
         """Content key of the describers, of what predicts, and of the settings that change answers."""
-        names = ("describers", "options", "simulator", "device")
+        names = ("describers", "options", "simulator", "concepts", "device")
         settings = {name: value for name, value in self.settings.items() if name not in names}
-        model = LABEL_SIMULATOR if self.simulator == LABEL_SIMULATOR else self._load_model_key()
-        return self.key_of(of=[each.key for each in self.candidate_describers], model=model, **settings)
+        others = [each.key for each in self.candidate_describers]
+        return self.key_of(of=others, models=[each.key for each in self.models], more=self.more_texts, **settings)
 
     @property
     def words(self) -> str:  # type: ignore[override]
@@ -109,16 +106,30 @@ class BestOf(Describer):
             found.append(load_describer(parsed.name, **{**parsed.settings, **(self.options or {}).get(spec, {})}))
         return found
 
+    @property
+    def model_specs(self) -> list[str]:
+        """The image-text models that predict; none if labels do."""
+        return [] if self.simulator == LABELS else [each.strip() for each in self.simulator.split(",")]
+
+    @cached_property
+    def models(self) -> list[Embedder]:
+        """The image-text models that predict, loaded at the first access."""
+        return [load_embedder(each, device=self.device) for each in self.model_specs]
+
+    @cached_property
+    def more_texts(self) -> list[str]:
+        """The concepts that are candidates for every unit."""
+        return load_concept_set(self.concepts) if self.concepts else []
+
     def required_models(self) -> dict[str, str]:
-        """Return the image-text model, if one predicts."""
-        return {} if self.simulator == LABEL_SIMULATOR else {"embedder": self.simulator}
+        """The image-text models and the concept set."""
+        found = {f"embedder {number}": spec for number, spec in enumerate(self.model_specs, 1)}
+        return {**found, **self.specs("concepts")}
 
     def find_missing_models(self) -> list[MissingModel]:
         """Return the missing models of this describer and of all describers of candidates."""
-        return [
-            *super().find_missing_models(),
-            *(model for each in self.candidate_describers for model in each.find_missing_models()),
-        ]
+        own = [missing for spec in self.model_specs if (missing := find_missing_model("embedder", spec))]
+        return [*own, *(missing for each in self.candidate_describers for missing in each.find_missing_models())]
 
     def check_evidence(self, target: Target, probe: Probe) -> None:
         """Raise MissingEvidence if the evidence of a describer of candidates is missing."""
@@ -126,9 +137,13 @@ class BestOf(Describer):
             each.check_evidence(target, probe)
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
-        """Return the image-text model, if one predicts, and the sources of the describers."""
-        own = {} if self.simulator == LABEL_SIMULATOR else {"simulator": self.simulator}
-        return joined({self.name: own, **{each.name: each.sources(dissection) for each in self.candidate_describers}})
+        """The image-text models that predict, and the sources of the describers."""
+        own = {"simulator": ", ".join(self.model_specs)} if self.model_specs else {}
+        others = {
+            spec: each.sources(dissection)
+            for spec, each in zip(self.describers, self.candidate_describers, strict=True)
+        }
+        return joined({self.name: own, **others})
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description | DescriptionFailure]:
         """Yield each unit's best candidate; a unit that no describer could describe is a failure."""
@@ -146,40 +161,45 @@ class BestOf(Describer):
                 yield DescriptionFailure(unit, reasons)
 
     def _choose(self, unit: Unit, described: Sequence[Description], prediction: HeldOutPrediction) -> Description:
-        texts = list_candidate_texts(described, self.candidates)
-        scores = dict(zip(texts, prediction.correlate(unit, texts), strict=True))
-        best = sorted(texts, key=lambda text: -scores[text])[: self.joined]
-        pairs = [JOIN.join(pair) for pair in combinations(best, 2) if not any(JOIN in text for text in pair)]
-        scores |= dict(zip(pairs, prediction.correlate(unit, pairs), strict=True))
-        text = choose_text(scores, self.tolerance, self.join_tolerance)
-        score, odds = scores[text], self._parse_confidence()
-        confidence = 1 / (1 + np.exp(-(odds[0] * score + odds[1])))
-        if score < self.cut:
-            text, confidence = SILENCE, 1 - confidence
-        ranked = sorted(scores, key=lambda each: -scores[each])[:KEPT_CANDIDATES]
-        kept = [Candidate(each, scores[each]) for each in dict.fromkeys([*ranked, text]) if each != SILENCE]
-        if text == SILENCE:
-            kept = [Candidate(SILENCE, self.cut), *kept]
-        kept.sort(key=lambda each: -each.score)
-        says = {each: one.text for each, one in zip(self.describers, described, strict=False)}
-        reasoning = {"confidence": round(float(confidence), 4), "descriptions": says}
-        return Description(unit, text, score, candidates=tuple(kept), reasoning=reasoning)
+        texts = list(dict.fromkeys([*list_candidate_texts(described, self.candidates), *self.more_texts]))
+        scores = dict(zip(texts, prediction.correlate(unit, texts).tolist(), strict=True))
+        chosen = choose_short(scores, self.tolerance)
+        pair, score = self._join(unit, scores, prediction)
+        if score > max(scores.values()) * (1 + self.join_gain) > 0:
+            chosen, scores[pair] = pair, score
+        confidence = float(1 / (1 + np.exp(-(self._slope * scores[chosen] + self._offset))))
+        best = sorted(scores, key=lambda text: -scores[text])[:KEPT_CANDIDATES]
+        candidates = [Candidate(text, scores[text]) for text in dict.fromkeys([*best, chosen])]
+        value = scores[chosen]
+        if value < self.cut:
+            chosen, value, confidence = SILENCE, self.cut, 1 - confidence
+            candidates.append(Candidate(SILENCE, value))
+        candidates.sort(key=lambda each: -each.score)
+        reasoning = {"confidence": round(confidence, 4), "descriptions": [each.text for each in described]}
+        return Description(unit, chosen, value, candidates=tuple(candidates), reasoning=reasoning)
 
-    def _parse_confidence(self) -> tuple[float, float]:
-        try:
-            slope, offset = map(float, self.confidence.split(","))
-        except ValueError:
-            raise BadInput(f"not a confidence: {self.confidence!r}; write A,B as in 10,-3") from None
-        return slope, offset
+    def _join(self, unit: Unit, scores: dict[str, float], prediction: HeldOutPrediction) -> tuple[str, float]:
+        """Return the best two texts joined by "or", each as short as the tolerance allows, and their score."""
+        parts = [text for text in scores if JOIN not in text]
+        best = ("", -1.0)
+        for start in sorted(parts, key=lambda text: -scores[text])[:FIRST_PARTS]:
+            second = choose_short(self._predict_joined(unit, start, parts, prediction), self.tolerance)
+            joint = self._predict_joined(unit, second, parts, prediction)
+            first = choose_short(joint, self.tolerance)
+            pair = sorted((first, second), key=lambda text: -scores[text])
+            best = max(best, (JOIN.join(pair), joint[first]), key=lambda found: found[1])
+        return best
 
-    def _load_model_key(self) -> str:
-        return load_embedder(self.simulator, device=self.device).key
+    def _predict_joined(
+        self, unit: Unit, text: str, others: Sequence[str], prediction: HeldOutPrediction
+    ) -> dict[str, float]:
+        """Return the score of a text joined with each of others."""
+        return dict(zip(others, prediction.correlate_joined(unit, text, others).tolist(), strict=True))
 
     def _load_prediction(self, dissection: Dissection) -> HeldOutPrediction:
         """Load what predicts a layer's units, however often units of it are asked for."""
         if dissection.key not in self._predictions:
-            settings = self.simulator, self.calibration, self.held_out, self.device
-            self._predictions = {dissection.key: HeldOutPrediction.load(dissection, *settings)}
+            self._predictions = {dissection.key: HeldOutPrediction.load(dissection, self.models, self.held_out)}
         return self._predictions[dissection.key]
 
 
@@ -189,18 +209,20 @@ def list_candidate_texts(descriptions: Sequence[Description], count: int) -> lis
     return list(dict.fromkeys(texts))
 
 
-def choose_text(scores: dict[str, float], tolerance: float, join_tolerance: float) -> str:
+def choose_short(scores: dict[str, float], tolerance: float) -> str:
     """Return the text with the fewest words whose score is near the best; of equally long ones the best.
 
-    >>> choose_text({"cats": 0.5, "grey cats": 0.51, "cats or dogs": 0.52}, tolerance=0.05, join_tolerance=0.1)
-    'cats'
-    >>> choose_text({"cats": 0.4, "cats or dogs": 0.52}, tolerance=0.05, join_tolerance=0.1)
-    'cats or dogs'
+    >>> choose_short({"cats": 0.49, "dogs": 0.5, "grey cats": 0.51, "cows": 0.3}, tolerance=0.05)
+    'dogs'
     """
     best = max(scores.values())
     near = [text for text in scores if scores[text] >= best - tolerance * abs(best)]
-    single = [text for text in scores if JOIN not in text and scores[text] >= best - join_tolerance * abs(best)]
-    best_single = max((scores[text] for text in single), default=0.0)
-    # A joined pair gives way to a single text, but to the best single texts only.
-    single = [text for text in single if scores[text] >= best_single - tolerance * abs(best_single)]
-    return min(single or near, key=lambda text: (len(text.split()), -scores[text]))
+    return min(near, key=lambda text: (len(text.split()), -scores[text]))
+
+
+def _parse_confidence(text: str) -> tuple[float, float]:
+    try:
+        slope, offset = map(float, text.split(","))
+    except ValueError:
+        raise BadInput(f"not a confidence: {text!r}; write A,B as in 10,-3") from None
+    return slope, offset

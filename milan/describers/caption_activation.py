@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from milan.describers._shared.llm_explainer import LlmExplainer, NoPairs
-from milan.dissection.store import ActivationPooling, Dissection
+from milan.dissection.dissection import ActivationPooling, Dissection
 from milan.errors import BadInput
 from milan.pretrained.image_captioner import (
     EndpointOptions,

@@ -25,7 +25,7 @@ from milan.describers._shared.concept_similarity import (
     rank_reorder,
     replace_nonfinite,
 )
-from milan.dissection.store import ActivationPooling, Dissection
+from milan.dissection.dissection import ActivationPooling, Dissection
 from milan.errors import BadInput, MilanWarning
 from milan.pretrained.embedder import embed_probe, embed_texts, load_embedder
 from milan.pretrained.embedder_interface import Embedder

@@ -8,13 +8,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import sparse
 
-from milan.describers._shared.base import Describer, select_active
-from milan.dissection.concept_overlap import count_overlap
-from milan.dissection.store import Dissection
+from milan.describers._shared.base import Describer, DescriptionRequest, select_active
+from milan.dissection.concept_overlap import count_overlap, count_overlaps
+from milan.dissection.dissection import Dissection
 from milan.errors import BadInput
 from milan.pretrained.segmenter_labels import compute_source_key, load_pixel_labels, segmenter_of
 from milan.probes import Probe
-from milan.probes.pixel_labels import IGNORED_NAMES, load_probe_labels
+from milan.probes.pixel_labels import IGNORED_NAMES, PixelLabels, load_probe_labels
 from milan.targets.target import Target
 from milan.units import Candidate, Description, Unit
 
@@ -99,15 +99,23 @@ class Compositional(Describer):
         """Return the segmenter, if it predicts the labels; the probe's own labels come with the probe."""
         return segmenter_of(self.labels)
 
+    def prepare(self, requests: Sequence[DescriptionRequest]) -> None:
+        """Count the overlaps of all layers in one pass; ``describe`` reads the counts."""
+        dissections = [dissection for dissection, units in requests if select_active(dissection, units)]
+        if dissections:
+            count_overlaps(dissections, self._load_labels(dissections[0]), self.quantile or None)
+
+    def _load_labels(self, dissection: Dissection) -> PixelLabels:
+        return load_pixel_labels(
+            dissection.open_probe(), self.labels, classes=self.classes, ignored=self.ignored, device=self.device
+        )
+
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
         """Yield the formula with the largest IoU for each active unit."""
         active = select_active(dissection, units)
         if not active:
             return
-        labels = load_pixel_labels(
-            dissection.open_probe(), self.labels, classes=self.classes, ignored=self.ignored, device=self.device
-        )
-        found = count_overlap(dissection, labels, self.quantile or None)
+        found = count_overlap(dissection, self._load_labels(dissection), self.quantile or None)
         allowed = np.flatnonzero(found.select_concepts(self.only, self.without, self.least_images))
         concepts = ConceptSignatures(
             [found.concepts[place] for place in allowed], found.has_concept[:, allowed], found.area

@@ -6,8 +6,8 @@ from functools import cached_property
 from typing import ClassVar
 
 from milan.describers._shared.base import Describer, select_active
+from milan.dissection.dissection import Dissection
 from milan.dissection.milannotations import read_unit_annotations
-from milan.dissection.store import Dissection
 from milan.errors import BadInput
 from milan.pretrained.stand_ins import locate_annotations
 from milan.probes import Probe

@@ -22,7 +22,7 @@ from milan.describers._shared.candidate_selection import (
 )
 from milan.describers._shared.llm_explainer import LlmDescriber
 from milan.dissection.attention_crops import CROPS, Box, crop_and_resize, find_attention_boxes, make_heat_maps
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import BadInput
 from milan.pretrained.embedder import embed_texts, load_embedder
 from milan.pretrained.embedder_interface import Embedder

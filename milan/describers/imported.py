@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from milan.describers._shared.base import Describer, DescriptionFailure, select_active
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import BadInput
 from milan.probes import Probe
 from milan.results.catalogue import read_descriptions, table_sources

@@ -23,7 +23,7 @@ from milan.describers._shared.elastic_net import (
     RowSplit,
     compute_correlations,
 )
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import BadInput
 from milan.pretrained.embedder import load_embedder
 from milan.pretrained.embedder_interface import Embedder

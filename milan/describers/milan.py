@@ -14,7 +14,7 @@ from torch import Tensor
 
 from milan.describers._shared.base import Describer, DescriptionRequest, select_active
 from milan.describers._shared.clip_reranking import ClipReranker
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import BadInput
 from milan.models import Captioner, Encoder, Prior, build_encoder, load_encoder
 from milan.models.decoding import DecodedTexts, DecoderState, ScoreMixture, TokenConstraints, beam_search, sample_texts

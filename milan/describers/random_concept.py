@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from milan.describers._shared.base import Describer, select_active
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.units import Description, Unit
 
 

@@ -14,8 +14,8 @@ from torch.nn.functional import normalize
 
 from milan.concepts.concept_sets import HARVEST_PREFIX, load_concept_set
 from milan.describers._shared.base import Describer, select_active
+from milan.dissection.dissection import Dissection
 from milan.dissection.masks import fill_empty_masks, masks_from_maps
-from milan.dissection.store import Dissection
 from milan.errors import BadInput, MilanWarning
 from milan.pretrained.embedder import embed_texts, load_embedder
 from milan.pretrained.embedder_interface import Embedder

@@ -14,8 +14,8 @@ from torch import Tensor
 from milan.describers import load_describer
 from milan.describers._shared.base import Describer, DescriptionFailure, select_active
 from milan.describers._shared.candidate_selection import measure_maps
+from milan.dissection.dissection import ActivationPooling, Dissection
 from milan.dissection.masks import fill_empty_masks, masks_from_maps
-from milan.dissection.store import ActivationPooling, Dissection
 from milan.errors import BadInput
 from milan.pretrained.embedder import load_embedder
 from milan.pretrained.embedder_interface import Embedder
@@ -64,9 +64,9 @@ class Several(Describer):
         of: str | Describer = "clip_dissect",
         options: dict[str, Any] | None = None,
         embedder: str = "open_clip:ViT-B-16-quickgelu/openai",
-        exemplars: int = 60,
+        exemplars: int = 30,
         meanings: int = 2,
-        separation: float = 0.2,
+        separation: float = 0.4,
         device: str = "cpu",
     ):
         if meanings < 1 or exemplars < 2 * MIN_CLUSTER:

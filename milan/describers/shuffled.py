@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from milan.describers import load_describer
 from milan.describers._shared.base import Describer, DescriptionFailure, DescriptionRequest, select_active
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.pretrained.published_models import MissingModel
 from milan.probes import Probe
 from milan.results.catalogue import read_descriptions, table_sources

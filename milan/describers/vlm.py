@@ -13,7 +13,7 @@ from torch import Tensor
 from milan.console.exemplar_rendering import highlight_masks
 from milan.describers._shared.base import DescriptionFailure
 from milan.describers._shared.llm_explainer import LlmDescriber
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import BadInput
 from milan.pretrained.chat_images import encode_jpeg
 from milan.pretrained.concept_matcher import CONTRAST

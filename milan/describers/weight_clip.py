@@ -11,8 +11,8 @@ from milan.describers import load_describer
 from milan.describers._shared.base import Describer
 from milan.describers._shared.runner import describe_units
 from milan.describers._shared.weight_pairs import WeightExplainer, make_weight_pairs, match_class_names
+from milan.dissection.dissection import Dissection
 from milan.dissection.loading import load_dissection
-from milan.dissection.store import Dissection
 from milan.errors import BadInput, MissingEvidence
 from milan.pretrained.published_models import MissingModel
 from milan.probes import Probe

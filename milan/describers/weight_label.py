@@ -10,7 +10,7 @@ from milan.describers._shared.weight_pairs import (
     make_weight_pairs,
     match_class_names,
 )
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import MissingEvidence
 from milan.probes import Probe
 from milan.scores.prediction_pairs import PredictionPairs

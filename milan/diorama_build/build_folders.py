@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from milan.errors import BadInput
 
 if TYPE_CHECKING:
-    from milan.dissection.store import Dissection
+    from milan.dissection.dissection import Dissection
     from milan.targets.target import Target
 
 ANNOTATION_FACTS_FILE = "made.json"  # written last in the folder of a network's annotations

@@ -17,8 +17,8 @@ from milan.diorama.text_reader import parse_description
 from milan.diorama_build.planted_units import PlantedUnitSpec, plant_units
 from milan.diorama_build.second_planting import plant_second_units
 from milan.dissection.dissect import dissect
+from milan.dissection.dissection import Dissection
 from milan.dissection.masks import iter_unit_masks
-from milan.dissection.store import Dissection
 from milan.probes import Probe, load_probe
 from milan.probes.pixel_labels import DioramaLabels
 from milan.storage.files import atomic_write

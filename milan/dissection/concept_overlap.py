@@ -1,4 +1,4 @@
-"""The overlap of units' masks with concepts, pixel by pixel over a probe, counted in one pass for all units of a layer.
+"""The overlap of units' masks with concepts, pixel by pixel over a probe, counted in one pass for all units and layers.
 
 The *signature* of a pixel is its labels on all levels, and which levels are labelled anywhere in its image. There are
 few different signatures, so the number of pixels of each signature inside a unit's masks determines the overlap with
@@ -6,39 +6,27 @@ any concept, and with any combination of concepts by and, or and not, exactly. T
 concepts, and no mask is stored.
 """
 
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int
 from scipy import sparse
 from torch import Tensor
 
-from milan.console.progress import track_progress
 from milan.dissection.dissect import dissect
-from milan.dissection.forward_blocks import Batches, BlockOutputs, map_blocks
-from milan.dissection.masks import masks_from_maps
-from milan.dissection.store import Dissection
-from milan.errors import BadInput, MilanWarning, UnknownName, recorded_warnings, warn_again
-from milan.probes import Probe
+from milan.dissection.dissection import Dissection
+from milan.dissection.overlap_counting import Counts, OverlapCounter
+from milan.errors import BadInput, UnknownName, recorded_warnings, warn_again
 from milan.probes.pixel_labels import NO_LABEL, PixelLabels
 from milan.storage.files import cache_folder, content_key
 from milan.storage.integrity import made_once
-from milan.targets.preprocessing import Size, height_width, pixel_count, size_text
 from milan.targets.target import Target
 from milan.units import Unit, as_unit
 
 FORMAT = 1  # version of the stored counts
-DECODING_BATCH = 16  # images read at a time
-CHUNK_PIXELS = 2**24  # pixels of masks processed at a time
-MERGED_COUNTS = 2**22  # counts collected before they are added up
-CACHED_BYTES = 2**28  # largest size of images that are cached for the next layer
-# A larger fraction of unreadable label maps is an error, since the labels are probably not the intended ones.
-MAX_UNREADABLE_SHARE = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,12 +146,25 @@ def count_overlap(
     target: Target | None = None,
     folder: Path | None = None,
 ) -> ConceptOverlap:
-    """Count the overlap in one pass of the target over the probe, or read earlier counts for the same input.
+    """Count the overlap of one layer's masks; see ``count_overlaps``."""
+    return count_overlaps([dissection], labels, quantile, target=target, folder=folder)[0]
+
+
+def count_overlaps(
+    dissections: Sequence[Dissection],
+    labels: PixelLabels,
+    quantile: float | None = None,
+    *,
+    target: Target | None = None,
+    folder: Path | None = None,
+) -> list[ConceptOverlap]:
+    """Count the overlaps of several layers in one pass of the target over the probe, or read earlier counts.
 
     Args:
-        dissection: the dissected layer.
-        labels: labels of the dissection's probe.
-        quantile: activation quantile used as the mask threshold; by default the dissection's.
+        dissections: dissected layers of one target on one probe.
+        labels: labels of the probe.
+        quantile: activation quantile used as the mask threshold; by default each dissection's. For another one than
+            the dissections', one more pass finds the thresholds of all layers.
         target: the network that was dissected; by default it is loaded by its spec.
         folder: folder of the counts; by default in the cache.
 
@@ -171,35 +172,61 @@ def count_overlap(
         MissingEvidence: the probe, the target or the thresholds are not available.
         BadInput: the labels cannot be read, or have another size than the probe's images.
     """
-    quantile = dissection.quantile if quantile is None else quantile
-    key = content_key(format=FORMAT, dissection=dissection.key, labels=labels.key, quantile=quantile)
-    file = (folder or cache_folder() / "overlap") / f"{key}.npz"
-    known = file.is_file()
-
-    def count(path: Path) -> None:
-        levels = (
-            dissection.thresholds() if quantile == dissection.quantile else compute_thresholds(dissection, quantile)
+    home = folder or cache_folder() / "overlap"
+    files = [_locate_counts(home, one, labels, one.quantile if quantile is None else quantile) for one in dissections]
+    is_known = [file.is_file() for file in files]
+    new = [one for one, known in zip(dissections, is_known, strict=True) if not known]
+    counted = _count_layers(new, labels, quantile, target) if new else {}
+    return [
+        made_once(
+            file,
+            # A file that turns out to be damaged is counted again by itself.
+            partial(_write_counts, counted.get(one.key) or partial(_count_layers, [one], labels, quantile, target)),
+            partial(_read_counts, dissection=one, labels=labels, again=known),
         )
-        texts: list[str] = []
-        with recorded_warnings(texts.append):
-            found = _OverlapCounter(dissection, target or dissection.open_target(), labels, levels).run()
-        found["warnings"] = np.array(list(dict.fromkeys(texts)), np.str_)
-        np.savez_compressed(path, allow_pickle=False, **found)
-
-    return made_once(file, count, lambda path: _read_counts(path, dissection, labels, again=known))
+        for one, file, known in zip(dissections, files, is_known, strict=True)
+    ]
 
 
-def compute_thresholds(dissection: Dissection, quantile: float) -> Float[Tensor, " units"]:
-    """Return the thresholds at another quantile, computed by another pass and stored in the cache."""
-    target, probe = dissection.open_target(), dissection.open_probe()
-    folder = cache_folder() / "thresholds" / content_key(dissection=dissection.key, quantile=quantile)
-    units = {dissection.layer: [unit.index for unit in dissection.units]}
-    return dissect(target, probe, [dissection.layer], folder, k=1, quantile=quantile, units=units)[
-        dissection.layer
-    ].thresholds()
+def _locate_counts(folder: Path, dissection: Dissection, labels: PixelLabels, quantile: float) -> Path:
+    key = content_key(format=FORMAT, dissection=dissection.key, labels=labels.key, quantile=quantile)
+    return folder / f"{key}.npz"
+
+
+def _count_layers(
+    dissections: Sequence[Dissection], labels: PixelLabels, quantile: float | None, target: Target | None
+) -> dict[str, Counts]:
+    """Return the counts of each layer as they are stored, by the key of its dissection, with the pass's warnings."""
+    others = [one for one in dissections if quantile not in (None, one.quantile)]
+    computed = dict(zip([one.key for one in others], compute_thresholds(others, quantile or 0.0), strict=True))
+    thresholds = [computed[one.key] if one.key in computed else one.thresholds() for one in dissections]
+    texts: list[str] = []
+    with recorded_warnings(texts.append):
+        network = target or dissections[0].open_target()
+        found = OverlapCounter(dissections, network, labels, thresholds).run()
+    repeated = np.array(list(dict.fromkeys(texts)), np.str_)
+    return {one.key: {**part, "warnings": repeated} for one, part in zip(dissections, found, strict=True)}
+
+
+def _write_counts(counts: Counts | Callable[[], dict[str, Counts]], file: Path) -> None:
+    parts = counts if isinstance(counts, dict) else next(iter(counts().values()))
+    np.savez_compressed(file, allow_pickle=False, **parts)
+
+
+def compute_thresholds(dissections: Sequence[Dissection], quantile: float) -> list[Float[Tensor, " _"]]:
+    """Return the thresholds of several layers at another quantile, computed by another pass and stored in the cache."""
+    if not dissections:
+        return []
+    target, probe = dissections[0].open_target(), dissections[0].open_probe()
+    keys = sorted(one.key for one in dissections)
+    folder = cache_folder() / "thresholds" / content_key(dissections=keys, quantile=quantile)
+    units = {one.layer: [unit.index for unit in one.units] for one in dissections}
+    found = dissect(target, probe, list(units), folder, k=1, quantile=quantile, units=units)
+    return [found[one.layer].thresholds() for one in dissections]
 
 
 def _read_counts(file: Path, dissection: Dissection, labels: PixelLabels, again: bool) -> ConceptOverlap:
+    """Read stored counts, and repeat the warnings of the pass if they are of an earlier run (``again``)."""
     with np.load(file, allow_pickle=False) as kept:
         parts = {name: kept[name] for name in kept.files}
     if again:
@@ -210,180 +237,6 @@ def _read_counts(file: Path, dissection: Dissection, labels: PixelLabels, again:
     return ConceptOverlap(
         list(dissection.units), list(labels.concepts), list(labels.level_names), counts=counts, **named
     )
-
-
-class _SignatureTable:
-    """Numbers the signatures in order of appearance; counts their pixels, and the images of each concept."""
-
-    def __init__(self, concepts: int, size: Size):
-        self.size = size
-        self.rows: list[bytes] = []
-        self.area: list[int] = []
-        self.images = np.zeros(concepts, dtype=np.int64)
-        self._numbers: dict[bytes, int] = {}
-
-    def add_image(
-        self, labels: Int[np.ndarray, "levels height width"]
-    ) -> tuple[Int[np.ndarray, " some"], Int[np.ndarray, " pixels"]]:
-        """Return the signatures of an image, and the index among them for each pixel."""
-        if labels.shape[1:] != height_width(self.size):
-            sizes = f"{labels.shape[1]} x {labels.shape[2]} pixels for images of {size_text(self.size)}"
-            raise BadInput(f"the labels have {sizes}; apply the images' preprocessing to them")
-        found, local, counts = _find_unique_columns(labels.reshape(len(labels), -1).astype(np.int32))
-        shown = np.unique(found)
-        self.images[shown[shown != NO_LABEL]] += 1
-        present = (found != NO_LABEL).any(axis=1).astype(np.int32)
-        rows = [np.concatenate([column, present]) for column in found.T]
-        return np.array([self._number(row, count) for row, count in zip(rows, counts.tolist(), strict=True)]), local
-
-    def _number(self, row: Int[np.ndarray, " twice_levels"], count: int) -> int:
-        number = self._numbers.setdefault(row.tobytes(), len(self.rows))
-        if number == len(self.rows):
-            self.rows.append(row.tobytes())
-            self.area.append(0)
-        self.area[number] += count
-        return number
-
-    def table(self) -> Int[np.ndarray, "signatures twice_levels"]:
-        return np.frombuffer(b"".join(self.rows), dtype=np.int32).reshape(len(self.rows), -1)
-
-
-class _OverlapCounter:
-    """Counts the signatures inside the masks of a layer's dissected units in one pass."""
-
-    def __init__(
-        self, dissection: Dissection, target: Target, labels: PixelLabels, thresholds: Float[Tensor, " units"]
-    ):
-        self.target, self.probe = target, dissection.open_probe()
-        self.layer = target.layer(dissection.layer).name
-        self.columns = torch.tensor([unit.index for unit in dissection.units])
-        self.thresholds = thresholds.float()
-        self.labels, self.signatures = labels, _SignatureTable(len(labels.concepts), self.probe.size)
-        self.unreadable: list[str] = []
-        self._pending: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        self._shape = (len(dissection.units), 0)
-
-    def run(self) -> dict[str, np.ndarray]:
-        """Run the pass; return the parts of a ``ConceptOverlap`` as they are stored."""
-        total = sparse.csr_matrix((len(self.columns), 1), dtype=np.int64)
-        parts: list[np.ndarray] = []
-        counts = map_blocks(self.target, [self.layer], self._batches(), self._count_inside)
-        for part in track_progress(counts, description=f"counting overlaps of {self.layer}"):
-            parts.append(part)
-            if sum(piece.shape[1] for piece in parts) > MERGED_COUNTS:
-                total, parts = self._merge_counts(total, parts), []
-        total = self._merge_counts(total, parts).tocoo()
-        self._check_unreadable()
-        table = self.signatures.table()
-        levels = table.shape[1] // 2
-        described = {
-            "table": table[:, :levels],
-            "present": table[:, levels:].astype(bool),
-            "area": np.array(self.signatures.area, np.int64),
-        }
-        counted = {"rows": total.row.astype(np.int32), "columns": total.col.astype(np.int32), "counts": total.data}
-        return described | counted | {"images": self.signatures.images}
-
-    def _merge_counts(self, total: sparse.csr_matrix, parts: list[np.ndarray]) -> sparse.csr_matrix:
-        shape = (len(self.columns), max(1, len(self.signatures.rows)))
-        total = sparse.csr_matrix((total.data, total.indices, total.indptr), shape=shape)
-        rows, columns, counts = np.concatenate([np.empty((3, 0), np.int64), *parts], axis=1)
-        return total + sparse.coo_matrix((counts, (rows, columns)), shape=shape).tocsr()
-
-    def _batches(self) -> Batches:
-        """Yield the probe's images whose labels can be read, and store their signatures until they are counted."""
-        for ids, images in _iter_batches(self.probe, DECODING_BATCH):
-            for index, labels in self._labels(ids.tolist()):
-                self._pending[index] = self.signatures.add_image(labels.numpy())
-            kept = [place for place, index in enumerate(ids.tolist()) if index in self._pending]
-            if kept:
-                yield ids[kept], images[kept]
-
-    def _labels(self, ids: list[int]) -> Iterator[tuple[int, Tensor]]:
-        """Yield the labels of images, without those that cannot be read."""
-        try:
-            yield from zip(ids, self.labels.load(ids), strict=True)
-        except BadInput as error:
-            if len(ids) > 1:
-                for index in ids:
-                    yield from self._labels([index])
-                return
-            self.unreadable.append(str(error))
-            if len(self.unreadable) > MAX_UNREADABLE_SHARE * len(self.probe):
-                raise
-
-    def _count_inside(self, seen: BlockOutputs) -> Int[np.ndarray, "3 some"]:
-        """Return unit, signature and number of pixels for each pair that occurs in a block."""
-        maps = seen.maps[self.layer].cpu()[:, self.columns]
-        # Upsampling takes means, so that pixels exceed the threshold only if a place does.
-        hot = (maps.amax((2, 3)) > self.thresholds).numpy()
-        found = [np.empty((3, 0), np.int64)]
-        for place, index in enumerate(seen.ids.tolist()):
-            names, pixels = self._pending.pop(index)
-            units = np.flatnonzero(hot[place])
-            for rows in np.array_split(units, max(1, -(-len(units) * len(pixels) // CHUNK_PIXELS))):
-                masks = masks_from_maps(maps[place, rows], self.thresholds[rows], self.probe.size)
-                unit, signature, counts = _count_per_row(masks.flatten(1).numpy(), pixels, len(names))
-                found.append(np.stack([rows[unit], names[signature], counts]))
-        return np.concatenate(found, axis=1)
-
-    def _check_unreadable(self) -> None:
-        if self.unreadable:
-            text = (
-                f"{len(self.unreadable)} of {len(self.probe)} images are left out, since their labels are unreadable:"
-                f" {'; '.join(self.unreadable[:3])}"
-            )
-            warnings.warn(text, MilanWarning, stacklevel=2)
-
-
-# The images of at most one probe.
-_cached_images: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}
-
-
-def _iter_batches(probe: Probe, batch_size: int) -> Batches:
-    """Yield the probe's batches; those of a small probe are loaded once for all layers."""
-    name = (probe.fingerprint, batch_size)
-    if name in _cached_images:
-        yield from _cached_images[name]
-        return
-    batches: list[tuple[Tensor, Tensor]] = []
-    for batch in probe.inputs(batch_size):
-        if probe.channels * pixel_count(probe.size) * len(probe) <= CACHED_BYTES:
-            batches.append(batch)
-        yield batch
-    if batches:
-        _cached_images.clear()
-        _cached_images[name] = batches
-
-
-def _find_unique_columns(
-    flat: Int[np.ndarray, "levels pixels"],
-) -> tuple[Int[np.ndarray, "levels some"], Int[np.ndarray, " pixels"], Int[np.ndarray, " some"]]:
-    """Return the different columns, the index among them for each column, and the number of each.
-
-    Label maps have long runs of equal pixels, so only the first pixels of runs are compared.
-    """
-    begins = np.flatnonzero(np.concatenate([[True], (flat[:, 1:] != flat[:, :-1]).any(axis=0)]))
-    lengths = np.diff(np.append(begins, flat.shape[1]))
-    codes = np.zeros(len(begins), dtype=np.int64)
-    # The codes stay small for any number of levels and concepts.
-    for level in flat[:, begins]:
-        _, codes = np.unique(codes * (int(level.max(initial=NO_LABEL)) + 2) + level + 1, return_inverse=True)
-    _, first, which = np.unique(codes, return_index=True, return_inverse=True)
-    counts = np.bincount(which, weights=lengths).astype(np.int64)
-    return flat[:, begins[first]], np.repeat(which, lengths), counts
-
-
-def _count_per_row(
-    masks: Bool[np.ndarray, "rows pixels"], pixels: Int[np.ndarray, " pixels"], kinds: int
-) -> tuple[Int[np.ndarray, " some"], Int[np.ndarray, " some"], Int[np.ndarray, " some"]]:
-    """Return row, kind of pixel and number of such pixels in the row's mask, where there are any."""
-    # Few places are in masks, so that this is faster than a product with all kinds.
-    places = np.flatnonzero(masks.ravel())
-    rows = places // len(pixels)
-    counts = np.bincount(rows * kinds + pixels[places - rows * len(pixels)], minlength=1)
-    found = np.flatnonzero(counts)
-    return found // kinds, found % kinds, counts[found]
 
 
 def _ratio(both: np.ndarray, either: np.ndarray) -> np.ndarray:

@@ -14,20 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from milan.dissection.dissection import Dissection
 from milan.dissection.dissection_run import DissectionRun, Statistics
 from milan.dissection.distributed import Shard, get_shard
 from milan.dissection.exemplar_images import open_stored_images, store_images
 from milan.dissection.layer_plans import add_key, check_settings, fit_memory, make_one_time_key, make_plans
 from milan.dissection.layer_statistics import LayerPlan, RankBy
-from milan.dissection.store import (
-    FACTS_FILE,
-    FORMAT,
-    Dissection,
-    StoredDissection,
-    facts_or_fault,
-    layer_folder,
-    read_facts,
-)
+from milan.dissection.store import FACTS_FILE, FORMAT, StoredDissection, facts_or_fault, layer_folder, read_facts
 from milan.errors import BadInput, MilanNotice, MilanWarning, warn_again
 from milan.probes import Probe
 from milan.storage.files import atomic_write, lock_folder

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from milan.dissection.dissection import Dissection
 from milan.dissection.milannotations import CompactDissection, ReleasedDissection
-from milan.dissection.store import FACTS_FILE, Dissection, StoredDissection
+from milan.dissection.store import FACTS_FILE, StoredDissection
 from milan.errors import BadInput
 
 

@@ -20,9 +20,10 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from milan.dissection.dissection import ActivationPooling, Dissection
 from milan.dissection.exemplar_images import write_array
 from milan.dissection.masks import fill_empty_masks
-from milan.dissection.store import PROBE, ActivationPooling, Dissection, layer_folder, layer_of
+from milan.dissection.store import PROBE, layer_folder, layer_of
 from milan.errors import BadInput, MissingEvidence
 from milan.probes import Probe, load_probe
 from milan.storage.file_kinds import wrong_kind

@@ -26,11 +26,17 @@ LoadArray = Callable[[str], np.ndarray]
 
 
 class ArrayWriter:
-    """Writes a one-dimensional array as .npy, part by part."""
+    """Writes a one-dimensional array as .npy, part by part.
 
-    def __init__(self, file: Path, kind: type):
+    Args:
+        file: the file, which appears at the end.
+        kind: data type.
+        work: folder for the parts.
+    """
+
+    def __init__(self, file: Path, kind: type, work: Path):
         self._file, self._kind, self._length = file, np.dtype(kind), 0
-        self._raw = file.with_suffix(".raw")
+        self._raw = work / f"{file.stem}.raw"
         self._raw.write_bytes(b"")
 
     def append(self, values: np.ndarray) -> None:

@@ -7,7 +7,7 @@ unit, a bounded number of them at a time, so that memory depends neither on the 
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +20,15 @@ from milan.dissection.forward_blocks import BlockOutputs
 from milan.dissection.layer_statistics import EXEMPLARS_FILE, STATISTICS_FILE, LayerPlan
 from milan.dissection.running_statistics import RunningRange
 from milan.dissection.sparse_files import ARRAYS, ArrayWriter
-from milan.dissection.sparse_units import UnitRecords, UnitStatistics, summarize_units
+from milan.dissection.sparse_units import UnitRecords, UnitStatistics, join_statistics, summarize_units
 from milan.errors import BadInput
 from milan.storage.files import atomic_write
 
 # A value that is not 0, and its unit, image and place as one number.
 RECORD = np.dtype([("key", "<i8"), ("value", "<f4")])
 _SPOOL = "records.bin"
-# Records that are sorted at a time (50 MB).
-_MOST_RECORDS = 2**22
+# Records that are sorted at a time; they and what is computed from them take about 300 MB.
+_MOST_RECORDS = 2**21
 _READ_RECORDS = 2**19
 
 
@@ -140,36 +140,36 @@ class SparseLayerStatistics:
 
         Args:
             folder: folder of the layer.
-            parts: folders of the parts, whose records are read and deleted.
+            parts: folders of the parts with their records.
             readable: which images were read.
             k: number of exemplars per unit.
         """
-        units, images = len(self.plan.units), readable.nonzero().flatten().numpy()
+        images = readable.nonzero().flatten().numpy()
         names = [name for name in ARRAYS if name != "pooled_cls" or self.plan.layer.has_class_token]
-        writers = {name: ArrayWriter(folder / f"{name}.npy", ARRAYS[name]) for name in names}
-        found: list[UnitStatistics] = []
+        writers = {name: ArrayWriter(folder / f"{name}.npy", ARRAYS[name], self._folder) for name in names}
+        found = []
         for chosen, records in self._iter_units([part / _SPOOL for part in parts]):
             chunk = UnitRecords.from_sorted(records["key"], records["value"], self.plan, chosen)
             statistics = summarize_units(chunk, images, k, self.plan)
             for name, writer in writers.items():
-                writer.append(statistics.arrays.pop(name))
-            found.append(statistics)
+                writer.append(statistics.arrays[name])
+            found.append(replace(statistics, arrays={}))
         for writer in writers.values():
             writer.close()
-        self.range = RunningRange(units)
-        self.range.restore({name: torch.cat([each.range[name] for each in found]) for name in self.range.state()})
-        ids = torch.cat([each.ids for each in found])
-        self._exemplar_ids = set(ids.unique().tolist())
-        exemplars = {"activations": torch.cat([each.peaks for each in found]), "ids": ids}
-        exemplars["map_offsets"] = _offsets([each.map_lengths for each in found])
+        self._write_statistics(folder, join_statistics(found))
+        return [EXEMPLARS_FILE, STATISTICS_FILE, *(f"{name}.npy" for name in writers)]
+
+    def _write_statistics(self, folder: Path, found: UnitStatistics) -> None:
+        self.range = RunningRange(len(self.plan.units))
+        self.range.restore(found.range)
+        self._exemplar_ids = set(found.ids.unique().tolist())
+        exemplars = {"activations": found.peaks, "ids": found.ids, "map_offsets": _offsets(found.map_lengths)}
         with atomic_write(folder / EXEMPLARS_FILE) as partial:
             save_file(exemplars, partial)
-        statistics_of_units = {f"range.{name}": tensor for name, tensor in self.range.state().items()}
-        statistics_of_units["thresholds"] = torch.cat([each.thresholds for each in found])
-        statistics_of_units["pooled_offsets"] = _offsets([each.pooled_lengths for each in found])
+        statistics = {f"range.{name}": tensor for name, tensor in found.range.items()}
+        statistics |= {"thresholds": found.thresholds, "pooled_offsets": _offsets(found.pooled_lengths)}
         with atomic_write(folder / STATISTICS_FILE) as partial:
-            save_file({"units": torch.tensor(self.plan.units), **statistics_of_units}, partial)
-        return [EXEMPLARS_FILE, STATISTICS_FILE, *(f"{name}.npy" for name in writers)]
+            save_file({"units": torch.tensor(self.plan.units), **statistics}, partial)
 
     @property
     def _places(self) -> int:
@@ -180,7 +180,7 @@ class SparseLayerStatistics:
         return self.plan.images * (self._places + 1)
 
     def _iter_units(self, files: Sequence[Path]) -> Iterator[tuple[range, np.ndarray]]:
-        """Yield ranges of units and their records, sorted by unit, image and place; delete the files."""
+        """Yield ranges of units and their records, sorted by unit, image and place."""
         counts = np.zeros(len(self.plan.units), np.int64)
         if self._record_count > _MOST_RECORDS:
             for records in _read(files):
@@ -190,6 +190,7 @@ class SparseLayerStatistics:
             files = self._partition(files, np.array(bounds[1:-1]) * self._keys_per_unit)
             for first, last, file in zip(bounds[:-1], bounds[1:], files, strict=True):
                 yield range(first, last), _read_sorted([file])
+                file.unlink()
         else:
             yield range(len(counts)), _read_sorted(files)
 
@@ -205,8 +206,6 @@ class SparseLayerStatistics:
             for number, group in zip(numbers, np.split(records[order], starts[1:]), strict=True):
                 with parts[number].open("ab") as file:
                     group.tofile(file)
-        for file in files:
-            file.unlink()
         return parts
 
 
@@ -219,8 +218,6 @@ def _read(files: Sequence[Path]) -> Iterator[np.ndarray]:
 
 def _read_sorted(files: Sequence[Path]) -> np.ndarray:
     records = np.concatenate([np.empty(0, RECORD), *_read(files)])
-    for file in files:
-        file.unlink()
     return records[np.argsort(records["key"])]
 
 
@@ -239,5 +236,5 @@ def _split(counts: Int[np.ndarray, " units"], most: int) -> list[int]:
     return [*bounds, len(counts)]
 
 
-def _offsets(lengths: Sequence[Tensor]) -> Int[Tensor, " rows_plus_one"]:
-    return torch.cat([torch.zeros(1, dtype=torch.int64), torch.cat(list(lengths)).cumsum(0)])
+def _offsets(lengths: Int[Tensor, " rows"]) -> Int[Tensor, " rows_plus_one"]:
+    return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])

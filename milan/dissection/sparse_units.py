@@ -1,6 +1,7 @@
 """Statistics of sparse units from their values that are not 0, equal to those of dense units."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,6 +128,16 @@ def summarize_units(
         torch.from_numpy(_compute_thresholds(records, plan.quantile, len(readable))),
         _compute_range(records, pooled, ranking, len(readable), plan.layer.has_class_token),
     )
+
+
+def join_statistics(parts: Sequence[UnitStatistics]) -> UnitStatistics:
+    """Return the statistics of several ranges of units as those of one, without arrays."""
+    tensors = {
+        name: torch.cat([getattr(part, name) for part in parts])
+        for name in ("pooled_lengths", "map_lengths", "peaks", "ids", "thresholds")
+    }
+    ranges = {name: torch.cat([part.range[name] for part in parts]) for name in parts[0].range}
+    return UnitStatistics(arrays={}, range=ranges, **tensors)
 
 
 def _pool(records: UnitRecords) -> _Pooled:

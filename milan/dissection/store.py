@@ -1,14 +1,12 @@
-"""Dissection: exemplars, thresholds and activations of a layer's units, read lazily from disk."""
+"""Dissections that ``dissect`` has stored, read lazily from disk."""
 
-import hashlib
+import math
 import warnings
-from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
@@ -17,198 +15,25 @@ from jaxtyping import Bool, Float, Int, UInt8
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from milan.dissection.dissection import ActivationPooling, Dissection, ExemplarMaps
 from milan.dissection.exemplar_images import StoredImages, open_stored_images
-from milan.dissection.layer_statistics import EXEMPLARS_FILE, STATISTICS_FILE, RankBy, format_pooled_file_name
+from milan.dissection.layer_statistics import EXEMPLARS_FILE, STATISTICS_FILE, format_pooled_file_name
 from milan.dissection.masks import fill_empty_masks, masks_from_maps
 from milan.dissection.sparse_files import read_activations, read_maps
-from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
+from milan.errors import BadInput, MilanWarning, MissingEvidence
 from milan.probes import Probe, load_probe
 from milan.storage.files import safe_name
 from milan.storage.integrity import damage, read_sealed
 from milan.storage.text_files import read_json_object
 from milan.targets.loading import load_target
-from milan.targets.preprocessing import Size, as_size
+from milan.targets.preprocessing import as_size
 from milan.targets.target import Target
-from milan.units import Exemplars, Unit, as_unit
+from milan.units import Exemplars, Unit
 
 FORMAT = 2  # version of the files; 1 in milan 0.1
-# Units, and exemplars of each, that a notebook shows of a dissection.
-NOTEBOOK_UNITS, NOTEBOOK_EXEMPLARS = 5, 8
-# Units whose activations are read at a time.
-UNITS_AT_A_TIME = 1024
-ActivationPooling = Literal["max", "mean", "cls", "tokens"]
-Status = Literal["ok", "dead", "sparse", "invalid"]
+# Values of activation maps that are read at a time.
+BLOCK_VALUES = 2**21
 FACTS_FILE, PROBE = "dissection.json", "probe.json"
-
-
-class Dissection(ABC):
-    """A layer of a target, dissected on a probe.
-
-    Attributes:
-        layer: dotted path of the layer.
-        units: the dissected units.
-        k: number of exemplars per unit.
-        quantile: quantile of a unit's activations that is its mask threshold.
-        rank_by: pooled activation by which images are ranked as exemplars: max, mean or cls.
-        probe, target: the specs by which they are loaded again.
-        key: content key of the result.
-        status: status of each unit: ``ok``, ``dead`` (the activation never changes), ``sparse`` (positive in fewer than
-            k images) or ``invalid`` (no finite value).
-        image_size: side of the exemplars' images in pixels, or height and width.
-        folder: folder of the layer's files.
-    """
-
-    layer: str
-    units: list[Unit]
-    k: int
-    quantile: float
-    rank_by: RankBy = "max"
-    probe: str
-    target: str
-    key: str
-    status: dict[Unit, Status]
-    image_size: Size
-    folder: Path
-
-    @abstractmethod
-    def exemplars(self, unit: Unit | str) -> Exemplars:
-        """Return the images that activate a unit most, strongest first; an empty mask becomes the whole image.
-
-        Args:
-            unit: the unit, as ``"layer4:17"``.
-
-        Raises:
-            UnknownName: the unit was not dissected.
-            MissingEvidence: the images are not available.
-        """
-
-    def image_keys(self, unit: Unit | str) -> list[Hashable]:
-        """Return a key of the image of each exemplar; images with equal keys have equal pixels.
-
-        Here the keys are hashes of the pixels, for dissections whose ids say nothing about them.
-        """
-        images = self.exemplars(unit).images
-        return [hashlib.blake2b(image.numpy().tobytes(), digest_size=16).digest() for image in images]
-
-    def exemplar_image(self, unit: Unit | str, rank: int) -> UInt8[Tensor, "3 height width"]:
-        """Return the image of one exemplar, without the others of its unit."""
-        return self.exemplars(unit).images[rank]
-
-    def exemplar_mask(self, unit: Unit | str, rank: int) -> Bool[Tensor, "1 height width"]:
-        """Return the mask of one exemplar, equal to the one in ``exemplars``."""
-        return self.exemplars(unit).masks[rank]
-
-    @abstractmethod
-    def activations(
-        self, pooling: ActivationPooling = "max", units: Sequence[Unit | str] | None = None
-    ) -> Float[Tensor, "images units"]:
-        """Return the pooled activation of each unit in each image of the probe; NaN for unreadable images.
-
-        Args:
-            pooling: the maximum or mean over the image, the class token, or the mean over the other tokens.
-            units: the units of the columns; by default all. Dictionaries have so many that some at a time are better.
-
-        Raises:
-            UnknownName: a unit was not dissected.
-            MissingEvidence: the dissection lacks activations.
-        """
-
-    def has_activations(
-        self, pooling: ActivationPooling = "max", units: Sequence[Unit] | None = None
-    ) -> Bool[Tensor, " images"]:
-        """Return which images have an activation that is a number, of some unit; see :meth:`activations`."""
-        found: Tensor | None = None
-        for _, values in self.iter_activations(pooling, units):
-            some = ~values.isnan().all(1)
-            found = some if found is None else found | some
-            # As a rule the first units have activations in all images that can be read.
-            if found.all():
-                break
-        return torch.zeros(0, dtype=torch.bool) if found is None else found
-
-    def iter_activations(
-        self, pooling: ActivationPooling = "max", units: Sequence[Unit] | None = None, count: int = UNITS_AT_A_TIME
-    ) -> Iterator[tuple[list[Unit], Float[Tensor, "images some"]]]:
-        """Yield the units, some at a time, with their pooled activations; see :meth:`activations`."""
-        chosen = list(self.units if units is None else units)
-        for start in range(0, len(chosen), count):
-            some = chosen[start : start + count]
-            yield some, self.activations(pooling, some)
-
-    @abstractmethod
-    def thresholds(self) -> Float[Tensor, " units"]:
-        """Return the mask threshold of each unit.
-
-        Raises:
-            MissingEvidence: the dissection lacks thresholds.
-        """
-
-    def maps(self, unit: Unit | str) -> Float[Tensor, "k h w"]:
-        """Return a unit's activation maps of its exemplars at the layer's resolution, strongest image first.
-
-        Raises:
-            UnknownName: the unit was not dissected.
-            MissingEvidence: the dissection lacks activation maps.
-        """
-        raise MissingEvidence(
-            f"{self.folder} holds the masks of exemplars but no activation maps; dissect {self.layer} with"
-            " milan.dissect"
-        )
-
-    @abstractmethod
-    def open_probe(self) -> Probe:
-        """Load the whole probe.
-
-        Raises:
-            MissingEvidence: it has no spec to be loaded by, or has changed.
-        """
-
-    @abstractmethod
-    def open_target(self) -> Target:
-        """Load the network that was dissected.
-
-        Raises:
-            MissingEvidence: it has no spec to be loaded by, or has changed.
-        """
-
-    def active_units(self) -> list[Unit]:
-        """Return the units that can be described, those with the status ``ok``."""
-        return [unit for unit in self.units if self.status[unit] == "ok"]
-
-    def row_of(self, unit: Unit | str) -> int:
-        """Return the index of a unit in ``units``, and in all tensors with a row or column per unit.
-
-        Raises:
-            UnknownName: the unit was not dissected.
-        """
-        try:
-            return self._rows[as_unit(unit)]
-        except KeyError:
-            known = [str(other) for other in self.units]
-            raise UnknownName("unit", str(unit), known, f"{len(known)} units of {self.layer} were dissected") from None
-
-    @cached_property
-    def _rows(self) -> dict[Unit, int]:
-        return {unit: row for row, unit in enumerate(self.units)}
-
-    def __repr__(self) -> str:
-        probe = f", probe {self.probe!r}" if self.probe else ""
-        return f"Dissection({self.layer!r} of {self.target}, {len(self.units)} units, k = {self.k}{probe})"
-
-    def _repr_html_(self) -> str:
-        from milan.console.notebook import render_dissection
-
-        strips = [self._first_exemplars(unit) for unit in self.active_units()[:NOTEBOOK_UNITS]]
-        return render_dissection(repr(self), Counter(self.status.values()), [strip for strip in strips if strip])
-
-    def _first_exemplars(self, unit: Unit) -> str:
-        """Return a strip of a unit's strongest exemplars as HTML; empty where the images are not available."""
-        try:
-            exemplars = self.exemplars(unit)
-        except MissingEvidence:
-            return ""
-        parts = (exemplars.images, exemplars.masks, exemplars.activations, exemplars.ids)
-        return Exemplars(unit, *(part[:NOTEBOOK_EXEMPLARS] for part in parts))._repr_html_()
 
 
 class StoredDissection(Dissection):
@@ -285,6 +110,20 @@ class StoredDissection(Dissection):
         height, width = self.facts["grid"]
         return torch.from_numpy(read_maps(self._load_array, offsets, (height, width)))
 
+    def iter_exemplar_maps(self, units: Sequence[Unit]) -> Iterator[ExemplarMaps]:
+        """Yield the exemplars of units without their pixels, in blocks of bounded size."""
+        rows = [self.row_of(unit) for unit in units]
+        count = max(1, BLOCK_VALUES // max(1, self.k * math.prod(self.facts["grid"])))
+        for block in _split_rows(rows, count):
+            with self._open_tensors(EXEMPLARS_FILE) as file:
+                first, inner = min(block), torch.tensor(block) - min(block)
+                names = ("ids", "activations") if self._is_sparse else ("ids", "activations", "maps")
+                ids, peaks, *maps = (file.get_slice(name)[first : max(block) + 1][inner] for name in names)
+            known = maps[0] if maps else torch.stack([self._load_maps(row) for row in block])
+            yield ExemplarMaps(
+                [self.units[row] for row in block], ids, peaks, known, self.thresholds()[torch.tensor(block)]
+            )
+
     def activations(
         self, pooling: ActivationPooling = "max", units: Sequence[Unit | str] | None = None
     ) -> Float[Tensor, "images units"]:
@@ -329,6 +168,11 @@ class StoredDissection(Dissection):
         """Return the stored thresholds."""
         return self._statistics["thresholds"]
 
+    @property
+    def images_key(self) -> str:
+        """The fingerprint of the probe."""
+        return str(self.facts["probe"]["fingerprint"])
+
     def images(self, ids: Int[Tensor, " k"]) -> UInt8[Tensor, "k 3 height width"]:
         """Return pixels by index in the probe, from disk or else from the probe.
 
@@ -337,7 +181,7 @@ class StoredDissection(Dissection):
         """
         if self._stored_images is not None and self._stored_images.contains_all(ids.tolist()):
             return self._stored_images[ids]
-        return torch.stack([self.open_probe().image(id) for id in ids.tolist()])
+        return super().images(ids)
 
     @cached_property
     def _stored_images(self) -> StoredImages | None:
@@ -438,6 +282,18 @@ def facts_or_fault(folder: Path) -> tuple[dict[str, Any], str]:
         return {}, str(error)
     subject = f"{FACTS_FILE} has format {written}" if written is not None else f"{FACTS_FILE} has no format"
     return {}, f"{subject}{' (of milan 0.1)' if written == 1 else ''} and this version reads {FORMAT}"
+
+
+def _split_rows(rows: Sequence[int], count: int) -> Iterator[list[int]]:
+    """Yield rows in blocks of at most ``count`` that span at most ``4 * count`` rows of the file."""
+    block: list[int] = []
+    for row in rows:
+        if block and (len(block) == count or max(*block, row) - min(*block, row) >= 4 * count):
+            yield block
+            block = []
+        block.append(row)
+    if block:
+        yield block
 
 
 def _make_rerun_hint(folder: Path) -> str:

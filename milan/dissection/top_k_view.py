@@ -1,11 +1,11 @@
 """A view of a dissection with fewer exemplars, as if it had been computed with a smaller k."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from milan.dissection.store import ActivationPooling, Dissection
+from milan.dissection.dissection import ActivationPooling, Dissection, ExemplarMaps
 from milan.errors import BadInput
 from milan.probes import Probe
 from milan.storage.files import content_key
@@ -64,6 +64,24 @@ class TopKView(Dissection):
     def exemplar_mask(self, unit: Unit | str, rank: int) -> Bool[Tensor, "1 height width"]:
         """Return the mask of one exemplar."""
         return self.inner.exemplar_mask(unit, rank)
+
+    @property
+    def images_key(self) -> str:
+        """That of the whole dissection."""
+        return self.inner.images_key
+
+    def images(self, ids: Int[Tensor, " k"]) -> UInt8[Tensor, "k 3 height width"]:
+        """Return images of the probe by their rows."""
+        return self.inner.images(ids)
+
+    def iter_exemplar_maps(self, units: Sequence[Unit]) -> Iterator[ExemplarMaps] | None:
+        """Yield the first k exemplars of units without their pixels; None where the dissection has no maps."""
+        blocks = self.inner.iter_exemplar_maps(units)
+        return None if blocks is None else (self._cut(block) for block in blocks)
+
+    def _cut(self, block: ExemplarMaps) -> ExemplarMaps:
+        ids, activations, maps = (part[:, : self.k] for part in (block.ids, block.activations, block.maps))
+        return block._replace(ids=ids, activations=activations, maps=maps)
 
     def maps(self, unit: Unit | str) -> Float[Tensor, "k h w"]:
         """Return the maps of the k strongest exemplars."""

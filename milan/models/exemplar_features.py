@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from milan.console.progress import track_progress
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.models.encoder import Encoder, MaskedImage
 from milan.storage.files import cache_folder
 from milan.units import Unit

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from milan.dissection.dissection import Dissection
 from milan.dissection.loading import load_dissection
-from milan.dissection.store import Dissection
 from milan.errors import BadInput
 from milan.models.annotated_units import AnnotatedUnit
 from milan.models.encoder import Encoder

@@ -11,8 +11,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from milan.dissection.dissection import Dissection
 from milan.dissection.loading import load_dissection
-from milan.dissection.store import Dissection, layer_folder
+from milan.dissection.store import layer_folder
 from milan.errors import BadInput, MilanError, MissingEvidence, UnknownName
 from milan.results.description_rows import (
     description_from_row,

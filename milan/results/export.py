@@ -14,8 +14,8 @@ from PIL import Image
 
 from milan.console.progress import track_progress
 from milan.console.text_cleaning import clean_text
+from milan.dissection.dissection import Dissection
 from milan.dissection.milannotations import export_milannotations
-from milan.dissection.store import Dissection
 from milan.errors import BadInput, MissingEvidence, UnknownName
 from milan.results.catalogue import KEPT_FACTS, Catalogue
 from milan.results.neighbours import UnitNeighbours, find_neighbours, standardize_activations

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from milan.dissection.dissection import Dissection
 from milan.dissection.masks import masks_from_maps
-from milan.dissection.store import Dissection
 from milan.errors import BadInput, MissingEvidence
 from milan.probes.image_decoding import UnreadableImage, decode_image
 from milan.results.search import DEFAULT_COUNT, FoundUnit, SearchedRun, list_units

@@ -14,7 +14,7 @@ from scipy import sparse
 from torch import Tensor
 
 from milan.console.progress import track_progress
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import MissingEvidence
 from milan.results.correlations import find_readable, measure_units
 from milan.units import Unit

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from milan.console.progress import track_progress
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import BadInput, MilanNotice
 from milan.pretrained.embedder import embed_texts, load_embedder
 from milan.pretrained.embedder_interface import Embedder

@@ -5,17 +5,14 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from milan.console.command_line import get_recorded_warnings
-from milan.results.page.contact_sheets import write_contact_sheet
+from milan.results.page.exemplar_views import write_exemplar_views, write_exemplars
 from milan.results.page.report_page import write_report_page
 from milan.results.search import FoundUnit, SearchedRun
-from milan.storage.files import lock_folder, write_text
+from milan.storage.files import lock_folder, safe_name, write_text
 from milan.storage.provenance import simulated_note
 from milan.storage.software_versions import collect_versions
 from milan.storage.tables import write_csv
-from milan.units import Exemplars
 
 SCORE_NOTE = (
     "The score of a text is the mean of its similarity to descriptions and to exemplars, each standardized over all"
@@ -39,7 +36,7 @@ def write_search(query: str, found: Sequence[FoundUnit], runs: Sequence[Searched
         write_text(out / "found.json", json.dumps({"query": query, "found": rows}, indent=1, ensure_ascii=False) + "\n")
         known = {run.name: run for run in runs}
         folder = out / "page"
-        units = [_make_unit_view(each, known[each.run], folder, number) for number, each in enumerate(found)]
+        units = [_make_unit_view(each, known[each.run], folder) for each in found]
         names = ", ".join(known)
         view = {
             "name": "find",
@@ -54,15 +51,14 @@ def write_search(query: str, found: Sequence[FoundUnit], runs: Sequence[Searched
         write_report_page(view, folder, units)
 
 
-def _make_unit_view(found: FoundUnit, run: SearchedRun, folder: Path, number: int) -> dict[str, object]:
+def _make_unit_view(found: FoundUnit, run: SearchedRun, folder: Path) -> dict[str, object]:
     """Return what the page shows of a unit; its exemplars follow the searched picture, if there is one."""
     dissection = run.dissections.get(found.unit.layer)
-    shown = dissection.exemplars(found.unit) if dissection is not None and found.unit in dissection.status else None
-    if shown is not None and found.picture is not None:
-        parts = ("images", "masks", "activations", "ids")
-        shown = Exemplars(
-            found.unit, *(torch.cat([getattr(found.picture, part), getattr(shown, part)]) for part in parts)
-        )
+    pictures = []
+    if found.picture is not None:
+        pictures.append(write_exemplars(found.picture, folder, f"query/{safe_name(found.run)}"))
+    if dissection is not None and found.unit in dissection.status:
+        pictures += write_exemplar_views(run.dissections, [found.unit], folder).values()
     said = [{"name": "description", "role": "", "text": found.text, "reason": "not described", "mark": "", "score": ""}]
     for name, value in {"score": found.score, **found.parts}.items():
         said.append({"name": name, "role": "", "text": _format_number(value), "reason": "", "mark": "", "score": ""})
@@ -71,7 +67,7 @@ def _make_unit_view(found: FoundUnit, run: SearchedRun, folder: Path, number: in
         "group": found.run,
         "truth": "The first picture is the one that was searched for." if found.picture is not None else "",
         "said": said,
-        "sheet": write_contact_sheet(shown, folder, f"units/{number}.webp") if shown is not None else None,
+        "pictures": pictures,
     }
 
 

@@ -1,9 +1,9 @@
 """Map of units: a page on which units that behave alike lie together, ``map.html`` beside the page of a catalogue.
 
-Coordinates are computed once, here. The map opens from the file system; the exemplars that it shows are the page's.
+Coordinates are computed once, here. The map opens from the file system; the exemplars that it shows are loaded from
+the page's data (``data/layers.js``).
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,14 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from markupsafe import Markup
 from threadpoolctl import threadpool_limits
 
 from milan.console.text_cleaning import clean_text
 from milan.errors import MilanError
 from milan.results.catalogue import Catalogue
 from milan.results.neighbours import StandardizedActivations
-from milan.results.page.contact_sheets import PICTURES_PER_ROW, ContactSheet
 from milan.results.page.document import render_document
 from milan.storage.files import write_text
 from milan.units import Unit
@@ -119,7 +117,6 @@ def _label_clusters(members: Int[np.ndarray, " units"], texts: Sequence[str]) ->
 def write_unit_map(
     catalogue: Catalogue,
     activations: StandardizedActivations | None,
-    sheets: Mapping[Unit, ContactSheet],
     folder: Path,
 ) -> Path | None:
     """Write ``map.html`` beside ``index.html`` and return its path; None for fewer than ``MIN_UNITS`` units.
@@ -127,7 +124,6 @@ def write_unit_map(
     Args:
         catalogue: the descriptions.
         activations: those of its units, from ``standardize_activations``; without them there is no map.
-        sheets: the pictures of the page, whose paths are relative to ``folder``.
         folder: the folder of the page.
     """
     file = folder / "map.html"
@@ -135,7 +131,7 @@ def write_unit_map(
         # A map of an earlier run into the same folder may show other units.
         file.unlink(missing_ok=True)
         return None
-    data = make_map_data(catalogue, activations.units, arrange_units(activations), sheets)
+    data = make_map_data(catalogue, activations.units, arrange_units(activations))
     write_text(file, render_unit_map(catalogue, data))
     return file
 
@@ -144,7 +140,6 @@ def make_map_data(
     catalogue: Catalogue,
     units: Sequence[Unit],
     coordinates: Float[np.ndarray, "units 2"],
-    sheets: Mapping[Unit, ContactSheet],
 ) -> dict[str, Any]:
     """Return what the script of the map reads: layers, each with columns of its units, clusters and distinct texts.
 
@@ -152,15 +147,14 @@ def make_map_data(
         catalogue: the descriptions.
         units: the units on the map.
         coordinates: of these units.
-        sheets: the pictures of the page.
     """
     scaled = _scale(coordinates)
     texts = [_get_text(catalogue, unit) for unit in units]
     distinct = {text: place for place, text in enumerate(dict.fromkeys(texts))}
     layers: dict[str, dict[str, Any]] = {}
     for unit, (x, y), text in zip(units, scaled.tolist(), texts, strict=True):
-        layer = layers.setdefault(unit.layer, _make_layer(unit.layer, sheets))
-        values = {"units": unit.index, "x": x, "y": y, "texts": distinct[text], "rows": _count_rows(sheets.get(unit))}
+        layer = layers.setdefault(unit.layer, {"name": unit.layer, "units": [], "x": [], "y": [], "texts": []})
+        values = {"units": unit.index, "x": x, "y": y, "texts": distinct[text]}
         for name, value in values.items():
             layer[name].append(value)
     clusters = [each for each in find_clusters(scaled.astype(np.float64), texts) if each.label]
@@ -175,33 +169,16 @@ def make_map_data(
 def render_unit_map(catalogue: Catalogue, data: Mapping[str, Any]) -> str:
     """Return the HTML document of a map."""
     count = sum(len(layer["units"]) for layer in data["layers"])
-    encoded = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     return render_document(
         "map.html.j2",
         styles=["page.css", "map.css"],
-        scripts=["map.js"],
+        scripts=["data.js", "pictures.js", "map.js"],
+        loads_data=True,
         title=clean_text(str(catalogue.facts.get("target") or "A network")),
         simulated=clean_text(str(catalogue.facts.get("simulated") or "")),
         lede=f"{count:,} units; those whose activations correlate lie together.",
-        data=Markup(encoded),
+        data={"data": data},
     )
-
-
-def _make_layer(name: str, sheets: Mapping[Unit, ContactSheet]) -> dict[str, Any]:
-    """Return a layer without units, with the folder and the size of its pictures."""
-    first = next((sheet for unit, sheet in sheets.items() if unit.layer == name), None)
-    return {
-        "name": name,
-        "folder": first.file.rpartition("/")[0] if first else "",
-        "width": PICTURES_PER_ROW * first.width if first else 1,
-        "height": first.height if first else 1,
-        **{column: [] for column in ("units", "x", "y", "texts", "rows")},
-    }
-
-
-def _count_rows(sheet: ContactSheet | None) -> int:
-    """Return how many rows of exemplars a unit's picture has; 0 if it has none."""
-    return -(-len(sheet.images) // PICTURES_PER_ROW) if sheet else 0
 
 
 def _get_text(catalogue: Catalogue, unit: Unit) -> str:

@@ -212,7 +212,7 @@ def _iter_logits(
         replay = run(images)
         for number in begins[layer]:
             with ablated(target, sets[number]), torch.no_grad():
-                yield number, replay.run_from(replay.values)
+                yield number, replay.run_from()
 
 
 def _find_correct_outputs(target: Target, probe: Probe, synsets: str) -> Int[Tensor, " images"]:

@@ -5,9 +5,9 @@ signature: of pixels, of activation and of squared activation. They are computed
 disjoint sets of scenes: on the first the best formula is sought, on the second everything is measured.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,8 @@ from torch.nn.functional import interpolate
 from milan.console.progress import track_progress
 from milan.diorama.label_signatures import LabelSignatures, encode_labels
 from milan.diorama.scene_images import JUDGE_LENGTH, PROBE_LENGTH, DioramaImages
+from milan.dissection.dissection import Dissection
 from milan.dissection.forward_blocks import BlockOutputs, map_blocks
-from milan.dissection.store import Dissection
 from milan.errors import MissingEvidence
 from milan.probes import Probe
 from milan.probes.pixel_labels import DioramaLabels, shows_diorama
@@ -33,6 +33,7 @@ from milan.targets.target import Target
 FORMAT = 1  # of the file; another number means other sums
 SCENES = 1_000  # scenes on which formulas are sought, and as many others on which texts are measured
 BLOCKS = 20  # blocks of measured scenes, which intervals resample
+MAX_BYTES = 2**30  # of the sums of layers that one pass adds up
 PERMUTATIONS = 3  # assignments of activation to other images, from which the level of chance is taken
 # The scenes after those of probes and judges, so that no describer was made, chosen or shown with them.
 FIRST_SCENE_OFFSET = PROBE_LENGTH + JUDGE_LENGTH
@@ -150,69 +151,120 @@ class ActivationSums:
             maps: of each image its index and the units' activation at each pixel.
             thresholds: above which a pixel belongs to a unit's mask.
         """
-        count = len(thresholds)
-        others = [_permute_halves(len(scenes.columns), seed) for seed in range(PERMUTATIONS)]
-        shape = (len(scenes.signatures.table), count)
-        sums = np.zeros((1 + PERMUTATIONS, *shape), dtype=np.float32)
-        masked = np.zeros(shape, dtype=np.int32)
-        squares = np.zeros((count, int(scenes.block.max()) + 1))
+        adder = _SumsAdder(scenes, thresholds)
         for index, activation in maps:
-            squares[:, scenes.block[scenes.columns[index, 0]]] += np.square(activation).sum(0)
-            for number, row in enumerate([index, *(other[index] for other in others)]):
-                _add_by_column(sums[number], activation, scenes.columns[row])
-            inside = activation > thresholds
-            if inside.any():
-                _add_by_column(masked, inside.astype(np.float32), scenes.columns[index])
-        sums = np.ascontiguousarray(sums.transpose(0, 2, 1))
-        return cls(sums[0], sums[1:], squares, sparse.csr_matrix(masked.T))
+            adder.add(index, activation)
+        return adder.total()
+
+
+class _SumsAdder:
+    """Adds up the activation maps of a layer; ``thresholds`` as ``ActivationSums.from_maps`` takes them."""
+
+    def __init__(self, scenes: LabelledScenes, thresholds: Float[np.ndarray, " units"]):
+        self.scenes, self.thresholds = scenes, thresholds
+        self.others = [_permute_halves(len(scenes.columns), seed) for seed in range(PERMUTATIONS)]
+        shape = (len(scenes.signatures.table), len(thresholds))
+        self.sums = np.zeros((1 + PERMUTATIONS, *shape), dtype=np.float32)
+        self.masked = np.zeros(shape, dtype=np.int32)
+        self.squares = np.zeros((len(thresholds), int(scenes.block.max()) + 1))
+
+    def add(self, index: int, activation: Float[np.ndarray, "pixels units"]) -> None:
+        """Add the map of an image."""
+        columns, block = self.scenes.columns, self.scenes.block
+        self.squares[:, block[columns[index, 0]]] += np.square(activation).sum(0)
+        for number, row in enumerate([index, *(other[index] for other in self.others)]):
+            _add_by_column(self.sums[number], activation, columns[row])
+        inside = activation > self.thresholds
+        if inside.any():
+            _add_by_column(self.masked, inside.astype(np.float32), columns[index])
+
+    def total(self) -> ActivationSums:
+        """Return the sums."""
+        sums = np.ascontiguousarray(self.sums.transpose(0, 2, 1))
+        return ActivationSums(sums[0], sums[1:], self.squares, sparse.csr_matrix(self.masked.T))
 
 
 def load_activation_sums(
-    dissection: Dissection, scenes: LabelledScenes, target: Target | None = None, folder: Path | None = None
-) -> ActivationSums:
-    """Compute the sums in one pass of the target over the scenes, or read those computed before.
+    dissections: Sequence[Dissection],
+    scenes: LabelledScenes,
+    target: Target | None = None,
+    folder: Path | None = None,
+) -> list[ActivationSums]:
+    """Compute the sums of several layers in one pass of the target over the scenes, or read those computed before.
 
     Args:
+        dissections: dissected layers of one target on one probe.
+        scenes: the scenes.
         target: the network that was dissected; loaded as the dissection says unless given.
         folder: where sums are stored; a folder in the cache unless given.
     """
-    key = content_key(format=FORMAT, dissection=dissection.key, scenes=scenes.key, count=len(scenes.columns))
-    file = (folder or cache_root() / "diorama") / f"sums-{key}.npz"
+    home = folder or cache_root() / "diorama"
+    keys = [
+        content_key(format=FORMAT, dissection=one.key, scenes=scenes.key, count=len(scenes.columns))
+        for one in dissections
+    ]
+    files = [home / f"sums-{key}.npz" for key in keys]
+    new = [one for one, file in zip(dissections, files, strict=True) if not file.is_file()]
+    for group in _split_by_memory(new, len(scenes.signatures.table)):
+        computed = _compute_sums(group, scenes, target or group[0].open_target())
+        for one, sums in zip(group, computed, strict=True):
+            made_once(files[dissections.index(one)], partial(_write_sums, sums), lambda _: None)
 
-    def compute(path: Path) -> None:
-        maps = _iter_maps(dissection, scenes, target or dissection.open_target())
-        found = ActivationSums.from_maps(scenes, maps, dissection.thresholds().float().numpy())
-        masked = found.masked.tocoo()
-        with path.open("wb") as stream:
-            np.savez_compressed(
-                stream, allow_pickle=False, sums=found.sums, permuted=found.permuted, squares=found.squares,
-                rows=masked.row, places=masked.col, counts=masked.data,
-            )  # fmt: skip
+    def compute(one: Dissection, path: Path) -> None:
+        _write_sums(_compute_sums([one], scenes, target or one.open_target())[0], path)
 
-    def read(path: Path) -> ActivationSums:
-        with np.load(path, allow_pickle=False) as stored:
-            sums = stored["sums"]
-            masked = sparse.coo_matrix((stored["counts"], (stored["rows"], stored["places"])), shape=sums.shape)
-            return ActivationSums(sums, stored["permuted"], stored["squares"], masked.tocsr())
-
-    return made_once(file, compute, read)
+    # A file that turns out to be damaged is computed again by itself.
+    return [made_once(file, partial(compute, one), _read_sums) for one, file in zip(dissections, files, strict=True)]
 
 
-def _iter_maps(
-    dissection: Dissection, scenes: LabelledScenes, target: Target
-) -> Iterator[tuple[int, Float[np.ndarray, "pixels units"]]]:
-    """Yield each image's index and the dissected units' activation, upsampled to the image's pixels."""
-    layer = target.layer(dissection.layer).name
-    units = torch.tensor([unit.index for unit in dissection.units])
+def _split_by_memory(dissections: Sequence[Dissection], columns: int) -> list[list[Dissection]]:
+    """Return the layers in groups whose sums fit in ``MAX_BYTES`` together."""
+    groups: list[list[Dissection]] = []
+    left = 0
+    for one in dissections:
+        size = 4 * (2 + PERMUTATIONS) * columns * len(one.units)
+        if size > left:
+            groups.append([])
+            left = MAX_BYTES
+        groups[-1].append(one)
+        left -= size
+    return groups
+
+
+def _write_sums(found: ActivationSums, file: Path) -> None:
+    masked = found.masked.tocoo()
+    with file.open("wb") as stream:
+        np.savez_compressed(
+            stream, allow_pickle=False, sums=found.sums, permuted=found.permuted, squares=found.squares,
+            rows=masked.row, places=masked.col, counts=masked.data,
+        )  # fmt: skip
+
+
+def _read_sums(file: Path) -> ActivationSums:
+    with np.load(file, allow_pickle=False) as stored:
+        sums = stored["sums"]
+        masked = sparse.coo_matrix((stored["counts"], (stored["rows"], stored["places"])), shape=sums.shape)
+        return ActivationSums(sums, stored["permuted"], stored["squares"], masked.tocsr())
+
+
+def _compute_sums(dissections: Sequence[Dissection], scenes: LabelledScenes, target: Target) -> list[ActivationSums]:
+    """Add up the dissected units' activation, upsampled to the images' pixels, in one pass for all layers."""
+    names = [target.layer(one.layer).name for one in dissections]
+    units = [torch.tensor([unit.index for unit in one.units]) for one in dissections]
     size = height_width(scenes.probe.size)
 
-    def upsample(seen: BlockOutputs) -> tuple[list[int], np.ndarray]:
-        maps = interpolate(seen.maps[layer].cpu()[:, units].float(), size=size, mode="bilinear", align_corners=False)
-        return seen.ids.tolist(), maps.flatten(2).transpose(1, 2).contiguous().numpy()
+    def upsample(seen: BlockOutputs) -> tuple[list[int], list[np.ndarray]]:
+        maps = (seen.maps[name].cpu()[:, chosen].float() for name, chosen in zip(names, units, strict=True))
+        large = (interpolate(one, size=size, mode="bilinear", align_corners=False) for one in maps)
+        return seen.ids.tolist(), [one.flatten(2).transpose(1, 2).contiguous().numpy() for one in large]
 
-    passes = map_blocks(target, [layer], scenes.probe.inputs(32), upsample)
-    for ids, maps in track_progress(passes, description=f"measuring activations of {layer}"):
-        yield from zip(ids, maps, strict=True)
+    adders = [_SumsAdder(scenes, one.thresholds().float().numpy()) for one in dissections]
+    passes = map_blocks(target, list(dict.fromkeys(names)), scenes.probe.inputs(32), upsample)
+    for ids, layers in track_progress(passes, description=f"measuring activations of {', '.join(names)}"):
+        for adder, maps in zip(adders, layers, strict=True):
+            for index, activation in zip(ids, maps, strict=True):
+                adder.add(index, activation)
+    return [adder.total() for adder in adders]
 
 
 def _add_by_column(

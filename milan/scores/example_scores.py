@@ -22,8 +22,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from milan.dissection.dissection import Dissection
 from milan.dissection.forward_blocks import BlockOutputs, map_blocks
-from milan.dissection.store import Dissection
 from milan.probes import Probe
 from milan.scores.generated_image_scores import painted_auc
 from milan.targets.preprocessing import height_width

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -18,7 +19,7 @@ from milan.diorama.formulas import Formula, evaluate_formula, format_formula
 from milan.diorama.label_signatures import LabelSignatures
 from milan.diorama.scene_concepts import get_readable_name, list_concepts
 from milan.diorama.text_reader import ParsedDescription, parse_description
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import UnknownName
 from milan.scores.activation_sums import (
     ActivationSums,
@@ -31,6 +32,7 @@ from milan.scores.formula_search import MAX_CONCEPTS, FormulaSearch, UnitMoments
 from milan.targets.target import Target
 from milan.units import Unit
 
+Layer = TypeVar("Layer")
 # Units whose best formula correlates less than this have no true description.
 MIN_CEILING = 0.2
 # Texts of which fewer content words are read than this are not understood and score 0.
@@ -107,8 +109,20 @@ class Truth:
         Raises:
             MissingEvidence: the probe does not show Diorama, so that nobody knows what its pixels show.
         """
-        scenes = load_labelled_scenes(dissection, folder=folder)
-        return cls(dissection.units, scenes, load_activation_sums(dissection, scenes, target, folder))
+        return cls.measure_layers({"": dissection}, target, folder)[""]
+
+    @classmethod
+    def measure_layers(
+        cls, dissections: Mapping[Layer, Dissection], target: Target | None = None, folder: Path | None = None
+    ) -> "dict[Layer, Truth]":
+        """Measure every unit of several layers of one target on one probe, in one pass; see ``measure``."""
+        if not dissections:
+            return {}
+        layers = list(dissections.values())
+        scenes = load_labelled_scenes(layers[0], folder=folder)
+        sums = load_activation_sums(layers, scenes, target, folder)
+        truths = [cls(one.units, scenes, found) for one, found in zip(layers, sums, strict=True)]
+        return dict(zip(dissections, truths, strict=True))
 
     def score(self, unit: Unit, text: str) -> float:
         """Return the truth score of a description, 0..1; NaN if the unit is dead.

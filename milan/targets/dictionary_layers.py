@@ -112,11 +112,8 @@ class DictionaryLayer(Layer):
             )
         dictionary, vectors = self._dictionary_on(output), self._vectors(output)
         codes = values[:, None] if self._is_class_token_only else values.movedim(unit_axis(self.layout), -1)
-        reconstruction = dictionary.decode(dictionary.encode(vectors), vectors)
         # Other codes of one image, or the same ones for all places, may be given.
-        places = torch.broadcast_shapes(codes.shape[:-1], vectors.shape[:-1])
-        vectors = vectors.expand(*places, -1)
-        change = dictionary.decode(codes.expand(*places, -1), vectors) - reconstruction
+        change = dictionary.decode(codes, vectors) - dictionary.decode(dictionary.encode(vectors), vectors)
         return self._with_vectors((vectors + change).to(output.dtype), output)
 
     @property

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
@@ -22,6 +22,8 @@ from milan.targets.replay import record_replays
 from milan.targets.target import Target
 
 Forward = Callable[[Tensor], Tensor]
+# Activations of units that are passed on at a time.
+_MAX_VALUES = 2**25
 # Modules that are ignored, since they only bend or average the activation of a unit.
 IGNORED_MODULES = (
     nn.ReLU,
@@ -82,12 +84,16 @@ def compute_effective_weights(target: Target, layer: str, later_layer: str = "")
                 answers = replay.run_from(_arrange_values(values, found.layout))
             return _reduce_places((seen or [torch.zeros_like(values)])[0] if later_layer else answers, len(values))
 
-        one = torch.eye(found.units, device=replay.values.device, dtype=replay.values.dtype)
+        kind: dict[str, Any] = {"device": replay.values.device, "dtype": replay.values.dtype}
+        # A dictionary has so many latents that a vector for each would not fit the memory.
+        blocks = torch.arange(found.units).split(max(1, _MAX_VALUES // found.units))
         try:
-            zero = further(torch.zeros_like(one[:1]))
-            weights = further(one) - zero
-            # ReLU doubles with its argument, but does not change its sign, so -2 detects what is not linear.
-            other = further(-2 * one) - zero
+            zero = further(torch.zeros(1, found.units, **kind))
+            weights, other = (
+                torch.cat([further(_one_hot(rows, found.units, scale, **kind)) for rows in blocks]) - zero
+                # ReLU doubles with its argument, but does not change its sign, so -2 detects what is not linear.
+                for scale in (1.0, -2.0)
+            )
         except (RuntimeError, IndexError, TypeError) as error:
             raise BadInput(
                 f"{_resolve_later_layer(target, layer, later_layer)} cannot be multiplied together:"
@@ -113,6 +119,13 @@ def _arrange_values(values: Float[Tensor, "b units"], layout: str) -> Tensor:
     if layout == "BCHW":
         return values[:, :, None, None]
     return {"BHWC": values[:, None, None, :], "BNC": values[:, None, :]}.get(layout, values)
+
+
+def _one_hot(rows: Int[Tensor, " b"], units: int, value: float, **kind: Any) -> Float[Tensor, "b units"]:
+    """Return vectors of which each has one unit at a value, and the others at 0."""
+    vectors = torch.zeros(len(rows), units, **kind)
+    vectors[torch.arange(len(rows)), rows] = value
+    return vectors
 
 
 def _reduce_places(output: Tensor, count: int) -> Float[Tensor, "b further"]:

@@ -21,7 +21,6 @@ class Replay:
     """A batch whose forward pass was recorded.
 
     Attributes:
-        values: the activations of the layer's units, in its own layout.
         axis: axis of the units in ``values``.
         outputs: the network's output.
     """
@@ -37,9 +36,14 @@ class Replay:
         # Modules whose output is changed in place; None until it is known.
         self._modified_in_place: set[str] | None = None
         self.images = images
-        self.values, self.outputs = self._run_first()
+        self.outputs = self._run_first()
 
-    def _run_first(self) -> tuple[Tensor, Tensor]:
+    @property
+    def values(self) -> Tensor:
+        """The activations of the layer's units, in its own layout; computed anew, as latents would take much memory."""
+        return self._layer.read(self._output)
+
+    def _run_first(self) -> Tensor:
         calls: Counter[str] = Counter()
 
         def note(module: nn.Module, _: Any, output: Any) -> None:
@@ -67,7 +71,7 @@ class Replay:
         self._module_outputs = {
             name: kept for name, kept in self._module_outputs.items() if not name.startswith(f"{self._layer.module}.")
         }
-        return self._layer.read(self._output), outputs
+        return outputs
 
     def drop_unneeded(self, unneeded: frozenset[str] | None = None) -> frozenset[str]:
         """Drop the outputs of modules that nothing after the layer reads, which may be most of a deep network.
@@ -79,7 +83,7 @@ class Replay:
         """
         if unneeded is None:
             right, names = (
-                self.run_from(self.values),
+                self.run_from(),
                 [name for name, kept in self._module_outputs.items() if _are_floats(kept)],
             )
             unneeded = frozenset(
@@ -95,7 +99,7 @@ class Replay:
         whole = self._module_outputs
         self._module_outputs = whole | {name: [_nan_like(output) for output in whole[name]] for name in names}
         try:
-            return torch.equal(self.run_from(self.values), right)
+            return torch.equal(self.run_from(), right)
         # A tensor without a storage of its own cannot be changed in place.
         except RuntimeError:
             return False
@@ -108,9 +112,12 @@ class Replay:
             raise MilanError(f"{self._target.name} puts out no tensor of numbers")
         return found[1]
 
-    def run_from(self, values: Float[Tensor, "..."]) -> Tensor:
-        """Return the network's output for other activations of the units; gradients are computed if enabled."""
-        changed = self._layer.write(values, self._output)
+    def run_from(self, values: Float[Tensor, "..."] | None = None) -> Tensor:
+        """Return the network's output for other activations of the units, or for the same ones by default.
+
+        Gradients are computed if enabled.
+        """
+        changed = self._output if values is None else self._layer.write(values, self._output)
         calls: Counter[str] = Counter()
         handed: list[tuple[str, Any, list[int] | None]] = []
 

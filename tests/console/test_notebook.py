@@ -11,7 +11,7 @@ from milan import Candidate, Catalogue, Description, Exemplars, Unit
 from milan.console.notebook import MAX_CANDIDATES, MAX_ROWS, ROW_PICTURE_SIZE
 from milan.describers._shared.contract import make_toy_dissection
 from milan.dissection.dissect import dissect
-from milan.dissection.store import NOTEBOOK_UNITS
+from milan.dissection.dissection import NOTEBOOK_UNITS
 from milan.results.catalogue import Entry, read_catalogue
 from tests import toys
 

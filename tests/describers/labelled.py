@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from milan.dissection.dissect import dissect
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.probes import load_probe
 from milan.targets.target import Target
 

@@ -178,6 +178,6 @@ def _best_of(folder: Path) -> Describer:
         describers=["clip_dissect", "netdissect"],
         options=options,
         simulator=COLOURS,
-        calibration="10,-0.8",
+        concepts="",
         held_out="",
     )

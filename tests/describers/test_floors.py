@@ -13,9 +13,9 @@ from milan.describers.constant import find_most_frequent_text
 from milan.describers.random_concept import choose_index
 from milan.describers.shuffled import permute_units
 from milan.dissection.dissect import dissect
+from milan.dissection.dissection import Dissection
 from milan.dissection.loading import load_dissection
 from milan.dissection.milannotations import export_milannotations, read_unit_annotations
-from milan.dissection.store import Dissection
 from milan.errors import BadInput, MissingEvidence
 from milan.probes import load_probe
 from milan.results.catalogue import Catalogue

@@ -8,7 +8,7 @@ import torch
 from milan.describers import check_describer
 from milan.describers._shared.contract import make_toy_dissection
 from milan.describers.milan import Milan
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import BadInput
 from milan.models import Captioner, Prior
 from tests.describers.makers import load_simulated

@@ -11,8 +11,8 @@ import milan
 from milan.describers._shared.contract import UNITS, make_toy_dissection
 from milan.diorama.text_reader import parse_description
 from milan.dissection.dissect import dissect
+from milan.dissection.dissection import Dissection
 from milan.dissection.masks import iter_unit_masks
-from milan.dissection.store import Dissection
 from milan.errors import MissingEvidence, UnknownName
 from milan.probes import load_probe
 from milan.probes.pixel_labels import DioramaLabels
@@ -138,7 +138,7 @@ def test_its_score_is_the_overlap_of_masks_and_labels(tmp_path: Path) -> None:
 def test_the_same_counts_serve_every_unit(dissection: Dissection, monkeypatch: pytest.MonkeyPatch) -> None:
     first = answers(dissection)
     monkeypatch.setattr(
-        "milan.dissection.concept_overlap._OverlapCounter.run", lambda self: pytest.fail("counted again")
+        "milan.dissection.overlap_counting.OverlapCounter.run", lambda self: pytest.fail("counted again")
     )
     assert answers(dissection) == first
     assert list(load_simulated("netdissect").describe(dissection, dissection.units[2:])) == []  # dead

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 
 from milan.describers import Describer, DescriptionFailure, select_active
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.units import Candidate, Description, Unit
 
 

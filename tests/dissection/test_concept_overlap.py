@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from milan.dissection import concept_overlap as module
-from milan.dissection.concept_overlap import ConceptOverlap, compute_thresholds, count_overlap
+from milan.dissection import mask_pixels
+from milan.dissection import overlap_counting as module
+from milan.dissection.concept_overlap import ConceptOverlap, compute_thresholds, count_overlap, count_overlaps
 from milan.dissection.dissect import dissect
+from milan.dissection.dissection import Dissection
 from milan.dissection.masks import iter_unit_masks
-from milan.dissection.store import Dissection
 from milan.errors import BadInput, MilanWarning, UnknownName
 from milan.probes.pixel_labels import TensorLabels
 from tests.dissection.world import SIZE, toy_probe, toy_target
@@ -112,7 +113,7 @@ def test_the_batch_size_changes_nothing(
 ) -> None:
     monkeypatch.setenv("MILAN_CACHE", str(tmp_path / "another"))
     monkeypatch.setattr(module, "DECODING_BATCH", decoded)
-    monkeypatch.setattr(module, "CHUNK_PIXELS", 3000)
+    monkeypatch.setattr(mask_pixels, "CHUNK", 3000)
     monkeypatch.setattr(module, "MERGED_COUNTS", 50)
     again = count_overlap(dissection, made_labels())
     assert np.array_equal(again.table, counted.table)
@@ -120,7 +121,7 @@ def test_the_batch_size_changes_nothing(
 
 
 def test_it_is_counted_once(dissection: Dissection, counted: ConceptOverlap, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module._OverlapCounter, "run", lambda self: pytest.fail("counted again"))
+    monkeypatch.setattr(module.OverlapCounter, "run", lambda self: pytest.fail("counted again"))
     assert np.array_equal(count_overlap(dissection, made_labels()).iou(), counted.iou())
     other = made_labels()
     other.labels[0, 1, 0, 0] = 2 - other.labels[0, 1, 0, 0]
@@ -154,7 +155,7 @@ def test_a_small_probe_is_read_once_for_all_layers(
 
 def test_another_quantile_has_thresholds_of_its_own(dissection: Dissection, cache: Path, tmp_path: Path) -> None:
     at = dissect(toy_target(), toy_probe(COUNT), ["conv1"], tmp_path / "there", k=3, quantile=0.8)["conv1"]
-    assert torch.equal(compute_thresholds(dissection, 0.8), at.thresholds())
+    assert torch.equal(compute_thresholds([dissection], 0.8)[0], at.thresholds())
     assert np.array_equal(
         count_overlap(dissection, made_labels(), 0.8).counts.toarray(),
         count_overlap(at, made_labels()).counts.toarray(),
@@ -163,6 +164,24 @@ def test_another_quantile_has_thresholds_of_its_own(dissection: Dissection, cach
         count_overlap(dissection, made_labels(), 0.8).counts.sum()
         > count_overlap(dissection, made_labels()).counts.sum()
     )
+
+
+def test_all_layers_are_counted_in_one_pass(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = ["conv1", "conv2"]
+    both = dissect(toy_target(), toy_probe(COUNT), layers, tmp_path / "both", k=3, quantile=0.95)
+    alone = [
+        count_overlap(both[layer], made_labels(), quantile, folder=tmp_path / "alone")
+        for layer in layers
+        for quantile in (None, 0.8)
+    ]
+    passes = []
+    real = module.map_blocks
+    monkeypatch.setattr(module, "map_blocks", lambda *given: (passes.append(given[1]), real(*given))[1])
+    for place, quantile in enumerate((None, 0.8)):
+        found = count_overlaps(list(both.values()), made_labels(), quantile)
+        for one, other in zip(found, alone[place::2], strict=True):
+            assert np.array_equal(one.counts.toarray(), other.counts.toarray())
+    assert passes == [layers, layers]
 
 
 def test_only_some_units(cache: Path, tmp_path: Path, counted: ConceptOverlap) -> None:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from milan.dissection import dissect as dissecting
 from milan.dissection import dissection_run as running
 from milan.dissection.dissect import dissect
+from milan.dissection.dissection import Dissection
 from milan.dissection.loading import load_dissection
 from milan.dissection.masks import masks_from_maps
-from milan.dissection.store import Dissection
 from milan.errors import BadInput, MilanNotice, MilanWarning, MissingEvidence, UnknownName, recorded_warnings
 from milan.probes import Probe, load_probe
 from milan.storage.files import lock_folder

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from milan.dissection.dissect import dissect
+from milan.dissection.dissection import Dissection
 from milan.dissection.loading import load_dissection
 from milan.dissection.milannotations import export_compact, export_milannotations, read_unit_annotations
-from milan.dissection.store import Dissection
 from milan.errors import BadInput, MissingEvidence, UnknownName
 from milan.probes import load_probe
 from milan.targets.target import Target

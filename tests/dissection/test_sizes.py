@@ -117,8 +117,8 @@ def test_images_that_are_not_square(file: Path, tmp_path: Path) -> None:
     found = dissect(target, load_probe(str(folder), target=target), ["0"], tmp_path / "out" / "dissection", k=5)["0"]
     assert [found.exemplars(unit).ids.tolist() for unit in found.units] == brute_exemplars(maps, 5).tolist()
     assert (found.image_size, found.exemplars(Unit("0", 0)).masks.shape) == ((24, 40), (5, 1, 24, 40))
-    sheet = next((tmp_path / "out" / "page" / "units").rglob("*.webp"))
-    width, height = Image.open(sheet).size
+    picture = next((tmp_path / "out" / "page" / "images").rglob("*.webp"))
+    width, height = Image.open(picture).size
     assert width > height
     _, right = evaluate_ablations(target, load_probe(str(folder), target=target), [[]], tmp_path / "right.sqlite")
     with torch.no_grad():

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from milan import Dictionary, Probe, Target, dissect
 from milan.dissection import sparse_statistics
+from milan.dissection.dissection import Dissection
 from milan.dissection.forward_blocks import BlockOutputs
 from milan.dissection.layer_plans import check_settings
 from milan.dissection.layer_statistics import LayerPlan
 from milan.dissection.loading import load_dissection
 from milan.dissection.sparse_statistics import SparseLayerStatistics
-from milan.dissection.store import Dissection
 from milan.errors import BadInput
 from milan.targets.dictionary import DictionaryConfig
 from milan.targets.dictionary_layers import DictionaryLayer

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from milan.describers import Describer, select_active
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.targets.target import Target
 from milan.units import Description
 

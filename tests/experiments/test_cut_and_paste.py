@@ -69,7 +69,7 @@ def test_blue_pasted_into_green_is_called_red(study: Study, tmp_path: Path) -> N
     case = make_unit_views([found], tmp_path)[0]
     assert case["said"][1]["text"] == "green, with a region of an image of blue: red"
     assert case["said"][1]["mark"] == "fooled"
-    assert (tmp_path / case["sheet"].file).is_file()
+    assert all((tmp_path / file).is_file() for file in case["pictures"][0].files)
 
 
 def test_units_whose_descriptions_join_dissimilar_things(study: Study) -> None:

@@ -13,8 +13,8 @@ import torch
 from sklearn.decomposition import PCA
 
 from milan.dissection.dissect import dissect
+from milan.dissection.dissection import Dissection
 from milan.dissection.milannotations import export_compact
-from milan.dissection.store import Dissection
 from milan.experiments.core import description_scores as judging
 from milan.experiments.core.description_scores import BertScoreConfig, DescriptionScorer, TextsWithReferences
 from milan.experiments.core.report import Report

@@ -1,6 +1,8 @@
 """Units are matched with those of other networks by what they do, where the right answer is known."""
 
 import csv
+import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +57,10 @@ def test_permuted_units_find_themselves(images, tmp_path):
     rows = {row.name: row.values for row in report.tables[0].rows}
     assert (rows["plain: one"]["units"], rows["plain: one"]["same"].value) == (7, 1.0)
     assert rows["plain: images shuffled"]["same"].value == 0
-    assert 'src="units/12.webp"' in (tmp_path / "page" / "index.html").read_text()
-    assert (tmp_path / "page" / "units" / "12.webp").is_file()
+    page = (tmp_path / "page" / "index.html").read_text()
+    views = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page)[1])["pictures"]
+    assert [len(each["images"]) for each in views[12]] == [3, 3]
+    assert all((tmp_path / "page" / each["folder"] / f"{each['images'][0]}.webp").is_file() for each in views[12])
 
 
 def test_overwritten_units_are_new_and_those_they_replace_are_lost(images, tmp_path):
@@ -73,6 +77,7 @@ def test_overwritten_units_are_new_and_those_they_replace_are_lost(images, tmp_p
 
 def test_a_series_of_networks_has_rows_for_each(images, tmp_path):
     report, _ = run(images, tmp_path, "plain", ["permuted", "damaged"])
+    assert [word in report.figures[0][1] for word in (">permuted<", ">damaged<", ">one<", ">two<")] == [True] * 4
     assert [row.name for row in report.tables[0].rows] == [
         f"{network}: {layer}"
         for network in ("permuted", "damaged")

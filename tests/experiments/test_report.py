@@ -103,7 +103,9 @@ def test_the_page_notes_simulated_parts_and_is_escaped(tmp_path: Path) -> None:
         "mark": "exact",
         "score": "0.5",
     }
-    REPORT.write(tmp_path, [{"id": "layer:0", "group": "single", "truth": "red & blue", "sheet": None, "said": [said]}])
+    REPORT.write(
+        tmp_path, [{"id": "layer:0", "group": "single", "truth": "red & blue", "pictures": [], "said": [said]}]
+    )
     page = (tmp_path / "page" / "index.html").read_text()
     assert REPORT.simulated in page
     assert "<img src=x" not in page

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from milan.describers import Describer, DescriptionFailure, select_active
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.targets.target import Target
 from milan.units import Description, Unit
 

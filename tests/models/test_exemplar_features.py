@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from milan.describers._shared.contract import make_toy_dissection
+from milan.dissection.dissection import Dissection
 from milan.dissection.milannotations import ReleasedDissection, export_milannotations
-from milan.dissection.store import Dissection
 from milan.dissection.top_k_view import TopKView
 from milan.models import Encoder, load_encoder
 from milan.models.exemplar_features import encode_exemplars

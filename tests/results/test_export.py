@@ -1,7 +1,9 @@
 """What is handed on is read back as it was: by the package, and by the libraries that others use."""
 
 import csv
+import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,8 +78,10 @@ def test_the_table_is_that_of_the_run(catalogue, run_folder, tmp_path):
 def test_a_single_file_has_every_picture_in_it(catalogue, tmp_path):
     file = export_catalogue(catalogue, "single_file", tmp_path)
     page = file.read_text()
-    assert len(re.findall(r'"picture":"data:image/webp;base64,', page)) == 6
-    assert '.webp"' not in page
+    drawn = json.loads(re.search(r'<script type="application/json" id="images">(.*?)</script>', page)[1])
+    exemplars = [catalogue.exemplars(entry.unit) for entry in catalogue.entries if entry.status != "dead"]
+    assert {Path(name).stem for name in drawn} == {str(id) for one in exemplars for id in one.ids.tolist()}
+    assert all(url.startswith("data:image/webp;base64,") for url in drawn.values())
     assert [each.name for each in tmp_path.iterdir() if not each.name.startswith(".")] == ["page.html"]
 
 

@@ -66,3 +66,17 @@ def test_activations_of_a_run_are_standardized_and_large_ones_subsampled(run_fol
     torch.testing.assert_close(found.values.square().mean(0), torch.ones(6))
     monkeypatch.setattr(neighbours, "MAX_VALUES", 6 * 11)
     assert len(standardize_activations(catalogue.dissections, units).values) == 11
+
+
+def test_the_page_of_a_run_lists_neighbours_that_open(run_folder, browser):
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto((run_folder / "page" / "index.html").as_uri() + "#answers:0")
+    # Unit 6 answers to red or blue.
+    nearest = page.locator("#plate-neighbours ol").first.locator("li")
+    assert "answers:6 · r 0." in nearest.first.inner_text()
+    nearest.first.locator("a").click()
+    page.wait_for_function("document.getElementById('plate-unit').textContent === 'answers:6'")
+    # Seven units are too few for a map.
+    assert page.locator("a[href='map.html']").count() == 0
+    context.close()

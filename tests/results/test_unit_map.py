@@ -7,8 +7,10 @@ import torch
 from milan.results import unit_map
 from milan.results.catalogue import Catalogue
 from milan.results.neighbours import StandardizedActivations
+from milan.results.page import write_page
+from milan.results.page.exemplar_views import write_exemplars
 from milan.results.unit_map import arrange_units, find_clusters, make_map_data, render_unit_map, write_unit_map
-from milan.units import Description, Unit
+from milan.units import Description, Exemplars, Unit
 
 UNITS = [Unit(layer, index) for layer in ("one", "two") for index in range(12)]
 TEXTS = [("red things" if unit.index % 2 else "the dogs") for unit in UNITS]
@@ -49,9 +51,9 @@ def test_clusters_are_labelled_by_their_commonest_words():
 
 
 def test_few_units_have_no_map_and_an_earlier_one_is_removed(activations, catalogue, tmp_path):
-    assert write_unit_map(catalogue, activations, {}, tmp_path) == tmp_path / "map.html"
+    assert write_unit_map(catalogue, activations, tmp_path) == tmp_path / "map.html"
     few = StandardizedActivations(UNITS[:7], activations.values[:, :7])
-    assert write_unit_map(catalogue, few, {}, tmp_path) is None
+    assert write_unit_map(catalogue, few, tmp_path) is None
     assert not (tmp_path / "map.html").exists()
 
 
@@ -59,8 +61,11 @@ def test_few_units_have_no_map_and_an_earlier_one_is_removed(activations, catalo
 def map_file(catalogue, tmp_path_factory):
     folder = tmp_path_factory.mktemp("map")
     grid = np.array([[unit.index, 4 * (unit.layer == "two")] for unit in UNITS], np.float64)
-    (folder / "map.html").write_text(render_unit_map(catalogue, make_map_data(catalogue, UNITS, grid, {})))
-    (folder / "index.html").write_text("<title>page</title>")
+    (folder / "map.html").write_text(render_unit_map(catalogue, make_map_data(catalogue, UNITS, grid)))
+    images = torch.full((3, 3, 16, 16), 200, dtype=torch.uint8)
+    exemplars = Exemplars(UNITS[0], images, images[:, :1] > 0, torch.arange(3.0), torch.arange(3))
+    view = write_exemplars(exemplars, folder, "images/same")
+    write_page(catalogue, {}, folder, dict.fromkeys(UNITS, view))
     return folder / "map.html"
 
 
@@ -77,6 +82,8 @@ def test_the_map_is_read_and_opened_by_keyboard(browser, map_file, window):
     page.keyboard.press("ArrowRight")
     first = page.inner_text("#tip-unit")
     page.keyboard.press("ArrowRight")
+    page.wait_for_selector("#tip-picture[data-painted]")
+    assert page.evaluate("document.getElementById('tip-picture').width") == 3 * 128
     layer, index = first.split(":")
     assert page.inner_text("#tip-unit") == f"{layer}:{int(index) + 1}"
     assert page.inner_text("#spoken") == f"{layer}:{int(index) + 1}: {TEXTS[int(index) + 1]}"

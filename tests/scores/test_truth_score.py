@@ -17,6 +17,7 @@ from milan.diorama.text_reader import parse_description
 from milan.dissection.dissect import dissect
 from milan.errors import MissingEvidence, UnknownName
 from milan.probes import Probe, load_probe
+from milan.scores import activation_sums
 from milan.scores.activation_sums import ActivationSums, LabelledScenes
 from milan.scores.truth_score import Truth
 from milan.targets.target import Target
@@ -195,14 +196,15 @@ def test_what_is_named_exactly(truth: Truth, text: str, planted: str, is_exact: 
     assert (truth.is_exact(text, planted), truth.names_all_parts(text, planted)) == (is_exact, has_all_parts)
 
 
-def test_truth_of_a_network_that_sees_red(tmp_path) -> None:
+def test_truth_of_a_network_that_sees_red(tmp_path, monkeypatch) -> None:
     conv = torch.nn.Conv2d(3, 2, 1)
     with torch.no_grad():
         conv.weight.copy_(torch.tensor([[1.0, -1.0, -1.0], [-1.0, -1.0, 2.0]])[:, :, None, None])
         conv.bias.zero_()
     target = Target(torch.nn.Sequential(conv, torch.nn.ReLU()), image_size=64, mean=(0.5,) * 3, std=(0.5,) * 3)
     target.spec = "toy"
-    dissection = dissect(target, load_probe("diorama:objects", limit=60), ["1"], tmp_path / "out", quantile=0.95)["1"]
+    layers = dissect(target, load_probe("diorama:objects", limit=60), ["0", "1"], tmp_path / "out", quantile=0.95)
+    dissection = layers["1"]
     measured = Truth.measure(dissection, target, tmp_path)
     red, blue = dissection.units
     assert (measured.find_best(red, 1).text, measured.find_best(blue, 1).text) == ("red", "blue")
@@ -211,6 +213,13 @@ def test_truth_of_a_network_that_sees_red(tmp_path) -> None:
     again = Truth.measure(dissection, None, tmp_path)
     assert np.array_equal(again.sums.sums, measured.sums.sums)
     assert (again.sums.masked != measured.sums.masked).nnz == 0
+    passes = []
+    real = activation_sums.map_blocks
+    monkeypatch.setattr(activation_sums, "map_blocks", lambda *given: (passes.append(given[1]), real(*given))[1])
+    both = Truth.measure_layers(layers, target, tmp_path / "both")
+    assert passes == [["0", "1"]]
+    assert np.array_equal(both["1"].sums.sums, measured.sums.sums)
+    assert np.array_equal(both["1"].sums.squares, measured.sums.squares)
 
 
 def test_truth_needs_labels(tmp_path) -> None:

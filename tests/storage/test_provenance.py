@@ -10,7 +10,7 @@ from pyarrow import parquet
 
 from milan.describers import load_describer, sources_of
 from milan.describers._shared.contract import make_toy_dissection
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.results.catalogue import Catalogue, read_catalogue, table_sources
 from milan.storage.packaged_data import locate_packaged_data
 from milan.storage.provenance import is_simulated, simulated_note

@@ -319,3 +319,6 @@ def test_a_latent_that_is_active_on_the_class_token_only_is_not_dead(tmp_path: P
     found = dissect(target, Probe.from_tensor(images), ["block@sae"], tmp_path, k=1)["block@sae"]
     assert found.activations("cls").tolist() == [[0.5, 0], [0, 0], [0, 0]]
     assert [*found.status.values()] == ["sparse", "dead"]
+    ranked = dissect(target, Probe.from_tensor(images), ["block@sae"], tmp_path, k=1, rank_by="cls")["block@sae"]
+    assert [*ranked.status.values()] == ["ok", "dead"]
+    assert ranked.exemplars("block@sae:0").ids.tolist() == [0]

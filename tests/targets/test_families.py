@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from torchvision import models
 
 from milan.errors import UnknownName
-from milan.targets.hooks import ablated, recorded
+from milan.targets.dictionary import Dictionary
+from milan.targets.hooks import ablated, recorded, run_to_layers
 from milan.targets.layers import Layer
 from milan.targets.loading import load_target
+from milan.targets.sparse_activations import SparseActivations
 from milan.targets.target import Target
 from milan.units import Unit
 
@@ -436,6 +438,33 @@ def test_ablation_sets_the_unit_and_nothing_remains(case: tuple[Target, Family])
     assert torch.equal(target.outputs(images), answer)
     assert modes == [module.training for module in target.model.modules()]
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in target.model.modules())
+
+
+def test_latents_of_a_dictionary_are_the_codes_of_every_place(case: tuple[Target, Family]) -> None:
+    target, family = case
+    layer, images = named(target, family.upright), target.noise(2, target.image_size)
+    rng = torch.Generator().manual_seed(0)
+    encoder, decoder = torch.randn(layer.units, 9, generator=rng), torch.randn(9, layer.units, generator=rng)
+    dictionary = Dictionary(encoder, decoder)
+    attached, name = target.with_dictionary(dictionary, layer.name), f"{layer.name}@sae"
+    plain = as_maps(taken_down(target, [layer], images)[layer.name], layer)
+    codes = dictionary.encode(plain.movedim(1, -1)).movedim(-1, 1)
+    seen: dict[str, Tensor] = {}
+    sparse: list[SparseActivations] = []
+    with run_to_layers(attached, [name], lambda *_: None, lambda _, values: sparse.append(values)) as look:
+        look(images)
+    keep = sparse[0].places < layer.grid[0] * layer.grid[1]
+    found = torch.zeros_like(codes.flatten(2))
+    found[sparse[0].images[keep], sparse[0].units[keep], sparse[0].places[keep]] = sparse[0].values[keep]
+    torch.testing.assert_close(found.view_as(codes), codes, rtol=1e-4, atol=1e-4)
+    unit = int(codes.mean((0, 2, 3)).argmax())
+    with (
+        ablated(attached, [Unit(name, unit)]),
+        recorded(attached, [layer.name, name], lambda of, values, _: seen.update({of: values.clone()})) as look,
+    ):
+        look(images)
+    change = codes[:, unit, None] * dictionary.decoder[unit][:, None, None]
+    torch.testing.assert_close(seen[layer.name], plain - change, rtol=1e-4, atol=1e-4)
 
 
 def test_a_layer_that_is_not_there_is_answered_with_the_nearest(case: tuple[Target, Family]) -> None:

@@ -11,7 +11,7 @@ from types import CodeType
 from typing import Any, ClassVar
 
 from milan.concepts.concept_sets import find_missing_sets
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import BadInput, MilanWarning
 from milan.pretrained.milan_release import find_missing_release, is_released
 from milan.pretrained.openai_endpoint import is_on_this_machine

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from milan.describers._shared.base import Describer, DescriptionFailure
 from milan.dissection.dissect import dissect
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.probes import load_probe
 from milan.storage.files import cache_root
 from milan.targets.loading import load_target

@@ -2,102 +2,161 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from milan.diorama.text_reader import parse_description
 from milan.dissection.dissect import dissect
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
+from milan.pretrained.embedder import embed_probe, embed_texts
+from milan.pretrained.embedder_interface import Embedder
 from milan.probes import Probe, load_probe
 from milan.probes.pixel_labels import DioramaLabels, shows_diorama
-from milan.scores.activation_simulation import LABEL_SIMULATOR, Simulator, load_simulator
+from milan.scores.activation_simulation import ClassSimulator
 from milan.scores.activation_sums import LabelledScenes, load_activation_sums
 from milan.storage.files import cache_folder
 from milan.units import Unit
 
 MIN_DEVIATION = 1e-9
+# Without a bias of its own, a model finds a text in the images above this quantile of its cosines with it.
+PRESENCE_QUANTILE = 0.95
+# Scale of cosines without a scale of the model's own, or with one that leaves only 0 and 1.
+PRESENCE_SCALE = 40.0
 
 
 @runtime_checkable
 class Predictor(Protocol):
-    """Tells how well texts predict a unit's activation."""
+    """Tells how well texts predict a unit's activation, -1..1; 0 where that is undefined."""
 
-    def correlate(self, row: int, texts: Sequence[str]) -> list[float]:
-        """Return the correlation of each text with the unit in that row of the dissection, -1..1; 0 if undefined."""
+    def correlate(self, row: int, texts: Sequence[str]) -> Float[np.ndarray, " texts"]:
+        """Return the correlation of each text with the unit in that row of the dissection."""
+        ...
+
+    def correlate_joined(self, row: int, text: str, others: Sequence[str]) -> Float[np.ndarray, " others"]:
+        """Return the same for a text joined by "or" with each of others."""
         ...
 
 
 @dataclass(frozen=True)
 class HeldOutPrediction:
-    """How well texts predict the units of a layer."""
+    """How well texts predict the units of a dissection."""
 
     dissection: Dissection
     predictor: Predictor
 
     @classmethod
-    def load(
-        cls, dissection: Dissection, simulator: str, calibration: str = "", held_out: str = "", device: str = "cpu"
-    ) -> "HeldOutPrediction":
+    def load(cls, dissection: Dissection, embedders: Sequence[Embedder], held_out: str = "") -> "HeldOutPrediction":
         """Run the target on the held-out images, or read what was computed before.
 
         Args:
-            simulator: ``labels``, or an image-text model.
-            calibration: of the image-text model, as ``milan.concepts.presence.calibrate`` takes it.
+            embedders: the image-text models that predict; none to predict by labels.
             held_out: spec of the held-out images; empty for the dissection's own probe.
 
         Raises:
             MissingEvidence: the images have no labels, where they are needed.
         """
-        own = dissection.open_probe()
-        layer = dissection
-        if held_out:
-            target = dissection.open_target()
-            probe = load_probe(held_out, target=target)
-            units = {dissection.layer: [unit.index for unit in dissection.units]}
-            folder = cache_folder() / "held-out" / dissection.key
-            layer = dissect(target, probe, [dissection.layer], folder, k=1, units=units)[dissection.layer]
+        layer = dissect_held_out(dissection, held_out) if held_out else dissection
         probe = layer.open_probe()
-        if simulator == LABEL_SIMULATOR and shows_diorama(probe.spec):
+        if not embedders and shows_diorama(probe.spec):
             return cls(dissection, PixelPredictor.load(layer, probe))
-        found = load_simulator(simulator, probe, own, calibration, device=device)
-        return cls(dissection, ImagePredictor(layer.activations("max").double().numpy(), found))
+        models: list[PresenceModel] = [EmbedderPresence(each, probe) for each in embedders] or [ClassPresence(probe)]
+        return cls(dissection, ImagePredictor(layer.activations("max").double().numpy(), models))
 
-    def correlate(self, unit: Unit, texts: Sequence[str]) -> list[float]:
-        """Return the correlation of a unit's activation with each text, -1..1; 0 where it is undefined."""
-        return self.predictor.correlate(self.dissection.row_of(unit), texts) if texts else []
+    def correlate(self, unit: Unit, texts: Sequence[str]) -> Float[np.ndarray, " texts"]:
+        """Return the correlation of a unit's activation with each text."""
+        return self.predictor.correlate(self.dissection.row_of(unit), texts)
+
+    def correlate_joined(self, unit: Unit, text: str, others: Sequence[str]) -> Float[np.ndarray, " others"]:
+        """Return the correlation of a unit's activation with a text joined by "or" with each of others."""
+        return self.predictor.correlate_joined(self.dissection.row_of(unit), text, others)
+
+
+def dissect_held_out(dissection: Dissection, held_out: str) -> Dissection:
+    """Return the dissection of the same units on other images, in the cache."""
+    target = dissection.open_target()
+    probe = load_probe(held_out, target=target)
+    units = {dissection.layer: [unit.index for unit in dissection.units]}
+    folder = cache_folder() / "held-out" / dissection.key
+    return dissect(target, probe, [dissection.layer], folder, k=1, units=units)[dissection.layer]
+
+
+@runtime_checkable
+class PresenceModel(Protocol):
+    """Tells how likely each image shows each text, 0..1; NaN for unreadable images."""
+
+    def predict(self, texts: Sequence[str]) -> Float[np.ndarray, "images texts"]: ...
+
+
+class EmbedderPresence:
+    """An image-text model's probabilities, for which no labels are needed.
+
+    With a scale and a bias of its own (a SigLIP), they are the model's. Else they are the logistic function of
+    PRESENCE_SCALE times the difference of the cosine and its quantile PRESENCE_QUANTILE over the images.
+    """
+
+    def __init__(self, embedder: Embedder, probe: Probe):
+        self.embedder, self.probe = embedder, probe
+
+    @cached_property
+    def _images(self) -> Float[np.ndarray, "images features"]:
+        return torch.as_tensor(embed_probe(self.embedder, self.probe)).numpy()
+
+    def predict(self, texts: Sequence[str]) -> Float[np.ndarray, "images texts"]:
+        cosines = self._images @ embed_texts(self.embedder, texts).numpy().T
+        if self.embedder.scale is not None and self.embedder.bias is not None:
+            logits = self.embedder.scale * cosines + self.embedder.bias
+        else:
+            logits = PRESENCE_SCALE * (cosines - np.nanquantile(cosines, PRESENCE_QUANTILE, axis=0))
+        return 1 / (1 + np.exp(-logits))
+
+
+class ClassPresence:
+    """The probe's classes: 1 where an image is of the class that a text names, else 0."""
+
+    def __init__(self, probe: Probe):
+        self.simulator = ClassSimulator(probe)
+
+    def predict(self, texts: Sequence[str]) -> Float[np.ndarray, "images texts"]:
+        return self.simulator.predict_presence(texts).matrix.numpy()
 
 
 class ImagePredictor:
-    """Correlates the largest activation in each image with the probability that the image shows a text.
+    """Correlates the square root of the largest activation in each image with how likely the image shows a text.
+
+    The root makes the correlation depend less on the few strongest images. Of several models the mean correlation is
+    taken.
 
     Args:
         activations: of each unit in each image.
-        simulator: tells how likely each image shows a text.
+        models: tell how likely each image shows a text.
     """
 
-    def __init__(self, activations: Float[np.ndarray, "images units"], simulator: Simulator):
-        self.activations, self.simulator = activations, simulator
+    def __init__(self, activations: Float[np.ndarray, "images units"], models: Sequence[PresenceModel]):
+        self.activations = np.sign(activations) * np.sqrt(np.abs(activations))
+        self.models = models
 
-    def correlate(self, row: int, texts: Sequence[str]) -> list[float]:
-        """Return the correlation over images of a unit with the maximum probability of a text's alternatives."""
-        parts = list(dict.fromkeys(part for text in texts for part in text.split(" or ")))
-        matrix = self.simulator.predict_presence(parts).matrix.double().numpy()
-        shown = {part: matrix[:, place] for place, part in enumerate(parts)}
-        values = self.activations[:, row]
+    def correlate(self, row: int, texts: Sequence[str]) -> Float[np.ndarray, " texts"]:
+        """Return the mean over models of the correlation over images of a unit with each text's presence."""
+        return np.mean([self._correlate(row, model.predict(texts)) for model in self.models], axis=0)
+
+    def correlate_joined(self, row: int, text: str, others: Sequence[str]) -> Float[np.ndarray, " others"]:
         found = []
-        for text in texts:
-            predicted = np.max([shown[part] for part in text.split(" or ")], axis=0)
-            good = np.isfinite(values) & np.isfinite(predicted)
-            found.append(_correlate(values[good], predicted[good]))
-        return found
+        for model in self.models:
+            presence = model.predict([text, *others])
+            found.append(self._correlate(row, np.maximum(presence[:, :1], presence[:, 1:])))
+        return np.mean(found, axis=0)
 
-
-def _correlate(one: np.ndarray, other: np.ndarray) -> float:
-    if len(one) < 2 or one.std() < MIN_DEVIATION or other.std() < MIN_DEVIATION:
-        return 0.0
-    return float(np.corrcoef(one, other)[0, 1])
+    def _correlate(self, row: int, presence: Float[np.ndarray, "images texts"]) -> Float[np.ndarray, " texts"]:
+        values = self.activations[:, row]
+        good = np.isfinite(values) & np.isfinite(presence).all(1)
+        values, presence = values[good] - values[good].mean(), presence[good] - presence[good].mean(0)
+        scale = values.std() * presence.std(0) * len(values)
+        both = values @ presence
+        return np.divide(both, scale, out=np.zeros(len(scale)), where=scale > MIN_DEVIATION)
 
 
 class PixelPredictor:
@@ -105,29 +164,46 @@ class PixelPredictor:
 
     Args:
         scenes: the labels of the images' pixels.
-        sums: of each unit's activation on the pixels of each signature, (units, signatures).
+        sums: of each unit's activation on the pixels of each signature.
         squares: sum of each unit's squared activation.
     """
 
-    def __init__(self, scenes: LabelledScenes, sums: Float[np.ndarray, "units columns"], squares: np.ndarray):
-        self.signatures, self.sums, self.squares = scenes.signatures, sums.astype(np.float64), squares
+    def __init__(
+        self,
+        scenes: LabelledScenes,
+        sums: Float[np.ndarray, "units columns"],
+        squares: Float[np.ndarray, " units"],
+    ):
+        self.signatures, self.sums, self.squares = scenes.signatures, sums, squares
         self.area = scenes.signatures.area.astype(np.float64)
+        self._values: dict[str, np.ndarray] = {}
 
     @classmethod
     def load(cls, dissection: Dissection, probe: Probe) -> "PixelPredictor":
         """Add up the activations of a dissected layer over the pixels of its probe."""
         scenes = LabelledScenes.from_signatures(probe, DioramaLabels(probe).signatures, probe.fingerprint)
-        found = load_activation_sums(dissection, scenes)
+        (found,) = load_activation_sums([dissection], scenes)
         return cls(scenes, found.sums, found.squares.sum(1))
 
-    def correlate(self, row: int, texts: Sequence[str]) -> list[float]:
+    def correlate(self, row: int, texts: Sequence[str]) -> Float[np.ndarray, " texts"]:
         """Return the correlation over pixels of a unit with the pixels that each text denotes; 0 for a constant one."""
-        values = np.stack([self.signatures.text_values(parse_description(text)) for text in texts])
+        return np.array([self._correlate(row, self._denote(text)) for text in texts])
+
+    def correlate_joined(self, row: int, text: str, others: Sequence[str]) -> Float[np.ndarray, " others"]:
+        mine = self._denote(text)
+        return np.array([self._correlate(row, np.maximum(mine, self._denote(other))) for other in others])
+
+    def _denote(self, text: str) -> Float[np.ndarray, " columns"]:
+        if text not in self._values:
+            self._values[text] = self.signatures.text_values(parse_description(text)).astype(np.float32)
+        return self._values[text]
+
+    def _correlate(self, row: int, values: Float[np.ndarray, " columns"]) -> float:
         pixels = self.area.sum()
-        means = values @ self.area / pixels
-        deviations = np.sqrt(np.clip(values**2 @ self.area / pixels - means**2, 0, None))
-        mean = self.sums[row].sum() / pixels
-        deviation = np.sqrt(max(0.0, self.squares[row] / pixels - mean**2))
-        scale = deviations * deviation
-        both = values @ self.sums[row] / pixels - means * mean
-        return np.divide(both, scale, out=np.zeros_like(both), where=scale > MIN_DEVIATION).tolist()
+        mean, own_mean = values @ self.area / pixels, self.sums[row].sum(dtype=np.float64) / pixels
+        deviation = np.sqrt(max(0.0, float(values**2 @ self.area / pixels - mean**2)))
+        own_deviation = np.sqrt(max(0.0, float(self.squares[row] / pixels - own_mean**2)))
+        if deviation * own_deviation < MIN_DEVIATION:
+            return 0.0
+        both = float(values.astype(np.float64) @ self.sums[row] / pixels - mean * own_mean)
+        return both / (deviation * own_deviation)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from milan.describers._shared.base import Describer, DescriptionFailure, select_active
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import BadInput, MilanWarning
 from milan.pretrained.llm_client import CallBudget, LlmClient, NoAnswer, load_llm_client
 from milan.pretrained.prompts import Prompt, Shot, load_prompt

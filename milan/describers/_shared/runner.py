@@ -6,8 +6,8 @@ from pathlib import Path
 
 from milan.console.progress import track_progress
 from milan.describers._shared.base import Describer, DescriptionFailure, select_active, warn_of_sent_images
+from milan.dissection.dissection import Dissection
 from milan.dissection.distributed import Shard
-from milan.dissection.store import Dissection
 from milan.errors import BadInput, MilanError, recorded_warnings, warn_again
 from milan.results.catalogue import OK, Entry
 from milan.results.description_rows import description_from_row, description_to_row, tidy_description

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from milan.describers._shared.llm_explainer import LlmExplainer
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import BadInput, MilanError, MissingEvidence
 from milan.probes.superclasses import format_class_names
 from milan.scores.prediction_pairs import PredictionPairs, Signs, scale_to_integers

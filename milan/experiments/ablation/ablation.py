@@ -5,7 +5,7 @@ from milan.experiments.ablation.ablation_orders import AblationResult, make_orde
 from milan.experiments.ablation.config import AblationConfig
 from milan.experiments.core.report import Report
 from milan.experiments.core.study import Study
-from milan.results.page import write_contact_sheets
+from milan.results.page import write_exemplar_views
 from milan.scores.accuracy_under_ablation import evaluate_ablations
 from milan.scores.linguistic_criteria import load_word_vectors
 
@@ -37,6 +37,6 @@ def ablation(config: AblationConfig) -> Report:
         )
         result = AblationResult(study, config, vectors, values, order_sets, counts, correct)
         report = result.make_report(evaluation_probe.spec or evaluation_probe.name)
-        sheets = write_contact_sheets(study.dissections, list(result.first_units), study.out / "page")
-        report.write(study.out, [result.make_unit_view(unit, sheets.get(unit)) for unit in result.first_units])
+        views = write_exemplar_views(study.dissections, list(result.first_units), study.out / "page")
+        report.write(study.out, [result.make_unit_view(unit, [views.get(unit)]) for unit in result.first_units])
     return report

@@ -378,9 +378,9 @@ class AblationResult:
             found |= dict.fromkeys(new[:EXAMPLES_PER_CRITERION], each.name)
         return found
 
-    def make_unit_view(self, unit: Unit, sheet: Any) -> dict[str, Any]:
+    def make_unit_view(self, unit: Unit, pictures: Any) -> dict[str, Any]:
         """Return what the page shows of a unit."""
         criterion = self.first_units[unit]
         score = f"{self.values[criterion][unit]:.3g}"
         row = make_text_view(self.study.evaluated.name, self.study.texts[unit], score=score)
-        return make_unit_view(unit, criterion, "", [row]) | {"sheet": sheet}
+        return make_unit_view(unit, criterion, "", [row]) | {"pictures": pictures}

@@ -7,7 +7,7 @@ from milan.describers import load_describer
 from milan.describers._shared.describer_specs import resolve_settings
 from milan.describers._shared.llm_explainer import LlmExplainer
 from milan.describers.shuffled import permute_units
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import UnknownName
 from milan.experiments.assessment.config import AssessmentConfig
 from milan.experiments.core.evaluated_describers import EvaluatedDescriber

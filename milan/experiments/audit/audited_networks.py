@@ -16,8 +16,8 @@ from milan.experiments.core.unit_views import make_text_view, make_unit_view
 from milan.pretrained.embedder_interface import Embedder
 from milan.probes import load_probe
 from milan.probes.pixel_labels import shows_diorama
-from milan.results.page import write_contact_sheets
-from milan.results.page.contact_sheets import ContactSheet
+from milan.results.page import write_exemplar_views
+from milan.results.page.exemplar_views import ExemplarView
 from milan.results.page.form_page import FormItem, FormSection, RatingForm, write_form
 from milan.results.search import SearchedRun, choose_embedder, find_by_text
 from milan.scores.truth_score import Truth
@@ -130,7 +130,7 @@ class AuditedNetwork:
         """What is true of the units of each layer; empty where it is not known."""
         if not shows_diorama(self.study.probe.spec):
             return {}
-        return {layer: Truth.measure(one, self.study.target) for layer, one in self.study.dissections.items()}
+        return Truth.measure_layers(self.study.dissections, self.study.target)
 
     def compute_iou(self, unit: Unit) -> float:
         """Return the intersection over union of a unit's masks and people's faces."""
@@ -194,7 +194,7 @@ def write_check_form(networks: Sequence[AuditedNetwork], page: Path) -> RatingFo
 
     It shows the named and the found units in random order, without descriptions and networks.
     """
-    items = [FormItem(one.format_item_id(unit), sheet, OPTIONS) for one, unit, sheet in _write_sheets(networks, page)]
+    items = [FormItem(one.format_item_id(unit), view, OPTIONS) for one, unit, view in _write_views(networks, page)]
     # Ids are content keys, so this order is random.
     items.sort(key=lambda item: item.id)
     part = FormSection("choice", "Which of these units detect human faces?", INSTRUCTIONS, QUESTION, items)
@@ -209,7 +209,7 @@ def make_unit_views(
     networks: Sequence[AuditedNetwork], answers: Sequence[RaterAnswers], page: Path
 ) -> list[dict[str, Any]]:
     """Return what the page shows of each named or found unit: its description, what is true, and what people marked."""
-    return [_make_unit_view(one, unit, sheet, answers) for one, unit, sheet in _write_sheets(networks, page)]
+    return [_make_unit_view(one, unit, pictures, answers) for one, unit, pictures in _write_views(networks, page)]
 
 
 def collect_marks(network: AuditedNetwork, unit: Unit, answers: Sequence[RaterAnswers]) -> list[int]:
@@ -231,22 +231,22 @@ def is_marked_face(marks: Sequence[int]) -> bool | None:
     return None if yes == no else yes > no
 
 
-def _write_sheets(
+def _write_views(
     networks: Sequence[AuditedNetwork], page: Path
-) -> list[tuple[AuditedNetwork, Unit, ContactSheet | None]]:
-    """Return every named or found unit with its contact sheet, which is in the network's folder beside the page."""
-    rows: list[tuple[AuditedNetwork, Unit, ContactSheet | None]] = []
+) -> list[tuple[AuditedNetwork, Unit, ExemplarView | None]]:
+    """Return every named or found unit with its pictures, whose images are in the network's folder beside the page."""
+    rows: list[tuple[AuditedNetwork, Unit, ExemplarView | None]] = []
     for number, one in enumerate(networks, 1):
         folder = f"network-{number}"
-        sheets = write_contact_sheets(one.study.dissections, one.listed_units, page / folder)
+        views = write_exemplar_views(one.study.dissections, one.listed_units, page / folder)
         for unit in one.listed_units:
-            sheet = sheets.get(unit)
-            rows.append((one, unit, replace(sheet, file=f"{folder}/{sheet.file}") if sheet else None))
+            view = views.get(unit)
+            rows.append((one, unit, view.moved_to(folder) if view else None))
     return rows
 
 
 def _make_unit_view(
-    one: AuditedNetwork, unit: Unit, sheet: ContactSheet | None, answers: Sequence[RaterAnswers]
+    one: AuditedNetwork, unit: Unit, pictures: ExemplarView | None, answers: Sequence[RaterAnswers]
 ) -> dict[str, Any]:
     truth = ""
     if one.truths:
@@ -258,4 +258,4 @@ def _make_unit_view(
         make_text_view(each.rater, OPTIONS[int(each.answers[id]["choice"])]) for each in answers if id in each.answers
     ]
     view = make_unit_view(unit, f"{one.name} ({one.kind})", truth, rows)
-    return view | {"id": f"{one.name} {unit}", "sheet": sheet}
+    return view | {"id": f"{one.name} {unit}", "pictures": [pictures]}

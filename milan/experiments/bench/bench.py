@@ -8,7 +8,7 @@ from milan.experiments.bench.tables import BenchData, make_bench_view, make_repo
 from milan.experiments.core.evaluated_describers import load_evaluated_describers
 from milan.experiments.core.report import Report
 from milan.experiments.core.study import Study
-from milan.results.page import write_contact_sheets
+from milan.results.page import write_exemplar_views
 
 
 def bench(config: BenchConfig) -> Report:
@@ -33,6 +33,6 @@ def bench(config: BenchConfig) -> Report:
             each.describer = load_describer("constant", text=data.find_best_constant())
         study.describe(*constant)
         report = make_report(data)
-        sheets = write_contact_sheets(study.dissections, data.units, study.out / "page")
-        report.write(study.out, [make_bench_view(data, unit) | {"sheet": sheets.get(unit)} for unit in data.units])
+        views = write_exemplar_views(study.dissections, data.units, study.out / "page")
+        report.write(study.out, [make_bench_view(data, unit) | {"pictures": [views.get(unit)]} for unit in data.units])
     return report

@@ -120,7 +120,7 @@ class BenchData:
     def truths(self) -> dict[str, Truth]:
         """What is true of the units, by layer; measured after the describers, which would profit from what it
         caches."""
-        return {layer: Truth.measure(one, self.study.target) for layer, one in self.study.dissections.items()}
+        return Truth.measure_layers(self.study.dissections, self.study.target)
 
     @cached_property
     def groups(self) -> dict[str, list[Unit]]:

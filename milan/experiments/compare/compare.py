@@ -6,7 +6,7 @@ from milan.experiments.compare.config import CompareConfig
 from milan.experiments.compare.tables import Comparison, sample_units
 from milan.experiments.core.described_runs import find_dissections, list_units, load_runs, select_units_with_images
 from milan.experiments.core.report import Report
-from milan.results.page import write_contact_sheets
+from milan.results.page import write_exemplar_views
 from milan.storage.files import lock_folder
 
 
@@ -23,6 +23,6 @@ def compare(config: CompareConfig) -> Report:
         comparison = Comparison(runs, units, find_dissections(runs, units), config.seed)
         report = comparison.make_report(len(shown))
         with_images = select_units_with_images(comparison.dissections, shown)
-        sheets = write_contact_sheets(comparison.dissections, with_images, out / "page")
-        report.write(out, [comparison.make_view(unit) | {"sheet": sheets.get(unit)} for unit in shown])
+        views = write_exemplar_views(comparison.dissections, with_images, out / "page")
+        report.write(out, [comparison.make_view(unit) | {"pictures": [views.get(unit)]} for unit in shown])
     return report

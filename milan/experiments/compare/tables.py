@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.experiments.core.described_runs import DescribedRun, sources_of
 from milan.experiments.core.report import Column, Report, Role, Row, Table, Value
 from milan.experiments.core.text_overlap import compute_rouge_l

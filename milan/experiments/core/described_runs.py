@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from milan.dissection.dissection import Dissection
 from milan.dissection.loading import load_dissection
-from milan.dissection.store import Dissection
 from milan.errors import BadInput, MilanError, MilanWarning
 from milan.results.catalogue import natural_sort_key, read_catalogue, read_descriptions
 from milan.results.published_tables import read_published_descriptions

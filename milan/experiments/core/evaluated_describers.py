@@ -11,7 +11,7 @@ from pathlib import Path
 from milan.describers import Describer, sources_of
 from milan.describers._shared.describer_specs import resolve_describer
 from milan.describers._shared.runner import compute_journal_key, describe_units, find_missing_units
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import BadInput, MilanNotice, MilanWarning
 from milan.experiments.core.report import Role
 from milan.probes import Probe

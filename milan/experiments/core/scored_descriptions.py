@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.experiments.core.baselines import COUNT_COLUMNS, FLOORS_NOTE, count_descriptions, make_floors
 from milan.experiments.core.report import Column, Role, Row, Table, Value
 from milan.experiments.core.study import Study

@@ -12,7 +12,7 @@ from typing import Any
 
 from milan.describers import Describer, sources_of
 from milan.dissection.dissect import dissect
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.experiments.core.config import DissectionOptions, TargetConfig
 from milan.experiments.core.evaluated_describers import EvaluatedDescriber, load_evaluated_describer, run_describer
 from milan.experiments.core.report import Report, Table

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch.nn.functional import interpolate
 
-from milan.console.exemplar_rendering import encode_webp, make_image_grid
+from milan.console.exemplar_rendering import scaled_size
 from milan.experiments.core.unit_views import make_text_view, make_unit_view
 from milan.experiments.cut_and_paste.attacks import AttackedUnit
-from milan.results.page.contact_sheets import PICTURE_SIZE, PICTURES_PER_ROW, ContactSheet
-from milan.storage.files import atomic_write
+from milan.results.page.exemplar_views import PICTURE_SIZE, ExemplarView, write_pictures
 
 
 def make_unit_views(attacked_units: Sequence[AttackedUnit], page: Path) -> list[dict[str, Any]]:
@@ -28,20 +27,16 @@ def _make_view(one: AttackedUnit, page: Path) -> dict[str, Any]:
         text = f"{original}, with a region of an image of {distractor}: {prediction}"
         rows.append(make_text_view(f"row {number}", text, mark="fooled" if fooled else ""))
     view = make_unit_view(one.unit, one.unit.layer, f"Promotes {', '.join(one.promoted)}", rows)
-    return view | {"sheet": _write_images(one, page)}
+    return view | {"pictures": [_write_images(one, page)]}
 
 
-def _write_images(one: AttackedUnit, page: Path) -> ContactSheet | None:
+def _write_images(one: AttackedUnit, page: Path) -> ExemplarView | None:
     if not one.examples:
         return None
     images = torch.stack(
         [image for each in one.examples for image in (each.original, each.distractor, each.adversarial)]
     )
-    height, width = (max(1, round(side * PICTURE_SIZE / max(images.shape[-2:]))) for side in images.shape[-2:])
+    height, width = scaled_size(images.shape[-2:], PICTURE_SIZE)
     mode = "nearest" if images.shape[-1] < width else "area"
     scaled = interpolate(images.float(), (height, width), mode=mode).to(torch.uint8)
-    file = f"pasted/{re.sub(r'[^A-Za-z0-9.-]', '_', str(one.unit))}.webp"
-    (page / "pasted").mkdir(parents=True, exist_ok=True)
-    with atomic_write(page / file) as partial:
-        partial.write_bytes(encode_webp(make_image_grid(scaled.permute(0, 2, 3, 1).numpy(), PICTURES_PER_ROW)))
-    return ContactSheet(file, width, height, [], [])
+    return write_pictures(scaled, page, f"pasted/{re.sub(r'[^A-Za-z0-9.-]', '_', str(one.unit))}")

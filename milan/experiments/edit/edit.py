@@ -8,11 +8,13 @@ from pathlib import Path
 from milan.experiments.core.report import Report
 from milan.experiments.core.study import Study
 from milan.experiments.edit.config import EditConfig
-from milan.experiments.edit.spurious_networks import build_networks, load_diorama_networks
+from milan.experiments.edit.spurious_networks import SpuriousNetwork, build_networks, load_diorama_networks
 from milan.experiments.edit.tables import make_report
 from milan.experiments.edit.unit_removal import make_unit_views, measure_removal
-from milan.results.page import write_contact_sheets
+from milan.results.page import write_exemplar_views
 from milan.storage.files import lock_folder
+from milan.targets.dictionary_files import load_dictionary
+from milan.targets.unit_selection import get_default_layers
 
 
 def edit(config: EditConfig) -> Report:
@@ -25,12 +27,20 @@ def edit(config: EditConfig) -> Report:
     with lock_folder(out):
         is_diorama = config.images == "diorama:objects"
         network = load_diorama_networks(config) if is_diorama else build_networks(config, out)
+        if config.dictionary:
+            network = _with_dictionary(network, config)
         dissection = replace(config, layers=config.layers or list(network.layers) or None)
         run = config.experiment, config.seed, config.device
         study = Study(network.target, network.dissection_images, out, dissection, *run)
         study.describe(config.describer)
         result = measure_removal(network, study, config)
         report = make_report(result)
-        sheets = write_contact_sheets(study.dissections, result.text_units, out / "page")
-        report.write(out, [view | {"sheet": sheets.get(unit)} for unit, view in make_unit_views(result)])
+        views = write_exemplar_views(study.dissections, result.text_units, out / "page")
+        report.write(out, [view | {"pictures": [views.get(unit)]} for unit, view in make_unit_views(result)])
     return report
+
+
+def _with_dictionary(network: SpuriousNetwork, config: EditConfig) -> SpuriousNetwork:
+    """Return the networks with the latents of a dictionary as the layer to dissect by default."""
+    target = network.target.with_dictionary(load_dictionary(config.dictionary), config.dictionary_layer)
+    return replace(network, target=target, layers=get_default_layers(target))

@@ -163,7 +163,7 @@ def measure_removal(network: SpuriousNetwork, study: Study, config: EditConfig) 
     accuracies = AccuracyWithoutUnit(importance, measure_each(network.validation, "alone"), reliance)
     truths = {}
     if shows_diorama(study.probe.spec):
-        truths = {layer: Truth.measure(one, network.target) for layer, one in study.dissections.items()}
+        truths = Truth.measure_layers(study.dissections, network.target)
     orders = _make_orders(study, accuracies, _find_true_units(study, truths), config)
     counts = {name: _list_counts(name, order, config) for name, order in orders.items()}
 

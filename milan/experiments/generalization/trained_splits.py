@@ -16,7 +16,7 @@ from milan.describers import load_describer
 from milan.describers._shared.describer_specs import resolve_settings
 from milan.describers._shared.runner import describe_units
 from milan.dissection.dissect import dissect
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import MissingEvidence
 from milan.experiments.generalization.config import MIN_STEPS_PER_EPOCH, GeneralizationConfig
 from milan.experiments.generalization.model_training import (
@@ -229,10 +229,8 @@ class RedissectedNetwork:
             MissingEvidence: the ground truth is unknown.
         """
         target = self.target
-        return {
-            layer: Truth.measure(self.dissections[self.store.dissection(layer).layer], target)
-            for layer in self.network.layers
-        }
+        layers = {layer: self.dissections[self.store.dissection(layer).layer] for layer in self.network.layers}
+        return Truth.measure_layers(layers, target)
 
     def describe_untrained(self, describer: str, units: Sequence[AnnotatedUnit], folder: Path) -> tuple[str, ...]:
         """Return the descriptions of a describer that needs no training; they are kept in ``folder``.

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import MissingEvidence
 from milan.experiments.core.report import Column, Report, Row, Table, Value
 from milan.experiments.core.scored_descriptions import DescriptionSet, DescriptionSets
@@ -111,7 +111,7 @@ class KnownAnswerTables:
         """Return the tables, with Diorama's truth if the probe shows Diorama."""
         layers, study = self.study.dissections, self.study
         if shows_diorama(study.probe.spec):
-            truths = {layer: Truth.measure(one, study.target) for layer, one in layers.items()}
+            truths = Truth.measure_layers(layers, study.target)
 
             def compute_values(one: DescriptionSet) -> dict[str, Value]:
                 scores = [truths[each.unit.layer].score(each.unit, each.text) for each in one.descriptions]

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from torch.nn.functional import interpolate
 
 from milan.errors import BadInput, MilanWarning
 from milan.experiments.core.config import DissectionOptions
@@ -18,14 +16,15 @@ from milan.experiments.core.study import Study
 from milan.experiments.core.text_overlap import compute_rouge_l
 from milan.experiments.core.unit_views import format_score, make_text_view, make_unit_view
 from milan.experiments.match.config import MatchConfig
+from milan.experiments.match.series_figure import plot_series
 from milan.probes import load_probe
 from milan.results.correlations import match_units
-from milan.results.page.contact_sheets import PICTURES_PER_ROW, write_contact_sheet
+from milan.results.page.exemplar_views import PICTURES_PER_ROW, write_exemplar_views
 from milan.scores.confidence_intervals import estimate_mean, estimate_share
 from milan.storage.files import safe_name
 from milan.storage.tables import write_csv
 from milan.targets.loading import load_target
-from milan.units import Exemplars, Unit
+from milan.units import Unit
 
 Status = Literal["same", "changed", "new", "lost"]
 COLUMNS = (
@@ -87,28 +86,39 @@ def match(config: MatchConfig) -> Report:
         views: list[dict[str, Any]] = []
         pairs: list[dict[str, Any]] = []
         references = list(_open_references(study, config))
+        matches: dict[str, list[UnitMatch]] = {}
         for other in references:
             if describers:
                 other.describe(*describers)
-            found = match_studies(study, other, config)
+            matches[other.name] = found = match_studies(study, other, config)
             rows += _make_rows(other.name, found, study, other, config)
             pairs += [_make_pair(other.name, each, study, other) for each in found]
             best = sorted(found, key=lambda each: (each.unit is None, -np.nan_to_num(each.correlation, nan=-2.0)))
-            views += [
-                _make_view(other.name, each, study, other, len(views) + place)
-                for place, each in enumerate(best[: config.page_units])
-            ]
+            views += [_make_view(other.name, each, study, other) for each in best[: config.page_units]]
         report = study.report(
             f"{study.target.name} against {', '.join(other.name for other in references)}",
             f"Units matched by the correlation of their activations over {len(study.probe):,} images.",
             [Table("by layer", COLUMNS if describers else COLUMNS[:-1], tuple(rows), "network and layer")],
             notes=NOTES,
+            figures=(_plot_series(list(study.units), matches),) if len(matches) > 1 else (),
             facts={"pooling": config.pooling, "same": config.same, "changed": config.changed},
             sources={f"target {other.name}": other.target.spec for other in references},
         )
         report.write(study.out, views)
         write_csv(study.out / "pairs.csv", pairs)
     return report
+
+
+def _plot_series(layers: Sequence[str], matches: Mapping[str, Sequence[UnitMatch]]) -> tuple[str, str]:
+    """Return the caption and the figure of the mean correlation of each layer's units, network by network."""
+    values = [
+        [estimate_mean([one.correlation for one in found if one.unit and one.unit.layer == layer]).value
+         for found in matches.values()]
+        for layer in layers
+    ]  # fmt: skip
+    # Networks with other weights are named by their files: the part in brackets is enough.
+    names = [name.partition(" (")[2].removesuffix(")") or name for name in matches]
+    return plot_series(names, layers, np.array(values))
 
 
 def match_studies(study: Study, other: Study, config: MatchConfig) -> list[UnitMatch]:
@@ -255,10 +265,14 @@ def _get_text(study: Study, unit: Unit | None) -> str:
     return study.texts.get(unit, "") if study.describers and unit is not None else ""
 
 
-def _make_view(name: str, found: UnitMatch, study: Study, other: Study, number: int) -> dict[str, Any]:
+def _make_view(name: str, found: UnitMatch, study: Study, other: Study) -> dict[str, Any]:
     """Return what the page shows of a match: both units' exemplars, the target's in the first row, and texts."""
     sides = [(study, found.unit), (other, found.other)]
-    shown = [one.dissections[unit.layer].exemplars(unit) for one, unit in sides if unit is not None]
+    pictures = [
+        write_exemplar_views(one.dissections, [unit], study.out / "page")[unit].first(PICTURES_PER_ROW)
+        for one, unit in sides
+        if unit is not None
+    ]
     rows = [
         make_text_view(
             one.target.name if one is study else name,
@@ -270,18 +284,4 @@ def _make_view(name: str, found: UnitMatch, study: Study, other: Study, number: 
     ]
     unit = found.unit or found.other
     assert unit is not None
-    sheet = write_contact_sheet(_put_below(shown), study.out / "page", f"units/{number}.webp")
-    return make_unit_view(unit, found.status, "", rows) | {"sheet": sheet, "rows": len(shown)}
-
-
-def _put_below(shown: Sequence[Exemplars]) -> Exemplars:
-    """Return the strongest exemplars of each unit, one row for each, at the size of the first."""
-    size = shown[0].images.shape[-2:]
-    parts = []
-    for each in shown:
-        order = torch.arange(PICTURES_PER_ROW).clamp_max(len(each.ids) - 1)
-        images = interpolate(each.images[order].float(), size, mode="bilinear", antialias=True)
-        masks = interpolate(each.masks[order].float(), size) > 0.5
-        images = images.round().clamp(0, 255).to(torch.uint8)
-        parts.append((images, masks, each.activations[order], each.ids[order]))
-    return Exemplars(shown[0].unit, *(torch.cat(each) for each in zip(*parts, strict=True)))
+    return make_unit_view(unit, found.status, "", rows) | {"pictures": pictures}

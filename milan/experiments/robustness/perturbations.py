@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from milan.describers import Describer
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.dissection.top_k_view import TopKView
 from milan.errors import BadInput, MissingEvidence
 from milan.experiments.core.evaluated_describers import EvaluatedDescriber, load_evaluated_describer, run_describer
@@ -102,7 +102,9 @@ class Perturbations:
         """Dissect the units on some images, and show k exemplars."""
         units = {layer: [unit.index for unit in units] for layer, units in self.study.units.items()}
         most = max([self.config.k, *self._ks])
-        dissections = self.study.dissect_on(probe, f"dissections/{name}", k=most, quantile=quantile, units=units)
+        dissections = self.study.dissect_on(
+            probe, f"dissections/{name}", k=most, quantile=quantile, rank_by=self.config.rank_by, units=units
+        )
         return {layer: TopKView(one, min(self.config.k, one.k)) for layer, one in dissections.items()}
 
     def _sample_halves(self) -> dict[str, Probe]:

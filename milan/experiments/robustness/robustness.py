@@ -6,7 +6,7 @@ from milan.experiments.robustness.config import RobustnessConfig
 from milan.experiments.robustness.perturbations import Perturbations
 from milan.experiments.robustness.tables import compare_descriptions, make_report, make_unit_views
 from milan.pretrained.embedder import load_embedder
-from milan.results.page import write_contact_sheets
+from milan.results.page import write_exemplar_views
 
 
 def robustness(config: RobustnessConfig) -> Report:
@@ -20,6 +20,6 @@ def robustness(config: RobustnessConfig) -> Report:
         changes = compare_descriptions(perturbations, load_embedder(config.embedder, device=config.device))
         report = make_report(changes)
         views = make_unit_views(changes)
-        sheets = write_contact_sheets(perturbations.dissections, list(views), study.out / "page")
-        report.write(study.out, [view | {"sheet": sheets.get(unit)} for unit, view in views.items()])
+        pictures = write_exemplar_views(perturbations.dissections, list(views), study.out / "page")
+        report.write(study.out, [view | {"pictures": [pictures.get(unit)]} for unit, view in views.items()])
     return report

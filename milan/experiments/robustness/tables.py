@@ -83,7 +83,7 @@ class DescriptionChanges:
         if not shows_diorama(study.probe.spec):
             return {}
         dissections = self.perturbations.dissections.items()
-        return {layer: Truth.measure(unwrap_view(one), study.target) for layer, one in dissections}
+        return Truth.measure_layers({layer: unwrap_view(one) for layer, one in dissections}, study.target)
 
     @cached_property
     def shuffled_texts(self) -> dict[Unit, str]:

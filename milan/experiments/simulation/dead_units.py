@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.experiments.core.report import Column, Row, Table, Value
 from milan.experiments.core.study import Study
 from milan.experiments.simulation.tables import DescriberSimulation

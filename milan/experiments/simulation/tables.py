@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.experiments.core.baselines import COUNT_COLUMNS, FLOORS_NOTE, count_descriptions, make_floors
 from milan.experiments.core.report import Column, Report, Role, Row, Table, Value
 from milan.experiments.core.study import Study

@@ -1,19 +1,20 @@
 """The forms of a study: the units, what each rater sees of them, and the key that says who described what."""
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
+from jaxtyping import UInt8
 
-from milan.console.exemplar_rendering import encode_webp, fitting, highlight_masks, make_image_grid
-from milan.dissection.store import Dissection
+from milan.console.exemplar_rendering import fitting, highlight_masks, make_image_grid
+from milan.dissection.dissection import Dissection
 from milan.errors import BadInput
 from milan.experiments.core.described_runs import DescribedRun
 from milan.experiments.study.config import StudyConfig
-from milan.results.page.contact_sheets import PICTURE_SIZE, ContactSheet
+from milan.results.page.exemplar_views import PICTURE_SIZE, WHOLE, ExemplarView, inline_images, write_exemplar_views
 from milan.results.page.form_page import FormItem, FormSection, RatingForm, write_form
 from milan.scores.text_similarity import normalize_text
 from milan.scores.truth_score import Truth
@@ -67,11 +68,26 @@ class StudyKey:
 
 @dataclass(frozen=True)
 class StudyForms:
-    """All forms of a study with their key."""
+    """All forms of a study with their key.
+
+    Attributes:
+        images: the images of all items as data URLs, by their paths.
+        dissections: where the exemplars of all units are, by layer.
+    """
 
     forms: Sequence[RatingForm]
     key: StudyKey
     config: StudyConfig
+    images: Mapping[str, str]
+    dissections: Mapping[str, Dissection]
+
+    def draw_sheet(self, id: str) -> UInt8[np.ndarray, "height width 3"]:
+        """Return the exemplars of an item as one picture, for a page without scripts."""
+        exemplars = _find_dissection(self.dissections, self.key.units[id]).exemplars(self.key.units[id])
+        images, masks = (part[: self.config.exemplars] for part in (exemplars.images, exemplars.masks))
+        masks = masks if self.config.highlight_masks else masks | True
+        size = fitting(PICTURE_SIZE, len(images), PICTURES_PER_ROW)
+        return make_image_grid(highlight_masks(images, masks, size), PICTURES_PER_ROW)
 
 
 def make_study(
@@ -90,8 +106,10 @@ def make_study(
         {_make_id(unit, config): right for unit, _, right in tests},
     )
 
+    views, images = _make_views(dissections, list(key.units.values()), config)
+
     def make_item(unit: Unit, texts: list[str]) -> FormItem:
-        return FormItem(_make_id(unit, config), _make_sheet(dissections, unit, config), texts)
+        return FormItem(_make_id(unit, config), views[unit], texts)
 
     test_items = [make_item(unit, texts) for unit, texts, _ in tests]
     items = [make_item(unit, [text for text, _ in several]) for unit, several in options.items()]
@@ -100,7 +118,7 @@ def make_study(
         _make_form(number, items[start : start + size], test_items, config)
         for number, start in enumerate(range(0, len(items), size), 1)
     ]
-    return StudyForms(forms, key, config)
+    return StudyForms(forms, key, config, images, dissections)
 
 
 def sample_units(
@@ -132,7 +150,10 @@ def sample_units(
 def write_study_forms(study: StudyForms, folder: Path, sources: Sources) -> list[Path]:
     """Write ``form-1.html`` and so on, and ``key.json``, which raters must not see, and return the forms' files."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = [write_form(form, folder / f"form-{number}.html", sources) for number, form in enumerate(study.forms, 1)]
+    files = [
+        write_form(form, folder / f"form-{number}.html", sources, study.images)
+        for number, form in enumerate(study.forms, 1)
+    ]
     facts_by_item = {
         "forms": [form.id for form in study.forms],
         "items": {id: {"unit": str(unit), "options": study.key.options.get(id, []), "right": study.key.right.get(id)}
@@ -188,19 +209,27 @@ def _make_id(unit: Unit, config: StudyConfig) -> str:
     return content_key(unit=str(unit), seed=config.seed)[:8]
 
 
-def _make_sheet(dissections: Mapping[str, Dissection], unit: Unit, config: StudyConfig) -> ContactSheet:
-    """Return the unit's exemplars as one picture within the page."""
-    if unit.layer not in dissections or unit not in dissections[unit.layer].units:
+def _make_views(
+    dissections: Mapping[str, Dissection], units: Sequence[Unit], config: StudyConfig
+) -> tuple[dict[Unit, ExemplarView], dict[str, str]]:
+    """Return what raters see of each unit, and the images as data URLs."""
+    for unit in units:
+        _find_dissection(dissections, unit)
+    with TemporaryDirectory() as folder:
+        views = write_exemplar_views(dissections, units, Path(folder))
+        views = {unit: view.first(config.exemplars) for unit, view in views.items()}
+        images = inline_images(views.values(), Path(folder))
+    if not config.highlight_masks:
+        views = {unit: replace(view, maps=WHOLE) for unit, view in views.items()}
+    return views, images
+
+
+def _find_dissection(dissections: Mapping[str, Dissection], unit: Unit) -> Dissection:
+    if unit.layer not in dissections or unit not in dissections[unit.layer].status:
         raise BadInput(
             f"there are no images of {unit}; one of the runs must be a folder in which describe.py described that unit"
         )
-    exemplars = dissections[unit.layer].exemplars(unit)
-    images, masks = exemplars.images[: config.exemplars], exemplars.masks[: config.exemplars]
-    shown = highlight_masks(
-        images, masks if config.highlight_masks else masks | True, fitting(PICTURE_SIZE, len(images), PICTURES_PER_ROW)
-    )
-    data = base64.b64encode(encode_webp(make_image_grid(shown, PICTURES_PER_ROW))).decode()
-    return ContactSheet(f"data:image/webp;base64,{data}", shown.shape[2], shown.shape[1], [], [])
+    return dissections[unit.layer]
 
 
 def _make_qualification(

@@ -3,13 +3,13 @@ the reading of results.
 """
 
 import base64
-import io
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
+from milan.console.exemplar_rendering import encode_webp
 from milan.errors import BadInput, MilanWarning
 from milan.experiments.core.form_answers import RaterAnswers, is_complete
 from milan.experiments.study.forms import StudyForms
@@ -50,7 +50,7 @@ def write_mechanical_turk(study: StudyForms, folder: Path, image_url: str = "") 
         layout = render_template(
             "turk.html.j2", part=several[0][0], options=range(1, count + 1), levels=list(enumerate(RATING_LEVELS, 1))
         )
-        rows = [_make_hit(item, folder, image_url) for _, item in several]
+        rows = [_make_hit(item, study, folder, image_url) for _, item in several]
         largest = max(rows, key=lambda row: sum(len(str(value).encode()) for value in row.values()))
         size = len(layout.encode()) + sum(len(str(value).encode()) for value in largest.values())
         if size > MAX_HIT_BYTES:
@@ -64,23 +64,21 @@ def write_mechanical_turk(study: StudyForms, folder: Path, image_url: str = "") 
     return found + [file for part in tests for file in _write_qualification(part, study, folder, image_url)]
 
 
-def _make_hit(item: FormItem, folder: Path, image_url: str) -> dict[str, Any]:
+def _make_hit(item: FormItem, study: StudyForms, folder: Path, image_url: str) -> dict[str, Any]:
     """Return a row of the table; texts are escaped, since the site puts them into the layout unchanged."""
     texts = {f"option_{number}": escape(text) for number, text in enumerate(item.options, 1)}
-    return {"item": item.id, "image": _place_picture(item, folder, image_url)} | texts
+    return {"item": item.id, "image": _place_picture(item, study, folder, image_url)} | texts
 
 
-def _place_picture(item: FormItem, folder: Path, image_url: str) -> str:
-    if item.sheet is None:
-        raise BadInput(f"there are no images of item {item.id}")
+def _place_picture(item: FormItem, study: StudyForms, folder: Path, image_url: str) -> str:
+    sheet = study.draw_sheet(item.id)
     if not image_url:
-        return item.sheet.file
+        return f"data:image/webp;base64,{base64.b64encode(encode_webp(sheet)).decode()}"
     from PIL import Image
 
     (folder / "pictures").mkdir(exist_ok=True)
-    with Image.open(io.BytesIO(base64.b64decode(item.sheet.file.partition(",")[2]))) as picture:
-        # Qualification tests do not support WebP.
-        picture.save(folder / "pictures" / f"{item.id}.png")
+    # Qualification tests do not support WebP.
+    Image.fromarray(sheet).save(folder / "pictures" / f"{item.id}.png")
     return f"{image_url.rstrip('/')}/{item.id}.png"
 
 
@@ -94,7 +92,7 @@ def _write_qualification(part: FormSection, study: StudyForms, folder: Path, ima
         )
         return []
     overview = "".join(f"<Text>{escape(line)}</Text>" for line in part.instructions)
-    questions = "".join(_format_question(part, item, folder, image_url) for item in part.items)
+    questions = "".join(_format_question(part, item, study, folder, image_url) for item in part.items)
     form = (
         f'<QuestionForm xmlns="{QUESTION_SCHEMA}"><Overview><Title>{escape(part.title)}</Title>{overview}</Overview>'
         f"{questions}</QuestionForm>\n"
@@ -113,8 +111,8 @@ def _write_qualification(part: FormSection, study: StudyForms, folder: Path, ima
     return [_write_text(folder / "qualification.xml", form), _write_text(folder / "qualification-key.xml", key)]
 
 
-def _format_question(part: FormSection, item: FormItem, folder: Path, image_url: str) -> str:
-    address = _place_picture(item, folder, image_url)
+def _format_question(part: FormSection, item: FormItem, study: StudyForms, folder: Path, image_url: str) -> str:
+    address = _place_picture(item, study, folder, image_url)
     choices = "".join(
         f"<Selection><SelectionIdentifier>{number}</SelectionIdentifier><Text>{escape(text)}</Text></Selection>"
         for number, text in enumerate(item.options)

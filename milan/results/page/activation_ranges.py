@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import MilanError
 from milan.probes.class_labels import UNKNOWN
 from milan.probes.superclasses import format_class_names
@@ -14,6 +14,8 @@ from milan.units import Unit
 
 RANGE_COUNT = 16  # of equal width, before ranges with few images are joined
 MIN_IMAGES, MIN_IMAGES_DIVISOR = 5, 500  # a range has at least 5 images and at least a 500th of all
+# Values, images times units, that are counted at a time.
+BLOCK_VALUES = 2**22
 SHOWN_CLASSES = 6  # with a colour of their own; the others are drawn together
 
 
@@ -30,7 +32,10 @@ def compute_class_ranges(
     if labelled is None:
         return [], [None] * len(units)
     values, labels, names = labelled
-    found = [_compute_unit_ranges(values[:, dissection.row_of(unit)], labels) for unit in units]
+    rows = [dissection.row_of(unit) for unit in units]
+    count = max(1, BLOCK_VALUES // max(len(values), RANGE_COUNT * (labels.max() + 1)))
+    blocks = [rows[start : start + count] for start in range(0, len(rows), count)]
+    found = [each for block in blocks for each in _compute_block_ranges(values[:, block], labels)]
     used = sorted({label for each in found if each for label in each["classes"]})
     places = {label: place for place, label in enumerate(used)}
     ranges = [each and {**each, "classes": [places[label] for label in each["classes"]]} for each in found]
@@ -58,29 +63,71 @@ def _load_labelled_activations(
     return values.numpy()[known], numbers, [names[label] for label in classes]
 
 
+def _compute_block_ranges(
+    values: Float[np.ndarray, "images units"], labels: Int[np.ndarray, " images"]
+) -> list[dict[str, Any] | None]:
+    """Return the ranges of each unit; None for a unit with a single value."""
+    counts, edges = count_bins(values, RANGE_COUNT, labels)
+    return [
+        _compute_unit_ranges(each, ends) if ends[0] < ends[-1] else None
+        for each, ends in zip(counts, edges, strict=True)
+    ]
+
+
 def _compute_unit_ranges(
-    values: Float[np.ndarray, " images"], labels: Int[np.ndarray, " images"]
+    counts: Int[np.ndarray, "labels bins"], edges: Float[np.ndarray, " edges"]
 ) -> dict[str, Any] | None:
-    finite = np.isfinite(values)
-    # float64: see the histogram of milan.results.page.page_data
-    values, labels = values[finite].astype(np.float64), labels[finite]
-    if not len(values) or values.min() == values.max():
-        return None
-    fewest = max(MIN_IMAGES, len(values) // MIN_IMAGES_DIVISOR)
-    edges = join_ranges(np.histogram(values, RANGE_COUNT), fewest)
-    counts = np.zeros((labels.max() + 1, len(edges) - 1))
-    np.add.at(counts, (labels, np.searchsorted(edges[1:-1], values, side="right")), 1)
+    images = int(counts.sum())
+    fewest = max(MIN_IMAGES, images // MIN_IMAGES_DIVISOR)
+    joined = join_ranges((counts.sum(0), edges), fewest)
+    counts = np.add.reduceat(counts, np.searchsorted(edges, joined[:-1]), axis=1)
     shares = counts / counts.sum(0)
     # A class that is equally frequent in all ranges is not informative.
-    above = (shares - (counts.sum(1) / len(values))[:, None]).clip(min=0).sum(1)
-    chosen = [int(label) for label in np.argsort(-above, kind="stable")[:SHOWN_CLASSES] if above[label] > 0]
+    above = (shares - (counts.sum(1) / images)[:, None]).clip(min=0).sum(1)
+    order = np.argsort(-above, kind="stable")[:SHOWN_CLASSES].tolist()
+    chosen = [label for label in order if above[label] > 0]
     chosen.sort(key=lambda label: -shares[label, -1])
     return {
-        "edges": [float(f"{edge:.3g}") for edge in edges],
+        "edges": [float(f"{edge:.3g}") for edge in joined.tolist()],
         "classes": chosen,
-        "shares": [np.rint(100 * shares[label]).astype(int).tolist() for label in chosen],
+        "shares": np.rint(100 * shares[chosen]).astype(int).tolist(),
         "fewest": fewest,
     }
+
+
+def count_bins(
+    values: Float[np.ndarray, "images units"], bins: int, labels: Int[np.ndarray, " images"] | None = None
+) -> tuple[Int[np.ndarray, "units labels bins"], Float[np.ndarray, "units edges"]]:
+    """Return how many images of each label have values in each of some bins of equal width, and the edges of the bins.
+
+    Bins reach from a unit's smallest finite value to its largest; other values are left out. Of a unit with a single
+    value, all edges are equal; of a unit without finite values, all counts are 0.
+
+    Args:
+        values: a value of each unit in each image.
+        bins: number of bins.
+        labels: label of each image, from 0; by default all have the same.
+    """
+    # Float64 has room for 40 bins between neighbouring float32 values, and no range overflows.
+    values = np.ascontiguousarray(values.T, dtype=np.float64)
+    finite = np.isfinite(values)
+    whole = bool(finite.all())
+    low, high = (
+        (values.min(1), values.max(1))
+        if whole
+        else (np.where(finite, values, np.inf).min(1), np.where(finite, values, -np.inf).max(1))
+    )
+    known = low <= high
+    low, high = np.where(known, low, 0.0), np.where(known, high, 0.0)
+    width = np.where(high > low, high - low, 1.0)
+    with np.errstate(invalid="ignore", over="ignore"):
+        places = ((values - low[:, None]) * (bins / width)[:, None]).clip(0, bins - 1)
+    places = (places if whole else np.where(finite, places, 0)).astype(np.int64)
+    count = 1 if labels is None else int(labels.max()) + 1
+    places += bins * ((0 if labels is None else labels) + count * np.arange(len(values))[:, None])
+    counts = np.bincount((places if whole else places[finite]).ravel(), minlength=len(values) * count * bins)
+    edges = np.linspace(low, high, bins + 1, axis=1)
+    return counts.reshape(len(values), count, bins), edges
 
 
 def join_ranges(histogram: tuple[np.ndarray, np.ndarray], min_images: int) -> Float[np.ndarray, " edges"]:
@@ -89,11 +136,12 @@ def join_ranges(histogram: tuple[np.ndarray, np.ndarray], min_images: int) -> Fl
     >>> join_ranges((np.array([9, 0, 2, 4, 1]), np.arange(6.0)), min_images=3).tolist()
     [0.0, 3.0, 5.0]
     """
-    counts, edges = histogram
-    joined, images = [edges[-1]], 0
+    counts, edges = histogram[0].tolist(), histogram[1]
+    joined, images, below = [edges[-1]], 0, sum(counts)
     for place in range(len(counts) - 1, 0, -1):
         images += counts[place]
-        if images >= min_images and counts[:place].sum() >= min_images:
+        below -= counts[place]
+        if images >= min_images and below >= min_images:
             joined.append(edges[place])
             images = 0
     return np.array([edges[0], *reversed(joined)])

@@ -1,7 +1,5 @@
-"""The page of a catalogue: ``index.html`` beside its pictures, or one file with the pictures in it."""
+"""The page of a catalogue: ``index.html`` with its images and data beside it, or one file that contains them."""
 
-import base64
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,12 +8,18 @@ from typing import Any
 from markupsafe import Markup
 
 from milan.console.text_cleaning import clean_text
-from milan.dissection.store import Dissection
-from milan.errors import BadInput
+from milan.dissection.dissection import Dissection
 from milan.results.catalogue import Catalogue
 from milan.results.neighbours import UnitNeighbours
-from milan.results.page.contact_sheets import MAX_PICTURES, ContactSheet, write_contact_sheets
+from milan.results.page.data_files import DataFiles
 from milan.results.page.document import format_facts, render_document
+from milan.results.page.exemplar_views import (
+    ExemplarView,
+    inline_images,
+    make_data_url,
+    remove_unused,
+    write_exemplar_views,
+)
 from milan.results.page.page_data import build_page_data
 from milan.results.page.reasoning import write_reasoning_pictures
 from milan.storage.files import write_text
@@ -26,22 +30,31 @@ def write_page(
     catalogue: Catalogue,
     dissections: Mapping[str, Dissection],
     folder: Path,
-    sheets: Mapping[Unit, ContactSheet] | None = None,
+    views: Mapping[Unit, ExemplarView] | None = None,
     neighbours: Mapping[Unit, UnitNeighbours] | None = None,
 ) -> Path:
-    """Write ``index.html`` and its pictures, and return the path of ``index.html``.
+    """Write ``index.html`` with its images and data, and return the path of ``index.html``.
 
-    Pictures that exist are not written again. ``index.html`` is written last, when all its pictures exist.
+    Files that exist are not written again. ``index.html`` is written when all files that it refers to exist, and files
+    of an earlier page are removed last.
 
     Args:
         catalogue: the descriptions.
         dissections: the dissection of each layer, by its name.
         folder: where to write.
-        sheets: the result of ``write_contact_sheets`` for this folder, if it was called before.
+        views: the result of ``write_exemplar_views`` for this folder, if it was called before.
         neighbours: of ``find_neighbours``; by default the page shows none.
     """
-    data = _build_data(catalogue, dissections, folder, sheets, neighbours)
-    write_text(folder / "index.html", _render_page(catalogue, data, unit_map=(folder / "map.html").exists()))
+    files = DataFiles(folder)
+    views = _write_views(catalogue, dissections, folder) if views is None else views
+    reasons = write_reasoning_pictures(catalogue, dissections, folder)
+    data = build_page_data(catalogue, dissections, views, reasons, files.add, neighbours)
+    # The map of units finds the pictures of a unit by it.
+    files.write("layers", data)
+    has_map = (folder / "map.html").exists()
+    write_text(folder / "index.html", _render_page(catalogue, {"data": data}, loads_data=True, unit_map=has_map))
+    files.remove_others()
+    remove_unused(folder, views.values())
     return folder / "index.html"
 
 
@@ -50,56 +63,38 @@ def render_single_file(
     dissections: Mapping[str, Dissection],
     neighbours: Mapping[Unit, UnitNeighbours] | None = None,
 ) -> str:
-    """Return the page as one HTML document that has its pictures within it; it has no map.
-
-    Raises:
-        BadInput: a unit has more exemplars than one picture file holds.
-    """
-    if wide := [layer for layer, dissection in dissections.items() if dissection.k > MAX_PICTURES]:
-        count = dissections[wide[0]].k
-        raise BadInput(f"units of {wide[0]} have {count} exemplars and a single-file page shows at most {MAX_PICTURES}")
+    """Return the page as one HTML document that has its images and data within it; it has no map."""
+    files = DataFiles(None)
     with TemporaryDirectory() as name:
-        data = _build_data(catalogue, dissections, Path(name), None, neighbours)
-        for unit in (unit for layer in data["layers"] for unit in layer["units"]):
-            unit["picture"] = _inline_picture(Path(name), unit["picture"])
-            if unit["reasoning"]:
-                files = unit["reasoning"]["files"]
-                unit["reasoning"]["files"] = {role: _inline_picture(Path(name), file) for role, file in files.items()}
-        return _render_page(catalogue, data)
+        folder = Path(name)
+        views = _write_views(catalogue, dissections, folder)
+        reasons = {
+            unit: view.inlined(lambda file: make_data_url(folder / file))
+            for unit, view in write_reasoning_pictures(catalogue, dissections, folder).items()
+        }
+        data = build_page_data(catalogue, dissections, views, reasons, files.add, neighbours)
+        images = inline_images(views.values(), folder)
+    parts = {f"data-{name}": Markup(text) for name, text in files.inlined.items()}
+    return _render_page(catalogue, {"data": data, "images": images} | parts, loads_data=False)
 
 
-def _build_data(
-    catalogue: Catalogue,
-    dissections: Mapping[str, Dissection],
-    folder: Path,
-    sheets: Mapping[Unit, ContactSheet] | None,
-    neighbours: Mapping[Unit, UnitNeighbours] | None,
-) -> dict[str, Any]:
-    """Write the pictures and return the page's data."""
-    if sheets is None:
-        drawable = [
-            entry.unit
-            for entry in catalogue.entries
-            if entry.unit.layer in dissections and entry.status not in ("dead", "invalid")
-        ]
-        sheets = write_contact_sheets(dissections, drawable, folder)
-    reasons = write_reasoning_pictures(catalogue, dissections, folder, sheets)
-    return build_page_data(catalogue, dissections, sheets, reasons, neighbours)
+def _write_views(catalogue: Catalogue, dissections: Mapping[str, Dissection], folder: Path) -> dict[Unit, ExemplarView]:
+    units = [
+        entry.unit
+        for entry in catalogue.entries
+        if entry.unit.layer in dissections and entry.status not in ("dead", "invalid")
+    ]
+    return write_exemplar_views(dissections, units, folder)
 
 
-def _inline_picture(folder: Path, file: str) -> str:
-    """Return a picture file as a data URL; empty if there is none."""
-    if not file:
-        return ""
-    return f"data:image/webp;base64,{base64.b64encode((folder / file).read_bytes()).decode()}"
-
-
-def _render_page(catalogue: Catalogue, data: dict[str, Any], unit_map: bool = False) -> str:
+def _render_page(catalogue: Catalogue, data: Mapping[str, Any], *, loads_data: bool, unit_map: bool = False) -> str:
     facts = catalogue.facts
     return render_document(
         "index.html.j2",
         styles=["page.css", "neighbours.css"],
-        scripts=["reasons.js", "neighbours.js", "plate.js", "page.js"],
+        scripts=["data.js", "pictures.js", "reasons.js", "neighbours.js", "plate.js", "grid.js", "page.js"],
+        data=data,
+        loads_data=loads_data,
         unit_map=unit_map,
         title=clean_text(str(facts.get("target") or "A network")),
         describer=clean_text(str(facts.get("describer") or "a describer")),
@@ -107,7 +102,6 @@ def _render_page(catalogue: Catalogue, data: dict[str, Any], unit_map: bool = Fa
         simulated=clean_text(str(facts.get("simulated") or "")),
         warnings=[clean_text(str(warning)) for warning in facts.get("warnings", [])],
         facts=format_facts(facts),
-        data=Markup(_escape_json(data)),
     )
 
 
@@ -130,8 +124,3 @@ def _format_summary(catalogue: Catalogue) -> str:
 def _shorten_path(path: str) -> str:
     """Return the last two parts of a path; other specs are returned unchanged."""
     return "/".join(path.rstrip("/").split("/")[-2:])
-
-
-def _escape_json(data: dict[str, Any]) -> str:
-    """Return JSON for a script element, where only ``<`` is special."""
-    return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from milan.console.text_cleaning import clean_text
+from milan.results.page.data_files import escape_json
 
 MAIN_FACTS = (
     "target",
@@ -27,20 +28,43 @@ MAIN_FACTS = (
 )
 
 
-def render_document(template: str, *, styles: Sequence[str], scripts: Sequence[str], **values: Any) -> str:
+def render_document(
+    template: str,
+    *,
+    styles: Sequence[str],
+    scripts: Sequence[str],
+    data: Mapping[str, Any],
+    loads_data: bool = False,
+    **values: Any,
+) -> str:
     """Render a template of ``templates`` with files of ``static`` as its inline style and script.
+
+    The policy of the document allows this script and no other, and nothing from the network.
 
     Args:
         template: file name in ``templates``.
         styles, scripts: file names in ``static``, in the order in which they are joined.
+        data: plain values that the script reads, by the id of their element; a ``Markup`` is the value's escaped JSON.
+        loads_data: whether the script loads script files beside the page.
         values: the variables of the template, which are escaped.
     """
     style, script = "".join(map(_read_static, styles)), "".join(map(_read_static, scripts))
-    policy = (
-        f"default-src 'none'; img-src 'self' file: data:; script-src {_hash_inline(script)}; style-src"
-        f" {_hash_inline(style)}; base-uri 'none'; form-action 'none'"
+    # The data of a page that was opened from the file system are of the origin "file:", and else of the page's own.
+    loaded = " 'self' file:" if loads_data else ""
+    policy = "; ".join(
+        [
+            "default-src 'none'",
+            "img-src 'self' file: data:",
+            f"script-src {_hash_inline(script)}{loaded}",
+            f"style-src {_hash_inline(style)}",
+            "base-uri 'none'",
+            "form-action 'none'",
+        ]
     )
-    return render_template(template, policy=Markup(policy), style=Markup(style), script=Markup(script), **values)
+    blocks = {name: value if isinstance(value, Markup) else Markup(escape_json(value)) for name, value in data.items()}
+    head = render_template("head.html.j2", policy=Markup(policy), style=Markup(style))
+    scripts_at_end = render_template("scripts.html.j2", blocks=blocks, script=Markup(script))
+    return render_template(template, head=Markup(head), scripts=Markup(scripts_at_end), **values)
 
 
 def render_template(template: str, **values: Any) -> str:

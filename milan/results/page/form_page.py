@@ -1,16 +1,13 @@
 """A form for raters, as one page that opens from the file system and saves the answers as a file."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from markupsafe import Markup
-
 from milan.console.text_cleaning import clean_text
-from milan.results.page.contact_sheets import PICTURES_PER_ROW, ContactSheet
 from milan.results.page.document import render_document
+from milan.results.page.exemplar_views import PICTURES_PER_ROW, ExemplarView
 from milan.storage.files import atomic_write
 from milan.storage.provenance import Sources, simulated_note
 
@@ -24,12 +21,12 @@ class FormItem:
 
     Attributes:
         id: identifies its answers; it does not reveal the describer.
-        sheet: its exemplars, in a file beside the form.
+        pictures: its exemplars; None if there are no images of it.
         options: the texts to rate or choose from, in the order shown.
     """
 
     id: str
-    sheet: ContactSheet | None
+    pictures: ExemplarView | None
     options: Sequence[str] = ()
 
 
@@ -62,7 +59,7 @@ class RatingForm:
         id: identifies the form; answers to other forms are refused.
         file: file name of the saved answers.
         rater: whether the form asks for a name or number that identifies the rater.
-        across: pictures in each row of a sheet.
+        across: pictures in each row.
     """
 
     id: str
@@ -75,24 +72,25 @@ class RatingForm:
     across: int = PICTURES_PER_ROW
 
 
-def write_form(form: RatingForm, file: Path, sources: Sources) -> Path:
-    """Write the form and return its path; pictures are expected beside it.
+def write_form(form: RatingForm, file: Path, sources: Sources, images: Mapping[str, str] | None = None) -> Path:
+    """Write the form and return its path.
 
     Args:
         form: the form.
         file: the HTML file to write.
         sources: what the units come from, by role, without names of describers.
+        images: the images as data URLs, by their paths (see ``inline_images``), which are then within the file; without
+            them they are expected beside it.
     """
     page = render_document(
         "form.html.j2",
         styles=["page.css", "form.css"],
-        scripts=["form.js"],
+        scripts=["pictures.js", "form.js"],
+        data={"data": _make_script_data(form), "images": _select_images(form, images or {})},
         form=form,
         parts=[_make_section_view(part) for part in form.parts],
         simulated=clean_text(simulated_note(sources)),
         levels=list(enumerate(RATING_LEVELS, 1)),
-        across=form.across,
-        data=Markup(json.dumps(_make_script_data(form), ensure_ascii=False).replace("<", "\\u003c")),
     )
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(file) as partial:
@@ -100,9 +98,14 @@ def write_form(form: RatingForm, file: Path, sources: Sources) -> Path:
     return file
 
 
+def _select_images(form: RatingForm, images: Mapping[str, str]) -> dict[str, str]:
+    views = [item.pictures for part in form.parts for item in part.items if item.pictures is not None]
+    return {file: images[file] for view in views for file in view.files if file in images}
+
+
 def _make_section_view(part: FormSection) -> dict[str, Any]:
     items = [
-        {"id": item.id, "sheet": item.sheet, "options": [clean_text(text) for text in item.options]}
+        {"id": item.id, "pictures": item.pictures, "options": [clean_text(text) for text in item.options]}
         for item in part.items
     ]
     return {
@@ -113,7 +116,7 @@ def _make_section_view(part: FormSection) -> dict[str, Any]:
 
 
 def _make_script_data(form: RatingForm) -> dict[str, Any]:
-    """Return what the script needs to know: the answers that a complete form has."""
+    """Return what the script needs to know: the pictures, and the answers that a complete form has."""
     parts = [
         {
             "kind": part.kind,
@@ -122,4 +125,14 @@ def _make_script_data(form: RatingForm) -> dict[str, Any]:
         }
         for part in form.parts
     ]
-    return {"form": form.id, "file": form.file, "rater": form.rater, "parts": parts}
+    pictures = {
+        item.id: [item.pictures.to_plain()] for part in form.parts for item in part.items if item.pictures is not None
+    }
+    return {
+        "form": form.id,
+        "file": form.file,
+        "rater": form.rater,
+        "parts": parts,
+        "across": form.across,
+        "pictures": pictures,
+    }

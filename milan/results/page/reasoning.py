@@ -1,6 +1,6 @@
 """The reasoning of a describer on the page: images captioned, images generated, and texts read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ from torch.nn.functional import pad
 from milan.console.exemplar_rendering import encode_webp, fitting, is_whole_webp, make_image_grid
 from milan.console.progress import track_progress
 from milan.dissection.attention_crops import crop_and_resize
-from milan.dissection.store import Dissection
+from milan.dissection.dissection import Dissection
 from milan.errors import MissingEvidence
 from milan.pretrained.painter import PictureRequest, find_cached_picture, resize_images
 from milan.results.catalogue import Catalogue, Entry
-from milan.results.page.contact_sheets import ContactSheet
-from milan.storage.files import atomic_write, content_key
+from milan.results.page.exemplar_views import remove_other_folders
+from milan.storage.files import atomic_write, content_key, safe_name
 from milan.units import Unit
 
 PICTURE_SIZE = 96  # side of a picture in pixels
@@ -40,28 +40,36 @@ class ReasoningView:
     seen_file: str = ""
     painted_file: str = ""
 
+    def inlined(self, load: Callable[[str], str]) -> "ReasoningView":
+        """Return the view with other addresses of its picture files, as ``load`` returns them."""
+        seen, painted = (file and load(file) for file in (self.seen_file, self.painted_file))
+        return ReasoningView(self.facts, seen, painted)
+
 
 def write_reasoning_pictures(
-    catalogue: Catalogue, dissections: Mapping[str, Dissection], folder: Path, sheets: Mapping[Unit, ContactSheet]
+    catalogue: Catalogue, dissections: Mapping[str, Dissection], folder: Path
 ) -> dict[Unit, ReasoningView]:
-    """Write the pictures of each unit's reasoning beside its exemplars; files that exist are not written again.
+    """Write the pictures of each unit's reasoning beside the page; files that exist are not written again.
 
-    Generated images are taken from the cache. If they are no longer there, the page shows only numbers.
+    Generated images are taken from the cache. If they are no longer there, the page shows only numbers. Pictures of
+    other dissections are removed.
     """
     entries = [entry for entry in catalogue.entries if entry.description is not None and entry.description.reasoning]
+    places = {layer: f"{safe_name(layer)}-{dissection.key[:8]}" for layer, dissection in dissections.items()}
+    remove_other_folders(folder / "reasoning", set(places.values()))
     return {
-        entry.unit: _write_reasoning(entry, dissections.get(entry.unit.layer), folder, sheets)
+        entry.unit: _write_reasoning(
+            entry, dissections.get(entry.unit.layer), folder, f"reasoning/{places.get(entry.unit.layer)}"
+        )
         for entry in track_progress(entries, description="reasons")
     }
 
 
-def _write_reasoning(
-    entry: Entry, dissection: Dissection | None, folder: Path, sheets: Mapping[Unit, ContactSheet]
-) -> ReasoningView:
+def _write_reasoning(entry: Entry, dissection: Dissection | None, folder: Path, place: str) -> ReasoningView:
     facts = entry.description.reasoning if entry.description else {}
-    if dissection is None or entry.unit not in sheets:
+    if dissection is None:
         return ReasoningView(facts)
-    stem = sheets[entry.unit].file.removesuffix(".webp")
+    stem = f"{place}/{entry.unit.index}"
     return ReasoningView(
         facts,
         _write_grid(

@@ -1,8 +1,9 @@
 """A page of known units, and a browser that looks at it over file://."""
 
-import shutil
-from dataclasses import replace
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from milan.describers._shared.contract import COLOURS, make_toy_dissection
 from milan.dissection.dissect import dissect
 from milan.probes import load_probe
 from milan.results.catalogue import Catalogue, Entry
-from milan.results.page import write_contact_sheets, write_page
+from milan.results.page import write_page
 from milan.storage.provenance import simulated_note
 from milan.targets.loading import load_target
 from milan.targets.target import Target
@@ -66,6 +67,22 @@ def page_file(toys, catalogue, tmp_path_factory):
     return write_page(catalogue, toys, tmp_path_factory.mktemp("out") / "page with spaces")
 
 
+def read_data(page: Path) -> dict[str, Any]:
+    """The data of a page, with each named value in place of its name."""
+
+    def load(name: str) -> Any:
+        file = page.parent / "data" / f"{name}.js"
+        found = re.fullmatch(rf'milanData\("{name}",(.*)\)\n', file.read_text(), re.DOTALL)
+        assert found, file
+        return json.loads(found[1])
+
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.S)[1])
+    for layer in data["layers"]:
+        layer["list"] = load(layer["list"])
+        layer["blocks"] = [unit for name in layer["blocks"] for unit in load(name)]
+    return data
+
+
 class Wide(nn.Module):
     """Two layers of 1,000 random units each."""
 
@@ -93,17 +110,7 @@ def large_page(tmp_path_factory):
                 for place in range(10)
             )
             entries.append(Entry(unit, "ok", Description(unit, text, float(unit.index), candidates=found)))
-    sheets = write_contact_sheets(
-        dissections, [Unit(layer, unit) for layer in dissections for unit in range(20)], folder / "page"
-    )
-    for entry in entries:  # files of their own, but only so many different pictures: drawing is tested elsewhere
-        same = sheets[Unit(entry.unit.layer, entry.unit.index % 20)]
-        sheets[entry.unit] = replace(same, file=str(Path(same.file).with_name(f"{entry.unit.index}.webp")))
-        if entry.unit.index >= 20:
-            shutil.copy(folder / "page" / same.file, folder / "page" / sheets[entry.unit].file)
-    return write_page(
-        Catalogue(tuple(entries), FACTS | {"layers": ["one", "two"]}), dissections, folder / "page", sheets
-    )
+    return write_page(Catalogue(tuple(entries), FACTS | {"layers": ["one", "two"]}), dissections, folder / "page")
 
 
 class Visit:
@@ -118,12 +125,17 @@ class Visit:
         self.page.on("console", lambda message: self.complaints.append(f"{message.type}: {message.text}"))
         self.page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
         self.page.goto(file.as_uri() + link)
-        self.page.wait_for_selector(".card", state="attached")
+        self.page.wait_for_selector("#units[aria-busy=false]", state="attached")
+
+    def open(self, unit: str) -> None:
+        """Wait until a unit is opened with all its evidence."""
+        self.page.wait_for_selector("#plate[aria-busy=false]")
+        assert self.page.inner_text("#plate-unit") == unit
 
     def shown(self) -> list[str]:
-        """The ids of the cards that are shown, in the order of the page."""
+        """The ids of the cards that are in the document, in the order of the page."""
         return self.page.eval_on_selector_all(
-            ".card:not([hidden])", "cards => cards.map(card => card.querySelector('.label span').textContent)"
+            ".card", "cards => cards.map(card => card.querySelector('.label span').textContent)"
         )
 
     def focused(self) -> str:

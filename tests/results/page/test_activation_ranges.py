@@ -129,6 +129,7 @@ def charted(brightness, tmp_path_factory):
 
 def test_the_page_draws_areas_that_fill_the_whole_with_a_legend(visit, charted):
     seen = visit("#units:0", file=charted)
+    seen.open("units:0")
     areas = seen.page.locator("#plate-ranges polygon")
     assert areas.count() == 4  # three classes and the rest
     tops = [areas.nth(at).evaluate("area => area.points[0].y") for at in range(4)]
@@ -149,6 +150,7 @@ def test_the_page_draws_areas_that_fill_the_whole_with_a_legend(visit, charted):
 
 def test_class_names_cannot_run(visit, charted):
     seen = visit("#units:1", file=charted)
+    seen.open("units:1")
     assert seen.page.locator("#plate-ranges .classes li").first.inner_text() == f"{EVIL}100%"
     assert seen.page.evaluate("window.harmed") is None
     assert seen.page.locator("img[src=x]").count() == 0
@@ -157,19 +159,24 @@ def test_class_names_cannot_run(visit, charted):
 def test_the_chart_fits_a_phone_and_changes_colour_in_the_dark(visit, charted):
     fill = "getComputedStyle(document.querySelector('#plate-ranges polygon')).fill"
     phone = visit("#units:0", file=charted, viewport={"width": 360, "height": 740}, color_scheme="dark")
+    phone.open("units:0")
     assert phone.page.evaluate("document.getElementById('plate').scrollWidth <= 360")
     assert phone.page.evaluate("document.querySelector('#plate-ranges svg').getBoundingClientRect().right <= 360")
-    assert phone.page.evaluate(fill) != visit("#units:0", file=charted, color_scheme="light").page.evaluate(fill)
+    light = visit("#units:0", file=charted, color_scheme="light")
+    light.open("units:0")
+    assert phone.page.evaluate(fill) != light.page.evaluate(fill)
 
 
 def test_a_unit_that_has_one_value_only_has_no_chart(visit, charted):
     seen = visit("#units:2", file=charted)
+    seen.open("units:2")
     assert "dead" in seen.page.inner_text("#plate-text")
     assert seen.page.locator("#plate-ranges *").count() == 0
 
 
 def test_weights_stand_on_both_sides_of_one_zero_line(visit):
     seen = visit("#answers:6")
+    seen.open("answers:6")
     rows = seen.page.locator("#plate-concepts tr")
     assert [text.split("\t")[0] for text in rows.all_inner_texts()] == ["red", "blue", EVIL]
     assert [text.strip().split("\t")[-1] for text in rows.all_inner_texts()] == ["+1.50", "+0.50", "−0.50"]

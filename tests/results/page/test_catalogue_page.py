@@ -1,10 +1,6 @@
-"""What is written for the page: pictures as the annotators saw them, each once, and a file that nothing in it can
-break.
-"""
+"""What is written for the page: images, each once, regions in few bytes, and scripts that no text can end."""
 
-import json
-import re
-from collections.abc import Iterator
+import math
 
 import numpy as np
 import pytest
@@ -15,18 +11,21 @@ from torch import nn
 from milan.console.exemplar_rendering import (
     DIMMED_BRIGHTNESS,
     OUTLINE_COLOUR,
-    encode_webp,
     highlight_masks,
     make_image_grid,
+    scale_images,
 )
 from milan.dissection.dissect import dissect
+from milan.dissection.masks import masks_from_maps
 from milan.probes import Probe
 from milan.results.catalogue import Catalogue, Entry
-from milan.results.page import write_contact_sheets, write_page
+from milan.results.page import write_exemplar_views, write_page
+from milan.results.page.catalogue_page import render_single_file
+from milan.results.page.map_encoding import RANGE, quantize_maps
 from milan.results.page.page_data import HISTOGRAM_BINS, compute_histograms
 from milan.targets.target import Target
 from milan.units import Description, Unit
-from tests.results.page.conftest import EVIL, FACTS
+from tests.results.page.conftest import EVIL, FACTS, read_data
 
 
 def square(size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
@@ -75,35 +74,66 @@ def test_a_sheet_has_the_pictures_in_rows():
     assert found[2, ::4, 0].tolist() == [4, 5, 0]
 
 
-def test_sheets_are_files_of_the_exemplars_and_are_not_drawn_twice(toys, tmp_path):
-    units = toys["answers"].active_units()
-    sheets = write_contact_sheets(toys, units, tmp_path)
-    one = tmp_path / sheets[units[0]].file
-    shown = toys["answers"].exemplars(units[0])
-    with Image.open(one) as picture:
-        assert picture.size == (3 * 128, 2 * 128)
-        expected = make_image_grid(highlight_masks(shown.images, shown.masks, 128), 3).astype(int)
-        assert np.abs(np.asarray(picture.convert("RGB")).astype(int) - expected).mean() < 6  # WebP loses a little
-    assert sheets[units[0]].images == shown.ids.tolist()
-    before = one.stat().st_mtime_ns
-    assert write_contact_sheets(toys, units, tmp_path) == sheets
-    assert one.stat().st_mtime_ns == before
+def test_each_image_is_stored_once_and_not_written_twice(toys, tmp_path):
+    units = [unit for one in toys.values() for unit in one.active_units()]
+    views = write_exemplar_views(toys, units, tmp_path)
+    files = sorted(tmp_path.rglob("*.webp"))
+    seen = {id for unit in units for id in toys[unit.layer].exemplars(unit).ids.tolist()}
+    assert sorted(int(file.stem) for file in files) == sorted(seen)
+    view, exemplars = views[units[0]], toys[units[0].layer].exemplars(units[0])
+    assert view.names == exemplars.ids.tolist()
+    with Image.open(tmp_path / view.files[0]) as picture:
+        assert picture.size == (view.width, view.height) == (128, 128)
+        lost = np.asarray(picture.convert("RGB")).astype(int) - scale_images(exemplars.images[:1], 128)[0]
+        assert np.abs(lost).mean() < 6  # WebP loses a little
+    before = [file.stat().st_mtime_ns for file in files]
+    assert write_exemplar_views(toys, units, tmp_path) == views
+    assert [file.stat().st_mtime_ns for file in files] == before
 
 
 @pytest.mark.parametrize("left", [None, 0, 11, -1], ids=["missing", "empty", "cut in its head", "cut"])
-def test_a_missing_or_damaged_sheet_is_drawn_again_and_those_of_another_dissection_are_removed(toys, tmp_path, left):
+def test_a_missing_or_damaged_image_is_written_again(toys, tmp_path, left):
     units = toys["answers"].active_units()
-    file = tmp_path / write_contact_sheets(toys, units, tmp_path)[units[0]].file
+    file = tmp_path / write_exemplar_views(toys, units, tmp_path)[units[0]].files[0]
     content = file.read_bytes()
     if left is None:
         file.unlink()
     else:
         file.write_bytes(content[:left])
-    old = tmp_path / "units" / "answers-00000000"
-    old.mkdir()
-    write_contact_sheets(toys, units, tmp_path)
+    write_exemplar_views(toys, units, tmp_path)
     assert file.read_bytes() == content
-    assert not old.exists()
+
+
+def test_files_of_an_earlier_page_are_removed(toys, catalogue, page_file, tmp_path):
+    old = [tmp_path / name for name in ("units/a-00000000/1.webp", "images/00000000/1.webp", "data/0.js")]
+    for file in old:
+        file.parent.mkdir(parents=True)
+        file.touch()
+    write_page(catalogue, toys, tmp_path)
+    assert [file.exists() for file in old] == [False] * 3
+    written, expected = (
+        {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+        for folder in (tmp_path, page_file.parent)
+    )
+    assert written == expected
+
+
+@pytest.mark.parametrize("levels", [8, 127])
+def test_coded_maps_have_the_region_of_the_maps(levels):
+    maps = torch.randn(4, 3, 7, 5)
+    thresholds = torch.tensor([0.0, 0.5, 1.0, 9.0])
+    codes = torch.from_numpy(quantize_maps(maps.numpy(), thresholds.numpy(), levels))
+    assert torch.equal(codes > 0, maps > thresholds[:, None, None, None])
+    distances = codes.sign() * torch.expm1(codes.abs() / 127 * math.log1p(RANGE))
+    drawn = masks_from_maps(distances, 0.0, (56, 40))
+    wrong = drawn != masks_from_maps(maps, thresholds[:, None], (56, 40))
+    assert wrong.float().mean() < (0.05 if levels == 8 else 0.005)
+    assert not wrong[3].any()
+
+
+def test_maps_that_are_not_finite_are_coded():
+    maps = np.array([[[[np.nan, 3e38, -3e38, np.inf]]]], np.float32)
+    assert (quantize_maps(maps, np.array([-3e38], np.float32), 8) > 0).tolist() == [[[[False, True, False, True]]]]
 
 
 def test_histograms_count_every_image(toys):
@@ -119,40 +149,25 @@ def test_histograms_count_every_image(toys):
     assert found[3]["threshold"] == pytest.approx(float(toys["answers"].thresholds()[3]), rel=1e-3)
 
 
-def scripts(page: str) -> Iterator[str]:
-    return (match[1] for match in re.finditer(r"<script[^>]*>(.*?)</script>", page, re.DOTALL))
-
-
-def test_no_text_can_end_the_data_block_and_all_come_through(page_file):
-    page = page_file.read_text()
-    data = json.loads(next(scripts(page)))
-    assert data["layers"][1]["units"][3]["text"] == EVIL
-    assert EVIL not in page
-    assert FACTS["warnings"][0] not in page
-    assert page.count("<script") == 2
-
-
-def test_the_page_is_the_same_whenever_it_is_written(toys, catalogue, page_file, tmp_path):
-    assert write_page(catalogue, toys, tmp_path).read_bytes() == page_file.read_bytes()
+def test_no_text_can_end_the_script_that_it_is_in_and_all_come_through(toys, catalogue, page_file):
+    assert read_data(page_file)["layers"][1]["list"]["text"][3] == EVIL
+    single = render_single_file(catalogue, toys)
+    for text in (page_file.read_text(), single, *(file.read_text() for file in page_file.parent.glob("data/*.js"))):
+        assert EVIL not in text
+        assert FACTS["warnings"][0] not in text
+        assert "<img src=x" not in text
+    assert page_file.read_text().count("<script") == page_file.read_text().count("</script>") == 2
+    assert single.count("<script") == single.count("</script>") == 3 + 4  # data, images, script; two lists, two blocks
 
 
 def test_a_page_without_dissections_shows_the_texts(tmp_path):
-    page = write_page(
-        Catalogue.from_descriptions([Description(Unit("a/b c", 0), "<b>", 1.0)], describer="x"), {}, tmp_path
-    ).read_text()
-    assert json.loads(next(scripts(page)))["layers"][0]["units"][0]["picture"] == ""
+    catalogue = Catalogue.from_descriptions([Description(Unit("a/b c", 0), "<b>", 1.0)], describer="x")
+    layer = read_data(write_page(catalogue, {}, tmp_path))["layers"][0]
+    assert (layer["strip"], layer["blocks"][0]["exemplars"], layer["list"]["text"]) == (None, None, ["<b>"])
 
 
 def test_layers_stand_in_the_order_of_the_target(page_file):
-    assert [layer["name"] for layer in json.loads(next(scripts(page_file.read_text())))["layers"]] == [
-        "detectors",
-        "answers",
-    ]
-
-
-def test_webp_is_small(toys):
-    shown = toys["answers"].exemplars(toys["answers"].active_units()[0])
-    assert len(encode_webp(make_image_grid(highlight_masks(shown.images, shown.masks, 128), 3))) < 20_000
+    assert [layer["name"] for layer in read_data(page_file)["layers"]] == ["detectors", "answers"]
 
 
 class Faint(nn.Module):
@@ -175,13 +190,12 @@ def test_units_that_barely_move_and_many_exemplars_are_shown(tmp_path, visit):
     layer = dissections["0"]
     entries = [Entry(unit, "ok", Description(unit, "bright", 1.0)) for unit in layer.units]
     file = write_page(Catalogue(tuple(entries)), dissections, tmp_path / "page")
-    found = json.loads(next(scripts(file.read_text())))["layers"][0]["units"]
+    found = read_data(file)["layers"][0]["blocks"]
     assert [sum(each["histogram"]["counts"]) for each in found] == [500] * 3
     assert [bool(each["ranges"]) for each in found] == [True] * 3
-    assert len(list(file.parent.glob("units/*/0*.webp"))) == 5
+    assert len(found[0]["exemplars"]["images"]) == 500
     seen = visit("#0:0", file=file)
-    last = seen.page.locator(".exemplar").last
+    seen.open("0:0")
     assert seen.page.locator(".exemplar").count() == 500
-    assert "0-4.webp" in last.evaluate("tile => tile.style.backgroundImage")
-    # the twentieth of its part, three in a row
-    assert last.evaluate("tile => tile.style.backgroundPosition") == "50% 100%"
+    seen.page.locator(".exemplar").last.scroll_into_view_if_needed()
+    seen.page.wait_for_selector(".exemplar[data-painted] >> nth=-1")

@@ -22,7 +22,7 @@ def address(tmp_path_factory):
         (Row("one", {"truth": Measure(0.5, 0.25, 0.75)}), Row("two", {})),
     )
     cases = [
-        {"id": id, "group": group, "truth": truth, "sheet": None,
+        {"id": id, "group": group, "truth": truth, "pictures": [],
          "said": [{"name": "one", "role": "", "text": text, "reason": "", "mark": mark, "score": "0.50"}]}
         for id, group, truth, text, mark in UNITS
     ]  # fmt: skip

@@ -4,6 +4,7 @@
   const at = (id) => document.getElementById(id);
   const data = JSON.parse(at("data").textContent);
   const form = at("form");
+  milanPictures.fill(data);
   const place = `milan-form-${data.form}`;
   const start = Date.now();
   const items = data.parts.flatMap((part) => part.items.map((item) => ({ ...item, kind: part.kind, best: part.best })));

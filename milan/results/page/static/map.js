@@ -143,21 +143,30 @@
     tip.style.left = `${place.x + wide + 24 < size.width ? place.x + 16 : Math.max(4, place.x - wide - 16)}px`;
     tip.style.top = `${Math.max(4, Math.min(place.y - tall / 3, size.height - tall - 4))}px`;
   };
+  // The exemplars of a unit, from the data of the page.
+  const showExemplars = async (unit) => {
+    at("tip-strip").hidden = true;
+    const page = await milanLoad("layers");
+    const layer = page?.layers.find((each) => each.name === data.layers[layerOf[unit]].name);
+    const list = layer?.strip && await milanLoad(layer.list);
+    const place = list ? list.index.indexOf(data.layers[layerOf[unit]].units[within[unit]]) : -1;
+    const block = place < 0 ? null : await milanLoad(layer.blocks[Math.floor(place / page.block)]);
+    const view = block?.[place % page.block]?.exemplars;
+    if (!view || unit !== current) return;
+    const { across, rows, width, height } = layer.strip;
+    at("tip-strip").hidden = false;
+    at("tip-strip").classList.toggle("two", rows === 2);
+    at("tip-strip").style.aspectRatio = `${across * width} / ${rows * height}`;
+    await milanPictures.grid(at("tip-picture"), [view], across, rows);
+    placeTip();
+  };
   const select = (unit, spoken = false) => {
     if (unit === current) return;
     current = unit;
     at("tip").hidden = unit < 0;
     canvas.classList.toggle("on-unit", unit >= 0);
     if (unit >= 0) {
-      const layer = data.layers[layerOf[unit]];
-      const rows = layer.rows[within[unit]];
-      at("tip-strip").hidden = rows === 0;
-      if (rows) {
-        const shown = Math.min(rows, 2);
-        at("tip-strip").classList.toggle("two", shown === 2);
-        at("tip-strip").style.aspectRatio = `${layer.width} / ${shown * layer.height}`;
-        at("tip-picture").src = `${layer.folder}/${layer.units[within[unit]]}.webp`;
-      }
+      showExemplars(unit);
       at("tip-text").textContent = data.texts[textOf(unit)] || "no description";
       at("tip-unit").textContent = idOf(unit);
       at("tip-link").href = linkOf(unit);

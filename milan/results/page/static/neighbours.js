@@ -1,28 +1,28 @@
 // The neighbours of a unit on its plate: nearest units of its layer and of others, by exemplars, and antagonists.
 "use strict";
-const milanNeighbours = ({ unit, page, units, make, number }) => {
+const milanNeighbours = ({ unit, page, units, link, details, make, number }) => {
   const TITLES = ["Nearest in this layer", "Nearest in other layers", "Most exemplars in common", "Antagonists"];
   const FIELDS = 4; // numbers of one neighbour: layer, index, correlation and common exemplars in percent
   const entry = (layer, index, correlation, common) => {
     const other = units.get(`${page.layers[layer].name}:${index}`);
     if (!other) return null;
-    const link = make("a");
-    link.href = `#${encodeURIComponent(other.id).replaceAll("%3A", ":").replaceAll("%40", "@")}`;
-    if (other.picture) {
-      const tile = make("span", "exemplar");
-      const sheet = other.layer.sheet;
-      const down = Math.ceil(Math.min(sheet.most, other.activations.length) / sheet.across);
-      tile.style.backgroundImage = `url("${other.picture}")`;
-      tile.style.backgroundSize = `${100 * sheet.across}% ${100 * down}%`;
-      tile.style.aspectRatio = `${sheet.width} / ${sheet.height}`;
-      link.append(tile);
+    const anchor = make("a");
+    anchor.href = link(other);
+    if (other.layer.strip) {
+      const tile = make("canvas", "exemplar");
+      [tile.width, tile.height] = [other.layer.strip.width, other.layer.strip.height];
+      milanPictures.whenNear(tile, async () => {
+        const found = await details(other);
+        if (found?.exemplars) milanPictures.single(tile, found.exemplars, 0);
+      });
+      anchor.append(tile);
     }
     const facts = [other.id, correlation < -100 ? "" : `r ${number(correlation / 100)}`, common ? `${common}% of exemplars` : ""];
     const words = make("span", "words");
     words.append(make("span", "caption", other.text || other.reason || "no description"), make("small", "", facts.filter(Boolean).join(" · ")));
-    link.append(words);
+    anchor.append(words);
     const item = make("li");
-    item.append(link);
+    item.append(anchor);
     return item;
   };
   const lists = (unit.neighbours ?? []).flatMap((numbers, place) => {

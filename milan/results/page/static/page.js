@@ -1,4 +1,4 @@
-// Shows the catalogue in the page's data block. Texts enter the document through textContent only.
+// Shows the catalogue in the page's data (see page_data.py). Texts enter the document through textContent only.
 "use strict";
 (() => {
   const page = JSON.parse(document.getElementById("data").textContent);
@@ -20,54 +20,60 @@
 
   // ---- the units -------------------------------------------------------------------------------------------------------------------
   const units = new Map(); // "layer4:17" -> unit
+  let described = 0;
   for (const layer of page.layers) {
-    for (const unit of layer.units) {
-      unit.layer = layer;
-      unit.id = `${layer.name}:${unit.index}`;
-      unit.words = plain(`${unit.id} ${unit.text}`);
-      units.set(unit.id, unit);
-    }
+    Object.assign(layer, { all: [], shown: [], count: layer.described, cards: new Map() });
+    described += layer.described;
   }
-  const described = [...units.values()].filter((unit) => unit.status === "ok" || unit.status === "failed");
-  const withCard = new Set(described);
+  const read = (layer, list) => {
+    list.index.forEach((index, place) => {
+      const id = `${layer.name}:${index}`;
+      const unit = { layer, place, index, id, status: list.status[place], text: list.text[place], score: list.score[place] };
+      unit.reason = list.reasons[place] ?? "";
+      layer.all.push(unit);
+      units.set(id, unit);
+    });
+    layer.withCard = layer.all.filter((unit) => unit.status === "ok" || unit.status === "failed");
+  };
   const link = (unit) => `#${encodeURIComponent(unit.id).replaceAll("%3A", ":").replaceAll("%40", "@")}`;
+  const details = async (unit) => {
+    const found = await milanLoad(unit.layer.blocks[Math.floor(unit.place / page.block)]);
+    return found?.[unit.place % page.block] ?? null;
+  };
 
   const strip = (unit) => {
-    const sheet = unit.layer.sheet;
-    const frame = make("span", "strip");
-    const rows = unit.activations.length >= 2 * sheet.across ? 2 : 1;
-    if (rows === 2) frame.classList.add("two");
-    frame.style.aspectRatio = `${sheet.across * sheet.width} / ${rows * sheet.height}`;
-    const image = make("img");
-    image.loading = "lazy";
-    image.decoding = "async";
-    image.alt = "";
-    image.width = sheet.across * sheet.width;
-    image.height = Math.ceil(Math.min(unit.activations.length, sheet.most) / sheet.across) * sheet.height;
-    image.src = unit.picture;
-    frame.append(image);
+    const { across, rows, width, height } = unit.layer.strip;
+    const frame = make("span", rows === 2 ? "strip two" : "strip");
+    frame.style.aspectRatio = `${across * width} / ${rows * height}`;
+    const canvas = make("canvas");
+    frame.append(canvas);
+    // A moment later: cards that are scrolled past are not drawn.
+    setTimeout(async () => {
+      const found = frame.isConnected ? await details(unit) : null;
+      if (found?.exemplars && frame.isConnected) milanPictures.grid(canvas, [found.exemplars], across, rows);
+    }, 30);
     return frame;
   };
 
   const card = (unit) => {
     const made = make("a", `card ${unit.status}`);
     made.href = link(unit);
-    made.tabIndex = -1;
-    if (unit.picture) made.append(strip(unit));
+    made.tabIndex = unit === current ? 0 : -1;
+    made.unit = unit;
+    if (unit.layer.strip) made.append(strip(unit));
     made.append(make("span", "description", unit.text || unit.reason || "no description"));
     const label = make("span", "label");
     label.append(make("span", "", unit.id), make("span", "", unit.score === null ? "" : number(unit.score)));
     made.append(label);
-    unit.card = made;
     return made;
   };
 
   const STATES = { dead: "never activated on the probe", sparse: "active on too few images", invalid: "no finite activations" };
   const aside = (layer) => {
-    const left = layer.units.filter((unit) => unit.status in STATES);
-    if (!left.length) return null;
-    const box = make("details", "aside");
-    box.append(make("summary", "", `${plural(left.length, "unit")} not described`));
+    const left = layer.all.filter((unit) => unit.status in STATES);
+    if (!left.length) return;
+    layer.aside = make("details", "aside");
+    layer.aside.append(make("summary", "", `${plural(left.length, "unit")} not described`));
     for (const state of Object.keys(STATES)) {
       const those = left.filter((unit) => unit.status === state);
       if (!those.length) continue;
@@ -77,34 +83,31 @@
         to.href = link(unit);
         line.append(to);
       }
-      box.append(line);
+      layer.aside.append(line);
     }
-    return box;
+    layer.section.append(layer.aside);
   };
 
   const section = (layer) => {
-    const made = make("section", "layer");
-    made.id = `layer-${layer.name}`;
+    layer.section = make("section", "layer");
+    layer.section.id = `layer-${layer.name}`;
     const head = make("h2", "", layer.name);
-    layer.shown = make("small");
-    head.append(layer.shown);
+    layer.heading = make("small", "", [plural(layer.described, "unit"), layer.shape].filter(Boolean).join(" · "));
+    head.append(layer.heading);
     layer.grid = make("div", "grid");
-    layer.grid.append(...layer.units.filter((unit) => withCard.has(unit)).map(card));
-    layer.aside = aside(layer);
-    layer.section = made;
-    made.append(head, layer.grid, ...(layer.aside ? [layer.aside] : []));
-    return made;
+    layer.section.append(head, layer.grid);
+    return layer.section;
   };
 
   // ---- search, sort, filter --------------------------------------------------------------------------------------------------------
-  const scores = described.map((unit) => unit.score).filter((score) => score !== null);
-  const bounds = { low: Math.min(...scores), high: Math.max(...scores) };
-  const scored = scores.length > 0 && bounds.low < bounds.high;
+  const bounds = { low: page.low, high: page.high };
+  const scored = bounds.low !== null && bounds.low < bounds.high;
+  const { compare } = new Intl.Collator();
   const SORTS = {
-    unit: (one, other) => one.index - other.index,
+    unit: null, // as listed
     best: (one, other) => (other.score ?? -Infinity) - (one.score ?? -Infinity) || one.index - other.index,
     worst: (one, other) => (one.score ?? Infinity) - (other.score ?? Infinity) || one.index - other.index,
-    text: (one, other) => one.text.localeCompare(other.text) || one.index - other.index,
+    text: (one, other) => compare(one.text, other.text) || one.index - other.index,
   };
   let shown = []; // units in the order in which they stand on the page
   let sorted = "unit";
@@ -112,14 +115,15 @@
   const resort = () => {
     if (at("sort").value === sorted) return;
     sorted = at("sort").value;
-    for (const layer of page.layers) {
-      const those = layer.units.filter((unit) => unit.card).sort(SORTS[sorted]);
-      layer.grid.append(...those.map((unit) => unit.card));
-    }
+    const byUnit = (one, other) => one.place - other.place;
+    for (const layer of page.layers) layer.withCard.sort(SORTS[sorted] ?? byUnit);
   };
 
   const matches = (words, low, high) => (unit) => {
-    if (!words.every((word) => unit.words.includes(word))) return false;
+    if (words.length) {
+      unit.words ??= plain(`${unit.id} ${unit.text}`);
+      if (!words.every((word) => unit.words.includes(word))) return false;
+    }
     if (!scored || (low <= bounds.low && high >= bounds.high)) return true;
     return unit.score !== null && unit.score >= low && unit.score <= high;
   };
@@ -129,25 +133,26 @@
     const low = Number(at("low").value);
     const high = Number(at("high").value);
     const words = plain(at("search").value).split(/\s+/).filter(Boolean);
+    const narrowed = scored && (low > bounds.low || high < bounds.high);
+    const filtered = words.length > 0 || narrowed;
     const fits = matches(words, low, high);
     const only = at("layer").value;
-    shown = [];
     for (const layer of page.layers) {
-      const here = only && only !== layer.name ? [] : layer.units.filter((unit) => unit.card && fits(unit)).sort(SORTS[sorted]);
-      const kept = new Set(here);
-      for (const unit of layer.units) if (unit.card) unit.card.hidden = !kept.has(unit);
-      const filtered = words.length > 0 || (scored && (low > bounds.low || high < bounds.high));
-      layer.section.hidden = here.length === 0 && (filtered || (only !== "" && only !== layer.name));
+      const away = only !== "" && only !== layer.name;
+      layer.shown = away ? [] : filtered ? layer.withCard.filter(fits) : layer.withCard;
+      layer.count = layer.shown.length;
+      layer.section.hidden = layer.count === 0 && (filtered || away);
       if (layer.aside) layer.aside.hidden = filtered;
-      const of = here.length < layer.described ? `${here.length} of ` : "";
-      layer.shown.textContent = [`${of}${plural(layer.described, "unit")}`, layer.shape].filter(Boolean).join(" · ");
-      shown.push(...here);
+      const of = layer.count < layer.described ? `${layer.count} of ` : "";
+      layer.heading.textContent = [`${of}${plural(layer.described, "unit")}`, layer.shape].filter(Boolean).join(" · ");
     }
-    at("count").textContent = shown.length === described.length ? plural(shown.length, "unit") : `${shown.length} of ${described.length}`;
-    at("nothing").hidden = shown.length > 0 || described.length === 0;
+    shown = page.layers.flatMap((layer) => layer.shown);
+    at("count").textContent = shown.length === described ? plural(shown.length, "unit") : `${shown.length} of ${described}`;
+    at("nothing").hidden = shown.length > 0 || described === 0;
     at("low-value").textContent = number(low);
     at("high-value").textContent = number(high);
-    rove(shown.find((unit) => unit.card.tabIndex === 0) ?? shown[0]);
+    if (!current || !current.layer.shown.includes(current)) current = shown[0] ?? null;
+    layout();
   };
 
   const clear = () => {
@@ -161,38 +166,21 @@
   // ---- the keyboard: one card is in the tab order, arrows move it ------------------------------------------------------------------
   let current = null;
   const rove = (unit) => {
-    if (current) current.card.tabIndex = -1;
-    current = unit ?? null;
-    if (current) current.card.tabIndex = 0;
+    const set = (other, index) => { const held = other?.layer.cards.get(other); if (held) held.tabIndex = index; };
+    set(current, -1);
+    current = unit;
+    set(current, 0);
   };
   const focus = (unit) => {
     if (!unit) return;
     rove(unit);
-    unit.card.focus();
-    unit.card.scrollIntoView({ block: "nearest" });
-  };
-  const above = (unit, down) => {
-    // The unit in the same column one row up or down: the first, on the nearest row that way, whose middle is closest.
-    const box = unit.card.getBoundingClientRect();
-    const place = shown.indexOf(unit);
-    const way = down ? shown.slice(place + 1, place + 40) : shown.slice(Math.max(0, place - 40), place).reverse();
-    let best = null;
-    let row = null;
-    for (const other of way) {
-      const there = other.card.getBoundingClientRect();
-      if (down ? there.top <= box.top + 1 : there.top >= box.top - 1) continue;
-      row ??= there.top;
-      if (Math.abs(there.top - row) > 1) break;
-      const far = Math.abs(there.left - box.left);
-      if (!best || far < best.far) best = { far, other };
-    }
-    return best?.other;
+    grid.reveal(unit)?.focus({ preventScroll: true });
   };
   const steps = {
     ArrowRight: (unit) => shown[shown.indexOf(unit) + 1],
     ArrowLeft: (unit) => shown[shown.indexOf(unit) - 1],
-    ArrowDown: (unit) => above(unit, true),
-    ArrowUp: (unit) => above(unit, false),
+    ArrowDown: (unit) => grid.beside(unit, 1),
+    ArrowUp: (unit) => grid.beside(unit, -1),
     Home: () => shown[0],
     End: () => shown[shown.length - 1],
   };
@@ -217,14 +205,19 @@
       focus(shown[0]);
     } else if (!typing && event.key in steps && event.target.classList?.contains("card")) {
       event.preventDefault();
-      focus(steps[event.key](current));
+      focus(steps[event.key](event.target.unit));
     }
+  });
+  // The tab order has a card that is there, also when the current one was scrolled away.
+  addEventListener("scrollend", () => {
+    if (!current || current.layer.cards.has(current)) return;
+    const near = [...document.querySelectorAll(".card")].find((each) => each.getBoundingClientRect().top >= 0);
+    if (near) rove(near.unit);
   });
 
   // ---- starting --------------------------------------------------------------------------------------------------------------------
   const contents = () => {
     for (const layer of page.layers) {
-      layer.described = layer.units.filter((unit) => withCard.has(unit)).length;
       const to = make("a", "", layer.name);
       to.href = `#${encodeURIComponent(layer.name).replaceAll("%40", "@")}`;
       to.append(make("small", "", layer.described));
@@ -245,13 +238,31 @@
     });
   };
 
+  const layout = () => {
+    const hidden = grid.layout();
+    at("rest").hidden = hidden === 0;
+    at("rest").textContent = `${plural(hidden, "unit")} more than a page can show: choose a layer, or search.`;
+  };
+  const start = async () => {
+    const lists = await Promise.all(page.layers.map((layer) => milanLoad(layer.list)));
+    const lost = lists.includes(null);
+    at("lost").hidden = !lost;
+    page.layers.forEach((layer, number) => {
+      read(layer, lists[number] ?? { index: [], status: [], text: [], score: [], reasons: {} });
+      aside(layer);
+    });
+    refresh();
+    at("units").setAttribute("aria-busy", "false");
+    milanPlate({ page, units, at, make, number, focus, link, details, shown: () => shown });
+  };
+
   contents();
   at("units").append(...page.layers.map(section));
   at("range").hidden = !scored;
   for (const id of ["low", "high"]) {
-    at(id).min = bounds.low;
-    at(id).max = bounds.high;
-    at(id).value = bounds[id];
+    at(id).min = bounds.low ?? 0;
+    at(id).max = bounds.high ?? 0;
+    at(id).value = bounds[id] ?? 0;
     at(id).addEventListener("input", () => {
       if (Number(at("low").value) > Number(at("high").value)) at(id).value = at(id === "low" ? "high" : "low").value;
       refresh();
@@ -262,6 +273,13 @@
   at("tools").addEventListener("submit", (event) => event.preventDefault());
   at("more").addEventListener("click", () => at("more").setAttribute("aria-expanded", at("filters").classList.toggle("open")));
   theme();
-  refresh();
-  milanPlate({ page, units, at, make, number, focus, shown: () => shown });
+  const grid = milanGrid({ layers: page.layers, main: at("units"), makeCard: card });
+  layout(); // with room for all cards, before their texts are there
+  let width = innerWidth;
+  addEventListener("resize", () => {
+    if (innerWidth === width) return;
+    width = innerWidth;
+    layout();
+  });
+  start();
 })();

@@ -1,6 +1,6 @@
 // The plate: one unit opened, reached by its link (#layer4:17). It is loaded before page.js, which starts it.
 "use strict";
-const milanPlate = ({ page, units, at, make, number, focus, shown }) => {
+const milanPlate = ({ page, units, at, make, number, focus, link, details, shown }) => {
   const plate = at("plate");
   let open = null;
 
@@ -10,27 +10,19 @@ const milanPlate = ({ page, units, at, make, number, focus, shown }) => {
     return element;
   };
 
-  const exemplars = (unit) => {
-    if (!unit.picture) return [];
-    const sheet = unit.layer.sheet;
+  const exemplars = (view) => {
+    if (!view) return [];
     const list = make("ol", "exemplars");
-    unit.activations.forEach((activation, place) => {
-      // A sheet of many exemplars is several files, each with at most so many of them.
-      const part = Math.floor(place / sheet.most);
-      const down = Math.ceil(Math.min(sheet.most, unit.activations.length - part * sheet.most) / sheet.across);
-      const row = Math.floor((place % sheet.most) / sheet.across);
+    view.images.forEach((image, place) => {
       const item = make("li");
-      const tile = make("div", "exemplar");
+      const tile = make("canvas", "exemplar");
       tile.role = "img";
-      tile.ariaLabel = `exemplar ${place + 1}, image ${unit.images[place]}, activation ${number(activation)}`;
-      tile.title = `image ${unit.images[place]} of the probe`;
-      tile.style.aspectRatio = `${sheet.width} / ${sheet.height}`;
-      tile.style.backgroundImage = `url("${part ? unit.picture.replace(/\.webp$/, `-${part}.webp`) : unit.picture}")`;
-      tile.style.backgroundSize = `${100 * sheet.across}% ${100 * down}%`;
-      const x = sheet.across > 1 ? (100 * (place % sheet.across)) / (sheet.across - 1) : 0;
-      const y = down > 1 ? (100 * row) / (down - 1) : 0;
-      tile.style.backgroundPosition = `${x}% ${y}%`;
-      item.append(tile, make("small", "", number(activation)));
+      tile.ariaLabel = `exemplar ${place + 1}, image ${image}, activation ${number(view.activations[place])}`;
+      tile.title = `image ${image} of the probe`;
+      tile.width = view.width;
+      tile.height = view.height;
+      milanPictures.whenNear(tile, () => milanPictures.single(tile, view, place));
+      item.append(tile, make("small", "", number(view.activations[place])));
       list.append(item);
     });
     return [list, make("p", "legend", "Strongest first, each with its peak activation. Highlighted: where the activation exceeds the unit’s threshold.")];
@@ -42,7 +34,7 @@ const milanPlate = ({ page, units, at, make, number, focus, shown }) => {
     const [width, height] = [400, 92];
     const step = width / counts.length;
     const tallest = Math.log1p(Math.max(...counts));
-    const from = Math.min(...unit.activations);
+    const from = Math.min(...(unit.exemplars?.activations ?? []));
     const svg = drawn("svg", { viewBox: `0 0 ${width} ${height + 1}`, role: "img", "aria-label": "Histogram of peak activations" });
     counts.forEach((count, bin) => {
       const tall = tallest ? (height * Math.log1p(count)) / tallest : 0;
@@ -90,7 +82,7 @@ const milanPlate = ({ page, units, at, make, number, focus, shown }) => {
     let base = stops.map(() => 0);
     shares.forEach((row, place) => {
       const top = level(row).map((share, stop) => Math.min(1, base[stop] + share / 100));
-      area(`class-${place}`, unit.layer.classes[classes[place]], base, top, row[row.length - 1] / 100);
+      area(`class-${place}`, classes[place], base, top, row[row.length - 1] / 100);
       base = top;
     });
     area("class-rest", "all other classes", base, stops.map(() => 1), 1 - base[base.length - 1]);
@@ -156,34 +148,47 @@ const milanPlate = ({ page, units, at, make, number, focus, shown }) => {
     failed: "Not described: the describer failed.",
   };
 
-  const fill = (unit) => {
+  // The evidence for a description, from the details of the unit; empty until they are loaded.
+  const evidence = (unit, found) => {
+    const whole = found && { ...unit, ...found };
+    at("plate-exemplars").replaceChildren(...(whole ? exemplars(whole.exemplars) : []));
+    at("plate-ranges").replaceChildren(...(whole ? ranges(whole) : []));
+    at("plate-reasons").replaceChildren(...(whole ? milanReasons({ unit: whole, make, number }) : []));
+    at("plate-neighbours").replaceChildren(...(whole ? milanNeighbours({ unit: whole, page, units, link, details, make, number }) : []));
+    at("plate-histogram").replaceChildren(...(whole ? histogram(whole) : []));
+    at("plate-concepts").replaceChildren(...(whole ? concepts(whole) : []));
+    at("plate-candidates").replaceChildren(...(whole ? candidates(whole) : []));
+  };
+
+  const fill = async (unit) => {
+    plate.setAttribute("aria-busy", "true");
     at("plate-unit").textContent = unit.id;
     at("plate-text").textContent = unit.text || WHY[unit.status] || "Not described.";
     const score = unit.score === null ? [] : [`score ${number(unit.score)}`];
     at("plate-facts").textContent = [...score, unit.layer.shape, page.describer, unit.reason].filter(Boolean).join(" · ");
-    at("plate-exemplars").replaceChildren(...exemplars(unit));
-    at("plate-ranges").replaceChildren(...ranges(unit));
-    at("plate-reasons").replaceChildren(...milanReasons({ unit, make, number }));
-    at("plate-neighbours").replaceChildren(...milanNeighbours({ unit, page, units, make, number }));
-    at("plate-histogram").replaceChildren(...histogram(unit));
-    at("plate-concepts").replaceChildren(...concepts(unit));
-    at("plate-candidates").replaceChildren(...candidates(unit));
     const place = shown().indexOf(unit);
     at("before").disabled = place <= 0;
     at("after").disabled = place < 0 || place === shown().length - 1;
+    const found = await details(unit);
+    if (open !== unit) return;
+    evidence(unit, found);
     plate.scrollTop = 0;
+    plate.setAttribute("aria-busy", "false");
   };
 
   const show = (unit) => {
     open = unit;
+    if (!plate.open) {
+      evidence(unit, null);
+      plate.showModal();
+    }
     fill(unit);
-    if (!plate.open) plate.showModal();
   };
 
   const turn = (by) => {
     const next = shown()[shown().indexOf(open) + by];
     if (!next) return;
-    history.replaceState(null, "", `#${encodeURIComponent(next.id).replaceAll("%3A", ":").replaceAll("%40", "@")}`);
+    history.replaceState(null, "", link(next));
     show(next);
   };
 
@@ -203,7 +208,7 @@ const milanPlate = ({ page, units, at, make, number, focus, shown }) => {
   plate.addEventListener("click", (event) => { if (event.target === plate) plate.close(); });
   plate.addEventListener("close", () => {
     if (units.has(open?.id)) history.replaceState(null, "", location.href.split("#")[0]);
-    if (open?.card && !open.card.hidden) focus(open);
+    if (shown().includes(open)) focus(open);
     open = null;
   });
   addEventListener("hashchange", follow);

@@ -4,7 +4,7 @@
   const at = (id) => document.getElementById(id);
   const plain = (text) => text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase();
   const cases = [...document.querySelectorAll(".case")].map((element) => ({ element, words: plain(element.textContent), group: element.dataset.group }));
-  for (const strip of document.querySelectorAll(".strip")) strip.style.aspectRatio = `${strip.dataset.width} / ${strip.dataset.height}`;
+  milanPictures.fill(JSON.parse(at("data").textContent));
   if (!cases.length) return;
 
   const show = () => {

@@ -1,0 +1,135 @@
+"""Selection by prediction: what is chosen, joined, left unsaid, and how sure it is."""
+
+import numpy as np
+import pytest
+
+from milan.describers import load_describer
+from milan.describers._shared.contract import UNITS, make_toy_dissection
+from milan.describers._shared.describer_specs import resolve_settings
+from milan.describers._shared.held_out_prediction import HeldOutPrediction, ImagePredictor, PixelPredictor
+from milan.diorama import DioramaImages
+from milan.diorama.label_signatures import LabelSignatures
+from milan.diorama.text_reader import parse_description
+from milan.errors import BadInput
+from milan.probes import Probe
+from milan.scores.activation_sums import LabelledScenes
+from milan.units import Candidate, Description
+from tests.describers.makers import COLOURS
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory):
+    """Settings of CLIP-Dissect that names one of four colours."""
+    file = tmp_path_factory.mktemp("concepts") / "colours.txt"
+    file.write_text("grey\nred\ngreen\nblue\n")
+    return {"embedder": COLOURS, "pooling": "max", "concepts": str(file)}
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory):
+    return make_toy_dissection(tmp_path_factory.mktemp("toys"))
+
+
+def describe(toys, options, **settings):
+    chosen = {"describers": ["clip_dissect"], "options": {"clip_dissect": options}, "simulator": COLOURS} | settings
+    units = [unit for unit in toys.active_units() if UNITS[unit.index] != "bright"]
+    found = load_describer("best_of", **chosen).describe(toys, units)
+    return {UNITS[each.unit.index]: each for each in found}
+
+
+class Known:
+    """Predictions that are known: one correlation for each text, another one for a pair."""
+
+    def __init__(self, alone, pair, joint):
+        self.alone, self.pair, self.joint = alone, pair, joint
+
+    def correlate(self, row, texts):
+        return np.array([self.alone[text] for text in texts])
+
+    def correlate_joined(self, row, text, others):
+        alone = self.alone
+        return np.array(
+            [self.joint if {text, other} == self.pair else max(alone[text], alone[other]) for other in others]
+        )
+
+
+@pytest.mark.parametrize(
+    ("alone", "joint", "text"),
+    [
+        ({"cats": 0.5, "dogs": 0.4, "grey cats": 0.51}, 0.6, "cats or dogs"),
+        ({"cats": 0.5, "dogs": 0.4, "grey cats": 0.51}, 0.55, "cats"),
+        ({"cats": 0.4, "dogs": 0.3, "grey cats": 0.5}, 0.5, "grey cats"),
+        ({"cats": 0.1, "dogs": 0.1, "grey cats": 0.1}, 0.2, "nothing in particular"),
+    ],
+)
+def test_what_is_chosen_joined_and_left_unsaid(toys, alone, joint, text):
+    unit = toys.units[0]
+    candidates = tuple(Candidate(each, 0.0) for each in alone)
+    described = [Description(unit, "cats", 0.0, candidates=candidates)]
+    describer = load_describer("best_of", tolerance=0.05, join_gain=0.1, cut=0.25)
+    found = describer._choose(unit, described, HeldOutPrediction(toys, Known(alone, {"cats", "dogs"}, joint)))
+    assert found.text == text
+    assert found.candidates[0].score == max(*alone.values(), found.score)
+
+
+def test_the_unit_is_named_by_what_predicts_it(toys, options):
+    found = describe(toys, options)
+    assert [found[name].text for name in ("red", "green", "blue")] == ["red", "green", "blue"]
+
+
+def test_below_the_cut_nothing_is_said_and_confidence_is_that_of_silence(toys, options):
+    said, silent = describe(toys, options), describe(toys, options, cut=1.1)
+    assert {each.text for each in silent.values()} == {"nothing in particular"}
+    for name, each in silent.items():
+        assert each.reasoning["confidence"] == pytest.approx(1 - said[name].reasoning["confidence"], abs=2e-4)
+    assert said["red"].reasoning["confidence"] == pytest.approx(
+        1 / (1 + np.exp(1.7 - 3.4 * said["red"].score)), abs=1e-4
+    )
+
+
+def test_settings_of_each_describer_are_completed_for_simulated_targets():
+    found = resolve_settings("best_of", {"describers": ["milan:beam=3", "several:of=sand"]}, ("diorama:planted", ""))
+    assert found["options"]["milan:beam=3"]["beam"] == 3
+    assert found["options"]["milan:beam=3"]["captioner"] == "diorama"
+    assert found["options"]["several:of=sand"]["options"]["embedder"] == "diorama"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"describers": []}, "0 describers"),
+        ({"candidates": 0}, "0 candidates"),
+        ({"tolerance": 1.0}, r"1\.0"),
+        ({"confidence": "high"}, "'high'"),
+    ],
+)
+def test_wrong_settings_are_named(settings, message):
+    with pytest.raises(BadInput, match=message):
+        load_describer("best_of", **settings)
+
+
+def test_pixels_that_a_text_denotes_correlate_fully_with_a_unit_for_them():
+    images = DioramaImages("objects", length=30)
+    signatures = LabelSignatures.from_images(images)
+    scenes = LabelledScenes.from_signatures(
+        Probe.from_tensor(np.zeros((30, 3, 64, 64), dtype=np.uint8)), signatures, "k"
+    )
+    inside = scenes.signatures.text_mask(parse_description("red or blue"))
+    sums = 2.0 * inside * scenes.signatures.area
+    predictor = PixelPredictor(scenes, sums[None].astype(np.float32), np.array([2 * sums.sum()]))
+    both, red, none = predictor.correlate(0, ["red or blue", "red", "glimmering"])
+    assert both == pytest.approx(1.0, abs=1e-4)
+    assert 0.1 < red < 0.9
+    assert none == 0
+    assert predictor.correlate_joined(0, "red", ["blue", "red"]) == pytest.approx([1.0, red], abs=1e-4)
+
+
+def test_unreadable_images_and_constant_activations_do_not_count():
+    class Shown:
+        def predict(self, texts):
+            return np.array([[0.0, 1.0], [1.0, 0.0], [np.nan, np.nan], [1.0, 0.0]])
+
+    activations = np.array([[0.0, 1.0], [4.0, 1.0], [9.0, 1.0], [4.0, 1.0]])
+    predictor = ImagePredictor(activations, [Shown()])
+    assert predictor.correlate(0, ["a", "b"]) == pytest.approx([1.0, -1.0])
+    assert predictor.correlate(1, ["a", "b"]).tolist() == [0.0, 0.0]
