@@ -128,9 +128,10 @@ def _public_page() -> str:
         value = getattr(milan, name)
         package = value.__module__.split(".")[1]
         page = f"{package}.md" if package in PACKAGES else ""
-        anchor = f"{value.__module__}.{value.__name__}"
-        rows.append(f"| [`milan.{name}`]({page}#{anchor}) | {_cell((getdoc(value) or '').partition('. ')[0])} |")
-        own += [] if page else [_reference(f"`milan.{name}`", anchor, 2)]
+        module = f"milan.{package}" if value.__module__ in EXPORTED else value.__module__
+        anchor = f"{module}.{value.__name__}"
+        rows.append(f"| [`milan.{name}`]({page}#{anchor}) | {_cell(_summary(value))} |")
+        own += [] if page else [_reference(f"milan.{name}", anchor)]
     return "\n\n".join(["# Public names", intro, "\n".join(rows), *own])
 
 

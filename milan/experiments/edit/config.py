@@ -90,9 +90,6 @@ class EditConfig(DissectionOptions, RunConfig):
         random_orders: The number of random orders of removal to compare with.
         lettering: How names are written into images that are not Diorama's.
         training: How the two networks are trained on them.
-        dictionary: A sparse autoencoder or set of directions of the network that relies on text, whose latents are
-            removed instead of neurons.
-        dictionary_layer: The layer that it encodes. By default its file's.
     """
 
     images: str = "diorama:objects"
@@ -111,5 +108,3 @@ class EditConfig(DissectionOptions, RunConfig):
     random_orders: int = 5
     lettering: Lettering = Lettering()
     training: ClassifierTraining = ClassifierTraining()
-    dictionary: str = ""
-    dictionary_layer: str = ""

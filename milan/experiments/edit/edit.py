@@ -27,7 +27,7 @@ def edit(config: EditConfig) -> Report:
     with lock_folder(out):
         is_diorama = config.images == "diorama:objects"
         network = load_diorama_networks(config) if is_diorama else build_networks(config, out)
-        if config.dictionary:
+        if config.target_options.dictionary:
             network = _with_dictionary(network, config)
         dissection = replace(config, layers=config.layers or list(network.layers) or None)
         run = config.experiment, config.seed, config.device
@@ -41,6 +41,9 @@ def edit(config: EditConfig) -> Report:
 
 
 def _with_dictionary(network: SpuriousNetwork, config: EditConfig) -> SpuriousNetwork:
-    """Return the networks with the latents of a dictionary as the layer to dissect by default."""
-    target = network.target.with_dictionary(load_dictionary(config.dictionary), config.dictionary_layer)
+    """Return the networks with the latents of a dictionary, removed instead of neurons, as the default layer."""
+    target, options = network.target, config.target_options
+    # A target that is named is loaded with its dictionary.
+    if not config.target and options.dictionary:
+        target = target.with_dictionary(load_dictionary(options.dictionary), options.dictionary_layer or "")
     return replace(network, target=target, layers=get_default_layers(target))
