@@ -14,6 +14,7 @@ from milan.experiments.edit.unit_removal import make_unit_views, measure_removal
 from milan.results.page import write_exemplar_views
 from milan.storage.files import lock_folder
 from milan.targets.dictionary_files import load_dictionary
+from milan.targets.preprocessing import TargetOptions
 from milan.targets.unit_selection import get_default_layers
 
 
@@ -28,7 +29,7 @@ def edit(config: EditConfig) -> Report:
         is_diorama = config.images == "diorama:objects"
         network = load_diorama_networks(config) if is_diorama else build_networks(config, out)
         if config.target_options.dictionary:
-            network = _with_dictionary(network, config)
+            network = _with_dictionary(network, config.target_options)
         dissection = replace(config, layers=config.layers or list(network.layers) or None)
         run = config.experiment, config.seed, config.device
         study = Study(network.target, network.dissection_images, out, dissection, *run)
@@ -40,10 +41,10 @@ def edit(config: EditConfig) -> Report:
     return report
 
 
-def _with_dictionary(network: SpuriousNetwork, config: EditConfig) -> SpuriousNetwork:
-    """Return the networks with the latents of a dictionary, removed instead of neurons, as the default layer."""
-    target, options = network.target, config.target_options
-    # A target that is named is loaded with its dictionary.
-    if not config.target and options.dictionary:
-        target = target.with_dictionary(load_dictionary(options.dictionary), options.dictionary_layer or "")
+def _with_dictionary(network: SpuriousNetwork, options: TargetOptions) -> SpuriousNetwork:
+    """Return the networks with the latents of a dictionary as the layer to dissect by default."""
+    target = network.target
+    # A target of one's own is loaded with it.
+    if not target.dictionaries:
+        target = target.with_dictionary(load_dictionary(options.dictionary or ""), options.dictionary_layer or "")
     return replace(network, target=target, layers=get_default_layers(target))
