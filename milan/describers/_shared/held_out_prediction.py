@@ -88,7 +88,8 @@ def dissect_held_out(dissection: Dissection, held_out: str) -> Dissection:
 class PresenceModel(Protocol):
     """Tells how likely each image shows each text, 0..1; NaN for unreadable images."""
 
-    def predict(self, texts: Sequence[str]) -> Float[np.ndarray, "images texts"]: ...
+    def predict(self, texts: Sequence[str]) -> Float[np.ndarray, "images texts"]:
+        """Return how likely each image shows each text."""
 
 
 class EmbedderPresence:
@@ -116,6 +117,7 @@ class EmbedderPresence:
         return np.stack([self._known[text] for text in texts], axis=1)
 
     def _compute(self, texts: Sequence[str]) -> Float[np.ndarray, "images texts"]:
+        """Return the sigmoid of the model's logits, or of scaled cosines if it has no scale and bias."""
         cosines = self._images @ embed_texts(self.embedder, texts).numpy().T
         if self.embedder.scale is not None and self.embedder.bias is not None:
             logits = self.embedder.scale * cosines + self.embedder.bias
@@ -131,6 +133,7 @@ class ClassPresence:
         self.simulator = ClassSimulator(probe)
 
     def predict(self, texts: Sequence[str]) -> Float[np.ndarray, "images texts"]:
+        """Return 1 where a text names the class of an image, else 0."""
         return self.simulator.predict_presence(texts).matrix.numpy()
 
 
@@ -154,6 +157,7 @@ class ImagePredictor:
         return np.mean([self._correlate(row, model.predict(texts)) for model in self.models], axis=0)
 
     def correlate_joined(self, row: int, text: str, others: Sequence[str]) -> Float[np.ndarray, " others"]:
+        """Return the correlations of a text joined by "or" with each of the others."""
         found = []
         for model in self.models:
             presence = model.predict([text, *others])
@@ -200,6 +204,7 @@ class PixelPredictor:
         return np.array([self._correlate(row, self._denote(text)) for text in texts])
 
     def correlate_joined(self, row: int, text: str, others: Sequence[str]) -> Float[np.ndarray, " others"]:
+        """Return the correlations of a text joined by "or" with each of the others."""
         mine = self._denote(text)
         return np.array([self._correlate(row, np.maximum(mine, self._denote(other))) for other in others])
 
