@@ -97,8 +97,9 @@ def test_latents_are_described_by_the_command_of_the_report(report: Report, fold
 
 
 def test_an_interrupted_run_continues_and_ends_with_the_same_weights(
-    report: Report, folder: Path, monkeypatch: pytest.MonkeyPatch
+    report: Report, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     steps: list[int] = []
     step = TrainingModule.training_step
 
@@ -121,6 +122,7 @@ def test_an_interrupted_run_continues_and_ends_with_the_same_weights(
     assert all(torch.equal(one[name], other[name]) for name in one)
     sae(config)
     assert len(steps) == 41, "a finished run is not trained again"
+    assert list(tmp_path.iterdir()) == [], "nothing is written to the working directory"
 
 
 @pytest.mark.parametrize(
