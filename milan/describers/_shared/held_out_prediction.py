@@ -108,6 +108,7 @@ class EmbedderPresence:
         return torch.as_tensor(embed_probe(self.embedder, self.probe)).numpy()
 
     def predict(self, texts: Sequence[str]) -> Float[np.ndarray, "images texts"]:
+        """Return the model's probabilities; those of earlier texts are reused."""
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if new:
             if len(self._known) * len(self.probe) > MAX_KNOWN_VALUES:
