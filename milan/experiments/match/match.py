@@ -101,7 +101,7 @@ def match(config: MatchConfig) -> Report:
                 for place, each in enumerate(best[: config.page_units])
             ]
         report = study.report(
-            f"{study.target.name} against {', '.join(other.name for other in references)}",
+            f"{study.target.name} against {references[0].name if len(references) == 1 else f'{len(references)} networks'}",
             f"Units matched by the correlation of their activations over {len(study.probe):,} images.",
             [Table("by layer", COLUMNS if describers else COLUMNS[:-1], tuple(rows), "network and layer")],
             notes=NOTES,
