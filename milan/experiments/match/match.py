@@ -100,8 +100,9 @@ def match(config: MatchConfig) -> Report:
                 _make_view(other.name, each, study, other, len(views) + place)
                 for place, each in enumerate(best[: config.page_units])
             ]
+        against = references[0].name if len(references) == 1 else f"{len(references)} networks"
         report = study.report(
-            f"{study.target.name} against {references[0].name if len(references) == 1 else f'{len(references)} networks'}",
+            f"{study.target.name} against {against}",
             f"Units matched by the correlation of their activations over {len(study.probe):,} images.",
             [Table("by layer", COLUMNS if describers else COLUMNS[:-1], tuple(rows), "network and layer")],
             notes=NOTES,
