@@ -95,8 +95,9 @@ def match(config: MatchConfig) -> Report:
             pairs += [_make_pair(other.name, each, study, other) for each in found]
             best = sorted(found, key=lambda each: (each.unit is None, -np.nan_to_num(each.correlation, nan=-2.0)))
             views += [_make_view(other.name, each, study, other) for each in best[: config.page_units]]
+        against = references[0].name if len(references) == 1 else f"{len(references)} networks"
         report = study.report(
-            f"{study.target.name} against {', '.join(other.name for other in references)}",
+            f"{study.target.name} against {against}",
             f"Units matched by the correlation of their activations over {len(study.probe):,} images.",
             [Table("by layer", COLUMNS if describers else COLUMNS[:-1], tuple(rows), "network and layer")],
             notes=NOTES,
