@@ -130,7 +130,8 @@ def run_text(images: int, out: Path, units: str = "") -> dict[str, float]:
     catalogue = describe(target, probe, describer, layers=[f"{LAYER}@sae"], units=units, out=out / "run")
     seconds = json.loads((out / "run" / "run.json").read_text())["seconds"]
     page = [file.stat().st_size for file in (out / "run" / "page").rglob("*") if file.is_file()]
-    figures = {"described": len(catalogue), "page": sum(page), "pictures": len(page)}
+    figures = {"described": sum(1 for _ in catalogue), "page": sum(page), "pictures": len(page)}
+    figures |= {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, "units": len(catalogue.entries)}
     return figures | {name: seconds[part] for name, part in (("describing", "describing"), ("writing", "page"))}
 
 
@@ -191,8 +192,9 @@ def compare(images: int, rounds: int) -> None:
 def describe_latents(images: int, units: str) -> None:
     """Print what text and page of the latents cost."""
     figures = measure("text", images, "--units", units)
-    print(f"text of {figures['described']:,.0f} latents: {figures['describing']:.0f} s; table and page:", end=" ")
-    print(f"{figures['writing']:.0f} s, {figures['page'] / 1e6:,.0f} MB in {figures['pictures']:,.0f} files")
+    print(f"text of {figures['described']:,.0f} latents: {figures['describing']:.0f} s; table and page", end=" ")
+    print(f"of {figures['units']:,.0f}: {figures['writing']:.0f} s, {figures['page'] / 1e6:,.0f} MB", end=" ")
+    print(f"in {figures['pictures']:,.0f} files; peak {figures['peak']:.2f} GB")
 
 
 def main() -> None:
