@@ -21,10 +21,9 @@ from milan.diorama.canvas import RGB
 from milan.diorama.scene_vocabulary import OBJECTS, SETTINGS
 from milan.diorama_build.build_folders import BuildFolders
 from milan.diorama_build.build_steps import CLASSIFIERS
-from milan.dissection.milannotations import read_unit_annotations
-from milan.dissection.dissection import Dissection
 from milan.dissection.dissection import Dissection
 from milan.dissection.loading import load_dissection
+from milan.dissection.milannotations import read_unit_annotations
 from milan.probes import load_probe
 from milan.scores.truth_score import Truth
 from milan.storage.files import cache_root
