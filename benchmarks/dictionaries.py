@@ -120,14 +120,14 @@ def run_dissection(images: int, out: Path) -> dict[str, float]:
     return figures | {"described": len(found.active_units())}
 
 
-def run_text(images: int, out: Path) -> dict[str, float]:
+def run_text(images: int, out: Path, units: str = "") -> dict[str, float]:
     """Describe the latents by CLIP-Dissect, and write table and page."""
     target, probe = load(images)
     concepts = out / "concepts.txt"
     concepts.write_text("\n".join(f"concept {number}" for number in range(CONCEPTS)))
     settings = {"embedder": f"{Path(__file__)}:RandomEmbedder", "concepts": str(concepts)}
     describer = load_describer("clip_dissect", **settings)
-    catalogue = describe(target, probe, describer, layers=[f"{LAYER}@sae"], out=out / "run")
+    catalogue = describe(target, probe, describer, layers=[f"{LAYER}@sae"], units=units, out=out / "run")
     seconds = json.loads((out / "run" / "run.json").read_text())["seconds"]
     page = [file.stat().st_size for file in (out / "run" / "page").rglob("*") if file.is_file()]
     figures = {"described": len(catalogue), "page": sum(page), "pictures": len(page)}
@@ -145,16 +145,16 @@ def report(began: tuple[float, float]) -> dict[str, float]:
     return {"wall": wall, "cpu": processor, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
 
 
-PARTS: dict[str, Callable[[int, Path], dict[str, float]]] = {
+PARTS: dict[str, Callable[..., dict[str, float]]] = {
     "floor": run_floor,
     "dissection": run_dissection,
     "text": run_text,
 }
 
 
-def measure(part: str, images: int) -> dict[str, float]:
+def measure(part: str, images: int, *options: str) -> dict[str, float]:
     """Return the figures of a part, run in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.dictionaries", "--part", part, "--images", str(images)]
+    command = [sys.executable, "-m", "benchmarks.dictionaries", "--part", part, "--images", str(images), *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)
@@ -162,7 +162,7 @@ def measure(part: str, images: int) -> dict[str, float]:
     return figures
 
 
-def compare(images: int, rounds: int, text: bool) -> None:
+def compare(images: int, rounds: int) -> None:
     """Print the table, and whether the bounds are kept."""
     runs: dict[str, list[dict[str, float]]] = {"floor": [], "dissection": []}
     for _ in range(rounds):
@@ -186,10 +186,13 @@ def compare(images: int, rounds: int, text: bool) -> None:
     print(f"disk: {whole['pooled'] / pairs:.1f} bytes per active latent and image, {whole['disk'] / 1e6:.0f} MB in all")
     dense = images * LATENTS * 4 * 3 / 1e6
     print(f"(dense activations of three poolings: {dense:,.0f} MB)")
-    if text:
-        figures = measure("text", images)
-        print(f"text of {figures['described']:,.0f} latents: {figures['describing']:.0f} s; table and page:")
-        print(f"{figures['writing']:.0f} s, {figures['page'] / 1e6:,.0f} MB in {figures['pictures']:,.0f} files")
+
+
+def describe_latents(images: int, units: str) -> None:
+    """Print what text and page of the latents cost."""
+    figures = measure("text", images, "--units", units)
+    print(f"text of {figures['described']:,.0f} latents: {figures['describing']:.0f} s; table and page:", end=" ")
+    print(f"{figures['writing']:.0f} s, {figures['page'] / 1e6:,.0f} MB in {figures['pictures']:,.0f} files")
 
 
 def main() -> None:
@@ -199,13 +202,17 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="2,000 images")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--text", action="store_true", help="also describe the latents and write table and page")
+    parser.add_argument("--units", default="", help="the latents that --text describes; by default all")
     parser.add_argument("--part", choices=list(PARTS), help="for the processes it starts")
     chosen = parser.parse_args()
     if not chosen.part:
-        compare(2000 if chosen.full else chosen.images, chosen.rounds, chosen.text)
+        compare(2000 if chosen.full else chosen.images, chosen.rounds)
+        if chosen.text:
+            describe_latents(2000 if chosen.full else chosen.images, chosen.units)
         return
     with tempfile.TemporaryDirectory() as out:
-        print(json.dumps(PARTS[chosen.part](chosen.images, Path(out))))
+        options = {"units": chosen.units} if chosen.part == "text" else {}
+        print(json.dumps(PARTS[chosen.part](chosen.images, Path(out), **options)))
 
 
 if __name__ == "__main__":

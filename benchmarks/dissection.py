@@ -12,16 +12,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 from statistics import median
 
-ROOT = Path(__file__).parents[1]
-SHARED = ROOT.parent / "shared" / "data"
+from benchmarks.table import ROOT, SHARED, Row, shared
+
 LAYERS = ["features.3", "features.12"]
 BATCH = 16
 
 
-def loaded(images: int):
+def load_squeezenet(images: int):
     from milan.probes import load_probe
     from milan.targets.loading import load_target
 
@@ -35,7 +34,7 @@ def floor(images: int) -> None:
     """Decoding, then a plain forward pass to the last layer, with the same batches."""
     import torch
 
-    target, probe = loaded(images)
+    target, probe = load_squeezenet(images)
     began = started()
     model = target.model.eval().features[:13]
     with torch.inference_mode():
@@ -47,7 +46,7 @@ def floor(images: int) -> None:
 def dissection(images: int) -> None:
     from milan.dissection.dissect import dissect
 
-    target, probe = loaded(images)
+    target, probe = load_squeezenet(images)
     with tempfile.TemporaryDirectory() as out:
         began = started()
         dissect(target, probe, LAYERS, out, batch_size=BATCH)
@@ -84,6 +83,23 @@ def compare(images: int, rounds: int) -> None:
         print(f"| {text} | {wall:.1f} | {processor:.1f} | {memory:.2f} |")
     wall, processor, memory = (middle["dissection"][column] / middle["floor"][column] for column in range(3))
     print(f"| ratio | {wall:.2f} | {processor:.2f} | {memory:.2f} |")
+
+
+def rows(scale: float) -> list[Row]:
+    """Return wall time and peak memory of dissecting two layers."""
+    shared("squeezenet")
+    images = round(1000 * scale)
+    runs: dict[str, list[tuple[float, float, float]]] = {"floor": [], "dissection": []}
+    for _ in range(3 if scale < 1 else 1):
+        for part, found in runs.items():
+            found.append(measured(part, images))
+    floor, ours = ([median(column) for column in zip(*found, strict=True)] for found in runs.values())
+    name, floor_is = f"dissection of two layers of SqueezeNet, {images:,} photographs", "decoding + forward pass"
+    peer = "2022 code: 213 s, 5.0 GB at 1,000"
+    return [
+        Row(name, ours[0], floor[0], floor_is, peer=peer),
+        Row(f"{name}, peak", ours[2], floor[2], floor_is, unit="GB"),
+    ]
 
 
 def main() -> None:

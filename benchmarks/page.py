@@ -1,19 +1,19 @@
 """What a page costs: milliseconds and kB a unit to write, beside a picture of its exemplars for each unit, and seconds
 until it shows pictures in Chromium.
 
-``python -m benchmarks.page`` (1,000 and 10,000 units; opening also 100,000) prints a table. The units are random
-filters on generated images, in layers of 1,000, with 15 exemplars and maps of 14 x 14. Times of writing are those of
-the processor, and of opening those of the clock. The page of 100,000 units repeats the layers of a smaller one with
-lists of their own, since opening reads the lists and the units near the window.
+``python -m benchmarks --only page`` writes pages of 1,000 and 10,000 units and opens them and one of 100,000. The units
+are random filters on generated images, in layers of 1,000, with 15 exemplars and maps of 14 x 14. Times of writing are
+those of the processor, without the images, which are stored once; times of opening are those of the clock. The page of
+100,000 units repeats the layers of a smaller one with lists of their own, since opening reads the lists and the units
+near the window.
 """
 
-import argparse
 import json
 import re
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.table import Row, Skipped
 from milan.console.exemplar_rendering import encode_webp, highlight_masks, make_image_grid
 from milan.dissection.dissect import dissect
 from milan.dissection.dissection import Dissection
@@ -32,9 +33,11 @@ from milan.targets.target import Target
 from milan.units import Candidate, Description, Unit
 
 LAYER_UNITS, IMAGES, SIDE, CLASSES = 1000, 400, 112, 20
+TIMES, ROUNDS = 10, 3  # how often layers are repeated, and how often a page is opened
 SHEETS = 100  # units of which a picture is drawn, for comparison
 WORDS = ("red", "green", "striped", "round", "wooden", "shiny", "wheel", "window", "grass", "sky", "water", "dog")
 DATA_BLOCK = re.compile(r'(<script type="application/json" id="data">)(.*?)(</script>)', re.DOTALL)
+EMPTY = '<a class="card"><canvas data-painted style="height: 100000px; width: 9px"></canvas></a>'
 SCROLL = """async () => {
     const times = [];
     let before = performance.now();
@@ -51,10 +54,10 @@ SCROLL = """async () => {
 class Filters(nn.Module):
     """Layers of random filters of 16 x 16 pixels, side by side, on a grid of 14 x 14."""
 
-    def __init__(self, layers: int) -> None:
+    def __init__(self, layers: int, units: int) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.parts = nn.ModuleList(nn.Conv2d(3, LAYER_UNITS, 16, 8, padding=4) for _ in range(layers))
+        self.parts = nn.ModuleList(nn.Conv2d(3, units, 16, 8, padding=4) for _ in range(layers))
 
     def forward(self, images):
         return torch.stack([part(images).mean((2, 3)) for part in self.parts]).sum(0)
@@ -70,7 +73,7 @@ def generate_probe() -> Probe:
 
 def generate_dissections(units: int, folder: Path) -> dict[str, Dissection]:
     layers = max(1, units // LAYER_UNITS)
-    target = Target(Filters(layers), image_size=SIDE)
+    target = Target(Filters(layers, units // layers), image_size=SIDE)
     return dissect(target, generate_probe(), [f"parts.{at}" for at in range(layers)], folder, k=15)
 
 
@@ -137,15 +140,19 @@ def multiply(page: Path, times: int) -> Path:
     return large
 
 
-def measure_opening(page: Path, rounds: int) -> tuple[float, float, float]:
+def find_chromium() -> str | None:
+    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def measure_opening(page: Path) -> tuple[float, float, float]:
     """Seconds until pictures are drawn, and the median and 95th percentile of milliseconds a frame while scrolling."""
     from playwright.sync_api import sync_playwright
 
     seconds, frames = [], []
     with sync_playwright() as playwright:
-        path = shutil.which("chromium") or shutil.which("google-chrome")
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        for _ in range(rounds):
+        options = ["--no-sandbox", "--disable-gpu"]
+        browser = playwright.chromium.launch(executable_path=find_chromium(), args=options)
+        for _ in range(ROUNDS):
             window = browser.new_page(viewport={"width": 1280, "height": 900})
             began = time.perf_counter()
             window.goto(page.resolve().as_uri())
@@ -157,33 +164,46 @@ def measure_opening(page: Path, rounds: int) -> tuple[float, float, float]:
     return median(seconds), median(frames), sorted(frames)[int(len(frames) * 0.95)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--units", type=int, nargs="+", default=[1000, 10_000])
-    parser.add_argument("--times", type=int, default=10, help="how often the layers of the largest page are repeated")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each page is opened")
-    chosen = parser.parse_args()
+def rows(scale: float) -> list[Row]:
+    """Return what pages of 1,000 and 10,000 units cost to write, and of 10,000 and 100,000 to open, times ``scale``."""
     torch.set_num_threads(1)
-    print("| units | ms a unit | with images | kB a unit | images | kB an image | sheet ms | sheet kB |")
-    print("|---|---|---|---|---|---|---|---|")
+    if find_chromium() is None:
+        raise Skipped("there is no Chromium")
+    small, large = (max(LAYER_UNITS // 10, round(units * scale)) for units in (1000, 10_000))
+    found, pages = [], []
     with tempfile.TemporaryDirectory() as name:
-        pages = []
-        for units in chosen.units:
+        for units in (small, large):
             folder = Path(name) / str(units)
             dissections = generate_dissections(units, folder / "dissection")
-            found = measure_writing(dissections, folder / "page")
-            drawn = measure_sheets(dissections)
+            written = measure_writing(dissections, folder / "page")
+            sheet_ms, sheet_kb = measure_sheets(dissections)
+            what = f"writing a unit of {units:,}"
+            found += [
+                Row(f"{what} (at most 1 ms)", written["ms"], unit="ms", peer=f"{sheet_ms:.1f} ms: a picture each"),
+                Row(f"{what}, with {written['images']} images", written["all ms"], unit="ms"),
+                Row(f"{what} (at most 4 kB)", written["kB"], unit="kB", peer=f"{sheet_kb:.1f} kB: a picture each"),
+            ]
             pages.append(folder / "page" / "index.html")
-            print(
-                f"| {found['units']:,} | {found['ms']:.2f} | {found['all ms']:.2f} | {found['kB']:.2f}"
-                f" | {found['images']:,} | {found['image kB']:.1f} | {drawn[0]:.1f} | {drawn[1]:.1f} |"
-            )
-        pages.append(multiply(pages[-1], chosen.times))
-        print("\n| units | opens in s | ms a frame | 95% of frames |\n|---|---|---|---|")
-        for units, page in zip([*chosen.units, chosen.units[-1] * chosen.times], pages, strict=True):
-            opens, frame, slow = measure_opening(page, chosen.rounds)
-            print(f"| {units:,} | {opens:.2f} | {frame:.0f} | {slow:.0f} |")
+        found += measure_pages([(large, pages[-1]), (large * TIMES, multiply(pages[-1], TIMES))])
+    return found
 
 
-if __name__ == "__main__":
-    main()
+def measure_pages(pages: Sequence[tuple[int, Path]]) -> list[Row]:
+    """Return the rows of opening and scrolling pages, given with their numbers of units, beside an empty page."""
+    empty = pages[0][1].with_name("empty.html")
+    empty.write_text(EMPTY)
+    floor, floor_frame, _ = measure_opening(empty)
+    found = []
+    for units, page in pages:
+        opens, frame, slow = measure_opening(page)
+        found += [
+            Row(f"opening {units:,} units (at most 3 s of 10,000)", opens, floor, "an empty page"),
+            Row(
+                f"scrolling {units:,} units, a frame (95%: {slow:.0f} ms)",
+                frame,
+                floor_frame,
+                "an empty page",
+                unit="ms",
+            ),
+        ]
+    return found

@@ -5,7 +5,6 @@ import importlib.util
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from milan.errors import BadInput, UnknownName
 from milan.storage.packaged_data import locate_packaged_data
@@ -76,12 +75,29 @@ def _find_describer_files() -> Mapping[str, Path]:
 
 
 def _read_setting_names(file: Path) -> list[str]:
-    """Return the names of the arguments of the constructor that a describer's file defines."""
-    constructors: list[Any] = [
-        function
-        for cls in ast.parse(file.read_text(encoding="utf-8")).body
-        if isinstance(cls, ast.ClassDef) and any(isinstance(base, ast.Name) for base in cls.bases)
-        for function in cls.body
-        if isinstance(function, ast.FunctionDef) and function.name == "__init__"
-    ]
-    return [each.arg for function in constructors[:1] for each in (*function.args.args[1:], *function.args.kwonlyargs)]
+    """Return the names of the arguments of the constructor that a describer's file defines.
+
+    Those of a constructor that passes ``**`` on are the base class's, too, which is in the same file or in ``_shared``.
+    """
+    own = _read_classes(file)
+    known = {name: cls for each in (file.parent / "_shared").glob("*.py") for name, cls in _read_classes(each).items()}
+    describers = [cls for cls in own.values() if cls.bases and _find_constructor(cls)]
+    return _list_arguments(describers[0], known | own) if describers else []
+
+
+def _read_classes(file: Path) -> dict[str, ast.ClassDef]:
+    return {each.name: each for each in ast.parse(file.read_text("utf-8")).body if isinstance(each, ast.ClassDef)}
+
+
+def _find_constructor(cls: ast.ClassDef) -> ast.FunctionDef | None:
+    return next((each for each in cls.body if isinstance(each, ast.FunctionDef) and each.name == "__init__"), None)
+
+
+def _list_arguments(cls: ast.ClassDef, known: Mapping[str, ast.ClassDef]) -> list[str]:
+    constructor = _find_constructor(cls)
+    bases = [known[base.id] for base in cls.bases if isinstance(base, ast.Name) and base.id in known]
+    inherited = [name for base in bases for name in _list_arguments(base, known)]
+    if constructor is None:
+        return inherited
+    own = [each.arg for each in (*constructor.args.args[1:], *constructor.args.kwonlyargs)]
+    return [*own, *(inherited if constructor.args.kwarg else [])]

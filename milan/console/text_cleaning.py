@@ -13,6 +13,9 @@ def clean_text(text: str) -> str:
     >>> clean_text("a\\x1b[31mred\\u202e\\nb")
     'a[31mred b'
     """
+    # Nearly all texts are clean, and a run cleans each candidate of each unit.
+    if text.isascii() and text.isprintable():
+        return text
     spaced = re.sub(r"\s+", lambda run: " " if _BREAK.search(run[0]) else run[0], text)
     without_surrogates = "".join("\ufffd" if "\ud800" <= sign <= "\udfff" else sign for sign in spaced)
     return "".join(

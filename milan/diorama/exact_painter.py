@@ -79,29 +79,29 @@ def draw_scene_of(text: str, seed: int = 0, number: int = 0, size: int = 64) -> 
     """Return the scene of one image of ``paint_text``: the first of MAX_ATTEMPTS of which the text is entirely true,
     else the best.
     """
-    said, key = parse_sentence(text), zlib.crc32(text.encode("utf-8", "surrogatepass"))
+    parsed, key = parse_sentence(text), zlib.crc32(text.encode("utf-8", "surrogatepass"))
     best, most = None, -1.0
     for attempt in range(MAX_ATTEMPTS):
-        scene = _draw_once(said, PortableRng(seed, 11, key, number, attempt), number, size)
-        found = check_statements(said, scene)
-        true = sum(fact.true for fact in found) / max(1, len(found))
+        scene = _draw_once(parsed, PortableRng(seed, 11, key, number, attempt), number, size)
+        statements = check_statements(parsed, scene)
+        true = sum(fact.true for fact in statements) / max(1, len(statements))
         if true > most:
             best, most = scene, true
-        if most == 1 or not found:
+        if most == 1 or not statements:
             break
     assert best is not None
     return best
 
 
-def _draw_once(said: ParsedSentence, rng: PortableRng, index: int, size: int) -> Scene:
-    cast = _choose_things(said, rng)
-    setting = _choose_setting(said, cast, rng)
+def _draw_once(parsed: ParsedSentence, rng: PortableRng, index: int, size: int) -> Scene:
+    cast = _choose_things(parsed, rng)
+    setting = _choose_setting(parsed, cast, rng)
     canvas = Canvas(size, Paint("black"))
     horizon = BACKGROUND_PAINTERS[setting](canvas, rng)
     avoid = find_background_colours(canvas)
-    spots = _choose_placements(said, cast, horizon, rng)
+    spots = _choose_placements(parsed, cast, horizon, rng)
     looks: dict[int, tuple[str, Appearance, str]] = {}
-    order = _choose_painting_order(said, len(cast))
+    order = _choose_painting_order(parsed, len(cast))
     for number, which in enumerate(order, 1):
         member, spot = cast[which], spots[which]
         look = _choose_appearance(member, rng, avoid)
@@ -120,18 +120,18 @@ def _draw_once(said: ParsedSentence, rng: PortableRng, index: int, size: int) ->
     )
 
 
-def _choose_things(said: ParsedSentence, rng: PortableRng) -> list[ThingToPaint]:
+def _choose_things(parsed: ParsedSentence, rng: PortableRng) -> list[ThingToPaint]:
     """Return the things that a text names, the first one largest; any thing where the text names only looks."""
-    wanted = [named for named in said.things if not named.names or set(named.names) & set(THINGS)]
-    if not wanted and not said.settings and not said.things:
-        wanted = [ParsedThing()]
+    named_things = [named for named in parsed.things if not named.names or set(named.names) & set(THINGS)]
+    if not named_things and not parsed.settings and not parsed.things:
+        named_things = [ParsedThing()]
     things = [
         THINGS_BY_NAME[rng.choice([name for name in named.names if name in THINGS] or _find_things_showing(named))]
-        for named in wanted
+        for named in named_things
     ]
     return [
         ThingToPaint(thing, named, size)
-        for thing, named, size in zip(things, wanted, _choose_sizes(said, len(wanted), rng), strict=True)
+        for thing, named, size in zip(things, named_things, _choose_sizes(parsed, len(named_things), rng), strict=True)
     ]
 
 
@@ -141,20 +141,20 @@ def _find_things_showing(named: ParsedThing) -> Sequence[str]:
     return sorted(find_owners(named.part)) if named.part else fit if named.patterns else THINGS
 
 
-def _choose_sizes(said: ParsedSentence, count: int, rng: PortableRng) -> list[int]:
+def _choose_sizes(parsed: ParsedSentence, count: int, rng: PortableRng) -> list[int]:
     """Return sizes: a single thing is large, as in the world "objects"; two related ones leave room for each other."""
     if count <= 1:
         return [rng.randint(34, 46)] * count
-    if said.relations:
+    if parsed.relations:
         first = rng.randint(26, 32)
         return [first, *(rng.randint(20, 26) for _ in range(count - 1))]
     return [rng.randint(32, 40), *(rng.randint(17, 22) for _ in range(count - 1))]
 
 
-def _choose_setting(said: ParsedSentence, cast: list[ThingToPaint], rng: PortableRng) -> str:
-    if said.settings:
-        return rng.choice(said.settings)
-    needed = [set(SETTINGS_WITH.get(name, ())) for named in said.things for name in named.names if name not in THINGS]
+def _choose_setting(parsed: ParsedSentence, cast: list[ThingToPaint], rng: PortableRng) -> str:
+    if parsed.settings:
+        return rng.choice(parsed.settings)
+    needed = [set(SETTINGS_WITH.get(name, ())) for named in parsed.things for name in named.names if name not in THINGS]
     if needed:
         shared = set.intersection(*needed) or set.union(*needed)
         return rng.choice(sorted(shared))
@@ -195,10 +195,10 @@ def _recolour_part(look: Appearance, member: ThingToPaint, rng: PortableRng) -> 
     look.roles[role] = (colour, pattern, second if role == "main" and second != colour else "")
 
 
-def _choose_painting_order(said: ParsedSentence, count: int) -> list[int]:
+def _choose_painting_order(parsed: ParsedSentence, count: int) -> list[int]:
     """Return the painting order: what is in front of something comes after it, else the first thing is last."""
     order = [*range(1, count), 0] if count else []
-    for subject, name, other in said.relations:
+    for subject, name, other in parsed.relations:
         if name == "in front of" and max(subject, other) < count:
             order.remove(subject)
             order.insert(order.index(other) + 1, subject)
@@ -209,14 +209,14 @@ def _choose_painting_order(said: ParsedSentence, count: int) -> list[int]:
 
 
 def _choose_placements(
-    said: ParsedSentence, cast: list[ThingToPaint], horizon: int, rng: PortableRng
+    parsed: ParsedSentence, cast: list[ThingToPaint], horizon: int, rng: PortableRng
 ) -> list[Placement]:
     """Return the place of each thing, as its setting and the relations of the text require."""
     spots = [_place_freely(member, horizon, rng) for member in cast]
-    for subject, name, other in said.relations:
+    for subject, name, other in parsed.relations:
         if subject < len(cast) and other < len(cast):
             spots[subject], spots[other] = _place_pair(cast[subject], name, cast[other], rng)
-    if not said.relations and len(spots) > 1:
+    if not parsed.relations and len(spots) > 1:
         spots[1:] = [
             _move_apart(spot, member, spots[0], cast[0], rng) for spot, member in zip(spots[1:], cast[1:], strict=True)
         ]

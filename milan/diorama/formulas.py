@@ -51,10 +51,10 @@ def evaluate_formula(formula: Formula, find_mask: Callable[[Concept], np.ndarray
     if isinstance(formula, Not):
         return ~evaluate_formula(formula.part, find_mask, size)
     join = np.logical_and if isinstance(formula, AllOf) else np.logical_or
-    found = np.full(size, isinstance(formula, AllOf))
+    values = np.full(size, isinstance(formula, AllOf))
     for part in formula.parts:
-        found = join(found, evaluate_formula(part, find_mask, size))
-    return found
+        values = join(values, evaluate_formula(part, find_mask, size))
+    return values
 
 
 def iter_concepts(formula: Formula) -> Iterator[Concept]:

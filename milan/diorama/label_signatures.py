@@ -71,8 +71,8 @@ class LabelSignatures:
     @classmethod
     def from_codes(cls, numbers: np.ndarray) -> "LabelSignatures":
         """Return the signatures of scenes encoded by ``encode_labels``, int64 (images, size, size)."""
-        found, which = np.unique(numbers, return_inverse=True)
-        table = np.stack(np.unravel_index(found, KIND_SIZES), axis=1).astype(np.uint8)
+        distinct, which = np.unique(numbers, return_inverse=True)
+        table = np.stack(np.unravel_index(distinct, KIND_SIZES), axis=1).astype(np.uint8)
         return cls(which.reshape(numbers.shape).astype(np.int32), table)
 
     @cached_property
@@ -89,10 +89,10 @@ class LabelSignatures:
 
     def concept_mask(self, concept: Concept) -> np.ndarray:
         """Return which signatures show a concept, bool (signatures,)."""
-        found = np.zeros(len(self.table), dtype=bool)
+        mask = np.zeros(len(self.table), dtype=bool)
         for kind, name in concept.members:
-            found |= self.table[:, KINDS.index(kind)] == ALL_KINDS[kind].index(name) + 1
-        return found
+            mask |= self.table[:, KINDS.index(kind)] == ALL_KINDS[kind].index(name) + 1
+        return mask
 
     def text_values(self, parsed: ParsedDescription) -> np.ndarray:
         """Return the weighted sum of what a text's formulas denote, float64 (signatures,); 0 and 1 for a plain text."""

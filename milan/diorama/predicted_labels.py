@@ -20,8 +20,10 @@ def predict_label_codes(segmenter: SceneSegmenter, images: UInt8[Tensor, "b 3 h 
     """Return each pixel's predicted labels of all kinds as one number, as ``label_signatures.encode_labels`` does for
     scenes.
     """
-    found = segmenter(normalize_images(images))
-    return np.ravel_multi_index([(found[kind].argmax(1) + get_first_label(kind)).numpy() for kind in KINDS], KIND_SIZES)
+    logits = segmenter(normalize_images(images))
+    return np.ravel_multi_index(
+        [(logits[kind].argmax(1) + get_first_label(kind)).numpy() for kind in KINDS], KIND_SIZES
+    )
 
 
 def predict_label_signatures(batches: Iterable[Tensor], key: str, folder: Path) -> LabelSignatures:

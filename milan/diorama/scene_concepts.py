@@ -46,9 +46,9 @@ def list_concepts() -> tuple[Concept, ...]:
     for kind, names in ALL_KINDS.items():
         for name in names:
             members.setdefault(f"letter {name}" if kind == "text" else name, []).append((kind, name))
-    found = {name: Concept(name, tuple(where)) for name, where in members.items()}
-    found.update({name: Concept(name, where) for name, where in GROUPS.items()})
-    return tuple(found[name] for name in sorted(found))
+    concepts = {name: Concept(name, tuple(where)) for name, where in members.items()}
+    concepts.update({name: Concept(name, where) for name, where in GROUPS.items()})
+    return tuple(concepts[name] for name in sorted(concepts))
 
 
 @cache

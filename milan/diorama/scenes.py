@@ -104,16 +104,16 @@ def find_relations(a: PlacedThing, b: PlacedThing) -> list[str]:
     (left, top, right, bottom), (left_b, top_b, right_b, bottom_b) = a.box, b.box
     beside = right <= left_b or right_b <= left
     height = bottom_b - top_b
-    found = []
+    relations = []
     if not beside and a.number > b.number and top < bottom_b and top_b < bottom:
-        found.append("in front of")
+        relations.append("in front of")
     if not beside and abs(bottom - top_b) <= max(1, height // 8):
-        found.append("on")
+        relations.append("on")
     elif bottom <= top_b:
-        found.append("above")
+        relations.append("above")
     if right <= left_b:
-        found.append("left of")
-    return found
+        relations.append("left of")
+    return relations
 
 
 def draw_scene(
@@ -147,9 +147,10 @@ def draw_scene(
         )
     image = render_lit_image(canvas, rng)
     if variant == "blurred":
-        seen = canvas.render_labels()
+        labels = canvas.render_labels()
         image = blur_region(
-            image, (seen["part"] == LABEL_INDEX["part"]["face"]) & (seen["object"] == LABEL_INDEX["object"]["person"])
+            image,
+            (labels["part"] == LABEL_INDEX["part"]["face"]) & (labels["object"] == LABEL_INDEX["object"]["person"]),
         )  # not a clock's
     return Scene(image, setting, cast[0][0].name, number, index, canvas, tuple(looks))
 
@@ -228,8 +229,8 @@ def _paint_things(
             canvas, rng, thing, look, (size, horizon, len(drawn) + 1, which == 0 and world == "objects")
         )
         if main_number:
-            kept = int((canvas.render_instances() == main_number).sum())
-            if kept * 100 < main_area * (100 - MAX_HIDDEN_PERCENT):
+            visible_area = int((canvas.render_instances() == main_number).sum())
+            if visible_area * 100 < main_area * (100 - MAX_HIDDEN_PERCENT):
                 canvas.paint_ids[...] = before
                 del canvas.paints[paints:]
                 continue
@@ -343,12 +344,12 @@ def _choose_position(rng: PortableRng, thing: Thing, size: int, horizon: int, bi
     return x * GRID_UNIT, y * GRID_UNIT
 
 
-def _write_word(canvas: Canvas, rng: PortableRng, board: list[int], plate: Paint, wanted: str = "") -> str:
+def _write_word(canvas: Canvas, rng: PortableRng, board: list[int], plate: Paint, given_word: str = "") -> str:
     """Write a word or a letter that fits on a board given in SPAN units."""
     left, top, right, bottom = (edge * canvas.size // SPAN for edge in board)
-    word = wanted or rng.choice(SIGN_WORDS)
+    word = given_word or rng.choice(SIGN_WORDS)
     height = min(bottom - top, (right - left) * 9 // (6 * len(word)))
-    if height < 7 * canvas.size // 64 and not wanted:
+    if height < 7 * canvas.size // 64 and not given_word:
         word = rng.choice("abcdefghijklmnopqrstuvwxyz")
         height = min(bottom - top, (right - left) * 9 // 6)
     if height < 6 * canvas.size // 64:

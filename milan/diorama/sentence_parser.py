@@ -99,9 +99,9 @@ def tokenize_sentence(text: str) -> Iterator[Token]:
             continue
         for length in (4, 3, 2, 1):
             phrase = normalize_words(" ".join(words[place : place + length]))
-            found = _list_phrases().get(phrase) if place + length <= len(words) else None
-            if found is not None:
-                yield found
+            entry = _list_phrases().get(phrase) if place + length <= len(words) else None
+            if entry is not None:
+                yield entry
                 place += length - 1
                 break
         place += 1
@@ -202,9 +202,9 @@ class _SentenceReader:
             self.pending_part = ParsedThing(("sign",), colours, patterns, word=word)
 
     def _pop_adjectives(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        found = tuple(dict.fromkeys(self.colours)), self.patterns
+        adjectives = tuple(dict.fromkeys(self.colours)), self.patterns
         self.colours, self.patterns = [], ()
-        return found
+        return adjectives
 
     def _attach_pending_looks(self) -> None:
         """Attach looks without a noun to a new thing or, after "with", to the last one."""

@@ -34,8 +34,8 @@ class _VisibleThing:
 
 def compute_true_share(texts: Sequence[str], scenes: Sequence[Scene]) -> float:
     """Return the share of all statements of texts that are true of their scenes; NaN if there are none."""
-    found = [fact.true for text, scene in zip(texts, scenes, strict=True) for fact in check_statements(text, scene)]
-    return float(np.mean(found)) if found else float("nan")
+    truths = [fact.true for text, scene in zip(texts, scenes, strict=True) for fact in check_statements(text, scene)]
+    return float(np.mean(truths)) if truths else float("nan")
 
 
 def check_statements(text: ParsedSentence | str, scene: Scene) -> list[CheckedStatement]:
@@ -49,34 +49,36 @@ def check_statements(text: ParsedSentence | str, scene: Scene) -> list[CheckedSt
     [('sign', True), ('red', True), ('cat', False), ('street', True)]
     """
     text = parse_sentence(text) if isinstance(text, str) else text
-    found: list[CheckedStatement] = []
+    statements: list[CheckedStatement] = []
     best: list[list[_VisibleThing]] = []
     for named in text.things:
-        shown, its = _find_best_match(named, scene)
-        best.append(shown)
-        found += its
+        visible, its = _find_best_match(named, scene)
+        best.append(visible)
+        statements += its
     for subject, name, other in text.relations:
-        found.append(CheckedStatement(name, _are_related(best[subject], name, best[other])))
+        statements.append(CheckedStatement(name, _are_related(best[subject], name, best[other])))
     if text.settings:
-        found.append(
+        statements.append(
             CheckedStatement(
                 text.settings[0] if len(text.settings) == 1 else "outdoors", scene.setting in text.settings
             )
         )
-    return found
+    return statements
 
 
 def _find_best_match(named: ParsedThing, scene: Scene) -> tuple[list[_VisibleThing], list[CheckedStatement]]:
     """Return the things in the scene that fit best, several if they fit equally, and what is true of them."""
-    checked = [(shown, _check_looks(named, shown, scene)) for shown in _find_candidates(named, scene)]
+    checked = [(visible, _check_looks(named, visible, scene)) for visible in _find_candidates(named, scene)]
     if not checked:
         return [], [
             CheckedStatement(fact.text, False)
             for fact in _check_looks(named, _VisibleThing(np.zeros_like(scene.instances, dtype=bool)), scene)
         ]
-    most = max(sum(fact.true for fact in found) for _, found in checked)
-    fitting = [(shown, found) for shown, found in checked if sum(fact.true for fact in found) == most]
-    return [shown for shown, _ in fitting], fitting[0][1]
+    most = max(sum(fact.true for fact in statements) for _, statements in checked)
+    fitting = [
+        (visible, statements) for visible, statements in checked if sum(fact.true for fact in statements) == most
+    ]
+    return [visible for visible, _ in fitting], fitting[0][1]
 
 
 def _find_candidates(named: ParsedThing, scene: Scene) -> Iterable[_VisibleThing]:
@@ -93,40 +95,40 @@ def _find_candidates(named: ParsedThing, scene: Scene) -> Iterable[_VisibleThing
             yield _VisibleThing(where)
 
 
-def _check_looks(named: ParsedThing, shown: _VisibleThing, scene: Scene) -> list[CheckedStatement]:
+def _check_looks(named: ParsedThing, visible: _VisibleThing, scene: Scene) -> list[CheckedStatement]:
     """Check the statements about one thing, including that it is there."""
-    placed = shown.placed
+    placed = visible.placed
     own = {placed.colour, placed.second_colour} if placed else set()
     much = MIN_LOOK_SHARE if named.names else 2 * MIN_PIXELS / 64**2  # of a picture as a whole a small part is enough
-    found = [CheckedStatement(" or ".join(named.names), True)] if named.names else []
-    found += [
-        CheckedStatement(colour, colour in own or _shows_label(scene, shown.where, "colour", (colour,), much))
+    statements = [CheckedStatement(" or ".join(named.names), True)] if named.names else []
+    statements += [
+        CheckedStatement(colour, colour in own or _shows_label(scene, visible.where, "colour", (colour,), much))
         for colour in named.colours
     ]
     if named.patterns:
         painted = placed is not None and placed.pattern in named.patterns
-        found.append(
+        statements.append(
             CheckedStatement(
-                named.patterns[0], painted or _shows_label(scene, shown.where, "pattern", named.patterns, much)
+                named.patterns[0], painted or _shows_label(scene, visible.where, "pattern", named.patterns, much)
             )
         )
     if named.part:
-        found += _check_part(named, shown, scene)
+        statements += _check_part(named, visible, scene)
     if named.word:
-        found.append(CheckedStatement(named.word, _is_written(named.word, shown, scene)))
-    return found
+        statements.append(CheckedStatement(named.word, _is_written(named.word, visible, scene)))
+    return statements
 
 
-def _check_part(named: ParsedThing, shown: _VisibleThing, scene: Scene) -> list[CheckedStatement]:
-    where = shown.where & (scene.labels["part"] == LABEL_INDEX["part"][named.part])
+def _check_part(named: ParsedThing, visible: _VisibleThing, scene: Scene) -> list[CheckedStatement]:
+    where = visible.where & (scene.labels["part"] == LABEL_INDEX["part"][named.part])
     own = [
         (colour, pattern)
-        for part, colour, pattern in (shown.placed.parts if shown.placed else ())
+        for part, colour, pattern in (visible.placed.parts if visible.placed else ())
         if part == named.part
     ]
-    found = [CheckedStatement(named.part, bool(where.any()) or bool(own))]
+    statements = [CheckedStatement(named.part, bool(where.any()) or bool(own))]
     for colour in named.part_colours:
-        found.append(
+        statements.append(
             CheckedStatement(
                 colour,
                 any(colour == each for each, _ in own)
@@ -135,27 +137,27 @@ def _check_part(named: ParsedThing, shown: _VisibleThing, scene: Scene) -> list[
         )
     if named.part_patterns:
         painted = any(pattern in named.part_patterns for _, pattern in own)
-        found.append(
+        statements.append(
             CheckedStatement(
                 named.part_patterns[0],
                 painted or _shows_label(scene, where, "pattern", named.part_patterns, MIN_LOOK_SHARE),
             )
         )
-    return found
+    return statements
 
 
 def _shows_label(scene: Scene, where: np.ndarray, kind: str, names: Sequence[str], min_share: float) -> bool:
     """Whether enough of some pixels have one of the labels."""
-    wanted = np.isin(scene.labels[kind][where], [LABEL_INDEX[kind][name] for name in names])
-    return bool(len(wanted)) and float(wanted.mean()) >= min_share
+    has_label = np.isin(scene.labels[kind][where], [LABEL_INDEX[kind][name] for name in names])
+    return bool(len(has_label)) and float(has_label.mean()) >= min_share
 
 
-def _is_written(word: str, shown: _VisibleThing, scene: Scene) -> bool:
-    letters = {LETTERS[number - 1] for number in np.unique(scene.labels["text"][shown.where]) if number}
+def _is_written(word: str, visible: _VisibleThing, scene: Scene) -> bool:
+    letters = {LETTERS[number - 1] for number in np.unique(scene.labels["text"][visible.where]) if number}
     if word == ANY_WORD:
         return bool(letters)
-    if shown.placed is not None and len(word) > 1:
-        return shown.placed.word == word
+    if visible.placed is not None and len(word) > 1:
+        return visible.placed.word == word
     return set(word) <= letters
 
 

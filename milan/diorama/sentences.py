@@ -27,31 +27,33 @@ def generate_sentences(scene: Scene, count: int = 3, seed: int = 0) -> list[str]
 def _generate_sentence(scene: Scene, rng: PortableRng) -> str:
     if not scene.objects:
         return f"{rng.choice(('a view of a', 'a picture of a', 'an empty'))} {scene.setting}"
-    shown = {placed.number: placed for placed in scene.objects}
+    things_by_number = {placed.number: placed for placed in scene.objects}
     # Big things are spoken of first and most.
     first = max(scene.objects, key=lambda placed: placed.area) if rng.chance(75) else rng.choice(scene.objects)
-    said = _phrase_thing(first, rng)
+    phrase = _phrase_thing(first, rng)
     relations = [relation for relation in scene.relations if relation.subject == first.number]
     others = [placed for placed in scene.objects if placed is not first]
     if relations and rng.chance(50):
         relation = rng.choice(relations)
-        said += f" {rng.choice(RELATION_PHRASES[relation.name])} {_phrase_thing(shown[relation.other], rng)}"
+        phrase += (
+            f" {rng.choice(RELATION_PHRASES[relation.name])} {_phrase_thing(things_by_number[relation.other], rng)}"
+        )
     elif others and rng.chance(50):
-        said = rng.choice(
+        phrase = rng.choice(
             (
-                f"{said} and {_phrase_thing(others[0], rng)}",
-                f"{_phrase_thing(others[0], rng)} and {said}",
-                f"{said} with {_phrase_thing(others[0], rng)}",
+                f"{phrase} and {_phrase_thing(others[0], rng)}",
+                f"{_phrase_thing(others[0], rng)} and {phrase}",
+                f"{phrase} with {_phrase_thing(others[0], rng)}",
             )
         )
-    return _add_setting(said, scene.setting, rng)
+    return _add_setting(phrase, scene.setting, rng)
 
 
-def _add_setting(said: str, setting: str, rng: PortableRng) -> str:
+def _add_setting(phrase: str, setting: str, rng: PortableRng) -> str:
     if rng.chance(35):
-        return rng.choice((said, said, f"there is {said}", f"a picture of {said}"))
+        return rng.choice((phrase, phrase, f"there is {phrase}", f"a picture of {phrase}"))
     place = phrase_setting(setting, rng)
-    return rng.choice((f"{said} {place}", f"{said} {place}", f"{place}, {said}", f"there is {said} {place}"))
+    return rng.choice((f"{phrase} {place}", f"{phrase} {place}", f"{place}, {phrase}", f"there is {phrase} {place}"))
 
 
 def phrase_setting(setting: str, rng: PortableRng) -> str:
@@ -85,10 +87,10 @@ def _phrase_thing(placed: PlacedThing, rng: PortableRng) -> str:
             else ""
         )
         words.insert(0, placed.colour + second)
-    said = add_article(" ".join(words))
+    phrase = add_article(" ".join(words))
     if placed.word and rng.chance(60):
         kind = "letter" if len(placed.word) == 1 else "word"
-        return said + rng.choice(
+        return phrase + rng.choice(
             (f" that says {placed.word}", f" with the {kind} {placed.word}", f" with the {kind} {placed.word} on it")
         )
     if placed.parts and rng.chance(25):
@@ -96,11 +98,11 @@ def _phrase_thing(placed: PlacedThing, rng: PortableRng) -> str:
         if part not in ("body", "top"):
             look = " ".join([colour, *([ADJECTIVES[pattern]] if pattern != "plain" else [])])
             return (
-                f"{said} with {look} {pluralize(part)}"
+                f"{phrase} with {look} {pluralize(part)}"
                 if part in PLURAL_PARTS
-                else f"{said} with {add_article(f'{look} {part}')}"
+                else f"{phrase} with {add_article(f'{look} {part}')}"
             )
-    return said
+    return phrase
 
 
 def _choose_synonym(rng: PortableRng, name: str) -> str:

@@ -120,9 +120,9 @@ def measure_frequencies(
     """
     counts = np.zeros(len(signatures.table))
     for id, mask in zip(ids, masks, strict=True):
-        seen = np.asarray(signatures.pixels[id])[mask]
-        if len(seen):
-            counts += np.bincount(seen, minlength=len(signatures.table)) / len(seen)
+        inside = np.asarray(signatures.pixels[id])[mask]
+        if len(inside):
+            counts += np.bincount(inside, minlength=len(signatures.table)) / len(inside)
     return ConceptFrequencies(
         count_cooccurrence(counts, signatures),
         count_cooccurrence(signatures.area, signatures) if overall is None else overall,
@@ -181,9 +181,9 @@ def _rank_concepts(annotator: SimulatedAnnotator, evidence: ConceptFrequencies) 
     ranked: RankedConcepts = [
         (float(alone[i]), (every[i],)) for i in np.argsort(-alone)[:12].tolist() if alone[i] > 0.05
     ]
-    shown = [i for i in np.argsort(-np.diag(evidence.inside))[:60].tolist() if evidence.inside[i, i] > 0.15]
-    for i in shown:
-        for j in shown:
+    frequent = [i for i in np.argsort(-np.diag(evidence.inside))[:60].tolist() if evidence.inside[i, i] > 0.15]
+    for i in frequent:
+        for j in frequent:
             if (
                 (every[i].kind, every[j].kind) in PHRASE_KINDS
                 and pairs[i, j] > 0.05
@@ -208,15 +208,15 @@ def _find_second_concept(
 ) -> tuple[Concept, ...] | None:
     """Return a second concept beside the best: of the same kind, elsewhere, and nearly as informative."""
     order = {concept: number for number, concept in enumerate(list_concepts())}
-    score, found = best
-    if len(found) > 1 or evidence.inside[order[found[0]], order[found[0]]] > 0.65:
+    score, second = best
+    if len(second) > 1 or evidence.inside[order[second[0]], order[second[0]]] > 0.65:
         return None
     for other_score, other in ranked[1:8]:
         if (
             len(other) == 1
-            and other[0].kind == found[0].kind
+            and other[0].kind == second[0].kind
             and other_score > 0.6 * score
-            and not _share_members(found[0], other[0])
+            and not _share_members(second[0], other[0])
         ):
             return other
     return None

@@ -203,13 +203,13 @@ class _Parser:
         if token.kind in (OPEN, NOT) and self.depth < MAX_DEPTH:
             self.place, self.depth = self.place + 1, self.depth + 1
             if token.kind == NOT:
-                found = self._parse_part()
-                found = None if found is None else Not(found)
+                part = self._parse_part()
+                part = None if part is None else Not(part)
             else:
-                found = self.parse_union()
+                part = self.parse_union()
                 self._accept(CLOSE)
             self.depth -= 1
-            return found
+            return part
         return self._parse_phrase()
 
     def _parse_phrase(self) -> Formula | None:
@@ -256,16 +256,16 @@ class _NounPhrase:
 
 def _read_phrase(tokens: list[Token]) -> Formula:
     """Join the noun phrases between prepositions, from the left."""
-    found: _NounPhrase | None = None
+    phrase: _NounPhrase | None = None
     relation, start = "", 0
     for place in [*(place for place, token in enumerate(tokens) if token.kind == FOR), len(tokens)]:
         noun_phrase = _read_noun_phrase(tokens[start:place])
         if noun_phrase is not None:
-            found = noun_phrase if found is None else _relate(found, relation, noun_phrase)
+            phrase = noun_phrase if phrase is None else _relate(phrase, relation, noun_phrase)
         if place < len(tokens):
             relation, start = tokens[place].value, place + 1
-    assert found is not None
-    return found.formula
+    assert phrase is not None
+    return phrase.formula
 
 
 def _read_noun_phrase(tokens: list[Token]) -> _NounPhrase | None:

@@ -58,7 +58,7 @@ def measure_captioner(captioner: ImageCaptioner, count: int = COUNT) -> dict[str
             who: _to_percent(compute_true_share(texts, scenes)) for who, texts in compared.items()
         },
         "captions without a fault": _to_percent(
-            sum(all(fact.true for fact in found) for found in checked) / len(checked)
+            sum(all(fact.true for fact in statements) for statements in checked) / len(checked)
         ),
         "main things named": _to_percent(len(things) / count),
         "things said": round(sum(map(len, checked)) / len(checked), 2),

@@ -167,9 +167,9 @@ class ImageTextBatches:
         """Return the mask of a visible thing or part, or a random blob, bool (LABEL_GRID, LABEL_GRID)."""
         if rng.random() < 0.2:
             return _make_blob(rng)
-        found = np.unique(codes)
-        things = found[self._is_thing[found]]
-        anchor = rng.choice(things if len(things) and rng.random() < 0.75 else found)
+        signatures = np.unique(codes)
+        things = signatures[self._is_thing[signatures]]
+        anchor = rng.choice(things if len(things) and rng.random() < 0.75 else signatures)
         region = np.ones(codes.shape, dtype=bool)
         for kind in REGION_KINDS[rng.integers(len(REGION_KINDS))]:
             region &= self.table[codes, KIND_INDEX[kind]] == self.table[anchor, KIND_INDEX[kind]]
@@ -179,10 +179,10 @@ class ImageTextBatches:
         """Return a text that is true of the view, and the concepts that it names; none for a sentence."""
         if view.is_whole and rng.integers(100) < SENTENCE_PERCENT:
             return self.dataset.sentences[row][rng.integers(len(self.dataset.sentences[row]))], ()
-        found, counts = view.counts
-        often = found[counts >= MIN_CONCEPT_PLACES]
+        signatures, counts = view.counts
+        often = signatures[counts >= MIN_CONCEPT_PLACES]
         things = often[self._is_thing[often]]
-        choices = things if len(things) and rng.random() < 0.6 else often if len(often) else found
+        choices = things if len(things) and rng.random() < 0.6 else often if len(often) else signatures
         signature = rng.choice(choices) if len(choices) else 0
         named = self._choose_concepts(self.table[signature], view.is_whole, rng)
         return self._choose_phrase(named, rng), named
@@ -312,8 +312,8 @@ class SceneView:
     @cached_property
     def counts(self) -> tuple[np.ndarray, np.ndarray]:
         """The visible signatures, and their numbers of places."""
-        found, counts = np.unique(self.codes, return_counts=True)
-        return (found[1:], counts[1:]) if len(found) and found[0] < 0 else (found, counts)
+        signatures, counts = np.unique(self.codes, return_counts=True)
+        return (signatures[1:], counts[1:]) if len(signatures) and signatures[0] < 0 else (signatures, counts)
 
 
 def _phrase_variants(named: tuple[Concept, ...]) -> list[str]:

@@ -89,19 +89,19 @@ def _collect_facts(
     counts: Sequence[np.ndarray],
 ) -> dict[str, Any]:
     overlaps = [_compute_iou(each, signatures, choice.text) for each in counts]
-    shown = (
+    share = (
         signatures.area[signatures.text_mask(parse_description(choice.text))].sum() / signatures.area.sum()
         if choice.text
         else 0.0
     )
     halves = _measure_halves(dissection.exemplars(unit), choice, signatures) if choice.kind == "either" else []
     return {"unit": unit.index, "kind": choice.kind, "concepts": list(choice.names), "text": choice.text,
-            "iou": round(overlaps[0], 4), "iou_own_area": round(overlaps[1], 4), "area": round(float(shown), 5),
+            "iou": round(overlaps[0], 4), "iou_own_area": round(overlaps[1], 4), "area": round(float(share), 5),
             **({"halves": halves} if halves else {})}  # fmt: skip
 
 
 def _measure_halves(exemplars: Any, choice: PlantedUnitSpec, signatures: LabelSignatures) -> list[float]:
-    """The share of the exemplars' masks that shows each concept of an either-or unit."""
+    """Return the share of the exemplars' masks that shows each concept of an either-or unit."""
     inside = signatures.pixels[exemplars.ids.numpy()][exemplars.masks[:, 0].numpy()]
     return [
         round(float(signatures.text_mask(parse_description(text))[inside].mean()), 4)

@@ -32,25 +32,29 @@ from milan.diorama.segmenter_network import (
 from milan.diorama.text_reader import parse_description
 from milan.storage.files import atomic_write
 
-FIRST_SCENE, SCENES = 1_050_000, 1_500  # the scenes to choose on: neither trained on, checked with, nor of a probe
-MAX_AREA = 0.0095  # share of all pixels that a unit may answer at, so that its 0.99 quantile is 0 on other scenes too
-LOG_ODDS_BINS = np.arange(-6.0, 12.5, 0.5)  # log-odds from which a unit may answer
-MIN_IMAGES = 20  # in how many of the scenes a concept must be seen, at least
-MIN_SINGLE_IOU, MIN_CONJUNCTION_IOU, MIN_HALF_IOU = (
-    0.4,
-    0.45,
-    0.5,
-)  # IoU asked of single units, of conjunctions and of the halves of either-or units
-MAX_SHARED_IOU = 0.6  # IoU of two concepts' pixels from which they are too much the same to be planted both
+FIRST_SCENE, SCENES = 1_050_000, 1_500  # scenes used neither for training or measuring nor in a probe
+# Largest share of all pixels on which a unit is active, so that its 0.99 quantile is 0 on other scenes too.
+MAX_AREA = 0.0095
+LOG_ODDS_BINS = np.arange(-6.0, 12.5, 0.5)  # possible thresholds
+MIN_IMAGES = 20  # smallest number of scenes in which a part is active
+# Smallest IoU of single units, of conjunctions, and of the halves of either-or units.
+MIN_SINGLE_IOU, MIN_CONJUNCTION_IOU, MIN_HALF_IOU = 0.4, 0.45, 0.5
+MAX_SHARED_IOU = 0.6  # largest IoU of the pixels of two planted parts
 COUNTS = {"single": 64, "conjunction": 24, "either": 24, "nothing": 10}
-RANDOM_DIRECTIONS = 40  # random directions, of which those that fit a concept least are planted
-K, MIN_HALF_EXEMPLARS = 15, 4  # exemplars, and how many of them each half of an either-or unit must have
-PEAK_SCALE = 10.0  # what a part's peak in the scene it is eighth strongest in is scaled to
+RANDOM_DIRECTIONS = 40  # random directions of which those with the smallest IoU with any concept are planted
+K, MIN_HALF_EXEMPLARS = 15, 4  # exemplars, and the smallest number of each half of an either-or unit
+PEAK_SCALE = 10.0  # activation of a part in the scene in which it is eighth strongest
 
 
 @dataclass(frozen=True)
 class DetectorPart:
-    """Concepts that must hold at once, how well they are predicted, and above which log-odds."""
+    """Concepts that a pixel must show at once.
+
+    Attributes:
+        names: names of the concepts.
+        overlap: IoU of the predicted pixels with those that show the concepts, 0..1.
+        threshold: log-odds above which the part is active.
+    """
 
     names: tuple[str, ...]
     overlap: float
@@ -59,7 +63,14 @@ class DetectorPart:
 
 @dataclass(frozen=True)
 class PlantedUnitSpec:
-    """What one unit is to detect."""
+    """The concepts that a unit detects.
+
+    Attributes:
+        kind: "single", "conjunction", "either" or "nothing".
+        names: names of the concepts.
+        parts: one part, or the two of an either-or unit.
+        text: the concepts in words.
+    """
 
     kind: str
     names: tuple[str, ...]
@@ -68,7 +79,7 @@ class PlantedUnitSpec:
 
 
 class SelectionScenes:
-    """The scenes on which units are chosen, what they show, and what the labeller makes of them."""
+    """The scenes on which units are chosen, with their labels and the segmenter's predictions."""
 
     def __init__(self, segmenter: SceneSegmenter, work: Path, length: int = SCENES, first: int = FIRST_SCENE):
         self.segmenter = segmenter
@@ -88,12 +99,12 @@ class SelectionScenes:
         return np.asarray((shows.T @ weighted).todense()) / self.pixel_count
 
     def mask(self, names: Sequence[str]) -> np.ndarray:
-        """Which signatures show all of these concepts, bool (signatures,)."""
+        """Return whether each signature shows all of these concepts, bool (signatures,)."""
         return np.logical_and.reduce([self.signatures.concept_mask(get_concepts_by_name()[name]) for name in names])
 
     def iter_predictions(self) -> Iterator[tuple[np.ndarray, Tensor, dict[str, Tensor]]]:
-        """Signatures of the pixels, the trunk's output and the labeller's logits, 25 scenes at a time."""
-        for start in track_progress(range(0, len(self.images), 25), description="what the labeller tells"):
+        """Yield the pixels' signatures, the trunk's output and the segmenter's logits, 25 scenes at a time."""
+        for start in track_progress(range(0, len(self.images), 25), description="predicting labels"):
             rows = range(start, min(start + 25, len(self.images)))
             pixels = torch.from_numpy(np.stack([self.images.image(row) for row in rows]))
             with torch.no_grad():
@@ -106,26 +117,24 @@ class SelectionScenes:
 
 
 def make_class_membership(names: Sequence[str]) -> Tensor:
-    """Which of the labeller's classes make up each concept, 0 or 1, (names, 161)."""
-    found = torch.zeros(len(names), CLASSES)
+    """Return whether each class of the segmenter belongs to each concept, 0 or 1, (names, 161)."""
+    members = torch.zeros(len(names), CLASSES)
     starts = dict(zip(CLASS_NAMES, np.cumsum([0, *map(count_classes, CLASS_NAMES)]).tolist(), strict=False))
     for row, name in enumerate(names):
         for kind, member in get_concepts_by_name()[name].members:
-            found[row, starts[kind] + CLASS_NAMES[kind].index(member) + 1 - get_first_label(kind)] = 1
-    return found
+            members[row, starts[kind] + CLASS_NAMES[kind].index(member) + 1 - get_first_label(kind)] = 1
+    return members
 
 
 def build_recipe(parts: Sequence[tuple[str, ...]]) -> tuple[Tensor, Tensor]:
-    """The members of all terms of these parts, (terms, 161), and which terms each part joins, (parts, terms)."""
+    """Return the classes of all terms of these parts, (terms, 161), and the terms of each part, (parts, terms)."""
     terms = list(dict.fromkeys(name for names in parts for name in names))
     joins = torch.tensor([[float(term in names) for term in terms] for names in parts])
     return make_class_membership(terms), joins
 
 
 def list_candidates(scenes: SelectionScenes) -> list[tuple[str, ...]]:
-    """Concepts that cover little, and colours or patterns of objects or parts that do and are not the only ones those
-    have.
-    """
+    """Return rare concepts, and rare pairs of a colour or pattern with a thing that has others too."""
     known, areas = list_concepts(), scenes.areas
     share = areas.diagonal()
     plain = [
@@ -150,23 +159,24 @@ def list_candidates(scenes: SelectionScenes) -> list[tuple[str, ...]]:
 
 
 def measure_log_odds(scenes: SelectionScenes, names: Sequence[tuple[str, ...]]) -> tuple[np.ndarray, np.ndarray]:
-    """How the labeller's log-odds of each part lie inside and outside of it.
+    """Measure the distribution of the segmenter's log-odds inside and outside of each part.
 
-    Returns pixel counts by bins of LOG_ODDS_BINS, (parts, 2, bins), outside first; and the peak in each scene, (scenes,
-    parts).
+    Returns:
+        Numbers of pixels in the bins of LOG_ODDS_BINS, (parts, 2, bins), outside first; and the largest log-odds in
+        each scene, (scenes, parts).
     """
-    whom, joins = build_recipe(names)
-    where = np.stack([scenes.mask(each) for each in names])
+    members, joins = build_recipe(names)
+    masks = np.stack([scenes.mask(each) for each in names])
     counts = np.zeros(len(names) * 2 * len(LOG_ODDS_BINS), dtype=np.int64)
     peaks = []
     for signatures, _, logits in scenes.iter_predictions():
-        odds = compute_log_odds(logits, whom, joins)
+        odds = compute_log_odds(logits, members, joins)
         peaks.append(odds.amax(dim=(2, 3)).numpy())
         scene, part, row, column = np.nonzero((odds >= LOG_ODDS_BINS[0]).numpy())
         bins = np.minimum(
             ((odds.numpy()[scene, part, row, column] - LOG_ODDS_BINS[0]) * 2).astype(np.int64), len(LOG_ODDS_BINS) - 1
         )
-        inside = where[part, signatures[scene, row, column]]
+        inside = masks[part, signatures[scene, row, column]]
         counts += np.bincount((part * 2 + inside) * len(LOG_ODDS_BINS) + bins, minlength=len(counts))
     return counts.reshape(len(names), 2, -1), np.concatenate(peaks)
 
@@ -192,7 +202,7 @@ def fit_thresholds(
 def choose_planted_units(
     scenes: SelectionScenes, seed: int
 ) -> tuple[list[PlantedUnitSpec], dict[tuple[str, ...], float]]:
-    """What the units are to detect, and each part's gain."""
+    """Return what the units detect, and the gain of each part."""
     names = list_candidates(scenes)
     counts, peaks = measure_log_odds(scenes, names)
     parts = fit_thresholds(scenes, names, counts)
@@ -244,24 +254,23 @@ def drop_similar(scenes: SelectionScenes, parts: Sequence[DetectorPart], count: 
 def _choose_pairs(
     scenes: SelectionScenes, halves: Sequence[DetectorPart], peaks: dict[tuple[str, ...], np.ndarray], seed: int
 ) -> list[tuple[DetectorPart, DetectorPart]]:
-    """Pairs of concepts without a pixel in common that cover together what one unit may, and share the strongest
-    scenes.
+    """Return pairs of concepts for either-or units; no concept is in more than two pairs.
 
-    No concept is in more than two of them.
+    The two concepts share no pixel, cover together at most the area of a unit, and share its strongest scenes.
     """
     index = {concept.name: row for row, concept in enumerate(list_concepts())}
     used: Counter[DetectorPart] = Counter()
-    found: list[tuple[DetectorPart, DetectorPart]] = []
+    pairs: list[tuple[DetectorPart, DetectorPart]] = []
     for a in (halves[i] for i in np.random.default_rng(seed).permutation(len(halves))):
-        may = [
+        partners = [
             b
             for b in halves
             if used[b] < 2 and _may_pair(scenes, index, a, b) and _both_have_enough(peaks[a.names], peaks[b.names])
         ]
-        if may and not used[a] and len(found) < COUNTS["either"]:
-            found.append((a, min(may, key=lambda part: used[part])))
-            used.update(found[-1])
-    return found
+        if partners and not used[a] and len(pairs) < COUNTS["either"]:
+            pairs.append((a, min(partners, key=lambda part: used[part])))
+            used.update(pairs[-1])
+    return pairs
 
 
 def _may_pair(scenes: SelectionScenes, index: dict[str, int], a: DetectorPart, b: DetectorPart) -> bool:
@@ -272,34 +281,35 @@ def _may_pair(scenes: SelectionScenes, index: dict[str, int], a: DetectorPart, b
 
 
 def _both_have_enough(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether each of two parts has its due of the scenes in which either is loudest."""
+    """Return whether each of two parts is the stronger one in enough of their strongest scenes."""
     top = np.argsort(-np.maximum(a, b), kind="stable")[:K]
     first = int((a[top] > b[top]).sum())
     return MIN_HALF_EXEMPLARS <= first <= K - MIN_HALF_EXEMPLARS
 
 
 def phrase_concepts(scenes: SelectionScenes, names: Sequence[str]) -> str:
-    """Words that read back as exactly these concepts; empty if there are none."""
-    wanted = scenes.mask(names)
+    """Return words that are parsed as exactly these concepts; empty if there are none."""
+    mask = scenes.mask(names)
     for text in _iter_phrases([get_concepts_by_name()[name] for name in names]):
         reading = parse_description(text)
-        if reading.concept_count == len(names) and np.array_equal(scenes.signatures.text_mask(reading), wanted):
+        if reading.concept_count == len(names) and np.array_equal(scenes.signatures.text_mask(reading), mask):
             return text
     return ""
 
 
-def _iter_phrases(wanted: Sequence[Concept]) -> Iterator[str]:
-    if len(wanted) == 1:
-        yield from (*get_synonyms(wanted[0].name), *GROUP_WORDS.get(wanted[0].name, ()))
+def _iter_phrases(concepts: Sequence[Concept]) -> Iterator[str]:
+    if len(concepts) == 1:
+        yield from (*get_synonyms(concepts[0].name), *GROUP_WORDS.get(concepts[0].name, ()))
         return
-    look, thing = wanted
+    look, thing = concepts
     looks = (ADJECTIVES.get(look.name, "striped" if look.name == "stripes" else look.name), look.name)
     yield from (f"{one} {other}" for one in looks for other in get_synonyms(thing.name))
 
 
 def choose_random_directions(scenes: SelectionScenes, seed: int) -> tuple[Tensor, Tensor]:
-    """Random directions of the trunk whose strongest hundredth overlaps least with any concept, as weights and
-    offsets.
+    """Return weights and offsets of the random directions of the trunk that overlap least with any concept.
+
+    The overlap is the largest IoU of a concept with the hundredth of the places where the direction is strongest.
     """
     every = torch.randn(RANDOM_DIRECTIONS, TRUNK_CHANNELS, generator=torch.Generator().manual_seed(seed))
     some = torch.cat(
@@ -319,7 +329,7 @@ def choose_random_directions(scenes: SelectionScenes, seed: int) -> tuple[Tensor
 
 
 def _compute_best_overlaps(masks: np.ndarray, has_concept: np.ndarray) -> np.ndarray:
-    """The largest IoU of each mask (units, pixels) with what any concept shows (pixels, concepts)."""
+    """Return the largest IoU of each mask (units, pixels) with any concept (pixels, concepts)."""
     both = masks.astype(np.float32) @ has_concept.astype(np.float32)
     return np.asarray((both / np.maximum(1, masks.sum(1)[:, None] + has_concept.sum(0) - both)).max(1))
 

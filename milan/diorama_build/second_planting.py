@@ -130,7 +130,7 @@ def choose_pairs(
     masks = {part.names: scenes.mask(part.names) for part in {*first, *second} if phrase_concepts(scenes, part.names)}
     areas = {names: scenes.signatures.area[mask].sum() / scenes.pixel_count for names, mask in masks.items()}
     used: Counter[Names] = Counter()
-    found: list[tuple[DetectorPart, DetectorPart]] = []
+    pairs: list[tuple[DetectorPart, DetectorPart]] = []
 
     def may_pair(one: Names, other: Names) -> bool:
         if used[other] > 1 or one == other or one + other in planted or other + one in planted:
@@ -142,10 +142,10 @@ def choose_pairs(
     for part in first:
         others = [each for each in second if part.names in areas and each.names in areas]
         others = [each for each in others if may_pair(part.names, each.names)]
-        if others and not used[part.names] and len(found) < count:
-            found.append((part, min(others, key=lambda each: used[each.names])))
-            used.update([part.names, found[-1][1].names])
-    return found
+        if others and not used[part.names] and len(pairs) < count:
+            pairs.append((part, min(others, key=lambda each: used[each.names])))
+            used.update([part.names, pairs[-1][1].names])
+    return pairs
 
 
 def choose_noise(seed: int) -> Tensor:

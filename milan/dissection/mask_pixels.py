@@ -27,12 +27,12 @@ class Axis:
 
     Attributes:
         first: first pixel that lies after each place.
-        count: number of pixels between a place and the next one.
+        counts: number of pixels between a place and the next one.
         weight: weight of the next place for each of these pixels.
     """
 
     first: Int[np.ndarray, " places"]
-    count: Int[np.ndarray, " places"]
+    counts: Int[np.ndarray, " places"]
     weight: Float[np.ndarray, "places n"]
 
 
@@ -40,7 +40,7 @@ class Axis:
 def make_axis(places: int, pixels: int) -> Axis:
     """Return where pixels lie between places, with half-pixel centres and repeated edges as ``masks_from_maps`` has.
 
-    >>> make_axis(2, 4).first.tolist(), make_axis(2, 4).count.tolist(), make_axis(2, 4).weight.tolist()
+    >>> make_axis(2, 4).first.tolist(), make_axis(2, 4).counts.tolist(), make_axis(2, 4).weight.tolist()
     ([0, 3], [3, 1], [[0.0, 0.25, 0.75], [0.0, 0.0, 0.0]])
     """
     at = np.maximum((np.arange(pixels) + 0.5) * (places / pixels) - 0.5, 0)
@@ -109,8 +109,8 @@ def _evaluate_squares(
     a, b, c, d = corners[:, :, None, None]
     values = (1 - down) * ((1 - right) * a + right * b) + down * ((1 - right) * c + right * d)
     values -= thresholds[:, None, None]
-    exists = (np.arange(down.shape[1]) < rows.count[row][:, None])[:, :, None]
-    exists = exists & (np.arange(right.shape[2]) < columns.count[column][:, None])[:, None, :]
+    exists = (np.arange(down.shape[1]) < rows.counts[row][:, None])[:, :, None]
+    exists = exists & (np.arange(right.shape[2]) < columns.counts[column][:, None])[:, None, :]
     near = (np.abs(values) <= margin[:, None, None]) & exists
     return (values > 0) & exists, near.any((1, 2))
 

@@ -247,7 +247,7 @@ class CaptionerState:
         hidden, self.cell = lstm_step(gates, self.cell[pad_index(parents)])
         logits = self.captioner.readout(hidden)[: len(tokens)]
         self.hidden, self.cell, self.units = hidden[: len(tokens)], self.cell[: len(tokens)], self.units[parents]
-        return logits.sub_(logits.logsumexp(-1, keepdim=True))
+        return torch.log_softmax(logits, -1, out=logits)
 
     def _parent_gates(self, rows: Int[Tensor, " rows"]) -> Float[Tensor, "padded gates"]:
         """Return what parent rows contribute to the gates of the rows that continue them.

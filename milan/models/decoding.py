@@ -13,6 +13,7 @@ from milan.models.vocabulary import Vocabulary
 MAX_STEPS = 15  # tokens per text, <stop> included
 # Matrix products have a multiple of this number of rows: then the bits of a row do not depend on the other rows.
 ROW_MULTIPLE = 16
+BLOCK_WORDS = 64  # words of the vocabulary whose maximum is compared first
 
 
 @runtime_checkable
@@ -140,15 +141,39 @@ def _select_best(
     beam: int,
     stop: int,
 ) -> tuple[Float[Tensor, "units new"], Int[Tensor, "units new"], Int[Tensor, "units new"]]:
-    """Return scores, parents and last tokens of the best continuations; a finished text continues as it is."""
-    likeliest, words = log_probs.topk(min(beam, log_probs.shape[1]))
-    total = scores.new_full((*scores.shape, likeliest.shape[1]), -torch.inf)
-    total[..., 0] = scores
-    total[is_active] = scores[is_active].unsqueeze(1) + likeliest
-    token = words.new_full(total.shape, stop)
-    token[is_active] = words
-    best, index = total.flatten(1).topk(min(beam, total[0].numel()))
-    return best, index // likeliest.shape[1], token.flatten(1).gather(1, index)
+    """Return scores, parents and last tokens of the best continuations; a finished text continues as it is.
+
+    Each of the best continuations lies in one of the ``beam`` blocks of the vocabulary with the highest maxima, so that
+    only these blocks are searched.
+    """
+    maxima = _find_block_maxima(log_probs)
+    blocks = maxima.shape[1]
+    highest = scores.new_full((*scores.shape, blocks), -torch.inf)
+    highest[is_active] = scores[is_active].unsqueeze(1) + maxima
+    # A finished text is a block with one continuation.
+    highest[..., 0] = torch.where(is_active, highest[..., 0], scores)
+    place = highest.flatten(1).topk(min(beam, highest[0].numel())).indices
+    origin, block = place // blocks, place % blocks
+    places = (block * BLOCK_WORDS).unsqueeze(-1) + torch.arange(BLOCK_WORDS, device=block.device)
+    words = log_probs.shape[1]
+    tokens = places.clamp(max=words - 1)
+    rows = (is_active.flatten().cumsum(0) - 1).clamp(min=0).view_as(is_active).gather(1, origin)
+    total = scores.gather(1, origin).unsqueeze(-1) + log_probs[rows.unsqueeze(-1), tokens]
+    total = total.masked_fill(places >= words, -torch.inf)
+    finished = ~is_active.gather(1, origin)
+    total[finished] = -torch.inf
+    total[..., 0] = torch.where(finished & (block == 0), scores.gather(1, origin), total[..., 0])
+    tokens[finished] = stop
+    best, index = total.flatten(1).topk(min(beam, scores.shape[1] * words, total[0].numel()))
+    return best, origin.gather(1, index // BLOCK_WORDS), tokens.flatten(1).gather(1, index)
+
+
+def _find_block_maxima(log_probs: Float[Tensor, "rows vocabulary"]) -> Float[Tensor, "rows blocks"]:
+    """Return the maximum of every ``BLOCK_WORDS`` words; the last block may be shorter."""
+    whole = log_probs.shape[1] // BLOCK_WORDS * BLOCK_WORDS
+    maxima = log_probs[:, :whole].unflatten(1, (-1, BLOCK_WORDS)).amax(-1)
+    rest = log_probs[:, whole:]
+    return torch.cat([maxima, rest.amax(-1, keepdim=True)], 1) if rest.shape[1] else maxima
 
 
 def greedy_search(

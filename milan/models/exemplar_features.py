@@ -89,8 +89,8 @@ class _LazyMasks:
         return len(self.places)
 
     def __getitem__(self, chosen: slice) -> Bool[Tensor, "n 1 height width"]:
-        found = map(self.exemplars.locate, self.places[chosen].tolist())
-        return torch.stack([dissection.exemplar_mask(unit, rank) for dissection, unit, rank in found])
+        located = map(self.exemplars.locate, self.places[chosen].tolist())
+        return torch.stack([dissection.exemplar_mask(unit, rank) for dissection, unit, rank in located])
 
 
 def _new_temporary_array(shape: tuple[int, int]) -> Float[np.ndarray, "rows columns"]:

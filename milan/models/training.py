@@ -133,7 +133,8 @@ def make_trainer(module: TrainingModule, config: TrainingConfig, folder: Path, *
     defaults |= {"use_distributed_sampler": False, **_get_accelerator(config.device)}
     if config.updates:
         defaults |= {"max_steps": config.updates, "max_epochs": -1, "limit_val_batches": 0}
-        defaults |= {"enable_checkpointing": config.out is not None}
+        # Lightning's own checkpoints would be written to the working directory; ``ResumeCheckpoint`` needs none of it.
+        defaults |= {"enable_checkpointing": False}
     else:
         best = ModelCheckpoint(
             folder, "best", module.metric, mode=module.mode, save_weights_only=True, enable_version_counter=False

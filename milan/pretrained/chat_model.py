@@ -111,5 +111,5 @@ class ChatModel(Llm):
     @property
     def _end_tokens(self) -> set[int]:
         """Return the tokens that end an answer."""
-        known = self.model.generation_config.eos_token_id
-        return {*(known if isinstance(known, list) else [known]), self.tokenizer.eos_token_id}
+        end_tokens = self.model.generation_config.eos_token_id
+        return {*(end_tokens if isinstance(end_tokens, list) else [end_tokens]), self.tokenizer.eos_token_id}

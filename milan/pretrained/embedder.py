@@ -130,10 +130,10 @@ def embed_texts(embedder: Embedder, texts: Sequence[str]) -> Float[Tensor, "text
     """Return the embeddings of texts, in their order, from the cache where they were computed before."""
     with TextEmbeddingStore(
         cache_folder() / "embeddings" / "texts" / f"{content_key(embedder=embedder.key)}.sqlite", embedder.features
-    ) as known:
-        new = known.find_missing(texts)
+    ) as store:
+        new = store.find_missing(texts)
         starts = range(0, len(new), embedder.batch_size)
         for start in track_progress(starts, description=f"embedding {len(new)} texts"):
             part = new[start : start + embedder.batch_size]
-            known.put(part, embedder.encode_texts(part))
-        return known.get(texts) if texts else torch.zeros(0, embedder.features)
+            store.put(part, embedder.encode_texts(part))
+        return store.get(texts) if texts else torch.zeros(0, embedder.features)

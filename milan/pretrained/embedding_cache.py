@@ -122,8 +122,8 @@ class TextEmbeddingStore(AbstractContextManager["TextEmbeddingStore"]):
     def find_missing(self, texts: Sequence[str]) -> list[str]:
         """Return the texts without a vector, without duplicates, in their order."""
         hashes = {text: _hash_text(text) for text in dict.fromkeys(texts)}
-        known = self._vectors(list(hashes.values()))
-        return [text for text, hash in hashes.items() if hash not in known]
+        stored = self._vectors(list(hashes.values()))
+        return [text for text, hash in hashes.items() if hash not in stored]
 
     def put(self, texts: Sequence[str], vectors: Float[Tensor, "texts features"]) -> None:
         """Store vectors of texts; a vector that another process has stored meanwhile is kept.
@@ -144,8 +144,8 @@ class TextEmbeddingStore(AbstractContextManager["TextEmbeddingStore"]):
     def get(self, texts: Sequence[str]) -> Float[Tensor, "texts features"]:
         """Return the vectors of texts that all have one."""
         hashes = [_hash_text(text) for text in texts]
-        known = self._vectors(list(dict.fromkeys(hashes)))
-        rows = np.stack([np.frombuffer(known[hash], dtype="<f4") for hash in hashes])
+        stored = self._vectors(list(dict.fromkeys(hashes)))
+        rows = np.stack([np.frombuffer(stored[hash], dtype="<f4") for hash in hashes])
         return torch.from_numpy(rows.astype(np.float32))
 
     def _vectors(self, hashes: Sequence[bytes]) -> dict[bytes, bytes]:

@@ -302,9 +302,9 @@ def caption_with_cache(captioner: ImageCaptioner, images: UInt8[Tensor, "b 3 h w
         hashlib.sha256(repr(tuple(image.shape)).encode() + image.contiguous().numpy().tobytes()).hexdigest()
         for image in images
     ]
-    with Journal(cache_folder() / "captions" / f"{captioner.key}.sqlite", captioner.key) as known:
+    with Journal(cache_folder() / "captions" / f"{captioner.key}.sqlite", captioner.key) as journal:
         texts: dict[str, str | NoAnswer] = {
-            key: entry["caption"] for key in dict.fromkeys(keys) if (entry := known.get(key)) is not None
+            key: entry["caption"] for key in dict.fromkeys(keys) if (entry := journal.get(key)) is not None
         }
         new = [place for place, key in enumerate(keys) if key not in texts and key not in keys[:place]]
         for start in track_progress(
@@ -313,6 +313,6 @@ def caption_with_cache(captioner: ImageCaptioner, images: UInt8[Tensor, "b 3 h w
             part = new[start : start + captioner.batch_size]
             for at, text in zip(part, captioner.caption_images(images[part]), strict=True):
                 if isinstance(text, str):
-                    known.put(keys[at], {"caption": text})
+                    journal.put(keys[at], {"caption": text})
                 texts[keys[at]] = text
     return [texts[key] for key in keys]

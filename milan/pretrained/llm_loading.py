@@ -63,14 +63,16 @@ def load_llm(
 
 def _check_options(cls: type[Llm], options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options if the class takes all of them; raise ``UnknownName`` otherwise."""
-    known = [
+    option_names = [
         name
         for name in inspect.signature(cls.__init__).parameters
         if name not in ("self", "name", "base_url", "device")
     ]
     for name in options:
-        if name not in known:
-            raise UnknownName(f"option of {cls.__name__}", name, known, f"it has: {', '.join(known) or 'none'}")
+        if name not in option_names:
+            raise UnknownName(
+                f"option of {cls.__name__}", name, option_names, f"it has: {', '.join(option_names) or 'none'}"
+            )
     return dict(options)
 
 

@@ -30,8 +30,8 @@ def locate_released_model(spec: str) -> RemoteFile:
     """
     name = spec.removeprefix(RELEASED_PREFIX)
     if name not in RELEASED_MODELS:
-        known = [f"{RELEASED_PREFIX}{each}" for each in RELEASED_MODELS]
-        raise UnknownName("released model", spec, known, "one of: " + ", ".join(known))
+        released = [f"{RELEASED_PREFIX}{each}" for each in RELEASED_MODELS]
+        raise UnknownName("released model", spec, released, "one of: " + ", ".join(released))
     return RemoteFile(f"{release_url()}/models/milan-{name}.pth", f"milan-2022/milan-{name}.pth")
 
 

@@ -96,7 +96,9 @@ class DioramaSegmenter(Segmenter):
         from milan.diorama.segmenter_network import CLASS_NAMES, OPTIONAL_KINDS, format_label_name, load_scene_segmenter
 
         self.model, self.device = load_scene_segmenter().to(device), device
-        names = {kind: [format_label_name(kind, name) for name in known] for kind, known in CLASS_NAMES.items()}
+        names = {
+            kind: [format_label_name(kind, name) for name in class_names] for kind, class_names in CLASS_NAMES.items()
+        }
         self.concepts = list(dict.fromkeys(name for kind in CLASS_NAMES for name in names[kind]))
         self.level_names = list(CLASS_NAMES)
         none = {kind: [-1] if kind in OPTIONAL_KINDS else [] for kind in CLASS_NAMES}
@@ -165,9 +167,9 @@ class TorchvisionSegmenter(Segmenter):
         from milan.targets.weight_source import WeightSource
 
         name, _, file = name.partition("=")
-        known = models.list_models(module=models.segmentation)
-        if name not in known:
-            raise UnknownName("torchvision segmentation model", name, known, "one of: " + ", ".join(known))
+        available = models.list_models(module=models.segmentation)
+        if name not in available:
+            raise UnknownName("torchvision segmentation model", name, available, "one of: " + ", ".join(available))
         self.model = load_torchvision(name, WeightSource(_parse_weights(file))).model.float().eval().to(device)
         self.device, self.level_names = device, ["label"]
         published = models.get_model_weights(name).DEFAULT

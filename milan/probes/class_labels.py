@@ -45,17 +45,17 @@ def class_labels(values: Iterable[Any], declared: Sequence[str] | None = None) -
         BadInput: a label is neither number nor name, or not the number of a class; the message names it and its row.
     """
     given = [_plain(value) for value in values]
-    known = {value for value in given if value is not None}
+    distinct = {value for value in given if value is not None}
     classes = list(declared) if declared else None
-    if not known:
+    if not distinct:
         return ClassLabels(None, classes)
     numbers: dict[int | str | None, int] = {None: UNKNOWN}
-    names = {value for value in known if isinstance(value, str)}
-    if names == known and not all(map(DIGITS.fullmatch, names)):
+    names = {value for value in distinct if isinstance(value, str)}
+    if names == distinct and not all(map(DIGITS.fullmatch, names)):
         classes = classes if classes and names <= set(classes) else sorted(names)
         numbers |= {name: number for number, name in enumerate(classes)}
     else:
-        numbers |= {value: _number(value, given, len(classes) if classes else MAX_CLASSES) for value in known}
+        numbers |= {value: _number(value, given, len(classes) if classes else MAX_CLASSES) for value in distinct}
     labels = [numbers[value] for value in given]
     return ClassLabels(labels if any(label != UNKNOWN for label in labels) else None, classes)
 

@@ -59,20 +59,22 @@ def open_shards(pattern: str) -> DatasetSource:
     """
     import datasets
 
-    shown = clean_text(pattern)
+    pattern_text = clean_text(pattern)
     path = Path(pattern).expanduser()
     root = next(folder for folder in path.parents if not is_pattern(str(folder)))
     files = sorted(root.glob(str(path.relative_to(root))))
     builders = {SHARD_BUILDERS.get(file.suffix.lower()) for file in files}
     builder = builders.pop() if len(builders) == 1 else None
     if builder is None:
-        found = ", ".join(sorted({file.suffix for file in files})) or "no file"
-        raise BadInput(f"{shown} matches {found}; give a pattern of .tar or of .parquet files, as 'shards/*.tar'")
+        kinds = ", ".join(sorted({file.suffix for file in files})) or "no file"
+        raise BadInput(
+            f"{pattern_text} matches {kinds}; give a pattern of .tar or of .parquet files, as 'shards/*.tar'"
+        )
     try:
         rows = datasets.load_dataset(builder, data_files=[str(file) for file in files], split="train")
     except Exception as error:
-        raise BadInput(f"cannot read the shards {shown}: {format_error_line(error)}") from None
-    return DatasetSource(rows, shown, _folders("", files[0].parent))
+        raise BadInput(f"cannot read the shards {pattern_text}: {format_error_line(error)}") from None
+    return DatasetSource(rows, pattern_text, _folders("", files[0].parent))
 
 
 def _folders(name: str, path: Path | None) -> list[Path]:

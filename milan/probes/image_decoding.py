@@ -67,8 +67,8 @@ def decode_label_map(source: Path | bytes) -> Image.Image:
 @cache
 def formats() -> tuple[str, ...]:
     """Return the formats of ``FORMATS`` that the installed Pillow reads."""
-    known = {*features.modules, *features.codecs}
-    missing = [name for name, part in OPTIONAL.items() if part not in known or not features.check(part)]
+    supported = {*features.modules, *features.codecs}
+    missing = [name for name, part in OPTIONAL.items() if part not in supported or not features.check(part)]
     return tuple(name for name in FORMATS if name not in missing)
 
 

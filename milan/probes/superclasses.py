@@ -70,14 +70,14 @@ def load_class_concepts(probe: Probe, superclasses: str = "", synsets: str = "")
     """
     if probe.labels is None:
         known_labels(probe)
-    known = _read_synsets(synsets) if synsets else {}
-    classes = format_class_names(probe, known)
+    synset_of = _read_synsets(synsets) if synsets else {}
+    classes = format_class_names(probe, synset_of)
     if len(classes) > MAX_CONCEPTS:
         raise BadInput(
             f"{len(classes)} classes of {probe.spec or probe.name!r}; at most {MAX_CONCEPTS} can be concepts"
         )
     groups = _load_superclasses(superclasses, probe)
-    where = _label_lookup(probe, known, classes)
+    where = _label_lookup(probe, synset_of, classes)
     members = [np.eye(len(classes), dtype=bool)]
     names, sizes = list(classes), [0] * len(classes)
     for name, listed in groups.items():
@@ -101,16 +101,16 @@ def match_outputs(probe: Probe, outputs: int, synsets: str = "") -> list[int]:
         BadInput: the file has another form, or holds none of the classes.
     """
     known_labels(probe)
-    classes = format_class_names(probe, known := _read_synsets(synsets) if synsets else {})
-    if not known:
+    classes = format_class_names(probe, synset_of := _read_synsets(synsets) if synsets else {})
+    if not synset_of:
         if len(classes) != outputs:
             raise MissingEvidence(
                 f"{outputs} outputs for the {len(classes)} classes of {probe.spec or probe.name!r}; use a"
                 " classifier of the probe's classes, or name the class of each output with synsets=FILE"
             )
         return list(range(outputs))
-    where = _label_lookup(probe, known, classes)
-    outputs_of_classes = {where[number]: number for number in sorted(known, reverse=True) if number < outputs}
+    where = _label_lookup(probe, synset_of, classes)
+    outputs_of_classes = {where[number]: number for number in sorted(synset_of, reverse=True) if number < outputs}
     if missing := [name for label, name in enumerate(classes) if label not in outputs_of_classes]:
         raise MissingEvidence(f"{len(missing)} of {len(classes)} classes have no output in {synsets}: {missing[:3]}")
     return [outputs_of_classes[label] for label in range(len(classes))]

@@ -124,8 +124,7 @@ def find_neighbours(
         activations: of ``standardize_activations``; without them units are compared by exemplars alone.
         exemplars: the number of each exemplar in the probe, of the units that have exemplars.
     """
-    varying = activations.units if activations is not None else []
-    units = [*varying, *(unit for unit in exemplars if unit not in set(varying))]
+    units = list(dict.fromkeys([*(activations.units if activations is not None else []), *exemplars]))
     units.sort(key=_make_layer_order(units))
     values = _align(activations, units)
     shared = _mark_images(units, exemplars)

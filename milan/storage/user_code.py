@@ -73,9 +73,9 @@ def load_from_file(spec: str, kind: str) -> Any:
     module, name = module_of(spec, kind)
     make = getattr(module, name, None)
     if not callable(make):
-        own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
-        public = [key for key in own if not key.startswith("_")]
-        defines = f"it defines {', '.join(public)}" if public else "it defines no class or function"
+        public = {key: value for key, value in vars(module).items() if callable(value) and not key.startswith("_")}
+        own = [key for key, value in public.items() if value.__module__ == module.__name__]
+        defines = f"it defines {', '.join(own)}" if own else "it defines no class or function"
         raise UnknownName(f"{kind} in {spec.rpartition(':')[0]}", name, public, defines)
     try:
         return make()

@@ -218,12 +218,12 @@ class Dictionary(nn.Module):
         return rows, latents[rows, columns], values[rows, columns]
 
     def decode(
-        self, codes: Float[Tensor, "*places latents"], inputs: Float[Tensor, "*places d_in"] | None = None
-    ) -> Float[Tensor, "*places d_out"]:
+        self, codes: Float[Tensor, "*#places latents"], inputs: Float[Tensor, "*#places d_in"] | None = None
+    ) -> Float[Tensor, "... d_out"]:
         """Compute the output from codes.
 
         Args:
-            codes: Codes as :meth:`encode` returns them, or edited ones.
+            codes: Codes as :meth:`encode` returns them, or edited ones; those of one place may stand for all.
             inputs: The activations that were encoded. Required if the output also depends on them: to restore the mean
                 and scale of each activation vector, and for skip connections.
 

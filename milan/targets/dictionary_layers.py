@@ -96,6 +96,16 @@ class DictionaryLayer(Layer):
             return codes[:, 0]
         return codes.movedim(-1, unit_axis(self.layout))
 
+    def written_directions(self, weights: Float[Tensor, "network_units further"]) -> Float[Tensor, "units further"]:
+        """Return what each latent's row of the decoder leads to; the scale of each activation vector is ignored.
+
+        Raises:
+            BadInput: the dictionary is a transcoder.
+        """
+        self._check_writes()
+        config, decoder = self.dictionary.config, self.dictionary.decoder.cpu()
+        return decoder @ weights / (config.scale if config.denormalize else 1)
+
     def write(self, values: Tensor, output: Tensor) -> Tensor:
         """Return the module's output in which the latents have other codes.
 
@@ -105,16 +115,19 @@ class DictionaryLayer(Layer):
         Raises:
             BadInput: the dictionary is a transcoder, whose output belongs to another layer.
         """
-        if self.dictionary.config.transcoder:
-            raise BadInput(
-                f"{self.name} belongs to a transcoder, whose decoder writes to another layer than {self.base.name};"
-                " its latents can be described, and not ablated or steered"
-            )
+        self._check_writes()
         dictionary, vectors = self._dictionary_on(output), self._vectors(output)
         codes = values[:, None] if self._is_class_token_only else values.movedim(unit_axis(self.layout), -1)
         # Other codes of one image, or the same ones for all places, may be given.
         change = dictionary.decode(codes, vectors) - dictionary.decode(dictionary.encode(vectors), vectors)
         return self._with_vectors((vectors + change).to(output.dtype), output)
+
+    def _check_writes(self) -> None:
+        if self.dictionary.config.transcoder:
+            raise BadInput(
+                f"{self.name} belongs to a transcoder, whose decoder writes to another layer than {self.base.name};"
+                " its latents can be described, and not ablated or steered"
+            )
 
     @property
     def _is_class_token_only(self) -> bool:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
@@ -22,8 +22,6 @@ from milan.targets.replay import record_replays
 from milan.targets.target import Target
 
 Forward = Callable[[Tensor], Tensor]
-# Activations of units that are passed on at a time.
-_MAX_VALUES = 2**25
 # Modules that are ignored, since they only bend or average the activation of a unit.
 IGNORED_MODULES = (
     nn.ReLU,
@@ -73,9 +71,10 @@ def compute_effective_weights(target: Target, layer: str, later_layer: str = "")
         BadInput: ``later_layer`` does not come after ``layer``, or an operation between them is neither linear nor a
             module with known weights.
     """
-    found = target.layer(layer)
-    if later_layer:
-        target.layer(later_layer)
+    # The units may be latents, each of which writes a direction to the layer of the network.
+    units, found = target.layer(layer), target.layer(target.layer(layer).network_layer)
+    if later_layer and (network_layer := target.layer(later_layer).network_layer) != target.layer(later_layer).name:
+        raise BadInput(f"no weights lead to codes, as of {later_layer}; name {network_layer} as the later layer")
     with record_replays(target, found.name) as look:
         replay = look(target.noise(1, target.image_size))
 
@@ -84,16 +83,12 @@ def compute_effective_weights(target: Target, layer: str, later_layer: str = "")
                 answers = replay.run_from(_arrange_values(values, found.layout))
             return _reduce_places((seen or [torch.zeros_like(values)])[0] if later_layer else answers, len(values))
 
-        kind: dict[str, Any] = {"device": replay.values.device, "dtype": replay.values.dtype}
-        # A dictionary has so many latents that a vector for each would not fit the memory.
-        blocks = torch.arange(found.units).split(max(1, _MAX_VALUES // found.units))
+        one = torch.eye(found.units, device=replay.values.device, dtype=replay.values.dtype)
         try:
-            zero = further(torch.zeros(1, found.units, **kind))
-            weights, other = (
-                torch.cat([further(_one_hot(rows, found.units, scale, **kind)) for rows in blocks]) - zero
-                # ReLU doubles with its argument, but does not change its sign, so -2 detects what is not linear.
-                for scale in (1.0, -2.0)
-            )
+            zero = further(torch.zeros_like(one[:1]))
+            weights = further(one) - zero
+            # ReLU doubles with its argument, but does not change its sign, so -2 detects what is not linear.
+            other = further(-2 * one) - zero
         except (RuntimeError, IndexError, TypeError) as error:
             raise BadInput(
                 f"{_resolve_later_layer(target, layer, later_layer)} cannot be multiplied together:"
@@ -107,7 +102,7 @@ def compute_effective_weights(target: Target, layer: str, later_layer: str = "")
             f"{_resolve_later_layer(target, layer, later_layer)}: an operation there is not linear, such as"
             " attention or a function that is no module"
         )
-    return weights.T.float().cpu()
+    return units.written_directions(weights.float().cpu()).T
 
 
 def _resolve_later_layer(target: Target, layer: str, later_layer: str) -> str:
@@ -119,13 +114,6 @@ def _arrange_values(values: Float[Tensor, "b units"], layout: str) -> Tensor:
     if layout == "BCHW":
         return values[:, :, None, None]
     return {"BHWC": values[:, None, None, :], "BNC": values[:, None, :]}.get(layout, values)
-
-
-def _one_hot(rows: Int[Tensor, " b"], units: int, value: float, **kind: Any) -> Float[Tensor, "b units"]:
-    """Return vectors of which each has one unit at a value, and the others at 0."""
-    vectors = torch.zeros(len(rows), units, **kind)
-    vectors[torch.arange(len(rows)), rows] = value
-    return vectors
 
 
 def _reduce_places(output: Tensor, count: int) -> Float[Tensor, "b further"]:

@@ -87,6 +87,10 @@ class Layer:
         """Return the units' activations in the module's output, in the layer's layout."""
         return output
 
+    def written_directions(self, weights: Float[Tensor, "network_units further"]) -> Float[Tensor, "units further"]:
+        """Return what each unit writes, given what follows from each unit of the network's layer."""
+        return weights
+
     def write(self, values: Tensor, output: Tensor) -> Tensor:
         """Return the module's output in which the units have other activations, of the shape that ``read`` returns."""
         return values

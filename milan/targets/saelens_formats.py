@@ -38,6 +38,8 @@ _NORMALIZATIONS = {"none": "none", "layer_norm": "layer_norm", "constant_norm_re
 _WITHOUT_FACTORS = ("expected_average_only_in", "covariance_whitening")
 _ACTIVATIONS = {"relu": "relu", "topk": "topk", "tanh-relu": "tanh_relu"}
 _SCALER_FILE = "activation_scaler.json"
+# The version whose format is written. Without one its loader assumes an older format and drops the layer's name.
+_WRITTEN_VERSION = "6.54.12"
 
 
 def is_saelens(source: DictionaryFile) -> bool:
@@ -238,7 +240,9 @@ def write_saelens(dictionary: Dictionary, folder: Path) -> None:
         "architecture": "topk", "d_in": dictionary.d_in, "d_sae": dictionary.latents, "k": config.k,
         "rescale_acts_by_decoder_norm": False, "dtype": "float32", "device": "cpu", "apply_b_dec_to_input": True,
         "normalize_activations": "none", "reshape_activations": "none",
-        "metadata": {"model_name": config.model, "hook_name": config.hook_point},
+        "metadata": {
+            "sae_lens_version": _WRITTEN_VERSION, "model_name": config.model, "hook_name": config.hook_point,
+        },
     }  # fmt: skip
     weights = {"W_enc": dictionary.encoder, "b_enc": dictionary.encoder_bias, "W_dec": dictionary.decoder}
     weights["b_dec"] = dictionary.decoder_bias

@@ -67,6 +67,7 @@ def test_the_files_are_read_back_and_agree_with_plain_arithmetic(report: Report,
 def test_the_official_loader_agrees(report: Report, folder: Path) -> None:
     sae_lens = pytest.importorskip("sae_lens", reason="sae_lens is not installed")
     official, vectors = sae_lens.SAE.load_from_disk(str(folder / "out")), held_out_vectors()
+    assert official.cfg.metadata.hook_name == "looks"
     assert torch.allclose(official.encode(vectors), milan.load_dictionary(folder / "out").encode(vectors), atol=1e-5)
 
 
@@ -96,8 +97,9 @@ def test_latents_are_described_by_the_command_of_the_report(report: Report, fold
 
 
 def test_an_interrupted_run_continues_and_ends_with_the_same_weights(
-    report: Report, folder: Path, monkeypatch: pytest.MonkeyPatch
+    report: Report, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     steps: list[int] = []
     step = TrainingModule.training_step
 
@@ -120,6 +122,7 @@ def test_an_interrupted_run_continues_and_ends_with_the_same_weights(
     assert all(torch.equal(one[name], other[name]) for name in one)
     sae(config)
     assert len(steps) == 41, "a finished run is not trained again"
+    assert list(tmp_path.iterdir()) == [], "nothing is written to the working directory"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from milan.errors import BadInput
-from milan.models.decoding import ScoreMixture, TokenConstraints, beam_search, greedy_search, sample_texts
+from milan.models.decoding import (
+    BLOCK_WORDS,
+    ScoreMixture,
+    TokenConstraints,
+    _select_best,
+    beam_search,
+    greedy_search,
+    sample_texts,
+)
 from milan.models.vocabulary import Vocabulary
 from tests.models.worlds import captioner, features, prior
 
@@ -83,6 +91,25 @@ def test_finished_texts_keep_their_tokens_and_scores() -> None:
     found = beam_search(Table(logs), 1, TokenConstraints(vocabulary), beam=3, steps=6)
     assert found.tokens[0, 0].tolist() == [0, *[vocabulary.stop] * 5]
     assert found.scores[0, 0].item() == -1.0
+
+
+@given(st.integers(0, 1000), st.sampled_from([1, 5, 20]), st.sampled_from([3, BLOCK_WORDS, BLOCK_WORDS + 1, 300]))
+def test_the_best_continuations_are_those_of_all_words(seed: int, beam: int, words: int) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    scores, log_probs = torch.randn(2, beam, generator=rng), torch.randn(2, beam, words, generator=rng)
+    log_probs[torch.rand(log_probs.shape, generator=rng) < 0.2] = -torch.inf
+    is_active = torch.rand(2, beam, generator=rng) < 0.7
+    is_active[0, 0] = True
+    every = scores.unsqueeze(-1) + log_probs
+    # A finished text has itself as its only continuation.
+    every[~is_active] = -torch.inf
+    every[..., 0] = torch.where(is_active, every[..., 0], scores)
+    best, origin, last = _select_best(scores, log_probs[is_active], is_active, beam, 2)
+    expected, place = every.flatten(1).topk(beam)
+    known = expected.isfinite()
+    assert torch.equal(best, expected)
+    assert torch.equal(origin[known], (place // words)[known])
+    assert torch.equal(last[known], torch.where(is_active.gather(1, origin), place % words, 2)[known])
 
 
 def test_greedy_search_takes_the_most_likely_token() -> None:

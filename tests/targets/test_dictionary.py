@@ -448,6 +448,13 @@ def test_what_a_file_leaves_open_is_a_warning(write_files: Callable[[Path], Path
 def test_a_written_top_k_autoencoder_is_read_back(tmp_path: Path) -> None:
     read = load_dictionary(saelens(architecture="topk", k=2, metadata={"hook_name": "blocks.3"})(tmp_path / "one"))
     write_saelens(read, tmp_path / "other" / "one")
+    settings = json.loads((tmp_path / "other" / "one" / "cfg.json").read_text())
+    # Without its version, SAELens takes the file for an older one and drops the layer's name.
+    assert settings["metadata"]["sae_lens_version"].startswith("6.")
+    assert set(settings) == {
+        "d_in", "d_sae", "dtype", "device", "apply_b_dec_to_input", "normalize_activations", "reshape_activations",
+        "metadata", "k", "rescale_acts_by_decoder_norm", "architecture",
+    }  # fmt: skip
     again = load_dictionary(tmp_path / "other" / "one")
     assert again.config == read.config
     assert torch.equal(again.encode(X), torch.tensor([2.0, 1.0, 0.0]))

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from milan.errors import BadInput, UnknownName
+from milan.targets.dictionary import Dictionary
 from milan.targets.effective_weights import compute_effective_weights
 from milan.targets.target import Target
 
@@ -59,6 +60,16 @@ def test_earlier_layers_have_the_product_of_all_matrices():
     by_hand = net.model[8].weight @ second @ (scale[:, None] * first)
     torch.testing.assert_close(compute_effective_weights(net, "1"), by_hand.detach())
     torch.testing.assert_close(compute_effective_weights(net, "1", later_layer="4"), (scale[:, None] * first).detach())
+
+
+def test_latents_have_the_weights_of_their_decoder_rows():
+    net = target(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    dictionary = Dictionary(torch.randn(4, 7), torch.randn(7, 4))
+    attached = net.with_dictionary(dictionary, "1")
+    found = compute_effective_weights(attached, "1@sae")
+    torch.testing.assert_close(found, net.model[4].weight.data @ dictionary.decoder.T)
+    with pytest.raises(BadInput, match=r"1@sae.*name 1"):
+        compute_effective_weights(attached, "0", later_layer="1@sae")
 
 
 def test_a_layer_that_reads_a_whole_map_counts_the_sum_over_its_places():

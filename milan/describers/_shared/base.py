@@ -200,7 +200,9 @@ def _complete_signature(cls: type[Describer]) -> inspect.Signature | None:
     if not parameters or parameters[-1].kind is not inspect.Parameter.VAR_KEYWORD:
         return None
     owner = next(each for each in cls.__mro__ if "__init__" in vars(each))
-    base = next(each for each in owner.__mro__[1:] if "__init__" in vars(each))
+    base = next((each for each in owner.__mro__[1:] if "__init__" in vars(each)), object)
+    if base is object:
+        return None
     own = {each.name: each for each in parameters[:-1]}
     inherited = {name: each for name, each in inspect.signature(base).parameters.items() if name not in own}
     merged = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in inherited.values()]

@@ -24,8 +24,8 @@ from milan.units import Unit
 MIN_DEVIATION = 1e-9
 # Without a bias of its own, a model finds a text in the images above this quantile of its cosines with it.
 PRESENCE_QUANTILE = 0.95
-# Scale of cosines without a scale of the model's own, or with one that leaves only 0 and 1.
-PRESENCE_SCALE = 40.0
+PRESENCE_SCALE = 40.0  # of cosines, for a model without a bias of its own
+MAX_KNOWN_VALUES = 2**26  # predictions that are kept: of texts times images
 
 
 @runtime_checkable
@@ -88,7 +88,8 @@ def dissect_held_out(dissection: Dissection, held_out: str) -> Dissection:
 class PresenceModel(Protocol):
     """Tells how likely each image shows each text, 0..1; NaN for unreadable images."""
 
-    def predict(self, texts: Sequence[str]) -> Float[np.ndarray, "images texts"]: ...
+    def predict(self, texts: Sequence[str]) -> Float[np.ndarray, "images texts"]:
+        """Return how likely each image shows each text."""
 
 
 class EmbedderPresence:
@@ -100,12 +101,24 @@ class EmbedderPresence:
 
     def __init__(self, embedder: Embedder, probe: Probe):
         self.embedder, self.probe = embedder, probe
+        self._known: dict[str, np.ndarray] = {}
 
     @cached_property
     def _images(self) -> Float[np.ndarray, "images features"]:
         return torch.as_tensor(embed_probe(self.embedder, self.probe)).numpy()
 
     def predict(self, texts: Sequence[str]) -> Float[np.ndarray, "images texts"]:
+        """Return the model's probabilities; those of earlier texts are reused."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if new:
+            if len(self._known) * len(self.probe) > MAX_KNOWN_VALUES:
+                self._known.clear()
+                new = list(dict.fromkeys(texts))
+            self._known |= dict(zip(new, self._compute(new).T, strict=True))
+        return np.stack([self._known[text] for text in texts], axis=1)
+
+    def _compute(self, texts: Sequence[str]) -> Float[np.ndarray, "images texts"]:
+        """Return the sigmoid of the model's logits, or of scaled cosines if it has no scale and bias."""
         cosines = self._images @ embed_texts(self.embedder, texts).numpy().T
         if self.embedder.scale is not None and self.embedder.bias is not None:
             logits = self.embedder.scale * cosines + self.embedder.bias
@@ -121,6 +134,7 @@ class ClassPresence:
         self.simulator = ClassSimulator(probe)
 
     def predict(self, texts: Sequence[str]) -> Float[np.ndarray, "images texts"]:
+        """Return 1 where a text names the class of an image, else 0."""
         return self.simulator.predict_presence(texts).matrix.numpy()
 
 
@@ -144,6 +158,7 @@ class ImagePredictor:
         return np.mean([self._correlate(row, model.predict(texts)) for model in self.models], axis=0)
 
     def correlate_joined(self, row: int, text: str, others: Sequence[str]) -> Float[np.ndarray, " others"]:
+        """Return the correlations of a text joined by "or" with each of the others."""
         found = []
         for model in self.models:
             presence = model.predict([text, *others])
@@ -190,6 +205,7 @@ class PixelPredictor:
         return np.array([self._correlate(row, self._denote(text)) for text in texts])
 
     def correlate_joined(self, row: int, text: str, others: Sequence[str]) -> Float[np.ndarray, " others"]:
+        """Return the correlations of a text joined by "or" with each of the others."""
         mine = self._denote(text)
         return np.array([self._correlate(row, np.maximum(mine, self._denote(other))) for other in others])
 

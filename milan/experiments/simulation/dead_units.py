@@ -38,5 +38,8 @@ def make_dead_units_table(study: Study, scores: Sequence[DescriberSimulation], s
 
 def find_dead_units(dissection: Dissection, units: Sequence[Unit], below: float = DEAD_BELOW) -> set[Unit]:
     """Return the units whose mean activation over the image is below ``below`` in every image of the probe."""
-    highest = dissection.activations("mean").nan_to_num(nan=-torch.inf).amax(0)
-    return {unit for unit in units if float(highest[dissection.row_of(unit)]) < below}
+    dead: set[Unit] = set()
+    for some, values in dissection.iter_activations("mean", units):
+        highest = values.nan_to_num(nan=-torch.inf).amax(0).tolist()
+        dead |= {unit for unit, value in zip(some, highest, strict=True) if value < below}
+    return dead

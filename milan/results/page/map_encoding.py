@@ -20,7 +20,7 @@ from torch.nn.functional import interpolate
 from milan.targets.preprocessing import Size, height_width
 
 LARGEST = 127  # of a signed byte; static/pictures.js has the inverse of this scale
-RANGE = 1e4  # ratio of the largest distance to the smallest that is told from it
+RANGE = 1e4  # ratio of the largest distance to the smallest that differs from it in the encoding
 # Levels on each side of the threshold, which place the border to a fraction of a pixel of the picture.
 LEVELS_PER_PIXEL = 7
 MIN_LEVELS = 8

@@ -1,8 +1,13 @@
 """The page of an experiment as a visitor meets it, in Chromium, from the file system."""
 
+import shutil
+
 import pytest
 
 from milan.experiments.core.report import Column, Report, Row, Table
+from milan.results.page import write_exemplar_views
+from milan.results.page.exemplar_views import inline_images
+from milan.results.page.form_page import FormItem, FormSection, RatingForm, write_form
 from milan.scores.confidence_intervals import Measure
 from tests.results.page.conftest import EVIL
 
@@ -92,4 +97,32 @@ def test_nothing_is_wider_than_the_window(browser, address, width):
     page = browser.new_page(viewport={"width": width, "height": 800})
     page.goto(address)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.close()
+
+
+@pytest.mark.parametrize("inlined", [True, False], ids=["within the form", "beside the page"])
+def test_pictures_of_reports_and_forms_are_drawn(browser, toys, tmp_path, inlined):
+    units = toys["answers"].active_units()[:2]
+    views = write_exemplar_views(toys, units, tmp_path)
+    if inlined:
+        items = [FormItem(str(unit.index), views[unit], ["yes", "no"]) for unit in units]
+        form = RatingForm("x", "A form", "Please look.", [FormSection("choice", "", [], "Is it red?", items)])
+        file = write_form(form, tmp_path / "form.html", {}, inline_images(views.values(), tmp_path))
+        shutil.rmtree(tmp_path / "images")
+    else:
+        cases = [
+            {"id": str(unit), "group": "all", "truth": "", "said": [], "pictures": [views[unit].first(3), views[unit]]}
+            for unit in units
+        ]
+        Report("toy", "A toy", "One sentence.", (), sources={}).write(tmp_path, cases)
+        shutil.copytree(tmp_path / "images", tmp_path / "page" / "images")
+        file = tmp_path / "page" / "index.html"
+    page, lost = browser.new_page(), []
+    page.on("requestfailed", lambda request: lost.append(request.url))
+    page.goto(file.as_uri())
+    page.wait_for_selector("canvas[data-painted] >> nth=1")
+    sizes = page.eval_on_selector_all("canvas", "found => found.map(each => [each.width, each.height])")
+    # Of five exemplars; in the report after a row of three.
+    assert sizes == [[3 * 128, 2 * 128 if inlined else 3 * 128]] * 2
+    assert lost == []
     page.close()

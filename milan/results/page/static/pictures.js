@@ -34,8 +34,11 @@ const milanPictures = (() => {
     if (!view.maps) return null;
     try {
       const bytes = Uint8Array.from(atob(view.maps), (sign) => sign.charCodeAt(0));
-      const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
-      return new Uint8Array(await new Response(stream).arrayBuffer());
+      const stream = new DecompressionStream("deflate-raw");
+      const writer = stream.writable.getWriter();
+      const written = Promise.all([writer.write(bytes), writer.close()]);
+      const [found] = await Promise.all([new Response(stream.readable).arrayBuffer(), written]);
+      return new Uint8Array(found);
     } catch {
       return null; // an old browser shows images without regions
     }
@@ -98,13 +101,13 @@ const milanPictures = (() => {
   };
 
   const sheet = document.createElement("canvas");
+  const sheetPen = sheet.getContext("2d", { willReadFrequently: true }); // pixels are put, not drawn
   const draw = (pen, view, maps, place, picture, [x, y, width, height]) => {
     pen.drawImage(picture, x, y, width, height);
     if (!maps) return;
     const inside = region(view, maps, place);
-    sheet.width = view.width;
-    sheet.height = view.height;
-    sheet.getContext("2d").putImageData(cover(inside, view.width, view.height), 0, 0);
+    if (sheet.width !== view.width || sheet.height !== view.height) [sheet.width, sheet.height] = [view.width, view.height];
+    sheetPen.putImageData(cover(inside, view.width, view.height), 0, 0);
     pen.drawImage(sheet, x, y, width, height);
   };
 
