@@ -168,7 +168,9 @@ def draw_evidence(describer: str, work: Path) -> Image.Image:
     dissection = load_dissection(work / "dissection" / "layer4")
     _draw_row(sheet, 10, dissection, best.unit)
     pen = ImageDraw.Draw(sheet)
-    pen.text((10, 80), _cut(f"{best.unit}   {best.text}   (score {best.score:.2f})", 96), INK, SMALL)
+    # weight_label has no score.
+    score = f"   (score {best.score:.2f})" if best.score else ""
+    pen.text((10, 80), _cut(f"{best.unit}   {best.text}{score}", 96), INK, SMALL)
     return sheet
 
 

@@ -80,6 +80,10 @@ def test_training_on_one_network_describes_the_other(run: tuple[Report, Path]) -
     assert values(report, 0, "leave one out: resnet152-imagenet")["units"] == 48
     assert values(report, 0, "leave one out: resnet152-imagenet")["unknown words"] == 0
     assert "truth" not in together["milan"], "nobody knows what is true of these"
+    words = {row.name: row.values for row in next(one for one in report.tables if "words of" in one.name).rows}
+    assert list(words) == [*(row.name for row in report.tables[0].rows), "total"]
+    assert words["total"]["units"] == sum(words[row.name]["units"] for row in report.tables[0].rows)
+    assert 0 < words["total"]["nouns"] <= 1
 
 
 def journal_of(out: Path) -> dict[str, list[str]]:

@@ -93,10 +93,12 @@ def make_report(result: EditResult) -> Report:
     table = Table("removed units and accuracy", columns, _make_rows(result, ends), "removed")
     chosen = next(row for row in table.rows if row.name == LETTERED_OWN_STOP)
     orders = {name: [str(unit) for unit in order] for name, order in result.orders.items()}
+    least = "" if result.config.min_score is None else f" and a score of at least {result.config.min_score:g}"
     return study.report(
         "Can a network be edited to ignore text?",
         f"{len(result.text_units)} of {len(study.active_units)} units have a description by {study.evaluated.name} with"
-        f" one of the words {', '.join(result.words)}. They are removed one by one from a network that relies on text.",
+        f" one of the words {', '.join(result.words)}{least}. They are removed one by one from a network that"
+        " relies on text.",
         [table, _make_layer_table(result), _make_curve_table(result)],
         headlines=_make_headlines(chosen, table, result),
         notes=(network.note, RULE_NOTE, STOP_NOTE, CONTROL_NOTE, INTERVALS_NOTE, *_make_truth_note(result)),
