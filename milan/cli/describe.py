@@ -31,8 +31,7 @@ def describe(
     out: str | Path | None = None,
     device: str = "cpu",
     settings: Mapping[str, Any] | None = None,
-    neighbours: bool = True,
-    **dissection_options: Any,
+    **options: Any,
 ) -> "Catalogue":
     """Dissect a network, describe its units, and write the table and the page to ``out``. Runs are resumable.
 
@@ -46,8 +45,8 @@ def describe(
         out: output folder; ``runs/TARGET-DESCRIBER`` by default.
         device: device of the target and the describer.
         settings: settings of the describer, by the names of its constructor's arguments.
-        neighbours: whether the page lists the nearest units of each unit, with a map of all units.
-        dissection_options: ``k``, ``quantile``, ``rank_by``, ``batch_size``, ``memory``, ``workers`` of ``dissect``.
+        options: ``neighbours`` (whether the page lists the nearest units of each unit, with a map of all; True by
+            default), and ``k``, ``quantile``, ``rank_by``, ``batch_size``, ``memory``, ``workers`` of ``dissect``.
 
     Raises:
         MilanError: an argument cannot be used, or a model or evidence is missing; the text says what to do.
@@ -65,8 +64,7 @@ def describe(
                 out=out,
                 device=device,
                 settings=settings,
-                neighbours=neighbours,
-                **dissection_options,
+                **options,
             )
         )
 

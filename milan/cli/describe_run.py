@@ -73,20 +73,20 @@ def prepare_run(
     out: str | Path | None = None,
     device: str = "cpu",
     settings: Mapping[str, Any] | None = None,
-    neighbours: bool = True,
-    **dissection_options: Any,
+    **options: Any,
 ) -> DescribeRun:
     """Load target, probe and describer, and check all options before the first image is read.
 
     Args:
-        neighbours: whether the page lists the nearest units of each unit, with a map of all units.
-        dissection_options: options of ``dissect``, such as ``k`` and ``quantile``.
+        options: ``neighbours`` (whether the page lists the nearest units of each unit, with a map of all units), and
+            options of ``dissect``, such as ``k`` and ``quantile``.
 
     Raises:
         MilanError: an option, a model or evidence cannot be used or is missing.
     """
     if not isinstance(target, Target):
         target = load_target(target, device=device) if isinstance(target, str) else Target(target, device=device)
+    neighbours = options.pop("neighbours", True)
     chosen = select_units(target, layers, units)
     if not isinstance(probe, Probe):
         probe = load_probe_for(target, probe)
@@ -95,13 +95,11 @@ def prepare_run(
     if isinstance(describer, str):
         found = resolve_describer(describer, target, probe, settings=settings, device=device)
         describer, label, reason = found.describer, found.label, found.reason
-        _warn_of_dissection_options(name, found, dissection_options)
+        _warn_of_dissection_options(name, found, options)
     elif settings:
         raise BadInput("settings are for a describer given by name; pass them to the constructor of yours")
     place = Path(out) if out else Path("runs") / f"{target.slug}-{label if '=' in label else describer.name}"
-    plan = DescribeRun(
-        target, probe, describer, chosen, place, dissection_options, reason=reason, neighbours=neighbours
-    )
+    plan = DescribeRun(target, probe, describer, chosen, place, options, reason=reason, neighbours=neighbours)
     if name:
         plan.options = _collect_options(plan, units, device, {"describer": name, "settings": dict(settings or {})})
     return plan

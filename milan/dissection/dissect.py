@@ -55,11 +55,14 @@ class PassOptions:
         memory: memory for the statistics, in bytes or as ``"4GiB"``. Thresholds that do not fit exactly are computed on
             a sample, with a warning that states the possible error of their rank.
         workers: number of additional threads that decode images.
+        allow_nondeterministic: continue, with a warning, if an image's activations change from one pass to the next or
+            with the other images of a batch. A target has the same option.
     """
 
     batch_size: int = 16
     memory: str | int = "4GiB"
     workers: int = 0
+    allow_nondeterministic: bool = False
 
     @property
     def memory_bytes(self) -> int:
@@ -77,7 +80,6 @@ def dissect(
     quantile: float = 0.99,
     rank_by: RankBy = "max",
     units: Mapping[str, Sequence[int]] | Iterable[Unit | str] | None = None,
-    allow_nondeterministic: bool = False,
     **options: Any,
 ) -> dict[str, Dissection]:
     """Return the exemplars, thresholds and activations of each unit of some layers, computed in one pass over a probe.
@@ -97,9 +99,7 @@ def dissect(
         rank_by: activation by which images are ranked as exemplars: the maximum or mean over the image's places, or the
             class token.
         units: units to dissect, as ``["layer4:17"]`` or ``{"layer4": [17]}``; all of the layers that are not named.
-        allow_nondeterministic: continue, with a warning, if an image's activations change from one pass to the next or
-            with the other images of a batch. A target has the same option.
-        options: fields of :class:`PassOptions`: ``batch_size``, ``memory``, ``workers``.
+        options: fields of :class:`PassOptions`: ``batch_size``, ``memory``, ``workers``, ``allow_nondeterministic``.
 
     Raises:
         BadInput: a layer's activations are no function of the image, a setting is out of range, or the folder cannot be
@@ -108,7 +108,7 @@ def dissect(
     """
     out, run_options = Path(out), PassOptions(**options)
     check_settings(k, quantile, run_options.batch_size, rank_by)
-    if allow_nondeterministic:
+    if run_options.allow_nondeterministic:
         target = target.allowing_nondeterminism()
     if target.is_size_assumed and probe.source.is_presized and probe.size != target.image_size:
         # The probe's images cannot be made anew, and nobody stated the network's size.
