@@ -101,4 +101,5 @@ def _list_arguments(cls: ast.ClassDef, known: Mapping[str, ast.ClassDef]) -> lis
     if constructor is None:
         return inherited
     own = [each.arg for each in (*constructor.args.args[1:], *constructor.args.kwonlyargs)]
-    return [*own, *(inherited if constructor.args.kwarg else [])]
+    # A constructor may name an argument again to give it another default.
+    return list(dict.fromkeys([*own, *(inherited if constructor.args.kwarg else [])]))
