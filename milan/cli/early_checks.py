@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from milan.errors import BadInput, UnknownName
+from milan.storage.files import is_file
 from milan.storage.packaged_data import locate_packaged_data
 from milan.storage.user_code import is_file_spec
 
@@ -53,7 +54,7 @@ def check_describer(spec: str, settings: Iterable[str]) -> None:
             raise BadInput(f"no file {spec} (given as describer)")
         return
     name, _, stated = spec.partition(":")
-    is_table = spec.endswith((".csv", ".jsonl", ".parquet")) or (Path(spec) / "descriptions.jsonl").is_file()
+    is_table = spec.endswith((".csv", ".jsonl", ".parquet")) or is_file(Path(spec) / "descriptions.jsonl")
     if ".py:" in spec or spec == "auto" or is_table:
         return
     files = _find_describer_files()
@@ -100,4 +101,5 @@ def _list_arguments(cls: ast.ClassDef, known: Mapping[str, ast.ClassDef]) -> lis
     if constructor is None:
         return inherited
     own = [each.arg for each in (*constructor.args.args[1:], *constructor.args.kwonlyargs)]
-    return [*own, *(inherited if constructor.args.kwarg else [])]
+    # A constructor may name an argument again to give it another default.
+    return list(dict.fromkeys([*own, *(inherited if constructor.args.kwarg else [])]))

@@ -22,7 +22,7 @@ from milan.diorama.concept_texts import list_concept_texts
 from milan.errors import BadInput, MilanWarning, UnknownName
 from milan.pretrained.published_models import MissingModel, ModelFacts
 from milan.storage.downloads import RemoteFile, fetch, is_downloaded
-from milan.storage.files import cache_folder, content_key
+from milan.storage.files import cache_folder, content_key, is_file
 from milan.storage.hub_access import is_reachable
 from milan.storage.integrity import made_once
 from milan.storage.text_files import parse_json, read_lines
@@ -143,7 +143,7 @@ def drop_near_duplicates(
 def _split_spec(spec: str | Sequence[str]) -> list[str]:
     if not isinstance(spec, str):
         return [name for each in spec for name in _split_spec(each)]
-    if Path(spec.removeprefix(HARVEST_PREFIX)).expanduser().is_file():  # a file may have a comma in its name
+    if is_file(Path(spec.removeprefix(HARVEST_PREFIX)).expanduser()):  # a file may have a comma in its name
         return [spec]
     return [name.strip() for name in spec.split(",") if name.strip()]
 

@@ -162,9 +162,9 @@ def program(prog: str, text: str, main: Callable[..., object], words: Sequence[s
 def run_program(main: Callable[[], object]) -> int:
     """Run a program and return its exit status, as in ``sys.exit(run_program(main))``.
 
-    A ``MilanError`` or a full disk is printed on one line to stderr (status 2). Ctrl-C (130) and SIGTERM (143) end the
-    program with a hint how to resume it. A closed pipe (``... | head``) ends it silently (141). Each ``MilanWarning``
-    is printed once and kept for ``get_recorded_warnings``.
+    A ``MilanError``, a full disk or a path that is too long is printed on one line to stderr (status 2). Ctrl-C (130)
+    and SIGTERM (143) end the program with a hint how to resume it. A closed pipe (``... | head``) ends it silently
+    (141). Each ``MilanWarning`` is printed once and kept for ``get_recorded_warnings``.
     """
     _open_streams()
     before = signal.signal(signal.SIGTERM, _raise_terminated)
@@ -180,6 +180,9 @@ def run_program(main: Callable[[], object]) -> int:
         _discard_output()
         return 141
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            path = str(error.filename)
+            return _exit_with(2, clean_text(f"error: {path[:80]}... is too long for a path ({len(path)} characters)"))
         if error.errno not in _DISK_FULL_ERRNOS:
             raise
         _discard_output()

@@ -90,6 +90,9 @@ def load_class_concepts(probe: Probe, superclasses: str = "", synsets: str = "")
 def match_outputs(probe: Probe, outputs: int, synsets: str = "") -> list[int]:
     """Return the output of a classifier for each class: the class number if there are as many outputs as classes.
 
+    Class numbers may have gaps, as those of a part of a dataset: a class that no image has needs no output, and is -1
+    if it has none.
+
     Args:
         probe: a probe with labels.
         outputs: number of the classifier's outputs.
@@ -97,7 +100,7 @@ def match_outputs(probe: Probe, outputs: int, synsets: str = "") -> list[int]:
             classes than the classifier.
 
     Raises:
-        MissingEvidence: an image has no known class, or a class has no known output.
+        MissingEvidence: an image has no known class, or the class of an image has no known output.
         BadInput: the file has another form, or holds none of the classes.
     """
     known_labels(probe)
@@ -111,9 +114,10 @@ def match_outputs(probe: Probe, outputs: int, synsets: str = "") -> list[int]:
         return list(range(outputs))
     where = _label_lookup(probe, synset_of, classes)
     outputs_of_classes = {where[number]: number for number in sorted(synset_of, reverse=True) if number < outputs}
-    if missing := [name for label, name in enumerate(classes) if label not in outputs_of_classes]:
-        raise MissingEvidence(f"{len(missing)} of {len(classes)} classes have no output in {synsets}: {missing[:3]}")
-    return [outputs_of_classes[label] for label in range(len(classes))]
+    shown = sorted(set(probe.labels or []))
+    if missing := [classes[label] for label in shown if label not in outputs_of_classes]:
+        raise MissingEvidence(f"{len(missing)} of {len(shown)} classes have no output in {synsets}: {missing[:3]}")
+    return [outputs_of_classes.get(label, -1) for label in range(len(classes))]
 
 
 def _load_superclasses(superclasses: str, probe: Probe) -> Mapping[str, Sequence[object]]:
@@ -185,15 +189,15 @@ def _label_lookup(
 
 
 def _warn_of_unknown_classes(lookup: Mapping[object, int | None], classes: Sequence[str], probe: Probe) -> None:
-    unknown = [name for label, name in enumerate(classes) if label not in lookup.values()]
-    if len(unknown) == len(classes):
+    known = set(lookup.values())
+    shown = sorted(set(probe.labels or []) - {UNKNOWN})
+    unknown = [classes[label] for label in shown if label not in known]
+    if len(unknown) == len(shown):
         raise BadInput(
-            f"none of the {len(classes)} classes of {probe.spec} ({', '.join(classes[:3])}, ...) is in the synsets"
+            f"none of the {len(shown)} classes of {probe.spec} ({', '.join(unknown[:3])}, ...) is in the synsets"
         )
     if unknown:
-        text = (
-            f"{len(unknown)} of {len(classes)} classes of {probe.spec} are not in the synsets and have no superclass: "
-        )
+        text = f"{len(unknown)} of {len(shown)} classes of {probe.spec} are not in the synsets and have no superclass: "
         warnings.warn(text + ", ".join(unknown[:5]), MilanWarning, stacklevel=2)
 
 

@@ -156,6 +156,13 @@ def wait_for_folder(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def is_file(path: Path) -> bool:
+    """Return whether there is such a file; a text that is too long for a path is none."""
+    with suppress(OSError):
+        return path.is_file()
+    return False
+
+
 def safe_name(text: str) -> str:
     """Return a unique file name for ``text`` that is valid on every file system and in a URL.
 

@@ -27,7 +27,8 @@ def status(main, words):
 cases = [(train.main, ["fit", "--help"]), (describe.main, ["--help"])]
 cases += [(experiments.main, [name, "--help"]) for name in experiments.experiment_names()]
 wrong = [["--lyers", "a"], ["--k", "x"], ["--describer", "milam"], ["--describer", "milan:beem=3"], ["--weights", "no"],
-         ["--settings.beem", "3"], ["--probe", "nowhere"], ["--target", "no.py:net"], ["--describer", "no.yaml"]]
+         ["--settings.beem", "3"], ["--probe", "nowhere"], ["--target", "no.py:net"], ["--describer", "no.yaml"],
+         ["--target", "n" * 300 + ".py:net"], ["--weights", "n" * 300], ["--probe", "n" * 300]]
 cases += [(describe.main, words) for words in wrong]
 cases += [(train.main, ["fit", "--model.hiden=3"]), (train.main, ["fitt"]), (experiments.main, ["benhc"])]
 print(json.dumps([[*status(main, words), words] for main, words in cases]))
@@ -47,6 +48,12 @@ def test_help_and_wrong_options_import_no_heavy_library() -> None:
 def test_settings_are_read_from_a_describers_file_without_importing_it(name: str) -> None:
     assert _read_setting_names(_find_describer_files()[name]) == find_describer_class(name).setting_names()
     check_describer(f"{name}:{find_describer_class(name).setting_names()[0]}=1", [])
+
+
+def test_a_describer_with_more_settings_than_fit_into_a_path_is_checked() -> None:
+    check_describer(f"constant:text={'long ' * 1000}", [])
+    with pytest.raises(UnknownName, match="unknown setting of constant 'txt'"):
+        check_describer(f"constant:txt={'long ' * 1000}", [])
 
 
 @pytest.mark.parametrize("spec", ["mine/file.py:Mine:key=1", "mine/file.py:Mine", "auto", "table.csv"])

@@ -10,7 +10,7 @@ import torch
 
 from milan.errors import BadInput, MilanWarning, MissingEvidence
 from milan.probes import Probe, load_probe
-from milan.probes.superclasses import format_class_names, load_class_concepts
+from milan.probes.superclasses import format_class_names, load_class_concepts, match_outputs
 
 
 def probe(classes, wnids=None, labels=None):
@@ -74,6 +74,22 @@ def test_numbers_of_another_data_set_are_found_by_wordnet_id_even_where_names_ar
     file = written(tmp_path, "super.json", {"machine": [517], "active": [1, 134]})
     with pytest.warns(MilanWarning, match="1 of 2 classes .*: crane"):
         assert shown(load_class_concepts(probe(["crane", "fish"]), file, synsets)) == {"crane": [0], "fish": [1]}
+
+
+def test_class_numbers_with_gaps_need_outputs_only_for_the_classes_of_images(tmp_path, recwarn):
+    of_class = {3: ("n01443537", "fish"), 17: ("n02012849", "crane"), 900: ("n03126707", "crane")}
+    wnids, names = zip(*(of_class.get(label, (str(label), str(label))) for label in range(901)), strict=True)
+    made = probe(names, list(wnids), [900, 3, 17, 3])
+    named = {1: ("01443537-n", "fish"), 134: ("02012849-n", "crane"), 517: ("03126707-n", "crane")}
+    synsets = written(tmp_path, "synsets.json", str({n: {"id": i, "label": name} for n, (i, name) in named.items()}))
+    found = match_outputs(made, 1000, synsets)
+    assert [found[label] for label in made.labels] == [517, 1, 134, 1]
+    assert set(found) == {-1, 1, 134, 517}
+    file = written(tmp_path, "super.json", {"animal": [134, 1]})
+    assert shown(load_class_concepts(made, file, synsets))["animal"] == [3, 17]
+    assert not recwarn
+    with pytest.raises(MissingEvidence, match=r"1 of 3 classes have no output .*'crane \(900\)'"):
+        match_outputs(made, 500, synsets)
 
 
 def test_classes_that_are_called_by_their_ids_get_their_names(tmp_path):

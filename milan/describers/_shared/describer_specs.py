@@ -7,7 +7,6 @@ descriptions, or ``auto``.
 
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from milan.describers._shared.availability import check_ready, choose_describer
 from milan.describers._shared.base import Describer
 from milan.errors import BadInput, MilanError
 from milan.probes import Probe
-from milan.storage.files import content_key
+from milan.storage.files import content_key, is_file
 from milan.storage.packaged_data import locate_packaged_data
 from milan.storage.provenance import is_simulated
 from milan.targets.target import Target
@@ -175,7 +174,7 @@ def _make_label(name: str, settings: Mapping[str, Any]) -> str:
     """Return what tables and folders call a describer: files by their names alone, in at most MAX_LABEL characters."""
     parts = [Path(name).name.replace(":", "-")]
     for key, value in settings.items():
-        parts.append(f"{key}={Path(value).stem if isinstance(value, str) and _is_file(Path(value)) else value}")
+        parts.append(f"{key}={Path(value).stem if isinstance(value, str) and is_file(Path(value)) else value}")
     label = "-".join(parts).replace("/", "-")
     if len(label) <= MAX_LABEL:
         return label
@@ -185,14 +184,7 @@ def _make_label(name: str, settings: Mapping[str, Any]) -> str:
 
 def is_table(spec: str) -> bool:
     """Return whether a spec is a folder that describe.py wrote, or a file of descriptions."""
-    return spec.endswith(TABLE_SUFFIXES) or _is_file(Path(spec) / "descriptions.jsonl")
-
-
-def _is_file(path: Path) -> bool:
-    """Return whether there is such a file; a text that is too long for a path is none."""
-    with suppress(OSError):
-        return path.is_file()
-    return False
+    return spec.endswith(TABLE_SUFFIXES) or is_file(Path(spec) / "descriptions.jsonl")
 
 
 def _parse_value(spec: str, text: str) -> Any:
