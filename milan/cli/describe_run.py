@@ -123,7 +123,7 @@ def load_probe_for(target: Target, spec: str, limit: int | None = None) -> Probe
 
 def execute_run(plan: DescribeRun) -> Catalogue:
     """Dissect, describe and write the results; what an earlier run into the same folder has finished is kept."""
-    shard = get_shard(plan.target.device)
+    shard = get_shard()
     if plan.reason:
         warnings.warn(f"auto chose {plan.describer.name}: {plan.reason}", MilanNotice, stacklevel=2)
     _ = plan.describer.key  # loads the weights, so that errors in them come before the long work

@@ -4,7 +4,7 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -82,24 +82,35 @@ class DissectionRun:
             with atomic_write(self._own_folder / _PIXELS) as partial:
                 save_file({str(id): self.images[id] for id in ids}, partial)
 
-    def gather(self) -> None:
-        """Merge the parts of all processes.
+    def gather(self, layers: Collection[str]) -> "DissectionRun":
+        """Return the run with the parts of all processes, merged for some layers.
+
+        The first process also gets the pixels of the other processes' exemplars.
 
         Raises:
             BadInput: too many images are unreadable, or a part is not complete.
         """
+        whole = self if self.shard.rank == 0 else self._restore_part(0, layers)
         for rank in range(1, self.shard.count):
-            other = DissectionRun(self.target, self.probe, self.plans, self.work, Shard(rank, self.shard.count), 0)
-            if not other._restore() or other.next_image != other.stop:
-                raise BadInput(
-                    f"the part of process {rank} in {other._own_folder} is not complete; run again to finish it"
-                )
-            for name, record in self.records.items():
-                record.merge(other.records[name])  # type: ignore[arg-type]
-            self.readable = torch.cat([self.readable, other.readable])
-            self.warnings |= other.warnings
-            with safe_open(other._own_folder / _PIXELS, "pt") as file:
-                self.images |= {int(id): file.get_tensor(id) for id in file.keys()}  # noqa: SIM118 (a file handle, no dict)
+            other = self._restore_part(rank, layers)
+            for name in layers:
+                whole.records[name].merge(other.records[name])  # type: ignore[arg-type]
+            whole.readable = torch.cat([whole.readable, other.readable])
+            whole.warnings |= other.warnings
+            if self.shard.rank == 0:
+                with safe_open(other._own_folder / _PIXELS, "pt") as file:
+                    whole.images |= {int(id): file.get_tensor(id) for id in file.keys()}  # noqa: SIM118 (a file handle, no dict)
+        whole._check_readable()
+        return whole
+
+    def _restore_part(self, rank: int, layers: Collection[str]) -> "DissectionRun":
+        """Return the finished part of a process, with the statistics of some layers."""
+        other = DissectionRun(self.target, self.probe, self.plans, self.work, Shard(rank, self.shard.count), 0)
+        if not other._restore(layers) or other.next_image != other.stop:
+            raise BadInput(f"the part of process {rank} in {other._own_folder} is not complete; run again to finish it")
+        return other
+
+    def _check_readable(self) -> None:
         # The probe checks only the images that this process read since its start.
         if len(self.skipped) > MAX_UNREADABLE_SHARE * len(self.readable):
             text = (
@@ -181,15 +192,18 @@ class DissectionRun:
                     f"cannot store the activations of {name} in {folder}: {error.strerror}; free some or choose another"
                 ) from None
 
-    def _restore(self) -> bool:
-        """Restore the last checkpoint, if there is one of the same run; return whether there is."""
+    def _restore(self, layers: Collection[str] | None = None) -> bool:
+        """Restore the last checkpoint, of some layers or all, if there is one of the same run; return whether there is."""
+        numbers = {str(at): name for at, name in enumerate(self.records) if layers is None or name in layers}
         try:
             with safe_open(self._own_folder / _STATE, "pt") as file:
                 if (file.metadata() or {}).get("key") != self.key:
                     return False
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a file handle, no dict)
+                names = [name for name in file.keys() if name == "seen" or name.partition(":")[0] in numbers]  # noqa: SIM118
+                state = {name: file.get_tensor(name) for name in names}
                 kept = {name: json.loads(file.metadata()[name]) for name in ("next", "warnings", "bad")}
-            for number, record in enumerate(self.records.values()):
+            for number, name in numbers.items():
+                record = self.records[name]
                 record.open_files(self._part_folder(self.shard.rank, record.plan))
                 record.restore(strip_prefix(f"{number}:", state))
         except (OSError, SafetensorError, ValueError, KeyError) as error:
