@@ -238,8 +238,8 @@ def _values_in(node: yaml.Node | None, counts: dict[int, int]) -> int:
 def record_warnings() -> Iterator[None]:
     """Print each ``MilanWarning`` within the block once on one line; record it for ``get_recorded_warnings``.
 
-    A ``MilanNotice`` is printed once and not recorded. Under ``torchrun`` the first process prints. Warnings are never errors within the block: under
-    ``python -W error`` a deprecation in some library would end a run.
+    A ``MilanNotice`` is printed once and not recorded. Under ``torchrun`` the first process prints. Warnings are never
+    errors within the block: under ``python -W error`` a deprecation in some library would end a run.
     """
     _recorded_warnings.clear()
     printed: set[str] = set()

@@ -166,7 +166,7 @@ def _run_missing(
             _write_layer(run.records[layer], run, out, target, probe)
     shard.barrier()
     if shard.rank == 0:
-        _store_images(out, probe, run.images)
+        _store_images(out, probe, run)
         for plan in plans:
             _commit_layer(layer_folder(out, plan.layer.name))
         shutil.rmtree(work)
@@ -218,7 +218,7 @@ def _read_exemplar_ids(folder: Path) -> set[int]:
     return set(read_facts(folder)["exemplars"])
 
 
-def _store_images(out: Path, probe: Probe, seen: dict[int, Tensor]) -> None:
+def _store_images(out: Path, probe: Probe, run: DissectionRun) -> None:
     """Store the exemplar images of all layers in the folder that were dissected on this probe."""
     ids: set[int] = set()
     for file in [*out.glob(f"*/{FACTS_FILE}"), *out.glob(f"*/{_pending_name(FACTS_FILE)}")]:
@@ -227,7 +227,7 @@ def _store_images(out: Path, probe: Probe, seen: dict[int, Tensor]) -> None:
             facts = read_sealed(file)
             if facts["format"] == FORMAT and facts["probe"]["fingerprint"] == probe.fingerprint:
                 ids |= set(facts["exemplars"])
-    before = open_stored_images(out, probe.fingerprint)
+    before, seen = open_stored_images(out, probe.fingerprint), run.load_images(ids)
 
     def image(id: int) -> Tensor:
         if id in seen:

@@ -40,7 +40,8 @@ class Rounding:
     def __str__(self) -> str:
         where = f"on the first {self.images} images ({self.units} units)"
         top = f"{self.same_exemplars:.1%} of the {self.k} exemplars of a unit are the same"
-        return f"{where}, {top}, masks overlap with IoU {self.mask_iou:.3f}, activations differ by {self.relative_error:.2%}"
+        rest = f"masks overlap with IoU {self.mask_iou:.3f}, activations differ by {self.relative_error:.2%}"
+        return f"{where}, {top}, {rest}"
 
 
 def measure_rounding(
@@ -87,7 +88,9 @@ def _read_maps(
     target: Target, probe: Probe, units: dict[str, Int[Tensor, " chosen"]], images: int
 ) -> dict[str, Float[Tensor, "chosen images places"]]:
     def select(seen: BlockOutputs) -> dict[str, Tensor]:
-        return {name: seen.maps[name][:, chosen.to(seen.maps[name].device)].flatten(2) for name, chosen in units.items()}
+        return {
+            name: seen.maps[name][:, chosen.to(seen.maps[name].device)].flatten(2) for name, chosen in units.items()
+        }
 
     blocks = list(map_blocks(target, list(units), probe.inputs(IMAGES, 0, images), select))
     return {name: torch.cat([block[name].cpu() for block in blocks]).transpose(0, 1).contiguous() for name in units}

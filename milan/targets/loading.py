@@ -129,7 +129,9 @@ def _apply_options(target: Target, stated: TargetOptions, device: str | torch.de
                 f"{target.name} generates images; {', '.join(stated.preprocessing)} apply to networks that take images"
             )
         size = target.image_size
-        return GeneratorTarget(target.unrounded_model, target.latents, image_size=size, low=target.low, high=target.high, **kept)
+        return GeneratorTarget(
+            target.unrounded_model, target.latents, image_size=size, low=target.low, high=target.high, **kept
+        )
     return Target(target.unrounded_model, **vars(target.preprocessing.changed(**stated.preprocessing)), **kept)
 
 

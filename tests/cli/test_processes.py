@@ -1,4 +1,4 @@
-"""describe.py in two real processes under torchrun: the same results as in one, and an end for both if one is killed."""
+"""describe.py in two real processes under torchrun: the results of one, and an end for both if one is killed."""
 
 import json
 import os
