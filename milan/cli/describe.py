@@ -1,6 +1,5 @@
 """Describe the units of a network in words: from a network and images to a table and a page."""
 
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from milan.cli.defaults import DEFAULT_PROBE, DEFAULT_TARGET
 from milan.console.command_line import program, record_warnings
+from milan.console.processes import is_first_process
 from milan.targets.preprocessing import TargetOptions
 
 if TYPE_CHECKING:  # torch is imported when there is work to do: --help answers at once
@@ -179,7 +179,7 @@ def run_describe(
         print_plan(plan)
         return
     catalogue = execute_run(plan)
-    if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks for all
+    if is_first_process():
         print_result(catalogue, plan.out)
 
 

@@ -23,6 +23,7 @@ from milan.describers._shared.runner import describe_units
 from milan.dissection.dissect import dissect
 from milan.dissection.dissection import Dissection
 from milan.dissection.distributed import Shard, get_shard
+from milan.dissection.rounding import Rounding, measure_rounding
 from milan.errors import BadInput, MilanNotice, MilanWarning
 from milan.probes import Probe, load_probe
 from milan.results.catalogue import OK, Catalogue, Entry
@@ -56,6 +57,7 @@ class DescribeRun:
     seconds: dict[str, float] = field(default_factory=dict)
     neighbours: bool = True  # whether the page has nearest units and a map
     reason: str = ""  # why this describer, if ``auto`` has chosen it
+    rounding: Rounding | None = None  # how far 16 bits change the results, if the target runs in them
 
     @property
     def layers(self) -> list[str]:
@@ -121,11 +123,13 @@ def load_probe_for(target: Target, spec: str, limit: int | None = None) -> Probe
 
 def execute_run(plan: DescribeRun) -> Catalogue:
     """Dissect, describe and write the results; what an earlier run into the same folder has finished is kept."""
-    shard = get_shard(plan.target.device)
+    shard = get_shard()
     if plan.reason:
         warnings.warn(f"auto chose {plan.describer.name}: {plan.reason}", MilanNotice, stacklevel=2)
     _ = plan.describer.key  # loads the weights, so that errors in them come before the long work
     with lock_folder(plan.out) if shard.rank == 0 else nullcontext():
+        if shard.rank == 0 and plan.target.precision == "bf16":
+            _report_precision(plan)
         if shard.rank == 0 and plan.options:
             write_text(plan.out / "config.yaml", yaml.safe_dump(plan.options, sort_keys=False, allow_unicode=True))
         with _record_seconds(plan, "dissecting"):
@@ -136,6 +140,14 @@ def execute_run(plan: DescribeRun) -> Catalogue:
         with _record_seconds(plan, "describing"):
             entries = describe_units(plan.describer, dissections, wanted, plan.out, shard)
         return _write_results(plan, dissections, entries, shard)
+
+
+def _report_precision(plan: DescribeRun) -> None:
+    """Print how far 16 bits change the first images' exemplars and masks, and keep it for ``run.json``."""
+    settings = {name: plan.dissection_options[name] for name in ("k", "quantile") if name in plan.dissection_options}
+    plan.rounding = measure_rounding(plan.target, plan.probe, plan.layers, **settings)
+    if plan.rounding:
+        warnings.warn(f"bf16 relative to fp32: {plan.rounding}", MilanNotice, stacklevel=3)
 
 
 def _collect_options(
@@ -227,6 +239,7 @@ def _collect_facts(plan: DescribeRun, dissections: dict[str, Dissection], entrie
         **({} if first.rank_by == "max" else {"rank_by": first.rank_by}),
         "describer": plan.describer.name,
         **({"chosen": plan.reason} if plan.reason else {}),
+        **({"precision": {"target": "bf16", **vars(plan.rounding)}} if plan.rounding else {}),
         "settings": {
             name: value if _is_plain(value) else str(value) for name, value in plan.describer.settings.items()
         },

@@ -24,6 +24,7 @@ import yaml
 from jsonargparse import get_loader, set_loader
 
 # Other modules still import these from here.
+from milan.console.processes import is_first_process
 from milan.console.text_cleaning import clean_text
 from milan.errors import MilanError, MilanNotice, MilanWarning, find_nearest_names
 
@@ -240,8 +241,8 @@ def _values_in(node: yaml.Node | None, counts: dict[int, int]) -> int:
 def record_warnings() -> Iterator[None]:
     """Print each ``MilanWarning`` within the block once on one line; record it for ``get_recorded_warnings``.
 
-    A ``MilanNotice`` is printed once and not recorded. Warnings are never errors within the block: under
-    ``python -W error`` a deprecation in some library would end a run.
+    A ``MilanNotice`` is printed once and not recorded. Under ``torchrun`` the first process prints. Warnings are never
+    errors within the block: under ``python -W error`` a deprecation in some library would end a run.
     """
     _recorded_warnings.clear()
     printed: set[str] = set()
@@ -258,7 +259,8 @@ def record_warnings() -> Iterator[None]:
                 printed.add(text)
                 notice = issubclass(category, MilanNotice)
                 _recorded_warnings.extend([] if notice else [text])
-                print(f"{'note' if notice else 'warning'}: {text}", file=sys.stderr, flush=True)
+                if is_first_process():
+                    print(f"{'note' if notice else 'warning'}: {text}", file=sys.stderr, flush=True)
 
         warnings.showwarning = show
         yield

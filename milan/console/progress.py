@@ -8,6 +8,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from milan.console.processes import is_first_process
+
 T = TypeVar("T")
 BAR_DELAY = 2.0  # seconds before a bar appears
 LOG_INTERVAL = 30.0  # seconds between two lines if stderr is not a terminal
@@ -16,11 +18,15 @@ LOG_INTERVAL = 30.0  # seconds between two lines if stderr is not a terminal
 def track_progress(items: Iterable[T], *, total: int | None = None, description: str = "") -> Iterator[T]:
     """Yield ``items`` and show a progress bar on a terminal, or a line every 30 seconds in a log.
 
+    Under ``torchrun`` the first process shows it.
+
     Args:
         items: what to iterate over.
         total: the number of items; ``len(items)`` by default, where it is defined.
         description: what the loop does.
     """
+    if not is_first_process():
+        return iter(items)
     if total is None:
         with suppress(TypeError):
             total = len(items)  # type: ignore[arg-type]

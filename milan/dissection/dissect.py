@@ -116,10 +116,10 @@ def dissect(
         text = f"nobody stated the image size of {target.name}; it is run on the probe's {size_text(probe.size)} pixels"
         warnings.warn(text, MilanWarning, stacklevel=2)
     check_probe(target, probe)
-    shard = get_shard(target.device)
+    shard = get_shard()
     chosen: dict[str, Sequence[int]] = dict(units) if isinstance(units, Mapping) else {**group_by_layer(units or ())}
     plans = make_plans(target, probe, layers, chosen, k=k, quantile=quantile, rank_by=rank_by)
-    once, network = shard.broadcast(make_one_time_key(target)), target.fingerprint
+    once, network = shard.gather(make_one_time_key(target))[0], target.fingerprint
     plans = [add_key(plan, target, network, probe, once) for plan in fit_memory(plans, run_options.memory_bytes)]
     missing = _missing(out, plans)
     complete = not missing and _are_images_stored(out, probe, plans) and not (out / WORK_FOLDER).exists()
@@ -129,7 +129,8 @@ def dissect(
         with lock_folder(out) if shard.rank == 0 else nullcontext():
             _run_missing(target, probe, missing, out, shard, run_options)
         shard.barrier()
-    _warn_of(plans, out, {plan.layer.name for plan in missing})
+    # In several processes, each has issued the warnings of its own part only.
+    _warn_of(plans, out, {plan.layer.name for plan in missing} if shard.count == 1 else set())
     return {plan.layer.name: StoredDissection(layer_folder(out, plan.layer.name), probe, target) for plan in plans}
 
 
@@ -141,7 +142,7 @@ def _run_missing(
     shard: Shard,
     options: PassOptions,
 ) -> None:
-    """Dissect the missing layers in all processes together; the first process writes the results."""
+    """Dissect the missing layers in all processes together; each process writes the results of some layers."""
     work = out / WORK_FOLDER
     if shard.rank == 0:
         qualities = measure_dictionaries(target, [plan.layer.name for plan in plans], probe.inputs(8))
@@ -158,14 +159,16 @@ def _run_missing(
     if plans:
         run.run(options.batch_size, options.workers)
     shard.barrier()
+    if plans:
+        own = [plan.layer.name for plan in plans[shard.rank :: shard.count]]
+        run = run.gather(own)
+        for layer in own:
+            _write_layer(run.records[layer], run, out, target, probe)
+    shard.barrier()
     if shard.rank == 0:
-        if plans:
-            run.gather()
-        for record in run.records.values():
-            _write_layer(record, run, out, target, probe)
-        _store_images(out, probe, run.images)
-        for record in run.records.values():
-            _commit_layer(layer_folder(out, record.plan.layer.name))
+        _store_images(out, probe, run)
+        for plan in plans:
+            _commit_layer(layer_folder(out, plan.layer.name))
         shutil.rmtree(work)
 
 
@@ -215,7 +218,7 @@ def _read_exemplar_ids(folder: Path) -> set[int]:
     return set(read_facts(folder)["exemplars"])
 
 
-def _store_images(out: Path, probe: Probe, seen: dict[int, Tensor]) -> None:
+def _store_images(out: Path, probe: Probe, run: DissectionRun) -> None:
     """Store the exemplar images of all layers in the folder that were dissected on this probe."""
     ids: set[int] = set()
     for file in [*out.glob(f"*/{FACTS_FILE}"), *out.glob(f"*/{_pending_name(FACTS_FILE)}")]:
@@ -224,7 +227,7 @@ def _store_images(out: Path, probe: Probe, seen: dict[int, Tensor]) -> None:
             facts = read_sealed(file)
             if facts["format"] == FORMAT and facts["probe"]["fingerprint"] == probe.fingerprint:
                 ids |= set(facts["exemplars"])
-    before = open_stored_images(out, probe.fingerprint)
+    before, seen = open_stored_images(out, probe.fingerprint), run.load_images(ids)
 
     def image(id: int) -> Tensor:
         if id in seen:
@@ -290,7 +293,7 @@ def _commit_layer(folder: Path) -> None:
 
 
 def _warn_of(plans: list[LayerPlan], out: Path, new: set[str]) -> None:
-    """Issue the warnings of all results, also of those computed earlier."""
+    """Issue the warnings of all results, also of those computed earlier; the pass has issued those of ``new``."""
     for plan in plans:
         facts = read_facts(layer_folder(out, plan.layer.name))
         if plan.layer.name not in new:

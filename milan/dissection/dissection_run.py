@@ -4,7 +4,8 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -27,7 +28,8 @@ from milan.targets.target import Target
 
 MIN_CHECKPOINT_SECONDS = 5.0  # shortest time between two checkpoints
 CHECKPOINT_COST_RATIO = 40  # smallest ratio of that time to the time for writing a checkpoint
-_STATE, _PIXELS = "state.safetensors", "images.safetensors"
+MIN_KEPT_IMAGES = 1024  # number of images up to which none is dropped
+_STATE, _IMAGES = "state.safetensors", "images-*.safetensors"
 Statistics = LayerStatistics | SparseLayerStatistics
 
 
@@ -52,6 +54,9 @@ class DissectionRun:
         self.block = block_length(probe.size, target.device)
         self.key = content_key(layers=[plan.key for plan in plans], processes=shard.count)
         self.images: dict[int, Tensor] = {}
+        self._most_images = MIN_KEPT_IMAGES
+        # Pixels before this image are on disk, in files of this many bytes.
+        self._stored_until = self._stored_bytes = 0
         # A dictionary keeps the order.
         self.warnings: dict[str, None] = {}
         self.start, self.stop = shard.image_range(len(probe), self.block)
@@ -78,28 +83,39 @@ class DissectionRun:
         self.next_image = self.stop
         if self.shard.count > 1:
             self._checkpoint()
-            ids = sorted(self.images.keys() & self._exemplar_ids())
-            with atomic_write(self._own_folder / _PIXELS) as partial:
-                save_file({str(id): self.images[id] for id in ids}, partial)
 
-    def gather(self) -> None:
-        """Merge the parts of all processes.
+    def gather(self, layers: Collection[str]) -> "DissectionRun":
+        """Return the run with the parts of all processes, merged for some layers.
 
         Raises:
             BadInput: too many images are unreadable, or a part is not complete.
         """
+        whole = self if self.shard.rank == 0 else self._restore_part(0, layers)
         for rank in range(1, self.shard.count):
-            other = DissectionRun(self.target, self.probe, self.plans, self.work, Shard(rank, self.shard.count), 0)
-            if not other._restore() or other.next_image != other.stop:
-                raise BadInput(
-                    f"the part of process {rank} in {other._own_folder} is not complete; run again to finish it"
-                )
-            for name, record in self.records.items():
-                record.merge(other.records[name])  # type: ignore[arg-type]
-            self.readable = torch.cat([self.readable, other.readable])
-            self.warnings |= other.warnings
-            with safe_open(other._own_folder / _PIXELS, "pt") as file:
-                self.images |= {int(id): file.get_tensor(id) for id in file.keys()}  # noqa: SIM118 (a file handle, no dict)
+            other = self._restore_part(rank, layers)
+            for name in layers:
+                whole.records[name].merge(other.records[name])  # type: ignore[arg-type]
+            whole.readable = torch.cat([whole.readable, other.readable])
+            whole.warnings |= other.warnings
+        whole._check_readable()
+        return whole
+
+    def load_images(self, ids: Collection[int]) -> dict[int, Tensor]:
+        """Return the pixels of those of some images that the processes kept."""
+        images = {id: self.images[id] for id in self.images.keys() & ids}
+        # Without layers to dissect, the other processes' folders may be left from a run on other images.
+        for rank in range(1, self.shard.count if self.plans else 1):
+            images |= _load_images(self.work / str(rank), ids)
+        return images
+
+    def _restore_part(self, rank: int, layers: Collection[str]) -> "DissectionRun":
+        """Return the finished part of a process, with the statistics of some layers."""
+        other = DissectionRun(self.target, self.probe, self.plans, self.work, Shard(rank, self.shard.count), 0)
+        if not other._restore(layers) or other.next_image != other.stop:
+            raise BadInput(f"the part of process {rank} in {other._own_folder} is not complete; run again to finish it")
+        return other
+
+    def _check_readable(self) -> None:
         # The probe checks only the images that this process read since its start.
         if len(self.skipped) > MAX_UNREADABLE_SHARE * len(self.readable):
             text = (
@@ -152,25 +168,31 @@ class DissectionRun:
         self.readable[seen.ids - self.start] = True
         self.next_image = min((int(seen.ids[-1]) // self.block + 1) * self.block, self.stop)
         shown = self.probe.shown(seen.images[entered])
-        self.images |= {int(id): image for id, image in zip(seen.ids[entered], shown, strict=True)}
-        pixels = 3 * math.prod(seen.images.shape[2:])
-        if len(self.images) * pixels > self.pixels:
-            self._drop_images(self.pixels // pixels)
+        self.images |= {int(id): image.clone() for id, image in zip(seen.ids[entered], shown, strict=True)}
+        most = self.pixels // (3 * math.prod(seen.images.shape[2:]))
+        if len(self.images) > min(self._most_images, most):
+            self._drop_images(most)
 
     def _drop_images(self, most: int) -> None:
         """Drop pixels that are not needed any more, then others, which are decoded again at the end."""
-        needed = sorted(self.images.keys() & self._exemplar_ids())
-        self.images = {id: self.images[id] for id in needed[: most // 2]}
+        needed = sorted(self.images.keys() & self._exemplar_ids())[: most // 2]
+        self.images = {id: self.images[id] for id in needed}
+        # Doubled, so that looking for what is needed takes time in proportion to the images that are read.
+        self._most_images = max(MIN_KEPT_IMAGES, 2 * len(needed))
 
     def _exemplar_ids(self) -> set[int]:
         return set().union(*(record.image_ids() for record in self.records.values()))
 
     def _resume(self) -> None:
         if self._restore():
+            self.images = _load_images(self._own_folder, self._exemplar_ids())
+            self._stored_until = self.next_image
+            self._stored_bytes = sum(file.stat().st_size for file in self._own_folder.glob(_IMAGES))
             return
         self._reset()
-        # It would not match the new files.
-        (self._own_folder / _STATE).unlink(missing_ok=True)
+        # They would not match the new files.
+        for leftover in (self._own_folder / _STATE, *self._own_folder.glob(_IMAGES)):
+            leftover.unlink(missing_ok=True)
         for name, record in self.records.items():
             folder = self._part_folder(self.shard.rank, record.plan)
             folder.mkdir(parents=True, exist_ok=True)
@@ -181,15 +203,18 @@ class DissectionRun:
                     f"cannot store the activations of {name} in {folder}: {error.strerror}; free some or choose another"
                 ) from None
 
-    def _restore(self) -> bool:
-        """Restore the last checkpoint, if there is one of the same run; return whether there is."""
+    def _restore(self, layers: Collection[str] | None = None) -> bool:
+        """Restore the last checkpoint of the same run, for some layers or all; return whether there is one."""
+        numbers = {str(at): name for at, name in enumerate(self.records) if layers is None or name in layers}
         try:
             with safe_open(self._own_folder / _STATE, "pt") as file:
                 if (file.metadata() or {}).get("key") != self.key:
                     return False
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a file handle, no dict)
+                names = [name for name in file.keys() if name == "seen" or name.partition(":")[0] in numbers]  # noqa: SIM118
+                state = {name: file.get_tensor(name) for name in names}
                 kept = {name: json.loads(file.metadata()[name]) for name in ("next", "warnings", "bad")}
-            for number, record in enumerate(self.records.values()):
+            for number, name in numbers.items():
+                record = self.records[name]
                 record.open_files(self._part_folder(self.shard.rank, record.plan))
                 record.restore(strip_prefix(f"{number}:", state))
         except (OSError, SafetensorError, ValueError, KeyError) as error:
@@ -207,6 +232,7 @@ class DissectionRun:
     def _checkpoint(self) -> float:
         """Write a checkpoint; return the time of the next one."""
         began = time.monotonic()
+        self._store_new_images()
         state = {"seen": self.readable}
         for number, record in enumerate(self.records.values()):
             record.flush()
@@ -216,3 +242,22 @@ class DissectionRun:
             save_file(state, partial, {"key": self.key} | {name: json.dumps(value) for name, value in facts.items()})
         ended = time.monotonic()
         return ended + max(MIN_CHECKPOINT_SECONDS, CHECKPOINT_COST_RATIO * (ended - began))
+
+    def _store_new_images(self) -> None:
+        """Write the pixels of the exemplars since the last checkpoint, so that none is decoded again."""
+        new = sorted(id for id in self.images.keys() & self._exemplar_ids() if id >= self._stored_until)
+        size = sum(self.images[id].nbytes for id in new)
+        if new and self._stored_bytes + size <= self.pixels:
+            with atomic_write(self._own_folder / _IMAGES.replace("*", str(self.next_image))) as partial:
+                save_file({str(id): self.images[id] for id in new}, partial)
+            self._stored_bytes += size
+        self._stored_until = self.next_image
+
+
+def _load_images(folder: Path, needed: Collection[int]) -> dict[int, Tensor]:
+    """Return the stored pixels of some images; those in a file that cannot be read are left out and decoded again."""
+    images: dict[int, Tensor] = {}
+    for path in folder.glob(_IMAGES):
+        with suppress(SafetensorError, OSError), safe_open(path, "pt") as file:
+            images |= {int(id): file.get_tensor(id) for id in file.keys() if int(id) in needed}  # noqa: SIM118
+    return images

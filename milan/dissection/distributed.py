@@ -4,15 +4,23 @@ import atexit
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
+from typing import Any
 
-import torch
 import torch.distributed as distributed
 
-Barrier = Callable[[], None]
+from milan.errors import MilanError
+
+# Time that a process waits for the others, such as for the slowest share of a describer that asks a server.
+TIMEOUT = timedelta(days=7)
 
 
 def _no_barrier() -> None: ...
+
+
+def _gather_one(value: Any) -> list[Any]:
+    return [value]
 
 
 @dataclass(frozen=True)
@@ -23,13 +31,13 @@ class Shard:
         rank: number of the process, from 0.
         count: number of processes.
         barrier: waits for all processes.
-        broadcast: returns the first process's value in all processes.
+        gather: returns the values of all processes, in the order of their ranks, in each process.
     """
 
     rank: int = 0
     count: int = 1
-    barrier: Barrier = _no_barrier
-    broadcast: Callable[[str], str] = str
+    barrier: Callable[[], None] = _no_barrier
+    gather: Callable[[Any], list[Any]] = _gather_one
 
     def image_range(self, images: int, block: int) -> tuple[int, int]:
         """Return the range of images of this process, in whole blocks.
@@ -42,26 +50,46 @@ class Shard:
         return min(first * block, images), min(last * block, images)
 
 
-def get_shard(device: torch.device) -> Shard:
+def get_shard() -> Shard:
     """Return the part of this process in a run under ``torchrun``, else the whole run.
 
-    The processes are connected by Lightning Fabric.
+    Raises:
+        MilanError: the processes cannot be connected. ``barrier`` and ``gather`` raise it, too, if one has ended.
     """
-    count, local = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    if count == 1 or "LOCAL_RANK" not in os.environ:
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or "LOCAL_RANK" not in os.environ:
         return Shard()
-    return _join_processes("cuda" if device.type == "cuda" else "cpu", local, count // local)
+    return _join_processes()
 
 
 @cache
-def _join_processes(accelerator: str, devices: int, machines: int) -> Shard:
-    # It is slow to import and rarely needed.
-    from lightning_fabric import Fabric
+def _join_processes() -> Shard:
+    # Results are exchanged through files; what is sent fits gloo, which needs no GPU.
+    if not distributed.is_initialized():
+        _or_ended(distributed.init_process_group, "gloo", timeout=TIMEOUT)
+        atexit.register(_destroy_process_group)
+    return Shard(distributed.get_rank(), distributed.get_world_size(), _barrier, _gather)
 
-    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=machines)
-    fabric.launch()
-    atexit.register(_destroy_process_group)
-    return Shard(fabric.global_rank, fabric.world_size, fabric.barrier, fabric.broadcast)
+
+def _barrier() -> None:
+    _or_ended(distributed.barrier)
+
+
+def _gather(value: Any) -> list[Any]:
+    values: list[Any] = [None] * distributed.get_world_size()
+    _or_ended(distributed.all_gather_object, values, value)
+    return values
+
+
+def _or_ended(function: Callable[..., object], *arguments: Any, **options: Any) -> None:
+    """Call a function of ``torch.distributed``; its errors are many and mean that a process cannot be reached."""
+    try:
+        function(*arguments, **options)
+    except RuntimeError:
+        rank = os.environ.get("RANK", "?")
+        raise MilanError(
+            f"process {rank} lost the connection to another process of this run, which has probably ended; see its"
+            " message, then run the same command again to continue"
+        ) from None
 
 
 def _destroy_process_group() -> None:

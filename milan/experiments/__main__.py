@@ -6,7 +6,6 @@ is imported only to run.
 
 import importlib
 import inspect
-import os
 import pkgutil
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import milan.experiments
 from milan.console.command_line import arguments_of, build_parser, run_program
+from milan.console.processes import is_first_process
 from milan.errors import UnknownName
 from milan.experiments.core.config import ReportConfig
 
@@ -96,8 +96,7 @@ def _main(words: list[str]) -> None:
         print(format_plan(config))
         return
     report = load_experiment(name)(config)
-    # Under torchrun one process prints for all.
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_process():
         report.print_summary()
 
 

@@ -16,7 +16,7 @@ from milan.targets.dictionary_files import load_dictionary
 from milan.targets.families import load_diorama, load_huggingface, load_timm, load_torchvision
 from milan.targets.generator_target import GeneratorTarget
 from milan.targets.library_transforms import KnownPreprocessing
-from milan.targets.module_access import check_usable, is_half, seeded
+from milan.targets.module_access import check_usable, is_half, seeded, unwrap
 from milan.targets.preprocessing import READING, TargetOptions, height_width
 from milan.targets.target import Target, warn_assumed
 from milan.targets.weight_source import RANDOM, LoadedNetwork, WeightSource
@@ -72,7 +72,7 @@ def load_target(
 def _make_target(network: LoadedNetwork, spec: str, stated: TargetOptions, device: str | torch.device) -> Target:
     model = network.model
     check_usable(model, spec)
-    if is_half(model) and torch.device(device).type == "cpu":
+    if is_half(model) and stated.precision is None and torch.device(device).type == "cpu":
         warnings.warn(
             f"{spec} has 16-bit weights; on the CPU they are converted to 32 bits", MilanWarning, stacklevel=3
         )
@@ -89,7 +89,7 @@ def _make_target(network: LoadedNetwork, spec: str, stated: TargetOptions, devic
         if network.known is None and not {"image_size", "mean", "std"} <= set(stated.given):
             warn_assumed(target)
         target.is_size_assumed = network.known is None and stated.image_size is None
-    model.eval().to(target.device)
+    target.model.eval().to(target.device)
     return target
 
 
@@ -111,7 +111,7 @@ def _check_preprocessing(target: Target, known: KnownPreprocessing, stated: Targ
 def _load_from_file(spec: str, source: WeightSource, stated: TargetOptions, device: str | torch.device) -> Target:
     made = load_from_file(spec, "target")
     if isinstance(made, Target):
-        source.load_into(made.core)
+        source.load_into(unwrap(made.unrounded_model))
         return _apply_options(made, stated, device)
     if not isinstance(made, nn.Module):
         raise BadInput(f"{spec} returns a {type(made).__name__}; it must return a torch.nn.Module or a milan.Target")
@@ -129,8 +129,10 @@ def _apply_options(target: Target, stated: TargetOptions, device: str | torch.de
                 f"{target.name} generates images; {', '.join(stated.preprocessing)} apply to networks that take images"
             )
         size = target.image_size
-        return GeneratorTarget(target.model, target.latents, image_size=size, low=target.low, high=target.high, **kept)
-    return Target(target.model, **vars(target.preprocessing.changed(**stated.preprocessing)), **kept)
+        return GeneratorTarget(
+            target.unrounded_model, target.latents, image_size=size, low=target.low, high=target.high, **kept
+        )
+    return Target(target.unrounded_model, **vars(target.preprocessing.changed(**stated.preprocessing)), **kept)
 
 
 def _code_hash(spec: str) -> str:

@@ -1,5 +1,6 @@
 """Access to the modules of a network: wrappers removed, names, device, mode and random state."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -79,12 +80,15 @@ def check_usable(model: nn.Module, name: str) -> None:
 
 
 def parse_device(device: str | torch.device) -> torch.device:
-    """Return a device by name.
+    """Return a device by name; under ``torchrun``, ``cuda`` is this process's own GPU of the machine.
 
     Raises:
         BadInput: no tensor can be put there.
     """
     try:
+        if str(device) == "cuda" and "LOCAL_RANK" in os.environ:
+            # Where a scheduler shows each process its own GPU only, this is the first one.
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % max(1, torch.cuda.device_count()))
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

@@ -16,6 +16,7 @@ from milan.errors import BadInput
 Size = int | tuple[int, int]  # side of a square, or height and width, in pixels
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 Crop = Literal["center", "squash"]
+Precision = Literal["fp32", "bf16"]
 IMAGE_SIZE = 224  # assumed for a network of unknown input size
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -204,6 +205,8 @@ class TargetOptions:
         output_index: index of the tensor to use where a layer puts out several
         allow_nondeterministic: continue, with a warning, if the activations of an image change from one pass to the
             next or with the other images of a batch
+        precision: bf16 (half the memory; faster on hardware that has it) or fp32; by default that of the weights.
+            Statistics are computed in 32 bits in any case
         dictionary: sparse autoencoder or set of directions (a file or folder) whose latents are further units, as the
             layer LAYER@sae
         dictionary_layer: layer that it encodes, as blocks.10 or blocks.10.hook_resid_post; by default its file's
@@ -224,6 +227,7 @@ class TargetOptions:
     prefix_tokens: int | None = None
     output_index: int | None = None
     allow_nondeterministic: bool | None = None
+    precision: Precision | None = None
     dictionary: str | None = None
     dictionary_layer: str | None = None
 
@@ -239,11 +243,11 @@ class TargetOptions:
 
     @property
     def reading(self) -> dict[str, Any]:
-        """The given options that concern the layout of outputs."""
+        """The given options that concern how the network is run and how its outputs are laid out."""
         return {name: value for name, value in self.given.items() if name in READING}
 
 
-READING = ("layout", "prefix_tokens", "output_index", "allow_nondeterministic")
+READING = ("layout", "prefix_tokens", "output_index", "allow_nondeterministic", "precision")
 _PREPROCESSING = {field.name for field in fields(Preprocessing)}
 
 

@@ -30,7 +30,7 @@ from milan.targets.module_access import (
     unwrap,
 )
 from milan.targets.module_outputs import select_tensor
-from milan.targets.preprocessing import Crop, Interpolation, Size, as_size, height_width, size_text
+from milan.targets.preprocessing import Crop, Interpolation, Precision, Size, as_size, height_width, size_text
 
 
 class Target:
@@ -54,6 +54,8 @@ class Target:
         output_index: index of the tensor to use where a layer puts out several; by default the first.
         allow_nondeterministic: dissect the network, with a warning, even if its activations are no function of the
             image.
+        precision: "bf16" or "fp32": run a copy of the network with weights in this precision; by default the weights'
+            own, or 32 bits for 16-bit weights on the CPU.
         device: the device that the network runs on.
 
     Raises:
@@ -79,6 +81,7 @@ class Target:
         prefix_tokens: int | None = None,
         output_index: int | None = None,
         allow_nondeterministic: bool = False,
+        precision: Precision | None = None,
         device: str | torch.device = "cpu",
     ):
         check_usable(model, name or type(model).__name__)
@@ -92,9 +95,13 @@ class Target:
         # Further options of load_target.
         self.options: dict[str, Any] = {}
         self.given_name = name
-        self.device, self.model = parse_device(device), model
-        if self.device.type == "cpu" and is_half(model):
-            self.model = _copy_to_float32(model, self.name)
+        self.device, self.model, self.precision = parse_device(device), model, precision
+        if is_half(model) and (precision == "fp32" or (precision is None and self.device.type == "cpu")):
+            self.model = _copy_to_float32(model, "" if precision else self.name)
+        # The network before its weights are rounded.
+        self.unrounded_model = self.model
+        if precision == "bf16":
+            self.model = copy.deepcopy(unwrap(model)).to(torch.bfloat16)
         self.layout, self.prefix_tokens, self.output_index = layout, prefix_tokens, output_index
         self.allow_nondeterministic = allow_nondeterministic
         geometry = {
@@ -227,6 +234,12 @@ class Target:
             return self.prepare(noise)
         # For bands in units of their own the noise has their mean and standard deviation.
         return ((noise.to(self.device, torch.float32) - 127.5) / 74).to(self.dtype)
+
+    def unrounded(self) -> "Target":
+        """Return the same target in the precision of its weights, without ``precision="bf16"``."""
+        other = copy.copy(self)
+        other.model, other.precision = self.unrounded_model, None
+        return other
 
     def allowing_nondeterminism(self) -> "Target":
         """Return the same target with ``allow_nondeterministic`` set."""
@@ -376,5 +389,7 @@ def _grey(images: UInt8[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 1 h w"]:
 
 
 def _copy_to_float32(model: nn.Module, name: str) -> nn.Module:
-    warnings.warn(f"{name} has 16-bit weights; on the CPU a copy in 32 bits is dissected", MilanWarning, stacklevel=3)
+    """Return a copy with 32-bit weights; warn if the network is named."""
+    if name:
+        warnings.warn(f"{name} has 16-bit weights; on the CPU a copy in 32 bits is used", MilanWarning, stacklevel=3)
     return copy.deepcopy(unwrap(model)).float()

@@ -267,29 +267,6 @@ def test_a_rerun_asks_nothing_again_and_a_changed_image_is_no_hit(words, tmp_pat
     assert len(worlds.Counting.asked) > len(first.descriptions)
 
 
-def test_two_processes_describe_as_one_does(words, tmp_path):
-    assert main([*words, "--out", str(tmp_path / "one")]) == 0
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        str(ROOT / "describe.py"),
-    ]
-    surroundings = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    shown = subprocess.run(
-        [*command, *words, "--out", str(tmp_path / "two")], env=surroundings, capture_output=True, text=True, check=True
-    )
-    assert shown.stdout.count("11 of 14 units described") == 1
-    assert tables(tmp_path / "one") == tables(tmp_path / "two")
-    pictures = [
-        sorted(file.relative_to(out) for file in out.rglob("*.webp")) for out in (tmp_path / "one", tmp_path / "two")
-    ]
-    assert pictures[0] == pictures[1] != []
-
-
 def test_failures_are_told_and_tried_again(words, tmp_path, probe, monkeypatch):
     monkeypatch.setattr(worlds.Counting, "asked", [])
     monkeypatch.setattr(worlds.Counting, "failing", {2})

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from milan.dissection.dissect import WORK_FOLDER, dissect
+from milan.probes import Probe
 from milan.storage.files import lock_folder
 from tests.conftest import ROOT
 from tests.dissection.world import LAYERS, files, leftovers, toy_probe, toy_target
@@ -74,13 +75,13 @@ def test_killed_from_outside_at_any_time(tmp_path: Path, whole: dict[str, bytes]
     assert files(tmp_path) == whole
 
 
-def left_behind(out: Path) -> None:
-    """Runs, and is killed after three blocks."""
+def left_behind(out: Path, blocks: int = 3) -> None:
+    """Runs with a checkpoint after each block, and is killed after some blocks, before the checkpoint of the last."""
     program = (
         "import pathlib, sys; from tests.dissection import killing; killing.running.MIN_CHECKPOINT_SECONDS ="
         " killing.running.CHECKPOINT_COST_RATIO = 0;"
     )
-    program += "assert killing.child(pathlib.Path(sys.argv[1]), 'b3')"
+    program += f"assert killing.child(pathlib.Path(sys.argv[1]), 'b{blocks}')"
     subprocess.run([sys.executable, "-c", program, str(out)], cwd=ROOT, env=ENVIRONMENT, check=True, timeout=600)
 
 
@@ -90,6 +91,18 @@ def test_a_damaged_checkpoint_is_started_afresh(tmp_path: Path, whole: dict[str,
     state.write_bytes(state.read_bytes()[:1000])
     with pytest.warns(match="cannot be used"):
         dissect(toy_target(), toy_probe(300), LAYERS, tmp_path)
+    assert files(tmp_path) == whole
+
+
+@pytest.mark.parametrize(("blocks", "first"), [(3, 64), (8, 224)])
+def test_a_resumed_run_decodes_no_counted_image_again(
+    tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, blocks: int, first: int
+) -> None:
+    left_behind(tmp_path, blocks)
+    decode, decoded = Probe._decode_one, []
+    monkeypatch.setattr(Probe, "_decode_one", lambda probe, index: decoded.append(index) or decode(probe, index))
+    dissect(toy_target(), toy_probe(300), LAYERS, tmp_path)
+    assert decoded == list(range(first, 300))
     assert files(tmp_path) == whole
 
 

@@ -56,10 +56,15 @@ def describe_units(
             describer.prepare([(dissections[layer], share) for layer, share in shares.items()])
         for layer, share in shares.items():
             failures |= _describe_missing(describer, dissections[layer], share, journal)
-    shard.barrier()
+    # All processes have closed their journals when the failures of all are there.
+    for others in shard.gather(failures):
+        failures |= others
     if shard.rank == 0:
         _merge_journals(folder, main, key)
     shard.barrier()
+    if shard.count > 1:
+        # Each process has issued the warnings of its share only.
+        find_missing_units(main, key, dissections, units)
     with Journal(main, key) as journal:
         return [
             _make_entry(unit, dissections[layer], journal, failures)
