@@ -2,15 +2,16 @@
 
     python -m benchmarks --only start
 
-Processes take turns and the fastest of some rounds counts. ``train.py fit --help`` is compared with ``import torch``;
+Processes take turns and the fastest of some rounds counts, in CPU seconds, which other load on the machine changes
+less than wall seconds. ``train.py fit --help`` is compared with ``import torch``;
 the other programs' help with ``import jsonargparse``, which parses all options; a wrong describer is reported before
 torch is imported.
 """
 
 import os
+import resource
 import subprocess
 import sys
-import time
 
 from benchmarks.table import ROOT, Row
 from milan.experiments.__main__ import experiment_names
@@ -26,11 +27,12 @@ COMMANDS = {
 
 
 def measure(command: list[str]) -> float:
-    """Return the seconds that a process takes."""
-    start = time.perf_counter()
+    """Return the CPU seconds that a process takes."""
+    start = resource.getrusage(resource.RUSAGE_CHILDREN)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, env=environment, check=False)
-    return time.perf_counter() - start
+    end = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime
 
 
 def rows(scale: float) -> list[Row]:
@@ -47,9 +49,9 @@ def rows(scale: float) -> list[Row]:
     found = [("train.py fit --help", torch, 1.1), ("describe.py --help", parser, None)]
     found += [("describe.py with an unknown describer", parser, None)]
     found += [("describe.py --dry_run on Diorama's ResNet", torch, None)]
-    made = [Row(name, best[name], floor, floor_is, goal) for name, (floor_is, floor), goal in found]
+    made = [Row(name, best[name], floor, floor_is, goal, "CPU s") for name, (floor_is, floor), goal in found]
     slowest = f"--help of the slowest of {len(helps)} experiments"
-    return [*made, Row(slowest, max(helps), parser[1], parser[0], command="python -m benchmarks --only start")]
+    return [*made, Row(slowest, max(helps), parser[1], parser[0], unit="CPU s")]
 
 
 if __name__ == "__main__":

@@ -149,13 +149,14 @@ class TrainerConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Options of ``train.py fit`` besides those of model, data and trainer.
+    """Options of ``train.py`` besides those of model, data and trainer.
 
     Attributes:
         out: output folder of checkpoints, logs and the trained model
         patience: epochs without a better validation metric before training stops
         checkpoint_seconds: seconds between two checkpoints to resume from
         seed_everything: random seed of the weights and of dropout
+        ckpt_path: checkpoint to resume from, or to validate, in place of what the output folder holds
     """
 
     # On the command line its fields are options without a prefix.
@@ -165,3 +166,8 @@ class TrainConfig:
     patience: int = 4
     checkpoint_seconds: float = 30.0
     seed_everything: int = 0
+    ckpt_path: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.ckpt_path is not None and not self.ckpt_path.is_file():
+            raise BadInput(f"no checkpoint {self.ckpt_path}; give a .ckpt file of {self.out / 'checkpoints'}")

@@ -1,5 +1,6 @@
-"""Train a captioner or a prior by the options of ``train.py``; interrupted runs can be resumed."""
+"""Train or validate a captioner or a prior by the options of ``train.py``; interrupted runs can be resumed."""
 
+import pickle
 import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 import yaml
 from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -17,7 +19,7 @@ from milan.errors import BadInput
 from milan.models import Captioner, Prior
 from milan.models.data_module import MilannotationsDataModule
 from milan.models.lightning_modules import TrainingModule, make_training_module
-from milan.models.model_files import CONFIG_FILE
+from milan.models.model_files import CONFIG_FILE, load_weights
 from milan.models.training import (
     CHECKPOINT_FOLDER,
     TrainingConfig,
@@ -32,6 +34,9 @@ from milan.storage.files import atomic_write, lock_folder
 SETTINGS_FILE = "config.yaml"
 # The options that a resumed run must have in common with the interrupted one.
 RESUME_SETTINGS = ("model", "data", "patience", "seed_everything")
+MODELS = {"captioner": Captioner, "prior": Prior}
+# Arguments of a model that come from its annotations.
+DATA_SETTINGS = ("words", "features", "encoder")
 
 
 def fit(config: TrainConfig, model: ModelConfig, data: DataConfig, trainer: TrainerConfig) -> None:
@@ -44,6 +49,7 @@ def fit(config: TrainConfig, model: ModelConfig, data: DataConfig, trainer: Trai
     options = {
         **asdict(config),
         "out": str(config.out),
+        "ckpt_path": config.ckpt_path and str(config.ckpt_path),
         "model": asdict(model),
         "data": {**asdict(data), "folders": list(data.folders)},
         "trainer": asdict(trainer),
@@ -65,7 +71,47 @@ def fit(config: TrainConfig, model: ModelConfig, data: DataConfig, trainer: Trai
                     file=sys.stderr,
                 )
                 return
-            _save(train(module, annotations, training, lightning), module.metric, annotations, config.out)
+            trained = train(module, annotations, training, lightning, config.ckpt_path)
+            _save(trained, module.metric, annotations, config.out)
+
+
+def validate(config: TrainConfig, model: ModelConfig, data: DataConfig, trainer: TrainerConfig) -> None:
+    """Print the metric of a trained model on the held-out units of the data.
+
+    The model is that of ``config.ckpt_path``, else the one saved in ``config.out``.
+
+    Raises:
+        MilanError: the options or the data cannot be used, or the model was trained on other data.
+    """
+    with quiet_lightning():
+        source = config.ckpt_path or config.out
+        saved = None if config.ckpt_path else MODELS[model.kind].from_pretrained(str(config.out))
+        annotations = MilannotationsDataModule(**{**asdict(data), "folders": list(data.folders)})
+        trained = _build_model(model, annotations)
+        if saved is None:
+            load_weights(trained, _read_checkpoint(config.ckpt_path), source)
+        elif names := [name for name in DATA_SETTINGS if saved.config.get(name) != trained.config.get(name)]:
+            raise BadInput(
+                f"{source} was trained with other {', '.join(names)} than these annotations give; give the options of"
+                f" its training, as in --config {config.out / SETTINGS_FILE}"
+            )
+        module = make_training_module(saved or trained)
+        lightning = make_trainer(module, TrainingConfig(), config.out, logger=False, **trainer.arguments)
+        [scores] = lightning.validate(module, annotations, verbose=False)
+    if lightning.is_global_zero:
+        print(f"{module.metric} on held-out units: {scores[module.metric]:.4g}; {source}")
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return the weights of a checkpoint.
+
+    Raises:
+        BadInput: the file is no checkpoint of a training.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    except (RuntimeError, pickle.UnpicklingError, KeyError, EOFError) as error:
+        raise BadInput(f"{path} is no checkpoint of train.py: {type(error).__name__}; give best.ckpt") from None
 
 
 def _build_model(config: ModelConfig, data: MilannotationsDataModule) -> Captioner | Prior:

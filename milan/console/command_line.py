@@ -11,7 +11,7 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from functools import partial
@@ -41,7 +41,13 @@ if TYPE_CHECKING:
 
 
 class OptionErrors(jsonargparse.ArgumentParser):
-    """A parser that reports errors in options, or in files of options, in one line and exits with status 2."""
+    """A parser that reports errors in options, or in files of options, in one line and exits with status 2.
+
+    Attributes:
+        hints: what to print in place of jsonargparse's message, by a part of that message.
+    """
+
+    hints: Mapping[str, str] = {}
 
     def parse_path(self, path: str | os.PathLike, *args: Any, **settings: Any) -> Any:
         """Read a file of options; exit with status 2 and one line if it is not UTF-8 or not valid YAML."""
@@ -57,6 +63,7 @@ class OptionErrors(jsonargparse.ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one line on stderr, with the three nearest options if one is unknown, and exit with status 2."""
+        message = next((hint for part, hint in self.hints.items() if part in message), message)
         options = {option for action in self._actions for option in action.option_strings}
         option_names = sorted(
             option.strip("-") for option in options if option.startswith("--") and not option.endswith("+")

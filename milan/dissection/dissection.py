@@ -90,9 +90,9 @@ class Dissection(ABC):
         """Return the image of one exemplar, without the others of its unit."""
         return self.exemplars(unit).images[rank]
 
-    def exemplar_mask(self, unit: Unit | str, rank: int) -> Bool[Tensor, "1 height width"]:
-        """Return the mask of one exemplar, equal to the one in ``exemplars``."""
-        return self.exemplars(unit).masks[rank]
+    def exemplar_masks(self, exemplars: Sequence[tuple[Unit | str, int]]) -> Bool[Tensor, "n 1 height width"]:
+        """Return the masks of some exemplars, by unit and rank, equal to those in ``exemplars``."""
+        return torch.stack([self.exemplars(unit).masks[rank] for unit, rank in exemplars])
 
     @abstractmethod
     def activations(

@@ -109,9 +109,9 @@ class ReleasedDissection(Dissection):
         """Return the image of one exemplar."""
         return self._load_images(self.row_of(unit), [rank])[0]
 
-    def exemplar_mask(self, unit: Unit | str, rank: int) -> Bool[Tensor, "1 height width"]:
-        """Return the mask of one exemplar."""
-        return fill_empty_masks(self._load_masks(self.row_of(unit))[rank])
+    def exemplar_masks(self, exemplars: Sequence[tuple[Unit | str, int]]) -> Bool[Tensor, "n 1 height width"]:
+        """Return the masks of some exemplars, by unit and rank."""
+        return fill_empty_masks(torch.stack([self._load_masks(self.row_of(unit))[rank] for unit, rank in exemplars]))
 
     @cached_property
     def _probe_key(self) -> str:

@@ -68,7 +68,7 @@ class StoredDissection(Dissection):
         row = self.row_of(unit)
         with self._open_tensors(EXEMPLARS_FILE) as file:
             ids, peaks = (file.get_slice(name)[row] for name in ("ids", "activations"))
-        masks = self._masks_of(row, self._load_maps(row))[:, None]
+        masks = self._masks_of([row] * self.k, self._load_maps(row))[:, None]
         return Exemplars(self.units[row], self.images(ids), masks, peaks, ids)
 
     def image_keys(self, unit: Unit | str) -> list[Hashable]:
@@ -82,15 +82,29 @@ class StoredDissection(Dissection):
         with self._open_tensors(EXEMPLARS_FILE) as file:
             return self.images(file.get_slice("ids")[self.row_of(unit), rank : rank + 1])[0]
 
-    def exemplar_mask(self, unit: Unit | str, rank: int) -> Bool[Tensor, "1 height width"]:
-        """Return the mask of one exemplar, whose map alone is read."""
-        row = self.row_of(unit)
-        return self._masks_of(row, self._load_maps(row, rank, rank + 1))
+    def exemplar_masks(self, exemplars: Sequence[tuple[Unit | str, int]]) -> Bool[Tensor, "n 1 height width"]:
+        """Return the masks of some exemplars, by unit and rank; their maps alone are read."""
+        places = [(self.row_of(unit), rank) for unit, rank in exemplars]
+        if self._is_sparse:
+            maps = [self._load_maps(row, rank, rank + 1) for row, rank in places]
+        else:
+            with self._open_tensors(EXEMPLARS_FILE) as file:
+                stored = file.get_slice("maps")
+                maps = [stored[row, rank : rank + 1] for row, rank in places]
+        return self._masks_of([row for row, _ in places], torch.cat(maps))[:, None]
 
-    def _masks_of(self, row: int, maps: Float[Tensor, "n h w"]) -> Bool[Tensor, "n height width"]:
-        """Return a unit's masks from its maps; an empty one becomes the whole image, with one warning per layer."""
-        masks = masks_from_maps(maps, float(self.thresholds()[row]), self.image_size)
-        if self.status[self.units[row]] == "ok" and not self._has_warned and not masks.flatten(1).any(1).all():
+    def _masks_of(self, rows: Sequence[int], maps: Float[Tensor, "n h w"]) -> Bool[Tensor, "n height width"]:
+        """Return the masks of maps, each of the unit in a row; an empty mask becomes the whole image.
+
+        The first empty mask of an active unit gives a warning.
+        """
+        masks = masks_from_maps(maps, self.thresholds()[list(rows)], self.image_size)
+        inside = masks.flatten(1).any(1)
+        if inside.all():
+            return masks
+        if not self._has_warned and any(
+            self.status[self.units[row]] == "ok" for row, some in zip(rows, inside.tolist(), strict=True) if not some
+        ):
             self._has_warned = True
             text = f"{self.layer}: exemplars in which no place exceeds the unit's threshold are shown whole"
             warnings.warn(text, MilanWarning, stacklevel=3)

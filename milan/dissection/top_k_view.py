@@ -61,9 +61,9 @@ class TopKView(Dissection):
         """Return the image of one exemplar."""
         return self.inner.exemplar_image(unit, rank)
 
-    def exemplar_mask(self, unit: Unit | str, rank: int) -> Bool[Tensor, "1 height width"]:
-        """Return the mask of one exemplar."""
-        return self.inner.exemplar_mask(unit, rank)
+    def exemplar_masks(self, exemplars: Sequence[tuple[Unit | str, int]]) -> Bool[Tensor, "n 1 height width"]:
+        """Return the masks of some exemplars, by unit and rank."""
+        return self.inner.exemplar_masks(exemplars)
 
     @property
     def images_key(self) -> str:

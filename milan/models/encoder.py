@@ -34,6 +34,7 @@ class Masks(Protocol):
     def __getitem__(self, places: slice, /) -> Bool[Tensor, "n 1 height width"]: ...
 
 
+MASKS_AT_A_TIME = 32
 # An image (3, height, width), of bytes or of numbers from 0 to 1, and the masks of its regions.
 MaskedImage = tuple[Tensor, Masks]
 
@@ -122,10 +123,13 @@ class Encoder:
         """
         matrices = [one.flatten(1).clone() for one in maps]
         pooled = torch.empty(len(masks), sum(map(len, maps)))
-        for place in range(len(masks)):
-            mask = masks[place : place + 1].to(self.target.device, torch.float32)
-            weights = [self._mask_weights(mask, one.shape[-2:]).flatten() for one in maps]
-            pooled[place] = torch.cat([torch.mv(*pair) for pair in zip(matrices, weights, strict=True)])
+        for start in range(0, len(masks), MASKS_AT_A_TIME):
+            some = masks[start : start + MASKS_AT_A_TIME].to(self.target.device, torch.float32)
+            weights = [self._mask_weights(some, one.shape[-2:]).flatten(1) for one in maps]
+            for place in range(len(some)):
+                # A copy, so that the address is aligned.
+                pairs = zip(matrices, (each[place].clone() for each in weights), strict=True)
+                pooled[start + place] = torch.cat([torch.mv(*pair) for pair in pairs])
         return pooled
 
     def _resize_image(self, image: Shaped[Tensor, "3 height width"]) -> Shaped[Tensor, "3 rows columns"]:

@@ -3,6 +3,8 @@
 import os
 import tempfile
 from collections.abc import Hashable, Sequence
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -90,7 +92,10 @@ class _LazyMasks:
 
     def __getitem__(self, chosen: slice) -> Bool[Tensor, "n 1 height width"]:
         located = map(self.exemplars.locate, self.places[chosen].tolist())
-        return torch.stack([dissection.exemplar_mask(unit, rank) for dissection, unit, rank in located])
+        runs = groupby(located, key=itemgetter(0))
+        return torch.cat(
+            [dissection.exemplar_masks([(unit, rank) for _, unit, rank in run]) for dissection, run in runs]
+        )
 
 
 def _new_temporary_array(shape: tuple[int, int]) -> Float[np.ndarray, "rows columns"]:

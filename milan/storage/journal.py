@@ -13,7 +13,7 @@ from milan.errors import BadInput, MilanNotice
 
 
 class Journal(AbstractContextManager["Journal"]):
-    """The finished items of a run by id, in SQLite; an item is on disk when ``put`` returns.
+    """The finished items of a run by id, in SQLite; an item outlives the process when ``put`` returns.
 
     A journal that was written with another key, or by version 0.1, is emptied, because its items do not belong to this
     run. Each item has a checksum; an item that was changed on disk counts as not finished.
@@ -38,6 +38,8 @@ class Journal(AbstractContextManager["Journal"]):
     def _open_table(self, key: str) -> None:
         with self._connection as base:
             base.execute("PRAGMA journal_mode=WAL")
+            # A commit waits for no disk: a power cut can undo the last ones, and nothing else can.
+            base.execute("PRAGMA synchronous=NORMAL")
             self._drop_other_format()
             base.execute("CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
             columns = "row INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, value TEXT NOT NULL, checksum INTEGER NOT NULL"

@@ -2,6 +2,7 @@
 
 import csv
 import inspect
+import json
 import os
 import signal
 import subprocess
@@ -277,6 +278,47 @@ def test_other_settings_in_the_same_folder_are_refused(
         train(arguments(kind, folder, out, "--model.dropout=0.25"))
     assert main(arguments(kind, folder, out, "--data.seed=7")) == 2
     assert "data.seed was 0, is 7" in capfd.readouterr().err
+
+
+def test_validate_prints_the_metric_of_the_saved_model_and_of_a_checkpoint(
+    finished: tuple[str, Path], folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    _, out = finished
+    facts = json.loads((out / "config.json").read_text())["trained_on"]
+    [metric] = [name for name in facts if "on held-out units" in name]
+    for more in ([], [f"--ckpt_path={out / 'checkpoints' / 'best.ckpt'}"]):
+        assert main(["validate", f"--config={out / 'config.yaml'}", *more]) == 0
+        assert capfd.readouterr().out.startswith(f"{metric}: {facts[metric]:.4g}; ")
+    assert main(["validate", f"--config={out / 'config.yaml'}", "--data.minimum=40"]) == 2
+    assert "was trained with other words" in capfd.readouterr().err
+    assert main(["validate", f"--config={out / 'config.yaml'}", "--ckpt_path=no.ckpt"]) == 2
+    assert "no checkpoint no.ckpt" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"model": {"class_path": "milan.models.Prior", "init_args": {"hidden": 8}}},
+        {"data": {"class_path": "milan.models.data_module.MilannotationsDataModule", "init_args": {"encoder": None}}},
+    ],
+)
+def test_a_file_of_options_in_the_former_form_says_what_to_write(
+    form: dict, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "former.yaml").write_text(yaml.safe_dump(form))
+    with pytest.raises(SystemExit) as end:
+        main(["fit", f"--config={tmp_path / 'former.yaml'}"])
+    assert end.value.code == 2
+    [line] = capfd.readouterr().err.splitlines()
+    assert "model.kind: captioner or prior" in line
+
+
+@pytest.mark.parametrize("command", ["fit", "validate"])
+def test_help_imports_no_torch(command: str) -> None:
+    code = f"import sys; from milan.cli.train import main\ntry: main([{command!r}, '--help'])\n"
+    code += "finally: assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "--data.folders" in done.stdout
 
 
 def test_the_saved_config_reproduces_the_run(finished: tuple[str, Path], tmp_path: Path) -> None:
