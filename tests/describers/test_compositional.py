@@ -147,7 +147,7 @@ def test_a_shorter_formula_is_preferred_within_the_tolerance(tolerance: float, c
 
 def test_formulas_counted_on_fingers(tmp_path: Path, cache: Path) -> None:
     layer = labelled(tmp_path)
-    first, second = load_simulated("compositional").describe(layer, layer.units)
+    first, second = load_simulated("compositional", tolerance=0.0).describe(layer, layer.units)
     assert (first.text, first.score) == ("cat or dog", 32 / 40)
     assert {each.text: each.score for each in first.candidates}["cat"] == 24 / 32
     assert first.candidates == second.candidates
@@ -156,7 +156,7 @@ def test_formulas_counted_on_fingers(tmp_path: Path, cache: Path) -> None:
 def test_its_text_is_read_as_the_formula_that_was_found(tmp_path: Path, cache: Path) -> None:
     probe = load_probe("diorama:objects", limit=40)
     layer = dissect(load_target("diorama:resnet-objects"), probe, ["layer3"], tmp_path, k=3)["layer3"]
-    said = list(load_simulated("compositional").describe(layer, layer.units))
+    said = list(load_simulated("compositional", tolerance=0.0).describe(layer, layer.units))
     single = list(load_simulated("netdissect").describe(layer, layer.units))
     assert measure_overlaps(layer, said, tmp_path) == pytest.approx([each.score for each in said], abs=1e-12)
     assert all(one.score >= other.score for one, other in zip(said, single, strict=True))

@@ -14,7 +14,7 @@ from milan.concepts.presence import Presence, find_published_calibration, fit_ca
 from milan.describers import check_describer
 from milan.describers._shared.contract import make_toy_dissection
 from milan.describers._shared.elastic_net import RowSplit
-from milan.describers.linear_explanations import _filter_concepts
+from milan.describers.linear_explanations import _filter_concepts, prefer_single
 from milan.diorama.text_reader import parse_description
 from milan.dissection.dissect import dissect
 from milan.errors import BadInput, MissingEvidence
@@ -105,6 +105,18 @@ def test_planted_sums_are_said_with_their_signs(planted, superclasses):
     assert all(each.score > 0.99 for each in said.values())
     assert said[4].text.split(" + ")[0].endswith("car")
     assert said[2].text == f"-{-said[2].concepts[0][1]:.2f} car"
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "weight", "text"), [(0.0, 2.0, "sum"), (0.1, 2.0, "cat"), (0.05, 2.0, "sum"), (0.1, -2.0, "sum")]
+)
+def test_a_concept_that_explains_nearly_all_is_named(tolerance, weight, text):
+    unit = Unit("a", 0)
+    first = Description(unit, f"{weight} cat", 0.92, (("cat", weight),))
+    last = Description(unit, "sum", 1.0, (("cat", weight), ("dog", 1.0)))
+    found = prefer_single([first, last], tolerance)
+    assert found.text == text
+    assert found.concepts == (first if text == "cat" else last).concepts
 
 
 def test_text_weights_and_bias_are_one_function_of_the_images(planted, superclasses):
