@@ -80,6 +80,14 @@ def test_what_is_chosen_joined_and_left_unsaid(toys, alone, joint, text):
     assert found.candidates[0].score == max(*alone.values(), found.score)
 
 
+def test_a_weighted_sum_is_chosen_with_its_concepts_and_joined_to_nothing(toys):
+    unit, alone = toys.units[0], {"2.00 cats - 1.00 dogs": 0.5, "cats": 0.3, "dogs": 0.1}
+    described = [Description(unit, each, 0.0) for each in alone]
+    prediction = HeldOutPrediction(toys, Known(alone, {"cats", "dogs"}, 0.4))
+    found = load_describer("best_of")._choose(unit, described, prediction)
+    assert (found.text, found.concepts) == ("2.00 cats - 1.00 dogs", (("cats", 2.0), ("dogs", -1.0)))
+
+
 def test_the_unit_is_named_by_what_predicts_it(toys, options):
     found = describe(toys, options)
     assert [found[name].text for name in ("red", "green", "blue")] == ["red", "green", "blue"]
@@ -147,10 +155,12 @@ def test_unreadable_images_and_constant_activations_do_not_count():
     assert predictor.correlate(1, ["a", "b"]).tolist() == [0.0, 0.0]
 
 
-def test_class_labels_choose_alternatives(toys, options):
-    found = describe(toys, options, simulator="labels", join_gain=0.0)
+def test_class_labels_name_units_and_read_alternatives(toys, options):
+    found = describe(toys, options, simulator="labels")
     assert [found[name].text for name in ("red", "green", "blue")] == ["red", "green", "blue"]
-    assert set(found["red or blue"].text.split(" or ")) == {"red", "blue"}
+    prediction, unit = HeldOutPrediction.load(toys, []), toys.units[UNITS.index("red or blue")]
+    joined = prediction.correlate_joined(unit, "red", ["blue", "green"])
+    assert joined.tolist() == prediction.correlate(unit, ["red or blue", "1 red + 1 green"]).tolist()
 
 
 @pytest.mark.parametrize(
