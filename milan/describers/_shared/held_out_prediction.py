@@ -1,5 +1,6 @@
 """How well texts predict the activations of a layer's units on held-out images."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -109,23 +110,15 @@ class PresenceModel(Protocol):
         """Return how likely each image shows each text."""
 
 
-class EmbedderPresence:
-    """An image-text model's probabilities, for which no labels are needed.
+class CachedPresence(ABC):
+    """What is known of texts is computed once."""
 
-    With a scale and a bias of its own (a SigLIP), they are the model's. Else they are the logistic function of
-    PRESENCE_SCALE times the difference of the cosine and its quantile PRESENCE_QUANTILE over the images.
-    """
-
-    def __init__(self, embedder: Embedder, probe: Probe):
-        self.embedder, self.probe = embedder, probe
+    def __init__(self, probe: Probe):
+        self.probe = probe
         self._known: dict[str, np.ndarray] = {}
 
-    @cached_property
-    def _images(self) -> Float[np.ndarray, "images features"]:
-        return torch.as_tensor(embed_probe(self.embedder, self.probe)).numpy()
-
     def predict(self, texts: Sequence[str]) -> Float[np.ndarray, "images texts"]:
-        """Return the model's probabilities; those of earlier texts are reused."""
+        """Return how likely each image shows each text; what earlier calls computed is reused."""
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if new:
             if len(self._known) * len(self.probe) > MAX_KNOWN_VALUES:
@@ -133,6 +126,25 @@ class EmbedderPresence:
                 new = list(dict.fromkeys(texts))
             self._known |= dict(zip(new, self._compute(new).T, strict=True))
         return np.stack([self._known[text] for text in texts], axis=1)
+
+    @abstractmethod
+    def _compute(self, texts: Sequence[str]) -> Float[np.ndarray, "images texts"]: ...
+
+
+class EmbedderPresence(CachedPresence):
+    """An image-text model's probabilities, for which no labels are needed.
+
+    With a scale and a bias of its own (a SigLIP), they are the model's. Else they are the logistic function of
+    PRESENCE_SCALE times the difference of the cosine and its quantile PRESENCE_QUANTILE over the images.
+    """
+
+    def __init__(self, embedder: Embedder, probe: Probe):
+        super().__init__(probe)
+        self.embedder = embedder
+
+    @cached_property
+    def _images(self) -> Float[np.ndarray, "images features"]:
+        return torch.as_tensor(embed_probe(self.embedder, self.probe)).numpy()
 
     def _compute(self, texts: Sequence[str]) -> Float[np.ndarray, "images texts"]:
         """Return the sigmoid of the model's logits, or of scaled cosines if it has no scale and bias."""
@@ -144,14 +156,14 @@ class EmbedderPresence:
         return 1 / (1 + np.exp(-logits))
 
 
-class ClassPresence:
+class ClassPresence(CachedPresence):
     """The probe's classes and superclasses, as ``milan.scores.activation_simulation.ClassSimulator`` reads texts."""
 
     def __init__(self, probe: Probe, class_files: tuple[str, str] = ("", "")):
+        super().__init__(probe)
         self.simulator = ClassSimulator(probe, class_files)
 
-    def predict(self, texts: Sequence[str]) -> Float[np.ndarray, "images texts"]:
-        """Return what the classes tell of each text: 1 where it names that of an image, else 0."""
+    def _compute(self, texts: Sequence[str]) -> Float[np.ndarray, "images texts"]:
         return self.simulator.predict_presence(texts).matrix.numpy()
 
 
