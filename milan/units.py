@@ -1,5 +1,7 @@
 """The central types of the package: a unit, its exemplars and its description."""
 
+import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,6 +10,9 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from milan.errors import BadInput
+
+NUMBER_PATTERN = r"\d+(?:\.\d+)?(?:e-?\d+)? "  # a weight before its concept
+WEIGHT_PATTERN = re.compile(rf"(-?){NUMBER_PATTERN}\S")
 
 
 @dataclass(frozen=True, order=True)
@@ -116,6 +121,24 @@ def weighted_sum(parts: Sequence[tuple[str, float]]) -> str:
     terms = [f"{'-' if weight < 0 else '+'} {_two_digits(abs(weight))} {name}" for name, weight in parts]
     text = " ".join(terms)
     return text[2:] if text.startswith("+ ") else text.replace("- ", "-", 1)
+
+
+def split_weighted_sum(text: str) -> list[tuple[str, float]]:
+    """Return the parts of a weighted sum, the inverse of ``weighted_sum``; any other text itself with weight 1.
+
+    The scale of a single term does not matter, so that "3 dogs" has weight 1.
+
+    >>> split_weighted_sum("0.62 dog - 0.31 tall grass"), split_weighted_sum("dog or cat")
+    ([('dog', 0.62), ('tall grass', -0.31)], [('dog or cat', 1.0)])
+    """
+    if not WEIGHT_PATTERN.match(text):
+        return [(text, 1.0)]
+    parts = re.split(rf"(?:^| )([+-]? ?)(?={NUMBER_PATTERN})", text)[1:]
+    terms = []
+    for sign, part in zip(parts[::2], parts[1::2], strict=True):
+        number, _, words = part.partition(" ")
+        terms.append((words, float(number) * (-1 if "-" in sign else 1)))
+    return terms if len(terms) > 1 else [(words, math.copysign(1.0, weight)) for words, weight in terms]
 
 
 def _two_digits(weight: float) -> str:

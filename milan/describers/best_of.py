@@ -18,8 +18,9 @@ from milan.pretrained.embedder_interface import Embedder
 from milan.pretrained.published_models import MissingModel, find_missing_model
 from milan.probes import Probe
 from milan.storage.provenance import joined
+from milan.storage.text_files import read_content
 from milan.targets.target import Target
-from milan.units import Candidate, Description, Unit
+from milan.units import Candidate, Description, Unit, split_weighted_sum
 
 SILENCE = "nothing in particular"
 LABELS = "labels"
@@ -33,9 +34,9 @@ class BestOf(Describer):
 
     A text's score is the correlation of the unit's activation with what the text says, over images that no describer
     has used: with the probability that an image shows it, by image-text models (the mean of their correlations), or
-    with the pixels that it denotes, by labels. Of the texts whose score is within a tolerance of the best, the one with
-    the fewest words is taken. Two texts joined by "or" are taken if they correlate better by ``join_gain``. If the
-    score is below the cut, the description is "nothing in particular".
+    with the pixels or classes that it denotes, by labels. Of the texts whose score is within a tolerance of the best,
+    the one with the fewest words is taken. Two texts joined by "or" are taken if they correlate better by
+    ``join_gain``. If the score is below the cut, the description is "nothing in particular".
 
     ``score`` is the correlation. ``reasoning["confidence"]`` is the probability that the description is true, a
     logistic function of the correlation; of a silent one that nothing true can be said.
@@ -55,6 +56,9 @@ class BestOf(Describer):
         cut: correlation below which nothing is said; 0 to say something of every unit.
         confidence: "A,B": the confidence is the logistic function of A * correlation + B.
         device: device of the image-text models.
+        superclasses: FILE with groups of the held-out images' classes, for ``labels``; see
+            ``milan.probes.superclasses``.
+        synsets: FILE with the meaning of the numbers in ``superclasses``, if they are not the images' own labels.
     """
 
     name: ClassVar[str] = "best_of"
@@ -73,6 +77,8 @@ class BestOf(Describer):
         cut: float = 0.25,
         confidence: str = "3.4,-1.7",
         device: str = "cpu",
+        superclasses: str = "",
+        synsets: str = "",
     ):
         if not describers or candidates < 1:
             raise BadInput(f"{len(describers)} describers with {candidates} candidates each; give at least 1 of both")
@@ -81,16 +87,19 @@ class BestOf(Describer):
         self.describers, self.options, self.simulator, self.concepts = describers, options, simulator, concepts
         self.held_out, self.candidates, self.tolerance, self.join_gain = held_out, candidates, tolerance, join_gain
         self.cut, self.confidence, self.device = cut, confidence, device
+        self.superclasses, self.synsets = superclasses, synsets
         self._slope, self._offset = _parse_confidence(confidence)
         self._predictions: dict[str, HeldOutPrediction] = {}
 
     @property
     def key(self) -> str:
         """Content key of the describers, of what predicts, and of the settings that change answers."""
-        names = ("describers", "options", "simulator", "concepts", "device")
+        names = ("describers", "options", "simulator", "concepts", "device", "superclasses", "synsets")
         settings = {name: value for name, value in self.settings.items() if name not in names}
         others = [each.key for each in self.candidate_describers]
-        return self.key_of(of=others, models=[each.key for each in self.models], more=self.more_texts, **settings)
+        models = [each.key for each in self.models]
+        files = [read_content(file) for file in (self.superclasses, self.synsets)]
+        return self.key_of(of=others, models=models, more=self.more_texts, files=files, **settings)
 
     @property
     def words(self) -> str:  # type: ignore[override]
@@ -176,11 +185,13 @@ class BestOf(Describer):
             candidates.append(Candidate(SILENCE, value))
         candidates.sort(key=lambda each: -each.score)
         reasoning = {"confidence": round(confidence, 4), "descriptions": [each.text for each in described]}
-        return Description(unit, chosen, value, candidates=tuple(candidates), reasoning=reasoning)
+        terms = tuple(split_weighted_sum(chosen))
+        concepts = terms if len(terms) > 1 else ()
+        return Description(unit, chosen, value, concepts, candidates=tuple(candidates), reasoning=reasoning)
 
     def _join(self, unit: Unit, scores: dict[str, float], prediction: HeldOutPrediction) -> tuple[str, float]:
         """Return the best two texts joined by "or", each as short as the tolerance allows, and their score."""
-        parts = [text for text in scores if JOIN not in text]
+        parts = [text for text in scores if JOIN not in text and len(split_weighted_sum(text)) == 1]
         best = ("", -1.0)
         for start in sorted(parts, key=lambda text: -scores[text])[:FIRST_PARTS]:
             second = choose_short(self._predict_joined(unit, start, parts, prediction), self.tolerance)
@@ -199,7 +210,8 @@ class BestOf(Describer):
     def _load_prediction(self, dissection: Dissection) -> HeldOutPrediction:
         """Load what predicts a layer's units, however often units of it are asked for."""
         if dissection.key not in self._predictions:
-            self._predictions = {dissection.key: HeldOutPrediction.load(dissection, self.models, self.held_out)}
+            files = (self.superclasses, self.synsets)
+            self._predictions = {dissection.key: HeldOutPrediction.load(dissection, self.models, self.held_out, files)}
         return self._predictions[dissection.key]
 
 

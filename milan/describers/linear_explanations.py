@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -31,6 +30,7 @@ from milan.probes import Probe
 from milan.probes.pixel_labels import load_probe_labels
 from milan.probes.superclasses import known_labels
 from milan.storage.files import content_key
+from milan.storage.text_files import read_content
 from milan.targets.target import Target
 from milan.units import Candidate, Description, Unit, weighted_sum
 
@@ -122,8 +122,8 @@ class LinearExplanations(Describer):
         """Content key of the settings that change answers, the files they name, and the weights."""
         places = ("superclasses", "synsets", "embedder", "concepts", "batch_size", "device")
         settings = {name: value for name, value in self.settings.items() if name not in places}
-        files = [_read_content(file) for file in (self.superclasses, self.synsets)]
-        model = [self._embedder.key, self.concepts, _read_content(self.concepts)] if self.evidence == "embedder" else []
+        files = [read_content(file) for file in (self.superclasses, self.synsets)]
+        model = [self._embedder.key, self.concepts, read_content(self.concepts)] if self.evidence == "embedder" else []
         return self.key_of(files=files, model=model, **settings)
 
     @cached_property
@@ -326,8 +326,3 @@ def _filter_concepts(found: Presence, split: RowSplit) -> tuple[list[str], Float
             " from others; dissect on a probe of more images, or take other evidence"
         )
     return [found.names[column] for column in kept.tolist()], found.matrix[:, kept]
-
-
-def _read_content(file: str) -> str:
-    path = Path(file)
-    return path.read_text(encoding="utf-8", errors="replace") if file and path.is_file() else file

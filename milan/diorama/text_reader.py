@@ -11,7 +11,6 @@
   top") and words such as "picture" are ignored.
 """
 
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,13 +37,12 @@ from milan.diorama.text_tokens import (
     Token,
     tokenize,
 )
+from milan.units import split_weighted_sum
 
 MAX_DEPTH = 50  # nested brackets and negations; deeper ones are ignored
 MAX_TOKENS = 400  # tokens that are read of a text; the rest is ignored
 MAX_PHRASE_CONCEPTS = 6  # concepts in a row; more are a list of alternatives
 FORMULA_MARKS = re.compile(r"[()&|]|\b(?:both|neither)\b")
-NUMBER_PATTERN = r"\d+(?:\.\d+)?(?:e-?\d+)? "
-WEIGHT_PATTERN = re.compile(rf"(-?){NUMBER_PATTERN}\S")
 LOOKS = frozenset({"colour", "pattern"})
 SILENCE = frozenset({"", "nothing", "nothing in particular", "nothing particular", "none", "nothing specific"})
 
@@ -89,7 +87,7 @@ def parse_description(text: str) -> ParsedDescription:
     if clean.strip(" .!") in SILENCE:
         return ParsedDescription((), is_silent=True)
     terms, known, unknown = [], 0, 0
-    for weight, part in _split_weighted_sum(clean):
+    for part, weight in split_weighted_sum(clean):
         tokens = list(islice(tokenize(part), MAX_TOKENS))
         known += sum(token.kind in (CONCEPT, ALL) for token in tokens)
         unknown += sum(token.kind == UNKNOWN for token in tokens)
@@ -97,19 +95,6 @@ def parse_description(text: str) -> ParsedDescription:
         if formula is not None:
             terms.append((weight, formula))
     return ParsedDescription(tuple(terms), understood=known / max(1, known + unknown))
-
-
-def _split_weighted_sum(text: str) -> list[tuple[float, str]]:
-    """Return weights and texts; the text itself with weight 1 where it is no weighted sum."""
-    if not WEIGHT_PATTERN.match(text):
-        return [(1.0, text)]
-    parts = re.split(rf"(?:^| )([+-]? ?)(?={NUMBER_PATTERN})", text)[1:]
-    terms = []
-    for sign, part in zip(parts[::2], parts[1::2], strict=True):
-        number, _, words = part.partition(" ")
-        terms.append((float(number) * (-1 if "-" in sign else 1), words))
-    # "3 dogs" is no sum; the scale of a single term does not matter.
-    return terms if len(terms) > 1 else [(math.copysign(1.0, weight), words) for weight, words in terms]
 
 
 def _parse_tokens(tokens: list[Token], is_formula: bool) -> Formula | None:

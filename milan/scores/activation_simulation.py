@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy import sparse
 
 from milan.concepts import presence
+from milan.concepts.label_texts import evaluate_label_text
 from milan.concepts.presence import Presence
 from milan.diorama.text_reader import parse_description
 from milan.errors import MissingEvidence
@@ -96,7 +97,10 @@ class EmbedderSimulator(Simulator):
 
 
 class ClassSimulator(Simulator):
-    """The classes and superclasses of the evaluated images: 1 if a text is the name of one, ignoring case, else 0."""
+    """The classes and superclasses of the evaluated images: 1 if a text is the name of one, ignoring case, else 0.
+
+    Formulas and weighted sums of names are read, see ``milan.concepts.label_texts``.
+    """
 
     def __init__(self, probe: Probe, class_files: tuple[str, str] = ("", "")):
         super().__init__(LABEL_SIMULATOR, probe)
@@ -105,12 +109,14 @@ class ClassSimulator(Simulator):
 
     def predict_presence(self, texts: Sequence[str]) -> Presence:
         """Return 1 where a text names the image's class or superclass, else 0; NaN for images without a label."""
-        found = torch.zeros(len(self.probe), len(texts))
+        values = [evaluate_label_text(text.lower(), self._find, len(self.probe)) for text in texts]
+        found = torch.from_numpy(np.stack(values, axis=1)).float()
         found[self.labels.matrix.isnan().any(1)] = torch.nan
-        for place, text in enumerate(texts):
-            if (column := self._columns.get(text.lower())) is not None:
-                found[:, place] = self.labels.matrix[:, column]
         return Presence(list(texts), found)
+
+    def _find(self, name: str) -> Bool[np.ndarray, " images"] | None:
+        column = self._columns.get(name)
+        return None if column is None else (self.labels.matrix[:, column] == 1).numpy()
 
 
 class PixelSimulator(Simulator):

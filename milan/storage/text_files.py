@@ -41,6 +41,12 @@ def read_text(path: Path) -> str:
     return text
 
 
+def read_content(file: str) -> str:
+    """Return the text of a file, for content keys; ``file`` itself if there is no such file."""
+    path = Path(file)
+    return path.read_text(encoding="utf-8", errors="replace") if file and path.is_file() else file
+
+
 def read_lines(path: Path) -> list[str]:
     """Return the lines of a text file without surrounding white space, including empty lines between others.
 

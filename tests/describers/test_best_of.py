@@ -2,16 +2,24 @@
 
 import numpy as np
 import pytest
+import torch
 
 from milan.describers import load_describer
 from milan.describers._shared.contract import UNITS, make_toy_dissection
 from milan.describers._shared.describer_specs import resolve_settings
-from milan.describers._shared.held_out_prediction import HeldOutPrediction, ImagePredictor, PixelPredictor
+from milan.describers._shared.held_out_prediction import (
+    HeldOutPrediction,
+    ImagePredictor,
+    PixelPredictor,
+    make_denotation,
+    make_label_signatures,
+)
 from milan.diorama import DioramaImages
 from milan.diorama.label_signatures import LabelSignatures
 from milan.diorama.text_reader import parse_description
 from milan.errors import BadInput
 from milan.probes import Probe
+from milan.probes.pixel_labels import TensorLabels
 from milan.scores.activation_sums import LabelledScenes
 from milan.units import Candidate, Description
 from tests.describers.makers import COLOURS
@@ -72,6 +80,14 @@ def test_what_is_chosen_joined_and_left_unsaid(toys, alone, joint, text):
     assert found.candidates[0].score == max(*alone.values(), found.score)
 
 
+def test_a_weighted_sum_is_chosen_with_its_concepts_and_joined_to_nothing(toys):
+    unit, alone = toys.units[0], {"2.00 cats - 1.00 dogs": 0.5, "cats": 0.3, "dogs": 0.1}
+    described = [Description(unit, each, 0.0) for each in alone]
+    prediction = HeldOutPrediction(toys, Known(alone, {"cats", "dogs"}, 0.4))
+    found = load_describer("best_of")._choose(unit, described, prediction)
+    assert (found.text, found.concepts) == ("2.00 cats - 1.00 dogs", (("cats", 2.0), ("dogs", -1.0)))
+
+
 def test_the_unit_is_named_by_what_predicts_it(toys, options):
     found = describe(toys, options)
     assert [found[name].text for name in ("red", "green", "blue")] == ["red", "green", "blue"]
@@ -116,7 +132,11 @@ def test_pixels_that_a_text_denotes_correlate_fully_with_a_unit_for_them():
     )
     inside = scenes.signatures.text_mask(parse_description("red or blue"))
     sums = 2.0 * inside * scenes.signatures.area
-    predictor = PixelPredictor(scenes, sums[None].astype(np.float32), np.array([2 * sums.sum()]))
+
+    def denote(text):
+        return scenes.signatures.text_values(parse_description(text))
+
+    predictor = PixelPredictor(scenes, sums[None].astype(np.float32), np.array([2 * sums.sum()]), denote)
     both, red, none = predictor.correlate(0, ["red or blue", "red", "glimmering"])
     assert both == pytest.approx(1.0, abs=1e-4)
     assert 0.1 < red < 0.9
@@ -133,3 +153,29 @@ def test_unreadable_images_and_constant_activations_do_not_count():
     predictor = ImagePredictor(activations, [Shown()])
     assert predictor.correlate(0, ["a", "b"]) == pytest.approx([1.0, -1.0])
     assert predictor.correlate(1, ["a", "b"]).tolist() == [0.0, 0.0]
+
+
+def test_class_labels_name_units_and_read_alternatives(toys, options):
+    found = describe(toys, options, simulator="labels")
+    assert [found[name].text for name in ("red", "green", "blue")] == ["red", "green", "blue"]
+    prediction, unit = HeldOutPrediction.load(toys, []), toys.units[UNITS.index("red or blue")]
+    joined = prediction.correlate_joined(unit, "red", ["blue", "green"])
+    assert joined.tolist() == prediction.correlate(unit, ["red or blue", "1 red + 1 green"]).tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("cat or dog", [0, 1, 1]),
+        ("both cat and fur", [0, 1, 0]),
+        ("fur but neither cat nor dog", [0, 0, 0]),
+        ("fur but not cat", [0, 0, 1]),
+        ("not (cat or dog)", [1, 0, 0]),
+        ("2 cat - 1 fur", [0, 1, -1]),
+    ],
+)
+def test_formulas_of_label_names_denote_pixels(text, columns):
+    labels = TensorLabels(torch.tensor([[[[-1, 0, 1]], [[-1, 2, 2]]]]), ["cat", "dog", "fur"], ["thing", "stuff"])
+    signatures = make_label_signatures(labels, 1)
+    values = make_denotation(signatures, labels)(text)
+    assert values[signatures.pixels[0, 0]].tolist() == columns

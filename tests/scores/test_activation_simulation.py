@@ -103,12 +103,12 @@ def test_pixels_tell_single_concepts_as_linear_explanations_see_them_and_more_th
     assert found.matrix[:, -1].sum() == 0
 
 
-def test_classes_are_told_by_their_names():
+def test_names_alternatives_and_sums_of_classes_are_read():
     probe = Probe.from_tensor(
         torch.zeros(4, 3, 4, 4, dtype=torch.uint8), labels=[0, 1, 1, 0], classes=["Tench", "cock"]
     )
-    found = ClassSimulator(probe).predict_presence(["tench", "Cock", "fish"])
-    assert found.matrix.tolist() == [[1, 0, 0], [0, 1, 0], [0, 1, 0], [1, 0, 0]]
+    found = ClassSimulator(probe).predict_presence(["tench", "Cock", "fish", "cock or Tench", "2 cock - 0.50 tench"])
+    assert found.matrix.T.tolist() == [[1, 0, 0, 1], [0, 1, 1, 0], [0] * 4, [1] * 4, [-0.5, 2, 2, -0.5]]
 
 
 def test_an_image_text_model_is_calibrated_on_other_images_than_are_judged(judged):

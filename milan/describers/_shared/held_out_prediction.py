@@ -1,26 +1,31 @@
 """How well texts predict the activations of a layer's units on held-out images."""
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
+from milan.concepts.label_texts import evaluate_label_text
+from milan.concepts.presence import has_pixel_labels
+from milan.diorama.label_signatures import LabelSignatures
 from milan.diorama.text_reader import parse_description
 from milan.dissection.dissect import dissect
 from milan.dissection.dissection import Dissection
 from milan.pretrained.embedder import embed_probe, embed_texts
 from milan.pretrained.embedder_interface import Embedder
 from milan.probes import Probe, load_probe
-from milan.probes.pixel_labels import DioramaLabels, shows_diorama
+from milan.probes.pixel_labels import DioramaLabels, PixelLabels, load_probe_labels, shows_diorama
 from milan.scores.activation_simulation import ClassSimulator
 from milan.scores.activation_sums import LabelledScenes, load_activation_sums
 from milan.storage.files import cache_folder
 from milan.units import Unit
 
+Denote = Callable[[str], Float[np.ndarray, " columns"]]
 MIN_DEVIATION = 1e-9
 # Without a bias of its own, a model finds a text in the images above this quantile of its cosines with it.
 PRESENCE_QUANTILE = 0.95
@@ -49,22 +54,35 @@ class HeldOutPrediction:
     predictor: Predictor
 
     @classmethod
-    def load(cls, dissection: Dissection, embedders: Sequence[Embedder], held_out: str = "") -> "HeldOutPrediction":
+    def load(
+        cls,
+        dissection: Dissection,
+        embedders: Sequence[Embedder],
+        held_out: str = "",
+        class_files: tuple[str, str] = ("", ""),
+    ) -> "HeldOutPrediction":
         """Run the target on the held-out images, or read what was computed before.
 
         Args:
             embedders: the image-text models that predict; none to predict by labels.
             held_out: spec of the held-out images; empty for the dissection's own probe.
+            class_files: of superclasses and synsets, as ``milan.probes.superclasses.load_class_concepts`` takes them.
 
         Raises:
             MissingEvidence: the images have no labels, where they are needed.
         """
         layer = dissect_held_out(dissection, held_out) if held_out else dissection
         probe = layer.open_probe()
-        if not embedders and shows_diorama(probe.spec):
+        if not embedders and (shows_diorama(probe.spec) or has_pixel_labels(probe)):
             return cls(dissection, PixelPredictor.load(layer, probe))
-        models: list[PresenceModel] = [EmbedderPresence(each, probe) for each in embedders] or [ClassPresence(probe)]
-        return cls(dissection, ImagePredictor(layer.activations("max").double().numpy(), models))
+        if not embedders:
+            # Class labels are of whole images, and so is the mean activation that Linear Explanations predict.
+            mean = layer.activations("mean").double().numpy()
+            return cls(dissection, ImagePredictor(mean, [ClassPresence(probe, class_files)]))
+        largest = layer.activations("max").double().numpy()
+        # The root makes the correlation depend less on the few strongest images.
+        rooted = np.sign(largest) * np.sqrt(np.abs(largest))
+        return cls(dissection, ImagePredictor(rooted, [EmbedderPresence(each, probe) for each in embedders]))
 
     def correlate(self, unit: Unit, texts: Sequence[str]) -> Float[np.ndarray, " texts"]:
         """Return the correlation of a unit's activation with each text."""
@@ -92,23 +110,15 @@ class PresenceModel(Protocol):
         """Return how likely each image shows each text."""
 
 
-class EmbedderPresence:
-    """An image-text model's probabilities, for which no labels are needed.
+class CachedPresence(ABC):
+    """What is known of texts is computed once."""
 
-    With a scale and a bias of its own (a SigLIP), they are the model's. Else they are the logistic function of
-    PRESENCE_SCALE times the difference of the cosine and its quantile PRESENCE_QUANTILE over the images.
-    """
-
-    def __init__(self, embedder: Embedder, probe: Probe):
-        self.embedder, self.probe = embedder, probe
+    def __init__(self, probe: Probe):
+        self.probe = probe
         self._known: dict[str, np.ndarray] = {}
 
-    @cached_property
-    def _images(self) -> Float[np.ndarray, "images features"]:
-        return torch.as_tensor(embed_probe(self.embedder, self.probe)).numpy()
-
     def predict(self, texts: Sequence[str]) -> Float[np.ndarray, "images texts"]:
-        """Return the model's probabilities; those of earlier texts are reused."""
+        """Return how likely each image shows each text; what earlier calls computed is reused."""
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if new:
             if len(self._known) * len(self.probe) > MAX_KNOWN_VALUES:
@@ -116,6 +126,25 @@ class EmbedderPresence:
                 new = list(dict.fromkeys(texts))
             self._known |= dict(zip(new, self._compute(new).T, strict=True))
         return np.stack([self._known[text] for text in texts], axis=1)
+
+    @abstractmethod
+    def _compute(self, texts: Sequence[str]) -> Float[np.ndarray, "images texts"]: ...
+
+
+class EmbedderPresence(CachedPresence):
+    """An image-text model's probabilities, for which no labels are needed.
+
+    With a scale and a bias of its own (a SigLIP), they are the model's. Else they are the logistic function of
+    PRESENCE_SCALE times the difference of the cosine and its quantile PRESENCE_QUANTILE over the images.
+    """
+
+    def __init__(self, embedder: Embedder, probe: Probe):
+        super().__init__(probe)
+        self.embedder = embedder
+
+    @cached_property
+    def _images(self) -> Float[np.ndarray, "images features"]:
+        return torch.as_tensor(embed_probe(self.embedder, self.probe)).numpy()
 
     def _compute(self, texts: Sequence[str]) -> Float[np.ndarray, "images texts"]:
         """Return the sigmoid of the model's logits, or of scaled cosines if it has no scale and bias."""
@@ -127,31 +156,29 @@ class EmbedderPresence:
         return 1 / (1 + np.exp(-logits))
 
 
-class ClassPresence:
-    """The probe's classes: 1 where an image is of the class that a text names, else 0."""
+class ClassPresence(CachedPresence):
+    """The probe's classes and superclasses, as ``milan.scores.activation_simulation.ClassSimulator`` reads texts."""
 
-    def __init__(self, probe: Probe):
-        self.simulator = ClassSimulator(probe)
+    def __init__(self, probe: Probe, class_files: tuple[str, str] = ("", "")):
+        super().__init__(probe)
+        self.simulator = ClassSimulator(probe, class_files)
 
-    def predict(self, texts: Sequence[str]) -> Float[np.ndarray, "images texts"]:
-        """Return 1 where a text names the class of an image, else 0."""
+    def _compute(self, texts: Sequence[str]) -> Float[np.ndarray, "images texts"]:
         return self.simulator.predict_presence(texts).matrix.numpy()
 
 
 class ImagePredictor:
-    """Correlates the square root of the largest activation in each image with how likely the image shows a text.
+    """Correlates a number for each image, made from the unit's activation, with how likely the image shows a text.
 
-    The root makes the correlation depend less on the few strongest images. Of several models the mean correlation is
-    taken.
+    Of several models the mean correlation is taken.
 
     Args:
-        activations: of each unit in each image.
+        activations: the number of each unit in each image.
         models: tell how likely each image shows a text.
     """
 
     def __init__(self, activations: Float[np.ndarray, "images units"], models: Sequence[PresenceModel]):
-        self.activations = np.sign(activations) * np.sqrt(np.abs(activations))
-        self.models = models
+        self.activations, self.models = activations, models
 
     def correlate(self, row: int, texts: Sequence[str]) -> Float[np.ndarray, " texts"]:
         """Return the mean over models of the correlation over images of a unit with each text's presence."""
@@ -175,10 +202,11 @@ class ImagePredictor:
 
 
 class PixelPredictor:
-    """Correlates the activation at each pixel with the pixels that a text denotes, by Diorama's labels.
+    """Correlates the activation at each pixel with the pixels that a text denotes, by pixel labels.
 
     Args:
         scenes: the labels of the images' pixels.
+        denote: returns what a text denotes among the signatures.
         sums: of each unit's activation on the pixels of each signature.
         squares: sum of each unit's squared activation.
     """
@@ -188,17 +216,22 @@ class PixelPredictor:
         scenes: LabelledScenes,
         sums: Float[np.ndarray, "units columns"],
         squares: Float[np.ndarray, " units"],
+        denote: Denote,
     ):
-        self.signatures, self.sums, self.squares = scenes.signatures, sums, squares
+        self.sums, self.squares, self.denote = sums, squares, denote
         self.area = scenes.signatures.area.astype(np.float64)
         self._values: dict[str, np.ndarray] = {}
 
     @classmethod
     def load(cls, dissection: Dissection, probe: Probe) -> "PixelPredictor":
         """Add up the activations of a dissected layer over the pixels of its probe."""
-        scenes = LabelledScenes.from_signatures(probe, DioramaLabels(probe).signatures, probe.fingerprint)
+        labels = load_probe_labels(probe)
+        if isinstance(labels, DioramaLabels):
+            scenes = LabelledScenes.from_signatures(probe, labels.signatures, probe.fingerprint)
+        else:
+            scenes = LabelledScenes.from_signatures(probe, make_label_signatures(labels, len(probe)), labels.key)
         (found,) = load_activation_sums([dissection], scenes)
-        return cls(scenes, found.sums, found.squares.sum(1))
+        return cls(scenes, found.sums, found.squares.sum(1), make_denotation(scenes.signatures, labels))
 
     def correlate(self, row: int, texts: Sequence[str]) -> Float[np.ndarray, " texts"]:
         """Return the correlation over pixels of a unit with the pixels that each text denotes; 0 for a constant one."""
@@ -211,7 +244,7 @@ class PixelPredictor:
 
     def _denote(self, text: str) -> Float[np.ndarray, " columns"]:
         if text not in self._values:
-            self._values[text] = self.signatures.text_values(parse_description(text)).astype(np.float32)
+            self._values[text] = self.denote(text).astype(np.float32)
         return self._values[text]
 
     def _correlate(self, row: int, values: Float[np.ndarray, " columns"]) -> float:
@@ -223,3 +256,27 @@ class PixelPredictor:
             return 0.0
         both = float(values.astype(np.float64) @ self.sums[row] / pixels - mean * own_mean)
         return both / (deviation * own_deviation)
+
+
+def make_label_signatures(labels: PixelLabels, count: int) -> LabelSignatures:
+    """Return the pixel labels of the first ``count`` images as signatures.
+
+    Their table has each level's number in ``labels.concepts``, from 1; 0 for none.
+    """
+    sizes = (len(labels.concepts) + 1,) * labels.levels
+    codes = [np.ravel_multi_index(tuple(labels.load([index])[0].numpy() + 1), sizes) for index in range(count)]
+    distinct, which = np.unique(np.stack(codes), return_inverse=True)
+    table = np.stack(np.unravel_index(distinct, sizes), axis=1)
+    return LabelSignatures(which.reshape(count, *codes[0].shape).astype(np.int32), table)
+
+
+def make_denotation(signatures: LabelSignatures, labels: PixelLabels) -> Denote:
+    """Return what tells which signatures a text denotes: Diorama's reader of texts, or formulas of label names."""
+    if isinstance(labels, DioramaLabels):
+        return lambda text: signatures.text_values(parse_description(text))
+    numbers = {name: number for number, name in enumerate(labels.concepts, 1)}
+
+    def find(name: str) -> Bool[np.ndarray, " columns"] | None:
+        return (signatures.table == numbers[name]).any(1) if name in numbers else None
+
+    return lambda text: evaluate_label_text(text, find, len(signatures.table))
