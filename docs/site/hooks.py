@@ -29,6 +29,8 @@ from milan.describers import find_describer_class, list_describers  # noqa: E402
 from milan.experiments import __main__ as experiments  # noqa: E402
 
 MARKER = re.compile(r"^<!-- (options|config|list): (.+?) -->$", re.M)
+CODE = re.compile(r"<code>.*?</code>", re.DOTALL)
+OPTION_NAME = re.compile(r"(?<![\w-])--[a-z][\w.]*")
 SHARED = {"experiment": 4, "describer": 3}  # options of so many pages are documented once, on the index page
 COPIED = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md", "data.md": "data/README.md"}
 # Packages of the API reference, in the order in which data flows through them.
@@ -89,6 +91,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     """Fill in tables of options and files of options."""
     kinds: dict[str, Callable[[str], str]] = {"options": _options_section, "config": _config_block, "list": _list_table}
     return MARKER.sub(lambda found: kinds[found[1]](found[2]), _fix_links(page.file.src_uri, markdown))
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
+    """Keep the name of each option in one line: browsers break lines within and after its hyphens."""
+    return CODE.sub(lambda code: OPTION_NAME.sub(r'<span class="option">\g<0></span>', code[0]), html)
 
 
 def _fix_links(page: str, markdown: str) -> str:

@@ -21,6 +21,7 @@ from milan.storage.user_code import is_file_spec, module_of, one_line
 __all__ = [
     "Describer",
     "DescriptionFailure",
+    "build_describer",
     "check_describer",
     "find_describer_class",
     "list_describers",
@@ -84,6 +85,13 @@ def load_describer(name: str, **settings: Any) -> Describer:
         UnknownName: there is no describer or setting of that name; the text lists the nearest names.
         BadInput: the constructor refuses a value.
     """
+    describer = build_describer(name, **settings)
+    warn_of_sent_images(describer)
+    return describer
+
+
+def build_describer(name: str, **settings: Any) -> Describer:
+    """Return a describer as ``load_describer`` does, without a warning that it sends images to another machine."""
     cls = find_describer_class(name)
     known = cls.setting_names()
     for setting in settings:
@@ -91,7 +99,7 @@ def load_describer(name: str, **settings: Any) -> Describer:
             has = f"it has: {', '.join(known)}" if known else "it has no settings"
             raise UnknownName(f"setting of {name}", setting, known, has)
     try:
-        describer = cls(**settings)
+        return cls(**settings)
     except MilanError:
         raise
     except TypeError as error:
@@ -101,8 +109,6 @@ def load_describer(name: str, **settings: Any) -> Describer:
         if not is_file_spec(name):
             raise
         raise BadInput(f"describer {name} cannot be made: {one_line(error)}") from error
-    warn_of_sent_images(describer)
-    return describer
 
 
 def parse_settings(name: str, settings: Mapping[str, Any], device: str = "cpu") -> dict[str, Any]:
@@ -122,7 +128,7 @@ def parse_settings(name: str, settings: Mapping[str, Any], device: str = "cpu") 
     # An option reads the text {} as an empty mapping; a setting that is a text means the place for a concept.
     texts = {each for each, parameter in parameters.items() if parameter.annotation in (str, "str")}
     settings = {each: "{}" if value == {} and each in texts else value for each, value in settings.items()}
-    load_describer(name, **settings)  # reports unknown names with the nearest ones
+    build_describer(name, **settings)  # reports unknown names with the nearest ones
     reader = jsonargparse.ArgumentParser(exit_on_error=False)
     reader.add_class_arguments(cls, as_group=False)
     try:

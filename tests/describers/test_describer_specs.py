@@ -135,6 +135,9 @@ def unconnected(monkeypatch, tmp_path):
         ("linear_explanations:evidence=labels", ["no class labels"]),
         ("netdissect", ["no segmentations|no names for the pixel labels"]),
         ("compositional", ["no segmentations|no names for the pixel labels"]),
+        ("vlm", ["gpt-4o", "set OPENAI_API_KEY"]),
+        ("several", ["ViT-B-16-quickgelu/openai", "20k"]),
+        ("best_of", ["SigLIP-384/webli", "ViT-B-16-quickgelu/openai"]),
         ("caption_activation", ["blip-image-captioning-base", "gpt-3.5-turbo"]),
         ("weight_label", ["gpt-3.5-turbo", "2 outputs", "1000"]),
         ("weight_clip", ["gpt-3.5-turbo", "20k"]),
@@ -145,10 +148,11 @@ def unconnected(monkeypatch, tmp_path):
         ("auto", ["auto finds no describer"]),
     ],
 )
-def test_one_message_names_all_that_is_missing(spec, facts, target):
+def test_one_message_names_all_that_is_missing(spec, facts, target, recwarn):
     with pytest.raises(MissingEvidence) as raised:
         resolve_describer(spec, target, make_probe())
     text = str(raised.value)
+    assert not recwarn
     assert "\n" not in text
     assert [fact for fact in facts if not re.search(fact, text)] == []
     assert "No describer works without further models here" in text

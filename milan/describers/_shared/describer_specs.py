@@ -13,9 +13,9 @@ from typing import Any
 
 import yaml
 
-from milan.describers import find_describer_class, list_describers, load_describer, parse_settings
+from milan.describers import build_describer, find_describer_class, list_describers, parse_settings
 from milan.describers._shared.availability import check_ready, choose_describer
-from milan.describers._shared.base import Describer
+from milan.describers._shared.base import Describer, warn_of_sent_images
 from milan.errors import BadInput, MilanError
 from milan.probes import Probe
 from milan.storage.files import content_key, is_file
@@ -89,13 +89,15 @@ def resolve_describer(
     describer = _load(parsed, target, probe, settings or {}, device)
     if check:
         check_ready(describer, target, probe)
+    # Only now, since nothing is sent by a describer that cannot run.
+    warn_of_sent_images(describer)
     return ResolvedDescriber(describer, parsed.label, parsed.dissection, reason)
 
 
 def _load(spec: DescriberSpec, target: Target, probe: Probe, settings: Mapping[str, Any], device: str) -> Describer:
     given = {**spec.settings, **settings}
     sources = (target.spec or target.name, probe.spec)
-    return load_describer(spec.name, **resolve_settings(spec.name, given, sources, device))
+    return build_describer(spec.name, **resolve_settings(spec.name, given, sources, device))
 
 
 def resolve_settings(
