@@ -235,7 +235,8 @@ def list_units(runs: Sequence[SearchedRun], count: int) -> list[tuple[SearchedRu
         raise BadInput(f"{count} units to find; give at least 1")
     rows = [(run, unit) for run in runs for unit in run.units]
     if not rows:
-        raise BadInput(f"no units to search in {', '.join(run.name for run in runs) or 'no runs'}; describe some first")
+        names = ", ".join(run.name for run in runs) or "no runs"
+        raise BadInput(f"no unit of {names} is described or active, so there is none to find; describe other units")
     return rows
 
 
