@@ -43,7 +43,12 @@ def main(args: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if args is None else args)
     if words and not words[0].startswith("-"):
         words = [f"--run={words[0]}", *words[1:]]
-    return program(PROGRAM, "Writes a described run as others can use it.", run_export, words)
+    return program(
+        PROGRAM,
+        "Write a described run (RUN --format FORMAT, or RUN --single_file) in a form that others can use.",
+        run_export,
+        words,
+    )
 
 
 if __name__ == "__main__":

@@ -48,9 +48,11 @@ def run_find(
 
     if bool(text) == (image is not None):
         raise BadInput(f'give either a text or --image FILE, as in: {PROGRAM} "red things" RUN')
-    names = [Path(folder).resolve().name for folder in runs]
+    # A folder that is given twice is searched once.
+    folders = list({Path(folder).resolve(): folder for folder in reversed(runs)}.values())[::-1]
+    names = [Path(folder).resolve().name for folder in folders]
     searched = []
-    for folder, name in zip(runs, names, strict=True):
+    for folder, name in zip(folders, names, strict=True):
         catalogue = read_catalogue(folder)
         shown = name if names.count(name) == 1 else folder
         searched.append(SearchedRun(shown, catalogue.texts, catalogue.dissections))
@@ -69,10 +71,12 @@ def print_found(found: "Sequence[FoundUnit]", out: Path) -> None:
     from rich.table import Table
 
     console = terminal(WIDTH)
+    from milan.results.search_page import format_number
+
     parts = list(found[0].parts) if found else []
     table = Table("run", "unit", "score", *parts, "description", box=None, pad_edge=False, header_style="dim")
     for each in found:
-        numbers = (f"{value:.3g}" for value in (each.score, *(each.parts[name] for name in parts)))
+        numbers = map(format_number, (each.score, *(each.parts[name] for name in parts)))
         table.add_row(escape_markup(each.run), escape_markup(str(each.unit)), *numbers, escape_markup(each.text))
     console.print(table)
     console.print()
@@ -90,7 +94,8 @@ def main(args: Sequence[str] | None = None) -> int:
         rest = [f"--text={places.pop(0)}", *rest]
     if places:
         rest = ["--runs", *places, *rest]
-    return program(PROGRAM, "Finds units of described networks by meaning, or by a picture.", run_find, rest)
+    text = 'Find units of described networks by meaning ("TEXT" RUN...) or by a picture (RUN... --image FILE).'
+    return program(PROGRAM, text, run_find, rest)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from milan.dissection.exemplar_images import StoredImages, open_stored_images
 from milan.dissection.layer_statistics import EXEMPLARS_FILE, STATISTICS_FILE, format_pooled_file_name
 from milan.dissection.masks import fill_empty_masks, masks_from_maps
 from milan.dissection.sparse_files import read_activations, read_maps
-from milan.errors import BadInput, MilanWarning, MissingEvidence
+from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
 from milan.probes import Probe, load_probe
 from milan.storage.files import safe_name
 from milan.storage.integrity import damage, read_sealed
@@ -217,7 +217,8 @@ class StoredDissection(Dissection):
                 f"the probe of {self.folder} was given in Python and cannot be loaded by a spec;"
                 f" {_make_rerun_hint(self.folder)}"
             )
-        probe = self._source or load_probe(**facts["settings"])
+        with _explain_loading(f"the probe {self.probe}", self.folder):
+            probe = self._source or load_probe(**facts["settings"])
         if probe.fingerprint != facts["fingerprint"]:
             raise MissingEvidence(
                 f"the probe {self.probe} has changed since {self.folder} was computed; {_make_rerun_hint(self.folder)}"
@@ -232,10 +233,13 @@ class StoredDissection(Dissection):
                 f"the target of {self.folder} was given in Python and cannot be loaded by a spec;"
                 f" {_make_rerun_hint(self.folder)}"
             )
-        target = self._network or load_target(**facts["settings"])
+        with _explain_loading(f"the target {self.target}", self.folder):
+            target = self._network or load_target(**facts["settings"])
         if target.fingerprint != facts["fingerprint"]:
             text = f"the target {self.target} is not the one dissected in {self.folder}"
-            raise MissingEvidence(f"{text}: its weights, code or preprocessing differ; {_make_rerun_hint(self.folder)}")
+            raise MissingEvidence(
+                f"{text}: its weights, dictionary, code or preprocessing differ; {_make_rerun_hint(self.folder)}"
+            )
         return target
 
     @cached_property
@@ -259,6 +263,19 @@ class StoredDissection(Dissection):
             raise MissingEvidence(
                 f"{self.folder}: {name} cannot be read ({error}); {_make_rerun_hint(self.folder)}"
             ) from None
+
+
+@contextmanager
+def _explain_loading(name: str, folder: Path) -> Iterator[None]:
+    """Raise MissingEvidence for a probe or target that cannot be loaded again, since relative paths may be the cause.
+
+    Names that are given relative to a folder are those of the folder in which the dissection was computed.
+    """
+    try:
+        yield
+    except (BadInput, UnknownName) as error:
+        hint = "relative paths hold in the folder in which the dissection was computed: run the command there"
+        raise MissingEvidence(f"cannot load {name} of {folder} again: {error}; {hint}") from None
 
 
 def layer_folder(out: Path, layer: str) -> Path:

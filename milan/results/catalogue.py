@@ -2,9 +2,9 @@
 
 import math
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from milan.dissection.dissection import Dissection
 from milan.dissection.loading import load_dissection
 from milan.dissection.store import layer_folder
-from milan.errors import BadInput, MilanError, MissingEvidence, UnknownName
+from milan.errors import BadInput, MilanError, MilanWarning, MissingEvidence, UnknownName
 from milan.results.description_rows import (
     description_from_row,
     description_to_row,
@@ -155,11 +155,14 @@ class Catalogue:
 
     @cached_property
     def dissections(self) -> dict[str, Dissection]:
-        """The dissected layers in the run's folder, by name; without those that cannot be read."""
+        """The dissected layers in the run's folder, by name; without those that cannot be read, of which it warns."""
         found: dict[str, Dissection] = {}
         for layer in self.layers if self.folder is not None else []:
-            with suppress(MilanError):
+            try:
                 found[layer] = self._load_dissection(layer)
+            except MilanError as error:
+                if layer_folder((self.folder or Path()) / "dissection", layer).exists():
+                    warnings.warn(f"{layer} is left without exemplars: {error}", MilanWarning, stacklevel=2)
         return found
 
     def find(self, text: str = "", *, image: str | Path | None = None, **options: Any) -> "list[FoundUnit]":

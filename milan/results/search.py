@@ -104,7 +104,8 @@ def find_by_text(
 ) -> list[FoundUnit]:
     """Return the units whose descriptions and exemplars are closest to a text, best first.
 
-    Each kind of evidence is standardized over all searched units; the score is the mean of those that a unit has.
+    Each kind of evidence is standardized over all searched units; the score is the mean over the kinds. A unit that
+    lacks one, such as a unit without a description, counts as average in it, so that it gains nothing by the lack.
 
     Args:
         query: what the units should be about, such as "a hand holding something".
@@ -126,7 +127,7 @@ def find_by_text(
     if embedder is not None:
         pictures = torch.cat([embed_exemplars(embedder, run) for run in runs])
         evidence["exemplar similarity"] = (pictures @ embed_texts(embedder, [query])[0]).double().numpy()
-    scores = _mean_of_known([_standardize(values) for values in evidence.values()])
+    scores = _mean_evidence([_standardize(values) for values in evidence.values()])
     best = _rank(scores, count)
     return [
         FoundUnit(
@@ -234,7 +235,8 @@ def list_units(runs: Sequence[SearchedRun], count: int) -> list[tuple[SearchedRu
         raise BadInput(f"{count} units to find; give at least 1")
     rows = [(run, unit) for run in runs for unit in run.units]
     if not rows:
-        raise BadInput(f"no units to search in {', '.join(run.name for run in runs) or 'no runs'}; describe some first")
+        names = ", ".join(run.name for run in runs) or "no runs"
+        raise BadInput(f"no unit of {names} is described or active, so there is none to find; describe other units")
     return rows
 
 
@@ -245,11 +247,15 @@ def _standardize(values: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(values), (values - (known.mean() if len(known) else 0.0)) / (spread or 1.0), np.nan)
 
 
-def _mean_of_known(columns: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the mean of the columns in each row, NaN left out; minus infinity where all are NaN."""
+def _mean_evidence(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the mean of standardized columns in each row, with 0 for NaN; minus infinity where all are NaN.
+
+    Columns without any value are left out.
+    """
     table = np.stack(columns)
     known = np.isfinite(table)
-    return np.where(known.any(0), np.where(known, table, 0.0).sum(0) / known.sum(0).clip(1), -np.inf)
+    kinds = max(1, int(known.any(1).sum()))
+    return np.where(known.any(0), np.where(known, table, 0.0).sum(0) / kinds, -np.inf)
 
 
 def _rank(scores: np.ndarray, count: int) -> list[int]:

@@ -16,8 +16,8 @@ from milan.storage.tables import write_csv
 
 SCORE_NOTE = (
     "The score of a text is the mean of its similarity to descriptions and to exemplars, each standardized over all"
-    " searched units; that of a picture is where its activation lies between the unit's median (0) and its largest"
-    " activation (1) over the probe."
+    " searched units, where a unit without a description counts as average; that of a picture is where its activation"
+    " lies between the unit's median (0) and its largest activation (1) over the probe."
 )
 
 
@@ -61,7 +61,7 @@ def _make_unit_view(found: FoundUnit, run: SearchedRun, folder: Path) -> dict[st
         pictures += write_exemplar_views(run.dissections, [found.unit], folder).values()
     said = [{"name": "description", "role": "", "text": found.text, "reason": "not described", "mark": "", "score": ""}]
     for name, value in {"score": found.score, **found.parts}.items():
-        said.append({"name": name, "role": "", "text": _format_number(value), "reason": "", "mark": "", "score": ""})
+        said.append({"name": name, "role": "", "text": format_number(value), "reason": "", "mark": "", "score": ""})
     return {
         "id": str(found.unit),
         "group": found.run,
@@ -75,5 +75,6 @@ def _list_probes(run: SearchedRun) -> set[str]:
     return {dissection.probe for dissection in run.dissections.values()}
 
 
-def _format_number(value: float) -> str:
+def format_number(value: float) -> str:
+    """Return a number with three digits, or a dash where it is not defined."""
     return f"{value:.3g}" if math.isfinite(value) else "–"

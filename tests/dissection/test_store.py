@@ -46,6 +46,14 @@ def test_a_target_with_other_weights_is_not_opened(tmp_path: Path) -> None:
         load_dissection(folder).open_target()
 
 
+def test_relative_paths_of_another_folder_are_explained(tmp_path: Path) -> None:
+    again = load_dissection(make_toy_dissection(tmp_path).folder)
+    again.facts["target"]["settings"]["dictionary"] = again.facts["probe"]["settings"]["spec"] = "elsewhere"
+    for open_again in (again.open_target, again.open_probe):
+        with pytest.raises(MissingEvidence, match=r"'?elsewhere'?.*relative paths"):
+            open_again()
+
+
 def test_what_was_given_in_python_has_no_name_to_be_loaded_by(tmp_path: Path) -> None:
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.ReLU())
     probe = Probe.from_tensor(torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8))

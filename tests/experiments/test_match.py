@@ -14,6 +14,7 @@ from milan.errors import BadInput, MilanWarning
 from milan.experiments.match.config import MatchConfig
 from milan.experiments.match.match import match
 from milan.results.correlations import correlate, match_units
+from milan.targets.preprocessing import TargetOptions
 from tests.dissection.world import toy_images
 from tests.experiments import match_networks
 from tests.experiments.match_networks import NOISY, ORDER
@@ -94,6 +95,25 @@ def test_checkpoints_are_named_by_their_files(images, tmp_path):
     assert same["plain (late): one"] == 1 > same["plain (early): one"]
     with pytest.raises(BadInput, match="2 files of --against_weights for 1 networks"):
         run(images, tmp_path / "out", "plain", ["plain"], against_weights=weights)
+
+
+def test_networks_of_the_same_name_are_told_apart(images, tmp_path):
+    weights = []
+    for folder, target in (("a", match_networks.damaged()), ("b", match_networks.plain())):
+        (tmp_path / folder).mkdir()
+        weights.append(str(tmp_path / folder / "last.safetensors"))
+        save_file(target.model.state_dict(), weights[-1])
+    report, pairs = run(images, tmp_path / "out", "plain", [], against_weights=weights)
+    assert {row["network"] for row in pairs} == {"plain (last)", f"plain ({weights[1]})"}
+    same = {row.name: row.values["same"].value for row in report.tables[0].rows}
+    assert same[f"plain ({weights[1]}): one"] == 1 > same["plain (last): one"]
+    with pytest.raises(BadInput, match="is given twice"):
+        run(images, tmp_path / "out", "plain", ["damaged"] * 3)
+
+
+def test_a_given_name_is_that_of_the_target_alone(images, tmp_path):
+    _, pairs = run(images, tmp_path, "plain", ["damaged"], target_options=TargetOptions(name="mine"))
+    assert {row["network"] for row in pairs} == {"damaged"}
 
 
 def test_layers_of_other_names_are_matched_all_with_all(images, tmp_path):

@@ -1,6 +1,7 @@
 """A sparse autoencoder that is trained, saved, read back, interrupted, and held against known directions."""
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,8 +91,8 @@ def test_the_report_has_the_quality_on_held_out_images(report: Report, folder: P
 def test_latents_are_described_by_the_command_of_the_report(report: Report, folder: Path) -> None:
     from milan.cli import describe
 
-    command = report.notes[-1].partition("describe.py ")[2].split()
-    assert describe.main([*OPTIONS, *command, "--out", str(folder / "described")]) == 0
+    command = report.notes[-1].partition("describe.py ")[2]
+    assert describe.main([*OPTIONS, *shlex.split(command), "--out", str(folder / "described")]) == 0
     table = (folder / "described" / "descriptions.csv").read_text()
     assert "looks@sae" in table
 

@@ -65,6 +65,14 @@ def test_the_score_is_the_mean_of_standardized_similarities():
     assert found[0].score == pytest.approx((2 / 3 - 4 / 9) / math.sqrt(2 / 81))
 
 
+def test_a_unit_without_a_description_gains_nothing_by_the_lack(searched, cache):
+    partly = SearchedRun("partly", {GREEN: searched.texts[GREEN]}, searched.dissections)
+    scores = {each.unit: each.score for each in find_by_text("red", [partly], embedder=ColourEmbedder())}
+    alone = {each.unit: each.score for each in find_by_text("red", [SearchedRun("a", {}, searched.dissections)],
+                                                            embedder=ColourEmbedder())}  # fmt: skip
+    assert scores[RED] == pytest.approx(alone[RED] / 2)
+
+
 def test_a_sentence_encoder_finds_other_words_of_the_same_meaning():
     run = SearchedRun("a", {Unit("x", 0): "a dog", Unit("x", 1): "red things"})
     found = find_by_text("crimson", [run], sentences=Letters(), count=1)
@@ -122,6 +130,20 @@ def test_the_program_writes_a_table_json_and_a_page(run_folder, tmp_path, capsys
     assert page.count('"images":') == 2
     assert len(list((tmp_path / "out" / "page").glob("images/*/*.webp"))) >= 5
     assert "answers:0" in capsys.readouterr().out
+
+
+def test_the_program_searches_a_folder_once_and_shows_dashes_for_missing_similarities(
+    run_folder, tmp_path, capsys, cache
+):
+    embedder = f"{__file__.replace('results/test_search', 'describers/colour_embedder')}:ColourEmbedder"
+    rest = ["--embedder", embedder, "--out", str(tmp_path / "out"), "--count", "99"]
+    assert main(["red", str(run_folder), f"{run_folder}/", *rest]) == 0
+    found = json.loads((tmp_path / "out" / "found.json").read_text())["found"]
+    units = [(each["run"], each["unit"]) for each in found]
+    assert len(units) == len(set(units))
+    assert {each["text similarity"] is None for each in found} == {True, False}
+    printed = capsys.readouterr().out
+    assert ("nan" in printed, "–" in printed) == (False, True)
 
 
 def test_the_program_refuses_two_questions_at_once(run_folder, tmp_path, capsys):

@@ -143,15 +143,24 @@ def _open_references(study: Study, config: MatchConfig) -> Iterator[Study]:
         raise BadInput(f"{len(weights)} files of --against_weights for {len(specs)} networks; give one for each")
     own = {field: getattr(config, field) for field in ("layers", "units", "k", "quantile", "rank_by")}
     options = replace(DissectionOptions(**own), layers=config.against_layers or config.layers)
+    names: list[str] = []
+    given = dict(config.target_options.given)
+    if config.against:
+        # The name that is given is the target's, not that of other networks.
+        given.pop("name", None)
     for spec, file in zip(specs, weights, strict=True):
-        target = load_target(spec, weights=file, device=config.device, **config.target_options.given)
+        target = load_target(spec, weights=file, device=config.device, **given)
         probe = load_probe(study.probe_spec, target=target, limit=config.limit)
         if len(probe) != len(study.probe):
             raise BadInput(
                 f"{spec} has {len(probe)} images and the target {len(study.probe)}; give both the same probe"
             )
-        name = f"{target.name} ({Path(file).stem})" if file else target.name
-        out = study.out / "against" / safe_name(f"{target.name} {file}" if file else target.name)
+        candidates = [f"{target.name} ({part})" for part in (Path(file).stem, file)] if file else [target.name, spec]
+        name = next((each for each in candidates if each not in names), "")
+        if not name:
+            raise BadInput(f"{candidates[-1]} is given twice; give each network to compare with once")
+        names.append(name)
+        out = study.out / "against" / safe_name(f"{target.name} {file}" if file else name)
         yield Study(target, probe, out, options, name, config.seed, config.device, config.limit, study.probe_spec)
 
 

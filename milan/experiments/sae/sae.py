@@ -1,5 +1,6 @@
 """Train a top-k sparse autoencoder on a layer of a target, and measure how well it represents held-out images."""
 
+import shlex
 from typing import Any
 
 import numpy as np
@@ -144,5 +145,10 @@ def _explained_variance(sums: np.ndarray) -> np.ndarray:
 
 
 def _format_command(study: Study, config: SaeConfig) -> str:
-    weights = f" --weights {config.weights}" if config.weights else ""
-    return f"python describe.py --target {config.target}{weights} --dictionary {study.out}"
+    given = {name: value for name, value in config.target_options.given.items() if name != "dictionary_layer"}
+    options = {"target": config.target, "weights": config.weights, "probe": config.probe, "dictionary": study.out}
+    words = ["python", "describe.py"]
+    for name, value in ({**options, **given} | options).items():
+        if value is not None:
+            words += [f"--{name}", *map(str, value if isinstance(value, list | tuple) else [value])]
+    return shlex.join(words)
