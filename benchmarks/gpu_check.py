@@ -41,9 +41,7 @@ def compare(one: Dissection, other: Dissection) -> list[float]:
     relative to the largest value.
     """
     units = [unit for unit in one.active_units() if other.status[unit] == "ok"]
-    same = [
-        len(set(one.exemplars(unit).ids.tolist()) & set(other.exemplars(unit).ids.tolist())) / K for unit in units
-    ]
+    same = [len(set(one.exemplars(unit).ids.tolist()) & set(other.exemplars(unit).ids.tolist())) / K for unit in units]
     rows = torch.tensor([one.row_of(unit) for unit in units])
     differences = []
     for first, second in (
