@@ -92,7 +92,7 @@ def write_probes(root: Path, chunk: int) -> None:
                 member = tarfile.TarInfo(f"{number:03d}{place:05d}.jpg")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
-    for count in CHUNKS[:-1]:
+    for count in (1, *CHUNKS[:-1]):
         for kind in KINDS:
             for file in (root / kind / str(max(CHUNKS))).rglob("*.*"):
                 place = file.relative_to(root / kind / str(max(CHUNKS)))
@@ -109,11 +109,14 @@ def run_dissection(root: Path, kind: str, chunks: int) -> list[float]:
     from milan.targets.loading import load_target
 
     target = load_target(TARGET)
-    folder = root / kind / str(chunks)
+    first, every = (
+        str(root / kind / str(count)) if kind == "folder" else f"{root / kind / str(count)}/*.{kind}"
+        for count in (1, chunks)
+    )
     with tempfile.TemporaryDirectory(dir=root) as out:
-        dissect(target, load_probe(str(root / "folder/6/000"), target=target, limit=64), LAYERS, Path(out) / "warm")
+        dissect(target, load_probe(first, target=target, limit=64), LAYERS, Path(out) / "warm")
         memory, start = PeakMemory(), time.process_time()
-        probe = load_probe(str(folder) if kind == "folder" else f"{folder}/*.{kind}", target=target)
+        probe = load_probe(every, target=target)
         dissect(target, probe, LAYERS, Path(out) / "all", memory="512MiB")
         seconds = time.process_time() - start
     return [seconds / len(probe), memory.stop(), len(probe)]

@@ -40,7 +40,7 @@ def load_probe(
             for Diorama.
         channels: number of the network's channels, without a target; for others than 1 or 3, a folder is read as arrays
             of bands (.npy, .tif).
-        limit: use only the first so many images.
+        limit: use only the first so many images; of a Hugging Face dataset only these are downloaded.
         preprocessing: fields of :class:`milan.targets.preprocessing.Preprocessing` in place of the target's. Without a
             target the short side is resized to ``size`` and the centre is cropped.
 
@@ -67,7 +67,8 @@ def load_probe(
         chosen = chosen.changed(mean=(0.0,) * channels, std=(1.0,) * channels)
     source: ImageSource
     if kind == "hf":
-        source = open_dataset(rest)
+        # A split of the images is drawn from all of them.
+        source = open_dataset(rest, None if part else limit)
     elif is_pattern(base) and not Path(base).expanduser().exists():
         source = open_shards(base)
     else:

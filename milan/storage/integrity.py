@@ -1,6 +1,7 @@
 """Detect files that were truncated or changed after they were written, and compute them again."""
 
 import hashlib
+import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -42,8 +43,9 @@ def is_sound(facts: dict[str, Any] | None, folder: Path) -> TypeGuard[dict[str, 
 
 
 def _mark(file: Path) -> list[Any]:
-    size = file.stat().st_size
-    return [size, hashlib.sha256(file.read_bytes()).hexdigest() if size <= MAX_HASHED_BYTES else ""]
+    with file.open("rb") as content:
+        size = os.fstat(content.fileno()).st_size
+        return [size, hashlib.file_digest(content, "sha256").hexdigest() if size <= MAX_HASHED_BYTES else ""]
 
 
 def sealed(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -596,6 +596,25 @@ def test_data_set_as_a_folder_of_files(tmp_path: Path, cache: Path) -> None:
     assert greys(load_probe(f"hf:{tmp_path}", size=8)) == {0: 0, 1: 1, 2: 2}
 
 
+def test_of_a_limited_data_set_only_the_first_rows_are_read(tmp_path: Path, cache: Path) -> None:
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    rows = {"image": [picture((number,) * 3) for number in range(9)], "label": list(range(9))}
+    (tmp_path / "data").mkdir()
+    for split in ("train", "test"):
+        datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / f"data/{split}-0.parquet")
+    spec = f"hf:{tmp_path}/data"
+    probe = load_probe(f"{spec}#test", size=8, limit=4)
+    assert (greys(probe), probe.labels) == ({0: 0, 1: 1, 2: 2, 3: 3}, [0, 1, 2, 3])
+    assert len(probe.source) == 4
+    assert probe.fingerprint == load_probe(f"{spec}#test", size=8, limit=4).fingerprint
+    assert len(load_probe(f"{spec}#test@learn", size=8, limit=4).source) == 7
+    with pytest.raises(BadInput, match="has the splits"):
+        load_probe(spec, limit=4)
+    rows["image"].reverse()
+    datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / "data/test-0.parquet")
+    assert greys(load_probe(f"{spec}#test", size=8, limit=2)) == {0: 8, 1: 7}
+
+
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "a/b/c", "~nobody"])
 def test_paths_are_never_sent_to_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
