@@ -247,6 +247,9 @@ def _start_workers(
 ) -> Iterator[_WorkerPool[T]]:
     threads = torch.get_num_threads()
     crew = _WorkerPool(_make_replicas(target, threads), layers, consume, sparse, reduce)
+    if crew.size > 1:
+        # The crew keeps all cores busy; further threads of the caller's would only wait for one, and spin meanwhile.
+        torch.set_num_threads(1)
     try:
         yield crew
     finally:
