@@ -69,8 +69,16 @@ def rows(scale: float) -> list[Row]:
     for name, (_, text) in NETWORKS.items():
         ours, floor = found[name], found[f"{name}:floor"]
         what, floor_is = f"dissection of {text}, {images} photographs", "decoding + forward pass"
-        answer.append(Row(what, ours[0], floor[0], floor_is, goal=1.3, peer="the same in processor time:"
-                          f" {ours[1] / floor[1]:.2f}"))
+        answer.append(
+            Row(
+                what,
+                ours[0],
+                floor[0],
+                floor_is,
+                goal=1.3,
+                peer=f"the same in processor time: {ours[1] / floor[1]:.2f}",
+            )
+        )
         answer.append(Row(f"{what}, peak memory", ours[2], 3.0, "the goal", goal=1, unit="GB"))
     return answer
 

@@ -244,9 +244,7 @@ def _write_layer(record: Statistics, run: DissectionRun, out: Path, network: str
     k = min(record.plan.k, run.readable_count)
     files = checksums(folder, record.write_results(folder, run.part_folders(record), run.readable, k))
     with atomic_write(folder / _pending_name(FACTS_FILE)) as partial:
-        partial.write_text(
-            json.dumps(sealed(_collect_facts(record, run, network, k) | {"files": files}), indent=1)
-        )
+        partial.write_text(json.dumps(sealed(_collect_facts(record, run, network, k) | {"files": files}), indent=1))
 
 
 def _collect_facts(record: Statistics, run: DissectionRun, network: str, k: int) -> dict[str, object]:

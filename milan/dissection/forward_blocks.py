@@ -111,7 +111,11 @@ def map_blocks(
     if first is None:
         return
     length = block_length(as_size(first[1].shape[-2:]), target.device)
-    with exact(target.device), target.evaluation_mode(), _start_workers(target, layers, consume, sparse, reduce) as crew:
+    with (
+        exact(target.device),
+        target.evaluation_mode(),
+        _start_workers(target, layers, consume, sparse, reduce) as crew,
+    ):
         waiting: deque[Future[T]] = deque()
         for ids, images in split_into_blocks(chain([first], batches), length):
             waiting.append(crew.submit(ids, images))
