@@ -4,7 +4,7 @@
     python -m benchmarks.many_units --part resnet50 --images 200
 
 The floor is decoding the photographs and one plain forward pass. The networks have random weights, with which fewer
-activations are 0 than with trained ones. A part prints wall time, processor time (both in seconds) and peak memory (GB).
+activations are 0 than with trained ones. A part prints wall time and processor time in seconds, and peak memory in GB.
 """
 
 import argparse

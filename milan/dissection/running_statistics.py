@@ -60,7 +60,7 @@ class RunningTopK:
     def add_selected(
         self, ids: Int[Tensor, " images"], peaks: Float[Tensor, "images units"], entering: EnteringMaps
     ) -> Bool[Tensor, " images"]:
-        """Add a batch, given what ``select_maps`` returned; return which images are now among the top k of some unit."""
+        """Add a batch, given what ``select_maps`` returned; return the same as ``add``."""
         rows = torch.full((self.units, len(ids)), -1)
         rows[entering.units, entering.images] = torch.arange(len(entering.units))
         return self._insert(_as_ranks(peaks).T, ids.cpu().expand(self.units, -1), entering.maps, rows).any(0)
