@@ -162,8 +162,10 @@ def _run_missing(
     if plans:
         own = [plan.layer.name for plan in plans[shard.rank :: shard.count]]
         run = run.gather(own)
+        # Hashing all weights takes longer than writing a layer.
+        network = target.fingerprint
         for layer in own:
-            _write_layer(run.records[layer], run, out, target, probe)
+            _write_layer(run.records[layer], run, out, network)
     shard.barrier()
     if shard.rank == 0:
         _store_images(out, probe, run)
@@ -237,7 +239,7 @@ def _store_images(out: Path, probe: Probe, run: DissectionRun) -> None:
     store_images(out, probe.fingerprint, ids, image)
 
 
-def _write_layer(record: Statistics, run: DissectionRun, out: Path, target: Target, probe: Probe) -> None:
+def _write_layer(record: Statistics, run: DissectionRun, out: Path, network: str) -> None:
     """Write a layer's files, with the facts under a pending name, without which it is not recognized."""
     folder = layer_folder(out, record.plan.layer.name)
     folder.mkdir(exist_ok=True)
@@ -245,13 +247,11 @@ def _write_layer(record: Statistics, run: DissectionRun, out: Path, target: Targ
     k = min(record.plan.k, run.readable_count)
     files = checksums(folder, record.write_results(folder, run.part_folders(record), run.readable, k))
     with atomic_write(folder / _pending_name(FACTS_FILE)) as partial:
-        partial.write_text(
-            json.dumps(sealed(_collect_facts(record, run, target, probe, k) | {"files": files}), indent=1)
-        )
+        partial.write_text(json.dumps(sealed(_collect_facts(record, run, network, k) | {"files": files}), indent=1))
 
 
-def _collect_facts(record: Statistics, run: DissectionRun, target: Target, probe: Probe, k: int) -> dict[str, object]:
-    plan, words = record.plan, record.status(k)
+def _collect_facts(record: Statistics, run: DissectionRun, network: str, k: int) -> dict[str, object]:
+    plan, words, target, probe = record.plan, record.status(k), run.target, run.probe
     return {
         "format": FORMAT,
         "key": plan.key,
@@ -261,7 +261,7 @@ def _collect_facts(record: Statistics, run: DissectionRun, target: Target, probe
         "units": plan.units,
         "k": k,
         "quantile": plan.quantile,
-        "target": {"name": target.spec or target.name, "settings": target.settings, "fingerprint": target.fingerprint},
+        "target": {"name": target.spec or target.name, "settings": target.settings, "fingerprint": network},
         "probe": {"spec": probe.spec, "settings": probe.settings, "fingerprint": probe.fingerprint},
         "image_size": probe.size,
         "images": plan.images,

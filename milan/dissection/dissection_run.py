@@ -76,8 +76,8 @@ class DissectionRun:
         due = time.monotonic() + MIN_CHECKPOINT_SECONDS
         warn_again(self.warnings)
         with recorded_warnings(lambda text: self.warnings.setdefault(text)):
-            for seen, reduced in map_blocks(self.target, names, shown, self._reduce, sparse=True):
-                self._add_block(seen, reduced)
+            for seen in map_blocks(self.target, names, shown, lambda seen: seen, sparse=True, reduce=self._reduce):
+                self._add_block(seen)
                 if time.monotonic() > due:
                     due = self._checkpoint()
         self.next_image = self.stop
@@ -156,15 +156,13 @@ class DissectionRun:
             for plan in self.plans
         }
 
-    def _reduce(self, seen: BlockOutputs) -> tuple[BlockOutputs, dict[str, BlockStatistics | SparseBlock]]:
-        return BlockOutputs(seen.ids, seen.images, {}, {}), {
-            name: record.reduce(seen) for name, record in self.records.items()
-        }
+    def _reduce(self, layer: str, seen: BlockOutputs) -> BlockStatistics | SparseBlock:
+        return self.records[layer].reduce(seen)
 
-    def _add_block(self, seen: BlockOutputs, reduced: dict[str, BlockStatistics | SparseBlock]) -> None:
+    def _add_block(self, seen: BlockOutputs) -> None:
         entered = torch.zeros(len(seen.ids), dtype=torch.bool)
         for name, record in self.records.items():
-            entered |= record.add(reduced[name])  # type: ignore[arg-type]
+            entered |= torch.cat([record.add(part) for part in seen.reduced[name]])
         self.readable[seen.ids - self.start] = True
         self.next_image = min((int(seen.ids[-1]) // self.block + 1) * self.block, self.stop)
         shown = self.probe.shown(seen.images[entered])

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from queue import SimpleQueue
 from threading import Thread
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -47,6 +47,11 @@ class BlockOutputs:
     class_tokens: dict[str, Float[Tensor, "b units"]]
     # In place of the maps and class tokens of sparse layers, where these were asked for.
     sparse: dict[str, SparseActivations] = field(default_factory=dict)
+    # In place of all of these, where ``map_blocks`` got ``reduce``: its results, one for each part of the block.
+    reduced: dict[str, list[Any]] = field(default_factory=dict)
+
+
+LayerReducer = Callable[[str, BlockOutputs], Any]
 
 
 def block_length(size: Size, device: torch.device) -> int:
@@ -84,19 +89,33 @@ def map_blocks(
     consume: Callable[[BlockOutputs], T],
     *,
     sparse: bool = False,
+    reduce: LayerReducer | None = None,
 ) -> Iterator[T]:
     """Yield ``consume(outputs)`` for each block of the batches' images, in order.
 
-    If ``sparse`` is true, only the activations of sparse layers that are not 0 are computed, instead of maps.
     ``consume`` is called in several threads at once and in any order. ``batches`` is read in the caller's thread, so
     that images are decoded while others are computed. If memory runs out, a block is halved.
+
+    Args:
+        target: the network.
+        layers: names of the layers.
+        batches: ids and pixels of the images.
+        consume: computes the result of a block.
+        sparse: compute only the activations that are not 0 of sparse layers, instead of maps.
+        reduce: called as ``reduce(layer, outputs)`` as soon as a layer has run, with the outputs of that layer alone,
+            of which it must keep no view. Only its results are kept, so that the maps of all layers never exist at once
+            and none is copied.
     """
     batches = iter(batches)
     first = next(batches, None)
     if first is None:
         return
     length = block_length(as_size(first[1].shape[-2:]), target.device)
-    with exact(target.device), target.evaluation_mode(), _start_workers(target, layers, consume, sparse) as crew:
+    with (
+        exact(target.device),
+        target.evaluation_mode(),
+        _start_workers(target, layers, consume, sparse, reduce) as crew,
+    ):
         waiting: deque[Future[T]] = deque()
         for ids, images in split_into_blocks(chain([first], batches), length):
             waiting.append(crew.submit(ids, images))
@@ -110,9 +129,15 @@ class _WorkerPool(Generic[T]):
     """Threads that each run a replica of the target; the replicas share their weights."""
 
     def __init__(
-        self, targets: Sequence[Target], layers: Sequence[str], consume: Callable[[BlockOutputs], T], sparse: bool
+        self,
+        targets: Sequence[Target],
+        layers: Sequence[str],
+        consume: Callable[[BlockOutputs], T],
+        sparse: bool,
+        reduce: LayerReducer | None,
     ):
         self.size, self.layers, self.consume, self.sparse = len(targets), layers, consume, sparse
+        self.reduce = reduce
         self._tasks: SimpleQueue[tuple[Future[T], Tensor, Tensor] | None] = SimpleQueue()
         self._threads = [Thread(target=self._run_worker, args=(target,), daemon=True) for target in targets]
         for thread in self._threads:
@@ -135,8 +160,8 @@ class _WorkerPool(Generic[T]):
     def _run_worker(self, target: Target) -> None:
         # The setting applies to the current thread.
         torch.set_num_threads(1)
-        runner = _BlockRunner(target)
         try:
+            runner = _BlockRunner(target, self.reduce)
             store_sparse = runner.store_sparse if self.sparse else None
             with run_to_layers(target, self.layers, runner.store, store_sparse) as look:
                 self._process_tasks(lambda ids, images: self.consume(runner.run(look, ids, images)))
@@ -161,11 +186,10 @@ class _WorkerPool(Generic[T]):
 class _BlockRunner:
     """Runs a target on blocks and returns the outputs of its layers, which belong to the caller."""
 
-    def __init__(self, target: Target):
-        self.target = target
-        self.maps: dict[str, Tensor] = {}
-        self.class_tokens: dict[str, Tensor] = {}
-        self.sparse: dict[str, SparseActivations] = {}
+    outputs: BlockOutputs
+
+    def __init__(self, target: Target, reduce: LayerReducer | None):
+        self.target, self.reduce = target, reduce
 
     def run(
         self, look: Callable[[Tensor], None], ids: Int[Tensor, " b"], images: Shaped[Tensor, "b channels h w"]
@@ -191,27 +215,45 @@ class _BlockRunner:
     def _run_once(
         self, look: Callable[[Tensor], None], ids: Int[Tensor, " b"], images: Shaped[Tensor, "b channels h w"]
     ) -> BlockOutputs:
-        self.maps, self.class_tokens, self.sparse = {}, {}, {}
+        self.outputs = BlockOutputs(ids, images, {}, {})
         look(self.target.make_input(ids, images))
-        return BlockOutputs(ids, images, self.maps, self.class_tokens, self.sparse)
+        return self.outputs
 
     def store(self, layer: str, maps: Tensor, cls: Tensor | None) -> None:
-        """Store copies, since a later module may change the output in place."""
-        self.maps[layer] = maps.detach().clone(memory_format=torch.contiguous_format).float()
+        """Store copies, since a later module may change the output in place, or what is computed of them at once."""
+        classes = {} if cls is None else {layer: cls.detach()}
+        if self.reduce is not None:
+            self._store_reduced(layer, replace(self.outputs, maps={layer: maps.detach()}, class_tokens=classes))
+            return
+        self.outputs.maps[layer] = maps.detach().clone(memory_format=torch.contiguous_format).float()
         if cls is not None:
-            self.class_tokens[layer] = cls.detach().clone(memory_format=torch.contiguous_format).float()
+            self.outputs.class_tokens[layer] = cls.detach().clone(memory_format=torch.contiguous_format).float()
 
     def store_sparse(self, layer: str, activations: SparseActivations) -> None:
-        """Store the activations of a sparse layer."""
-        self.sparse[layer] = activations
+        """Store the activations of a sparse layer, or what is computed of them."""
+        if self.reduce is not None:
+            self._store_reduced(layer, replace(self.outputs, sparse={layer: activations}))
+            return
+        self.outputs.sparse[layer] = activations
+
+    def _store_reduced(self, layer: str, seen: BlockOutputs) -> None:
+        assert self.reduce is not None
+        self.outputs.reduced[layer] = [self.reduce(layer, seen)]
 
 
 @contextmanager
 def _start_workers(
-    target: Target, layers: Sequence[str], consume: Callable[[BlockOutputs], T], sparse: bool
+    target: Target,
+    layers: Sequence[str],
+    consume: Callable[[BlockOutputs], T],
+    sparse: bool,
+    reduce: LayerReducer | None,
 ) -> Iterator[_WorkerPool[T]]:
     threads = torch.get_num_threads()
-    crew = _WorkerPool(_make_replicas(target, threads), layers, consume, sparse)
+    crew = _WorkerPool(_make_replicas(target, threads), layers, consume, sparse, reduce)
+    if crew.size > 1:
+        # The crew keeps all cores busy; further threads of the caller's would only wait for one, and spin meanwhile.
+        torch.set_num_threads(1)
     try:
         yield crew
     finally:
@@ -253,6 +295,7 @@ def _concatenate(one: BlockOutputs, other: BlockOutputs) -> BlockOutputs:
         maps={layer: torch.cat([maps, other.maps[layer]]) for layer, maps in one.maps.items()},
         class_tokens={layer: torch.cat([cls, other.class_tokens[layer]]) for layer, cls in one.class_tokens.items()},
         sparse={layer: part.followed_by(other.sparse[layer], len(one.ids)) for layer, part in one.sparse.items()},
+        reduced={layer: [*parts, *other.reduced[layer]] for layer, parts in one.reduced.items()},
     )
 
 

@@ -17,6 +17,14 @@ _CHUNK_VALUES = 2**22  # values at a time in merging two buffers
 _MIN_SPARE = 1024  # smallest free capacity, in values per unit, between two compactions
 
 
+class EnteringMaps(NamedTuple):
+    """The maps of a batch that may be among the top k: those of ``units[i]`` in image ``images[i]`` of the batch."""
+
+    images: Int[Tensor, " some"]
+    units: Int[Tensor, " some"]
+    maps: Float[Tensor, "some h w"]
+
+
 class RunningTopK:
     """The k images that activate each unit most, with their activation maps; exact and independent of the order.
 
@@ -28,16 +36,39 @@ class RunningTopK:
         self.peaks = torch.full((units, k), -math.inf)
         self.ids = torch.full((units, k), EMPTY_ID)
         self.maps = torch.zeros(units, k, *grid)
+        self._last = self._find_last(slice(None))
 
     def add(
         self, ids: Int[Tensor, " images"], peaks: Float[Tensor, "images units"], maps: Float[Tensor, "images units h w"]
     ) -> Bool[Tensor, " images"]:
         """Add a batch of images; return which of them are now among the top k of some unit."""
-        return self._insert(peaks.T.cpu(), ids.cpu().expand(self.units, -1), maps.transpose(0, 1)).any(0)
+        return self.add_selected(ids, peaks, self.select_maps(ids, peaks, maps))
+
+    def select_maps(
+        self, ids: Int[Tensor, " images"], peaks: Float[Tensor, "images units"], maps: Float[Tensor, "images units h w"]
+    ) -> EnteringMaps:
+        """Return copies of the maps that may enter; this changes nothing and may run in another thread."""
+        # An outdated last place is a lower one, so it selects too many maps, but never too few.
+        last = self._last
+        images, units = _precedes(_as_ranks(peaks), ids[:, None].cpu(), *last).nonzero().unbind(1)
+        if maps.device.type != "cpu":
+            return EnteringMaps(images, units, maps[images.to(maps.device), units.to(maps.device)].float().cpu())
+        # Rows of contiguous maps are copied faster than elements.
+        rows = maps.float().contiguous().flatten(0, 1)
+        return EnteringMaps(images, units, rows.index_select(0, images * self.units + units))
+
+    def add_selected(
+        self, ids: Int[Tensor, " images"], peaks: Float[Tensor, "images units"], entering: EnteringMaps
+    ) -> Bool[Tensor, " images"]:
+        """Add a batch, given what ``select_maps`` returned; return the same as ``add``."""
+        rows = torch.full((self.units, len(ids)), -1)
+        rows[entering.units, entering.images] = torch.arange(len(entering.units))
+        return self._insert(_as_ranks(peaks).T, ids.cpu().expand(self.units, -1), entering.maps, rows).any(0)
 
     def merge(self, other: "RunningTopK") -> None:
         """Add the images of another accumulator, which must be others than its own."""
-        self._insert(other.peaks, other.ids, other.maps)
+        rows = torch.arange(other.ids.numel()).view_as(other.ids)
+        self._insert(other.peaks, other.ids, other.maps.flatten(0, 1), rows)
 
     def ranked(self) -> tuple[Float[Tensor, "units k"], Int[Tensor, "units k"], Float[Tensor, "units k h w"]]:
         """Return peaks, image ids and maps, strongest first. Empty places have the id ``EMPTY_ID``."""
@@ -59,16 +90,20 @@ class RunningTopK:
     def restore(self, state: dict[str, Tensor]) -> None:
         """Restore a state."""
         self.peaks, self.ids, self.maps = (state[name].clone() for name in ("peaks", "ids", "maps"))
+        self._last = self._find_last(slice(None))
 
     def _insert(
-        self, peaks: Float[Tensor, "units new"], ids: Int[Tensor, "units new"], maps: Float[Tensor, "units new h w"]
+        self,
+        peaks: Float[Tensor, "units new"],
+        ids: Int[Tensor, "units new"],
+        maps: Float[Tensor, "some h w"],
+        rows: Int[Tensor, "units new"],
     ) -> Bool[Tensor, "units new"]:
-        peaks = peaks.float().nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+        """Insert images, whose maps are those of ``maps[rows]``."""
         entered = torch.zeros(peaks.shape, dtype=torch.bool)
-        # Only units with a new image that beats their weakest are ranked, soon a small fraction of them.
-        weakest = self.peaks.amin(1, keepdim=True)
-        latest = self.ids.where(self.peaks == weakest, torch.tensor(-1)).amax(1, keepdim=True)
-        touched = ((peaks > weakest) | ((peaks == weakest) & (ids < latest))).any(1).nonzero().flatten()
+        # Only units with a new image that precedes their last one are ranked, soon a small fraction of them.
+        weakest, latest = (bound[:, None] for bound in self._last)
+        touched = _precedes(peaks, ids, weakest, latest).any(1).nonzero().flatten()
         if not len(touched):
             return entered
         order = _rank(
@@ -81,15 +116,40 @@ class RunningTopK:
         _, new = enters.nonzero().unbind(1)
         unit = touched[unit]
         self.peaks[unit, place], self.ids[unit, place] = peaks[unit, new], ids[unit, new]
-        self.maps[unit, place] = maps[unit.to(maps.device), new.to(maps.device)].float().cpu()
+        _copy_rows(self.maps.flatten(0, 1), unit * self.k + place, maps, rows[unit, new])
         entered[touched] = enters
+        self._last = tuple(
+            bound.index_copy(0, touched, new) for bound, new in zip(self._last, self._find_last(touched), strict=True)
+        )
         return entered
+
+    def _find_last(self, units: Int[Tensor, " some"] | slice) -> tuple[Float[Tensor, " some"], Int[Tensor, " some"]]:
+        """Return peak and id of the image in the last place of some units."""
+        peaks, ids = self.peaks[units], self.ids[units]
+        weakest = peaks.amin(1)
+        return weakest, ids.where(peaks == weakest[:, None], torch.tensor(-1)).amax(1)
+
+
+def _as_ranks(peaks: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    return peaks.cpu().float().nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+
+
+def _precedes(peaks: Tensor, ids: Tensor, weakest: Tensor, latest: Tensor) -> Bool[Tensor, "..."]:
+    """Return which images rank before the one with peak ``weakest`` and id ``latest``."""
+    return (peaks > weakest) | ((peaks == weakest) & (ids < latest))
+
+
+def _copy_rows(target: Tensor, to: Int[Tensor, " n"], source: Tensor, rows: Int[Tensor, " n"]) -> None:
+    """Set ``target[to] = source[rows]``, a bounded number of values at a time."""
+    step = max(1, _CHUNK_VALUES // max(1, math.prod(source.shape[1:])))
+    for places, chosen in zip(to.split(step), rows.split(step), strict=True):
+        target.numpy()[places.numpy()] = source.index_select(0, chosen).numpy()
 
 
 class QuantileCandidates(NamedTuple):
-    """Values that may determine a quantile, row by row, out of ``value_count`` per unit."""
+    """Values that may determine a quantile, unit by unit, ``counts`` of each, out of ``value_count`` per unit."""
 
-    rows: Int[np.ndarray, " some"]
+    counts: Int[np.ndarray, " units"]
     values: Float[np.ndarray, " some"]
     value_count: int
 
@@ -120,16 +180,42 @@ class RunningQuantile:
 
     def select_candidates(self, values: Float[Tensor, "units new"]) -> QuantileCandidates:
         """Return the values that may determine the quantile; this changes nothing and may run in another thread."""
-        # An outdated floor is lower, so it selects too many values, but never too few.
-        above = values > self._floor.to(values.device)
-        return QuantileCandidates(
-            above.nonzero()[:, 0].cpu().numpy(), values[above].float().cpu().numpy(), values.shape[1]
-        )
+        return self.select_in_maps(values[None])
 
-    def add_candidates(self, sifted: QuantileCandidates) -> None:
+    def select_in_maps(
+        self, maps: Float[Tensor, "images units new"], sample: Bool[np.ndarray, "images new"] | None = None
+    ) -> QuantileCandidates:
+        """Return the values of maps that may determine the quantile, out of a sample of their places or out of all."""
+        images, units, places = maps.shape
+        value_count = images * places if sample is None else int(sample.sum())
+        if maps.device.type != "cpu":
+            return self._select_on_device(maps, sample, value_count)
+        array = maps.float().contiguous().numpy()
+        # An outdated floor is lower, so it selects too many values, but never too few.
+        above = np.greater(array.transpose(1, 0, 2), self._floor.numpy()[:, :, None], order="C")
+        if sample is not None:
+            above &= sample
+        found = np.flatnonzero(above)
+        counts = np.diff(np.searchsorted(found, np.arange(units + 1) * (images * places)))
+        if images > 1:
+            # ``found`` numbers places unit by unit, and the maps lie image by image.
+            image, place = np.divmod(found - np.repeat(np.arange(units) * (images * places), counts), places)
+            found = image * (units * places) + place + np.repeat(np.arange(units) * places, counts)
+        return QuantileCandidates(counts, array.ravel().take(found), value_count)
+
+    def _select_on_device(
+        self, maps: Float[Tensor, "images units new"], sample: Bool[np.ndarray, "images new"] | None, value_count: int
+    ) -> QuantileCandidates:
+        values = maps.transpose(0, 1)
+        above = values > self._floor.to(maps.device)[:, :, None]
+        if sample is not None:
+            above &= torch.from_numpy(sample).to(maps.device)
+        return QuantileCandidates(above.sum((1, 2)).cpu().numpy(), values[above].float().cpu().numpy(), value_count)
+
+    def add_candidates(self, candidates: QuantileCandidates) -> None:
         """Add the values that were selected."""
-        self._add_count(sifted.value_count)
-        self._append(sifted.rows, sifted.values)
+        self._add_count(candidates.value_count)
+        self._append(candidates.counts, candidates.values)
 
     def merge(self, other: "RunningQuantile") -> None:
         """Add the values of another accumulator."""
@@ -174,18 +260,22 @@ class RunningQuantile:
                 f"{self.count} values per unit exceed max_values={self.most}; give the total number as max_values"
             )
 
-    def _append(self, rows: Int[np.ndarray, " some"], values: Float[np.ndarray, " some"]) -> None:
-        """Append values to their rows, and compact rows that are full."""
-        while len(rows):
-            arriving = np.bincount(rows, minlength=self.units)
-            within = np.arange(len(rows)) - (np.cumsum(arriving) - arriving)[rows]
-            fits = within < (self._capacity - self._fill_counts)[rows]
-            self._buffer[rows[fits], (self._fill_counts[rows] + within)[fits]] = values[fits]
-            self._fill_counts += np.bincount(rows[fits], minlength=self.units)
-            rows, values = rows[~fits], values[~fits]
-            self._compact(np.unique(rows))
+    def _append(self, counts: Int[np.ndarray, " units"], values: Float[np.ndarray, " some"]) -> None:
+        """Append values to their units, ``counts`` of each, and compact units that are full."""
+        while len(values):
+            fitting = np.minimum(counts, self._capacity - self._fill_counts)
+            first, place = np.arange(self.units) * self._capacity + self._fill_counts, _count_in_runs(fitting)
+            whole = fitting.sum() == len(values)
+            sources = slice(None) if whole else np.repeat(np.cumsum(counts) - counts, fitting) + place
+            self._buffer.ravel()[np.repeat(first, fitting) + place] = values[sources]
+            self._fill_counts += fitting
+            if whole:
+                return
+            values, counts = np.delete(values, sources), counts - fitting
+            self._compact(np.flatnonzero(counts))
+            rows = np.repeat(np.arange(self.units), counts)
             still = values > self._floor[:, 0].numpy()[rows]
-            rows, values = rows[still], values[still]
+            values, counts = values[still], np.bincount(rows[still], minlength=self.units)
 
     def _compact(self, rows: Int[np.ndarray, " some"]) -> None:
         """Drop the values of full rows that cannot determine the quantile any more."""
@@ -322,6 +412,15 @@ def interpolate_quantile(
         step = high - low
         found = low + step * share if share < 0.5 else high - step * (1 - share)
     return np.where(np.isneginf(low), high if share == 1 else low, np.where(high == low, low, found))
+
+
+def _count_in_runs(lengths: Int[np.ndarray, " runs"]) -> Int[np.ndarray, " total"]:
+    """Return 0, 1, 2, ... for each run, one after the other.
+
+    >>> _count_in_runs(np.array([2, 0, 3])).tolist()
+    [0, 1, 0, 1, 2]
+    """
+    return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
 def _splitmix64(key: UInt64[np.ndarray, "..."]) -> UInt64[np.ndarray, "..."]:

@@ -21,6 +21,7 @@ from milan.dissection.masks import masks_from_maps
 from milan.errors import BadInput, MilanNotice, MilanWarning, MissingEvidence, UnknownName, recorded_warnings
 from milan.probes import Probe, load_probe
 from milan.storage.files import lock_folder
+from milan.targets import target as targets
 from milan.targets.hooks import ablate, run_to_layers
 from milan.targets.loading import load_target
 from milan.targets.target import Target
@@ -611,3 +612,16 @@ def test_a_network_whose_size_nobody_stated_is_run_on_a_probe_of_fixed_size(tmp_
     with pytest.warns(MilanWarning, match="16 x 16"):
         layer = dissect(target, probe, ["1"], tmp_path, k=2)["1"]
     assert layer.exemplars(Unit("1", 0)).images.shape == (2, 3, 16, 16)
+
+
+def test_weights_are_hashed_as_often_for_many_layers_as_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[nn.Module] = []
+    real = targets.network_hash
+    monkeypatch.setattr(targets, "network_hash", lambda network: (calls.append(network), real(network))[1])
+    dissect(toy_target(), toy_probe(), LAYERS[:1], tmp_path / "one")
+    count = len(calls)
+    dissect(toy_target(), toy_probe(), LAYERS, tmp_path / "many")
+    assert len(LAYERS) > 1
+    assert len(calls) == 2 * count
