@@ -25,10 +25,11 @@ FOLDER = Path(__file__).parent
 LIMIT = 20 * 60  # seconds for one benchmark
 HEADER = """# Benchmarks
 
-Written by `{command}` on {date}: {cores} cores, torch {torch}, {minutes:.0f} minutes{note}.
+Written by `{command}` on {date}: {cores} cores with a load of {load:.1f} (mean of 15 minutes), torch {torch},
+{minutes:.0f} minutes{note}.
 "Floor" is what the work cannot do without, measured in the same run; a ratio is ours relative to it, and the goal is
-the largest ratio that is promised. Times are wall times; compare ratios, not seconds, between machines.
-`python -m benchmarks --only NAME` prints the rows of one file; each file's docstring says what it measures.
+the largest ratio that is promised. Times are wall times unless they say CPU; compare ratios, not seconds, between
+machines. `python -m benchmarks --only NAME` prints the rows of one file; each file's docstring says what it measures.
 
 | benchmark | what | floor | ours | ratio | goal | others | command |
 | --- | --- | --- | --- | --- | --- | --- | --- |
@@ -94,19 +95,27 @@ def main() -> None:
         rows, reason = measure(name, options.scale)
         lines += [format_row(name, row) for row in rows] or [f"| {name} | {reason} | | | | | | |"]
         print("\n".join(lines[-max(1, len(rows)) :]), flush=True)
-    if not options.only:
-        options.out.write_text(make_header(options.scale, time.monotonic() - start) + "\n".join(lines) + "\n")
+        # After each, so that a stopped run leaves the rows that it has.
+        if not options.only:
+            options.out.write_text(make_header(options.scale, time.monotonic() - start) + "\n".join(lines) + "\n")
 
 
 def make_header(scale: float, seconds: float) -> str:
     """Return the text above the table."""
     from importlib.metadata import version
 
-    command = "make benchmarks-full" if scale == 1 else "make benchmarks"
+    commands = {1: "make benchmarks-full", 0.1: "make benchmarks"}
+    command, load = commands.get(scale, f"python -m benchmarks --scale {scale:g}"), os.getloadavg()[2]
     note = "" if scale == 1 else f", at {scale:g} of the full sizes"
     today, cores = datetime.now(UTC).date().isoformat(), len(os.sched_getaffinity(0))
     return HEADER.format(
-        command=command, date=today, cores=cores, torch=version("torch"), minutes=seconds / 60, note=note
+        command=command,
+        date=today,
+        cores=cores,
+        load=load,
+        torch=version("torch"),
+        minutes=seconds / 60,
+        note=note,
     )
 
 

@@ -90,7 +90,7 @@ def rows(scale: float) -> list[Row]:
     shared("squeezenet")
     images = round(1000 * scale)
     runs: dict[str, list[tuple[float, float, float]]] = {"floor": [], "dissection": []}
-    for _ in range(3 if scale < 1 else 1):
+    for _ in range(3 if 0.05 < scale < 1 else 1):
         for part, found in runs.items():
             found.append(measured(part, images))
     floor, ours = ([median(column) for column in zip(*found, strict=True)] for found in runs.values())

@@ -34,7 +34,7 @@ from milan.storage.files import atomic_write, lock_folder
 SETTINGS_FILE = "config.yaml"
 # The options that a resumed run must have in common with the interrupted one.
 RESUME_SETTINGS = ("model", "data", "patience", "seed_everything")
-MODELS = {"captioner": Captioner, "prior": Prior}
+MODELS: dict[str, type[Captioner] | type[Prior]] = {"captioner": Captioner, "prior": Prior}
 # Arguments of a model that come from its annotations.
 DATA_SETTINGS = ("words", "features", "encoder")
 
@@ -85,12 +85,13 @@ def validate(config: TrainConfig, model: ModelConfig, data: DataConfig, trainer:
     """
     with quiet_lightning():
         source = config.ckpt_path or config.out
-        saved = None if config.ckpt_path else MODELS[model.kind].from_pretrained(str(config.out))
+        state = _read_checkpoint(config.ckpt_path) if config.ckpt_path else None
+        saved = None if state else MODELS[model.kind].from_pretrained(str(config.out))
         annotations = MilannotationsDataModule(**{**asdict(data), "folders": list(data.folders)})
         trained = _build_model(model, annotations)
-        if saved is None:
-            load_weights(trained, _read_checkpoint(config.ckpt_path), source)
-        elif names := [name for name in DATA_SETTINGS if saved.config.get(name) != trained.config.get(name)]:
+        if state:
+            load_weights(trained, state, source)
+        elif saved and (names := _find_other_data(saved, trained)):
             raise BadInput(
                 f"{source} was trained with other {', '.join(names)} than these annotations give; give the options of"
                 f" its training, as in --config {config.out / SETTINGS_FILE}"
@@ -102,6 +103,11 @@ def validate(config: TrainConfig, model: ModelConfig, data: DataConfig, trainer:
         print(f"{module.metric} on held-out units: {scores[module.metric]:.4g}; {source}")
 
 
+def _find_other_data(one: Captioner | Prior, other: Captioner | Prior) -> list[str]:
+    """Return the settings that come from annotations in which two models differ."""
+    return [name for name in DATA_SETTINGS if one.config.get(name) != other.config.get(name)]
+
+
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     """Return the weights of a checkpoint.
 
@@ -110,7 +116,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    except (RuntimeError, pickle.UnpicklingError, KeyError, EOFError) as error:
+    except (RuntimeError, pickle.UnpicklingError, KeyError, TypeError, EOFError) as error:
         raise BadInput(f"{path} is no checkpoint of train.py: {type(error).__name__}; give best.ckpt") from None
 
 
