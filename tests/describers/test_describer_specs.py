@@ -11,6 +11,7 @@ from torch import nn
 from milan.concepts import concept_sets
 from milan.describers import find_describer_class, list_describers, load_describer
 from milan.describers._shared import availability
+from milan.describers._shared.availability import has_class_labels
 from milan.describers._shared.describer_specs import parse_spec, resolve_describer, resolve_settings
 from milan.errors import MissingEvidence, UnknownName
 from milan.pretrained import milan_release, published_models
@@ -167,6 +168,14 @@ def test_the_message_names_what_works_with_the_evidence_at_hand(target):
     ]
     for spec in re.findall(r"--describer (\S+)", str(raised.value)):
         resolve_describer(spec, target, make_probe([0, 1] * 3))
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"), [([3, 9, 3, 9, 3], True), ([0, 1, 2, 0, 1, 2], False), ([0] * 5, False)]
+)
+def test_labels_are_evidence_only_if_a_class_has_three_images_and_others_exist(labels, expected):
+    images = torch.zeros(len(labels), 3, 8, 8, dtype=torch.uint8)
+    assert has_class_labels(Probe.from_tensor(images, labels=labels)) is expected
 
 
 def test_auto_takes_an_image_text_model_before_labels_and_says_why(target, monkeypatch):

@@ -1,6 +1,7 @@
 """Which describers can run here: the models and the evidence that they need, and which of these are available."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from milan.storage.hub_access import is_offline
 from milan.targets.target import Target
 
 WEIGHT_LABEL = "weight_label"
+MIN_IMAGES_OF_CLASS = 3  # of fewer, linear_explanations drops every concept
 PACKAGED_MILAN = (
     "To try MILAN with the models in the package, which know drawn scenes only: --describer milan"
     " --settings.captioner diorama --settings.prior diorama"
@@ -107,9 +109,9 @@ def _has_endpoint() -> bool:
 
 
 def has_class_labels(probe: Probe) -> bool:
-    """Return whether a probe has at least two classes, and the class of each image is known."""
-    labels = probe.labels
-    return labels is not None and UNKNOWN not in labels and len(set(labels)) > 1
+    """Return whether the class of each image is known, and at least one of several classes has enough images."""
+    counts = Counter(probe.labels or [])
+    return UNKNOWN not in counts and len(counts) > 1 and max(counts.values()) >= MIN_IMAGES_OF_CLASS
 
 
 def _find_class_names(target: Target, probe: Probe) -> str | None:
