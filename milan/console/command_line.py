@@ -61,9 +61,9 @@ class OptionErrors(jsonargparse.ArgumentParser):
                 self.error(f"{os.fspath(path)} is not valid YAML: {error}", error)
         return super().parse_path(path, *args, **settings)
 
-    def format_help(self) -> str:
+    def format_help(self, *formatter: Any) -> str:
         """Return the help, with ``Path`` where jsonargparse writes ``<class 'Path'>``."""
-        return re.sub(r"<class\s+'(\w+)'>", r"\1", super().format_help())
+        return re.sub(r"<class\s+'(\w+)'>", r"\1", super().format_help(*formatter))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one line on stderr, with the three nearest options if one is unknown, and exit with status 2."""

@@ -118,9 +118,9 @@ class RunningTopK:
         self.peaks[unit, place], self.ids[unit, place] = peaks[unit, new], ids[unit, new]
         _copy_rows(self.maps.flatten(0, 1), unit * self.k + place, maps, rows[unit, new])
         entered[touched] = enters
-        self._last = tuple(
-            bound.index_copy(0, touched, new) for bound, new in zip(self._last, self._find_last(touched), strict=True)
-        )
+        peaks_bound, ids_bound = self._last
+        last_peaks, last_ids = self._find_last(touched)
+        self._last = peaks_bound.index_copy(0, touched, last_peaks), ids_bound.index_copy(0, touched, last_ids)
         return entered
 
     def _find_last(self, units: Int[Tensor, " some"] | slice) -> tuple[Float[Tensor, " some"], Int[Tensor, " some"]]:
