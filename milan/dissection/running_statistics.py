@@ -118,9 +118,9 @@ class RunningTopK:
         self.peaks[unit, place], self.ids[unit, place] = peaks[unit, new], ids[unit, new]
         _copy_rows(self.maps.flatten(0, 1), unit * self.k + place, maps, rows[unit, new])
         entered[touched] = enters
-        self._last = tuple(
-            bound.index_copy(0, touched, new) for bound, new in zip(self._last, self._find_last(touched), strict=True)
-        )
+        new_peaks, new_ids = self._find_last(touched)
+        # It is never changed in place, since other threads select maps with it.
+        self._last = self._last[0].index_copy(0, touched, new_peaks), self._last[1].index_copy(0, touched, new_ids)
         return entered
 
     def _find_last(self, units: Int[Tensor, " some"] | slice) -> tuple[Float[Tensor, " some"], Int[Tensor, " some"]]:
