@@ -118,9 +118,9 @@ class RunningTopK:
         self.peaks[unit, place], self.ids[unit, place] = peaks[unit, new], ids[unit, new]
         _copy_rows(self.maps.flatten(0, 1), unit * self.k + place, maps, rows[unit, new])
         entered[touched] = enters
-        peaks_bound, ids_bound = self._last
-        last_peaks, last_ids = self._find_last(touched)
-        self._last = peaks_bound.index_copy(0, touched, last_peaks), ids_bound.index_copy(0, touched, last_ids)
+        new_peaks, new_ids = self._find_last(touched)
+        # It is never changed in place, since other threads select maps with it.
+        self._last = self._last[0].index_copy(0, touched, new_peaks), self._last[1].index_copy(0, touched, new_ids)
         return entered
 
     def _find_last(self, units: Int[Tensor, " some"] | slice) -> tuple[Float[Tensor, " some"], Int[Tensor, " some"]]:
