@@ -14,17 +14,16 @@ from torch import Tensor
 
 from milan.dissection.forward_blocks import BlockOutputs
 from milan.dissection.running_statistics import (
-    EnteringMaps,
     QuantileCandidates,
     RunningQuantile,
     RunningRange,
-    RunningTopK,
     bound_rank_error,
     bound_sample_size,
     compute_spare_capacity,
     count_top_values,
     sample_positions,
 )
+from milan.dissection.running_top_k import EnteringMaps, RunningTopK
 from milan.storage.files import atomic_write, new_array
 from milan.targets.layers import Layer
 

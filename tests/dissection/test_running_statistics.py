@@ -9,15 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from milan.dissection.running_statistics import (
-    EMPTY_ID,
     RunningQuantile,
     RunningRange,
-    RunningTopK,
     bound_rank_error,
     bound_sample_size,
     count_top_values,
     sample_positions,
 )
+from milan.dissection.running_top_k import EMPTY_ID, RunningTopK
 from milan.errors import BadInput
 
 SEEDS = st.integers(0, 2**31)
