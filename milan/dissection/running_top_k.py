@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+_CHUNK_VALUES = 2**22  # values at a time in copying rows of maps
 EMPTY_ID = torch.iinfo(torch.int64).max  # id of an empty place, which ranks last among ties
 
 
