@@ -25,8 +25,8 @@ FOLDER = Path(__file__).parent
 LIMIT = 20 * 60  # seconds for one benchmark
 HEADER = """# Benchmarks
 
-Written by `{command}` on {date}: {cores} cores with a load of {load:.1f} (mean of 15 minutes), torch {torch},
-{minutes:.0f} minutes{note}.
+Written by `{command}` on {date}: {cores} cores with a load of {load:.1f} (mean of 15 minutes),
+torch {torch}, {minutes:.0f} minutes{note}.
 "Floor" is what the work cannot do without, measured in the same run; a ratio is ours relative to it, and the goal is
 the largest ratio that is promised. Times are wall times unless they say CPU; compare ratios, not seconds, between
 machines. `python -m benchmarks --only NAME` prints the rows of one file; each file's docstring says what it measures.
