@@ -166,9 +166,11 @@ class RotatedUnits(nn.Module):
         self.concepts = concepts
         self.register_buffer("rotation", rotation)
 
-    def forward(self, trunk: Tensor, logits: dict[str, Tensor]) -> Float[Tensor, "b units h w"]:
+    def forward(
+        self, trunk: Tensor, logits: dict[str, Tensor], images: Float[Tensor, "b 3 h w"] | None = None
+    ) -> Float[Tensor, "b units h w"]:
         """Return the rotated maps of the concept units."""
-        return conv2d(self.concepts(trunk, logits), self.rotation[:, :, None, None])
+        return conv2d(self.concepts(trunk, logits, images), self.rotation[:, :, None, None])
 
 
 def make_rotation(size: int, seed: int = ROTATION_SEED) -> Float[Tensor, "size size"]:

@@ -221,8 +221,10 @@ def find_correct_outputs(target: Target, probe: Probe, synsets: str = "") -> Int
         synsets: file that names the class of each output; see ``milan.probes.superclasses.match_outputs``.
 
     Raises:
+        BadInput: the target does not take images of the probe's size.
         MissingEvidence: the probe has no labels, or the network does not return a logit for each class.
     """
+    target.check_size(probe.size)
     from milan.probes.superclasses import known_labels, match_outputs
 
     labels = known_labels(probe)

@@ -1,7 +1,5 @@
 """Describe-and-Dissect on the toy world, step by step, and its choice of candidates for other describers."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -18,6 +16,7 @@ from milan.results.page import write_page
 from milan.units import Unit
 from tests.describers.colour_captioner import ColourCaptioner
 from tests.describers.makers import COLOURS, PICTURED, load_simulated
+from tests.results.page.conftest import read_data
 
 RED = Unit("answers", 0)
 
@@ -161,8 +160,8 @@ def test_the_whole_reasoning_is_on_the_page_and_read_back(toys, tmp_path, cache)
     catalogue.write(tmp_path)
     assert read_catalogue(tmp_path)[RED].reasoning["painted"] == said.reasoning["painted"]
     assert "reasoning" not in (tmp_path / "descriptions.csv").read_text().splitlines()[0]
-    page = write_page(catalogue, {"answers": toys}, tmp_path / "page").read_text()
-    reason = json.loads(page.split('id="data">')[1].split("</script>")[0])["layers"][0]["units"][0]["reasoning"]
+    page = write_page(catalogue, {"answers": toys}, tmp_path / "page")
+    reason = read_data(page)["layers"][0]["blocks"][0]["reasoning"]
     assert len(reason["seen"]) == 10
     assert [each["text"] for each in reason["painted"]] == [each.text for each in said.candidates]
     for file in reason["files"].values():

@@ -155,7 +155,12 @@ def test_the_test_images_are_judged_by_and_never_learnt_from(planted, superclass
     study = describer._load_layer(planted)
     values = planted.activations("mean").clone()
     values[study.split.test] = 1000 * torch.rand(len(study.split.test), 5)
-    monkeypatch.setattr(type(planted), "activations", lambda self, pooling="max": values)
+    rows = {unit: row for row, unit in enumerate(planted.units)}
+    monkeypatch.setattr(
+        type(planted),
+        "activations",
+        lambda self, pooling="max", units=None: values if units is None else values[:, [rows[each] for each in units]],
+    )
     other = explainer(superclasses=superclasses)
     assert list(other.describe(planted, planted.units)) == said
     assert (np.abs(other.correlate_held_out(planted, said)) < 0.4).all()

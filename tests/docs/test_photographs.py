@@ -66,6 +66,10 @@ def test_the_commands_for_photographs_run(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MILAN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    # --offline holds for the whole process.
+    monkeypatch.setenv("MILAN_OFFLINE", "0")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     commands = re.findall(r"^```bash\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
     assert len(commands) == 6
     with serving() as server:

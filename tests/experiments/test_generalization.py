@@ -315,7 +315,7 @@ def test_pairs_of_texts_are_compared_once(tmp_path: Path, monkeypatch: pytest.Mo
     ]
     compared: list[tuple[str, tuple[str]]] = []
 
-    def score(said: list[str], known: list[tuple[str]], **options: object) -> dict:
+    def score(said: list[str], known: list[tuple[str]], config: BertScoreConfig, **options: object) -> dict:
         compared.extend(zip(said, known, strict=True))
         assert options["idf_texts"] == ("red dots", "sky")
         return {"f1": SimpleNamespace(unit_scores=tuple(len(text) / 10 for text in said))}
