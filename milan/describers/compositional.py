@@ -8,14 +8,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import sparse
 
-from milan.describers._shared.base import Describer, DescriptionRequest, select_active
-from milan.dissection.concept_overlap import count_overlap, count_overlaps
+from milan.describers._shared.base import select_active
+from milan.describers._shared.pixel_label_describer import PixelLabelDescriber
+from milan.dissection.concept_overlap import count_overlap
 from milan.dissection.dissection import Dissection
 from milan.errors import BadInput
-from milan.pretrained.segmenter_labels import compute_source_key, load_pixel_labels, segmenter_of
-from milan.probes import Probe
-from milan.probes.pixel_labels import IGNORED_NAMES, PixelLabels, load_probe_labels
-from milan.targets.target import Target
+from milan.probes.pixel_labels import IGNORED_NAMES
 from milan.units import Candidate, Description, Unit
 
 SIGNS = ((True, True), (True, False), (False, True), (False, False))  # of two concepts: do they hold?
@@ -24,7 +22,7 @@ KEPT_CANDIDATES = 10  # candidates kept with a description
 BOTH = "both "  # "red and car" alone would be read as either
 
 
-class Compositional(Describer):
+class Compositional(PixelLabelDescriber):
     """Names the formula of concepts with the largest intersection over union (IoU) with the unit's masks.
 
     Formulas are concepts joined by and, or and not (Mu and Andreas 2020, section 3). Every formula of one and of two
@@ -79,36 +77,6 @@ class Compositional(Describer):
             )
         self.quantile, self.length, self.beam, self.device = quantile, length, beam, device
         self.tolerance = tolerance
-
-    @property
-    def key(self) -> str:
-        """Content key of the settings that change answers, and of a segmenter's weights."""
-        settings = {name: value for name, value in self.settings.items() if name not in ("device", "classes")}
-        return self.key_of(labels_of=compute_source_key(self.labels, self.classes, self.device), **settings)
-
-    def required_models(self) -> dict[str, str]:
-        """Return the segmenter, if there is one."""
-        return segmenter_of(self.labels)
-
-    def check_evidence(self, target: Target, probe: Probe) -> None:
-        """Raise MissingEvidence if the probe's own pixel labels are to be used and it has none."""
-        if self.labels == "probe":
-            load_probe_labels(probe, self.classes, self.ignored)
-
-    def sources(self, dissection: Dissection) -> dict[str, str]:
-        """Return the segmenter, if it predicts the labels; the probe's own labels come with the probe."""
-        return segmenter_of(self.labels)
-
-    def prepare(self, requests: Sequence[DescriptionRequest]) -> None:
-        """Count the overlaps of all layers in one pass; ``describe`` reads the counts."""
-        dissections = [dissection for dissection, units in requests if select_active(dissection, units)]
-        if dissections:
-            count_overlaps(dissections, self._load_labels(dissections[0]), self.quantile or None)
-
-    def _load_labels(self, dissection: Dissection) -> PixelLabels:
-        return load_pixel_labels(
-            dissection.open_probe(), self.labels, classes=self.classes, ignored=self.ignored, device=self.device
-        )
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
         """Yield the formula with the largest IoU for each active unit."""

@@ -6,20 +6,18 @@ from typing import ClassVar, Literal
 import numpy as np
 from jaxtyping import Float
 
-from milan.describers._shared.base import Describer, DescriptionRequest, select_active
-from milan.dissection.concept_overlap import ConceptOverlap, count_overlap, count_overlaps
+from milan.describers._shared.base import select_active
+from milan.describers._shared.pixel_label_describer import PixelLabelDescriber
+from milan.dissection.concept_overlap import ConceptOverlap, count_overlap
 from milan.dissection.dissection import Dissection
 from milan.errors import BadInput
-from milan.pretrained.segmenter_labels import compute_source_key, load_pixel_labels, segmenter_of
-from milan.probes import Probe
-from milan.probes.pixel_labels import IGNORED_NAMES, PixelLabels, load_probe_labels
-from milan.targets.target import Target
+from milan.probes.pixel_labels import IGNORED_NAMES
 from milan.units import Candidate, Description, Unit
 
 KEPT_CANDIDATES = 10  # candidates kept with a description
 
 
-class NetDissect(Describer):
+class NetDissect(PixelLabelDescriber):
     """Names the concept with the largest intersection over union (IoU) with the unit's masks over the whole probe.
 
     A unit whose IoU exceeds ``cut`` is a detector of its concept (Bau et al. 2017, section 2.3). Other units are named
@@ -64,36 +62,6 @@ class NetDissect(Describer):
         self.labels, self.classes, self.ignored = labels, classes, ignored
         self.only, self.without, self.least_images = only, without, least_images
         self.quantile, self.over, self.cut, self.device = quantile, over, cut, device
-
-    @property
-    def key(self) -> str:
-        """Content key of the settings that change answers, and of a segmenter's weights."""
-        settings = {name: value for name, value in self.settings.items() if name not in ("device", "classes")}
-        return self.key_of(labels_of=compute_source_key(self.labels, self.classes, self.device), **settings)
-
-    def required_models(self) -> dict[str, str]:
-        """Return the segmenter, if there is one."""
-        return segmenter_of(self.labels)
-
-    def check_evidence(self, target: Target, probe: Probe) -> None:
-        """Raise MissingEvidence if the probe's own pixel labels are to be used and it has none."""
-        if self.labels == "probe":
-            load_probe_labels(probe, self.classes, self.ignored)
-
-    def sources(self, dissection: Dissection) -> dict[str, str]:
-        """Return the segmenter, if it predicts the labels; the probe's own labels come with the probe."""
-        return segmenter_of(self.labels)
-
-    def prepare(self, requests: Sequence[DescriptionRequest]) -> None:
-        """Count the overlaps of all layers in one pass; ``describe`` reads the counts."""
-        dissections = [dissection for dissection, units in requests if select_active(dissection, units)]
-        if dissections:
-            count_overlaps(dissections, self._load_labels(dissections[0]), self.quantile or None)
-
-    def _load_labels(self, dissection: Dissection) -> PixelLabels:
-        return load_pixel_labels(
-            dissection.open_probe(), self.labels, classes=self.classes, ignored=self.ignored, device=self.device
-        )
 
     def describe(self, dissection: Dissection, units: Sequence[Unit]) -> Iterator[Description]:
         """Yield the concept with the largest IoU for each active unit."""
