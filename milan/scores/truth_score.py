@@ -241,13 +241,6 @@ class Truth:
         """Return which signatures of the measured scenes a text denotes, bool (signatures,)."""
         return self._values(parse_description(text)) > 0
 
-    def find_best_constant(self, units: Sequence[Unit]) -> tuple[str, float]:
-        """Return the concept with the best mean score as the description of all these units, and that score."""
-        names = [get_readable_name(concept) for concept in list_concepts()]
-        means = [np.nanmean([self.score(unit, name) for unit in units]) for name in names]
-        best = int(np.argmax(means))
-        return names[best], float(means[best])
-
     def mean(self, texts: Mapping[Unit, str]) -> Measure:
         """Return the mean score of descriptions of some units with its interval; dead units are left out."""
         return estimate_mean([self.score(unit, text) for unit, text in texts.items()])
@@ -350,3 +343,15 @@ def _compute_moments(
     # Rounding leaves a little variance in a constant activation.
     deviation = float(np.sqrt(variance)) if variance > 1e-7 * square else 0.0
     return UnitMoments(own, float(mean), deviation)
+
+
+def find_best_constant(units: Sequence[tuple[Truth, Unit]]) -> tuple[str, float]:
+    """Return the concept with the best mean truth score as the description of all these units, and that score.
+
+    Args:
+        units: each unit with the truth of its layer; dead units do not count.
+    """
+    names = [get_readable_name(concept) for concept in list_concepts()]
+    means = [np.nanmean([truth.score(unit, name) for truth, unit in units]) for name in names]
+    best = int(np.argmax(means))
+    return names[best], float(means[best])

@@ -19,7 +19,7 @@ from milan.errors import MissingEvidence, UnknownName
 from milan.probes import Probe, load_probe
 from milan.scores import activation_sums
 from milan.scores.activation_sums import ActivationSums, LabelledScenes
-from milan.scores.truth_score import Truth
+from milan.scores.truth_score import Truth, find_best_constant
 from milan.targets.target import Target
 from milan.units import Unit
 
@@ -153,7 +153,7 @@ def test_figures_beside_the_score(truth: Truth) -> None:
     assert found.truth.low < found.truth.value < found.truth.high
     assert not truth.judge(UNITS["sky"], "glimmering whatnots").is_understood
     assert truth.chance_level(UNITS["wheel"]) < 0.1 < truth.chance_level(UNITS["sky"])
-    assert truth.find_best_constant([UNITS["sky"], UNITS["noise"]])[0] == "sky"
+    assert find_best_constant([(truth, UNITS["sky"]), (truth, UNITS["noise"])])[0] == "sky"
     with pytest.raises(UnknownName, match="layer:99"):
         truth.score(Unit("layer", 99), "cars")
 

@@ -7,8 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from milan.diorama.planted_network import LAYER, PLANTED_NETWORKS, UNMIXED_LAYER, load_planted_truth
 from milan.experiments.bench.calibration import make_calibration_tables
 from milan.experiments.core.evaluated_describers import EvaluatedDescriber
@@ -16,7 +14,7 @@ from milan.experiments.core.report import Column, Report, Row, Table, Value
 from milan.experiments.core.study import Study
 from milan.experiments.core.unit_views import format_best_texts, format_score, make_text_view, make_unit_view
 from milan.scores.confidence_intervals import Measure, estimate_difference, estimate_mean, estimate_share
-from milan.scores.truth_score import MIN_CEILING, Truth
+from milan.scores.truth_score import MIN_CEILING, Truth, find_best_constant
 from milan.storage.tables import read_csv
 from milan.targets.dictionary_files import PLANTED_DIRECTIONS
 from milan.targets.target import Target
@@ -135,12 +133,8 @@ class BenchData:
         return self.truths[unit.layer].is_exact(text, self.planted[unit].text)
 
     def find_best_constant(self) -> str:
-        """Return the concept that scores best in the mean if it is said of every unit of its layer, of all layers."""
-        found = {
-            truth.find_best_constant([unit for unit in self.units if unit.layer == layer])[0]
-            for layer, truth in self.truths.items()
-        }
-        return max(sorted(found), key=lambda text: np.nanmean([self.compute_score(unit, text) for unit in self.units]))
+        """Return the concept with the best mean truth score as the description of every unit."""
+        return find_best_constant([(self.truths[unit.layer], unit) for unit in self.units])[0]
 
     def find_group(self, unit: Unit) -> str:
         """Return the kind of a unit's planted meaning, or its layer if that is not known or there are several."""

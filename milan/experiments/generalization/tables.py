@@ -33,7 +33,7 @@ from milan.models.annotated_units import AnnotatedUnit
 from milan.models.feature_store import FeatureStore
 from milan.scores.bootstrap import make_random_cycle
 from milan.scores.confidence_intervals import Measure
-from milan.scores.truth_score import Truth
+from milan.scores.truth_score import Truth, find_best_constant
 from milan.storage.files import content_key
 from milan.storage.journal import Journal
 from milan.storage.software_versions import collect_versions
@@ -62,7 +62,10 @@ ROW_NOTES = {
     "milan": "MILAN: the text of the beam with the highest log p(d|E) - λ log p(d).",
     "p(d|E)": "The most likely text of the same beam.",
     "shuffled": "MILAN's texts, shuffled among the units of the split.",
-    "constant": "The most common training annotation, for every unit.",
+    "constant": (
+        "One text for every unit: of Diorama's concepts the one with the best mean truth score on these units, or the"
+        " most common training annotation where the truth is not known."
+    ),
     "an annotator*": "Each annotator in turn, against the other two.",
     "milan*": "MILAN against the same two annotators.",
 }
@@ -101,6 +104,7 @@ class GeneralizationResult(AbstractContextManager["GeneralizationResult"]):
     networks: Mapping[str, RedissectedNetwork]
     reasons: Sequence[str]
     _score_cache: dict[tuple[str, str, str], dict[str, Value]] = field(default_factory=dict)
+    _constant_cache: dict[tuple[AnnotatedUnit, ...], str] = field(default_factory=dict)
 
     @classmethod
     def score(
@@ -216,9 +220,16 @@ class GeneralizationResult(AbstractContextManager["GeneralizationResult"]):
             "milan": lambda one: one.milan,
             "p(d|E)": lambda one: one.most_likely,
             "shuffled": _shuffle_texts,
-            "constant": _repeat_constant,
+            "constant": self._repeat_constant,
         }[row]
         return [TextsWithReferences.from_annotations(each.test, choose(each)) for each in several]
+
+    def _repeat_constant(self, one: SplitResult) -> list[str]:
+        if one.test not in self._constant_cache:
+            truths = self.scorer.truths
+            known = [(truths[unit.source], unit.unit) for unit in one.test if unit.source in truths]
+            self._constant_cache[one.test] = find_best_constant(known)[0] if known else one.constant
+        return [self._constant_cache[one.test]] * len(one.test)
 
     def compute_scores(self, split: NetworkSplit, row: str) -> dict[str, Value]:
         """Return all scores of one row of ``ROW_NOTES`` on a split."""
@@ -354,10 +365,6 @@ def _to_number(value: Value) -> float:
 def _shuffle_texts(one: SplitResult) -> list[str]:
     """Return MILAN's texts, each given to another unit: a random cycle through all units."""
     return [one.milan[other] for other in make_random_cycle(len(one.milan), np.random.default_rng(0))]
-
-
-def _repeat_constant(one: SplitResult) -> list[str]:
-    return [one.constant] * len(one.test)
 
 
 def _compare_with_two(one: SplitResult, row: str) -> list[TextsWithReferences]:
