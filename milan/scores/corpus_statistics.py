@@ -22,8 +22,7 @@ EXTRA_WORDS = {
         " written"
     ),
     # what annotators say besides the words of Diorama's sentences, which are all that the lexicon knows; a letter by
-    # itself
-    # is a noun too
+    # itself is a noun too
 }
 EXTRA_TAGS = {word: part for part, words in EXTRA_WORDS.items() for word in words.split()} | dict.fromkeys(
     LETTERS[1:], "NOUN"
