@@ -54,13 +54,6 @@ def one(words, tmp_path_factory):
     return out
 
 
-def run_in_two(words, out, **environment):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    surroundings = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
-    command += [str(ROOT / "describe.py"), *words, str(out)]
-    return subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=300)
-
-
 def results(folder):
     """The bytes of the results, and the facts that do not depend on time and threads."""
     names = ("descriptions.*", "dissection/*/*", "dissection/*.*", "page/**/*.webp")
@@ -70,7 +63,11 @@ def results(folder):
 
 
 def test_two_processes_write_the_bytes_of_one_and_report_failures_and_warnings_once(words, one, tmp_path):
-    shown = run_in_two(words, tmp_path)
+    """Under torchrun, with another hash seed, locale and clock than the one process had."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [str(ROOT / "describe.py"), *words, str(tmp_path)]
+    changed = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "5", "LC_ALL": "C", "TZ": "Asia/Tokyo"}
+    shown = subprocess.run(command, env=changed, capture_output=True, text=True, timeout=300)
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.count("10 of 14 units described") == 1
     assert shown.stderr.count("warning: answers:1 is odd") == 1
