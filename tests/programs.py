@@ -1,4 +1,4 @@
-"""Processes for tests of signals, kills and ranks: forked from one that has imported the libraries, once per session."""
+"""Processes for tests of signals, kills and ranks, forked from one that has imported the libraries once."""
 
 import atexit
 import multiprocessing
@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["milan.cli.describe_run", "milan.cli.train_run", "milan.models.training"])
 
@@ -20,13 +22,15 @@ class Program:
     Args:
         run: function of a module; an exception ends the process with status 1 and a traceback.
         arguments: what it is called with.
-        folder: folder for the files ``out`` and ``err``, which receive the output.
+        folder: folder for the files ``stdout`` and ``stderr``, which receive the output.
         environment: additional environment variables.
     """
 
     def __init__(self, run: Callable[..., Any], *arguments: Any, folder: Path, **environment: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.files = folder / "out", folder / "err"
+        self.files = folder / "stdout", folder / "stderr"
+        for file in self.files:
+            file.write_text("")
         variables = {**os.environ, **environment}
         self.process = CONTEXT.Process(target=_run, args=(run, arguments, self.files, variables))
         self.process.start()
@@ -38,7 +42,9 @@ class Program:
     def wait(self, seconds: float = 300) -> int:
         """Return the exit status, or the negative number of the signal that ended the process."""
         self.process.join(seconds)
-        assert self.process.exitcode is not None, f"still running after {seconds} s: {self.err}"
+        if self.process.exitcode is None:
+            self.send(signal.SIGKILL)
+            pytest.fail(f"still running after {seconds} s: {self.err}")
         return self.process.exitcode
 
     @property
@@ -50,10 +56,12 @@ class Program:
         return self.files[1].read_text()
 
 
-def _run(run: Callable[..., Any], arguments: Sequence[Any], files: tuple[Path, Path], variables: dict[str, str]) -> None:
+def _run(
+    run: Callable[..., Any], arguments: Sequence[Any], files: tuple[Path, Path], variables: dict[str, str]
+) -> None:
     os.setsid()
     for number, file in enumerate(files, start=1):
-        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND), number)
+        os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), number)
     os.environ.clear()
     os.environ.update(variables)
     try:
