@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from milan.cli.describe import main
 from milan.describers._shared.contract import make_toy_dissection
 from milan.dissection.distributed import Shard, get_shard
 from milan.targets import module_access
+from tests.programs import start_ranks
 
 ROOT = Path(__file__).parents[2]
 DETECTORS = f"{ROOT / 'milan/describers/_shared/contract.py'}:make_detectors"
@@ -52,13 +54,6 @@ def one(words, tmp_path_factory):
     return out
 
 
-def run_in_two(words, out, **environment):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    surroundings = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
-    command += [str(ROOT / "describe.py"), *words, str(out)]
-    return subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=300)
-
-
 def results(folder):
     """The bytes of the results, and the facts that do not depend on time and threads."""
     names = ("descriptions.*", "dissection/*/*", "dissection/*.*", "page/**/*.webp")
@@ -68,7 +63,11 @@ def results(folder):
 
 
 def test_two_processes_write_the_bytes_of_one_and_report_failures_and_warnings_once(words, one, tmp_path):
-    shown = run_in_two(words, tmp_path)
+    """Under torchrun, with another hash seed, locale and clock than the one process had."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [str(ROOT / "describe.py"), *words, str(tmp_path)]
+    changed = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "5", "LC_ALL": "C", "TZ": "Asia/Tokyo"}
+    shown = subprocess.run(command, env=changed, capture_output=True, text=True, timeout=300)
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.count("10 of 14 units described") == 1
     assert shown.stderr.count("warning: answers:1 is odd") == 1
@@ -79,14 +78,14 @@ def test_two_processes_write_the_bytes_of_one_and_report_failures_and_warnings_o
 
 
 def test_a_killed_process_ends_the_others_in_one_line_and_a_rerun_continues(words, one, tmp_path):
-    shown = run_in_two(words, tmp_path, KILLED="1")
-    assert shown.returncode != 0
-    # The connection is lost, or torchrun terminates the process, whichever is first.
-    own = [line for line in shown.stderr.splitlines() if line.startswith(("error: process 0", "terminated"))]
-    assert len(own) == 1
-    assert "run the same command again" in own[0]
-    assert "describe_run.py" not in shown.stderr
-    assert run_in_two(words, tmp_path).returncode == 0
+    ranks = start_ranks(main, [*words, str(tmp_path)], folder=tmp_path / "killed", KILLED="1")
+    assert [each.wait() for each in ranks] == [2, -signal.SIGKILL]
+    [own] = [line for line in ranks[0].err.splitlines() if line.startswith("error")]
+    assert own.startswith("error: process 0")
+    assert "run the same command again" in own
+    assert "describe_run.py" not in ranks[0].err
+    again = start_ranks(main, [*words, str(tmp_path)], folder=tmp_path / "again")
+    assert [each.wait() for each in again] == [0, 0], again[0].err
     assert results(tmp_path)[0] == results(one)[0]
 
 

@@ -3,7 +3,6 @@
 import csv
 import inspect
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from milan.models.data_module import MilannotationsDataModule
 from milan.models.lightning_modules import compute_bleu
 from milan.models.training_callbacks import ResumeCheckpoint
 from tests.models.test_data_module import ENCODER, annotated, data
+from tests.programs import Program, start_ranks
 
 ROOT = Path(__file__).parents[2]
 KINDS = ("prior", "captioner")
@@ -138,43 +138,37 @@ def test_a_run_with_one_batch_per_epoch_resumes_twice(folder: Path, tmp_path: Pa
     assert same(tmp_path / "run", tmp_path / "whole")
 
 
-def killed(command: list[str], out: Path) -> None:
-    """Start a run and kill all its processes after its first checkpoint."""
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+def kill(programs: list[Program], out: Path) -> None:
+    """Kill the processes of a run after its first checkpoint."""
     deadline = time.monotonic() + 300
-    while process.poll() is None and not (out / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
+    while not (out / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    for each in programs:
+        each.send(signal.SIGKILL)
+    assert [each.wait() for each in programs] == [-signal.SIGKILL] * len(programs), programs[0].err
     assert not (out / "model.safetensors").exists(), "it was killed too late for this to be a test"
-
-
-def ended(command: list[str]) -> None:
-    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_a_killed_run_ends_with_the_same_weights(finished: tuple[str, Path], folder: Path, tmp_path: Path) -> None:
     kind, whole = finished
     out = tmp_path / "run"
-    command = [sys.executable, str(ROOT / "train.py"), *arguments(kind, folder, out, "--checkpoint_seconds=0")]
-    killed(command, out)
-    ended(command)
+    words = arguments(kind, folder, out, "--checkpoint_seconds=0")
+    kill([Program(main, words, folder=tmp_path / "killed")], out)
+    again = Program(main, words, folder=tmp_path / "again")
+    assert again.wait() == 0, again.err
     assert same(out, whole)
     assert not [file for file in out.rglob("*") if file.name.startswith(".partial")]
 
 
 def test_a_killed_run_of_two_processes_ends_with_the_same_weights(folder: Path, tmp_path: Path) -> None:
     both = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp", "--checkpoint_seconds=0"]
-    commands = [
-        [sys.executable, "train.py", *arguments("captioner", folder, tmp_path / name, *both)]
-        for name in ("whole", "killed")
-    ]
-    ended(commands[0])
-    killed(commands[1], tmp_path / "killed")
-    ended(commands[1])
+    words = {name: arguments("captioner", folder, tmp_path / name, *both) for name in ("whole", "killed")}
+    whole = start_ranks(main, words["whole"], folder=tmp_path / "0")
+    assert [each.wait() for each in whole] == [0, 0], whole[0].err
+    kill(start_ranks(main, words["killed"], folder=tmp_path / "1"), tmp_path / "killed")
+    # Here Lightning starts the second process.
+    done = subprocess.run([sys.executable, "train.py", *words["killed"]], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
     assert same(tmp_path / "whole", tmp_path / "killed")
 
 

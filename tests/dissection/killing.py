@@ -1,22 +1,18 @@
-"""A program for the tests: dissects in child processes that are killed at chosen moments, without any warning, until
-one is not.
-
-``python -m tests.dissection.killing OUT when...``: each ``when`` is a number of file replacements, or of blocks as
-``b3``, after which the child that runs then is killed. Children are forks of one process, so that torch is imported
-once.
+"""Dissections in processes that are killed at chosen moments: after a number of file replacements, or of blocks as in
+``b3``.
 """
 
 import os
 import signal
 import sys
+import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-
-import torch
 
 from milan.dissection import dissection_run as running
 from milan.dissection.dissect import dissect
-from milan.errors import MilanWarning
+from milan.errors import MilanError, MilanWarning
 from tests.dissection.world import LAYERS, toy_probe, toy_target
 
 
@@ -73,10 +69,50 @@ def child(out: Path, when: str) -> bool:
     return False
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    running.MIN_CHECKPOINT_SECONDS = running.CHECKPOINT_COST_RATIO = 0  # a checkpoint after each block
-    folder = Path(sys.argv[1])
-    killed = sum(child(folder, when) for when in sys.argv[2:])
-    child(folder, "")
+def dissect_killed(out: Path, moments: Sequence[str]) -> None:
+    """Dissect in children that are killed at each of the moments, then to the end; print how many were killed."""
+    checkpoint_often()
+    killed = sum(child(out, when) for when in moments)
+    child(out, "")
     print(killed)
+
+
+def leave_behind(out: Path, blocks: int) -> None:
+    """Dissect until killed after some blocks, before the checkpoint of the last."""
+    checkpoint_often()
+    assert child(out, f"b{blocks}")
+
+
+def dissect_slowly(out: Path) -> None:
+    """Dissect with a pause and a sign after each block."""
+    checkpoint_often()
+    take = running.DissectionRun._add_block
+
+    def slowly(*arguments: object) -> None:
+        take(*arguments)  # type: ignore[arg-type]
+        print(".", flush=True)
+        time.sleep(0.05)
+
+    running.DissectionRun._add_block = slowly  # type: ignore[method-assign, assignment]
+    dissect(toy_target(), toy_probe(300), LAYERS, out)
+
+
+def dissect_whole(out: Path, images: int = 300) -> None:
+    """Dissect and print the exemplars of a unit, or the error."""
+    try:
+        found = dissect(toy_target(), toy_probe(images), LAYERS, out)
+        print(found["conv2"].exemplars(found["conv2"].units[0]).ids.tolist())
+    except MilanError as error:
+        print(error)
+
+
+def dissect_as_rank(out: Path, killed: bool) -> None:
+    """Dissect as one of two processes, of which the second is killed after two blocks, unless it is to end."""
+    if killed:
+        checkpoint_often()
+        after_blocks(2 if os.environ["RANK"] == "1" else 4)
+    dissect_whole(out)
+
+
+def checkpoint_often() -> None:
+    running.MIN_CHECKPOINT_SECONDS = running.CHECKPOINT_COST_RATIO = 0  # a checkpoint after each block
