@@ -135,28 +135,28 @@ def run_describe(
         config: what is described, and how.
         target_options: how the target's input is made and its output is read.
     """
-    from milan.cli.early_checks import check_describer, check_paths
+    from milan.experiments.core.early_checks import check_options
 
-    check_paths(config.target, config.weights, config.probe)
-    if not config.list_layers:
-        check_describer(config.describer, config.settings or {})
+    check_options(config, target_options)
     if config.offline:
         from milan.storage.hub_access import go_offline
 
         go_offline()
-    from milan.cli.describe_output import print_plan, print_result
-    from milan.cli.describe_run import execute_run, load_probe_for, prepare_run
-    from milan.describers import list_describers, parse_settings
-    from milan.targets.layers import format_layers
     from milan.targets.loading import load_target
+    from milan.targets.module_access import parse_device
 
-    if not config.list_layers and config.describer in list_describers():
-        # Faulty settings, and that images are sent elsewhere, are reported before anything is loaded.
-        parse_settings(config.describer, config.settings or {}, config.device)
+    parse_device(config.device)
+    if not config.list_layers:
+        _check_settings(config)
     network = load_target(config.target, weights=config.weights, device=config.device, **target_options.given)
     if config.list_layers:
+        from milan.targets.layers import format_layers
+
         print(format_layers(network.layers()))
         return
+    from milan.cli.describe_output import print_plan, print_result
+    from milan.cli.describe_run import execute_run, load_probe_for, prepare_run
+
     images = load_probe_for(network, config.probe, config.limit)
     plan = prepare_run(
         network,
@@ -181,6 +181,17 @@ def run_describe(
     catalogue = execute_run(plan)
     if is_first_process():
         print_result(catalogue, plan.out)
+
+
+def _check_settings(config: DescribeConfig) -> None:
+    """Report faulty settings of one of the package's describers before a network is loaded."""
+    from milan.describers import list_describers
+    from milan.describers._shared.describer_specs import parse_spec, resolve_settings
+
+    spec = parse_spec(config.describer)
+    if spec.name in list_describers():
+        given = {**spec.settings, **(config.settings or {})}
+        resolve_settings(spec.name, given, (config.target, config.probe), config.device)
 
 
 def main(args: Sequence[str] | None = None) -> int:

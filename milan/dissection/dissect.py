@@ -1,13 +1,10 @@
 """Dissect a target: compute the exemplars, thresholds and activations of its units in one pass over a probe."""
 
 import json
-import math
-import re
 import shutil
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +15,9 @@ from milan.dissection.dissection import Dissection
 from milan.dissection.dissection_run import DissectionRun, Statistics
 from milan.dissection.distributed import Shard, get_shard
 from milan.dissection.exemplar_images import open_stored_images, store_images
-from milan.dissection.layer_plans import add_key, check_settings, fit_memory, make_one_time_key, make_plans
-from milan.dissection.layer_statistics import LayerPlan, RankBy
+from milan.dissection.layer_plans import add_key, fit_memory, make_one_time_key, make_plans
+from milan.dissection.layer_statistics import LayerPlan
+from milan.dissection.pass_options import PassOptions, RankBy, check_settings
 from milan.dissection.store import FACTS_FILE, FORMAT, StoredDissection, facts_or_fault, layer_folder, read_facts
 from milan.errors import BadInput, MilanNotice, MilanWarning, warn_again
 from milan.probes import Probe
@@ -32,42 +30,7 @@ from milan.targets.target import Target
 from milan.units import Unit, group_by_layer
 
 WORK_FOLDER = ".work"  # checkpoints of an unfinished run
-_BYTE_UNITS = {
-    "": 1,
-    "k": 10**3,
-    "m": 10**6,
-    "g": 10**9,
-    "t": 10**12,
-    "ki": 2**10,
-    "mi": 2**20,
-    "gi": 2**30,
-    "ti": 2**40,
-}
 _RESERVED_BYTES = 64 * 2**20  # disk space for small files
-
-
-@dataclass(frozen=True)
-class PassOptions:
-    """How a dissection's pass over the probe is run.
-
-    Attributes:
-        batch_size: images decoded at a time.
-        memory: memory for the statistics, in bytes or as ``"4GiB"``. Thresholds that do not fit exactly are computed on
-            a sample, with a warning that states the possible error of their rank.
-        workers: number of additional threads that decode images.
-        allow_nondeterministic: continue, with a warning, if an image's activations change from one pass to the next or
-            with the other images of a batch. A target has the same option.
-    """
-
-    batch_size: int = 16
-    memory: str | int = "4GiB"
-    workers: int = 0
-    allow_nondeterministic: bool = False
-
-    @property
-    def memory_bytes(self) -> int:
-        """``memory`` as a number of bytes."""
-        return _parse_bytes(self.memory)
 
 
 def dissect(
@@ -107,7 +70,7 @@ def dissect(
         UnknownName: the target has no such layer.
     """
     out, run_options = Path(out), PassOptions(**options)
-    check_settings(k, quantile, run_options.batch_size, rank_by)
+    check_settings(k, quantile, rank_by)
     if run_options.allow_nondeterministic:
         target = target.allowing_nondeterminism()
     if target.is_size_assumed and probe.source.is_presized and probe.size != target.image_size:
@@ -327,15 +290,3 @@ def _check_space(out: Path, plans: list[LayerPlan], probe: Probe, active: Mappin
             f"{out} has {free / 2**30:.2f} GiB free and the dissection may take {needed / 2**30:.2f} GiB; free some, or"
             " choose another folder"
         )
-
-
-def _parse_bytes(memory: str | int) -> int:
-    """Return the number of bytes of a size such as ``4GiB``.
-
-    >>> _parse_bytes("4GiB") == 4 * 2**30, _parse_bytes("1.5 MB"), _parse_bytes(7)
-    (True, 1500000, 7)
-    """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?|)b?\s*", str(memory).lower())
-    if not found or not math.isfinite(float(found[1])):
-        raise BadInput(f"not a size: memory={memory!r}; write it as 4GiB or 500MB")
-    return int(float(found[1]) * _BYTE_UNITS[found[2]])

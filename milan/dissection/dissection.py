@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from milan.dissection.layer_statistics import RankBy
+from milan.dissection.pass_options import RankBy
 from milan.errors import MissingEvidence, UnknownName
 from milan.probes import Probe
 from milan.targets.preprocessing import Size

@@ -4,30 +4,18 @@ import uuid
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import get_args
 
 import torch
 
 from milan.dissection.determinism import examine
 from milan.dissection.forward_blocks import block_length
-from milan.dissection.layer_statistics import LayerPlan, RankBy
+from milan.dissection.layer_statistics import LayerPlan
+from milan.dissection.pass_options import RankBy
 from milan.dissection.store import FORMAT
 from milan.errors import BadInput, MilanWarning
 from milan.probes import Probe
 from milan.storage.files import content_key
 from milan.targets.target import Target
-
-
-def check_settings(k: int, quantile: float, batch_size: int, rank_by: str) -> None:
-    """Raise BadInput for a setting that is out of range."""
-    if k < 1:
-        raise BadInput(f"k is {k}; a unit needs at least 1 exemplar")
-    if not 0 <= quantile <= 1:
-        raise BadInput(f"quantile is {quantile}; it lies between 0 and 1, as 0.99")
-    if batch_size < 1:
-        raise BadInput(f"batch_size is {batch_size}; give at least 1")
-    if rank_by not in get_args(RankBy):
-        raise BadInput(f"rank_by is {rank_by!r}; choose one of {', '.join(get_args(RankBy))}")
 
 
 def make_plans(

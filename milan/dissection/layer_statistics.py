@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from milan.dissection.forward_blocks import BlockOutputs
+from milan.dissection.pass_options import RankBy
 from milan.dissection.running_statistics import (
     QuantileCandidates,
     RunningQuantile,
@@ -28,7 +29,6 @@ from milan.storage.files import atomic_write, new_array
 from milan.targets.layers import Layer
 
 EXEMPLARS_FILE, STATISTICS_FILE = "exemplars.safetensors", "statistics.safetensors"
-RankBy = Literal["max", "mean", "cls"]
 _BYTES = 4  # of a float
 SPARSE_RECORD_BYTES = 12  # of a value that is not 0 of a sparse layer, during the run
 

@@ -16,6 +16,7 @@ from milan.console.command_line import arguments_of, build_parser, run_program
 from milan.console.processes import is_first_process
 from milan.errors import UnknownName
 from milan.experiments.core.config import ReportConfig
+from milan.experiments.core.early_checks import check_options
 
 if TYPE_CHECKING:
     from milan.experiments.core.report import Report
@@ -95,6 +96,7 @@ def _main(words: list[str]) -> None:
 
         print(format_plan(config))
         return
+    check_options(config)
     report = load_experiment(name)(config)
     if is_first_process():
         report.print_summary()

@@ -156,6 +156,15 @@ def wait_for_folder(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def check_folder(folder: Path) -> None:
+    """Raise BadInput if a folder is a file, or cannot be created or written to; nothing is created."""
+    present = next(each for each in (folder.absolute(), *folder.absolute().parents) if os.access(each, os.F_OK))
+    if not present.is_dir():
+        raise _unwritable(folder, FileExistsError() if present == folder.absolute() else NotADirectoryError())
+    if not os.access(present, os.W_OK):
+        raise _unwritable(folder, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+
+
 def is_file(path: Path) -> bool:
     """Return whether there is such a file; a text that is too long for a path is none."""
     with suppress(OSError):

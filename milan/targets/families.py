@@ -24,6 +24,7 @@ from milan.targets.latents import Latents
 from milan.targets.library_preprocessing import processor_preprocessing, timm_preprocessing, torchvision_preprocessing
 from milan.targets.library_transforms import KnownPreprocessing
 from milan.targets.preprocessing import Preprocessing
+from milan.targets.target_specs import check_network_name
 from milan.targets.weight_files import infer_class_count, load_weights_into, match_weight_names
 from milan.targets.weight_source import LoadedNetwork, WeightSource
 
@@ -32,10 +33,7 @@ def load_torchvision(name: str, source: WeightSource) -> LoadedNetwork:
     """Load a network of ``torchvision.models``; torchvision downloads and checks its pretrained weights."""
     from torchvision import models
 
-    if name not in models.list_models():
-        raise UnknownName(
-            "torchvision model", name, models.list_models(), "torchvision.models.list_models() has them all"
-        )
+    check_network_name("torchvision", name, models.list_models())
     builder = models.get_model_builder(name)
     published = getattr(models.get_model_weights(name), "DEFAULT", None)
     tensors = _load_published_weights(name, published) if source.pretrained else source.tensors
@@ -109,14 +107,15 @@ def _check_timm_name(name: str) -> None:
         find_cached_if_offline(
             place.partition("@")[0], ("config.json",), "the path of a local copy, as in timm:local-dir:FOLDER"
         )
-    elif kind == "local-dir" and place:
+        return
+    if kind == "local-dir" and place:
         if not (Path(place) / "config.json").is_file():
             raise BadInput(f"{place} holds no config.json, so it is no folder of a timm model")
         check_model_folder(Path(place))
-    elif (network := name.partition(".")[0]) not in timm.list_models():
-        hint = "timm.list_models() has them all, or write hf_hub:ID"
-        raise UnknownName("timm model", network, timm.list_models(), hint)
-    elif name not in (tagged := timm.list_models(f"{network}.*", include_tags=True)) and name != network:
+        return
+    network = name.partition(".")[0]
+    check_network_name("timm", network, timm.list_models())
+    if name not in (tagged := timm.list_models(f"{network}.*", include_tags=True)) and name != network:
         tags = [known.partition(".")[2] for known in tagged]
         raise UnknownName("timm weights", name.partition(".")[2], tags, f"{network} has: {', '.join(tags) or 'none'}")
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from milan.errors import BadInput, MilanError, MilanWarning, UnknownName, find_nearest_names
+from milan.errors import BadInput, MilanWarning
 from milan.storage.user_code import is_file_spec, load_from_file
 from milan.targets.detectors import assumed_preprocessing
 from milan.targets.dictionary_files import load_dictionary
@@ -19,15 +19,12 @@ from milan.targets.library_transforms import KnownPreprocessing
 from milan.targets.module_access import check_usable, is_half, seeded, unwrap
 from milan.targets.preprocessing import READING, TargetOptions, height_width
 from milan.targets.target import Target, warn_assumed
+from milan.targets.target_specs import FAMILY_NAMES, make_unknown_spec_error
 from milan.targets.weight_source import RANDOM, LoadedNetwork, WeightSource
 
-FAMILIES: dict[str, Callable[[str, WeightSource], LoadedNetwork]] = {
-    "torchvision": load_torchvision,
-    "timm": load_timm,
-    "hf": load_huggingface,
-    "diorama": load_diorama,
-}
-SPEC_FORMS = "torchvision:NAME, timm:NAME, hf:ID_OR_PATH, diorama:NAME or PATH/FILE.py:FUNCTION"
+FAMILIES: dict[str, Callable[[str, WeightSource], LoadedNetwork]] = dict(
+    zip(FAMILY_NAMES, (load_torchvision, load_timm, load_huggingface, load_diorama), strict=True)
+)
 
 
 def load_target(
@@ -58,7 +55,7 @@ def load_target(
         elif is_file_spec(spec):
             target = _load_from_file(spec, source, stated, device)
         else:
-            raise _make_unknown_error(spec)
+            raise make_unknown_spec_error(spec)
     target.spec, target.options = spec, stated.given
     target.weights = str(weights) if weights is not None else ""
     target.code = _code_hash(spec)
@@ -139,19 +136,6 @@ def _code_hash(spec: str) -> str:
     """Return the sha256 of the Python file that a spec names; empty if it names none."""
     file = spec.rpartition(":")[0]
     return hashlib.sha256(Path(file).expanduser().read_bytes()).hexdigest() if is_file_spec(spec) else ""
-
-
-def _make_unknown_error(spec: str) -> MilanError:
-    kind, colon, name = spec.partition(":")
-    if spec.endswith(".py"):
-        return BadInput(f"{spec} is a file; name a function in it that returns the network, as {spec}:my_network")
-    if colon and name:
-        return UnknownName("kind of target", kind, FAMILIES, f"write {SPEC_FORMS}")
-    from torchvision.models import list_models
-
-    near = find_nearest_names(spec, list_models(), 1)
-    guess = f"; torchvision:{near[0]}?" if near else ""
-    return BadInput(f"no target {spec!r}: write {SPEC_FORMS}{guess}")
 
 
 __all__ = ["FAMILIES", "RANDOM", "load_target"]

@@ -1,13 +1,14 @@
 """Default layers and probe of a target, and units selected by text."""
 
-import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from milan.diorama.networks import LAYERS
 from milan.errors import BadInput, MilanWarning, UnknownName
 from milan.targets.target import Target
+from milan.targets.target_specs import make_no_layers_error
+from milan.targets.unit_ranges import parse_unit_ranges
 from milan.units import Unit, as_unit
 
 
@@ -21,9 +22,7 @@ def get_default_layers(target: Target) -> list[str]:
         return [f"{each.layer}@{each.name}" for each in target.dictionaries]
     name = target.spec.partition("diorama:")[2]
     if name not in LAYERS:
-        raise BadInput(
-            f"no layers are given for {target.name}; name some with --layers A B (--list_layers prints them)"
-        )
+        raise make_no_layers_error(target.name)
     return LAYERS[name]
 
 
@@ -62,7 +61,7 @@ def parse_unit_selection(selection: str | Iterable[Unit | str], counts: Mapping[
         return {layer: list(range(count)) for layer, count in counts.items()}
     found: dict[str, set[int]] = {layer: set() for layer in counts}
     if isinstance(selection, str):
-        ranges = list(_ranges(selection, counts))
+        ranges = list(parse_unit_ranges(selection, counts))
     else:
         ranges = [(unit.layer, unit.index, unit.index) for unit in map(as_unit, selection)]
     for layer, first, last in ranges:
@@ -77,19 +76,3 @@ def parse_unit_selection(selection: str | Iterable[Unit | str], counts: Mapping[
                 warnings.warn(text, MilanWarning, stacklevel=2)
             found[name] |= set(range(first, min(last, counts[name] - 1) + 1))
     return {layer: sorted(indices) for layer, indices in found.items() if indices}
-
-
-def _ranges(text: str, layers: Iterable[str]) -> Iterator[tuple[str, int, int]]:
-    """Yield each ``LAYER:FIRST-LAST`` of a list, in which the layer and the last may be omitted.
-
-    Layer names may contain commas and colons; the longest name that matches is used.
-    """
-    names = "|".join(re.escape(layer) for layer in sorted(layers, key=len, reverse=True))
-    part = re.compile(rf"\s*(?:({names}|[^,]+):)?(\d+)(?:-(\d+))?\s*(?:,|$)")
-    place = 0
-    while place < len(text):
-        match = part.match(text, place)
-        if not match or int(match[3] or match[2]) < int(match[2]):
-            raise BadInput(f"not units: {text[place:].partition(',')[0].strip()!r}; write 0-99 or 3,17 or LAYER:0-9")
-        yield match[1] or "", int(match[2]), int(match[3] or match[2])
-        place = match.end()

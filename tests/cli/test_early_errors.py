@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from milan.cli.early_checks import _find_describer_files, _read_setting_names, check_describer
 from milan.describers import find_describer_class, list_describers
 from milan.errors import UnknownName
+from milan.experiments.core.early_checks import _find_describer_files, _read_setting_names, check_describer
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "pytorch_lightning", "torchvision", "scipy", "pandas", "transformers", "datasets", "matplotlib")

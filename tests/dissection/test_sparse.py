@@ -13,9 +13,9 @@ from milan import Dictionary, Probe, Target, dissect
 from milan.dissection import sparse_statistics
 from milan.dissection.dissection import Dissection
 from milan.dissection.forward_blocks import BlockOutputs
-from milan.dissection.layer_plans import check_settings
 from milan.dissection.layer_statistics import LayerPlan
 from milan.dissection.loading import load_dissection
+from milan.dissection.pass_options import check_settings
 from milan.dissection.sparse_statistics import SparseLayerStatistics
 from milan.errors import BadInput
 from milan.targets.dictionary import DictionaryConfig
@@ -172,7 +172,7 @@ def test_neurons_are_ranked_by_mean_or_class_token(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"rank_by.*conv2"):
         dissect(target, toy_probe(60), ["conv2"], tmp_path, rank_by="cls")
     with pytest.raises(BadInput, match="peak"):
-        check_settings(k=1, quantile=0.9, batch_size=1, rank_by="peak")
+        check_settings(k=1, quantile=0.9, rank_by="peak")
 
 
 def check_ranked_by_class_token(found: Dissection) -> None:

@@ -8,16 +8,13 @@ from typing import Any
 from milan.describers import load_describer
 from milan.describers._shared.describer_specs import AUTO, parse_spec, resolve_settings
 from milan.experiments.core.config import ReportConfig
+from milan.experiments.core.early_checks import DESCRIBERS, IMAGES, NO_FILES, TARGETS, WEIGHTS, list_values
 from milan.pretrained.published_models import MissingModel, ModelFacts, find_missing_model
 from milan.storage.hub_access import assume_unreachable
 
 # Options of experiments by what they name.
-TARGETS = ("target", "plain", "blurred")
-IMAGES = ("probe", "evaluation_probe", "images", "test_images")
-DESCRIBERS = ("describer", "describers")
 MODELS = ("embedder", "vectors", "simulator", "sentence_encoder", "encoder")
 LANGUAGE = "language"
-NO_FILES = ("diorama", "latents", "hf")  # kinds of images that are not files
 
 
 def format_plan(config: ReportConfig) -> str:
@@ -26,7 +23,7 @@ def format_plan(config: ReportConfig) -> str:
     Raises:
         MilanError: a describer or one of its settings is unknown.
     """
-    targets, describers, images = (_values(config, names) for names in (TARGETS, DESCRIBERS, IMAGES))
+    targets, describers, images = (list_values(config, names) for names in (TARGETS, DESCRIBERS, IMAGES))
     with assume_unreachable():
         missing = [str(each) for each in _find_missing(config, targets, describers, images)]
     rows = [("experiment", [config.experiment]), ("targets", targets), ("describers", describers)]
@@ -36,18 +33,10 @@ def format_plan(config: ReportConfig) -> str:
     return "\n".join([*lines, "", "nothing was downloaded or written (--dry_run)"])
 
 
-def _values(config: ReportConfig, names: Sequence[str]) -> list[str]:
-    """Return the values of the options of these names, each once."""
-    found: dict[str, None] = {}
-    for value in (getattr(config, name, None) for name in names):
-        found |= dict.fromkeys(value if isinstance(value, list) else [value] if value else [])
-    return list(found)
-
-
 def _find_missing(
     config: ReportConfig, targets: Sequence[str], describers: Sequence[str], images: Sequence[str]
 ) -> Iterator[MissingModel]:
-    weights = bool(_values(config, ("weights", "plain_weights", "blurred_weights")))
+    weights = bool(list_values(config, WEIGHTS))
     for spec in targets:
         # Files of weights take the place of downloaded ones; with several targets each may have its own.
         if not weights or len(targets) > 1:
@@ -56,10 +45,10 @@ def _find_missing(
     for spec in describers:
         yield from _find_missing_models(spec, sources)
     for name in MODELS:
-        for spec in _values(config, (name,)):
+        for spec in list_values(config, (name,)):
             missing = find_missing_model(name, spec)
             yield from [missing] if missing else []
-    for pipeline in _values(config, (LANGUAGE,)):
+    for pipeline in list_values(config, (LANGUAGE,)):
         if pipeline.startswith("en_core") and importlib.util.find_spec(pipeline) is None:
             hint = f"python -m spacy download {pipeline}"
             yield MissingModel("spaCy pipeline", pipeline, hint=hint)
