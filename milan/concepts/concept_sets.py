@@ -18,7 +18,7 @@ from milan.concepts.harvest import (
     read_texts,
 )
 from milan.console.progress import track_progress
-from milan.diorama.concept_texts import list_concept_texts
+from milan.diorama.concept_texts import list_concept_texts, list_part_texts
 from milan.errors import BadInput, MilanWarning, UnknownName
 from milan.pretrained.published_models import MissingModel, ModelFacts
 from milan.storage.downloads import RemoteFile, fetch, is_downloaded
@@ -63,10 +63,10 @@ def load_concept_set(
 
     Args:
         spec: ``20k`` or ``combined_imagenet`` (``PUBLISHED_SETS``, downloaded the first time), ``diorama`` (all that
-            Diorama shows: single concepts, colour or pattern with object, colour with pattern), the path of a text file
-            with one concept in each line, ``harvest:diorama`` (phrases of the sentences that describe Diorama's
-            scenes), or ``harvest:FILE`` (phrases of the captions or product texts in it, see
-            ``milan.concepts.harvest.read_texts``); several as a list or joined by commas.
+            Diorama shows: single concepts, colour or pattern with object, colour with pattern), ``diorama-parts``
+            (colour or pattern with part), the path of a text file with one concept in each line, ``harvest:diorama``
+            (phrases of the sentences that describe Diorama's scenes), or ``harvest:FILE`` (phrases of the captions or
+            product texts in it, see ``milan.concepts.harvest.read_texts``); several as a list or joined by commas.
         spacy_model: spaCy pipeline that finds the phrases of a harvest, see ``milan.concepts.harvest.load_tagger``.
         minimum: minimum number of occurrences of a harvested phrase.
 
@@ -205,4 +205,7 @@ def _harvest_diorama(spacy_model: str, minimum: int) -> tuple[str, ...]:
     return tuple(harvest_phrases(generate_diorama_sentences(), spacy_model=spacy_model, minimum=minimum))
 
 
-NAMED_SETS: dict[str, Callable[[], list[str]]] = {"diorama": lambda: list(list_concept_texts())}
+NAMED_SETS: dict[str, Callable[[], list[str]]] = {
+    "diorama": lambda: list(list_concept_texts()),
+    "diorama-parts": lambda: list(list_part_texts()),
+}

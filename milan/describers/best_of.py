@@ -1,5 +1,6 @@
 """Selection by prediction: the text, of those of several describers, that predicts a unit best on held-out images."""
 
+import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
@@ -25,8 +26,10 @@ from milan.units import Candidate, Description, Unit, split_weighted_sum
 SILENCE = "nothing in particular"
 LABELS = "labels"
 KEPT_CANDIDATES = 10  # candidates kept with a description
-FIRST_PARTS = 4  # of the best texts, that are tried joined with every other one
+MAX_REVISIONS = 3  # times that each alternative is chosen again
 JOIN = " or "
+# Texts that would be read as something else if they were joined by "or".
+COMPOUND = re.compile(r"\b(?:or|but|not|neither)\b")
 
 
 class BestOf(Describer):
@@ -35,7 +38,7 @@ class BestOf(Describer):
     A text's score is the correlation of the unit's activation with what the text says, over images that no describer
     has used: with the probability that an image shows it, by image-text models (the mean of their correlations), or
     with the pixels or classes that it denotes, by labels. Of the texts whose score is within a tolerance of the best,
-    the one with the fewest words is taken. Two texts joined by "or" are taken if they correlate better by
+    the one with the fewest words is taken. Further texts are joined to it by "or", as long as each raises the score by
     ``join_gain``. If the score is below the cut, the description is "nothing in particular".
 
     ``score`` is the correlation. ``reasoning["confidence"]`` is the probability that the description is true, a
@@ -52,7 +55,8 @@ class BestOf(Describer):
             dissection's own probe, on which texts that a describer has fitted to it look better than they are.
         candidates: number of candidates of each describer.
         tolerance: share of the best score that may be lost for a text with fewer words.
-        join_gain: share of the best score that joining two texts must gain; a large number for no joining.
+        join_gain: share of the score that another text joined by "or" must gain.
+        alternatives: maximum number of texts that are joined.
         cut: correlation below which nothing is said; 0 to say something of every unit.
         confidence: "A,B": the confidence is the logistic function of A * correlation + B.
         device: device of the image-text models.
@@ -74,6 +78,7 @@ class BestOf(Describer):
         candidates: int = 10,
         tolerance: float = 0.05,
         join_gain: float = 0.1,
+        alternatives: int = 2,
         cut: float = 0.25,
         confidence: str = "3.4,-1.7",
         device: str = "cpu",
@@ -86,6 +91,7 @@ class BestOf(Describer):
             raise BadInput(f"a tolerance of {tolerance}; give a share of the best score, at least 0 and below 1")
         self.describers, self.options, self.simulator, self.concepts = describers, options, simulator, concepts
         self.held_out, self.candidates, self.tolerance, self.join_gain = held_out, candidates, tolerance, join_gain
+        self.alternatives = alternatives
         self.cut, self.confidence, self.device = cut, confidence, device
         self.superclasses, self.synsets = superclasses, synsets
         self._slope, self._offset = _parse_confidence(confidence)
@@ -173,9 +179,10 @@ class BestOf(Describer):
         texts = list(dict.fromkeys([*list_candidate_texts(described, self.candidates), *self.more_texts]))
         scores = dict(zip(texts, prediction.correlate(unit, texts).tolist(), strict=True))
         chosen = choose_short(scores, self.tolerance)
-        pair, score = self._join(unit, scores, prediction)
-        if score > max(scores.values()) * (1 + self.join_gain) > 0:
-            chosen, scores[pair] = pair, score
+        parts, score = self._choose_alternatives(unit, scores, prediction)
+        if score >= max(scores.values()) * (1 - self.tolerance):
+            chosen = JOIN.join(parts)
+            scores[chosen] = score
         confidence = float(1 / (1 + np.exp(-(self._slope * scores[chosen] + self._offset))))
         best = sorted(scores, key=lambda text: -scores[text])[:KEPT_CANDIDATES]
         candidates = [Candidate(text, scores[text]) for text in dict.fromkeys([*best, chosen])]
@@ -189,23 +196,37 @@ class BestOf(Describer):
         concepts = terms if len(terms) > 1 else ()
         return Description(unit, chosen, value, concepts, candidates=tuple(candidates), reasoning=reasoning)
 
-    def _join(self, unit: Unit, scores: dict[str, float], prediction: HeldOutPrediction) -> tuple[str, float]:
-        """Return the best two texts joined by "or", each as short as the tolerance allows, and their score."""
-        parts = [text for text in scores if JOIN not in text and len(split_weighted_sum(text)) == 1]
-        best = ("", -1.0)
-        for start in sorted(parts, key=lambda text: -scores[text])[:FIRST_PARTS]:
-            second = choose_short(self._predict_joined(unit, start, parts, prediction), self.tolerance)
-            joint = self._predict_joined(unit, second, parts, prediction)
-            first = choose_short(joint, self.tolerance)
-            pair = sorted((first, second), key=lambda text: -scores[text])
-            best = max(best, (JOIN.join(pair), joint[first]), key=lambda found: found[1])
-        return best
+    def _choose_alternatives(
+        self, unit: Unit, scores: dict[str, float], prediction: HeldOutPrediction
+    ) -> tuple[list[str], float]:
+        """Return the texts that say together what the unit detects, and their score joined by "or".
 
-    def _predict_joined(
-        self, unit: Unit, text: str, others: Sequence[str], prediction: HeldOutPrediction
-    ) -> dict[str, float]:
-        """Return the score of a text joined with each of others."""
-        return dict(zip(others, prediction.correlate_joined(unit, text, others).tolist(), strict=True))
+        Each is the shortest near the best where none of the others holds, so that the strongest alternative neither
+        hides a weaker one nor decides how closely that one is described.
+        """
+        texts = [text for text in scores if not COMPOUND.search(text) and len(split_weighted_sum(text)) == 1]
+        if not texts:
+            return [], -1.0
+
+        def choose(others: Sequence[str]) -> str:
+            found = prediction.correlate(unit, texts, others).tolist() if others else [scores[text] for text in texts]
+            return choose_short(dict(zip(texts, found, strict=True)), self.tolerance)
+
+        parts = [choose(())]
+        score = scores[parts[0]]
+        while len(parts) < self.alternatives:
+            more = [*parts, choose(parts)]
+            for _ in range(MAX_REVISIONS):
+                before = list(more)
+                for place in range(len(more)):
+                    more[place] = choose([*more[:place], *more[place + 1 :]])
+                if more == before:
+                    break
+            joint = prediction.correlate_any(unit, more)
+            if joint <= score * (1 + self.join_gain):
+                break
+            parts, score = more, joint
+        return sorted(parts, key=lambda text: -scores[text]), score
 
     def _load_prediction(self, dissection: Dissection) -> HeldOutPrediction:
         """Load what predicts a layer's units, however often units of it are asked for."""

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -37,12 +37,17 @@ MAX_KNOWN_VALUES = 2**26  # predictions that are kept: of texts times images
 class Predictor(Protocol):
     """Tells how well texts predict a unit's activation, -1..1; 0 where that is undefined."""
 
-    def correlate(self, row: int, texts: Sequence[str]) -> Float[np.ndarray, " texts"]:
-        """Return the correlation of each text with the unit in that row of the dissection."""
+    def correlate(self, row: int, texts: Sequence[str], outside: Sequence[str] = ()) -> Float[np.ndarray, " texts"]:
+        """Return the correlation of each text with the unit in that row of the dissection.
+
+        Args:
+            outside: texts; only pixels or images that show none of them count. The correlation may then be multiplied
+                by a number that is the same for all texts.
+        """
         ...
 
-    def correlate_joined(self, row: int, text: str, others: Sequence[str]) -> Float[np.ndarray, " others"]:
-        """Return the same for a text joined by "or" with each of others."""
+    def correlate_any(self, row: int, parts: Sequence[str]) -> float:
+        """Return the correlation of the unit with the pixels or images that show any of some texts."""
         ...
 
 
@@ -84,13 +89,13 @@ class HeldOutPrediction:
         rooted = np.sign(largest) * np.sqrt(np.abs(largest))
         return cls(dissection, ImagePredictor(rooted, [EmbedderPresence(each, probe) for each in embedders]))
 
-    def correlate(self, unit: Unit, texts: Sequence[str]) -> Float[np.ndarray, " texts"]:
-        """Return the correlation of a unit's activation with each text."""
-        return self.predictor.correlate(self.dissection.row_of(unit), texts)
+    def correlate(self, unit: Unit, texts: Sequence[str], outside: Sequence[str] = ()) -> Float[np.ndarray, " texts"]:
+        """Return the correlation of a unit's activation with each text, see ``Predictor``."""
+        return self.predictor.correlate(self.dissection.row_of(unit), texts, outside)
 
-    def correlate_joined(self, unit: Unit, text: str, others: Sequence[str]) -> Float[np.ndarray, " others"]:
-        """Return the correlation of a unit's activation with a text joined by "or" with each of others."""
-        return self.predictor.correlate_joined(self.dissection.row_of(unit), text, others)
+    def correlate_any(self, unit: Unit, parts: Sequence[str]) -> float:
+        """Return the correlation of a unit's activation with texts joined by "or"."""
+        return self.predictor.correlate_any(self.dissection.row_of(unit), parts)
 
 
 def dissect_held_out(dissection: Dissection, held_out: str) -> Dissection:
@@ -180,25 +185,31 @@ class ImagePredictor:
     def __init__(self, activations: Float[np.ndarray, "images units"], models: Sequence[PresenceModel]):
         self.activations, self.models = activations, models
 
-    def correlate(self, row: int, texts: Sequence[str]) -> Float[np.ndarray, " texts"]:
-        """Return the mean over models of the correlation over images of a unit with each text's presence."""
-        return np.mean([self._correlate(row, model.predict(texts)) for model in self.models], axis=0)
+    def correlate(self, row: int, texts: Sequence[str], outside: Sequence[str] = ()) -> Float[np.ndarray, " texts"]:
+        """Return the mean over models of the correlation over images of a unit with each text's presence.
 
-    def correlate_joined(self, row: int, text: str, others: Sequence[str]) -> Float[np.ndarray, " others"]:
-        """Return the correlations of a text joined by "or" with each of the others."""
+        An image counts by the probability that it shows none of the texts in ``outside``.
+        """
         found = []
         for model in self.models:
-            presence = model.predict([text, *others])
-            found.append(self._correlate(row, np.maximum(presence[:, :1], presence[:, 1:])))
+            counted = 1 - model.predict(outside).max(1) if outside else np.ones(len(self.activations))
+            found.append(self._correlate(row, model.predict(texts), counted))
         return np.mean(found, axis=0)
 
-    def _correlate(self, row: int, presence: Float[np.ndarray, "images texts"]) -> Float[np.ndarray, " texts"]:
+    def correlate_any(self, row: int, parts: Sequence[str]) -> float:
+        """Return the correlation with the largest presence of any of the texts."""
+        counted = np.ones(len(self.activations))
+        found = [self._correlate(row, model.predict(parts).max(1, keepdims=True), counted) for model in self.models]
+        return float(np.mean(found))
+
+    def _correlate(
+        self, row: int, presence: Float[np.ndarray, "images texts"], counted: Float[np.ndarray, " images"]
+    ) -> Float[np.ndarray, " texts"]:
         values = self.activations[:, row]
-        good = np.isfinite(values) & np.isfinite(presence).all(1)
-        values, presence = values[good] - values[good].mean(), presence[good] - presence[good].mean(0)
-        scale = values.std() * presence.std(0) * len(values)
-        both = values @ presence
-        return np.divide(both, scale, out=np.zeros(len(scale)), where=scale > MIN_DEVIATION)
+        good = np.isfinite(values) & np.isfinite(presence).all(1) & np.isfinite(counted)
+        values, weights = values[good], counted[good]
+        deviation = np.sqrt(np.average((values - np.average(values, weights=weights)) ** 2, weights=weights))
+        return correlate_columns(presence[good].T, weights, weights * values, float(deviation))
 
 
 class PixelPredictor:
@@ -218,9 +229,10 @@ class PixelPredictor:
         squares: Float[np.ndarray, " units"],
         denote: Denote,
     ):
-        self.sums, self.squares, self.denote = sums, squares, denote
+        self.sums, self.squares, self.denote = sums, squares, cache(denote)
         self.area = scenes.signatures.area.astype(np.float64)
-        self._values: dict[str, np.ndarray] = {}
+        self._texts: tuple[str, ...] = ()
+        self._values = np.zeros((0, len(self.area)), dtype=np.float32)
 
     @classmethod
     def load(cls, dissection: Dissection, probe: Probe) -> "PixelPredictor":
@@ -233,29 +245,64 @@ class PixelPredictor:
         (found,) = load_activation_sums([dissection], scenes)
         return cls(scenes, found.sums, found.squares.sum(1), make_denotation(scenes.signatures, labels))
 
-    def correlate(self, row: int, texts: Sequence[str]) -> Float[np.ndarray, " texts"]:
-        """Return the correlation over pixels of a unit with the pixels that each text denotes; 0 for a constant one."""
-        return np.array([self._correlate(row, self._denote(text)) for text in texts])
+    def correlate(self, row: int, texts: Sequence[str], outside: Sequence[str] = ()) -> Float[np.ndarray, " texts"]:
+        """Return the correlation over pixels of a unit with the pixels that each text denotes; 0 for a constant one.
 
-    def correlate_joined(self, row: int, text: str, others: Sequence[str]) -> Float[np.ndarray, " others"]:
-        """Return the correlations of a text joined by "or" with each of the others."""
-        mine = self._denote(text)
-        return np.array([self._correlate(row, np.maximum(mine, self._denote(other))) for other in others])
+        Outside of other texts, it is multiplied by the ratio of the activation's deviation there to that over all
+        pixels, which the sums do not tell.
+        """
+        return self._correlate(row, self._denote(texts), 1 - self._denote_any(outside) if outside else None)
 
-    def _denote(self, text: str) -> Float[np.ndarray, " columns"]:
-        if text not in self._values:
-            self._values[text] = self.denote(text).astype(np.float32)
-        return self._values[text]
+    def correlate_any(self, row: int, parts: Sequence[str]) -> float:
+        """Return the correlation over pixels with those that any of the texts denotes."""
+        return float(self._correlate(row, self._denote_any(parts)[None])[0])
 
-    def _correlate(self, row: int, values: Float[np.ndarray, " columns"]) -> float:
+    def _denote_any(self, texts: Sequence[str]) -> Float[np.ndarray, " columns"]:
+        return np.max([self.denote(text) for text in texts], axis=0).clip(0, 1)
+
+    def _denote(self, texts: Sequence[str]) -> Float[np.ndarray, "texts columns"]:
+        # The candidates of a unit are evaluated again and again.
+        if tuple(texts) != self._texts:
+            self._values = np.stack([self.denote(text) for text in texts]).astype(np.float32)
+            self._texts = tuple(texts)
+        return self._values
+
+    def _correlate(
+        self,
+        row: int,
+        values: Float[np.ndarray, "texts columns"],
+        counted: Float[np.ndarray, " columns"] | None = None,
+    ) -> Float[np.ndarray, " texts"]:
         pixels = self.area.sum()
-        mean, own_mean = values @ self.area / pixels, self.sums[row].sum(dtype=np.float64) / pixels
-        deviation = np.sqrt(max(0.0, float(values**2 @ self.area / pixels - mean**2)))
-        own_deviation = np.sqrt(max(0.0, float(self.squares[row] / pixels - own_mean**2)))
-        if deviation * own_deviation < MIN_DEVIATION:
-            return 0.0
-        both = float(values.astype(np.float64) @ self.sums[row] / pixels - mean * own_mean)
-        return both / (deviation * own_deviation)
+        deviation = np.sqrt(max(0.0, self.squares[row] / pixels - (self.sums[row].sum(dtype=float) / pixels) ** 2))
+        share = 1.0 if counted is None else counted
+        return correlate_columns(values, self.area * share, self.sums[row] * share, float(deviation))
+
+
+def correlate_columns(
+    values: Float[np.ndarray, "texts columns"],
+    weights: Float[np.ndarray, " columns"],
+    sums: Float[np.ndarray, " columns"],
+    deviation: float,
+) -> Float[np.ndarray, " texts"]:
+    """Return the correlation of an activation with the values of texts; 0 where either is constant.
+
+    Args:
+        values: what each text says of each column (a signature or an image).
+        weights: number of pixels or images of each column.
+        sums: of the activation over them.
+        deviation: standard deviation of the activation.
+    """
+    total = weights.sum()
+    if total <= 0:
+        return np.zeros(len(values))
+    # As 32-bit numbers if the values are, since there are many.
+    share, part = (weights / total).astype(values.dtype), (sums / total).astype(values.dtype)
+    mean = values @ share
+    spread = np.sqrt(np.clip(np.einsum("tc,tc,c->t", values, values, share) - mean**2, 0, None))
+    joint = (values @ part - mean * part.sum()).astype(np.float64)
+    scale = spread * deviation
+    return np.divide(joint, scale, out=np.zeros(len(values)), where=scale > MIN_DEVIATION)
 
 
 def make_label_signatures(labels: PixelLabels, count: int) -> LabelSignatures:
