@@ -3,9 +3,11 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import socket
+import tempfile
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -89,11 +91,32 @@ def new_array(file: Path, kind: type, shape: tuple[int, ...]) -> "np.memmap":
     import numpy as np  # not needed for --help
 
     array = np.lib.format.open_memmap(file, "w+", kind, shape)
+    with file.open("r+b") as opened:
+        _allocate(opened.fileno(), file.stat().st_size)
+    return array
+
+
+def new_scratch_array(folder: Path, kind: type, shape: tuple[int, ...]) -> "np.memmap":
+    """Map an array of zeros of a file without a name, whose space on disk is freed with the array.
+
+    The system takes back the memory of its pages when it needs it.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    import numpy as np  # not needed for --help
+
+    with tempfile.TemporaryFile(dir=folder) as file:
+        size = math.prod(shape) * np.dtype(kind).itemsize
+        file.truncate(size)
+        _allocate(file.fileno(), size)
+        return np.memmap(file, kind, "r+", shape=shape)
+
+
+def _allocate(file: int, size: int) -> None:
     # macOS does not have this function.
     if hasattr(os, "posix_fallocate"):
-        with file.open("r+b") as opened:
-            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
-    return array
+        os.posix_fallocate(file, 0, size)
 
 
 def content_key(**parts: object) -> str:

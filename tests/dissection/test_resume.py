@@ -87,7 +87,7 @@ def left_behind(out: Path, blocks: int = 3) -> None:
 
 def test_a_damaged_checkpoint_is_started_afresh(tmp_path: Path, whole: dict[str, bytes]) -> None:
     left_behind(tmp_path)
-    state = tmp_path / WORK_FOLDER / "0" / "state.safetensors"
+    state = tmp_path / WORK_FOLDER / "0" / "state.npz"
     state.write_bytes(state.read_bytes()[:1000])
     with pytest.warns(match="cannot be used"):
         dissect(toy_target(), toy_probe(300), LAYERS, tmp_path)
