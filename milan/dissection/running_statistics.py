@@ -16,7 +16,6 @@ from milan.storage.files import new_scratch_array
 FAILURE_PROBABILITY = 1e-6
 _CHUNK_VALUES = 2**22  # values at a time in merging two buffers
 _MIN_SPARE = 1024  # smallest free capacity, in values per unit, between two compactions
-_MIN_SCRATCH_BYTES = 2**22  # smallest buffer that is mapped from a file
 
 
 class QuantileCandidates(NamedTuple):
@@ -37,7 +36,7 @@ class RunningQuantile:
         units: number of units.
         quantile: the quantile, from 0 to 1.
         max_values: largest number of values per unit.
-        scratch: folder for the values, which are mapped from a file if they are many; None to have them in memory.
+        scratch: folder for the values, as ``new_scratch_array`` takes it; None to have them in memory.
     """
 
     def __init__(self, units: int, quantile: float, max_values: int, scratch: Path | None = None):
@@ -46,11 +45,7 @@ class RunningQuantile:
         self._keep_count = count_top_values(quantile, max_values)
         self._capacity = self._keep_count + compute_spare_capacity(self._keep_count)
         shape = units, self._capacity
-        self._buffer: np.ndarray
-        if scratch is None or 4 * math.prod(shape) < _MIN_SCRATCH_BYTES:
-            self._buffer = np.empty(shape, np.float32)
-        else:
-            self._buffer = new_scratch_array(scratch, np.float32, shape)
+        self._buffer = np.empty(shape, np.float32) if scratch is None else new_scratch_array(scratch, np.float32, shape)
         self._buffer.fill(-np.inf)
         self._fill_counts = np.zeros(units, np.int64)
         self._floor = torch.full((units, 1), -math.inf)  # what a value must exceed to matter

@@ -30,6 +30,7 @@ _CACHE_FOLDERS_0_1 = (
     *("captions", "concepts", "embeddings", "features", "next_layer"),
     *("overlap", "pictures", "replies", "segmented", "thresholds"),
 )
+MIN_SCRATCH_BYTES = 2**22  # smallest array that is mapped from a file
 _PARTIAL = ".partial-"
 _FULL_DISK = re.compile(
     r"\(os error (?:28|122|27)\)"  # safetensors: ENOSPC, EDQUOT, EFBIG
@@ -96,21 +97,27 @@ def new_array(file: Path, kind: type, shape: tuple[int, ...]) -> "np.memmap":
     return array
 
 
-def new_scratch_array(folder: Path, kind: type, shape: tuple[int, ...]) -> "np.memmap":
-    """Map an array of zeros of a file without a name, whose space on disk is freed with the array.
+def new_scratch_array(folder: Path, kind: type, shape: tuple[int, ...]) -> "np.ndarray":
+    """Return an array of zeros, mapped from a file without a name in ``folder`` (created if absent) if it is large.
 
-    The system takes back the memory of its pages when it needs it.
+    The system takes back the memory of its pages when it needs it. The file ends with the array.
 
     Raises:
-        OSError: the disk is full.
+        BadInput: the folder cannot be written, or the disk is full.
     """
     import numpy as np  # not needed for --help
 
-    with tempfile.TemporaryFile(dir=folder) as file:
-        size = math.prod(shape) * np.dtype(kind).itemsize
-        file.truncate(size)
-        _allocate(file.fileno(), size)
-        return np.memmap(file, kind, "r+", shape=shape)
+    size = math.prod(shape) * np.dtype(kind).itemsize
+    if size < MIN_SCRATCH_BYTES:
+        return np.zeros(shape, kind)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.truncate(size)
+            _allocate(file.fileno(), size)
+            return np.memmap(file, kind, "r+", shape=shape)
+    except OSError as error:
+        raise _unwritable(folder, error) from None
 
 
 def _allocate(file: int, size: int) -> None:

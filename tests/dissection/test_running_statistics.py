@@ -20,6 +20,7 @@ from milan.dissection.running_statistics import (
 )
 from milan.dissection.running_top_k import EMPTY_ID, RunningTopK
 from milan.errors import BadInput
+from milan.storage import files
 
 SEEDS = st.integers(0, 2**31)
 
@@ -176,7 +177,7 @@ def test_quantile_counts_nan_as_least() -> None:
 
 @pytest.mark.parametrize("cut", [1, 100, 4999])
 def test_quantile_state_goes_on_where_it_was(cut: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running_statistics, "_MIN_SCRATCH_BYTES", 0)
+    monkeypatch.setattr(files, "MIN_SCRATCH_BYTES", 0)
     monkeypatch.setattr(running_statistics, "_CHUNK_VALUES", 4096)
     values = drawn(5, 3, 5000)
     first = quantile_of(values[:, :], 0.8, [torch.arange(cut)])
