@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from milan.errors import BadInput, MilanError
@@ -16,9 +17,11 @@ from milan.pretrained.embedder import embed_probe, embed_texts
 from milan.pretrained.embedder_interface import Embedder
 from milan.probes import Probe, superclasses
 from milan.probes import pixel_labels as labels
+from milan.storage.files import cache_folder, new_scratch_array
 
 MIN_PIXEL_SHARE = 0.01  # share of an image's pixels that a concept needs to count as shown
 BATCH_SIZE = 64  # images whose pixel labels are in memory at a time
+ROWS_PER_BLOCK = 4096  # images whose probabilities are computed at a time
 # a and b of P = sigmoid(a * (cosine + b)) as published for the paper's explainer and simulators (the released code's
 # utils.py, l. 7-10).
 PUBLISHED_CALIBRATIONS = {
@@ -32,10 +35,17 @@ PUBLISHED_CALIBRATIONS = {
 
 @dataclass(frozen=True)
 class Presence:
-    """Probability that each image shows each concept, 0..1; NaN for unreadable images and those of unknown class."""
+    """Probability that each image shows each concept, 0..1; NaN for unreadable images and those of unknown class.
+
+    A large matrix is mapped from a file, and is best read some rows or columns at a time.
+    """
 
     names: list[str]
     matrix: Float[Tensor, "images concepts"]
+
+    def find_known_images(self) -> Bool[Tensor, " images"]:
+        """Return for which images all probabilities are known."""
+        return torch.cat([rows.isfinite().all(1) for rows in self.matrix.split(ROWS_PER_BLOCK)])
 
 
 @dataclass(frozen=True)
@@ -89,8 +99,10 @@ def presence_from_embedder(
 ) -> Presence:
     """Return the probabilities of an image-text model; embeddings of images and texts are cached."""
     images, texts = embed_probe(embedder, probe), embed_texts(embedder, names)
-    cosines = torch.cat([torch.as_tensor(part) @ texts.T for part in images.split(4096)])
-    return Presence(list(names), cosines.add_(calibration.offset).mul_(calibration.scale).sigmoid_())
+    matrix = torch.from_numpy(new_scratch_array(cache_folder(), np.float32, (len(images), len(names))))
+    for part, rows in zip(images.split(ROWS_PER_BLOCK), matrix.split(ROWS_PER_BLOCK), strict=True):
+        rows.copy_((part @ texts.T).add_(calibration.offset).mul_(calibration.scale).sigmoid_())
+    return Presence(list(names), matrix)
 
 
 def calibrate(

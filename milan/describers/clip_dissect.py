@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -12,14 +13,19 @@ from torch import Tensor
 from milan.concepts.concept_sets import load_concept_set
 from milan.describers._shared.base import Describer, select_active
 from milan.describers._shared.concept_similarity import (
+    CONCEPTS_PER_BLOCK,
+    IMAGES_PER_BLOCK,
     PRIOR_WEIGHT,
     TEMPERATURE,
     TOP,
+    UNITS_PER_BLOCK,
     average_over_units,
     compute_log_likelihood,
+    compute_log_norms,
     compute_soft_log_likelihood,
     cosine,
     cosine_cubed,
+    find_ranked_images,
     find_top_images,
     make_inclusion,
     rank_reorder,
@@ -30,18 +36,20 @@ from milan.errors import BadInput, MilanWarning
 from milan.pretrained.embedder import embed_probe, embed_texts, load_embedder
 from milan.pretrained.embedder_interface import Embedder
 from milan.pretrained.model_sources import Precision
+from milan.storage.files import cache_folder, new_scratch_array
 from milan.units import Candidate, Description, Unit
 
 Similarity = Literal["soft_wpmi", "wpmi", "rank_reorder", "cos_similarity", "cos_similarity_cubed"]
 KEPT_CANDIDATES = 10  # candidates stored with a description
+BLOCK_VALUES = 2**24  # similarities of images and concepts that are in memory at a time
 
 
 class _LayerEvidence(NamedTuple):
-    """What is computed once for all units of a layer."""
+    """How well each concept fits some units of a layer, before the prior, and the prior."""
 
-    similarities: Tensor  # images concepts
-    load: Callable[[Sequence[Unit]], Tensor]  # activations of units in these images
-    prior: Tensor  # concepts
+    rows: dict[Unit, int]
+    values: Float[Tensor, "units concepts"]
+    prior: Float[Tensor, " concepts"]
 
 
 class ClipDissect(Describer):
@@ -73,7 +81,7 @@ class ClipDissect(Describer):
         prior_weight: λ; None for 1 (soft_wpmi) or 0.6 (wpmi).
         spacy_model: spaCy pipeline that finds phrases if ``concepts`` is a harvest.
         precision: of the image-text model.
-        batch_size: number of units that are scored together; changes no description.
+        batch_size: number of units whose activations are in memory at a time; changes no description.
         device: device of the image-text model.
     """
 
@@ -113,7 +121,7 @@ class ClipDissect(Describer):
             prior_weight,
         )
         self.spacy_model, self.precision, self.batch_size, self.device = spacy_model, precision, batch_size, device
-        self._cached_layer: tuple[str, _LayerEvidence] | None = None
+        self._cached_layer: tuple[tuple, _LayerEvidence] | None = None
 
     @property
     def key(self) -> str:
@@ -139,12 +147,9 @@ class ClipDissect(Describer):
         active = select_active(dissection, units)
         if not active:
             return
-        layer = self._load_layer(dissection)
-        for begin in range(0, len(active), self.batch_size):
-            batch = active[begin : begin + self.batch_size]
-            evidence = self._compute_evidence(layer, batch)
-            for unit, row in zip(batch, evidence, strict=True):
-                yield self._make_description(unit, row, layer.prior)
+        layer = self._load_layer(dissection, active)
+        for unit in active:
+            yield self._make_description(unit, layer.values[layer.rows[unit]], layer.prior)
 
     def _make_description(
         self, unit: Unit, evidence: Float[Tensor, " concepts"], prior: Float[Tensor, " concepts"]
@@ -161,58 +166,85 @@ class ClipDissect(Describer):
             candidates.append(Candidate(self.concept_names[place], score, parts))
         return Description(unit, candidates[0].text, candidates[0].score, candidates=tuple(candidates))
 
-    def _load_layer(self, dissection: Dissection) -> _LayerEvidence:
-        """Return the layer's evidence, which is computed once per dissection."""
-        if self._cached_layer is None or self._cached_layer[0] != dissection.key:
-            self._cached_layer = dissection.key, self._compute_layer(dissection)
+    def _load_layer(self, dissection: Dissection, units: Sequence[Unit]) -> _LayerEvidence:
+        """Return the evidence of units, which is computed once for a dissection if it has a prior over its units."""
+        indices, active = self.background_units, dissection.active_units()
+        background = active if indices is None else [Unit(dissection.layer, index) for index in indices]
+        every = list(dict.fromkeys([*active, *background]))
+        chosen = every if self.similarity in TOP else list(units)
+        if self._cached_layer is None or self._cached_layer[0] != (dissection.key, chosen):
+            # Released first, so that there are never two in memory.
+            self._cached_layer = None
+            self._cached_layer = (dissection.key, chosen), self._compute_layer(dissection, every, chosen, background)
         return self._cached_layer[1]
 
-    def _compute_layer(self, dissection: Dissection) -> _LayerEvidence:
-        background = self._select_background(dissection)
-        units = list(dict.fromkeys([*dissection.active_units(), *background]))
-        active = dissection.has_activations(self.pooling, units)
-        pictures = embed_probe(self.model, dissection.open_probe())
-        seen = active & ~pictures.isnan().any(1)
-        texts = embed_texts(self.model, [self.prompt.replace("{}", concept) for concept in self.concept_names])
-        layer = _LayerEvidence(
-            pictures[seen] @ texts.T,
-            lambda some: replace_nonfinite(dissection.activations(self.pooling, some)[seen].float()),
-            texts[:, 0] * 0,
-        )
-        if self.similarity not in TOP:
-            return layer
-        parts = (
-            self._compute_evidence(layer, background[begin : begin + self.batch_size])
-            for begin in range(0, len(background), self.batch_size)
-        )
-        return layer._replace(prior=average_over_units(parts))
-
-    def _select_background(self, dissection: Dissection) -> list[Unit]:
-        indices = self.background_units
-        found = dissection.active_units() if indices is None else [Unit(dissection.layer, index) for index in indices]
-        if len(found) < 2 and self.similarity in TOP:
-            given = ", ".join(map(str, found)) or "none"
-            text = f"{dissection.layer}: the prior is over {len(found)} background units ({given}); it says little"
+    def _compute_layer(
+        self, dissection: Dissection, every: list[Unit], units: list[Unit], background: list[Unit]
+    ) -> _LayerEvidence:
+        if len(background) < 2 and self.similarity in TOP:
+            given = ", ".join(map(str, background)) or "none"
+            text = f"{dissection.layer}: the prior is over {len(background)} background units ({given}); it says little"
             warnings.warn(text, MilanWarning, stacklevel=2)
-        return found
+        pictures = embed_probe(self.model, dissection.open_probe())
+        seen = dissection.has_activations(self.pooling, every) & ~pictures.isnan().any(1)
+        texts = embed_texts(self.model, [self.prompt.replace("{}", concept) for concept in self.concept_names])
+        pictures = pictures if seen.all() else pictures[seen]
 
-    def _compute_evidence(self, layer: _LayerEvidence, units: Sequence[Unit]) -> Float[Tensor, "units concepts"]:
-        """Return how well each concept fits each unit, before the prior."""
-        activations = layer.load(units)
+        def load(some: Sequence[Unit]) -> Tensor:
+            activations = dissection.activations(self.pooling, some)
+            return replace_nonfinite((activations if seen.all() else activations[seen]).float())
+
+        score = self._make_scorer(pictures, texts, load, units)
+        rows = {unit: row for row, unit in enumerate(units)}
+        among = torch.tensor([rows[unit] for unit in background if unit in rows], dtype=torch.long)
+        values = torch.from_numpy(new_scratch_array(cache_folder(), np.float32, (len(units), len(texts))))
+        prior = torch.zeros(len(texts))
+        count = max(CONCEPTS_PER_BLOCK, BLOCK_VALUES // len(pictures) // CONCEPTS_PER_BLOCK * CONCEPTS_PER_BLOCK)
+        for begin in range(0, len(texts), count):
+            block = score(pictures @ texts[begin : begin + count].T)
+            values[:, begin : begin + count] = block
+            if self.similarity in TOP:
+                prior[begin : begin + count] = average_over_units(iter(block[among].split(UNITS_PER_BLOCK)))
+        return _LayerEvidence(rows, values, prior)
+
+    def _make_scorer(
+        self, pictures: Tensor, texts: Tensor, load: Callable[[Sequence[Unit]], Tensor], units: Sequence[Unit]
+    ) -> Callable[[Tensor], Tensor]:
+        """Return what computes how well concepts fit the units, from the similarities of all images and some concepts.
+
+        Args:
+            pictures: embeddings of the images.
+            texts: embeddings of all concepts.
+            load: returns the activations of some units in these images.
+            units: the units.
+        """
+        batches = [units[begin : begin + self.batch_size] for begin in range(0, len(units), self.batch_size)]
         if self.similarity in TOP:
-            best = find_top_images(activations, self._resolve_setting("top", TOP, 1))
+            count = self._resolve_setting("top", TOP, 1)
+            best = torch.cat([find_top_images(load(batch), count) for batch in batches])
             temperature = self._resolved_temperature
+            norms = compute_log_norms((rows @ texts.T for rows in pictures.split(IMAGES_PER_BLOCK)), temperature)
             if self.similarity == "wpmi":
-                return compute_log_likelihood(layer.similarities, best, temperature)
-            return compute_soft_log_likelihood(layer.similarities, best, make_inclusion(best.shape[1]), temperature)
+                return lambda block: compute_log_likelihood(block, best, temperature, norms)
+            surely = make_inclusion(best.shape[1])
+            return lambda block: compute_soft_log_likelihood(block, best, surely, temperature, norms)
         if self.similarity == "rank_reorder":
-            return rank_reorder(layer.similarities, activations)
-        # Always as many at once: a product's last digits vary with its shape.
-        together = torch.zeros(len(activations), max(self.batch_size, len(units)))
-        together[:, : len(units)] = activations
-        return (cosine_cubed if self.similarity == "cos_similarity_cubed" else cosine)(layer.similarities, together)[
-            : len(units)
-        ]
+            parts = zip(*(find_ranked_images(load(batch)) for batch in batches), strict=True)
+            ranked, strengths = map(torch.cat, parts)
+            return lambda block: rank_reorder(block, ranked, strengths)
+        compare = cosine_cubed if self.similarity == "cos_similarity_cubed" else cosine
+        return lambda block: torch.cat([self._compare(compare, block, load(batch)) for batch in batches])
+
+    def _compare(
+        self,
+        compare: Callable[[Tensor, Tensor], Tensor],
+        similarities: Float[Tensor, "images concepts"],
+        activations: Float[Tensor, "images units"],
+    ) -> Float[Tensor, "units concepts"]:
+        """Return the cosines, always of as many units at once: a product's last digits vary with its shape."""
+        units = activations.shape[1]
+        together = torch.nn.functional.pad(activations, (0, self.batch_size - units))
+        return compare(similarities, together)[:units]
 
     @property
     def _resolved_temperature(self) -> float:

@@ -15,6 +15,7 @@ from milan.concepts import presence
 from milan.concepts.presence import Presence, has_pixel_labels
 from milan.describers._shared.base import Describer, select_active
 from milan.describers._shared.elastic_net import (
+    CHUNK_ROWS,
     LinearFit,
     MultiTargetRegression,
     Penalty,
@@ -29,7 +30,7 @@ from milan.pretrained.embedder_interface import Embedder
 from milan.probes import Probe
 from milan.probes.pixel_labels import load_probe_labels
 from milan.probes.superclasses import known_labels
-from milan.storage.files import content_key
+from milan.storage.files import cache_folder, content_key, new_scratch_array
 from milan.storage.text_files import read_content
 from milan.targets.target import Target
 from milan.units import Candidate, Description, Unit, weighted_sum
@@ -38,6 +39,7 @@ from milan.units import Candidate, Description, Unit, weighted_sum
 UNITS_PER_BLOCK = 64
 # A concept counts if its five highest probabilities average so much and it varies so much.
 TOP_IMAGES, MIN_TOP_MEAN, MIN_DEVIATION = 5, 0.5, 1e-5
+CONCEPTS_PER_BLOCK = 128  # concepts that are filtered at a time
 
 
 class LinearExplanations(Describer):
@@ -188,7 +190,7 @@ class LinearExplanations(Describer):
             self._probes.clear()  # one at a time in memory
             split = RowSplit.random(len(finite), self.seed)
             found = self.load_evidence(probe, split)
-            self._probes[key] = _ProbeConcepts(found, split.restrict(finite & found.matrix.isfinite().all(1)))
+            self._probes[key] = _ProbeConcepts(found, split.restrict(finite & found.find_known_images()))
         return self._probes[key]
 
     def _load_layer(self, dissection: Dissection) -> "_LayerRegression":
@@ -269,10 +271,10 @@ class _LayerRegression:
 
     def correlate_held_out(self, description: Description) -> float:
         columns = {name: column for column, name in enumerate(self.names)}
-        shown = self.matrix[self.split.test].double()
-        empty = shown.new_zeros(len(shown))
+        empty = torch.zeros(len(self.split.test), dtype=torch.float64)
         parts = [
-            weight * (shown[:, columns[name]] if name in columns else empty) for name, weight in description.concepts
+            weight * (self.matrix[:, columns[name]][self.split.test].double() if name in columns else empty)
+            for name, weight in description.concepts
         ]
         predicted = sum(parts, empty) + description.bias
         true = self._load_values([description.unit])[self.split.test, 0]
@@ -314,15 +316,26 @@ def prefer_single(steps: Sequence[Description], tolerance: float) -> Description
 
 
 def _filter_concepts(found: Presence, split: RowSplit) -> tuple[list[str], Float[Tensor, "images concepts"]]:
-    """The concepts that enough training images show and that vary over them (the released code's explain_neurons.py, l.
-    60-65).
+    """Return the concepts that enough training images show and that vary over them, and their presence.
+
+    This is the filter of the released code (explain_neurons.py, l. 60-65).
     """
-    train = found.matrix[split.train]
-    surest = train.topk(min(TOP_IMAGES, len(train)), dim=0).values.mean(0)
-    kept = torch.nonzero((surest >= MIN_TOP_MEAN) & (train.std(0, correction=0) >= MIN_DEVIATION)).flatten()
+    kept = torch.cat(
+        [_is_usable(concepts[split.train]) for concepts in found.matrix.split(CONCEPTS_PER_BLOCK, dim=1)]
+    ).nonzero()[:, 0]
     if not len(kept):
         raise BadInput(
-            f"none of {len(found.names)} concepts is shown by at least three of {len(train)} training images and absent"
-            " from others; dissect on a probe of more images, or take other evidence"
+            f"none of {len(found.names)} concepts is shown by at least three of {len(split.train)} training images and"
+            " absent from others; dissect on a probe of more images, or take other evidence"
         )
-    return [found.names[column] for column in kept.tolist()], found.matrix[:, kept]
+    if len(kept) == len(found.names):
+        return found.names, found.matrix
+    matrix = torch.from_numpy(new_scratch_array(cache_folder(), np.float32, (len(found.matrix), len(kept))))
+    for rows, usable in zip(found.matrix.split(CHUNK_ROWS), matrix.split(CHUNK_ROWS), strict=True):
+        usable.copy_(rows[:, kept])
+    return [found.names[column] for column in kept.tolist()], matrix
+
+
+def _is_usable(train: Float[Tensor, "train some"]) -> Bool[Tensor, " some"]:
+    surest = train.topk(min(TOP_IMAGES, len(train)), dim=0).values.mean(0)
+    return (surest >= MIN_TOP_MEAN) & (train.std(0, correction=0) >= MIN_DEVIATION)

@@ -107,9 +107,14 @@ def _run_missing(
 ) -> None:
     """Dissect the missing layers in all processes together; each process writes the results of some layers."""
     work = out / WORK_FOLDER
+    result = min(len(probe), sum(len(plan.units) * plan.k for plan in plans)) * 3 * pixel_count(probe.size)
+    pixels = min(2 * result, options.memory_bytes // 4)
     if shard.rank == 0:
         qualities = measure_dictionaries(target, [plan.layer.name for plan in plans], probe.inputs(8))
-        _check_space(out, plans, probe, {name: quality.mean_l0 for name, quality in qualities.items()})
+        active = {name: quality.mean_l0 for name, quality in qualities.items()}
+        statistics = sum(plan.estimate_disk_bytes(active.get(plan.layer.name)) for plan in plans)
+        # Compacting the images of the run takes half of their space once more.
+        _check_space(out, statistics + result + 3 * pixels // 2)
         work.mkdir(exist_ok=True)
         for leftover in out.glob(f"*/{_pending_name(FACTS_FILE)}"):
             leftover.unlink()
@@ -118,7 +123,7 @@ def _run_missing(
         raise BadInput(
             f"process {shard.rank} does not see {work}; all processes need the same folder, shared between machines"
         )
-    run = DissectionRun(target, probe, plans, work, shard, options.memory_bytes // 4)
+    run = DissectionRun(target, probe, plans, work, shard, pixels)
     if plans:
         run.run(options.batch_size, options.workers)
     shard.barrier()
@@ -192,11 +197,12 @@ def _store_images(out: Path, probe: Probe, run: DissectionRun) -> None:
             facts = read_sealed(file)
             if facts["format"] == FORMAT and facts["probe"]["fingerprint"] == probe.fingerprint:
                 ids |= set(facts["exemplars"])
-    before, seen = open_stored_images(out, probe.fingerprint), run.load_images(ids)
+    before, parts = open_stored_images(out, probe.fingerprint), run.collect_images()
 
     def image(id: int) -> Tensor:
-        if id in seen:
-            return seen[id]
+        for kept in parts:
+            with suppress(KeyError):
+                return kept[id]
         return before[torch.tensor([id])][0] if before and id in before else probe.image(id)
 
     store_images(out, probe.fingerprint, ids, image)
@@ -278,12 +284,9 @@ def _warn_of(plans: list[LayerPlan], out: Path, new: set[str]) -> None:
             warnings.warn(f"{text}; {error}; raise memory for exact ones", MilanWarning, stacklevel=3)
 
 
-def _check_space(out: Path, plans: list[LayerPlan], probe: Probe, active: Mapping[str, float]) -> None:
-    """Check that the disk has room; ``active`` is the mean number of active units per place, where it is known."""
-    pixels = min(len(probe), sum(len(plan.units) * plan.k for plan in plans)) * 3 * pixel_count(probe.size)
-    needed = _RESERVED_BYTES + pixels + sum(plan.estimate_disk_bytes(active.get(plan.layer.name)) for plan in plans)
-    # An interrupted run has already taken some of it.
-    needed -= sum(file.stat().st_size for file in (out / WORK_FOLDER).rglob("*") if file.is_file())
+def _check_space(out: Path, needed: int) -> None:
+    """Check that the disk has room for so many bytes, of which an interrupted run has already taken some."""
+    needed += _RESERVED_BYTES - sum(file.stat().st_size for file in (out / WORK_FOLDER).rglob("*") if file.is_file())
     free = shutil.disk_usage(out).free
     if free < needed:
         raise BadInput(

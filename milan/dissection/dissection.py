@@ -22,7 +22,7 @@ from milan.units import Exemplars, Unit, as_unit
 # Units, and exemplars of each, that a notebook shows of a dissection.
 NOTEBOOK_UNITS, NOTEBOOK_EXEMPLARS = 5, 8
 # Units whose activations are read at a time.
-UNITS_AT_A_TIME = 1024
+UNITS_AT_A_TIME = 256
 ActivationPooling = Literal["max", "mean", "cls", "tokens"]
 Status = Literal["ok", "dead", "sparse", "invalid"]
 

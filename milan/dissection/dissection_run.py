@@ -1,23 +1,22 @@
 """A run of a dissection: the pass over the probe, its checkpoints, and merging the parts of several processes."""
 
 import json
-import math
 import time
 import warnings
+import zipfile
 from collections.abc import Collection, Sequence
-from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Bool
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from milan.console.progress import track_progress
 from milan.dissection.distributed import Shard
+from milan.dissection.exemplar_pixels import ExemplarPixels
 from milan.dissection.forward_blocks import BlockOutputs, block_length, map_blocks
-from milan.dissection.layer_statistics import BlockStatistics, LayerPlan, LayerStatistics, strip_prefix
+from milan.dissection.layer_statistics import BlockStatistics, LayerPlan, LayerStatistics
 from milan.dissection.sparse_statistics import SparseBlock, SparseLayerStatistics
 from milan.dissection.store import layer_folder
 from milan.errors import BadInput, MilanWarning, recorded_warnings, warn_again
@@ -28,8 +27,7 @@ from milan.targets.target import Target
 
 MIN_CHECKPOINT_SECONDS = 5.0  # shortest time between two checkpoints
 CHECKPOINT_COST_RATIO = 40  # smallest ratio of that time to the time for writing a checkpoint
-MIN_KEPT_IMAGES = 1024  # number of images up to which none is dropped
-_STATE, _IMAGES = "state.safetensors", "images-*.safetensors"
+_STATE = "state.npz"
 Statistics = LayerStatistics | SparseLayerStatistics
 
 
@@ -38,7 +36,7 @@ class DissectionRun:
 
     Attributes:
         records: the statistics by layer.
-        images: pixels of images that are or were exemplars, up to ``pixels`` bytes.
+        images: pixels of this process's images that are or were exemplars.
         readable: which images of the part were read.
         next_image: the first image that has not been processed.
         warnings: the warnings of the pass, each once, with those from before an interruption.
@@ -53,10 +51,7 @@ class DissectionRun:
         self.work, self.shard, self.pixels = work, shard, pixels
         self.block = block_length(probe.size, target.device)
         self.key = content_key(layers=[plan.key for plan in plans], processes=shard.count)
-        self.images: dict[int, Tensor] = {}
-        self._most_images = MIN_KEPT_IMAGES
-        # Pixels before this image are on disk, in files of this many bytes.
-        self._stored_until = self._stored_bytes = 0
+        self.images = ExemplarPixels(self._own_folder, pixels)
         # A dictionary keeps the order.
         self.warnings: dict[str, None] = {}
         self.start, self.stop = shard.image_range(len(probe), self.block)
@@ -100,13 +95,11 @@ class DissectionRun:
         whole._check_readable()
         return whole
 
-    def load_images(self, ids: Collection[int]) -> dict[int, Tensor]:
-        """Return the pixels of those of some images that the processes kept."""
-        images = {id: self.images[id] for id in self.images.keys() & ids}
+    def collect_images(self) -> list[ExemplarPixels]:
+        """Return the pixels that the processes kept."""
         # Without layers to dissect, the other processes' folders may be left from a run on other images.
-        for rank in range(1, self.shard.count if self.plans else 1):
-            images |= _load_images(self.work / str(rank), ids)
-        return images
+        ranks = range(1, self.shard.count if self.plans else 1)
+        return [self.images, *(ExemplarPixels(self.work / str(rank), 0) for rank in ranks)]
 
     def _restore_part(self, rank: int, layers: Collection[str]) -> "DissectionRun":
         """Return the finished part of a process, with the statistics of some layers."""
@@ -149,12 +142,10 @@ class DissectionRun:
         """Reset to the state before the first image."""
         self.next_image = self.start
         self.readable = torch.zeros(self.stop - self.start, dtype=torch.bool)
-        self.records = {
-            plan.layer.name: (SparseLayerStatistics if plan.layer.is_sparse else LayerStatistics)(
-                plan, self.start, self.stop
-            )
-            for plan in self.plans
-        }
+        self.records = {}
+        for plan in self.plans:
+            kind = SparseLayerStatistics if plan.layer.is_sparse else LayerStatistics
+            self.records[plan.layer.name] = kind(plan, self.start, self.stop, self.work)
 
     def _reduce(self, layer: str, seen: BlockOutputs) -> BlockStatistics | SparseBlock:
         return self.records[layer].reduce(seen)
@@ -165,32 +156,18 @@ class DissectionRun:
             entered |= torch.cat([record.add(part) for part in seen.reduced[name]])
         self.readable[seen.ids - self.start] = True
         self.next_image = min((int(seen.ids[-1]) // self.block + 1) * self.block, self.stop)
-        shown = self.probe.shown(seen.images[entered])
-        self.images |= {int(id): image.clone() for id, image in zip(seen.ids[entered], shown, strict=True)}
-        most = self.pixels // (3 * math.prod(seen.images.shape[2:]))
-        if len(self.images) > min(self._most_images, most):
-            self._drop_images(most)
-
-    def _drop_images(self, most: int) -> None:
-        """Drop pixels that are not needed any more, then others, which are decoded again at the end."""
-        needed = sorted(self.images.keys() & self._exemplar_ids())[: most // 2]
-        self.images = {id: self.images[id] for id in needed}
-        # Doubled, so that looking for what is needed takes time in proportion to the images that are read.
-        self._most_images = max(MIN_KEPT_IMAGES, 2 * len(needed))
+        self.images.add(seen.ids[entered], self.probe.shown(seen.images[entered]), self._exemplar_ids)
 
     def _exemplar_ids(self) -> set[int]:
         return set().union(*(record.image_ids() for record in self.records.values()))
 
     def _resume(self) -> None:
         if self._restore():
-            self.images = _load_images(self._own_folder, self._exemplar_ids())
-            self._stored_until = self.next_image
-            self._stored_bytes = sum(file.stat().st_size for file in self._own_folder.glob(_IMAGES))
             return
         self._reset()
         # They would not match the new files.
-        for leftover in (self._own_folder / _STATE, *self._own_folder.glob(_IMAGES)):
-            leftover.unlink(missing_ok=True)
+        (self._own_folder / _STATE).unlink(missing_ok=True)
+        self.images.clear()
         for name, record in self.records.items():
             folder = self._part_folder(self.shard.rank, record.plan)
             folder.mkdir(parents=True, exist_ok=True)
@@ -205,17 +182,17 @@ class DissectionRun:
         """Restore the last checkpoint of the same run, for some layers or all; return whether there is one."""
         numbers = {str(at): name for at, name in enumerate(self.records) if layers is None or name in layers}
         try:
-            with safe_open(self._own_folder / _STATE, "pt") as file:
-                if (file.metadata() or {}).get("key") != self.key:
+            with np.load(self._own_folder / _STATE) as file:
+                facts = json.loads(str(file["facts"]))
+                if facts["key"] != self.key:
                     return False
-                names = [name for name in file.keys() if name == "seen" or name.partition(":")[0] in numbers]  # noqa: SIM118
-                state = {name: file.get_tensor(name) for name in names}
-                kept = {name: json.loads(file.metadata()[name]) for name in ("next", "warnings", "bad")}
-            for number, name in numbers.items():
-                record = self.records[name]
-                record.open_files(self._part_folder(self.shard.rank, record.plan))
-                record.restore(strip_prefix(f"{number}:", state))
-        except (OSError, SafetensorError, ValueError, KeyError) as error:
+                readable = torch.from_numpy(file["seen"])
+                for number, name in numbers.items():
+                    record = self.records[name]
+                    record.open_files(self._part_folder(self.shard.rank, record.plan))
+                    parts = [part for part in file.files if part.startswith(f"{number}:")]
+                    record.restore({part.partition(":")[2]: torch.from_numpy(file[part]) for part in parts})
+        except (OSError, zipfile.BadZipFile, ValueError, KeyError) as error:
             if not isinstance(error, FileNotFoundError):
                 warnings.warn(
                     f"the checkpoint in {self._own_folder} cannot be used ({error}); the run starts again",
@@ -223,39 +200,22 @@ class DissectionRun:
                     stacklevel=2,
                 )
             return False
-        self.readable, self.next_image, self.warnings = state["seen"], kept["next"], dict.fromkeys(kept["warnings"])
-        self.probe.was_read(range(self.start, self.next_image), {int(id): reason for id, reason in kept["bad"].items()})
+        self.readable, self.next_image, self.warnings = readable, facts["next"], dict.fromkeys(facts["warnings"])
+        self.probe.mark_read(self.start, self.next_image, {int(id): reason for id, reason in facts["bad"].items()})
         return True
 
     def _checkpoint(self) -> float:
         """Write a checkpoint; return the time of the next one."""
         began = time.monotonic()
-        self._store_new_images()
+        self.images.store(self._exemplar_ids())
         state = {"seen": self.readable}
         for number, record in enumerate(self.records.values()):
             record.flush()
             state |= {f"{number}:{name}": tensor for name, tensor in record.state().items()}
+        facts = {"key": self.key, "next": self.next_image, "warnings": list(self.warnings)}
+        written = json.dumps(facts | {"bad": self.probe.unreadable})
         with atomic_write(self._own_folder / _STATE) as partial:
-            facts = {"next": self.next_image, "warnings": list(self.warnings), "bad": self.probe.unreadable}
-            save_file(state, partial, {"key": self.key} | {name: json.dumps(value) for name, value in facts.items()})
+            # Unlike safetensors, numpy writes views of arrays without a copy.
+            np.savez(partial, facts=written, **{name: tensor.numpy() for name, tensor in state.items()})  # type: ignore[arg-type]
         ended = time.monotonic()
         return ended + max(MIN_CHECKPOINT_SECONDS, CHECKPOINT_COST_RATIO * (ended - began))
-
-    def _store_new_images(self) -> None:
-        """Write the pixels of the exemplars since the last checkpoint, so that none is decoded again."""
-        new = sorted(id for id in self.images.keys() & self._exemplar_ids() if id >= self._stored_until)
-        size = sum(self.images[id].nbytes for id in new)
-        if new and self._stored_bytes + size <= self.pixels:
-            with atomic_write(self._own_folder / _IMAGES.replace("*", str(self.next_image))) as partial:
-                save_file({str(id): self.images[id] for id in new}, partial)
-            self._stored_bytes += size
-        self._stored_until = self.next_image
-
-
-def _load_images(folder: Path, needed: Collection[int]) -> dict[int, Tensor]:
-    """Return the stored pixels of some images; those in a file that cannot be read are left out and decoded again."""
-    images: dict[int, Tensor] = {}
-    for path in folder.glob(_IMAGES):
-        with suppress(SafetensorError, OSError), safe_open(path, "pt") as file:
-            images |= {int(id): file.get_tensor(id) for id in file.keys() if int(id) in needed}  # noqa: SIM118
-    return images

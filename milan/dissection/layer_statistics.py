@@ -101,7 +101,8 @@ class LayerPlan:
             active: mean number of active units per place of a sparse layer; all units if it is unknown.
         """
         if not self.layer.is_sparse:
-            return self.pooled_bytes + 2 * (self.map_bytes + self.buffer_bytes)
+            # The values of the quantile and the last two checkpoints; the results are smaller.
+            return self.pooled_bytes + 2 * self.map_bytes + 3 * self.buffer_bytes
         share = len(self.units) / self.layer.units
         # The spooled records, once more while they are sorted, and as much for the result.
         values = self.images * (math.prod(self.grid) + 1) * (self.layer.units if active is None else active) * share
@@ -122,13 +123,16 @@ class BlockStatistics:
 
 
 class LayerStatistics:
-    """Top-k, quantile, range and pooled activations of one layer, for the images from ``start`` to ``stop``."""
+    """Top-k, quantile, range and pooled activations of one layer, for the images from ``start`` to ``stop``.
 
-    def __init__(self, plan: LayerPlan, start: int = 0, stop: int | None = None):
+    The values of the quantile are mapped from a file in the folder ``scratch``, if there is one and they are many.
+    """
+
+    def __init__(self, plan: LayerPlan, start: int = 0, stop: int | None = None, scratch: Path | None = None):
         self.plan, self.start = plan, start
         self.stop = plan.images if stop is None else stop
         self.topk = RunningTopK(len(plan.units), plan.k, plan.grid)
-        self.quantile = RunningQuantile(len(plan.units), plan.quantile, plan.max_values)
+        self.quantile = RunningQuantile(len(plan.units), plan.quantile, plan.max_values, scratch)
         self.range = RunningRange(len(plan.units))
         self.pooled: dict[str, np.memmap] = {}
         self._units = None if plan.units == tuple(range(plan.layer.units)) else torch.tensor(plan.units)

@@ -1,6 +1,7 @@
 """Accumulators for a pass over a probe: exact quantiles and ranges, mergeable and independent of order."""
 
 import math
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from jaxtyping import Bool, Float, Int, UInt64
 from torch import Tensor
 
 from milan.errors import BadInput
+from milan.storage.files import new_scratch_array
 
 # Probability that the rank error of a sampled threshold of any unit exceeds the stated one.
 FAILURE_PROBABILITY = 1e-6
@@ -29,14 +31,22 @@ class RunningQuantile:
 
     Only the top fraction of at most ``max_values`` values can determine a high quantile; the others are dropped as soon
     as enough larger ones are known, so nearly all values cost one comparison. NaN counts as minus infinity.
+
+    Args:
+        units: number of units.
+        quantile: the quantile, from 0 to 1.
+        max_values: largest number of values per unit.
+        scratch: folder for the values, as ``new_scratch_array`` takes it; None to have them in memory.
     """
 
-    def __init__(self, units: int, quantile: float, max_values: int):
+    def __init__(self, units: int, quantile: float, max_values: int, scratch: Path | None = None):
         self.units, self.quantile, self.most = units, quantile, max_values
         self.count = 0
         self._keep_count = count_top_values(quantile, max_values)
         self._capacity = self._keep_count + compute_spare_capacity(self._keep_count)
-        self._buffer = np.full((units, self._capacity), -np.inf, np.float32)
+        shape = units, self._capacity
+        self._buffer = np.empty(shape, np.float32) if scratch is None else new_scratch_array(scratch, np.float32, shape)
+        self._buffer.fill(-np.inf)
         self._fill_counts = np.zeros(units, np.int64)
         self._floor = torch.full((units, 1), -math.inf)  # what a value must exceed to matter
 
@@ -102,17 +112,21 @@ class RunningQuantile:
         below = self.count - 1 - math.floor(place)
         above = max(below - 1, 0)
         low, high = self._capacity - 1 - below, self._capacity - 1 - above
-        ranked = np.partition(self._buffer, sorted({low, high}), axis=1)
-        return torch.from_numpy(
-            interpolate_quantile(ranked[:, low].astype(np.float64), ranked[:, high].astype(np.float64), place % 1)
-        )
+        ends = np.empty((self.units, 2), np.float64)
+        step = max(1, _CHUNK_VALUES // self._capacity)
+        for first in range(0, self.units, step):
+            ranked = np.partition(self._buffer[first : first + step], sorted({low, high}), axis=1)
+            ends[first : first + step] = ranked[:, [low, high]]
+        return torch.from_numpy(interpolate_quantile(ends[:, 0], ends[:, 1], place % 1))
 
     def state(self) -> dict[str, Tensor]:
-        """Return the state as tensors, see :meth:`restore`."""
-        self._compact(np.flatnonzero(self._fill_counts > self._keep_count))
-        kept = np.ascontiguousarray(self._buffer[:, : self._keep_count])
+        """Return the state as tensors, see :meth:`restore`; the next values change them."""
+        full = np.flatnonzero(self._fill_counts > self._keep_count)
+        for rows in np.array_split(full, -(-len(full) * self._capacity // _CHUNK_VALUES) or 1):
+            self._compact(rows)
+        kept = torch.from_numpy(self._buffer[:, : self._keep_count])
         fill, count = torch.from_numpy(self._fill_counts), torch.tensor(self.count)
-        return {"kept": torch.from_numpy(kept), "fill": fill, "floor": self._floor, "count": count}
+        return {"kept": kept, "fill": fill, "floor": self._floor, "count": count}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Restore a state."""

@@ -48,7 +48,7 @@ class SparseLayerStatistics:
         range: smallest and largest value of each unit; empty until the results are written.
     """
 
-    def __init__(self, plan: LayerPlan, start: int = 0, stop: int | None = None):
+    def __init__(self, plan: LayerPlan, start: int = 0, stop: int | None = None, scratch: Path | None = None):
         self.plan, self.start = plan, start
         self.stop = plan.images if stop is None else stop
         self.range = RunningRange(0)

@@ -4,6 +4,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,35 @@ SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "test", "tes
 COMPANIONS = {"classes.txt", "thumbs.db", "desktop.ini"}
 
 
+class FileList(Sequence[Path]):
+    """Files below a folder, sorted by path.
+
+    Their names are stored as one text, since as many ``Path`` objects take ten times the memory.
+
+    Args:
+        folder: the folder.
+        names: their paths below it.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[bytes]):
+        self.folder = folder
+        ordered = sorted(names)
+        self._text = b"".join(ordered)
+        self._ends = np.fromiter(accumulate(map(len, ordered), initial=0), np.int64, len(ordered) + 1)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def name(self, index: int) -> bytes:
+        """Return the path of a file below the folder."""
+        return self._text[self._ends[index] : self._ends[index + 1]]
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        return self.folder / os.fsdecode(self.name(range(len(self))[index]))
+
+
 class FolderSource(ImageSource):
     """All pictures under a folder, sorted by path; if each is in a subfolder, the subfolders are the classes.
 
@@ -38,7 +68,7 @@ class FolderSource(ImageSource):
         self.folder = folder
         kinds = self.kinds or suffixes()
         pictures, others = list_files(folder, kinds)
-        self.files = [Path(os.fsdecode(name)) for name in sorted(os.fsencode(file) for file in pictures)]
+        self.files = FileList(folder, pictures)
         passed = ", ".join(f"{count} {clean_text(kind) or 'without suffix'}" for kind, count in others.most_common(5))
         if not self.files:
             others_text = f"; found {passed}" if passed else ""
@@ -48,14 +78,14 @@ class FolderSource(ImageSource):
         if passed:
             text = f"{others.total()} files under {clean_text(str(folder))} are in no supported format: {passed}"
             warnings.warn(text, MilanWarning, stacklevel=2)
-        tops = [file.relative_to(folder).parts for file in self.files]
-        if all(len(parts) > 1 for parts in tops):
-            self.classes = sorted({parts[0] for parts in tops}, key=os.fsencode)
-            numbers = {name: number for number, name in enumerate(self.classes)}
-            self.labels = [numbers[parts[0]] for parts in tops]
+        tops = sorted({name.partition(b"/")[0] for name in pictures})
+        if all(b"/" in name for name in pictures):
+            self.classes = [os.fsdecode(name) for name in tops]
+            numbers = {name: number for number, name in enumerate(tops)}
+            self.labels = [numbers[self.files.name(index).partition(b"/")[0]] for index in range(len(self))]
             self.wnids = wordnet_ids(self.classes)
             self._warn_of_parts()
-            self._warn_of_empty(set(numbers))
+            self._warn_of_empty(set(self.classes))
 
     def _warn_of_parts(self) -> None:
         if {name.lower() for name in self.classes or ()} <= SPLIT_FOLDERS:
@@ -121,15 +151,20 @@ def _unpack_to_cache(archive: Path) -> Path:
     return inside[0] if len(inside) == 1 and inside[0].is_dir() else folder
 
 
-def list_files(folder: Path, kinds: Sequence[str]) -> tuple[list[Path], Counter[str]]:
+def list_files(folder: Path, kinds: Sequence[str]) -> tuple[list[bytes], Counter[str]]:
     """Return all files with some suffixes, and the number of other files by suffix, without hidden ones and companions.
 
     Each real folder is visited once, so loops of links end.
+
+    Returns:
+        the paths of the files below the folder, with ``/`` between their parts, as the file system encodes them, and
+        the numbers.
     """
     entered: set[tuple[int, int]] = set()
-    waiting, pictures, others = [folder], [], Counter[str]()
+    waiting, pictures, others = [""], [], Counter[str]()
     while waiting:
-        here = waiting.pop()
+        below = waiting.pop()
+        here = folder / below
         facts = here.stat()
         if (facts.st_dev, facts.st_ino) in entered:
             continue
@@ -143,9 +178,9 @@ def list_files(folder: Path, kinds: Sequence[str]) -> tuple[list[Path], Counter[
         for item in items:
             # item.is_dir() raises for a link to itself.
             if Path(item.path).is_dir():
-                waiting.append(Path(item.path))
+                waiting.append(f"{below}{item.name}/")
             elif _is_of(kinds, item):
-                pictures.append(Path(item.path))
+                pictures.append(os.fsencode(f"{below}{item.name}"))
             elif item.name.lower() not in COMPANIONS:
                 others[Path(item.name).suffix.lower()] += 1
     return pictures, others

@@ -2,7 +2,7 @@
 
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
@@ -53,10 +53,10 @@ class Probe(Dataset[tuple[Tensor, int]]):
         self.source, self.spec, self.preprocessing, self.limit = source, spec, preprocessing, limit
         self.name = spec.rstrip("/").rpartition("/")[2]
         self.unreadable: dict[int, str] = {}
-        self._read_ids: set[int] = set()
         # Whether a warning about the unreadable images of an earlier run is due.
         self._inherited = False
         self._length = min(len(source), limit or len(source))
+        self._is_read = np.zeros(self._length, bool)
         if source.bands:
             self._shown = shown_bands(preprocessing.display_bands, source.bands)
         elif preprocessing.display_bands:
@@ -276,7 +276,7 @@ class Probe(Dataset[tuple[Tensor, int]]):
         ids: list[int] = []
         images: list[np.ndarray] = []
         for index, decoded in self._decode_all(range(start, stop), workers):
-            self._read_ids.add(index)
+            self._is_read[index] = True
             if isinstance(decoded, str):
                 self.unreadable[index] = decoded
             else:
@@ -287,9 +287,9 @@ class Probe(Dataset[tuple[Tensor, int]]):
                 ids, images = [], []
         self._report_unreadable(range(start, stop))
 
-    def was_read(self, ids: Iterable[int], bad: Mapping[int, str]) -> None:
-        """Mark images as read by an earlier run, with the unreadable ones among them."""
-        self._read_ids.update(ids)
+    def mark_read(self, start: int, stop: int, bad: Mapping[int, str]) -> None:
+        """Mark images from ``start`` to ``stop`` as read by an earlier run, with the unreadable ones among them."""
+        self._is_read[start:stop] = True
         self.unreadable.update(bad)
         self._inherited = bool(bad)
 
@@ -332,9 +332,10 @@ class Probe(Dataset[tuple[Tensor, int]]):
         all_reasons = [self.unreadable[index] for index in sorted(self.unreadable)]
         self._inherited = False
         # The first few images are too few to judge the fraction.
-        base = len(self._read_ids) if len(self._read_ids) == len(self) else max(len(self._read_ids), 100)
+        count = int(self._is_read.sum())
+        base = count if count == len(self) else max(count, 100)
         reasons = "; ".join(all_reasons[:3]) + (f"; and {len(all_reasons) - 3} more" if len(all_reasons) > 3 else "")
-        share = f"{len(all_reasons)} of {len(self._read_ids)} images of {self.spec or self.name}"
+        share = f"{len(all_reasons)} of {count} images of {self.spec or self.name}"
         if len(all_reasons) > MAX_UNREADABLE_SHARE * base:
             raise BadInput(f"{share} cannot be read (more than 5%): {reasons}")
         warnings.warn(f"{share} skipped: {reasons}", MilanWarning, stacklevel=3)

@@ -3,9 +3,11 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import socket
+import tempfile
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -28,6 +30,7 @@ _CACHE_FOLDERS_0_1 = (
     *("captions", "concepts", "embeddings", "features", "next_layer"),
     *("overlap", "pictures", "replies", "segmented", "thresholds"),
 )
+MIN_SCRATCH_BYTES = 2**22  # smallest array that is mapped from a file
 _PARTIAL = ".partial-"
 _FULL_DISK = re.compile(
     r"\(os error (?:28|122|27)\)"  # safetensors: ENOSPC, EDQUOT, EFBIG
@@ -89,11 +92,38 @@ def new_array(file: Path, kind: type, shape: tuple[int, ...]) -> "np.memmap":
     import numpy as np  # not needed for --help
 
     array = np.lib.format.open_memmap(file, "w+", kind, shape)
+    with file.open("r+b") as opened:
+        _allocate(opened.fileno(), file.stat().st_size)
+    return array
+
+
+def new_scratch_array(folder: Path, kind: type, shape: tuple[int, ...]) -> "np.ndarray":
+    """Return an array of zeros, mapped from a file without a name in ``folder`` (created if absent) if it is large.
+
+    The system takes back the memory of its pages when it needs it. The file ends with the array.
+
+    Raises:
+        BadInput: the folder cannot be written, or the disk is full.
+    """
+    import numpy as np  # not needed for --help
+
+    size = math.prod(shape) * np.dtype(kind).itemsize
+    if size < MIN_SCRATCH_BYTES:
+        return np.zeros(shape, kind)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.truncate(size)
+            _allocate(file.fileno(), size)
+            return np.memmap(file, kind, "r+", shape=shape)
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+
+
+def _allocate(file: int, size: int) -> None:
     # macOS does not have this function.
     if hasattr(os, "posix_fallocate"):
-        with file.open("r+b") as opened:
-            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
-    return array
+        os.posix_fallocate(file, 0, size)
 
 
 def content_key(**parts: object) -> str:

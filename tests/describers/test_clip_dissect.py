@@ -106,7 +106,7 @@ def test_rank_reorder_is_what_its_words_say(world):
             given = np.sort(own)[place]
             error = np.mean(np.abs(own - given) ** 3) / chance if chance else 1.0
             expected[unit, concept] = -error / math.sqrt(likeness[images, concept].astype(np.float64).mean())
-    found = c.rank_reorder(torch.from_numpy(likeness), torch.from_numpy(activations)).numpy()
+    found = c.rank_reorder(torch.from_numpy(likeness), *c.find_ranked_images(torch.from_numpy(activations))).numpy()
     assert np.allclose(found, expected, rtol=1e-4, atol=1e-6)
     assert found[1].argmax() == 1
     assert found[1, 1] == 0  # the unit goes with this concept exactly
@@ -116,7 +116,7 @@ def test_rank_reorder_bears_images_that_are_unlike_the_concept(world):
     likeness, activations = map(torch.from_numpy, world)
     likeness = likeness.clone()
     likeness[:, 2] = -likeness[:, 2]
-    scores = c.rank_reorder(likeness, activations)
+    scores = c.rank_reorder(likeness, *c.find_ranked_images(activations))
     assert scores.isfinite().all()
     assert (scores.argmin(1) == 2).all()
 

@@ -69,7 +69,7 @@ def leave_behind(folder: Path, blocks: int = 3) -> Path:
 
 def test_a_damaged_checkpoint_is_started_afresh(tmp_path: Path, whole: dict[str, bytes]) -> None:
     out = leave_behind(tmp_path)
-    state = out / WORK_FOLDER / "0" / "state.safetensors"
+    state = out / WORK_FOLDER / "0" / "state.npz"
     state.write_bytes(state.read_bytes()[:1000])
     with pytest.warns(match="cannot be used"):
         dissect(toy_target(), toy_probe(300), LAYERS, out)

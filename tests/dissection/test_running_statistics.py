@@ -1,6 +1,7 @@
 """Top-k, quantiles and ranges against numpy, in any order, in any pieces, merged in any way."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from milan.dissection import running_statistics
 from milan.dissection.running_statistics import (
     RunningQuantile,
     RunningRange,
@@ -18,6 +20,7 @@ from milan.dissection.running_statistics import (
 )
 from milan.dissection.running_top_k import EMPTY_ID, RunningTopK
 from milan.errors import BadInput
+from milan.storage import files
 
 SEEDS = st.integers(0, 2**31)
 
@@ -173,10 +176,13 @@ def test_quantile_counts_nan_as_least() -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 100, 4999])
-def test_quantile_state_goes_on_where_it_was(cut: int) -> None:
+def test_quantile_state_goes_on_where_it_was(cut: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MIN_SCRATCH_BYTES", 0)
+    monkeypatch.setattr(running_statistics, "_CHUNK_VALUES", 4096)
     values = drawn(5, 3, 5000)
     first = quantile_of(values[:, :], 0.8, [torch.arange(cut)])
-    again = RunningQuantile(3, 0.8, 5000)
+    again = RunningQuantile(3, 0.8, 5000, tmp_path)
+    assert isinstance(again._buffer, np.memmap)
     again.restore(first.state())
     again.add(values[:, cut:])
     assert np.array_equal(again.value().numpy(), numpy_quantile(values, 0.8))

@@ -1,7 +1,7 @@
 """How similar concepts are to a unit's activations: soft WPMI and the other functions of CLIP-Dissect."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -64,15 +64,18 @@ def compute_soft_log_likelihood(
     top_images: Int[Tensor, "units top"],
     inclusion: Float[Tensor, " top"],
     temperature: float,
+    log_norms: Float[Tensor, " images"] | None = None,
 ) -> Float[Tensor, "units concepts"]:
     """Return log p(concept | the unit's images) of soft WPMI, Σ log(1 + p (x - 1)).
+
+    ``log_norms`` are those of :func:`compute_log_norms`, where ``similarities`` are those of some of the concepts only.
 
     x is the softmax over concepts of similarity times temperature. The constant Σ log(1 - p), the same for all units
     and concepts, is left out, since its size would cost float32 its last digits: the rest is log Π (1 + x p / (1 - p)),
     which takes one multiplication for each image and no logarithm.
     """
     odds = (inclusion.double() / (1 - inclusion.double())).tolist()
-    norms = compute_log_norms(similarities, temperature)[:, None]
+    norms = (compute_log_norms([similarities], temperature) if log_norms is None else log_norms)[:, None]
     ranks = [rank.split(UNITS_PER_BLOCK) for rank in top_images.T.contiguous()]
     total = torch.empty(len(top_images), similarities.shape[1])
     chances = work = torch.empty(0)
@@ -115,26 +118,35 @@ def _compute_log_product(
 
 
 def compute_log_likelihood(
-    similarities: Float[Tensor, "images concepts"], top_images: Int[Tensor, "units top"], temperature: float
+    similarities: Float[Tensor, "images concepts"],
+    top_images: Int[Tensor, "units top"],
+    temperature: float,
+    log_norms: Float[Tensor, " images"] | None = None,
 ) -> Float[Tensor, "units concepts"]:
     """Return log p(concept | the unit's images) of WPMI, Σ log x, x being the softmax over concepts of similarity times
-    temperature.
+    temperature; see :func:`compute_soft_log_likelihood`.
     """
-    norms = compute_log_norms(similarities, temperature)[top_images].sum(1)
+    norms = (compute_log_norms([similarities], temperature) if log_norms is None else log_norms)[top_images].sum(1)
     summed = torch.nn.functional.embedding_bag(top_images, similarities, mode="sum")
     return summed * temperature - norms[:, None]
 
 
-def compute_log_norms(similarities: Float[Tensor, "images concepts"], temperature: float) -> Float[Tensor, " images"]:
-    """Return the logarithm of each image's sum over concepts of exp(temperature * similarity)."""
-    norms, work = torch.empty(len(similarities)), torch.empty(IMAGES_PER_BLOCK, similarities.shape[1])
-    for begin in range(0, len(similarities), IMAGES_PER_BLOCK):
-        rows = torch.mul(
-            similarities[begin : begin + IMAGES_PER_BLOCK], temperature, out=work[: len(similarities) - begin]
-        )
+def compute_log_norms(blocks: Iterable[Float[Tensor, "some concepts"]], temperature: float) -> Float[Tensor, " images"]:
+    """Return the logarithm of each image's sum over concepts of exp(temperature * similarity).
+
+    Args:
+        blocks: the similarities of all images, some images at a time.
+        temperature: factor of the similarities.
+    """
+    norms = []
+    work = torch.empty(0)
+    for similarities in (part for block in blocks for part in block.split(IMAGES_PER_BLOCK)):
+        if work.shape[1:] != similarities.shape[1:]:
+            work = torch.empty(IMAGES_PER_BLOCK, similarities.shape[1])
+        rows = torch.mul(similarities, temperature, out=work[: len(similarities)])
         most = rows.amax(1, keepdim=True)
-        norms[begin : begin + IMAGES_PER_BLOCK] = rows.sub_(most).exp_().sum(1).log_().add_(most[:, 0])
-    return norms
+        norms.append(rows.sub_(most).exp_().sum(1).log_().add_(most[:, 0]))
+    return torch.cat(norms)
 
 
 def average_over_units(parts: Iterator[Float[Tensor, "units concepts"]]) -> Float[Tensor, " concepts"]:
@@ -166,18 +178,30 @@ def soft_wpmi(
     return scores
 
 
+def find_ranked_images(
+    activations: Float[Tensor, "images units"],
+) -> tuple[Int[Tensor, "units top"], Float[Tensor, "units top"]]:
+    """Return the top images that :func:`rank_reorder` compares, 5% of all (at least 10), and their activations."""
+    best = find_top_images(activations, max(int(len(activations) * TOP_SHARE), MIN_RANKED_IMAGES))
+    return best, activations.T.gather(1, best)
+
+
 def rank_reorder(
-    similarities: Float[Tensor, "images concepts"], activations: Float[Tensor, "images units"]
+    similarities: Float[Tensor, "images concepts"],
+    top_images: Int[Tensor, "units top"],
+    activations: Float[Tensor, "units top"],
 ) -> Float[Tensor, "units concepts"]:
     """Return the negative distance between the orders of a unit's top images by similarity and by activation.
 
-    The top 5% of the images (at least 10) are sorted by similarity to the concept, and the activations at the same
-    ranks are compared: mean |difference|³, divided by its mean over random orders and by the square root of the mean
-    similarity. 0 means equal orders; smaller is worse.
+    The top images are sorted by similarity to the concept, and the activations at the same ranks are compared: mean
+    |difference|³, divided by its mean over random orders and by the square root of the mean similarity. 0 means equal
+    orders; smaller is worse.
     """
-    best = find_top_images(activations, max(int(len(similarities) * TOP_SHARE), MIN_RANKED_IMAGES))
     return torch.stack(
-        [_score_reordering(similarities[images], activations[images, unit]) for unit, images in enumerate(best)]
+        [
+            _score_reordering(similarities[images], strength)
+            for images, strength in zip(top_images, activations, strict=True)
+        ]
     )
 
 

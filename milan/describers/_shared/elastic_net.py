@@ -6,6 +6,7 @@ small products. Everything is learnt from the training rows, lengths are chosen 
 is looked at.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -78,7 +79,8 @@ class MultiTargetRegression:
     """Features standardized by their training rows, without columns that are constant there.
 
     Args:
-        features: of all rows; only those of the split's training and validation parts are read.
+        features: of all rows, which may be mapped from a file; only those of the split's training and validation parts
+            are read, some rows at a time.
         split: which rows are which.
     """
 
@@ -88,24 +90,31 @@ class MultiTargetRegression:
                 f"{len(split.train)} images to learn from and {len(split.validation)} to choose on are too few for a"
                 " regression; dissect on a probe of more images"
             )
-        self.split = split
-        train = features[split.train]
-        chunks = train.split(CHUNK_ROWS)
-        mean = torch.stack([chunk.double().sum(0) for chunk in chunks]).sum(0) / len(train)
-        self.std = (torch.stack([(chunk - mean).square().sum(0) for chunk in chunks]).sum(0) / len(train)).sqrt()
-        self.kept_columns = torch.nonzero(self.std > 1e-9).flatten()
-        self.mean, self.std = mean[self.kept_columns], self.std[self.kept_columns]
-        self._train = train[:, self.kept_columns]
-        self._validation = ((features[split.validation][:, self.kept_columns] - self.mean) / self.std).T.contiguous()
+        self.split, self._features = split, features
+        self.kept_columns = torch.arange(features.shape[1])
+        count = len(split.train)
+        mean = torch.stack([chunk.double().sum(0) for chunk in self._iter_train()]).sum(0) / count
+        std = (torch.stack([(chunk - mean).square().sum(0) for chunk in self._iter_train()]).sum(0) / count).sqrt()
+        self.kept_columns = torch.nonzero(std > 1e-9).flatten()
+        self.mean, self.std = mean[self.kept_columns], std[self.kept_columns]
+        self._validation = ((self._select_rows(split.validation) - self.mean) / self.std).T.contiguous()
+
+    def _iter_train(self) -> Iterator[Float[Tensor, "some columns"]]:
+        """Yield the training rows, some at a time, which are not copied as a whole."""
+        return map(self._select_rows, self.split.train.split(CHUNK_ROWS))
+
+    def _select_rows(self, rows: Int[Tensor, " some"]) -> Float[Tensor, "some columns"]:
+        selected = self._features[rows]
+        return selected if len(self.kept_columns) == selected.shape[1] else selected[:, self.kept_columns]
 
     @cached_property
     def gram(self) -> Float[Tensor, "columns columns"]:
         """Return the correlation matrix of the columns over the training rows."""
         total = torch.zeros(len(self.kept_columns), len(self.kept_columns), dtype=torch.float64)
-        for chunk in self._train.split(CHUNK_ROWS):
+        for chunk in self._iter_train():
             scaled = (chunk - self.mean) / self.std
             total.addmm_(scaled.T, scaled)
-        return total / len(self._train)
+        return total / len(self.split.train)
 
     def make_targets(self, values: Float[Tensor, "rows targets"]) -> "RegressionTargets":
         """Return targets for this regression, standardized by their training rows."""
@@ -118,9 +127,9 @@ class MultiTargetRegression:
     def _compute_products(self, targets: Float[Tensor, "train targets"]) -> Float[Tensor, "columns targets"]:
         """Return the correlation of the columns with centred targets."""
         total = torch.zeros(len(self.kept_columns), targets.shape[1], dtype=torch.float64)
-        for chunk, part in zip(self._train.split(CHUNK_ROWS), targets.split(CHUNK_ROWS), strict=True):
+        for chunk, part in zip(self._iter_train(), targets.split(CHUNK_ROWS), strict=True):
             total.addmm_(chunk.double().T, part)
-        return total / self.std[:, None] / len(self._train)
+        return total / self.std[:, None] / len(self.split.train)
 
     def select_validation(self, columns: Int[np.ndarray, " some"]) -> Float[Tensor, "some validation"]:
         """Return standardized columns of the validation rows."""
