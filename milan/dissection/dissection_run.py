@@ -28,6 +28,7 @@ from milan.targets.target import Target
 
 MIN_CHECKPOINT_SECONDS = 5.0  # shortest time between two checkpoints
 CHECKPOINT_COST_RATIO = 40  # smallest ratio of that time to the time for writing a checkpoint
+CHECKPOINT_RATE = 2**29  # bytes per second at which the first checkpoint is assumed to be written
 MIN_KEPT_IMAGES = 1024  # number of images up to which none is dropped
 _STATE, _IMAGES = "state.safetensors", "images-*.safetensors"
 Statistics = LayerStatistics | SparseLayerStatistics
@@ -73,7 +74,8 @@ class DissectionRun:
             else batches
         )
         names = [plan.layer.name for plan in self.plans]
-        due = time.monotonic() + MIN_CHECKPOINT_SECONDS
+        size = sum(plan.map_bytes + plan.buffer_bytes for plan in self.plans)
+        due = time.monotonic() + _seconds_between_checkpoints(size / CHECKPOINT_RATE)
         warn_again(self.warnings)
         with recorded_warnings(lambda text: self.warnings.setdefault(text)):
             for seen in map_blocks(self.target, names, shown, lambda seen: seen, sparse=True, reduce=self._reduce):
@@ -187,7 +189,6 @@ class DissectionRun:
             self._stored_until = self.next_image
             self._stored_bytes = sum(file.stat().st_size for file in self._own_folder.glob(_IMAGES))
             return
-        self._reset()
         # They would not match the new files.
         for leftover in (self._own_folder / _STATE, *self._own_folder.glob(_IMAGES)):
             leftover.unlink(missing_ok=True)
@@ -204,26 +205,32 @@ class DissectionRun:
     def _restore(self, layers: Collection[str] | None = None) -> bool:
         """Restore the last checkpoint of the same run, for some layers or all; return whether there is one."""
         numbers = {str(at): name for at, name in enumerate(self.records) if layers is None or name in layers}
+        if not (self._own_folder / _STATE).exists():
+            return False
         try:
             with safe_open(self._own_folder / _STATE, "pt") as file:
                 if (file.metadata() or {}).get("key") != self.key:
                     return False
-                names = [name for name in file.keys() if name == "seen" or name.partition(":")[0] in numbers]  # noqa: SIM118
-                state = {name: file.get_tensor(name) for name in names}
                 kept = {name: json.loads(file.metadata()[name]) for name in ("next", "warnings", "bad")}
-            for number, name in numbers.items():
-                record = self.records[name]
-                record.open_files(self._part_folder(self.shard.rank, record.plan))
-                record.restore(strip_prefix(f"{number}:", state))
+                readable = file.get_tensor("seen")
+                names: dict[str, list[str]] = {}
+                for name in file.keys():  # noqa: SIM118
+                    names.setdefault(name.partition(":")[0], []).append(name)
+                # Layer by layer, since the maps of all would take their memory twice.
+                for number, layer in numbers.items():
+                    record = self.records[layer]
+                    record.open_files(self._part_folder(self.shard.rank, record.plan))
+                    state = {name: file.get_tensor(name) for name in names[number]}
+                    record.restore(strip_prefix(f"{number}:", state))
         except (OSError, SafetensorError, ValueError, KeyError) as error:
+            # Files of pooled activations are missing after a run that was killed while it wrote its results.
             if not isinstance(error, FileNotFoundError):
-                warnings.warn(
-                    f"the checkpoint in {self._own_folder} cannot be used ({error}); the run starts again",
-                    MilanWarning,
-                    stacklevel=2,
-                )
+                text = f"the checkpoint in {self._own_folder} cannot be used ({error}); the run starts again"
+                warnings.warn(text, MilanWarning, stacklevel=2)
+            # Some layers may have been restored.
+            self._reset()
             return False
-        self.readable, self.next_image, self.warnings = state["seen"], kept["next"], dict.fromkeys(kept["warnings"])
+        self.readable, self.next_image, self.warnings = readable, kept["next"], dict.fromkeys(kept["warnings"])
         self.probe.was_read(range(self.start, self.next_image), {int(id): reason for id, reason in kept["bad"].items()})
         return True
 
@@ -239,7 +246,7 @@ class DissectionRun:
             facts = {"next": self.next_image, "warnings": list(self.warnings), "bad": self.probe.unreadable}
             save_file(state, partial, {"key": self.key} | {name: json.dumps(value) for name, value in facts.items()})
         ended = time.monotonic()
-        return ended + max(MIN_CHECKPOINT_SECONDS, CHECKPOINT_COST_RATIO * (ended - began))
+        return ended + _seconds_between_checkpoints(ended - began)
 
     def _store_new_images(self) -> None:
         """Write the pixels of the exemplars since the last checkpoint, so that none is decoded again."""
@@ -250,6 +257,11 @@ class DissectionRun:
                 save_file({str(id): self.images[id] for id in new}, partial)
             self._stored_bytes += size
         self._stored_until = self.next_image
+
+
+def _seconds_between_checkpoints(writing: float) -> float:
+    """Return the time from one checkpoint to the next, given the seconds that writing one takes."""
+    return max(MIN_CHECKPOINT_SECONDS, CHECKPOINT_COST_RATIO * writing)
 
 
 def _load_images(folder: Path, needed: Collection[int]) -> dict[int, Tensor]:
