@@ -261,7 +261,7 @@ class DissectionRun:
 
 def _seconds_between_checkpoints(writing: float) -> float:
     """Return the time from one checkpoint to the next, given the seconds that writing one takes."""
-    return max(MIN_CHECKPOINT_SECONDS, CHECKPOINT_COST_RATIO * writing)
+    return max(CHECKPOINT_COST_RATIO * writing, MIN_CHECKPOINT_SECONDS)
 
 
 def _load_images(folder: Path, needed: Collection[int]) -> dict[int, Tensor]:
