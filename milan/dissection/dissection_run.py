@@ -27,6 +27,7 @@ from milan.targets.target import Target
 
 MIN_CHECKPOINT_SECONDS = 5.0  # shortest time between two checkpoints
 CHECKPOINT_COST_RATIO = 40  # smallest ratio of that time to the time for writing a checkpoint
+CHECKPOINT_RATE = 2**29  # bytes per second at which the first checkpoint is assumed to be written
 _STATE = "state.npz"
 Statistics = LayerStatistics | SparseLayerStatistics
 
@@ -68,7 +69,8 @@ class DissectionRun:
             else batches
         )
         names = [plan.layer.name for plan in self.plans]
-        due = time.monotonic() + MIN_CHECKPOINT_SECONDS
+        expected = sum(plan.map_bytes + plan.buffer_bytes for plan in self.plans)
+        due = time.monotonic() + _seconds_between_checkpoints(expected / CHECKPOINT_RATE)
         warn_again(self.warnings)
         with recorded_warnings(lambda text: self.warnings.setdefault(text)):
             for seen in map_blocks(self.target, names, shown, lambda seen: seen, sparse=True, reduce=self._reduce):
@@ -164,7 +166,6 @@ class DissectionRun:
     def _resume(self) -> None:
         if self._restore():
             return
-        self._reset()
         # They would not match the new files.
         (self._own_folder / _STATE).unlink(missing_ok=True)
         self.images.clear()
@@ -181,6 +182,8 @@ class DissectionRun:
     def _restore(self, layers: Collection[str] | None = None) -> bool:
         """Restore the last checkpoint of the same run, for some layers or all; return whether there is one."""
         numbers = {str(at): name for at, name in enumerate(self.records) if layers is None or name in layers}
+        if not (self._own_folder / _STATE).exists():
+            return False
         try:
             with np.load(self._own_folder / _STATE) as file:
                 facts = json.loads(str(file["facts"]))
@@ -193,12 +196,12 @@ class DissectionRun:
                     parts = [part for part in file.files if part.startswith(f"{number}:")]
                     record.restore({part.partition(":")[2]: torch.from_numpy(file[part]) for part in parts})
         except (OSError, zipfile.BadZipFile, ValueError, KeyError) as error:
+            # Files of pooled activations are missing after a run that was killed while it wrote its results.
             if not isinstance(error, FileNotFoundError):
-                warnings.warn(
-                    f"the checkpoint in {self._own_folder} cannot be used ({error}); the run starts again",
-                    MilanWarning,
-                    stacklevel=2,
-                )
+                text = f"the checkpoint in {self._own_folder} cannot be used ({error}); the run starts again"
+                warnings.warn(text, MilanWarning, stacklevel=2)
+            # Some layers may have been restored.
+            self._reset()
             return False
         self.readable, self.next_image, self.warnings = readable, facts["next"], dict.fromkeys(facts["warnings"])
         self.probe.mark_read(self.start, self.next_image, {int(id): reason for id, reason in facts["bad"].items()})
@@ -218,4 +221,9 @@ class DissectionRun:
             # Unlike safetensors, numpy writes views of arrays without a copy.
             np.savez(partial, facts=written, **{name: tensor.numpy() for name, tensor in state.items()})  # type: ignore[arg-type]
         ended = time.monotonic()
-        return ended + max(MIN_CHECKPOINT_SECONDS, CHECKPOINT_COST_RATIO * (ended - began))
+        return ended + _seconds_between_checkpoints(ended - began)
+
+
+def _seconds_between_checkpoints(writing: float) -> float:
+    """Return the time from one checkpoint to the next, given the seconds that writing one takes."""
+    return max(CHECKPOINT_COST_RATIO * writing, MIN_CHECKPOINT_SECONDS)

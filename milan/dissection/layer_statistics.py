@@ -139,7 +139,7 @@ class LayerStatistics:
 
     def reduce(self, seen: BlockOutputs) -> BlockStatistics:
         """Return the contribution of a block; this changes nothing, so that several threads can compute it."""
-        maps = self._select_units(seen.maps[self.plan.layer.name]).contiguous().float()
+        maps = _lay_out_by_unit(self._select_units(seen.maps[self.plan.layer.name])).float()
         flat = maps.flatten(2)
         # ``aminmax`` of an axis takes 15 times as long as the two together.
         finite = _FiniteValues(maps, means := flat.mean(2), flat.amin(2), flat.amax(2), ~means.isfinite())
@@ -284,6 +284,17 @@ def format_pooled_file_name(pooling: str) -> str:
 def strip_prefix(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the entries whose names have a prefix, without the prefix."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def _lay_out_by_unit(maps: Float[Tensor, "b units gh gw"]) -> Float[Tensor, "b units gh gw"]:
+    """Return contiguous maps; those of tokens are transposed image by image, which is twice as fast as all at once."""
+    batch, units, height, width = maps.shape
+    if maps.device.type != "cpu" or maps.stride(1) != 1 or maps.stride(2) != width * maps.stride(3):
+        return maps.contiguous()
+    answer = maps.new_empty(maps.shape)
+    for one, image in zip(answer.view(batch, units, height * width), maps.flatten(2), strict=True):
+        one.copy_(image)
+    return answer
 
 
 class _FiniteValues(NamedTuple):

@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -29,7 +30,8 @@ class RunningTopK:
         self.units, self.k, self.grid = units, k, grid
         self.peaks = torch.full((units, k), -math.inf)
         self.ids = torch.full((units, k), EMPTY_ID)
-        self.maps = torch.zeros(units, k, *grid)
+        # Unlike those of torch, zeros of numpy take no time and memory before they are replaced.
+        self.maps = torch.from_numpy(np.zeros((units, k, *grid), np.float32))
         self._last = self._find_last(slice(None))
 
     def add(
@@ -83,7 +85,8 @@ class RunningTopK:
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Restore a state."""
-        self.peaks, self.ids, self.maps = (state[name].clone() for name in ("peaks", "ids", "maps"))
+        for name, values in self.state().items():
+            values.copy_(state[name])
         self._last = self._find_last(slice(None))
 
     def _insert(
@@ -134,14 +137,22 @@ def _precedes(peaks: Tensor, ids: Tensor, weakest: Tensor, latest: Tensor) -> Bo
 
 
 def _copy_rows(target: Tensor, to: Int[Tensor, " n"], source: Tensor, rows: Int[Tensor, " n"]) -> None:
-    """Set ``target[to] = source[rows]``, a bounded number of values at a time."""
+    """Set ``target[to] = source[rows]``, a bounded number of values at a time; ``rows`` are distinct.
+
+    Rows are read in their order, so that they need no copy where all of them are used, as those of most batches.
+    """
+    places = torch.full((len(source),), -1).index_copy_(0, rows, to)
     step = max(1, _CHUNK_VALUES // max(1, math.prod(source.shape[1:])))
-    for places, chosen in zip(to.split(step), rows.split(step), strict=True):
-        target.numpy()[places.numpy()] = source.index_select(0, chosen).numpy()
+    for part, chosen in zip(source.split(step), places.split(step), strict=True):
+        used = chosen >= 0
+        part, chosen = (part, chosen) if used.all() else (part[used], chosen[used])
+        target.numpy()[chosen.numpy()] = part.numpy()
 
 
 def _rank(peaks: Float[Tensor, "units n"], ids: Int[Tensor, "units n"]) -> Int[Tensor, "units n"]:
-    """Return the order by peak, then by id, by two stable sorts, since ``topk`` breaks ties arbitrarily."""
-    by_id = ids.argsort(dim=1, stable=True)
-    by_peak = peaks.gather(1, by_id).argsort(dim=1, descending=True, stable=True)
-    return by_id.gather(1, by_peak)
+    """Return the order by peak, then by id, as one order of integers, since ``topk`` breaks ties arbitrarily."""
+    # The bits of floats order them like integers, those of negative ones in reverse; 0 is added since -0 equals 0.
+    bits = (peaks + 0.0).numpy().view(np.int32)
+    rising = bits ^ (bits >> 31 & np.int32(2**31 - 1))
+    keys = (~rising).astype(np.int64) << 32 | np.minimum(ids.numpy(), 2**32 - 1)
+    return torch.from_numpy(keys.argsort(axis=1))
