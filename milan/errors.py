@@ -14,6 +14,13 @@ class BadInput(MilanError):
     """A file, option or tensor that cannot be used as it is."""
 
 
+def require_at_least(least: int, **values: int | None) -> None:
+    """Raise BadInput for a number, given by its name, below the least that it can be; None is no number."""
+    for name, value in values.items():
+        if value is not None and value < least:
+            raise BadInput(f"{name} is {value}; give at least {least}")
+
+
 class MissingEvidence(MilanError):
     """A dissection, target or probe lacks the requested data; the message names what provides it."""
 

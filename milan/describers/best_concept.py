@@ -9,7 +9,7 @@ from milan.describers import load_describer
 from milan.describers._shared.base import Describer, DescriptionFailure, DescriptionRequest, select_active
 from milan.describers._shared.candidate_selection import CandidateScoring, CandidateSelection, SelectionRequest
 from milan.dissection.dissection import Dissection
-from milan.errors import BadInput
+from milan.errors import require_at_least
 from milan.pretrained.embedder import load_embedder
 from milan.pretrained.embedder_interface import Embedder
 from milan.pretrained.model_sources import Precision
@@ -59,8 +59,7 @@ class BestConcept(Describer):
         precision: Precision = "float32",
         device: str = "cpu",
     ):
-        if candidates < 1:
-            raise BadInput(f"{candidates} candidates; give at least 1")
+        require_at_least(1, candidates=candidates, pictures=pictures)
         self.of, self.options, self.candidates, self.painter, self.embedder = of, options, candidates, painter, embedder
         self.scoring, self.pictures, self.painting, self.pooling = scoring, pictures, painting, pooling
         self.seed, self.precision, self.device = seed, precision, device

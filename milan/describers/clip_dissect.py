@@ -32,7 +32,7 @@ from milan.describers._shared.concept_similarity import (
     replace_nonfinite,
 )
 from milan.dissection.dissection import ActivationPooling, Dissection
-from milan.errors import BadInput, MilanWarning
+from milan.errors import BadInput, MilanWarning, require_at_least
 from milan.pretrained.embedder import embed_probe, embed_texts, load_embedder
 from milan.pretrained.embedder_interface import Embedder
 from milan.pretrained.model_sources import Precision
@@ -105,6 +105,7 @@ class ClipDissect(Describer):
         batch_size: int = 256,
         device: str = "cpu",
     ):
+        require_at_least(1, batch_size=batch_size)
         if "{}" not in prompt:
             raise BadInput(f"the prompt {prompt!r} has no {{}} for the concept")
         self.similarity, self.concepts, self.embedder, self.prompt, self.pooling = (

@@ -12,7 +12,8 @@ from milan.describers._shared.base import select_active
 from milan.describers._shared.pixel_label_describer import PixelLabelDescriber
 from milan.dissection.concept_overlap import count_overlap
 from milan.dissection.dissection import Dissection
-from milan.errors import BadInput
+from milan.dissection.pass_options import check_quantile
+from milan.errors import BadInput, require_at_least
 from milan.probes.pixel_labels import IGNORED_NAMES
 from milan.units import Candidate, Description, Unit
 
@@ -67,8 +68,8 @@ class Compositional(PixelLabelDescriber):
         tolerance: float = 0.0,
         device: str = "cpu",
     ):
-        if length < 1 or beam < 1:
-            raise BadInput(f"formulas of {length} concepts by a beam of {beam}; give at least 1 of each")
+        require_at_least(1, length=length, beam=beam)
+        check_quantile(quantile)
         self.labels, self.classes, self.ignored = labels, classes, ignored
         self.only, self.without, self.least_images = only, without, least_images
         if not 0 <= tolerance < 1:

@@ -23,7 +23,7 @@ from milan.describers._shared.candidate_selection import (
 from milan.describers._shared.llm_explainer import LlmDescriber
 from milan.dissection.attention_crops import CROPS, Box, crop_and_resize, find_attention_boxes, make_heat_maps
 from milan.dissection.dissection import Dissection
-from milan.errors import BadInput
+from milan.errors import BadInput, require_at_least
 from milan.pretrained.embedder import embed_texts, load_embedder
 from milan.pretrained.embedder_interface import Embedder
 from milan.pretrained.image_captioner import (
@@ -150,9 +150,7 @@ class DescribeAndDissect(LlmDescriber):
         precision: Precision = "float32",
         device: str = "cpu",
     ):
-        for name, value in (("labels", labels), ("images", images), ("count", count), ("pictures", pictures)):
-            if value < 1:
-                raise BadInput(f"{name} is {value}; give at least 1")
+        require_at_least(1, labels=labels, images=images, count=count, pictures=pictures)
         if "{}" not in painting:
             raise BadInput(f"the painting prompt {painting!r} has no {{}} for the name")
         self.captioner, self.llm, self.painter = captioner, llm, painter

@@ -24,7 +24,7 @@ from milan.describers._shared.elastic_net import (
     compute_correlations,
 )
 from milan.dissection.dissection import Dissection
-from milan.errors import BadInput
+from milan.errors import BadInput, require_at_least
 from milan.pretrained.embedder import load_embedder
 from milan.pretrained.embedder_interface import Embedder
 from milan.probes import Probe
@@ -110,6 +110,7 @@ class LinearExplanations(Describer):
         batch_size: int = 64,
         device: str = "cpu",
     ):
+        require_at_least(1, longest=longest, width=width, batch_size=batch_size)
         self.evidence, self.superclasses, self.synsets = evidence, superclasses, synsets
         self.embedder, self.concepts, self.calibration = embedder, concepts, calibration
         self.pooling, self.strength, self.mix = pooling, strength, mix

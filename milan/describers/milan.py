@@ -15,9 +15,17 @@ from torch import Tensor
 from milan.describers._shared.base import Describer, DescriptionRequest, select_active
 from milan.describers._shared.clip_reranking import ClipReranker
 from milan.dissection.dissection import Dissection
-from milan.errors import BadInput
+from milan.errors import BadInput, require_at_least
 from milan.models import Captioner, Encoder, Prior, build_encoder, load_encoder
-from milan.models.decoding import DecodedTexts, DecoderState, ScoreMixture, TokenConstraints, beam_search, sample_texts
+from milan.models.decoding import (
+    DecodedTexts,
+    DecoderState,
+    ScoreMixture,
+    TokenConstraints,
+    beam_search,
+    check_search,
+    sample_texts,
+)
 from milan.models.exemplar_features import encode_exemplars
 from milan.models.model_files import load_weights
 from milan.models.released_checkpoint import ReleasedModels, load_released_checkpoint, read_released_prior
@@ -101,6 +109,8 @@ class Milan(Describer):
         batch_size: int = 16,
         device: str = "cpu",
     ):
+        check_search(beam, steps, temperature)
+        require_at_least(1, batch_size=batch_size)
         if not 0 <= clip_weight <= 1:
             raise BadInput(f"clip_weight is {clip_weight}; give a number from 0 to 1")
         self.embedder, self.clip_weight = embedder, clip_weight

@@ -10,6 +10,7 @@ from milan.describers._shared.base import select_active
 from milan.describers._shared.pixel_label_describer import PixelLabelDescriber
 from milan.dissection.concept_overlap import ConceptOverlap, count_overlap
 from milan.dissection.dissection import Dissection
+from milan.dissection.pass_options import check_quantile
 from milan.errors import BadInput
 from milan.probes.pixel_labels import IGNORED_NAMES
 from milan.units import Candidate, Description, Unit
@@ -59,6 +60,7 @@ class NetDissect(PixelLabelDescriber):
     ):
         if over not in ("probe", "category"):
             raise BadInput(f"over is {over!r}; choose probe or category")
+        check_quantile(quantile)
         self.labels, self.classes, self.ignored = labels, classes, ignored
         self.only, self.without, self.least_images = only, without, least_images
         self.quantile, self.over, self.cut, self.device = quantile, over, cut, device

@@ -14,7 +14,7 @@ from milan.console.exemplar_rendering import highlight_masks
 from milan.describers._shared.base import DescriptionFailure
 from milan.describers._shared.llm_explainer import LlmDescriber
 from milan.dissection.dissection import Dissection
-from milan.errors import BadInput
+from milan.errors import BadInput, require_at_least
 from milan.pretrained.chat_images import encode_jpeg
 from milan.pretrained.concept_matcher import CONTRAST
 from milan.pretrained.embedder import embed_probe, load_embedder
@@ -80,9 +80,9 @@ class Vlm(LlmDescriber):
         precision: Precision = "float32",
         **shared: Any,
     ):
-        for setting, value, least in (("exemplars", exemplars, 1), ("contrast", contrast, 0), ("size", size, 16)):
-            if value < least:
-                raise BadInput(f"{setting} is {value}; give at least {least}")
+        require_at_least(1, exemplars=exemplars)
+        require_at_least(0, contrast=contrast)
+        require_at_least(16, size=size)
         super().__init__(llm=llm, **shared)
         self.exemplars, self.view, self.contrast = exemplars, view, contrast
         self.embedder, self.activations, self.size, self.precision = embedder, activations, size, precision

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from milan.errors import BadInput
+from milan.errors import BadInput, require_at_least
 
 RankBy = Literal["max", "mean", "cls"]
 _BYTE_UNITS = {
@@ -43,10 +43,8 @@ class PassOptions:
     allow_nondeterministic: bool = False
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise BadInput(f"batch_size is {self.batch_size}; give at least 1")
-        if self.workers < 0:
-            raise BadInput(f"workers is {self.workers}; give 0 or more")
+        require_at_least(1, batch_size=self.batch_size)
+        require_at_least(0, workers=self.workers)
         _ = self.memory_bytes
 
     @property
@@ -59,10 +57,15 @@ def check_settings(k: int, quantile: float, rank_by: str) -> None:
     """Raise BadInput for a setting of the result that is out of range."""
     if k < 1:
         raise BadInput(f"k is {k}; a unit needs at least 1 exemplar")
-    if not 0 <= quantile <= 1:
-        raise BadInput(f"quantile is {quantile}; it lies between 0 and 1, as 0.99")
+    check_quantile(quantile)
     if rank_by not in get_args(RankBy):
         raise BadInput(f"rank_by is {rank_by!r}; choose one of {', '.join(get_args(RankBy))}")
+
+
+def check_quantile(quantile: float) -> None:
+    """Raise BadInput for a quantile that is not between 0 and 1."""
+    if not 0 <= quantile <= 1:
+        raise BadInput(f"quantile is {quantile}; it lies between 0 and 1, as 0.99")
 
 
 def _parse_bytes(memory: str | int) -> int:

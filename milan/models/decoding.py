@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from milan.errors import BadInput
+from milan.errors import BadInput, require_at_least
 from milan.models.vocabulary import Vocabulary
 
 MAX_STEPS = 15  # tokens per text, <stop> included
@@ -92,6 +92,15 @@ class TokenConstraints(NamedTuple):
         return log_probs
 
 
+def check_search(beam: int = 1, steps: int = 1, temperature: float = 1.0) -> None:
+    """Raise BadInput for a setting of a search that is out of range."""
+    require_at_least(1, beam=beam, steps=steps)
+    if not temperature > 0:
+        raise BadInput(
+            f"temperature is {temperature} and must be positive; for the most likely words use the strategy greedy"
+        )
+
+
 def beam_search(
     state: DecoderState, units: int, constraints: TokenConstraints, *, beam: int = 50, steps: int = MAX_STEPS
 ) -> DecodedTexts:
@@ -109,8 +118,7 @@ def beam_search(
     Raises:
         BadInput: ``beam`` or ``steps`` is less than 1.
     """
-    if beam < 1 or steps < 1:
-        raise BadInput(f"beam is {beam} and steps is {steps}; both must be at least 1")
+    check_search(beam, steps)
     parents = torch.arange(units, device=state.device)
     logs = constraints.mask_log_probs(
         state.advance(parents, torch.full_like(parents, constraints.vocabulary.start)), first=True
@@ -201,10 +209,7 @@ def sample_texts(
     Raises:
         BadInput: the temperature is not positive.
     """
-    if temperature <= 0:
-        raise BadInput(
-            f"temperature is {temperature} and must be positive; for the most likely words use the strategy greedy"
-        )
+    check_search(temperature=temperature)
     units, steps = uniforms.shape
     rows = active = torch.arange(units, device=state.device)
     last = torch.full_like(rows, constraints.vocabulary.start)

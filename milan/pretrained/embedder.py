@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from milan.console.progress import track_progress
-from milan.errors import BadInput, MissingEvidence, UnknownName
+from milan.errors import BadInput, MissingEvidence, UnknownName, require_at_least
 from milan.pretrained.embedder_interface import Embedder
 from milan.pretrained.embedding_cache import ImageEmbeddingFile, TextEmbeddingStore
 from milan.pretrained.image_text_models import ComputeSettings, OpenClipEmbedder, TransformersEmbedder
@@ -52,8 +52,7 @@ def load_embedder(
     if spec.rpartition(":")[0].endswith(".py"):
         return _load_custom(spec)
     get_dtype(precision)
-    if batch_size < 1:
-        raise BadInput(f"a batch size of {batch_size}; give at least 1")
+    require_at_least(1, batch_size=batch_size)
     settings = ComputeSettings(check_device(device), precision, batch_size)
     family, _, name = spec.partition(":")
     if family == "diorama":

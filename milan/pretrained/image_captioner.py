@@ -16,7 +16,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from milan.console.progress import track_progress
-from milan.errors import BadInput, MissingEvidence, UnknownName
+from milan.errors import BadInput, MissingEvidence, UnknownName, require_at_least
 from milan.pretrained.chat_images import encode_jpeg
 from milan.pretrained.chat_markup import final_answer
 from milan.pretrained.llm import IMAGE_MARK, Message, Question
@@ -106,9 +106,7 @@ def load_image_captioner(
     if spec.rpartition(":")[0].endswith(".py"):
         return _load_custom(spec)
     get_dtype(precision)
-    for name, value in (("batch_size", batch_size), ("max_tokens", max_tokens), ("num_beams", num_beams)):
-        if value < 1:
-            raise BadInput(f"{name} is {value}; give at least 1")
+    require_at_least(1, batch_size=batch_size, max_tokens=max_tokens, num_beams=num_beams)
     family, _, name = spec.partition(":")
     if family not in FAMILIES or bool(name) == (family == "diorama"):
         hint = "write diorama, hf:ID_OR_FOLDER, openai:MODEL or PATH/FILE.py:NAME"

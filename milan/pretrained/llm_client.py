@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from milan.console.progress import track_progress
 from milan.console.text_cleaning import clean_text
-from milan.errors import BadInput
+from milan.errors import BadInput, require_at_least
 from milan.pretrained.llm import Llm, LlmUnreachable, Question, TemporaryFailure, Unanswered
 from milan.pretrained.llm_loading import load_llm
 from milan.storage.files import cache_folder, content_key
@@ -47,8 +47,7 @@ class CallBudget:
     """
 
     def __init__(self, limit: int | None = None):
-        if limit is not None and limit < 0:
-            raise BadInput(f"max_calls is {limit}; give at least 0")
+        require_at_least(0, max_calls=limit)
         self.limit, self.calls = limit, 0
         self._lock = threading.Lock()
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from milan.console.progress import track_progress
-from milan.errors import BadInput, MilanWarning, UnknownName
+from milan.errors import BadInput, MilanWarning, UnknownName, require_at_least
 from milan.pretrained.model_sources import Precision, check_device, get_dtype, load_from_file, resolve_model
 from milan.storage.files import atomic_write, cache_folder, content_key
 from milan.storage.hub_access import format_error_line, quiet
@@ -93,9 +93,7 @@ def load_painter(
     if spec.rpartition(":")[0].endswith(".py"):
         return _load_custom(spec)
     get_dtype(precision)
-    for name, value in (("batch size", batch_size), ("number of steps", steps)):
-        if value < 1:
-            raise BadInput(f"a {name} of {value}; give at least 1")
+    require_at_least(1, batch_size=batch_size, steps=steps)
     family, _, name = spec.partition(":")
     if family not in FAMILIES or bool(name) == (family == "diorama"):
         raise UnknownName(

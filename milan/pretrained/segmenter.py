@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from milan.errors import BadInput, UnknownName
+from milan.errors import BadInput, UnknownName, require_at_least
 from milan.pretrained.model_sources import check_device, load_from_file, resolve_model
 from milan.storage.files import content_key
 from milan.storage.hub_access import format_error_line, quiet
@@ -64,8 +64,7 @@ def load_segmenter(spec: str = "diorama", *, device: str = "cpu", batch_size: in
     """
     if spec.rpartition(":")[0].endswith(".py"):
         return _load_custom(spec)
-    if batch_size < 1:
-        raise BadInput(f"a batch size of {batch_size}; give at least 1")
+    require_at_least(1, batch_size=batch_size)
     family, _, name = spec.partition(":")
     if family not in FAMILIES or bool(name) == (family == "diorama"):
         raise UnknownName("segmenter", spec, ["diorama", *(f"{each}:" for each in FAMILIES[1:])], f"write {SPEC_FORMS}")

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from milan.errors import BadInput, MilanWarning
+from milan.errors import BadInput, MilanWarning, require_at_least
 from milan.probes.display import SAMPLED, as_rgb, levels, shown_bands
 from milan.probes.generated_images import GeneratorSource, ImageGenerator
 from milan.probes.image_decoding import UnreadableImage
@@ -48,8 +48,7 @@ class Probe(Dataset[tuple[Tensor, int]]):
     """
 
     def __init__(self, source: ImageSource, *, spec: str, preprocessing: Preprocessing, limit: int | None = None):
-        if limit is not None and limit < 1:
-            raise BadInput(f"limit is {limit}; give at least 1")
+        require_at_least(1, limit=limit)
         self.source, self.spec, self.preprocessing, self.limit = source, spec, preprocessing, limit
         self.name = spec.rstrip("/").rpartition("/")[2]
         self.unreadable: dict[int, str] = {}
@@ -270,8 +269,7 @@ class Probe(Dataset[tuple[Tensor, int]]):
         Raises:
             BadInput: more than 5% of the images are unreadable; raised after the last batch.
         """
-        if size < 1:
-            raise BadInput(f"the batch size is {size}; give at least 1")
+        require_at_least(1, batch_size=size)
         stop = len(self) if stop is None else min(stop, len(self))
         ids: list[int] = []
         images: list[np.ndarray] = []

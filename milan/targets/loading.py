@@ -48,6 +48,8 @@ def load_target(
     """
     kind, _, name = spec.partition(":")
     source, stated = WeightSource(weights), TargetOptions(**options)
+    # Read first: the library that a network comes from takes seconds to import.
+    _ = source.tensors
     # Random weights are the same in each run, so that earlier results can be reused.
     with seeded(torch.device("cpu")):
         if kind in FAMILIES and name:

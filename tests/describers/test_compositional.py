@@ -168,5 +168,5 @@ def test_its_text_is_read_as_the_formula_that_was_found(tmp_path: Path, cache: P
 
 
 def test_settings_that_cannot_be() -> None:
-    with pytest.raises(BadInput, match="formulas of 0 concepts by a beam of 5"):
+    with pytest.raises(BadInput, match="length is 0"):
         load_simulated("compositional", length=0)

@@ -165,7 +165,7 @@ def test_unknown_names_get_the_nearest(spec, message):
 def test_wrong_options_and_damaged_files(specs, tmp_path):
     with pytest.raises(UnknownName, match="nearest: float16"):
         get_dtype("float17")
-    with pytest.raises(BadInput, match="batch size of 0"):
+    with pytest.raises(BadInput, match="batch_size is 0"):
         load_embedder(specs["clip"], batch_size=0)
     with pytest.raises(BadInput, match="device 'cuda:99' cannot be used"):
         load_embedder(specs["clip"], device="cuda:99")

@@ -178,7 +178,7 @@ def test_wrong_names_and_options(spec, tmp_path):
     for name in ("dioramma", "sd:1.4", "diffusers:", "diorama:exact"):
         with pytest.raises(UnknownName, match="write diorama, diffusers:ID_OR_FOLDER"):
             load_painter(name)
-    for options, message in (({"batch_size": 0}, "batch size of 0"), ({"steps": 0}, "steps of 0")):
+    for options, message in (({"batch_size": 0}, "batch_size is 0"), ({"steps": 0}, "steps is 0")):
         with pytest.raises(BadInput, match=message):
             load_painter(spec, **options)
     with pytest.raises(BadInput, match="device 'cuda:99' cannot be used"):

@@ -178,7 +178,7 @@ def test_unknown_names_are_told(spec: str, words: str) -> None:
 
 
 def test_what_cannot_be_is_told(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="batch size of 0"):
+    with pytest.raises(BadInput, match="batch_size is 0"):
         load_segmenter(batch_size=0)
     with pytest.raises(BadInput, match="no folder"):
         load_segmenter("hf:./nowhere/at/all")

@@ -419,7 +419,7 @@ def test_numbers_that_cannot_be(tmp_path: Path) -> None:
             probe.image(index)
     with pytest.raises(BadInput, match="limit is 0"):
         load_probe(str(folder_of(tmp_path / "p", 1)), limit=0)
-    with pytest.raises(BadInput, match="batch size is 0"):
+    with pytest.raises(BadInput, match="batch_size is 0"):
         list(probe.batches(0))
 
 

@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from milan.concepts.concept_sets import drop_near_duplicates
-from milan.errors import BadInput
+from milan.errors import BadInput, require_at_least
 from milan.pretrained.embedder import embed_texts
 from milan.pretrained.embedder_interface import Embedder
 from milan.pretrained.model_sources import Precision
@@ -91,9 +91,7 @@ class CandidateSelection:
     ):
         if "{}" not in prompt:
             raise BadInput(f"the painting prompt {prompt!r} has no {{}} for the candidate")
-        for name, value in (("pictures", count), ("beta", beta), ("top", top)):
-            if value < 1:
-                raise BadInput(f"{name} is {value}; give at least 1")
+        require_at_least(1, pictures=count, beta=beta, top=top)
         self.painter, self.embedder, self.prompt, self.scoring, self.count = painter, embedder, prompt, scoring, count
         self.beta, self.top, self.pooling, self.seed = beta, top, pooling, seed
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from milan.describers._shared.base import Describer, DescriptionFailure, select_active
 from milan.dissection.dissection import Dissection
-from milan.errors import BadInput, MilanWarning
+from milan.errors import BadInput, MilanWarning, require_at_least
 from milan.pretrained.llm_client import CallBudget, LlmClient, NoAnswer, load_llm_client
 from milan.pretrained.prompts import Prompt, Shot, load_prompt
 from milan.pretrained.reply_parsing import make_explanation_parser
@@ -135,9 +135,7 @@ class LlmExplainer(LlmDescriber):
             explanations,
             share,
         )
-        for name in ("shown", "explanations"):
-            if getattr(self, name) < 1:
-                raise BadInput(f"{name} is {getattr(self, name)}; give at least 1")
+        require_at_least(1, shown=shown, explanations=explanations)
         if explanations > 1 and share >= 1:
             raise BadInput(
                 f"{explanations} explanations to choose from, but all pairs are shown: set share below 1, as 0.5"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from milan.dissection.pass_options import PassOptions, check_settings
-from milan.errors import BadInput, UnknownName
+from milan.errors import BadInput, UnknownName, require_at_least
 from milan.storage.archives import is_archive
 from milan.storage.files import check_folder, is_file
 from milan.storage.packaged_data import locate_packaged_data
@@ -60,8 +60,7 @@ def _check_numbers(config: Any) -> None:
         check_settings(config.k, config.quantile, config.rank_by)
     if hasattr(config, "memory"):
         PassOptions(config.batch_size, config.memory, config.workers)
-    if (limit := getattr(config, "limit", None)) is not None and limit < 1:
-        raise BadInput(f"limit is {limit}; give at least 1")
+    require_at_least(1, limit=getattr(config, "limit", None))
 
 
 def _check_layers(config: Any, options: TargetOptions) -> None:

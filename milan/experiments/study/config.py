@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from milan.errors import BadInput
+from milan.errors import require_at_least
 from milan.experiments.core.config import ReportConfig
 
 StudyKind = Literal["rating", "annotation"]
@@ -45,9 +45,9 @@ class StudyConfig(ReportConfig):
     answers: list[str] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("sampled_units", "units_per_form", "exemplars"):
-            if getattr(self, name) < 1:
-                raise BadInput(f"{name} is {getattr(self, name)}; give at least 1")
+        require_at_least(
+            1, sampled_units=self.sampled_units, units_per_form=self.units_per_form, exemplars=self.exemplars
+        )
 
     @property
     def form_options(self) -> dict[str, Any]:
