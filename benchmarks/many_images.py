@@ -1,12 +1,11 @@
-"""Time per image and memory of a dissection at n, 4n and 8n images, and of describers at many images and units.
+"""Time per image and memory of a dissection at n, 4n and 8n images.
 
     python -m benchmarks --only many_images --scale 1
 
 Generated 64-pixel JPEGs in folders, parquet shards and tar shards, run through Diorama's 64-pixel ResNet: 6,000, 25,000
 and 50,000 images at full scale. The time is processor time of reading the probe and dissecting it, after a small run
 that loads and compiles what is needed once. Memory is the process's anonymous memory, sampled 20 times a second:
-pages of mapped files, which the system takes back when it needs them, are not counted. CLIP-Dissect (soft WPMI) and
-Linear Explanations explain 2,048 units on random similarities and activations of as many images.
+pages of mapped files, which the system takes back when it needs them, are not counted.
 """
 
 import argparse
@@ -25,7 +24,6 @@ CHUNKS = (6, 25, 50)  # of CHUNK images each, at full scale
 CHUNK = 1_000
 KINDS = ("folder", "parquet", "tar")
 TARGET, LAYERS = "diorama:resnet-objects", ["layer2.norm2", "layer4.norm2"]
-UNITS, WPMI_CONCEPTS, LINEAR_CONCEPTS, LINEAR_UNITS = 2_048, 20_000, 2_000, 256
 GOAL = 1.1
 
 
@@ -33,11 +31,11 @@ class PeakMemory:
     """Samples the anonymous memory of this process in a thread of its own.
 
     Attributes:
-        most: the largest value, in bytes.
+        first, most: the first and the largest value, in GB.
     """
 
     def __init__(self) -> None:
-        self.most = 0
+        self.first = self.most = _read_anonymous_memory()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
@@ -46,14 +44,17 @@ class PeakMemory:
         """Return the peak in GB."""
         self._ended.set()
         self._thread.join()
-        return self.most / 1e9
+        return self.most
 
     def _sample(self) -> None:
-        while True:
-            status = Path("/proc/self/status").read_text()
-            self.most = max(self.most, 1024 * int(status.partition("RssAnon:")[2].split()[0]))
-            if self._ended.wait(0.05):
-                return
+        while not self._ended.wait(0.05):
+            self.most = max(self.most, _read_anonymous_memory())
+
+
+def _read_anonymous_memory() -> float:
+    """Return this process's anonymous memory in GB."""
+    status = Path("/proc/self/status").read_text()
+    return 1024e-9 * int(status.partition("RssAnon:")[2].split()[0])
 
 
 def make_jpegs(count: int, seed: int) -> list[bytes]:
@@ -122,40 +123,8 @@ def run_dissection(root: Path, kind: str, chunks: int) -> list[float]:
     return [seconds / len(probe), memory.stop(), len(probe)]
 
 
-def run_soft_wpmi(images: int) -> list[float]:
-    """Return seconds and peak memory in GB of soft WPMI, and the memory of its arguments and result."""
-    from benchmarks.soft_wpmi import world
-    from milan.describers._shared.concept_similarity import soft_wpmi
-
-    similarities, activations = world(images, UNITS, WPMI_CONCEPTS)
-    memory, start = PeakMemory(), time.monotonic()
-    scores = soft_wpmi(similarities, activations)
-    seconds = time.monotonic() - start
-    return [seconds, memory.stop(), sum(each.nbytes for each in (similarities, activations, scores)) / 1e9]
-
-
-def run_linear_explanations(images: int) -> list[float]:
-    """Return seconds per unit and peak memory in GB of Linear Explanations, and the memory of its arguments."""
-    import torch
-
-    from benchmarks.linear_explanations import ours
-    from milan.describers._shared.elastic_net import MultiTargetRegression, RowSplit
-
-    generator = torch.Generator().manual_seed(0)
-    concepts = torch.rand(images, LINEAR_CONCEPTS, generator=generator).pow_(8)
-    mixing = torch.zeros(LINEAR_CONCEPTS, UNITS)
-    mixing.scatter_(0, torch.randint(LINEAR_CONCEPTS, (4, UNITS), generator=generator), 1.0)
-    activations = concepts @ mixing
-    for rows in activations.split(1024):
-        rows.add_(0.3 * torch.randn(rows.shape, generator=generator))
-    memory, start = PeakMemory(), time.monotonic()
-    ours(MultiTargetRegression(concepts, RowSplit.random(images, 0)), activations[:, :LINEAR_UNITS])
-    seconds = time.monotonic() - start
-    return [seconds / LINEAR_UNITS, memory.stop(), (concepts.nbytes + activations.nbytes) / 1e9]
-
-
 def rows(scale: float) -> list[Row]:
-    """Return time and memory at the largest number of images relative to the smallest, and of the describers."""
+    """Return time and memory at the largest number of images relative to the smallest."""
     found: list[Row] = []
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
@@ -182,33 +151,16 @@ def rows(scale: float) -> list[Row]:
                 Row(f"{name}, per image", 1e3 * large[0], 1e3 * small[0], f"{counts[0]} images", GOAL, "ms", peer),
                 Row(f"{name}, memory", large[1], small[1], f"{counts[0]} images", GOAL, "GB", peer),
             ]
-    images = round(max(CHUNKS) * CHUNK * scale)
-    for part, what in (
-        ("wpmi", f"soft WPMI, {WPMI_CONCEPTS:,}"),
-        ("linear", f"Linear Explanations, {LINEAR_CONCEPTS:,}"),
-    ):
-        seconds, peak, arguments = run_parts("benchmarks.many_images", [part], "--images", str(images))[part]
-        name = f"{what} concepts, {UNITS:,} units, {images:,} images"
-        found += [
-            Row(f"{name}, {'a layer' if part == 'wpmi' else 'a unit'}", seconds),
-            Row(f"{name}, memory", peak, arguments, "arguments and result", 2.5, "GB"),
-        ]
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=[*KINDS, "wpmi", "linear"], required=True)
+    parser.add_argument("--part", choices=KINDS, required=True)
     parser.add_argument("--root", type=Path, help="folder that write_probes filled")
     parser.add_argument("--chunks", type=int, choices=CHUNKS)
-    parser.add_argument("--images", type=int)
     options = parser.parse_args()
-    if options.part == "wpmi":
-        print(json.dumps(run_soft_wpmi(options.images)))
-    elif options.part == "linear":
-        print(json.dumps(run_linear_explanations(options.images)))
-    else:
-        print(json.dumps(run_dissection(options.root, options.part, options.chunks)))
+    print(json.dumps(run_dissection(options.root, options.part, options.chunks)))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from milan.storage.files import cache_folder, new_scratch_array
 
 MIN_PIXEL_SHARE = 0.01  # share of an image's pixels that a concept needs to count as shown
 BATCH_SIZE = 64  # images whose pixel labels are in memory at a time
-ROWS_PER_BLOCK = 4096  # images whose probabilities are computed at a time
+ROWS_PER_BLOCK = 1024  # images whose probabilities are computed at a time
 # a and b of P = sigmoid(a * (cosine + b)) as published for the paper's explainer and simulators (the released code's
 # utils.py, l. 7-10).
 PUBLISHED_CALIBRATIONS = {

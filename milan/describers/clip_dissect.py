@@ -41,7 +41,7 @@ from milan.units import Candidate, Description, Unit
 
 Similarity = Literal["soft_wpmi", "wpmi", "rank_reorder", "cos_similarity", "cos_similarity_cubed"]
 KEPT_CANDIDATES = 10  # candidates stored with a description
-BLOCK_VALUES = 2**24  # similarities of images and concepts that are in memory at a time
+BLOCK_VALUES = 2**24  # similarities, or scores of units, that are in memory at a time
 
 
 class _LayerEvidence(NamedTuple):
@@ -200,12 +200,13 @@ class ClipDissect(Describer):
         among = torch.tensor([rows[unit] for unit in background if unit in rows], dtype=torch.long)
         values = torch.from_numpy(new_scratch_array(cache_folder(), np.float32, (len(units), len(texts))))
         prior = torch.zeros(len(texts))
-        count = max(CONCEPTS_PER_BLOCK, BLOCK_VALUES // len(pictures) // CONCEPTS_PER_BLOCK * CONCEPTS_PER_BLOCK)
+        blocks = max(1, BLOCK_VALUES // (max(len(pictures), len(units)) * CONCEPTS_PER_BLOCK))
+        count = blocks * CONCEPTS_PER_BLOCK
         for begin in range(0, len(texts), count):
             block = score(pictures @ texts[begin : begin + count].T)
             values[:, begin : begin + count] = block
             if self.similarity in TOP:
-                prior[begin : begin + count] = average_over_units(iter(block[among].split(UNITS_PER_BLOCK)))
+                prior[begin : begin + count] = average_over_units(block[some] for some in among.split(UNITS_PER_BLOCK))
         return _LayerEvidence(rows, values, prior)
 
     def _make_scorer(

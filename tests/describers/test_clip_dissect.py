@@ -9,9 +9,11 @@ from scipy.special import log_softmax, logsumexp, softmax
 from scipy.stats import rankdata
 
 from milan import Unit, check_describer
+from milan.describers import clip_dissect
 from milan.describers._shared import concept_similarity as c
 from milan.describers._shared.contract import UNITS, make_toy_dissection
 from milan.errors import BadInput, MilanWarning
+from milan.storage import files
 from tests.describers.makers import COLOURS, load_simulated
 
 SIMILARITIES = ("soft_wpmi", "wpmi", "rank_reorder", "cos_similarity", "cos_similarity_cubed")
@@ -200,3 +202,18 @@ def test_the_key_knows_what_answers_depend_on(tmp_path):
 def test_a_prompt_without_its_hole_is_refused():
     with pytest.raises(BadInput, match=r"has no \{\}"):
         load_simulated("clip_dissect", prompt="a photo")
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_blocks_of_concepts_give_what_the_whole_similarities_give(similarity, toys, cache, tmp_path, monkeypatch):
+    words = tmp_path / "words.txt"
+    words.write_text("\n".join(["red", "green", "blue", "yellow", "black", "white", "grey"]))
+    settings = {"similarity": similarity, "embedder": COLOURS, "concepts": str(words), "top": 8}
+    whole = list(load_simulated("clip_dissect", **settings).describe(toys, toys.units))
+    monkeypatch.setattr(clip_dissect, "CONCEPTS_PER_BLOCK", 2)
+    monkeypatch.setattr(clip_dissect, "BLOCK_VALUES", 1)
+    monkeypatch.setattr(files, "MIN_SCRATCH_BYTES", 0)
+    for one, other in zip(load_simulated("clip_dissect", **settings).describe(toys, toys.units), whole, strict=True):
+        assert one.text == other.text
+        for mine, theirs in zip(one.candidates, other.candidates, strict=True):
+            assert mine.score == pytest.approx(theirs.score, abs=1e-4, rel=1e-5)

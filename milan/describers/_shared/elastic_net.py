@@ -18,7 +18,7 @@ from torch import Tensor
 
 from milan.errors import BadInput
 
-CHUNK_ROWS = 4096  # rows in double precision at a time
+CHUNK_ROWS = 1024  # rows in double precision at a time
 MAX_ADDED_COLUMNS = 16  # columns that a target may take into its active set at once
 # how far a column out of the active set may break its optimality condition, and how little a sweep may still change
 TOLERANCE = 1e-7
@@ -93,11 +93,23 @@ class MultiTargetRegression:
         self.split, self._features = split, features
         self.kept_columns = torch.arange(features.shape[1])
         count = len(split.train)
-        mean = torch.stack([chunk.double().sum(0) for chunk in self._iter_train()]).sum(0) / count
-        std = (torch.stack([(chunk - mean).square().sum(0) for chunk in self._iter_train()]).sum(0) / count).sqrt()
+        # Added up at once, since sums that are kept would split the memory that the next rows reuse.
+        mean, std = torch.zeros(2, features.shape[1], dtype=torch.float64)
+        for chunk in self._iter_train():
+            mean += chunk.double().sum(0) / count
+        for chunk in self._iter_train():
+            std += chunk.double().sub_(mean).square_().sum(0) / count
+        std.sqrt_()
         self.kept_columns = torch.nonzero(std > 1e-9).flatten()
         self.mean, self.std = mean[self.kept_columns], std[self.kept_columns]
-        self._validation = ((self._select_rows(split.validation) - self.mean) / self.std).T.contiguous()
+        self._validation = torch.empty(len(self.kept_columns), len(split.validation), dtype=torch.float64)
+        for part, rows in zip(
+            self._validation.split(CHUNK_ROWS, dim=1), split.validation.split(CHUNK_ROWS), strict=True
+        ):
+            part.copy_(self._standardize(self._select_rows(rows)).T)
+
+    def _standardize(self, rows: Float[Tensor, "some columns"]) -> Float[Tensor, "some columns"]:
+        return rows.double().sub_(self.mean).div_(self.std)
 
     def _iter_train(self) -> Iterator[Float[Tensor, "some columns"]]:
         """Yield the training rows, some at a time, which are not copied as a whole."""
@@ -112,7 +124,7 @@ class MultiTargetRegression:
         """Return the correlation matrix of the columns over the training rows."""
         total = torch.zeros(len(self.kept_columns), len(self.kept_columns), dtype=torch.float64)
         for chunk in self._iter_train():
-            scaled = (chunk - self.mean) / self.std
+            scaled = self._standardize(chunk)
             total.addmm_(scaled.T, scaled)
         return total / len(self.split.train)
 
