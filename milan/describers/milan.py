@@ -106,7 +106,7 @@ class Milan(Describer):
         as_released: bool = False,
         embedder: str = "open_clip:ViT-B-16-quickgelu/openai",
         clip_weight: float = 1.0,
-        batch_size: int = 16,
+        batch_size: int = 32,
         device: str = "cpu",
     ):
         check_search(beam, steps, temperature)

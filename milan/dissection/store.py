@@ -18,7 +18,7 @@ from torch import Tensor
 from milan.dissection.dissection import ActivationPooling, Dissection, ExemplarMaps
 from milan.dissection.exemplar_images import StoredImages, open_stored_images
 from milan.dissection.layer_statistics import EXEMPLARS_FILE, STATISTICS_FILE, format_pooled_file_name
-from milan.dissection.masks import fill_empty_masks, masks_from_maps
+from milan.dissection.masks import fill_empty_masks, find_filled_masks, masks_from_maps
 from milan.dissection.sparse_files import read_activations, read_maps
 from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
 from milan.probes import Probe, load_probe
@@ -99,7 +99,7 @@ class StoredDissection(Dissection):
         The first empty mask of an active unit gives a warning.
         """
         masks = masks_from_maps(maps, self.thresholds()[list(rows)], self.image_size)
-        inside = masks.flatten(1).any(1)
+        inside = find_filled_masks(masks)
         if inside.all():
             return masks
         if not self._has_warned and any(

@@ -32,14 +32,12 @@ class RankedTexts(NamedTuple):
     def make_candidates(self, unit: int, vocabulary: Vocabulary) -> tuple[Candidate, ...]:
         """Return the possible texts of one unit without duplicates, best first, with their three scores."""
         texts: dict[str, Candidate] = {}
-        for text in range(self.tokens.shape[1]):
-            score = float(self.scores[unit, text])
-            words = vocabulary.decode(self.tokens[unit, text].tolist())
-            if score > float("-inf") and words not in texts:
-                parts = {"likelihood": self.likelihood, "prior": self.prior, "pmi": self.pmi}
-                values = {name: float(part[unit, text]) for name, part in parts.items()}
-                scores = tuple((name, value) for name, value in values.items() if not math.isnan(value))
-                texts[words] = Candidate(words, score, scores)
+        columns = (self.tokens, self.scores, self.likelihood, self.prior, self.pmi)
+        for tokens, score, *values in zip(*(column[unit].tolist() for column in columns), strict=True):
+            words = vocabulary.decode(tokens)
+            if score > -math.inf and words not in texts:
+                parts = zip(("likelihood", "prior", "pmi"), values, strict=True)
+                texts[words] = Candidate(words, score, tuple(part for part in parts if not math.isnan(part[1])))
         return tuple(texts.values())
 
 

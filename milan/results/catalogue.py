@@ -224,9 +224,10 @@ class Catalogue:
         The reasoning of a describer is only in the ``.jsonl``. The metadata of the ``.parquet`` says what the
         descriptions were made from, and whether that is simulated.
         """
-        flat = self.to_rows(reasoning=False)
+        rows = self.to_rows()
+        flat = [_without_reasoning(row) for row in rows]
         write_csv(folder / "descriptions.csv", flat)
-        write_jsonl(folder / "descriptions.jsonl", self.to_rows())
+        write_jsonl(folder / "descriptions.jsonl", rows)
         facts = {name: self.facts[name] for name in KEPT_FACTS if name in self.facts}
         write_parquet(folder / "descriptions.parquet", flat, facts)
 

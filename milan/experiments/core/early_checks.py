@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from milan.diorama.scenes import parse_world
 from milan.dissection.pass_options import PassOptions, check_settings
 from milan.errors import BadInput, UnknownName, require_at_least
 from milan.storage.archives import is_archive
@@ -106,10 +107,15 @@ def check_images(spec: str) -> None:
     kind, _, name = base.partition(":")
     if kind == "latents":
         check_target(name)
-    path = Path(base).expanduser()
-    if kind in NO_FILES or (glob.has_magic(base) and not path.exists()):
+    if kind == "diorama":
+        parse_world(name)
+    path, hint = Path(base).expanduser(), "give FOLDER, FILE.parquet, 'shards/*.tar', hf:ID_OR_PATH or diorama:NAME"
+    if kind in NO_FILES:
         return
-    hint = "give FOLDER, FILE.parquet, hf:ID_OR_PATH or diorama:NAME"
+    if glob.has_magic(base) and not path.exists():
+        if not any(glob.iglob(str(path), recursive=True)):  # noqa: PTH207 (Path.glob takes no absolute patterns)
+            raise BadInput(f"{path} matches no file; {hint}")
+        return
     if path.is_file() and path.suffix.lower() != ".parquet" and not is_archive(path):
         raise BadInput(f"{path} is a file, but neither .parquet nor .zip nor .tar; {hint}")
     if path.is_dir() and not any(item.is_file() for item in path.rglob("*")):
