@@ -12,12 +12,16 @@ from jaxtyping import Bool, Float
 
 from milan.concepts.label_texts import evaluate_label_text
 from milan.concepts.presence import has_pixel_labels
-from milan.diorama.label_signatures import LabelSignatures
+from milan.diorama.label_signatures import KINDS, LabelSignatures
+from milan.diorama.scene_concepts import ALL_KINDS
+from milan.diorama.segmenter_network import format_label_name
 from milan.diorama.text_reader import parse_description
 from milan.dissection.dissect import dissect
 from milan.dissection.dissection import Dissection
 from milan.pretrained.embedder import embed_probe, embed_texts
 from milan.pretrained.embedder_interface import Embedder
+from milan.pretrained.segmenter import Segmenter
+from milan.pretrained.segmenter_labels import SegmenterLabels
 from milan.probes import Probe, load_probe
 from milan.probes.pixel_labels import DioramaLabels, PixelLabels, load_probe_labels, shows_diorama
 from milan.scores.activation_simulation import ClassSimulator
@@ -65,6 +69,7 @@ class HeldOutPrediction:
         embedders: Sequence[Embedder],
         held_out: str = "",
         class_files: tuple[str, str] = ("", ""),
+        segmenter: Segmenter | None = None,
     ) -> "HeldOutPrediction":
         """Run the target on the held-out images, or read what was computed before.
 
@@ -72,14 +77,17 @@ class HeldOutPrediction:
             embedders: the image-text models that predict; none to predict by labels.
             held_out: spec of the held-out images; empty for the dissection's own probe.
             class_files: of superclasses and synsets, as ``milan.probes.superclasses.load_class_concepts`` takes them.
+            segmenter: predicts the labels of pixels; by default the images' own labels are used.
 
         Raises:
             MissingEvidence: the images have no labels, where they are needed.
         """
         layer = dissect_held_out(dissection, held_out) if held_out else dissection
         probe = layer.open_probe()
+        if segmenter is not None:
+            return cls(dissection, PixelPredictor.load(layer, SegmenterLabels(probe, segmenter), probe))
         if not embedders and (shows_diorama(probe.spec) or has_pixel_labels(probe)):
-            return cls(dissection, PixelPredictor.load(layer, probe))
+            return cls(dissection, PixelPredictor.load(layer, load_probe_labels(probe), probe))
         if not embedders:
             # Class labels are of whole images, and so is the mean activation that Linear Explanations predict.
             mean = layer.activations("mean").double().numpy()
@@ -235,9 +243,8 @@ class PixelPredictor:
         self._values = np.zeros((0, len(self.area)), dtype=np.float32)
 
     @classmethod
-    def load(cls, dissection: Dissection, probe: Probe) -> "PixelPredictor":
+    def load(cls, dissection: Dissection, labels: PixelLabels, probe: Probe) -> "PixelPredictor":
         """Add up the activations of a dissected layer over the pixels of its probe."""
-        labels = load_probe_labels(probe)
         if isinstance(labels, DioramaLabels):
             scenes = LabelledScenes.from_signatures(probe, labels.signatures, probe.fingerprint)
         else:
@@ -318,12 +325,26 @@ def make_label_signatures(labels: PixelLabels, count: int) -> LabelSignatures:
 
 
 def make_denotation(signatures: LabelSignatures, labels: PixelLabels) -> Denote:
-    """Return what tells which signatures a text denotes: Diorama's reader of texts, or formulas of label names."""
-    if isinstance(labels, DioramaLabels):
-        return lambda text: signatures.text_values(parse_description(text))
+    """Return what tells which signatures a text denotes.
+
+    Labels of Diorama's kinds are read by Diorama's reader of texts, others as formulas of label names.
+    """
+    if set(labels.level_names) == set(KINDS):
+        own = signatures if isinstance(labels, DioramaLabels) else _renumber(signatures, labels)
+        return lambda text: own.text_values(parse_description(text))
     numbers = {name: number for number, name in enumerate(labels.concepts, 1)}
 
     def find(name: str) -> Bool[np.ndarray, " columns"] | None:
         return (signatures.table == numbers[name]).any(1) if name in numbers else None
 
     return lambda text: evaluate_label_text(text, find, len(signatures.table))
+
+
+def _renumber(signatures: LabelSignatures, labels: PixelLabels) -> LabelSignatures:
+    """Return signatures of ``make_label_signatures`` with Diorama's numbers of each kind's names."""
+    columns = []
+    for kind in KINDS:
+        names = [format_label_name(kind, name) for name in ALL_KINDS[kind]]
+        numbers = np.array([0, *(names.index(each) + 1 if each in names else 0 for each in labels.concepts)])
+        columns.append(numbers[signatures.table[:, labels.level_names.index(kind)]])
+    return LabelSignatures(signatures.pixels, np.stack(columns, axis=1))
