@@ -3,12 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from scipy import sparse
 
 from milan.concepts.label_texts import evaluate_label_text
 from milan.concepts.presence import has_pixel_labels
@@ -217,7 +218,8 @@ class ImagePredictor:
         good = np.isfinite(values) & np.isfinite(presence).all(1) & np.isfinite(counted)
         values, weights = values[good], counted[good]
         deviation = np.sqrt(np.average((values - np.average(values, weights=weights)) ** 2, weights=weights))
-        return correlate_columns(presence[good].T, weights, weights * values, float(deviation))
+        shown = presence[good].T
+        return correlate_columns(shown, shown**2, weights, weights * values, float(deviation))
 
 
 class PixelPredictor:
@@ -237,10 +239,9 @@ class PixelPredictor:
         squares: Float[np.ndarray, " units"],
         denote: Denote,
     ):
-        self.sums, self.squares, self.denote = sums, squares, cache(denote)
+        self.sums, self.squares, self.denote = sums, squares, denote
         self.area = scenes.signatures.area.astype(np.float64)
-        self._texts: tuple[str, ...] = ()
-        self._values = np.zeros((0, len(self.area)), dtype=np.float32)
+        self._known: dict[str, sparse.csr_matrix] = {}
 
     @classmethod
     def load(cls, dissection: Dissection, labels: PixelLabels, probe: Probe) -> "PixelPredictor":
@@ -262,32 +263,34 @@ class PixelPredictor:
 
     def correlate_any(self, row: int, parts: Sequence[str]) -> float:
         """Return the correlation over pixels with those that any of the texts denotes."""
-        return float(self._correlate(row, self._denote_any(parts)[None])[0])
+        return float(self._correlate(row, sparse.csr_matrix(self._denote_any(parts)))[0])
 
     def _denote_any(self, texts: Sequence[str]) -> Float[np.ndarray, " columns"]:
-        return np.max([self.denote(text) for text in texts], axis=0).clip(0, 1)
+        return self._denote(texts).max(axis=0).toarray().ravel().clip(0, 1)
 
-    def _denote(self, texts: Sequence[str]) -> Float[np.ndarray, "texts columns"]:
-        # The candidates of a unit are evaluated again and again.
-        if tuple(texts) != self._texts:
-            self._values = np.stack([self.denote(text) for text in texts]).astype(np.float32)
-            self._texts = tuple(texts)
-        return self._values
+    def _denote(self, texts: Sequence[str]) -> sparse.csr_matrix:
+        """Return what each text denotes, (texts, columns): sparse, since most texts denote little."""
+        for text in texts:
+            if text not in self._known:
+                self._known[text] = sparse.csr_matrix(self.denote(text))
+        return sparse.vstack([self._known[text] for text in texts], format="csr")
 
     def _correlate(
         self,
         row: int,
-        values: Float[np.ndarray, "texts columns"],
+        values: sparse.csr_matrix,
         counted: Float[np.ndarray, " columns"] | None = None,
     ) -> Float[np.ndarray, " texts"]:
         pixels = self.area.sum()
         deviation = np.sqrt(max(0.0, self.squares[row] / pixels - (self.sums[row].sum(dtype=float) / pixels) ** 2))
         share = 1.0 if counted is None else counted
-        return correlate_columns(values, self.area * share, self.sums[row] * share, float(deviation))
+        squares = values.multiply(values)
+        return correlate_columns(values, squares, self.area * share, self.sums[row] * share, float(deviation))
 
 
 def correlate_columns(
-    values: Float[np.ndarray, "texts columns"],
+    values: Float[np.ndarray, "texts columns"] | sparse.csr_matrix,
+    squares: Float[np.ndarray, "texts columns"] | sparse.csr_matrix,
     weights: Float[np.ndarray, " columns"],
     sums: Float[np.ndarray, " columns"],
     deviation: float,
@@ -296,20 +299,19 @@ def correlate_columns(
 
     Args:
         values: what each text says of each column (a signature or an image).
+        squares: of the values.
         weights: number of pixels or images of each column.
         sums: of the activation over them.
         deviation: standard deviation of the activation.
     """
     total = weights.sum()
     if total <= 0:
-        return np.zeros(len(values))
-    # As 32-bit numbers if the values are, since there are many.
-    share, part = (weights / total).astype(values.dtype), (sums / total).astype(values.dtype)
-    mean = values @ share
-    spread = np.sqrt(np.clip(np.einsum("tc,tc,c->t", values, values, share) - mean**2, 0, None))
-    joint = (values @ part - mean * part.sum()).astype(np.float64)
+        return np.zeros(values.shape[0])
+    mean = values @ (weights / total)
+    spread = np.sqrt(np.clip(squares @ (weights / total) - mean**2, 0, None))
     scale = spread * deviation
-    return np.divide(joint, scale, out=np.zeros(len(values)), where=scale > MIN_DEVIATION)
+    joint = values @ (sums / total) - mean * sums.sum() / total
+    return np.divide(joint, scale, out=np.zeros_like(joint), where=scale > MIN_DEVIATION)
 
 
 def make_label_signatures(labels: PixelLabels, count: int) -> LabelSignatures:
