@@ -17,6 +17,8 @@ from milan.errors import BadInput
 from milan.pretrained.embedder import load_embedder
 from milan.pretrained.embedder_interface import Embedder
 from milan.pretrained.published_models import MissingModel, find_missing_model
+from milan.pretrained.segmenter import Segmenter, load_segmenter
+from milan.pretrained.segmenter_labels import segmenter_of
 from milan.probes import Probe
 from milan.storage.provenance import joined
 from milan.storage.text_files import read_content
@@ -47,8 +49,10 @@ class BestOf(Describer):
     Args:
         describers: the describers: names, or NAME:KEY=VALUE,KEY=VALUE.
         options: settings of describers, by the describers as they stand in ``describers``.
-        simulator: ``labels`` (the probe's own labels), or image-text models, separated by commas, as
-            ``milan.pretrained.embedder.load_embedder`` takes them; better some that the describers do not use.
+        simulator: ``labels`` (the probe's own labels), ``segmenter`` or ``segmenter:SPEC`` (the labels that a
+            network predicts, see ``milan.pretrained.segmenter_labels.load_pixel_labels``), or image-text models,
+            separated by commas, as ``milan.pretrained.embedder.load_embedder`` takes them; better some that the
+            describers do not use.
         concepts: concept set whose concepts are candidates too, as
             ``milan.concepts.concept_sets.load_concept_set`` takes it; empty for none.
         held_out: images that no describer has used, as ``milan.probes.load_probe`` takes them; empty for the
@@ -103,7 +107,7 @@ class BestOf(Describer):
         names = ("describers", "options", "simulator", "concepts", "device", "superclasses", "synsets")
         settings = {name: value for name, value in self.settings.items() if name not in names}
         others = [each.key for each in self.candidate_describers]
-        models = [each.key for each in self.models]
+        models = [each.key for each in (*self.models, *filter(None, [self.segmenter]))]
         files = [read_content(file) for file in (self.superclasses, self.synsets)]
         return self.key_of(of=others, models=models, more=self.more_texts, files=files, **settings)
 
@@ -124,7 +128,18 @@ class BestOf(Describer):
     @property
     def model_specs(self) -> list[str]:
         """The image-text models that predict; none if labels do."""
-        return [] if self.simulator == LABELS else [each.strip() for each in self.simulator.split(",")]
+        predicts_pixels = self.simulator == LABELS or self.segmenter_spec
+        return [] if predicts_pixels else [each.strip() for each in self.simulator.split(",")]
+
+    @property
+    def segmenter_spec(self) -> str:
+        """The segmenter whose labels predict; empty if there is none."""
+        return segmenter_of(self.simulator).get("segmenter", "")
+
+    @cached_property
+    def segmenter(self) -> Segmenter | None:
+        """The segmenter whose labels predict, loaded at the first access."""
+        return load_segmenter(self.segmenter_spec, device=self.device) if self.segmenter_spec else None
 
     @cached_property
     def models(self) -> list[Embedder]:
@@ -139,12 +154,15 @@ class BestOf(Describer):
     def required_models(self) -> dict[str, str]:
         """The image-text models and the concept set."""
         found = {f"embedder {number}": spec for number, spec in enumerate(self.model_specs, 1)}
-        return {**found, **self.specs("concepts")}
+        return {**found, **segmenter_of(self.simulator), **self.specs("concepts")}
 
     def find_missing_models(self) -> list[MissingModel]:
         """Return the missing models of this describer and of all describers of candidates."""
-        own = [missing for spec in self.model_specs if (missing := find_missing_model("embedder", spec))]
-        return [*own, *(missing for each in self.candidate_describers for missing in each.find_missing_models())]
+        own = [find_missing_model("embedder", spec) for spec in self.model_specs]
+        if self.segmenter_spec:
+            own.append(find_missing_model("segmenter", self.segmenter_spec))
+        others = (missing for each in self.candidate_describers for missing in each.find_missing_models())
+        return [*filter(None, own), *others]
 
     def check_evidence(self, target: Target, probe: Probe) -> None:
         """Raise MissingEvidence if the evidence of a describer of candidates is missing."""
@@ -153,7 +171,7 @@ class BestOf(Describer):
 
     def sources(self, dissection: Dissection) -> dict[str, str]:
         """The image-text models that predict, and the sources of the describers."""
-        own = {"simulator": ", ".join(self.model_specs)} if self.model_specs else {}
+        own = {} if self.simulator == LABELS else {"simulator": self.simulator}
         others = {
             spec: each.sources(dissection)
             for spec, each in zip(self.describers, self.candidate_describers, strict=True)
@@ -232,7 +250,8 @@ class BestOf(Describer):
         """Load what predicts a layer's units, however often units of it are asked for."""
         if dissection.key not in self._predictions:
             files = (self.superclasses, self.synsets)
-            self._predictions = {dissection.key: HeldOutPrediction.load(dissection, self.models, self.held_out, files)}
+            found = HeldOutPrediction.load(dissection, self.models, self.held_out, files, self.segmenter)
+            self._predictions = {dissection.key: found}
         return self._predictions[dissection.key]
 
 

@@ -19,9 +19,10 @@ def list_concept_texts() -> tuple[str, ...]:
 
 @cache
 def list_part_texts() -> tuple[str, ...]:
-    """Return every colour or pattern with every part of a thing."""
+    """Return every colour or pattern with every part of a thing, but for what ``list_concept_texts`` has."""
     parts = [CLEARER_NAMES.get(name, name) for name in PARTS]
-    return tuple(map(" ".join, product(_list_looks(), parts)))
+    texts = map(" ".join, product(_list_looks(), parts))
+    return tuple(text for text in texts if text not in list_concept_texts())
 
 
 def _list_looks() -> list[str]:

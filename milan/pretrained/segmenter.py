@@ -16,7 +16,9 @@ from milan.storage.hub_access import format_error_line, quiet
 from milan.targets.fingerprints import network_hash
 
 FAMILIES = ("diorama", "hf", "torchvision")
-SPEC_FORMS = "diorama, hf:ID_OR_FOLDER, torchvision:NAME, torchvision:NAME=WEIGHTS_FILE or PATH/FILE.py:NAME"
+SPEC_FORMS = (
+    "diorama, diorama:FOLDER, hf:ID_OR_FOLDER, torchvision:NAME, torchvision:NAME=WEIGHTS_FILE or PATH/FILE.py:NAME"
+)
 
 
 class Segmenter(ABC):
@@ -52,8 +54,8 @@ def load_segmenter(spec: str = "diorama", *, device: str = "cpu", batch_size: in
         spec: ``hf:ID_OR_FOLDER`` (semantic segmentation of transformers: SegFormer, BEiT, DPT, UperNet, MobileViT,
             ...); ``torchvision:NAME`` (such as deeplabv3_resnet50) with published weights, ``torchvision:NAME=FILE``
             with those of a file, ``torchvision:NAME=random`` with random ones; ``diorama`` (the stand-in that comes
-            with the package: colour, pattern, part, object, text and setting); or a custom Segmenter as
-            ``PATH/FILE.py:NAME``, a class or function without arguments.
+            with the package: colour, pattern, part, object, text and setting), ``diorama:FOLDER`` for one of another
+            build of Diorama; or a custom Segmenter as ``PATH/FILE.py:NAME``, a class or function without arguments.
         device: device of the network.
         batch_size: number of images per batch.
 
@@ -66,11 +68,11 @@ def load_segmenter(spec: str = "diorama", *, device: str = "cpu", batch_size: in
         return _load_custom(spec)
     require_at_least(1, batch_size=batch_size)
     family, _, name = spec.partition(":")
-    if family not in FAMILIES or bool(name) == (family == "diorama"):
+    if family not in FAMILIES or not (name or family == "diorama"):
         raise UnknownName("segmenter", spec, ["diorama", *(f"{each}:" for each in FAMILIES[1:])], f"write {SPEC_FORMS}")
     device = check_device(device)
     segmenter = (
-        DioramaSegmenter(device)
+        DioramaSegmenter(device, Path(name).expanduser() if name else None)
         if family == "diorama"
         else {"hf": TransformersSegmenter, "torchvision": TorchvisionSegmenter}[family](name, device)
     )
@@ -89,12 +91,15 @@ class DioramaSegmenter(Segmenter):
     """The network trained on Diorama's scenes; a name that two kinds share is one concept on both levels.
 
     Images are resized to its 64 pixels a side, and the labels back.
+
+    Args:
+        folder: of a build of Diorama, with ``segmenter`` and ``networks``; by default the package's.
     """
 
-    def __init__(self, device: str = "cpu"):
+    def __init__(self, device: str = "cpu", folder: Path | None = None):
         from milan.diorama.segmenter_network import CLASS_NAMES, OPTIONAL_KINDS, format_label_name, load_scene_segmenter
 
-        self.model, self.device = load_scene_segmenter().to(device), device
+        self.model, self.device = load_scene_segmenter(folder).to(device), device
         names = {
             kind: [format_label_name(kind, name) for name in class_names] for kind, class_names in CLASS_NAMES.items()
         }

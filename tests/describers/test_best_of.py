@@ -45,47 +45,52 @@ def describe(toys, options, **settings):
     return {UNITS[each.unit.index]: each for each in found}
 
 
-class Known:
-    """Predictions that are known: one correlation for each text, another one for a pair."""
+class Shown:
+    """Which of ten images show each text."""
 
-    def __init__(self, alone, pair, joint):
-        self.alone, self.pair, self.joint = alone, pair, joint
+    def __init__(self, **images):
+        self.presence = {text.replace("_", " "): np.isin(np.arange(10), where) for text, where in images.items()}
 
-    def correlate(self, row, texts):
-        return np.array([self.alone[text] for text in texts])
+    def predict(self, texts):
+        return np.stack([self.presence[text] for text in texts], axis=1).astype(float)
 
-    def correlate_joined(self, row, text, others):
-        alone = self.alone
-        return np.array(
-            [self.joint if {text, other} == self.pair else max(alone[text], alone[other]) for other in others]
-        )
+
+ANIMALS = Shown(cats=[0, 1, 2, 3], grey_cats=[0, 1, 2], dogs=[4, 5], old_dogs=[4], cows=[9])
+
+
+def choose(toys, activation, texts=tuple(ANIMALS.presence), **settings):
+    unit = toys.units[0]
+    described = [Description(unit, texts[0], 0.0, candidates=tuple(Candidate(each, 0.0) for each in texts))]
+    predictor = ImagePredictor(np.array([activation] * len(toys.units), dtype=float).T, [ANIMALS])
+    return load_describer("best_of", **settings)._choose(unit, described, HeldOutPrediction(toys, predictor))
 
 
 @pytest.mark.parametrize(
-    ("alone", "joint", "text"),
+    ("activation", "settings", "text"),
     [
-        ({"cats": 0.5, "dogs": 0.4, "grey cats": 0.51}, 0.6, "cats or dogs"),
-        ({"cats": 0.5, "dogs": 0.4, "grey cats": 0.51}, 0.55, "cats"),
-        ({"cats": 0.4, "dogs": 0.3, "grey cats": 0.5}, 0.5, "grey cats"),
-        ({"cats": 0.1, "dogs": 0.1, "grey cats": 0.1}, 0.2, "nothing in particular"),
+        ([1, 1, 1, 1, 1, 1, 0, 0, 0, 0], {}, "cats or dogs"),
+        ([9, 9, 9, 9, 5, 5, 0, 0, 0, 0], {}, "cats"),
+        ([9, 9, 9, 9, 5, 5, 0, 0, 0, 0], {"join_gain": 0.001}, "cats or dogs"),
+        ([1, 1, 1, 1, 1, 1, 0, 0, 0, 1], {}, "cats or dogs"),
+        ([1, 1, 1, 1, 1, 1, 0, 0, 0, 1], {"alternatives": 3}, "cats or dogs or cows"),
+        ([1, 1, 1, 0, 0, 0, 0, 0, 0, 0], {}, "grey cats"),
+        ([1, 1, 1, 0, 0, 0, 0, 0, 0, 0], {"tolerance": 0.3}, "cats"),
+        # Alone, "dogs" is near "old dogs" only because of the cats.
+        ([1, 1, 1, 1, 1, 0, 0, 0, 0, 0], {"tolerance": 0.2}, "cats or old dogs"),
+        ([0, 0, 0, 0, 0, 0, 1, 1, 1, 0], {}, "nothing in particular"),
     ],
 )
-def test_what_is_chosen_joined_and_left_unsaid(toys, alone, joint, text):
-    unit = toys.units[0]
-    candidates = tuple(Candidate(each, 0.0) for each in alone)
-    described = [Description(unit, "cats", 0.0, candidates=candidates)]
-    describer = load_describer("best_of", tolerance=0.05, join_gain=0.1, cut=0.25)
-    found = describer._choose(unit, described, HeldOutPrediction(toys, Known(alone, {"cats", "dogs"}, joint)))
+def test_what_is_chosen_joined_and_left_unsaid(toys, activation, settings, text):
+    found = choose(toys, activation, **settings)
     assert found.text == text
-    assert found.candidates[0].score == max(*alone.values(), found.score)
+    assert found.candidates[0].score >= found.score
 
 
-def test_a_weighted_sum_is_chosen_with_its_concepts_and_joined_to_nothing(toys):
-    unit, alone = toys.units[0], {"2.00 cats - 1.00 dogs": 0.5, "cats": 0.3, "dogs": 0.1}
-    described = [Description(unit, each, 0.0) for each in alone]
-    prediction = HeldOutPrediction(toys, Known(alone, {"cats", "dogs"}, 0.4))
-    found = load_describer("best_of")._choose(unit, described, prediction)
-    assert (found.text, found.concepts) == ("2.00 cats - 1.00 dogs", (("cats", 2.0), ("dogs", -1.0)))
+def test_a_weighted_sum_is_chosen_with_its_concepts_and_joined_to_nothing(toys, monkeypatch):
+    sums = "2.00 cats - 1.00 grey cats"
+    monkeypatch.setitem(ANIMALS.presence, sums, 2 * ANIMALS.presence["cats"] - 1.0 * ANIMALS.presence["grey cats"])
+    found = choose(toys, [1, 1, 1, 2, 0, 0, 0, 0, 0, 0], (sums, "cats", "dogs"))
+    assert (found.text, found.concepts) == (sums, (("cats", 2.0), ("grey cats", -1.0)))
 
 
 def test_the_unit_is_named_by_what_predicts_it(toys, options):
@@ -141,16 +146,28 @@ def test_pixels_that_a_text_denotes_correlate_fully_with_a_unit_for_them():
     assert both == pytest.approx(1.0, abs=1e-4)
     assert 0.1 < red < 0.9
     assert none == 0
-    assert predictor.correlate_joined(0, "red", ["blue", "red"]) == pytest.approx([1.0, red], abs=1e-4)
+    assert predictor.correlate_any(0, ["red", "blue"]) == pytest.approx(1.0, abs=1e-4)
+    red, blue = predictor.correlate(0, ["red", "blue"], outside=["red"])
+    assert red == 0
+    assert blue > 0.9 * predictor.correlate(0, ["blue"])[0]
+
+
+def test_outside_of_a_text_only_the_other_images_count():
+    activations = np.arange(10.0)[:, None] ** 2
+    left = np.flatnonzero(~ANIMALS.presence["cats"])
+    subset = Shown()
+    subset.presence = {text: shown[left] for text, shown in ANIMALS.presence.items()}
+    found = ImagePredictor(activations, [ANIMALS]).correlate(0, ["dogs", "cows"], outside=["cats", "grey cats"])
+    assert found == pytest.approx(ImagePredictor(activations[left], [subset]).correlate(0, ["dogs", "cows"]))
 
 
 def test_unreadable_images_and_constant_activations_do_not_count():
-    class Shown:
+    class Unreadable:
         def predict(self, texts):
             return np.array([[0.0, 1.0], [1.0, 0.0], [np.nan, np.nan], [1.0, 0.0]])
 
     activations = np.array([[0.0, 1.0], [4.0, 1.0], [9.0, 1.0], [4.0, 1.0]])
-    predictor = ImagePredictor(activations, [Shown()])
+    predictor = ImagePredictor(activations, [Unreadable()])
     assert predictor.correlate(0, ["a", "b"]) == pytest.approx([1.0, -1.0])
     assert predictor.correlate(1, ["a", "b"]).tolist() == [0.0, 0.0]
 
@@ -159,8 +176,9 @@ def test_class_labels_name_units_and_read_alternatives(toys, options):
     found = describe(toys, options, simulator="labels")
     assert [found[name].text for name in ("red", "green", "blue")] == ["red", "green", "blue"]
     prediction, unit = HeldOutPrediction.load(toys, []), toys.units[UNITS.index("red or blue")]
-    joined = prediction.correlate_joined(unit, "red", ["blue", "green"])
-    assert joined.tolist() == prediction.correlate(unit, ["red or blue", "1 red + 1 green"]).tolist()
+    assert prediction.correlate_any(unit, ["red", "blue"]) == pytest.approx(
+        prediction.correlate(unit, ["red or blue"])[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -179,3 +197,14 @@ def test_formulas_of_label_names_denote_pixels(text, columns):
     signatures = make_label_signatures(labels, 1)
     values = make_denotation(signatures, labels)(text)
     assert values[signatures.pixels[0, 0]].tolist() == columns
+
+
+def test_predicted_labels_of_dioramas_kinds_are_read_as_its_texts():
+    names = ["red", "blue", "car", "cat", "waves", "meadow"]
+    kinds = ["object", "colour", "part", "pattern", "setting", "text"]
+    pixels = [[2, 0, -1, 4, 5, -1], [2, 1, -1, -1, 5, -1], [3, 0, -1, -1, 5, -1]]
+    labels = TensorLabels(torch.tensor(pixels).T[None, :, None], names, kinds)
+    signatures = make_label_signatures(labels, 1)
+    denote = make_denotation(signatures, labels)
+    for text, expected in (("red cars", [1, 0, 0]), ("vehicles", [1, 1, 0]), ("wavy car or cat", [1, 0, 1])):
+        assert denote(text)[signatures.pixels[0, 0]].tolist() == expected, text

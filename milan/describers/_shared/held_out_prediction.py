@@ -3,21 +3,26 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from scipy import sparse
 
 from milan.concepts.label_texts import evaluate_label_text
 from milan.concepts.presence import has_pixel_labels
-from milan.diorama.label_signatures import LabelSignatures
+from milan.diorama.label_signatures import KINDS, LabelSignatures
+from milan.diorama.scene_concepts import ALL_KINDS
+from milan.diorama.segmenter_network import format_label_name
 from milan.diorama.text_reader import parse_description
 from milan.dissection.dissect import dissect
 from milan.dissection.dissection import Dissection
 from milan.pretrained.embedder import embed_probe, embed_texts
 from milan.pretrained.embedder_interface import Embedder
+from milan.pretrained.segmenter import Segmenter
+from milan.pretrained.segmenter_labels import SegmenterLabels
 from milan.probes import Probe, load_probe
 from milan.probes.pixel_labels import DioramaLabels, PixelLabels, load_probe_labels, shows_diorama
 from milan.scores.activation_simulation import ClassSimulator
@@ -65,6 +70,7 @@ class HeldOutPrediction:
         embedders: Sequence[Embedder],
         held_out: str = "",
         class_files: tuple[str, str] = ("", ""),
+        segmenter: Segmenter | None = None,
     ) -> "HeldOutPrediction":
         """Run the target on the held-out images, or read what was computed before.
 
@@ -72,14 +78,17 @@ class HeldOutPrediction:
             embedders: the image-text models that predict; none to predict by labels.
             held_out: spec of the held-out images; empty for the dissection's own probe.
             class_files: of superclasses and synsets, as ``milan.probes.superclasses.load_class_concepts`` takes them.
+            segmenter: predicts the labels of pixels; by default the images' own labels are used.
 
         Raises:
             MissingEvidence: the images have no labels, where they are needed.
         """
         layer = dissect_held_out(dissection, held_out) if held_out else dissection
         probe = layer.open_probe()
+        if segmenter is not None:
+            return cls(dissection, PixelPredictor.load(layer, SegmenterLabels(probe, segmenter), probe))
         if not embedders and (shows_diorama(probe.spec) or has_pixel_labels(probe)):
-            return cls(dissection, PixelPredictor.load(layer, probe))
+            return cls(dissection, PixelPredictor.load(layer, load_probe_labels(probe), probe))
         if not embedders:
             # Class labels are of whole images, and so is the mean activation that Linear Explanations predict.
             mean = layer.activations("mean").double().numpy()
@@ -209,7 +218,8 @@ class ImagePredictor:
         good = np.isfinite(values) & np.isfinite(presence).all(1) & np.isfinite(counted)
         values, weights = values[good], counted[good]
         deviation = np.sqrt(np.average((values - np.average(values, weights=weights)) ** 2, weights=weights))
-        return correlate_columns(presence[good].T, weights, weights * values, float(deviation))
+        shown = presence[good].T
+        return correlate_columns(shown, shown**2, weights, weights * values, float(deviation))
 
 
 class PixelPredictor:
@@ -229,15 +239,13 @@ class PixelPredictor:
         squares: Float[np.ndarray, " units"],
         denote: Denote,
     ):
-        self.sums, self.squares, self.denote = sums, squares, cache(denote)
+        self.sums, self.squares, self.denote = sums, squares, denote
         self.area = scenes.signatures.area.astype(np.float64)
-        self._texts: tuple[str, ...] = ()
-        self._values = np.zeros((0, len(self.area)), dtype=np.float32)
+        self._known: dict[str, sparse.csr_matrix] = {}
 
     @classmethod
-    def load(cls, dissection: Dissection, probe: Probe) -> "PixelPredictor":
+    def load(cls, dissection: Dissection, labels: PixelLabels, probe: Probe) -> "PixelPredictor":
         """Add up the activations of a dissected layer over the pixels of its probe."""
-        labels = load_probe_labels(probe)
         if isinstance(labels, DioramaLabels):
             scenes = LabelledScenes.from_signatures(probe, labels.signatures, probe.fingerprint)
         else:
@@ -255,32 +263,34 @@ class PixelPredictor:
 
     def correlate_any(self, row: int, parts: Sequence[str]) -> float:
         """Return the correlation over pixels with those that any of the texts denotes."""
-        return float(self._correlate(row, self._denote_any(parts)[None])[0])
+        return float(self._correlate(row, sparse.csr_matrix(self._denote_any(parts)))[0])
 
     def _denote_any(self, texts: Sequence[str]) -> Float[np.ndarray, " columns"]:
-        return np.max([self.denote(text) for text in texts], axis=0).clip(0, 1)
+        return self._denote(texts).max(axis=0).toarray().ravel().clip(0, 1)
 
-    def _denote(self, texts: Sequence[str]) -> Float[np.ndarray, "texts columns"]:
-        # The candidates of a unit are evaluated again and again.
-        if tuple(texts) != self._texts:
-            self._values = np.stack([self.denote(text) for text in texts]).astype(np.float32)
-            self._texts = tuple(texts)
-        return self._values
+    def _denote(self, texts: Sequence[str]) -> sparse.csr_matrix:
+        """Return what each text denotes, (texts, columns): sparse, since most texts denote little."""
+        for text in texts:
+            if text not in self._known:
+                self._known[text] = sparse.csr_matrix(self.denote(text))
+        return sparse.vstack([self._known[text] for text in texts], format="csr")
 
     def _correlate(
         self,
         row: int,
-        values: Float[np.ndarray, "texts columns"],
+        values: sparse.csr_matrix,
         counted: Float[np.ndarray, " columns"] | None = None,
     ) -> Float[np.ndarray, " texts"]:
         pixels = self.area.sum()
         deviation = np.sqrt(max(0.0, self.squares[row] / pixels - (self.sums[row].sum(dtype=float) / pixels) ** 2))
         share = 1.0 if counted is None else counted
-        return correlate_columns(values, self.area * share, self.sums[row] * share, float(deviation))
+        squares = values.multiply(values)
+        return correlate_columns(values, squares, self.area * share, self.sums[row] * share, float(deviation))
 
 
 def correlate_columns(
-    values: Float[np.ndarray, "texts columns"],
+    values: Float[np.ndarray, "texts columns"] | sparse.csr_matrix,
+    squares: Float[np.ndarray, "texts columns"] | sparse.csr_matrix,
     weights: Float[np.ndarray, " columns"],
     sums: Float[np.ndarray, " columns"],
     deviation: float,
@@ -289,20 +299,19 @@ def correlate_columns(
 
     Args:
         values: what each text says of each column (a signature or an image).
+        squares: of the values.
         weights: number of pixels or images of each column.
         sums: of the activation over them.
         deviation: standard deviation of the activation.
     """
     total = weights.sum()
     if total <= 0:
-        return np.zeros(len(values))
-    # As 32-bit numbers if the values are, since there are many.
-    share, part = (weights / total).astype(values.dtype), (sums / total).astype(values.dtype)
-    mean = values @ share
-    spread = np.sqrt(np.clip(np.einsum("tc,tc,c->t", values, values, share) - mean**2, 0, None))
-    joint = (values @ part - mean * part.sum()).astype(np.float64)
+        return np.zeros(values.shape[0])
+    mean = values @ (weights / total)
+    spread = np.sqrt(np.clip(squares @ (weights / total) - mean**2, 0, None))
     scale = spread * deviation
-    return np.divide(joint, scale, out=np.zeros(len(values)), where=scale > MIN_DEVIATION)
+    joint = values @ (sums / total) - mean * sums.sum() / total
+    return np.divide(joint, scale, out=np.zeros_like(joint), where=scale > MIN_DEVIATION)
 
 
 def make_label_signatures(labels: PixelLabels, count: int) -> LabelSignatures:
@@ -318,12 +327,26 @@ def make_label_signatures(labels: PixelLabels, count: int) -> LabelSignatures:
 
 
 def make_denotation(signatures: LabelSignatures, labels: PixelLabels) -> Denote:
-    """Return what tells which signatures a text denotes: Diorama's reader of texts, or formulas of label names."""
-    if isinstance(labels, DioramaLabels):
-        return lambda text: signatures.text_values(parse_description(text))
+    """Return what tells which signatures a text denotes.
+
+    Labels of Diorama's kinds are read by Diorama's reader of texts, others as formulas of label names.
+    """
+    if set(labels.level_names) == set(KINDS):
+        own = signatures if isinstance(labels, DioramaLabels) else _renumber(signatures, labels)
+        return lambda text: own.text_values(parse_description(text))
     numbers = {name: number for number, name in enumerate(labels.concepts, 1)}
 
     def find(name: str) -> Bool[np.ndarray, " columns"] | None:
         return (signatures.table == numbers[name]).any(1) if name in numbers else None
 
     return lambda text: evaluate_label_text(text, find, len(signatures.table))
+
+
+def _renumber(signatures: LabelSignatures, labels: PixelLabels) -> LabelSignatures:
+    """Return signatures of ``make_label_signatures`` with Diorama's numbers of each kind's names."""
+    columns = []
+    for kind in KINDS:
+        names = [format_label_name(kind, name) for name in ALL_KINDS[kind]]
+        numbers = np.array([0, *(names.index(each) + 1 if each in names else 0 for each in labels.concepts)])
+        columns.append(numbers[signatures.table[:, labels.level_names.index(kind)]])
+    return LabelSignatures(signatures.pixels, np.stack(columns, axis=1))
