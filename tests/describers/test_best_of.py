@@ -150,7 +150,7 @@ def test_unreadable_images_and_constant_activations_do_not_count():
             return np.array([[0.0, 1.0], [1.0, 0.0], [np.nan, np.nan], [1.0, 0.0]])
 
     activations = np.array([[0.0, 1.0], [4.0, 1.0], [9.0, 1.0], [4.0, 1.0]])
-    predictor = ImagePredictor(activations, [Shown()])
+    predictor = ImagePredictor(lambda unit: activations[:, unit], [Shown()])
     assert predictor.correlate(0, ["a", "b"]) == pytest.approx([1.0, -1.0])
     assert predictor.correlate(1, ["a", "b"]).tolist() == [0.0, 0.0]
 

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -15,7 +15,7 @@ from milan.concepts.presence import has_pixel_labels
 from milan.diorama.label_signatures import LabelSignatures
 from milan.diorama.text_reader import parse_description
 from milan.dissection.dissect import dissect
-from milan.dissection.dissection import Dissection
+from milan.dissection.dissection import ActivationPooling, Dissection
 from milan.pretrained.embedder import embed_probe, embed_texts
 from milan.pretrained.embedder_interface import Embedder
 from milan.probes import Probe, load_probe
@@ -73,16 +73,19 @@ class HeldOutPrediction:
         """
         layer = dissect_held_out(dissection, held_out) if held_out else dissection
         probe = layer.open_probe()
+
+        def load_unit(row: int, pooling: ActivationPooling) -> Float[np.ndarray, " images"]:
+            return layer.activations(pooling, [layer.units[row]])[:, 0].double().numpy()
+
         if not embedders and (shows_diorama(probe.spec) or has_pixel_labels(probe)):
             return cls(dissection, PixelPredictor.load(layer, probe))
         if not embedders:
             # Class labels are of whole images, and so is the mean activation that Linear Explanations predict.
-            mean = layer.activations("mean").double().numpy()
-            return cls(dissection, ImagePredictor(mean, [ClassPresence(probe, class_files)]))
-        largest = layer.activations("max").double().numpy()
-        # The root makes the correlation depend less on the few strongest images.
-        rooted = np.sign(largest) * np.sqrt(np.abs(largest))
-        return cls(dissection, ImagePredictor(rooted, [EmbedderPresence(each, probe) for each in embedders]))
+            return cls(
+                dissection, ImagePredictor(partial(load_unit, pooling="mean"), [ClassPresence(probe, class_files)])
+            )
+        models = [EmbedderPresence(each, probe) for each in embedders]
+        return cls(dissection, ImagePredictor(lambda row: _take_root(load_unit(row, "max")), models))
 
     def correlate(self, unit: Unit, texts: Sequence[str]) -> Float[np.ndarray, " texts"]:
         """Return the correlation of a unit's activation with each text."""
@@ -173,12 +176,13 @@ class ImagePredictor:
     Of several models the mean correlation is taken.
 
     Args:
-        activations: the number of each unit in each image.
+        load: returns the number of a unit, by its row, in each image.
         models: tell how likely each image shows a text.
     """
 
-    def __init__(self, activations: Float[np.ndarray, "images units"], models: Sequence[PresenceModel]):
-        self.activations, self.models = activations, models
+    def __init__(self, load: Callable[[int], Float[np.ndarray, " images"]], models: Sequence[PresenceModel]):
+        # A unit's texts are compared one after the other.
+        self.load, self.models = lru_cache(maxsize=8)(load), models
 
     def correlate(self, row: int, texts: Sequence[str]) -> Float[np.ndarray, " texts"]:
         """Return the mean over models of the correlation over images of a unit with each text's presence."""
@@ -193,12 +197,17 @@ class ImagePredictor:
         return np.mean(found, axis=0)
 
     def _correlate(self, row: int, presence: Float[np.ndarray, "images texts"]) -> Float[np.ndarray, " texts"]:
-        values = self.activations[:, row]
+        values = self.load(row)
         good = np.isfinite(values) & np.isfinite(presence).all(1)
         values, presence = values[good] - values[good].mean(), presence[good] - presence[good].mean(0)
         scale = values.std() * presence.std(0) * len(values)
         both = values @ presence
         return np.divide(both, scale, out=np.zeros(len(scale)), where=scale > MIN_DEVIATION)
+
+
+def _take_root(values: Float[np.ndarray, " images"]) -> Float[np.ndarray, " images"]:
+    """Return signed roots, which make the correlation depend less on the few strongest images."""
+    return np.sign(values) * np.sqrt(np.abs(values))
 
 
 class PixelPredictor:
