@@ -14,7 +14,7 @@ from milan.storage.files import new_scratch_array
 
 # Probability that the rank error of a sampled threshold of any unit exceeds the stated one.
 FAILURE_PROBABILITY = 1e-6
-_CHUNK_VALUES = 2**22  # values at a time in merging two buffers
+_CHUNK_VALUES = 2**20  # values of a buffer that are copied at a time
 _MIN_SPARE = 1024  # smallest free capacity, in values per unit, between two compactions
 
 
@@ -119,18 +119,24 @@ class RunningQuantile:
         full = np.flatnonzero(self._fill_counts > self._keep_count)
         for rows in np.array_split(full, -(-len(full) * self._capacity // _CHUNK_VALUES) or 1):
             self._compact(rows)
-        kept = torch.from_numpy(self._buffer[:, : self._keep_count])
         fill, count = torch.from_numpy(self._fill_counts), torch.tensor(self.count)
-        return {"kept": kept, "fill": fill, "floor": self._floor, "count": count}
+        return self._view_kept_values() | {"fill": fill, "floor": self._floor, "count": count}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Restore a state."""
-        self._buffer[:, : self._keep_count], self._buffer[:, self._keep_count :] = state["kept"].numpy(), -np.inf
+        self._buffer[:, self._keep_count :] = -np.inf
+        for name, part in self._view_kept_values().items():
+            part.copy_(state[name])
         self._fill_counts, self._floor, self.count = (
             state["fill"].numpy().copy(),
             state["floor"].clone(),
             int(state["count"]),
         )
+
+    def _view_kept_values(self) -> dict[str, Tensor]:
+        """Return views of the values that are kept, of some units each, since a file's writer copies one at a time."""
+        kept = torch.from_numpy(self._buffer[:, : self._keep_count])
+        return {f"kept.{at}": part for at, part in enumerate(kept.split(max(1, _CHUNK_VALUES // self._keep_count)))}
 
     def _add_count(self, new: int) -> None:
         self.count += new

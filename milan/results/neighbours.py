@@ -16,7 +16,7 @@ from torch import Tensor
 from milan.console.progress import track_progress
 from milan.dissection.dissection import Dissection
 from milan.errors import MissingEvidence
-from milan.results.correlations import find_readable, measure_units
+from milan.results.correlations import find_readable, iter_blocks, measure_units
 from milan.units import Unit
 
 COUNT = 5  # neighbours in each list of a unit
@@ -100,16 +100,20 @@ def standardize_activations(
         for layer, file in files.items()
     ]
     readable = np.all([find_readable(part) for part in parts], axis=0)
-    varying: list[Unit] = []
-    standardized = []
-    for part, own in zip(parts, (columns[layer] for layer in files), strict=True):
-        mean, spread = measure_units(part, readable)
-        keep = np.isfinite(spread)
-        varying += [unit for unit, varies in zip(own, keep, strict=True) if varies]
-        standardized.append(((part[readable][:, keep] - mean[keep]) / spread[keep]).astype(np.float32))
+    measured = [measure_units(part, readable) for part in parts]
+    varies = [np.isfinite(spread) for _, spread in measured]
+    known = [unit for layer in files for unit in columns[layer]]
+    varying = [unit for unit, kept in zip(known, np.concatenate(varies), strict=True) if kept]
     if not varying:
         return None
-    return StandardizedActivations(varying, torch.from_numpy(np.concatenate(standardized, axis=1)))
+    standardized = np.empty((int(readable.sum()), len(varying)), np.float32)
+    ends = np.cumsum([kept.sum() for kept in varies])
+    for part, (mean, spread), kept, end in zip(parts, measured, varies, ends, strict=True):
+        row, some = 0, slice(end - kept.sum(), end)
+        for block in iter_blocks(part, readable):
+            standardized[row : row + len(block), some] = (block[:, kept] - mean[kept]) / spread[kept]
+            row += len(block)
+    return StandardizedActivations(varying, torch.from_numpy(standardized))
 
 
 def find_neighbours(

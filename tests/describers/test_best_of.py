@@ -157,8 +157,12 @@ def test_outside_of_a_text_only_the_other_images_count():
     left = np.flatnonzero(~ANIMALS.presence["cats"])
     subset = Shown()
     subset.presence = {text: shown[left] for text, shown in ANIMALS.presence.items()}
-    found = ImagePredictor(activations, [ANIMALS]).correlate(0, ["dogs", "cows"], outside=["cats", "grey cats"])
-    assert found == pytest.approx(ImagePredictor(activations[left], [subset]).correlate(0, ["dogs", "cows"]))
+    found = ImagePredictor(lambda unit: activations[:, unit], [ANIMALS]).correlate(
+        0, ["dogs", "cows"], outside=["cats", "grey cats"]
+    )
+    assert found == pytest.approx(
+        ImagePredictor(lambda unit: activations[left, unit], [subset]).correlate(0, ["dogs", "cows"])
+    )
 
 
 def test_unreadable_images_and_constant_activations_do_not_count():
@@ -167,7 +171,7 @@ def test_unreadable_images_and_constant_activations_do_not_count():
             return np.array([[0.0, 1.0], [1.0, 0.0], [np.nan, np.nan], [1.0, 0.0]])
 
     activations = np.array([[0.0, 1.0], [4.0, 1.0], [9.0, 1.0], [4.0, 1.0]])
-    predictor = ImagePredictor(activations, [Unreadable()])
+    predictor = ImagePredictor(lambda unit: activations[:, unit], [Unreadable()])
     assert predictor.correlate(0, ["a", "b"]) == pytest.approx([1.0, -1.0])
     assert predictor.correlate(1, ["a", "b"]).tolist() == [0.0, 0.0]
 

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -18,7 +18,7 @@ from milan.diorama.scene_concepts import ALL_KINDS
 from milan.diorama.segmenter_network import format_label_name
 from milan.diorama.text_reader import parse_description
 from milan.dissection.dissect import dissect
-from milan.dissection.dissection import Dissection
+from milan.dissection.dissection import ActivationPooling, Dissection
 from milan.pretrained.embedder import embed_probe, embed_texts
 from milan.pretrained.embedder_interface import Embedder
 from milan.pretrained.segmenter import Segmenter
@@ -87,16 +87,19 @@ class HeldOutPrediction:
         probe = layer.open_probe()
         if segmenter is not None:
             return cls(dissection, PixelPredictor.load(layer, SegmenterLabels(probe, segmenter), probe))
+
+        def load_unit(row: int, pooling: ActivationPooling) -> Float[np.ndarray, " images"]:
+            return layer.activations(pooling, [layer.units[row]])[:, 0].double().numpy()
+
         if not embedders and (shows_diorama(probe.spec) or has_pixel_labels(probe)):
             return cls(dissection, PixelPredictor.load(layer, load_probe_labels(probe), probe))
         if not embedders:
             # Class labels are of whole images, and so is the mean activation that Linear Explanations predict.
-            mean = layer.activations("mean").double().numpy()
-            return cls(dissection, ImagePredictor(mean, [ClassPresence(probe, class_files)]))
-        largest = layer.activations("max").double().numpy()
-        # The root makes the correlation depend less on the few strongest images.
-        rooted = np.sign(largest) * np.sqrt(np.abs(largest))
-        return cls(dissection, ImagePredictor(rooted, [EmbedderPresence(each, probe) for each in embedders]))
+            return cls(
+                dissection, ImagePredictor(partial(load_unit, pooling="mean"), [ClassPresence(probe, class_files)])
+            )
+        models = [EmbedderPresence(each, probe) for each in embedders]
+        return cls(dissection, ImagePredictor(lambda row: _take_root(load_unit(row, "max")), models))
 
     def correlate(self, unit: Unit, texts: Sequence[str], outside: Sequence[str] = ()) -> Float[np.ndarray, " texts"]:
         """Return the correlation of a unit's activation with each text, see ``Predictor``."""
@@ -187,12 +190,13 @@ class ImagePredictor:
     Of several models the mean correlation is taken.
 
     Args:
-        activations: the number of each unit in each image.
+        load: returns the number of a unit, by its row, in each image.
         models: tell how likely each image shows a text.
     """
 
-    def __init__(self, activations: Float[np.ndarray, "images units"], models: Sequence[PresenceModel]):
-        self.activations, self.models = activations, models
+    def __init__(self, load: Callable[[int], Float[np.ndarray, " images"]], models: Sequence[PresenceModel]):
+        # A unit's texts are compared one after the other.
+        self.load, self.models = lru_cache(maxsize=8)(load), models
 
     def correlate(self, row: int, texts: Sequence[str], outside: Sequence[str] = ()) -> Float[np.ndarray, " texts"]:
         """Return the mean over models of the correlation over images of a unit with each text's presence.
@@ -201,25 +205,30 @@ class ImagePredictor:
         """
         found = []
         for model in self.models:
-            counted = 1 - model.predict(outside).max(1) if outside else np.ones(len(self.activations))
+            counted = 1 - model.predict(outside).max(1) if outside else np.ones(len(self.load(row)))
             found.append(self._correlate(row, model.predict(texts), counted))
         return np.mean(found, axis=0)
 
     def correlate_any(self, row: int, parts: Sequence[str]) -> float:
         """Return the correlation with the largest presence of any of the texts."""
-        counted = np.ones(len(self.activations))
+        counted = np.ones(len(self.load(row)))
         found = [self._correlate(row, model.predict(parts).max(1, keepdims=True), counted) for model in self.models]
         return float(np.mean(found))
 
     def _correlate(
         self, row: int, presence: Float[np.ndarray, "images texts"], counted: Float[np.ndarray, " images"]
     ) -> Float[np.ndarray, " texts"]:
-        values = self.activations[:, row]
+        values = self.load(row)
         good = np.isfinite(values) & np.isfinite(presence).all(1) & np.isfinite(counted)
         values, weights = values[good], counted[good]
         deviation = np.sqrt(np.average((values - np.average(values, weights=weights)) ** 2, weights=weights))
         shown = presence[good].T
         return correlate_columns(shown, shown**2, weights, weights * values, float(deviation))
+
+
+def _take_root(values: Float[np.ndarray, " images"]) -> Float[np.ndarray, " images"]:
+    """Return signed roots, which make the correlation depend less on the few strongest images."""
+    return np.sign(values) * np.sqrt(np.abs(values))
 
 
 class PixelPredictor:

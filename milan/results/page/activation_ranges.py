@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from milan.dissection.dissection import Dissection
 from milan.errors import MilanError
@@ -28,39 +28,38 @@ def compute_class_ranges(
     the highest range first), ``shares`` (in percent, a row per class) and ``fewest`` (images in a range). It is None
     for a unit with a single value, and for all units if labels or activations of all images are not available.
     """
-    labelled = _load_labelled_activations(dissection)
+    labelled = _load_labels(dissection)
     if labelled is None:
         return [], [None] * len(units)
-    values, labels, names = labelled
-    rows = [dissection.row_of(unit) for unit in units]
-    count = max(1, BLOCK_VALUES // max(len(values), RANGE_COUNT * (labels.max() + 1)))
-    blocks = [rows[start : start + count] for start in range(0, len(rows), count)]
-    found = [each for block in blocks for each in _compute_block_ranges(values[:, block], labels)]
+    known, labels, names = labelled
+    count = max(1, BLOCK_VALUES // max(len(known), RANGE_COUNT * (int(labels.max()) + 1)))
+    blocks = dissection.iter_activations("mean", units, count)
+    found = [each for _, values in blocks for each in _compute_block_ranges(values.numpy()[known], labels)]
     used = sorted({label for each in found if each for label in each["classes"]})
     places = {label: place for place, label in enumerate(used)}
     ranges = [each and {**each, "classes": [places[label] for label in each["classes"]]} for each in found]
     return [names[label] for label in used], ranges
 
 
-def _load_labelled_activations(
+def _load_labels(
     dissection: Dissection,
-) -> tuple[Float[np.ndarray, "images units"], Int[np.ndarray, " images"], list[str]] | None:
-    """Return mean activations and labels of all images and the class names; None with fewer than two classes."""
+) -> tuple[Bool[np.ndarray, " images"], Int[np.ndarray, " labelled"], list[str]] | None:
+    """Return which images have labels, these, and the class names; None with fewer than two or without activations."""
     try:
-        values = dissection.activations("mean")
+        count = len(dissection.activations("mean", dissection.units[:1]))
         probe = dissection.open_probe()
         labels = probe.labels
     # Released annotations have exemplars only, and a probe may have moved: the page omits the chart.
     except MilanError:
         return None
-    if labels is None or len(labels) != len(values):
+    if labels is None or len(labels) != count:
         return None
     known = np.asarray(labels) != UNKNOWN
     classes, numbers = np.unique(np.asarray(labels)[known], return_inverse=True)
     if len(classes) < 2:
         return None
     names = format_class_names(probe)
-    return values.numpy()[known], numbers, [names[label] for label in classes]
+    return known, numbers, [names[label] for label in classes]
 
 
 def _compute_block_ranges(

@@ -86,13 +86,13 @@ def compute_histograms(dissection: Dissection, units: Sequence[Unit]) -> list[di
 
     Both are None where the dissection does not have them.
     """
-    thresholds, peaks = _load_or_none(dissection.thresholds), _load_or_none(lambda: dissection.activations("max"))
+    thresholds = _load_or_none(dissection.thresholds)
+    first = _load_or_none(lambda: dissection.activations("max", units[:1]))
     rows = [dissection.row_of(unit) for unit in units]
     histograms: list[dict[str, Any] | None] = [None] * len(units)
-    if peaks is not None:
-        count = max(1, BLOCK_VALUES // max(1, len(peaks)))
-        blocks = (rows[start : start + count] for start in range(0, len(rows), count))
-        histograms = [each for block in blocks for each in _make_histograms(np.asarray(peaks)[:, block])]
+    if first is not None:
+        blocks = dissection.iter_activations("max", units, max(1, BLOCK_VALUES // max(1, len(first))))
+        histograms = [each for _, peaks in blocks for each in _make_histograms(peaks.numpy())]
     levels = [None] * len(units) if thresholds is None else [_round_number(thresholds[row].item()) for row in rows]
     return [{"threshold": level, "histogram": histogram} for level, histogram in zip(levels, histograms, strict=True)]
 
