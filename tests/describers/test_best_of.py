@@ -58,10 +58,14 @@ class Shown:
 ANIMALS = Shown(cats=[0, 1, 2, 3], grey_cats=[0, 1, 2], dogs=[4, 5], old_dogs=[4], cows=[9])
 
 
+def predict_units(activations, presence=ANIMALS):
+    return ImagePredictor(lambda unit: activations[:, unit], [presence])
+
+
 def choose(toys, activation, texts=tuple(ANIMALS.presence), **settings):
     unit = toys.units[0]
     described = [Description(unit, texts[0], 0.0, candidates=tuple(Candidate(each, 0.0) for each in texts))]
-    predictor = ImagePredictor(np.array([activation] * len(toys.units), dtype=float).T, [ANIMALS])
+    predictor = predict_units(np.array([activation] * len(toys.units), dtype=float).T)
     return load_describer("best_of", **settings)._choose(unit, described, HeldOutPrediction(toys, predictor))
 
 
@@ -157,12 +161,8 @@ def test_outside_of_a_text_only_the_other_images_count():
     left = np.flatnonzero(~ANIMALS.presence["cats"])
     subset = Shown()
     subset.presence = {text: shown[left] for text, shown in ANIMALS.presence.items()}
-    found = ImagePredictor(lambda unit: activations[:, unit], [ANIMALS]).correlate(
-        0, ["dogs", "cows"], outside=["cats", "grey cats"]
-    )
-    assert found == pytest.approx(
-        ImagePredictor(lambda unit: activations[left, unit], [subset]).correlate(0, ["dogs", "cows"])
-    )
+    found = predict_units(activations).correlate(0, ["dogs", "cows"], outside=["cats", "grey cats"])
+    assert found == pytest.approx(predict_units(activations[left], subset).correlate(0, ["dogs", "cows"]))
 
 
 def test_unreadable_images_and_constant_activations_do_not_count():
@@ -171,7 +171,7 @@ def test_unreadable_images_and_constant_activations_do_not_count():
             return np.array([[0.0, 1.0], [1.0, 0.0], [np.nan, np.nan], [1.0, 0.0]])
 
     activations = np.array([[0.0, 1.0], [4.0, 1.0], [9.0, 1.0], [4.0, 1.0]])
-    predictor = ImagePredictor(lambda unit: activations[:, unit], [Unreadable()])
+    predictor = predict_units(activations, Unreadable())
     assert predictor.correlate(0, ["a", "b"]) == pytest.approx([1.0, -1.0])
     assert predictor.correlate(1, ["a", "b"]).tolist() == [0.0, 0.0]
 
