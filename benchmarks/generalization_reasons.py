@@ -1,12 +1,11 @@
-"""Why do networks, splits and describers stand in the order they do? Measured on what the experiment generalization
-found.
+"""Why do networks, splits and describers differ? Measured on the results of the experiment ``generalization``.
 
-    python -m benchmarks.generalization_reasons --bert FOLDER --bert_layers N --out runs/generalization
+    python -m benchmarks.generalization_reasons --out runs/generalization [--kinds left-out] [--short]
 
-Prints, from the descriptions kept in that folder: how MILAN scores on units of whom every annotator's word was said of
-a unit trained on, and on the others; how often the simulated annotators name no concept, and how true they are when
-they do; and how true, and how near the annotators, descriptions are that name one concept, two or more (the last two
-where networks were left out). What is not there is trained.
+Prints, from the descriptions in that folder: how MILAN scores on units whose annotators use only words of the training
+annotations, and on the others; how often the simulated annotators name no concept, and how true their other texts are;
+and the truth score of descriptions that name one concept, two, or more (the last two for networks that were left out).
+What is missing is trained.
 """
 
 import argparse
@@ -16,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from benchmarks.better_describer import QUICK
 from milan.diorama.text_reader import parse_description
 from milan.experiments.core.description_scores import TextsWithReferences
 from milan.experiments.generalization.config import GeneralizationConfig
@@ -30,110 +28,101 @@ from milan.scores.confidence_intervals import Measure
 from milan.scores.text_similarity import BertScoreConfig
 from milan.storage.packaged_data import locate_packaged_data
 
-SCORES = ("truth", "BERTScore")
+SHORT = {"updates": 400, "epochs": 16}  # the short trainings of docs/generalization.md
+MIN_SHARE = 0.005  # of descriptions, to have a row
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/generalization"), help="folder of the experiment generalization"
-    )
-    parser.add_argument("--bert", required=True, help="as for the experiment")
-    parser.add_argument("--bert_layers", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/generalization"), help="the experiment's folder")
     for name in ("annotations", "kinds", "test_networks"):
         parser.add_argument(f"--{name}", nargs="*", help="as for the experiment")
-    parser.add_argument("--quick", action="store_true", help=f"of trainings with {QUICK}")
+    parser.add_argument("--short", action="store_true", help=f"trainings with {SHORT}")
     options = parser.parse_args()
     known = yaml.safe_load((locate_packaged_data("configs/experiments") / "generalization.yaml").read_text())
-    plan = GeneralizationConfig(**known | (QUICK if options.quick else {}) | {"out": options.out})
-    evidence = FeatureStore(load_encoder(known["encoder"]))
+    config = GeneralizationConfig(**known | (SHORT if options.short else {}) | {"out": options.out})
+    store = FeatureStore(load_encoder(config.encoder))
     splits = select_splits(load_networks(options.annotations or ["diorama"]), options.kinds, options.test_networks)
-    found = train_all_splits(splits, plan, evidence)
-    with GeneralizationResult.score(
-        found, plan, evidence, BertScoreConfig(options.bert, options.bert_layers or None, rescale=False)
-    ) as outcome:
-        for lines in (
-            by_known_words(outcome, plan),
-            *((annotators(outcome), by_length(outcome)) if left_out(outcome) else ()),
-        ):
-            print("\n".join(lines), end="\n\n", flush=True)
+    results = train_all_splits(splits, config, store)
+    with GeneralizationResult.score(results, config, store, BertScoreConfig(model="")) as result:
+        tables = [compare_known_words(result, config)]
+        if list_left_out(result):
+            tables += [examine_annotators(result), compare_lengths(result)]
+        for rows in tables:
+            print("\n".join(rows), end="\n\n", flush=True)
 
 
-def by_known_words(outcome: GeneralizationResult, plan: GeneralizationConfig) -> Iterator[str]:
-    """MILAN on units of whom nothing was said that it could not learn to say, and on the others."""
-    yield row("split", "unknown words", "units of known words", *SCORES, "others", *SCORES)
-    for split, several in outcome.results.items():
+def compare_known_words(result: GeneralizationResult, config: GeneralizationConfig) -> Iterator[str]:
+    """Compare units whose annotations have only words of the training annotations with the others."""
+    yield format_row("split", "unknown words", "units with known words only", "truth", "other units", "truth")
+    for split, several in result.results.items():
         parts: tuple[list[TextsWithReferences], list[TextsWithReferences]] = ([], [])
-        for seed, each in zip(plan.seed_range, several, strict=True):
+        for seed, each in zip(config.seed_range, several, strict=True):
             words = {word for one in divide_units(split, seed).train for text in one.texts for word in tokenize(text)}
-            learnable = np.array(
-                [{word for text in one.texts for word in tokenize(text)} <= words for one in each.test]
-            )
-            for part, wanted in zip(parts, (learnable, ~learnable), strict=True):
-                part.append(some(TextsWithReferences.from_annotations(each.test, each.milan), wanted))
-        cells = [cell for part in parts for cell in (sum(len(one.units) for one in part), *scores(outcome, part))]
-        yield row(f"{split.kind}: {split.name}", f"{np.mean([each.unknown_share for each in several]):.1%}", *cells)
+            known = np.array([{word for text in one.texts for word in tokenize(text)} <= words for one in each.test])
+            for part, chosen in zip(parts, (known, ~known), strict=True):
+                part.append(select(TextsWithReferences.from_annotations(each.test, each.milan), chosen))
+        cells = [cell for part in parts for cell in (sum(len(one.units) for one in part), compute_truth(result, part))]
+        unknown = np.mean([each.unknown_share for each in several])
+        yield format_row(f"{split.kind}: {split.name}", f"{unknown:.1%}", *cells)
 
 
-def annotators(outcome: GeneralizationResult) -> Iterator[str]:
-    """How often they name nothing, and what the rest is worth."""
-    yield row("network", "texts", "name no concept", "truth of the rest", "of the rest below 50%")
-    for split in left_out(outcome):
-        units = outcome.results[split][0].test
-        rounds = [TextsWithReferences.from_annotations([one for one in units if len(one.texts) > place],
-            [one.texts[place] for one in units if len(one.texts) > place])
-                  for place in range(3)]  # fmt: skip
-        values = [outcome.scorer.compute_truth_scores(one) for one in rounds]
-        pairs = [(parse_description(text).concept_count, value[name]) for one, value in zip(rounds, values, strict=True)
-                 for name, text in zip(one.names, one.texts, strict=True)]  # fmt: skip
+def examine_annotators(result: GeneralizationResult) -> Iterator[str]:
+    """Count annotations that name no concept, and return the truth score of the others."""
+    yield format_row("network", "texts", "name no concept", "truth of the others", "of the others below 25%")
+    for split in list_left_out(result):
+        units = result.results[split][0].test
+        pairs = []
+        for place in range(3):
+            some = [one for one in units if len(one.texts) > place]
+            texts = TextsWithReferences.from_annotations(some, [one.texts[place] for one in some])
+            truth = result.scorer.compute_truth_scores(texts)
+            counts = [parse_description(text).concept_count for text in texts.texts]
+            pairs += [(count, truth[name]) for count, name in zip(counts, texts.names, strict=True)]
         table = np.array([pair for pair in pairs if not np.isnan(pair[1])])
         named = table[table[:, 0] > 0, 1]
-        yield row(
-            split.name,
-            len(table),
-            f"{(table[:, 0] == 0).mean():.1%}",
-            f"{named.mean():.1%}",
-            f"{(named < 0.5).mean():.1%}",
+        nothing = (table[:, 0] == 0).mean()
+        yield format_row(
+            split.name, len(table), f"{nothing:.1%}", f"{named.mean():.1%}", f"{(named < 0.25).mean():.1%}"
         )
 
 
-def by_length(outcome: GeneralizationResult) -> Iterator[str]:
-    """Describers where they name nothing, one concept, two, or more."""
-    yield row("describer", "concepts", "share of descriptions", *SCORES)
-    splits = left_out(outcome)
-    for who in ("milan", "p(d|E)", "netdissect", "compositional", "an annotator*"):
-        rounds = [one for split in splits for one in outcome._describe_untrained(split, who)]
+def compare_lengths(result: GeneralizationResult) -> Iterator[str]:
+    """Compare the descriptions of each describer that name no concept, one, two, or more."""
+    yield format_row("describer", "concepts", "share of descriptions", "truth")
+    for describer in ("milan", "p(d|E)", "netdissect", "compositional", "an annotator*"):
+        rounds = [one for split in list_left_out(result) for one in result._describe_untrained(split, describer)]
         lengths = [np.array([min(3, parse_description(text).concept_count) for text in one.texts]) for one in rounds]
         total = sum(map(len, lengths))
         for count in range(4):
-            part = [some(one, length == count) for one, length in zip(rounds, lengths, strict=True)]
+            part = [select(one, length == count) for one, length in zip(rounds, lengths, strict=True)]
             share = sum(len(one.units) for one in part) / total
-            if share > 0.005:
-                yield row(who, f"{count} or more" if count == 3 else count, f"{share:.1%}", *scores(outcome, part))
+            if share > MIN_SHARE:
+                name = f"{count} or more" if count == 3 else count
+                yield format_row(describer, name, f"{share:.1%}", compute_truth(result, part))
 
 
-def left_out(outcome: GeneralizationResult) -> list[NetworkSplit]:
-    return [split for split in outcome.results if split.kind == "leave one out"]
+def list_left_out(result: GeneralizationResult) -> list[NetworkSplit]:
+    """Return the splits that leave one network out."""
+    return [split for split in result.results if split.kind == "leave one out"]
 
 
-def some(said: TextsWithReferences, wanted: np.ndarray) -> TextsWithReferences:
-    places = np.flatnonzero(wanted).tolist()
-    return TextsWithReferences(*(tuple(part[place] for place in places) for part in said))
+def select(texts: TextsWithReferences, chosen: np.ndarray) -> TextsWithReferences:
+    """Return the descriptions of some of the units."""
+    places = np.flatnonzero(chosen).tolist()
+    return TextsWithReferences(*(tuple(part[place] for place in places) for part in texts))
 
 
-def scores(outcome: GeneralizationResult, rounds: Sequence[TextsWithReferences]) -> list[str]:
-    """Truth and BERTScore, as shares of one with their intervals; a dash where there is nothing to score."""
-    if not (full := [one for one in rounds if one.units]):
-        return ["–"] * len(SCORES)
-    found = outcome.scorer.compute_scores(full)
-    return [
-        f"{value.value:.3f} ({value.low:.3f} to {value.high:.3f})"
-        for name in SCORES
-        if isinstance(value := found[name], Measure)
-    ]
+def compute_truth(result: GeneralizationResult, rounds: Sequence[TextsWithReferences]) -> str:
+    """Return the mean truth score in percent with its interval; a dash if there are no units."""
+    full = [one for one in rounds if one.units]
+    found = result.scorer.compute_scores(full)["truth"] if full else None
+    if not isinstance(found, Measure):
+        return "–"
+    return f"{100 * found.value:.1f} ({100 * found.low:.1f} to {100 * found.high:.1f})"
 
 
-def row(*cells: object) -> str:
+def format_row(*cells: object) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
