@@ -31,6 +31,16 @@ def evaluate_label_text(text: str, find: FindLabel, size: int) -> Float[np.ndarr
     return values
 
 
+def split_alternatives(text: str) -> list[str]:
+    """Return the parts that "or" joins outside brackets; a text with "but" is one part.
+
+    >>> split_alternatives("red cars or boats"), split_alternatives("red and (car or boat)")
+    (['red cars', 'boats'], ['red and (car or boat)'])
+    """
+    first, joined, others = _split(text, " or ")
+    return [first, *split_alternatives(others)] if joined and " but " not in text else [text]
+
+
 def _evaluate(text: str, find: FindLabel, size: int) -> Bool[np.ndarray, " things"]:
     found = find(text)
     if found is not None:

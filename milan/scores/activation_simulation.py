@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from jaxtyping import Bool, Float
 from scipy import sparse
 
 from milan.concepts import presence
-from milan.concepts.label_texts import evaluate_label_text
+from milan.concepts.label_texts import evaluate_label_text, split_alternatives
 from milan.concepts.presence import Presence
 from milan.diorama.text_reader import parse_description
 from milan.errors import MissingEvidence
@@ -86,14 +87,24 @@ class EmbedderSimulator(Simulator):
         )
 
     def predict_presence(self, texts: Sequence[str]) -> Presence:
-        """Return the calibrated probabilities that images show texts."""
-        return presence.presence_from_embedder(self.embedder, self.probe, texts, self.calibration)
+        """Return the calibrated probabilities that images show texts; of alternatives ("a or b") the largest.
+
+        Image-text models do not understand "or".
+        """
+        alternatives = [split_alternatives(text) for text in texts]
+        names = list(dict.fromkeys(chain.from_iterable(alternatives)))
+        found = presence.presence_from_embedder(self.embedder, self.probe, names, self.calibration)
+        if names == list(texts):
+            return found
+        columns = {name: column for column, name in enumerate(names)}
+        matrix = [found.matrix[:, [columns[name] for name in each]].amax(1) for each in alternatives]
+        return Presence(list(texts), torch.stack(matrix, dim=1))
 
     def prepare_texts(self, texts: Sequence[str]) -> None:
         """Fit the calibration and cache the vectors of images and texts."""
         _ = self.calibration
         embed_probe(self.embedder, self.probe)
-        embed_texts(self.embedder, texts)
+        embed_texts(self.embedder, list(chain.from_iterable(map(split_alternatives, texts))))
 
 
 class ClassSimulator(Simulator):

@@ -115,7 +115,8 @@ def test_an_image_text_model_is_calibrated_on_other_images_than_are_judged(judge
     learnt = load_probe("diorama:objects@learn", limit=200)
     simulator = load_simulator("diorama", judged, learnt)
     assert isinstance(simulator, EmbedderSimulator)
-    found = simulator.predict_presence(["night sky", "person"]).matrix
+    found = simulator.predict_presence(["night sky", "person", "person or night sky"]).matrix
+    assert torch.equal(found[:, 2], found[:, :2].amax(1))
     truth = presence_from_pixels(judged)
     for place, name in enumerate(("night sky", "person")):
         shown = truth.matrix[:, truth.names.index(name)].bool()
