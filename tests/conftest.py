@@ -25,11 +25,12 @@ def _check_types(*, typechecker: Callable) -> Callable[[Any], Any]:
     """Return a decorator that checks what ``jaxtyping.jaxtyped`` does, in a tenth of the time.
 
     jaxtyping binds the arguments of each call and checks them twice. Here beartype checks them, within jaxtyping's
-    context where arrays are among them; classes and names that are known to type checkers only are left to jaxtyping.
+    context where arrays are among them; classes, generators, and names that are known to type checkers only are left to
+    jaxtyping.
     """
 
     def check(function: Any) -> Any:
-        if not inspect.isfunction(function):
+        if not inspect.isfunction(function) or inspect.isgeneratorfunction(function):
             return _jaxtyped(function, typechecker=typechecker)
         hints = [
             f"{hint.__module__}.{hint.__name__}" if isinstance(hint, type) else repr(hint)
