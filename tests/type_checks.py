@@ -12,10 +12,11 @@ from dataclasses import is_dataclass
 from typing import Any
 
 import jaxtyping
-from beartype import beartype
+from beartype import BeartypeConf, beartype
 from beartype.roar import BeartypeException
 
 _jaxtyped = jaxtyping.jaxtyped
+_beartype = beartype(conf=BeartypeConf(violation_type=jaxtyping.TypeCheckError))
 
 
 def install_type_checks(package: str) -> None:
@@ -41,7 +42,7 @@ def _check(typechecker: Callable, item: Any) -> Any:
     if not inspect.isfunction(item) or inspect.isgeneratorfunction(item) or has_names:
         return _jaxtyped(item, typechecker=typechecker)
     try:
-        checked = beartype(item)
+        checked = _beartype(item)
     except BeartypeException:  # of Self, for example
         return _jaxtyped(item, typechecker=typechecker)
     return _in_context(checked) if any(has_arrays) else checked
