@@ -2,61 +2,20 @@
 at hand.
 """
 
-import functools
-import inspect
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import pytest
 import torch
-from beartype import beartype
-from beartype.roar import BeartypeException
 from hypothesis import HealthCheck, settings
 
-_jaxtyped = jaxtyping.jaxtyped
+from tests.type_checks import install_type_checks
 
-
-def _check_types(*, typechecker: Callable) -> Callable[[Any], Any]:
-    """Return a decorator that checks what ``jaxtyping.jaxtyped`` does, in a tenth of the time.
-
-    jaxtyping binds the arguments of each call and checks them twice. Here beartype checks them, within jaxtyping's
-    context where arrays are among them; classes and names that are known to type checkers only are left to jaxtyping.
-    """
-
-    def check(function: Any) -> Any:
-        if not inspect.isfunction(function):
-            return _jaxtyped(function, typechecker=typechecker)
-        hints = [
-            f"{hint.__module__}.{hint.__name__}" if isinstance(hint, type) else repr(hint)
-            for hint in function.__annotations__.values()
-        ]
-        has_arrays = any("jaxtyping" in hint for hint in hints)
-        if any("'" in hint for hint in hints if "jaxtyping" not in hint):
-            return _jaxtyped(function, typechecker=typechecker)
-        try:
-            checked = beartype(function)
-        except BeartypeException:  # of Self, for example
-            return _jaxtyped(function, typechecker=typechecker)
-        if not has_arrays:
-            return checked
-
-        @functools.wraps(function)
-        def in_context(*args: Any, **options: Any) -> Any:
-            with _jaxtyped("context"):
-                return checked(*args, **options)
-
-        return in_context
-
-    return check
-
-
-jaxtyping.jaxtyped = _check_types
-jaxtyping.install_import_hook("milan", "beartype.beartype")
+install_type_checks("milan")
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
