@@ -135,7 +135,11 @@ class LayerStatistics:
 
     def reduce(self, seen: BlockOutputs) -> BlockStatistics:
         """Return the contribution of a block; this changes nothing, so that several threads can compute it."""
-        maps = _lay_out_by_unit(self._select_units(seen.maps[self.plan.layer.name])).float()
+        output = self._select_units(seen.maps[self.plan.layer.name])
+        maps = _lay_out_by_unit(output).float()
+        if maps.data_ptr() == output.data_ptr() and (self.topk.takes_all or self.quantile.takes_all):
+            # Both accumulators keep the first maps whole; a single copy serves both.
+            maps = maps.clone()
         flat = maps.flatten(2)
         # ``aminmax`` of an axis takes 15 times as long as the two together.
         finite = _FiniteValues(maps, means := flat.mean(2), flat.amin(2), flat.amax(2), ~means.isfinite())

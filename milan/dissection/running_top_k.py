@@ -53,16 +53,26 @@ class RunningTopK:
     def select_maps(
         self, ids: Int[Tensor, " images"], peaks: Float[Tensor, "images units"], maps: Float[Tensor, "images units h w"]
     ) -> EnteringMaps:
-        """Return copies of the maps that may enter; this changes nothing and may run in another thread."""
+        """Return copies of the maps that may enter; this changes nothing and may run in another thread.
+
+        As long as the accumulator ``takes_all``, these are the maps themselves where all may enter.
+        """
         # An outdated last place is a lower one, so it selects too many maps, but never too few.
-        last = self._last
+        last, takes_all = self._last, self.takes_all
         entering = _precedes(_as_ranks(peaks), ids[:, None].cpu().numpy(), last.peaks, last.ids)
         images, units = map(torch.from_numpy, entering.nonzero())
         if maps.device.type != "cpu":
             return EnteringMaps(images, units, maps[images.to(maps.device), units.to(maps.device)].float().cpu())
         # Rows of contiguous maps are copied faster than elements.
         rows = maps.float().contiguous().flatten(0, 1)
+        if takes_all and len(images) == len(rows):
+            return EnteringMaps(images, units, rows)
         return EnteringMaps(images, units, rows.index_select(0, images * self.units + units))
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether any image may still enter for each unit, as at the start."""
+        return bool((self._last.ids == EMPTY_ID).all())
 
     def add_selected(
         self, ids: Int[Tensor, " images"], peaks: Float[Tensor, "images units"], entering: EnteringMaps
