@@ -137,7 +137,7 @@ class LayerStatistics:
         """Return the contribution of a block; this changes nothing, so that several threads can compute it."""
         output = self._select_units(seen.maps[self.plan.layer.name])
         maps = _lay_out_by_unit(output).float()
-        if maps.data_ptr() == output.data_ptr() and (self.topk.takes_all or self.quantile.takes_all):
+        if maps.data_ptr() == output.data_ptr() and (self.quantile.takes_all or self.topk.takes_all):
             # Both accumulators keep the first maps whole; a single copy serves both.
             maps = maps.clone()
         flat = maps.flatten(2)

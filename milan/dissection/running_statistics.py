@@ -64,7 +64,7 @@ class RunningQuantile:
         """
         value_count = maps.shape[0] * maps.shape[2] if sample is None else int(sample.sum())
         # An outdated floor is lower, so it selects too many values, but never too few.
-        floor, takes_all = self._floor, self.takes_all
+        floor = self._floor
         if maps.device.type != "cpu":
             above = maps > floor.to(maps.device)
             if sample is not None:
@@ -75,7 +75,7 @@ class RunningQuantile:
         if sample is not None:
             found &= sample[:, None]
         counts, values = _count_in_rows(found), array.ravel()
-        if takes_all and counts.sum() == array.size:
+        if counts.sum() == array.size and floor.isneginf().all():
             return QuantileCandidates(counts, values, value_count)
         return QuantileCandidates(counts, values.take(np.flatnonzero(found)), value_count)
 
