@@ -98,11 +98,15 @@ class RunningQuantile:
         for part in torch.from_numpy(other._buffer).split(max(1, _CHUNK_VALUES // max(self.units, 1)), 1):
             self.add_candidates(self.select_candidates(part)._replace(value_count=0))
 
-    def value(self) -> Float[Tensor, " units"]:
-        """Return the quantiles in float64; minus infinity for too few finite values, NaN without any value."""
+    def value(self, quantile: float | None = None) -> Float[Tensor, " units"]:
+        """Return the quantiles in float64; minus infinity for too few finite values, NaN without any value.
+
+        Args:
+            quantile: a larger quantile than the accumulator's, which the same values determine.
+        """
         if not self.count:
             return torch.full((self.units,), math.nan, dtype=torch.float64)
-        place = self.quantile * (self.count - 1)
+        place = max(self.quantile, quantile or 0.0) * (self.count - 1)
         # Ranks are counted from the top.
         below = self.count - 1 - math.floor(place)
         above = max(below - 1, 0)
