@@ -164,7 +164,7 @@ def count_overlaps(
         dissections: dissected layers of one target on one probe.
         labels: labels of the probe.
         quantile: activation quantile used as the mask threshold; by default each dissection's. For another one than
-            the dissections', one more pass finds the thresholds of all layers.
+            the dissections', one more pass finds the thresholds of all layers, unless the dissections hold them.
         target: the network that was dissected; by default it is loaded by its spec.
         folder: folder of the counts; by default in the cache.
 
@@ -214,9 +214,19 @@ def _write_counts(counts: Counts | Callable[[], dict[str, Counts]], file: Path) 
 
 
 def compute_thresholds(dissections: Sequence[Dissection], quantile: float) -> list[Float[Tensor, " _"]]:
-    """Return the thresholds of several layers at another quantile, computed by another pass and stored in the cache."""
-    if not dissections:
-        return []
+    """Return the thresholds of several layers at another quantile.
+
+    Those that the dissections do not hold are computed by another pass and stored in the cache.
+    """
+    known = {one.key: levels for one in dissections if (levels := one.thresholds_at(quantile)) is not None}
+    missing = [one for one in dissections if one.key not in known]
+    if missing:
+        known |= dict(zip([one.key for one in missing], _find_thresholds(missing, quantile), strict=True))
+    return [known[one.key] for one in dissections]
+
+
+def _find_thresholds(dissections: Sequence[Dissection], quantile: float) -> list[Float[Tensor, " _"]]:
+    """Return the thresholds of several layers from a pass over the probe."""
     target, probe = dissections[0].open_target(), dissections[0].open_probe()
     keys = sorted(one.key for one in dissections)
     folder = cache_folder() / "thresholds" / content_key(dissections=keys, quantile=quantile)

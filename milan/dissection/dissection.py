@@ -139,6 +139,10 @@ class Dissection(ABC):
             MissingEvidence: the dissection lacks thresholds.
         """
 
+    def thresholds_at(self, quantile: float) -> Float[Tensor, " units"] | None:
+        """Return the mask thresholds at a quantile; None if they take another pass over the probe."""
+        return self.thresholds() if quantile == self.quantile else None
+
     def maps(self, unit: Unit | str) -> Float[Tensor, "k h w"]:
         """Return a unit's activation maps of its exemplars at the layer's resolution, strongest image first.
 

@@ -29,6 +29,9 @@ from milan.storage.files import atomic_write, new_array
 from milan.targets.layers import Layer
 
 EXEMPLARS_FILE, STATISTICS_FILE = "exemplars.safetensors", "statistics.safetensors"
+# The quantile of Network Dissection and Compositional Explanations. As a larger one than the default of dissections it
+# costs no further pass, and its thresholds are stored, too.
+HIGHER_QUANTILES = (0.995,)
 _BYTES = 4  # of a float
 SPARSE_RECORD_BYTES = 12  # of a value that is not 0 of a sparse layer, during the run
 
@@ -139,7 +142,11 @@ class LayerStatistics:
 
     def reduce(self, seen: BlockOutputs) -> BlockStatistics:
         """Return the contribution of a block; this changes nothing, so that several threads can compute it."""
-        maps = _lay_out_by_unit(self._select_units(seen.maps[self.plan.layer.name])).float()
+        output = self._select_units(seen.maps[self.plan.layer.name])
+        maps = _lay_out_by_unit(output).float()
+        if maps.data_ptr() == output.data_ptr() and (self.quantile.takes_all or self.topk.takes_all):
+            # Both accumulators keep the first maps whole; a single copy serves both.
+            maps = maps.clone()
         flat = maps.flatten(2)
         # ``aminmax`` of an axis takes 15 times as long as the two together.
         finite = _FiniteValues(maps, means := flat.mean(2), flat.amin(2), flat.amax(2), ~means.isfinite())
@@ -176,9 +183,13 @@ class LayerStatistics:
         self.quantile.merge(other.quantile)
         self.range.merge(other.range)
 
-    def thresholds(self) -> Float[Tensor, " units"]:
-        """Return the mask threshold of each unit."""
-        return self.quantile.value()
+    def thresholds(self) -> dict[str, Float[Tensor, " units"]]:
+        """Return the mask threshold of each unit, and exact ones of larger quantiles, by their names in the file."""
+        found = {"thresholds": self.quantile.value().float()}
+        for quantile in HIGHER_QUANTILES if self.plan.sampling_rate >= 1 else ():
+            if quantile > self.plan.quantile:
+                found[format_thresholds_name(quantile)] = self.quantile.value(quantile).float()
+        return found
 
     def rank_error(self) -> float:
         """Return the largest error of the thresholds' rank; 0 if they are exact."""
@@ -235,9 +246,7 @@ class LayerStatistics:
             save_file({"activations": peaks, "ids": ids, "maps": maps}, partial)
         ranges = {f"range.{name}": tensor for name, tensor in self.range.state().items()}
         with atomic_write(folder / STATISTICS_FILE) as partial:
-            save_file(
-                {"thresholds": self.thresholds().float(), "units": torch.tensor(self.plan.units), **ranges}, partial
-            )
+            save_file({**self.thresholds(), "units": torch.tensor(self.plan.units), **ranges}, partial)
         names = [format_pooled_file_name(name) for name in self.plan.poolings]
         for name in names:
             self._move_pooled(folder / name, [part / name for part in parts], readable)
@@ -274,6 +283,11 @@ class LayerStatistics:
         if self.plan.sampling_rate >= 1:
             return None
         return sample_positions(ids.numpy(), math.prod(self.plan.grid), self.plan.sampling_rate)
+
+
+def format_thresholds_name(quantile: float) -> str:
+    """Return the name under which thresholds at a larger quantile than the dissection's are stored."""
+    return f"thresholds_{quantile}"
 
 
 def format_pooled_file_name(pooling: str) -> str:

@@ -70,8 +70,12 @@ def find_mask_pixels(
     corners = _stack_corners(maps)
     margin = MARGIN * np.maximum(np.abs(corners).max(0), np.abs(thresholds)[:, None, None])
     # With the margin, since a mean of equal values can be rounded to more than the values.
-    which, row, column = np.nonzero(corners.max(0) > thresholds[:, None, None] - margin)
+    # Of a flat array, which is several times as fast as of one with axes.
+    hot = np.flatnonzero(corners.max(0) > thresholds[:, None, None] - margin)
+    which, row, column = np.unravel_index(hot, margin.shape)
     pixels_per_square = rows.weight.shape[1] * columns.weight.shape[1]
+    # Pixel of each place of a square, counted from its first one.
+    within = (np.arange(rows.weight.shape[1])[:, None] * width + np.arange(columns.weight.shape[1])).ravel()
     parts = max(1, -(-len(which) * pixels_per_square // CHUNK))
     found, unclear = [], np.zeros(len(maps), dtype=bool)
     for chunk in np.array_split(np.arange(len(which)), parts):
@@ -80,9 +84,9 @@ def find_mask_pixels(
             corners[:, *square], thresholds[square[0]], margin[square], square[1:], (rows, columns)
         )
         unclear[square[0][near]] = True
-        at, below, right = np.nonzero(inside)
-        pixel = (rows.first[square[1][at]] + below) * width + columns.first[square[2][at]] + right
-        found.append((square[0][at], pixel))
+        at = np.repeat(np.arange(len(chunk)), np.count_nonzero(inside, axis=(1, 2)))
+        first = rows.first[square[1]] * width + columns.first[square[2]]
+        found.append((square[0][at], first[at] + within[np.flatnonzero(inside) - at * pixels_per_square]))
     clear = [~unclear[each] for each, _ in found]
     whole = _find_in_whole_maps(maps, np.flatnonzero(unclear), thresholds, size)
     found = [(each[kept], pixel[kept]) for (each, pixel), kept in zip(found, clear, strict=True)]
@@ -107,11 +111,15 @@ def _evaluate_squares(
     (row, column), (rows, columns) = places, axes
     down, right = rows.weight[row][:, :, None], columns.weight[column][:, None, :]
     a, b, c, d = corners[:, :, None, None]
-    values = (1 - down) * ((1 - right) * a + right * b) + down * ((1 - right) * c + right * d)
-    values -= thresholds[:, None, None]
+    # First between columns, so that few operations take as many values as there are pixels.
+    above = a + right * (b - a) - thresholds[:, None, None]
+    below = c + right * (d - c) - thresholds[:, None, None]
+    values = down * (below - above)
+    values += above
     exists = (np.arange(down.shape[1]) < rows.counts[row][:, None])[:, :, None]
     exists = exists & (np.arange(right.shape[2]) < columns.counts[column][:, None])[:, None, :]
-    near = (np.abs(values) <= margin[:, None, None]) & exists
+    # Values that are no numbers, from infinite activations, are not clear either.
+    near = ~(np.abs(values) > margin[:, None, None]) & exists
     return (values > 0) & exists, near.any((1, 2))
 
 

@@ -68,7 +68,10 @@ class RunningQuantile:
     def select_in_maps(
         self, maps: Float[Tensor, "images units new"], sample: Bool[np.ndarray, "images new"] | None = None
     ) -> QuantileCandidates:
-        """Return the values of maps that may determine the quantile, out of a sample of their places or out of all."""
+        """Return the values of maps that may determine the quantile, out of a sample of their places or out of all.
+
+        As long as the accumulator ``takes_all``, these are a view of the maps where all values may determine it.
+        """
         value_count = maps.shape[0] * maps.shape[2] if sample is None else int(sample.sum())
         # An outdated floor is lower, so it selects too many values, but never too few.
         floor = self._floor
@@ -81,16 +84,23 @@ class RunningQuantile:
         found = array > floor.numpy()
         if sample is not None:
             found &= sample[:, None]
-        counts = _count_in_rows(found)
-        whole = counts.sum() == array.size
-        return QuantileCandidates(
-            counts, array.flatten() if whole else array.ravel().take(np.flatnonzero(found)), value_count
-        )
+        counts, values = _count_in_rows(found), array.ravel()
+        if counts.sum() == array.size and floor.isneginf().all():
+            return QuantileCandidates(counts, values, value_count)
+        return QuantileCandidates(counts, values.take(np.flatnonzero(found)), value_count)
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether any value may still determine the quantile of each unit, as at the start."""
+        return bool(self._floor.isneginf().all())
 
     def add_candidates(self, candidates: QuantileCandidates) -> None:
         """Add the values that were selected."""
         self._add_count(candidates.value_count)
-        self._append(candidates.counts, candidates.values)
+        counts, values = candidates.counts, candidates.values
+        if len(values) and (counts == counts[0, 0]).all():
+            counts, values, _ = self._append_whole(values.reshape(*counts.shape, -1))
+        self._append(counts, values)
 
     def merge(self, other: "RunningQuantile") -> None:
         """Add the values of another accumulator."""
@@ -98,11 +108,15 @@ class RunningQuantile:
         for part in torch.from_numpy(other._buffer).split(max(1, _CHUNK_VALUES // max(self.units, 1)), 1):
             self.add_candidates(self.select_candidates(part)._replace(value_count=0))
 
-    def value(self) -> Float[Tensor, " units"]:
-        """Return the quantiles in float64; minus infinity for too few finite values, NaN without any value."""
+    def value(self, quantile: float | None = None) -> Float[Tensor, " units"]:
+        """Return the quantiles in float64; minus infinity for too few finite values, NaN without any value.
+
+        Args:
+            quantile: a larger quantile than the accumulator's, which the same values determine.
+        """
         if not self.count:
             return torch.full((self.units,), math.nan, dtype=torch.float64)
-        place = self.quantile * (self.count - 1)
+        place = max(self.quantile, quantile or 0.0) * (self.count - 1)
         # Ranks are counted from the top.
         below = self.count - 1 - math.floor(place)
         above = max(below - 1, 0)
@@ -144,6 +158,20 @@ class RunningQuantile:
             raise BadInput(
                 f"{self.count} values per unit exceed max_values={self.most}; give the total number as max_values"
             )
+
+    def _append_whole(self, maps: Float[np.ndarray, "images units places"]) -> QuantileCandidates:
+        """Append all values of images as long as there is room; return those of the others that may matter then.
+
+        The first values of a pass are many, so that their places in the buffer take longer to compute than to fill.
+        """
+        fill, places, done = self._fill_counts, maps.shape[2], 0
+        while done < len(maps) and fill.min() == fill.max() <= self._capacity - places:
+            self._buffer[:, fill[0] : fill[0] + places] = maps[done]
+            fill += places
+            done += 1
+        if done < len(maps):
+            self._compact(np.flatnonzero(fill > self._keep_count))
+        return self.select_in_maps(torch.from_numpy(maps[done:]))
 
     def _append(self, counts: Int[np.ndarray, "images units"], values: Float[np.ndarray, " some"]) -> None:
         """Append values to their units, ``counts`` of each; units without room for theirs are compacted first."""

@@ -53,7 +53,10 @@ class RunningTopK:
     def select_maps(
         self, ids: Int[Tensor, " images"], peaks: Float[Tensor, "images units"], maps: Float[Tensor, "images units h w"]
     ) -> EnteringMaps:
-        """Return copies of the maps that may enter; this changes nothing and may run in another thread."""
+        """Return copies of the maps that may enter; this changes nothing and may run in another thread.
+
+        As long as the accumulator ``takes_all``, these are the maps themselves where all may enter.
+        """
         # An outdated last place is a lower one, so it selects too many maps, but never too few.
         last = self._last
         entering = _precedes(_as_ranks(peaks), ids[:, None].cpu().numpy(), last.peaks, last.ids)
@@ -62,7 +65,14 @@ class RunningTopK:
             return EnteringMaps(images, units, maps[images.to(maps.device), units.to(maps.device)].float().cpu())
         # Rows of contiguous maps are copied faster than elements.
         rows = maps.float().contiguous().flatten(0, 1)
+        if len(images) == len(rows) and _are_empty(last):
+            return EnteringMaps(images, units, rows)
         return EnteringMaps(images, units, rows.index_select(0, images * self.units + units))
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether any image may still enter for each unit, as at the start."""
+        return _are_empty(self._last)
 
     def add_selected(
         self, ids: Int[Tensor, " images"], peaks: Float[Tensor, "images units"], entering: EnteringMaps
@@ -70,17 +80,21 @@ class RunningTopK:
         """Add a batch, given what ``select_maps`` returned; return the same as ``add``."""
         ranks, units, maps = _as_ranks(peaks), entering.units.numpy(), entering.maps.numpy()
         ends = np.searchsorted(entering.images.numpy(), np.arange(len(ids) + 1))
+        last = self._copy_last()
         entered = [
-            self._insert(units[start:end], ranks[image, units[start:end]], np.full(end - start, id), maps[start:end])
+            self._insert(last, some := units[start:end], ranks[image, some], np.full(end - start, id), maps[start:end])
             for image, (id, start, end) in enumerate(zip(ids.tolist(), ends[:-1], ends[1:], strict=True))
         ]
+        self._last = last
         return torch.tensor(entered, dtype=torch.bool)
 
     def merge(self, other: "RunningTopK") -> None:
         """Add the images of another accumulator, which must be others than its own."""
+        last = self._copy_last()
         for place in range(other.k):
             columns = (other._peaks[:, place], other._ids[:, place], other._maps[:, place])
-            self._insert(np.arange(self.units), *columns)
+            self._insert(last, np.arange(self.units), *columns)
+        self._last = last
 
     def ranked(self) -> tuple[Float[Tensor, "units k"], Int[Tensor, "units k"], Float[Tensor, "units k h w"]]:
         """Return peaks, image ids and maps, strongest first. Empty places have the id ``EMPTY_ID``."""
@@ -105,15 +119,19 @@ class RunningTopK:
             values.copy_(state[name])
         self._last = self._find_last(np.arange(self.units))
 
+    def _copy_last(self) -> LastPlaces:
+        """Return a copy to change; the last places are replaced at once, since other threads select maps with them."""
+        return LastPlaces(*(each.copy() for each in self._last))
+
     def _insert(
         self,
+        last: LastPlaces,
         units: Int[np.ndarray, " some"],
         peaks: Float[np.ndarray, " some"],
         ids: Int[np.ndarray, " some"],
         maps: Float[np.ndarray, "some h w"],
     ) -> bool:
-        """Insert at most one image of each unit in place of its last one; return whether any is stronger than that."""
-        last = self._last
+        """Insert at most one image of each unit in place of its last one, which is updated; return whether any was."""
         stronger = _precedes(peaks, ids, last.peaks[units], last.ids[units])
         if not stronger.any():
             return False
@@ -121,11 +139,8 @@ class RunningTopK:
             units, peaks, ids, maps = (each[stronger] for each in (units, peaks, ids, maps))
         places = last.places[units]
         self._peaks[units, places], self._ids[units, places], self._maps[units, places] = peaks, ids, maps
-        # It is never changed in place, since other threads select maps with it.
-        last = LastPlaces(*(each.copy() for each in last))
         for whole, new in zip(last, self._find_last(units), strict=True):
             whole[units] = new
-        self._last = last
         return True
 
     def _find_last(self, units: Int[np.ndarray, " some"]) -> LastPlaces:
@@ -133,6 +148,10 @@ class RunningTopK:
         weakest = peaks.min(1)
         places = np.where(peaks == weakest[:, None], ids, -1).argmax(1)
         return LastPlaces(weakest, ids[np.arange(len(units)), places], places)
+
+
+def _are_empty(last: LastPlaces) -> bool:
+    return not len(last.ids) or bool(last.ids.min() == EMPTY_ID)
 
 
 def _as_ranks(peaks: Float[Tensor, "..."]) -> Float[np.ndarray, "..."]:

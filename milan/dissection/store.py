@@ -17,7 +17,12 @@ from torch import Tensor
 
 from milan.dissection.dissection import ActivationPooling, Dissection, ExemplarMaps
 from milan.dissection.exemplar_images import StoredImages, open_stored_images
-from milan.dissection.layer_statistics import EXEMPLARS_FILE, STATISTICS_FILE, format_pooled_file_name
+from milan.dissection.layer_statistics import (
+    EXEMPLARS_FILE,
+    STATISTICS_FILE,
+    format_pooled_file_name,
+    format_thresholds_name,
+)
 from milan.dissection.masks import fill_empty_masks, find_filled_masks, masks_from_maps
 from milan.dissection.sparse_files import read_activations, read_maps
 from milan.errors import BadInput, MilanWarning, MissingEvidence, UnknownName
@@ -181,6 +186,11 @@ class StoredDissection(Dissection):
     def thresholds(self) -> Float[Tensor, " units"]:
         """Return the stored thresholds."""
         return self._statistics["thresholds"]
+
+    def thresholds_at(self, quantile: float) -> Float[Tensor, " units"] | None:
+        """Return the thresholds at the dissection's quantile, or at a larger one whose thresholds are stored."""
+        own = super().thresholds_at(quantile)
+        return self._statistics.get(format_thresholds_name(quantile)) if own is None else own
 
     @property
     def images_key(self) -> str:

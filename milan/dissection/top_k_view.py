@@ -97,6 +97,10 @@ class TopKView(Dissection):
         """Return the thresholds of the whole dissection."""
         return self.inner.thresholds()
 
+    def thresholds_at(self, quantile: float) -> Float[Tensor, " units"] | None:
+        """Return the thresholds that the whole dissection holds."""
+        return self.inner.thresholds_at(quantile)
+
     def open_probe(self) -> Probe:
         """Load the probe of the whole dissection."""
         return self.inner.open_probe()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from milan.dissection import mask_pixels
+from milan.dissection import concept_overlap, mask_pixels
 from milan.dissection import overlap_counting as module
 from milan.dissection.concept_overlap import ConceptOverlap, compute_thresholds, count_overlap, count_overlaps
 from milan.dissection.dissect import dissect
@@ -164,6 +164,15 @@ def test_another_quantile_has_thresholds_of_its_own(dissection: Dissection, cach
         count_overlap(dissection, made_labels(), 0.8).counts.sum()
         > count_overlap(dissection, made_labels()).counts.sum()
     )
+
+
+def test_thresholds_at_the_quantile_of_network_dissection_need_no_other_pass(
+    dissection: Dissection, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = dissect(toy_target(), toy_probe(COUNT), ["conv1"], tmp_path, k=3, quantile=0.995)["conv1"]
+    monkeypatch.setattr(concept_overlap, "dissect", None)
+    assert torch.equal(compute_thresholds([dissection], 0.995)[0], at.thresholds())
+    assert at.thresholds_at(0.999) is None
 
 
 def test_all_layers_are_counted_in_one_pass(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
