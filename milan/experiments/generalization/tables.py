@@ -51,8 +51,8 @@ EXAMPLE_UNITS = 3  # random units shown per split
 MAIN_SCORES = ("truth", "BERTScore", "ROUGE-L")
 UNTRAINED_DESCRIBERS = ("netdissect", "compositional")
 LABELS_NOTE = (
-    "netdissect and compositional read the probe's pixel labels and name what overlaps most, which is what the truth"
-    " score measures. Their near-perfect truth does not count against the others, which read images."
+    "netdissect and compositional read pixel labels of the same kind as those from which the truth score is computed;"
+    " the others read images."
 )
 FIGURE_CAPTION = (
     "MILAN on every split, with its interval. Strokes: a constant text, and MILAN's own texts shuffled among the units."
