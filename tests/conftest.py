@@ -2,6 +2,7 @@
 at hand.
 """
 
+import gc
 import os
 import shutil
 import tempfile
@@ -51,6 +52,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         place = item.path.relative_to(ROOT / "tests")
         if place.parts[0] not in SLOW_FOLDERS and place.stem not in SLOW_FILES:
             item.add_marker(pytest.mark.quick)
+
+
+def pytest_collection_finish() -> None:
+    """Leave the imported modules, which are millions of objects, out of garbage collection."""
+    gc.freeze()
 
 
 def pytest_unconfigure() -> None:

@@ -57,14 +57,16 @@ def load_caption_dataset(start: int, count: int, folder: Path, workers: int | No
         start: index of the first scene of each world.
         count: number of scenes of each world.
         folder: folder in which rendered scenes are stored.
-        workers: number of processes; by default one per processor.
+        workers: number of processes; by default one per processor, as far as there are CHUNK scenes for each.
     """
     home = folder / f"captions-{start}-{count}-{compute_drawing_checksum()}"
     if not (home / "said.json").is_file():
         with wait_for_folder(home):
             # Another process may have rendered them meanwhile.
             if not (home / "said.json").is_file():
-                _draw_into(home, start, count, workers or os.cpu_count() or 1)
+                # A process takes as long to start as it takes to render CHUNK scenes.
+                useful = len(WORLDS) * count // CHUNK
+                _draw_into(home, start, count, workers or min(os.cpu_count() or 1, useful))
     facts = np.load(home / "facts.npy")
     signatures = LabelSignatures(np.load(home / "pixels.npy", mmap_mode="r"), np.load(home / "table.npy"))
     sentences = json.loads((home / "said.json").read_text())

@@ -104,7 +104,7 @@ class ImageEmbeddingFile:
 
 
 class TextEmbeddingStore(AbstractContextManager["TextEmbeddingStore"]):
-    """One vector for each text, in SQLite; each is on disk when ``put`` returns."""
+    """One vector for each text, in SQLite; a kill of the process loses none that ``put`` has stored."""
 
     def __init__(self, path: Path, features: int):
         self.path, self.features = path, features
@@ -113,6 +113,8 @@ class TextEmbeddingStore(AbstractContextManager["TextEmbeddingStore"]):
             self._connection = sqlite3.connect(path, timeout=60)
             with self._connection as base:
                 base.execute("PRAGMA journal_mode=WAL")
+                # A lost vector is computed again; waiting for the disk at each batch takes longer than embedding it.
+                base.execute("PRAGMA synchronous=NORMAL")
                 base.execute(
                     "CREATE TABLE IF NOT EXISTS texts (hash BLOB PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID"
                 )

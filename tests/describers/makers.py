@@ -106,7 +106,10 @@ def _compositional(folder: Path) -> Describer:
 
 @makes("sand")
 def _sand(folder: Path) -> Describer:
-    return load_simulated("sand", embedder=COLOURS, concepts="diorama")
+    file = folder / "concepts.txt"
+    if not file.exists():
+        file.write_text("red\ngreen\nblue\nyellow\nmagenta\nnothing\n")
+    return load_simulated("sand", embedder=COLOURS, concepts=str(file), prompts="plain")
 
 
 @makes("vlm")

@@ -214,9 +214,14 @@ def test_every_describer_of_the_package_states_its_version(name):
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "describe").glob("*.yaml"))
 
 
+@pytest.fixture(scope="module")
+def parser():
+    return build_parser("describe.py", "", run_describe)
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.stem)
-def test_every_configuration_is_made_of_options_and_settings_that_there_are(config):
-    options = build_parser("describe.py", "", run_describe).parse_args(["--config", str(config)])
+def test_every_configuration_is_made_of_options_and_settings_that_there_are(config, parser):
+    options = parser.parse_args(["--config", str(config)])
     assert config.stem.partition("-")[0] == options.describer, "named for its describer"
     settings = yaml.safe_load(config.read_text(encoding="utf-8")).get("settings", {})
     made = load_describer(options.describer, **parse_settings(options.describer, options.settings or {}))

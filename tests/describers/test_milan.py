@@ -132,11 +132,12 @@ def test_an_encoder_of_other_features_is_refused(folder: Path, dissection: Disse
 def test_a_2022_checkpoint_describes(shared_data: Path, dissection: Dissection) -> None:
     file = str(shared_data / "milan_checkpoint" / "checkpoint.pth.gz")
     units = dissection.active_units()[:2]
-    released = list(Milan.from_released(file).describe(dissection, units))
+    describer = Milan.from_released(file)
+    released = list(describer.describe(dissection, units))
     named = load_simulated("milan", captioner=file, prior=file, as_released=True)
     assert list(named.describe(dissection, units)) == released
     assert len(released[0].candidates) > 1
-    assert named.key == Milan.from_released(file).key
+    assert named.key == describer.key
 
 
 def test_the_embedded_default_describes_dioramas_units() -> None:

@@ -35,8 +35,8 @@ def sand(cache, tmp_path):
 @pytest.mark.parametrize(
     "settings", [{"threshold": "peak"}, {"threshold": "dissection", "outside": "grey"}, {"outside": "mean", "eta": 0.0}]
 )
-def test_the_contract_is_kept(settings, toys):
-    check_describer(lambda: load_simulated("sand", embedder=COLOURS, concepts="diorama", **settings), toys)
+def test_the_contract_is_kept(settings, sand, toys):
+    check_describer(lambda: sand(**settings), toys)
 
 
 def test_the_colours_of_the_toy_world_are_found_and_what_is_inferred_is_told(sand, toys):

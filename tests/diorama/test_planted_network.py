@@ -130,7 +130,7 @@ def test_what_units_answer_to_is_what_the_file_says() -> None:
 
 def test_a_dissection_finds_the_masks_that_the_file_tells_of(tmp_path: Path) -> None:
     """The whole way: probe, thresholds at the usual quantile, masks, truth."""
-    target, probe = load_target("diorama:planted"), load_probe("diorama:objects", limit=SCENES)
+    target, probe = load_target("diorama:planted"), load_probe("diorama:objects", limit=SCENES // 2)
     chosen = [
         unit
         for unit, planted in load_planted_truth().items()

@@ -71,12 +71,14 @@ def test_scenes_with_what_is_said_of_them(taught):
             np.testing.assert_array_equal(np.array(["", *ALL_KINDS[kind]])[labels[..., KINDS.index(kind)]], names)
 
 
-def test_drawn_once(tmp_path, monkeypatch):
-    first = load_caption_dataset(900, 2, tmp_path, workers=1)
+def test_drawn_once_by_any_number_of_processes(tmp_path, monkeypatch):
+    first = load_caption_dataset(900, 2, tmp_path, workers=2)
+    alone = load_caption_dataset(900, 2, tmp_path / "alone", workers=1)
     monkeypatch.setattr("milan.diorama_build.caption_dataset.draw_scene", lambda *_, **__: pytest.fail("drawn again"))
     again = load_caption_dataset(900, 2, tmp_path, workers=1)
-    np.testing.assert_array_equal(first.images, again.images)
-    assert first.sentences == again.sentences
+    for other in (alone, again):
+        np.testing.assert_array_equal(first.images, other.images)
+        assert first.sentences == other.sentences
 
 
 def test_a_batch_is_the_same_whenever_asked_for(taught, batches):
