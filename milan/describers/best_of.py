@@ -44,7 +44,9 @@ class BestOf(Describer):
     ``join_gain``. If the score is below the cut, the description is "nothing in particular".
 
     ``score`` is the correlation. ``reasoning["confidence"]`` is the probability that the description is true, a
-    logistic function of the correlation; of a silent one that nothing true can be said.
+    logistic function of its margin: by what share of its score it beats the best candidate that has no word in common
+    with it. For a silent one it is the probability that nothing true can be said, and the margin is by what share of
+    the cut the best text stays below it.
 
     Args:
         describers: the describers: names, or NAME:KEY=VALUE,KEY=VALUE.
@@ -62,7 +64,7 @@ class BestOf(Describer):
         join_gain: share of the score that another text joined by "or" must gain.
         alternatives: maximum number of texts that are joined.
         cut: correlation below which nothing is said; 0 to say something of every unit.
-        confidence: "A,B": the confidence is the logistic function of A * correlation + B.
+        confidence: "A,B": the confidence is the logistic function of A * margin + B.
         device: device of the image-text models.
         superclasses: FILE with groups of the held-out images' classes, for ``labels``; see
             ``milan.probes.superclasses``.
@@ -84,7 +86,7 @@ class BestOf(Describer):
         join_gain: float = 0.1,
         alternatives: int = 2,
         cut: float = 0.25,
-        confidence: str = "3.4,-1.7",
+        confidence: str = "5,0.13",
         device: str = "cpu",
         superclasses: str = "",
         synsets: str = "",
@@ -201,13 +203,14 @@ class BestOf(Describer):
         if score >= max(scores.values()) * (1 - self.tolerance):
             chosen = JOIN.join(parts)
             scores[chosen] = score
-        confidence = float(1 / (1 + np.exp(-(self._slope * scores[chosen] + self._offset))))
         best = sorted(scores, key=lambda text: -scores[text])[:KEPT_CANDIDATES]
         candidates = [Candidate(text, scores[text]) for text in dict.fromkeys([*best, chosen])]
         value = scores[chosen]
+        margin = compute_margin(scores, chosen)
         if value < self.cut:
-            chosen, value, confidence = SILENCE, self.cut, 1 - confidence
+            chosen, value, margin = SILENCE, self.cut, 1 - value / self.cut
             candidates.append(Candidate(SILENCE, value))
+        confidence = float(1 / (1 + np.exp(-(self._slope * margin + self._offset))))
         candidates.sort(key=lambda each: -each.score)
         reasoning = {"confidence": round(confidence, 4), "descriptions": [each.text for each in described]}
         terms = tuple(split_weighted_sum(chosen))
@@ -270,6 +273,18 @@ def choose_short(scores: dict[str, float], tolerance: float) -> str:
     best = max(scores.values())
     near = [text for text in scores if scores[text] >= best - tolerance * abs(best)]
     return min(near, key=lambda text: (len(text.split()), -scores[text]))
+
+
+def compute_margin(scores: dict[str, float], chosen: str) -> float:
+    """Return by what share of its score a text beats the best one that has no word in common with it, 0..1.
+
+    >>> round(compute_margin({"grey cats": 0.5, "cats": 0.48, "dogs": 0.4}, "grey cats"), 3)
+    0.2
+    """
+    words = set(chosen.split())
+    others = [score for text, score in scores.items() if not words & set(text.split())]
+    second = max([0.0, *others])
+    return 1 - second / scores[chosen] if scores[chosen] > second else 0.0
 
 
 def _parse_confidence(text: str) -> tuple[float, float]:

@@ -102,14 +102,18 @@ def test_the_unit_is_named_by_what_predicts_it(toys, options):
     assert [found[name].text for name in ("red", "green", "blue")] == ["red", "green", "blue"]
 
 
-def test_below_the_cut_nothing_is_said_and_confidence_is_that_of_silence(toys, options):
-    said, silent = describe(toys, options), describe(toys, options, cut=1.1)
-    assert {each.text for each in silent.values()} == {"nothing in particular"}
-    for name, each in silent.items():
-        assert each.reasoning["confidence"] == pytest.approx(1 - said[name].reasoning["confidence"], abs=2e-4)
-    assert said["red"].reasoning["confidence"] == pytest.approx(
-        1 / (1 + np.exp(1.7 - 3.4 * said["red"].score)), abs=1e-4
-    )
+def test_below_the_cut_nothing_is_said(toys, options):
+    assert {each.text for each in describe(toys, options, cut=1.1).values()} == {"nothing in particular"}
+
+
+def test_confidence_is_a_function_of_the_margin_to_other_words_or_to_the_cut(toys):
+    def compute_confidence(activation, **settings):
+        return choose(toys, activation, confidence="2,-1", **settings).reasoning["confidence"]
+
+    # No other animal is seen with cats, so the margin is 1; silence with the same correlation as the cut has 0.
+    cats = [1, 1, 1, 1, 0, 0, 0, 0, 0, 0]
+    assert compute_confidence(cats) == pytest.approx(0.7311, abs=1e-4)
+    assert compute_confidence(cats, cut=2.0) == pytest.approx(0.5, abs=1e-4)
 
 
 def test_settings_of_each_describer_are_completed_for_simulated_targets():
