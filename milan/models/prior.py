@@ -154,7 +154,7 @@ class PriorState:
             states.append((gates, new_cell))
         logits = self.prior.readout(gates)[: len(tokens)]
         self.states = [(hidden[: len(tokens)], cell[: len(tokens)]) for hidden, cell in states]
-        return logits.sub_(logits.logsumexp(-1, keepdim=True))
+        return torch.log_softmax(logits, -1, out=logits)
 
     def _weight(self, name: str, layer: int) -> Tensor:
         return getattr(self.prior.lstm, f"{name}_l{layer}")
