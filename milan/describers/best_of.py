@@ -109,7 +109,7 @@ class BestOf(Describer):
         names = ("describers", "options", "simulator", "concepts", "device", "superclasses", "synsets")
         settings = {name: value for name, value in self.settings.items() if name not in names}
         others = [each.key for each in self.candidate_describers]
-        models = [each.key for each in (*self.models, *filter(None, [self.segmenter]))]
+        models = [each.key for each in self.models] + ([self.segmenter.key] if self.segmenter else [])
         files = [read_content(file) for file in (self.superclasses, self.synsets)]
         return self.key_of(of=others, models=models, more=self.more_texts, files=files, **settings)
 
