@@ -124,8 +124,10 @@ class Encoder:
         matrices = [one.flatten(1).clone() for one in maps]
         pooled = torch.empty(len(masks), sum(map(len, maps)))
         for start in range(0, len(masks), MASKS_AT_A_TIME):
+            some = masks[start : start + MASKS_AT_A_TIME]
             # Bytes become floats six times as fast as booleans.
-            some = masks[start : start + MASKS_AT_A_TIME].view(torch.uint8).to(self.target.device, torch.float32)
+            some = some.view(torch.uint8) if some.dtype == torch.bool else some
+            some = some.to(self.target.device, torch.float32)
             weights = [self._mask_weights(some, one.shape[-2:]).flatten(1) for one in maps]
             for place in range(len(some)):
                 # A copy, so that the address is aligned.

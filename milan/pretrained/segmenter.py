@@ -70,9 +70,13 @@ def load_segmenter(spec: str = "diorama", *, device: str = "cpu", batch_size: in
     family, _, name = spec.partition(":")
     if family not in FAMILIES or not (name or family == "diorama"):
         raise UnknownName("segmenter", spec, ["diorama", *(f"{each}:" for each in FAMILIES[1:])], f"write {SPEC_FORMS}")
-    device = check_device(device)
+    device, folder = check_device(device), Path(name).expanduser()
+    if family == "diorama" and not folder.is_dir():
+        raise BadInput(
+            f"no folder {name} (given as segmenter {spec!r}); write diorama, or diorama:FOLDER with a build of it"
+        )
     segmenter = (
-        DioramaSegmenter(device, Path(name).expanduser() if name else None)
+        DioramaSegmenter(device, folder if name else None)
         if family == "diorama"
         else {"hf": TransformersSegmenter, "torchvision": TorchvisionSegmenter}[family](name, device)
     )

@@ -1,12 +1,13 @@
 """Load objects from Python files of the user, given as ``PATH/FILE.py:NAME``."""
 
 import hashlib
+import importlib.machinery
 import importlib.util
 import re
 import sys
 import traceback
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from milan.errors import BadInput, MilanError, UnknownName
@@ -40,7 +41,7 @@ def module_of(spec: str, kind: str) -> tuple[ModuleType, str]:
     home = str(path.parent.resolve())
     mark = hashlib.sha256(str(path.resolve()).encode(errors="surrogateescape")).hexdigest()[:8]
     known_as = re.sub(r"\W", "_", f"milan_{kind}_{path.stem}_{mark}")
-    module_spec = importlib.util.spec_from_file_location(known_as, path)
+    module_spec = importlib.util.spec_from_loader(known_as, _SourceLoader(known_as, str(path)))
     assert module_spec is not None
     assert module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
@@ -57,6 +58,16 @@ def module_of(spec: str, kind: str) -> tuple[ModuleType, str]:
     finally:
         sys.path.remove(home)
     return module, name
+
+
+class _SourceLoader(importlib.machinery.SourceFileLoader):
+    """Compiles the file each time, and writes nothing beside it.
+
+    Bytecode is found by size and by whole seconds, so that a file which was changed at once would be run as it was.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
 
 
 def load_from_file(spec: str, kind: str) -> Any:

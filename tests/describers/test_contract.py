@@ -140,7 +140,7 @@ class Fails(Whole):
 
 def test_a_describer_of_ones_own_may_be_short_and_its_faults_are_told(tmp_path):
     (tmp_path / "own.py").write_text(OWN)
-    (tmp_path / "neighbour.py").write_text("")
+    (tmp_path / "beside_describer.py").write_text("")
     made = load_describer(f"{tmp_path}/own.py:Whole")
     assert (made.name, made.settings) == ("whole", {})
     assert made.key == load_describer(f"{tmp_path}/own.py:Whole").key

@@ -150,7 +150,7 @@ def test_best_concept_of_any_describers_candidates(toys):
     (before,), (after,) = inner.describe(toys, [RED]), best.describe(toys, [RED])
     assert {each.text for each in after.candidates} == {each.text for each in before.candidates[:3]}
     assert after.text == after.candidates[0].text
-    with pytest.raises(BadInput, match="0 candidates"):
+    with pytest.raises(BadInput, match="candidates is 0"):
         milan.BestConcept(inner, candidates=0)
 
 

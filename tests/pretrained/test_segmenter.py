@@ -161,6 +161,8 @@ def test_one_of_your_own(tmp_path: Path, images: torch.Tensor) -> None:
     assert segmenter.segment(picture).tolist() == [[[[-1, 0]]]]
     with pytest.raises(BadInput, match="makes a int"):
         load_segmenter(f"{file}:nothing")
+    with pytest.raises(BadInput, match="diorama:small"):
+        load_segmenter("diorama:small")
 
 
 @pytest.mark.parametrize(
@@ -168,7 +170,6 @@ def test_one_of_your_own(tmp_path: Path, images: torch.Tensor) -> None:
     [
         ("dioramma", "diorama"),
         ("hf:", "hf:ID_OR_FOLDER"),
-        ("diorama:small", "write diorama"),
         ("torchvision:fcn_resnet5", "fcn_resnet50"),
     ],
 )

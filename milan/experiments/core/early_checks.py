@@ -71,7 +71,7 @@ def _check_layers(config: Any, options: TargetOptions) -> None:
             as_size(size, name)
     if not hasattr(config, "layers"):
         return
-    for _ in parse_unit_ranges(config.units, config.layers or ()):
+    for _ in parse_unit_ranges(getattr(config, "units", ""), config.layers or ()):
         pass
     target = getattr(config, "target", "diorama:")
     known = target.startswith("diorama:") or is_file_spec(target) or options.dictionary is not None
