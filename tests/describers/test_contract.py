@@ -125,7 +125,7 @@ OWN = """
 from __future__ import annotations
 from dataclasses import dataclass
 from milan.describers import Describer
-import neighbour
+import beside_describer
 @dataclass
 class Facts: number: int
 class Whole(Describer):
