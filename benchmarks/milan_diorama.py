@@ -1,15 +1,14 @@
-"""MILAN on Diorama's held-out units, against its simulated annotators and against what is known of the units.
+"""MILAN on Diorama's held-out units, compared with its simulated annotators and with the truth.
 
     python -m benchmarks.milan_diorama [--captioner FOLDER --prior FOLDER] [--bert FOLDER --bert_layers 6]
 
-One tenth of the units of each layer of the four networks were not trained on; all rows are of these. The two searches
-use the same beam, so that they differ in the reranking alone. An annotator is scored against the other two, and MILAN's
-texts once more so, since two references give less BLEU than three. The floor is the training texts' most frequent one,
-and MILAN's own texts dealt to other units. BERTScore needs a transformers encoder in a folder.
+One tenth of the units of each layer of the four classifiers are held out of training; all rows are of these. The first
+two rows use the same beam and differ in the reranking alone. An annotator is scored against the other two, and so is
+MILAN once more, since fewer references give a lower BLEU. The floors are the best constant text and MILAN's own texts,
+shuffled among the units. BERTScore needs a transformers encoder in a folder.
 """
 
 import argparse
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +21,13 @@ from milan.diorama_build.build_steps import CLASSIFIERS
 from milan.dissection.loading import load_dissection
 from milan.models.data_module import AnnotatedUnit, MilannotationsDataModule
 from milan.scores.text_similarity import BertScoreConfig, bert_score, bleu_score
-from milan.scores.truth_score import Truth
+from milan.scores.truth_score import Truth, find_best_constant
 from milan.storage.files import cache_root
 from milan.storage.packaged_data import locate_packaged_data
 
 
 @dataclass
-class Judge:
+class UnitScorer:
     """Scores texts of the held-out units."""
 
     units: Sequence[AnnotatedUnit]
@@ -36,70 +35,67 @@ class Judge:
     layers: int
 
     def __post_init__(self) -> None:
-        shop = BuildFolders(locate_packaged_data("data/diorama"), cache_root() / "diorama")
-        networks = sorted({one.source.parent.name for one in self.units})
-        self.truths: dict[tuple[str, str], Truth] = {}
-        for network in networks:
-            target = shop.target(network)
-            for layer, dissection in shop.dissections(network).items():
-                self.truths[network, layer] = Truth.measure(dissection, target, shop.work)
+        folders = BuildFolders(locate_packaged_data("data/diorama"), cache_root() / "diorama")
+        truths: dict[tuple[str, str], Truth] = {}
+        for network in sorted({one.source.parent.name for one in self.units}):
+            target = folders.target(network)
+            for layer, dissection in folders.dissections(network).items():
+                truths[network, layer] = Truth.measure(dissection, target, folders.work)
+        self.truths = [(truths[one.source.parent.name, one.unit.layer], one.unit) for one in self.units]
 
-    def truth(self, texts: Sequence[str]) -> tuple[float, float]:
-        """Mean truth score and its standard error."""
-        scores = [
-            self.truths[one.source.parent.name, one.unit.layer].score(one.unit, text)
-            for one, text in zip(self.units, texts, strict=True)
-        ]
+    def compute_truth(self, texts: Sequence[str]) -> tuple[float, float]:
+        """Return the mean truth score and its standard error."""
+        scores = [truth.score(unit, text) for (truth, unit), text in zip(self.truths, texts, strict=True)]
         known = np.array([score for score in scores if not np.isnan(score)])
         return float(known.mean()), float(known.std(ddof=1) / np.sqrt(len(known)))
 
-    def row(self, name: str, texts: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> str:
-        """A line of the table; ``texts`` and ``references`` may be of several rounds over the units, which are
-        pooled.
-        """
-        said, known = [text for one in texts for text in one], [one for some in references for one in some]
-        found = bleu_score(said, known)
-        truths = [self.truth(one) for one in texts]
-        mean, error = float(np.mean([one for one, _ in truths])), float(np.mean([one for _, one in truths]))
-        cells = [f"{found.value:.1f} [{found.low:.1f}, {found.high:.1f}]", f"{mean:.3f} ± {error:.3f}"]
-        cells += [str(found.distinct), f"{found.mean_words:.2f}"]
+    def format_row(
+        self, name: str, rounds: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]
+    ) -> str:
+        """Return a row of the table; rounds of texts over the same units are pooled."""
+        texts = [text for one in rounds for text in one]
+        known = [text for one in references for text in one]
+        bleu = bleu_score(texts, known)
+        mean, error = np.mean([self.compute_truth(one) for one in rounds], axis=0)
+        cells = [f"{bleu.value:.1f} [{bleu.low:.1f}, {bleu.high:.1f}]", f"{mean:.3f} ± {error:.3f}"]
+        cells += [str(bleu.distinct), f"{bleu.mean_words:.2f}"]
         if self.bert:
-            score = bert_score(said, known, BertScoreConfig(self.bert, self.layers, rescale=False))["f1"]
+            score = bert_score(texts, known, BertScoreConfig(self.bert, self.layers, rescale=False))["f1"]
             cells.insert(1, f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]")
         return f"| {name} | {' | '.join(cells)} |"
 
 
-def described(units: Sequence[AnnotatedUnit], **settings: object) -> list[str]:
-    """MILAN's text for each unit."""
-    describer = Milan(captioner="diorama", **settings)  # type: ignore[arg-type]
+def describe_units(units: Sequence[AnnotatedUnit], **settings: str) -> list[str]:
+    """Return MILAN's text for each unit."""
+    describer = Milan(**settings)  # type: ignore[arg-type]
     texts: dict[tuple[Path, int], str] = {}
     for source in dict.fromkeys(one.source for one in units):
-        asked = [one.unit for one in units if one.source == source]
-        for said in describer.describe(load_dissection(source), asked):
-            texts[source, said.unit.index] = said.text  # type: ignore[union-attr]
+        chosen = [one.unit for one in units if one.source == source]
+        for described in describer.describe(load_dissection(source), chosen):
+            texts[source, described.unit.index] = described.text  # type: ignore[union-attr]
     return [texts[one.source, one.unit.index] for one in units]
 
 
-def tables(judge: Judge, models: Mapping[str, str], train: Sequence[AnnotatedUnit]) -> list[str]:
-    units = judge.units
+def make_table(scorer: UnitScorer, models: Mapping[str, str]) -> list[str]:
+    """Return the lines of the table."""
+    units = scorer.units
     three = [list(one.texts) for one in units]
-    pmi, likely, greedy = (described(units, strategy=strategy, **models) for strategy in ("rerank", "beam", "greedy"))
-    constant = [Counter(text for one in train for text in one.texts).most_common(1)[0][0]] * len(units)
-    dealt = [pmi[place] for place in np.random.default_rng(0).permutation(len(units))]
-    rounds = range(3)
-    two = [[[text for i, text in enumerate(texts) if i != out] for texts in three] for out in rounds]
+    pmi, likely, greedy = (describe_units(units, strategy=each, **models) for each in ("rerank", "beam", "greedy"))
+    constant, _ = find_best_constant(scorer.truths)
+    shuffled = [pmi[place] for place in np.random.default_rng(0).permutation(len(units))]
+    two = [[[text for i, text in enumerate(texts) if i != out] for texts in three] for out in range(3)]
+    annotators = [[texts[out] for texts in three] for out in range(3)]
     rows = [
-        judge.row("MILAN (beam 50, PMI, λ 0.2)", [pmi], [three]),
-        judge.row("p(d\\|E), the same beam", [likely], [three]),
-        judge.row("p(d\\|E), greedy", [greedy], [three]),
-        judge.row(f"constant: {constant[0]!r}", [constant], [three]),
-        judge.row("MILAN's texts, shuffled", [dealt], [three]),
-        judge.row("each annotator against the other two", [[texts[out] for texts in three] for out in rounds], two),
-        judge.row("MILAN against the same two", [pmi] * 3, two),
-        judge.row("p(d\\|E), the same beam, against the same two", [likely] * 3, two),
+        scorer.format_row("MILAN (beam 50, PMI, λ 0.2)", [pmi], [three]),
+        scorer.format_row("p(d\\|E), the same beam", [likely], [three]),
+        scorer.format_row("p(d\\|E), greedy", [greedy], [three]),
+        scorer.format_row(f'floor: the best constant, "{constant}"', [[constant] * len(units)], [three]),
+        scorer.format_row("floor: MILAN's texts, shuffled", [shuffled], [three]),
+        scorer.format_row("ceiling: an annotator against the other two", annotators, two),
+        scorer.format_row("MILAN against the same two", [pmi] * 3, two),
     ]
-    bert = ["BERTScore F1"] if judge.bert else []
-    header = ["", "BLEU [95%]", *bert, "truth score ± s.e.", "distinct", "words"]
+    bert = ["BERTScore F1"] if scorer.bert else []
+    header = ["", "BLEU", *bert, "truth score ± s.e.", "distinct", "words"]
     return [f"| {' | '.join(header)} |", f"| {' | '.join(['---'] * len(header))} |", *rows]
 
 
@@ -113,10 +109,10 @@ def main() -> None:
     split = MilannotationsDataModule([f"diorama:{network}" for network in sorted(CLASSIFIERS)], encoder=None).split
     units = [one for one in split.held_out if len(one.texts) == 3]
     print(
-        f"{len(units)} held-out units with three annotations (simulated annotators) of {len(split.train)} trained on\n"
+        f"{len(units)} held-out units with three annotations (simulated annotators), {len(split.train)} in training\n"
     )
-    models = {"captioner": options.captioner, "prior": options.prior}
-    for line in tables(Judge(units, options.bert, options.bert_layers), models, split.train):
+    scorer = UnitScorer(units, options.bert, options.bert_layers)
+    for line in make_table(scorer, {"captioner": options.captioner, "prior": options.prior}):
         print(line)
 
 
