@@ -81,7 +81,7 @@ class ExemplarPixels:
         for id in sorted(old.keys() & needed):
             with suppress(SafetensorError, OSError):
                 part[id] = old[id].get_tensor(str(id))
-            if len(part) * next(iter(part.values())).nbytes > MAX_BYTES_IN_MEMORY:
+            if sum(image.nbytes for image in part.values()) > MAX_BYTES_IN_MEMORY:
                 self._write(part)
                 part = {}
         if part:

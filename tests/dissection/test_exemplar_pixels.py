@@ -32,3 +32,18 @@ def test_images_beyond_the_space_are_left_out(tmp_path: Path) -> None:
         pixels[0]
     pixels.add(torch.tensor([2]), IMAGES[2:3], lambda: {2})
     assert int(pixels[2][0, 0, 0]) == 2
+
+
+def test_an_image_that_cannot_be_read_again_is_left_out_of_compaction(tmp_path: Path) -> None:
+    class Unreadable:
+        def get_tensor(self, _name: str) -> torch.Tensor:
+            raise OSError
+
+    pixels = ExemplarPixels(tmp_path, 10 * BYTES)
+    pixels.add(torch.arange(3), IMAGES[:3], lambda: {0, 1, 2})
+    pixels.store({0, 1, 2})
+    pixels._stored[0] = Unreadable()
+    pixels._compact({0, 1})
+    assert int(pixels[1][0, 0, 0]) == 1
+    with pytest.raises(KeyError):
+        pixels[0]
