@@ -31,6 +31,13 @@ def test_the_mean_is_over_the_mask() -> None:
     )
 
 
+def test_masks_of_numbers_are_those_of_booleans() -> None:
+    image, mask = toys.pictures()[1], masks(TOP_LEFT)
+    (whole,), (numbers,) = (encoder(pooling="sum").encode_regions([(image, one)]) for one in (mask, mask.float()))
+    assert whole[0, toys.RED].item() == pytest.approx(64)
+    torch.testing.assert_close(whole, numbers, rtol=0, atol=0, equal_nan=True)
+
+
 def test_sum_pooling_follows_the_papers_formula() -> None:
     features = encoder(pooling="sum").encode(toys.pictures()[[1]], masks(TOP_LEFT))
     assert features[0, toys.RED].item() == pytest.approx(64)
